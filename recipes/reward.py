@@ -1,0 +1,114 @@
+"""Train a reward model on comparisons: K-way softmax, LoRA on the base, an fp32 score head.
+
+    accelerate launch recipes/reward.py --comparisons outputs/comparisons.jsonl
+
+Splits the comparisons by prompt, trains a LoRA adapter with a scalar head by TRL's RewardTrainer,
+then scales its scores to mean 0 and standard deviation 1 on fresh samples of the reference, so that
+one kl_coef means the same whatever the reward model. The folder holds the adapter (plain peft loads
+it), toolkit.json with gain and bias, and metrics.json. You should see the loss fall from ln K and a
+held-out accuracy, with its interval, above chance.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from toolkit.cli import LoraArguments, ModelArguments, SamplingArguments, run
+from toolkit.data.comparisons import encode_candidates, read_rows, split_by_prompt
+from toolkit.data.files import atomic_directory, claim_output, write_json
+from toolkit.errors import InputError, check_range
+from toolkit.models.adapters import absolute_if_local, lora_config, write_facts
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+from toolkit.training.reward_trainer import (
+    BestOfKConfig,
+    BestOfKTrainer,
+    best_of_k_accuracy,
+    normalize,
+    score_candidates,
+)
+
+
+@dataclass
+class RewardArguments:
+    comparisons: str = field(
+        default="outputs/comparisons.jsonl",
+        metadata={"help": "JSONL with `prompt, completions, best`."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+    eval_rows: int = field(default=200, metadata={"help": "Comparisons held out, by prompt."})
+    normalize_samples: int = field(
+        default=512, metadata={"help": "Reference samples for mean 0 and std 1."}
+    )
+    normalize_truncated: bool = field(
+        default=False, metadata={"help": "Apply the truncation rule to them (the paper did not)."}
+    )
+
+    def __post_init__(self) -> None:
+        check_range("eval_rows", self.eval_rows, low=1)
+        check_range("normalize_samples", self.normalize_samples, low=2)
+
+
+def main(
+    model_args: ModelArguments,
+    lora: LoraArguments,
+    sampling: SamplingArguments,
+    args: RewardArguments,
+    config: BestOfKConfig,
+) -> dict[str, Any]:
+    # Data, checked whole before a model is loaded.
+    target = claim_output(str(config.output_dir), args.overwrite, "output_dir")
+    name = model_args.model_name_or_path
+    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    rule = sampling.rule(tokenizer)
+    rows = read_rows(args.comparisons, "best", "--comparisons")
+    train, held_out = split_by_prompt(rows, args.eval_rows, config.seed)
+    train_rows, train_long = encode_candidates(tokenizer, train, config.max_length or 10**9)
+    eval_rows, eval_long = encode_candidates(tokenizer, held_out, config.max_length or 10**9)
+    if not train_rows or not eval_rows:
+        raise InputError(f"{args.comparisons}: every row is over max_length {config.max_length}")
+    print(f"{len(train_rows)} comparisons to train on, {len(eval_rows)} held out, "
+          f"{train_long + eval_long} over {config.max_length} tokens left out")  # fmt: skip
+
+    # Model and trainer.
+    loading = (model_args.precision, model_args.model_revision, model_args.trust_remote_code)
+    trainer = BestOfKTrainer(
+        model=load_base(name, *loading, score_head=True, seed=config.seed),
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(train_rows),
+        eval_dataset=Dataset.from_list(eval_rows),
+        peft_config=lora_config(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, "SEQ_CLS"),
+    )
+    trainer.train()
+
+    # Save, load again as PPO will, normalise, measure; the folder appears when all of it is done.
+    with atomic_directory(target) as folder:
+        trainer.model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
+        trainer.model.save_pretrained(str(folder))
+        (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty template
+        trained_loss = trainer.evaluate()["eval_loss"]
+        del trainer
+        roles = Roles(load_base(name, *loading), reward_adapter=folder)
+        prompts = [tokenizer(row["prompt"])["input_ids"] for row in train]
+        facts = normalize(
+            roles, prompts, rule, tokenizer, args.normalize_samples, config.seed,
+            whole=not args.normalize_truncated,
+        )  # fmt: skip
+        write_facts(folder, name, precision=model_args.precision, **facts)
+        scores = score_candidates(roles, eval_rows, tokenizer.pad_token_id)
+        metrics = best_of_k_accuracy(scores, [row["best"] for row in eval_rows])
+        metrics |= {"train_comparisons": len(train_rows), "loss_before_normalizing": trained_loss}
+        write_json(folder / "metrics.json", metrics)
+    print(json.dumps(metrics, indent=2))
+    print(f"{target}: held-out accuracy {metrics['accuracy']:.3f} "
+          f"[{metrics['accuracy_low']:.3f}, {metrics['accuracy_high']:.3f}] "
+          f"against {metrics['chance']:.3f} by chance")  # fmt: skip
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main, ModelArguments, LoraArguments, SamplingArguments, RewardArguments, BestOfKConfig)

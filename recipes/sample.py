@@ -1,0 +1,96 @@
+"""Sample K completions for each prompt.
+
+    accelerate launch recipes/sample.py --prompts data/prompts.jsonl --output outputs/samples.jsonl
+
+Reads JSONL rows of `prompt` (or of `text`, with --prompt_tokens N), writes rows of
+`prompt, completions`. With --truncate_token, each completion is cut behind that token, and those
+without one are drawn again: people are asked only about completions that end (spec of the paper).
+You should see a progress bar, then how many rows were written and left out.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from tqdm.auto import tqdm
+
+from toolkit.cli import ModelArguments, SamplingArguments, run
+from toolkit.data.comparisons import decode_pair, read_prompts
+from toolkit.data.files import claim_output, write_jsonl
+from toolkit.errors import check_range
+from toolkit.maths.sequences import pad
+from toolkit.models.adapters import check_adapter
+from toolkit.models.generation import sample
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+
+
+@dataclass
+class SampleArguments:
+    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+    adapter: str | None = field(default=None, metadata={"help": "A policy adapter's folder."})
+    completions: int = field(default=4, metadata={"help": "K, completions for each prompt."})
+    limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
+    batch_size: int = field(default=128, metadata={"help": "Completions in one pass."})
+    tries: int = field(default=8, metadata={"help": "Rounds of drawing those that do not end."})
+    seed: int = field(default=0, metadata={"help": "Of the sampling."})
+
+    def __post_init__(self) -> None:
+        check_range("completions", self.completions, low=2)
+        for name in ("batch_size", "tries", "limit"):
+            check_range(name, getattr(self, name), low=1)
+
+
+def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments) -> None:
+    # Everything that can be wrong with the input is found before the model is loaded.
+    claim_output(args.output, args.overwrite, "output")
+    name = model_args.model_name_or_path
+    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    rule = sampling.rule(tokenizer)
+    prompts, left_out = read_prompts(
+        args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens, args.limit
+    )
+    if args.adapter is not None:
+        check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
+
+    base = load_base(
+        name, model_args.precision, model_args.model_revision, model_args.trust_remote_code
+    )
+    roles = Roles(base, policy_adapter=args.adapter)
+    generator = torch.Generator(roles.device).manual_seed(args.seed)
+
+    # Draw K completions of each prompt; then draw again in place of those that do not end.
+    texts: list[list[str]] = [[] for _ in prompts]
+    for _ in range(args.tries):
+        wanted = [i for i, kept in enumerate(texts) for _ in range(args.completions - len(kept))]
+        for start in tqdm(range(0, len(wanted), args.batch_size), desc="Sampling", unit="batch"):
+            chosen = wanted[start : start + args.batch_size]
+            batch = [prompts[i] for i in chosen]
+            ids, mask = (t.to(roles.device) for t in pad(batch, rule.pad_id, "left"))
+            sampled = sample(
+                roles.act_as_policy(), ids, mask, rule.response_length, rule.temperature,
+                generator, rule.pad_id, rule.stop_id,
+            )  # fmt: skip
+            visible, valid = rule.visible(sampled)
+            for i, row, keep, ok in zip(
+                chosen, sampled.completion_ids, visible, valid, strict=True
+            ):
+                text = decode_pair(tokenizer, prompts[i], row[keep].tolist())[1]
+                if ok and text.strip():
+                    texts[i].append(text)
+
+    rows = [
+        {"prompt": decode_pair(tokenizer, ids, [])[0], "completions": kept}
+        for ids, kept in zip(prompts, texts, strict=True)
+        if len(kept) == args.completions
+    ]
+    write_jsonl(args.output, rows)
+    print(
+        f"{args.output}: {len(rows)} rows of {args.completions} completions; left out: "
+        f"{left_out} prompts by length, {len(prompts) - len(rows)} without enough that end"
+    )
+
+
+if __name__ == "__main__":
+    run(main, ModelArguments, SamplingArguments, SampleArguments)

@@ -1,0 +1,1 @@
+"""Fine-tuning from human preferences on one GPU."""

@@ -1,0 +1,315 @@
+"""The door: command line and YAML to dataclasses, and a user's mistake to one line and exit 2.
+
+TrlParser does the parsing. Around it: a misspelt key is named with file, line and the nearest
+right one; a YAML value of the wrong type is refused (TrlParser passes it on unconverted);
+``--config=x`` works as ``--config x`` does; ``--help`` shows the recipe's own arguments, and
+``--help_all`` those that it inherits from transformers and TRL as well.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union
+
+import yaml
+from transformers import PreTrainedTokenizerBase
+from trl import TrlParser
+
+from toolkit.data.files import require_file
+from toolkit.errors import InputError, check_choice, check_range
+from toolkit.labeling.scripted import Lexicon, load_function
+from toolkit.models.adapters import check_adapter
+from toolkit.training.rollouts import RewardFunction, SamplingRule, sampling_rule
+
+PRECISIONS = ("4bit", "bf16", "fp32")
+
+
+@dataclass
+class ModelArguments:
+    """Which base model, and how it is loaded. Field names are those of TRL's ModelConfig."""
+
+    model_name_or_path: str = field(
+        default="data/model", metadata={"help": "Hub id or folder of the base model."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit on the Hub."}
+    )
+    precision: str = field(
+        default="4bit",
+        metadata={"help": "How the base is held: 4bit (NF4, double quantised), bf16 or fp32."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the model's repository ships."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+
+
+@dataclass
+class LoraArguments:
+    """The adapter that is trained. Field names are those of TRL's ModelConfig."""
+
+    lora_r: int = field(default=16, metadata={"help": "Rank."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale: the update is alpha/r * B A."})
+    lora_target_modules: str = field(
+        default="all-linear",
+        metadata={"help": "Layers with an adapter: all-linear, or names joined by commas."},
+    )
+
+    def __post_init__(self) -> None:
+        check_range("lora_r", self.lora_r, low=1)
+        check_range("lora_alpha", self.lora_alpha, above=0)
+
+
+@dataclass
+class SamplingArguments:
+    """How completions come about. Field names are those of TRL 1.12's PPOConfig."""
+
+    response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
+    temperature: float = field(default=0.7, metadata={"help": "Of the sampling."})
+    stop_token: str | None = field(
+        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
+    )
+    truncate_token: str | None = field(
+        default=None, metadata={"help": "Cut each completion behind this token (say a full stop)."}
+    )
+    truncate_after: int = field(
+        default=16, metadata={"help": "First index at which truncate_token counts."}
+    )
+    max_prompt_length: int = field(
+        default=256, metadata={"help": "Leave out prompts of more tokens."}
+    )
+    prompt_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cut prompts out of text: its first so many tokens (rows of `text`)."},
+    )
+
+    def __post_init__(self) -> None:
+        check_range("response_length", self.response_length, low=1)
+        check_range("temperature", self.temperature, above=0)
+        check_range("truncate_after", self.truncate_after, low=0)
+        check_range("max_prompt_length", self.max_prompt_length, low=1)
+        check_range("prompt_tokens", self.prompt_tokens, low=1)
+
+    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
+        """The rule in token ids."""
+        return sampling_rule(
+            tokenizer, self.response_length, self.temperature, self.stop_token,
+            self.truncate_token, self.truncate_after,
+        )  # fmt: skip
+
+
+@dataclass
+class ScorerArguments:
+    """Who says how good a completion is: exactly one of these."""
+
+    lexicon: str | None = field(
+        default=None,
+        metadata={"help": "Word-valence file (word TAB valence ...); the score is their sum."},
+    )
+    reward_function: str | None = field(
+        default=None,
+        metadata={"help": "module:function, called with prompts and completions, -> scores."},
+    )
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter."}
+    )
+
+    def load(self, base_name: str) -> RewardFunction | None:
+        """The function, or None for the reward adapter, which is then known to fit the base.
+
+        Raises:
+            InputError: none of the three or more than one, or the one does not load.
+        """
+        given = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(given) or 'no scorer'} given: give exactly one of --lexicon, "
+                "--reward_function, --reward_adapter"
+            )
+        if self.lexicon is not None:
+            return Lexicon(self.lexicon)
+        if self.reward_function is not None:
+            return load_function(self.reward_function)
+        assert self.reward_adapter is not None
+        check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter")
+        return None
+
+
+class _OneLineParser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def run(main: Callable[..., Any], *dataclass_types: type) -> None:
+    """Parse the command line into ``dataclass_types``, call ``main`` with them, exit by its word.
+
+    Exit codes: 0 done, main's own if it returns an int, 2 for a mistake that the user can mend
+    (one line on stderr), 130 for Ctrl-C.
+    """
+    try:
+        code = main(*parse(*dataclass_types))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code)
+
+
+def parse(*dataclass_types: type, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """Instances of ``dataclass_types`` from ``argv`` (default: the command line).
+
+    Raises:
+        InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
+            is missing or is not a YAML mapping.
+    """
+    parser = _OneLineParser(dataclass_types, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
+    parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
+    args = list(sys.argv[1:] if argv is None else argv)
+    if "--help_all" in args:
+        args = ["--help"]
+    else:
+        _hide_inherited(parser, dataclass_types)
+    config_path, args = _take_config(args)
+    lines: dict[str, int] = {}
+    if config_path is not None:
+        values, lines = _read_config(config_path, parser, dataclass_types)
+        parser.set_defaults_with_config(**values)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+    except InputError as error:
+        given = any(arg.split("=")[0] == f"--{error.field}" for arg in args)
+        if error.field in lines and not given:
+            raise InputError(f"{config_path}:{lines[error.field]}: {error}") from None
+        raise
+    except (ValueError, TypeError) as error:  # from transformers' own dataclasses
+        raise InputError(" ".join(str(error).split())) from None
+    if unknown:
+        name = unknown[0].split("=")[0]
+        raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
+    return tuple(p for p in parsed if dataclasses.is_dataclass(p))
+
+
+def _names(parser: argparse.ArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if action.dest not in ("help", "help_all")]
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else " (see --help for those there are)"
+
+
+def _hide_inherited(parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]) -> None:
+    """Keep in --help what the toolkit's own classes declare, and what they list in HELP_FIELDS."""
+    shown = {"config", "help", "help_all"}
+    for cls in dataclass_types:
+        shown |= set(getattr(cls, "HELP_FIELDS", ()))
+        for parent in cls.__mro__:
+            if parent.__module__.split(".")[0] not in ("transformers", "trl", "builtins"):
+                shown |= set(parent.__dict__.get("__annotations__", {}))
+    for action in parser._actions:
+        if action.dest not in shown:
+            action.help = argparse.SUPPRESS
+
+
+def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
+    rest: list[str] = []
+    path = None
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--config":
+            path = next(remaining, None)
+            if path is None:
+                raise InputError("--config: expected the path of a YAML file after it")
+        elif arg.startswith("--config="):
+            path = arg.removeprefix("--config=")
+        else:
+            rest.append(arg)
+    return (None if path is None else require_file(path, "--config")), rest
+
+
+def _read_config(
+    path: Path, parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The file's values, checked against the dataclasses' types, and the line of each key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node, values = yaml.compose(text), yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 (save the file as UTF-8)") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"{where}: not YAML, {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
+    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    hints = _type_hints(dataclass_types)
+    for key, value in values.items():
+        where = f"{path}:{lines[str(key)]}"
+        if key not in hints:
+            raise InputError(f"{where}: unknown key {key!r}{_suggest(str(key), _names(parser))}")
+        try:
+            values[key] = _convert(value, hints[key])
+        except ValueError:
+            wanted = getattr(hints[key], "__name__", None) or str(hints[key])
+            if isinstance(hints[key], types.UnionType):
+                wanted = str(hints[key])
+            raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
+    return values, lines
+
+
+def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for cls in dataclass_types:
+        resolved = typing.get_type_hints(cls)
+        hints |= {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
+    return hints
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """``value`` as ``hint`` wants it (an int where a float is wanted, "1e-5" too), or ValueError."""
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        options = typing.get_args(hint)
+        for option in sorted(options, key=lambda o: o is str):  # str last: it takes anything typed
+            try:
+                return _convert(value, option)
+            except ValueError:
+                continue
+        raise ValueError
+    if hint is Any:
+        return value
+    if hint is type(None):
+        return _accept(value, value is None)
+    if origin is Literal:
+        return _accept(value, value in typing.get_args(hint))
+    if origin is list:
+        (item,) = typing.get_args(hint)
+        return [_convert(v, item) for v in _accept(value, isinstance(value, list))]
+    if hint is bool:
+        return _accept(value, isinstance(value, bool))
+    if hint is int:
+        return _accept(value, isinstance(value, int) and not isinstance(value, bool))
+    if hint is float:  # YAML 1.1 reads 1e-5, which has no point, as a string
+        _accept(value, isinstance(value, int | float | str) and not isinstance(value, bool))
+        return float(value)
+    if hint is str:
+        return _accept(value, isinstance(value, str))
+    return value  # transformers' enums and dicts: their own __post_init__ checks them
+
+
+def _accept(value: Any, accepted: bool) -> Any:
+    if not accepted:
+        raise ValueError
+    return value

@@ -1,0 +1,1 @@
+"""Floor 1: words to ids. Rows, their files, their validation, and batches of token ids."""

@@ -1,0 +1,133 @@
+"""Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError
+
+
+def require_file(path: str | Path, what: str) -> Path:
+    """The path, if a regular file is there.
+
+    Raises:
+        InputError: there is none; ``what`` names the argument that gave the path.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{what}: {path}: no such file (give the path of an existing file)")
+    return path
+
+
+def read_jsonl(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
+
+    Raises:
+        InputError: a missing file, a line that is not JSON or not an object (with file:line).
+    """
+    path = require_file(path, what)
+    with open(path, "rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            if not raw.strip():
+                continue
+            try:
+                row = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not UTF-8 at byte {error.start} (save the file as UTF-8)"
+                ) from None
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not JSON, {error.msg} at column {error.colno} "
+                    "(each line must be one JSON object; mend or delete the line)"
+                ) from None
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{path}:{number}: a {type(row).__name__}, not an object "
+                    '(write {"prompt": ..., ...})'
+                )
+            yield number, row
+
+
+def claim_output(path: str | Path, overwrite: bool, field: str) -> Path:
+    """The path, if nothing would be lost by writing there; its parent folder is made.
+
+    Raises:
+        InputError: a file or a folder with something in it is there and ``overwrite`` is off, or a
+            folder stands where a file is to be (or the other way round).
+    """
+    path = Path(path)
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"{field}: {path}: {parent} is a file, not a folder", field)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Fill a folder beside ``path``, then rename it into place: readers see all of it or none.
+
+    What lay at ``path`` before is replaced, and only once the new folder is complete and synced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                os.chmod(file, 0o644)
+                _sync(file)
+        os.chmod(aside, 0o755)
+        old = aside.with_name(aside.name + ".old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write the whole text or leave what was there: written aside, synced, renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line, atomically: a killed run leaves the old file or none."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

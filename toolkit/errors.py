@@ -1,0 +1,44 @@
+"""The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
+
+
+class InputError(ValueError):
+    """What is wrong, where, and how to mend it, in one line.
+
+    Raised for anything that the person at the keyboard can put right: a misspelt key, a broken
+    row, a missing file. Everything else is a bug and keeps its traceback.
+
+    Args:
+        message: the line.
+        field: the argument that it is about, if one is; the command line adds where it was set.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def check_range(
+    name: str,
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> None:
+    """Raise InputError unless ``low <= value <= high`` and ``value > above``; None passes."""
+    if value is None:
+        return
+    wants = []
+    if low is not None and not value >= low:
+        wants.append(f"at least {low:g}")
+    if high is not None and not value <= high:
+        wants.append(f"at most {high:g}")
+    if above is not None and not value > above:
+        wants.append(f"above {above:g}")
+    if wants:
+        raise InputError(f"{name} is {value:g}, but must be {' and '.join(wants)}", field=name)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise InputError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, but must be one of {', '.join(choices)}", name)

@@ -1,0 +1,177 @@
+"""What a person looks at: tables in the terminal, learning curves, one HTML page."""
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.data.files import write_text
+
+Row = dict[str, Any]
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #8886; padding: .4rem .6rem; text-align: left;
+         vertical-align: top; overflow-wrap: anywhere; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { width: 100%; height: auto; background: white; border-radius: .4rem; }
+.ok { color: #187a3c; } .bad { color: #c0262d; font-weight: bold; }
+@media (prefers-color-scheme: dark) { .ok { color: #6fd394; } .bad { color: #ff8f8f; } }
+</style></head><body>
+<h1>{{ title }}</h1>
+<table>{% for name, value, verdict in facts %}
+<tr><td>{{ name }}</td><td class="n">{{ value }}</td>
+<td class="{{ 'bad' if verdict == 'no' else 'ok' }}">{{ verdict }}</td></tr>{% endfor %}</table>
+<h2>Learning curves</h2>
+<img alt="Score, KL against its target, KL coefficient and reward loss over the run"
+ src="data:image/png;base64,{{ curves }}">
+<h2>Samples</h2>
+<p>The first {{ samples|length }} held-out prompts at a fixed seed, not picked.</p>
+<table><tr><th>prompt</th><th>untuned</th><th></th><th>tuned</th><th></th></tr>
+{% for row in samples %}<tr><td>{{ row.prompt }}</td>
+<td>{{ row.reference }}</td><td class="n">{{ "%+.1f"|format(row.reference_score) }}</td>
+<td>{{ row.policy }}</td><td class="n">{{ "%+.1f"|format(row.policy_score) }}</td></tr>{% endfor %}
+</table></body></html>
+"""
+
+
+def plot_curves(rows: list[Row], reward_history: list[Row] | None = None) -> bytes:
+    """Learning curves as a PNG: score, KL and its target, kl_coef, and the reward model's training.
+
+    Args:
+        rows: of PPO's log.jsonl.
+        reward_history: rows with ``step`` and ``accuracy`` (and ``loss``), or None.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    axes = figure.subplots(2, 2)
+    episodes = [row["episode"] for row in rows]
+
+    def draw(axis: Any, name: str, label: str) -> None:
+        axis.plot(episodes, [row[name] for row in rows], label=label)
+
+    draw(axes[0, 0], "objective/scores", "score")
+    draw(axes[0, 0], "objective/rlhf_reward", "score - kl_coef * KL")
+    axes[0, 0].set_title("Score (reference: mean 0, std 1)")
+    draw(axes[0, 1], "objective/kl", "KL")
+    if rows[0]["objective/kl_target"] is not None:
+        axes[0, 1].axhline(rows[0]["objective/kl_target"], linestyle="--", color="gray")
+        axes[0, 1].axhspan(
+            0.9 * rows[0]["objective/kl_target"], 1.1 * rows[0]["objective/kl_target"],
+            color="gray", alpha=0.15, label="target, within 10 %",
+        )  # fmt: skip
+    axes[0, 1].set_title("KL from the reference (nats per completion)")
+    draw(axes[1, 0], "objective/kl_coef", "kl_coef")
+    axes[1, 0].set_title("KL coefficient")
+    for axis in (axes[0, 0], axes[0, 1], axes[1, 0]):
+        axis.set_xlabel("episodes")
+    if reward_history:
+        steps = [row["step"] for row in reward_history]
+        axes[1, 1].plot(steps, [row["accuracy"] for row in reward_history], label="accuracy")
+        axes[1, 1].set_xlabel("optimizer steps")
+        axes[1, 1].set_title("Reward model: accuracy on its training batches")
+    else:
+        draw(axes[1, 1], "objective/entropy", "entropy")
+        axes[1, 1].set_title("Entropy (nats per completion)")
+        axes[1, 1].set_xlabel("episodes")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    facts: list[tuple[str, str, str]],
+    curves: bytes,
+    samples: list[Row],
+) -> None:
+    """One self-contained HTML page; every text in it is escaped.
+
+    Args:
+        path: where.
+        title: its heading.
+        facts: rows of name, value and verdict ("yes", "no" or "").
+        curves: a PNG.
+        samples: rows of ``compare``.
+    """
+    template = Environment(autoescape=True).from_string(PAGE)
+    write_text(
+        path,
+        template.render(
+            title=title,
+            facts=facts,
+            curves=base64.b64encode(curves).decode("ascii"),
+            samples=samples,
+        ),
+    )
+
+
+def print_facts(title: str, facts: list[tuple[str, str, str]]) -> None:
+    """The table of ``write_report`` in the terminal."""
+    table = Table(title=title, show_header=False)
+    for name, value, verdict in facts:
+        color = {"yes": "green", "no": "bold red"}.get(verdict, "")
+        table.add_row(Text(name), Text(value), Text(verdict, style=color))
+    Console().print(table)
+
+
+def print_summary(summary: dict[str, float]) -> None:
+    """What ``compare`` found, as a table."""
+    print_facts("Policy against reference", [(n, v, "") for n, v in summary_lines(summary)])
+
+
+def summary_lines(summary: dict[str, float]) -> list[tuple[str, str]]:
+    """Names and values of ``summarize``, as a person reads them."""
+    s = summary
+    return [
+        ("held-out prompts", f"{s['prompts']}"),
+        ("wins / ties / losses", f"{s['wins']} / {s['ties']} / {s['losses']}"),
+        (
+            "win rate of decided pairs",
+            f"{s['win_rate']:.1%} [{s['win_rate_low']:.1%}, {s['win_rate_high']:.1%}]",
+        ),
+        (
+            "score, untuned -> tuned",
+            f"{s['reference_score']:.2f} -> {s['policy_score']:.2f} "
+            f"({s['score_gain']:+.2f} standard deviations)",
+        ),
+        ("KL from the reference", f"{s['kl']:.2f} nats (standard error {s['kl_error']:.2f})"),
+    ]
+
+
+def print_samples(rows: list[Row]) -> None:
+    """Both sides' completions of the first prompts; texts are shown as they are, never as markup."""
+    if not rows:
+        return
+    table = Table(title="Samples (first prompts, fixed seed, not picked)", show_lines=True)
+    for header in ("prompt", "untuned", "", "tuned", ""):
+        table.add_column(header)
+    for row in rows:
+        table.add_row(
+            Text(row["prompt"]),
+            Text(row["reference"]), Text(f"{row['reference_score']:+.1f}"),
+            Text(row["policy"]), Text(f"{row['policy_score']:+.1f}"),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def last_fifth(rows: list[Row], name: str) -> float:
+    """Mean of a column over the last fifth of a run's updates (at least one)."""
+    tail = rows[-max(1, math.ceil(len(rows) / 5)) :]
+    return sum(row[name] for row in tail) / len(tail)

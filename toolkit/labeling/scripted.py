@@ -1,0 +1,99 @@
+"""Scripted labellers: a word-valence lexicon or a Python function scores, the best score is picked.
+
+Every scorer has TRL's signature for reward functions, ``fn(prompts, completions) -> scores``, so
+what labels can also be what PPO is tuned against, or what judges it.
+"""
+
+import importlib
+import os
+import random
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.files import require_file
+from toolkit.errors import InputError
+
+Scorer = Callable[..., list[float]]
+WORD = re.compile(r"[a-z']+")
+
+
+class Lexicon:
+    """Scores a completion by the sum of its words' valences; words that are not listed count 0.
+
+    Args:
+        path: lines of ``word TAB valence``, further columns ignored (VADER's format); blank lines
+            and lines that start with "# " are passed over.
+
+    Raises:
+        InputError: no such file, or a line that is not of that form (file:line).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.valences: dict[str, float] = {}
+        lines = require_file(path, "--lexicon").read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):
+            if not line.strip() or line.startswith("# "):
+                continue
+            fields = line.split("\t")
+            try:
+                self.valences[fields[0].lower()] = float(fields[1])
+            except (IndexError, ValueError):
+                raise InputError(
+                    f"{path}:{number}: {line[:40]!r} is not `word TAB valence`"
+                ) from None
+        if not self.valences:
+            raise InputError(f"{path}: no words (lines of `word TAB valence` are wanted)")
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        """Sums of valences, one for each completion; prompts do not count."""
+        return [
+            sum(self.valences.get(word, 0.0) for word in WORD.findall(text.lower()))
+            for text in completions
+        ]
+
+
+def load_function(spec: str) -> Scorer:
+    """The function that ``module:function`` names; the working folder is searched first.
+
+    Raises:
+        InputError: no such module or function, or the module fails to import.
+    """
+    module_name, _, function_name = spec.partition(":")
+    if not module_name or not function_name:
+        raise InputError(f"reward_function: {spec!r} is not module:function", "reward_function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(
+            f"reward_function: {module_name}: {type(error).__name__}: {error}", "reward_function"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise InputError(
+            f"reward_function: {module_name} has no function {function_name!r}", "reward_function"
+        )
+    return function
+
+
+def pick_best(scores: list[float], ties: str, noise: float, rng: random.Random) -> int | None:
+    """Index of the best score; None for a tie at the top that is to be dropped.
+
+    Args:
+        scores: one for each completion.
+        ties: "drop", or "random" for one of the best by ``rng``.
+        noise: probability of picking one of all completions by lot instead (a tired labeller).
+        rng: three draws a call, whatever comes of them, so one row's tie shifts no other's luck.
+    """
+    careless, lot, tie_break = rng.random(), rng.random(), rng.random()
+    if careless < noise:
+        return int(lot * len(scores))
+    top = max(scores)
+    best = [k for k, value in enumerate(scores) if value == top]
+    if len(best) > 1 and ties == "drop":
+        return None
+    return best[int(tie_break * len(best))]

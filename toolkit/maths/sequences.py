@@ -1,0 +1,118 @@
+"""Token-level bookkeeping: truncation, positions, the last real token, padding."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def truncate(completion_ids: Tensor, token: int, after: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Cut each completion behind the first ``token`` at an index >= ``after``.
+
+    Later tokens become ``pad_id``; the token itself stays. A completion without the token there is
+    left whole and is not valid (its score is then replaced by a fixed penalty). Only the score
+    sees the truncated text; PPO's own terms run over all sampled tokens.
+    Source: openai/lm-human-preferences lm_human_preferences/lm_tasks.py:39-65.
+
+    Args:
+        completion_ids: int (B, C).
+        token: where to stop, a full stop for instance.
+        after: first 0-based index at which the token counts.
+        pad_id: what to write behind it.
+
+    Returns:
+        (B, C) truncated ids, and bool (B,) valid.
+    """
+    index = torch.arange(completion_ids.shape[1], device=completion_ids.device)
+    is_stop = (completion_ids == token) & (index >= after)
+    stops_before = is_stop.cumsum(dim=1) - is_stop.long()
+    return completion_ids.masked_fill(stops_before > 0, pad_id), is_stop.any(dim=1)
+
+
+def mask_after_stop(completion_ids: Tensor, stop_id: int | None) -> Tensor:
+    """bool (B, C): True up to and including the first ``stop_id``; all True if it is None."""
+    if stop_id is None:
+        return torch.ones_like(completion_ids, dtype=torch.bool)
+    is_stop = completion_ids == stop_id
+    return is_stop.cumsum(dim=1) - is_stop.long() == 0
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Exclusive cumulative sum of the attention mask: how many real tokens stand before each.
+
+    Right for padding on the left, on the right and in between. Source:
+    openai/lm-human-preferences lm_human_preferences/language/model.py:265-269.
+
+    >>> position_ids(torch.tensor([[1, 0, 0, 1, 1, 1]])).tolist()
+    [[0, 1, 1, 1, 2, 3]]
+
+    Args:
+        mask: bool or int (B, T), true = real token.
+
+    Returns:
+        int64 (B, T).
+    """
+    mask = mask.long()
+    return mask.cumsum(dim=1) - mask
+
+
+def last_real_token(mask: Tensor) -> Tensor:
+    """int64 (B,): index of the last True of each row of ``mask`` (B, T).
+
+    Raises:
+        ValueError: a row has no real token.
+    """
+    if not mask.any(dim=1).all():
+        raise ValueError("last_real_token: a row of the mask has no real token")
+    index = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask.bool(), index, -1).amax(dim=1)
+
+
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, side: str = "right", length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows of unequal length as one tensor.
+
+    >>> pad([[5, 6, 7], [8]], pad_id=0, side="left")
+    (tensor([[5, 6, 7],
+            [0, 0, 8]]), tensor([[ True,  True,  True],
+            [False, False,  True]]))
+
+    Args:
+        rows: B lists of token ids.
+        side: where the padding goes, "left" or "right".
+        length: pad to this length instead of to the longest row.
+
+    Returns:
+        int64 ids (B, T) and bool mask (B, T), True = real token.
+    """
+    length = max(len(row) for row in rows) if length is None else length
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        span = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = True
+    return ids, mask
+
+
+def trim_query(
+    tokens: Sequence[int], length: int, start: int | None = None, end: int | None = None
+) -> list[int] | None:
+    """A query cut out of a longer text, or None where the text is not fit for one.
+
+    Drop everything through the first ``start`` token (if anything remains), keep ``length`` tokens,
+    then cut behind the last ``end`` token.
+    Source: openai/lm-human-preferences lm_human_preferences/language/datasets.py:49-64.
+    """
+    query = list(tokens)
+    if start is not None:
+        if start not in query:
+            return None
+        query = query[query.index(start) + 1 :] or query
+    query = query[:length]
+    if end is not None:
+        if end not in query:
+            return None
+        query = query[: len(query) - query[::-1].index(end)]
+    return query

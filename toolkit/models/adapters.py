@@ -1,0 +1,114 @@
+"""Adapter folders: what they say of themselves, and whether they fit the base at hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from toolkit.data.files import write_json
+from toolkit.errors import InputError
+from toolkit.models.loading import base_fingerprint
+
+FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
+
+
+def lora_config(r: int, alpha: float, target_modules: str, task_type: str) -> LoraConfig:
+    """LoRA without dropout (the ratio must be 1 before the first step) on the layers named.
+
+    Args:
+        r: rank.
+        alpha: the update is alpha / r * B A.
+        target_modules: "all-linear" (all but the output head), or names joined by commas.
+        task_type: "CAUSAL_LM" or "SEQ_CLS"; the latter saves the score head with the adapter.
+    """
+    targets: str | list[str] = target_modules
+    if target_modules != "all-linear":
+        targets = [name.strip() for name in target_modules.split(",") if name.strip()]
+    return LoraConfig(
+        r=r, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type=task_type
+    )
+
+
+def absolute_if_local(base_name: str) -> str:
+    """A Hub id as it is, a folder's path in full, so that the adapter loads from anywhere."""
+    return str(Path(base_name).resolve()) if Path(base_name).is_dir() else base_name
+
+
+def write_facts(folder: str | Path, base_name: str, **facts: Any) -> None:
+    """Write ``toolkit.json``: the base's fingerprint and what else the next stage must know."""
+    write_json(Path(folder) / FACTS, {"base_fingerprint": base_fingerprint(base_name)} | facts)
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """The contents of ``toolkit.json``; empty where another tool wrote the adapter."""
+    path = Path(folder) / FACTS
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str) -> None:
+    """Raise InputError unless ``folder`` holds such an adapter and it was made for this base.
+
+    Reads a few small files and loads no model. A base that was moved is recognised by its
+    fingerprint.
+
+    Args:
+        folder: adapter_config.json and adapter_model.safetensors.
+        base_name: the base that it is to sit on.
+        task_type: "CAUSAL_LM" or "SEQ_CLS".
+        what: the argument that named the folder.
+    """
+    folder = Path(folder)
+    config_path = folder / "adapter_config.json"
+    if not config_path.is_file():
+        raise InputError(f"{what}: {folder}: no adapter_config.json (give an adapter's folder)")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{what}: {config_path}: not JSON: {error}") from None
+    if config.get("task_type") != task_type:
+        raise InputError(
+            f"{what}: {folder}: an adapter of task_type {config.get('task_type')}, but "
+            f"{task_type} is wanted ({'a reward' if task_type == 'SEQ_CLS' else 'a policy'} adapter)"
+        )
+    trained_on = config.get("base_model_name_or_path") or ""
+    if trained_on == absolute_if_local(base_name):
+        return
+    known, here = read_facts(folder).get("base_fingerprint"), base_fingerprint(base_name)
+    if known is None or known != here:
+        raise InputError(
+            f"{what}: {folder}: trained on {trained_on or 'an unnamed base'}, not on {base_name} "
+            "(pass that base as --model_name_or_path, or train the adapter on this one)"
+        )
+
+
+def add_saved_adapter(model: PeftModel, folder: str | Path, name: str) -> dict[str, Tensor]:
+    """Put a saved LoRA adapter on the base under ``name``, frozen; return what was not LoRA.
+
+    A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
+    language model, and the score head is left over, to be kept by the caller.
+
+    Raises:
+        InputError: a key of the adapter has no place in this base, or the other way round.
+    """
+    from peft import set_peft_model_state_dict
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
+    state = load_file(Path(folder) / "adapter_model.safetensors")
+    lora = {key: value for key, value in state.items() if ".lora_" in key}
+    model.add_adapter(name, config)
+    outcome = set_peft_model_state_dict(model, lora, adapter_name=name)
+    missing = [key for key in outcome.missing_keys if f".{name}." in key]
+    if missing or outcome.unexpected_keys:
+        raise InputError(
+            f"{folder}: the adapter does not fit the base ({len(missing)} weights missing, "
+            f"{len(outcome.unexpected_keys)} unexpected): was it trained on another model?"
+        )
+    return {key: value for key, value in state.items() if key not in lora}

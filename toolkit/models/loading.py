@@ -1,0 +1,183 @@
+"""The base model and its tokenizer: 4-bit, bf16 or fp32; safetensors only."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from toolkit.errors import InputError
+from toolkit.maths.normalization import head_init_std
+
+logger = logging.getLogger(__name__)
+
+# Output heads of the families: never quantised (a quantised `score` asserts in its forward pass).
+HEADS = ["lm_head", "embed_out", "score"]
+
+
+class Fp32Head(nn.Linear):
+    """A linear head that computes in fp32 whatever the trunk's type, autocast or not.
+
+    RewardTrainer's own head is cast to bf16 on a quantised base, and its scores fall on a coarse
+    grid. The state dict is that of ``nn.Linear``, so plain peft loads it.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float(), self.bias)
+
+
+def check_base(name: str) -> None:
+    """Raise InputError if ``name`` is neither a folder with a model nor the shape of a Hub id."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{name}: no config.json (give the folder of a saved model)")
+        if not list(path.glob("*.safetensors")):
+            raise InputError(f"{name}: no *.safetensors (pickled weights are not loaded)")
+    elif name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"model_name_or_path: {name}: no such folder", "model_name_or_path")
+
+
+def load_tokenizer(
+    name: str, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a pad token, which is not the end-of-text token where that can be.
+
+    Raises:
+        InputError: there is none at ``name``.
+    """
+    check_base(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no tokenizer loaded: {_first_line(error)}") from None
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        unknown = tokenizer.unk_token
+        tokenizer.pad_token = (
+            unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
+        )
+    if not tokenizer.vocab_size:
+        raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
+    return tokenizer
+
+
+def load_base(
+    name: str,
+    precision: str,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    score_head: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """The base model, frozen, in eval mode, on this process's device.
+
+    4bit is NF4 with double quantisation; what is not quantised, and the arithmetic, is fp32 on a
+    CPU and bf16 on a GPU.
+
+    Args:
+        name: Hub id or folder.
+        precision: "4bit", "bf16" or "fp32".
+        revision: branch, tag or commit.
+        trust_remote_code: run code that the repository ships.
+        score_head: a sequence classifier with one output instead of a language model; its head is
+            drawn from N(0, 1 / (d + 1)) by ``seed`` and is fp32.
+        seed: for that head.
+
+    Raises:
+        InputError: no model at ``name``, or not one that can be loaded so.
+    """
+    from accelerate import PartialState
+
+    check_base(name)
+    device = PartialState().device
+    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
+    quantization = None
+    if precision == "4bit":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=HEADS,
+        )
+    auto = AutoModelForSequenceClassification if score_head else AutoModelForCausalLM
+    try:
+        model = auto.from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
+            quantization_config=quantization,
+            device_map={"": device},
+            **({"num_labels": 1} if score_head else {}),
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: model not loaded: {_first_line(error)}") from None
+    cure_cpu_repacking(model)
+    model.requires_grad_(False)
+    if score_head:
+        model.score = new_score_head(model.config.get_text_config().hidden_size, seed).to(device)
+    return model.eval()
+
+
+def new_score_head(hidden_size: int, seed: int) -> Fp32Head:
+    """A reward head (1, d) without bias, weights from N(0, 1 / (d + 1)). Source: spec O3."""
+    head = Fp32Head(hidden_size, 1, bias=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0.0, head_init_std(hidden_size), generator=generator)
+    return head
+
+
+def cure_cpu_repacking(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512_BF16.
+
+    There the first forward pass without gradients in eval mode repacks a ``Linear4bit`` and never
+    unpacks it: after one ``generate`` the gradients are wrong (relative error up to 1) and saving
+    changes the weights. Seen in bitsandbytes 0.50.2; the canary tests keep watch.
+    """
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def base_fingerprint(name: str) -> str | None:
+    """A short hash of a local model's config and weights, to tell one base from another.
+
+    Of each safetensors file the size and the first and last 64 KiB are hashed, so that a large
+    model takes no longer than a small one. None for a model that is not a local folder.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("transformers_version", None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            digest.update(f"{file.name}:{size}".encode())
+            digest.update(stream.read(65536))
+            stream.seek(max(0, size - 65536))
+            digest.update(stream.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

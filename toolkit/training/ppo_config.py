@@ -1,0 +1,121 @@
+"""PPOConfig: the field names of TRL 1.12's, where the meaning is the same."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from toolkit.errors import InputError, check_choice, check_range
+
+
+@dataclass
+class PPOConfig(TrainingArguments):
+    """Arguments of PPOTrainer.
+
+    A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes; each of
+    ``num_ppo_epochs`` passes over it makes ``num_mini_batches`` optimizer steps. Unlike TRL 1.12:
+    the KL coefficient adapts by default, ``response_length`` tokens are sampled whatever they are
+    unless ``stop_token`` is given, rewards are whitened, gradients are not clipped, and Adam's
+    epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
+    """
+
+    HELP_FIELDS: ClassVar[tuple[str, ...]] = (
+        "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "learning_rate", "max_grad_norm", "seed", "adam_epsilon",
+    )  # fmt: skip
+
+    output_dir: str | None = field(default="outputs/ppo", metadata={"help": "Folder of the run."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Falls linearly to 0."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Episodes in one forward and backward pass."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Such passes in a batch; batch = their product."}
+    )
+    adam_epsilon: float = field(default=1e-5, metadata={"help": "Adam's epsilon."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Clip the gradient's norm to this; 0 for no clipping."}
+    )
+    adam_tf_style: bool = field(
+        default=False, metadata={"help": "TensorFlow 1's epsilon (spec of the original runs)."}
+    )
+    total_episodes: int = field(default=20_000, metadata={"help": "Episodes (completions) in all."})
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each batch."})
+    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in a pass."})
+    local_rollout_forward_batch_size: int = field(
+        default=256, metadata={"help": "Episodes in one pass without gradients."}
+    )
+    response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
+    temperature: float = field(default=0.7, metadata={"help": "Of sampling and of all log-probs."})
+    stop_token: str | None = field(
+        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
+    )
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Taken off the score of a completion without stop_token."}
+    )
+    truncate_token: str | None = field(
+        default=None,
+        metadata={"help": "Score only what stands up to this token (say a full stop)."},
+    )
+    truncate_after: int = field(
+        default=16, metadata={"help": "First index at which truncate_token counts."}
+    )
+    penalty_reward_value: float = field(
+        default=-1.0, metadata={"help": "Score of a completion without truncate_token there."}
+    )
+    kl_controller: str = field(default="adaptive", metadata={"help": "adaptive or fixed."})
+    kl_coef: float = field(default=0.15, metadata={"help": "Its (first) value."})
+    kl_target: float = field(default=6.0, metadata={"help": "Nats per completion (adaptive)."})
+    kl_horizon: float = field(
+        default=10_000, metadata={"help": "Episodes; 10 x the batch is the paper's K = 0.1."}
+    )
+    kl_estimator: str = field(default="k1", metadata={"help": "k1, k2 or k3."})
+    whiten_rewards: bool = field(default=True, metadata={"help": "Divide rewards by their std."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount."})
+    lam: float = field(default=0.95, metadata={"help": "GAE's lambda."})
+    cliprange: float = field(default=0.2, metadata={"help": "Clip of the ratio."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clip of the value's move."})
+    value: str = field(
+        default="adapter",
+        metadata={"help": "adapter (LoRA of its own) or trunk (a head on the policy)."},
+    )
+    sample_every: int = field(default=20, metadata={"help": "Show samples every so many updates."})
+    save_strategy: str = field(default="no", metadata={"help": "Adapters are saved at the end."})
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise InputError("output_dir is empty, but must name a folder", "output_dir")
+        for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
+                     "per_device_train_batch_size", "gradient_accumulation_steps",
+                     "local_rollout_forward_batch_size", "sample_every"):  # fmt: skip
+            check_range(name, getattr(self, name), low=1)
+        for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value"):
+            check_range(name, getattr(self, name), above=0)
+        for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("gamma", "lam"):
+            check_range(name, getattr(self, name), low=0, high=1)
+        check_choice("kl_controller", self.kl_controller, ("adaptive", "fixed"))
+        check_choice("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
+        check_choice("value", self.value, ("adapter", "trunk"))
+        if self.batch_size % self.num_mini_batches:
+            raise InputError(
+                f"num_mini_batches is {self.num_mini_batches}, but must divide the batch of "
+                f"{self.batch_size}", "num_mini_batches",
+            )  # fmt: skip
+        if self.whiten_rewards and self.batch_size < 8:
+            raise InputError(
+                f"a batch of {self.batch_size} is too small to whiten rewards over (take 8 or "
+                "more, or whiten_rewards: false)", "per_device_train_batch_size",
+            )  # fmt: skip
+        if self.missing_eos_penalty is not None and self.stop_token is None:
+            raise InputError(
+                "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
+            )
+        super().__post_init__()
+
+    @property
+    def batch_size(self) -> int:
+        """Episodes in one update."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
