@@ -4,10 +4,9 @@
 
 Writes reviews with the seeded generator of toolkit/data/demo_text.py, trains a byte-level BPE
 tokenizer and a small Llama on them, and cuts prompts (the opening sentences) from reviews that the
-model never saw. You should see the perplexity on held-out reviews fall to about 4 in some minutes.
+model never saw. You should see the held-out perplexity fall to about 2.2, in ten minutes.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,20 +36,16 @@ class DemoModelArguments:
     prompts_dir: str = field(default="data", metadata={"help": "Folder for the prompt files."})
     reviews: int = field(default=20_000, metadata={"help": "Reviews to learn from."})
     epochs: float = field(default=6.0, metadata={"help": "Passes over the reviews."})
-    vocab_size: int = field(default=1024, metadata={"help": "Entries of the BPE vocabulary."})
-    hidden_size: int = field(default=128, metadata={"help": "Width; a multiple of 64."})
-    layers: int = field(default=3, metadata={"help": "Decoder layers."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     seed: int = field(default=0, metadata={"help": "Seed of the text and of the training."})
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE: any text can be encoded, and decoding gives it back exactly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=1024,
         special_tokens=[PAD, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -61,21 +56,20 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 
 def main(args: DemoModelArguments) -> None:
     set_seed(args.seed)
-    train_texts = [f"{opening} {rest}" for opening, rest in reviews(args.reviews, args.seed)]
-    held_out = list(reviews(3_000, args.seed + 1))
-    tokenizer = train_tokenizer(train_texts, args.vocab_size)
-    held_out_texts = [f"{opening} {rest}" for opening, rest in held_out[:1000]]
+    train = list(reviews(args.reviews, args.seed))
+    held_out = list(reviews(6_000, args.seed + 1))
+    tokenizer = train_tokenizer([" ".join(parts) for parts in train])
     train_rows, eval_rows = (
-        [{"input_ids": tokenizer(text + END)["input_ids"]} for text in texts]
-        for texts in (train_texts, held_out_texts)
+        [{"input_ids": tokenizer(" ".join(parts) + END)["input_ids"]} for parts in texts]
+        for texts in (train, held_out[:1000])
     )
 
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=args.hidden_size,
-            intermediate_size=3 * args.hidden_size,
-            num_hidden_layers=args.layers,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=256,
             tie_word_embeddings=True,
@@ -91,10 +85,9 @@ def main(args: DemoModelArguments) -> None:
             per_device_train_batch_size=32,
             per_device_eval_batch_size=64,
             num_train_epochs=args.epochs,
-            learning_rate=args.learning_rate,
+            learning_rate=2e-3,
             lr_scheduler_type="cosine",
             warmup_steps=100,
-            weight_decay=0.01,
             logging_steps=100,
             save_strategy="no",
             seed=args.seed,
@@ -106,18 +99,21 @@ def main(args: DemoModelArguments) -> None:
     trainer.train()
     perplexity = math.exp(trainer.evaluate()["eval_loss"])
     parameters = sum(p.numel() for p in model.parameters())
+    facts = {"held_out_perplexity": round(perplexity, 3), "parameters": parameters}
 
     with atomic_directory(args.output_dir) as folder:
         model.to(torch.float32).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        facts = {"held_out_perplexity": round(perplexity, 3), "parameters": parameters}
         write_json(folder / "training.json", facts | {"reviews": args.reviews, "seed": args.seed})
-    openings = list(dict.fromkeys(opening for opening, _ in held_out))
+    seen = {opening for opening, _ in train}
+    openings = [o for o in dict.fromkeys(opening for opening, _ in held_out) if o not in seen]
     prompts = Path(args.prompts_dir)
     write_jsonl(prompts / "prompts.jsonl", [{"prompt": text} for text in openings[:2000]])
-    write_jsonl(prompts / "prompts.heldout.jsonl", [{"prompt": text} for text in openings[2000:]])
-    print(json.dumps(facts))
+    write_jsonl(
+        prompts / "prompts.heldout.jsonl", [{"prompt": text} for text in openings[2000:2600]]
+    )
+    print(facts)
 
 
 if __name__ == "__main__":
-    run(main, DemoModelArguments)
+    run(main)

@@ -71,4 +71,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main, ModelArguments, SamplingArguments, ScorerArguments, EvaluateArguments)
+    run(main)

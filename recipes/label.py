@@ -71,4 +71,4 @@ def main(scorer_args: ScorerArguments, args: LabelArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main, ScorerArguments, LabelArguments)
+    run(main)

@@ -79,4 +79,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main, ModelArguments, LoraArguments, ScorerArguments, PPOArguments, PPOConfig)
+    run(main)

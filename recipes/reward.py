@@ -84,6 +84,7 @@ def main(
         peft_config=lora_config(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, "SEQ_CLS"),
     )
     trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
 
     # Save, load again as PPO will, normalise, measure; the folder appears when all of it is done.
     with atomic_directory(target) as folder:
@@ -107,8 +108,8 @@ def main(
     print(f"{target}: held-out accuracy {metrics['accuracy']:.3f} "
           f"[{metrics['accuracy_low']:.3f}, {metrics['accuracy_high']:.3f}] "
           f"against {metrics['chance']:.3f} by chance")  # fmt: skip
-    return metrics
+    return metrics | {"history": history}
 
 
 if __name__ == "__main__":
-    run(main, ModelArguments, LoraArguments, SamplingArguments, RewardArguments, BestOfKConfig)
+    run(main)

@@ -14,8 +14,9 @@ import torch
 from tqdm.auto import tqdm
 
 from toolkit.cli import ModelArguments, SamplingArguments, run
-from toolkit.data.comparisons import decode_pair, read_prompts
+from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.text import decode_pair
 from toolkit.errors import check_range
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import check_adapter
@@ -64,6 +65,8 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     texts: list[list[str]] = [[] for _ in prompts]
     for _ in range(args.tries):
         wanted = [i for i, kept in enumerate(texts) for _ in range(args.completions - len(kept))]
+        if not wanted:
+            break
         for start in tqdm(range(0, len(wanted), args.batch_size), desc="Sampling", unit="batch"):
             chosen = wanted[start : start + args.batch_size]
             batch = [prompts[i] for i in chosen]
@@ -93,4 +96,4 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
 
 
 if __name__ == "__main__":
-    run(main, ModelArguments, SamplingArguments, SampleArguments)
+    run(main)

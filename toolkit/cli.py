@@ -148,25 +148,32 @@ class _OneLineParser(TrlParser):
         raise InputError(f"{message} (see --help)")
 
 
-def run(main: Callable[..., Any], *dataclass_types: type) -> None:
-    """Parse the command line into ``dataclass_types``, call ``main`` with them, exit by its word.
+def run(main: Callable[..., Any]) -> NoReturn:
+    """Call ``main`` with the dataclasses that it is annotated with, filled from the command line.
 
     Exit codes: 0 done, main's own if it returns an int, 2 for a mistake that the user can mend
     (one line on stderr), 130 for Ctrl-C.
     """
     try:
-        code = main(*parse(*dataclass_types))
+        code = call(main, sys.argv[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def parse(*dataclass_types: type, argv: list[str] | None = None) -> tuple[Any, ...]:
-    """Instances of ``dataclass_types`` from ``argv`` (default: the command line).
+def call(main: Callable[..., Any], argv: list[str]) -> Any:
+    """``main``'s result for these words of a command line: a recipe as a function."""
+    hints = typing.get_type_hints(main)
+    hints.pop("return", None)
+    return main(*parse(*hints.values(), argv=argv))
+
+
+def parse(*dataclass_types: Any, argv: list[str]) -> tuple[Any, ...]:
+    """Instances of ``dataclass_types`` from the words of a command line.
 
     Raises:
         InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
@@ -175,7 +182,7 @@ def parse(*dataclass_types: type, argv: list[str] | None = None) -> tuple[Any, .
     parser = _OneLineParser(dataclass_types, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
     parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = list(argv)
     if "--help_all" in args:
         args = ["--help"]
     else:
@@ -278,7 +285,7 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, Any]:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` wants it (an int where a float is wanted, "1e-5" too), or ValueError."""
+    """``value`` as ``hint`` wants it (a float of 3 and of "1e-5"), or ValueError."""
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         options = typing.get_args(hint)

@@ -128,27 +128,6 @@ def read_prompts(
     return kept, left_out
 
 
-def decode_pair(
-    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]
-) -> tuple[str, str]:
-    """Prompt and completion as text, such that joined they are the text of all the ids.
-
-    A completion decoded by itself may lose its leading space (SentencePiece), so it is what the
-    whole has more than the prompt. Special tokens are left out.
-    """
-    prompt = _decode(tokenizer, prompt_ids)
-    whole = _decode(tokenizer, prompt_ids + completion_ids)
-    if whole.startswith(prompt):
-        return prompt, whole[len(prompt) :]
-    return prompt, _decode(tokenizer, completion_ids)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
-
-
 def encode_candidates(
     tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
 ) -> tuple[list[dict[str, Any]], int]:

@@ -98,14 +98,14 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write the whole text or leave what was there: written aside, synced, renamed."""
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write the whole content or leave what was there: written aside, synced, renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(aside, 0o644)
@@ -113,6 +113,11 @@ def write_text(path: str | Path, text: str) -> None:
         _sync(path.parent)
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """The text as UTF-8, atomically."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

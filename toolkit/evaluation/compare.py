@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import decode_pair
+from toolkit.data.text import decode_pair
 from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad
 from toolkit.maths.statistics import mean_and_error, wilson_interval

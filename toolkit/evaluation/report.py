@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.data.files import write_text
+from toolkit.data.text import printable
 
 Row = dict[str, Any]
+Fact = tuple[str, str, str]  # name, value, and "yes", "no" or ""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -97,7 +99,7 @@ def plot_curves(rows: list[Row], reward_history: list[Row] | None = None) -> byt
 def write_report(
     path: str | Path,
     title: str,
-    facts: list[tuple[str, str, str]],
+    facts: list[Fact],
     curves: bytes,
     samples: list[Row],
 ) -> None:
@@ -122,7 +124,40 @@ def write_report(
     )
 
 
-def print_facts(title: str, facts: list[tuple[str, str, str]]) -> None:
+def verdict(
+    summary: dict[str, float], rows: list[Row], metrics: dict[str, Any], tolerance: float = 0.1
+) -> tuple[list[Fact], bool]:
+    """What came of a run, as facts for the report, and whether it is good.
+
+    Good: the lower Wilson bound of the win rate is above one half, and the KL's mean over the last
+    fifth of the updates is within ``tolerance`` of its target.
+
+    Args:
+        summary: of ``compare``.
+        rows: of PPO's log, made with an adaptive controller.
+        metrics: of the reward model.
+        tolerance: relative.
+    """
+    kl, target = last_fifth(rows, "objective/kl"), rows[-1]["objective/kl_target"]
+    held = abs(kl / target - 1) <= tolerance
+    better = summary["win_rate_low"] > 0.5
+    accuracy = (
+        f"{metrics['accuracy']:.1%} [{metrics['accuracy_low']:.1%}, "
+        f"{metrics['accuracy_high']:.1%}], chance {metrics['chance']:.0%}"
+    )
+    facts = [(name, value, "") for name, value in summary_lines(summary)] + [
+        ("reward model, held-out accuracy", accuracy, ""),
+        ("the policy got better", "win rate above 50 %", "yes" if better else "no"),
+        (
+            "the KL was held",
+            f"{kl:.2f} nats over the last fifth, target {target:g}",
+            "yes" if held else "no",
+        ),
+    ]
+    return facts, better and held
+
+
+def print_facts(title: str, facts: list[Fact]) -> None:
     """The table of ``write_report`` in the terminal."""
     table = Table(title=title, show_header=False)
     for name, value, verdict in facts:
@@ -156,7 +191,7 @@ def summary_lines(summary: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def print_samples(rows: list[Row]) -> None:
-    """Both sides' completions of the first prompts; texts are shown as they are, never as markup."""
+    """Both sides' completions; texts are shown as they are, never as terminal markup."""
     if not rows:
         return
     table = Table(title="Samples (first prompts, fixed seed, not picked)", show_lines=True)
@@ -164,9 +199,9 @@ def print_samples(rows: list[Row]) -> None:
         table.add_column(header)
     for row in rows:
         table.add_row(
-            Text(row["prompt"]),
-            Text(row["reference"]), Text(f"{row['reference_score']:+.1f}"),
-            Text(row["policy"]), Text(f"{row['policy_score']:+.1f}"),
+            Text(printable(row["prompt"])),
+            Text(printable(row["reference"])), Text(f"{row['reference_score']:+.1f}"),
+            Text(printable(row["policy"])), Text(f"{row['policy_score']:+.1f}"),
         )  # fmt: skip
     Console().print(table)
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.maths.sequences import last_real_token
+
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") -> Tensor:
     """Per-token estimate of KL(policy || reference) from tokens that the policy sampled.
@@ -47,8 +49,7 @@ def penalized_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) 
         (B, C), 0 outside the mask.
     """
     rewards = -kl_coef * kl * mask
-    index = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, index, -1).amax(dim=1, keepdim=True)
+    last = last_real_token(mask).unsqueeze(1)
     return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
 
 

@@ -15,7 +15,7 @@ from toolkit.models.loading import base_fingerprint
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 
 
-def lora_config(r: int, alpha: float, target_modules: str, task_type: str) -> LoraConfig:
+def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
     """LoRA without dropout (the ratio must be 1 before the first step) on the layers named.
 
     Args:
@@ -73,9 +73,10 @@ def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str)
     except ValueError as error:
         raise InputError(f"{what}: {config_path}: not JSON: {error}") from None
     if config.get("task_type") != task_type:
+        wanted = "a reward" if task_type == "SEQ_CLS" else "a policy"
         raise InputError(
-            f"{what}: {folder}: an adapter of task_type {config.get('task_type')}, but "
-            f"{task_type} is wanted ({'a reward' if task_type == 'SEQ_CLS' else 'a policy'} adapter)"
+            f"{what}: {folder}: its task_type is {config.get('task_type')}, but {wanted} adapter "
+            f"({task_type}) is wanted"
         )
     trained_on = config.get("base_model_name_or_path") or ""
     if trained_on == absolute_if_local(base_name):
@@ -104,11 +105,12 @@ def add_saved_adapter(model: PeftModel, folder: str | Path, name: str) -> dict[s
     state = load_file(Path(folder) / "adapter_model.safetensors")
     lora = {key: value for key, value in state.items() if ".lora_" in key}
     model.add_adapter(name, config)
-    outcome = set_peft_model_state_dict(model, lora, adapter_name=name)
+    outcome: Any = set_peft_model_state_dict(model, lora, adapter_name=name)
+    unexpected = outcome.unexpected_keys
     missing = [key for key in outcome.missing_keys if f".{name}." in key]
-    if missing or outcome.unexpected_keys:
+    if missing or unexpected:
         raise InputError(
             f"{folder}: the adapter does not fit the base ({len(missing)} weights missing, "
-            f"{len(outcome.unexpected_keys)} unexpected): was it trained on another model?"
+            f"{len(unexpected)} unexpected): was it trained on another model?"
         )
     return {key: value for key, value in state.items() if key not in lora}

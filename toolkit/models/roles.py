@@ -52,7 +52,7 @@ class Roles(nn.Module):
     ) -> None:
         super().__init__()
         lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
-        self.base_name = absolute_if_local(base.name_or_path)
+        self.base_name = absolute_if_local(base.name_or_path or "")
         hidden_size = base.config.get_text_config().hidden_size
         device = next(base.parameters()).device
         self.model: PeftModel = get_peft_model(base, lora, adapter_name="policy")
@@ -75,9 +75,9 @@ class Roles(nn.Module):
         trained = ("policy", "value")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(any(f".{adapter}." in name for adapter in trained))
-        self._causal: PreTrainedModel = self.model.get_base_model()
-        self._trunk: nn.Module = self._causal.base_model
-        self._output_head: nn.Module = self._causal.get_output_embeddings()
+        self._causal: nn.Module = base  # LoRA layers are put into it in place
+        self._trunk: nn.Module = base.base_model
+        self._output_head: nn.Module = base.get_output_embeddings()
         self.eval()
         self.act_as_policy()
 

@@ -1,6 +1,7 @@
 """PPOConfig: the field names of TRL 1.12's, where the meaning is the same."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from transformers import TrainingArguments
@@ -114,6 +115,11 @@ class PPOConfig(TrainingArguments):
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
         super().__post_init__()
+
+    @property
+    def folder(self) -> Path:
+        """``output_dir`` as a path."""
+        return Path(self.output_dir or "")
 
     @property
     def batch_size(self) -> int:

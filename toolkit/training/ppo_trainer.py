@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import decode_pair
 from toolkit.data.files import atomic_directory
+from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
 from toolkit.maths.advantages import gae
 from toolkit.maths.distributions import entropy, token_logprobs
@@ -93,8 +93,8 @@ class PPOTrainer:
     def train(self) -> list[Row]:
         """Run all updates; returns what ``log.jsonl`` holds, one row an update."""
         args, rows = self.args, []
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(args.output_dir) / "log.jsonl").write_text("")
+        args.folder.mkdir(parents=True, exist_ok=True)
+        (args.folder / "log.jsonl").write_text("")
         batches = self._batches()
         started = time.monotonic()
         progress = tqdm(range(1, self.num_updates + 1), desc="PPO", unit="update")
@@ -209,7 +209,7 @@ class PPOTrainer:
 
     def save_model(self, output_dir: str | Path | None = None) -> Path:
         """Save the adapters under ``output_dir/adapters``; returns the policy's folder."""
-        target = Path(output_dir or self.args.output_dir) / "adapters"
+        target = Path(output_dir or self.args.folder) / "adapters"
         with atomic_directory(target) as folder:
             self.model.save_adapters(folder, kl_coef=self.kl.value)
         return target / "policy"
@@ -259,7 +259,7 @@ class PPOTrainer:
         }
 
     def _log(self, row: Row) -> None:
-        with open(Path(self.args.output_dir) / "log.jsonl", "a", encoding="utf-8") as stream:
+        with open(self.args.folder / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def _show(self, update: int, rollout: Rollout, progress: tqdm, count: int = 3) -> None:
@@ -268,5 +268,5 @@ class PPOTrainer:
             prompt_ids = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
             completion_ids = rollout.completion_ids[i][rollout.mask[i]].tolist()
             prompt, completion = decode_pair(self.processing_class, prompt_ids, completion_ids)
-            shown = " ".join(f"{prompt} >>>{completion}".split())
+            shown = printable(" ".join(f"{prompt} >>>{completion}".split()))
             progress.write(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")

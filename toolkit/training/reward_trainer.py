@@ -44,11 +44,12 @@ class BestOfKConfig(RewardConfig):
         default=32, metadata={"help": "Comparisons (each of K texts) in a batch."}
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "The same, held out."})
-    bf16: bool | None = field(default=False, metadata={"help": "Autocast to bf16 (GPU)."})
+    bf16: bool = field(default=False, metadata={"help": "Autocast to bf16 (GPU)."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Save memory."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: gradients are not clipped."})
     adam_epsilon: float = field(default=1e-5, metadata={"help": "Adam's epsilon."})
     save_strategy: str = field(default="no", metadata={"help": "The adapter is saved at the end."})
+    trust_remote_code: bool = field(default=False, init=False)  # ModelArguments has it
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class BestOfKTrainer(RewardTrainer):
             data_collator=ComparisonCollator(processing_class.pad_token_id),
             peft_config=peft_config,
         )
+        assert self.model is not None
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantised base
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -103,17 +105,17 @@ class BestOfKTrainer(RewardTrainer):
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["candidate_ids", "best"]
+        self._signature_columns = ["candidate_ids", "best"]  # type: ignore[assignment]
 
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The K-way softmax over each comparison's scores; accuracy goes to TRL's own metrics."""
-        mode = "train" if self.model.training else "eval"
+        mode = "train" if model.training else "eval"
         outputs = model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         )

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import decode_pair
-from toolkit.data.tokens import token_id
+from toolkit.data.text import decode_pair, token_id
 from toolkit.errors import InputError
 from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad, truncate

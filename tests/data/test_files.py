@@ -1,0 +1,82 @@
+"""Files: whole or absent, and mistakes named by line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.data.files import (
+    atomic_directory,
+    claim_output,
+    read_jsonl,
+    write_bytes,
+    write_jsonl,
+    write_text,
+)
+from toolkit.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a": \n', r"f\.jsonl:2: not JSON"),
+        (b'{"a": 1}\n\n[1]\n', r"f\.jsonl:3: a list, not an object"),
+        (b'{"a": "\xff"}\n', r"f\.jsonl:1: not UTF-8 at byte 7"),
+    ],
+)
+def test_broken_jsonl_is_named_by_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(read_jsonl(path))
+
+
+def test_missing_file_names_the_argument(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--prompts: .*nowhere: no such file"):
+        list(read_jsonl(tmp_path / "nowhere", "--prompts"))
+
+
+def test_rows_come_back_as_written_with_line_numbers(tmp_path: Path) -> None:
+    rows = [{"prompt": "a\u2028b\n<script>"}, {"prompt": "\U0001f600"}]
+    write_jsonl(tmp_path / "f.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, rows[0]), (2, rows[1])]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    write_text(tmp_path / "f", "old")
+    with pytest.raises(TypeError):
+        write_bytes(tmp_path / "f", "not bytes")  # type: ignore[arg-type]
+    assert (tmp_path / "f").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    with atomic_directory(target) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_directory(target) as folder:
+        (folder / "a").write_text("new")
+        raise RuntimeError("killed")
+    assert (target / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "adapter"
+    for name in ("a", "b"):
+        with atomic_directory(target) as folder:
+            (folder / name).write_text(json.dumps(name))
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in target.parent.iterdir()] == ["adapter"]
+
+
+def test_output_that_exists_is_not_written_over_unasked(tmp_path: Path) -> None:
+    taken = tmp_path / "f"
+    taken.write_text("labels")
+    with pytest.raises(InputError, match="exists .pass --overwrite"):
+        claim_output(taken, False, "output")
+    assert claim_output(taken, True, "output") == taken
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        claim_output(taken / "inside", False, "output")
+    (tmp_path / "empty").mkdir()
+    claim_output(tmp_path / "empty", False, "output_dir")

@@ -1,0 +1,61 @@
+"""O14: the KL-optimal policy."""
+
+import math
+
+import pytest
+import torch
+
+from toolkit.maths.frontier import best_of_n_kl, exponential_tilt, gaussian_frontier
+
+RHO, REWARD = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.0, 1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("beta", "score", "kl", "log_partition"),
+    [(10, 0.762305, 0.003136, 0.730942), (1, 1.350056, 0.322834, 1.027222),
+     (0.5, 1.764107, 0.915475, 1.306369), (0.2, 1.989771, 1.548123, 1.680146)],
+)  # fmt: skip
+def test_optimum_of_an_enumerated_reference(
+    beta: float, score: float, kl: float, log_partition: float
+) -> None:
+    tilt = exponential_tilt(REWARD, beta, RHO.double().log())
+    assert tilt.score == pytest.approx(score, abs=1e-6)
+    assert tilt.kl == pytest.approx(kl, abs=1e-6)
+    assert tilt.score - beta * tilt.kl == pytest.approx(log_partition, abs=1e-6)
+
+
+def test_kl_cannot_exceed_that_of_always_taking_the_best() -> None:
+    tilt = exponential_tilt(REWARD, 1e-3, RHO.double().log())
+    assert tilt.kl == pytest.approx(1.609438, abs=1e-5)
+
+
+def test_estimate_from_samples() -> None:
+    tilt = exponential_tilt(torch.tensor([[0.1, -0.4, 1.2, 2.0, 0.3]]), 0.5)
+    assert tilt.score == pytest.approx(1.778407, abs=1e-6)
+    assert tilt.kl == pytest.approx(0.930493, abs=1e-6)
+    assert 1 <= tilt.effective_samples <= 5
+
+
+def test_estimate_from_many_samples_nears_the_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.multinomial(RHO, 400_000, replacement=True, generator=generator)
+    tilt = exponential_tilt(REWARD.gather(1, draws), 0.5)
+    assert tilt.score == pytest.approx(1.764107, abs=5e-3)
+    assert tilt.kl == pytest.approx(0.915475, abs=5e-3)
+
+
+@pytest.mark.parametrize(("kl", "score"), [(6, 3.464102), (8, 4.0), (10, 4.472136)])
+def test_gaussian_reward_is_bounded_by_root_two_kl(kl: float, score: float) -> None:
+    assert gaussian_frontier(kl) == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "kl"), [(1, 0.0), (2, 0.193147), (4, 0.636294), (16, 1.835089), (64, 3.174508)]
+)
+def test_kl_of_best_of_n(n: int, kl: float) -> None:
+    assert best_of_n_kl(n) == pytest.approx(kl, abs=1e-6)
+
+
+def test_with_n_samples_no_more_than_log_n_nats_can_be_seen() -> None:
+    scores = torch.arange(8.0)[None]
+    assert exponential_tilt(scores, 1e-4).kl == pytest.approx(math.log(8), abs=1e-6)

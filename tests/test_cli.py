@@ -1,0 +1,152 @@
+"""The door: every mistake in a config is one line that says where and how to mend it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import ModelArguments, SamplingArguments, ScorerArguments, call, parse, run
+from toolkit.errors import InputError
+from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.reward_trainer import BestOfKConfig
+
+BAD_CONFIGS = [
+    ("kl_traget: 5", r"c\.yaml:1: unknown key 'kl_traget' \(did you mean kl_target\?\)"),
+    ("kl_target: 5\n\nxyzzy: 1", r"c\.yaml:3: unknown key 'xyzzy'"),
+    ("kl_target: five", r"c\.yaml:1: kl_target is 'five', but must be of type float"),
+    ("kl_target: [5]", r"c\.yaml:1: kl_target is \[5\], but must be of type float"),
+    ("total_episodes: 2.5", r"c\.yaml:1: total_episodes is 2\.5, but must be of type int"),
+    ("total_episodes: true", r"c\.yaml:1: total_episodes is True, but must be of type int"),
+    ("whiten_rewards: 1", r"c\.yaml:1: whiten_rewards is 1, but must be of type bool"),
+    ("value: 3", r"c\.yaml:1: value is 3, but must be of type str"),
+    ("seed: 1\nkl_target: -3", r"c\.yaml:2: kl_target is -3, but must be above 0"),
+    ("temperature: 0", r"c\.yaml:1: temperature is 0, but must be above 0"),
+    ("lam: 1.5", r"c\.yaml:1: lam is 1\.5, but must be at most 1"),
+    ("num_ppo_epochs: 0", r"c\.yaml:1: num_ppo_epochs is 0, but must be at least 1"),
+    ("value: both", r"c\.yaml:1: value is 'both', but must be one of adapter, trunk"),
+    ("kl_controller: pid", r"c\.yaml:1: kl_controller is 'pid'"),
+    ("num_mini_batches: 7", r"c\.yaml:1: num_mini_batches is 7, but must divide the batch of 64"),
+    ("per_device_train_batch_size: 4", r"c\.yaml:1: a batch of 4 is too small to whiten"),
+    ("missing_eos_penalty: 1.0", r"c\.yaml:1: missing_eos_penalty needs a stop_token"),
+    ("a: [1", r"c\.yaml:1: not YAML|c\.yaml:2: not YAML"),
+    ("- 1\n- 2", r"c\.yaml:1: not a YAML mapping"),
+    ("", r"c\.yaml:1: not a YAML mapping"),
+    ("precision: 8bit", r"c\.yaml:1: precision is '8bit', but must be one of 4bit, bf16, fp32"),
+    ("lr_scheduler_type: zigzag", r"zigzag"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CONFIGS, ids=[text for text, _ in BAD_CONFIGS])
+def test_bad_config_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        parse(ModelArguments, PPOConfig, argv=["--config", str(path), "--use_cpu"])
+    assert "\n" not in str(caught.value)
+
+
+BAD_FLAGS = [
+    (["--kl_traget", "5"], r"unknown argument --kl_traget \(did you mean kl_target\?\)"),
+    (["--kl_target", "five"], r"argument --kl_target.*invalid float value: 'five'"),
+    (["--kl_target", "-1"], r"^kl_target is -1, but must be above 0"),
+    (["--kl_t", "5"], r"unknown argument --kl_t"),
+    (["--config", "nowhere.yaml"], r"--config: nowhere\.yaml: no such file"),
+    (["--config"], r"--config: expected the path"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_FLAGS, ids=[" ".join(a) for a, _ in BAD_FLAGS])
+def test_bad_flag_is_one_line(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(PPOConfig, argv=["--use_cpu", *argv])
+
+
+def test_flags_win_over_the_file_and_numbers_are_converted(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("kl_target: 7\nlearning_rate: 1e-5\nkl_coef: 0.3\nstop_token: null\n")
+    (config,) = parse(PPOConfig, argv=[f"--config={path}", "--kl_coef", "0.2", "--use_cpu"])
+    assert (config.kl_target, config.learning_rate, config.kl_coef) == (7.0, 1e-5, 0.2)
+    assert isinstance(config.kl_target, float)
+
+
+def test_a_flags_mistake_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("kl_target: 7\n")
+    with pytest.raises(InputError, match="^kl_target is -1"):
+        parse(PPOConfig, argv=["--config", str(path), "--kl_target=-1", "--use_cpu"])
+
+
+def test_reward_config_knows_its_own_fields(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("num_train_epochs: 0\n")
+    with pytest.raises(InputError, match=r"c\.yaml:1: num_train_epochs is 0, but must be above 0"):
+        parse(BestOfKConfig, argv=["--config", str(path), "--use_cpu"])
+
+
+def test_help_shows_our_fields_and_help_all_the_inherited(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(PPOConfig, argv=["--help"])
+    short = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--kl_horizon" in short and "--learning_rate" in short
+    assert "--torch_compile" not in short
+    with pytest.raises(SystemExit):
+        parse(PPOConfig, argv=["--help_all"])
+    assert "--torch_compile" in capsys.readouterr().out
+
+
+@dataclass
+class Toy:
+    n: int = field(default=1, metadata={"help": "A number."})
+
+
+def test_run_exits_2_with_one_line_for_a_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(toy: Toy) -> None:
+        raise InputError("data.jsonl:3: prompt: empty")
+
+    monkeypatch.setattr("sys.argv", ["toy.py"])
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: data.jsonl:3: prompt: empty\n"
+
+
+def test_run_passes_on_an_exit_code_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(toy: Toy) -> int:
+        return 1
+
+    def returns_rows(toy: Toy) -> list[int]:
+        return [toy.n]
+
+    monkeypatch.setattr("sys.argv", ["toy.py", "--n", "3"])
+    for main, code in ((fails, 1), (returns_rows, 0)):
+        with pytest.raises(SystemExit) as caught:
+            run(main)
+        assert caught.value.code == code
+    assert call(returns_rows, ["--n", "4"]) == [4]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "message"),
+    [
+        (ScorerArguments(), "no scorer given"),
+        (ScorerArguments(lexicon="a", reward_adapter="b"), "lexicon and reward_adapter given"),
+        (ScorerArguments(lexicon="nowhere.txt"), "nowhere.txt: no such file"),
+        (ScorerArguments(reward_function="nocolon"), "is not module:function"),
+        (ScorerArguments(reward_function="no_such_module:f"), "No module named"),
+        (ScorerArguments(reward_function="math:nothing"), "has no function 'nothing'"),
+        (ScorerArguments(reward_adapter="nowhere"), "no adapter_config.json"),
+    ],
+)
+def test_scorers_that_do_not_load(scorer: ScorerArguments, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scorer.load("data/model")
+
+
+def test_sampling_arguments_check_their_ranges() -> None:
+    with pytest.raises(InputError, match="temperature is 0"):
+        SamplingArguments(temperature=0)
