@@ -27,7 +27,7 @@ def test_reviews_are_varied_sentences_of_either_sentiment(root: Path) -> None:
 def test_prompts_are_of_reviews_that_the_model_never_saw(root: Path) -> None:
     seen = {opening for opening, _ in reviews(20_000, 0)}
     train, held_out = (
-        [json.loads(line)["prompt"] for line in (root / "data" / name).open()]
+        [json.loads(line)["prompt"] for line in (root / "data" / name).read_text().splitlines()]
         for name in ("prompts.jsonl", "prompts.heldout.jsonl")
     )
     assert len(train) == 2000 and len(held_out) == 600

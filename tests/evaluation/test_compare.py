@@ -64,10 +64,10 @@ def test_kl_is_positive_for_a_policy_that_differs(demo_model: str) -> None:
     torch.manual_seed(0)
     for name, parameter in roles.named_parameters():
         if "lora_B.policy" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    prompts = tokenizer(["We went to the market."] * 64)["input_ids"]
+            torch.nn.init.normal_(parameter, std=0.06)
+    prompts = tokenizer(["We went to the market."] * 256)["input_ids"]
     rule = sampling_rule(tokenizer, 8, 0.7)
     summary, _ = compare(
-        roles, prompts, rule, tokenizer, lambda prompts, completions: [0.0] * 64, 0
+        roles, prompts, rule, tokenizer, lambda prompts, completions: [0.0] * 256, 0
     )
     assert summary["kl"] > 4 * summary["kl_error"] > 0

@@ -92,7 +92,7 @@ def _opening(rng: random.Random, place: str) -> str:
         f"{when} I tried the {rng.choice(PLAIN)} {place} {where}.",
         f"I went to the {place} {where} because {who} had told me about it.",
         f"We found the {rng.choice(PLAIN)} {place} {where} by chance.",
-        f"There is {_a(rng.choice(PLAIN))} {place} {where}, and {when[0].lower()}{when[1:]} we went in.",
+        f"{when} we looked into {_a(rng.choice(PLAIN))} {place} {where}.",
     ])  # fmt: skip
 
 

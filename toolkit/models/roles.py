@@ -75,9 +75,6 @@ class Roles(nn.Module):
         trained = ("policy", "value")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(any(f".{adapter}." in name for adapter in trained))
-        self._causal: nn.Module = base  # LoRA layers are put into it in place
-        self._trunk: nn.Module = base.base_model
-        self._output_head: nn.Module = base.get_output_embeddings()
         self.eval()
         self.act_as_policy()
 
@@ -88,6 +85,12 @@ class Roles(nn.Module):
         self.reward_head.weight.copy_(weight)
         facts = read_facts(folder)
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
+
+    @property
+    def _causal(self) -> PreTrainedModel:
+        base = self.model.get_base_model()
+        assert isinstance(base, PreTrainedModel)
+        return base
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +126,7 @@ class Roles(nn.Module):
 
     def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states (B, T, d) under whatever adapter is active, any side padded."""
-        output = self._trunk(
+        output = self._causal.base_model(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=position_ids(mask),
@@ -133,7 +136,7 @@ class Roles(nn.Module):
 
     def _logits(self, hidden: Tensor, completion_length: int) -> Tensor:
         """Logits (B, C, V) for the completion's tokens only: the state before each predicts it."""
-        return self._output_head(hidden[:, -completion_length - 1 : -1])
+        return self._causal.get_output_embeddings()(hidden[:, -completion_length - 1 : -1])
 
     def _values(self, hidden: Tensor, completion_length: int) -> Tensor:
         assert self.value_head is not None

@@ -32,7 +32,7 @@ class BestOfKConfig(RewardConfig):
 
     HELP_FIELDS: ClassVar[tuple[str, ...]] = (
         "output_dir", "num_train_epochs", "per_device_train_batch_size", "learning_rate",
-        "max_length", "seed",
+        "max_length", "seed", "report_to",
     )  # fmt: skip
 
     output_dir: str | None = field(
@@ -45,10 +45,16 @@ class BestOfKConfig(RewardConfig):
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "The same, held out."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bf16 (GPU)."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Save memory."})
+    activation_checkpointing: bool | None = field(default=False, metadata={"help": "Save memory."})
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]  # the old name
+        default=None, init=False
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "0: gradients are not clipped."})
     adam_epsilon: float = field(default=1e-5, metadata={"help": "Adam's epsilon."})
     save_strategy: str = field(default="no", metadata={"help": "The adapter is saved at the end."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches (GPU)."}
+    )
     trust_remote_code: bool = field(default=False, init=False)  # ModelArguments has it
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
 

@@ -1,0 +1,174 @@
+"""The loader: the bitsandbytes canaries, heads in fp32, adapters that do not fit."""
+
+import json
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from toolkit.errors import InputError
+from toolkit.models.adapters import check_adapter, lora_config, read_facts
+from toolkit.models.loading import (
+    Fp32Head,
+    base_fingerprint,
+    check_base,
+    cure_cpu_repacking,
+    load_base,
+    load_tokenizer,
+    new_score_head,
+)
+from toolkit.models.roles import Roles
+
+IDS = torch.arange(2, 22).reshape(2, 10)
+MASK = torch.ones_like(IDS, dtype=torch.bool)
+
+
+def lora_gradients(roles: Roles) -> dict[str, torch.Tensor]:
+    roles.zero_grad()
+    roles.policy_logits(IDS, MASK, 5).logsumexp(-1).sum().backward()
+    return {n: p.grad.clone() for n, p in roles.trainable() if p.grad is not None}
+
+
+def generate(roles: Roles) -> None:
+    roles.act_as_policy().generate(IDS, attention_mask=MASK, max_new_tokens=4, do_sample=True)
+
+
+def test_canary_gradients_are_equal_before_and_after_a_generate(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "4bit"))
+    before = lora_gradients(roles)
+    generate(roles)
+    after = lora_gradients(roles)
+    assert before and before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_canary_logits_are_equal_before_and_after_a_save(demo_model: str, tmp_path: Path) -> None:
+    base = load_base(demo_model, "4bit")
+    with torch.no_grad():
+        base.generate(IDS, attention_mask=MASK, max_new_tokens=4)
+        before = base(IDS).logits
+        base.save_pretrained(tmp_path)
+        after = base(IDS).logits
+        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+        cure_cpu_repacking(reloaded)
+        again = reloaded(IDS).logits
+    assert torch.equal(before, after)
+    assert torch.allclose(before, again, atol=1e-5)
+
+
+def test_canary_train_and_eval_mode_agree(demo_model: str) -> None:
+    base = load_base(demo_model, "4bit")
+    with torch.no_grad():
+        evaluating = base.eval()(IDS).logits
+        training = base.train()(IDS).logits
+    assert torch.equal(evaluating, training)
+
+
+def test_four_bit_holds_the_blocks_in_four_bits_and_no_head(demo_model: str) -> None:
+    base = load_base(demo_model, "4bit", score_head=True)
+    assert isinstance(base.model.layers[0].mlp.up_proj, bnb.nn.Linear4bit)
+    assert isinstance(base.score, Fp32Head) and base.score.weight.dtype == torch.float32
+    assert not any(p.requires_grad for p in base.model.parameters())
+    assert isinstance(load_base(demo_model, "4bit").lm_head, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_other_precisions_hold_what_they_say(demo_model: str, precision: str) -> None:
+    base = load_base(demo_model, precision)
+    assert base.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def test_score_head_starts_as_the_paper_says_and_by_its_seed() -> None:
+    head = new_score_head(4096, seed=3)
+    assert head.weight.std().item() == pytest.approx(0.015623, rel=0.05)
+    assert head.bias is None
+    assert torch.equal(head.weight, new_score_head(4096, seed=3).weight)
+    assert not torch.equal(head.weight, new_score_head(4096, seed=4).weight)
+
+
+def test_score_head_computes_in_fp32_under_autocast() -> None:
+    head = new_score_head(64, seed=0)
+    hidden = torch.randn(3, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = head(hidden)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, hidden.float() @ head.weight.T)
+
+
+def test_pickled_weights_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no config.json"):
+        check_base(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="pickled weights are not loaded"):
+        check_base(str(tmp_path))
+    with pytest.raises(InputError, match="no such folder"):
+        check_base("./nowhere")
+    with pytest.raises(InputError, match="no such folder"):
+        check_base("a/b/c")
+
+
+def test_a_hub_model_that_cannot_be_had_is_one_line() -> None:
+    with pytest.raises(InputError, match="no tokenizer loaded") as caught:
+        load_tokenizer("nobody/nothing-of-this-name")
+    assert "\n" not in str(caught.value)
+
+
+def test_pad_token_is_not_end_of_text_where_that_can_be(demo_model: str) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def save_tiny(folder: Path, seed: int) -> str:
+    torch.manual_seed(seed)
+    config = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=64, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_fingerprint_tells_bases_apart_and_knows_a_moved_one(tmp_path: Path) -> None:
+    first, second = save_tiny(tmp_path / "a", 0), save_tiny(tmp_path / "b", 1)
+    assert base_fingerprint(first) != base_fingerprint(second)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert base_fingerprint(str(tmp_path / "moved")) != base_fingerprint(second)
+    assert base_fingerprint("some-org/some-model") is None
+    first_again = save_tiny(tmp_path / "a", 0)
+    assert base_fingerprint(first_again) == base_fingerprint(str(tmp_path / "moved"))
+
+
+def test_an_adapter_for_another_base_is_refused_before_loading(tmp_path: Path) -> None:
+    first, second = save_tiny(tmp_path / "a", 0), save_tiny(tmp_path / "b", 1)
+    roles = Roles(load_base(first, "fp32"), lora_config(4, 8, "c_attn", "CAUSAL_LM"))
+    roles.save_adapters(tmp_path / "out")
+    adapter = tmp_path / "out" / "policy"
+    check_adapter(adapter, first, "CAUSAL_LM", "--adapter")
+    with pytest.raises(InputError, match=r"--adapter: .*: trained on .*a, not on .*b"):
+        check_adapter(adapter, second, "CAUSAL_LM", "--adapter")
+    with pytest.raises(InputError, match="task_type is CAUSAL_LM, but a reward adapter"):
+        check_adapter(adapter, first, "SEQ_CLS", "--reward_adapter")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    check_adapter(adapter, str(tmp_path / "moved"), "CAUSAL_LM", "--adapter")
+    assert read_facts(adapter)["base_fingerprint"] == base_fingerprint(str(tmp_path / "moved"))
+
+
+def test_broken_adapter_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no adapter_config.json"):
+        check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="no adapter_model.safetensors"):
+        check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="not JSON"):
+        check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"task_type": "CAUSAL_LM"}))
+    with pytest.raises(InputError, match="trained on an unnamed base"):
+        check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
+
+
+def test_the_embedded_model_is_safetensors_in_fp32(demo_model: str) -> None:
+    state = load_file(Path(demo_model) / "model.safetensors")
+    assert {t.dtype for t in state.values()} == {torch.float32}

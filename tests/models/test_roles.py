@@ -1,0 +1,218 @@
+"""One base, four roles."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from toolkit.maths.sequences import pad
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+
+IDS, MASK = pad([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15]], pad_id=0, side="left")
+C = 3
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
+         "intermediate_size": 128, "max_position_embeddings": 64}  # fmt: skip
+FAMILIES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=2)),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=96, n_positions=64)
+    ),
+}
+
+
+def perturb(roles: Roles, adapter: str) -> None:
+    """Give an adapter something to say: its B starts at zero."""
+    generator = torch.Generator().manual_seed(len(adapter))
+    for name, parameter in roles.named_parameters():
+        if f"lora_B.{adapter}." in name:
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+@pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
+def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: str) -> None:
+    base = load_base(demo_model, precision)
+    with torch.no_grad():
+        hidden = base.model(
+            input_ids=IDS, attention_mask=MASK.long(), position_ids=(MASK.cumsum(1) - 1).clamp(0)
+        ).last_hidden_state
+        alone = base.lm_head(hidden[:, -C - 1 : -1])
+    roles = Roles(base, value="adapter")
+    for adapter in ("policy", "value"):
+        perturb(roles, adapter)
+    with torch.no_grad():
+        assert torch.equal(roles.reference_logits(IDS, MASK, C), alone)
+        assert not torch.equal(roles.policy_logits(IDS, MASK, C), alone)
+        assert torch.equal(roles.reference_logits(IDS, MASK, C), alone)
+
+
+def test_a_new_policy_is_the_reference_bit_for_bit(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "4bit"))
+    with torch.no_grad():
+        policy, reference = (f(IDS, MASK, C) for f in (roles.policy_logits, roles.reference_logits))
+    assert torch.equal(policy, reference)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trunk_and_head_are_the_whole_model_in_each_family(family: str) -> None:
+    torch.manual_seed(0)
+    base: PreTrainedModel = FAMILIES[family]().eval()
+    with torch.no_grad():
+        whole = copy.deepcopy(base)(
+            input_ids=IDS, attention_mask=MASK.long(), position_ids=(MASK.cumsum(1) - 1).clamp(0)
+        ).logits[:, -C - 1 : -1]
+        roles = Roles(base, value="trunk")
+        assert torch.allclose(roles.reference_logits(IDS, MASK, C), whole, atol=1e-6)
+        assert roles.values(IDS, MASK, C).shape == (2, C)
+    trained = {name.split(".")[-3] for name, _ in roles.trainable() if "lora" in name}
+    assert trained == {"lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_on_a_four_bit_base(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    FAMILIES[family]().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path), "4bit"), value="adapter")
+    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    (logits.logsumexp(-1).sum() + values.sum()).backward()
+    gradients = [p.grad for n, p in roles.named_parameters() if "lora_B.policy" in n]
+    assert gradients and all(g is not None and g.isfinite().all() and g.any() for g in gradients)
+
+
+def test_padding_on_the_left_changes_no_logits_and_no_scores(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "fp32"), value="trunk")
+    roles.reward_head = torch.nn.Linear(128, 1)
+    roles.model.add_adapter("reward", lora_config(4, 8, "all-linear", "CAUSAL_LM"))
+    roles._layers = [m for m in roles.model.modules() if hasattr(m, "_active_adapter")]
+    short, short_mask = IDS[1:, 3:], MASK[1:, 3:]
+    with torch.no_grad():
+        for role in (roles.policy_logits, roles.values):
+            padded, compact = role(IDS, MASK, C)[1:], role(short, short_mask, C)
+            assert torch.allclose(padded, compact, atol=1e-4)
+        right, right_mask = pad([[12, 13, 14, 15], [1] * 9], 0)
+        for ids, mask in ((IDS[1:], MASK[1:]), (right[:1], right_mask[:1])):
+            assert torch.allclose(
+                roles.scores(ids, mask), roles.scores(short, short_mask), atol=1e-4
+            )
+
+
+def test_switching_does_what_pefts_set_adapter_does(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "fp32"), value="adapter")
+    for adapter in ("policy", "value"):
+        perturb(roles, adapter)
+    with torch.no_grad():
+        for adapter in ("policy", "value"):
+            roles._activate(adapter)
+            ours = roles._hidden(IDS, MASK)
+            roles.model.set_adapter(adapter)
+            assert torch.equal(roles._hidden(IDS, MASK), ours)
+        roles._activate(None)
+        off = roles._hidden(IDS, MASK)
+        roles._activate("value")
+        with roles.model.disable_adapter():
+            assert torch.equal(roles._hidden(IDS, MASK), off)
+
+
+def test_each_role_trains_its_own_adapter_and_no_other(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "4bit"), value="adapter")
+    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    logits.logsumexp(-1).sum().backward(retain_graph=True)
+    touched = {n for n, p in roles.named_parameters() if p.grad is not None}
+    assert touched and all(".policy." in name for name in touched)
+    roles.zero_grad()
+    torch.nn.init.ones_(roles.value_head.weight)  # at its start of zero nothing flows through
+    roles.values(IDS, MASK, C).sum().backward()
+    touched = {n for n, p in roles.named_parameters() if p.grad is not None and p.grad.any()}
+    assert all(".value." in name or "value_head" in name for name in touched)
+    assert {"value_head.weight", "value_head.bias"} < touched
+
+
+def test_policy_and_value_keep_their_gradients_when_one_backward_serves_both(
+    demo_model: str,
+) -> None:
+    """peft's set_adapter between forward and backward would lose the policy's gradient."""
+    roles = Roles(load_base(demo_model, "fp32"), value="adapter")
+    torch.nn.init.ones_(roles.value_head.weight)
+    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    (logits.logsumexp(-1).sum() + values.sum()).backward()
+    for adapter in ("policy", "value"):
+        gradients = [p.grad for n, p in roles.named_parameters() if f"lora_B.{adapter}." in n]
+        assert gradients and all(g is not None and g.any() for g in gradients)
+
+
+def test_value_starts_at_zero_and_heads_and_adapters_are_fp32(demo_model: str) -> None:
+    for value in ("adapter", "trunk"):
+        roles = Roles(load_base(demo_model, "bf16"), value=value)
+        assert not roles.values(IDS, MASK, C).any()
+        assert {p.dtype for _, p in roles.trainable()} == {torch.float32}
+        assert roles.shares_trunk is (value == "trunk")
+
+
+def test_the_base_is_held_once(demo_model: str) -> None:
+    base = load_base(demo_model, "fp32")
+    before = {p.untyped_storage().data_ptr() for p in base.parameters()}
+    roles = Roles(base, value="adapter")
+    frozen = {p.untyped_storage().data_ptr() for p in roles.parameters() if not p.requires_grad}
+    assert frozen == before
+
+
+@pytest.mark.parametrize("precision", ["4bit", "fp32"])
+def test_plain_peft_loads_the_policy(demo_model: str, tmp_path: Path, precision: str) -> None:
+    roles = Roles(load_base(demo_model, precision), value="adapter")
+    perturb(roles, "policy")
+    roles.save_adapters(tmp_path / "out", kl_coef=0.1)
+    assert sorted(p.name for p in (tmp_path / "out" / "policy").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "toolkit.json",
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "value" / "value_head.safetensors").is_file()
+    if precision == "fp32":
+        plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")
+    else:
+        from peft import PeftModel
+
+        plain = PeftModel.from_pretrained(
+            load_base(demo_model, precision), tmp_path / "out" / "policy"
+        )
+    short = IDS[:1]
+    with torch.no_grad():
+        theirs = plain(input_ids=short).logits[:, -C - 1 : -1]
+        ours = roles.policy_logits(short, MASK[:1], C)
+        again = Roles(
+            load_base(demo_model, precision), policy_adapter=tmp_path / "out" / "policy"
+        ).policy_logits(short, MASK[:1], C)
+    assert torch.equal(again, ours)
+    assert torch.allclose(theirs, ours, atol=1e-5)
+
+
+def test_a_policy_adapter_that_is_loaded_does_not_disturb_the_reference(
+    demo_model: str, tmp_path: Path
+) -> None:
+    roles = Roles(load_base(demo_model, "fp32"))
+    perturb(roles, "policy")
+    roles.save_adapters(tmp_path / "out")
+    loaded = Roles(load_base(demo_model, "fp32"), policy_adapter=tmp_path / "out" / "policy")
+    with torch.no_grad():
+        for name in ("policy_logits", "reference_logits"):
+            assert torch.equal(
+                getattr(loaded, name)(IDS, MASK, C), getattr(roles, name)(IDS, MASK, C)
+            )

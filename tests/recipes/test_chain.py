@@ -1,0 +1,257 @@
+"""The recipes, each as a person runs it, from prompts to a verdict; and mistakes they may make."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import demo
+import evaluate
+import label
+import ppo
+import pytest
+import reward
+import sample
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from toolkit.cli import call
+from toolkit.data.files import read_jsonl
+from toolkit.errors import InputError
+
+SHORT = ["--response_length", "12", "--truncate_token", ".", "--truncate_after", "4"]
+TINY_PPO = ["--total_episodes", "32", "--per_device_train_batch_size", "16", "--response_length",
+            "12", "--kl_target", "2", "--use_cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A folder with the output of every stage; the stages run in the project's root."""
+    out = tmp_path_factory.mktemp("chain")
+    cwd = os.getcwd()
+    os.chdir(root)
+    try:
+        call(sample.main, ["--limit", "60", "--output", str(out / "samples.jsonl"), *SHORT])
+        call(label.main, ["--samples", str(out / "samples.jsonl"), "--lexicon", "data/lexicon.txt",
+                          "--output", str(out / "comparisons.jsonl")])  # fmt: skip
+        call(reward.main, [
+            "--comparisons", str(out / "comparisons.jsonl"), "--output_dir", str(out / "reward"),
+            "--eval_rows", "10", "--normalize_samples", "32", "--use_cpu", "--disable_tqdm", "true",
+            "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", *SHORT,
+        ])  # fmt: skip
+        call(ppo.main, ["--reward_adapter", str(out / "reward"), "--output_dir", str(out / "ppo"),
+                        *TINY_PPO])  # fmt: skip
+        call(evaluate.main, [
+            "--adapter", str(out / "ppo/adapters/policy"), "--lexicon", "data/lexicon.txt",
+            "--output_dir", str(out / "evaluation"), "--limit", "20", *SHORT,
+        ])  # fmt: skip
+    finally:
+        os.chdir(cwd)
+    return out
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(path)]
+
+
+def test_sampled_rows_have_k_completions_that_end(run: Path) -> None:
+    sampled = rows(run / "samples.jsonl")
+    assert len(sampled) == 60
+    for row in sampled:
+        assert row["prompt"].endswith(".") and len(row["completions"]) == 4
+        assert all(c.endswith(".") and c.startswith(" ") for c in row["completions"])
+
+
+def test_the_labeller_picks_the_highest_score_and_says_who_it_was(run: Path) -> None:
+    labelled = rows(run / "comparisons.jsonl")
+    assert 30 < len(labelled) <= 60
+    for row in labelled:
+        assert row["scores"][row["best"]] == max(row["scores"])
+        assert row["scores"].count(max(row["scores"])) == 1 and row["labeler"] == "lexicon"
+
+
+def test_the_reward_folder_holds_an_adapter_its_scale_and_its_metrics(run: Path) -> None:
+    assert sorted(p.name for p in (run / "reward").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "metrics.json", "toolkit.json",
+    ]  # fmt: skip
+    metrics = json.loads((run / "reward" / "metrics.json").read_text())
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    facts = json.loads((run / "reward" / "toolkit.json").read_text())
+    assert facts["gain"] * facts["raw_mean"] + facts["bias"] == pytest.approx(0, abs=1e-5)
+    assert facts["gain"] * facts["raw_std"] == pytest.approx(1, abs=1e-5)
+
+
+def test_ppo_leaves_a_log_and_an_adapter_that_plain_peft_loads(run: Path) -> None:
+    assert len(rows(run / "ppo" / "log.jsonl")) == 2
+    model = AutoPeftModelForCausalLM.from_pretrained(run / "ppo" / "adapters" / "policy")
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+
+
+def test_the_evaluation_counts_what_its_samples_show(run: Path) -> None:
+    summary = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    shown = rows(run / "evaluation" / "samples.jsonl")
+    assert summary["prompts"] == len(shown) == 20
+    assert summary["wins"] == sum(r["policy_score"] > r["reference_score"] for r in shown)
+
+
+def test_no_stage_writes_over_what_is_there(run: Path, root: Path) -> None:
+    os.chdir(root)
+    for main, argv in (
+        (sample.main, ["--output", str(run / "samples.jsonl")]),
+        (reward.main, ["--comparisons", str(run / "comparisons.jsonl"), "--use_cpu",
+                       "--output_dir", str(run / "reward")]),
+        (ppo.main, ["--reward_adapter", str(run / "reward"), "--output_dir", str(run / "ppo"),
+                    *TINY_PPO]),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="exists .pass --overwrite"):
+            call(main, argv)
+
+
+def test_a_reward_function_serves_ppo_as_well(run: Path, root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    log = call(ppo.main, ["--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "p"),
+                          "--value", "trunk", *TINY_PPO])  # fmt: skip
+    assert [row["update"] for row in log] == [1, 2]
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake that can be seen in the files must be found before a model is loaded."""
+
+    def loaded(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the model was loaded before the input was checked")
+
+    for recipe in (sample, reward, ppo, evaluate):
+        monkeypatch.setattr(recipe, "load_base", loaded)
+
+
+def broken(good: str, tmp_path: Path, edit: Callable[[dict], dict]) -> str:
+    path = tmp_path / "broken.jsonl"
+    lines = Path(good).read_text().splitlines()
+    lines[2] = json.dumps(edit(json.loads(lines[2])))
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
+    ("sample: no such prompts", sample.main, lambda run, t: ["--prompts", "no.jsonl"],
+     "--prompts: no.jsonl: no such file"),
+    ("sample: prompts without prompts", sample.main,
+     lambda run, t: ["--prompts", str(run / "ppo" / "log.jsonl")], r"log.jsonl:1: prompt: missing"),
+    ("sample: K of one", sample.main, lambda run, t: ["--completions", "1"],
+     "completions is 1, but must be at least 2"),
+    ("sample: no such model", sample.main, lambda run, t: ["--model_name_or_path", "./no"],
+     "./no: no such folder"),
+    ("sample: a model without weights", sample.main,
+     lambda run, t: ["--model_name_or_path", str(t)], "no config.json"),
+    ("sample: a truncation token of two tokens", sample.main,
+     lambda run, t: ["--truncate_token", "the end"], "tokens, not one"),
+    ("sample: a rule that nothing meets", sample.main,
+     lambda run, t: ["--truncate_token", ".", "--truncate_after", "24"], "below response_length"),
+    ("sample: a reward adapter as the policy", sample.main,
+     lambda run, t: ["--adapter", str(run / "reward")], "a policy adapter .CAUSAL_LM. is wanted"),
+    ("sample: all prompts too long", sample.main, lambda run, t: ["--max_prompt_length", "2"],
+     "no prompt left of 2000"),
+    ("label: samples that are comparisons of one", label.main,
+     lambda run, t: ["--lexicon", "data/lexicon.txt", "--samples", broken(
+         run / "samples.jsonl", t, lambda r: r | {"completions": ["x"]})],
+     r"broken.jsonl:3: completions: 1 of them"),
+    ("label: an empty completion", label.main,
+     lambda run, t: ["--lexicon", "data/lexicon.txt", "--samples", broken(
+         run / "samples.jsonl", t, lambda r: r | {"completions": ["x", ""]})],
+     r"broken.jsonl:3: completions.1.: empty"),
+    ("label: nobody to label", label.main,
+     lambda run, t: ["--samples", str(run / "samples.jsonl")], "no scorer given"),
+    ("label: a reward adapter as the labeller", label.main,
+     lambda run, t: ["--samples", str(run / "samples.jsonl"), "--reward_adapter", "x"],
+     "label with --lexicon or --reward_function"),
+    ("label: too much noise", label.main, lambda run, t: ["--noise", "1.5"],
+     "noise is 1.5, but must be at most 1"),
+    ("label: a lexicon that knows no word", label.main,
+     lambda run, t: [
+         "--samples", str(run / "samples.jsonl"), "--reward_function", "operator:not_there"],
+     "has no function"),
+    ("reward: best out of range", reward.main,
+     lambda run, t: ["--use_cpu", "--comparisons", broken(
+         run / "comparisons.jsonl", t, lambda r: r | {"best": 4})],
+     r"broken.jsonl:3: best: 4, out of range"),
+    ("reward: no best", reward.main,
+     lambda run, t: ["--use_cpu", "--comparisons", str(run / "samples.jsonl")],
+     r"samples.jsonl:1: best: None.*; 59 more bad rows"),
+    ("reward: nothing left to train on", reward.main,
+     lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
+                     "--eval_rows", "1000"], "leaves none of"),
+    ("reward: all too long", reward.main,
+     lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
+                     "--eval_rows", "5", "--max_length", "3"], "every row is over max_length 3"),
+    ("ppo: no reward", ppo.main, lambda run, t: ["--use_cpu"], "no scorer given"),
+    ("ppo: two rewards", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
+     "give exactly one of"),
+    ("ppo: a policy adapter as the reward", ppo.main,
+     lambda run, t: ["--use_cpu", "--reward_adapter", str(run / "ppo/adapters/policy")],
+     "a reward adapter .SEQ_CLS. is wanted"),
+    ("evaluate: no such adapter", evaluate.main,
+     lambda run, t: ["--lexicon", "data/lexicon.txt", "--adapter", "nowhere"],
+     "--adapter: nowhere: no adapter_config.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "message"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES]
+)
+def test_a_mistake_is_one_line_before_any_model_is_loaded(
+    run: Path, root: Path, tmp_path: Path, no_model: None,
+    main: Any, argv: Callable[[Path, Path], list[str]], message: str,
+) -> None:  # fmt: skip
+    os.chdir(root)
+    target = "--output_dir" if main in (reward.main, ppo.main, evaluate.main) else "--output"
+    words = [*argv(run, tmp_path), target, str(tmp_path / "result")]
+    with pytest.raises(InputError, match=message) as caught:
+        call(main, words)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "result").exists()
+
+
+def test_a_reward_adapter_for_another_base_is_refused(
+    run: Path, root: Path, tmp_path: Path, no_model: None
+) -> None:
+    os.chdir(root)
+    other = tmp_path / "other"
+    shutil.copytree(root / "data" / "model", other)
+    weights = (other / "model.safetensors").read_bytes()
+    (other / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x80\x3f")
+    with pytest.raises(InputError, match="trained on .*data/model, not on .*other"):
+        call(ppo.main, ["--reward_adapter", str(run / "reward"), "--model_name_or_path",
+                        str(other), "--output_dir", str(tmp_path / "p"), "--use_cpu"])  # fmt: skip
+
+
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "recipes/label.py", "--samples", "nowhere.jsonl", "--lexicon",
+         "data/lexicon.txt", "--output", "outputs/never.jsonl"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert (
+        last == "error: --samples: nowhere.jsonl: no such file (give the path of an existing file)"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_says_no_with_its_exit_code(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two updates the policy cannot be better by much, nor the KL at its target."""
+    for name in ("data", "recipes"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.chdir(tmp_path)
+    assert call(demo.main, ["--prompts", "300", "--total_episodes", "256"]) == 1
+    report = (tmp_path / "outputs/demo/report.html").read_text()
+    assert "the KL was held" in report and "data:image/png" in report
+    assert (tmp_path / "outputs/demo/curves.png").stat().st_size > 10_000

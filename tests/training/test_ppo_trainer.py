@@ -1,0 +1,193 @@
+"""PPO: what must hold at the first step, that it learns, and that a run can be repeated."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.labeling.scripted import Lexicon
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo_trainer import PPOTrainer
+
+
+def trainer_of(
+    demo_model: str, tmp_path: Path, value: str = "adapter", precision: str = "fp32",
+    name: str = "run", **kwargs: object,
+) -> PPOTrainer:  # fmt: skip
+    tokenizer = load_tokenizer(demo_model)
+    lines = (Path(demo_model).parent / "prompts.jsonl").read_text().splitlines()[:64]
+    prompts = [tokenizer(json.loads(line)["prompt"])["input_ids"] for line in lines]
+    defaults: dict = {
+        "per_device_train_batch_size": 16, "total_episodes": 32, "response_length": 12,
+        "learning_rate": 1e-3, "value": value, "use_cpu": True, "seed": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = PPOConfig(output_dir=str(tmp_path / name), **(defaults | kwargs))
+    roles = Roles(
+        load_base(demo_model, precision), lora_config(8, 16, "all-linear", "CAUSAL_LM"), value=value
+    )
+    lexicon = Lexicon(Path(demo_model).parent / "lexicon.txt")
+    return PPOTrainer(config, tokenizer, roles, prompts, reward_model=lexicon)
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+@pytest.mark.parametrize("precision", ["fp32", "4bit"])
+def test_ratio_is_one_and_kl_is_zero_at_the_start(
+    demo_model: str, tmp_path: Path, value: str, precision: str
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path, value, precision)
+    rows = trainer.train()
+    assert rows[0]["val/first_max_log_ratio"] < 1e-5
+    assert abs(rows[0]["objective/kl"]) < 1e-6
+    assert rows[1]["val/first_max_log_ratio"] < 1e-5  # of the policy that has moved since
+    assert abs(rows[1]["objective/kl"]) > 1e-4
+
+
+def test_micro_batches_keep_the_ratio_at_one(demo_model: str, tmp_path: Path) -> None:
+    rows = trainer_of(
+        demo_model, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4,
+        local_rollout_forward_batch_size=6, num_mini_batches=2,
+    ).train()  # fmt: skip
+    assert rows[0]["val/first_max_log_ratio"] < 1e-5
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+def test_without_a_learning_rate_nothing_moves(demo_model: str, tmp_path: Path, value: str) -> None:
+    trainer = trainer_of(demo_model, tmp_path, value, learning_rate=0.0)
+    before = copy.deepcopy(trainer.model.state_dict())
+    rows = trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(abs(row["objective/kl"]) < 1e-6 for row in rows)
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+def test_training_moves_adapters_and_value_head_and_never_the_base(
+    demo_model: str, tmp_path: Path, value: str
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path, value, precision="4bit")
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    moved = {
+        name for name, tensor in trainer.model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }  # fmt: skip
+    assert all(".policy." in n or ".value." in n or "value_head" in n for n in moved)
+    assert "value_head.weight" in moved and any("lora_B.policy" in n for n in moved)
+    assert any("lora_B.value" in n for n in moved) is (value == "adapter")
+
+
+def test_accumulated_micro_batches_equal_one_whole_batch(demo_model: str, tmp_path: Path) -> None:
+    def after(name: str, **kwargs: object) -> dict[str, torch.Tensor]:
+        trainer = trainer_of(
+            demo_model, tmp_path, name=name, total_episodes=16, stop_token=".", **kwargs
+        )
+        row = trainer.train()[0]
+        state = {n: p.detach() for n, p in trainer.model.trainable()}
+        return state | {"loss": torch.tensor(row["loss/policy_avg"])}
+
+    whole = after("whole")
+    parts = after("parts", per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    for name, tensor in whole.items():
+        assert torch.allclose(tensor, parts[name], atol=2e-5), name
+
+
+def test_a_run_repeats_itself_to_the_last_bit_and_another_seed_does_not(
+    demo_model: str, tmp_path: Path
+) -> None:
+    def run(name: str, seed: int) -> list[dict]:
+        rows = trainer_of(demo_model, tmp_path, name=name, seed=seed).train()
+        return [{k: v for k, v in row.items() if k != "time"} for row in rows]
+
+    assert run("a", 3) == run("b", 3)
+    assert run("c", 4) != run("d", 3)
+
+
+def test_the_log_has_a_row_per_update_under_the_fields_own_names(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path, total_episodes=40)
+    rows = trainer.train()
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert len(rows) == math.ceil(40 / 16)
+    names = {"objective/kl", "objective/kl_coef", "objective/kl_target", "objective/scores",
+             "objective/rlhf_reward", "objective/non_score_reward", "objective/entropy",
+             "policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg",
+             "val/clipfrac_avg", "val/ratio", "val/var_explained", "episode", "lr"}  # fmt: skip
+    assert names <= rows[0].keys()
+    for row in rows:
+        total = row["objective/scores"] - row["objective/kl_coef"] * row["objective/kl"]
+        assert row["objective/rlhf_reward"] == pytest.approx(total)
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
+
+
+def test_the_coefficient_falls_while_the_kl_is_below_its_target(
+    demo_model: str, tmp_path: Path
+) -> None:
+    rows = trainer_of(demo_model, tmp_path, kl_horizon=160, kl_coef=0.15).train()
+    assert [r["objective/kl_coef"] for r in rows] == pytest.approx([0.15, 0.15 * 0.98])
+    rows = trainer_of(demo_model, tmp_path, name="fixed", kl_controller="fixed").train()
+    assert [r["objective/kl_coef"] for r in rows] == [0.15, 0.15]
+    assert rows[0]["objective/kl_target"] is None
+
+
+def test_it_learns_to_praise(demo_model: str, tmp_path: Path) -> None:
+    rows = trainer_of(
+        demo_model, tmp_path, value="trunk", per_device_train_batch_size=64, total_episodes=960,
+        learning_rate=2e-3, kl_coef=0.02, kl_controller="fixed",
+    ).train()  # fmt: skip
+    first, last = rows[0]["objective/scores"], rows[-1]["objective/scores"]
+    assert last > first + rows[0]["objective/scores_std"]
+
+
+def test_a_stop_token_masks_what_follows_and_training_goes_on(
+    demo_model: str, tmp_path: Path
+) -> None:
+    rows = trainer_of(demo_model, tmp_path, stop_token=".", missing_eos_penalty=1.0).train()
+    assert all(math.isfinite(v) for row in rows for v in row.values() if v is not None)
+    assert rows[0]["val/first_max_log_ratio"] < 1e-5
+
+
+def test_clipping_and_tf_style_adam_are_options(demo_model: str, tmp_path: Path) -> None:
+    plain, clipped, tf_style = (
+        trainer_of(demo_model, tmp_path, name=str(i), **kwargs).train()[1]["objective/kl"]
+        for i, kwargs in enumerate([{}, {"max_grad_norm": 1e-3}, {"adam_tf_style": True}])
+    )
+    assert len({plain, clipped, tf_style}) == 3
+    assert abs(tf_style) < abs(plain)  # a larger epsilon makes smaller first steps
+
+
+def test_the_saved_adapter_is_found_where_the_trainer_says(demo_model: str, tmp_path: Path) -> None:
+    trainer = trainer_of(demo_model, tmp_path)
+    trainer.train()
+    folder = trainer.save_model()
+    assert folder == tmp_path / "run" / "adapters" / "policy"
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert not list(tmp_path.rglob("*.bin"))  # nothing pickled, no arguments with tokens in them
+
+
+def test_no_reward_is_a_mistake_of_the_user(demo_model: str, tmp_path: Path) -> None:
+    trainer = trainer_of(demo_model, tmp_path)
+    with pytest.raises(InputError, match="PPO needs a reward"):
+        PPOTrainer(trainer.args, trainer.processing_class, trainer.model, trainer.train_dataset)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path)
+    with torch.no_grad():
+        trainer.model.value_head.bias.fill_(float("nan"))
+    before = {n: p.detach().clone() for n, p in trainer.model.trainable()}
+    with pytest.raises(FloatingPointError, match="nothing was updated"):
+        trainer.train()
+    for name, parameter in trainer.model.trainable():
+        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name

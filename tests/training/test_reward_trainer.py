@@ -1,0 +1,187 @@
+"""The reward trainer: the seam in TRL, fp32 heads, learning, and scores that survive a reload."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from trl import RewardConfig, RewardTrainer
+
+from toolkit.data.comparisons import encode_candidates
+from toolkit.errors import InputError
+from toolkit.maths.sequences import pad
+from toolkit.models.adapters import lora_config, write_facts
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+from toolkit.training.reward_trainer import (
+    BestOfKConfig,
+    BestOfKTrainer,
+    best_of_k_accuracy,
+    normalize,
+    score_candidates,
+)
+from toolkit.training.rollouts import sampling_rule
+
+GOOD, BAD = " The honey was wonderful.", " The honey was terrible."
+
+
+def rows(count: int = 48, k: int = 4) -> list[dict]:
+    """The best is the one that praises; its place changes from row to row."""
+    return [
+        {"prompt": f"We went to the {('market', 'cafe', 'hotel')[i % 3]}.",
+         "completions": [GOOD if j == i % k else BAD for j in range(k)], "best": i % k}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def config(tmp_path: Path, **kwargs: object) -> BestOfKConfig:
+    defaults: dict = {"use_cpu": True, "report_to": "none", "disable_tqdm": True,
+                      "per_device_train_batch_size": 8, "learning_rate": 3e-3,
+                      "num_train_epochs": 2, "logging_steps": 100}  # fmt: skip
+    return BestOfKConfig(output_dir=str(tmp_path / "t"), **(defaults | kwargs))
+
+
+def train(demo_model: str, tmp_path: Path, precision: str = "4bit") -> tuple[BestOfKTrainer, list]:
+    tokenizer = load_tokenizer(demo_model)
+    encoded, _ = encode_candidates(tokenizer, rows(), 64)
+    trainer = BestOfKTrainer(
+        model=load_base(demo_model, precision, score_head=True),
+        args=config(tmp_path),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(encoded),
+        eval_dataset=Dataset.from_list(encoded[:12]),
+        peft_config=lora_config(8, 16, "all-linear", "SEQ_CLS"),
+    )
+    return trainer, encoded
+
+
+def test_pairs_give_trls_own_loss_and_gradients(demo_model: str, tmp_path: Path) -> None:
+    """K = 2 against the stock RewardTrainer: same base, adapter and batch."""
+    tokenizer = load_tokenizer(demo_model)
+    pairs, _ = encode_candidates(tokenizer, rows(6, k=2), 64)
+    stock_rows = [
+        {"chosen_ids": r["candidate_ids"][r["best"]],
+         "rejected_ids": r["candidate_ids"][1 - r["best"]]} for r in pairs
+    ]  # fmt: skip
+    model = get_peft_model(
+        load_base(demo_model, "fp32", score_head=True),
+        lora_config(8, 16, "all-linear", "SEQ_CLS"),
+    )
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    stock = RewardTrainer(
+        model=model, processing_class=tokenizer, train_dataset=Dataset.from_list(stock_rows),
+        args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none",
+                          activation_checkpointing=False),
+    )  # fmt: skip
+    ours = object.__new__(BestOfKTrainer)
+    ours.__dict__.update(stock.__dict__)
+    from toolkit.data.collators import ComparisonCollator
+
+    outcomes = []
+    for loss in (
+        stock.compute_loss(model, stock.data_collator(stock_rows)),
+        BestOfKTrainer.compute_loss(ours, model, ComparisonCollator(0)(pairs)),
+    ):
+        model.zero_grad()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        outcomes.append((loss.item(), gradients))
+    (stock_loss, stock_gradients), (our_loss, our_gradients) = outcomes
+    assert our_loss == pytest.approx(stock_loss, abs=1e-6)
+    assert any("score" in name for name in our_gradients)
+    for name, gradient in stock_gradients.items():
+        assert torch.allclose(gradient, our_gradients[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("precision", ["4bit", "fp32"])
+def test_it_learns_what_is_praised_and_reloads_to_the_same_scores(
+    demo_model: str, tmp_path: Path, precision: str
+) -> None:
+    trainer, encoded = train(demo_model, tmp_path, precision)
+    trained = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert any("score" in name for name in trained)
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    head = trainer.model.base_model.model.score.modules_to_save["default"].weight
+    assert head.std().item() == pytest.approx((128 + 1) ** -0.5, rel=0.2)
+    before = head.detach().clone()
+    trainer.train()
+    assert not torch.equal(before, head)
+    assert trainer.evaluate()["eval_loss"] < 0.2 < 1.38
+
+    # The same scores in training, by our loader, and by plain peft and transformers.
+    ids, mask = pad(encoded[0]["candidate_ids"], 0)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        inside = model(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
+    model.save_pretrained(tmp_path / "adapter")
+    write_facts(tmp_path / "adapter", demo_model)
+    roles = Roles(load_base(demo_model, precision), reward_adapter=tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.allclose(roles.scores(ids, mask), inside, atol=1e-6)
+    if precision == "fp32":
+        plain = AutoPeftModelForSequenceClassification.from_pretrained(
+            tmp_path / "adapter", num_labels=1
+        )
+        plain.config.pad_token_id = 0
+        with torch.no_grad():
+            theirs = plain(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
+        assert torch.allclose(theirs, inside, atol=1e-6)
+
+    scores = score_candidates(roles, encoded, pad_id=0, batch_size=7)
+    assert torch.allclose(torch.tensor(scores[0]), inside, atol=1e-4)
+    accuracy = best_of_k_accuracy(scores, [row["best"] for row in encoded])
+    assert accuracy["accuracy"] == 1.0 and accuracy["chance"] == 0.25
+
+
+def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer, _ = train(demo_model, tmp_path)
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    tokenizer = load_tokenizer(demo_model)
+    roles = Roles(load_base(demo_model, "4bit"), reward_adapter=tmp_path / "adapter")
+    rule = sampling_rule(tokenizer, 12, 0.7)
+    prompts = tokenizer([row["prompt"] for row in rows(3)])["input_ids"]
+    facts = normalize(roles, prompts, rule, tokenizer, samples=60, seed=0, batch_size=25)
+    assert facts["gain"] == roles.gain != 1.0
+    raw_mean, raw_std = facts["raw_mean"], facts["raw_std"]
+    assert roles.gain * raw_mean + roles.bias == pytest.approx(0.0, abs=1e-5)
+    assert roles.gain * raw_std == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ValueError, match="normalised already"):
+        normalize(roles, prompts, rule, tokenizer, samples=60, seed=0)
+
+
+def test_a_head_that_says_the_same_of_everything_is_refused(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer, _ = train(demo_model, tmp_path)
+    torch.nn.init.zeros_(trainer.model.base_model.model.score.modules_to_save["default"].weight)
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    tokenizer = load_tokenizer(demo_model)
+    roles = Roles(load_base(demo_model, "4bit"), reward_adapter=tmp_path / "adapter")
+    rule = sampling_rule(tokenizer, 4, 0.7)
+    with pytest.raises(InputError, match="the head learned nothing"):
+        normalize(roles, [[5, 6]], rule, tokenizer, samples=16, seed=0)
+
+
+def test_an_adapter_that_would_forget_its_head_is_refused(demo_model: str, tmp_path: Path) -> None:
+    for task_type in ("CAUSAL_LM", None):
+        with pytest.raises(ValueError, match="must be SEQ_CLS"):
+            BestOfKTrainer(
+                model=None, args=None, processing_class=None, train_dataset=None,
+                eval_dataset=None, peft_config=LoraConfig(task_type=task_type),
+            )  # fmt: skip
+
+
+def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> None:
+    facts = best_of_k_accuracy([[0.0, 2.0], [1.0, 0.0, 0.0]], [1, 2])
+    assert facts["accuracy"] == 0.5
+    assert facts["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    expected = torch.tensor([-torch.tensor([0.0, 2.0]).log_softmax(0)[1],
+                             -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2]]).mean()  # fmt: skip
+    assert facts["loss"] == pytest.approx(expected.item(), abs=1e-6)

@@ -1,0 +1,113 @@
+"""One batch of experience: who sees which tokens, and what a completion scores."""
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.models.generation import Sampled
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+from toolkit.training.rollouts import SamplingRule, collect, join, sampling_rule
+
+STOP, END = 13, 1
+
+
+def sampled(rows: list[list[int]], mask: list[list[int]] | None = None) -> Sampled:
+    ids = torch.tensor(rows)
+    keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.tensor(mask).bool()
+    return Sampled(ids, keep, torch.zeros(ids.shape))
+
+
+def test_the_scorer_sees_up_to_the_first_full_stop_that_counts() -> None:
+    rule = SamplingRule(6, 0.7, pad_id=0, truncate_id=STOP, truncate_after=2)
+    visible, valid = rule.visible(sampled([[5, STOP, 6, STOP, 7, STOP], [5, STOP, 6, 7, 8, 9]]))
+    assert visible.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
+    assert valid.tolist() == [True, False]
+
+
+def test_the_scorer_sees_all_without_a_rule_and_never_the_stop_token() -> None:
+    rule = SamplingRule(4, 0.7, pad_id=0)
+    assert rule.visible(sampled([[5, 6, 7, 8]]))[0].all()
+    rule = SamplingRule(4, 0.7, pad_id=0, stop_id=END)
+    visible, valid = rule.visible(sampled([[5, 6, END, 0]], [[1, 1, 1, 0]]))
+    assert visible.tolist() == [[True, True, False, False]] and valid.all()
+
+
+def test_a_pad_token_that_is_also_a_real_one_does_no_harm() -> None:
+    rule = SamplingRule(4, 0.7, pad_id=7, truncate_id=STOP, truncate_after=0)
+    visible, _ = rule.visible(sampled([[7, STOP, 7, 7]]))
+    assert visible.tolist() == [[True, True, False, False]]
+
+
+def test_a_rule_that_nothing_can_meet_is_refused(demo_model: str) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    with pytest.raises(InputError, match="must be below response_length"):
+        sampling_rule(tokenizer, 16, 0.7, truncate_token=".", truncate_after=16)
+
+
+@pytest.fixture(scope="module")
+def roles(demo_model: str) -> Roles:
+    return Roles(load_base(demo_model, "fp32"), value="adapter")
+
+
+def rollout_of(roles: Roles, demo_model: str, function: object, **rule: object):  # noqa: ANN201
+    tokenizer = load_tokenizer(demo_model)
+    prompts = tokenizer(["We went to the market.", "I met my aunt at the cafe by the lake."] * 8)
+    return collect(
+        roles, prompts["input_ids"], sampling_rule(tokenizer, 16, 0.7, **rule), tokenizer,
+        function, torch.Generator().manual_seed(0),
+    )  # fmt: skip
+
+
+def test_a_reward_function_reads_the_texts_that_the_scorer_may_see(
+    roles: Roles, demo_model: str
+) -> None:
+    seen: list[str] = []
+
+    def length(prompts: list[str], completions: list[str]) -> list[float]:
+        assert prompts[:2] == ["We went to the market.", "I met my aunt at the cafe by the lake."]
+        seen.extend(completions)
+        return [float(len(text)) for text in completions]
+
+    rollout = rollout_of(roles, demo_model, length, truncate_token=".", truncate_after=4)
+    assert all(
+        text.endswith(".") for text, ok in zip(seen, rollout.valid.tolist(), strict=True) if ok
+    )
+    expected = [float(len(t)) if ok else -1.0 for t, ok in zip(seen, rollout.valid, strict=True)]
+    assert rollout.scores.tolist() == expected
+
+
+def test_completions_that_break_the_rule_score_the_penalty(roles: Roles, demo_model: str) -> None:
+    rollout = rollout_of(
+        roles, demo_model, lambda prompts, completions: [9.0] * 16,
+        truncate_token=".", truncate_after=13, penalty=-3.0,
+    )  # fmt: skip
+    assert set(rollout.scores.tolist()) == {9.0, -3.0}
+    assert rollout.mask.all()  # PPO's own terms run over all tokens all the same
+
+
+def test_a_missing_end_is_taken_off_the_score(roles: Roles, demo_model: str) -> None:
+    rollout = rollout_of(
+        roles, demo_model, lambda prompts, completions: [9.0] * 16,
+        stop_token=".", missing_eos_penalty=2.5,
+    )  # fmt: skip
+    stop = load_tokenizer(demo_model)(".")["input_ids"][0]
+    ended = (rollout.completion_ids == stop).any(1)
+    assert rollout.scores.tolist() == [9.0 if e else 6.5 for e in ended.tolist()]
+    assert not rollout.logprobs[~rollout.mask].any()
+
+
+def test_joined_rollouts_are_the_rollout_of_all(roles: Roles, demo_model: str) -> None:
+    whole = rollout_of(roles, demo_model, lambda prompts, completions: [1.0] * 16)
+    tokenizer = load_tokenizer(demo_model)
+    prompts = [ids[m].tolist() for ids, m in zip(whole.prompt_ids, whole.prompt_mask, strict=True)]
+    rule = sampling_rule(tokenizer, 16, 0.7)
+    generator = torch.Generator().manual_seed(0)
+    short, long = (
+        collect(roles, p, rule, tokenizer, lambda prompts, completions: [1.0], generator)
+        for p in (prompts[:1], prompts[1:2])
+    )
+    joined = join([short, long], rule.pad_id)
+    assert torch.equal(joined.prompt_ids, whole.prompt_ids[:2])
+    assert torch.equal(joined.prompt_mask, whole.prompt_mask[:2])
+    assert joined.ids.shape == (2, whole.ids.shape[1])
