@@ -31,6 +31,7 @@ class EvaluateArguments:
         default="data/prompts.heldout.jsonl", metadata={"help": "JSONL with `prompt`."}
     )
     limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
+    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
     show: int = field(default=12, metadata={"help": "Samples in the table."})
@@ -38,6 +39,7 @@ class EvaluateArguments:
 
     def __post_init__(self) -> None:
         check_range("limit", self.limit, low=1)
+        check_range("skip", self.skip, low=0)
         check_range("show", self.show, low=0)
 
 
@@ -53,7 +55,12 @@ def main(
     scorer = scorer_args.load(name)
     check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
     prompts, left_out = read_prompts(
-        args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens, args.limit
+        args.prompts,
+        tokenizer,
+        sampling.max_prompt_length,
+        sampling.prompt_tokens,
+        args.limit,
+        args.skip,
     )
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 

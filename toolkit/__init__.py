@@ -1,1 +1,32 @@
-"""Fine-tuning from human preferences on one GPU."""
+"""Fine-tuning from human preferences on one GPU.
+
+The public names, imported when first used: ``from toolkit import PPOTrainer`` loads what it needs.
+"""
+
+import importlib
+import logging
+from typing import Any
+
+_PUBLIC = {
+    "PPOConfig": "toolkit.training.ppo_config",
+    "PPOTrainer": "toolkit.training.ppo_trainer",
+    "BestOfKConfig": "toolkit.training.reward_trainer",
+    "BestOfKTrainer": "toolkit.training.reward_trainer",
+    "Roles": "toolkit.models.roles",
+    "load_base": "toolkit.models.loading",
+    "load_tokenizer": "toolkit.models.loading",
+    "InputError": "toolkit.errors",
+}
+__all__ = sorted(_PUBLIC)
+
+# bitsandbytes 0.50.2 advises on every CPU start to install `kernels`, with which it would fetch
+# native code from the Hub at import; the toolkit does without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "gemm_4bit_forward" not in str(record.msg)
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

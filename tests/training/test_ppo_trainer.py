@@ -191,3 +191,33 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
         trainer.train()
     for name, parameter in trainer.model.trainable():
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+def test_a_step_follows_the_gradient_of_the_published_objective(
+    demo_model: str, tmp_path: Path, value: str
+) -> None:
+    """mean max(-A r, -A clip r) + vf_coef / 2 mean max((V - R)^2, (clip V - R)^2), written anew."""
+    trainer = trainer_of(demo_model, tmp_path, value, learning_rate=1e-2, num_ppo_epochs=1)
+    prompts = trainer.train_dataset[:16]
+    rollout = trainer.collect(prompts)
+    generator = torch.Generator().manual_seed(1)
+    advantages, returns = torch.randn((2, 16, 12), generator=generator)
+    everything = torch.arange(16)
+    for _ in range(2):  # away from where the rollout was made, so that the clips are at work
+        trainer._step(rollout, advantages, returns, everything)
+    trainer.optimizer.zero_grad()
+    logits, values = trainer.model.policy_logits_and_values(rollout.ids, rollout.attention_mask, 12)
+    logprobs = (logits / 0.7).log_softmax(-1).gather(-1, rollout.completion_ids[..., None])[..., 0]
+    ratio = (logprobs - rollout.logprobs).exp()
+    policy = torch.maximum(-advantages * ratio, -advantages * ratio.clip(0.8, 1.2)).mean()
+    near = rollout.values + (values - rollout.values).clip(-0.2, 0.2)
+    critic = torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean() / 2
+    (policy + 0.1 * critic).backward()
+    expected = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
+    trainer._step(rollout, advantages, returns, everything)
+    gradients = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
+    assert gradients.keys() == expected.keys()
+    assert (ratio - 1).abs().max() > 0.2  # the clip is at work
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected[name], atol=1e-5, rtol=1e-3), name

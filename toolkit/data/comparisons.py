@@ -7,6 +7,7 @@
 A file is checked whole before anything is done with it, so a mistake costs no model load.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,13 @@ def problem_of(row: Row, wants: str) -> str | None:
     return None
 
 
-def read_rows(path: str | Path, wants: str, what: str, limit: int | None = None) -> list[Row]:
-    """All rows of a JSONL file, or the first ``limit``, validated.
+def read_rows(path: str | Path, wants: str, what: str) -> list[Row]:
+    """All rows of a JSONL file, validated.
 
     Args:
         path: the file.
         wants: as for ``problem_of``.
         what: the argument that named the file, for messages.
-        limit: read no further than this many rows.
 
     Raises:
         InputError: the first problem, as file:line, and how many rows have one; or no rows at all.
@@ -64,8 +64,6 @@ def read_rows(path: str | Path, wants: str, what: str, limit: int | None = None)
     rows: list[Row] = []
     problems: list[str] = []
     for number, row in read_jsonl(path, what):
-        if limit is not None and len(rows) >= limit:
-            break
         problem = problem_of(row, wants)
         if problem:
             problems.append(f"{path}:{number}: {problem}")
@@ -84,6 +82,7 @@ def read_prompts(
     max_prompt_length: int,
     prompt_tokens: int | None = None,
     limit: int | None = None,
+    skip: int = 0,
     what: str = "--prompts",
 ) -> tuple[list[list[int]], int]:
     """Prompts as token ids, and how many were left out.
@@ -95,6 +94,7 @@ def read_prompts(
         prompt_tokens: cut each text to its first so many tokens, BOS included; shorter texts are
             left out and counted.
         limit: stop once this many are kept.
+        skip: pass over so many rows first (held-out text in the same file).
         what: the argument that named the file, for messages.
 
     Raises:
@@ -102,8 +102,8 @@ def read_prompts(
     """
     kept: list[list[int]] = []
     left_out = 0
-    for number, row in read_jsonl(path, what):
-        if limit is not None and len(kept) == limit:
+    for number, row in itertools.islice(read_jsonl(path, what), skip, None):
+        if len(kept) == limit:
             break
         if prompt_tokens and "prompt" not in row:
             row = row | {"prompt": row.get("text")}
@@ -122,7 +122,7 @@ def read_prompts(
             left_out += 1
     if not kept:
         raise InputError(
-            f"{path}: no prompt left of {left_out} "
+            f"{path}: no prompt left of {left_out} behind the first {skip} "
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
     return kept, left_out

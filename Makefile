@@ -1,0 +1,40 @@
+# make demo     set up, then run the main job on the embedded model (about 5 minutes)
+# make test     set up, then run the tests
+# make lint     ruff and mypy
+# make bench    side-by-side timings (ratios; see benchmarks/)
+# make demo-model   make the embedded model again from nothing (about 15 minutes)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is made anew only when what it is made of has changed.
+PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+READY := $(VENV)/.ready-$(PINS)
+LAUNCH := $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/one_process.yaml
+
+.PHONY: demo test lint bench demo-model
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(LAUNCH) recipes/demo.py $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/ppo_update.py $(ARGS)
+
+demo-model: $(READY)
+	$(LAUNCH) recipes/demo_model.py $(ARGS)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@rm -f $(VENV)/.ready-*
+	@touch $@
