@@ -18,7 +18,6 @@ from toolkit.errors import check_range
 from toolkit.evaluation.compare import compare
 from toolkit.evaluation.report import print_samples, print_summary
 from toolkit.models.adapters import check_adapter
-from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 
 
@@ -51,7 +50,7 @@ def main(
 ) -> dict[str, float]:
     claim_output(args.output_dir, args.overwrite, "output_dir")
     name = model_args.model_name_or_path
-    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    tokenizer = model_args.tokenizer()
     scorer = scorer_args.load(name)
     check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
     prompts, left_out = read_prompts(
@@ -64,10 +63,9 @@ def main(
     )
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
-    base = load_base(
-        name, model_args.precision, model_args.model_revision, model_args.trust_remote_code
+    roles = Roles(
+        model_args.base(), policy_adapter=args.adapter, reward_adapter=scorer_args.reward_adapter
     )
-    roles = Roles(base, policy_adapter=args.adapter, reward_adapter=scorer_args.reward_adapter)
     summary, rows = compare(roles, prompts, sampling.rule(tokenizer), tokenizer, scorer, args.seed)
 
     write_json(Path(args.output_dir) / "evaluation.json", summary)

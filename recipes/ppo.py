@@ -1,6 +1,6 @@
 """Tune the policy with PPO against a reward model, or a Python function, minus a KL penalty.
 
-    accelerate launch recipes/ppo.py --reward_adapter outputs/reward --prompts data/prompts.jsonl
+    accelerate launch recipes/ppo.py --reward_adapter outputs/reward/adapter
 
 One base in memory serves policy, reference, value and reward, by LoRA adapters and heads. The
 policy starts as the base. The KL coefficient adapts until the KL stands at --kl_target.
@@ -14,8 +14,6 @@ from toolkit.cli import LoraArguments, ModelArguments, ScorerArguments, run
 from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output
 from toolkit.errors import check_range
-from toolkit.models.adapters import lora_config
-from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
@@ -47,7 +45,7 @@ def main(
     # Data and reward, checked before the model is loaded.
     claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name = model_args.model_name_or_path
-    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    tokenizer = model_args.tokenizer()
     reward_function = scorer_args.load(name)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, args.max_prompt_length, args.prompt_tokens, args.limit
@@ -55,12 +53,9 @@ def main(
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
     # Model: one base, its adapters and heads.
-    base = load_base(
-        name, model_args.precision, model_args.model_revision, model_args.trust_remote_code
-    )
     roles = Roles(
-        base,
-        lora_config(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, "CAUSAL_LM"),
+        model_args.base(),
+        lora.config("CAUSAL_LM"),
         value=config.value,
         reward_adapter=scorer_args.reward_adapter,
     )

@@ -4,9 +4,9 @@
 
 Splits the comparisons by prompt, trains a LoRA adapter with a scalar head by TRL's RewardTrainer,
 then scales its scores to mean 0 and standard deviation 1 on fresh samples of the reference, so that
-one kl_coef means the same whatever the reward model. The folder holds the adapter (plain peft loads
-it), toolkit.json with gain and bias, and metrics.json. You should see the loss fall from ln K and a
-held-out accuracy, with its interval, above chance.
+one kl_coef means the same whatever the reward model. OUTPUT_DIR/adapter holds the adapter (plain
+peft loads it), toolkit.json with gain and bias, and metrics.json. You should see the loss fall from
+ln K and a held-out accuracy, with its interval, above chance.
 """
 
 import json
@@ -20,8 +20,7 @@ from toolkit.cli import LoraArguments, ModelArguments, SamplingArguments, run
 from toolkit.data.comparisons import encode_candidates, read_rows, split_by_prompt
 from toolkit.data.files import atomic_directory, claim_output, write_json
 from toolkit.errors import InputError, check_range
-from toolkit.models.adapters import absolute_if_local, lora_config, write_facts
-from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.adapters import absolute_if_local, write_facts
 from toolkit.models.roles import Roles
 from toolkit.training.reward_trainer import (
     BestOfKConfig,
@@ -60,9 +59,9 @@ def main(
     config: BestOfKConfig,
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
-    target = claim_output(str(config.output_dir), args.overwrite, "output_dir")
+    target = claim_output(str(config.output_dir), args.overwrite, "output_dir") / "adapter"
     name = model_args.model_name_or_path
-    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    tokenizer = model_args.tokenizer()
     rule = sampling.rule(tokenizer)
     rows = read_rows(args.comparisons, "best", "--comparisons")
     train, held_out = split_by_prompt(rows, args.eval_rows, config.seed)
@@ -74,14 +73,13 @@ def main(
           f"{train_long + eval_long} over {config.max_length} tokens left out")  # fmt: skip
 
     # Model and trainer.
-    loading = (model_args.precision, model_args.model_revision, model_args.trust_remote_code)
     trainer = BestOfKTrainer(
-        model=load_base(name, *loading, score_head=True, seed=config.seed),
+        model=model_args.base(score_head=True, seed=config.seed),
         args=config,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(train_rows),
         eval_dataset=Dataset.from_list(eval_rows),
-        peft_config=lora_config(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, "SEQ_CLS"),
+        peft_config=lora.config("SEQ_CLS"),
     )
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -93,7 +91,7 @@ def main(
         (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty template
         trained_loss = trainer.evaluate()["eval_loss"]
         del trainer
-        roles = Roles(load_base(name, *loading), reward_adapter=folder)
+        roles = Roles(model_args.base(), reward_adapter=folder)
         prompts = [tokenizer(row["prompt"])["input_ids"] for row in train]
         facts = normalize(
             roles, prompts, rule, tokenizer, args.normalize_samples, config.seed,

@@ -21,7 +21,6 @@ from toolkit.errors import check_range
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import check_adapter
 from toolkit.models.generation import sample
-from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 
 
@@ -47,7 +46,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     # Everything that can be wrong with the input is found before the model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name = model_args.model_name_or_path
-    tokenizer = load_tokenizer(name, model_args.model_revision, model_args.trust_remote_code)
+    tokenizer = model_args.tokenizer()
     rule = sampling.rule(tokenizer)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens, args.limit
@@ -55,10 +54,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
 
-    base = load_base(
-        name, model_args.precision, model_args.model_revision, model_args.trust_remote_code
-    )
-    roles = Roles(base, policy_adapter=args.adapter)
+    roles = Roles(model_args.base(), policy_adapter=args.adapter)
     generator = torch.Generator(roles.device).manual_seed(args.seed)
 
     # Draw K completions of each prompt; then draw again in place of those that do not end.

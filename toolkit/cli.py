@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
 import yaml
-from transformers import PreTrainedTokenizerBase
+from peft import LoraConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
 from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.scripted import Lexicon, load_function
-from toolkit.models.adapters import check_adapter
+from toolkit.models.adapters import check_adapter, lora_config
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.training.rollouts import RewardFunction, SamplingRule, sampling_rule
 
 PRECISIONS = ("4bit", "bf16", "fp32")
@@ -51,6 +53,17 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
 
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer (``load_tokenizer``)."""
+        return load_tokenizer(self.model_name_or_path, self.model_revision, self.trust_remote_code)
+
+    def base(self, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
+        """The base itself (``load_base``)."""
+        return load_base(
+            self.model_name_or_path, self.precision, self.model_revision, self.trust_remote_code,
+            score_head, seed,
+        )  # fmt: skip
+
 
 @dataclass
 class LoraArguments:
@@ -66,6 +79,10 @@ class LoraArguments:
     def __post_init__(self) -> None:
         check_range("lora_r", self.lora_r, low=1)
         check_range("lora_alpha", self.lora_alpha, above=0)
+
+    def config(self, task_type: str) -> LoraConfig:
+        """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
+        return lora_config(self.lora_r, self.lora_alpha, self.lora_target_modules, task_type)
 
 
 @dataclass

@@ -43,7 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
             "--eval_rows", "10", "--normalize_samples", "32", "--use_cpu", "--disable_tqdm", "true",
             "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", *SHORT,
         ])  # fmt: skip
-        call(ppo.main, ["--reward_adapter", str(out / "reward"), "--output_dir", str(out / "ppo"),
+        call(ppo.main, ["--reward_adapter", str(out / "reward/adapter"),
+                        "--output_dir", str(out / "ppo"),
                         *TINY_PPO])  # fmt: skip
         call(evaluate.main, [
             "--adapter", str(out / "ppo/adapters/policy"), "--lexicon", "data/lexicon.txt",
@@ -75,12 +76,12 @@ def test_the_labeller_picks_the_highest_score_and_says_who_it_was(run: Path) -> 
 
 
 def test_the_reward_folder_holds_an_adapter_its_scale_and_its_metrics(run: Path) -> None:
-    assert sorted(p.name for p in (run / "reward").iterdir()) == [
+    assert sorted(p.name for p in (run / "reward" / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "metrics.json", "toolkit.json",
     ]  # fmt: skip
-    metrics = json.loads((run / "reward" / "metrics.json").read_text())
+    metrics = json.loads((run / "reward" / "adapter" / "metrics.json").read_text())
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
-    facts = json.loads((run / "reward" / "toolkit.json").read_text())
+    facts = json.loads((run / "reward" / "adapter" / "toolkit.json").read_text())
     assert facts["gain"] * facts["raw_mean"] + facts["bias"] == pytest.approx(0, abs=1e-5)
     assert facts["gain"] * facts["raw_std"] == pytest.approx(1, abs=1e-5)
 
@@ -104,7 +105,8 @@ def test_no_stage_writes_over_what_is_there(run: Path, root: Path) -> None:
         (sample.main, ["--output", str(run / "samples.jsonl")]),
         (reward.main, ["--comparisons", str(run / "comparisons.jsonl"), "--use_cpu",
                        "--output_dir", str(run / "reward")]),
-        (ppo.main, ["--reward_adapter", str(run / "reward"), "--output_dir", str(run / "ppo"),
+        (ppo.main, ["--reward_adapter", str(run / "reward/adapter"),
+                    "--output_dir", str(run / "ppo"),
                     *TINY_PPO]),
     ):  # fmt: skip
         with pytest.raises(InputError, match="exists .pass --overwrite"):
@@ -125,8 +127,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    for recipe in (sample, reward, ppo, evaluate):
-        monkeypatch.setattr(recipe, "load_base", loaded)
+    monkeypatch.setattr("toolkit.cli.load_base", loaded)
 
 
 def broken(good: str, tmp_path: Path, edit: Callable[[dict], dict]) -> str:
@@ -153,7 +154,8 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
     ("sample: a rule that nothing meets", sample.main,
      lambda run, t: ["--truncate_token", ".", "--truncate_after", "24"], "below response_length"),
     ("sample: a reward adapter as the policy", sample.main,
-     lambda run, t: ["--adapter", str(run / "reward")], "a policy adapter .CAUSAL_LM. is wanted"),
+     lambda run, t: ["--adapter", str(run / "reward/adapter")],
+     "a policy adapter .CAUSAL_LM. is wanted"),
     ("sample: all prompts too long", sample.main, lambda run, t: ["--max_prompt_length", "2"],
      "no prompt left of 2000"),
     ("label: samples that are comparisons of one", label.main,
@@ -226,7 +228,7 @@ def test_a_reward_adapter_for_another_base_is_refused(
     weights = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x80\x3f")
     with pytest.raises(InputError, match="trained on .*data/model, not on .*other"):
-        call(ppo.main, ["--reward_adapter", str(run / "reward"), "--model_name_or_path",
+        call(ppo.main, ["--reward_adapter", str(run / "reward/adapter"), "--model_name_or_path",
                         str(other), "--output_dir", str(tmp_path / "p"), "--use_cpu"])  # fmt: skip
 
 
