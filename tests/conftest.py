@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_NUM_THREADS="1")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    OMP_NUM_THREADS="1",
+    ACCELERATE_USE_CPU="true",  # the same results with and without a GPU; test_gpu.py undoes it
+)
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ The public names, imported when first used: ``from toolkit import PPOTrainer`` l
 
 import importlib
 import logging
+import warnings
 from typing import Any
 
 _PUBLIC = {
@@ -24,6 +25,8 @@ __all__ = sorted(_PUBLIC)
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: "gemm_4bit_forward" not in str(record.msg)
 )
+# peft 0.21.2 reads a name that transformers 5.23 calls deprecated, at every start.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,27 @@
+"""What only a GPU can show. Skipped where there is none; the CPU tests cover the same code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
+def test_ppo_runs_on_a_gpu_with_ratio_one_and_kl_zero_at_the_start(
+    root: Path, tmp_path: Path, precision: str
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
+    subprocess.run(
+        [sys.executable, "recipes/ppo.py", "--lexicon", "data/lexicon.txt", "--precision",
+         precision, "--total_episodes", "64", "--per_device_train_batch_size", "32",
+         "--output_dir", str(tmp_path / "ppo")],
+        cwd=root, env=environment, check=True,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert abs(rows[0]["objective/kl"]) < 1e-6
+    assert rows[0]["val/first_max_log_ratio"] < (1e-5 if precision == "fp32" else 0.1)
