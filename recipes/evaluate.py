@@ -61,6 +61,7 @@ def main(
         args.limit,
         args.skip,
     )
+    model_args.check_context(prompts, sampling.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
     roles = Roles(

@@ -50,6 +50,7 @@ def main(
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, args.max_prompt_length, args.prompt_tokens, args.limit
     )
+    model_args.check_context(prompts, config.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
     # Model: one base, its adapters and heads.

@@ -69,6 +69,8 @@ def main(
     eval_rows, eval_long = encode_candidates(tokenizer, held_out, config.max_length or 10**9)
     if not train_rows or not eval_rows:
         raise InputError(f"{args.comparisons}: every row is over max_length {config.max_length}")
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in train]
+    model_args.check_context(prompts, rule.response_length)
     print(f"{len(train_rows)} comparisons to train on, {len(eval_rows)} held out, "
           f"{train_long + eval_long} over {config.max_length} tokens left out")  # fmt: skip
 
@@ -92,7 +94,6 @@ def main(
         trained_loss = trainer.evaluate()["eval_loss"]
         del trainer
         roles = Roles(model_args.base(), reward_adapter=folder)
-        prompts = [tokenizer(row["prompt"])["input_ids"] for row in train]
         facts = normalize(
             roles, prompts, rule, tokenizer, args.normalize_samples, config.seed,
             whole=not args.normalize_truncated,

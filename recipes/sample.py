@@ -51,6 +51,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens, args.limit
     )
+    model_args.check_context(prompts, rule.response_length)
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
 

@@ -26,7 +26,7 @@ from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.scripted import Lexicon, load_function
 from toolkit.models.adapters import check_adapter, lora_config
-from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.loading import check_context, load_base, load_tokenizer
 from toolkit.training.rollouts import RewardFunction, SamplingRule, sampling_rule
 
 PRECISIONS = ("4bit", "bf16", "fp32")
@@ -56,6 +56,12 @@ class ModelArguments:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer (``load_tokenizer``)."""
         return load_tokenizer(self.model_name_or_path, self.model_revision, self.trust_remote_code)
+
+    def check_context(self, prompts: list[list[int]], response_length: int) -> None:
+        """Raise InputError if the longest prompt and its completion would not fit."""
+        longest = max(len(prompt) for prompt in prompts)
+        if not self.trust_remote_code:
+            check_context(self.model_name_or_path, longest + response_length, self.model_revision)
 
     def base(self, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
         """The base itself (``load_base``)."""

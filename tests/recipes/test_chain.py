@@ -158,6 +158,11 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
      "a policy adapter .CAUSAL_LM. is wanted"),
     ("sample: all prompts too long", sample.main, lambda run, t: ["--max_prompt_length", "2"],
      "no prompt left of 2000"),
+    ("sample: beyond the context", sample.main, lambda run, t: ["--response_length", "250"],
+     "do not fit the context of data/model, which is 256"),
+    ("ppo: beyond the context", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--response_length", "250"],
+     "do not fit the context of data/model, which is 256"),
     ("label: samples that are comparisons of one", label.main,
      lambda run, t: ["--lexicon", "data/lexicon.txt", "--samples", broken(
          run / "samples.jsonl", t, lambda r: r | {"completions": ["x"]})],

@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -73,6 +74,24 @@ def load_tokenizer(
     if not tokenizer.vocab_size:
         raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
     return tokenizer
+
+
+def check_context(name: str, tokens: int, revision: str = "main") -> None:
+    """Raise InputError if ``tokens`` of prompt and completion do not fit the model's context.
+
+    Reads the model's config and no weights. A model with rotary positions would run on beyond its
+    context and write nonsense; one with learned positions would crash.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: config not loaded: {_first_line(error)}") from None
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and tokens > context:
+        raise InputError(
+            f"{tokens} tokens of prompt and completion do not fit the context of {name}, which is "
+            f"{context} (lower response_length, max_prompt_length or prompt_tokens)"
+        )
 
 
 def load_base(
