@@ -115,6 +115,19 @@ def test_run_exits_2_with_one_line_for_a_users_mistake(
     assert capsys.readouterr().err == "error: data.jsonl:3: prompt: empty\n"
 
 
+def test_a_disk_that_says_no_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(toy: Toy) -> None:
+        Path("/proc/nowhere/file").write_text("x")
+
+    monkeypatch.setattr("sys.argv", ["toy.py"])
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: /proc/nowhere/file: ")
+
+
 def test_run_passes_on_an_exit_code_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(toy: Toy) -> int:
         return 1

@@ -28,6 +28,7 @@ BAD_ROWS = [
     ({"completions": []}, "completions: 0 of them"),
     ({"completions": [" a"]}, "completions: 1 of them, but a choice needs at least 2"),
     ({"completions": [" a", " "]}, r"completions\[1\]: empty"),
+    ({"prompt": "a\ud83d"}, "prompt: half a character at 1"),
     ({"best": None}, "best: None, but must be the index of the pick, 0 to 2"),
     ({"best": "1"}, "best: '1', but must be"),
     ({"best": True}, "best: True, but must be"),

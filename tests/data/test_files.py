@@ -42,6 +42,11 @@ def test_rows_come_back_as_written_with_line_numbers(tmp_path: Path) -> None:
     assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, rows[0]), (2, rows[1])]
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "f.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n')
+    assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, {"prompt": "a"})]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     write_text(tmp_path / "f", "old")
     with pytest.raises(TypeError):

@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import Lexicon, load_function, pick_best
@@ -72,6 +74,21 @@ def test_a_function_is_found_in_the_working_folder(
     monkeypatch.chdir(tmp_path)
     function = load_function("my_scores_xyz:length")
     assert call_reward_function(function, ["a", "b"], ["xx", "y"]) == [2.0, 1.0]
+
+
+def test_a_function_that_raises_is_named_with_its_line() -> None:
+    def fails(prompts: list[str], completions: list[str]) -> list[float]:
+        raise KeyError("missing")
+
+    with pytest.raises(
+        InputError, match=r"fails: .*test_scripted.py:\d+: KeyError"
+    ):
+        call_reward_function(fails, ["p"], ["a"])
+
+
+def test_arrays_and_tensors_are_scores_too() -> None:
+    for scores in (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])):
+        assert call_reward_function(lambda s=scores, **_: s, ["p"] * 2, ["a"] * 2) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def problem_of(row: Row, wants: str) -> str | None:
     """
     if not isinstance(row.get("prompt"), str):
         return "prompt: missing or not a string (give the text that is to be continued)"
-    if not row["prompt"].strip():
-        return "prompt: empty (delete the row or give it text)"
+    if problem := _problem_of_text(row["prompt"]):
+        return f"prompt: {problem}"
     if wants == "prompt":
         return None
     completions = row.get("completions")
@@ -38,8 +38,8 @@ def problem_of(row: Row, wants: str) -> str | None:
     if len(completions) < 2:
         return f"completions: {len(completions)} of them, but a choice needs at least 2"
     for k, completion in enumerate(completions):
-        if not completion.strip():
-            return f"completions[{k}]: empty (delete the row or sample it again)"
+        if problem := _problem_of_text(completion):
+            return f"completions[{k}]: {problem}"
     if wants == "completions":
         return None
     best = row.get("best")
@@ -47,6 +47,16 @@ def problem_of(row: Row, wants: str) -> str | None:
         return f"best: {best!r}, but must be the index of the pick, 0 to {len(completions) - 1}"
     if not 0 <= best < len(completions):
         return f"best: {best}, out of range for {len(completions)} completions (count from 0)"
+    return None
+
+
+def _problem_of_text(text: str) -> str | None:
+    if not text.strip():
+        return "empty (delete the row or give it text)"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"half a character at {error.start} (a lone surrogate; mend the row's \\u escape)"
     return None
 
 

@@ -36,7 +36,7 @@ def read_jsonl(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict
             if not raw.strip():
                 continue
             try:
-                row = json.loads(raw.decode("utf-8"))
+                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{path}:{number}: not UTF-8 at byte {error.start} (save the file as UTF-8)"

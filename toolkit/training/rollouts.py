@@ -1,5 +1,6 @@
 """One batch of experience: completions, what four roles say of them, and their scores."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -214,7 +215,14 @@ def call_reward_function(
 ) -> list[float]:
     """Its scores as finite floats, one for each completion, or an InputError that names it."""
     name = getattr(function, "__name__", type(function).__name__)
-    scores = function(prompts=prompts, completions=completions)
+    try:
+        scores = function(prompts=prompts, completions=completions)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"reward function {name}: {place.filename}:{place.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     try:
         values = [float(s) for s in scores]
     except (TypeError, ValueError):
