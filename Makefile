@@ -30,7 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ppo_update.py $(ARGS)
 
 demo-model: $(READY)
-	$(LAUNCH) recipes/demo_model.py $(ARGS)
+	$(LAUNCH) recipes/demo_model.py --overwrite $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'

@@ -23,7 +23,7 @@ import sample
 
 from toolkit.cli import call, run
 from toolkit.data.files import read_jsonl, write_bytes
-from toolkit.errors import check_range
+from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.report import plot_curves, print_facts, verdict, write_report
 
 CONFIGS = Path(__file__).parent / "configs" / "demo"
@@ -44,6 +44,7 @@ class DemoArguments:
     seed: int = field(default=0, metadata={"help": "Of every stage."})
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_range("prompts", self.prompts, low=300)
         check_range("total_episodes", self.total_episodes, low=1)
 

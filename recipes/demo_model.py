@@ -25,7 +25,8 @@ from transformers import (
 
 from toolkit.cli import run
 from toolkit.data.demo_text import reviews
-from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
+from toolkit.errors import check_range, check_seed
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -37,6 +38,11 @@ class DemoModelArguments:
     reviews: int = field(default=20_000, metadata={"help": "Reviews to learn from."})
     epochs: float = field(default=6.0, metadata={"help": "Passes over the reviews."})
     seed: int = field(default=0, metadata={"help": "Seed of the text and of the training."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace model and prompts."})
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_range("reviews", self.reviews, low=64)
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -55,6 +61,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def main(args: DemoModelArguments) -> None:
+    claim_output(args.output_dir, args.overwrite, "output_dir")
     set_seed(args.seed)
     train = list(reviews(args.reviews, args.seed))
     held_out = list(reviews(6_000, args.seed + 1))
@@ -64,20 +71,13 @@ def main(args: DemoModelArguments) -> None:
         for texts in (train, held_out[:1000])
     )
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(shape)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -88,7 +88,6 @@ def main(args: DemoModelArguments) -> None:
             learning_rate=2e-3,
             lr_scheduler_type="cosine",
             warmup_steps=100,
-            logging_steps=100,
             save_strategy="no",
             seed=args.seed,
         ),

@@ -14,7 +14,7 @@ from pathlib import Path
 from toolkit.cli import ModelArguments, SamplingArguments, ScorerArguments, run
 from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output, write_json, write_jsonl
-from toolkit.errors import check_range
+from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.compare import compare
 from toolkit.evaluation.report import print_samples, print_summary
 from toolkit.models.adapters import check_adapter
@@ -37,6 +37,7 @@ class EvaluateArguments:
     seed: int = field(default=0, metadata={"help": "Of both sides' sampling."})
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_range("limit", self.limit, low=1)
         check_range("skip", self.skip, low=0)
         check_range("show", self.show, low=0)
@@ -51,8 +52,8 @@ def main(
     claim_output(args.output_dir, args.overwrite, "output_dir")
     name = model_args.model_name_or_path
     tokenizer = model_args.tokenizer()
-    scorer = scorer_args.load(name)
-    check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
+    scorer = scorer_args.load(name, model_args.precision)
+    check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
     prompts, left_out = read_prompts(
         args.prompts,
         tokenizer,

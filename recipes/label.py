@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from toolkit.cli import ScorerArguments, run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
-from toolkit.errors import InputError, check_choice, check_range
+from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.scripted import pick_best
 from toolkit.training.rollouts import call_reward_function
 
@@ -34,6 +34,7 @@ class LabelArguments:
     seed: int = field(default=0, metadata={"help": "Of noise and of ties."})
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_choice("ties", self.ties, ("drop", "random"))
         check_range("noise", self.noise, low=0, high=1)
         check_range("limit", self.limit, low=1)

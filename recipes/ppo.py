@@ -10,6 +10,8 @@ log.jsonl has a row for each update, and adapters/policy loads with plain peft.
 
 from dataclasses import dataclass, field
 
+from transformers import set_seed
+
 from toolkit.cli import LoraArguments, ModelArguments, ScorerArguments, run
 from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output
@@ -46,13 +48,15 @@ def main(
     claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name = model_args.model_name_or_path
     tokenizer = model_args.tokenizer()
-    reward_function = scorer_args.load(name)
+    reward_function = scorer_args.load(name, model_args.precision)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, args.max_prompt_length, args.prompt_tokens, args.limit
     )
+    config.rule(tokenizer)  # a truncation token that is not one, say, is a mistake for now
     model_args.check_context(prompts, config.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
+    set_seed(config.seed)
     # Model: one base, its adapters and heads.
     roles = Roles(
         model_args.base(),
@@ -70,7 +74,7 @@ def main(
         reward_model=reward_function,
     )
     rows = trainer.train()
-    print(f"policy adapter: {trainer.save_model()}")
+    print(f"policy adapter: {trainer.save_model(precision=model_args.precision)}")
     return rows
 
 

@@ -70,7 +70,9 @@ def main(
     if not train_rows or not eval_rows:
         raise InputError(f"{args.comparisons}: every row is over max_length {config.max_length}")
     prompts = [tokenizer(row["prompt"])["input_ids"] for row in train]
+    prompts = [ids for ids in prompts if len(ids) <= (config.max_length or 10**9)]
     model_args.check_context(prompts, rule.response_length)
+    model_args.check_context([c for row in train_rows + eval_rows for c in row["candidate_ids"]], 0)
     print(f"{len(train_rows)} comparisons to train on, {len(eval_rows)} held out, "
           f"{train_long + eval_long} over {config.max_length} tokens left out")  # fmt: skip
 
@@ -91,7 +93,6 @@ def main(
         trainer.model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         trainer.model.save_pretrained(str(folder))
         (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty template
-        trained_loss = trainer.evaluate()["eval_loss"]
         del trainer
         roles = Roles(model_args.base(), reward_adapter=folder)
         facts = normalize(
@@ -101,12 +102,15 @@ def main(
         write_facts(folder, name, precision=model_args.precision, **facts)
         scores = score_candidates(roles, eval_rows, tokenizer.pad_token_id)
         metrics = best_of_k_accuracy(scores, [row["best"] for row in eval_rows])
-        metrics |= {"train_comparisons": len(train_rows), "loss_before_normalizing": trained_loss}
+        metrics["train_comparisons"] = len(train_rows)
         write_json(folder / "metrics.json", metrics)
     print(json.dumps(metrics, indent=2))
     print(f"{target}: held-out accuracy {metrics['accuracy']:.3f} "
           f"[{metrics['accuracy_low']:.3f}, {metrics['accuracy_high']:.3f}] "
           f"against {metrics['chance']:.3f} by chance")  # fmt: skip
+    if metrics["accuracy_low"] <= metrics["chance"]:
+        print("warning: no better than chance, so PPO would learn nothing from it; try a higher "
+              "--learning_rate, more --num_train_epochs, or more comparisons")  # fmt: skip
     return metrics | {"history": history}
 
 

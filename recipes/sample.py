@@ -17,7 +17,7 @@ from toolkit.cli import ModelArguments, SamplingArguments, run
 from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.text import decode_pair
-from toolkit.errors import check_range
+from toolkit.errors import check_range, check_seed
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import check_adapter
 from toolkit.models.generation import sample
@@ -37,6 +37,7 @@ class SampleArguments:
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_range("completions", self.completions, low=2)
         for name in ("batch_size", "tries", "limit"):
             check_range(name, getattr(self, name), low=1)
@@ -53,7 +54,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     )
     model_args.check_context(prompts, rule.response_length)
     if args.adapter is not None:
-        check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter")
+        check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
 
     roles = Roles(model_args.base(), policy_adapter=args.adapter)
     generator = torch.Generator(roles.device).manual_seed(args.seed)

@@ -29,10 +29,19 @@ BAD_CONFIGS = [
     ("per_device_train_batch_size: 4", r"c\.yaml:1: a batch of 4 is too small to whiten"),
     ("missing_eos_penalty: 1.0", r"c\.yaml:1: missing_eos_penalty needs a stop_token"),
     ("a: [1", r"c\.yaml:1: not YAML|c\.yaml:2: not YAML"),
+    ("kl_coef: 0", r"c\.yaml:1: kl_coef is 0, but must be above 0"),
+    ("kl_horizon: 8", r"c\.yaml:1: kl_horizon is 8, but must be at least 64"),
+    ("penalty_reward_value: .nan", r"c\.yaml:1: penalty_reward_value is nan, but must be finite"),
+    ("learning_rate: .inf", r"c\.yaml:1: learning_rate is inf, but must be finite"),
+    ("seed: -1", r"c\.yaml:1: seed is -1, but must be at least 0"),
+    ("true: 1", r"c\.yaml:1: unknown key True"),
+    ("null: 1", r"c\.yaml:1: unknown key None"),
+    ("kl_coef: 1\nkl_coef: 2", r"c\.yaml:2: kl_coef is given twice, first in line 1"),
+    ("weight_decay: 0.1", r"c\.yaml:1: weight_decay is not used by PPO"),
     ("- 1\n- 2", r"c\.yaml:1: not a YAML mapping"),
     ("", r"c\.yaml:1: not a YAML mapping"),
     ("precision: 8bit", r"c\.yaml:1: precision is '8bit', but must be one of 4bit, bf16, fp32"),
-    ("lr_scheduler_type: zigzag", r"zigzag"),
+    ("lr_scheduler_type: zigzag", r"lr_scheduler_type is not used by PPO"),
 ]
 
 

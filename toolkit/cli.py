@@ -9,6 +9,7 @@ right one; a YAML value of the wrong type is refused (TrlParser passes it on unc
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Any, Literal, NoReturn, Union
 
 import yaml
 from peft import LoraConfig
+from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
@@ -85,6 +87,8 @@ class LoraArguments:
     def __post_init__(self) -> None:
         check_range("lora_r", self.lora_r, low=1)
         check_range("lora_alpha", self.lora_alpha, above=0)
+        if not self.lora_target_modules.strip(" ,"):
+            raise InputError("lora_target_modules is empty", "lora_target_modules")
 
     def config(self, task_type: str) -> LoraConfig:
         """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
@@ -145,7 +149,7 @@ class ScorerArguments:
         default=None, metadata={"help": "Folder of a trained reward adapter."}
     )
 
-    def load(self, base_name: str) -> RewardFunction | None:
+    def load(self, base_name: str, precision: str | None = None) -> RewardFunction | None:
         """The function, or None for the reward adapter, which is then known to fit the base.
 
         Raises:
@@ -162,7 +166,7 @@ class ScorerArguments:
         if self.reward_function is not None:
             return load_function(self.reward_function)
         assert self.reward_adapter is not None
-        check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter")
+        check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
         return None
 
 
@@ -178,10 +182,15 @@ def run(main: Callable[..., Any]) -> NoReturn:
     (one line on stderr), 130 for Ctrl-C.
     """
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("recipes run in one process for now (launch with --num_processes 1)")
         code = call(main, sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, NoMatchingPeftModuleError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except FloatingPointError as error:  # a run that diverged: nobody's typing mistake
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:  # no such folder, no permission, disk full: nothing to debug
         if error.filename is None:
             raise
@@ -191,6 +200,10 @@ def run(main: Callable[..., Any]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def call(main: Callable[..., Any], argv: list[str]) -> Any:
@@ -228,7 +241,7 @@ def parse(*dataclass_types: Any, argv: list[str]) -> tuple[Any, ...]:
             raise InputError(f"{config_path}:{lines[error.field]}: {error}") from None
         raise
     except (ValueError, TypeError) as error:  # from transformers' own dataclasses
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(_one_line(error)) from None
     if unknown:
         name = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
@@ -288,10 +301,15 @@ def _read_config(
         raise InputError(f"{where}: not YAML, {getattr(error, 'problem', error)}") from None
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
-    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines:
+            raise InputError(f"{path}:{line}: {name} is given twice, first in line {lines[name]}")
+        lines[name] = line
     hints = _type_hints(dataclass_types)
     for key, value in values.items():
-        where = f"{path}:{lines[str(key)]}"
+        where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line of its own
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}{_suggest(str(key), _names(parser))}")
         try:

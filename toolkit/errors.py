@@ -1,5 +1,7 @@
 """The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
 
+import math
+
 
 class InputError(ValueError):
     """What is wrong, where, and how to mend it, in one line.
@@ -24,10 +26,10 @@ def check_range(
     high: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Raise InputError unless ``low <= value <= high`` and ``value > above``; None passes."""
+    """Raise InputError unless finite, ``low <= value <= high``, ``value > above``; None passes."""
     if value is None:
         return
-    wants = []
+    wants = [] if math.isfinite(value) else ["finite"]
     if low is not None and not value >= low:
         wants.append(f"at least {low:g}")
     if high is not None and not value <= high:
@@ -42,3 +44,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise InputError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}, but must be one of {', '.join(choices)}", name)
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError unless numpy and torch take it: 0 to 2**32 - 1."""
+    check_range("seed", seed, low=0, high=2**32 - 1)

@@ -80,9 +80,7 @@ def test_a_function_that_raises_is_named_with_its_line() -> None:
     def fails(prompts: list[str], completions: list[str]) -> list[float]:
         raise KeyError("missing")
 
-    with pytest.raises(
-        InputError, match=r"fails: .*test_scripted.py:\d+: KeyError"
-    ):
+    with pytest.raises(InputError, match=r"fails: .*test_scripted.py:\d+: KeyError"):
         call_reward_function(fails, ["p"], ["a"])
 
 

@@ -31,7 +31,7 @@ def test_without_a_stop_exactly_that_many_tokens_come(roles: Roles, demo_model: 
     sampled = sample(roles.act_as_policy(), ids, mask, 7, 0.7, generator(), pad_id=0)
     assert sampled.completion_ids.shape == (2, 7)
     assert sampled.mask.all()
-    assert (sampled.logprobs < 0).all()
+    assert (sampled.logprobs <= 0).all() and (sampled.logprobs < 0).any()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])

@@ -6,7 +6,7 @@ from pathlib import Path
 import bitsandbytes as bnb
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.errors import InputError
@@ -165,8 +165,75 @@ def test_broken_adapter_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not JSON"):
         check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"task_type": "CAUSAL_LM"}))
+    save_file({"a.lora_A.weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(InputError, match="trained on an unnamed base"):
         check_adapter(tmp_path, "x/y", "CAUSAL_LM", "--adapter")
+
+
+def reward_adapter(folder: Path, **changes: object) -> Path:
+    """A reward adapter's folder, whole but for what ``changes`` says."""
+    folder.mkdir()
+    config = {"task_type": "SEQ_CLS", "peft_type": "LORA", "base_model_name_or_path": "x/y"}
+    config |= changes.pop("config", {})  # type: ignore[arg-type]
+    weights = changes.pop("weights", {"base_model.model.score.weight": torch.zeros(1, 8)})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+    for name, content in changes.items():
+        (folder / name.replace("_json", ".json")).write_text(str(content))
+    return folder
+
+
+BROKEN_ADAPTERS = [
+    ({"weights": {"a.lora_A.weight": torch.zeros(1)}}, "no score head with one output"),
+    ({"weights": {"m.score.weight": torch.zeros(2, 8)}}, "no score head with one output"),
+    ({"weights": {"m.score.weight": torch.zeros(1, 8), "m.score.bias": torch.zeros(1)}},
+     "no score head with one output and no bias"),
+    ({"config": {"peft_type": "IA3"}}, "a IA3 adapter .LoRA is wanted"),
+    ({"toolkit_json": "{"}, "toolkit.json: not JSON"),
+    ({"toolkit_json": "[]"}, "a list, not a JSON object"),
+    ({"toolkit_json": '{"gain": null}'}, "gain is None, but must be a finite number"),
+    ({"toolkit_json": '{"bias": NaN}'}, "bias is nan, but must be a finite number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), BROKEN_ADAPTERS, ids=[m for _, m in BROKEN_ADAPTERS]
+)
+def test_a_broken_reward_adapter_is_named_before_loading(
+    tmp_path: Path, changes: dict, message: str
+) -> None:
+    folder = reward_adapter(tmp_path / "adapter", **changes)
+    with pytest.raises(InputError, match=message):
+        check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter")
+
+
+def test_a_truncated_adapter_is_named_and_a_whole_one_passes(tmp_path: Path) -> None:
+    folder = reward_adapter(tmp_path / "adapter")
+    check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter", precision="4bit")
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="not readable"):
+        check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter")
+
+
+def test_another_precision_than_in_training_is_warned_of(tmp_path: Path) -> None:
+    folder = reward_adapter(tmp_path / "adapter", toolkit_json='{"precision": "4bit"}')
+    check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter", precision="4bit")
+    with pytest.warns(UserWarning, match="trained on a base in 4bit; this one is in fp32"):
+        check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter", precision="fp32")
+
+
+def test_weights_that_are_missing_or_cut_off_are_not_made_up(tmp_path: Path) -> None:
+    name = save_tiny(tmp_path / "a", 0)
+    path = tmp_path / "a" / "model.safetensors"
+    state = load_file(path)
+    save_file({k: v for k, v in state.items() if "c_fc" not in k}, path, {"format": "pt"})
+    with pytest.raises(InputError, match="2 weights are missing"):
+        load_base(name, "fp32")
+    save_file(state, path, {"format": "pt"})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="model not loaded"):
+        load_base(name, "fp32")
 
 
 def test_the_embedded_model_is_safetensors_in_fp32(demo_model: str) -> None:

@@ -4,7 +4,9 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,7 +200,9 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     demo_model: str, tmp_path: Path, value: str
 ) -> None:
     """mean max(-A r, -A clip r) + vf_coef / 2 mean max((V - R)^2, (clip V - R)^2), written anew."""
-    trainer = trainer_of(demo_model, tmp_path, value, learning_rate=1e-2, num_ppo_epochs=1)
+    trainer = trainer_of(
+        demo_model, tmp_path, value, learning_rate=1e-2, num_ppo_epochs=1, vf_coef=0.3
+    )
     prompts = trainer.train_dataset[:16]
     rollout = trainer.collect(prompts)
     generator = torch.Generator().manual_seed(1)
@@ -213,7 +217,7 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     policy = torch.maximum(-advantages * ratio, -advantages * ratio.clip(0.8, 1.2)).mean()
     near = rollout.values + (values - rollout.values).clip(-0.2, 0.2)
     critic = torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean() / 2
-    (policy + 0.1 * critic).backward()
+    (policy + 0.3 * critic).backward()
     expected = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
     trainer._step(rollout, advantages, returns, everything)
     gradients = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
@@ -221,3 +225,59 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     assert (ratio - 1).abs().max() > 0.2  # the clip is at work
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, expected[name], atol=1e-5, rtol=1e-3), name
+
+
+def test_an_update_feeds_the_optimizer_what_the_paper_says(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards whitened without shift, GAE, advantages whitened with it: written anew in numpy."""
+    trainer = trainer_of(demo_model, tmp_path, total_episodes=16, kl_coef=0.5)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.03)
+    torch.nn.init.normal_(trainer.model.value_head.weight, std=0.3)
+    seen: dict[str, Any] = {}
+
+    def spy(rollout: Any, advantages: Any, returns: Any, lr: float) -> dict[str, float]:
+        seen.update(rollout=rollout, advantages=advantages, returns=returns)
+        return dict.fromkeys(
+            ("approxkl", "clipfrac", "entropy", "policy", "value", "value_clipfrac",
+             "value_error", "ratio", "first_max_log_ratio"), 0.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(trainer, "optimize", spy)
+    (row,) = trainer.train()
+    rollout = seen["rollout"]
+    kl = (rollout.logprobs - rollout.ref_logprobs).double().numpy()
+    rewards = -0.5 * kl
+    rewards[:, -1] += rollout.scores.numpy()
+    rewards = (rewards - rewards.mean()) / np.sqrt(rewards.var() + 1e-8) + rewards.mean()
+    values = rollout.values.double().numpy()
+    advantages, running = np.zeros_like(rewards), 0.0
+    for t in reversed(range(12)):
+        following = values[:, t + 1] if t < 11 else 0.0
+        running = rewards[:, t] + following - values[:, t] + 0.95 * running
+        advantages[:, t] = running
+    np.testing.assert_allclose(seen["returns"], advantages + values, atol=1e-4)
+    whitened = (advantages - advantages.mean()) / np.sqrt(advantages.var() + 1e-8)
+    np.testing.assert_allclose(seen["advantages"], whitened, atol=1e-4)
+    assert row["objective/kl"] == pytest.approx(kl.sum(1).mean(), abs=1e-4)
+
+
+def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
+    demo_model: str, tmp_path: Path
+) -> None:
+    rows = trainer_of(
+        demo_model, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4,
+        kl_horizon=160, kl_coef=0.15,
+    ).train()  # fmt: skip
+    assert rows[1]["objective/kl_coef"] == pytest.approx(0.15 * (1 - 0.2 * 16 / 160))
+
+
+@pytest.mark.parametrize(
+    "flag", [{"bf16": True}, {"num_train_epochs": 1.0}, {"weight_decay": 0.1},
+             {"activation_checkpointing": True}, {"push_to_hub": True}],
+)  # fmt: skip
+def test_a_flag_that_would_be_ignored_is_refused(tmp_path: Path, flag: dict) -> None:
+    with pytest.raises(InputError, match="is not used by PPO"):
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, **flag)

@@ -152,6 +152,14 @@ def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
     raw_mean, raw_std = facts["raw_mean"], facts["raw_std"]
     assert roles.gain * raw_mean + roles.bias == pytest.approx(0.0, abs=1e-5)
     assert roles.gain * raw_std == pytest.approx(1.0, abs=1e-5)
+    ids, mask = pad(prompts, 0)
+    with torch.no_grad():
+        scaled = roles.scores(ids, mask)
+        write_facts(tmp_path / "adapter", demo_model, **facts)
+        again = Roles(load_base(demo_model, "4bit"), reward_adapter=tmp_path / "adapter")
+        assert torch.equal(again.scores(ids, mask), scaled)
+        again.gain, again.bias = 1.0, 0.0
+        assert torch.allclose(facts["gain"] * again.scores(ids, mask) + facts["bias"], scaled)
     with pytest.raises(ValueError, match="normalised already"):
         normalize(roles, prompts, rule, tokenizer, samples=60, seed=0)
 

@@ -144,12 +144,21 @@ def encode_candidates(
     """Comparisons as ``{"candidate_ids": [ids of prompt + completion, ...], "best": index}``.
 
     Rows with a candidate longer than ``max_length`` tokens are left out and counted.
+
+    Raises:
+        InputError: a completion ends in the text of the pad token, which the model's pooling would
+            take for padding.
     """
     encoded: list[dict[str, Any]] = []
     left_out = 0
     for row in rows:
         texts = [row["prompt"] + completion for completion in row["completions"]]
         candidates = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        if any(ids[-1] == tokenizer.pad_token_id for ids in candidates):
+            raise InputError(
+                f"a completion of {row['prompt']!r:.60} ends in the pad token "
+                f"{tokenizer.pad_token!r} (cut it off)"
+            )
         if max(len(ids) for ids in candidates) > max_length:
             left_out += 1
         else:
@@ -180,6 +189,7 @@ def split_by_prompt(rows: list[Row], eval_rows: int, seed: int) -> tuple[list[Ro
     train = [row for row in rows if row["prompt"] not in held_out]
     if not train:
         raise InputError(
-            f"eval_rows is {eval_rows}, which leaves none of {len(rows)} rows to train on"
+            f"eval_rows is {eval_rows}, which leaves none of {len(rows)} rows to train on "
+            "(pass a smaller --eval_rows)"
         )
     return train, [row for row in rows if row["prompt"] in held_out]

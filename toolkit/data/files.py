@@ -62,6 +62,8 @@ def claim_output(path: str | Path, overwrite: bool, field: str) -> Path:
             folder stands where a file is to be (or the other way round).
     """
     path = Path(path)
+    if field == "output" and path.is_dir():
+        raise InputError(f"{field}: {path} is a folder, but must be a file", field)
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)

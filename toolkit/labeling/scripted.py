@@ -33,7 +33,12 @@ class Lexicon:
 
     def __init__(self, path: str | Path) -> None:
         self.valences: dict[str, float] = {}
-        lines = require_file(path, "--lexicon").read_text(encoding="utf-8").splitlines()
+        try:
+            lines = require_file(path, "--lexicon").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not UTF-8 at byte {error.start} (save it as UTF-8)"
+            ) from None
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith("# "):
                 continue

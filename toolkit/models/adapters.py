@@ -1,10 +1,13 @@
 """Adapter folders: what they say of themselves, and whether they fit the base at hand."""
 
 import json
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,10 +50,17 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / FACTS
     if not path.is_file():
         return {}
-    return json.loads(path.read_text(encoding="utf-8"))
+    facts = _read_object(path)
+    for name in ("gain", "bias"):
+        value = facts.get(name, 0.0)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{path}: {name} is {value!r}, but must be a finite number")
+    return facts
 
 
-def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str) -> None:
+def check_adapter(
+    folder: str | Path, base_name: str, task_type: str, what: str, precision: str | None = None
+) -> None:
     """Raise InputError unless ``folder`` holds such an adapter and it was made for this base.
 
     Reads a few small files and loads no model. A base that was moved is recognised by its
@@ -61,6 +71,7 @@ def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str)
         base_name: the base that it is to sit on.
         task_type: "CAUSAL_LM" or "SEQ_CLS".
         what: the argument that named the folder.
+        precision: how the base will be held; another than in training is warned of.
     """
     folder = Path(folder)
     config_path = folder / "adapter_config.json"
@@ -68,15 +79,21 @@ def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str)
         raise InputError(f"{what}: {folder}: no adapter_config.json (give an adapter's folder)")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{what}: {config_path}: not JSON: {error}") from None
+    config = _read_object(config_path)
+    if config.get("peft_type", "LORA") != "LORA":
+        raise InputError(f"{what}: {folder}: a {config['peft_type']} adapter (LoRA is wanted)")
     if config.get("task_type") != task_type:
         wanted = "a reward" if task_type == "SEQ_CLS" else "a policy"
         raise InputError(
             f"{what}: {folder}: its task_type is {config.get('task_type')}, but {wanted} adapter "
             f"({task_type}) is wanted"
+        )
+    _check_weights(folder, task_type, what)
+    trained_in = read_facts(folder).get("precision")
+    if precision is not None and trained_in not in (None, precision):
+        warnings.warn(
+            f"{what}: {folder} was trained on a base in {trained_in}; this one is in {precision}",
+            stacklevel=2,
         )
     trained_on = config.get("base_model_name_or_path") or ""
     if trained_on == absolute_if_local(base_name):
@@ -86,6 +103,33 @@ def check_adapter(folder: str | Path, base_name: str, task_type: str, what: str)
         raise InputError(
             f"{what}: {folder}: trained on {trained_on or 'an unnamed base'}, not on {base_name} "
             "(pass that base as --model_name_or_path, or train the adapter on this one)"
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def _check_weights(folder: Path, task_type: str, what: str) -> None:
+    """Read the header of the adapter's weights: whole, and with the head that a reward needs."""
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as weights:
+            others = [key for key in weights.keys() if ".lora_" not in key]  # noqa: SIM118
+            heads = {key: weights.get_slice(key).get_shape() for key in others}
+    except SafetensorError as error:
+        raise InputError(f"{what}: {path}: not readable: {error}") from None
+    names = [key for key in heads if key.endswith("score.weight")]
+    if task_type == "SEQ_CLS" and (len(heads) != 1 or len(names) != 1 or heads[names[0]][0] != 1):
+        raise InputError(
+            f"{what}: {folder}: no score head with one output and no bias in it, but "
+            f"{heads or 'nothing'} (was it trained with num_labels=1?)"
         )
 
 

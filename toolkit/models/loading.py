@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-import logging
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -17,11 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from toolkit.errors import InputError
 from toolkit.maths.normalization import head_init_std
-
-logger = logging.getLogger(__name__)
 
 # Output heads of the families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ["lm_head", "embed_out", "score"]
@@ -134,19 +135,31 @@ def load_base(
             llm_int8_skip_modules=HEADS,
         )
     auto = AutoModelForSequenceClassification if score_head else AutoModelForCausalLM
+    # A new score head is wanted here; without this transformers reports it as a fault.
+    quiet = suppress_seqcls_warning() if score_head else nullcontext()
     try:
-        model = auto.from_pretrained(
-            name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
-            quantization_config=quantization,
-            device_map={"": device},
-            **({"num_labels": 1} if score_head else {}),
-        )
-    except (OSError, ValueError) as error:
+        with quiet:
+            loaded: Any = auto.from_pretrained(
+                name,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
+                quantization_config=quantization,
+                device_map={"": device},
+                output_loading_info=True,
+                **({"num_labels": 1} if score_head else {}),
+            )
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{name}: model not loaded: {_first_line(error)}") from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise InputError(f"{name}: config.json and the weights differ in shape") from None
+    model, info = loaded
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
+    if missing:  # transformers would fill them at random, and go on
+        raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
     cure_cpu_repacking(model)
     model.requires_grad_(False)
     if score_head:

@@ -190,6 +190,6 @@ class Roles(nn.Module):
             (folder / "value").mkdir(exist_ok=True)
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(state, folder / "value" / "value_head.safetensors")
-        for name in {"policy", "value"}:
-            (folder / name / "README.md").unlink(missing_ok=True)  # peft's empty template
+        for template in folder.rglob("README.md"):  # peft's, with nothing filled in
+            template.unlink()
         write_facts(folder / "policy", self.base_name, **facts)

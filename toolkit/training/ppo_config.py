@@ -1,12 +1,21 @@
 """PPOConfig: the field names of TRL 1.12's, where the meaning is the same."""
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from transformers import TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from toolkit.errors import InputError, check_choice, check_range
+from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.training.rollouts import SamplingRule, sampling_rule
+
+# The fields of TrainingArguments that PPOTrainer acts on.
+USED = {
+    "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed", "use_cpu",
+    "save_strategy",
+}  # fmt: skip
 
 
 @dataclass
@@ -87,16 +96,21 @@ class PPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise InputError("output_dir is empty, but must name a folder", "output_dir")
+        self._refuse_what_is_not_used()
+        check_seed(self.seed)
         for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
                      "per_device_train_batch_size", "gradient_accumulation_steps",
                      "local_rollout_forward_batch_size", "sample_every"):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
-        for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value"):
+        for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value",
+                     "adam_epsilon"):  # fmt: skip
             check_range(name, getattr(self, name), above=0)
         for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after"):
             check_range(name, getattr(self, name), low=0)
-        for name in ("gamma", "lam"):
+        for name in ("gamma", "lam", "adam_beta1", "adam_beta2"):
             check_range(name, getattr(self, name), low=0, high=1)
+        for name in ("penalty_reward_value", "missing_eos_penalty"):
+            check_range(name, getattr(self, name))
         check_choice("kl_controller", self.kl_controller, ("adaptive", "fixed"))
         check_choice("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
         check_choice("value", self.value, ("adapter", "trunk"))
@@ -110,11 +124,31 @@ class PPOConfig(TrainingArguments):
                 f"a batch of {self.batch_size} is too small to whiten rewards over (take 8 or "
                 "more, or whiten_rewards: false)", "per_device_train_batch_size",
             )  # fmt: skip
+        if self.kl_controller == "adaptive":
+            check_range("kl_coef", self.kl_coef, above=0)  # times anything, 0 stays 0
+            check_range("kl_horizon", self.kl_horizon, low=self.batch_size)
         if self.missing_eos_penalty is not None and self.stop_token is None:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
         super().__post_init__()
+
+    def _refuse_what_is_not_used(self) -> None:
+        """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
+        for f in dataclasses.fields(TrainingArguments):
+            if f.name in USED or not f.init:
+                continue
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            if getattr(self, f.name) not in (default, None, False):
+                raise InputError(f"{f.name} is not used by PPO (leave it out)", f.name)
+
+    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
+        """How completions are sampled and scored, in token ids (``sampling_rule``)."""
+        return sampling_rule(
+            tokenizer, self.response_length, self.temperature, self.stop_token,
+            self.truncate_token, self.truncate_after, self.penalty_reward_value,
+            self.missing_eos_penalty,
+        )  # fmt: skip
 
     @property
     def folder(self) -> Path:

@@ -35,7 +35,7 @@ from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.maths.schedules import linear_decay, num_updates
 from toolkit.models.roles import Roles
 from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rollouts import RewardFunction, Rollout, collect, join, sampling_rule
+from toolkit.training.rollouts import RewardFunction, Rollout, collect, join
 
 Row = dict[str, Any]
 
@@ -73,11 +73,7 @@ class PPOTrainer:
         self.accelerator = Accelerator()
         if self.accelerator.num_processes > 1:
             raise InputError("PPO runs in one process (launch it with --num_processes 1)")
-        self.rule = sampling_rule(
-            processing_class, args.response_length, args.temperature, args.stop_token,
-            args.truncate_token, args.truncate_after, args.penalty_reward_value,
-            args.missing_eos_penalty,
-        )  # fmt: skip
+        self.rule = args.rule(processing_class)
         self.kl: FixedKLController = (
             AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
             if args.kl_controller == "adaptive"
@@ -207,11 +203,16 @@ class PPOTrainer:
         self.optimizer.step()
         return totals
 
-    def save_model(self, output_dir: str | Path | None = None) -> Path:
-        """Save the adapters under ``output_dir/adapters``; returns the policy's folder."""
+    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
+        """Save the adapters under ``output_dir/adapters``; returns the policy's folder.
+
+        Args:
+            output_dir: by default the configuration's.
+            facts: noted in the policy's ``toolkit.json``.
+        """
         target = Path(output_dir or self.args.folder) / "adapters"
         with atomic_directory(target) as folder:
-            self.model.save_adapters(folder, kl_coef=self.kl.value)
+            self.model.save_adapters(folder, kl_coef=self.kl.value, **facts)
         return target / "policy"
 
     def _batches(self) -> Iterator[list[list[int]]]:

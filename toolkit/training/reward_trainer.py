@@ -12,11 +12,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from toolkit.data.collators import ComparisonCollator, by_comparison
-from toolkit.errors import InputError, check_range
+from toolkit.errors import InputError, check_range, check_seed
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
@@ -24,6 +24,12 @@ from toolkit.maths.statistics import wilson_interval
 from toolkit.models.generation import sample
 from toolkit.models.roles import Roles
 from toolkit.training.rollouts import SamplingRule, score
+
+# Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
+NOT_USED = {
+    "center_rewards_coefficient": None, "chat_template_path": None, "eos_token": None,
+    "pad_token": None, "pad_to_multiple_of": "auto", "model_init_kwargs": None,
+}  # fmt: skip
 
 
 @dataclass
@@ -59,6 +65,10 @@ class BestOfKConfig(RewardConfig):
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name, default in NOT_USED.items():
+            if getattr(self, name) != default:
+                raise InputError(f"{name} is not used for comparisons (leave it out)", name)
         for name in ("num_train_epochs", "learning_rate"):
             check_range(name, getattr(self, name), above=0)
         for name in ("per_device_train_batch_size", "max_length"):
@@ -92,6 +102,7 @@ class BestOfKTrainer(RewardTrainer):
     ) -> None:
         if peft_config.task_type != "SEQ_CLS":
             raise ValueError(f"task_type is {peft_config.task_type}, but must be SEQ_CLS")
+        set_seed(args.seed)  # before peft draws the adapter's A
         super().__init__(
             model=model,
             args=args,

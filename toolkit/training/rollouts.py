@@ -78,6 +78,11 @@ def sampling_rule(
             f"truncate_after is {truncate_after}, but must be below response_length "
             f"({response_length}), or every completion is penalised", "truncate_after",
         )  # fmt: skip
+    if truncate_token is not None and truncate_token == stop_token:
+        raise InputError(
+            f"truncate_token and stop_token are both {truncate_token!r}: the scorer never sees the "
+            "stop token, so every completion would be penalised", "truncate_token",
+        )  # fmt: skip
     return SamplingRule(
         response_length=response_length,
         temperature=temperature,
