@@ -2,7 +2,7 @@
 # make test     set up, then run the tests
 # make lint     ruff and mypy
 # make bench    side-by-side timings (ratios; see benchmarks/)
-# make demo-model   make the embedded model again from nothing (about 15 minutes)
+# make demo-model   make the embedded model again from nothing (about 11 minutes)
 
 PYTHON ?= python3
 VENV := .venv

@@ -4,7 +4,7 @@
 
 Writes reviews with the seeded generator of toolkit/data/demo_text.py, trains a byte-level BPE
 tokenizer and a small Llama on them, and cuts prompts (the opening sentences) from reviews that the
-model never saw. You should see the held-out perplexity fall to about 2.2, in ten minutes.
+model never saw. You should see the held-out perplexity fall to about 2.2, in eleven minutes.
 """
 
 import math

@@ -33,6 +33,7 @@ from toolkit.maths.losses import policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, masked_var, whiten
 from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.maths.schedules import linear_decay, num_updates
+from toolkit.models.generation import Sampled
 from toolkit.models.roles import Roles
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rollouts import RewardFunction, Rollout, collect, join
@@ -264,10 +265,12 @@ class PPOTrainer:
             stream.write(json.dumps(row) + "\n")
 
     def _show(self, update: int, rollout: Rollout, progress: tqdm, count: int = 3) -> None:
-        """Write the first few completions of the batch, as they are, above the progress bar."""
+        """Write the first few completions, as the scorer saw them, above the progress bar."""
+        sampled = Sampled(rollout.completion_ids, rollout.mask, rollout.logprobs)
+        visible, _ = self.rule.visible(sampled)
         for i in range(min(count, len(rollout.scores))):
             prompt_ids = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
-            completion_ids = rollout.completion_ids[i][rollout.mask[i]].tolist()
+            completion_ids = rollout.completion_ids[i][visible[i]].tolist()
             prompt, completion = decode_pair(self.processing_class, prompt_ids, completion_ids)
             shown = printable(" ".join(f"{prompt} >>>{completion}".split()))
             progress.write(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")
