@@ -10,7 +10,7 @@ log.jsonl has a row for each update, and adapters/policy loads with plain peft.
 
 from dataclasses import dataclass, field
 
-from transformers import set_seed
+import torch
 
 from toolkit.cli import LoraArguments, ModelArguments, ScorerArguments, run
 from toolkit.data.comparisons import read_prompts
@@ -56,7 +56,7 @@ def main(
     model_args.check_context(prompts, config.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
-    set_seed(config.seed)
+    torch.manual_seed(config.seed)  # peft draws the adapters' A
     # Model: one base, its adapters and heads.
     roles = Roles(
         model_args.base(),
