@@ -168,6 +168,20 @@ def test_value_starts_at_zero_and_heads_and_adapters_are_fp32(demo_model: str) -
         assert roles.shares_trunk is (value == "trunk")
 
 
+def test_a_value_is_of_the_state_before_its_token(demo_model: str) -> None:
+    """V of a token must not know the token; it must know all that stands before it."""
+    roles = Roles(load_base(demo_model, "fp32"), value="trunk")
+    torch.nn.init.normal_(roles.value_head.weight)
+    changed = IDS.clone()
+    changed[:, -2] += 1  # the second of three completion tokens
+    with torch.no_grad():
+        before, after = (roles.values(ids, MASK, C) for ids in (IDS, changed))
+        same = [torch.equal(before[:, t], after[:, t]) for t in range(C)]
+        assert same == [True, True, False]
+        policy = [roles.policy_logits(ids, MASK, C) for ids in (IDS, changed)]
+    assert [torch.equal(policy[0][:, t], policy[1][:, t]) for t in range(C)] == same
+
+
 def test_the_base_is_held_once(demo_model: str) -> None:
     base = load_base(demo_model, "fp32")
     before = {p.untyped_storage().data_ptr() for p in base.parameters()}

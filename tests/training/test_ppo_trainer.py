@@ -201,7 +201,13 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
 ) -> None:
     """mean max(-A r, -A clip r) + vf_coef / 2 mean max((V - R)^2, (clip V - R)^2), written anew."""
     trainer = trainer_of(
-        demo_model, tmp_path, value, learning_rate=1e-2, num_ppo_epochs=1, vf_coef=0.3
+        demo_model,
+        tmp_path,
+        value,
+        learning_rate=1e-2,
+        num_ppo_epochs=1,
+        vf_coef=0.3,
+        cliprange_value=0.1,
     )
     prompts = trainer.train_dataset[:16]
     rollout = trainer.collect(prompts)
@@ -215,7 +221,7 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     logprobs = (logits / 0.7).log_softmax(-1).gather(-1, rollout.completion_ids[..., None])[..., 0]
     ratio = (logprobs - rollout.logprobs).exp()
     policy = torch.maximum(-advantages * ratio, -advantages * ratio.clip(0.8, 1.2)).mean()
-    near = rollout.values + (values - rollout.values).clip(-0.2, 0.2)
+    near = rollout.values + (values - rollout.values).clip(-0.1, 0.1)
     critic = torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean() / 2
     (policy + 0.3 * critic).backward()
     expected = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
@@ -227,41 +233,76 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
         assert torch.allclose(gradient, expected[name], atol=1e-5, rtol=1e-3), name
 
 
+def whitened(x: np.ndarray, mask: np.ndarray, shift: bool) -> np.ndarray:
+    mean, std = x[mask].mean(), np.sqrt(x[mask].var() + 1e-8)
+    return ((x - mean) / std + (0.0 if shift else mean)) * mask
+
+
+@pytest.mark.parametrize("stop_token", [None, "."])
 def test_an_update_feeds_the_optimizer_what_the_paper_says(
-    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_token: str | None
 ) -> None:
     """Rewards whitened without shift, GAE, advantages whitened with it: written anew in numpy."""
-    trainer = trainer_of(demo_model, tmp_path, total_episodes=16, kl_coef=0.5)
+    trainer = trainer_of(
+        demo_model, tmp_path, kl_coef=0.5, kl_horizon=160, gamma=0.9, stop_token=stop_token
+    )
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)
     torch.nn.init.normal_(trainer.model.value_head.weight, std=0.3)
-    seen: dict[str, Any] = {}
+    seen: list[tuple] = []
 
     def spy(rollout: Any, advantages: Any, returns: Any, lr: float) -> dict[str, float]:
-        seen.update(rollout=rollout, advantages=advantages, returns=returns)
+        seen.append((rollout, advantages, returns))
         return dict.fromkeys(
             ("approxkl", "clipfrac", "entropy", "policy", "value", "value_clipfrac",
              "value_error", "ratio", "first_max_log_ratio"), 0.0,
         )  # fmt: skip
 
     monkeypatch.setattr(trainer, "optimize", spy)
-    (row,) = trainer.train()
-    rollout = seen["rollout"]
-    kl = (rollout.logprobs - rollout.ref_logprobs).double().numpy()
-    rewards = -0.5 * kl
-    rewards[:, -1] += rollout.scores.numpy()
-    rewards = (rewards - rewards.mean()) / np.sqrt(rewards.var() + 1e-8) + rewards.mean()
-    values = rollout.values.double().numpy()
-    advantages, running = np.zeros_like(rewards), 0.0
-    for t in reversed(range(12)):
-        following = values[:, t + 1] if t < 11 else 0.0
-        running = rewards[:, t] + following - values[:, t] + 0.95 * running
-        advantages[:, t] = running
-    np.testing.assert_allclose(seen["returns"], advantages + values, atol=1e-4)
-    whitened = (advantages - advantages.mean()) / np.sqrt(advantages.var() + 1e-8)
-    np.testing.assert_allclose(seen["advantages"], whitened, atol=1e-4)
-    assert row["objective/kl"] == pytest.approx(kl.sum(1).mean(), abs=1e-4)
+    rows = trainer.train()
+    assert rows[0]["objective/kl_coef"] == 0.5 != rows[1]["objective/kl_coef"]
+    for row, (rollout, advantages, returns) in zip(rows, seen, strict=True):
+        mask = rollout.mask.numpy()
+        assert mask.all() == (stop_token is None)
+        kl = (rollout.logprobs - rollout.ref_logprobs).double().numpy() * mask
+        assert row["objective/kl"] == pytest.approx(kl.sum(1).mean(), abs=1e-4)
+        rewards = -row["objective/kl_coef"] * kl
+        rewards[np.arange(16), mask.sum(1) - 1] += rollout.scores.numpy()
+        rewards = whitened(rewards, mask, shift=False)
+        values = rollout.values.double().numpy() * mask
+        expected, running = np.zeros_like(rewards), 0.0
+        for t in reversed(range(12)):
+            following = values[:, t + 1] if t < 11 else 0.0
+            running = rewards[:, t] + 0.9 * following - values[:, t] + 0.9 * 0.95 * running
+            expected[:, t] = running
+        np.testing.assert_allclose(returns, expected + values, atol=1e-4)
+        np.testing.assert_allclose(advantages, whitened(expected, mask, shift=True), atol=1e-4)
+
+
+def test_the_learning_rate_falls_in_the_optimizer_and_not_in_the_log_alone(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path, total_episodes=64)
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
+
+
+def test_each_epoch_takes_the_batch_in_another_order(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(demo_model, tmp_path, num_mini_batches=2)
+    orders: list[list[int]] = []
+
+    def step(rollout: Any, advantages: Any, returns: Any, minibatch: Any) -> dict[str, float]:
+        orders.append(minibatch.tolist())
+        return {"max_log_ratio": 0.0}
+
+    monkeypatch.setattr(trainer, "_step", step)
+    trainer.optimize(None, torch.zeros(16, 1), None, 1e-3)  # type: ignore[arg-type]
+    epochs = [orders[i] + orders[i + 1] for i in range(0, 8, 2)]
+    assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
