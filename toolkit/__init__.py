@@ -11,7 +11,7 @@ from typing import Any
 _PUBLIC = {
     "PPOConfig": "toolkit.training.ppo_config",
     "PPOTrainer": "toolkit.training.ppo_trainer",
-    "BestOfKConfig": "toolkit.training.reward_trainer",
+    "BestOfKConfig": "toolkit.training.reward_config",
     "BestOfKTrainer": "toolkit.training.reward_trainer",
     "Roles": "toolkit.models.roles",
     "load_base": "toolkit.models.loading",

@@ -8,8 +8,12 @@ right one; a YAML value of the wrong type is refused (TrlParser passes it on unc
 
 import argparse
 import dataclasses
+import datetime
 import difflib
+import enum
+import importlib.metadata
 import os
+import platform
 import sys
 import types
 import typing
@@ -18,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
+import numpy as np
 import torch
 import yaml
 from peft import LoraConfig
@@ -25,11 +30,19 @@ from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
-from toolkit.data.files import require_file
+from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
+from toolkit.data.encoding import LONG_ROWS, Encoder
+from toolkit.data.files import require_file, write_json, write_text
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.scripted import Lexicon, load_function
 from toolkit.models.adapters import check_adapter, lora_config
-from toolkit.models.loading import check_context, load_base, load_tokenizer
+from toolkit.models.loading import (
+    check_context,
+    context_length,
+    load_base,
+    load_tokenizer,
+)
+from toolkit.models.reload import verify_reload
 from toolkit.training.rollouts import RewardFunction, SamplingRule, sampling_rule
 
 PRECISIONS = ("4bit", "bf16", "fp32")
@@ -66,12 +79,27 @@ class ModelArguments:
         if not self.trust_remote_code:
             check_context(self.model_name_or_path, longest + response_length, self.model_revision)
 
+    def longest(self, max_length: int | None) -> int:
+        """``max_length``, or the model's context where that is shorter."""
+        context = None
+        if not self.trust_remote_code:
+            context = context_length(self.model_name_or_path, self.model_revision)
+        return min(max_length or 1 << 30, context or 1 << 30)
+
     def base(self, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
         """The base itself (``load_base``)."""
         return load_base(
             self.model_name_or_path, self.precision, self.model_revision, self.trust_remote_code,
             score_head, seed,
         )  # fmt: skip
+
+    def verify_reload(self, folder: str | Path, rows: list[list[int]], scores: list[float]) -> None:
+        """Raise InputError unless a clean process gets these scores (``models.reload``)."""
+        difference = verify_reload(
+            folder, self.model_name_or_path, self.precision, rows, scores, self.model_revision,
+            self.trust_remote_code,
+        )  # fmt: skip
+        print(f"reloaded by plain peft in a clean process: scores differ by {difference:.2g}")
 
 
 @dataclass
@@ -135,6 +163,46 @@ class SamplingArguments:
 
 
 @dataclass
+class ComparisonArguments:
+    """Which comparisons, and what is done with those that are bad or too long."""
+
+    comparisons: str = field(
+        default="outputs/comparisons.jsonl",
+        metadata={"help": "JSONL, Parquet, folder or Hub dataset of `prompt, completions, best`."},
+    )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad rows, and say how many there are."}
+    )
+    long_rows: str = field(
+        default="drop",
+        metadata={"help": "Rows over max_length: drop, or truncate_prompt (its start)."},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    eval_rows: int = field(default=200, metadata={"help": "Comparisons held out, by prompt."})
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Train on this share of the others."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("long_rows", self.long_rows, LONG_ROWS)
+        check_range("eval_rows", self.eval_rows, low=1)
+        check_range("train_fraction", self.train_fraction, above=0, high=1)
+
+    def open(self, wants: str, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+        """The source, checked, and which of its rows to train on and to hold out."""
+        comparisons = open_comparisons(self.comparisons, wants, "--comparisons", self.skip_invalid)
+        split = split_by_prompt(comparisons.order, self.eval_rows, seed, self.train_fraction)
+        return comparisons, *split
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
+        """How its rows become token ids."""
+        return Encoder(tokenizer, max_length, self.long_rows, self.chat_template)
+
+
+@dataclass
 class ScorerArguments:
     """Who says how good a completion is: exactly one of these."""
 
@@ -192,6 +260,8 @@ def run(main: Callable[..., Any]) -> NoReturn:
         code = call(main, sys.argv[1:])
     except (InputError, NoMatchingPeftModuleError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
+        for detail in getattr(error, "details", []):
+            print(f"       {' '.join(detail.split())}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:  # a run that diverged: nobody's typing mistake
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -213,9 +283,14 @@ def _one_line(error: Exception) -> str:
 
 def call(main: Callable[..., Any], argv: list[str]) -> Any:
     """``main``'s result for these words of a command line: a recipe as a function."""
+    return main(*bind(main, argv))
+
+
+def bind(main: Callable[..., Any], argv: list[str]) -> tuple[Any, ...]:
+    """The arguments that ``main`` would be called with for these words."""
     hints = typing.get_type_hints(main)
     hints.pop("return", None)
-    return main(*parse(*hints.values(), argv=argv))
+    return parse(*hints.values(), argv=argv)
 
 
 def parse(*dataclass_types: Any, argv: list[str]) -> tuple[Any, ...]:
@@ -251,6 +326,46 @@ def parse(*dataclass_types: Any, argv: list[str]) -> tuple[Any, ...]:
         name = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
     return tuple(p for p in parsed if dataclasses.is_dataclass(p))
+
+
+def changed(*arguments: Any) -> dict[str, Any]:
+    """What these dataclass instances were told other than their defaults, as YAML could hold it.
+
+    Passed back by ``--config`` it makes the same run. No Hub token gets in.
+    """
+    result: dict[str, Any] = {}
+    for instance in arguments:
+        default = type(instance)()
+        for f in dataclasses.fields(instance):
+            value = getattr(instance, f.name)
+            plain = isinstance(value, str | int | float | bool | None)
+            if f.init and plain and value != getattr(default, f.name) and f.name != "hub_token":
+                result[f.name] = value.value if isinstance(value, enum.Enum) else value
+    return result
+
+
+def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
+    """``arguments`` (``changed``) as a file for ``--config``."""
+    path = folder / "config.yaml"
+    write_text(path, yaml.safe_dump(arguments))
+    return path
+
+
+def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
+    """Write down what made a result: its arguments, the versions at work, and other facts."""
+    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+    write_json(
+        path,
+        {
+            "arguments": changed(*arguments),
+            "seed": next((a.seed for a in arguments if hasattr(a, "seed")), None),
+            "versions": {name: importlib.metadata.version(name) for name in packages}
+            | {"python": platform.python_version()},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        | facts,
+    )
 
 
 def _names(parser: argparse.ArgumentParser) -> list[str]:

@@ -1,6 +1,7 @@
 """The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
 
 import math
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -12,11 +13,13 @@ class InputError(ValueError):
     Args:
         message: the line.
         field: the argument that it is about, if one is; the command line adds where it was set.
+        details: more of the same kind, printed a line each below the message.
     """
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.field = field
+        self.details = list(details)
 
 
 def check_range(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.data import collators, text
-from toolkit.data.collators import ComparisonCollator, by_comparison
+from toolkit.data.collators import ComparisonCollator, buckets, by_comparison
 from toolkit.maths import sequences
 
 
@@ -37,3 +37,29 @@ def test_gradients_flow_through_the_table() -> None:
 def test_a_candidate_that_ends_in_the_pad_token_is_refused() -> None:
     with pytest.raises(ValueError, match="ends in the pad token"):
         ComparisonCollator(pad_token_id=0)([{"candidate_ids": [[5, 0], [5]], "best": 0}])
+
+
+def test_rankings_scores_and_margins_come_along_where_every_row_has_them() -> None:
+    rows = [
+        {"candidate_ids": [[5], [6]], "best": 0, "ranking": [0], "scores": [4.0, 2.0],
+         "margin": 2},
+        {"candidate_ids": [[5], [6], [7]], "best": 2, "ranking": [2, 0, 1],
+         "scores": [1.0, 0.0, 6.0], "margin": 5},
+    ]  # fmt: skip
+    batch = ComparisonCollator(0, score_mean=2.0, score_std=2.0)(rows)
+    assert batch["ranking"].tolist() == [[0, -1, -1], [2, 0, 1]]
+    assert batch["target_scores"].tolist() == [1.0, 0.0, -0.5, -1.0, 2.0]
+    assert batch["margin"].tolist() == [2.0, 5.0]
+    rows[1]["scores"] = None
+    assert "target_scores" not in ComparisonCollator(0)(rows)
+
+
+def test_buckets_keep_padding_under_their_bound_and_lose_nobody() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for waste in (0.05, 0.15, 0.5):
+        lengths = torch.randint(1, 400, (200,), generator=generator).tolist()
+        groups = buckets(lengths, waste)
+        assert sorted(i for group in groups for i in group) == list(range(200))
+        computed = sum(max(lengths[i] for i in group) * len(group) for group in groups)
+        assert 1 - sum(lengths) / computed < waste
+    assert len(buckets([7] * 50)) == 1

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolkit.data.comparisons import (
-    encode_candidates,
-    problem_of,
+    open_comparisons,
+    problems_of,
     read_prompts,
     read_rows,
     split_by_prompt,
@@ -18,24 +19,43 @@ from toolkit.models.loading import load_tokenizer
 
 GOOD = {"prompt": "Hi.", "completions": [" a", " b", " c"], "best": 2}
 
+MESSAGES = [{"role": "user", "content": "Hi."}]
 BAD_ROWS = [
-    ({"prompt": None}, "prompt: missing or not a string"),
-    ({"prompt": 3}, "prompt: missing or not a string"),
+    ({"prompt": None}, "prompt: missing, but must be text or a list of messages"),
+    ({"prompt": 3}, "prompt: 3, but must be text"),
     ({"prompt": "  \n"}, "prompt: empty"),
-    ({"completions": None}, "completions: missing or not a list"),
-    ({"completions": "ab"}, "completions: missing or not a list"),
-    ({"completions": [" a", 2]}, "completions: missing or not a list of strings"),
+    ({"prompt": "a\ud83d"}, "prompt: half a character at 1"),
+    ({"prompt": []}, r"prompt: \[\], but must be text"),
+    ({"prompt": ["Hi."]}, r"prompt\[0\]: 'Hi.', but must be"),
+    ({"prompt": [{"role": "user"}]}, r"prompt\[0\]: .*, but must be"),
+    ({"prompt": [{"role": "bot", "content": "a"}]}, r"prompt\[0\].role: 'bot', but must be one"),
+    ({"prompt": [{"role": "user", "content": ""}]}, r"prompt\[0\].content: empty"),
+    ({"prompt": [*MESSAGES, {"role": "assistant", "content": "a"}]}, "prompt: its last message"),
+    ({"completions": None}, "completions: missing, but must be a list"),
+    ({"completions": "ab"}, "completions: 'ab', but must be a list"),
+    ({"completions": [" a", 2]}, "completions: .* but must be a list of strings"),
     ({"completions": []}, "completions: 0 of them"),
     ({"completions": [" a"]}, "completions: 1 of them, but a choice needs at least 2"),
     ({"completions": [" a", " "]}, r"completions\[1\]: empty"),
-    ({"prompt": "a\ud83d"}, "prompt: half a character at 1"),
+    ({"completions": [" a", " a", " a"]}, "completions: all 3 are ' a', so a pick says nothing"),
     ({"best": None}, "best: None, but must be the index of the pick, 0 to 2"),
     ({"best": "1"}, "best: '1', but must be"),
     ({"best": True}, "best: True, but must be"),
     ({"best": 1.0}, "best: 1.0, but must be"),
     ({"best": 3}, "best: 3, out of range for 3 completions"),
     ({"best": -1}, "best: -1, out of range"),
-]
+    ({"ranking": "201"}, "ranking: '201', but must be a list of indices"),
+    ({"ranking": []}, r"ranking: \[\], but must be"),
+    ({"ranking": [2, 3]}, r"ranking: \[2, 3\], but must name each of 0 to 2"),
+    ({"ranking": [2, 0, 0]}, "ranking: .* at most once"),
+    ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
+    ({"scores": [1, 2]}, "scores: 2 of them for 3 completions"),
+    ({"scores": [1, 2, float("nan")]}, "scores: .* finite numbers"),
+    ({"scores": "high"}, "scores: 'high', but must be a list"),
+    ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
+    ({"margin": "big"}, "margin: 'big', but must be"),
+    ({"labeler": 7}, "labeler: 7, but must be a string"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ROWS, ids=[m for _, m in BAD_ROWS])
@@ -64,9 +84,58 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_a_stage_wants_no_more_than_it_needs() -> None:
     row = {"prompt": "Hi."}
-    assert problem_of(row, "prompt") is None
-    assert problem_of(row, "completions") is not None
-    assert problem_of(row | {"completions": [" a", " b"]}, "completions") is None
+    assert problems_of(row, "prompt") == []
+    assert problems_of(row, "completions") != []
+    assert problems_of(row | {"completions": [" a", " b"]}, "completions") == []
+    assert problems_of(row | {"completions": [" a", " b"], "scores": [1, 2.5]}, "scores") == []
+    assert problems_of(GOOD, "scores") == ["scores: missing (this loss wants 3 numbers, one a "
+                                           "completion)"]  # fmt: skip
+
+
+def test_a_full_row_with_messages_is_good() -> None:
+    row = {"prompt": MESSAGES, "completions": ["a", "b"], "best": 1, "ranking": [1, 0],
+           "scores": [0, 1.5], "margin": 0.5, "labeler": "ann", "source": {"id": 1}}  # fmt: skip
+    assert problems_of(row, "best") == []
+
+
+def test_every_problem_of_a_row_is_found() -> None:
+    row = {"prompt": "", "completions": ["a", ""], "best": 7, "scores": [1]}
+    assert [p.split(":")[0] for p in problems_of(row, "best")] == [
+        "prompt", "completions[1]", "best", "scores",
+    ]  # fmt: skip
+
+
+def test_twenty_problems_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text((json.dumps(GOOD | {"best": 9}) + "\n") * 50)
+    with pytest.raises(InputError, match="; 49 more bad rows") as caught:
+        read_rows(path, "best", "--comparisons")
+    lines = [str(caught.value), *caught.value.details]
+    assert [line.split(": ")[0] for line in lines] == [f"{path}:{n}" for n in range(1, 21)]
+
+
+def test_bad_rows_are_skipped_when_asked_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.jsonl"
+    rows = [GOOD, GOOD | {"best": 9}, GOOD | {"prompt": "Ho."}, {}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_comparisons(path, "best", "--comparisons", skip_invalid=True)
+    assert (len(source), source.skipped) == (2, 2)
+    assert [place for place, _ in source] == [f"{path}:1", f"{path}:3"]
+    assert "2 bad rows skipped; the first: " in capsys.readouterr().out
+    with pytest.raises(InputError, match="no rows but 1 bad ones"):
+        path.write_text("{}\n")
+        open_comparisons(path, "best", "--comparisons", skip_invalid=True)
+
+
+def test_the_digest_knows_the_labels(tmp_path: Path) -> None:
+    digests = set()
+    for change in ({}, {"best": 1}, {"prompt": "Ho."}, {"ranking": [2]}, {"labeler": "ann"}):
+        path = tmp_path / "c.jsonl"
+        path.write_text(json.dumps(GOOD | change) + "\n")
+        digests.add(open_comparisons(path, "best", "--comparisons").digest)
+    assert len(digests) == 4  # who picked makes no other data
 
 
 def test_prompts_are_cut_or_left_out_by_length(tmp_path: Path, demo_model: str) -> None:
@@ -109,24 +178,27 @@ def test_a_sentencepiece_completion_keeps_its_leading_space(root: Path) -> None:
     assert decode_pair(tokenizer, ids[:3], ids[3:]) == ("Once upon", " a time, there was")
 
 
-def test_candidates_too_long_are_left_out_and_counted(demo_model: str) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    long = GOOD | {"completions": [" a", " It was great." * 50, " c"]}
-    encoded, left_out = encode_candidates(tokenizer, [GOOD, long], max_length=64)
-    assert (len(encoded), left_out) == (1, 1)
-    assert encoded[0]["candidate_ids"][1] == tokenizer("Hi. b")["input_ids"]
-    assert encoded[0]["best"] == 2
-
-
-def test_no_prompt_is_on_both_sides_of_the_split() -> None:
-    rows = [{"prompt": f"p{i % 40}", "i": i} for i in range(100)]
-    train, held_out = split_by_prompt(rows, 30, seed=1)
-    assert len(train) + len(held_out) == 100 and len(held_out) >= 30
-    assert not {r["prompt"] for r in train} & {r["prompt"] for r in held_out}
-    assert split_by_prompt(rows, 30, seed=1) == (train, held_out)
-    assert split_by_prompt(rows, 30, seed=2) != (train, held_out)
+def test_no_prompt_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(GOOD | {"prompt": f"p{i % 40}"}) + "\n" for i in range(100)))
+    source = open_comparisons(path, "best", "--comparisons")
+    train, held_out = split_by_prompt(source.order, 30, seed=1)
+    assert (train ^ held_out).all() and 30 <= held_out.sum() < 40
+    sides = [{row["prompt"] for _, row in source.where(side)} for side in (train, held_out)]
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 40
+    assert (split_by_prompt(source.order, 30, seed=1)[1] == held_out).all()
+    assert (split_by_prompt(source.order, 30, seed=2)[1] != held_out).any()
     with pytest.raises(InputError, match="leaves none of 100 rows"):
-        split_by_prompt(rows, 100, seed=1)
+        split_by_prompt(source.order, 100, seed=1)
+
+
+def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one() -> None:
+    order = np.arange(1000, dtype=np.uint64) // np.uint64(5) * np.uint64(2**40)
+    shares = [split_by_prompt(order, 200, 3, share)[0] for share in (0.1, 0.25, 0.5, 1.0)]
+    assert [int(share.sum()) for share in shares] == [80, 200, 400, 800]
+    for small, large in zip(shares, shares[1:], strict=False):
+        assert not (small & ~large).any()
+    assert (split_by_prompt(order, 200, 3, 0.1)[1] == split_by_prompt(order, 200, 3)[1]).all()
 
 
 def test_a_token_is_named_by_its_text(demo_model: str) -> None:

@@ -1,6 +1,7 @@
 """O2, O8: the K-way softmax, rankings and pairs; PPO's clipped losses."""
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,12 @@ from trl import RewardTrainer
 from toolkit.maths.advantages import gae
 from toolkit.maths.losses import (
     best_of_k_loss,
-    pairwise_loss,
+    best_vs_rest_loss,
+    centering_penalty,
     plackett_luce_loss,
     policy_loss,
+    scalar_compare_loss,
+    scalar_rating_loss,
     value_loss,
 )
 from toolkit.maths.masking import masked_var, whiten
@@ -73,14 +77,20 @@ def test_permuting_the_candidates_changes_nothing() -> None:
     assert moved.item() == pytest.approx(loss_of(R[0].tolist(), 2), abs=1e-12)
 
 
-def test_two_way_loss_equals_trls_own() -> None:
+@pytest.mark.parametrize("margin", [False, True])
+@pytest.mark.parametrize("centering", [None, 0.3])
+@pytest.mark.parametrize("loss_of_k", [best_of_k_loss, best_vs_rest_loss])
+def test_two_way_loss_equals_trls_own(
+    loss_of_k: Callable[..., torch.Tensor], centering: float | None, margin: bool
+) -> None:
     """TRL 1.16.0's RewardTrainer.compute_loss itself, run on a stub of a trainer."""
     torch.manual_seed(0)
     ours = torch.randn(7, 2, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
+    margins = torch.rand(7) if margin else None
     stub = SimpleNamespace(
         model=SimpleNamespace(training=False),
-        args=SimpleNamespace(center_rewards_coefficient=None),
+        args=SimpleNamespace(center_rewards_coefficient=centering),
         accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
         _metrics={"eval": {name: [] for name in (
             "num_tokens", "min_reward", "mean_reward", "max_reward", "accuracy", "margin")}},
@@ -90,13 +100,96 @@ def test_two_way_loss_equals_trls_own() -> None:
     def model(**inputs: object) -> SimpleNamespace:  # chosen rows first, then rejected
         return SimpleNamespace(logits=torch.cat([theirs[:, 0], theirs[:, 1]]).unsqueeze(1))
 
-    stock = RewardTrainer.compute_loss(stub, model, {})
-    loss = best_of_k_loss(ours, torch.zeros(7, dtype=torch.long))
+    stock = RewardTrainer.compute_loss(stub, model, {"margin": margins} if margin else {})
+    loss = loss_of_k(ours, torch.zeros(7, dtype=torch.long), margin=margins)
+    if centering:
+        loss = loss + centering * centering_penalty(ours, torch.ones(7, 2, dtype=torch.bool))
     assert loss.item() == pytest.approx(stock.item(), abs=1e-6)
-    assert pairwise_loss(ours[:, 0], ours[:, 1]).item() == pytest.approx(stock.item(), abs=1e-6)
     loss.backward()
     stock.backward()
     np.testing.assert_allclose(ours.grad, theirs.grad, atol=1e-6)
+
+
+MIXED = torch.tensor([[0.3, -1.0, 0.8, 9.0], [1.0, 0.5, 9.0, 9.0], [0.1, -0.4, 0.2, 0.9]])
+MIXED_MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+MIXED_BEST = torch.tensor([2, 1, 0])
+
+
+def rows_of(table: torch.Tensor) -> list[np.ndarray]:
+    return [r[m].double().numpy() for r, m in zip(table, MIXED_MASK, strict=True)]
+
+
+def test_label_smoothing_spreads_the_doubt_over_the_others() -> None:
+    expected = []
+    for r, b in zip(rows_of(MIXED), MIXED_BEST.tolist(), strict=True):
+        target = np.full(len(r), 0.1 / (len(r) - 1))
+        target[b] = 0.9
+        expected.append(-(target * (r - np.log(np.exp(r).sum()))).sum())
+    loss = best_of_k_loss(MIXED, MIXED_BEST, MIXED_MASK, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_two_way_label_smoothing_is_that_of_conservative_dpo() -> None:
+    scores = torch.tensor([[1.0, 0.3]])
+    expected = -0.9 * np.log(1 / (1 + np.exp(-0.7))) - 0.1 * np.log(1 / (1 + np.exp(0.7)))
+    for loss in (best_of_k_loss, best_vs_rest_loss):
+        smooth = loss(scores, torch.tensor([0]), label_smoothing=0.1)
+        assert smooth.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_best_against_the_rest_of_four() -> None:
+    loss = best_vs_rest_loss(R, torch.tensor([2]))
+    assert loss.item() == pytest.approx(0.359504, abs=1e-6)
+
+
+def test_best_against_the_rest_counts_each_comparison_once_whatever_its_k() -> None:
+    expected = []
+    for r, b in zip(rows_of(MIXED), MIXED_BEST.tolist(), strict=True):
+        others = np.delete(r, b)
+        expected.append(np.log1p(np.exp(-(r[b] - others))).mean())
+    loss = best_vs_rest_loss(MIXED, MIXED_BEST, MIXED_MASK)
+    assert loss.item() == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_a_margin_is_a_lead_that_the_best_must_have() -> None:
+    lead = best_of_k_loss(R - torch.tensor([[0.0, 0, 0.4, 0]]), torch.tensor([2]))
+    loss = best_of_k_loss(R, torch.tensor([2]), margin=torch.tensor([0.4], dtype=torch.float64))
+    assert loss.item() == pytest.approx(lead.item(), abs=1e-7)
+
+
+def test_scalar_losses_equal_numpy_with_mixed_k() -> None:
+    targets = torch.tensor([[1.0, 0, 2, 5], [0.5, 0.5, 5, 5], [-1, 0, 1, 2]])
+    pairs = list(zip(rows_of(MIXED), rows_of(targets), strict=True))
+    squares = np.concatenate([(r - t) ** 2 for r, t in pairs])
+    rating = scalar_rating_loss(MIXED, targets, MIXED_MASK)
+    assert rating.item() == pytest.approx(squares.mean(), abs=1e-6)
+    compare = []
+    for r, t in pairs:
+        gaps = [
+            (r[j] - r[i] - t[j] + t[i]) ** 2 for i in range(len(r)) for j in range(i + 1, len(r))
+        ]
+        compare.append(np.mean(gaps))
+    loss = scalar_compare_loss(MIXED, targets, MIXED_MASK)
+    assert loss.item() == pytest.approx(np.mean(compare), abs=1e-6)
+    shifted = scalar_compare_loss(MIXED + 7, targets, MIXED_MASK)
+    assert shifted.item() == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_centering_pulls_each_comparisons_mean_to_zero() -> None:
+    expected = np.mean([(2 * r.mean()) ** 2 for r in rows_of(MIXED)])
+    assert centering_penalty(MIXED, MIXED_MASK).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [best_of_k_loss, best_vs_rest_loss])
+def test_what_stands_outside_the_mask_has_no_say_and_gets_no_gradient(
+    loss: Callable[..., torch.Tensor],
+) -> None:
+    scores = MIXED.clone().requires_grad_()
+    value = loss(scores, MIXED_BEST, MIXED_MASK, 0.1)
+    value.backward()
+    assert torch.isfinite(scores.grad).all() and not scores.grad[~MIXED_MASK].any()
+    elsewhere = loss(MIXED.masked_fill(~MIXED_MASK, -50.0), MIXED_BEST, MIXED_MASK, 0.1)
+    assert value.item() == pytest.approx(elsewhere.item(), abs=1e-7)
 
 
 def plackett_luce_numpy(scores: np.ndarray, ranking: list[int]) -> float:
@@ -110,6 +203,34 @@ def plackett_luce_numpy(scores: np.ndarray, ranking: list[int]) -> float:
 def test_plackett_luce_on_a_full_ranking() -> None:
     loss = plackett_luce_loss(R, torch.tensor([[2, 0, 3, 1]]))
     assert loss.item() == pytest.approx(2.166760, abs=1e-6)
+
+
+def test_plackett_luce_with_mixed_k_and_rankings_of_any_length() -> None:
+    rankings = [[2, 0, 1], [1], [3, 0]]
+    expected = np.mean(
+        [plackett_luce_numpy(s, r) for s, r in zip(rows_of(MIXED), rankings, strict=True)]
+    )
+    padded = torch.tensor([r + [-1] * (3 - len(r)) for r in rankings])
+    scores = MIXED.clone().requires_grad_()
+    loss = plackett_luce_loss(scores, padded, MIXED_MASK)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert torch.isfinite(scores.grad).all() and not scores.grad[~MIXED_MASK].any()
+
+
+def test_a_ranking_is_the_same_whichever_way_the_candidates_stand() -> None:
+    order = [3, 1, 0, 2]
+    ranking = [2, 0, 3]
+    moved = torch.tensor([[order.index(k) for k in ranking]])
+    loss = plackett_luce_loss(R[:, order], moved)
+    same = plackett_luce_loss(R, torch.tensor([ranking]))
+    assert loss.item() == pytest.approx(same.item(), abs=1e-12)
+
+
+def test_a_ranking_of_one_is_the_pick_of_the_best() -> None:
+    assert plackett_luce_loss(MIXED, MIXED_BEST[:, None], MIXED_MASK).item() == pytest.approx(
+        best_of_k_loss(MIXED, MIXED_BEST, MIXED_MASK).item(), abs=1e-6
+    )
 
 
 def test_plackett_luce_equals_numpy_on_full_and_partial_rankings() -> None:

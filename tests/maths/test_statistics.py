@@ -1,10 +1,12 @@
 """Intervals against scipy, errors against numpy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.maths.statistics import mean_and_error, wilson_interval
+from toolkit.maths.statistics import mean_and_error, tail_probability, wilson_interval
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1, 3), (361, 400), (50, 100), (7, 9)])
@@ -25,3 +27,19 @@ def test_mean_and_error_equal_numpys() -> None:
     mean, error = mean_and_error(values.tolist())
     assert mean == pytest.approx(values.mean())
     assert error == pytest.approx(values.std(ddof=1) / np.sqrt(50))
+
+
+def test_the_tail_of_equal_chances_is_the_binomial_test() -> None:
+    for hits, n, p in ((0, 20, 0.25), (9, 20, 0.25), (20, 20, 0.25), (130, 400, 0.25)):
+        expected = stats.binomtest(hits, n, p, alternative="greater").pvalue
+        assert tail_probability(hits, [p] * n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_tail_of_unequal_chances_equals_a_count_of_all_outcomes() -> None:
+    chances = [1 / 2, 1 / 3, 1 / 4, 1 / 4, 1 / 5]
+    expected = 0.0
+    for outcome in itertools.product([0, 1], repeat=5):
+        if sum(outcome) >= 3:
+            expected += np.prod([p if hit else 1 - p
+                                 for hit, p in zip(outcome, chances, strict=True)])  # fmt: skip
+    assert tail_probability(3, chances) == pytest.approx(expected, abs=1e-12)

@@ -1,6 +1,7 @@
 """The reward trainer: the seam in TRL, fp32 heads, learning, and scores that survive a reload."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,14 +9,15 @@ from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from trl import RewardConfig, RewardTrainer
 
-from toolkit.data.comparisons import encode_candidates
+from toolkit.data.collators import ComparisonCollator
+from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config, write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import (
-    BestOfKConfig,
     BestOfKTrainer,
     best_of_k_accuracy,
     normalize,
@@ -35,6 +37,10 @@ def rows(count: int = 48, k: int = 4) -> list[dict]:
     ]  # fmt: skip
 
 
+def encode(tokenizer: Any, rows: list[dict]) -> list[dict]:
+    return list(Encoder(tokenizer, 64).encode(("", row) for row in rows))
+
+
 def config(tmp_path: Path, **kwargs: object) -> BestOfKConfig:
     defaults: dict = {"use_cpu": True, "report_to": "none", "disable_tqdm": True,
                       "per_device_train_batch_size": 8, "learning_rate": 3e-3,
@@ -44,7 +50,7 @@ def config(tmp_path: Path, **kwargs: object) -> BestOfKConfig:
 
 def train(demo_model: str, tmp_path: Path, precision: str = "4bit") -> tuple[BestOfKTrainer, list]:
     tokenizer = load_tokenizer(demo_model)
-    encoded, _ = encode_candidates(tokenizer, rows(), 64)
+    encoded = encode(tokenizer, rows())
     trainer = BestOfKTrainer(
         model=load_base(demo_model, precision, score_head=True),
         args=config(tmp_path),
@@ -59,7 +65,7 @@ def train(demo_model: str, tmp_path: Path, precision: str = "4bit") -> tuple[Bes
 def test_pairs_give_trls_own_loss_and_gradients(demo_model: str, tmp_path: Path) -> None:
     """K = 2 against the stock RewardTrainer: same base, adapter and batch."""
     tokenizer = load_tokenizer(demo_model)
-    pairs, _ = encode_candidates(tokenizer, rows(6, k=2), 64)
+    pairs = encode(tokenizer, rows(6, k=2))
     stock_rows = [
         {"chosen_ids": r["candidate_ids"][r["best"]],
          "rejected_ids": r["candidate_ids"][1 - r["best"]]} for r in pairs
@@ -79,8 +85,7 @@ def test_pairs_give_trls_own_loss_and_gradients(demo_model: str, tmp_path: Path)
     )  # fmt: skip
     ours = object.__new__(BestOfKTrainer)
     ours.__dict__.update(stock.__dict__)
-    from toolkit.data.collators import ComparisonCollator
-
+    ours.config = config(tmp_path)
     outcomes = []
     for loss in (
         stock.compute_loss(model, stock.data_collator(stock_rows)),

@@ -1,5 +1,6 @@
 """Rows of token ids to padded batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,14 @@ class ComparisonCollator:
             [5, 7, 8]]), 'attention_mask': tensor([[1, 1, 0],
             [1, 1, 1]]), 'candidates': tensor([2]), 'best': tensor([1])}
 
-    With B comparisons and N candidates in all: ids and mask (N, T), candidates and best (B,).
+    With B comparisons and N candidates in all: ids and mask (N, T), candidates and best (B,); and
+    where every row has them, ranking (B, R) with -1 behind the end of a shorter one, target_scores
+    (N,), (scores - score_mean) / score_std, and margin (B,).
     """
 
     pad_token_id: int
+    score_mean: float = 0.0
+    score_std: float = 1.0
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Raises ValueError for a candidate that ends in the pad token: transformers' pooling
@@ -34,12 +39,20 @@ class ComparisonCollator:
                 "pad token that is not its end-of-text token"
             )
         ids, mask = pad(flat, self.pad_token_id)
-        return {
+        batch = {
             "input_ids": ids,
             "attention_mask": mask.long(),
             "candidates": torch.tensor([len(row["candidate_ids"]) for row in rows]),
             "best": torch.tensor([row["best"] for row in rows]),
         }
+        if all(row.get("ranking") is not None for row in rows):
+            batch["ranking"] = pad([row["ranking"] for row in rows], pad_id=-1)[0]
+        if all(row.get("scores") is not None for row in rows):
+            scores = torch.tensor([s for row in rows for s in row["scores"]])
+            batch["target_scores"] = (scores - self.score_mean) / self.score_std
+        if all(row.get("margin") is not None for row in rows):
+            batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
+        return batch
 
 
 def by_comparison(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,3 +62,24 @@ def by_comparison(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     table = scores.new_zeros(mask.shape)
     table[mask] = scores
     return table, mask
+
+
+def buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
+    """Indices in groups of like length, so that padding each to its longest costs little.
+
+    >>> buckets([10, 3, 9, 10, 3])
+    [[0, 3, 2], [1, 4]]
+
+    Args:
+        lengths: of sequences.
+        waste: no sequence is padded by more than this share of its group's longest, so no more than
+            this share of all tokens is padding.
+    """
+    groups: list[list[int]] = []
+    longest = 0.0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not groups or lengths[i] < (1 - waste) * longest:
+            groups.append([])
+            longest = lengths[i]
+        groups[-1].append(i)
+    return groups

@@ -4,86 +4,278 @@
     {"prompt": "...", "completions": [" The tea was cold.", " We loved it.", ...]}
     {"prompt": "...", "completions": [...], "best": 1}
 
+The native comparison, field by field (K differs from row to row as it likes):
+
+    prompt       text, or messages: [{"role": "user", "content": "..."}, ...]
+    completions  list of K >= 2 texts, as they follow the prompt (a leading space included)
+    best         index of the pick, from 0
+    ranking      optional: indices from best to worst; a part of them will do
+    scores       optional: K numbers, the higher the better (scalar losses train on them)
+    margin       optional: by how much the best leads, in the scorer's units, >= 0
+    labeler      optional: who picked
+    source       optional: where it came from, text or an object; other fields are kept as they are
+
 A file is checked whole before anything is done with it, so a mistake costs no model load.
 """
 
+import hashlib
 import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.files import read_jsonl
+from toolkit.data.sources import Placed, read_table
 from toolkit.errors import InputError
 
 Row = dict[str, Any]
+ROLES = ("system", "user", "assistant", "tool")
+SHOWN = 20  # problems that are named; the others are counted
 
 
-def problem_of(row: Row, wants: str) -> str | None:
-    """What is wrong with a row, and the cure, or None.
+def problems_of(row: Row, wants: str) -> list[str]:
+    """What is wrong with a row, each as field, value and cure; empty for a good one.
 
     Args:
         row: as read.
-        wants: "prompt", "completions" (and a prompt) or "best" (and both).
+        wants: "prompt", "completions" (and a prompt), "best" (and both) or "scores" (in its place).
     """
-    if not isinstance(row.get("prompt"), str):
-        return "prompt: missing or not a string (give the text that is to be continued)"
-    if problem := _problem_of_text(row["prompt"]):
-        return f"prompt: {problem}"
+    problems = _problems_of_prompt(row.get("prompt"))
     if wants == "prompt":
-        return None
+        return problems
     completions = row.get("completions")
     if not isinstance(completions, list) or not all(isinstance(c, str) for c in completions):
-        return "completions: missing or not a list of strings"
-    if len(completions) < 2:
-        return f"completions: {len(completions)} of them, but a choice needs at least 2"
+        found = "missing" if completions is None else f"{completions!r:.40}"
+        return [*problems, f"completions: {found}, but must be a list of strings"]
     for k, completion in enumerate(completions):
         if problem := _problem_of_text(completion):
-            return f"completions[{k}]: {problem}"
-    if wants == "completions":
-        return None
-    best = row.get("best")
-    if not isinstance(best, int) or isinstance(best, bool):
-        return f"best: {best!r}, but must be the index of the pick, 0 to {len(completions) - 1}"
-    if not 0 <= best < len(completions):
-        return f"best: {best}, out of range for {len(completions)} completions (count from 0)"
-    return None
+            problems.append(f"completions[{k}]: {problem}")
+    if len(completions) < 2:
+        problems.append(f"completions: {len(completions)} of them, but a choice needs at least 2")
+    elif wants in ("best", "scores"):
+        if len(set(completions)) == 1:
+            problems.append(
+                f"completions: all {len(completions)} are {completions[0]!r:.40}, so a pick says "
+                "nothing (delete the row)"
+            )
+        problems += _problems_of_label(row, len(completions), wants)
+    return problems
+
+
+def _problems_of_prompt(prompt: Any) -> list[str]:
+    if isinstance(prompt, str):
+        problem = _problem_of_text(prompt)
+        return [f"prompt: {problem}"] if problem else []
+    if not isinstance(prompt, list) or not prompt:
+        found = "missing" if prompt is None else f"{prompt!r:.40}"
+        return [f"prompt: {found}, but must be text or a list of messages"]
+    for i, message in enumerate(prompt):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return [f'prompt[{i}]: {message!r:.40}, but must be {{"role": ..., "content": text}}']
+        if message.get("role") not in ROLES:
+            return [f"prompt[{i}].role: {message.get('role')!r}, but must be one of {ROLES}"]
+        if problem := _problem_of_text(message["content"]):
+            return [f"prompt[{i}].content: {problem}"]
+    if prompt[-1]["role"] == "assistant":
+        return ["prompt: its last message is the assistant's (that belongs into completions)"]
+    return []
+
+
+def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
+    problems = []
+    best, ranking, scores, margin = (row.get(n) for n in ("best", "ranking", "scores", "margin"))
+    if wants == "best" and not _is_index(best):
+        problems.append(f"best: {best!r:.40}, but must be the index of the pick, 0 to {k - 1}")
+    elif best is not None and not (_is_index(best) and 0 <= best < k):
+        problems.append(f"best: {best!r:.40}, out of range for {k} completions (count from 0)")
+    if ranking is not None:
+        if not isinstance(ranking, list) or not ranking or not all(_is_index(i) for i in ranking):
+            problems.append(f"ranking: {ranking!r:.40}, but must be a list of indices, best first")
+        elif not all(0 <= i < k for i in ranking) or len(set(ranking)) < len(ranking):
+            problems.append(
+                f"ranking: {ranking!r:.40}, but must name each of 0 to {k - 1} at most once"
+            )
+        elif _is_index(best) and best != ranking[0]:
+            problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (mend one)")
+    if scores is None and wants == "scores":
+        problems.append(f"scores: missing (this loss wants {k} numbers, one a completion)")
+    elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
+        problems.append(f"scores: {scores!r:.40}, but must be a list of finite numbers")
+    elif scores is not None and len(scores) != k:
+        problems.append(f"scores: {len(scores)} of them for {k} completions")
+    if margin is not None and not (_is_number(margin) and margin >= 0):
+        problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
+    if not isinstance(row.get("labeler", ""), str | None):
+        problems.append(f"labeler: {row['labeler']!r:.40}, but must be a string")
+    return problems
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _problem_of_text(text: str) -> str | None:
-    if not text.strip():
+    if not text or text.isspace():
         return "empty (delete the row or give it text)"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"half a character at {error.start} (a lone surrogate; mend the row's \\u escape)"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return (
+                f"half a character at {error.start} (a lone surrogate; mend the row's \\u escape)"
+            )
     return None
 
 
-def read_rows(path: str | Path, wants: str, what: str) -> list[Row]:
-    """All rows of a JSONL file, validated.
+@dataclass
+class Comparisons:
+    """A source whose every row was checked, to be gone through as often as one likes.
+
+    No row is kept in memory, only eight bytes for each (``order``).
+
+    Attributes:
+        source: file, folder or Hub dataset.
+        wants: what its rows were checked for (``problems_of``).
+        skipped: bad rows that are passed over.
+        order: uint64 (rows,), a hash of each good row's prompt: equal prompts have equal ones.
+        digest: SHA-256 over prompts, completions and labels, the first 16 digits.
+    """
+
+    source: str
+    wants: str
+    skipped: int
+    order: np.ndarray
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Placed]:
+        """Good rows, each with its place."""
+        for place, row in read_table(self.source, self.source):
+            if not self.skipped or not problems_of(row, self.wants):
+                yield place, row
+
+    def where(self, wanted: np.ndarray) -> Iterator[Placed]:
+        """The rows for which ``wanted``, bool (rows,), is True."""
+        return itertools.compress(self, wanted)
+
+
+def open_comparisons(
+    source: str | Path, wants: str, what: str, skip_invalid: bool = False
+) -> Comparisons:
+    """Check every row of a source; a progress bar shows that.
 
     Args:
-        path: the file.
-        wants: as for ``problem_of``.
-        what: the argument that named the file, for messages.
+        source: what ``read_table`` reads.
+        wants: as for ``problems_of``.
+        what: the argument that named the source, for messages.
+        skip_invalid: pass over bad rows instead of refusing the source.
 
     Raises:
-        InputError: the first problem, as file:line, and how many rows have one; or no rows at all.
+        InputError: bad rows (the first as the message, 20 in ``details``, all counted), or none.
     """
-    rows: list[Row] = []
-    problems: list[str] = []
-    for number, row in read_jsonl(path, what):
-        problem = problem_of(row, wants)
-        if problem:
-            problems.append(f"{path}:{number}: {problem}")
-        rows.append(row)
-    if problems:
-        others = f"; {len(problems) - 1} more bad rows" if len(problems) > 1 else ""
-        raise InputError(problems[0] + others)
-    if not rows:
-        raise InputError(f"{path}: no rows ({what} needs at least one)")
-    return rows
+    shown: list[str] = []
+    bad = 0
+    order: list[np.ndarray] = []
+    chunk: list[int] = []
+    digest = hashlib.sha256()
+    for place, row in tqdm(read_table(source, what), desc="Checking", unit="row", mininterval=1):
+        problems = problems_of(row, wants)
+        if problems:
+            bad += 1
+            shown += [f"{place}: {problem}" for problem in problems[: SHOWN - len(shown)]]
+            continue
+        prompt = _canonical(row["prompt"])
+        chunk.append(_hash(prompt))
+        digest.update(prompt)
+        digest.update(
+            _canonical([row.get(n) for n in ("completions", "best", "ranking", "scores")])
+        )
+        if len(chunk) == 4096:
+            order.append(np.array(chunk, dtype=np.uint64))
+            chunk = []
+    if bad and not skip_invalid:
+        more = f"; {bad - 1} more bad rows" if bad > 1 else ""
+        hint = " (--skip_invalid goes on without them)" if bad > 1 and wants != "prompt" else ""
+        raise InputError(f"{shown[0]}{more}{hint}", details=shown[1:])
+    order.append(np.array(chunk, dtype=np.uint64))
+    hashes = np.concatenate(order)
+    if not len(hashes):
+        skipped = f" but {bad} bad ones, of which the first is {shown[0]}" if bad else ""
+        raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
+    if bad:
+        print(f"{source}: {bad} bad rows skipped; the first: {shown[0]}")
+    return Comparisons(str(source), wants, bad, hashes, digest.hexdigest()[:16])
+
+
+def _canonical(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    return json.dumps(value, sort_keys=True).encode("ascii")
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def read_rows(source: str | Path, wants: str, what: str, skip_invalid: bool = False) -> list[Row]:
+    """All good rows of a source, in memory (``open_comparisons``)."""
+    return [row for _, row in open_comparisons(source, wants, what, skip_invalid)]
+
+
+def split_by_prompt(
+    order: np.ndarray, eval_rows: int, seed: int, train_fraction: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to train on and which to hold out, with no prompt in both.
+
+    Prompts are shuffled by a hash of theirs and the seed; those that come first are held out, until
+    there are ``eval_rows`` rows. A smaller share of the rest is a part of a larger one.
+
+    Args:
+        order: uint64 (rows,) (``Comparisons.order``).
+        eval_rows: hold out at least so many rows.
+        seed: of the shuffle.
+        train_fraction: train on this share of what is left.
+
+    Returns:
+        bool (rows,) twice: train, held out.
+
+    Raises:
+        InputError: nothing would be left to train on.
+    """
+    salt = _mix(np.array([seed], dtype=np.uint64))
+    place = _mix(order ^ salt)
+    held_out = place <= np.sort(place)[min(eval_rows, len(place)) - 1]
+    rest = np.flatnonzero(~held_out)
+    if not len(rest):
+        raise InputError(
+            f"eval_rows is {eval_rows}, which leaves none of {len(order)} rows to train on "
+            "(pass a smaller --eval_rows)"
+        )
+    lot = np.argsort(_mix(rest.astype(np.uint64) ^ salt), kind="stable")
+    train = np.zeros(len(order), dtype=bool)
+    train[rest[lot[: max(1, round(train_fraction * len(rest)))]]] = True
+    return train, held_out
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele, Lea & Flood 2014), elementwise on uint64."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def read_prompts(
@@ -117,8 +309,9 @@ def read_prompts(
             break
         if prompt_tokens and "prompt" not in row:
             row = row | {"prompt": row.get("text")}
-        problem = problem_of(row, "prompt")
-        if problem:
+        problem = next(iter(problems_of(row, "prompt")), None)
+        if problem or not isinstance(row["prompt"], str):
+            problem = problem or "prompt: messages, but text is wanted here"
             hint = "" if prompt_tokens else '; for rows of "text", say --prompt_tokens N'
             raise InputError(f"{path}:{number}: {problem}{hint if 'text' in row else ''}")
         ids = tokenizer(row["prompt"], truncation=False, verbose=False)["input_ids"]
@@ -136,60 +329,3 @@ def read_prompts(
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
     return kept, left_out
-
-
-def encode_candidates(
-    tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Comparisons as ``{"candidate_ids": [ids of prompt + completion, ...], "best": index}``.
-
-    Rows with a candidate longer than ``max_length`` tokens are left out and counted.
-
-    Raises:
-        InputError: a completion ends in the text of the pad token, which the model's pooling would
-            take for padding.
-    """
-    encoded: list[dict[str, Any]] = []
-    left_out = 0
-    for row in rows:
-        texts = [row["prompt"] + completion for completion in row["completions"]]
-        candidates = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        if any(ids[-1] == tokenizer.pad_token_id for ids in candidates):
-            raise InputError(
-                f"a completion of {row['prompt']!r:.60} ends in the pad token "
-                f"{tokenizer.pad_token!r} (cut it off)"
-            )
-        if max(len(ids) for ids in candidates) > max_length:
-            left_out += 1
-        else:
-            encoded.append({"candidate_ids": candidates, "best": row["best"]})
-    return encoded, left_out
-
-
-def split_by_prompt(rows: list[Row], eval_rows: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """Train and held-out rows with no prompt in both; at least ``eval_rows`` are held out.
-
-    Raises:
-        InputError: nothing would be left to train on.
-    """
-    import random
-
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    random.Random(seed).shuffle(prompts)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["prompt"]] = counts.get(row["prompt"], 0) + 1
-    held_out: set[str] = set()
-    total = 0
-    for prompt in prompts:
-        if total >= eval_rows:
-            break
-        held_out.add(prompt)
-        total += counts[prompt]
-    train = [row for row in rows if row["prompt"] not in held_out]
-    if not train:
-        raise InputError(
-            f"eval_rows is {eval_rows}, which leaves none of {len(rows)} rows to train on "
-            "(pass a smaller --eval_rows)"
-        )
-    return train, [row for row in rows if row["prompt"] in held_out]

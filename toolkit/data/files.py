@@ -1,13 +1,15 @@
 """Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
 
+import gzip
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from toolkit.errors import InputError
 
@@ -27,31 +29,59 @@ def require_file(path: str | Path, what: str) -> Path:
 def read_jsonl(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
 
+    A gzipped file is told by its first bytes, whatever its name.
+
     Raises:
-        InputError: a missing file, a line that is not JSON or not an object (with file:line).
+        InputError: a missing or broken file, a line that is not JSON or not an object (file:line).
     """
     path = require_file(path, what)
     with open(path, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: not UTF-8 at byte {error.start} (save the file as UTF-8)"
-                ) from None
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: not JSON, {error.msg} at column {error.colno} "
-                    "(each line must be one JSON object; mend or delete the line)"
-                ) from None
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{path}:{number}: a {type(row).__name__}, not an object "
-                    '(write {"prompt": ..., ...})'
-                )
-            yield number, row
+        zipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        try:
+            lines = gzip.GzipFile(fileobj=stream) if zipped else stream
+            for number, raw in enumerate(lines, start=1):
+                if raw.strip():
+                    yield number, _parse_object(raw, f"{path}:{number}", first=number == 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
+
+
+def _parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{place}: not UTF-8 at byte {error.start} (save the file as UTF-8)"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{place}: not JSON, {error.msg} at column {error.colno} "
+            "(each line must be one JSON object; mend or delete the line)"
+        ) from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of 5,000 digits
+        raise InputError(f"{place}: not JSON that can be read: {error} (delete the line)") from None
+    if not isinstance(row, dict):
+        raise InputError(
+            f'{place}: a {type(row).__name__}, not an object (write {{"prompt": ..., ...}})'
+        )
+    return row
+
+
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """The one JSON object in a file.
+
+    Raises:
+        InputError: no such file, or something else in it.
+    """
+    path = require_file(path, what)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a {type(value).__name__}, not a JSON object")
+    return value
 
 
 def claim_output(path: str | Path, overwrite: bool, field: str) -> Path:
@@ -100,14 +130,15 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write the whole content or leave what was there: written aside, synced, renamed."""
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of ``path`` once all of it is written and synced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(aside, 0o644)
@@ -115,6 +146,12 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         _sync(path.parent)
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write the whole content or leave what was there."""
+    with atomic_file(path) as stream:
+        stream.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -129,7 +166,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line, atomically: a killed run leaves the old file or none."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with atomic_file(path) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
 
 
 def _sync(path: Path) -> None:

@@ -6,46 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.data.files import write_text
 from toolkit.data.text import printable
+from toolkit.evaluation.page import render
 
 Row = dict[str, Any]
 Fact = tuple[str, str, str]  # name, value, and "yes", "no" or ""
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
-th, td { border-bottom: 1px solid #8886; padding: .4rem .6rem; text-align: left;
-         vertical-align: top; overflow-wrap: anywhere; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { width: 100%; height: auto; background: white; border-radius: .4rem; }
-.ok { color: #187a3c; } .bad { color: #c0262d; font-weight: bold; }
-@media (prefers-color-scheme: dark) { .ok { color: #6fd394; } .bad { color: #ff8f8f; } }
-</style></head><body>
-<h1>{{ title }}</h1>
-<table>{% for name, value, verdict in facts %}
-<tr><td>{{ name }}</td><td class="n">{{ value }}</td>
-<td class="{{ 'bad' if verdict == 'no' else 'ok' }}">{{ verdict }}</td></tr>{% endfor %}</table>
-<h2>Learning curves</h2>
-<img alt="Score, KL against its target, KL coefficient and reward loss over the run"
- src="data:image/png;base64,{{ curves }}">
-<h2>Samples</h2>
-<p>The first {{ samples|length }} held-out prompts at a fixed seed, not picked.</p>
-<table><tr><th>prompt</th><th>untuned</th><th></th><th>tuned</th><th></th></tr>
-{% for row in samples %}<tr><td>{{ row.prompt }}</td>
-<td>{{ row.reference }}</td><td class="n">{{ "%+.1f"|format(row.reference_score) }}</td>
-<td>{{ row.policy }}</td><td class="n">{{ "%+.1f"|format(row.policy_score) }}</td></tr>{% endfor %}
-</table></body></html>
-"""
 
 
 def plot_curves(rows: list[Row], reward_history: list[Row] | None = None) -> bytes:
@@ -112,16 +81,8 @@ def write_report(
         curves: a PNG.
         samples: rows of ``compare``.
     """
-    template = Environment(autoescape=True).from_string(PAGE)
-    write_text(
-        path,
-        template.render(
-            title=title,
-            facts=facts,
-            curves=base64.b64encode(curves).decode("ascii"),
-            samples=samples,
-        ),
-    )
+    encoded = base64.b64encode(curves).decode("ascii")
+    render(path, "run_report.html", title, facts=facts, curves=encoded, samples=samples)
 
 
 def verdict(

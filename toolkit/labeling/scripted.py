@@ -60,6 +60,12 @@ class Lexicon:
         ]
 
 
+def by_lexicon(path: str | Path) -> Callable[[list[str]], list[float]]:
+    """A lexicon's scores of completions alone."""
+    lexicon = Lexicon(path)
+    return lambda texts: lexicon([], texts)
+
+
 def load_function(spec: str) -> Scorer:
     """The function that ``module:function`` names; the working folder is searched first.
 

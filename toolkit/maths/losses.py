@@ -7,26 +7,66 @@ from torch import Tensor
 from toolkit.maths.masking import masked_mean
 
 
-def best_of_k_loss(scores: Tensor, best: Tensor, mask: Tensor | None = None) -> Tensor:
+def best_of_k_loss(
+    scores: Tensor,
+    best: Tensor,
+    mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    margin: Tensor | None = None,
+) -> Tensor:
     """K-way softmax: -log( exp(r_best) / sum_k exp(r_k) ), averaged over the comparisons.
 
     Source: arXiv 1909.08593 eq. 1 (there without its minus sign); openai/lm-human-preferences
-    lm_human_preferences/label_types.py:44-49. K = 2 is the Bradley-Terry loss of pairs.
+    lm_human_preferences/label_types.py:44-49. K = 2 is the Bradley-Terry loss of pairs; with a
+    margin it is that of trl/trainer/reward_trainer.py: compute_loss (arXiv 2307.09288 eq. 2).
 
     Args:
         scores: (B, K).
         best: int (B,), index of the pick.
         mask: bool (B, K), False where a comparison has fewer than K candidates.
+        label_smoothing: probability that the pick is wrong and any of the other K - 1 was meant.
+        margin: (B,), by how much the best must lead: r_best - margin stands for r_best.
 
     Returns:
-        scalar, ln K for equal scores.
+        scalar, ln K for equal scores (without a margin).
     """
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return F.cross_entropy(scores, best)
+    if mask is None:
+        mask = torch.ones_like(scores, dtype=torch.bool)
+    rows = torch.arange(scores.shape[0], device=scores.device)
+    if margin is not None:
+        scores = scores.index_put((rows, best), scores[rows, best] - margin)
+    logprobs = scores.masked_fill(~mask, float("-inf")).log_softmax(dim=1)
+    loss = -logprobs[rows, best]
+    if label_smoothing:
+        others = -(logprobs.masked_fill(~mask, 0.0).sum(dim=1) + loss) / (mask.sum(dim=1) - 1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * others
+    return loss.mean()
 
 
-def plackett_luce_loss(scores: Tensor, ranking: Tensor) -> Tensor:
+def best_vs_rest_loss(
+    scores: Tensor,
+    best: Tensor,
+    mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    margin: Tensor | None = None,
+) -> Tensor:
+    """The comparison as K - 1 pairs: -log sigmoid(r_best - margin - r_k), k not best, averaged.
+
+    Arguments as for best_of_k_loss, which it equals for K = 2. Each comparison counts once,
+    whatever its K.
+    """
+    if mask is None:
+        mask = torch.ones_like(scores, dtype=torch.bool)
+    rows = torch.arange(scores.shape[0], device=scores.device)
+    lead = scores[rows, best]
+    gap = (lead if margin is None else lead - margin).unsqueeze(1) - scores
+    loss = -(1 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
+    others = mask.clone()
+    others[rows, best] = False
+    return (loss.masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)).mean()
+
+
+def plackett_luce_loss(scores: Tensor, ranking: Tensor, mask: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of a ranking, as successive picks of the best from what is left.
 
     -sum_j [ r_(j) - log sum_{i >= j} exp r_(i) ], averaged over the rankings.
@@ -34,27 +74,63 @@ def plackett_luce_loss(scores: Tensor, ranking: Tensor) -> Tensor:
 
     Args:
         scores: (B, K).
-        ranking: int (B, R), indices of candidates from best to worst. R < K is a partial ranking:
-            those that are not named stand, unordered, behind those that are.
+        ranking: int (B, R), indices of candidates from best to worst, -1 behind the last. Fewer
+            than K are a partial ranking: those that are not named stand, unordered, behind.
+        mask: bool (B, K), False where a comparison has fewer than K candidates.
 
     Returns:
         scalar; with R = 1 it equals best_of_k_loss.
     """
     rows = torch.arange(scores.shape[0], device=scores.device)
-    left = torch.ones_like(scores, dtype=torch.bool)
+    left = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.clone()
+    everything = left.clone()
     total = scores.new_zeros(scores.shape[0])
     for j in range(ranking.shape[1]):
-        pick = ranking[:, j]
-        total = total - scores[rows, pick]
-        total = total + scores.masked_fill(~left, float("-inf")).logsumexp(dim=1)
+        named = ranking[:, j] >= 0
+        pick = ranking[:, j].clamp(min=0)
+        among = torch.where(named.unsqueeze(1), left, everything)  # never empty, so never -inf
+        term = scores.masked_fill(~among, float("-inf")).logsumexp(dim=1) - scores[rows, pick]
+        total = total + torch.where(named, term, torch.zeros_like(term))
         left = left.clone()
-        left[rows, pick] = False
+        left[rows, pick] &= ~named
     return total.mean()
 
 
-def pairwise_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-log sigmoid(r_chosen - r_rejected), averaged: (B,) twice -> scalar (Bradley-Terry)."""
-    return -F.logsigmoid(chosen - rejected).mean()
+def scalar_rating_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of scores against ratings, over all candidates: (B, K) thrice -> scalar.
+
+    Source: openai/lm-human-preferences lm_human_preferences/label_types.py:58-82.
+    """
+    return masked_mean((scores - targets) ** 2, mask)
+
+
+def scalar_compare_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of score differences against rating differences.
+
+    mean over i < j of ((r_j - r_i) - (t_j - t_i))^2, averaged over the comparisons, so that one
+    constant in a comparison's ratings does not matter. For K = 2 the loss of
+    openai/lm-human-preferences lm_human_preferences/label_types.py:85-109.
+
+    Args:
+        scores, targets: (B, K).
+        mask: bool (B, K), False where a comparison has fewer than K candidates.
+    """
+    error = scores - targets
+    difference = error.unsqueeze(1) - error.unsqueeze(2)
+    both = mask.unsqueeze(1) & mask.unsqueeze(2)
+    both = both & torch.ones_like(both).triu(diagonal=1)
+    squares = (difference**2).masked_fill(~both, 0.0).sum(dim=(1, 2))
+    return (squares / both.sum(dim=(1, 2))).mean()
+
+
+def centering_penalty(scores: Tensor, mask: Tensor) -> Tensor:
+    """(2 * mean of a comparison's scores)^2, averaged: pulls scores, free up to a constant, to 0.
+
+    For K = 2 it is (r_chosen + r_rejected)^2, TRL's term behind center_rewards_coefficient
+    (arXiv 2312.09244). scores (B, K), mask bool (B, K) -> scalar.
+    """
+    mean = scores.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1)
+    return (2 * mean).square().mean()
 
 
 def policy_loss(

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import torch
+
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion; (0, 1) without trials.
@@ -20,6 +22,21 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     scale = 1 + z * z / trials
     low, high = (center - spread) / scale, (center + spread) / scale
     return max(low, 0.0), min(high, 1.0)
+
+
+def tail_probability(successes: int, chances: Sequence[float]) -> float:
+    """P(at least so many successes) by luck, where trial i succeeds with probability chances[i].
+
+    Exact: the Poisson binomial distribution by convolution, O(n^2); with equal chances it is the
+    one-sided binomial test.
+    """
+    distribution = torch.ones(1, dtype=torch.float64)
+    for p in chances:
+        widened = torch.zeros(len(distribution) + 1, dtype=torch.float64)
+        widened[:-1] = distribution * (1 - p)
+        widened[1:] += distribution * p
+        distribution = widened
+    return float(distribution[successes:].sum().clamp(0.0, 1.0))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """Adapter folders: what they say of themselves, and whether they fit the base at hand."""
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from toolkit.data.files import write_json
+from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.loading import base_fingerprint
 
@@ -50,7 +49,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / FACTS
     if not path.is_file():
         return {}
-    facts = _read_object(path)
+    facts = read_object(path, "adapter")
     for name in ("gain", "bias"):
         value = facts.get(name, 0.0)
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -79,7 +78,7 @@ def check_adapter(
         raise InputError(f"{what}: {folder}: no adapter_config.json (give an adapter's folder)")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
-    config = _read_object(config_path)
+    config = read_object(config_path, what)
     if config.get("peft_type", "LORA") != "LORA":
         raise InputError(f"{what}: {folder}: a {config['peft_type']} adapter (LoRA is wanted)")
     if config.get("task_type") != task_type:
@@ -104,16 +103,6 @@ def check_adapter(
             f"{what}: {folder}: trained on {trained_on or 'an unnamed base'}, not on {base_name} "
             "(pass that base as --model_name_or_path, or train the adapter on this one)"
         )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a {type(value).__name__}, not a JSON object")
-    return value
 
 
 def _check_weights(folder: Path, task_type: str, what: str) -> None:

@@ -77,17 +77,22 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_context(name: str, tokens: int, revision: str = "main") -> None:
-    """Raise InputError if ``tokens`` of prompt and completion do not fit the model's context.
+def context_length(name: str, revision: str = "main") -> int | None:
+    """The most tokens that the model was made for, by its config; None where it does not say.
 
-    Reads the model's config and no weights. A model with rotary positions would run on beyond its
-    context and write nonsense; one with learned positions would crash.
+    A model with rotary positions would run on beyond it and write nonsense; one with learned
+    positions would crash. Reads no weights.
     """
     try:
         config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: config not loaded: {_first_line(error)}") from None
-    context = getattr(config, "max_position_embeddings", None)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def check_context(name: str, tokens: int, revision: str = "main") -> None:
+    """Raise InputError if ``tokens`` of prompt and completion do not fit the model's context."""
+    context = context_length(name, revision)
     if context is not None and tokens > context:
         raise InputError(
             f"{tokens} tokens of prompt and completion do not fit the context of {name}, which is "

@@ -4,8 +4,9 @@ The seam in TRL 1.16.0 (three private names; pinned, and a test holds K = 2 agai
 ``_prepare_dataset``, ``_set_signature_columns_if_needed`` and ``compute_loss``, and a collator.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,67 +14,25 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import RewardConfig, RewardTrainer
+from trl import RewardTrainer
 
-from toolkit.data.collators import ComparisonCollator, by_comparison
-from toolkit.errors import InputError, check_range, check_seed
-from toolkit.maths.losses import best_of_k_loss
+from toolkit.data.collators import ComparisonCollator, buckets, by_comparison
+from toolkit.errors import InputError
+from toolkit.maths.losses import (
+    best_of_k_loss,
+    best_vs_rest_loss,
+    centering_penalty,
+    plackett_luce_loss,
+    scalar_compare_loss,
+    scalar_rating_loss,
+)
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
 from toolkit.maths.statistics import wilson_interval
 from toolkit.models.generation import sample
 from toolkit.models.roles import Roles
+from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rollouts import SamplingRule, score
-
-# Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
-NOT_USED = {
-    "center_rewards_coefficient": None, "chat_template_path": None, "eos_token": None,
-    "pad_token": None, "pad_to_multiple_of": "auto", "model_init_kwargs": None,
-}  # fmt: skip
-
-
-@dataclass
-class BestOfKConfig(RewardConfig):
-    """RewardConfig with the paper's habits: no clipping, no weight decay, linear decay to 0."""
-
-    HELP_FIELDS: ClassVar[tuple[str, ...]] = (
-        "output_dir", "num_train_epochs", "per_device_train_batch_size", "learning_rate",
-        "max_length", "seed", "report_to",
-    )  # fmt: skip
-
-    output_dir: str | None = field(
-        default="outputs/reward", metadata={"help": "Folder for the adapter."}
-    )
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the comparisons."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Falls linearly to 0."})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Comparisons (each of K texts) in a batch."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "The same, held out."})
-    bf16: bool = field(default=False, metadata={"help": "Autocast to bf16 (GPU)."})
-    activation_checkpointing: bool | None = field(default=False, metadata={"help": "Save memory."})
-    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]  # the old name
-        default=None, init=False
-    )
-    max_grad_norm: float = field(default=0.0, metadata={"help": "0: gradients are not clipped."})
-    adam_epsilon: float = field(default=1e-5, metadata={"help": "Adam's epsilon."})
-    save_strategy: str = field(default="no", metadata={"help": "The adapter is saved at the end."})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches (GPU)."}
-    )
-    trust_remote_code: bool = field(default=False, init=False)  # ModelArguments has it
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for name, default in NOT_USED.items():
-            if getattr(self, name) != default:
-                raise InputError(f"{name} is not used for comparisons (leave it out)", name)
-        for name in ("num_train_epochs", "learning_rate"):
-            check_range(name, getattr(self, name), above=0)
-        for name in ("per_device_train_batch_size", "max_length"):
-            check_range(name, getattr(self, name), low=1)
-        super().__post_init__()
 
 
 class BestOfKTrainer(RewardTrainer):
@@ -83,9 +42,10 @@ class BestOfKTrainer(RewardTrainer):
         model: a sequence classifier with one output (``load_base(..., score_head=True)``).
         args: the configuration.
         processing_class: the tokenizer.
-        train_dataset: rows ``candidate_ids, best`` (``encode_candidates``).
+        train_dataset: rows of ``data.encoding.SCHEMA``; ``candidate_ids`` and ``best`` will do.
         eval_dataset: the same, held out.
         peft_config: LoRA with task type SEQ_CLS, so that the head is trained and saved.
+        collator: another than ``ComparisonCollator`` with the tokenizer's pad token.
 
     Raises:
         ValueError: another task type: the head would be neither trained nor saved.
@@ -99,9 +59,11 @@ class BestOfKTrainer(RewardTrainer):
         train_dataset: Dataset,
         eval_dataset: Dataset | None,
         peft_config: LoraConfig,
+        collator: ComparisonCollator | None = None,
     ) -> None:
         if peft_config.task_type != "SEQ_CLS":
             raise ValueError(f"task_type is {peft_config.task_type}, but must be SEQ_CLS")
+        self.config = args
         set_seed(args.seed)  # before peft draws the adapter's A
         super().__init__(
             model=model,
@@ -109,7 +71,7 @@ class BestOfKTrainer(RewardTrainer):
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=ComparisonCollator(processing_class.pad_token_id),
+            data_collator=collator or ComparisonCollator(processing_class.pad_token_id),
             peft_config=peft_config,
         )
         assert self.model is not None
@@ -117,12 +79,21 @@ class BestOfKTrainer(RewardTrainer):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
 
+    def save_adapter(self, folder: Path, base_name: str) -> None:
+        """Adapter and head as peft saves them, the base under this name."""
+        model: Any = self.model
+        model.peft_config["default"].base_model_name_or_path = base_name
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
+
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         """Rows come tokenised; called again by ``evaluate``."""
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["candidate_ids", "best"]  # type: ignore[assignment]
+        self._signature_columns = [  # type: ignore[assignment]
+            "candidate_ids", "best", "ranking", "scores", "margin",
+        ]  # fmt: skip
 
     def compute_loss(
         self,
@@ -131,33 +102,83 @@ class BestOfKTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The K-way softmax over each comparison's scores; accuracy goes to TRL's own metrics."""
-        mode = "train" if model.training else "eval"
-        outputs = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        )
-        scores, mask = by_comparison(outputs.logits.squeeze(-1).float(), inputs["candidates"])
-        loss = best_of_k_loss(scores, inputs["best"], mask)
+        """The configured loss of a batch's comparisons; what it logs goes to TRL's own metrics."""
+        metrics = self._metrics["train" if model.training else "eval"]
+        flat, padding = score_in_buckets(model, inputs["input_ids"], inputs["attention_mask"])
+        scores, mask = by_comparison(flat, inputs["candidates"])
+        loss = comparison_loss(self.config, scores, mask, inputs)
         with torch.no_grad():
             picked = scores.masked_fill(~mask, float("-inf")).argmax(dim=1)
             accuracy = (picked == inputs["best"]).float()
             accuracy = self.accelerator.gather_for_metrics(accuracy).mean().item()
-            self._metrics[mode]["accuracy"].append(accuracy)
+            metrics["accuracy"].append(accuracy)
+            metrics["mean_reward"].append(scores[mask].mean().item())
+            metrics["padding"].append(padding)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+
+def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+    """Scores (N,) fp32 of right-padded rows (N, T), those of like length together.
+
+    One pass over the table would spend a third of its tokens on padding where a comparison's
+    candidates differ in length as people's texts do; ``data.collators.buckets`` bounds that.
+
+    Returns:
+        the scores, in the rows' order, and the share of padding among the tokens computed.
+    """
+    lengths = mask.sum(dim=1).tolist()
+    parts, order, computed = [], [], 0
+    for group in buckets(lengths):
+        rows = torch.tensor(group, device=ids.device)
+        width = lengths[group[0]]
+        outputs = model(
+            input_ids=ids[rows, :width], attention_mask=mask[rows, :width], use_cache=False
+        )
+        parts.append(outputs.logits.squeeze(-1).float())
+        order += group
+        computed += width * len(group)
+    back = torch.tensor(order, device=ids.device).argsort()
+    return torch.cat(parts)[back], 1 - sum(lengths) / computed
+
+
+def comparison_loss(
+    config: BestOfKConfig, scores: Tensor, mask: Tensor, batch: dict[str, Tensor]
+) -> Tensor:
+    """The loss that ``config.loss_type`` names, and the centring penalty if one is asked for.
+
+    Args:
+        config: loss_type, label_smoothing, use_margin, center_rewards_coefficient.
+        scores, mask: (B, K).
+        batch: of ``ComparisonCollator``; ``target_scores`` (N,).
+    """
+    if config.loss_type in ("best_of_k", "best_vs_rest"):
+        function = best_of_k_loss if config.loss_type == "best_of_k" else best_vs_rest_loss
+        margin = batch["margin"] if config.use_margin else None
+        loss = function(scores, batch["best"], mask, config.label_smoothing, margin)
+    elif config.loss_type == "plackett_luce":
+        loss = plackett_luce_loss(scores, batch["ranking"], mask)
+    else:
+        targets, _ = by_comparison(batch["target_scores"].to(scores), batch["candidates"])
+        regress = scalar_rating_loss if config.loss_type == "scalar_rating" else scalar_compare_loss
+        loss = regress(scores, targets, mask)
+    if config.center_rewards_coefficient:
+        loss = loss + config.center_rewards_coefficient * centering_penalty(scores, mask)
+    return loss
 
 
 @torch.no_grad()
 def score_candidates(
-    roles: Roles, rows: list[dict[str, Any]], pad_id: int, batch_size: int = 256
+    roles: Roles, rows: Iterable[dict[str, Any]], pad_id: int, batch_size: int = 256
 ) -> list[list[float]]:
     """The reward adapter's scores of each row's candidates, by the code path that PPO scores with.
 
     Args:
         roles: with a reward adapter.
-        rows: ``candidate_ids`` (``encode_candidates``).
+        rows: to be gone through twice; with ``candidate_ids`` (``data.encoding``).
         pad_id: padding.
         batch_size: candidates in one pass.
     """
+    counts = [len(row["candidate_ids"]) for row in rows]
     flat = [ids for row in rows for ids in row["candidate_ids"]]
     order = sorted(range(len(flat)), key=lambda i: len(flat[i]))  # equal lengths pad little
     scores = [0.0] * len(flat)
@@ -168,10 +189,10 @@ def score_candidates(
         for i, value in zip(chunk, batch, strict=True):
             scores[i] = value
     remaining = iter(scores)
-    return [[next(remaining) for _ in row["candidate_ids"]] for row in rows]
+    return [[next(remaining) for _ in range(count)] for count in counts]
 
 
-def best_of_k_accuracy(scores: list[list[float]], best: list[int]) -> dict[str, float]:
+def best_of_k_accuracy(scores: list[list[float]], best: Sequence[int]) -> dict[str, float]:
     """How often the highest score is the pick, with Wilson's interval, beside chance."""
     hits = sum(
         max(range(len(s)), key=s.__getitem__) == b for s, b in zip(scores, best, strict=True)
@@ -188,6 +209,20 @@ def best_of_k_accuracy(scores: list[list[float]], best: list[int]) -> dict[str, 
         "loss": loss / len(best),
         "comparisons": len(best),
     }
+
+
+def describe_accuracy(metrics: dict[str, Any]) -> str:
+    """A line about ``best_of_k_accuracy``, and a warning where it is no better than chance."""
+    line = (
+        f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
+        f"{metrics['accuracy_high']:.3f}] against {metrics['chance']:.3f} by chance"
+    )
+    if metrics["accuracy_low"] <= metrics["chance"]:
+        line += (
+            "\nwarning: no better than chance, so PPO would learn nothing from it; try a higher "
+            "--learning_rate, more --num_train_epochs, or more comparisons"
+        )
+    return line
 
 
 @torch.no_grad()
@@ -211,7 +246,7 @@ def normalize(
         prompts: token ids; gone through in turn until there are enough samples.
         rule: how completions are sampled.
         tokenizer: for padding.
-        samples: how many.
+        samples: how many; 0 leaves the scores as they are.
         seed: of the sampling.
         whole: score whole completions; False scores what the truncation rule leaves of them.
         batch_size: samples in one pass.
@@ -224,6 +259,8 @@ def normalize(
     """
     if (roles.gain, roles.bias) != (1.0, 0.0):
         raise ValueError("normalize: the scores are normalised already")
+    if samples == 0:
+        return {"gain": 1.0, "bias": 0.0, "samples": 0}
     generator = torch.Generator(roles.device).manual_seed(seed)
     chosen = [prompts[i % len(prompts)] for i in range(samples)]
     raw: list[float] = []

@@ -1,0 +1,65 @@
+"""Turn files of human choices into comparisons, or comparisons into TRL's preference pairs.
+
+    accelerate launch recipes/convert.py --input train.jsonl.gz --output outputs/comparisons.jsonl
+
+Reads JSON Lines (.gz too), JSON, CSV, Parquet, a folder or a Hub dataset, and tells the format by
+the fields: pairs (TRL's and HH's), rankings (OASST), sets with scores (UltraFeedback), one column a
+completion, OpenAI's label files (token ids: pass --tokenizer). Writes JSON Lines or, by the name of
+--output, Parquet. You should see how many comparisons came of it and why rows were left out.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tqdm.auto import tqdm
+
+from toolkit.cli import run
+from toolkit.data.convert import FORMATS, convert, load_decoder, to_pairs
+from toolkit.data.files import claim_output
+from toolkit.data.sources import check_table_name, read_table, write_table
+from toolkit.errors import InputError, check_choice
+
+
+@dataclass
+class ConvertArguments:
+    input: str | None = field(
+        default=None, metadata={"help": "File, folder, or Hub dataset (owner/name:split)."}
+    )
+    output: str = field(
+        default="outputs/comparisons.jsonl", metadata={"help": ".jsonl or .parquet to write."}
+    )
+    format: str = field(default="auto", metadata={"help": f"auto, {', '.join(FORMATS)}."})
+    to: str = field(default="comparisons", metadata={"help": "comparisons, or pairs (TRL's)."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "For openai: folder (encoder.json, vocab.bpe) or Hub id."}
+    )
+    skip_invalid: bool = field(default=False, metadata={"help": "Leave bad rows out."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+
+    def __post_init__(self) -> None:
+        check_choice("format", self.format, ("auto", *FORMATS))
+        check_choice("to", self.to, ("comparisons", "pairs"))
+        if self.input is None:
+            raise InputError("input: missing (name the file to convert)", "input")
+        check_table_name(self.output)
+
+
+def main(args: ConvertArguments) -> None:
+    claim_output(args.output, args.overwrite, "output")
+    decode = None if args.tokenizer is None else load_decoder(args.tokenizer)
+    dropped: Counter[str] = Counter()
+    rows = tqdm(
+        read_table(str(args.input), "--input"), desc="Converting", unit="row", mininterval=1
+    )
+    form = None if args.format == "auto" else args.format
+    made = convert(rows, form, decode, args.skip_invalid, dropped)
+    if args.to == "pairs":
+        made = (pair for row in made for pair in to_pairs(row))
+    count = write_table(args.output, made, f"{args.input}: no {args.to} in it")
+    print(f"{args.output}: {count} {args.to}; left out: {sum(dropped.values())}")
+    for reason, times in dropped.most_common():
+        print(f"  {times} {reason}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,70 @@
+"""Rate models by the choices people made between their answers, or turn choices into scores.
+
+    accelerate launch recipes/ratings.py --comparisons outputs/comparisons.jsonl
+
+Comparisons that say who wrote each completion (`models`) become Plackett-Luce, Bradley-Terry or Elo
+ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of one prompt
+become a z-score for each completion, which reward.py trains on (--loss_type scalar_rating). You
+should see a table, the best first, or how many prompts got scores.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.cli import run
+from toolkit.data.comparisons import read_rows
+from toolkit.data.files import claim_output, write_json
+from toolkit.data.sources import check_table_name, write_table
+from toolkit.data.text import printable
+from toolkit.errors import check_choice, check_range, check_seed
+from toolkit.evaluation.ratings import METHODS, contests_between_models, rate, scores_from_rankings
+
+
+@dataclass
+class RatingArguments:
+    comparisons: str = field(
+        default="outputs/comparisons.jsonl", metadata={"help": "With `models`, or for --scores."}
+    )
+    skip_invalid: bool = field(default=False, metadata={"help": "Leave bad rows out."})
+    method: str = field(default="plackett_luce", metadata={"help": f"{', '.join(METHODS)}."})
+    resamples: int = field(default=200, metadata={"help": "Bootstrap draws for the intervals."})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    output: str = field(default="outputs/ratings.json", metadata={"help": "The table as JSON."})
+    scores: str | None = field(
+        default=None, metadata={"help": "Write rows with `scores` here instead (.jsonl, .parquet)."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_range("resamples", self.resamples, low=20)
+        check_seed(self.seed)
+        if self.scores is not None:
+            check_table_name(self.scores)
+
+
+def main(args: RatingArguments) -> None:
+    claim_output(args.scores or args.output, args.overwrite, "output")
+    rows = read_rows(args.comparisons, "best", "--comparisons", args.skip_invalid)
+    if args.scores is not None:
+        scored = scores_from_rankings(rows)
+        count = write_table(args.scores, scored, f"{args.comparisons}: all labels cancel out")
+        print(f"{args.scores}: {count} prompts with scores, from {len(rows)} labels")
+        return
+
+    ratings = rate(contests_between_models(rows), args.method, args.resamples, args.seed)
+    table = Table(title=f"{args.method} ratings from {len(rows)} comparisons")
+    for header in ("model", "rating", "95 %", "contests", "won"):
+        table.add_column(header, justify="left" if header == "model" else "right")
+    for r in ratings:
+        table.add_row(Text(printable(r.name)), f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}",
+                      str(r.contests), f"{r.wins / r.contests:.0%}")  # fmt: skip
+    Console().print(table)
+    write_json(args.output, {"method": args.method, "ratings": [asdict(r) for r in ratings]})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,101 @@
+"""Say whether a reward model can be trusted: one page, from what reward.py left behind.
+
+    accelerate launch recipes/reward_report.py --run outputs/reward --lexicon data/lexicon.txt
+
+Scores the held-out comparisons again, and looks at accuracy (against chance, people and baselines;
+by K, margin and length), calibration, position and length bias, the scores' histogram, and the most
+confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether more would help
+(--label_fractions "" saves that time). You should see a table, and RUN/report/reward_report.html to
+look at, with the same figures as JSON beside it.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import reward
+
+from toolkit.cli import bind, call, run, write_config
+from toolkit.data.comparisons import read_rows
+from toolkit.data.files import claim_output, read_object
+from toolkit.errors import InputError
+from toolkit.evaluation.report import print_facts
+from toolkit.evaluation.reward_analysis import analyse
+from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
+from toolkit.labeling.scripted import by_lexicon
+from toolkit.models.adapters import check_adapter
+from toolkit.models.roles import Roles
+from toolkit.training.reward_trainer import score_candidates
+
+
+@dataclass
+class ReportArguments:
+    run: str = field(default="outputs/reward", metadata={"help": "reward.py's output_dir."})
+    output: str | None = field(default=None, metadata={"help": "Folder; default RUN/report."})
+    lexicon: str | None = field(default=None, metadata={"help": "A word list as a baseline."})
+    label_fractions: str = field(
+        default="0.1,0.25,0.5", metadata={"help": "Shares of the labels to train on again."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+
+    def fractions(self) -> list[float]:
+        """The shares as numbers between 0 and 1."""
+        try:
+            shares = sorted(float(part) for part in self.label_fractions.split(",") if part.strip())
+        except ValueError:
+            shares = [0.0]
+        if not all(0 < share < 1 for share in shares):
+            raise InputError("label_fractions: write shares between 0 and 1, as 0.1,0.25,0.5")
+        return shares
+
+
+def main(args: ReportArguments) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return report(args, Path(scratch))
+
+
+def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
+    # What the run was, and what it held out.
+    source, fractions = Path(args.run), args.fractions()
+    identity = read_object(source / "run.json", "--run")
+    replay = ["--config", str(write_config(scratch, identity["arguments"]))]
+    model_args, _, _, data_args, _, config = bind(reward.main, replay)
+    out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
+    baselines = {} if args.lexicon is None else {"lexicon": by_lexicon(args.lexicon)}
+    held_out = read_rows(source / "held_out.jsonl", "best", "--run")
+    adapter, tokenizer = source / "adapter", model_args.tokenizer()
+    check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)
+    encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
+    encoded = list(encoder.encode((f"{source}/held_out.jsonl", row) for row in held_out))
+    rows = [held_out[row["row"]] for row in encoded]
+
+    # Score it again as PPO would, but for gain and bias.
+    roles = Roles(model_args.base(), reward_adapter=adapter)
+    gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
+    raw = score_candidates(roles, encoded, tokenizer.pad_token_id)
+    analysis = analyse(rows, raw, gain, bias, baselines)
+
+    # The same training on fewer labels.
+    curve = []
+    for fraction in fractions:
+        print(f"\nTraining on {fraction:.0%} of the labels", flush=True)
+        less = call(reward.main, [
+            *replay, "--train_fraction", str(fraction * data_args.train_fraction), "--overwrite",
+            "--output_dir", str(scratch / str(fraction)), "--normalize_samples", "0",
+            "--check_reload", "false",
+        ])  # fmt: skip
+        if less["data"]["digest"] != identity["data"]["digest"]:
+            raise InputError(f"{data_args.comparisons}: not what {source} was trained on any more")
+        curve.append(curve_point(fraction, less))
+    if fractions:
+        curve.append(curve_point(1.0, identity["metrics"]))
+
+    write_reward_report(out, analysis, curve, identity)
+    print_facts("Reward model report", facts(analysis))
+    print(f"report: {out / 'reward_report.html'}")
+    return analysis
+
+
+if __name__ == "__main__":
+    run(main)

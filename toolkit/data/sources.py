@@ -1,0 +1,195 @@
+"""Tables of rows, one row at a time, from where people keep them; and back into files.
+
+    comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
+    a folder of such files, or one made by datasets' save_to_disk
+    owner/name or owner/name:split, a dataset on the Hub
+
+Each row comes with its place, for messages: ``file:line`` where there are lines, else
+``name:index`` (from 0). No file but a .json array is held in memory.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.files import atomic_file, read_jsonl, require_file, write_jsonl
+from toolkit.errors import InputError
+
+Row = dict[str, Any]
+Placed = tuple[str, Row]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+
+
+def read_table(source: str | Path, what: str) -> Iterator[Placed]:
+    """The rows of ``source``, each with its place.
+
+    Args:
+        source: as listed at the top of this file.
+        what: the argument that named it, for messages.
+
+    Raises:
+        InputError: nothing there, a format that is not known or a file that is broken (with
+            file:line where there are lines).
+    """
+    path = Path(source)
+    if path.is_dir() or (not path.exists() and HUB_ID.fullmatch(str(source))):
+        yield from _read_dataset(str(source), what)
+        return
+    require_file(path, what)
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        yield from _read_parquet(path)
+    elif name.endswith(".csv"):
+        yield from _read_csv(path)
+    elif name.endswith(".json"):
+        yield from _read_json_array(path)
+    elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".txt")):
+        yield from _read_lines(path)
+    else:
+        raise InputError(f"{what}: {path}: not one of {', '.join(SUFFIXES)} (rename or convert it)")
+
+
+def _read_lines(path: Path) -> Iterator[Placed]:
+    for number, row in read_jsonl(path):
+        yield f"{path}:{number}", row
+
+
+def _read_json_array(path: Path) -> Iterator[Placed]:
+    text = path.read_bytes()
+    if not text.lstrip().startswith(b"["):  # JSON lines by another name
+        yield from _read_lines(path)
+        return
+    try:
+        rows = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start} (save it as UTF-8)") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON, {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not JSON that can be read: {error}") from None
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{index}: a {type(row).__name__}, not an object")
+        yield f"{path}:{index}", row
+
+
+def _read_csv(path: Path) -> Iterator[Placed]:
+    csv.field_size_limit(1 << 27)
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        start = 2
+        try:
+            names = reader.fieldnames or []
+            if len(set(names)) != len(names):
+                raise InputError(f"{path}:1: two columns of one name (name each once)")
+            for row in reader:
+                place = f"{path}:{start}"
+                start = reader.line_num + 1
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"{place}: not as many fields as the {len(names)} columns of line 1 "
+                        '(put text with commas or newlines in "quotes")'
+                    )
+                yield place, row
+        except csv.Error as error:
+            raise InputError(f"{path}:{start}: not CSV, {error}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}:{start}: not UTF-8 (save the file as UTF-8)") from None
+
+
+def _read_parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    try:
+        index = 0
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    yield f"{path}:{index}", row
+                    index += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not readable as Parquet: {_first_line(error)}") from None
+
+
+def _read_dataset(source: str, what: str) -> Iterator[Placed]:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetNotFoundError
+
+    name, _, split = source.partition(":") if not Path(source).is_dir() else (source, "", "")
+    try:
+        if (Path(source) / "state.json").is_file() or (
+            Path(source) / "dataset_dict.json"
+        ).is_file():
+            loaded: Any = load_from_disk(source)
+        else:
+            loaded = load_dataset(name)
+    except (OSError, ValueError, DatasetNotFoundError) as error:
+        raise InputError(
+            f"{what}: {source}: no such file, and no dataset loaded: {_first_line(error)}"
+        ) from None
+    except Exception as error:  # datasets' own, of the file that it could not parse
+        raise InputError(f"{what}: {source}: dataset not loaded: {_first_line(error)}") from None
+    if isinstance(loaded, DatasetDict):
+        wanted = split or ("train" if "train" in loaded else next(iter(loaded)))
+        if wanted not in loaded:
+            raise InputError(f"{what}: {source}: its splits are {', '.join(loaded)}")
+        loaded = loaded[wanted]
+    for index, row in enumerate(loaded):
+        yield f"{source}:{index}", row
+
+
+def check_table_name(path: str | Path) -> None:
+    """Raise InputError unless ``write_table`` can write a file of that name."""
+    if Path(path).suffix not in (".jsonl", ".parquet"):
+        raise InputError(f"output: {path}: must end in .jsonl or .parquet", "output")
+
+
+def write_table(path: str | Path, rows: Iterable[Row], none: str) -> int:
+    """Write rows as JSON Lines or, by its name, as Parquet; atomically. Returns how many.
+
+    Raises:
+        InputError: rows that make no Parquet table; no rows at all, with ``none`` as message; and
+            whatever the rows raise. Nothing is written then.
+    """
+    path = Path(path)
+    check_table_name(path)
+    count = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row
+        if not count:
+            raise InputError(none)
+
+    if path.suffix == ".parquet":
+        _write_parquet(path, counted())
+    else:
+        write_jsonl(path, counted())
+    return count
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    held = list(rows)  # columns are known once every row is
+    try:
+        table = pyarrow.Table.from_pylist(held)
+    except pyarrow.ArrowException as error:
+        raise InputError(
+            f"output: {path}: a column holds two kinds of value: {_first_line(error)} "
+            "(write .jsonl instead)", "output",
+        ) from None  # fmt: skip
+    with atomic_file(path) as stream:
+        parquet.write_table(table, stream)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

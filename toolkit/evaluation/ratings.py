@@ -1,0 +1,159 @@
+"""Who is best when nobody has met everybody: ratings of models or of completions from choices.
+
+A contest is one comparison: its competitors (names) and the order in which they came out, from the
+best on, as far as it is known. Strengths are Plackett-Luce's, which for two are Bradley-Terry's;
+choix fits them. They are given on Elo's scale: mean 1500, and 400 points for odds of 10 to 1.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import choix
+import numpy as np
+from tqdm.auto import tqdm
+
+from toolkit.errors import InputError, check_choice
+from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
+
+Row = dict[str, Any]
+METHODS = ("plackett_luce", "bradley_terry", "elo")
+Contest = tuple[tuple[str, ...], tuple[int, ...]]  # competitors; places of them, best first
+
+
+@dataclass
+class Rating:
+    """A competitor's rating with its 95 % bootstrap interval, and how often it took part and won.
+
+    Wins are contests that it came out best of.
+    """
+
+    name: str
+    rating: float
+    low: float
+    high: float
+    contests: int
+    wins: int
+
+
+def contests_between_models(rows: Iterable[Row]) -> list[Contest]:
+    """The contests of comparisons that say which model wrote each completion (``models``).
+
+    Raises:
+        InputError: rows without it, or with another number of models than of completions.
+    """
+    contests = []
+    for number, row in enumerate(rows):
+        models = row.get("models")
+        if not isinstance(models, list) or len(models) != len(row["completions"]):
+            raise InputError(
+                f"models: missing, or not one for each completion, in row {number} (from 0): "
+                '"models": ["gpt2", "gpt2-tuned", ...] says who wrote what'
+            )
+        contests.append((tuple(map(str, models)), _order(row)))
+    return contests
+
+
+def _order(row: Row) -> tuple[int, ...]:
+    return tuple(row.get("ranking") or [row["best"]])
+
+
+def rate(
+    contests: Sequence[Contest], method: str, resamples: int = 200, seed: int = 0
+) -> list[Rating]:
+    """Ratings of all competitors, the best first.
+
+    Args:
+        contests: a competitor who stands twice in one is not compared with itself.
+        method: "plackett_luce" (each pick from those left), "bradley_terry" (each order as pairs)
+            or "elo" (pairs, one after the other, K = 32: the order of the contests matters).
+        resamples: contests are drawn with replacement so often for the intervals.
+        seed: of that.
+    """
+    check_choice("method", method, METHODS)
+    names = sorted({name for competitors, _ in contests for name in competitors})
+    place = {name: i for i, name in enumerate(names)}
+    placed = [(tuple(place[n] for n in competitors), order) for competitors, order in contests]
+    point = _fit(placed, len(names), method)
+    rng = random.Random(seed)
+    draws = np.array([
+        _fit(rng.choices(placed, k=len(placed)), len(names), method)
+        for _ in tqdm(range(resamples), desc="Bootstrap", leave=False)
+    ])  # fmt: skip
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    wins = [sum(c[o[0]] == i for c, o in placed) for i in range(len(names))]
+    met = [sum(i in c for c, _ in placed) for i in range(len(names))]
+    ratings = [
+        Rating(n, float(point[i]), float(low[i]), float(high[i]), met[i], wins[i])
+        for n, i in place.items()
+    ]
+    return sorted(ratings, key=lambda r: -r.rating)
+
+
+def _fit(contests: Sequence[Any], players: int, method: str) -> np.ndarray:
+    picks = [pick for competitors, order in contests for pick in _picks(competitors, order)]
+    if method == "plackett_luce":
+        return 1500 + ELO_SCALE * strengths(picks, players)
+    pairs = [(winner, loser) for winner, losers in picks for loser in losers]
+    if method == "bradley_terry":
+        return 1500 + ELO_SCALE * strengths([(w, (loser,)) for w, loser in pairs], players)
+    return np.array(elo_ratings(pairs, players))
+
+
+def _picks(competitors: Sequence[int], order: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """(winner, those left), for each place that is known."""
+    picks = []
+    left = set(range(len(competitors)))
+    for best in order:
+        left.discard(best)
+        losers = tuple(competitors[k] for k in sorted(left) if competitors[k] != competitors[best])
+        if losers:
+            picks.append((competitors[best], losers))
+    return picks
+
+
+def strengths(
+    picks: Sequence[tuple[int, Sequence[int]]], players: int, alpha: float = 0.01
+) -> np.ndarray:
+    """Plackett-Luce log-strengths (players,), in nats, mean 0, by choix's iterated spectral method.
+
+    Args:
+        picks: (winner, losers), indices.
+        players: how many.
+        alpha: pulls towards equality a little, so that one who never lost stays finite.
+    """
+    fitted = choix.ilsr_top1(players, [(w, tuple(losers)) for w, losers in picks], alpha=alpha)
+    return fitted - fitted.mean()
+
+
+def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
+    """One row for each prompt with its completions, all labellers' orders made into ``scores``.
+
+    Several models answer a prompt, people put the answers in order, and the orders become a number
+    for each answer: Plackett-Luce strengths over that prompt's labels, as z-scores. ``best`` and
+    ``ranking`` follow the scores, ``labels`` counts the labels; rows whose labels cancel out to
+    equal scores are left out.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[repr(row["prompt"]), tuple(sorted(row["completions"]))].append(row)
+    made = []
+    for group in groups.values():
+        completions = list(dict.fromkeys(group[0]["completions"]))
+        place = {text: i for i, text in enumerate(completions)}
+        picks = [
+            pick
+            for row in group
+            for pick in _picks([place[text] for text in row["completions"]], _order(row))
+        ]
+        fitted = z_scores([round(s, 9) for s in strengths(picks, len(completions), alpha)])
+        ranking = sorted(range(len(fitted)), key=lambda i: -fitted[i])
+        if fitted[ranking[0]] == fitted[ranking[-1]]:
+            continue
+        row = {name: group[0][name] for name in ("prompt", "source") if name in group[0]}
+        row |= {"completions": completions, "best": ranking[0], "ranking": ranking,
+                "scores": fitted, "labels": len(group)}  # fmt: skip
+        made.append(row)
+    return made

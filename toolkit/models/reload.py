@@ -1,0 +1,116 @@
+"""Proof that a saved reward adapter is whole: another process loads it by plain peft and scores.
+
+    python -m toolkit.models.reload < request.json
+
+The lines that load it (``load_plain``) are those the README shows. An adapter saved without its
+head, or a base that reloads otherwise than it was, gives other scores: that is an error here rather
+than a riddle in PPO.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
+
+from toolkit.errors import InputError
+from toolkit.models.loading import cure_cpu_repacking
+
+# Of the largest probe score's size. fp32 and 4-bit on a CPU repeat to the last bits; in bf16 plain
+# peft rounds the head to bf16 (8 bits of mantissa), which the toolkit does not.
+TOLERANCE = {"exact": 1e-5, "rounded": 0.05}
+
+
+def load_plain(
+    folder: str | Path, base: str, precision: str, revision: str = "main", trust: bool = False
+) -> Any:
+    """The adapter on its base by peft and transformers alone, on the CPU or the first GPU."""
+    gpu = torch.cuda.is_available()
+    compute = torch.bfloat16 if gpu else torch.float32
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=["score"],
+    )
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        base,
+        revision=revision,
+        trust_remote_code=trust,
+        use_safetensors=True,
+        num_labels=1,
+        dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
+        quantization_config=quantization if precision == "4bit" else None,
+        device_map={"": 0 if gpu else "cpu"},
+    )
+    cure_cpu_repacking(model)
+    return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+@torch.no_grad()
+def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
+    """Scores of rows of token ids, one row at a time, so nothing is padded."""
+    device = next(model.parameters()).device
+    return [
+        model(input_ids=torch.tensor([row], device=device), use_cache=False).logits.float().item()
+        for row in rows
+    ]
+
+
+def verify_reload(
+    folder: str | Path,
+    base: str,
+    precision: str,
+    rows: list[list[int]],
+    scores: list[float],
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> float:
+    """Load the adapter in a clean process and compare its scores with those from training.
+
+    Args:
+        folder: the saved adapter.
+        base, precision, revision, trust_remote_code: the base as it was trained on.
+        rows: token ids of probe texts.
+        scores: raw scores (without gain and bias) of the model that was saved.
+
+    Returns:
+        the largest absolute difference.
+
+    Raises:
+        InputError: the adapter does not load, or scores otherwise.
+    """
+    request = {"folder": str(folder), "base": base, "precision": precision, "revision": revision,
+               "trust": trust_remote_code, "rows": rows}  # fmt: skip
+    child = subprocess.run(
+        [sys.executable, "-m", "toolkit.models.reload"],
+        input=json.dumps(request), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if child.returncode:
+        last = (child.stderr.strip() or "no message").splitlines()[-1]
+        raise InputError(f"{folder}: saved, but plain peft does not load it: {last}")
+    again = json.loads(child.stdout.splitlines()[-1])
+    difference = max(abs(a - b) for a, b in zip(again, scores, strict=True))
+    exact = precision == "fp32" or (precision == "4bit" and not torch.cuda.is_available())
+    allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, *map(abs, scores))
+    if not difference <= allowed:
+        raise InputError(
+            f"{folder}: reloaded in a clean process it scores otherwise, by up to {difference:.3g} "
+            f"(allowed {allowed:.3g}): the adapter is not what was trained"
+        )
+    return difference
+
+
+def _answer() -> None:
+    request = json.loads(sys.stdin.read())
+    rows = request.pop("rows")
+    print(json.dumps(plain_scores(load_plain(**request), rows)))
+
+
+if __name__ == "__main__":
+    _answer()

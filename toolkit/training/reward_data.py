@@ -1,0 +1,148 @@
+"""From checked comparisons to what the reward trainer reads: split, token ids on disk, prompts."""
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset
+
+from toolkit.data.collators import ComparisonCollator
+from toolkit.data.comparisons import Comparisons
+from toolkit.data.encoding import Encoder, best_of, encode_to_disk
+from toolkit.errors import InputError
+from toolkit.training.reward_config import BestOfKConfig
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RewardData:
+    """One training run's data.
+
+    Attributes:
+        train, held_out: datasets of ``data.encoding.SCHEMA``, in a file that goes with this object.
+        rows: the held-out rows themselves, ``held_out["row"]`` indexes them.
+        prompts: token ids of prompts to normalise with.
+        score_mean, score_std: of the training rows' ``scores``; scalar losses train on
+            (scores - mean) / std.
+        facts: counts, for the log.
+    """
+
+    train: Dataset
+    held_out: Dataset
+    rows: list[Row]
+    prompts: list[list[int]]
+    score_mean: float = 0.0
+    score_std: float = 1.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def collator(self, pad_token_id: int) -> ComparisonCollator:
+        """Batches of these rows."""
+        return ComparisonCollator(pad_token_id, self.score_mean, self.score_std)
+
+    def probes(self, count: int = 8) -> list[list[int]]:
+        """A few held-out candidates."""
+        flat = (ids for row in self.held_out for ids in row["candidate_ids"])
+        return list(islice(flat, count))
+
+
+def prepare(
+    comparisons: Comparisons,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    encoder: Encoder,
+    config: BestOfKConfig,
+    prompts: int,
+    prompt_tokens: int,
+    scratch: Path,
+) -> RewardData:
+    """Tokenise both sides of the split.
+
+    Args:
+        comparisons: checked.
+        train, held_out: bool (rows,), which rows (``split_by_prompt``).
+        encoder: the rule for long rows; counts them.
+        config: what the loss needs of the rows is checked here.
+        prompts: how many prompts to keep for normalising.
+        prompt_tokens: the longest of them.
+        scratch: token ids go into a folder made here, which goes when the data do.
+
+    Raises:
+        InputError: no row fits, no prompt does, or a row has no margin and one is wanted.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
+    try:
+        train_set, eval_set, rows = _tokenise(comparisons, train, held_out, encoder, folder)
+        if config.use_margin and (none := train_set.data.column("margin").null_count):
+            raise InputError(f"{comparisons.source}: {none} rows have no margin", "use_margin")
+        kept = _prompts(comparisons, train, encoder, prompts, prompt_tokens)
+        data = RewardData(train_set, eval_set, rows, kept)
+        if config.wants == "scores":
+            data.score_mean, data.score_std = _moments(train_set, comparisons.source)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
+    data.facts = {
+        "source": comparisons.source, "digest": comparisons.digest, "rows": len(comparisons),
+        "invalid_rows_skipped": comparisons.skipped, "train_comparisons": len(train_set),
+        "held_out_comparisons": len(eval_set), "max_length": encoder.max_length,
+        "rows_too_long": encoder.dropped, "rows_with_prompt_cut": encoder.truncated,
+    }  # fmt: skip
+    return data
+
+
+def _tokenise(
+    comparisons: Comparisons,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    encoder: Encoder,
+    folder: Path,
+) -> tuple[Dataset, Dataset, list[Row]]:
+    train_set = encode_to_disk(
+        encoder, comparisons.where(train), folder / "train.arrow", int(train.sum())
+    )
+    placed = [(place, _with_best(row)) for place, row in comparisons.where(held_out)]
+    eval_set = encode_to_disk(encoder, placed, folder / "eval.arrow", len(placed))
+    if not len(train_set) or not len(eval_set):
+        raise InputError(
+            f"{comparisons.source}: no row of {'held-out' if len(train_set) else 'training'} ones "
+            f"fits {encoder.max_length} tokens of prompt and completion (raise --max_length, if "
+            "the model's context allows; or --long_rows truncate_prompt)"
+        )
+    return train_set, eval_set, [row for _, row in placed]
+
+
+def _prompts(
+    comparisons: Comparisons, train: np.ndarray, encoder: Encoder, count: int, longest: int
+) -> list[list[int]]:
+    fitting = (
+        ids
+        for _, row in comparisons.where(train)
+        if len(ids := encoder.prompt_ids(row["prompt"])) <= longest
+    )
+    kept = list(islice(fitting, count))
+    if count and not kept:
+        raise InputError(
+            f"{comparisons.source}: no prompt of {longest} tokens or fewer to normalise with "
+            "(--normalize_samples 0 leaves the scores as they are)"
+        )
+    return kept
+
+
+def _with_best(row: Row) -> Row:
+    return row if row.get("best") is not None else row | {"best": best_of(row["scores"])}
+
+
+def _moments(train_set: Dataset, source: str) -> tuple[float, float]:
+    flat = pyarrow.compute.list_flatten(train_set.data.column("scores"))
+    mean, std = pyarrow.compute.mean(flat).as_py(), pyarrow.compute.stddev(flat).as_py()
+    if std == 0:
+        raise InputError(f"{source}: all scores are {mean:g}, so there is nothing to learn")
+    return mean, std
