@@ -1,0 +1,237 @@
+"""Other people's formats, each by hand-made rows and, where they are at hand, by real files."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data.comparisons import problems_of
+from toolkit.data.convert import convert, detect, load_decoder, to_pairs
+from toolkit.data.sources import read_table
+from toolkit.errors import InputError
+
+
+def one(row: dict, **kwargs: Any) -> dict:
+    (made,) = convert([("f:1", row)], **kwargs)
+    assert problems_of(made, "best") == []
+    return made
+
+
+def dropped(row: dict, **kwargs: Any) -> str:
+    reasons: Counter[str] = Counter()
+    assert list(convert([("f:1", row)], dropped=reasons, **kwargs)) == []
+    ((reason, count),) = reasons.items()
+    assert count == 1
+    return reason
+
+
+def shared(root: Path, *parts: str) -> Path:
+    path = root.parent.joinpath("shared", "data", *parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)}, which is not part of this project")
+    return path
+
+
+def picked(row: dict) -> str:
+    return row["completions"][row["best"]]
+
+
+def test_pairs_with_a_prompt_of_their_own() -> None:
+    made = one({"prompt": "Hi.", "chosen": " good", "rejected": " bad", "margin": 1.5})
+    assert made["prompt"] == "Hi." and picked(made) == " good" and made["margin"] == 1.5
+    assert sorted(made["completions"]) == [" bad", " good"]
+
+
+def test_pairs_without_one_share_their_beginning_up_to_a_word() -> None:
+    made = one({"chosen": "The tea was good.", "rejected": "The tea was gone."})
+    assert made["prompt"] == "The tea was" and picked(made) == " good."
+
+
+def test_the_chosen_one_stands_first_about_as_often_as_second() -> None:
+    best = [one({"prompt": "Hi.", "chosen": f" {i}", "rejected": " x"})["best"] for i in range(400)]
+    assert 160 < sum(best) < 240
+
+
+def test_conversational_pairs() -> None:
+    user = {"role": "user", "content": "Hi."}
+    good, bad = ({"role": "assistant", "content": text} for text in ("Hello!", "What?"))
+    for row in (
+        {"chosen": [user, good], "rejected": [user, bad]},
+        {"prompt": [user], "chosen": [good], "rejected": [bad]},
+        {"prompt": "Hi.", "chosen": [user, good], "rejected": [user, bad],
+         "score_chosen": 4.0, "score_rejected": 1.0},  # ultrafeedback_binarized
+    ):  # fmt: skip
+        made = one(row)
+        assert made["prompt"] == [user] and picked(made) == "Hello!"
+    assert made["margin"] == 3.0
+
+
+def test_hh_dialogues_become_messages() -> None:
+    start = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why?\nTell me.\n\nAssistant: "
+    made = one({"chosen": start + "Because.", "rejected": start + "No."})
+    assert made["prompt"] == [
+        {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Why?\nTell me."},
+    ]  # fmt: skip
+    assert picked(made) == "Because."
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "Hi.", "chosen": " a", "rejected": " a"}, "chosen equals rejected"),
+        ({"chosen": "\n\nHuman: A\n\nAssistant: b", "rejected": "\n\nHuman: B\n\nAssistant: c"},
+         "the dialogues differ before their last turn"),
+        ({"chosen": "\n\nHuman: A\n\nAssistant: b", "rejected": "\n\nHuman: A\n\nAssistant: "},
+         "an empty completion"),
+        ({"chosen": "\n\nHuman: A", "rejected": "\n\nHuman: B"},
+         "the last turn is not the assistant's"),
+        ({"prompt": "Hi.", "responses": ["a", "b"], "rank": [0, 0]}, "two replies of one rank"),
+        ({"prompt": "Hi.", "responses": ["a"], "rank": [0]}, "fewer than two ranked replies"),
+        ({"prompt": "Hi.", "completions": ["a", "b"], "scores": [2, 2]}, "a tie at the top"),
+    ],
+)  # fmt: skip
+def test_sound_rows_that_make_no_comparison_say_why(row: dict, reason: str) -> None:
+    assert dropped(row) == reason
+
+
+def test_the_lowest_rank_is_the_best_and_one_without_is_behind() -> None:
+    row = {"prompt": "Hi.", "responses": ["a", "b", "c", "d"], "rank": [2, None, 0, 1]}
+    made = one(row)
+    assert (made["best"], made["ranking"]) == (2, [2, 3, 0])
+
+
+def test_a_scored_set_takes_its_best_and_drops_ties() -> None:
+    def scored(*scores: float) -> dict:
+        return {"instruction": "Do it.", "completions": [
+            {"model": f"m{i}", "response": f"r{i}", "overall_score": s}
+            for i, s in enumerate(scores)]}  # fmt: skip
+
+    made = one(scored(3, 8.5, 7, 1))
+    assert (made["prompt"], made["best"], made["ranking"]) == ("Do it.", 1, [1, 2, 0, 3])
+    assert made["scores"] == [3, 8.5, 7, 1] and made["models"] == ["m0", "m1", "m2", "m3"]
+    assert "ranking" not in one(scored(3, 8.5, 3, 1))  # a tie below the top orders nothing
+    assert dropped(scored(8.5, 8.5, 7, 1)) == "a tie at the top"
+
+
+def test_one_column_a_completion_as_csv_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion1,completion2,best,labeler\nHi., a, b,2,ann\n")
+    (made,) = convert(read_table(path, "--input"))
+    assert made == {"prompt": "Hi.", "completions": [" a", " b"], "best": 1, "labeler": "ann"}
+    path.write_text("prompt,chosen,rejected\nHi., a, b\n")
+    (made,) = convert(read_table(path, "--input"))
+    assert picked(made) == " a"
+
+
+def test_openai_label_files_are_token_ids(tmp_path: Path, demo_model: str, root: Path) -> None:
+    from toolkit.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(demo_model)
+    pad = [50259] * 3
+    row = {"query": tokenizer("We went.")["input_ids"] + pad, "best": 3} | {
+        f"sample{k}": tokenizer(f" It was {w}.")["input_ids"] + pad
+        for k, w in enumerate(["bad", "dull", "plain", "great"])
+    }
+    made = one(row, decode=load_decoder(demo_model))
+    assert made["prompt"] == "We went." and picked(made) == " It was great."
+    with pytest.raises(InputError, match="token ids: give their --tokenizer"):
+        one(row)
+    with pytest.raises(InputError, match=r"f:1: token id 99999, but the tokenizer has"):
+        one(row | {"sample0": [99999]}, decode=load_decoder(demo_model))
+
+
+def test_gpt2s_own_files_decode_openais_ids(root: Path) -> None:
+    decode = load_decoder(str(shared(root, "gpt2_bpe")))
+    assert decode([15496, 995]) == "Hello world" and decode([13, 198]) == ".\n"
+    assert decode([50256]) == "<|endoftext|>"
+    row = {"query": [15496, 995, 50259, 50259], "best": 0}
+    row |= {f"sample{k}": [995 + k, 13, 50259] for k in range(4)}
+    made = one(row, decode=decode)
+    assert made["prompt"] == "Hello world" and made["completions"][0] == " world."
+
+
+def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither tokenizer.json nor encoder.json"):
+        load_decoder(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="not loaded"):
+        load_decoder(str(tmp_path))
+
+
+def test_every_real_row_of_hh_becomes_a_comparison_or_says_why_not(root: Path) -> None:
+    path = shared(root, "hh_helpful_base", "test.jsonl.gz")
+    reasons: Counter[str] = Counter()
+    made = list(convert(read_table(path, "--input"), dropped=reasons))
+    assert len(made) == 2339 and sum(reasons.values()) == 15
+    texts = [row["chosen"] for _, row in read_table(path, "--input")]
+    for row in made[:200]:
+        last = row["prompt"][-1]
+        assert last["role"] == "user"
+        assert any(last["content"] in text and picked(row) in text for text in texts)
+    assert {row["best"] for row in made} == {0, 1}
+
+
+def test_real_rankings_agree_with_their_best_of_four(root: Path) -> None:
+    sets = list(convert(read_table(shared(root, "oasst_ranked", "ranked_sets.jsonl"), "--input")))
+    assert Counter(min(4, len(row["completions"])) for row in sets) == {2: 57, 3: 117, 4: 38}
+    assert all(len(row["ranking"]) == len(row["completions"]) for row in sets)
+    order = {
+        json.dumps(row["prompt"]): [row["completions"][k] for k in row["ranking"]] for row in sets
+    }
+    fours = list(convert(read_table(shared(root, "oasst_ranked", "best_of_4.jsonl"), "--input")))
+    assert len(fours) == 38
+    for row in fours:  # four of the replies, of which the best ranked one
+        ranked = order[json.dumps(row["prompt"])]
+        assert picked(row) == min(row["completions"], key=ranked.index)
+
+
+def test_real_best_of_four_keeps_its_ratings(root: Path) -> None:
+    path = shared(root, "human_best_of_4", "movie_sentiment_best_of_4.dev.jsonl")
+    made = list(convert(read_table(path, "--input")))
+    assert len(made) == 1444
+    for row in made:
+        assert row["scores"][row["best"]] == max(row["scores"])
+        assert row["margin"] >= 0 and len(row["ratings"]) == 4
+
+
+def test_bad_rows_are_counted_and_may_be_skipped() -> None:
+    rows = [("f:1", {"prompt": "Hi.", "sample0": "a", "sample1": "b", "best": "x"}),
+            ("f:2", {"prompt": "Hi.", "sample0": "a", "sample1": "b", "best": 5}),
+            ("f:3", {"prompt": "Hi.", "sample0": "a", "sample1": "b"}),
+            ("f:4", {"prompt": "Hi.", "sample0": "a", "sample1": "b", "best": 1})]  # fmt: skip
+    with pytest.raises(InputError, match="f:1: best: 'x', .*; 2 more bad rows") as caught:
+        list(convert(rows))
+    assert [d[:18] for d in caught.value.details] == ["f:2: best: 5, but ", "f:3: best is missi"]
+    reasons: Counter[str] = Counter()
+    assert len(list(convert(rows, skip_invalid=True, dropped=reasons))) == 1
+    assert sum(reasons.values()) == 3
+
+
+def test_fields_that_speak_of_no_format_are_refused() -> None:
+    with pytest.raises(InputError, match="f:1: no format known by the fields text"):
+        detect({"text": "a"}, "f:1")
+
+
+def test_a_comparison_becomes_pairs_of_one_group_and_comes_back() -> None:
+    row = {"prompt": "Hi.", "completions": ["a", "b", "c", "b"], "best": 1, "scores": [1, 4, 2, 4]}
+    pairs = to_pairs(row)
+    assert [(p["chosen"], p["rejected"], p["margin"]) for p in pairs] == [
+        ("b", "a", 3),
+        ("b", "c", 2),
+    ]
+    assert len({p["group"] for p in pairs}) == 1
+    assert to_pairs(row | {"prompt": "Ho."})[0]["group"] != pairs[0]["group"]
+    assert [picked(made) for made in convert([("", p) for p in pairs])] == ["b", "b"]
+
+
+def test_pairs_of_messages_are_trls_conversational_ones() -> None:
+    from trl.data_utils import is_conversational
+
+    prompt = [{"role": "user", "content": "Hi."}]
+    (pair,) = to_pairs({"prompt": prompt, "completions": ["a", "b"], "best": 1})
+    assert is_conversational(pair)
+    assert pair["chosen"] == [{"role": "assistant", "content": "b"}]
+    assert picked(one(pair)) == "b"

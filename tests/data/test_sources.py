@@ -1,0 +1,109 @@
+"""Tables from where people keep them, row by row with their places; and the bad ones."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import Dataset, DatasetDict
+
+from toolkit.data.sources import read_table, write_table
+from toolkit.errors import InputError
+
+ROWS = [{"prompt": "Hi.", "completions": [" a", " b"], "best": 0},
+        {"prompt": "Ho.", "completions": [" c", " d", " e"], "best": 2}]  # fmt: skip
+
+
+def write_lines(path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def test_every_kind_of_source_gives_the_same_rows_with_their_places(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "c.json").write_text(json.dumps(ROWS, indent=1))
+    (tmp_path / "d.json").write_bytes((tmp_path / "a.jsonl").read_bytes())  # lines by another name
+    write_table(tmp_path / "e.parquet", ROWS, "none")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "f")
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "g")
+    (tmp_path / "h").mkdir()
+    write_lines(tmp_path / "h" / "train.jsonl")
+    for name, first, second in (
+        ("a.jsonl", 1, 2), ("b.jsonl.gz", 1, 2), ("c.json", 0, 1), ("d.json", 1, 2),
+        ("e.parquet", 0, 1), ("f", 0, 1), ("g", 0, 1), ("h", 0, 1),
+    ):  # fmt: skip
+        source = tmp_path / name
+        assert list(read_table(source, "--comparisons")) == [
+            (f"{source}:{first}", ROWS[0]), (f"{source}:{second}", ROWS[1]),
+        ], name  # fmt: skip
+
+
+def test_csv_places_are_the_lines_where_rows_begin(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,sample0,sample1,best\n"two\nlines",x,"a, b",0\nHi., a, b,1\n')
+    assert list(read_table(path, "--input")) == [
+        (f"{path}:2", {"prompt": "two\nlines", "sample0": "x", "sample1": "a, b", "best": "0"}),
+        (f"{path}:4", {"prompt": "Hi.", "sample0": " a", "sample1": " b", "best": "1"}),
+    ]
+
+
+BAD_FILES: list[tuple[str, bytes, str]] = [
+    ("cut.jsonl.gz", gzip.compress(b'{"prompt": "Hi."}\n' * 1000)[:40], "broken gzip file"),
+    ("not.jsonl", b'{"prompt": "Hi."\n', r":1: not JSON, .* at column"),
+    ("list.jsonl", b"{}\n[1, 2]\n", r":2: a list, not an object"),
+    ("latin.jsonl", '{"prompt": "café"}\n'.encode("latin-1"), r":1: not UTF-8 at byte 15"),
+    ("utf16.jsonl", '{"prompt": "Hi."}\n'.encode("utf-16"), r":1: not UTF-8 at byte 0"),
+    ("deep.jsonl", b'{"a": ' + b"[" * 100_000, r":1: not JSON"),
+    ("digits.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r":1: not JSON that can be read"),
+    ("not.json", b'[{"prompt": "Hi."},\n oops]', r":2: not JSON"),
+    ("numbers.json", b"[1]", r":0: a int, not an object"),
+    ("not.parquet", b"PAR1 this is none", "not readable as Parquet"),
+    ("short.csv", b"prompt,sample0,best\nHi.,a\n", r":2: not as many fields as the 3 columns"),
+    ("long.csv", b"prompt,sample0\nok,a\nHi.,a,b\n", r":3: not as many fields"),
+    ("twice.csv", b"prompt,prompt\n", r":1: two columns of one name"),
+    ("latin.csv", "prompt,best\ncafé,1\n".encode("latin-1"), r"not UTF-8"),
+    ("quote.csv", b'prompt,best\n"Hi."x,1\n', r":2: not CSV"),
+    ("rows.xlsx", b"PK", r"not one of \.jsonl, "),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES, ids=[b[0] for b in BAD_FILES])
+def test_a_bad_file_is_refused_with_its_place(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        list(read_table(tmp_path / name, "--comparisons"))
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_or_dataset_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", "no-such-owner/no-such-dataset", "nowhere.jsonl"):
+        with pytest.raises(InputError, match="--comparisons: ") as caught:
+            list(read_table(source, "--comparisons"))
+        assert "\n" not in str(caught.value)
+    DatasetDict({"a": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "g")
+    assert len(list(read_table(tmp_path / "g", "--comparisons"))) == 2  # its only split
+
+
+def test_nothing_is_written_where_rows_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must end in .jsonl or .parquet"):
+        write_table(tmp_path / "a.csv", ROWS, "none")
+    for name in ("a.jsonl", "a.parquet"):
+        with pytest.raises(InputError, match="nothing there"):
+            write_table(tmp_path / name, [], "nothing there")
+    mixed = [ROWS[0], ROWS[1] | {"prompt": [{"role": "user", "content": "Hi."}]}]
+    with pytest.raises(InputError, match="a column holds two kinds of value"):
+        write_table(tmp_path / "a.parquet", mixed, "none")
+    assert list(tmp_path.iterdir()) == []
+    assert write_table(tmp_path / "a.jsonl", mixed, "none") == 2
+
+
+def test_a_parquet_file_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
+    table = pyarrow.table({"prompt": [f"p{i}" for i in range(5000)]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    places = [place for place, _ in read_table(tmp_path / "a.parquet", "--input")]
+    assert places[-1] == f"{tmp_path / 'a.parquet'}:4999" and len(places) == 5000
