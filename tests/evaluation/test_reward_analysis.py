@@ -1,0 +1,157 @@
+"""The report's numbers on comparisons whose answers are known, and its page."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toolkit.evaluation.reward_analysis import analyse, length_bias, people, position_bias
+from toolkit.evaluation.reward_page import verdict, write_reward_report
+
+HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"
+
+
+def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]], float]:
+    """Rows of mixed K whose picks are drawn from the softmax of the scores times 2: a model that
+    is half as sure as it might be. Also the accuracy that is then to be expected."""
+    rng = np.random.default_rng(seed)
+    rows, raw, expected = [], [], []
+    for i in range(count):
+        k = int(rng.integers(2, 6))
+        scores = rng.normal(size=k)
+        p = np.exp(2 * scores) / np.exp(2 * scores).sum()
+        best = int(rng.choice(k, p=p))
+        texts = [f"text {j} " + "x" * int(rng.integers(1, 60)) for j in range(k)]
+        rows.append({"prompt": f"p{i}", "completions": texts, "best": best,
+                     "scores": [float(k == best) for k in range(k)]})  # fmt: skip
+        raw.append([float(s) for s in scores])
+        expected.append(p[int(np.argmax(scores))])
+    return rows, raw, float(np.mean(expected))
+
+
+def test_accuracy_chance_and_baselines() -> None:
+    rows, raw, expected = made()
+    a = analyse(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
+    assert a["accuracy"]["low"] < expected < a["accuracy"]["high"]
+    assert a["chance"] == pytest.approx(np.mean([1 / len(r) for r in raw]))
+    assert a["accuracy"]["p"] < 1e-6
+    last = np.mean([row["best"] == len(row["completions"]) - 1 for row in rows])
+    assert a["baselines"]["last"]["value"] == pytest.approx(last)
+    longest = np.mean(
+        [np.argmax([len(t) for t in row["completions"]]) == row["best"] for row in rows]
+    )
+    assert a["baselines"]["longest completion"]["value"] == pytest.approx(longest)
+    assert sum(g["n"] for g in a["by_k"]) == sum(g["n"] for g in a["by_length"]) == 400
+    assert [g["group"] for g in a["by_k"]] == [f"{k} completions" for k in (2, 3, 4, 5)]
+    for g, k in zip(a["by_k"], (2, 3, 4, 5), strict=True):
+        right = [int(np.argmax(s)) == row["best"] for s, row in zip(raw, rows, strict=True)
+                 if len(s) == k]  # fmt: skip
+        assert (g["value"], g["chance"]) == pytest.approx((np.mean(right), 1 / k))
+
+
+def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
+    rows, raw, _ = made(50)
+    h = analyse(rows, raw, gain=2.0, bias=1.0)["histogram"]
+    flat = np.concatenate(raw)
+    assert sum(h["raw"]["counts"]) == sum(h["normalised"]["counts"]) == len(flat)
+    assert h["raw"]["mean"] == pytest.approx(flat.mean())
+    assert (h["normalised"]["mean"], h["normalised"]["std"]) == pytest.approx(
+        (2 * flat.mean() + 1, 2 * flat.std())
+    )
+
+
+def test_a_model_that_is_half_as_sure_as_it_might_be_wants_the_temperature_one_half() -> None:
+    rows, raw, _ = made(4000)
+    c = analyse(rows, raw, 1.0, 0.0)["calibration"]
+    assert c["temperature"] == pytest.approx(0.5, rel=0.1)
+    assert c["after"]["ece"] < 0.03 < 0.1 < c["before"]["ece"]
+    assert c["after"]["loss"] < c["before"]["loss"]
+    assert c["fitted_on"] + c["tested_on"] == 4000
+    assert "too few" in analyse(rows[:12], raw[:12], 1.0, 0.0)["calibration"]["reason"]
+
+
+def test_a_model_that_likes_length_is_found_out() -> None:
+    rows, _, _ = made()
+    lengths = [[float(len(t)) for t in row["completions"]] for row in rows]
+    guesses = [int(np.argmax(each)) for each in lengths]
+    bias = length_bias(rows, lengths, guesses)
+    assert bias["rank_correlation"]["model"] == pytest.approx(1.0)
+    assert abs(bias["rank_correlation"]["people"]) < 0.1
+    assert bias["picks_longest"]["model"]["value"] == 1.0
+    assert bias["accuracy_if_best_is_longest"]["value"] == 1.0
+    assert bias["accuracy_if_not"]["value"] == 0.0
+
+
+def test_a_favoured_position_is_found_out() -> None:
+    rows = [{"completions": ["a", "b", "c", "d"], "best": 0 if i % 2 else i // 2 % 4}
+            for i in range(200)]  # fmt: skip
+    (position,) = position_bias(rows, [i % 4 for i in range(200)])
+    assert position["people"][0] > 0.6 and position["people_p"] < 1e-6
+    assert position["model"] == [0.25] * 4 and position["model_p"] == pytest.approx(1.0)
+
+
+def test_peoples_agreement_is_reported_where_the_rows_tell() -> None:
+    assert people([{"prompt": "p", "completions": ["a", "b"], "best": 0, "labeler": "x"}]) == {}
+    pair = [
+        {"prompt": "p", "completions": c, "best": b, "labeler": who}
+        for c, b, who in ((["a", "b"], 0, "x"), (["b", "a"], 1, "y"), (["a", "b"], 1, "z"))
+    ]
+    assert people(pair)["two_labellers"] == pytest.approx(
+        {"value": 1 / 3, "n": 3, "low": 0.0615, "high": 0.7923}, abs=1e-3
+    )
+    rated = {"prompt": "p", "completions": ["a", "b"], "best": 0, "ratings": [[2, 2], [1, 3]]}
+    assert people([rated])["one_rater"] == pytest.approx(0.5)
+
+
+def test_the_most_confident_mistakes_come_first() -> None:
+    rows, raw, _ = made()
+    found = analyse(rows, raw, 1.0, 0.0)["mistakes"]
+    sure = [m["confidence"] for m in found]
+    assert len(found) == 10 and sure == sorted(sure, reverse=True)
+    wrong = [
+        max(np.exp(s) / np.exp(s).sum())
+        for s, row in zip(raw, rows, strict=True)
+        if int(np.argmax(s)) != row["best"]
+    ]
+    assert sure[0] == pytest.approx(max(wrong))
+    for m in found:
+        row = next(row for row in rows if row["prompt"] == m["prompt"])
+        assert row["completions"][row["best"]] == m["people_pick"] != m["model_pick"]
+        scores = raw[rows.index(row)]
+        p = math.exp(scores[row["best"]]) / sum(map(math.exp, scores))
+        assert m["people_probability"] == pytest.approx(p)
+
+
+def test_the_verdict_is_earned() -> None:
+    rows, raw, _ = made()
+    good, sentence = verdict(analyse(rows, raw, 1.0, 0.0))
+    assert good and "It has learned what people pick" in sentence
+    noise = np.random.default_rng(5)
+    lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
+    good, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
+    assert not good and sentence.startswith("Do not trust it yet")
+    oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
+    picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
+    good, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
+    assert not good and "but not than: oracle" in sentence
+
+
+def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:
+    rows, raw, _ = made(60)
+    for row in rows:
+        row["prompt"] = [{"role": "user", "content": HOSTILE + row["prompt"]}]
+        row["completions"] = [HOSTILE + text for text in row["completions"]]
+    point = {"fraction": 0.1, "train": 10, "value": 0.3, "low": 0.2, "high": 0.4, "loss": 1.3}
+    curve = [point, point | {"fraction": 1.0, "train": 100, "value": 0.5, "low": 0.4, "high": 0.6}]
+    write_reward_report(tmp_path, analyse(rows, raw, 1.0, 0.0), curve, {"config": HOSTILE})
+    page = (tmp_path / "reward_report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
+    assert "{{ 7 * 7 }}" in page and "\\u202e" in page and "\x1b" not in page
+    assert "http" not in page.replace("data:image", "") and page.count("<picture>") == 5
+    for heading in ("Accuracy", "Would more labels help?", "Calibration", "Position", "Length",
+                    "Scores", "The most confident mistakes", "This run"):  # fmt: skip
+        assert f">{heading}</h" in page
+    figures = json.loads((tmp_path / "reward_report.json").read_text(encoding="utf-8"))
+    assert figures["analysis"]["accuracy"]["n"] == 60 and len(figures["label_curve"]) == 2
