@@ -58,7 +58,7 @@ def main(scorer_args: ScorerArguments, args: LabelArguments) -> None:
         completions = row["completions"]
         scores = call_reward_function(scorer, [row["prompt"]] * len(completions), completions)
         best = pick_best(scores, args.ties, args.noise, rng)
-        if best is None:
+        if best is None or len(set(completions)) == 1:
             dropped += 1
         else:
             labelled.append(row | {"best": best, "scores": scores, "labeler": labeler})

@@ -110,7 +110,7 @@ def main(
               data=data.facts, metrics=metrics, history=history)  # fmt: skip
     print(json.dumps(metrics, indent=2))
     print(f"{out / 'adapter'}: {describe_accuracy(metrics)}")
-    return metrics | {"history": history, "data": data.facts}
+    return metrics | {"history": history}
 
 
 if __name__ == "__main__":

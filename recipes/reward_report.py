@@ -66,6 +66,13 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", model_args.tokenizer()
     check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)
+    if fractions:
+        again, _, _ = data_args.open(config.wants, config.seed)
+        if again.digest != identity["data"]["digest"]:
+            raise InputError(
+                f"{data_args.comparisons}: not what {source} was trained on any more (put it back, "
+                'or say --label_fractions "")'
+            )
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     encoded = list(encoder.encode((f"{source}/held_out.jsonl", row) for row in held_out))
     rows = [held_out[row["row"]] for row in encoded]
@@ -85,8 +92,6 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
             "--output_dir", str(scratch / str(fraction)), "--normalize_samples", "0",
             "--check_reload", "false",
         ])  # fmt: skip
-        if less["data"]["digest"] != identity["data"]["digest"]:
-            raise InputError(f"{data_args.comparisons}: not what {source} was trained on any more")
         curve.append(curve_point(fraction, less))
     if fractions:
         curve.append(curve_point(1.0, identity["metrics"]))

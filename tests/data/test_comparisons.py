@@ -51,6 +51,7 @@ BAD_ROWS = [
     ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
     ({"scores": [1, 2]}, "scores: 2 of them for 3 completions"),
     ({"scores": [1, 2, float("nan")]}, "scores: .* finite numbers"),
+    ({"scores": [1, 2, 10**400]}, "scores: .* finite numbers"),
     ({"scores": "high"}, "scores: 'high', but must be a list"),
     ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
     ({"margin": "big"}, "margin: 'big', but must be"),

@@ -18,6 +18,13 @@ def test_wilson_interval_equals_scipys(hits: int, n: int, confidence: float) -> 
     )
 
 
+def test_an_interval_holds_its_proportion_to_the_last_bit() -> None:
+    for n in range(1, 300):
+        for hits in (0, n // 3, n):
+            low, high = wilson_interval(hits, n)
+            assert 0 <= low <= hits / n <= high <= 1
+
+
 def test_nothing_tried_is_nothing_known() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 

@@ -22,6 +22,7 @@ from toolkit.training.reward_trainer import (
     best_of_k_accuracy,
     normalize,
     score_candidates,
+    score_in_buckets,
 )
 from toolkit.training.rollouts import sampling_rule
 
@@ -198,3 +199,95 @@ def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> Non
     expected = torch.tensor([-torch.tensor([0.0, 2.0]).log_softmax(0)[1],
                              -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2]]).mean()  # fmt: skip
     assert facts["loss"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def trained_with(demo_model: str, tmp_path: Path, data: list[dict], **kwargs: object) -> Any:
+    tokenizer = load_tokenizer(demo_model)
+    base = load_base(demo_model, "fp32", score_head=True)
+    trainer = BestOfKTrainer(
+        base, config(tmp_path, **kwargs), tokenizer, Dataset.from_list(encode(tokenizer, data)),
+        None, lora_config(8, 16, "all-linear", "SEQ_CLS"),
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["best_of_k", "best_vs_rest", "plackett_luce", "scalar_rating", "scalar_compare"]
+)
+def test_every_loss_learns_to_put_praise_first_with_mixed_k(
+    demo_model: str, tmp_path: Path, loss_type: str
+) -> None:
+    words = ["wonderful", "plain", "terrible", "awful"]
+    data = []
+    for i in range(48):
+        k = 2 + i % 3
+        order = [(j + i) % k for j in range(k)]  # order[j] = how bad the j-th is
+        place = ("market", "cafe", "hotel")[i % 3]
+        data.append({
+            "prompt": f"We went to the {place}.", "best": order.index(0),
+            "completions": [f" The honey was {words[o]}." for o in order],
+            "ranking": sorted(range(k), key=order.__getitem__),
+            "scores": [-float(o) for o in order],
+        })  # fmt: skip
+    trainer = trained_with(demo_model, tmp_path, data, loss_type=loss_type, num_train_epochs=3)
+    assert trainer.state.log_history[-1]["accuracy"] > 0.6
+    encoded = encode(load_tokenizer(demo_model), data)
+    ids, mask = pad([c for row in encoded for c in row["candidate_ids"]], 0)
+    with torch.no_grad():
+        flat, _ = score_in_buckets(trainer.model.eval(), ids, mask.long())
+    scores = [part.tolist() for part in flat.split([len(r["candidate_ids"]) for r in encoded])]
+    assert best_of_k_accuracy(scores, [row["best"] for row in data])["accuracy"] > 0.95
+
+
+def test_scores_in_buckets_are_those_of_one_padded_pass_in_their_order(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer, _ = train(demo_model, tmp_path, "fp32")
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 60, (40,), generator=generator).tolist()
+    texts = [torch.randint(2, 1000, (n,), generator=generator).tolist() for n in lengths]
+    ids, mask = pad(texts, 0)
+    with torch.no_grad():
+        flat, padding = score_in_buckets(trainer.model.eval(), ids, mask.long())
+        whole = trainer.model(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
+    assert torch.allclose(flat, whole, atol=1e-5) and padding < 0.15
+    assert 1 - mask.float().mean() > 0.35
+
+
+def test_gradient_checkpointing_changes_no_gradient(demo_model: str, tmp_path: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = trained_with(demo_model, tmp_path, rows(8), max_steps=1, learning_rate=1e-9,
+                               activation_checkpointing=checkpointing)  # fmt: skip
+        assert trainer.model.is_gradient_checkpointing == checkpointing
+        batch = trainer.data_collator(encode(load_tokenizer(demo_model), rows(8)))
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, batch).backward()
+        gradients.append({n: p.grad for n, p in trainer.model.named_parameters()
+                          if p.requires_grad})  # fmt: skip
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+    assert any(g.any() for g in gradients[0].values())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"loss_type": "hinge"}, "loss_type is 'hinge'"),
+        ({"label_smoothing": 0.7}, "label_smoothing is 0.7, but must be at most 0.5"),
+        ({"loss_type": "plackett_luce", "label_smoothing": 0.1}, "label_smoothing is not used by"),
+        ({"loss_type": "scalar_rating", "use_margin": True}, "use_margin is not used by the loss"),
+        ({"loss_type": "scalar_rating", "center_rewards_coefficient": 0.1},
+         "center_rewards_coefficient is not used by scalar_rating"),
+        ({"push_to_hub": True}, "push_to_hub is not used"),
+        ({"hub_token": "hf_x"}, "hub_token is not used"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not used"),
+    ],
+)  # fmt: skip
+def test_options_that_would_do_nothing_are_refused(
+    tmp_path: Path, kwargs: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        config(tmp_path, **kwargs)

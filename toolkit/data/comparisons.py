@@ -21,7 +21,6 @@ A file is checked whole before anything is done with it, so a mistake costs no m
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,9 @@ def _is_index(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300  # NaN and infinity are not, nor is an integer beyond floats
 
 
 def _problem_of_text(text: str) -> str | None:

@@ -21,7 +21,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     low, high = (center - spread) / scale, (center + spread) / scale
-    return max(low, 0.0), min(high, 1.0)
+    return max(min(low, p), 0.0), min(max(high, p), 1.0)  # rounding at 0 and 1
 
 
 def tail_probability(successes: int, chances: Sequence[float]) -> float:

@@ -43,7 +43,9 @@ def preflight(trainer: Trainer) -> Preflight:
     """
     model = trainer.model
     assert model is not None
-    batch = next(iter(trainer.get_eval_dataloader(trainer.train_dataset)))
+    rows: Any = trainer.train_dataset  # the first of them, drawn from no random state
+    count = min(len(rows), trainer.args.per_device_train_batch_size)
+    batch = trainer.data_collator([rows[i] for i in range(count)])
     was_training = model.training
     model.train()
     metrics: Any = trainer

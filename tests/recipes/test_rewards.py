@@ -1,0 +1,190 @@
+"""Reward models as a person makes them: convert, train, report, rate."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import convert
+import pytest
+import ratings
+import reward
+import reward_report
+
+from toolkit.cli import call
+from toolkit.data.files import read_jsonl
+from toolkit.data.sources import read_table
+from toolkit.errors import InputError
+
+FAST = ["--use_cpu", "--disable_tqdm", "true", "--response_length", "8", "--learning_rate", "2e-3",
+        "--per_device_train_batch_size", "8", "--no_check_reload"]  # fmt: skip
+
+
+def comparisons(count: int = 120) -> list[dict[str, Any]]:
+    words = ["wonderful", "plain", "terrible"]
+    rows = []
+    for i in range(count):
+        order = [(i + j) % 3 for j in range(3)]
+        rows.append({
+            "prompt": f"We went to the cafe {i}.", "best": order.index(0),
+            "completions": [f" The tea was {words[o]}." for o in order],
+            "models": [f"model-{o}" for o in order], "labeler": "ann",
+            "ratings": [[2 - o, 2 - o, 1 - o] for o in order], "scores": [2.0 - o for o in order],
+        })  # fmt: skip
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A reward run from a file with two bad rows, and its report with a label curve."""
+    out = tmp_path_factory.mktemp("rewards")
+    lines = [json.dumps(row) for row in comparisons()]
+    lines[3:3] = ['{"prompt": "no more"}', '{"prompt": "a", "completions": ["x", "y"], "best": 2}']
+    (out / "c.jsonl").write_text("\n".join(lines) + "\n")
+    cwd = os.getcwd()
+    os.chdir(root)
+    try:
+        call(reward.main, ["--comparisons", str(out / "c.jsonl"), "--skip_invalid",
+                           "--output_dir", str(out / "reward"), "--eval_rows", "40",
+                           "--num_train_epochs", "4", "--normalize_samples", "16",
+                           *FAST])  # fmt: skip
+        call(reward_report.main, ["--run", str(out / "reward"), "--label_fractions", "0.25",
+                                  "--lexicon", "data/lexicon.txt"])  # fmt: skip
+    finally:
+        os.chdir(cwd)
+    return out
+
+
+def test_what_made_the_model_is_written_down(run: Path) -> None:
+    facts = json.loads((run / "reward" / "run.json").read_text())
+    assert facts["data"]["invalid_rows_skipped"] == 2 and facts["data"]["rows"] == 120
+    assert facts["data"]["train_comparisons"] + facts["data"]["held_out_comparisons"] == 120
+    assert facts["arguments"]["skip_invalid"] is True and facts["arguments"]["eval_rows"] == 40
+    assert {"torch", "trl", "peft", "python"} <= set(facts["versions"]) and facts["seed"] == 42
+    held_out = [row for _, row in read_jsonl(run / "reward" / "held_out.jsonl")]
+    assert len(held_out) == facts["data"]["held_out_comparisons"] >= 40
+    assert not list(run.glob(".tokens-*"))
+
+
+def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(run: Path) -> None:
+    metrics = json.loads((run / "reward" / "adapter" / "metrics.json").read_text())
+    report = json.loads((run / "reward" / "report" / "reward_report.json").read_text())
+    assert report["analysis"]["accuracy"]["value"] == pytest.approx(metrics["accuracy"])
+    assert report["analysis"]["loss"] == pytest.approx(metrics["loss"], abs=1e-3)
+    quarter, whole = report["label_curve"]
+    assert quarter["train"] == round(0.25 * whole["train"])
+    assert whole["value"] == metrics["accuracy"] > 0.9
+    assert report["analysis"]["baselines"]["lexicon"]["value"] > 0.6
+    assert report["analysis"]["people"]["one_rater"] > 0.8
+    facts = json.loads((run / "reward" / "adapter" / "toolkit.json").read_text())
+    assert report["analysis"]["histogram"]["gain"] == facts["gain"] != 1
+    page = (run / "reward" / "report" / "reward_report.html").read_text()
+    assert "It has learned what people pick" in page and page.count("<picture>") == 5
+
+
+def test_a_run_whose_data_changed_since_is_not_reported_on(
+    run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("toolkit.cli.load_base", None)  # seen before any model is loaded
+    before = (run / "c.jsonl").read_text()
+    (run / "c.jsonl").write_text(before + json.dumps(comparisons(1)[0]) + "\n")
+    try:
+        with pytest.raises(InputError, match="not what .* was trained on any more"):
+            call(reward_report.main, ["--run", str(run / "reward"), "--label_fractions", "0.1",
+                                      "--output", str(tmp_path / "r")])  # fmt: skip
+    finally:
+        (run / "c.jsonl").write_text(before)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "nowhere"], "--run: nowhere/run.json: no such file"),
+        (["--label_fractions", "0.1,2"], "label_fractions: write shares between 0 and 1"),
+        (["--label_fractions", "ten"], "label_fractions: write shares between 0 and 1"),
+        (["--lexicon", "nowhere"], "--lexicon: nowhere: no such file"),
+    ],
+)
+def test_a_mistake_is_seen_before_anything_is_scored(
+    run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(root)
+    argv = ["--run", str(run / "reward"), "--output", str(tmp_path / "r"), *words]
+    with pytest.raises(InputError, match=re.escape(message)):
+        call(reward_report.main, argv)
+    assert not (tmp_path / "r").exists()
+
+
+def test_messages_and_parquet_train_under_a_ranking_loss(root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    rows = [
+        row | {"prompt": [{"role": "user", "content": row["prompt"]}],
+               "completions": [c.strip() for c in row["completions"]][: 2 + i % 2]}
+        for i, row in enumerate(comparisons(60))
+    ]  # fmt: skip
+    for row in rows:
+        k = len(row["completions"])
+        for name in ("models", "ratings", "scores"):
+            row[name] = row[name][:k]
+        row["ranking"] = sorted(range(k), key=lambda j: -row["scores"][j])
+        row["best"] = row["ranking"][0]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call(convert.main, ["--input", str(tmp_path / "c.jsonl"), "--output",
+                        str(tmp_path / "c.parquet")])  # fmt: skip
+    metrics = call(reward.main, [
+        "--comparisons", str(tmp_path / "c.parquet"), "--output_dir", str(tmp_path / "r"),
+        "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "8",
+        "--loss_type", "plackett_luce", "--chat_template", "plain", *FAST,
+    ])  # fmt: skip
+    assert metrics["accuracy"] > 0.8 and 1 / 3 < metrics["chance"] < 1 / 2
+
+
+def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    rows = [
+        {n: v for n, v in row.items() if n != "scores"}
+        | {"ranking": sorted(range(3), key=lambda j: -row["scores"][j])}
+        for row in comparisons(60)
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call(ratings.main, ["--comparisons", str(tmp_path / "c.jsonl"),
+                        "--scores", str(tmp_path / "s.jsonl")])  # fmt: skip
+    metrics = call(reward.main, [
+        "--comparisons", str(tmp_path / "s.jsonl"), "--output_dir", str(tmp_path / "r"),
+        "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "0",
+        "--loss_type", "scalar_rating", *FAST,
+    ])  # fmt: skip
+    assert metrics["accuracy"] > 0.8
+    facts = json.loads((tmp_path / "r" / "adapter" / "toolkit.json").read_text())
+    assert (facts["gain"], facts["bias"]) == (1.0, 0.0)
+
+
+def test_models_are_rated_and_the_table_is_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("plackett_luce", "bradley_terry", "elo"):
+        output = tmp_path / f"{method}.json"
+        call(ratings.main, ["--comparisons", str(run / "c.jsonl"), "--skip_invalid", "--method",
+                            method, "--resamples", "20", "--output", str(output)])  # fmt: skip
+        table = json.loads(output.read_text())
+        assert table["method"] == method
+        first, *others = table["ratings"]
+        assert first["name"] == "model-0" and first["wins"] == first["contests"] == 120
+        assert all(first["rating"] > other["rating"] + 100 for other in others)
+    assert "model-0" in capsys.readouterr().out
+
+
+def test_comparisons_go_to_pairs_and_csv_comes_in(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('prompt,sample0,sample1,best\nHi., a," b, c",1\nHo., d, d,0\n')
+    with pytest.raises(InputError, match=r"c\.csv:3: completions: all 2 are ' d'"):
+        call(convert.main, ["--input", str(tmp_path / "c.csv"),
+                            "--output", str(tmp_path / "p.jsonl")])  # fmt: skip
+    assert not (tmp_path / "p.jsonl").exists()
+    call(convert.main, ["--input", str(tmp_path / "c.csv"), "--output", str(tmp_path / "p.jsonl"),
+                        "--to", "pairs", "--skip_invalid"])  # fmt: skip
+    ((_, pair),) = read_table(tmp_path / "p.jsonl", "--input")
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("Hi.", " b, c", " a")
