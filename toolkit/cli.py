@@ -239,6 +239,10 @@ class ScorerArguments:
         return None
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The recipe's docstring as it stands, and each argument's default."""
+
+
 class _OneLineParser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
@@ -290,17 +294,27 @@ def bind(main: Callable[..., Any], argv: list[str]) -> tuple[Any, ...]:
     """The arguments that ``main`` would be called with for these words."""
     hints = typing.get_type_hints(main)
     hints.pop("return", None)
-    return parse(*hints.values(), argv=argv)
+    description = sys.modules[main.__module__].__doc__
+    return parse(*hints.values(), argv=argv, description=description)
 
 
-def parse(*dataclass_types: Any, argv: list[str]) -> tuple[Any, ...]:
+def parse(
+    *dataclass_types: Any, argv: list[str], description: str | None = None
+) -> tuple[Any, ...]:
     """Instances of ``dataclass_types`` from the words of a command line.
+
+    ``description`` opens the help.
 
     Raises:
         InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
             is missing or is not a YAML mapping.
     """
-    parser = _OneLineParser(dataclass_types, allow_abbrev=False)
+    parser = _OneLineParser(
+        dataclass_types,
+        allow_abbrev=False,
+        description=description,
+        formatter_class=_HelpFormatter,
+    )
     parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
     parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
     args = list(argv)

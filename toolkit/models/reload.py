@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 
@@ -28,9 +29,9 @@ TOLERANCE = {"exact": 1e-5, "rounded": 0.05}
 def load_plain(
     folder: str | Path, base: str, precision: str, revision: str = "main", trust: bool = False
 ) -> Any:
-    """The adapter on its base by peft and transformers alone, on the CPU or the first GPU."""
-    gpu = torch.cuda.is_available()
-    compute = torch.bfloat16 if gpu else torch.float32
+    """The adapter on its base by peft and transformers alone, on this process's device."""
+    device = PartialState().device
+    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -46,7 +47,7 @@ def load_plain(
         num_labels=1,
         dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
         quantization_config=quantization if precision == "4bit" else None,
-        device_map={"": 0 if gpu else "cpu"},
+        device_map={"": device},
     )
     cure_cpu_repacking(model)
     return PeftModel.from_pretrained(model, str(folder)).eval()
@@ -96,7 +97,8 @@ def verify_reload(
         raise InputError(f"{folder}: saved, but plain peft does not load it: {last}")
     again = json.loads(child.stdout.splitlines()[-1])
     difference = max(abs(a - b) for a, b in zip(again, scores, strict=True))
-    exact = precision == "fp32" or (precision == "4bit" and not torch.cuda.is_available())
+    on_cpu = PartialState().device.type == "cpu"
+    exact = precision == "fp32" or (precision == "4bit" and on_cpu)
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, *map(abs, scores))
     if not difference <= allowed:
         raise InputError(
