@@ -120,7 +120,8 @@ def test_one_column_a_completion_as_csv_has_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion1,completion2,best,labeler\nHi., a, b,2,ann\n")
     (made,) = convert(read_table(path, "--input"))
-    assert made == {"prompt": "Hi.", "completions": [" a", " b"], "best": 1, "labeler": "ann"}
+    assert made == {"prompt": "Hi.", "completions": [" a", " b"], "best": 1, "labeler": "ann",
+                    "source": "a.csv:2"}  # fmt: skip
     path.write_text("prompt,chosen,rejected\nHi., a, b\n")
     (made,) = convert(read_table(path, "--input"))
     assert picked(made) == " a"

@@ -19,6 +19,11 @@ def test_confidence_is_the_largest_softmax_probability() -> None:
     assert confidence(scores, temperature=1e6) == pytest.approx([0.25, 0.5], abs=1e-5)
 
 
+def test_a_gap_of_one_is_73_per_cent_and_75_per_cent_a_gap_of_ln_3() -> None:
+    """Scores of pairs as arXiv 2204.05862 reads them."""
+    assert confidence([[1.0, 0.0], [1.098612, 0.0]]) == pytest.approx([0.731059, 0.75], abs=1e-6)
+
+
 def test_calibration_error_by_hand() -> None:
     sure, right = [0.95, 0.91, 0.3, 0.22], [True, False, True, False]
     # Bins (.9, 1]: share .5, confidence .93; (.2, .3]: share .5, confidence .26. Half of all each.

@@ -45,7 +45,7 @@ def convert(
     skip_invalid: bool = False,
     dropped: Counter[str] | None = None,
 ) -> Iterator[Row]:
-    """Comparisons from rows of any one format.
+    """Comparisons from rows of any one format; ``source`` names file and line if nothing does.
 
     Args:
         rows: with their places.
@@ -68,6 +68,7 @@ def convert(
                 raise InputError("openai rows are token ids: give their --tokenizer", "tokenizer")
             made = FORMATS[form](row, decode)
             made |= {name: row[name] for name in KEPT if row.get(name) is not None}
+            made.setdefault("source", Path(place).name)
             problems = problems_of(made, "best")
         except Dropped as reason:
             dropped[str(reason)] += 1
