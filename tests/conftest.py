@@ -1,6 +1,7 @@
 """Shared by all tests: one torch thread, no network, and the embedded model's path."""
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,13 @@ from transformers import (
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
