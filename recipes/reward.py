@@ -88,7 +88,7 @@ def main(
     history = [row for row in trainer.state.log_history if "loss" in row]
     probes = data.probes()
 
-    # Save, load again as PPO will, normalise, measure; the folder appears when all of it is done.
+    # Save, load again as PPO will, measure, normalise; the folder appears when all of it is done.
     with atomic_directory(out / "adapter") as folder:
         expected = plain_scores(trainer.model.eval(), probes)
         trainer.save_adapter(folder, absolute_if_local(name))
@@ -96,14 +96,14 @@ def main(
         if args.check_reload:
             model_args.verify_reload(folder, probes, expected)
         roles = Roles(model_args.base(), reward_adapter=folder)
+        scores = score_candidates(roles, data.held_out, tokenizer.pad_token_id)  # raw, as trained
+        metrics = best_of_k_accuracy(scores, data.held_out["best"])
+        metrics["train_comparisons"] = len(data.train)
         facts = normalize(
             roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
             whole=not args.normalize_truncated,
         )  # fmt: skip
         write_facts(folder, name, precision=model_args.precision, **facts)
-        scores = score_candidates(roles, data.held_out, tokenizer.pad_token_id)
-        metrics = best_of_k_accuracy(scores, data.held_out["best"])
-        metrics["train_comparisons"] = len(data.train)
         write_json(folder / "metrics.json", metrics)
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
