@@ -11,12 +11,10 @@ completion, OpenAI's label files (token ids: pass --tokenizer). Writes JSON Line
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-
 from toolkit.cli import run
-from toolkit.data.convert import FORMATS, convert, load_decoder, to_pairs
+from toolkit.data.convert import FORMATS, convert, load_decoder, to_pairs, with_space
 from toolkit.data.files import claim_output
-from toolkit.data.sources import check_table_name, read_table, write_table
+from toolkit.data.sources import check_table_name, write_table
 from toolkit.errors import InputError, check_choice
 
 
@@ -33,6 +31,9 @@ class ConvertArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "For openai: folder (encoder.json, vocab.bpe) or Hub id."}
     )
+    add_space: bool = field(
+        default=False, metadata={"help": "Put a space between a text prompt and completions."}
+    )
     skip_invalid: bool = field(default=False, metadata={"help": "Leave bad rows out."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
 
@@ -48,14 +49,15 @@ def main(args: ConvertArguments) -> None:
     claim_output(args.output, args.overwrite, "output")
     decode = None if args.tokenizer is None else load_decoder(args.tokenizer)
     dropped: Counter[str] = Counter()
-    rows = tqdm(
-        read_table(str(args.input), "--input"), desc="Converting", unit="row", mininterval=1
-    )
     form = None if args.format == "auto" else args.format
-    made = convert(rows, form, decode, args.skip_invalid, dropped)
+    made = convert(str(args.input), form, decode, args.skip_invalid, dropped)
+    if args.add_space:
+        made = map(with_space, made)
     if args.to == "pairs":
         made = (pair for row in made for pair in to_pairs(row))
-    count = write_table(args.output, made, f"{args.input}: no {args.to} in it")
+    count = write_table(
+        args.output, made, lambda: f"{args.input}: no {args.to} in it; left out: {dict(dropped)}"
+    )
     print(f"{args.output}: {count} {args.to}; left out: {sum(dropped.values())}")
     for reason, times in dropped.most_common():
         print(f"  {times} {reason}")

@@ -51,12 +51,19 @@ def main(args: RatingArguments) -> None:
     rows = read_rows(args.comparisons, "best", "--comparisons", args.skip_invalid)
     if args.scores is not None:
         scored = scores_from_rankings(rows)
-        count = write_table(args.scores, scored, f"{args.comparisons}: all labels cancel out")
-        print(f"{args.scores}: {count} prompts with scores, from {len(rows)} labels")
+        count = write_table(
+            args.scores, scored, lambda: f"{args.comparisons}: only ties at the top"
+        )
+        print(f"{args.scores}: {count} prompts with scores, from {len(rows)} labels (prompts whose "
+              "labels leave a tie at the top are left out)")  # fmt: skip
         return
 
     ratings = rate(contests_between_models(rows), args.method, args.resamples, args.seed)
-    table = Table(title=f"{args.method} ratings from {len(rows)} comparisons")
+    table = Table(
+        title=f"{args.method} ratings from {len(rows)} comparisons",
+        caption="Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
+        + (" Elo depends on the order of the rows." if args.method == "elo" else ""),
+    )
     for header in ("model", "rating", "95 %", "contests", "won"):
         table.add_column(header, justify="left" if header == "model" else "right")
     for r in ratings:

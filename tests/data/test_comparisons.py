@@ -38,7 +38,7 @@ BAD_ROWS = [
     ({"completions": [" a"]}, "completions: 1 of them, but a choice needs at least 2"),
     ({"completions": [" a", " "]}, r"completions\[1\]: empty"),
     ({"completions": [" a", " a", " a"]}, "completions: all 3 are ' a', so a pick says nothing"),
-    ({"best": None}, "best: None, but must be the index of the pick, 0 to 2"),
+    ({"best": None}, "best: missing, but must be the index of the pick, 0 to 2"),
     ({"best": "1"}, "best: '1', but must be"),
     ({"best": True}, "best: True, but must be"),
     ({"best": 1.0}, "best: 1.0, but must be"),
@@ -132,11 +132,18 @@ def test_bad_rows_are_skipped_when_asked_and_said_to_be(
 
 def test_the_digest_knows_the_labels(tmp_path: Path) -> None:
     digests = set()
-    for change in ({}, {"best": 1}, {"prompt": "Ho."}, {"ranking": [2]}, {"labeler": "ann"}):
+    for change in (
+        {},
+        {"best": 1},
+        {"prompt": "Ho."},
+        {"ranking": [2]},
+        {"margin": 1},
+        {"labeler": "ann"},
+    ):
         path = tmp_path / "c.jsonl"
         path.write_text(json.dumps(GOOD | change) + "\n")
         digests.add(open_comparisons(path, "best", "--comparisons").digest)
-    assert len(digests) == 4  # who picked makes no other data
+    assert len(digests) == 5  # who picked makes no other data
 
 
 def test_prompts_are_cut_or_left_out_by_length(tmp_path: Path, demo_model: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit.data.comparisons import problems_of
-from toolkit.data.convert import convert, detect, load_decoder, to_pairs
+from toolkit.data.convert import convert, detect, load_decoder, to_pairs, with_space
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 
@@ -97,10 +97,13 @@ def test_sound_rows_that_make_no_comparison_say_why(row: dict, reason: str) -> N
     assert dropped(row) == reason
 
 
-def test_the_lowest_rank_is_the_best_and_one_without_is_behind() -> None:
+def test_the_lowest_rank_is_the_best_and_a_reply_that_nobody_ranked_is_left_out() -> None:
     row = {"prompt": "Hi.", "responses": ["a", "b", "c", "d"], "rank": [2, None, 0, 1]}
     made = one(row)
-    assert (made["best"], made["ranking"]) == (2, [2, 3, 0])
+    assert made["completions"] == ["a", "c", "d"]
+    assert (made["best"], made["ranking"]) == (1, [1, 2, 0])
+    assert picked(one(row | {"rank": ["10", "9", float("nan"), None]})) == "b"  # numbers, not text
+    assert dropped(row | {"rank": [2, None, None, None]}) == "fewer than two ranked replies"
 
 
 def test_a_scored_set_takes_its_best_and_drops_ties() -> None:
@@ -226,6 +229,31 @@ def test_a_comparison_becomes_pairs_of_one_group_and_comes_back() -> None:
     assert len({p["group"] for p in pairs}) == 1
     assert to_pairs(row | {"prompt": "Ho."})[0]["group"] != pairs[0]["group"]
     assert [picked(made) for made in convert([("", p) for p in pairs])] == ["b", "b"]
+
+
+def test_a_pick_against_the_scores_makes_pairs_without_a_margin() -> None:
+    (pair,) = to_pairs({"prompt": "Hi.", "completions": ["a", "b"], "best": 0, "scores": [0, 1.5]})
+    assert "margin" not in pair
+    assert one(pair)["prompt"] == "Hi."
+
+
+def test_columns_keep_their_ranks_and_refuse_one_number_twice() -> None:
+    row = {"query": "Hi.", "sample0": "a", "sample1": "b", "sample2": "c", "best": 1}
+    assert one(row | {"rank": [5, 0, 4]})["ranking"] == [1, 2, 0]
+    with pytest.raises(InputError, match="two columns of one number among sample0, .*answer0"):
+        one(row | {"answer0": "x"})
+
+
+def test_csv_pairs_may_have_a_margin(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,margin\nHi., a, b,1.5\nHo., a, b,\n")
+    first, second = convert(tmp_path / "a.csv")
+    assert first["margin"] == 1.5 and "margin" not in second
+
+
+def test_a_space_is_put_where_there_is_none() -> None:
+    row = {"prompt": "The cafe.", "completions": ["It", " was", "\nOne"], "best": 0}
+    assert with_space(row)["completions"] == [" It", " was", "\nOne"]
+    assert with_space(row | {"prompt": "The "})["completions"] == row["completions"]
 
 
 def test_pairs_of_messages_are_trls_conversational_ones() -> None:

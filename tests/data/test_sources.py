@@ -25,19 +25,47 @@ def test_every_kind_of_source_gives_the_same_rows_with_their_places(tmp_path: Pa
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     (tmp_path / "c.json").write_text(json.dumps(ROWS, indent=1))
     (tmp_path / "d.json").write_bytes((tmp_path / "a.jsonl").read_bytes())  # lines by another name
-    write_table(tmp_path / "e.parquet", ROWS, "none")
+    write_table(tmp_path / "e.parquet", ROWS, str)
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "f")
     DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "g")
-    (tmp_path / "h").mkdir()
-    write_lines(tmp_path / "h" / "train.jsonl")
     for name, first, second in (
         ("a.jsonl", 1, 2), ("b.jsonl.gz", 1, 2), ("c.json", 0, 1), ("d.json", 1, 2),
-        ("e.parquet", 0, 1), ("f", 0, 1), ("g", 0, 1), ("h", 0, 1),
+        ("e.parquet", 0, 1), ("f", 0, 1), ("g", 0, 1),
     ):  # fmt: skip
         source = tmp_path / name
         assert list(read_table(source, "--comparisons")) == [
             (f"{source}:{first}", ROWS[0]), (f"{source}:{second}", ROWS[1]),
         ], name  # fmt: skip
+
+
+def test_a_folder_is_all_the_files_in_it(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl")
+    write_table(tmp_path / "test.parquet", ROWS, str)
+    (tmp_path / "z.csv").write_text("prompt,best\n\nHi.,0\n")
+    (tmp_path / "README.md").write_text("what this is")
+    places = [place for place, _ in read_table(tmp_path, "--input")]
+    assert places == [f"{tmp_path / name}" for name in (
+        "test.parquet:0", "test.parquet:1", "train.jsonl:1", "train.jsonl:2", "z.csv:3")]  # fmt: skip
+
+
+def test_lines_that_are_no_rows_may_be_passed_over_and_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    for name, content in (
+        ("a.jsonl", b'{"a": 1}\nno\n[1]\n{"a": 2}\n'), ("b.csv", b"a,b\n1,2\n1\n3,4\n"),
+        ("c.json", b'\xef\xbb\xbf[{"a": 1}, 7, {"a": 2}]'),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        assert len(list(read_table(tmp_path / name, "--input", told.append))) == 2
+    assert [t.split(": ")[0].rsplit("/")[-1] for t in told] == [
+        "a.jsonl:2", "a.jsonl:3", "b.csv:3", "c.json:1",
+    ]  # fmt: skip
+
+
+def test_a_column_that_the_first_row_lacks_is_kept_in_parquet(tmp_path: Path) -> None:
+    rows = [ROWS[0], ROWS[1] | {"ranking": [2, 0], "margin": 0.5}]
+    write_table(tmp_path / "a.parquet", rows, str)
+    (_, first), (_, second) = read_table(tmp_path / "a.parquet", "--input")
+    assert second == rows[1] and first["ranking"] is None and first["best"] == 0
 
 
 def test_csv_places_are_the_lines_where_rows_begin(tmp_path: Path) -> None:
@@ -60,8 +88,8 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("not.json", b'[{"prompt": "Hi."},\n oops]', r":2: not JSON"),
     ("numbers.json", b"[1]", r":0: a int, not an object"),
     ("not.parquet", b"PAR1 this is none", "not readable as Parquet"),
-    ("short.csv", b"prompt,sample0,best\nHi.,a\n", r":2: not as many fields as the 3 columns"),
-    ("long.csv", b"prompt,sample0\nok,a\nHi.,a,b\n", r":3: not as many fields"),
+    ("short.csv", b"prompt,sample0,best\nHi.,a\n", r":2: 2 fields, not as many as the 3 columns"),
+    ("long.csv", b"prompt,sample0\nok,a\nHi.,a,b\n", r":3: 3 fields, not as many"),
     ("twice.csv", b"prompt,prompt\n", r":1: two columns of one name"),
     ("latin.csv", "prompt,best\ncafé,1\n".encode("latin-1"), r"not UTF-8"),
     ("quote.csv", b'prompt,best\n"Hi."x,1\n', r":2: not CSV"),
@@ -91,15 +119,15 @@ def test_a_folder_or_dataset_that_is_none_is_refused_in_one_line(tmp_path: Path)
 
 def test_nothing_is_written_where_rows_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must end in .jsonl or .parquet"):
-        write_table(tmp_path / "a.csv", ROWS, "none")
+        write_table(tmp_path / "a.csv", ROWS, str)
     for name in ("a.jsonl", "a.parquet"):
         with pytest.raises(InputError, match="nothing there"):
-            write_table(tmp_path / name, [], "nothing there")
+            write_table(tmp_path / name, [], lambda: "nothing there")
     mixed = [ROWS[0], ROWS[1] | {"prompt": [{"role": "user", "content": "Hi."}]}]
     with pytest.raises(InputError, match="a column holds two kinds of value"):
-        write_table(tmp_path / "a.parquet", mixed, "none")
+        write_table(tmp_path / "a.parquet", mixed, str)
     assert list(tmp_path.iterdir()) == []
-    assert write_table(tmp_path / "a.jsonl", mixed, "none") == 2
+    assert write_table(tmp_path / "a.jsonl", mixed, str) == 2
 
 
 def test_a_parquet_file_is_read_a_batch_at_a_time(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "an empty completion": ("c.jsonl", row(completions=["x", ""]), ":2: completions[1]: empty ("),
     "a completion that is a number": ("c.jsonl", row(completions=["x", 2]), ":2: completions: ["),
     "equal completions": ("c.jsonl", row(completions=["x", "x"]), "so a pick says nothing (delete"),
-    "no best": ("c.jsonl", row(best=None), ":2: best: None, but must be the index of the pick"),
+    "no best": ("c.jsonl", row(best=None), ":2: best: missing, but must be the index of the pick"),
     "a best beyond the end": ("c.jsonl", row(best=2), ":2: best: 2, out of range for 2 completions "
                               "(count from 0)"),
     "a best below zero": ("c.jsonl", row(best=-1), ":2: best: -1, out of range"),
@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "no rows": ("c.jsonl", b"\n\n", "no rows (--comparisons needs at least one)"),
     "a broken JSON array": ("c.json", b'[{},\noops]', ":2: not JSON"),
     "a Parquet file that is none": ("c.parquet", b"PAR1oops", "not readable as Parquet"),
-    "a CSV row with a field too many": ("c.csv", b"prompt,best\na,0\nb,0,x\n", ":3: not as many"),
+    "a CSV row with a field too many": ("c.csv", b"prompt,best\nb,0,x\n", ":2: 3 fields, not as"),
     "a kind of file that is not read": ("c.xlsx", b"PK", "not one of .jsonl, .jsonl.gz, .json"),
 }  # fmt: skip
 

@@ -188,7 +188,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
      r"broken.jsonl:3: best: 4, out of range"),
     ("reward: no best", reward.main,
      lambda run, t: ["--use_cpu", "--comparisons", str(run / "samples.jsonl")],
-     r"samples.jsonl:1: best: None.*; 59 more bad rows"),
+     r"samples.jsonl:1: best: missing.*; 59 more bad rows"),
     ("reward: nothing left to train on", reward.main,
      lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
                      "--eval_rows", "1000"], "leaves none of"),

@@ -21,6 +21,7 @@ A file is checked whole before anything is done with it, so a mistake costs no m
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from toolkit.errors import InputError
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
+OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
+DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 SHOWN = 20  # problems that are named; the others are counted
 
 
@@ -52,7 +55,9 @@ def problems_of(row: Row, wants: str) -> list[str]:
     completions = row.get("completions")
     if not isinstance(completions, list) or not all(isinstance(c, str) for c in completions):
         found = "missing" if completions is None else f"{completions!r:.40}"
-        return [*problems, f"completions: {found}, but must be a list of strings"]
+        other = sorted(name for name in row if OTHER_FORMATS.fullmatch(str(name)))
+        cure = f" ({', '.join(other)}: another format, convert.py reads it)" if other else ""
+        return [*problems, f"completions: {found}, but must be a list of strings{cure}"]
     for k, completion in enumerate(completions):
         if problem := _problem_of_text(completion):
             problems.append(f"completions[{k}]: {problem}")
@@ -91,7 +96,8 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     problems = []
     best, ranking, scores, margin = (row.get(n) for n in ("best", "ranking", "scores", "margin"))
     if wants == "best" and not _is_index(best):
-        problems.append(f"best: {best!r:.40}, but must be the index of the pick, 0 to {k - 1}")
+        found = "missing" if best is None else f"{best!r:.40}"
+        problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}")
     elif best is not None and not (_is_index(best) and 0 <= best < k):
         problems.append(f"best: {best!r:.40}, out of range for {k} completions (count from 0)")
     if ranking is not None:
@@ -99,7 +105,8 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
             problems.append(f"ranking: {ranking!r:.40}, but must be a list of indices, best first")
         elif not all(0 <= i < k for i in ranking) or len(set(ranking)) < len(ranking):
             problems.append(
-                f"ranking: {ranking!r:.40}, but must name each of 0 to {k - 1} at most once"
+                f"ranking: {ranking!r:.40}, but must name each of 0 to {k - 1} at most once, the "
+                "best first (indices, not each one's rank)"
             )
         elif _is_index(best) and best != ranking[0]:
             problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (mend one)")
@@ -164,7 +171,7 @@ class Comparisons:
 
     def __iter__(self) -> Iterator[Placed]:
         """Good rows, each with its place."""
-        for place, row in read_table(self.source, self.source):
+        for place, row in read_table(self.source, self.source, lambda problem: None):
             if not self.skipped or not problems_of(row, self.wants):
                 yield place, row
 
@@ -189,21 +196,25 @@ def open_comparisons(
     """
     shown: list[str] = []
     bad = 0
+
+    def note(problems: list[str]) -> None:
+        nonlocal bad
+        bad += 1
+        shown.extend(problems[: SHOWN - len(shown)])
+
     order: list[np.ndarray] = []
     chunk: list[int] = []
     digest = hashlib.sha256()
-    for place, row in tqdm(read_table(source, what), desc="Checking", unit="row", mininterval=1):
+    rows = read_table(source, what, lambda problem: note([problem]))
+    for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
         problems = problems_of(row, wants)
         if problems:
-            bad += 1
-            shown += [f"{place}: {problem}" for problem in problems[: SHOWN - len(shown)]]
+            note([f"{place}: {problem}" for problem in problems])
             continue
         prompt = _canonical(row["prompt"])
         chunk.append(_hash(prompt))
         digest.update(prompt)
-        digest.update(
-            _canonical([row.get(n) for n in ("completions", "best", "ranking", "scores")])
-        )
+        digest.update(_canonical([row.get(name) for name in DIGESTED]))
         if len(chunk) == 4096:
             order.append(np.array(chunk, dtype=np.uint64))
             chunk = []
@@ -224,7 +235,7 @@ def open_comparisons(
 def _canonical(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8")
-    return json.dumps(value, sort_keys=True).encode("ascii")
+    return json.dumps(value, sort_keys=True, default=str).encode("ascii")
 
 
 def _hash(text: bytes) -> int:

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tqdm.auto import tqdm
 
 from toolkit.data.comparisons import SHOWN, problems_of
-from toolkit.data.sources import Placed
+from toolkit.data.sources import Placed, read_table
 from toolkit.errors import InputError
 
 Row = dict[str, Any]
@@ -39,7 +40,7 @@ class Dropped(Exception):
 
 
 def convert(
-    rows: Iterable[Placed],
+    source: str | Path | Iterable[Placed],
     form: str | None = None,
     decode: Callable[[list[int]], str] | None = None,
     skip_invalid: bool = False,
@@ -48,7 +49,7 @@ def convert(
     """Comparisons from rows of any one format; ``source`` names file and line if nothing does.
 
     Args:
-        rows: with their places.
+        source: what ``read_table`` reads, or rows with their places.
         form: a name of ``FORMATS``; None tells it from the first row's fields.
         decode: token ids to text, for ``openai``.
         skip_invalid: count bad rows in ``dropped`` instead of refusing them.
@@ -61,7 +62,15 @@ def convert(
     dropped = Counter() if dropped is None else dropped
     shown: list[str] = []
     bad = 0
-    for place, row in rows:
+
+    def note(problems: list[str]) -> None:
+        nonlocal bad
+        bad += 1
+        shown.extend(problems[: SHOWN - len(shown)])
+
+    if isinstance(source, str | Path):
+        source = read_table(source, "--input", lambda problem: note([problem]))
+    for place, row in tqdm(source, desc="Converting", unit="row", mininterval=1):
         form = form or detect(row, place)
         try:
             if form == "openai" and decode is None:
@@ -79,8 +88,7 @@ def convert(
             named = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             problems = [f"{named} (is this a row of the format {form}?)"]
         if problems:
-            bad += 1
-            shown += [f"{place}: {problem}" for problem in problems[: SHOWN - len(shown)]]
+            note([f"{place}: {problem}" for problem in problems])
             continue
         yield made
     if bad and not skip_invalid:
@@ -111,8 +119,9 @@ def detect(row: Row, place: str) -> str:
         ids = isinstance(query, list) and query and isinstance(query[0], int)
         return "openai" if ids else "columns"
     raise InputError(
-        f"{place}: no format known by the fields {', '.join(sorted(map(str, names)))[:120]} "
-        f"(name it: --format {', '.join(FORMATS)})", "format",
+        f"{place}: no format known by the fields {', '.join(sorted(map(str, names)))[:120]} (name "
+        "them as one: prompt, completions, best; chosen, rejected; prompt, responses, rank; or "
+        "prompt, sample0, sample1, best)", "format",
     )  # fmt: skip
 
 
@@ -154,7 +163,7 @@ def _pair(prompt: Any, chosen: str, rejected: str, row: Row) -> Row:
     margin = row.get("margin")
     if margin is None and row.get("score_chosen") is not None:
         margin = row["score_chosen"] - row["score_rejected"]
-    return made if margin is None else made | {"margin": margin}
+    return made if margin in (None, "") else made | {"margin": float(margin)}
 
 
 def _hh_messages(text: str) -> list[dict[str, str]]:
@@ -182,19 +191,24 @@ def _split_messages(
 
 
 def from_ranked(row: Row, decode: Any = None) -> Row:
-    """Ranked replies; one without a rank is left out of the ranking, as a partial one may be."""
+    """Ranked replies; one without a rank is left out, for nobody compared it."""
     replies = row.get("responses") or row.get("replies") or row["completions"]
-    ranks = row["rank"]
-    if len(ranks) != len(replies):
-        raise ValueError(f"rank: {len(ranks)} of them for {len(replies)} replies")
-    named = [k for k, rank in enumerate(ranks) if rank is not None]
-    if len({ranks[k] for k in named}) < len(named):
-        raise Dropped("two replies of one rank")
-    if not named or len(replies) < 2:
+    if len(row["rank"]) != len(replies):
+        raise ValueError(f"rank: {len(row['rank'])} of them for {len(replies)} replies")
+    ranks = [None if rank is None else float(rank) for rank in row["rank"]]
+    named = [k for k, rank in enumerate(ranks) if rank is not None and rank == rank]  # no NaN
+    if len(named) < 2:
         raise Dropped("fewer than two ranked replies")
-    ranking = sorted(named, key=lambda k: ranks[k])
-    return {"prompt": row["prompt"], "completions": replies, "best": ranking[0],
-            "ranking": ranking}  # fmt: skip
+    return {"prompt": row["prompt"], "completions": [replies[k] for k in named]} | _by_rank(
+        [ranks[k] for k in named]
+    )
+
+
+def _by_rank(ranks: list[Any]) -> Row:
+    if len(set(ranks)) < len(ranks):
+        raise Dropped("two replies of one rank")
+    ranking = sorted(range(len(ranks)), key=ranks.__getitem__)
+    return {"best": ranking[0], "ranking": ranking}
 
 
 def from_scored(row: Row, decode: Any = None) -> Row:
@@ -239,6 +253,8 @@ def from_columns(row: Row, decode: Any = None) -> Row:
     }  # fmt: skip
     if row.get("mean_rating") is not None:
         made["scores"] = row["mean_rating"]
+    if isinstance(row.get("rank"), list) and len(row["rank"]) == len(order):
+        made |= {"ranking": _by_rank([float(rank) for rank in row["rank"]])["ranking"]}
     margin = row.get("margin")
     if margin not in (None, ""):
         made["margin"] = float(margin)
@@ -257,8 +273,11 @@ def from_openai(row: Row, decode: Callable[[list[int]], str]) -> Row:
 
 
 def _numbered(row: Row) -> dict[int, str]:
-    matches = (COLUMN.fullmatch(name) for name in row)
-    return {int(match[1]): match[0] for match in matches if match}
+    matches = [match for name in row if (match := COLUMN.fullmatch(name))]
+    numbers = {int(match[1]): match[0] for match in matches}
+    if len(numbers) < len(matches):
+        raise ValueError(f"two columns of one number among {', '.join(m[0] for m in matches)}")
+    return numbers
 
 
 FORMATS: dict[str, Callable[[Row, Any], Row]] = {
@@ -271,11 +290,20 @@ FORMATS: dict[str, Callable[[Row, Any], Row]] = {
 }
 
 
+def with_space(row: Row) -> Row:
+    """The row with a space before each completion of a text prompt, where there is none."""
+    if not isinstance(row["prompt"], str) or row["prompt"][-1:].isspace():
+        return row
+    spaced = [text if text[:1].isspace() else f" {text}" for text in row["completions"]]
+    return row | {"completions": spaced}
+
+
 def to_pairs(row: Row) -> list[Row]:
     """A comparison as TRL's preference pairs: its best against each of the others.
 
     Rows with messages become conversational ones. ``group`` is a hash of the prompt: a split by
-    group tears no comparison, and no prompt, apart. ``margin`` is there where scores are.
+    group tears no comparison, and no prompt, apart. ``margin`` is there where scores are and agree
+    with the pick.
     """
     chat = not isinstance(row["prompt"], str)
     group = hashlib.blake2b(json.dumps(row["prompt"]).encode(), digest_size=8).hexdigest()
@@ -288,8 +316,8 @@ def to_pairs(row: Row) -> list[Row]:
         for name, text in texts.items():
             pair[name] = [{"role": "assistant", "content": text}] if chat else text
         pair["group"] = group
-        if row.get("scores") is not None:
-            pair["margin"] = row["scores"][row["best"]] - row["scores"][k]
+        if row.get("scores") is not None and row["scores"][row["best"]] == max(row["scores"]):
+            pair["margin"] = round(row["scores"][row["best"]] - row["scores"][k], 6)
         pairs.append(pair)
     return pairs
 

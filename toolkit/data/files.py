@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +26,13 @@ def require_file(path: str | Path, what: str) -> Path:
     return path
 
 
-def read_jsonl(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(
+    path: str | Path, what: str = "file", on_bad: Callable[[str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
 
-    A gzipped file is told by its first bytes, whatever its name.
+    A gzipped file is told by its first bytes, whatever its name. With ``on_bad``, a line that is no
+    row is told to it, and passed over.
 
     Raises:
         InputError: a missing or broken file, a line that is not JSON or not an object (file:line).
@@ -41,8 +44,16 @@ def read_jsonl(path: str | Path, what: str = "file") -> Iterator[tuple[int, dict
         try:
             lines = gzip.GzipFile(fileobj=stream) if zipped else stream
             for number, raw in enumerate(lines, start=1):
-                if raw.strip():
-                    yield number, _parse_object(raw, f"{path}:{number}", first=number == 1)
+                if not raw.strip():
+                    continue
+                try:
+                    row = _parse_object(raw, f"{path}:{number}", first=number == 1)
+                except InputError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(str(error))
+                    continue
+                yield number, row
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
 
@@ -77,7 +88,7 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
     path = require_file(path, what)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: a {type(value).__name__}, not a JSON object")
@@ -161,14 +172,23 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """``value`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line, atomically: a killed run leaves the old file or none."""
     with atomic_file(path) as stream:
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+            stream.write(_dump(row))
+
+
+def _dump(value: Any, **kwargs: Any) -> bytes:
+    """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
+    text = json.dumps(value, ensure_ascii=False, default=str, **kwargs) + "\n"
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return (json.dumps(value, default=str, **kwargs) + "\n").encode("ascii")
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Tables of rows, one row at a time, from where people keep them; and back into files.
 
     comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
-    a folder of such files, or one made by datasets' save_to_disk
+    a folder: all such files in it, by name; or what datasets' save_to_disk made
     owner/name or owner/name:split, a dataset on the Hub
 
 Each row comes with its place, for messages: ``file:line`` where there are lines, else
@@ -11,7 +11,7 @@ Each row comes with its place, for messages: ``file:line`` where there are lines
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,32 @@ from toolkit.errors import InputError
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]
+OnBad = Callable[[str], None] | None
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 
-def read_table(source: str | Path, what: str) -> Iterator[Placed]:
+def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[Placed]:
     """The rows of ``source``, each with its place.
 
     Args:
         source: as listed at the top of this file.
         what: the argument that named it, for messages.
+        on_bad: is told of a line that is no row (not JSON, a field too many), which is passed over
+            then; without it such a line is an error.
 
     Raises:
         InputError: nothing there, a format that is not known or a file that is broken (with
             file:line where there are lines).
     """
     path = Path(source)
+    if path.is_dir() and not _is_saved_dataset(path):
+        files = sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES))
+        if not files:
+            raise InputError(f"{what}: {path}: no {', '.join(SUFFIXES)} in this folder")
+        for file in files:
+            yield from read_table(file, what, on_bad)
+        return
     if path.is_dir() or (not path.exists() and HUB_ID.fullmatch(str(source))):
         yield from _read_dataset(str(source), what)
         return
@@ -44,24 +54,24 @@ def read_table(source: str | Path, what: str) -> Iterator[Placed]:
     if name.endswith(".parquet"):
         yield from _read_parquet(path)
     elif name.endswith(".csv"):
-        yield from _read_csv(path)
+        yield from _read_csv(path, on_bad)
     elif name.endswith(".json"):
-        yield from _read_json_array(path)
+        yield from _read_json_array(path, on_bad)
     elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".txt")):
-        yield from _read_lines(path)
+        yield from _read_lines(path, on_bad)
     else:
         raise InputError(f"{what}: {path}: not one of {', '.join(SUFFIXES)} (rename or convert it)")
 
 
-def _read_lines(path: Path) -> Iterator[Placed]:
-    for number, row in read_jsonl(path):
+def _read_lines(path: Path, on_bad: OnBad) -> Iterator[Placed]:
+    for number, row in read_jsonl(path, on_bad=on_bad):
         yield f"{path}:{number}", row
 
 
-def _read_json_array(path: Path) -> Iterator[Placed]:
+def _read_json_array(path: Path, on_bad: OnBad) -> Iterator[Placed]:
     text = path.read_bytes()
-    if not text.lstrip().startswith(b"["):  # JSON lines by another name
-        yield from _read_lines(path)
+    if not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):  # JSON Lines, it seems
+        yield from _read_lines(path, on_bad)
         return
     try:
         rows = json.loads(text.decode("utf-8-sig"))
@@ -72,29 +82,38 @@ def _read_json_array(path: Path) -> Iterator[Placed]:
     except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: not JSON that can be read: {error}") from None
     for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{index}: a {type(row).__name__}, not an object")
-        yield f"{path}:{index}", row
+        if isinstance(row, dict):
+            yield f"{path}:{index}", row
+        else:
+            _report(f"{path}:{index}: a {type(row).__name__}, not an object (mend it)", on_bad)
 
 
-def _read_csv(path: Path) -> Iterator[Placed]:
+def _report(problem: str, on_bad: OnBad) -> None:
+    if on_bad is None:
+        raise InputError(problem)
+    on_bad(problem)
+
+
+def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
     csv.field_size_limit(1 << 27)
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        start = 2
+        reader = csv.reader(stream, strict=True)
+        start = 1
         try:
-            names = reader.fieldnames or []
+            names = next(reader, [])
             if len(set(names)) != len(names):
                 raise InputError(f"{path}:1: two columns of one name (name each once)")
-            for row in reader:
-                place = f"{path}:{start}"
-                start = reader.line_num + 1
-                if None in row or None in row.values():
-                    raise InputError(
-                        f"{place}: not as many fields as the {len(names)} columns of line 1 "
-                        '(put text with commas or newlines in "quotes")'
+            start = reader.line_num + 1
+            for fields in reader:
+                place, start = f"{path}:{start}", reader.line_num + 1
+                if len(fields) == len(names):
+                    yield place, dict(zip(names, fields, strict=True))
+                elif fields:  # an empty line is none
+                    _report(
+                        f"{place}: {len(fields)} fields, not as many as the {len(names)} columns "
+                        'of line 1 (put text with commas or newlines in "quotes")',
+                        on_bad,
                     )
-                yield place, row
         except csv.Error as error:
             raise InputError(f"{path}:{start}: not CSV, {error}") from None
         except UnicodeDecodeError:
@@ -112,8 +131,12 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
                 for row in batch.to_pylist():
                     yield f"{path}:{index}", row
                     index += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as Parquet: {_first_line(error)}") from None
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _read_dataset(source: str, what: str) -> Iterator[Placed]:
@@ -122,9 +145,7 @@ def _read_dataset(source: str, what: str) -> Iterator[Placed]:
 
     name, _, split = source.partition(":") if not Path(source).is_dir() else (source, "", "")
     try:
-        if (Path(source) / "state.json").is_file() or (
-            Path(source) / "dataset_dict.json"
-        ).is_file():
+        if Path(source).is_dir():
             loaded: Any = load_from_disk(source)
         else:
             loaded = load_dataset(name)
@@ -149,11 +170,11 @@ def check_table_name(path: str | Path) -> None:
         raise InputError(f"output: {path}: must end in .jsonl or .parquet", "output")
 
 
-def write_table(path: str | Path, rows: Iterable[Row], none: str) -> int:
+def write_table(path: str | Path, rows: Iterable[Row], none: Callable[[], str]) -> int:
     """Write rows as JSON Lines or, by its name, as Parquet; atomically. Returns how many.
 
     Raises:
-        InputError: rows that make no Parquet table; no rows at all, with ``none`` as message; and
+        InputError: rows that make no Parquet table; no rows at all, with ``none()`` as message; and
             whatever the rows raise. Nothing is written then.
     """
     path = Path(path)
@@ -166,7 +187,7 @@ def write_table(path: str | Path, rows: Iterable[Row], none: str) -> int:
             count += 1
             yield row
         if not count:
-            raise InputError(none)
+            raise InputError(none())
 
     if path.suffix == ".parquet":
         _write_parquet(path, counted())
@@ -180,6 +201,8 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow.parquet as parquet
 
     held = list(rows)  # columns are known once every row is
+    names = list(dict.fromkeys(name for row in held for name in row))
+    held = [{name: row.get(name) for name in names} for row in held]
     try:
         table = pyarrow.Table.from_pylist(held)
     except pyarrow.ArrowException as error:

@@ -53,12 +53,12 @@ def printable(text: str) -> str:
     """``text`` with what a terminal would obey, or an eye would miss, written out as escapes.
 
     Control characters but newline and tab (ANSI sequences begin with one), and formatting
-    characters: bidirectional overrides, zero-width ones.
+    characters: bidirectional overrides, zero-width ones; and half characters.
 
     >>> print(printable("red \x1b[31m, hidden \u202e"))
     red \\x1b[31m, hidden \\u202e
     """
     return "".join(
-        ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf") and c not in "\n\t" else c
+        ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" else c
         for c in text
     )

@@ -20,7 +20,8 @@ from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 
 Row = dict[str, Any]
 METHODS = ("plackett_luce", "bradley_terry", "elo")
-Contest = tuple[tuple[str, ...], tuple[int, ...]]  # competitors; places of them, best first
+# Competitors; places of them, best first; and what contests of one prompt have in common.
+Contest = tuple[tuple[str, ...], tuple[int, ...], str]
 
 
 @dataclass
@@ -52,7 +53,7 @@ def contests_between_models(rows: Iterable[Row]) -> list[Contest]:
                 f"models: missing, or not one for each completion, in row {number} (from 0): "
                 '"models": ["gpt2", "gpt2-tuned", ...] says who wrote what'
             )
-        contests.append((tuple(map(str, models)), _order(row)))
+        contests.append((tuple(map(str, models)), _order(row), repr(row["prompt"])))
     return contests
 
 
@@ -69,17 +70,21 @@ def rate(
         contests: a competitor who stands twice in one is not compared with itself.
         method: "plackett_luce" (each pick from those left), "bradley_terry" (each order as pairs)
             or "elo" (pairs, one after the other, K = 32: the order of the contests matters).
-        resamples: contests are drawn with replacement so often for the intervals.
+        resamples: prompts, with all their contests, are drawn with replacement so often for the
+            intervals; contests stay in their order.
         seed: of that.
     """
     check_choice("method", method, METHODS)
-    names = sorted({name for competitors, _ in contests for name in competitors})
+    names = sorted({name for competitors, _, _ in contests for name in competitors})
     place = {name: i for i, name in enumerate(names)}
-    placed = [(tuple(place[n] for n in competitors), order) for competitors, order in contests]
+    placed = [(tuple(place[n] for n in competitors), order) for competitors, order, _ in contests]
+    prompts: dict[str, list[int]] = defaultdict(list)
+    for i, (_, _, prompt) in enumerate(contests):
+        prompts[prompt].append(i)
     point = _fit(placed, len(names), method)
     rng = random.Random(seed)
     draws = np.array([
-        _fit(rng.choices(placed, k=len(placed)), len(names), method)
+        _fit([placed[i] for i in _resample(list(prompts.values()), rng)], len(names), method)
         for _ in tqdm(range(resamples), desc="Bootstrap", leave=False)
     ])  # fmt: skip
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
@@ -90,6 +95,10 @@ def rate(
         for n, i in place.items()
     ]
     return sorted(ratings, key=lambda r: -r.rating)
+
+
+def _resample(groups: list[list[int]], rng: random.Random) -> list[int]:
+    return sorted(i for group in rng.choices(groups, k=len(groups)) for i in group)
 
 
 def _fit(contests: Sequence[Any], players: int, method: str) -> np.ndarray:
@@ -133,8 +142,8 @@ def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
 
     Several models answer a prompt, people put the answers in order, and the orders become a number
     for each answer: Plackett-Luce strengths over that prompt's labels, as z-scores. ``best`` and
-    ``ranking`` follow the scores, ``labels`` counts the labels; rows whose labels cancel out to
-    equal scores are left out.
+    ``ranking`` follow the scores (no ranking where two are equal), ``labels`` counts the labels;
+    prompts whose labels leave a tie at the top are left out.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Row]] = defaultdict(list)
     for row in rows:
@@ -150,10 +159,12 @@ def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
         ]
         fitted = z_scores([round(s, 9) for s in strengths(picks, len(completions), alpha)])
         ranking = sorted(range(len(fitted)), key=lambda i: -fitted[i])
-        if fitted[ranking[0]] == fitted[ranking[-1]]:
+        if fitted[ranking[0]] == fitted[ranking[1]]:
             continue
         row = {name: group[0][name] for name in ("prompt", "source") if name in group[0]}
-        row |= {"completions": completions, "best": ranking[0], "ranking": ranking,
-                "scores": fitted, "labels": len(group)}  # fmt: skip
+        row |= {"completions": completions, "best": ranking[0], "scores": fitted,
+                "labels": len(group)}  # fmt: skip
+        if len(set(fitted)) == len(fitted):
+            row["ranking"] = ranking
         made.append(row)
     return made
