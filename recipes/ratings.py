@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.cli import run
-from toolkit.data.comparisons import read_rows
+from toolkit.data.comparisons import open_comparisons
 from toolkit.data.files import claim_output, write_json
 from toolkit.data.sources import check_table_name, write_table
 from toolkit.data.text import printable
@@ -48,19 +48,19 @@ class RatingArguments:
 
 def main(args: RatingArguments) -> None:
     claim_output(args.scores or args.output, args.overwrite, "output")
-    rows = read_rows(args.comparisons, "best", "--comparisons", args.skip_invalid)
+    source = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid)
     if args.scores is not None:
-        scored = scores_from_rankings(rows)
+        scored = scores_from_rankings(row for _, row in source)
         count = write_table(
             args.scores, scored, lambda: f"{args.comparisons}: only ties at the top"
         )
-        print(f"{args.scores}: {count} prompts with scores, from {len(rows)} labels (prompts whose "
-              "labels leave a tie at the top are left out)")  # fmt: skip
+        print(f"{args.scores}: {count} prompts with scores, from {len(source)} labels; prompts "
+              "whose labels leave a tie at the top are left out")  # fmt: skip
         return
 
-    ratings = rate(contests_between_models(rows), args.method, args.resamples, args.seed)
+    ratings = rate(contests_between_models(source), args.method, args.resamples, args.seed)
     table = Table(
-        title=f"{args.method} ratings from {len(rows)} comparisons",
+        title=f"{args.method} ratings from {len(source)} comparisons",
         caption="Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
         + (" Elo depends on the order of the rows." if args.method == "elo" else ""),
     )

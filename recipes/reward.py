@@ -27,16 +27,11 @@ from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local, write_facts
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
+from toolkit.training.accuracy import best_of_k_accuracy, judge
 from toolkit.training.preflight import preflight
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_data import prepare
-from toolkit.training.reward_trainer import (
-    BestOfKTrainer,
-    best_of_k_accuracy,
-    describe_accuracy,
-    normalize,
-    score_candidates,
-)
+from toolkit.training.reward_trainer import BestOfKTrainer, normalize, score_candidates
 
 
 @dataclass
@@ -97,7 +92,7 @@ def main(
             model_args.verify_reload(folder, probes, expected)
         roles = Roles(model_args.base(), reward_adapter=folder)
         scores = score_candidates(roles, data.held_out, tokenizer.pad_token_id)  # raw, as trained
-        metrics = best_of_k_accuracy(scores, data.held_out["best"])
+        metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
         metrics["train_comparisons"] = len(data.train)
         facts = normalize(
             roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
@@ -109,7 +104,7 @@ def main(
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history)  # fmt: skip
     print(json.dumps(metrics, indent=2))
-    print(f"{out / 'adapter'}: {describe_accuracy(metrics)}")
+    print(f"{out / 'adapter'}: {judge(metrics)[1]}")
     return metrics | {"history": history}
 
 

@@ -45,7 +45,8 @@ def test_a_folder_is_all_the_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("what this is")
     places = [place for place, _ in read_table(tmp_path, "--input")]
     assert places == [f"{tmp_path / name}" for name in (
-        "test.parquet:0", "test.parquet:1", "train.jsonl:1", "train.jsonl:2", "z.csv:3")]  # fmt: skip
+        "test.parquet:0", "test.parquet:1", "train.jsonl:1", "train.jsonl:2", "z.csv:3",
+    )]  # fmt: skip
 
 
 def test_lines_that_are_no_rows_may_be_passed_over_and_told(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from toolkit.evaluation.ratings import (
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings
 
 
+def contests(rows: list[dict]) -> list:
+    return contests_between_models((f"f:{n}", row) for n, row in enumerate(rows, start=1))
+
+
 def draw(rng: np.random.Generator, theta: np.ndarray, size: int) -> list[int]:
     """An order of ``size`` competitors, by Plackett-Luce (Gumbel noise)."""
     chosen = rng.permutation(len(theta))[:size]
@@ -33,9 +37,11 @@ def test_rankings_give_choixs_own_estimate() -> None:
     rng = np.random.default_rng(0)
     theta = np.array([0.8, 0.2, 0.0, -0.4, -0.6])
     orders = [draw(rng, theta, 4) for _ in range(300)]
-    contests = [(tuple("abcde"[i] for i in order), (0, 1, 2, 3)) for order in orders]
+    met = [
+        (tuple("abcde"[i] for i in order), (0, 1, 2, 3), str(n)) for n, order in enumerate(orders)
+    ]
     expected = choix.ilsr_rankings(5, [tuple(order) for order in orders], alpha=0.01)
-    found = {r.name: r.rating for r in rate(contests, "plackett_luce", resamples=20)}
+    found = {r.name: r.rating for r in rate(met, "plackett_luce", resamples=20)}
     for i, name in enumerate("abcde"):
         point = 1500 + ELO_SCALE * (expected[i] - expected.mean())
         assert found[name] == pytest.approx(point, abs=0.5)
@@ -48,9 +54,9 @@ def test_known_strengths_lie_in_their_intervals() -> None:
     for _ in range(500):  # best of four, only the pick is known
         order = draw(rng, theta, 4)
         shown = [int(i) for i in rng.permutation(order)]
-        rows.append({"completions": ["x"] * 4, "models": [f"m{i}" for i in shown],
-                     "best": shown.index(order[0])})  # fmt: skip
-    ratings = rate(contests_between_models(rows), "plackett_luce", resamples=100)
+        rows.append({"prompt": str(len(rows)), "completions": ["x"] * 4,
+                     "models": [f"m{i}" for i in shown], "best": shown.index(order[0])})  # fmt: skip
+    ratings = rate(contests(rows), "plackett_luce", resamples=100)
     assert [r.name for r in ratings] == ["m0", "m1", "m2", "m3"]
     inside = 0
     for r in ratings:
@@ -61,32 +67,53 @@ def test_known_strengths_lie_in_their_intervals() -> None:
 
 
 def test_elo_goes_through_the_pairs_in_their_order() -> None:
-    contests = [(("a", "b", "c"), (1,)), (("a", "b"), (0,))]  # b beats a and c, then a beats b
-    found = {r.name: r.rating for r in rate(contests, "elo", resamples=20)}
+    met = [(("a", "b", "c"), (1,), "p"), (("a", "b"), (0,), "q")]  # b beats a and c; a beats b
+    found = {r.name: r.rating for r in rate(met, "elo", resamples=20)}
     expected = elo_ratings([(1, 0), (1, 2), (0, 1)], 3)
     assert [found[n] for n in "abc"] == pytest.approx(expected)
 
 
 def test_bradley_terry_and_plackett_luce_are_one_for_two() -> None:
-    contests = [(("a", "b"), (0,))] * 6 + [(("a", "b"), (1,))] * 2
-    by = {m: {r.name: r.rating for r in rate(contests, m, 20)} for m in
+    met = [(("a", "b"), (int(i > 5),), str(i)) for i in range(8)]
+    by = {m: {r.name: r.rating for r in rate(met, m, 20)} for m in
           ("plackett_luce", "bradley_terry")}  # fmt: skip
     assert by["plackett_luce"] == pytest.approx(by["bradley_terry"])
 
 
 def test_one_who_never_lost_stays_finite() -> None:
-    (first, second) = rate([(("a", "b"), (0,))] * 10, "plackett_luce", 20)
+    (first, second) = rate([(("a", "b"), (0,), "p")] * 10, "plackett_luce", 20)
     assert first.name == "a" and math.isfinite(first.rating) and first.rating > second.rating + 200
 
 
 def test_a_model_is_not_compared_with_itself() -> None:
-    contests = [(("a", "a", "b"), (0,))] * 5 + [(("a", "b", "b"), (1,))] * 5
-    assert {r.name: r.wins for r in rate(contests, "plackett_luce", 20)} == {"a": 5, "b": 5}
+    met = [(("a", "a", "b"), (0,), "p")] * 5 + [(("a", "b", "b"), (1,), "q")] * 5
+    assert {r.name: r.wins for r in rate(met, "plackett_luce", 20)} == {"a": 5, "b": 5}
 
 
 def test_rows_must_say_who_wrote_what() -> None:
-    with pytest.raises(InputError, match="models: missing, or not one for each"):
-        contests_between_models([{"completions": ["x", "y"], "best": 0, "models": ["m"]}])
+    with pytest.raises(InputError, match="f:1: models: missing, or not one for each"):
+        contests([{"prompt": "p", "completions": ["x", "y"], "best": 0, "models": ["m"]}])
+
+
+def test_an_elo_rating_lies_in_its_interval_though_order_matters() -> None:
+    met = [(("a", "b"), (int(i >= 60),), str(i)) for i in range(120)]  # a wins 60, then b 60
+    for r in rate(met, "elo", resamples=50):
+        assert r.low <= r.rating <= r.high
+
+
+def test_the_interval_is_wide_where_all_contests_are_of_few_prompts() -> None:
+    many = [(("a", "b"), (int(i % 4 == 0),), str(i)) for i in range(200)]
+    few = [(c, o, str(i % 4)) for i, (c, o, _) in enumerate(many)]
+    width = {n: rate(m, "plackett_luce", 100)[0] for n, m in (("many", many), ("few", few))}
+    spread = {n: r.high - r.low for n, r in width.items()}
+    assert spread["few"] > 2 * spread["many"]
+
+
+def test_models_that_never_met_are_not_compared() -> None:
+    met = [(("a", "b"), (0,), "p")] * 3 + [(("c", "d"), (0,), "q")] * 3
+    with pytest.raises(InputError, match="a, b and c, d never met"):
+        rate(met, "plackett_luce", 20)
+    assert len(rate([*met, (("b", "c"), (0,), "r")], "plackett_luce", 20)) == 4
 
 
 def test_one_ranking_becomes_scores_in_its_order() -> None:
@@ -97,7 +124,7 @@ def test_one_ranking_becomes_scores_in_its_order() -> None:
     assert np.std(made["scores"]) == pytest.approx(1)
 
 
-def test_many_labels_of_one_item_are_put_together_whatever_order_they_were_shown_in() -> None:
+def test_many_labels_of_one_prompt_are_put_together_whatever_was_shown_with_what() -> None:
     rows = [
         {"prompt": "Hi.", "completions": ["a", "b", "c"], "best": 0},
         {"prompt": "Hi.", "completions": ["c", "a", "b"], "best": 1},  # a, too
@@ -105,7 +132,22 @@ def test_many_labels_of_one_item_are_put_together_whatever_order_they_were_shown
         {"prompt": "Ho.", "completions": ["a", "b"], "best": 1},
         {"prompt": "Hm.", "completions": ["a", "b"], "best": 1},
         {"prompt": "Hm.", "completions": ["a", "b"], "best": 0},  # they cancel out
+        {"prompt": "Ha.", "completions": ["a", "b"], "best": 0},
+        {"prompt": "Ha.", "completions": ["c", "b"], "best": 1},  # a before b before c
     ]
-    hi, ho = scores_from_rankings(rows)
+    hi, ho, ha = scores_from_rankings(rows)
     assert hi["completions"] == ["a", "b", "c"] and hi["ranking"] == [0, 1, 2]
     assert hi["labels"] == 3 and ho["scores"] == pytest.approx([-1, 1])
+    assert [ha["completions"][k] for k in ha["ranking"]] == ["a", "b", "c"]
+
+
+def test_a_tie_is_neither_a_best_nor_a_ranking() -> None:
+    labels = [[0, 2, 1], [0, 1, 2]]  # one and two change places
+    rows = [{"prompt": "Hi.", "completions": ["a", "b", "c"], "best": r[0], "ranking": r}
+            for r in labels]  # fmt: skip
+    (made,) = scores_from_rankings(rows)
+    assert made["best"] == 0 and "ranking" not in made
+    assert made["scores"] == pytest.approx([1.414214, -0.707107, -0.707107], abs=1e-5)
+    tied = [row | {"best": r[0], "ranking": r} for row, r in zip(rows, [[0, 1, 2], [1, 0, 2]],
+                                                                 strict=True)]  # fmt: skip
+    assert scores_from_rankings(tied) == []

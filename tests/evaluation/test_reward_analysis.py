@@ -36,13 +36,13 @@ def test_accuracy_chance_and_baselines() -> None:
     a = analyse(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
     assert a["accuracy"]["low"] < expected < a["accuracy"]["high"]
     assert a["chance"] == pytest.approx(np.mean([1 / len(r) for r in raw]))
-    assert a["accuracy"]["p"] < 1e-6
+    assert a["metrics"]["p"] < 1e-6
     last = np.mean([row["best"] == len(row["completions"]) - 1 for row in rows])
     assert a["baselines"]["last"]["value"] == pytest.approx(last)
-    longest = np.mean(
+    longest = np.mean(  # but for equal lengths, which share a row's point
         [np.argmax([len(t) for t in row["completions"]]) == row["best"] for row in rows]
     )
-    assert a["baselines"]["longest completion"]["value"] == pytest.approx(longest)
+    assert a["baselines"]["longest completion"]["value"] == pytest.approx(longest, abs=0.01)
     assert sum(g["n"] for g in a["by_k"]) == sum(g["n"] for g in a["by_length"]) == 400
     assert [g["group"] for g in a["by_k"]] == [f"{k} completions" for k in (2, 3, 4, 5)]
     for g, k in zip(a["by_k"], (2, 3, 4, 5), strict=True):
@@ -99,8 +99,11 @@ def test_peoples_agreement_is_reported_where_the_rows_tell() -> None:
         for c, b, who in ((["a", "b"], 0, "x"), (["b", "a"], 1, "y"), (["a", "b"], 1, "z"))
     ]
     assert people(pair)["two_labellers"] == pytest.approx(
-        {"value": 1 / 3, "n": 3, "low": 0.0615, "high": 0.7923}, abs=1e-3
+        {"value": 1 / 3, "n": 3, "prompts": 3, "low": 0.0615, "high": 0.7923}, abs=1e-3
     )
+    for ratings in (None, "high", [[1, 2]], [[1], [2]], [["a", "b"], [1, 2]], [None, [1, 2]]):
+        odd = {"prompt": "p", "completions": ["a", "b"], "best": 0, "ratings": ratings}
+        assert people([odd]) == {}
     rated = {"prompt": "p", "completions": ["a", "b"], "best": 0, "ratings": [[2, 2], [1, 3]]}
     assert people([rated])["one_rater"] == pytest.approx(0.5)
 
@@ -131,11 +134,11 @@ def test_the_verdict_is_earned() -> None:
     noise = np.random.default_rng(5)
     lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
     good, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
-    assert not good and sentence.startswith("Do not trust it yet")
+    assert not good and sentence.startswith("Not to be told from chance")
     oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
     picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
     good, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
-    assert not good and "but not than: oracle" in sentence
+    assert not good and "But no better than: oracle (99.8%)" in sentence
 
 
 def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.maths.statistics import mean_and_error, tail_probability, wilson_interval
+from toolkit.maths.statistics import (
+    design_effect,
+    mean_and_error,
+    tail_probability,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1, 3), (361, 400), (50, 100), (7, 9)])
@@ -23,6 +28,14 @@ def test_an_interval_holds_its_proportion_to_the_last_bit() -> None:
         for hits in (0, n // 3, n):
             low, high = wilson_interval(hits, n)
             assert 0 <= low <= hits / n <= high <= 1
+
+
+def test_the_design_effect_is_1_for_independent_values_and_the_size_for_copies() -> None:
+    assert design_effect([1, 0, 0, 1], range(4)) == 1.0
+    assert design_effect([1, 1, 0, 0, 0, 0], "aabbcc") == pytest.approx(2.0)
+    assert design_effect([1, 0, 1, 0], "aabb") == 1.0  # each as mixed as the whole
+    assert design_effect([1, 1, 1], "aab") == 1.5  # nothing varies: nothing says they differ
+    assert design_effect([1, 1, 1], "abc") == 1.0
 
 
 def test_nothing_tried_is_nothing_known() -> None:

@@ -71,7 +71,7 @@ def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(run: Path) -> No
     metrics = json.loads((run / "reward" / "adapter" / "metrics.json").read_text())
     report = json.loads((run / "reward" / "report" / "reward_report.json").read_text())
     assert report["analysis"]["accuracy"]["value"] == pytest.approx(metrics["accuracy"])
-    assert report["analysis"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
+    assert report["analysis"]["metrics"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
     quarter, whole = report["label_curve"]
     assert quarter["train"] == round(0.25 * whole["train"])
     assert whole["value"] == metrics["accuracy"] > 0.9

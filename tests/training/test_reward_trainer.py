@@ -16,10 +16,10 @@ from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config, write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.training.accuracy import best_of_k_accuracy
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import (
     BestOfKTrainer,
-    best_of_k_accuracy,
     normalize,
     score_candidates,
     score_in_buckets,
@@ -190,15 +190,6 @@ def test_an_adapter_that_would_forget_its_head_is_refused(demo_model: str, tmp_p
                 model=None, args=None, processing_class=None, train_dataset=None,
                 eval_dataset=None, peft_config=LoraConfig(task_type=task_type),
             )  # fmt: skip
-
-
-def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> None:
-    facts = best_of_k_accuracy([[0.0, 2.0], [1.0, 0.0, 0.0]], [1, 2])
-    assert facts["accuracy"] == 0.5
-    assert facts["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
-    expected = torch.tensor([-torch.tensor([0.0, 2.0]).log_softmax(0)[1],
-                             -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2]]).mean()  # fmt: skip
-    assert facts["loss"] == pytest.approx(expected.item(), abs=1e-6)
 
 
 def trained_with(demo_model: str, tmp_path: Path, data: list[dict], **kwargs: object) -> Any:

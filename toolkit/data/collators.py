@@ -48,8 +48,8 @@ class ComparisonCollator:
         if all(row.get("ranking") is not None for row in rows):
             batch["ranking"] = pad([row["ranking"] for row in rows], pad_id=-1)[0]
         if all(row.get("scores") is not None for row in rows):
-            scores = torch.tensor([s for row in rows for s in row["scores"]])
-            batch["target_scores"] = (scores - self.score_mean) / self.score_std
+            scores = torch.tensor([s for row in rows for s in row["scores"]], dtype=torch.float64)
+            batch["target_scores"] = ((scores - self.score_mean) / self.score_std).float()
         if all(row.get("margin") is not None for row in rows):
             batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
         return batch

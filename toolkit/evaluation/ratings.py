@@ -39,19 +39,22 @@ class Rating:
     wins: int
 
 
-def contests_between_models(rows: Iterable[Row]) -> list[Contest]:
+def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
     """The contests of comparisons that say which model wrote each completion (``models``).
+
+    Args:
+        rows: with their places.
 
     Raises:
         InputError: rows without it, or with another number of models than of completions.
     """
     contests = []
-    for number, row in enumerate(rows):
+    for place, row in rows:
         models = row.get("models")
         if not isinstance(models, list) or len(models) != len(row["completions"]):
             raise InputError(
-                f"models: missing, or not one for each completion, in row {number} (from 0): "
-                '"models": ["gpt2", "gpt2-tuned", ...] says who wrote what'
+                f"{place}: models: missing, or not one for each completion "
+                '(write who wrote what: "models": ["gpt2", "gpt2-tuned", ...])'
             )
         contests.append((tuple(map(str, models)), _order(row), repr(row["prompt"])))
     return contests
@@ -73,8 +76,12 @@ def rate(
         resamples: prompts, with all their contests, are drawn with replacement so often for the
             intervals; contests stay in their order.
         seed: of that.
+
+    Raises:
+        InputError: some models never met any of the others, not even by way of third ones.
     """
     check_choice("method", method, METHODS)
+    _check_connected(contests)
     names = sorted({name for competitors, _, _ in contests for name in competitors})
     place = {name: i for i, name in enumerate(names)}
     placed = [(tuple(place[n] for n in competitors), order) for competitors, order, _ in contests]
@@ -95,6 +102,19 @@ def rate(
         for n, i in place.items()
     ]
     return sorted(ratings, key=lambda r: -r.rating)
+
+
+def _check_connected(contests: Sequence[Contest]) -> None:
+    groups: list[set[str]] = []
+    for competitors, _, _ in contests:
+        joined = set(competitors).union(*(g for g in groups if g & set(competitors)))
+        groups = [g for g in groups if not g & joined] + [joined]
+    if len(groups) > 1:
+        first, second = (", ".join(sorted(g))[:60] for g in groups[:2])
+        raise InputError(
+            f"models: {first} and {second} never met, not even by way of others, so that nothing "
+            "says which is better (rate them apart, or compare them)"
+        )
 
 
 def _resample(groups: list[list[int]], rng: random.Random) -> list[int]:
@@ -138,19 +158,19 @@ def strengths(
 
 
 def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
-    """One row for each prompt with its completions, all labellers' orders made into ``scores``.
+    """One row for each prompt, all labels of its completions made into ``scores``.
 
     Several models answer a prompt, people put the answers in order, and the orders become a number
     for each answer: Plackett-Luce strengths over that prompt's labels, as z-scores. ``best`` and
     ``ranking`` follow the scores (no ranking where two are equal), ``labels`` counts the labels;
     prompts whose labels leave a tie at the top are left out.
     """
-    groups: dict[tuple[str, tuple[str, ...]], list[Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[repr(row["prompt"]), tuple(sorted(row["completions"]))].append(row)
+        groups[repr(row["prompt"])].append(row)
     made = []
     for group in groups.values():
-        completions = list(dict.fromkeys(group[0]["completions"]))
+        completions = list(dict.fromkeys(text for row in group for text in row["completions"]))
         place = {text: i for i, text in enumerate(completions)}
         picks = [
             pick

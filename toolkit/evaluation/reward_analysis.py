@@ -19,7 +19,7 @@ from toolkit.maths.calibration import (
     fit_temperature,
 )
 from toolkit.maths.losses import best_of_k_loss
-from toolkit.maths.statistics import tail_probability, wilson_interval
+from toolkit.training.accuracy import best_of_k_accuracy, credit, share
 
 Row = dict[str, Any]
 Scores = Sequence[Sequence[float]]
@@ -44,18 +44,16 @@ def analyse(
     """
     best = [row["best"] for row in rows]
     guesses = [_top(scores) for scores in raw]
-    right = [guess == pick for guess, pick in zip(guesses, best, strict=True)]
-    chances = [1 / len(scores) for scores in raw]
+    texts = [row["completions"] for row in rows]
+    right = [credit(s, b, x) for s, b, x in zip(raw, best, texts, strict=True)]
     everyone = {"longest completion": lambda texts: [len(text) for text in texts]}
     report: Row = {
-        "accuracy": _share(right) | {"p": tail_probability(sum(right), chances)},
-        "chance": math.fsum(chances) / len(chances),
-        "pairwise_accuracy": _pairwise(raw, best),
-        "loss": _loss(raw, best),
+        "metrics": best_of_k_accuracy(raw, best, texts, _prompts(rows)),
+        "accuracy": _share(right, rows),
+        "chance": math.fsum(1 / len(scores) for scores in raw) / len(raw),
+        "pairwise_accuracy": _pairwise(raw, best, texts),
         "baselines": {
-            name: _share([
-                _top(guess(row["completions"])) == row["best"] for row in rows
-            ])
+            name: _share([credit(guess(x), b, x) for x, b in zip(texts, best, strict=True)], rows)
             for name, guess in (everyone | (baselines or {})).items()
         },
         "people": people(rows),
@@ -70,7 +68,7 @@ def analyse(
             "normalised": _histogram([gain * s + bias for scores in raw for s in scores]),
             "gain": gain, "bias": bias,
         },
-        "mistakes": mistakes(rows, raw, guesses),
+        "mistakes": mistakes(rows, raw, guesses, right),
     }  # fmt: skip
     return report
 
@@ -79,19 +77,21 @@ def _top(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
 
 
-def _share(right: Sequence[bool]) -> Row:
-    low, high = wilson_interval(sum(right), len(right))
-    return {"value": sum(right) / len(right) if right else 0.0, "low": low, "high": high,
-            "n": len(right)}  # fmt: skip
+def _prompts(rows: Sequence[Row]) -> list[str]:
+    return [repr(row["prompt"]) for row in rows]
 
 
-def _pairwise(raw: Scores, best: Sequence[int]) -> float:
+def _share(credits: Sequence[float], rows: Sequence[Row]) -> Row:
+    return share(credits, _prompts(rows))
+
+
+def _pairwise(raw: Scores, best: Sequence[int], texts: Sequence[list[str]]) -> float:
     """Share of (best, other) pairs in which the best scores higher; half a point for equal ones."""
     points = [
         (scores[b] > s) + 0.5 * (scores[b] == s)
-        for scores, b in zip(raw, best, strict=True)
+        for scores, b, x in zip(raw, best, texts, strict=True)
         for k, s in enumerate(scores)
-        if k != b
+        if x[k] != x[b]
     ]
     return sum(points) / len(points)
 
@@ -127,16 +127,17 @@ def people(rows: Sequence[Row]) -> Row:
         for b in list(by_labeler.values())[i + 1 :]
     ]
     if equal:
-        found["two_labellers"] = _share(equal)
+        found["two_labellers"] = share(equal, range(len(equal)))
     return found
 
 
 def _has_ratings(row: Row) -> bool:
     ratings = row.get("ratings")
-    return (
-        isinstance(ratings, list)
-        and len(ratings) == len(row["completions"])
-        and all(isinstance(r, list) and len(r) > 1 for r in ratings)
+    if not isinstance(ratings, list) or len(ratings) != len(row["completions"]):
+        return False
+    return all(
+        isinstance(each, list) and len(each) > 1 and all(isinstance(r, int | float) for r in each)
+        for each in ratings
     )
 
 
@@ -156,19 +157,19 @@ def _mean_length(row: Row) -> float:
     return _mean([len(text) for text in row["completions"]])
 
 
-def _by(rows: Sequence[Row], right: Sequence[bool], key: Callable[[Row], Any], what: str) -> list:
+def _by(rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], Any], what: str) -> list:
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         groups[key(row)].append(i)
     return [
         {"group": f"{name} {what}", "chance": _mean([1 / len(rows[i]["completions"]) for i in g])}
-        | _share([right[i] for i in g])
+        | _share([right[i] for i in g], [rows[i] for i in g])
         for name, g in sorted(groups.items())
     ]
 
 
 def _by_quarter(
-    rows: Sequence[Row], right: Sequence[bool], key: Callable[[Row], float | None]
+    rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], float | None]
 ) -> list[Row]:
     """Accuracy in each quarter of the rows, ordered by ``key``; empty where no row has one."""
     keyed = sorted((value, i) for i, row in enumerate(rows) if (value := key(row)) is not None)
@@ -181,7 +182,7 @@ def _by_quarter(
                     "group": f"{part[0][0]:.3g} to {part[-1][0]:.3g}",
                     "chance": _mean([1 / len(rows[i]["completions"]) for _, i in part]),
                 }
-                | _share([right[i] for _, i in part])
+                | _share([right[i] for _, i in part], [rows[i] for _, i in part])
             )
     return groups
 
@@ -197,7 +198,9 @@ def calibration(rows: Sequence[Row], raw: Scores, best: Sequence[int]) -> Row:
         return {"reason": f"{len(rows)} held-out comparisons are too few (two halves of 10)"}
     temperature = fit_temperature([raw[i] for i in fit], [best[i] for i in fit])
     tested, picks = [raw[i] for i in test], [best[i] for i in test]
-    right = [_top(s) == b for s, b in zip(tested, picks, strict=True)]
+    right = [
+        credit(s, b, rows[i]["completions"]) for s, b, i in zip(tested, picks, test, strict=True)
+    ]
     found: Row = {"temperature": temperature, "fitted_on": len(fit), "tested_on": len(test)}
     for name, t in (("before", 1.0), ("after", temperature)):
         sure = confidence(tested, t)
@@ -205,7 +208,8 @@ def calibration(rows: Sequence[Row], raw: Scores, best: Sequence[int]) -> Row:
             "ece": expected_calibration_error(sure, right),
             "loss": _loss(tested, picks, t),
             "curve": [
-                {"confidence": _mean([sure[i] for i in group])} | _share([right[i] for i in group])
+                {"confidence": _mean([sure[i] for i in group])}
+                | _share([right[i] for i in group], [rows[test[i]] for i in group])
                 for group in bins(sure)
                 if group
             ],
@@ -252,13 +256,17 @@ def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> Row
             "model": _rank_correlation(raw, lengths), "people": _rank_correlation(picked, lengths),
         },
         "picks_longest": {
-            "model": _share([a == b for a, b in zip(guesses, longest, strict=True)]),
-            "people": _share(is_longest),
+            "model": _share([a == b for a, b in zip(guesses, longest, strict=True)], rows),
+            "people": _share(is_longest, rows),
         },
-        "accuracy_if_best_is_longest": _share(
-            [a for a, b in zip(agree, is_longest, strict=True) if b]),
-        "accuracy_if_not": _share([a for a, b in zip(agree, is_longest, strict=True) if not b]),
+        "accuracy_if_best_is_longest": _where(agree, is_longest, rows),
+        "accuracy_if_not": _where(agree, [not b for b in is_longest], rows),
     }  # fmt: skip
+
+
+def _where(agree: list[bool], chosen: list[bool], rows: Sequence[Row]) -> Row:
+    kept = [i for i, each in enumerate(chosen) if each]
+    return _share([agree[i] for i in kept], [rows[i] for i in kept])
 
 
 def _rank_correlation(values: Scores, lengths: Scores) -> float:
@@ -282,11 +290,15 @@ def _histogram(values: Sequence[float], count: int = 40) -> Row:
 
 
 def mistakes(
-    rows: Sequence[Row], raw: Scores, guesses: Sequence[int], count: int = 10
+    rows: Sequence[Row],
+    raw: Scores,
+    guesses: Sequence[int],
+    right: Sequence[float],
+    count: int = 10,
 ) -> list[Row]:
     """The wrong guesses that the softmax was surest of."""
     sure = confidence(raw)
-    wrong = [i for i, row in enumerate(rows) if guesses[i] != row["best"]]
+    wrong = [i for i, each in enumerate(right) if each == 0]
     worst = sorted(wrong, key=lambda i: -sure[i])[:count]
     return [
         {

@@ -8,22 +8,23 @@ from matplotlib.figure import Figure
 
 from toolkit.data.files import write_json
 from toolkit.evaluation.page import picture, render
+from toolkit.training.accuracy import judge
 
 Row = dict[str, Any]
 
 
 def verdict(analysis: Row) -> tuple[bool, str]:
-    """Whether to go on with this model, and why, in a sentence."""
-    a, chance = analysis["accuracy"], analysis["chance"]
-    figures = f"{a['value']:.1%} right [{a['low']:.1%}, {a['high']:.1%}], chance {chance:.1%}"
-    if a["p"] > 0.001:
-        return False, f"Do not trust it yet: {figures}, which luck gives with p = {a['p']:.2g}."
+    """Whether to go on with this model, and why: as ``judge``, and no baseline may be better."""
+    trusted, sentence = judge(analysis["metrics"])
+    value = analysis["accuracy"]["value"]
     better = [
-        name for name, s in analysis["baselines"].items() if s["value"] > a["value"]
-    ]  # a baseline may beat a model that still knows something
-    if better:
-        return False, f"Better than chance ({figures}), but not than: {', '.join(better)}."
-    return True, f"It has learned what people pick: {figures}, p = {a['p']:.1g}."
+        f"{name} ({s['value']:.1%})"
+        for name, s in analysis["baselines"].items()
+        if s["value"] > value
+    ]
+    if trusted and better:
+        return False, f"{sentence} But no better than: {', '.join(better)}."
+    return trusted, sentence
 
 
 def facts(analysis: Row) -> list[tuple[str, str, str]]:

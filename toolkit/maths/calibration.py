@@ -26,7 +26,7 @@ def bins(confidences: Sequence[float], count: int = 10) -> list[list[int]]:
 
 
 def expected_calibration_error(
-    confidences: Sequence[float], right: Sequence[bool], count: int = 10
+    confidences: Sequence[float], right: Sequence[float], count: int = 10
 ) -> float:
     """sum over bins of n_b / n * |share right in b - mean confidence in b|.
 

@@ -1,14 +1,16 @@
 """Intervals and errors for what is reported."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 
 import torch
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion; (0, 1) without trials.
+def wilson_interval(
+    successes: float, trials: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's score interval for a proportion; (0, 1) without trials (which may be fractions).
 
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). Source: E. B. Wilson (1927),
     JASA 22:209-212. It keeps its coverage near 0 and 1, where p -+ z SE does not.
@@ -37,6 +39,27 @@ def tail_probability(successes: int, chances: Sequence[float]) -> float:
         widened[1:] += distribution * p
         distribution = widened
     return float(distribution[successes:].sum().clamp(0.0, 1.0))
+
+
+def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """How much more the mean varies than that of independent 0-1 values would; at least 1.
+
+    sum over clusters of (sum of v - mean)^2 / sum of mean (1 - mean): 1 where values of a cluster
+    have nothing to do with each other, a cluster's size where they are all alike.
+    Source: L. Kish, Survey Sampling (1965), section 5.4; the cluster-robust variance.
+
+    Args:
+        values: in [0, 1].
+        clusters: what each belongs to.
+    """
+    mean = math.fsum(values) / len(values)
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    independent = len(values) * mean * (1 - mean)
+    if independent <= 0:  # nothing varies: taken for copies, since nothing says otherwise
+        return len(values) / len(sums)
+    return max(1.0, math.fsum(s * s for s in sums.values()) / independent)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -46,6 +46,11 @@ class RewardData:
         """Batches of these rows."""
         return ComparisonCollator(pad_token_id, self.score_mean, self.score_std)
 
+    def texts_and_prompts(self) -> tuple[list[list[str]], list[str]]:
+        """Of each held-out row: its candidates, to know equal ones, and its prompt."""
+        rows = [self.rows[i] for i in self.held_out["row"]]
+        return [row["completions"] for row in rows], [repr(row["prompt"]) for row in rows]
+
     def probes(self, count: int = 8) -> list[list[int]]:
         """A few held-out candidates."""
         flat = (ids for row in self.held_out for ids in row["candidate_ids"])
@@ -79,7 +84,8 @@ def prepare(
     folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
         train_set, eval_set, rows = _tokenise(comparisons, train, held_out, encoder, folder)
-        if config.use_margin and (none := train_set.data.column("margin").null_count):
+        none = sum(each.data.column("margin").null_count for each in (train_set, eval_set))
+        if config.use_margin and none:
             raise InputError(f"{comparisons.source}: {none} rows have no margin", "use_margin")
         kept = _prompts(comparisons, train, encoder, prompts, prompt_tokens)
         data = RewardData(train_set, eval_set, rows, kept)
@@ -143,6 +149,6 @@ def _with_best(row: Row) -> Row:
 def _moments(train_set: Dataset, source: str) -> tuple[float, float]:
     flat = pyarrow.compute.list_flatten(train_set.data.column("scores"))
     mean, std = pyarrow.compute.mean(flat).as_py(), pyarrow.compute.stddev(flat).as_py()
-    if std == 0:
+    if std <= 1e-12 * max(1.0, abs(mean)):
         raise InputError(f"{source}: all scores are {mean:g}, so there is nothing to learn")
     return mean, std

@@ -4,7 +4,7 @@ The seam in TRL 1.16.0 (three private names; pinned, and a test holds K = 2 agai
 ``_prepare_dataset``, ``_set_signature_columns_if_needed`` and ``compute_loss``, and a collator.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from toolkit.maths.losses import (
 )
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
-from toolkit.maths.statistics import wilson_interval
 from toolkit.models.generation import sample
 from toolkit.models.roles import Roles
 from toolkit.training.reward_config import BestOfKConfig
@@ -190,39 +189,6 @@ def score_candidates(
             scores[i] = value
     remaining = iter(scores)
     return [[next(remaining) for _ in range(count)] for count in counts]
-
-
-def best_of_k_accuracy(scores: list[list[float]], best: Sequence[int]) -> dict[str, float]:
-    """How often the highest score is the pick, with Wilson's interval, beside chance."""
-    hits = sum(
-        max(range(len(s)), key=s.__getitem__) == b for s, b in zip(scores, best, strict=True)
-    )
-    low, high = wilson_interval(hits, len(best))
-    loss = 0.0
-    for row, b in zip(scores, best, strict=True):
-        loss += best_of_k_loss(torch.tensor([row]), torch.tensor([b])).item()
-    return {
-        "accuracy": hits / len(best),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "chance": sum(1 / len(row) for row in scores) / len(scores),
-        "loss": loss / len(best),
-        "comparisons": len(best),
-    }
-
-
-def describe_accuracy(metrics: dict[str, Any]) -> str:
-    """A line about ``best_of_k_accuracy``, and a warning where it is no better than chance."""
-    line = (
-        f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
-        f"{metrics['accuracy_high']:.3f}] against {metrics['chance']:.3f} by chance"
-    )
-    if metrics["accuracy_low"] <= metrics["chance"]:
-        line += (
-            "\nwarning: no better than chance, so PPO would learn nothing from it; try a higher "
-            "--learning_rate, more --num_train_epochs, or more comparisons"
-        )
-    return line
 
 
 @torch.no_grad()
