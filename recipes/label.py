@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from toolkit.cli import ScorerArguments, run
+from toolkit.cli import FunctionArguments, run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.errors import InputError, check_choice, check_range, check_seed
@@ -40,12 +40,9 @@ class LabelArguments:
         check_range("limit", self.limit, low=1)
 
 
-def main(scorer_args: ScorerArguments, args: LabelArguments) -> None:
+def main(scorer_args: FunctionArguments, args: LabelArguments) -> None:
     claim_output(args.output, args.overwrite, "output")
-    if scorer_args.reward_adapter is not None:
-        raise InputError("reward_adapter: label with --lexicon or --reward_function")
-    scorer = scorer_args.load("")
-    assert scorer is not None
+    scorer = scorer_args.function()
     rows = read_rows(args.samples, "completions", "--samples")
 
     rng = random.Random(args.seed)

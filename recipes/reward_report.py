@@ -9,6 +9,8 @@ confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether 
 look at, with the same figures as JSON beside it.
 """
 
+import contextlib
+import io
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,9 @@ from typing import Any
 
 import reward
 
-from toolkit.cli import bind, call, run, write_config
+from toolkit.cli import bind, call, read_run, run, write_config
 from toolkit.data.comparisons import read_rows
-from toolkit.data.files import claim_output, read_object
+from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.evaluation.report import print_facts
 from toolkit.evaluation.reward_analysis import analyse
@@ -58,7 +60,7 @@ def main(args: ReportArguments) -> dict[str, Any]:
 def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     # What the run was, and what it held out.
     source, fractions = Path(args.run), args.fractions()
-    identity = read_object(source / "run.json", "--run")
+    identity = read_run(source / "run.json")
     replay = ["--config", str(write_config(scratch, identity["arguments"]))]
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
@@ -76,6 +78,8 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     encoded = list(encoder.encode((f"{source}/held_out.jsonl", row) for row in held_out))
     rows = [held_out[row["row"]] for row in encoded]
+    if not rows:
+        raise InputError(f"{source}/held_out.jsonl: no row fits {encoder.max_length} tokens")
 
     # Score it again as PPO would, but for gain and bias.
     roles = Roles(model_args.base(), reward_adapter=adapter)
@@ -86,13 +90,14 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     # The same training on fewer labels.
     curve = []
     for fraction in fractions:
-        print(f"\nTraining on {fraction:.0%} of the labels", flush=True)
-        less = call(reward.main, [
-            *replay, "--train_fraction", str(fraction * data_args.train_fraction), "--overwrite",
-            "--output_dir", str(scratch / str(fraction)), "--normalize_samples", "0",
-            "--check_reload", "false",
-        ])  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):  # its talk is not about this model
+            less = call(reward.main, [
+                *replay, "--train_fraction", str(fraction * data_args.train_fraction),
+                "--output_dir", str(scratch / str(fraction)), "--normalize_samples", "0",
+                "--check_reload", "false", "--overwrite",
+            ])  # fmt: skip
         curve.append(curve_point(fraction, less))
+        print(f"trained on {fraction:.0%} of the labels: accuracy {less['accuracy']:.3f}")
     if fractions:
         curve.append(curve_point(1.0, identity["metrics"]))
 

@@ -32,7 +32,7 @@ from trl import TrlParser
 
 from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
 from toolkit.data.encoding import LONG_ROWS, Encoder
-from toolkit.data.files import require_file, write_json, write_text
+from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.scripted import Lexicon, load_function
 from toolkit.models.adapters import check_adapter, lora_config
@@ -181,7 +181,10 @@ class ComparisonArguments:
         default=None,
         metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
     )
-    eval_rows: int = field(default=200, metadata={"help": "Comparisons held out, by prompt."})
+    eval_rows: int | None = field(
+        default=None,
+        metadata={"help": "Comparisons held out, by prompt; 200, or a fifth if that is fewer."},
+    )
     train_fraction: float = field(
         default=1.0, metadata={"help": "Train on this share of the others."}
     )
@@ -194,7 +197,8 @@ class ComparisonArguments:
     def open(self, wants: str, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
         """The source, checked, and which of its rows to train on and to hold out."""
         comparisons = open_comparisons(self.comparisons, wants, "--comparisons", self.skip_invalid)
-        split = split_by_prompt(comparisons.order, self.eval_rows, seed, self.train_fraction)
+        eval_rows = self.eval_rows or max(1, min(200, len(comparisons) // 5))
+        split = split_by_prompt(comparisons.order, eval_rows, seed, self.train_fraction)
         return comparisons, *split
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
@@ -203,8 +207,8 @@ class ComparisonArguments:
 
 
 @dataclass
-class ScorerArguments:
-    """Who says how good a completion is: exactly one of these."""
+class FunctionArguments:
+    """A function that says how good a completion is: exactly one of these."""
 
     lexicon: str | None = field(
         default=None,
@@ -214,6 +218,29 @@ class ScorerArguments:
         default=None,
         metadata={"help": "module:function, called with prompts and completions, -> scores."},
     )
+
+    def function(self) -> RewardFunction:
+        """The function.
+
+        Raises:
+            InputError: none of them or more than one, or the one does not load.
+        """
+        names = [f.name for f in dataclasses.fields(self)]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(given) or 'no scorer'} given: give exactly one of "
+                f"{', '.join(f'--{name}' for name in names)}"
+            )
+        if self.lexicon is not None:
+            return Lexicon(self.lexicon)
+        return load_function(self.reward_function or "")
+
+
+@dataclass
+class ScorerArguments(FunctionArguments):
+    """Who says how good a completion is: exactly one of these."""
+
     reward_adapter: str | None = field(
         default=None, metadata={"help": "Folder of a trained reward adapter."}
     )
@@ -224,17 +251,8 @@ class ScorerArguments:
         Raises:
             InputError: none of the three or more than one, or the one does not load.
         """
-        given = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None]
-        if len(given) != 1:
-            raise InputError(
-                f"{' and '.join(given) or 'no scorer'} given: give exactly one of --lexicon, "
-                "--reward_function, --reward_adapter"
-            )
-        if self.lexicon is not None:
-            return Lexicon(self.lexicon)
-        if self.reward_function is not None:
-            return load_function(self.reward_function)
-        assert self.reward_adapter is not None
+        if self.reward_adapter is None or self.lexicon or self.reward_function:
+            return self.function()
         check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
         return None
 
@@ -352,10 +370,41 @@ def changed(*arguments: Any) -> dict[str, Any]:
         default = type(instance)()
         for f in dataclasses.fields(instance):
             value = getattr(instance, f.name)
-            plain = isinstance(value, str | int | float | bool | None)
+            plain = isinstance(value, str | int | float | bool | dict | list | None)
             if f.init and plain and value != getattr(default, f.name) and f.name != "hub_token":
                 result[f.name] = value.value if isinstance(value, enum.Enum) else value
     return result
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What ``write_run`` wrote.
+
+    Raises:
+        InputError: no such file, or one that lacks its parts.
+    """
+    facts = read_object(path, "--run")
+    for name in ("arguments", "settings", "data", "metrics"):
+        if not isinstance(facts.get(name), dict) or not (facts[name] or name == "arguments"):
+            raise InputError(f"{path}: no {name!r} in it (it was not written by reward.py)")
+    return facts
+
+
+def _settings(*arguments: Any) -> dict[str, Any]:
+    """All of the toolkit's own arguments (those of --help), default or not."""
+    names: dict[str, Any] = {}
+    for instance in arguments:
+        for name in _own_fields(type(instance)):
+            value = getattr(instance, name, None)
+            names[name] = value.value if isinstance(value, enum.Enum) else value
+    return names
+
+
+def _own_fields(cls: type) -> set[str]:
+    names = set(getattr(cls, "HELP_FIELDS", ()))
+    for parent in cls.__mro__:
+        if parent.__module__.split(".")[0] not in ("transformers", "trl", "builtins"):
+            names |= set(parent.__dict__.get("__annotations__", {}))
+    return names - {"HELP_FIELDS"}
 
 
 def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
@@ -372,6 +421,7 @@ def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
         path,
         {
             "arguments": changed(*arguments),
+            "settings": _settings(*arguments),
             "seed": next((a.seed for a in arguments if hasattr(a, "seed")), None),
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
@@ -395,10 +445,7 @@ def _hide_inherited(parser: argparse.ArgumentParser, dataclass_types: tuple[type
     """Keep in --help what the toolkit's own classes declare, and what they list in HELP_FIELDS."""
     shown = {"config", "help", "help_all"}
     for cls in dataclass_types:
-        shown |= set(getattr(cls, "HELP_FIELDS", ()))
-        for parent in cls.__mro__:
-            if parent.__module__.split(".")[0] not in ("transformers", "trl", "builtins"):
-                shown |= set(parent.__dict__.get("__annotations__", {}))
+        shown |= _own_fields(cls)
     for action in parser._actions:
         if action.dest not in shown:
             action.help = argparse.SUPPRESS

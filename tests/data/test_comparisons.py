@@ -209,6 +209,12 @@ def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one() -> None:
     assert (split_by_prompt(order, 200, 3, 0.1)[1] == split_by_prompt(order, 200, 3)[1]).all()
 
 
+def test_which_labels_are_left_out_depends_on_the_seed() -> None:
+    order = np.arange(1000, dtype=np.uint64) * np.uint64(2**50 + 1)
+    first, second = (split_by_prompt(order, 1, seed, 0.5)[0] for seed in (1, 2))
+    assert 150 < (first & second).sum() < 350  # about a quarter of 1000 in both
+
+
 def test_a_token_is_named_by_its_text(demo_model: str) -> None:
     tokenizer = load_tokenizer(demo_model)
     assert tokenizer.decode([token_id(tokenizer, ".", "stop_token")]) == "."

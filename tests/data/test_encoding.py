@@ -143,3 +143,53 @@ def test_what_lies_on_disk_is_what_was_encoded(tokenizer: Any, tmp_path: Path) -
     assert json.loads(json.dumps(data[:])) == {
         name: [row[name] for row in expected] for name in expected[0]
     }
+
+
+class Letters:
+    """A tokenizer of letters, with a BOS in front of all text."""
+
+    bos_token_id, pad_token_id, pad_token, chat_template = 1, 0, "\0", None
+
+    def __call__(self, texts: list[str], add_special_tokens: bool, **kwargs: Any) -> dict:
+        return {"input_ids": [[1] * add_special_tokens + [ord(c) for c in t] for t in texts]}
+
+
+def test_the_cut_keeps_the_bos_and_at_least_a_token_of_the_prompt() -> None:
+    row = {"prompt": "abcdef", "completions": ["XY", "UVW"], "best": 0}
+    whole = encode(Encoder(Letters(), None), row)[0]["candidate_ids"]
+    assert [len(ids) for ids in whole] == [9, 10]
+    for length in range(10, 4, -1):  # "abcdef" loses 0 to 5 letters
+        (cut,) = encode(Encoder(Letters(), length, "truncate_prompt"), row)
+        texts = ["".join(map(chr, ids[1:])) for ids in cut["candidate_ids"]]
+        kept = "abcdef"[10 - length :]
+        assert texts == [f"{kept}XY", f"{kept}UVW"]
+        assert all(ids[0] == 1 for ids in cut["candidate_ids"])
+    encoder = Encoder(Letters(), 4, "truncate_prompt")  # nothing of the prompt would be left
+    assert encode(encoder, row) == [] and encoder.dropped == 1
+
+
+def test_completions_that_begin_alike_lose_nothing_of_their_own() -> None:
+    row = {"prompt": "ab", "completions": ["XXXXY", "XXXXZ"], "best": 0}
+    assert encode(Encoder(Letters(), 5, "truncate_prompt"), row) == []
+    (cut,) = encode(Encoder(Letters(), 7, "truncate_prompt"), row)
+    assert "".join(map(chr, cut["candidate_ids"][0][1:])) == "bXXXXY"
+
+
+def test_words_that_run_into_each_other_are_counted() -> None:
+    encoder = Encoder(Letters(), None)
+    encode(encoder, {"prompt": "The cafe.", "completions": ["It", "He"], "best": 0},
+           {"prompt": "The cafe. ", "completions": ["It", "He"], "best": 0},
+           {"prompt": "The cafe", "completions": [" was", "s were"], "best": 0})  # fmt: skip
+    assert encoder.joined == 1
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages[0]['content'] + 1 }}", "{{ 1 / 0 }}", "", "{# nothing #}", "{% if %}"]
+)
+def test_a_template_that_fails_in_any_way_is_named(
+    tokenizer: Any, tmp_path: Path, template: str
+) -> None:
+    (tmp_path / "t.jinja").write_text(template)
+    encoder = Encoder(tokenizer, 64, chat_template=str(tmp_path / "t.jinja"))
+    with pytest.raises(InputError, match="chat_template: (refuses|makes nothing of)"):
+        encode(encoder, GOOD | {"prompt": CHAT})

@@ -54,8 +54,9 @@ def test_known_strengths_lie_in_their_intervals() -> None:
     for _ in range(500):  # best of four, only the pick is known
         order = draw(rng, theta, 4)
         shown = [int(i) for i in rng.permutation(order)]
-        rows.append({"prompt": str(len(rows)), "completions": ["x"] * 4,
-                     "models": [f"m{i}" for i in shown], "best": shown.index(order[0])})  # fmt: skip
+        models = [f"m{i}" for i in shown]
+        rows.append({"prompt": str(len(rows)), "completions": ["x"] * 4, "models": models,
+                     "best": shown.index(order[0])})  # fmt: skip
     ratings = rate(contests(rows), "plackett_luce", resamples=100)
     assert [r.name for r in ratings] == ["m0", "m1", "m2", "m3"]
     inside = 0

@@ -175,7 +175,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
      lambda run, t: ["--samples", str(run / "samples.jsonl")], "no scorer given"),
     ("label: a reward adapter as the labeller", label.main,
      lambda run, t: ["--samples", str(run / "samples.jsonl"), "--reward_adapter", "x"],
-     "label with --lexicon or --reward_function"),
+     "unknown argument --reward_adapter"),
     ("label: too much noise", label.main, lambda run, t: ["--noise", "1.5"],
      "noise is 1.5, but must be at most 1"),
     ("label: a lexicon that knows no word", label.main,

@@ -16,6 +16,8 @@ from toolkit.cli import call
 from toolkit.data.files import read_jsonl
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
+from toolkit.labeling.scripted import by_lexicon
+from toolkit.training.accuracy import credit
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--response_length", "8", "--learning_rate", "2e-3",
         "--per_device_train_batch_size", "8", "--no_check_reload"]  # fmt: skip
@@ -40,6 +42,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A reward run from a file with two bad rows, and its report with a label curve."""
     out = tmp_path_factory.mktemp("rewards")
     lines = [json.dumps(row) for row in comparisons()]
+    long = {"prompt": "We went far.", "best": 1, "completions": [" No.", " Yes." * 60],
+            "ratings": [[0, 0], [1, 1]]}  # fmt: skip
+    for i in range(0, 100, 10):  # too long for --max_length, wherever they fall
+        lines[i:i] = [json.dumps(long | {"prompt": f"We went far {i}."})]
     lines[3:3] = ['{"prompt": "no more"}', '{"prompt": "a", "completions": ["x", "y"], "best": 2}']
     (out / "c.jsonl").write_text("\n".join(lines) + "\n")
     cwd = os.getcwd()
@@ -48,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
         call(reward.main, ["--comparisons", str(out / "c.jsonl"), "--skip_invalid",
                            "--output_dir", str(out / "reward"), "--eval_rows", "40",
                            "--num_train_epochs", "4", "--normalize_samples", "16",
-                           *FAST])  # fmt: skip
+                           "--max_length", "60", "--train_fraction", "0.5", *FAST])  # fmt: skip
         call(reward_report.main, ["--run", str(out / "reward"), "--label_fractions", "0.25",
                                   "--lexicon", "data/lexicon.txt"])  # fmt: skip
     finally:
@@ -58,29 +64,52 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 def test_what_made_the_model_is_written_down(run: Path) -> None:
     facts = json.loads((run / "reward" / "run.json").read_text())
-    assert facts["data"]["invalid_rows_skipped"] == 2 and facts["data"]["rows"] == 120
-    assert facts["data"]["train_comparisons"] + facts["data"]["held_out_comparisons"] == 120
+    data = facts["data"]
+    assert data["invalid_rows_skipped"] == 2 and data["rows"] == 130
+    assert data["rows_too_long"] > 0 and data["max_length"] == 60
     assert facts["arguments"]["skip_invalid"] is True and facts["arguments"]["eval_rows"] == 40
     assert {"torch", "trl", "peft", "python"} <= set(facts["versions"]) and facts["seed"] == 42
     held_out = [row for _, row in read_jsonl(run / "reward" / "held_out.jsonl")]
-    assert len(held_out) == facts["data"]["held_out_comparisons"] >= 40
+    assert len(held_out) == 40 > data["held_out_comparisons"]  # some of them did not fit
+    assert 35 < data["train_comparisons"] <= 45  # half of the other 90, but for the long ones
     assert not list(run.glob(".tokens-*"))
 
 
-def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(run: Path) -> None:
+def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
     metrics = json.loads((run / "reward" / "adapter" / "metrics.json").read_text())
     report = json.loads((run / "reward" / "report" / "reward_report.json").read_text())
     assert report["analysis"]["accuracy"]["value"] == pytest.approx(metrics["accuracy"])
     assert report["analysis"]["metrics"]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
     quarter, whole = report["label_curve"]
-    assert quarter["train"] == round(0.25 * whole["train"])
+    assert quarter["train"] == pytest.approx(0.25 * whole["train"], abs=3)
     assert whole["value"] == metrics["accuracy"] > 0.9
-    assert report["analysis"]["baselines"]["lexicon"]["value"] > 0.6
+    fits = [row for _, row in read_jsonl(run / "reward" / "held_out.jsonl")
+            if "far" not in row["prompt"]]  # fmt: skip
+    assert report["analysis"]["accuracy"]["n"] == len(fits) == metrics["comparisons"]
+    lexicon = by_lexicon("data/lexicon.txt")
+    credits = [credit(lexicon(row["completions"]), row["best"], row["completions"]) for row in fits]
+    value = report["analysis"]["baselines"]["lexicon"]["value"]
+    assert value > 0.6 and value == pytest.approx(sum(credits) / len(credits))
     assert report["analysis"]["people"]["one_rater"] > 0.8
     facts = json.loads((run / "reward" / "adapter" / "toolkit.json").read_text())
     assert report["analysis"]["histogram"]["gain"] == facts["gain"] != 1
     page = (run / "reward" / "report" / "reward_report.html").read_text()
     assert "It has learned what people pick" in page and page.count("<picture>") == 5
+    assert "data/model (4bit)" in page
+
+
+def test_a_run_that_was_edited_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
+    good = json.loads((run / "reward" / "run.json").read_text())
+    for change in ({"data": None}, {"metrics": {}}, {"arguments": None}, {"settings": 7}):
+        (tmp_path / "run.json").write_text(json.dumps(good | change))
+        with pytest.raises(InputError, match=r"run\.json: no '\w+' in it"):
+            call(reward_report.main, ["--run", str(tmp_path)])
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"run\.json: not JSON"):
+        call(reward_report.main, ["--run", str(tmp_path)])
 
 
 def test_a_run_whose_data_changed_since_is_not_reported_on(
@@ -164,11 +193,13 @@ def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> N
 
 
 def test_models_are_rated_and_the_table_is_kept(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    source = tmp_path / "c.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in comparisons()) + "no row\n")
     for method in ("plackett_luce", "bradley_terry", "elo"):
         output = tmp_path / f"{method}.json"
-        call(ratings.main, ["--comparisons", str(run / "c.jsonl"), "--skip_invalid", "--method",
+        call(ratings.main, ["--comparisons", str(source), "--skip_invalid", "--method",
                             method, "--resamples", "20", "--output", str(output)])  # fmt: skip
         table = json.loads(output.read_text())
         assert table["method"] == method

@@ -12,6 +12,7 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
+from toolkit.maths.losses import best_of_k_loss, best_vs_rest_loss, centering_penalty
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config, write_facts
 from toolkit.models.loading import load_base, load_tokenizer
@@ -20,6 +21,7 @@ from toolkit.training.accuracy import best_of_k_accuracy
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import (
     BestOfKTrainer,
+    comparison_loss,
     normalize,
     score_candidates,
     score_in_buckets,
@@ -263,9 +265,63 @@ def test_gradient_checkpointing_changes_no_gradient(demo_model: str, tmp_path: P
     assert any(g.any() for g in gradients[0].values())
 
 
+def test_the_options_reach_the_loss(tmp_path: Path) -> None:
+    scores = torch.tensor([[0.3, -1.0, 0.8], [1.0, 0.5, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    batch = {"best": torch.tensor([2, 1]), "margin": torch.tensor([0.5, 2.0])}
+    best, margin = batch["best"], batch["margin"]
+    plain = best_of_k_loss(scores, best, mask)
+    for kwargs, expected in (
+        ({}, plain),
+        ({"label_smoothing": 0.1}, best_of_k_loss(scores, best, mask, 0.1)),
+        ({"use_margin": True}, best_of_k_loss(scores, best, mask, margin=margin)),
+        ({"center_rewards_coefficient": 0.5}, plain + 0.5 * centering_penalty(scores, mask)),
+        ({"loss_type": "best_vs_rest"}, best_vs_rest_loss(scores, best, mask)),
+    ):
+        assert comparison_loss(config(tmp_path, **kwargs), scores, mask, batch) == expected
+
+
+def test_all_labels_reach_the_batches_and_the_log_is_of_real_candidates(
+    demo_model: str, tmp_path: Path
+) -> None:
+    data = [
+        {"prompt": "We went.", "completions": [GOOD, BAD, " Yes."][: 2 + i % 2], "best": 0,
+         "ranking": [0, 1], "scores": [2.0, 1.0, 0.0][: 2 + i % 2], "margin": 1.0}
+        for i in range(8)
+    ]  # fmt: skip
+    trainer = trained_with(demo_model, tmp_path, data, max_steps=1, use_margin=True)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert {"ranking", "target_scores", "margin", "candidates"} <= set(batch)
+    trainer.model.eval()
+    trainer._metrics["eval"].clear()
+    _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    mask = torch.arange(3) < batch["candidates"].unsqueeze(1)
+    logged = trainer._metrics["eval"]["mean_reward"]
+    assert logged == [pytest.approx(outputs["scores"][mask].mean().item(), abs=1e-6)]
+
+
+def test_normalising_sees_whole_samples_or_what_the_rule_leaves(
+    demo_model: str, tmp_path: Path
+) -> None:
+    trainer, _ = train(demo_model, tmp_path)
+    trainer.train()
+    trainer.save_adapter(tmp_path / "adapter", demo_model)
+    tokenizer = load_tokenizer(demo_model)
+    rule = sampling_rule(tokenizer, 24, 0.7, truncate_token=".", truncate_after=2)
+    prompts = tokenizer([row["prompt"] for row in rows(3)])["input_ids"]
+    means = []
+    for whole in (True, False):
+        roles = Roles(load_base(demo_model, "4bit"), reward_adapter=tmp_path / "adapter")
+        means.append(normalize(roles, prompts, rule, tokenizer, 40, 0, whole)["raw_mean"])
+    assert abs(means[0] - means[1]) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint is not used"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy is not used"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0, but must be"),
         ({"loss_type": "hinge"}, "loss_type is 'hinge'"),
         ({"label_smoothing": 0.7}, "label_smoothing is 0.7, but must be at most 0.5"),
         ({"loss_type": "plackett_luce", "label_smoothing": 0.1}, "label_smoothing is not used by"),

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow
 from datasets import Dataset
-from jinja2 import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -54,6 +53,7 @@ class Encoder:
 
     Attributes:
         rows, dropped, truncated: how many were encoded, did not fit, were made to fit.
+        joined: how many run from a text prompt into a completion without a space between words.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Encoder:
         self.tokenizer, self.max_length, self.long_rows = tokenizer, max_length, long_rows
         self.template = _read_template(chat_template)
         self.plain = chat_template == "plain"
-        self.rows = self.dropped = self.truncated = 0
+        self.rows = self.dropped = self.truncated = self.joined = 0
 
     def prompt_text(self, prompt: str | list[dict[str, str]]) -> str:
         """What the model reads before the completion.
@@ -86,9 +86,13 @@ class Encoder:
             text = self.tokenizer.apply_chat_template(
                 prompt, chat_template=self.template, tokenize=False, add_generation_prompt=True
             )
-        except TemplateError as error:
-            raise InputError(f"chat_template: refuses {prompt!r:.80}: {error}") from None
-        assert isinstance(text, str)
+        except Exception as error:  # a template is a program
+            raise InputError(
+                f"chat_template: refuses {prompt!r:.80}: {type(error).__name__}: {error}",
+                "chat_template",
+            ) from None
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"chat_template: makes nothing of {prompt!r:.80}", "chat_template")
         return text
 
     def ids(self, texts: list[str], chat: bool) -> list[list[int]]:
@@ -115,6 +119,7 @@ class Encoder:
             for _, row in chunk:
                 prompt = self.prompt_text(row["prompt"])
                 chat = not isinstance(row["prompt"], str)
+                self.joined += not chat and _runs_on(row["prompt"], row["completions"])
                 space = " " if chat and self.plain else ""  # "Assistant: ..."
                 texts[chat] += [prompt + space + text.lstrip(" ") if space else prompt + text
                                 for text in row["completions"]]  # fmt: skip
@@ -146,12 +151,17 @@ class Encoder:
             return None
         excess = longest - self.max_length
         prompt = self.prompt_ids(row["prompt"])
-        keep = int(prompt[0] == self.tokenizer.bos_token_id)
+        keep = int(prompt[:1] == [self.tokenizer.bos_token_id])
         shared = os.path.commonprefix([prompt, *candidates])
         if keep + excess >= len(shared):
             return None
         self.truncated += 1
         return [ids[:keep] + ids[keep + excess :] for ids in candidates]
+
+
+def _runs_on(prompt: str, completions: list[str]) -> bool:
+    """Whether a word of a completion sticks to the prompt ("cafe.He")."""
+    return not prompt[-1].isspace() and all(text[0].isalnum() for text in completions)
 
 
 def best_of(scores: list[float]) -> int:

@@ -87,11 +87,19 @@ def write_reward_report(folder: Path, analysis: Row, curve: list[Row], identity:
             lambda f: _draw_calibration(f, analysis["calibration"]), "Calibration curve", (9, 3.6)
         )
     title = "Reward model report"
+    settings, data = identity.get("settings", {}), identity.get("data", {})
+    heading = {
+        "base model": f"{settings.get('model_name_or_path')} ({settings.get('precision')})",
+        "comparisons": f"{data.get('source')} (digest {data.get('digest')})",
+        "trained on": f"{data.get('train_comparisons')}, loss {settings.get('loss_type')}",
+        "trained at": identity.get("written"),
+    }
     shown = [m | {"prompt": _prompt_text(m["prompt"])} for m in analysis["mistakes"]]
     render(
         folder / "reward_report.html", "reward_report.html", title,
-        a=analysis, curve=curve, pictures=pictures, verdict=sentence, trusted=trusted,
-        mistakes=shown, identity=json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True),
+        a=analysis, heading=heading, curve=curve, pictures=pictures, verdict=sentence,
+        trusted=trusted, mistakes=shown,
+        identity=json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True),
     )  # fmt: skip
     write_json(
         folder / "reward_report.json",

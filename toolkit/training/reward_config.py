@@ -13,7 +13,8 @@ LOSSES = ("best_of_k", "best_vs_rest", "plackett_luce", "scalar_rating", "scalar
 NOT_USED = {
     "chat_template_path": None, "label_smoothing_factor": 0.0, "eos_token": None,
     "hub_model_id": None, "hub_token": None, "push_to_hub": False, "pad_token": None,
-    "pad_to_multiple_of": "auto", "model_init_kwargs": None,
+    "pad_to_multiple_of": "auto", "model_init_kwargs": None, "resume_from_checkpoint": None,
+    "train_sampling_strategy": "random",
 }  # fmt: skip
 
 
@@ -64,6 +65,7 @@ class BestOfKConfig(RewardConfig):
     )
     trust_remote_code: bool = field(default=False, init=False)  # ModelArguments has it
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first, near ln K."})
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -83,7 +85,7 @@ class BestOfKConfig(RewardConfig):
                 raise InputError(f"{name} is not used for comparisons (leave it out)", name)
         for name in ("num_train_epochs", "learning_rate"):
             check_range(name, getattr(self, name), above=0)
-        for name in ("per_device_train_batch_size", "max_length"):
+        for name in ("per_device_train_batch_size", "max_length", "gradient_accumulation_steps"):
             check_range(name, getattr(self, name), low=1)
         super().__post_init__()
 
