@@ -31,9 +31,9 @@ from toolkit.data.encoding import Encoder
 from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
-from toolkit.maths.statistics import wilson_interval
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.training.accuracy import luck, share
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import BestOfKTrainer, score_in_buckets
 
@@ -99,10 +99,12 @@ def stock(args: argparse.Namespace, train: list[Row], test: list[Row], seed: int
     )
 
 
-def describe(name: str, right: np.ndarray, chance: float) -> str:
-    low, high = wilson_interval(int(right.sum()), len(right))
-    p = stats.binomtest(int(right.sum()), len(right), chance, alternative="greater").pvalue
-    return f"{name:28s} {right.mean():.4f} [{low:.4f}, {high:.4f}]  p against chance {p:.1e}"
+def describe(name: str, right: np.ndarray, rows: list[Row]) -> str:
+    prompts, credits = [row["prompt"] for row in rows], right.astype(float).tolist()
+    found = share(credits, prompts)
+    p = luck(credits, [1 / len(row["completions"]) for row in rows], prompts)
+    return (f"{name:28s} {found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]  "
+            f"chance gives as many with probability {p:.1e}")  # fmt: skip
 
 
 def main() -> None:
@@ -146,14 +148,14 @@ def main() -> None:
                              for a, b in (("ours", "stock"), ("stock", "ours")))  # fmt: skip
     mcnemar = stats.binomtest(only_ours, only_ours + only_stock).pvalue
     print(f"\n{len(rows)} comparisons, each held out once; chance {chance:.4f}")
-    print(describe("K-way softmax (ours)", right["ours"], chance))
-    print(describe("pairs (TRL's RewardTrainer)", right["stock"], chance))
+    print(describe("K-way softmax (ours)", right["ours"], rows))
+    print(describe("pairs (TRL's RewardTrainer)", right["stock"], rows))
     longest = [int(np.argmax([len(c) for c in row["completions"]])) for row in rows]
-    print(describe("longest completion", np.array(longest) == best, chance))
+    print(describe("longest completion", np.array(longest) == best, rows))
     if args.lexicon:
         lexicon = Lexicon(args.lexicon)
         words = [int(np.argmax(lexicon([], row["completions"]))) for row in rows]
-        print(describe("lexicon", np.array(words) == best, chance))
+        print(describe("lexicon", np.array(words) == best, rows))
     if all("ratings" in row for row in rows):
         rng = random.Random(0)
         one = np.mean([one_rater_accuracy(row["ratings"], row["best"]) for row in rows])
