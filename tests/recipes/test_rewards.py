@@ -209,6 +209,27 @@ def test_models_are_rated_and_the_table_is_kept(
     assert "model-0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("truncated", [True, False])
+def test_the_normalising_samples_are_cut_when_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncated: bool
+) -> None:
+    monkeypatch.chdir(root)
+    seen: dict[str, Any] = {}
+
+    def spy(*args: Any, **kwargs: Any) -> dict[str, float]:
+        seen.update(kwargs)
+        return {"gain": 1.0, "bias": 0.0}
+
+    monkeypatch.setattr(reward, "normalize", spy)
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in comparisons(20)))
+    flag = ["--normalize_truncated"] if truncated else []
+    call(reward.main, ["--comparisons", str(tmp_path / "c.jsonl"), "--max_steps", "1",
+                       "--output_dir", str(tmp_path / "r"), *flag, *FAST])  # fmt: skip
+    assert seen["whole"] is not truncated
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert facts["data"]["held_out_comparisons"] == 4  # a fifth, since no --eval_rows was given
+
+
 def test_comparisons_go_to_pairs_and_csv_comes_in(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('prompt,sample0,sample1,best\nHi., a," b, c",1\nHo., d, d,0\n')
     with pytest.raises(InputError, match=r"c\.csv:3: completions: all 2 are ' d'"):
