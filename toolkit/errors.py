@@ -22,6 +22,32 @@ class InputError(ValueError):
         self.details = list(details)
 
 
+class BadRows:
+    """Counts rows with problems and keeps the first twenty of these, to be shown.
+
+    Attributes:
+        count: rows.
+        shown: problems, each with its place.
+    """
+
+    SHOWN = 20
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.shown: list[str] = []
+
+    def add(self, *problems: str) -> None:
+        """One more bad row."""
+        self.count += 1
+        self.shown += problems[: self.SHOWN - len(self.shown)]
+
+    def refuse(self, hint: str = "") -> None:
+        """Raise InputError with what was found, if anything was."""
+        if self.count:
+            more = f"; {self.count - 1} more bad rows" if self.count > 1 else ""
+            raise InputError(f"{self.shown[0]}{more}{hint}", details=self.shown[1:])
+
+
 def check_range(
     name: str,
     value: float | None,

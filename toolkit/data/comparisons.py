@@ -33,13 +33,12 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.files import read_jsonl
 from toolkit.data.sources import Placed, read_table
-from toolkit.errors import InputError
+from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
-SHOWN = 20  # problems that are named; the others are counted
 
 
 def problems_of(row: Row, wants: str) -> list[str]:
@@ -192,24 +191,17 @@ def open_comparisons(
         skip_invalid: pass over bad rows instead of refusing the source.
 
     Raises:
-        InputError: bad rows (the first as the message, 20 in ``details``, all counted), or none.
+        InputError: bad rows (twenty problems shown, all rows counted), or no rows.
     """
-    shown: list[str] = []
-    bad = 0
-
-    def note(problems: list[str]) -> None:
-        nonlocal bad
-        bad += 1
-        shown.extend(problems[: SHOWN - len(shown)])
-
+    bad = BadRows()
     order: list[np.ndarray] = []
     chunk: list[int] = []
     digest = hashlib.sha256()
-    rows = read_table(source, what, lambda problem: note([problem]))
+    rows = read_table(source, what, bad.add)
     for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
         problems = problems_of(row, wants)
         if problems:
-            note([f"{place}: {problem}" for problem in problems])
+            bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
         prompt = _canonical(row["prompt"])
         chunk.append(_hash(prompt))
@@ -218,18 +210,17 @@ def open_comparisons(
         if len(chunk) == 4096:
             order.append(np.array(chunk, dtype=np.uint64))
             chunk = []
-    if bad and not skip_invalid:
-        more = f"; {bad - 1} more bad rows" if bad > 1 else ""
-        hint = " (--skip_invalid goes on without them)" if bad > 1 and wants != "prompt" else ""
-        raise InputError(f"{shown[0]}{more}{hint}", details=shown[1:])
+    if not skip_invalid:
+        skippable = wants in ("best", "scores")
+        bad.refuse(" (--skip_invalid goes on without them)" if skippable else "")
     order.append(np.array(chunk, dtype=np.uint64))
     hashes = np.concatenate(order)
     if not len(hashes):
-        skipped = f" but {bad} bad ones, of which the first is {shown[0]}" if bad else ""
+        skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
-    if bad:
-        print(f"{source}: {bad} bad rows skipped; the first: {shown[0]}")
-    return Comparisons(str(source), wants, bad, hashes, digest.hexdigest()[:16])
+    if bad.count:
+        print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
+    return Comparisons(str(source), wants, bad.count, hashes, digest.hexdigest()[:16])
 
 
 def _canonical(value: Any) -> bytes:

@@ -24,9 +24,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from toolkit.data.comparisons import SHOWN, problems_of
+from toolkit.data.comparisons import problems_of
 from toolkit.data.sources import Placed, read_table
-from toolkit.errors import InputError
+from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]
 OPENAI_PAD = 50259  # vocabulary size + 2, openai/lm-human-preferences language/encodings.py:56
@@ -60,16 +60,9 @@ def convert(
             cannot be told.
     """
     dropped = Counter() if dropped is None else dropped
-    shown: list[str] = []
-    bad = 0
-
-    def note(problems: list[str]) -> None:
-        nonlocal bad
-        bad += 1
-        shown.extend(problems[: SHOWN - len(shown)])
-
+    bad = BadRows()
     if isinstance(source, str | Path):
-        source = read_table(source, "--input", lambda problem: note([problem]))
+        source = read_table(source, "--input", bad.add)
     for place, row in tqdm(source, desc="Converting", unit="row", mininterval=1):
         form = form or detect(row, place)
         try:
@@ -88,14 +81,13 @@ def convert(
             named = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             problems = [f"{named} (is this a row of the format {form}?)"]
         if problems:
-            note([f"{place}: {problem}" for problem in problems])
+            bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
         yield made
-    if bad and not skip_invalid:
-        more = f"; {bad - 1} more bad rows (--skip_invalid goes on without)" if bad > 1 else ""
-        raise InputError(shown[0] + more, details=shown[1:])
-    if bad:
-        dropped[f"bad, the first {shown[0]}"] += bad
+    if not skip_invalid:
+        bad.refuse(" (--skip_invalid goes on without them)")
+    if bad.count:
+        dropped[f"bad, the first {bad.shown[0]}"] += bad.count
 
 
 def detect(row: Row, place: str) -> str:
