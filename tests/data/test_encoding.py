@@ -169,10 +169,10 @@ def test_the_cut_keeps_the_bos_and_at_least_a_token_of_the_prompt() -> None:
 
 
 def test_completions_that_begin_alike_lose_nothing_of_their_own() -> None:
-    row = {"prompt": "ab", "completions": ["XXXXY", "XXXXZ"], "best": 0}
+    row = {"prompt": "ab", "completions": ["QQQQY", "QQQQZ"], "best": 0}
     assert encode(Encoder(Letters(), 5, "truncate_prompt"), row) == []
     (cut,) = encode(Encoder(Letters(), 7, "truncate_prompt"), row)
-    assert "".join(map(chr, cut["candidate_ids"][0][1:])) == "bXXXXY"
+    assert "".join(map(chr, cut["candidate_ids"][0][1:])) == "bQQQQY"
 
 
 def test_words_that_run_into_each_other_are_counted() -> None:
@@ -180,7 +180,7 @@ def test_words_that_run_into_each_other_are_counted() -> None:
     encode(encoder, {"prompt": "The cafe.", "completions": ["It", "He"], "best": 0},
            {"prompt": "The cafe. ", "completions": ["It", "He"], "best": 0},
            {"prompt": "The cafe", "completions": [" was", "s were"], "best": 0})  # fmt: skip
-    assert encoder.joined == 1
+    assert (encoder.joined, encoder.example) == (1, "The cafe.It")
 
 
 @pytest.mark.parametrize(

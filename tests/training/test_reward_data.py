@@ -19,13 +19,14 @@ ROWS = [{"prompt": f"We went {'far ' * (i % 4)}{i}.", "completions": [" Good.", 
 
 
 def prepared(
-    demo_model: str, folder: Path, rows: list[dict] = ROWS, longest: int = 99, **kwargs: Any
-) -> RewardData:
+    demo_model: str, folder: Path, rows: list[dict] = ROWS, longest: int = 99,
+    template: str | None = None, **kwargs: Any,
+) -> RewardData:  # fmt: skip
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = BestOfKConfig(output_dir=str(folder / "out"), use_cpu=True, **kwargs)
     source = open_comparisons(folder / "c.jsonl", config.wants, "--comparisons")
     train, held_out = split_by_prompt(source.order, 10, seed=0)
-    encoder = Encoder(load_tokenizer(demo_model), 64)
+    encoder = Encoder(load_tokenizer(demo_model), 64, chat_template=template)
     return prepare(source, train, held_out, encoder, config, 5, longest, folder)
 
 
@@ -109,3 +110,8 @@ def test_words_that_stick_to_the_prompt_are_warned_of(
     prepared(demo_model, tmp_path, [row | {"completions": ["Good.", "Bad."]} for row in ROWS])
     out = capsys.readouterr().out
     assert "warning: 40 rows run from prompt to completion without a space" in out
+    chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["Good.", "Bad."]}
+    mixed = [ROWS[0] | chat | {"margin": 1.0} for _ in range(5)]
+    prepared(demo_model, tmp_path, mixed + [row | {"completions": ["Good.", "Bad."]}
+                                            for row in ROWS], template="plain")  # fmt: skip
+    assert "warning: 40 rows" in capsys.readouterr().out

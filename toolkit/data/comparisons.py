@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +195,7 @@ def open_comparisons(
         InputError: bad rows (twenty problems shown, all rows counted), or no rows.
     """
     bad = BadRows()
-    order: list[np.ndarray] = []
-    chunk: list[int] = []
+    order = array("Q")
     digest = hashlib.sha256()
     rows = read_table(source, what, bad.add)
     for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
@@ -204,22 +204,18 @@ def open_comparisons(
             bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
         prompt = _canonical(row["prompt"])
-        chunk.append(_hash(prompt))
+        order.append(_hash(prompt))
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
-        if len(chunk) == 4096:
-            order.append(np.array(chunk, dtype=np.uint64))
-            chunk = []
     if not skip_invalid:
         skippable = wants in ("best", "scores")
         bad.refuse(" (--skip_invalid goes on without them)" if skippable else "")
-    order.append(np.array(chunk, dtype=np.uint64))
-    hashes = np.concatenate(order)
-    if not len(hashes):
+    if not order:
         skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
+    hashes = np.frombuffer(order, dtype=np.uint64)
     return Comparisons(str(source), wants, bad.count, hashes, digest.hexdigest()[:16])
 
 

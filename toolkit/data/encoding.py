@@ -53,7 +53,8 @@ class Encoder:
 
     Attributes:
         rows, dropped, truncated: how many were encoded, did not fit, were made to fit.
-        joined: how many run from a text prompt into a completion without a space between words.
+        joined, example: how many run from a text prompt into a completion without a space between
+            words, and where the first of them does.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Encoder:
         self.template = _read_template(chat_template)
         self.plain = chat_template == "plain"
         self.rows = self.dropped = self.truncated = self.joined = 0
+        self.example = ""
 
     def prompt_text(self, prompt: str | list[dict[str, str]]) -> str:
         """What the model reads before the completion.
@@ -119,7 +121,9 @@ class Encoder:
             for _, row in chunk:
                 prompt = self.prompt_text(row["prompt"])
                 chat = not isinstance(row["prompt"], str)
-                self.joined += not chat and _runs_on(row["prompt"], row["completions"])
+                if not chat and _runs_on(prompt, row["completions"]):
+                    self.joined += 1
+                    self.example = self.example or prompt[-10:] + row["completions"][0][:10]
                 space = " " if chat and self.plain else ""  # "Assistant: ..."
                 texts[chat] += [prompt + space + text.lstrip(" ") if space else prompt + text
                                 for text in row["completions"]]  # fmt: skip

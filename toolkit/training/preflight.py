@@ -37,6 +37,8 @@ class Preflight:
 def preflight(trainer: Trainer) -> Preflight:
     """One batch forward and backward through what is about to be trained; nothing is changed.
 
+    Call it before ``train``: what the trainer has logged so far is forgotten.
+
     Raises:
         InputError: the score head or every adapter is frozen, or gets no gradient.
         FloatingPointError: the loss or a gradient is not finite.
@@ -48,14 +50,11 @@ def preflight(trainer: Trainer) -> Preflight:
     batch = trainer.data_collator([rows[i] for i in range(count)])
     was_training = model.training
     model.train()
-    metrics: Any = trainer
-    kept = {mode: dict(values) for mode, values in metrics._metrics.items()}
     loss = trainer.compute_loss(model, trainer._prepare_inputs(batch))
     assert isinstance(loss, Tensor)
     trainer.accelerator.backward(loss)
-    for mode, values in kept.items():  # this batch is no part of the run's log
-        metrics._metrics[mode].clear()
-        metrics._metrics[mode].update(values)
+    log: Any = trainer
+    log._metrics["train"].clear()  # this batch is no part of the run's
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     try:
         return _judge(model, gradients, loss.item())

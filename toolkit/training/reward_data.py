@@ -95,11 +95,9 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     if 2 * encoder.joined > len(comparisons) * (train | held_out).mean():
-        row = data.rows[0]
         print(
             f"warning: {encoder.joined} rows run from prompt to completion without a space, as "
-            f"{(row['prompt'][-10:] + row['completions'][0][:10])!r} (if that is no accident: "
-            "convert.py --add_space)"
+            f"{encoder.example!r} (if that is no purpose: convert.py --add_space)"
         )
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
     data.facts = {
