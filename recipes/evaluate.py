@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit.cli import ModelArguments, SamplingArguments, ScorerArguments, run
-from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output, write_json, write_jsonl
+from toolkit.data.prompts import read_prompts
 from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.compare import compare
 from toolkit.evaluation.report import print_samples, print_summary

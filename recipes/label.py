@@ -18,7 +18,7 @@ from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.scripted import pick_best
-from toolkit.training.rollouts import call_reward_function
+from toolkit.training.rewards import call_reward_function
 
 
 @dataclass
@@ -53,7 +53,7 @@ def main(scorer_args: FunctionArguments, args: LabelArguments) -> None:
         if args.limit is not None and len(labelled) == args.limit:
             break
         completions = row["completions"]
-        scores = call_reward_function(scorer, [row["prompt"]] * len(completions), completions)
+        scores = call_reward_function(scorer, [row["prompt"]] * len(completions), completions, {})
         best = pick_best(scores, args.ties, args.noise, rng)
         if best is None or len(set(completions)) == 1:
             dropped += 1

@@ -14,13 +14,11 @@ import torch
 from tqdm.auto import tqdm
 
 from toolkit.cli import ModelArguments, SamplingArguments, run
-from toolkit.data.comparisons import read_prompts
 from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.prompts import read_prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import check_range, check_seed
-from toolkit.maths.sequences import pad
 from toolkit.models.adapters import check_adapter
-from toolkit.models.generation import sample
 from toolkit.models.roles import Roles
 
 
@@ -57,7 +55,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
 
     roles = Roles(model_args.base(), policy_adapter=args.adapter)
-    generator = torch.Generator(roles.device).manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(args.seed)
 
     # Draw K completions of each prompt; then draw again in place of those that do not end.
     texts: list[list[str]] = [[] for _ in prompts]
@@ -68,11 +66,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         for start in tqdm(range(0, len(wanted), args.batch_size), desc="Sampling", unit="batch"):
             chosen = wanted[start : start + args.batch_size]
             batch = [prompts[i] for i in chosen]
-            ids, mask = (t.to(roles.device) for t in pad(batch, rule.pad_id, "left"))
-            sampled = sample(
-                roles.act_as_policy(), ids, mask, rule.response_length, rule.temperature,
-                generator, rule.pad_id, rule.stop_id,
-            )  # fmt: skip
+            _, sampled = rule.sample(roles.step(), batch, generator, roles.device)
             visible, valid = rule.visible(sampled)
             for i, row, keep, ok in zip(
                 chosen, sampled.completion_ids, visible, valid, strict=True

@@ -42,8 +42,12 @@ from toolkit.models.loading import (
     load_base,
     load_tokenizer,
 )
+from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reload import verify_reload
-from toolkit.training.rollouts import RewardFunction, SamplingRule, sampling_rule
+from toolkit.training.guards import RunStopped
+from toolkit.training.ppo_run import Interrupted
+from toolkit.training.rewards import RewardFunction
+from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 PRECISIONS = ("4bit", "bf16", "fp32")
 
@@ -257,6 +261,63 @@ class ScorerArguments(FunctionArguments):
         return None
 
 
+@dataclass
+class RewardArguments:
+    """What PPO is rewarded for: one of these, or several, weighed against each other."""
+
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter, on the same base."}
+    )
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "A reward model on another base: Hub id, folder, or its adapter."},
+    )
+    lexicon: str | None = field(
+        default=None,
+        metadata={"help": "Word-valence file (word TAB valence ...); the score is their sum."},
+    )
+    reward_function: str | None = field(
+        default=None,
+        metadata={"help": "module:function(prompts, completions, **columns) -> scores; or several, "
+                  "joined by commas."},
+    )  # fmt: skip
+    reward_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "A weight for each of the above that is given, in this order."},
+    )
+
+    def load(self, base_name: str, precision: str) -> list[RewardFunction | None]:
+        """The rewards in the order of the fields; None stands for the reward adapter.
+
+        Raises:
+            InputError: none is given, one does not load, or the weights do not fit.
+        """
+        functions = [f.strip() for f in (self.reward_function or "").split(",") if f.strip()]
+        given = [self.reward_adapter, self.reward_model, self.lexicon, *functions]
+        count = sum(item is not None for item in given)
+        if count == 0:
+            raise InputError(
+                "no reward: give --reward_adapter, --reward_model, --lexicon or --reward_function"
+            )
+        if count > 1 and self.reward_weights is None:
+            raise InputError(
+                f"{count} rewards and no --reward_weights (their scales differ: give one each)"
+            )
+        if self.reward_weights is not None and len(self.reward_weights) != count:
+            raise InputError(
+                f"{len(self.reward_weights)} reward_weights for {count} rewards", "reward_weights"
+            )
+        parts: list[RewardFunction | None] = []
+        if self.reward_adapter is not None:
+            check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
+            parts.append(None)
+        if self.reward_model is not None:
+            parts.append(TextRewardModel(self.reward_model, precision))
+        if self.lexicon is not None:
+            parts.append(Lexicon(self.lexicon))
+        return parts + [load_function(name) for name in functions]
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The recipe's docstring as it stands, and each argument's default."""
 
@@ -266,15 +327,17 @@ class _OneLineParser(TrlParser):
         raise InputError(f"{message} (see --help)")
 
 
-def run(main: Callable[..., Any]) -> NoReturn:
+def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
     """Call ``main`` with the dataclasses that it is annotated with, filled from the command line.
+
+    Several processes are refused unless ``processes`` says that ``main`` can share its work.
 
     Exit codes: 0 done, main's own if it returns an int, 2 for a mistake that the user can mend
     (one line on stderr), 130 for Ctrl-C.
     """
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InputError("recipes run in one process for now (launch with --num_processes 1)")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not processes:
+            raise InputError("this recipe runs in one process (launch with --num_processes 1)")
         if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
             # As `accelerate launch` does. Measured on two busy cores: two threads were 10 to 40
             # times slower than one for small models.
@@ -285,9 +348,12 @@ def run(main: Callable[..., Any]) -> NoReturn:
         for detail in getattr(error, "details", []):
             print(f"       {' '.join(detail.split())}", file=sys.stderr)
         sys.exit(2)
-    except FloatingPointError as error:  # a run that diverged: nobody's typing mistake
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+    except RunStopped as error:  # a run that diverged: nobody's typing mistake
+        print(f"stopped: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    except Interrupted as error:
+        print(f"interrupted: {_one_line(error)}", file=sys.stderr)
+        sys.exit(error.code)
     except OSError as error:  # no such folder, no permission, disk full: nothing to debug
         if error.filename is None:
             raise

@@ -30,9 +30,7 @@ from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.files import read_jsonl
 from toolkit.data.sources import Placed, read_table
 from toolkit.errors import BadRows, InputError
 
@@ -275,56 +273,3 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-def read_prompts(
-    path: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    max_prompt_length: int,
-    prompt_tokens: int | None = None,
-    limit: int | None = None,
-    skip: int = 0,
-    what: str = "--prompts",
-) -> tuple[list[list[int]], int]:
-    """Prompts as token ids, and how many were left out.
-
-    Args:
-        path: JSONL with ``prompt``; with ``prompt_tokens``, ``text`` will do too.
-        tokenizer: its own special tokens (a BOS, say) are added.
-        max_prompt_length: longer prompts are left out and counted.
-        prompt_tokens: cut each text to its first so many tokens, BOS included; shorter texts are
-            left out and counted.
-        limit: stop once this many are kept.
-        skip: pass over so many rows first (held-out text in the same file).
-        what: the argument that named the file, for messages.
-
-    Raises:
-        InputError: a broken row (file:line), or no prompt left.
-    """
-    kept: list[list[int]] = []
-    left_out = 0
-    for number, row in itertools.islice(read_jsonl(path, what), skip, None):
-        if len(kept) == limit:
-            break
-        if prompt_tokens and "prompt" not in row:
-            row = row | {"prompt": row.get("text")}
-        problem = next(iter(problems_of(row, "prompt")), None)
-        if problem or not isinstance(row["prompt"], str):
-            problem = problem or "prompt: messages, but text is wanted here"
-            hint = "" if prompt_tokens else '; for rows of "text", say --prompt_tokens N'
-            raise InputError(f"{path}:{number}: {problem}{hint if 'text' in row else ''}")
-        ids = tokenizer(row["prompt"], truncation=False, verbose=False)["input_ids"]
-        if prompt_tokens:
-            fits, ids = len(ids) >= prompt_tokens, ids[:prompt_tokens]
-        else:
-            fits = 0 < len(ids) <= max_prompt_length
-        if fits:
-            kept.append(ids)
-        else:
-            left_out += 1
-    if not kept:
-        raise InputError(
-            f"{path}: no prompt left of {left_out} behind the first {skip} "
-            f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
-        )
-    return kept, left_out

@@ -7,12 +7,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.text import decode_pair
-from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad
 from toolkit.maths.statistics import mean_and_error, wilson_interval
-from toolkit.models.generation import Sampled, sample
+from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.roles import Roles
-from toolkit.training.rollouts import RewardFunction, SamplingRule, score
+from toolkit.training.rewards import RewardFunction, score
+from toolkit.training.rollouts import SamplingRule
 
 Row = dict[str, Any]
 
@@ -41,26 +41,28 @@ def compare(
     Returns:
         The summary (``summarize``), and for each prompt both texts and scores and the KL's sample.
     """
-    device = roles.device
-    generators = [torch.Generator(device).manual_seed(seed + side) for side in (0, 1)]
+    generators = [torch.Generator().manual_seed(seed + side) for side in (0, 1)]
     rows: list[Row] = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="Evaluating", leave=False):
         batch = prompts[start : start + batch_size]
-        ids, mask = (t.to(device) for t in pad(batch, rule.pad_id, "left"))
         sides: dict[str, tuple[list[str], list[float]]] = {}
-        for side, generator in zip(("policy", "reference"), generators, strict=True):
-            model = roles.act_as_policy() if side == "policy" else roles.act_as_reference()
-            sampled = sample(
-                model, ids, mask, rule.response_length, rule.temperature, generator,
-                rule.pad_id, rule.stop_id,
-            )  # fmt: skip
+        for side, generator in zip((POLICY, REFERENCE), generators, strict=True):
+            mask, sampled = rule.sample(roles.step(side), batch, generator, roles.device)
             visible, _ = rule.visible(sampled)
             scores = score(roles, batch, sampled.completion_ids, visible, tokenizer, scorer)
             kept = [i[m].tolist() for i, m in zip(sampled.completion_ids, visible, strict=True)]
             texts = [decode_pair(tokenizer, p, c)[1] for p, c in zip(batch, kept, strict=True)]
             sides[side] = (texts, scores.tolist())
-            if side == "policy":
-                kl = _kl(roles, ids, mask, sampled, rule)
+            if side == POLICY:
+                ids, _ = pad(batch, rule.pad_id, "left")
+                passage = (
+                    torch.cat([ids.to(roles.device), sampled.completion_ids], dim=1),
+                    torch.cat([mask, sampled.mask], dim=1),
+                )
+                reference = roles.reference_logprobs(
+                    *passage, sampled.completion_ids, rule.temperature
+                )
+                kl = ((sampled.logprobs - reference) * sampled.mask).sum(dim=1).tolist()
         for i, prompt_ids in enumerate(batch):
             prompt, _ = decode_pair(tokenizer, prompt_ids, [])
             row: Row = {"prompt": prompt, "kl": kl[i]}
@@ -68,21 +70,6 @@ def compare(
                 row |= {side: texts[i], f"{side}_score": values[i]}
             rows.append(row)
     return summarize(rows), rows
-
-
-def _kl(
-    roles: Roles, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, sampled: Sampled,
-    rule: SamplingRule,
-) -> list[float]:  # fmt: skip
-    """Sum over each completion's tokens of log policy - log reference, in nats."""
-    ids = torch.cat([prompt_ids, sampled.completion_ids], dim=1)
-    mask = torch.cat([prompt_mask, sampled.mask], dim=1)
-    length = rule.response_length
-    policy, reference = (
-        token_logprobs(logits(ids, mask, length), sampled.completion_ids, rule.temperature)
-        for logits in (roles.policy_logits, roles.reference_logits)
-    )
-    return ((policy - reference) * sampled.mask).sum(dim=1).tolist()
 
 
 def summarize(rows: list[Row]) -> dict[str, float]:

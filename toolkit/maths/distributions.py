@@ -1,7 +1,15 @@
 """Log-probabilities and entropies of the temperature-scaled next-token distribution."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+# fp32 logits that exist at once: on a CPU what its cache holds (measured: 32 MiB take five times as
+# long to normalise as four times 8), on a GPU what keeps it busy.
+CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
@@ -17,9 +25,117 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> Ten
     Returns:
         (B, C) fp32, in nats.
     """
-    scaled = logits.float() / temperature
-    chosen = scaled.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return chosen - scaled.logsumexp(dim=-1)
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+
+
+def head_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    token_ids: Tensor,
+    temperature: float,
+    chunk_bytes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of tokens, and entropies, straight from hidden states: logits a piece at a time.
+
+    What token_logprobs and entropy give for ``hidden @ weight.T + bias``, but no (B, C, V) tensor
+    is ever whole. Where the output head is frozen, as under LoRA, the backward pass needs no logits
+    at all: with p = softmax, d logprob / d hidden = (weight[token] - p @ weight) / temperature,
+    which is known while p is at hand; kept are d numbers a token instead of V.
+
+    Args:
+        hidden: (B, C, d), the state before each token.
+        weight: (V, d); under autocast it is used in autocast's type.
+        bias: (V,) or None.
+        token_ids: int (B, C).
+        temperature: > 0.
+        chunk_bytes: of fp32 logits that may exist at once; by default CHUNK_BYTES.
+
+    Returns:
+        log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without.
+    """
+    chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
+    chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
+    states, ids = hidden.reshape(-1, hidden.shape[-1]), token_ids.reshape(-1)
+    trains = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if trains and torch.is_grad_enabled():
+        pieces = [
+            checkpoint(_logits_path, s, weight, bias, i, temperature, use_reentrant=False)
+            for s, i in zip(states.split(chunk), ids.split(chunk), strict=True)
+        ]
+        logprobs, entropies = (torch.cat([piece[n] for piece in pieces]) for n in (0, 1))
+    else:
+        logprobs, entropies = _FrozenHead.apply(states, weight, bias, ids, temperature, chunk)
+    return logprobs.view(token_ids.shape), entropies.detach().view(token_ids.shape)
+
+
+def _logits_path(
+    states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logprobs = torch.log_softmax(linear(states, weight, bias).float() / temperature, dim=-1)
+    entropies = -(logprobs.detach().exp() * logprobs.detach()).sum(dim=-1)
+    return logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropies
+
+
+class _FrozenHead(torch.autograd.Function):
+    """(N, d) states to (N,) log-probs and entropies; the gradient's direction is made on the way.
+
+    The entropy falls out: H = logsumexp(z) - E[z], and E[z] of z = h.W / T is h.(p @ W) / T.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor,
+        temperature: float, chunk: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        device = states.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        count = states.shape[0]
+        logprobs = torch.empty(count, device=states.device)
+        entropies = torch.empty_like(logprobs)
+        wants_gradient = ctx.needs_input_grad[0]
+        direction = torch.empty_like(states) if wants_gradient else None
+        with torch.autocast(device, enabled=False):
+            for start in range(0, count, chunk):
+                rows = slice(start, start + chunk)
+                state = states[rows].to(weight.dtype)
+                scaled = linear(state, weight, bias).float()
+                if temperature != 1:
+                    scaled = scaled.div_(temperature)
+                # logsumexp without a pass of its own: max z - log max p.
+                p = torch.softmax(scaled, dim=-1)
+                total = scaled.amax(dim=-1) - p.amax(dim=-1).log()
+                token = ids[rows]
+                logprobs[rows] = scaled.gather(-1, token.unsqueeze(-1)).squeeze(-1) - total
+                if direction is None:
+                    continue
+                mean_row = (p.to(weight.dtype) @ weight).float()
+                expected = (state.float() * mean_row).sum(dim=-1)
+                if bias is not None:
+                    expected = expected + p @ bias.float()
+                entropies[rows] = total - expected / temperature
+                direction[rows] = ((weight[token].float() - mean_row) / temperature).to(
+                    direction.dtype
+                )
+        if direction is not None:
+            ctx.save_for_backward(direction)
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (direction,) = ctx.saved_tensors
+        return (
+            (direction * grads[0].unsqueeze(-1)).to(direction.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
@@ -29,6 +145,25 @@ def entropy(logits: Tensor, temperature: float) -> Tensor:
     """
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def inverse_cdf_sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """The token at which the cumulative probability first exceeds a uniform number.
+
+    One number a token instead of V: a completion's tokens then depend on its own numbers alone, and
+    not on which others share its batch. Cumulated in fp64.
+
+    Args:
+        probabilities: (B, V).
+        uniforms: (B,), in [0, 1).
+
+    Returns:
+        int64 (B,).
+    """
+    cumulative = probabilities.double().cumsum(dim=-1)
+    mark = uniforms.double().unsqueeze(1) * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, mark, right=True).squeeze(1)
+    return token.clamp(max=probabilities.shape[1] - 1)
 
 
 def kl_between(logits: Tensor, other_logits: Tensor, temperature: float) -> Tensor:

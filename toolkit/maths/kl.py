@@ -72,21 +72,35 @@ class FixedKLController:
 class AdaptiveKLController(FixedKLController):
     """Proportional control in log space: the KL above its target raises the coefficient.
 
-    e = clip(KL / target - 1, -0.2, 0.2);  value *= 1 + e * episodes / horizon.
-    Source: openai/lm-human-preferences lm_human_preferences/train_policy.py:115-124. The paper
-    (arXiv 1909.08593 section 2.2) writes value *= 1 + K e with K = 0.1: the same thing with
-    ``kl_horizon`` = 10 x the batch.
+    e = clip(KL / target - 1, -0.2, 0.2), and then, in the code's form,
+    value *= 1 + e * episodes / horizon, or, in the paper's, value *= 1 + K e (K = 0.1). They agree
+    where the horizon is the batch / K.
+    Source: openai/lm-human-preferences lm_human_preferences/train_policy.py:115-124; arXiv
+    1909.08593 section 2.2. Neither has a floor or a ceiling.
 
     Args:
         kl_coef: where it starts.
         kl_target: nats, for the sum over a completion's tokens, averaged over completions.
         kl_horizon: episodes; the shorter, the faster the coefficient moves.
+        k_beta: K of the paper's form, which then takes the place of the horizon; None for the
+            code's form.
+        floor, ceiling: the coefficient stays between them.
     """
 
-    def __init__(self, kl_coef: float, kl_target: float, kl_horizon: float) -> None:
+    def __init__(
+        self,
+        kl_coef: float,
+        kl_target: float,
+        kl_horizon: float,
+        k_beta: float | None = None,
+        floor: float = 0.0,
+        ceiling: float = math.inf,
+    ) -> None:
         super().__init__(kl_coef)
         self.kl_target = kl_target
         self.kl_horizon = kl_horizon
+        self.k_beta = k_beta
+        self.floor, self.ceiling = floor, ceiling
 
     def update(self, kl: float, episodes: int) -> None:
         """Adjust by the KL seen on the last rollouts.
@@ -101,4 +115,31 @@ class AdaptiveKLController(FixedKLController):
         if not math.isfinite(kl):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
         error = min(max(kl / self.kl_target - 1, -0.2), 0.2)
-        self.value *= 1 + error * episodes / self.kl_horizon
+        gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
+        self.value = min(max(self.value * (1 + error * gain), self.floor), self.ceiling)
+
+
+def preview_kl(
+    controller: FixedKLController, updates: int, batch_size: int, stiffness: float, lag: float
+) -> list[tuple[float, float]]:
+    """(KL, coefficient) before each update, of a policy that follows the KL-regularised optimum.
+
+    A reward that is N(0, 1) under the reference has its optimum at KL = 1 / (2 coef^2) (arXiv
+    1909.08593 section 3.1.1); the policy goes a share ``1 / lag`` of the way there at each update
+    and is stiffer than the ideal by ``stiffness``. A sketch of the control loop, not of learning:
+    it shows whether a horizon lets the coefficient settle within the run, or swing.
+
+    Args:
+        controller: is updated on the way.
+        updates: how many.
+        batch_size: episodes in each.
+        stiffness: KL that is wanted at coefficient c is 1 / (2 (c stiffness)^2).
+        lag: updates, the policy's time constant.
+    """
+    kl, path = 0.0, []
+    for _ in range(updates):
+        path.append((kl, controller.value))
+        wanted = 1 / (2 * (max(controller.value, 1e-9) * stiffness) ** 2)
+        kl += (min(wanted, 1e3) - kl) / lag
+        controller.update(kl, batch_size)
+    return path

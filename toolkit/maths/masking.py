@@ -1,28 +1,41 @@
 """Means, variances and whitening over the real tokens of a padded batch."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+Total = Callable[[Tensor], Tensor]
 
-def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+
+def here(value: Tensor) -> Tensor:
+    """The sum over all processes where there is but one."""
+    return value
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None, total: Total = here) -> Tensor:
     """Mean over the elements where ``mask`` is True (all of them without a mask); a scalar.
 
     Args:
         values: any shape.
         mask: bool, same shape.
+        total: sums a tensor over all processes, each of which holds a part of the batch.
     """
     if mask is None:
-        return values.mean()
-    return (values * mask).sum() / mask.sum()
+        mask = torch.ones_like(values, dtype=torch.bool)
+    sums = total(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
+    return sums[0] / sums[1]
 
 
-def masked_var(values: Tensor, mask: Tensor | None = None) -> Tensor:
+def masked_var(values: Tensor, mask: Tensor | None = None, total: Total = here) -> Tensor:
     """Population variance (divided by n, not n - 1) over the elements where ``mask`` is True."""
-    mean = masked_mean(values, mask)
-    return masked_mean((values - mean) ** 2, mask)
+    mean = masked_mean(values, mask, total)
+    return masked_mean((values - mean) ** 2, mask, total)
 
 
-def whiten(values: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:
+def whiten(
+    values: Tensor, mask: Tensor | None = None, shift_mean: bool = True, total: Total = here
+) -> Tensor:
     """(v - mean) / sqrt(var + 1e-8), the mean added back unless ``shift_mean``.
 
     Population variance over all real elements of the batch, tokens and sequences alike.
@@ -32,8 +45,9 @@ def whiten(values: Tensor, mask: Tensor | None = None, shift_mean: bool = True) 
     Args:
         values: (B, C).
         mask: bool (B, C), True = real token. Elements outside come back as 0.
+        total: as for masked_mean; mean and variance are those of all processes' batch.
     """
-    mean, var = masked_mean(values, mask), masked_var(values, mask)
+    mean, var = masked_mean(values, mask, total), masked_var(values, mask, total)
     whitened = (values - mean) * torch.rsqrt(var + 1e-8)
     if not shift_mean:
         whitened = whitened + mean

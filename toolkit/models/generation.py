@@ -1,77 +1,139 @@
-"""Sampling completions, with the log-probability of each sampled token."""
+"""Sampling completions, with the log-probability (and the value) of each sampled token."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
+from toolkit.maths.distributions import inverse_cdf_sample
 from toolkit.maths.sequences import mask_after_stop, position_ids
 
 
 class Sampled(NamedTuple):
-    """completion_ids int (B, C); mask bool (B, C), True up to the stop; logprobs fp32 (B, C)."""
+    """completion_ids int (B, C); mask bool (B, C), True up to the stop; logprobs fp32 (B, C).
+
+    values fp32 (B, C), or None where the step gives none; both are 0 outside the mask.
+    """
 
     completion_ids: Tensor
     mask: Tensor
     logprobs: Tensor
+    values: Tensor | None = None
+
+
+# inputs (B, n), attention mask (B, past + n), positions (B, n), cache -> logits (B, V) of the last
+# position, and its value (B,) or None.
+Step = Callable[[Tensor, Tensor, Tensor, Cache], tuple[Tensor, Tensor | None]]
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values in a buffer made once; transformers' layer copies them at each token."""
+
+    def __init__(self, room: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.room, self.length = room, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._keys, self._values = (
+            torch.empty((*s.shape[:2], self.room, s.shape[3]), dtype=s.dtype, device=s.device)
+            for s in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new = slice(self.length, self.length + key_states.shape[2])
+        self._keys[:, :, new], self._values[:, :, new] = key_states, value_states
+        self.length = new.stop
+        self.keys, self.values = self._keys[:, :, : new.stop], self._values[:, :, : new.stop]
+        return self.keys, self.values
+
+
+def step_of(model: nn.Module) -> Step:
+    """The step of a plain causal language model, which has no values."""
+
+    def step(
+        inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor | None]:
+        output = model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return output.logits[:, -1], None
+
+    return step
+
+
+def draw_uniforms(batch: int, response_length: int, generator: torch.Generator) -> Tensor:
+    """The noise of ``batch`` completions: fp64 (B, C), uniform in [0, 1), on the CPU."""
+    return torch.rand((batch, response_length), generator=generator, dtype=torch.float64)
 
 
 @torch.no_grad()
 def sample(
-    model: nn.Module,
+    step: Step,
     prompt_ids: Tensor,
     prompt_mask: Tensor,
-    response_length: int,
+    uniforms: Tensor,
     temperature: float,
-    generator: torch.Generator,
     pad_id: int,
     stop_id: int | None = None,
 ) -> Sampled:
     """Plain categorical sampling from softmax(logits / temperature); no top-k, no top-p.
 
-    The toolkit's own loop instead of ``generate``: without a stop token exactly ``response_length``
-    tokens come out, end-of-text being a token like any other (``generate`` bans it then), and the
-    log-probabilities fall out on the way.
+    The toolkit's own loop instead of ``generate``: without a stop token exactly C tokens come out,
+    end-of-text being a token like any other (``generate`` bans it then), and log-probabilities and
+    values fall out on the way. A completion's randomness is its own row of ``uniforms``, so it is
+    the same whatever the batch, the order or the number of processes.
     Source: openai/lm-human-preferences lm_human_preferences/language/sample.py:24-79.
 
     Args:
-        model: a causal language model, with whatever adapter is active.
+        step: one pass of a language model (``step_of``, or the roles').
         prompt_ids: int (B, P), padded on the left.
         prompt_mask: bool (B, P).
-        response_length: C.
+        uniforms: fp64 (B, C) in [0, 1) (``draw_uniforms``).
         temperature: > 0.
-        generator: on the model's device; the only source of randomness.
         pad_id: written behind the stop token.
         stop_id: end a completion behind this token; None for fixed length.
     """
-    batch, prompt_length = prompt_ids.shape
+    (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
     device = prompt_ids.device
+    uniforms = uniforms.to(device)
     ids = torch.full((batch, response_length), pad_id, dtype=torch.long, device=device)
     logprobs = torch.zeros((batch, response_length), device=device)
+    values = torch.zeros_like(logprobs)
     mask = torch.ones((batch, prompt_length + response_length), dtype=torch.bool, device=device)
     mask[:, :prompt_length] = prompt_mask
     positions = position_ids(mask)
     running = torch.ones(batch, dtype=torch.bool, device=device)
-    cache = DynamicCache()
-    inputs = prompt_ids
+    room: Any = partial(_RoomyLayer, prompt_length + response_length)
+    cache = Cache(layer_class_to_replicate=room)
+    inputs, value = prompt_ids, None
     for t in range(response_length):
         end = prompt_length + t
-        output = model(
-            input_ids=inputs,
-            attention_mask=mask[:, :end],
-            position_ids=positions[:, end - inputs.shape[1] : end],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+        logits, value = step(
+            inputs, mask[:, :end], positions[:, end - inputs.shape[1] : end], cache
         )
-        step = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
-        token = torch.multinomial(step.exp(), 1, generator=generator)
-        ids[:, t] = torch.where(running, token.squeeze(1), pad_id)
-        logprobs[:, t] = torch.where(running, step.gather(1, token).squeeze(1), 0.0)
+        scaled = logits.float() / temperature
+        p = torch.softmax(scaled, dim=-1)
+        token = inverse_cdf_sample(p, uniforms[:, t])
+        # log softmax at the token, without a pass of its own: z - max z + log max p.
+        chosen = scaled.gather(1, token.unsqueeze(1)).squeeze(1)
+        logprob = chosen - scaled.amax(dim=-1) + p.amax(dim=-1).log()
+        ids[:, t] = torch.where(running, token, pad_id)
+        logprobs[:, t] = torch.where(running, logprob, 0.0)
+        if value is not None:
+            values[:, t] = torch.where(running, value, 0.0)
         if stop_id is not None:
             running &= ids[:, t] != stop_id
             if not running.any():
                 break
-        inputs = token
-    return Sampled(ids, mask_after_stop(ids, stop_id), logprobs)
+        inputs = token.unsqueeze(1)
+    return Sampled(ids, mask_after_stop(ids, stop_id), logprobs, None if value is None else values)

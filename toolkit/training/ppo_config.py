@@ -1,20 +1,32 @@
 """PPOConfig: the field names of TRL 1.12's, where the meaning is the same."""
 
 import dataclasses
+import enum
+import math
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 # The fields of TrainingArguments that PPOTrainer acts on.
 USED = {
     "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed", "use_cpu",
-    "save_strategy",
+    "lr_scheduler_type", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed",
+    "use_cpu", "bf16", "gradient_checkpointing", "activation_checkpointing", "num_train_epochs",
+    "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm", "per_device_eval_batch_size",
+    "push_to_hub", "hub_model_id", "hub_private_repo",
+}  # fmt: skip
+# Fields that may differ when a run is resumed: nothing of what is learned depends on them.
+FREE = {
+    "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
+    "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
+    "num_sample_generations", "per_device_eval_batch_size", "push_to_hub", "hub_model_id",
+    "hub_private_repo", "num_train_epochs",
 }  # fmt: skip
 
 
@@ -22,16 +34,18 @@ USED = {
 class PPOConfig(TrainingArguments):
     """Arguments of PPOTrainer.
 
-    A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes; each of
-    ``num_ppo_epochs`` passes over it makes ``num_mini_batches`` optimizer steps. Unlike TRL 1.12:
-    the KL coefficient adapts by default, ``response_length`` tokens are sampled whatever they are
-    unless ``stop_token`` is given, rewards are whitened, gradients are not clipped, and Adam's
-    epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
+    A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
+    process; each of ``num_ppo_epochs`` passes over it makes ``num_mini_batches`` optimizer steps.
+    Unlike TRL 1.12: the KL coefficient adapts by default, ``response_length`` tokens are sampled
+    whatever they are unless ``stop_token`` is given, rewards are whitened, gradients are not
+    clipped, and Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
+    ``toolkit.trl_dialect.PPOConfig`` has TRL 1.12's defaults.
     """
 
     HELP_FIELDS: ClassVar[tuple[str, ...]] = (
         "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "max_grad_norm", "seed", "adam_epsilon",
+        "learning_rate", "max_grad_norm", "seed", "adam_epsilon", "bf16", "gradient_checkpointing",
+        "save_steps", "save_total_limit", "report_to", "disable_tqdm",
     )  # fmt: skip
 
     output_dir: str | None = field(default="outputs/ppo", metadata={"help": "Folder of the run."})
@@ -49,7 +63,15 @@ class PPOConfig(TrainingArguments):
     adam_tf_style: bool = field(
         default=False, metadata={"help": "TensorFlow 1's epsilon (spec of the original runs)."}
     )
-    total_episodes: int = field(default=20_000, metadata={"help": "Episodes (completions) in all."})
+    bf16: bool = field(
+        default=False, metadata={"help": "Run every pass under bf16 autocast (on a GPU: do)."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Recompute activations: less memory, more time."}
+    )
+    total_episodes: int | None = field(
+        default=20_000, metadata={"help": "Episodes (completions) in all."}
+    )
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each batch."})
     num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in a pass."})
     local_rollout_forward_batch_size: int = field(
@@ -60,6 +82,7 @@ class PPOConfig(TrainingArguments):
     stop_token: str | None = field(
         default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
     )
+    stop_token_id: int | None = field(default=None, metadata={"help": "The same, by its id."})
     missing_eos_penalty: float | None = field(
         default=None, metadata={"help": "Taken off the score of a completion without stop_token."}
     )
@@ -73,12 +96,18 @@ class PPOConfig(TrainingArguments):
     penalty_reward_value: float = field(
         default=-1.0, metadata={"help": "Score of a completion without truncate_token there."}
     )
-    kl_controller: str = field(default="adaptive", metadata={"help": "adaptive or fixed."})
+    kl_controller: str = field(
+        default="adaptive",
+        metadata={"help": "adaptive (kl_horizon), adaptive_paper (kl_k_beta) or fixed."},
+    )
     kl_coef: float = field(default=0.15, metadata={"help": "Its (first) value."})
     kl_target: float = field(default=6.0, metadata={"help": "Nats per completion (adaptive)."})
     kl_horizon: float = field(
         default=10_000, metadata={"help": "Episodes; 10 x the batch is the paper's K = 0.1."}
     )
+    kl_k_beta: float = field(default=0.1, metadata={"help": "K of the paper's form, per update."})
+    kl_coef_min: float = field(default=0.0, metadata={"help": "The coefficient's floor."})
+    kl_coef_max: float | None = field(default=None, metadata={"help": "Its ceiling."})
     kl_estimator: str = field(default="k1", metadata={"help": "k1, k2 or k3."})
     whiten_rewards: bool = field(default=True, metadata={"help": "Divide rewards by their std."})
     gamma: float = field(default=1.0, metadata={"help": "Discount."})
@@ -90,8 +119,43 @@ class PPOConfig(TrainingArguments):
         default="adapter",
         metadata={"help": "adapter (LoRA of its own) or trunk (a head on the policy)."},
     )
+    value_init: str = field(
+        default="zero",
+        metadata={"help": "zero, or reward: the value's adapter and head start as the reward's."},
+    )
+    recompute_logprobs: bool = field(
+        default=False,
+        metadata={"help": "Compute log-probs anew after sampling instead of capturing them."},
+    )
+    on_fault: str = field(
+        default="stop",
+        metadata={"help": "At a fault (not finite, max_kl): stop, or skip the update."},
+    )
+    max_skipped: int = field(default=5, metadata={"help": "Skipped in a row before it stops."})
+    max_kl: float | None = field(
+        default=None, metadata={"help": "A batch of more nats is a fault."}
+    )
+    max_score_drop: float | None = field(
+        default=None,
+        metadata={"help": "Stop if scores fall so many of their first std below their best."},
+    )
     sample_every: int = field(default=20, metadata={"help": "Show samples every so many updates."})
-    save_strategy: str = field(default="no", metadata={"help": "Adapters are saved at the end."})
+    eval_every: int = field(
+        default=20, metadata={"help": "Updates between evaluations on held-out prompts."}
+    )
+    num_sample_generations: int = field(
+        default=0, metadata={"help": "TRL's: tables of generate_completions in a run."}
+    )
+    save_strategy: str = field(default="steps", metadata={"help": "steps or no."})
+    save_steps: int = field(default=20, metadata={"help": "Updates between checkpoints."})
+    save_total_limit: int = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    resume: str | None = field(
+        default=None,
+        metadata={"help": "auto: from the newest good checkpoint in output_dir; or a folder."},
+    )
+    world_size: int | None = field(
+        default=None, metadata={"help": "Processes asked for: any other number is an error."}
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -99,39 +163,58 @@ class PPOConfig(TrainingArguments):
         self._refuse_what_is_not_used()
         check_seed(self.seed)
         for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
-                     "per_device_train_batch_size", "gradient_accumulation_steps",
-                     "local_rollout_forward_batch_size", "sample_every"):  # fmt: skip
+                     "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps",
+                     "local_rollout_forward_batch_size", "sample_every", "eval_every",
+                     "save_total_limit", "world_size", "max_skipped"):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
         for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value",
-                     "adam_epsilon"):  # fmt: skip
+                     "adam_epsilon", "kl_k_beta", "kl_coef_max", "max_kl",
+                     "max_score_drop"):  # fmt: skip
             check_range(name, getattr(self, name), above=0)
-        for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after"):
+        for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after",
+                     "kl_coef_min", "stop_token_id", "num_sample_generations"):  # fmt: skip
             check_range(name, getattr(self, name), low=0)
         for name in ("gamma", "lam", "adam_beta1", "adam_beta2"):
             check_range(name, getattr(self, name), low=0, high=1)
         for name in ("penalty_reward_value", "missing_eos_penalty"):
             check_range(name, getattr(self, name))
-        check_choice("kl_controller", self.kl_controller, ("adaptive", "fixed"))
+        check_choice("kl_controller", self.kl_controller, ("adaptive", "adaptive_paper", "fixed"))
         check_choice("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
         check_choice("value", self.value, ("adapter", "trunk"))
-        if self.batch_size % self.num_mini_batches:
+        check_choice("value_init", self.value_init, ("zero", "reward"))
+        check_choice("on_fault", self.on_fault, ("stop", "skip"))
+        check_choice("save_strategy", self.save_strategy, ("steps", "no"))
+        check_choice("lr_scheduler_type", self.lr_scheduler_type, ("linear", "constant"))
+        self._check_together()
+        if self.activation_checkpointing is None:  # transformers' new name for it
+            self.activation_checkpointing = bool(self.gradient_checkpointing)
+        super().__post_init__()
+
+    def _check_together(self) -> None:
+        """What is right by itself and wrong beside something else."""
+        if self.local_batch_size % self.num_mini_batches:
             raise InputError(
                 f"num_mini_batches is {self.num_mini_batches}, but must divide the batch of "
-                f"{self.batch_size}", "num_mini_batches",
+                f"{self.local_batch_size}", "num_mini_batches",
             )  # fmt: skip
-        if self.whiten_rewards and self.batch_size < 8:
+        if self.whiten_rewards and self.local_batch_size < 8:
             raise InputError(
-                f"a batch of {self.batch_size} is too small to whiten rewards over (take 8 or "
-                "more, or whiten_rewards: false)", "per_device_train_batch_size",
+                f"a batch of {self.local_batch_size} is too small to whiten rewards over (take 8 "
+                "or more, or whiten_rewards: false)", "per_device_train_batch_size",
             )  # fmt: skip
-        if self.kl_controller == "adaptive":
+        if self.kl_controller != "fixed":
             check_range("kl_coef", self.kl_coef, above=0)  # times anything, 0 stays 0
-            check_range("kl_horizon", self.kl_horizon, low=self.batch_size)
-        if self.missing_eos_penalty is not None and self.stop_token is None:
+        if self.kl_controller == "adaptive":
+            check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
+        check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+        if self.stop_token is not None and self.stop_token_id is not None:
+            raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
+        if self.missing_eos_penalty is not None and not self.stops:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
-        super().__post_init__()
+        if self.value_init == "reward" and self.value != "adapter":
+            raise InputError("value_init: reward needs value: adapter", "value_init")
 
     def _refuse_what_is_not_used(self) -> None:
         """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
@@ -144,11 +227,37 @@ class PPOConfig(TrainingArguments):
 
     def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
         """How completions are sampled and scored, in token ids (``sampling_rule``)."""
-        return sampling_rule(
+        rule = sampling_rule(
             tokenizer, self.response_length, self.temperature, self.stop_token,
             self.truncate_token, self.truncate_after, self.penalty_reward_value,
             self.missing_eos_penalty,
         )  # fmt: skip
+        if self.stop_token_id is not None:
+            rule.stop_id = self.stop_token_id
+        return rule
+
+    def kl_state(self) -> FixedKLController:
+        """The controller that ``kl_controller`` names, at its start."""
+        if self.kl_controller == "fixed":
+            return FixedKLController(self.kl_coef)
+        return AdaptiveKLController(
+            self.kl_coef, self.kl_target, self.kl_horizon,
+            self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
+            self.kl_coef_min, self.kl_coef_max or math.inf,
+        )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting on which the result depends: a run is resumed only under the same."""
+        own = {f.name for f in dataclasses.fields(PPOConfig)} - {
+            f.name for f in dataclasses.fields(TrainingArguments)
+        }
+        names = sorted((own | USED) - FREE)
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    @property
+    def stops(self) -> bool:
+        """Whether completions end at a stop token."""
+        return self.stop_token is not None or self.stop_token_id is not None
 
     @property
     def folder(self) -> Path:
@@ -156,6 +265,10 @@ class PPOConfig(TrainingArguments):
         return Path(self.output_dir or "")
 
     @property
-    def batch_size(self) -> int:
-        """Episodes in one update."""
+    def local_batch_size(self) -> int:
+        """Episodes of one process in one update."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value

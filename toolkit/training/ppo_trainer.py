@@ -1,143 +1,176 @@
-"""PPO from human preferences on one base: collect, penalise, advantages, optimise, adapt, log.
+"""PPO from human preferences: collect, penalise, advantages, optimise, adapt, log.
 
-TRL took its PPOTrainer out in 1.13; this one is the toolkit's own. It keeps TRL 1.12's names for
-configuration, metrics and public methods. The semantics are those of arXiv 1909.08593 and of
+TRL took its PPOTrainer out in 1.13; this one is the toolkit's own, and takes its place: the same
+constructor, configuration, metrics and methods. The semantics are those of arXiv 1909.08593 and of
 openai/lm-human-preferences lm_human_preferences/train_policy.py:145-371.
 """
 
-import json
+import math
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from toolkit.data.files import atomic_directory
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
 from toolkit.maths.advantages import gae
-from toolkit.maths.distributions import entropy, token_logprobs
-from toolkit.maths.kl import (
-    AdaptiveKLController,
-    FixedKLController,
-    kl_estimate,
-    penalized_rewards,
-)
+from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.losses import policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, masked_var, whiten
 from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.maths.schedules import linear_decay, num_updates
-from toolkit.models.generation import Sampled
-from toolkit.models.roles import Roles
+from toolkit.models.actors import Actors
+from toolkit.models.generation import Sampled, draw_uniforms
+from toolkit.training.guards import Guards, RunStopped, check_signs
+from toolkit.training.journal import Journal, Row
 from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rollouts import RewardFunction, Rollout, collect, join
-
-Row = dict[str, Any]
+from toolkit.training.ppo_run import Run, as_actors, as_prompts, as_rewards
+from toolkit.training.ranks import Ranks
+from toolkit.training.rewards import RewardFunction
+from toolkit.training.rollouts import Rollout, by_length, collect
 
 
 class PPOTrainer:
-    """Tunes the policy of ``model`` on ``train_dataset``'s prompts.
+    """Tunes the policy on ``train_dataset``'s prompts.
 
     Args:
         args: the configuration.
         processing_class: the tokenizer.
-        model: the roles on their base; policy, value and reward adapters are in it, and the
-            reference is the base without them.
-        train_dataset: prompts as lists of token ids; they come round again, shuffled anew.
-        reward_model: None for the reward adapter in ``model``, or a function
-            ``fn(prompts, completions) -> scores``.
+        model: ``Roles`` (all four on one base: the better way), or a causal language model.
+        ref_model: with a plain ``model``, the reference; None copies it, or, where ``model`` has an
+            adapter, switches that off.
+        reward_model: None for the reward adapter in the roles; a sequence classifier; or functions
+            ``fn(prompts, completions, **columns) -> scores``, one or a list (None in the list is
+            the reward adapter), whose weighted sum counts.
+        train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``; its
+            other columns go to the reward functions. They come round again, shuffled anew.
+        value_model: with a plain ``model``, a sequence classifier that learns the values.
+        data_collator: TRL's only pads, which is done here; None or that one.
+        eval_dataset: held-out prompts, for evaluation every ``eval_every`` updates.
+        optimizers: an optimizer over what is trained and a schedule that is stepped once an update;
+            by default Adam and the schedule that ``args`` name.
+        callbacks: transformers' TrainerCallbacks.
+        peft_config: with a plain ``model``, the adapter to put on it.
+        reward_weights: of the reward functions, in their order.
 
     Raises:
-        InputError: neither a reward adapter nor a function, or more than one process.
+        InputError: no reward, no value, models that do not go together, or another number of
+            processes than was asked for.
     """
 
     def __init__(
         self,
         args: PPOConfig,
         processing_class: PreTrainedTokenizerBase,
-        model: Roles,
-        train_dataset: list[list[int]],
-        reward_model: RewardFunction | None = None,
+        model: Actors | PreTrainedModel,
+        ref_model: PreTrainedModel | None = None,
+        reward_model: Any = None,
+        train_dataset: Any = None,
+        value_model: PreTrainedModel | None = None,
+        data_collator: Any = None,
+        eval_dataset: Any = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+        reward_weights: list[float] | None = None,
     ) -> None:
-        if model.reward_head is None and reward_model is None:
-            raise InputError("PPO needs a reward: a reward adapter, or a reward function")
-        if model.value_head is None:
-            raise ValueError("the roles have no value: build them with value='adapter' or 'trunk'")
-        self.args, self.processing_class, self.model = args, processing_class, model
-        self.train_dataset, self.reward_function = train_dataset, reward_model
+        self.args, self.processing_class = args, processing_class
+        self.ranks = Ranks(args.world_size)
         self.accelerator = Accelerator()
-        if self.accelerator.num_processes > 1:
-            raise InputError("PPO runs in one process (launch it with --num_processes 1)")
+        self.model = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
+        self.rewards = as_rewards(reward_model, reward_weights, self.model)
+        self.train_dataset = as_prompts(train_dataset, data_collator)
+        self.eval_dataset = None if eval_dataset is None else as_prompts(eval_dataset)
         self.rule = args.rule(processing_class)
-        self.kl: FixedKLController = (
-            AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
-            if args.kl_controller == "adaptive"
-            else FixedKLController(args.kl_coef)
-        )
-        parameters = [p for _, p in model.trainable()]
+        self.rule.show_stop = self.model.scores_stop
+        self.kl = args.kl_state()
+        self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.batch_size = args.local_batch_size * self.ranks.world
+        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.train_dataset))
+        self.num_updates = num_updates(episodes, self.batch_size)
         adam = AdamTFStyle if args.adam_tf_style else torch.optim.Adam
-        betas = (args.adam_beta1, args.adam_beta2)
-        self.optimizer = adam(parameters, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
-        self.generator = torch.Generator(model.device).manual_seed(args.seed)
-        self.num_updates = num_updates(args.total_episodes, args.batch_size)
+        self.parameters = [p for _, p in self.model.trainable()]
+        self.optimizer, self.lr_scheduler = optimizers
+        if self.optimizer is None:
+            self.optimizer = adam(
+                self.parameters, lr=args.learning_rate, eps=args.adam_epsilon,
+                betas=(args.adam_beta1, args.adam_beta2),
+            )  # fmt: skip
+        self.journal = Journal(
+            args, self.num_updates, self.ranks.is_main, callbacks or [], model=self.model,
+            processing_class=processing_class, optimizer=self.optimizer,
+        )  # fmt: skip
+        self.state = self.journal.state
+        self.run = Run(self)
 
-    def train(self) -> list[Row]:
-        """Run all updates; returns what ``log.jsonl`` holds, one row an update."""
-        args, rows = self.args, []
-        args.folder.mkdir(parents=True, exist_ok=True)
-        (args.folder / "log.jsonl").write_text("")
-        batches = self._batches()
-        started = time.monotonic()
-        progress = tqdm(range(1, self.num_updates + 1), desc="PPO", unit="update")
-        for update in progress:
-            lr = args.learning_rate * linear_decay(update - 1, self.num_updates)
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> list[Row]:
+        """Run all updates; returns what ``log.jsonl`` holds, one row an update.
+
+        Args:
+            resume_from_checkpoint: True or "auto" for the newest good checkpoint, or a folder; by
+                default what ``args.resume`` says.
+
+        Raises:
+            RunStopped: a guard ended the run.
+            Interrupted: SIGTERM or Ctrl-C came; the update was finished and saved.
+            InputError: the checkpoint was made under other settings.
+        """
+        check_signs(gain=self.model.gain, kl_coef=self.kl.value)
+        for update in self.run.updates(resume_from_checkpoint):
+            lr = self._learning_rate(update)
 
             # 1. Collect: sample, then ask the four roles.
-            rollout = self.collect(next(batches))
+            rollout = self.collect(update)
             # 2. Penalise: the KL enters the rewards here, the score on the last token.
-            kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, args.kl_estimator)
+            kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.args.kl_estimator)
             rewards = penalized_rewards(rollout.scores, kl, self.kl.value, rollout.mask)
             # 3. Advantages, from whitened rewards, whitened in turn.
-            if args.whiten_rewards:
-                rewards = whiten(rewards, rollout.mask, shift_mean=False)
-            advantages, returns = gae(rewards, rollout.values, args.gamma, args.lam, rollout.mask)
-            advantages = whiten(advantages, rollout.mask)
-            # 4. Optimise: some epochs over the batch.
-            stats = self.optimize(rollout, advantages, returns, lr)
-            # 5. Log, with the coefficient that these rewards were made with.
-            row = self._row(update, lr, rollout, kl, returns, stats, time.monotonic() - started)
-            # 6. Adapt the coefficient by the KL of this batch.
-            self.kl.update(row["objective/kl"], args.batch_size)
+            advantages, returns = self.advantages(rewards, rollout)
+            # 4. Optimise: some epochs over the batch, unless a guard finds it at fault.
+            row = self._row(update, lr, rollout, kl, returns)
+            with self.journal.clock("optimize"):
+                row |= self.guarded(self.optimize, rollout, advantages, returns, lr, row=row)
+            # 5. Adapt the coefficient by the KL of this batch.
+            if math.isfinite(row["objective/kl"]):
+                self.kl.update(row["objective/kl"], self.batch_size)
+            # 6. Log, with the coefficient that these rewards were made with; evaluate; save.
+            self.run.finish(update, row, rollout)
+        return self.run.close()
 
-            rows.append(row)
-            self._log(row)
-            progress.set_postfix(
-                score=f"{row['objective/scores']:.2f}",
-                kl=f"{row['objective/kl']:.2f}",
-                kl_coef=f"{row['objective/kl_coef']:.3f}",
-                eps_per_s=f"{row['episode'] / row['time']:.0f}",
-            )
-            if update % args.sample_every == 0 or update == self.num_updates:
-                self._show(update, rollout, progress)
-        return rows
+    def collect(self, update: int) -> Rollout:
+        """This process's share of an update's batch of experience."""
+        mine = self.ranks.share(self.batch_size)
+        uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
+        return collect(
+            self.model, self.prompts_of(update), uniforms[mine], self.rule, self.processing_class,
+            self.rewards, self.args.local_rollout_forward_batch_size, self.run.recomputes,
+            self.journal.clock,
+        )  # fmt: skip
 
-    def collect(self, prompts: list[list[int]]) -> Rollout:
-        """A batch of experience, in pieces of ``local_rollout_forward_batch_size``."""
-        size = self.args.local_rollout_forward_batch_size
-        pieces = [
-            collect(
-                self.model, prompts[i : i + size], self.rule, self.processing_class,
-                self.reward_function, self.generator,
-            )
-            for i in range(0, len(prompts), size)
-        ]  # fmt: skip
-        return join(pieces, self.rule.pad_id)
+    def prompts_of(self, update: int) -> Any:
+        """This process's prompts of an update: each comes once before any comes twice."""
+        count = len(self.train_dataset)
+        first = (update - 1) * self.batch_size + self.ranks.share(self.batch_size).start
+        places = range(first, first + self.args.local_batch_size)
+        orders = {
+            turn: random.Random(f"{self.args.seed} {turn}").sample(range(count), count)
+            for turn in range(places[0] // count, places[-1] // count + 1)
+        }
+        return self.train_dataset.pick([orders[p // count][p % count] for p in places])
+
+    def advantages(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and returns (B, C) of rewards (B, C), whitened over all processes' batch."""
+        mask, total = rollout.learned, self.ranks.total
+        if self.args.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False, total=total)
+        advantages, returns = gae(rewards, rollout.values, self.args.gamma, self.args.lam, mask)
+        return whiten(advantages, mask, total=total), returns
 
     def optimize(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, lr: float
@@ -145,126 +178,206 @@ class PPOTrainer:
         """``num_ppo_epochs`` passes; statistics averaged over all optimizer steps.
 
         Args:
-            rollout, advantages (B, C), returns (B, C): the batch.
+            rollout, advantages (B, C), returns (B, C): this process's share of the batch.
             lr: the learning rate of this update.
         """
-        args = self.args
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups if self.lr_scheduler is None else []:
             group["lr"] = lr
+        mine = self.ranks.share(self.batch_size)
         steps: list[dict[str, float]] = []
-        for _ in range(args.num_ppo_epochs):
-            order = torch.randperm(
-                len(advantages), generator=self.generator, device=self.generator.device
-            )
-            for minibatch in order.chunk(args.num_mini_batches):
-                steps.append(self._step(rollout, advantages, returns, minibatch))
-        means = {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
+        with self.model.optimizing():
+            for _ in range(self.args.num_ppo_epochs):
+                order = torch.randperm(self.batch_size, generator=self.generator)
+                for minibatch in order.chunk(self.args.num_mini_batches):
+                    here = minibatch[(minibatch >= mine.start) & (minibatch < mine.stop)]
+                    steps.append(self._step(rollout, advantages, returns, here - mine.start))
+        names = steps[0].keys() - {"max_log_ratio"}
+        means = {name: sum(s[name] for s in steps) / len(steps) for name in names}
+        ratios = torch.tensor([s["ratio"] for s in steps])
+        means["ratio_var"] = ratios.var(correction=0).item()
         return means | {"first_max_log_ratio": steps[0]["max_log_ratio"]}
 
     def _step(
         self, rollout: Rollout, advantages: Tensor, returns: Tensor, minibatch: Tensor
     ) -> dict[str, float]:
         """One optimizer step, its gradient gathered over passes of the micro-batch size."""
-        args, rule = self.args, self.rule
-        tokens = rollout.mask[minibatch].sum()
-        totals: dict[str, float] = {}
+        args = self.args
+        tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
+        sums = torch.zeros(len(STATISTICS), device=self.model.device)
+        largest = torch.zeros((), device=self.model.device)
         self.optimizer.zero_grad()
-        for index in minibatch.split(args.per_device_train_batch_size):
-            mask = rollout.mask[index]
+        for piece in by_length(
+            rollout.prompt_mask[minibatch].sum(dim=1).cpu(), args.per_device_train_batch_size
+        ):
+            index = minibatch[piece].to(self.model.device)
+            mask = rollout.learned[index]
+            if not bool(mask.any()):
+                continue
             weight = mask.sum() / tokens
-            ids, attention = rollout.ids[index], rollout.attention_mask[index]
-            logits, values = self.model.policy_logits_and_values(
-                ids, attention, rule.response_length
-            )
-            logprobs = token_logprobs(logits, rollout.completion_ids[index], rule.temperature)
+            passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+            outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
             pg_loss, pg = policy_loss(
-                logprobs, rollout.logprobs[index], advantages[index], args.cliprange, mask
+                outputs.logprobs, rollout.logprobs[index], advantages[index], args.cliprange, mask
             )
+            loss, values = weight * pg_loss, outputs.values
+            if values is None:  # one role's activations at a time
+                loss.backward()
+                loss = torch.zeros_like(loss)
+                values = self.model.values(*passage, completion_ids.shape[1])
             vf_loss, vf = value_loss(
                 values, rollout.values[index], returns[index], args.cliprange_value, mask
             )
-            loss = weight * (pg_loss + args.vf_coef * vf_loss)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"PPO: the loss is {loss.item()}; nothing was updated")
-            loss.backward()
-            stats = {
-                "policy": pg_loss, "value": vf_loss, "approxkl": pg["approxkl"],
-                "clipfrac": pg["clipfrac"], "ratio": pg["ratio"],
-                "value_clipfrac": vf["clipfrac"], "value_error": vf["error"],
-                "entropy": masked_mean(entropy(logits.detach(), rule.temperature), mask),
-            }  # fmt: skip
-            for name, value in stats.items():
-                totals[name] = totals.get(name, 0.0) + (weight * value.detach()).item()
-            largest = pg["max_log_ratio"].item()
-            totals["max_log_ratio"] = max(totals.get("max_log_ratio", 0.0), largest)
+            (loss + weight * args.vf_coef * vf_loss).backward()
+            entropy = masked_mean(outputs.entropies, mask)
+            parts = (
+                pg_loss, vf_loss, pg["approxkl"], pg["clipfrac"], pg["ratio"], vf["clipfrac"],
+                vf["error"], entropy,
+            )  # fmt: skip
+            sums += weight * torch.stack([part.detach() for part in parts])
+            largest = torch.maximum(largest, pg["max_log_ratio"])
+        stats = dict(zip(STATISTICS, self.ranks.total(sums).tolist(), strict=True))
+        if not math.isfinite(stats["policy"] + stats["value"]):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(f"the loss is {stats['policy'] + stats['value']}")
+        self.ranks.sum_gradients(self.parameters)
         if args.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(
-                [p for _, p in self.model.trainable()], args.max_grad_norm
-            )
+            torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
         self.optimizer.step()
-        return totals
+        return stats | {"max_log_ratio": self.ranks.largest(largest).item()}
 
-    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
-        """Save the adapters under ``output_dir/adapters``; returns the policy's folder.
-
-        Args:
-            output_dir: by default the configuration's.
-            facts: noted in the policy's ``toolkit.json``.
-        """
-        target = Path(output_dir or self.args.folder) / "adapters"
-        with atomic_directory(target) as folder:
-            self.model.save_adapters(folder, kl_coef=self.kl.value, **facts)
-        return target / "policy"
-
-    def _batches(self) -> Iterator[list[list[int]]]:
-        """Prompts in random order without end; each comes once before any comes twice."""
-        rng = random.Random(self.args.seed)
-        waiting: list[list[int]] = []
-        while True:
-            while len(waiting) < self.args.batch_size:
-                waiting += rng.sample(self.train_dataset, len(self.train_dataset))
-            yield waiting[: self.args.batch_size]
-            waiting = waiting[self.args.batch_size :]
-
-    def _row(
-        self, update: int, lr: float, rollout: Rollout, kl: Tensor, returns: Tensor,
-        stats: dict[str, float], elapsed: float,
+    def guarded(
+        self, optimize: Callable[..., dict[str, float]], rollout: Rollout, advantages: Tensor,
+        returns: Tensor, lr: float, row: Row,
     ) -> Row:  # fmt: skip
-        """One row of the log; the names are TRL 1.12's, and ours where it had none."""
-        kl_sum = kl.sum(dim=1).mean().item()
-        scores = rollout.scores.mean().item()
+        """``optimize``'s part of the log's row; empty where a guard had the batch skipped."""
+        scored = int(self.ranks.total(rollout.scored.sum().float()))
+        tensors = {"log-probs": rollout.logprobs, "reference log-probs": rollout.ref_logprobs,
+                   "values": rollout.values, "advantages": advantages}  # fmt: skip
+        if not scored:
+            del tensors["advantages"]  # a mean over nothing
+        fault = next((f for f in self.ranks.gather(
+            self.guards.fault(row["objective/kl"], scored, tensors)) if f), None)  # fmt: skip
+        collapse = self.guards.collapsed(row["objective/scores"], row["objective/scores_std"])
+        if collapse:
+            raise RunStopped(collapse)
+        stats: dict[str, Any] = {}
+        if fault is None:
+            try:
+                stats = optimize(rollout, advantages, returns, lr)
+                self.guards.went_well()
+            except FloatingPointError as nonfinite:
+                fault = str(nonfinite)
+        if fault is not None:
+            self.guards.skip(fault)
+            self.journal.say(f"update {row['update']} skipped: {fault}")
+        variance = max(row["val/returns_var"], 1e-12)
+        error = stats.get("value_error")
+        return {name: stats.get(key) for name, key in NAMES.items()} | {
+            "val/var_explained": None if error is None else 1 - error / variance,
+            "guard/skipped": self.guards.skipped,
+        }
+
+    def _learning_rate(self, update: int) -> float:
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler.get_last_lr()[0]
+        falls = self.args.lr_scheduler_type == "linear"
+        factor = linear_decay(update - 1, self.num_updates) if falls else 1.0
+        return self.args.learning_rate * factor
+
+    def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, returns: Tensor) -> Row:
+        """What the log's row says of the batch; the names are TRL 1.12's, and ours besides."""
+        total = self.ranks.total
+        kl_sum = masked_mean((kl * rollout.mask).sum(dim=1), total=total).item()
+        scores = masked_mean(rollout.scores, rollout.scored, total).item()
         non_score = -self.kl.value * kl_sum
-        returns_var = masked_var(returns, rollout.mask).item()
+        eos = self.processing_class.eos_token_id
+        ended = (rollout.completion_ids == eos) & rollout.mask
         return {
             "update": update,
-            "episode": update * self.args.batch_size,
-            "time": round(elapsed, 3),
+            "episode": update * self.batch_size,
             "lr": lr,
             "objective/kl": kl_sum,
             "objective/kl_coef": self.kl.value,
             "objective/kl_target": getattr(self.kl, "kl_target", None),
             "objective/scores": scores,
-            "objective/scores_std": rollout.scores.std(correction=0).item(),
+            "objective/scores_std": masked_var(rollout.scores, rollout.scored, total).item() ** 0.5,
             "objective/non_score_reward": non_score,
             "objective/rlhf_reward": scores + non_score,
-            "objective/entropy": -rollout.logprobs.sum(dim=1).mean().item(),
-            "objective/valid": rollout.valid.float().mean().item(),
-            "policy/approxkl_avg": stats["approxkl"],
-            "policy/clipfrac_avg": stats["clipfrac"],
-            "policy/entropy_avg": stats["entropy"],
-            "loss/policy_avg": stats["policy"],
-            "loss/value_avg": stats["value"],
-            "val/clipfrac_avg": stats["value_clipfrac"],
-            "val/ratio": stats["ratio"],
-            "val/first_max_log_ratio": stats["first_max_log_ratio"],
-            "val/var_explained": 1 - stats["value_error"] / max(returns_var, 1e-12),
+            "objective/entropy": masked_mean(-rollout.logprobs.sum(dim=1), total=total).item(),
+            "objective/valid": masked_mean(rollout.valid.float(), total=total).item(),
+            "objective/scored": masked_mean(rollout.scored.float(), total=total).item(),
+            "val/num_eos_tokens": int(total(ended.sum().float())),
+            "val/returns_var": masked_var(returns, rollout.learned, total).item(),
         }
 
-    def _log(self, row: Row) -> None:
-        with open(self.args.folder / "log.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+    def evaluate(self) -> dict[str, float]:
+        """Scores and KL on ``eval_dataset``, one completion for each prompt, always the same noise.
 
-    def _show(self, update: int, rollout: Rollout, progress: tqdm, count: int = 3) -> None:
+        Returns:
+            eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward.
+        """
+        if self.eval_dataset is None:
+            raise InputError("evaluate needs an eval_dataset")
+        rank, world, count = self.ranks.rank, self.ranks.world, len(self.eval_dataset)
+        noise = torch.Generator().manual_seed(self.args.seed + 1)
+        uniforms = draw_uniforms(count, self.rule.response_length, noise)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.model.device)
+        if rank < count:
+            rollout = collect(
+                self.model, self.eval_dataset.pick(range(rank, count, world)),
+                uniforms[rank::world], self.rule, self.processing_class, self.rewards,
+                self.args.local_rollout_forward_batch_size,
+            )  # fmt: skip
+            kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
+            scores = rollout.scores[rollout.scored].double()
+            sums += torch.stack(
+                [scores.sum(), scores.square().sum(), kl.sum(), rollout.scored.sum()]
+            )
+        score, square, kl_sum, scored = self.ranks.total(sums).tolist()
+        mean = score / max(scored, 1)
+        error = max(square / max(scored, 1) - mean**2, 0.0) ** 0.5 / max(scored, 1) ** 0.5
+        return {
+            "eval/scores": mean,
+            "eval/scores_error": error,
+            "eval/kl": kl_sum / count,
+            "eval/rlhf_reward": mean - self.kl.value * kl_sum / count,
+        }
+
+    def generate_completions(self, sampling: bool = False) -> list[Row]:
+        """Near-greedy completions of ``eval_dataset``, as a table of five and in a file.
+
+        Args:
+            sampling: only the first ``per_device_eval_batch_size`` prompts (TRL's name for it).
+
+        Returns:
+            Rows of ``query``, ``model response`` and ``score``, also in ``completions.jsonl``.
+        """
+        return self.run.generate_completions(sampling)
+
+    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
+        """Save what others load; returns its folder.
+
+        Of roles: the adapters under ``output_dir/adapters``, the policy's folder being returned. Of
+        a plain model: that model or its adapter, and the tokenizer, in ``output_dir``.
+
+        Args:
+            output_dir: by default the configuration's.
+            facts: noted in the policy's ``toolkit.json``.
+        """
+        return self.run.save_model(Path(output_dir or self.args.folder), facts)
+
+    def push_to_hub(self, commit_message: str = "Policy tuned by PPO", **kwargs: Any) -> str:
+        """Upload what ``save_model`` wrote, to a private repository unless told otherwise.
+
+        The token is that of the environment or of the login. Only weights, configurations and the
+        tokenizer go: no log, no arguments.
+
+        Returns:
+            The commit's address.
+        """
+        return self.run.push_to_hub(commit_message)
+
+    def show(self, update: int, rollout: Rollout, count: int = 3) -> None:
         """Write the first few completions, as the scorer saw them, above the progress bar."""
         sampled = Sampled(rollout.completion_ids, rollout.mask, rollout.logprobs)
         visible, _ = self.rule.visible(sampled)
@@ -273,4 +386,22 @@ class PPOTrainer:
             completion_ids = rollout.completion_ids[i][visible[i]].tolist()
             prompt, completion = decode_pair(self.processing_class, prompt_ids, completion_ids)
             shown = printable(" ".join(f"{prompt} >>>{completion}".split()))
-            progress.write(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")
+            self.journal.say(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")
+
+
+STATISTICS = ("policy", "value", "approxkl", "clipfrac", "ratio", "value_clipfrac", "value_error",
+              "entropy")  # fmt: skip
+# The log's names of what optimize returns.
+NAMES = {
+    "policy/approxkl_avg": "approxkl",
+    "policy/clipfrac_avg": "clipfrac",
+    "policy/entropy_avg": "entropy",
+    "loss/policy_avg": "policy",
+    "loss/value_avg": "value",
+    "val/clipfrac_avg": "value_clipfrac",
+    "val/ratio": "ratio",
+    "val/ratio_var": "ratio_var",
+    "val/first_max_log_ratio": "first_max_log_ratio",
+}
+
+__all__ = ["PPOTrainer", "RewardFunction", "Row"]

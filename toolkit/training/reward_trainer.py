@@ -28,10 +28,11 @@ from toolkit.maths.losses import (
 )
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
-from toolkit.models.generation import sample
+from toolkit.models.actors import REFERENCE
 from toolkit.models.roles import Roles
 from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.rollouts import SamplingRule, score
+from toolkit.training.rewards import score
+from toolkit.training.rollouts import SamplingRule
 
 
 class BestOfKTrainer(RewardTrainer):
@@ -227,16 +228,12 @@ def normalize(
         raise ValueError("normalize: the scores are normalised already")
     if samples == 0:
         return {"gain": 1.0, "bias": 0.0, "samples": 0}
-    generator = torch.Generator(roles.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     chosen = [prompts[i % len(prompts)] for i in range(samples)]
     raw: list[float] = []
     for start in tqdm(range(0, samples, batch_size), desc="Normalising", leave=False):
         batch = chosen[start : start + batch_size]
-        ids, mask = (t.to(roles.device) for t in pad(batch, rule.pad_id, "left"))
-        sampled = sample(
-            roles.act_as_reference(), ids, mask, rule.response_length, rule.temperature, generator,
-            rule.pad_id, rule.stop_id,
-        )  # fmt: skip
+        _, sampled = rule.sample(roles.step(REFERENCE), batch, generator, roles.device)
         visible = sampled.mask if whole else rule.visible(sampled)[0]
         raw += score(roles, batch, sampled.completion_ids, visible, tokenizer).tolist()
     tensor = torch.tensor(raw)

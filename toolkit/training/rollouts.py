@@ -1,21 +1,20 @@
 """One batch of experience: completions, what four roles say of them, and their scores."""
 
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.text import decode_pair, token_id
+from toolkit.data.prompts import Prompts
+from toolkit.data.text import token_id
 from toolkit.errors import InputError
-from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad, truncate
-from toolkit.models.generation import Sampled, sample
-from toolkit.models.roles import Roles
-
-RewardFunction = Callable[..., list[float]]
+from toolkit.models.actors import POLICY, Actors
+from toolkit.models.generation import Sampled, Step, draw_uniforms, sample
+from toolkit.training.rewards import Rewards
 
 
 @dataclass
@@ -31,6 +30,8 @@ class SamplingRule:
         truncate_after: ... at this index or later.
         penalty: score of a completion without one there.
         missing_eos_penalty: taken off the score of a completion without ``stop_id``.
+        show_stop: the scorer sees the stop token too, as TRL's reward models do, which were trained
+            with it.
     """
 
     response_length: int
@@ -41,15 +42,25 @@ class SamplingRule:
     truncate_after: int = 0
     penalty: float = -1.0
     missing_eos_penalty: float | None = None
+    show_stop: bool = False
+
+    def sample(
+        self, step: Step, prompts: list[list[int]], generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Sampled]:
+        """A completion for each prompt: the prompts' mask (B, P), padded left, and what came."""
+        uniforms = draw_uniforms(len(prompts), self.response_length, generator)
+        ids, mask = (t.to(device) for t in pad(prompts, self.pad_id, "left"))
+        return mask, sample(step, ids, mask, uniforms, self.temperature, self.pad_id, self.stop_id)
 
     def visible(self, sampled: Sampled) -> tuple[Tensor, Tensor]:
         """What the scorer sees of each completion: bool mask (B, C); and bool (B,) valid.
 
-        The stop token itself is hidden: it is no part of the text that people compare. Padding
-        is told by the mask alone, so a pad token that is also a real one does no harm.
+        The stop token itself is hidden, unless ``show_stop``: it is no part of the text that people
+        compare. Padding is told by the mask alone, so a pad token that is also a real one does no
+        harm.
         """
         mask = sampled.mask
-        if self.stop_id is not None:
+        if self.stop_id is not None and not self.show_stop:
             mask = mask & (sampled.completion_ids != self.stop_id)
         if self.truncate_id is None:
             return mask, torch.ones_like(mask[:, 0])
@@ -103,8 +114,9 @@ class Rollout:
         prompt_ids, prompt_mask: (B, P).
         completion_ids, mask: (B, C); mask is True up to and including a stop token.
         logprobs, ref_logprobs, values: (B, C) fp32, 0 outside the mask.
-        scores: (B,) after penalties.
+        scores: (B,) after penalties; 0 where there is none.
         valid: bool (B,), the truncation rule was met.
+        scored: bool (B,), False where no score could be given: nothing is learned from these.
     """
 
     prompt_ids: Tensor
@@ -116,127 +128,108 @@ class Rollout:
     values: Tensor
     scores: Tensor
     valid: Tensor
+    scored: Tensor
 
     @property
-    def ids(self) -> Tensor:
-        return torch.cat([self.prompt_ids, self.completion_ids], dim=1)
+    def learned(self) -> Tensor:
+        """bool (B, C): the tokens that are learned from."""
+        return self.mask & self.scored.unsqueeze(1)
 
-    @property
-    def attention_mask(self) -> Tensor:
-        return torch.cat([self.prompt_mask, self.mask], dim=1)
+    def passage(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """ids and attention mask (n, T) of these episodes, without columns of padding alone."""
+        prompt_mask = self.prompt_mask[index]
+        start = int((~prompt_mask.any(dim=0)).sum())
+        ids = torch.cat([self.prompt_ids[index, start:], self.completion_ids[index]], dim=1)
+        return ids, torch.cat([prompt_mask[:, start:], self.mask[index]], dim=1)
+
+
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+def no_clock(phase: str) -> AbstractContextManager[None]:
+    """For callers that do not time phases."""
+    return nullcontext()
+
+
+def by_length(lengths: list[int] | Tensor, size: int) -> Iterator[Tensor]:
+    """Indices in pieces of at most ``size``, like lengths together: little padding in each."""
+    order = torch.as_tensor(lengths).argsort(stable=True)
+    yield from order.split(size)
 
 
 @torch.no_grad()
 def collect(
-    roles: Roles,
-    prompts: list[list[int]],
+    actors: Actors,
+    prompts: Prompts,
+    uniforms: Tensor,
     rule: SamplingRule,
     tokenizer: PreTrainedTokenizerBase,
-    reward_function: RewardFunction | None,
-    generator: torch.Generator,
+    rewards: Rewards,
+    batch_size: int = 256,
+    recompute: bool = False,
+    clock: Clock = no_clock,
 ) -> Rollout:
     """Sample a completion for each prompt, then ask policy, reference, value and reward.
 
-    The log-probabilities are computed anew after sampling, in a pass of the same shape as the one
-    that trains: so the ratio is 1 at the first step to the last bit or two, whatever the precision.
+    Log-probs, and the values of a shared trunk, are those captured while sampling; the training
+    pass gets the same but for rounding, which its first step measures (``max_log_ratio``).
 
     Args:
-        roles: the four of them; its reward adapter scores unless ``reward_function`` is given.
-        prompts: B lists of token ids.
+        actors: the four roles.
+        prompts: B lists of token ids, and further columns for reward functions.
+        uniforms: (B, C), the sampling's noise.
         rule: sampling and truncation.
-        tokenizer: for a reward function, which reads text.
-        reward_function: ``fn(prompts, completions) -> scores``, lists of B.
-        generator: the source of randomness.
+        tokenizer: for reward functions, which read text.
+        rewards: who scores.
+        batch_size: episodes in one pass.
+        recompute: replace the captured log-probs and values by those of a pass of training's shape.
+        clock: a context manager around each phase, given its name.
     """
-    prompt_ids, prompt_mask = (t.to(roles.device) for t in pad(prompts, rule.pad_id, "left"))
-    length = rule.response_length
-    sampled = sample(
-        roles.act_as_policy(), prompt_ids, prompt_mask, length, rule.temperature, generator,
-        rule.pad_id, rule.stop_id,
-    )  # fmt: skip
-    ids = torch.cat([prompt_ids, sampled.completion_ids], dim=1)
-    attention = torch.cat([prompt_mask, sampled.mask], dim=1)
-    logits, values = roles.policy_logits_and_values(ids, attention, length)
-    logprobs = token_logprobs(logits, sampled.completion_ids, rule.temperature)
-    ref_logits = roles.reference_logits(ids, attention, length)
-    ref_logprobs = token_logprobs(ref_logits, sampled.completion_ids, rule.temperature)
-    visible, valid = rule.visible(sampled)
-    scores = score(roles, prompts, sampled.completion_ids, visible, tokenizer, reward_function)
+    device, length = actors.device, rule.response_length
+    width, count = max(len(prompt) for prompt in prompts), len(prompts)
+    prompt_ids, prompt_mask = (t.to(device) for t in pad(prompts, rule.pad_id, "left", width))
+    completion_ids = torch.full((count, length), rule.pad_id, device=device)
+    mask = torch.zeros((count, length), dtype=torch.bool, device=device)
+    logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
+    step = actors.step(POLICY)
+    for piece in by_length([len(prompt) for prompt in prompts], batch_size):
+        index = piece.to(device)
+        start = width - max(len(prompts[i]) for i in piece)
+        ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
+        with clock("sample"):
+            sampled = sample(
+                step, ids, attention, uniforms[piece], rule.temperature, rule.pad_id, rule.stop_id
+            )
+        completion_ids[index], mask[index] = sampled.completion_ids, sampled.mask
+        logprobs[index] = sampled.logprobs
+        passage = (
+            torch.cat([ids, sampled.completion_ids], dim=1),
+            torch.cat([attention, sampled.mask], dim=1),
+        )
+        with clock("value"):
+            if recompute:
+                again = actors.policy_outputs(*passage, sampled.completion_ids, rule.temperature)
+                logprobs[index] = again.logprobs
+                sampled = sampled._replace(values=again.values)
+            if sampled.values is None:
+                sampled = sampled._replace(values=actors.values(*passage, length))
+            assert sampled.values is not None
+            values[index] = sampled.values
+        with clock("reference"):
+            ref_logprobs[index] = actors.reference_logprobs(
+                *passage, sampled.completion_ids, rule.temperature
+            )
+    visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
+    with clock("score"):
+        scores = rewards(
+            actors, prompts, completion_ids, visible, tokenizer, prompts.columns, batch_size
+        )
     if rule.missing_eos_penalty is not None and rule.stop_id is not None:
-        ended = (sampled.completion_ids == rule.stop_id).any(dim=1)
+        ended = (completion_ids == rule.stop_id).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
     scores = torch.where(valid, scores, rule.penalty)
-    mask = sampled.mask
+    scored = ~scores.isnan()
     return Rollout(
-        prompt_ids, prompt_mask, sampled.completion_ids, mask,
-        logprobs * mask, ref_logprobs * mask, values * mask, scores, valid,
+        prompt_ids, prompt_mask, completion_ids, mask, logprobs * mask, ref_logprobs * mask,
+        values * mask, scores.nan_to_num(), valid, scored,
     )  # fmt: skip
-
-
-def join(rollouts: list[Rollout], pad_id: int) -> Rollout:
-    """Several rollouts as one; their prompts are padded on the left to the longest."""
-    width = max(rollout.prompt_ids.shape[1] for rollout in rollouts)
-
-    def widen(tensor: Tensor, value: int | bool) -> Tensor:
-        return torch.nn.functional.pad(tensor, (width - tensor.shape[1], 0), value=value)
-
-    parts = {}
-    for name in Rollout.__dataclass_fields__:
-        tensors = [getattr(rollout, name) for rollout in rollouts]
-        if name in ("prompt_ids", "prompt_mask"):
-            tensors = [widen(t, pad_id if name == "prompt_ids" else False) for t in tensors]
-        parts[name] = torch.cat(tensors)
-    return Rollout(**parts)
-
-
-@torch.no_grad()
-def score(
-    roles: Roles,
-    prompts: list[list[int]],
-    completion_ids: Tensor,
-    visible: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_function: RewardFunction | None = None,
-) -> Tensor:
-    """Scores (B,) of the visible part of each completion, by function or by reward adapter.
-
-    Raises:
-        InputError: the reward function raised, or did not return B finite numbers.
-    """
-    kept = [ids[m].tolist() for ids, m in zip(completion_ids, visible, strict=True)]
-    if reward_function is not None:
-        texts = [decode_pair(tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)]
-        values = call_reward_function(
-            reward_function, [prompt for prompt, _ in texts], [text for _, text in texts]
-        )
-        return torch.tensor(values, device=roles.device)
-    rows = [prompt + completion for prompt, completion in zip(prompts, kept, strict=True)]
-    ids, mask = pad(rows, tokenizer.pad_token_id)
-    return roles.scores(ids.to(roles.device), mask.to(roles.device))
-
-
-def call_reward_function(
-    function: RewardFunction, prompts: list[str], completions: list[str]
-) -> list[float]:
-    """Its scores as finite floats, one for each completion, or an InputError that names it."""
-    name = getattr(function, "__name__", type(function).__name__)
-    try:
-        scores = function(prompts=prompts, completions=completions)
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"reward function {name}: {place.filename}:{place.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    try:
-        values = [float(s) for s in scores]
-    except (TypeError, ValueError):
-        raise InputError(f"reward function {name}: returned {scores!r:.80}, not numbers") from None
-    if len(values) != len(completions):
-        raise InputError(
-            f"reward function {name}: {len(values)} scores for {len(completions)} completions"
-        )
-    for value, completion in zip(values, completions, strict=True):
-        if value - value != 0:  # nan or infinite
-            raise InputError(f"reward function {name}: scored {completion!r:.60} as {value}")
-    return values

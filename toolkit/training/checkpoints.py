@@ -1,0 +1,236 @@
+"""Checkpoints from which a run goes on exactly as if it had never stopped.
+
+    checkpoint-000040/
+        weights.safetensors      what is trained: adapters and heads (or whole models)
+        optimizer.safetensors    its moments
+        random.safetensors       torch's random states
+        state.json               update, prompt cursor, KL controller, gain and bias, guards,
+                                 schedule, Python's and numpy's random states, and the settings
+                                 under which the run is made
+        manifest.json            size and SHA-256 of each of these; written last
+
+All of it is written aside, synced, and renamed: a folder of that name is whole, or the disk lied,
+and then the manifest tells. No pickle is written or read.
+"""
+
+import hashlib
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from toolkit.data.files import atomic_directory
+from toolkit.errors import InputError
+
+NAME = re.compile(r"checkpoint-(\d{6,})")
+MANIFEST = "manifest.json"
+FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+
+
+def save_checkpoint(
+    folder: Path, update: int, weights: dict[str, Tensor], optimizer: Optimizer,
+    names: list[str], state: dict[str, Any], keep: int,
+) -> Path:  # fmt: skip
+    """Write ``folder/checkpoint-<update>`` and delete all but the newest ``keep`` of its kind.
+
+    Args:
+        folder: the run's.
+        update: updates made.
+        weights: name -> tensor, of what is trained.
+        optimizer: over those, in the order of ``names``.
+        names: of the optimizer's parameters.
+        state: everything else, as JSON can hold it.
+        keep: checkpoints to keep.
+
+    Raises:
+        OSError: the disk is full, say; what was there before is still there, whole.
+    """
+    target = folder / f"checkpoint-{update:06d}"
+    scalars, moments = _optimizer_state(optimizer, names)
+    with atomic_directory(target) as aside:
+        save_file(_plain(weights), aside / FILES[0])
+        save_file(moments, aside / FILES[1])
+        save_file(torch_random_state(), aside / FILES[2])
+        whole = state | {"update": update, "optimizer": scalars, "random": python_random_state()}
+        (aside / FILES[3]).write_text(json.dumps(whole), encoding="utf-8")
+        manifest = {name: _fingerprint(aside / name) for name in FILES}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for _, old in checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(update, folder) of each checkpoint there, the newest first, good or not."""
+    found = [(NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
+    return sorted(((int(m[1]), path) for m, path in found if m and path.is_dir()), reverse=True)
+
+
+def problem_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint (the file and how), or None if it is whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError):
+        return f"{MANIFEST} cannot be read"
+    if not isinstance(manifest, dict) or set(manifest) != set(FILES):
+        return f"{MANIFEST} does not name the files of a checkpoint"
+    for name, fingerprint in manifest.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _fingerprint(folder / name) != fingerprint:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose manifest verifies, and what was passed over: "name: problem"."""
+    passed_over: list[str] = []
+    for _, path in checkpoints(folder):
+        problem = problem_of(path)
+        if problem is None:
+            return path, passed_over
+        passed_over.append(f"{path.name}: {problem}")
+    return None, passed_over
+
+
+def choose_checkpoint(resume: str, folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint that ``--resume`` means: "auto" for the newest good one, or a folder.
+
+    Raises:
+        InputError: the folder is no checkpoint, or not a whole one.
+    """
+    if resume == "auto":
+        return newest_good(folder)
+    problem = problem_of(Path(resume))
+    if problem is not None:
+        raise InputError(f"resume: {resume}: {problem} (--resume auto takes the newest good one)")
+    return Path(resume), []
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``state.json``."""
+    return json.loads((folder / FILES[3]).read_text(encoding="utf-8"))
+
+
+def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Raise InputError, with a line for each difference, unless the settings are the same."""
+    now = json.loads(json.dumps(now))
+    names = sorted(set(then) | set(now))
+    changes = [
+        f"{name}: was {then.get(name)!r}, is {now.get(name)!r}"
+        for name in names
+        if then.get(name) != now.get(name)
+    ]
+    if changes:
+        raise InputError(
+            f"{folder}: made under other settings, {changes[0]} (resume with the old ones, or "
+            "start anew with another output_dir)", details=changes[1:],
+        )  # fmt: skip
+
+
+def load_checkpoint(
+    folder: Path, weights: dict[str, Tensor], optimizer: Optimizer, names: list[str]
+) -> dict[str, Any]:
+    """Put a checkpoint's tensors in place, in memory that is there already; returns its state."""
+    state = read_state(folder)
+    try:
+        saved = load_file(folder / FILES[0])
+        moments = load_file(folder / FILES[1])
+        randoms = load_file(folder / FILES[2])
+    except SafetensorError as error:  # the manifest would have told; a bug, or a race
+        raise InputError(f"{folder}: not readable: {error}") from None
+    if saved.keys() != weights.keys():
+        odd = sorted(saved.keys() ^ weights.keys())
+        raise InputError(f"{folder}: not this run's weights ({len(odd)} differ, {odd[0]} for one)")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(saved[name])
+    _restore_optimizer(optimizer, names, state["optimizer"], moments)
+    restore_torch_random_state(randoms)
+    restore_python_random_state(state["random"])
+    return state
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _optimizer_state(
+    optimizer: Optimizer, names: list[str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Numbers ("name|key" -> value) and tensors of an optimizer's state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scalars: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in zip(names, parameters, strict=True):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+            else:
+                scalars[f"{name}|{key}"] = value
+    return scalars, tensors
+
+
+def _restore_optimizer(
+    optimizer: Optimizer, names: list[str], scalars: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    by_name = dict(zip(names, parameters, strict=True))
+    optimizer.state.clear()
+    for key, value in (scalars | tensors).items():
+        name, _, slot = key.rpartition("|")
+        parameter = by_name[name]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][slot] = value
+
+
+def torch_random_state() -> dict[str, Tensor]:
+    """torch's global generators, as tensors of bytes."""
+    states = {"cpu": torch.get_rng_state()}
+    for i in range(torch.cuda.device_count()):
+        states[f"cuda{i}"] = torch.cuda.get_rng_state(i)
+    return states
+
+
+def restore_torch_random_state(states: dict[str, Tensor]) -> None:
+    """Put them back; a GPU that is not there any more is passed over."""
+    torch.set_rng_state(states["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda{i}" in states:
+            torch.cuda.set_rng_state(states[f"cuda{i}"], i)
+
+
+def python_random_state() -> dict[str, Any]:
+    """Python's and numpy's global generators, as JSON can hold them."""
+    version, numbers, gauss = random.getstate()
+    state: Any = np.random.get_state(legacy=True)
+    kind, keys, *rest = state
+    return {"python": [version, list(numbers), gauss], "numpy": [kind, keys.tolist(), *rest]}
+
+
+def restore_python_random_state(state: dict[str, Any]) -> None:
+    """Put them back."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))

@@ -1,0 +1,142 @@
+"""What is seen of a run: log.jsonl, timings.jsonl, progress, trackers and callbacks, phases' times.
+
+``log.jsonl`` holds what was learned and no wall-clock time, so that a run that was killed and taken
+up again ends with the very same file; times are in ``timings.jsonl``.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+
+from toolkit.data.files import write_text
+
+Row = dict[str, Any]
+
+
+class Journal:
+    """Writes a run down as it goes.
+
+    Args:
+        args: the run's.
+        updates: in all.
+        is_main: whether this process writes.
+        callbacks: the caller's; those of ``report_to`` come before them.
+        model, processing_class, optimizer: handed to callbacks.
+    """
+
+    def __init__(
+        self, args: TrainingArguments, updates: int, is_main: bool,
+        callbacks: list[TrainerCallback], **handed: Any,
+    ) -> None:  # fmt: skip
+        self.args, self.updates, self.is_main = args, updates, is_main
+        self.folder = Path(args.output_dir or "")
+        self.phases: dict[str, float] = {}
+        self.progress: Any = None
+        self.state = TrainerState(
+            max_steps=updates, is_world_process_zero=is_main, is_local_process_zero=is_main
+        )
+        self.control = TrainerControl()
+        reporting = get_reporting_integration_callbacks(args.report_to) if is_main else []
+        self.handler = CallbackHandler(
+            [DefaultFlowCallback(), *(callback() for callback in reporting), *callbacks],
+            handed["model"], handed["processing_class"], handed["optimizer"], None,
+        )  # fmt: skip
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Adds the time spent inside to that phase of the present update."""
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
+
+    def start(self, done: int) -> None:
+        """Open the files, keeping the rows of the ``done`` updates that a checkpoint holds."""
+        self.started, self.done, self.last = time.perf_counter(), done, time.perf_counter()
+        self.state.global_step = done
+        if self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in ("log.jsonl", "timings.jsonl"):
+                _keep_rows(self.folder / name, done)
+        self.progress = tqdm(
+            initial=done, total=self.updates, desc="PPO", unit="update",
+            disable=not self.is_main or bool(self.args.disable_tqdm),
+        )  # fmt: skip
+        self.handler.on_train_begin(self.args, self.state, self.control)
+
+    def write(self, row: Row) -> None:
+        """One update's row, to the log, the trackers and the progress bar; and its times."""
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        timing = {"update": row["update"], "seconds": round(seconds, 4), "peak_mb": peak_mb()}
+        timing |= {f"seconds/{name}": round(value, 4) for name, value in self.phases.items()}
+        self.phases = {}
+        self.state.global_step = row["update"]
+        self.state.epoch = row["update"] / self.updates
+        if self.is_main:
+            _append(self.folder / "log.jsonl", row)
+            _append(self.folder / "timings.jsonl", timing)
+        per_update = row["episode"] / row["update"]
+        rate = per_update * (row["update"] - self.done) / (now - self.started)
+        self.handler.on_log(
+            self.args, self.state, self.control, logs=row | {"eps": rate, "seconds": seconds}
+        )
+        self.handler.on_step_end(self.args, self.state, self.control)
+        self.progress.update(1)
+        self.progress.set_postfix(
+            score=f"{row['objective/scores']:.2f}", kl=f"{row['objective/kl']:.2f}",
+            kl_coef=f"{row['objective/kl_coef']:.3f}", eps_per_s=f"{rate:.0f}",
+        )  # fmt: skip
+
+    def say(self, line: str) -> None:
+        """A line above the progress bar, from the main process."""
+        if not self.is_main:
+            return
+        if self.progress is None:
+            print(line)
+        else:
+            self.progress.write(line)
+
+    def close(self) -> None:
+        """The run is over."""
+        self.progress.close()
+        self.handler.on_train_end(self.args, self.state, self.control)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The whole rows of a log; a last line that was cut off is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _keep_rows(path: Path, done: int) -> None:
+    kept = [row for row in read_rows(path) if row["update"] <= done]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _append(path: Path, row: Row) -> None:
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def peak_mb() -> int:
+    """The most memory this process has held, in MiB: the GPU's, or else its resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

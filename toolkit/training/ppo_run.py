@@ -1,0 +1,403 @@
+"""What surrounds PPO's algorithm: its models and data made ready, checkpoints, evaluation, signals.
+
+``ppo_trainer.py`` is the algorithm; nothing here decides what is learned.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import DataCollatorWithPadding
+
+from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.prompts import Prompts
+from toolkit.data.text import decode_pair
+from toolkit.errors import InputError
+from toolkit.models.actors import POLICY, Actors
+from toolkit.models.separate import SeparateModels
+from toolkit.training.checkpoints import (
+    check_same,
+    choose_checkpoint,
+    load_checkpoint,
+    newest_good,
+    python_random_state,
+    read_state,
+    restore_python_random_state,
+    restore_torch_random_state,
+    save_checkpoint,
+    torch_random_state,
+)
+from toolkit.training.journal import Row, read_rows
+from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.rewards import Rewards
+from toolkit.training.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from toolkit.training.ppo_trainer import PPOTrainer
+
+# Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
+# autocast, 2e-2 in pure bf16 (measured). Beyond this something else is wrong with them.
+CAPTURE_TOLERANCE = 0.1
+UPLOADED = ["*.safetensors", "*config.json", "*token*", "*.jinja", "*.model", "vocab*", "merges*"]
+
+
+class Interrupted(Exception):
+    """A signal came; the update was finished and saved. ``code`` is 128 + the signal's number."""
+
+    def __init__(self, signum: int, checkpoint: Path | None) -> None:
+        where = "nothing was to be saved" if checkpoint is None else f"saved {checkpoint}"
+        super().__init__(f"{signal.Signals(signum).name}: {where} (--resume auto goes on)")
+        self.code = 128 + signum
+
+
+def as_actors(
+    model: Any, ref_model: Any, reward_model: Any, value_model: Any, peft_config: Any,
+    args: PPOConfig,
+) -> Actors:  # fmt: skip
+    """``Roles`` as they are; separate models as TRL 1.12 took them, in one object.
+
+    Raises:
+        InputError: a role is missing, or roles and separate models are mixed.
+    """
+    autocast = torch.bfloat16 if args.bf16 else None
+    if isinstance(model, Actors):
+        if any(m is not None for m in (ref_model, value_model, peft_config)):
+            raise InputError(
+                "ref_model, value_model and peft_config belong to a plain model; Roles have their "
+                "own"
+            )
+        actors = model
+        if actors.autocast_dtype != autocast:
+            raise InputError(f"bf16 is {args.bf16}, but the roles were built otherwise", "bf16")
+    else:
+        classifier = reward_model if isinstance(reward_model, nn.Module) else None
+        actors = SeparateModels(
+            model, ref_model, classifier, value_model, peft_config, autocast,
+            getattr(args, "model_adapter_name", None), getattr(args, "ref_adapter_name", None),
+        )  # fmt: skip
+    if not actors.has_value:
+        raise ValueError("no value among the roles: build them with value='adapter' or 'trunk'")
+    if not actors.trainable():
+        raise InputError("nothing to train: every parameter is frozen")
+    if args.gradient_checkpointing:
+        actors.use_checkpointing()
+    return actors
+
+
+def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> Rewards:
+    """The scorers: a function, a list of them, a classifier, or None for the roles' own.
+
+    Raises:
+        InputError: there is none, or weights do not go with them.
+    """
+    if reward_model is None or isinstance(reward_model, nn.Module):
+        parts: list[Any] = [None]
+    else:
+        parts = list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
+    if not parts or (None in parts and not actors.has_reward):
+        raise InputError("PPO needs a reward: a reward adapter, or a reward function")
+    weights = [1.0] * len(parts) if weights is None else list(weights)
+    if len(weights) != len(parts):
+        raise InputError(
+            f"{len(weights)} reward_weights for {len(parts)} rewards", "reward_weights"
+        )
+    return Rewards(parts, weights)
+
+
+def as_prompts(dataset: Any, data_collator: Any = None) -> Prompts:
+    """Prompts of lists of ids, or of a dataset with ``input_ids``; other columns are kept.
+
+    Raises:
+        InputError: no prompts, an empty one, or a collator that does more than pad.
+    """
+    if data_collator is not None and type(data_collator) is not DataCollatorWithPadding:
+        raise InputError(
+            f"data_collator: {type(data_collator).__name__} is not used: prompts are padded here "
+            "(pass them as input_ids, ready)"
+        )
+    if isinstance(dataset, Prompts):
+        prompts = dataset
+    elif dataset is None or not len(dataset):
+        raise InputError("train_dataset: no prompts")
+    elif isinstance(dataset[0], dict):
+        rows = list(dataset)
+        names = [n for n in rows[0] if n not in ("input_ids", "attention_mask")]
+        ids = [[int(i) for i in row["input_ids"]] for row in rows]
+        prompts = Prompts(ids, {name: [row[name] for row in rows] for name in names})
+    else:
+        prompts = Prompts(dataset)
+    if not len(prompts) or not all(prompts):
+        raise InputError("train_dataset: no prompts, or one without tokens")
+    return prompts
+
+
+class Run:
+    """A run of a trainer: where it starts, what is kept after each update, how it ends."""
+
+    def __init__(self, trainer: "PPOTrainer") -> None:
+        self.trainer = trainer
+        self.best: float | None = None
+        self.recomputes = trainer.args.recompute_logprobs
+        self._signal = 0
+        self._saved = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.trainer.args.folder
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made under for the run to go on from it."""
+        t = self.trainer
+        digest = hash_of([list(prompt) for prompt in t.train_dataset])
+        whole = t.args.identity() | t.model.identity()
+        # The batch as a whole counts, not how it is cut up into processes and passes.
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            whole.pop(name)
+        rewards = [list(pair) for pair in zip(t.rewards.names(), t.rewards.weights, strict=True)]
+        return whole | {"batch_size": t.batch_size, "prompts": digest, "rewards": rewards}
+
+    def updates(self, resume: str | bool | None) -> Iterator[int]:
+        """The updates still to be made, by number, from the checkpoint on; signals are heard."""
+        t = self.trainer
+        wish = "auto" if resume is True else resume or t.args.resume
+        done = self._resume(str(wish)) if wish else 0
+        t.journal.start(done)
+        self._saved = done
+        with self._listening():
+            yield from range(done + 1, t.num_updates + 1)
+
+    def _resume(self, wish: str) -> int:
+        t = self.trainer
+        path, passed_over = choose_checkpoint(wish, self.folder)
+        for line in passed_over:
+            t.journal.say(f"passed over {line}")
+        if path is None:
+            t.journal.say(f"{self.folder}: no checkpoint to resume from; starting at the beginning")
+            return 0
+        check_same(read_state(path)["settings"], self.identity(), path)
+        names = [name for name, _ in t.model.trainable()]
+        state = load_checkpoint(path, dict(t.model.trainable()), t.optimizer, names)
+        t.kl.load_state_dict(state["kl"])
+        t.guards.load_state_dict(state["guards"])
+        t.model.gain, t.model.bias = state["gain"], state["bias"]
+        t.generator.set_state(_from_hex(state["generator"]))
+        if t.lr_scheduler is not None:
+            t.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self.best, self.recomputes = state["best"], state["recomputes"]
+        others = state["other_ranks"]
+        if t.ranks.rank and t.ranks.rank <= len(others):
+            mine = others[t.ranks.rank - 1]
+            restore_python_random_state(mine["python"])
+            restore_torch_random_state({"cpu": _from_hex(mine["torch"])})
+        t.journal.say(f"resumed from {path} after update {state['update']} of {t.num_updates}")
+        return state["update"]
+
+    def checkpoint(self, update: int) -> Path | None:
+        """Write one, from the main process."""
+        t = self.trainer
+        mine = {
+            "python": python_random_state(),
+            "torch": _to_hex(torch_random_state()["cpu"]),
+        }
+        everyone = t.ranks.gather(mine)
+        state = {
+            "settings": self.identity(),
+            "episodes": update * t.batch_size,
+            "kl": t.kl.state_dict(),
+            "guards": t.guards.state_dict(),
+            "gain": t.model.gain,
+            "bias": t.model.bias,
+            "generator": _to_hex(t.generator.get_state()),
+            "lr_scheduler": None if t.lr_scheduler is None else t.lr_scheduler.state_dict(),
+            "best": self.best,
+            "recomputes": self.recomputes,
+            "other_ranks": everyone[1:],
+        }
+        path = None
+        if t.ranks.is_main:
+            trained = t.model.trainable()
+            path = save_checkpoint(
+                self.folder, update, dict(trained), t.optimizer, [name for name, _ in trained],
+                state, t.args.save_total_limit,
+            )  # fmt: skip
+            t.journal.handler.on_save(t.args, t.journal.state, t.journal.control)
+        t.ranks.wait()
+        self._saved = update
+        return path
+
+    def finish(self, update: int, row: Row, rollout: Rollout) -> None:
+        """Evaluate, write the row, show samples, save; then stop if a signal has come."""
+        t, args = self.trainer, self.trainer.args
+        last = update == t.num_updates
+        if t.lr_scheduler is not None:
+            t.lr_scheduler.step()
+        if t.eval_dataset is not None and (update % args.eval_every == 0 or last):
+            with t.journal.clock("evaluate"):
+                row |= t.evaluate()
+            self._keep_best(update, row)
+        t.journal.write({k: v if v == v else None for k, v in row.items()})
+        if update % args.sample_every == 0 or last:
+            t.show(update, rollout)
+        every = max(1, t.num_updates // max(1, args.num_sample_generations))
+        if args.num_sample_generations and t.eval_dataset is not None and (update - 1) % every == 0:
+            self.generate_completions(sampling=True)
+        error = row["val/first_max_log_ratio"]
+        if error is not None and error > CAPTURE_TOLERANCE and not self.recomputes:
+            t.journal.say(
+                f"update {update}: captured log-probs differ from recomputed ones by {error:.2g}; "
+                "from here on they are recomputed (--recompute_logprobs)"
+            )
+            self.recomputes = True
+        stop = int(t.ranks.largest(torch.tensor(float(self._signal), device=t.model.device)))
+        wanted = t.journal.control.should_training_stop
+        if args.save_strategy != "no" and (update % args.save_steps == 0 or last or stop or wanted):
+            path = self.checkpoint(update)
+            if stop:
+                raise Interrupted(stop, path)
+        elif stop:
+            raise Interrupted(stop, None)
+
+    def _keep_best(self, update: int, row: Row) -> None:
+        t = self.trainer
+        worth, target = row["eval/rlhf_reward"], row["objective/kl_target"]
+        if target is not None:  # the coefficient moves, so a price in it would compare nothing
+            worth = row["eval/scores"]
+            if row["eval/kl"] > 1.1 * target:
+                return
+        if self.best is not None and worth <= self.best:
+            return
+        self.best = worth
+        if t.ranks.is_main:
+            with atomic_directory(self.folder / "best") as aside:
+                t.model.save(aside, kl_coef=t.kl.value)
+                facts = {k: v for k, v in row.items() if k.startswith("eval/")}
+                write_json(aside / "evaluation.json", facts | {"update": update})
+
+    def close(self) -> list[Row]:
+        """All rows of the log, the run being over."""
+        self.trainer.journal.close()
+        return read_rows(self.folder / "log.jsonl")
+
+    def last_good(self) -> str:
+        """Where a stopped run can be taken up again, in words."""
+        path, _ = newest_good(self.folder)
+        return f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """SIGTERM and SIGINT are noted, and obeyed after the update; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: Any) -> None:
+            if self._signal:
+                raise KeyboardInterrupt
+            self._signal = signum
+            self.trainer.journal.say("finishing this update, then saving (once more to stop now)")
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    @torch.no_grad()
+    def generate_completions(self, sampling: bool) -> list[Row]:
+        """``PPOTrainer.generate_completions``."""
+        t = self.trainer
+        if t.eval_dataset is None:
+            return []
+        count = len(t.eval_dataset)
+        if sampling:
+            count = min(count, t.args.per_device_eval_batch_size)
+        prompts = t.eval_dataset.pick(range(count))
+        rule = type(t.rule)(**(vars(t.rule) | {"temperature": 0.01}))
+        noise = torch.Generator().manual_seed(t.args.seed)
+        _, sampled = rule.sample(t.model.step(POLICY), list(prompts), noise, t.model.device)
+        visible, _ = rule.visible(sampled)
+        scores = t.rewards(
+            t.model, prompts, sampled.completion_ids, visible, t.processing_class, prompts.columns
+        )
+        rows: list[Row] = []
+        for i, prompt in enumerate(prompts):
+            kept = sampled.completion_ids[i][visible[i]].tolist()
+            query, response = decode_pair(t.processing_class, prompt, kept)
+            rows.append({"query": query, "model response": response, "score": scores[i].item()})
+        if t.ranks.is_main:
+            write_jsonl(self.folder / "completions.jsonl", rows)
+            _print_table(rows[:5])
+        return rows
+
+    def save_model(self, output_dir: Path, facts: dict[str, Any]) -> Path:
+        """``PPOTrainer.save_model``."""
+        t = self.trainer
+        whole = isinstance(t.model, SeparateModels)
+        target = output_dir if whole else output_dir / "adapters"
+        if t.ranks.is_main and not whole:
+            with atomic_directory(target) as aside:
+                t.model.save(aside, kl_coef=t.kl.value, **facts)
+        elif t.ranks.is_main:  # the folder holds the run's own files too: file by file
+            target.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".model.", dir=target))
+            try:
+                t.model.save(aside)
+                t.processing_class.save_pretrained(aside)
+                for file in aside.iterdir():
+                    os.replace(file, target / file.name)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        t.ranks.wait()
+        return target if whole else target / "policy"
+
+    def push_to_hub(self, commit_message: str) -> str:
+        """``PPOTrainer.push_to_hub``."""
+        from huggingface_hub import HfApi
+
+        args = self.trainer.args
+        folder = self.save_model(self.folder, {})
+        name = args.hub_model_id or Path(args.output_dir or "").resolve().name
+        private = args.hub_private_repo is not False
+        api = HfApi()
+        repo = api.create_repo(name, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=commit_message,
+            allow_patterns=UPLOADED, ignore_patterns=["checkpoint-*/*", "best/*"],
+        )  # fmt: skip
+        return str(commit)
+
+
+def _to_hex(state: torch.Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+def hash_of(value: Any) -> str:
+    """The first 16 digits of the SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for name in rows[0] if rows else ():
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)

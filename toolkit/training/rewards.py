@@ -1,0 +1,163 @@
+"""Who scores a completion: a reward model among the roles, Python functions, or a weighted sum."""
+
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.text import decode_pair
+from toolkit.errors import InputError
+from toolkit.maths.sequences import pad
+from toolkit.models.actors import Actors
+
+RewardFunction = Callable[..., list[float]]
+Columns = dict[str, list[Any]]
+
+
+@dataclass
+class Rewards:
+    """A weighted sum of scores.
+
+    Attributes:
+        parts: functions ``fn(prompts, completions, **columns) -> scores``; None stands for the
+            reward model among the roles.
+        weights: one for each part.
+    """
+
+    parts: Sequence[RewardFunction | None]
+    weights: Sequence[float]
+
+    def names(self) -> list[str]:
+        """What each part is called, for logs."""
+        return ["reward model" if part is None else function_name(part) for part in self.parts]
+
+    def __call__(
+        self,
+        actors: Actors,
+        prompts: list[list[int]],
+        completion_ids: Tensor,
+        visible: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Columns | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """The sum for each completion, (B,) fp32; NaN where any part cannot score it.
+
+        Args:
+            actors: with a reward model, if that is a part.
+            prompts: B lists of token ids.
+            completion_ids: (B, C).
+            visible: bool (B, C), the tokens that scorers see.
+            tokenizer: functions read text.
+            columns: further columns of the prompts' rows, for the functions.
+            batch_size: completions that the reward model scores in one pass.
+        """
+        total = torch.zeros(len(prompts), device=actors.device)
+        kept = [ids[keep].tolist() for ids, keep in zip(completion_ids, visible, strict=True)]
+        texts: tuple[list[str], list[str]] | None = None
+        for part, weight in zip(self.parts, self.weights, strict=True):
+            if part is None:
+                scores = _model_scores(actors, prompts, kept, tokenizer, batch_size)
+            else:
+                if texts is None:
+                    pairs = [
+                        decode_pair(tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)
+                    ]
+                    texts = [p for p, _ in pairs], [c for _, c in pairs]
+                values = call_reward_function(part, *texts, columns or {})
+                scores = torch.tensor(values, device=actors.device)
+            total = total + weight * scores
+        return total
+
+
+@torch.no_grad()
+def _model_scores(
+    actors: Actors, prompts: list[list[int]], kept: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase, batch_size: int,
+) -> Tensor:  # fmt: skip
+    """Scores (B,), rows of like length together."""
+    rows = [prompt + completion for prompt, completion in zip(prompts, kept, strict=True)]
+    scores = torch.empty(len(rows), device=actors.device)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, mask = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
+        scores[chosen] = actors.scores(ids.to(actors.device), mask.to(actors.device))
+    return scores
+
+
+@torch.no_grad()
+def score(
+    actors: Actors,
+    prompts: list[list[int]],
+    completion_ids: Tensor,
+    visible: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_function: RewardFunction | None = None,
+    columns: Columns | None = None,
+) -> Tensor:
+    """Scores (B,) by one scorer: the function, or the reward model if it is None.
+
+    Arguments as for Rewards.
+
+    Raises:
+        InputError: a completion was not scored (NaN).
+    """
+    rewards = Rewards([reward_function], [1.0])
+    scores = rewards(actors, prompts, completion_ids, visible, tokenizer, columns)
+    unscored = torch.nonzero(scores.isnan())
+    if len(unscored):
+        i = int(unscored[0])
+        _, text = decode_pair(tokenizer, prompts[i], completion_ids[i][visible[i]].tolist())
+        raise InputError(f"{rewards.names()[0]}: scored {text!r:.60} as nan")
+    return scores
+
+
+def function_name(function: RewardFunction) -> str:
+    """What a reward function is called in messages and logs."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _wanted(function: RewardFunction, columns: Columns) -> Columns:
+    """The columns that the function takes: those it names, or all if it has ``**columns``."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return columns
+    return {name: values for name, values in columns.items() if name in parameters}
+
+
+def call_reward_function(
+    function: RewardFunction, prompts: list[str], completions: list[str], columns: Columns
+) -> list[float]:
+    """Its scores as floats, one for each completion, or an InputError that names it.
+
+    NaN, or None, says that a completion cannot be scored; an infinite score is a mistake.
+    """
+    name = function_name(function)
+    try:
+        wanted = _wanted(function, columns)
+        scores = function(prompts=prompts, completions=completions, **wanted)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"reward function {name}: {place.filename}:{place.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        values = [math.nan if s is None else float(s) for s in scores]
+    except (TypeError, ValueError):
+        raise InputError(f"reward function {name}: returned {scores!r:.80}, not numbers") from None
+    if len(values) != len(completions):
+        raise InputError(
+            f"reward function {name}: {len(values)} scores for {len(completions)} completions"
+        )
+    for value, completion in zip(values, completions, strict=True):
+        if math.isinf(value):
+            raise InputError(f"reward function {name}: scored {completion!r:.60} as {value}")
+    return values
