@@ -2,12 +2,12 @@
 
     make bench                                      # or: python benchmarks/ppo_vs_trl.py --pairs 3
 
-A Llama of random weights, 288 wide, 6 layers, 32,000 words; 64 prompts of 64 tokens, 24 new tokens,
-4 epochs, LoRA on every linear layer of the policy, a reward model and a value model of its shape.
-TRL 1.12.0 is put into an environment of its own (--peer, made if it is not there). Each trainer runs
-in a process of its own, on one thread; they take turns, one update each (ABAB), so that a busy
-machine slows both alike. Printed are medians, their ratios, seconds by phase, peak resident memory,
-and what the bare matrix products of one update cost on this machine.
+A Llama of random weights, 288 wide, 6 layers, 32,000 words; 64 prompts of 64 tokens, 24 new
+tokens, 4 epochs, LoRA on every linear layer of the policy, a reward model and a value model of its
+shape. TRL 1.12.0 is put into an environment of its own (--peer, made if it is not there). Each
+trainer runs in a process of its own, on one thread; they take turns, one update each (ABAB), so
+that a busy machine slows both alike. Printed are medians, their ratios, seconds by phase, peak
+resident memory, and what the bare matrix products of one update cost on this machine.
 
 TRL's value model is always trained whole, and is a model of its own; its reward model is one too.
 Here both are adapters on the policy's base, or, of the shared trunk, a head.

@@ -5,7 +5,7 @@ import torch
 
 from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad
-from toolkit.models.generation import sample
+from toolkit.models.generation import draw_uniforms, sample, step_of
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 
@@ -16,8 +16,8 @@ def roles(demo_model: str) -> Roles:
     return Roles(load_base(demo_model, "fp32"))
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def noise(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return draw_uniforms(batch, length, torch.Generator().manual_seed(seed))
 
 
 def prompts(demo_model: str, copies: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def prompts(demo_model: str, copies: int = 1) -> tuple[torch.Tensor, torch.Tenso
 
 def test_without_a_stop_exactly_that_many_tokens_come(roles: Roles, demo_model: str) -> None:
     ids, mask = prompts(demo_model)
-    sampled = sample(roles.act_as_policy(), ids, mask, 7, 0.7, generator(), pad_id=0)
+    sampled = sample(roles.step(), ids, mask, noise(2, 7), 0.7, pad_id=0)
     assert sampled.completion_ids.shape == (2, 7)
     assert sampled.mask.all()
     assert (sampled.logprobs <= 0).all() and (sampled.logprobs < 0).any()
@@ -39,11 +39,12 @@ def test_captured_logprobs_equal_recomputed_ones(
     roles: Roles, demo_model: str, temperature: float
 ) -> None:
     ids, mask = prompts(demo_model)
-    sampled = sample(roles.act_as_policy(), ids, mask, 12, temperature, generator(), pad_id=0)
+    sampled = sample(roles.step(), ids, mask, noise(2, 12), temperature, pad_id=0)
     with torch.no_grad():
-        logits = roles.policy_logits(
-            torch.cat([ids, sampled.completion_ids], 1), torch.cat([mask, sampled.mask], 1), 12
-        )
+        logits = roles.logits(
+            "policy", torch.cat([ids, sampled.completion_ids], 1),
+            torch.cat([mask, sampled.mask], 1), 12,
+        )  # fmt: skip
     again = token_logprobs(logits, sampled.completion_ids, temperature)
     assert (again - sampled.logprobs).abs().max() < 2e-5
 
@@ -51,7 +52,7 @@ def test_captured_logprobs_equal_recomputed_ones(
 def test_equal_seeds_give_equal_samples(roles: Roles, demo_model: str) -> None:
     ids, mask = prompts(demo_model)
     first, second, other = (
-        sample(roles.act_as_policy(), ids, mask, 12, 1.0, generator(s), 0).completion_ids.tolist()
+        sample(roles.step(), ids, mask, noise(2, 12, s), 1.0, 0).completion_ids.tolist()
         for s in (0, 0, 1)
     )
     assert first == second != other
@@ -64,10 +65,10 @@ def test_end_of_text_is_sampled_as_often_as_the_model_says(roles: Roles, demo_mo
     text = "We went to the market." + 4 * " The honey was good."
     ids, mask = pad([tokenizer(text)["input_ids"]] * 2000, 0, "left")
     with torch.no_grad():
-        logits = roles.act_as_reference()(ids[:1]).logits[0, -1]
+        logits = roles.act_as("reference")(ids[:1]).logits[0, -1]
     expected = torch.softmax(logits / 0.7, -1)[end].item()
     assert 0.02 < expected < 0.98
-    drawn = sample(roles.act_as_reference(), ids, mask, 1, 0.7, generator(), 0).completion_ids
+    drawn = sample(roles.step("reference"), ids, mask, noise(2000, 1), 0.7, 0).completion_ids
     share = (drawn == end).float().mean().item()
     assert abs(share - expected) < 5 * (expected * (1 - expected) / 2000) ** 0.5
 
@@ -76,7 +77,7 @@ def test_a_stop_token_ends_a_completion_and_padding_follows(roles: Roles, demo_m
     tokenizer = load_tokenizer(demo_model)
     stop = tokenizer(".")["input_ids"][0]
     ids, mask = prompts(demo_model, copies=8)
-    sampled = sample(roles.act_as_policy(), ids, mask, 20, 0.7, generator(), 0, stop_id=stop)
+    sampled = sample(roles.step(), ids, mask, noise(16, 20), 0.7, 0, stop_id=stop)
     lengths = sampled.mask.sum(1)
     assert lengths.min() >= 1 and lengths.min() < lengths.max()
     for row, keep in zip(sampled.completion_ids, sampled.mask, strict=True):
@@ -84,3 +85,38 @@ def test_a_stop_token_ends_a_completion_and_padding_follows(roles: Roles, demo_m
         assert row[keep][-1] == stop or keep.all()
         assert stop not in row[keep][:-1]
     assert not sampled.logprobs[~sampled.mask].any()
+
+
+def test_a_completion_depends_on_its_own_noise_and_on_nothing_else(
+    roles: Roles, demo_model: str
+) -> None:
+    """Neither on the rest of the batch, nor on its order, nor on how far it is padded."""
+    ids, mask = prompts(demo_model, copies=3)
+    uniforms = noise(6, 12)
+    whole = sample(roles.step(), ids, mask, uniforms, 0.7, 0)
+    backwards = sample(roles.step(), ids.flip(0), mask.flip(0), uniforms.flip(0), 0.7, 0)
+    assert torch.equal(whole.completion_ids, backwards.completion_ids.flip(0))
+    start = int((~mask[0]).sum())
+    alone = sample(roles.step(), ids[:1, start:], mask[:1, start:], uniforms[:1], 0.7, 0)
+    assert torch.equal(alone.completion_ids[0], whole.completion_ids[0])
+
+
+def test_a_plain_model_samples_as_the_roles_do(roles: Roles, demo_model: str) -> None:
+    ids, mask = prompts(demo_model)
+    plain = load_base(demo_model, "fp32")
+    ours = sample(roles.step("reference"), ids, mask, noise(2, 12), 0.7, 0)
+    theirs = sample(step_of(plain), ids, mask, noise(2, 12), 0.7, 0)
+    assert torch.equal(ours.completion_ids, theirs.completion_ids)
+    assert torch.allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+    assert theirs.values is None
+
+
+def test_values_are_captured_where_they_share_the_policys_trunk(demo_model: str) -> None:
+    shared = Roles(load_base(demo_model, "fp32"), value="trunk")
+    torch.nn.init.normal_(shared.value_head.weight)
+    ids, mask = prompts(demo_model)
+    sampled = sample(shared.step(), ids, mask, noise(2, 12), 0.7, 0)
+    whole = torch.cat([ids, sampled.completion_ids], 1), torch.cat([mask, sampled.mask], 1)
+    with torch.no_grad():
+        assert torch.allclose(sampled.values, shared.values(*whole, 12), atol=1e-4)
+    assert sample(shared.step("reference"), ids, mask, noise(2, 12), 0.7, 0).values is None

@@ -28,12 +28,12 @@ MASK = torch.ones_like(IDS, dtype=torch.bool)
 
 def lora_gradients(roles: Roles) -> dict[str, torch.Tensor]:
     roles.zero_grad()
-    roles.policy_logits(IDS, MASK, 5).logsumexp(-1).sum().backward()
+    roles.logits("policy", IDS, MASK, 5).logsumexp(-1).sum().backward()
     return {n: p.grad.clone() for n, p in roles.trainable() if p.grad is not None}
 
 
 def generate(roles: Roles) -> None:
-    roles.act_as_policy().generate(IDS, attention_mask=MASK, max_new_tokens=4, do_sample=True)
+    roles.act_as("policy").generate(IDS, attention_mask=MASK, max_new_tokens=4, do_sample=True)
 
 
 def test_canary_gradients_are_equal_before_and_after_a_generate(demo_model: str) -> None:
@@ -143,7 +143,7 @@ def test_fingerprint_tells_bases_apart_and_knows_a_moved_one(tmp_path: Path) -> 
 def test_an_adapter_for_another_base_is_refused_before_loading(tmp_path: Path) -> None:
     first, second = save_tiny(tmp_path / "a", 0), save_tiny(tmp_path / "b", 1)
     roles = Roles(load_base(first, "fp32"), lora_config(4, 8, "c_attn", "CAUSAL_LM"))
-    roles.save_adapters(tmp_path / "out")
+    roles.save(tmp_path / "out")
     adapter = tmp_path / "out" / "policy"
     check_adapter(adapter, first, "CAUSAL_LM", "--adapter")
     with pytest.raises(InputError, match=r"--adapter: .*: trained on .*a, not on .*b"):

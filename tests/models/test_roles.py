@@ -1,6 +1,7 @@
 """One base, four roles."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def perturb(roles: Roles, adapter: str) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
+def both(roles: Roles) -> tuple[torch.Tensor, torch.Tensor]:
+    """Policy's logits and values, without a backward pass between them."""
+    return roles.logits("policy", IDS, MASK, C), roles.values(IDS, MASK, C)
+
+
+def plain_pass(roles: Roles) -> torch.Tensor:
+    return roles.model(input_ids=IDS, attention_mask=MASK.long()).logits
+
+
 @pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
 def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: str) -> None:
     base = load_base(demo_model, precision)
@@ -37,15 +47,15 @@ def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: st
     for adapter in ("policy", "value"):
         perturb(roles, adapter)
     with torch.no_grad():
-        assert torch.equal(roles.reference_logits(IDS, MASK, C), alone)
-        assert not torch.equal(roles.policy_logits(IDS, MASK, C), alone)
-        assert torch.equal(roles.reference_logits(IDS, MASK, C), alone)
+        assert torch.equal(roles.logits("reference", IDS, MASK, C), alone)
+        assert not torch.equal(roles.logits("policy", IDS, MASK, C), alone)
+        assert torch.equal(roles.logits("reference", IDS, MASK, C), alone)
 
 
 def test_a_new_policy_is_the_reference_bit_for_bit(demo_model: str) -> None:
     roles = Roles(load_base(demo_model, "4bit"))
     with torch.no_grad():
-        policy, reference = (f(IDS, MASK, C) for f in (roles.policy_logits, roles.reference_logits))
+        policy, reference = (roles.logits(r, IDS, MASK, C) for r in ("policy", "reference"))
     assert torch.equal(policy, reference)
 
 
@@ -56,7 +66,7 @@ def test_trunk_and_head_are_the_whole_model_in_each_family(family_model: str) ->
             input_ids=IDS, attention_mask=MASK.long(), position_ids=(MASK.cumsum(1) - 1).clamp(0)
         ).logits[:, -C - 1 : -1]
         roles = Roles(base, value="trunk")
-        assert torch.allclose(roles.reference_logits(IDS, MASK, C), whole, atol=1e-6)
+        assert torch.allclose(roles.logits("reference", IDS, MASK, C), whole, atol=1e-6)
         assert roles.values(IDS, MASK, C).shape == (2, C)
     trained = {name.split(".")[-3] for name, _ in roles.trainable() if "lora" in name}
     assert trained == {"lora_A", "lora_B"}
@@ -64,7 +74,7 @@ def test_trunk_and_head_are_the_whole_model_in_each_family(family_model: str) ->
 
 def test_every_family_trains_on_a_four_bit_base(family_model: str) -> None:
     roles = Roles(load_base(family_model, "4bit"), value="adapter")
-    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    logits, values = both(roles)
     (logits.logsumexp(-1).sum() + values.sum()).backward()
     gradients = [p.grad for n, p in roles.named_parameters() if "lora_B.policy" in n]
     assert gradients and all(g is not None and g.isfinite().all() and g.any() for g in gradients)
@@ -72,12 +82,11 @@ def test_every_family_trains_on_a_four_bit_base(family_model: str) -> None:
 
 def test_padding_on_the_left_changes_no_logits_and_no_scores(demo_model: str) -> None:
     roles = Roles(load_base(demo_model, "fp32"), value="trunk")
-    roles.reward_head = torch.nn.Linear(128, 1)
+    roles.reward_head, roles.has_reward = torch.nn.Linear(128, 1), True
     roles.model.add_adapter("reward", lora_config(4, 8, "all-linear", "CAUSAL_LM"))
-    roles._layers = [m for m in roles.model.modules() if hasattr(m, "_active_adapter")]
     short, short_mask = IDS[1:, 3:], MASK[1:, 3:]
     with torch.no_grad():
-        for role in (roles.policy_logits, roles.values):
+        for role in (partial(roles.logits, "policy"), roles.values):
             padded, compact = role(IDS, MASK, C)[1:], role(short, short_mask, C)
             assert torch.allclose(padded, compact, atol=1e-4)
         right, right_mask = pad([[12, 13, 14, 15], [1] * 9], 0)
@@ -93,20 +102,20 @@ def test_switching_does_what_pefts_set_adapter_does(demo_model: str) -> None:
         perturb(roles, adapter)
     with torch.no_grad():
         for adapter in ("policy", "value"):
-            roles._activate(adapter)
-            ours = roles._hidden(IDS, MASK)
+            roles.act_as(adapter)
+            ours = plain_pass(roles)
             roles.model.set_adapter(adapter)
-            assert torch.equal(roles._hidden(IDS, MASK), ours)
-        roles._activate(None)
-        off = roles._hidden(IDS, MASK)
-        roles._activate("value")
+            assert torch.equal(plain_pass(roles), ours)
+        roles.act_as("reference")
+        off = plain_pass(roles)
+        roles.act_as("value")
         with roles.model.disable_adapter():
-            assert torch.equal(roles._hidden(IDS, MASK), off)
+            assert torch.equal(plain_pass(roles), off)
 
 
 def test_each_role_trains_its_own_adapter_and_no_other(demo_model: str) -> None:
     roles = Roles(load_base(demo_model, "4bit"), value="adapter")
-    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    logits, values = both(roles)
     logits.logsumexp(-1).sum().backward(retain_graph=True)
     touched = {n for n, p in roles.named_parameters() if p.grad is not None}
     assert touched and all(".policy." in name for name in touched)
@@ -124,7 +133,7 @@ def test_policy_and_value_keep_their_gradients_when_one_backward_serves_both(
     """peft's set_adapter between forward and backward would lose the policy's gradient."""
     roles = Roles(load_base(demo_model, "fp32"), value="adapter")
     torch.nn.init.ones_(roles.value_head.weight)
-    logits, values = roles.policy_logits_and_values(IDS, MASK, C)
+    logits, values = both(roles)
     (logits.logsumexp(-1).sum() + values.sum()).backward()
     for adapter in ("policy", "value"):
         gradients = [p.grad for n, p in roles.named_parameters() if f"lora_B.{adapter}." in n]
@@ -149,7 +158,7 @@ def test_a_value_is_of_the_state_before_its_token(demo_model: str) -> None:
         before, after = (roles.values(ids, MASK, C) for ids in (IDS, changed))
         same = [torch.equal(before[:, t], after[:, t]) for t in range(C)]
         assert same == [True, True, False]
-        policy = [roles.policy_logits(ids, MASK, C) for ids in (IDS, changed)]
+        policy = [roles.logits("policy", ids, MASK, C) for ids in (IDS, changed)]
     assert [torch.equal(policy[0][:, t], policy[1][:, t]) for t in range(C)] == same
 
 
@@ -165,7 +174,7 @@ def test_the_base_is_held_once(demo_model: str) -> None:
 def test_plain_peft_loads_the_policy(demo_model: str, tmp_path: Path, precision: str) -> None:
     roles = Roles(load_base(demo_model, precision), value="adapter")
     perturb(roles, "policy")
-    roles.save_adapters(tmp_path / "out", kl_coef=0.1)
+    roles.save(tmp_path / "out", kl_coef=0.1)
     assert sorted(p.name for p in (tmp_path / "out" / "policy").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "toolkit.json",
     ]  # fmt: skip
@@ -181,10 +190,10 @@ def test_plain_peft_loads_the_policy(demo_model: str, tmp_path: Path, precision:
     short = IDS[:1]
     with torch.no_grad():
         theirs = plain(input_ids=short).logits[:, -C - 1 : -1]
-        ours = roles.policy_logits(short, MASK[:1], C)
+        ours = roles.logits("policy", short, MASK[:1], C)
         again = Roles(
             load_base(demo_model, precision), policy_adapter=tmp_path / "out" / "policy"
-        ).policy_logits(short, MASK[:1], C)
+        ).logits("policy", short, MASK[:1], C)
     assert torch.equal(again, ours)
     assert torch.allclose(theirs, ours, atol=1e-5)
 
@@ -194,10 +203,8 @@ def test_a_policy_adapter_that_is_loaded_does_not_disturb_the_reference(
 ) -> None:
     roles = Roles(load_base(demo_model, "fp32"))
     perturb(roles, "policy")
-    roles.save_adapters(tmp_path / "out")
+    roles.save(tmp_path / "out")
     loaded = Roles(load_base(demo_model, "fp32"), policy_adapter=tmp_path / "out" / "policy")
     with torch.no_grad():
-        for name in ("policy_logits", "reference_logits"):
-            assert torch.equal(
-                getattr(loaded, name)(IDS, MASK, C), getattr(roles, name)(IDS, MASK, C)
-            )
+        for role in ("policy", "reference"):
+            assert torch.equal(loaded.logits(role, IDS, MASK, C), roles.logits(role, IDS, MASK, C))

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.models.generation import Sampled
+from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.rollouts import SamplingRule, collect, join, sampling_rule
+from toolkit.training.rewards import Rewards
+from toolkit.training.rollouts import Rollout, SamplingRule, collect, sampling_rule
 
 STOP, END = 13, 1
 
@@ -50,12 +52,15 @@ def roles(demo_model: str) -> Roles:
     return Roles(load_base(demo_model, "fp32"), value="adapter")
 
 
-def rollout_of(roles: Roles, demo_model: str, function: object, **rule: object):  # noqa: ANN201
+def rollout_of(  # noqa: ANN201
+    roles: Roles, demo_model: str, function: object, batch_size: int = 256, **rule: object
+):
     tokenizer = load_tokenizer(demo_model)
     prompts = tokenizer(["We went to the market.", "I met my aunt at the cafe by the lake."] * 8)
+    uniforms = draw_uniforms(16, 16, torch.Generator().manual_seed(0))
     return collect(
-        roles, prompts["input_ids"], sampling_rule(tokenizer, 16, 0.7, **rule), tokenizer,
-        function, torch.Generator().manual_seed(0),
+        roles, Prompts(prompts["input_ids"]), uniforms, sampling_rule(tokenizer, 16, 0.7, **rule),
+        tokenizer, Rewards([function], [1.0]), batch_size,
     )  # fmt: skip
 
 
@@ -97,17 +102,50 @@ def test_a_missing_end_is_taken_off_the_score(roles: Roles, demo_model: str) -> 
     assert not rollout.logprobs[~rollout.mask].any()
 
 
-def test_joined_rollouts_are_the_rollout_of_all(roles: Roles, demo_model: str) -> None:
+def test_a_batch_in_pieces_is_the_batch_as_a_whole(roles: Roles, demo_model: str) -> None:
+    """Pieces are of like length whatever the prompts' order; the result is in their order."""
+
+    def function(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(len(p) + 100 * len(c)) for p, c in zip(prompts, completions, strict=True)]
+
+    torch.nn.init.normal_(roles.value_head.weight)
+    whole = rollout_of(roles, demo_model, function, truncate_token=".", truncate_after=3)
+    pieces = rollout_of(roles, demo_model, function, 3, truncate_token=".", truncate_after=3)
+    for name in Rollout.__dataclass_fields__:
+        one, other = getattr(whole, name), getattr(pieces, name)
+        assert torch.allclose(one.float(), other.float(), atol=1e-4), name
+
+
+def test_a_passage_has_no_column_of_padding_alone(roles: Roles, demo_model: str) -> None:
     whole = rollout_of(roles, demo_model, lambda prompts, completions: [1.0] * 16)
-    tokenizer = load_tokenizer(demo_model)
-    prompts = [ids[m].tolist() for ids, m in zip(whole.prompt_ids, whole.prompt_mask, strict=True)]
-    rule = sampling_rule(tokenizer, 16, 0.7)
-    generator = torch.Generator().manual_seed(0)
-    short, long = (
-        collect(roles, p, rule, tokenizer, lambda prompts, completions: [1.0], generator)
-        for p in (prompts[:1], prompts[1:2])
+    short = torch.arange(0, 16, 2)
+    ids, mask = whole.passage(short)
+    assert mask.all() and ids.shape[1] < whole.prompt_ids.shape[1] + 16
+    assert ids[0].tolist() == (
+        whole.prompt_ids[0][whole.prompt_mask[0]].tolist() + whole.completion_ids[0].tolist()
     )
-    joined = join([short, long], rule.pad_id)
-    assert torch.equal(joined.prompt_ids, whole.prompt_ids[:2])
-    assert torch.equal(joined.prompt_mask, whole.prompt_mask[:2])
-    assert joined.ids.shape == (2, whole.ids.shape[1])
+
+
+def test_captured_logprobs_and_values_are_those_of_a_whole_pass(
+    roles: Roles, demo_model: str
+) -> None:
+    torch.nn.init.normal_(roles.value_head.weight)
+    rollout = rollout_of(roles, demo_model, lambda prompts, completions: [1.0] * 16)
+    everything = rollout.passage(torch.arange(16))
+    with torch.no_grad():
+        outputs = roles.policy_outputs(*everything, rollout.completion_ids, 0.7)
+        values = roles.values(*everything, 16)
+    assert torch.allclose(outputs.logprobs, rollout.logprobs, atol=2e-5)
+    assert torch.allclose(values, rollout.values, atol=1e-4)
+
+
+def test_a_completion_without_a_score_is_left_out_of_learning(
+    roles: Roles, demo_model: str
+) -> None:
+    def picky(prompts: list[str], completions: list[str]) -> list[float | None]:
+        return [None if i == 3 else float("nan") if i == 5 else 1.0 for i in range(16)]
+
+    rollout = rollout_of(roles, demo_model, picky)
+    assert torch.nonzero(~rollout.scored).flatten().tolist() == [3, 5]
+    assert not rollout.learned[3].any() and rollout.learned[4].all() and rollout.mask.all()
+    assert rollout.scores[[3, 5]].tolist() == [0.0, 0.0]

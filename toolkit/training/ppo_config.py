@@ -18,8 +18,8 @@ USED = {
     "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "lr_scheduler_type", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed",
     "use_cpu", "bf16", "gradient_checkpointing", "activation_checkpointing", "num_train_epochs",
-    "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm", "per_device_eval_batch_size",
-    "push_to_hub", "hub_model_id", "hub_private_repo",
+    "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
+    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo",
 }  # fmt: skip
 # Fields that may differ when a run is resumed: nothing of what is learned depends on them.
 FREE = {
