@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from toolkit.maths.precision import autocast_device, autocast_type
+
 # fp32 logits that exist at once: on a CPU what its cache holds (measured: 32 MiB take five times as
 # long to normalise as four times 8), on a GPU what keeps it busy.
 CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
@@ -89,16 +91,15 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor,
         temperature: float, chunk: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        device = states.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        dtype = autocast_type(states)
+        if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
         entropies = torch.empty_like(logprobs)
         wants_gradient = ctx.needs_input_grad[0]
         direction = torch.empty_like(states) if wants_gradient else None
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(autocast_device(states.device), enabled=False):
             for start in range(0, count, chunk):
                 rows = slice(start, start + chunk)
                 state = states[rows].to(weight.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import InputError
 from toolkit.maths.distributions import head_logprobs
+from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.generation import Step
 
@@ -90,7 +91,7 @@ class Actors(nn.Module):
     def precision(self) -> Iterator[None]:
         """Autocast, where it was asked for."""
         with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+            autocast_device(self.device), self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
             yield
 

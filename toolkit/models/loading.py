@@ -23,6 +23,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from toolkit.errors import InputError
 from toolkit.maths.normalization import head_init_std
+from toolkit.maths.precision import autocast_device
 
 # Output heads of the families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ["lm_head", "embed_out", "score"]
@@ -36,7 +37,7 @@ class Fp32Head(nn.Linear):
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(autocast_device(hidden.device), enabled=False):
             return nn.functional.linear(hidden.float(), self.weight.float(), self.bias)
 
 

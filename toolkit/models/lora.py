@@ -13,6 +13,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from toolkit.maths.precision import autocast_device, autocast_type
+
 
 class _LoRALinear(torch.autograd.Function):
     """y = x W' + b + scale (x A') B', W and b frozen: x (N, i), W (o, i), A (r, i), B (o, r)."""
@@ -21,16 +23,12 @@ class _LoRALinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            x, weight, bias = (
-                x.to(dtype),
-                weight.to(dtype),
-                None if bias is None else bias.to(dtype),
-            )
+        dtype = autocast_type(x)
+        if dtype is not None:
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         ctx.scale = scale
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(autocast_device(x.device), enabled=False):
             down = x @ a.to(x.dtype).t()
             y = nn.functional.linear(x, weight, bias)
             y.addmm_(down, b.to(x.dtype).t(), alpha=scale)
@@ -42,7 +40,7 @@ class _LoRALinear(torch.autograd.Function):
         x, weight, a, b, down = ctx.saved_tensors
         grad = grads[0]
         grad_x = grad_a = grad_b = None
-        with torch.autocast(grad.device.type, enabled=False):
+        with torch.autocast(autocast_device(grad.device), enabled=False):
             grad_down = (grad @ b.to(grad.dtype)).mul_(ctx.scale)
             if ctx.needs_input_grad[0]:
                 grad_x = grad @ weight
@@ -61,7 +59,7 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return layer.base_layer(x, *args, **kwargs)
     a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
     base = layer.base_layer
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = autocast_type(x) is not None
     same_type = autocast or base.weight.dtype == x.dtype == a.dtype
     if type(base) in (nn.Linear, Conv1D) and same_type and not base.weight.requires_grad:
         weight = base.weight.t() if isinstance(base, Conv1D) else base.weight

@@ -46,6 +46,7 @@ class Roles(Actors):
         value_init: "zero", or "reward": adapter and head start as the reward's.
         autocast_dtype: run every pass under autocast to this type; the base's frozen linear weights
             are then held in it.
+        checked: run the base once, to see that its head is what makes its logits (``check_head``).
 
     Raises:
         InputError: the base's logits are not its output head's of its hidden states.
@@ -61,6 +62,7 @@ class Roles(Actors):
         reference: str = "base",
         value_init: str = "zero",
         autocast_dtype: torch.dtype | None = None,
+        checked: bool = True,
     ) -> None:
         super().__init__()
         lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
@@ -94,7 +96,8 @@ class Roles(Actors):
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(any(f".{adapter}." in name for adapter in (POLICY, VALUE)))
         self.eval()
-        self.check_head(self.act_as(POLICY))
+        if checked:
+            self.check_head(self.act_as(POLICY))
 
     def _add_reward(self, folder: str | Path, hidden_size: int, device: torch.device) -> None:
         left_over = add_saved_adapter(self.model, folder, REWARD)
