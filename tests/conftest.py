@@ -1,9 +1,12 @@
 """Shared by all tests: one torch thread, no network, and the embedded model's path."""
 
+import json
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -48,6 +51,47 @@ def root() -> Path:
 def demo_model() -> str:
     """The embedded model: 771 thousand parameters, Llama architecture."""
     return str(ROOT / "data" / "model")
+
+
+@pytest.fixture
+def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
+    """Makes PPO trainers on the embedded model, rewarded by the lexicon."""
+    from toolkit.data.prompts import Prompts
+    from toolkit.labeling.scripted import Lexicon
+    from toolkit.models.adapters import lora_config
+    from toolkit.models.loading import load_base, load_tokenizer
+    from toolkit.models.roles import Roles
+    from toolkit.training.ppo_config import PPOConfig
+    from toolkit.training.ppo_trainer import PPOTrainer
+
+    def make(
+        name: str = "run", precision: str = "fp32", value: str = "trunk", eval_prompts: int = 0,
+        folder: Path = tmp_path, autocast: bool = False, **kwargs: Any,
+    ) -> PPOTrainer:  # fmt: skip
+        tokenizer = load_tokenizer(demo_model)
+        lines = (ROOT / "data" / "prompts.jsonl").read_text().splitlines()[:64]
+        prompts = Prompts([tokenizer(json.loads(line)["prompt"])["input_ids"] for line in lines])
+        options: dict[str, Any] = {
+            "per_device_train_batch_size": 8, "total_episodes": 16, "response_length": 8,
+            "learning_rate": 1e-3, "use_cpu": True, "seed": 0, "disable_tqdm": True,
+            "kl_horizon": 80, "bf16": autocast, "sample_every": 10**6,
+        }  # fmt: skip
+        reward = kwargs.pop("reward_model", Lexicon(ROOT / "data" / "lexicon.txt"))
+        more = {k: kwargs.pop(k) for k in ("callbacks", "optimizers", "reward_weights")
+                if k in kwargs}  # fmt: skip
+        torch.manual_seed(0)
+        config = PPOConfig(output_dir=str(folder / name), value=value, **(options | kwargs))
+        roles = Roles(
+            load_base(demo_model, precision), lora_config(4, 8, "all-linear", "CAUSAL_LM"),
+            value=value, autocast_dtype=torch.bfloat16 if autocast else None,
+        )  # fmt: skip
+        held_out = prompts.pick(range(eval_prompts)) if eval_prompts else None
+        return PPOTrainer(
+            config, tokenizer, roles, reward_model=reward, train_dataset=prompts,
+            eval_dataset=held_out, **more,
+        )  # fmt: skip
+
+    return make
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024,

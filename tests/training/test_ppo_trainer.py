@@ -75,9 +75,7 @@ def test_micro_batches_keep_the_ratio_at_one(demo_model: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 def test_without_a_learning_rate_nothing_moves(demo_model: str, tmp_path: Path, value: str) -> None:
-    trainer = trainer_of(
-        demo_model, tmp_path, value, learning_rate=0.0, recompute_logprobs=True
-    )
+    trainer = trainer_of(demo_model, tmp_path, value, learning_rate=0.0, recompute_logprobs=True)
     before = copy.deepcopy(trainer.model.state_dict())
     rows = trainer.train()
     for name, tensor in trainer.model.state_dict().items():

@@ -141,6 +141,21 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def clear_leftovers(folder: str | Path, names: str) -> None:
+    """Mend what a kill in ``atomic_directory`` left: put back what was moved, drop what was begun.
+
+    Args:
+        folder: where the folders were being written.
+        names: a pattern for their names.
+    """
+    for old in Path(folder).glob(f".{names}.*.old"):
+        target = old.with_name(old.name[1:].rsplit(".", 2)[0])
+        if not target.exists():
+            os.replace(old, target)
+    for aside in Path(folder).glob(f".{names}.*"):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """A stream whose content takes the place of ``path`` once all of it is written and synced."""

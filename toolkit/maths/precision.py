@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def autocast_device(device: torch.device) -> str:
-    """The device type that autocast is to be switched on for; tensors without storage are a CPU's."""
+    """The device type to switch autocast on for; tensors without storage are taken for a CPU's."""
     return "cpu" if device.type == "meta" else device.type
 
 

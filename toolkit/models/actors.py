@@ -91,7 +91,9 @@ class Actors(nn.Module):
     def precision(self) -> Iterator[None]:
         """Autocast, where it was asked for."""
         with torch.autocast(
-            autocast_device(self.device), self.autocast_dtype, enabled=self.autocast_dtype is not None
+            autocast_device(self.device),
+            self.autocast_dtype,
+            enabled=self.autocast_dtype is not None,
         ):
             yield
 

@@ -1,8 +1,12 @@
 """How much memory a PPO run will take, from its configuration alone; nothing is loaded.
 
-Weights are counted on a model without storage (the meta device). Activations are not estimated from
-a formula for one family: the roles' own forward pass is run without storage, and what autograd keeps
-for the backward pass is added up. What remains is arithmetic: optimizer, KV cache, logits.
+Weights are counted on a model without storage (the meta device). Activations are not estimated by
+a formula for one family: the roles' own forward pass is run without storage, and what autograd
+keeps for the backward pass is added up. What remains is arithmetic: optimizer, KV cache, logits.
+
+The plan counts bytes in use. A CPU's allocator may hold more than that (glibc's, twice as much
+after a while), unless MALLOC_MMAP_THRESHOLD_=1048576 has it give memory back, which takes half as
+long again; the benchmark measures so.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +27,7 @@ from toolkit.models.loading import HEADS
 from toolkit.models.roles import Roles
 
 MIB = 1 << 20
-# NF4: half a byte a weight; a scale for each 64, itself in 8 bits, with a scale for each 256 of them.
+# NF4: half a byte a weight; an 8-bit scale for each 64 of them, and an fp32 one for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
@@ -74,7 +78,9 @@ class _ShapeAttention(torch.autograd.Function):
         raise NotImplementedError
 
 
-def _attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _attention(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     dtype = autocast_type(q)
     if dtype is not None:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
@@ -157,9 +163,10 @@ def plan_memory(
     width = max(hidden, getattr(text, "intermediate_size", None) or 4 * hidden)
     tokens = prompt_length + response_length
     number = 2 if bf16 or dtype == torch.bfloat16 else 4
-    chunk = 3 * min(
-        CHUNK_BYTES[device], micro_batch * response_length * vocab * 4
-    ) + micro_batch * response_length * hidden * 4
+    chunk = (
+        3 * min(CHUNK_BYTES[device], micro_batch * response_length * vocab * 4)
+        + micro_batch * response_length * hidden * 4
+    )
     frozen = int(reward) + int(reference_adapter)
     held = {
         f"base ({precision})": base_bytes,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, set_seed
 
-from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, clear_leftovers, write_json, write_jsonl
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError
@@ -170,6 +170,10 @@ class Run:
         """The updates still to be made, by number, from the checkpoint on; signals are heard."""
         t = self.trainer
         wish = "auto" if resume is True else resume or t.args.resume
+        if t.ranks.is_main:
+            for names in ("checkpoint-*", "best", "adapters"):
+                clear_leftovers(self.folder, names)
+        set_seed(t.args.seed + 100_003 * t.ranks.rank)  # for reward functions that draw
         done = self._resume(str(wish)) if wish else 0
         t.journal.start(done)
         self._saved = done

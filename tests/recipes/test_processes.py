@@ -1,0 +1,66 @@
+"""Several processes: the same update as one makes, and no silence about one that is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+def launch(
+    root: Path, words: list[str], processes: int, **environment: str
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "recipes/ppo.py"]
+    if processes > 1:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
+            "--master_port", str(29_500 + os.getpid() % 1000), "recipes/ppo.py",
+        ]  # fmt: skip
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
+    return subprocess.run(
+        command + words, cwd=root, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("value", ["trunk", "adapter"])
+def test_two_processes_make_the_update_that_one_makes(
+    root: Path, tmp_path: Path, value: str
+) -> None:
+    """Same global batch, minibatches and micro-batches of other sizes: 1e-5 after one update."""
+    words = ["--lexicon", "data/lexicon.txt", "--precision", "fp32", "--value", value,
+             "--response_length", "10", "--stop_token", ".", "--learning_rate", "1e-3",
+             "--limit", "60", "--total_episodes", "32", "--num_mini_batches", "2", "--lora_r", "4",
+             "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "9", "--eval_every",
+             "1", "--save_steps", "1"]  # fmt: skip
+    for processes, batch in ((1, "32"), (2, "16")):
+        out = tmp_path / str(processes)
+        sizes = ["--per_device_train_batch_size", batch, "--output_dir", str(out)]
+        done = launch(root, words + sizes, processes)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        load_file(tmp_path / name / "checkpoint-000001" / "weights.safetensors") for name in "12"
+    )
+    moved = 0.0
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-5), name
+        moved = max(moved, tensor.abs().max().item() if "lora_B" in name else 0.0)
+    assert moved > 5e-4
+    row, other = (
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0]) for name in "12"
+    )
+    assert row.keys() == other.keys()
+    for name, number in row.items():
+        assert other[name] == pytest.approx(number, abs=1e-4), name
+    assert (tmp_path / "2" / "adapters" / "policy" / "adapter_model.safetensors").is_file()
+
+
+def test_a_world_smaller_than_asked_for_is_an_error(root: Path, tmp_path: Path) -> None:
+    words = ["--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "run")]
+    done = launch(root, [*words, "--world_size", "2"], 1)
+    assert done.returncode == 2
+    assert "world_size is 2, but 1 process at work" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,266 @@
+"""A run that was killed ends as if it had not been; a checkpoint that is broken is not believed."""
+
+import json
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toolkit.errors import InputError
+from toolkit.training.checkpoints import (
+    FILES,
+    checkpoints,
+    newest_good,
+    problem_of,
+)
+from toolkit.training.ppo_run import Interrupted
+
+Make = Callable[..., Any]
+
+
+def ending(folder: Path) -> dict[str, Any]:
+    """All that a run leaves: its log to the byte, and its last checkpoint's tensors."""
+    last = checkpoints(folder)[0][1]
+    tensors = load_file(last / FILES[0]) | load_file(last / FILES[1])
+    state = json.loads((last / FILES[3]).read_text())
+    return {"log": (folder / "log.jsonl").read_bytes(), "tensors": tensors, "state": state}
+
+
+def assert_same_ending(one: Path, other: Path) -> None:
+    a, b = ending(one), ending(other)
+    assert a["log"] == b["log"]
+    assert a["state"] == b["state"]
+    assert a["tensors"].keys() == b["tensors"].keys()
+    for name, tensor in a["tensors"].items():
+        assert torch.equal(tensor, b["tensors"][name]), name
+
+
+def in_a_child(work: Callable[[], Any]) -> int:
+    """Run it in a forked process; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        work()
+        os._exit(0)
+    except BaseException as error:
+        print(f"child: {type(error).__name__}: {error}", flush=True)
+        os._exit(1)
+
+
+@pytest.mark.parametrize("value", ["trunk", "adapter"])
+def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
+    new_trainer: Make, tmp_path: Path, value: str
+) -> None:
+    options = {"value": value, "total_episodes": 48, "save_steps": 2, "eval_prompts": 5,
+               "eval_every": 2, "num_mini_batches": 2}  # fmt: skip
+    new_trainer("whole", **options).train()
+
+    class Stop(Exception):
+        pass
+
+    broken = new_trainer("broken", **options)
+    finish = broken.run.finish
+
+    def finish_three(update: int, *args: Any) -> None:
+        finish(update, *args)
+        if update == 3:  # after the checkpoint of update 2
+            raise Stop
+
+    broken.run.finish = finish_three
+    with pytest.raises(Stop):
+        broken.train()
+    random.seed(99), torch.manual_seed(99)  # a new process starts from other states
+    again = new_trainer("broken", resume="auto", **options)
+    rows = again.train()
+    assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert_same_ending(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_killed_at_twenty_moments_a_run_still_ends_the_same(
+    new_trainer: Make, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments of sampling, learning and saving, over 30 updates."""
+    options = {"total_episodes": 240, "save_steps": 1, "response_length": 4,
+               "num_ppo_epochs": 2}  # fmt: skip
+    started = time.monotonic()
+    assert os.waitpid(in_a_child(lambda: new_trainer("whole", **options).train()), 0)[1] == 0
+    an_update = (time.monotonic() - started) / 40
+    rng = random.Random(0)
+    kills, moments, done = 0, set(), False
+    while not done:
+        ready, tell = os.pipe()
+
+        def work(tell: int = tell) -> None:
+            trainer = new_trainer("killed", resume="auto", **options)
+            os.write(tell, b"x")
+            trainer.train()
+
+        child = in_a_child(work)
+        os.close(tell)
+        os.read(ready, 1)
+        os.close(ready)
+        if kills < 20:
+            time.sleep(rng.uniform(0.0, 2.5) * an_update)
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL)
+        done = status == 0
+        kills += not done
+        left = [path.name for path in (tmp_path / "killed").glob("*")]
+        moments.add("saving" if any(n.startswith(".checkpoint") for n in left) else "else")
+    assert kills == 20 and moments == {"saving", "else"}
+    assert_same_ending(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved")
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("harm", ["truncated", "one bit flipped", "emptied", "deleted"])
+def test_a_broken_file_is_named_and_the_older_checkpoint_taken(
+    new_trainer: Make, saved: Path, name: str, harm: str
+) -> None:
+    if not checkpoints(saved / "run"):
+        new_trainer(folder=saved, total_episodes=24, save_steps=1, save_total_limit=3).train()
+    newest, older = (path for _, path in checkpoints(saved / "run")[:2])
+    content = (newest / name).read_bytes()
+    try:
+        if harm == "deleted":
+            (newest / name).unlink()
+        else:
+            middle = len(content) // 2
+            flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+            harmed = {"truncated": content[:-1], "one bit flipped": flipped, "emptied": b""}[harm]
+            (newest / name).write_bytes(harmed)
+        path, passed_over = newest_good(saved / "run")
+        assert path == older
+        assert len(passed_over) == 1 and newest.name in passed_over[0]
+        if name != "manifest.json":
+            assert name in passed_over[0]
+    finally:
+        (newest / name).write_bytes(content)
+    assert problem_of(newest) is None
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(new_trainer: Make, tmp_path: Path) -> None:
+    """The limit on a file's size fails a write exactly as a full disk does."""
+    options = {"total_episodes": 32, "save_steps": 2}
+
+    def work() -> None:
+        trainer = new_trainer("run", **options)
+        checkpoint = trainer.run.checkpoint
+
+        def full(update: int) -> Any:
+            if update == 4:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            return checkpoint(update)
+
+        trainer.run.checkpoint = full
+        try:
+            trainer.train()
+        except Exception as error:
+            os._exit(7 if "File too large" in str(error) else 8)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(in_a_child(work), 0)[1]) == 7
+    folder = tmp_path / "run"
+    assert [update for update, _ in checkpoints(folder)] == [2]
+    assert problem_of(checkpoints(folder)[0][1]) is None
+    assert not [p for p in folder.iterdir() if p.name.startswith(".checkpoint")]
+    new_trainer("whole", **options).train()
+    new_trainer("run", resume="auto", **options).train()
+    assert_same_ending(tmp_path / "whole", folder)
+
+
+def test_other_settings_are_refused_with_each_difference(new_trainer: Make) -> None:
+    new_trainer(save_steps=1).train()
+    with pytest.raises(InputError, match="made under other settings") as caught:
+        new_trainer(learning_rate=2e-3, kl_target=3.0, resume="auto").train()
+    text = " ".join([str(caught.value), *caught.value.details])
+    assert "kl_target: was 6.0, is 3.0" in text and "learning_rate: was 0.001, is 0.002" in text
+
+
+def test_what_changes_nothing_learned_may_differ(new_trainer: Make) -> None:
+    new_trainer(total_episodes=16, save_steps=1).train()
+    rows = new_trainer(
+        total_episodes=16, save_steps=5, sample_every=3, per_device_train_batch_size=4,
+        gradient_accumulation_steps=2, resume="auto",
+    ).train()  # fmt: skip
+    assert len(rows) == 2
+
+
+def test_nothing_to_resume_from_starts_at_the_beginning(
+    new_trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = new_trainer(resume="auto").train()
+    assert len(rows) == 2 and "no checkpoint to resume from" in capsys.readouterr().out
+
+
+def test_a_named_checkpoint_that_is_broken_is_refused(new_trainer: Make, tmp_path: Path) -> None:
+    new_trainer(save_steps=1).train()
+    last = checkpoints(tmp_path / "run")[0][1]
+    (last / FILES[0]).write_bytes(b"")
+    with pytest.raises(InputError, match=f"{FILES[0]} is not what was written"):
+        new_trainer(resume=str(last)).train()
+
+
+def test_only_the_newest_checkpoints_are_kept(new_trainer: Make, tmp_path: Path) -> None:
+    new_trainer(total_episodes=40, save_steps=1, save_total_limit=2).train()
+    assert [update for update, _ in checkpoints(tmp_path / "run")] == [5, 4]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_update_saves_and_goes_on_later(
+    new_trainer: Make, tmp_path: Path, signum: int, code: int
+) -> None:
+    options = {"total_episodes": 40, "save_steps": 100}
+    new_trainer("whole", **options).train()
+    trainer = new_trainer("run", **options)
+    optimize = trainer.optimize
+
+    def interrupted(*args: Any) -> Any:
+        if trainer.journal.state.global_step == 1:  # in the midst of the second update
+            os.kill(os.getpid(), signum)
+        return optimize(*args)
+
+    trainer.optimize = interrupted
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted) as caught:
+        trainer.train()
+    assert caught.value.code == code
+    assert [update for update, _ in checkpoints(tmp_path / "run")] == [2]
+    del caught
+    assert signal.getsignal(signum) is before
+    new_trainer("run", resume="auto", **options).train()
+    assert_same_ending(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_cut_off_line_of_the_log_is_mended(new_trainer: Make, tmp_path: Path) -> None:
+    options = {"total_episodes": 32, "save_steps": 2}
+    new_trainer("whole", **options).train()
+    first = new_trainer("run", **(options | {"save_steps": 2}))
+    first.num_updates = 3  # as if it had been killed in the third
+    first.train()
+    folder = tmp_path / "run"
+    for _, path in checkpoints(folder)[:1]:
+        if path.name.endswith("3"):
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+    with open(folder / "log.jsonl", "a") as stream:
+        stream.write('{"update": 4, "epis')
+    new_trainer("run", resume="auto", **options).train()
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [1, 2, 3, 4]
