@@ -122,6 +122,7 @@ class Actors(nn.Module):
         self.eval()
 
     def _hidden(self, role: str, ids: Tensor, mask: Tensor) -> Tensor:
+        ids = ids.masked_fill(~mask, 0)  # a pad token may lie outside the embedding
         return self.trunk(
             role, input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask),
             use_cache=False,
@@ -145,7 +146,8 @@ class Actors(nn.Module):
         """
         with self.precision():
             states = _before(self._hidden(POLICY, ids, mask), completion_ids.shape[1])
-            logprobs, entropies = self._logprobs(POLICY, states, completion_ids, temperature)
+            tokens = _real(completion_ids, mask)
+            logprobs, entropies = self._logprobs(POLICY, states, tokens, temperature)
             values = self.read_values(states) if self.shares_trunk else None
         return TokenOutputs(logprobs, entropies, values)
 
@@ -155,7 +157,8 @@ class Actors(nn.Module):
         """Reference: log-probs (B, C) fp32; arguments as for policy_outputs."""
         with self.precision():
             states = _before(self._hidden(REFERENCE, ids, mask), completion_ids.shape[1])
-            return self._logprobs(REFERENCE, states, completion_ids, temperature)[0]
+            tokens = _real(completion_ids, mask)
+            return self._logprobs(REFERENCE, states, tokens, temperature)[0]
 
     def values(self, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Value: (B, T) -> (B, C) fp32, V of the state before each completion token."""
@@ -211,6 +214,11 @@ class Actors(nn.Module):
                 f"{type(model).__name__}: its logits are not its output head's of its hidden "
                 "states (it scales or caps them); such models are not supported by PPO"
             )
+
+
+def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:
+    """The tokens (B, C), 0 where there is padding, whose own id may be none of the vocabulary."""
+    return completion_ids.masked_fill(~mask[:, -completion_ids.shape[1] :], 0)
 
 
 def _before(hidden: Tensor, completion_length: int) -> Tensor:

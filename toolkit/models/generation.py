@@ -115,7 +115,7 @@ def sample(
     running = torch.ones(batch, dtype=torch.bool, device=device)
     room: Any = partial(_RoomyLayer, prompt_length + response_length)
     cache = Cache(layer_class_to_replicate=room)
-    inputs, value = prompt_ids, None
+    inputs, value = prompt_ids.masked_fill(~prompt_mask, 0), None
     for t in range(response_length):
         end = prompt_length + t
         logits, value = step(

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoConfig
 
 from toolkit.data.files import read_object
 from toolkit.errors import InputError
-from toolkit.maths.sequences import pad
+from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapters import check_adapter, read_facts
 from toolkit.models.loading import check_base, load_base, load_tokenizer
 
@@ -69,9 +70,18 @@ class TextRewardModel:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             ids, mask = pad([rows[i] for i in chosen], self.tokenizer.pad_token_id)
-            raw = model(
-                input_ids=ids.to(device), attention_mask=mask.to(device)
-            ).logits.float()  # pooled at the last token that is not padding
-            for i, value in zip(chosen, raw.squeeze(-1).tolist(), strict=True):
+            raw = self._score(model, ids.to(device), mask.to(device))
+            for i, value in zip(chosen, raw.tolist(), strict=True):
                 scores[i] = self.gain * value + self.bias
         return scores
+
+    def _score(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        # Not by the classifier's own forward pass, which takes a real token for padding where both
+        # have one id.
+        classifier: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        trunk = getattr(classifier, classifier.base_model_prefix)
+        hidden = trunk(
+            input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long()
+        ).last_hidden_state
+        last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]
+        return classifier.score(last).float().squeeze(-1)

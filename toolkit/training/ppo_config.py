@@ -42,6 +42,8 @@ class PPOConfig(TrainingArguments):
     ``toolkit.trl_dialect.PPOConfig`` has TRL 1.12's defaults.
     """
 
+    ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED
+    NEEDS_STOP: ClassVar[bool] = True  # missing_eos_penalty is refused without a stop token
     HELP_FIELDS: ClassVar[tuple[str, ...]] = (
         "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
         "learning_rate", "max_grad_norm", "seed", "adam_epsilon", "bf16", "gradient_checkpointing",
@@ -209,7 +211,7 @@ class PPOConfig(TrainingArguments):
         check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
-        if self.missing_eos_penalty is not None and not self.stops:
+        if self.NEEDS_STOP and self.missing_eos_penalty is not None and not self.stops:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
@@ -219,7 +221,7 @@ class PPOConfig(TrainingArguments):
     def _refuse_what_is_not_used(self) -> None:
         """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
         for f in dataclasses.fields(TrainingArguments):
-            if f.name in USED or not f.init:
+            if f.name in USED | self.ALSO_TAKEN or not f.init:
                 continue
             default = f.default if f.default_factory is MISSING else f.default_factory()
             if getattr(self, f.name) not in (default, None, False):
@@ -234,6 +236,7 @@ class PPOConfig(TrainingArguments):
         )  # fmt: skip
         if self.stop_token_id is not None:
             rule.stop_id = self.stop_token_id
+        rule.end_id = tokenizer.eos_token_id if rule.stop_id is None else rule.stop_id
         return rule
 
     def kl_state(self) -> FixedKLController:

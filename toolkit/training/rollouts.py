@@ -29,7 +29,8 @@ class SamplingRule:
         truncate_id: the scorer sees a completion up to the first such token ...
         truncate_after: ... at this index or later.
         penalty: score of a completion without one there.
-        missing_eos_penalty: taken off the score of a completion without ``stop_id``.
+        missing_eos_penalty: taken off the score of a completion without ``end_id``.
+        end_id: by default ``stop_id``.
         show_stop: the scorer sees the stop token too, as TRL's reward models do, which were trained
             with it.
     """
@@ -43,6 +44,7 @@ class SamplingRule:
     penalty: float = -1.0
     missing_eos_penalty: float | None = None
     show_stop: bool = False
+    end_id: int | None = None
 
     def sample(
         self, step: Step, prompts: list[list[int]], generator: torch.Generator, device: torch.device
@@ -224,8 +226,9 @@ def collect(
         scores = rewards(
             actors, prompts, completion_ids, visible, tokenizer, prompts.columns, batch_size
         )
-    if rule.missing_eos_penalty is not None and rule.stop_id is not None:
-        ended = (completion_ids == rule.stop_id).any(dim=1)
+    end_id = rule.stop_id if rule.end_id is None else rule.end_id
+    if rule.missing_eos_penalty is not None and end_id is not None:
+        ended = (completion_ids == end_id).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
     scores = torch.where(valid, scores, rule.penalty)
     scored = ~scores.isnan()

@@ -1,0 +1,317 @@
+"""Scripts and configurations written for TRL 1.12's PPO."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+)
+
+from toolkit.errors import InputError
+from toolkit.models.separate import SeparateModels
+from toolkit.training.ppo_config import PPOConfig as OurConfig
+from toolkit.trl_dialect import PPOConfig, PPOTrainer, read_trl_config
+
+
+def parts(model: str, **kwargs: Any) -> dict[str, Any]:
+    """What a script for TRL 1.12 hands to the trainer, on a tiny model."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # an id beyond the embedding, as there
+    classifier = AutoModelForSequenceClassification.from_pretrained
+    texts = ["We went to the market.", "I met my aunt at the cafe by the lake."] * 8
+    rows = Dataset.from_dict({"input_ids": tokenizer(texts)["input_ids"]})
+    return {
+        "processing_class": tokenizer,
+        "model": AutoModelForCausalLM.from_pretrained(model),
+        "ref_model": AutoModelForCausalLM.from_pretrained(model),
+        "reward_model": classifier(model, num_labels=1),
+        "value_model": classifier(model, num_labels=1),
+        "train_dataset": rows,
+        "eval_dataset": rows.select(range(5)),
+    } | kwargs
+
+
+def config(tmp_path: Path, **kwargs: Any) -> PPOConfig:
+    options: dict[str, Any] = {
+        "per_device_train_batch_size": 8, "total_episodes": 24, "response_length": 6,
+        "learning_rate": 1e-3, "use_cpu": True, "disable_tqdm": True, "num_ppo_epochs": 2,
+    }  # fmt: skip
+    return PPOConfig(output_dir=str(tmp_path / "out"), **(options | kwargs))
+
+
+SCRIPT = """
+import shutil
+from accelerate import PartialState
+from datasets import load_dataset
+from transformers import (
+    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser,
+)
+from trl import ModelConfig, ScriptArguments, get_peft_config
+from toolkit.trl_dialect import PPOConfig, PPOTrainer
+
+parser = HfArgumentParser((ScriptArguments, PPOConfig, ModelConfig))
+script, args, model_args = parser.parse_args_into_dataclasses()
+shutil.rmtree(args.output_dir, ignore_errors=True)
+tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left")
+tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+load = AutoModelForSequenceClassification.from_pretrained
+value, reward = (load(args.reward_model_path, num_labels=1) for _ in range(2))
+policy = AutoModelForCausalLM.from_pretrained(args.sft_model_path)
+peft_config = get_peft_config(model_args)
+reference = None if peft_config else AutoModelForCausalLM.from_pretrained(args.sft_model_path)
+data = load_dataset("json", data_files=script.dataset_name, split=script.dataset_train_split)
+with PartialState().local_main_process_first():
+    data = data.map(
+        lambda row: {"input_ids": tokenizer(row["prompt"])["input_ids"]},
+        remove_columns=data.column_names, num_proc=args.dataset_num_proc,
+    )
+trainer = PPOTrainer(
+    args=args, processing_class=tokenizer, model=policy, ref_model=reference,
+    reward_model=reward, value_model=value, train_dataset=data.select(range(20)),
+    eval_dataset=data.select(range(20, 24)), peft_config=peft_config,
+)
+trainer.train()
+trainer.save_model(args.output_dir)
+if args.push_to_hub:
+    trainer.push_to_hub(dataset_name=script.dataset_name)
+trainer.generate_completions()
+"""
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_a_script_for_trl_runs_with_the_import_changed(
+    family_model: str, tmp_path: Path, peft: bool
+) -> None:
+    """The calls and flags of TRL's own examples/scripts/ppo/ppo.py, end to end in a process."""
+    if peft and "llama" not in family_model:
+        pytest.skip("adapters are tried on one family")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    rows = [{"prompt": f"We went to the market {i % 7} times."} for i in range(24)]
+    (tmp_path / "data.json").write_text("\n".join(json.dumps(row) for row in rows))
+    out = tmp_path / "out"
+    words = ["--dataset_name", str(tmp_path / "data.json"), "--dataset_train_split", "train",
+             "--learning_rate", "1e-4", "--output_dir", str(out), "--use_cpu", "True",
+             "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2",
+             "--total_episodes", "16", "--model_name_or_path", family_model, "--sft_model_path",
+             family_model, "--reward_model_path", family_model, "--missing_eos_penalty", "1.0",
+             "--response_length", "5", "--num_sample_generations", "1", "--stop_token", "eos",
+             "--local_rollout_forward_batch_size", "4", "--eval_strategy", "steps",
+             "--logging_steps", "1"]  # fmt: skip
+    if peft:
+        words += ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "model response" in done.stdout
+    saved = {path.name for path in out.iterdir()}
+    assert ("adapter_model.safetensors" if peft else "model.safetensors") in saved
+    assert "tokenizer_config.json" in saved and "completions.jsonl" in saved
+    if not peft:
+        AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_the_log_has_trls_metric_names(demo_model: str, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kw: Any) -> None:
+            seen.append(logs)
+
+    PPOTrainer(config(tmp_path), callbacks=[Tracker()], **parts(demo_model)).train()
+    assert len(seen) == 3
+    assert {
+        "eps", "objective/kl", "objective/entropy", "objective/non_score_reward",
+        "objective/rlhf_reward", "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg",
+        "loss/policy_avg", "loss/value_avg", "val/clipfrac_avg", "policy/entropy_avg", "val/ratio",
+        "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
+    } <= seen[0].keys()  # fmt: skip
+
+
+def test_whole_models_train_whole_and_the_reference_stays(demo_model: str, tmp_path: Path) -> None:
+    given = parts(demo_model)
+    before = {k: copy.deepcopy(given[k].state_dict()) for k in given if k.endswith("model")}
+    PPOTrainer(config(tmp_path), **given).train()
+    for name, state in before.items():
+        moved = [k for k, v in given[name].state_dict().items() if not torch.equal(v, state[k])]
+        assert bool(moved) is (name in ("model", "value_model")), name
+    assert "lm_head.weight" in before["model"]
+
+
+def test_without_ref_model_a_plain_policy_is_copied_and_an_adapter_switched_off(
+    demo_model: str, tmp_path: Path
+) -> None:
+    rows = PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None)).train()
+    assert abs(rows[0]["objective/kl"]) < 1e-4 < abs(rows[2]["objective/kl"])
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None), peft_config=lora)
+    rows = trainer.train()
+    assert isinstance(trainer.model.policy, PeftModel) and trainer.model.reference is None
+    assert abs(rows[0]["objective/kl"]) < 1e-4 < abs(rows[2]["objective/kl"])
+
+
+def test_a_run_of_whole_models_resumes_exactly(demo_model: str, tmp_path: Path) -> None:
+    whole = PPOTrainer(config(tmp_path / "a", save_steps=1), **parts(demo_model)).train()
+    short = PPOTrainer(config(tmp_path / "b", save_steps=1), **parts(demo_model))
+    short.num_updates, updates = 3, short.run.updates
+    short.run.updates = lambda resume: (u for u in updates(resume) if u < 3)
+    short.train()
+    again = PPOTrainer(config(tmp_path / "b", save_steps=1), **parts(demo_model))
+    assert again.train(resume_from_checkpoint=True) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value_model": None}, "value_model: a plain model needs one"),
+        ({"reward_model": None}, "PPO needs a reward"),
+        ({"train_dataset": None}, "train_dataset: no prompts"),
+        ({"data_collator": lambda rows: rows}, "data_collator: function is not used"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    demo_model: str, tmp_path: Path, change: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        PPOTrainer(config(tmp_path), **parts(demo_model, **change))
+
+
+def test_model_and_reference_must_be_two(demo_model: str, tmp_path: Path) -> None:
+    given = parts(demo_model)
+    with pytest.raises(InputError, match="one object"):
+        PPOTrainer(config(tmp_path), **(given | {"ref_model": given["model"]}))
+
+
+def test_a_padding_collator_and_optimizers_of_ones_own_are_taken(
+    demo_model: str, tmp_path: Path
+) -> None:
+    given = parts(demo_model)
+    trained = [*given["model"].parameters(), *given["value_model"].parameters()]
+    optimizer = torch.optim.SGD(trained, lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    rows = PPOTrainer(
+        config(tmp_path), **given, optimizers=(optimizer, schedule),
+        data_collator=DataCollatorWithPadding(given["processing_class"]),
+    ).train()  # fmt: skip
+    assert [row["lr"] for row in rows] == pytest.approx([0.5, 0.25, 0.5 / 3])
+
+
+def test_completions_come_as_a_table(demo_model: str, tmp_path: Path) -> None:
+    trainer = PPOTrainer(config(tmp_path, stop_token="eos"), **parts(demo_model))
+    rows = trainer.generate_completions()
+    assert len(rows) == 5 and rows[0].keys() == {"query", "model response", "score"}
+    again = trainer.generate_completions(sampling=True)
+    assert again == rows
+
+
+def test_pushing_uploads_weights_and_configurations_and_nothing_else(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+
+    class Hub:
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> Any:
+            sent.update(name=name, private=private)
+            return type("Repo", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, folder_path: Path, **kwargs: Any) -> str:
+            sent.update(kwargs, folder=folder_path)
+            return "https://hub/commit"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    trainer = PPOTrainer(config(tmp_path, save_steps=1), **parts(demo_model))
+    trainer.train()
+    assert trainer.push_to_hub(dataset_name="any") == "https://hub/commit"
+    assert sent["private"] is True and sent["repo_id"] == "me/out"
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = [str(p.relative_to(sent["folder"])) for p in sent["folder"].rglob("*") if p.is_file()]
+    going = set(filter_repo_objects(
+        files, allow_patterns=sent["allow_patterns"], ignore_patterns=sent["ignore_patterns"]
+    ))  # fmt: skip
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= going
+    assert not [f for f in going if "log" in f or "checkpoint" in f or "timings" in f]
+
+
+def test_the_defaults_are_trls() -> None:
+    theirs = PPOConfig(use_cpu=True)
+    assert (theirs.kl_controller, theirs.kl_coef, theirs.whiten_rewards) == ("fixed", 0.05, False)
+    assert (theirs.response_length, theirs.learning_rate, theirs.num_ppo_epochs) == (53, 3e-6, 4)
+    assert (theirs.per_device_train_batch_size, theirs.adam_epsilon) == (8, 1e-8)
+
+
+def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(
+        "sft_model_path: a/model\nreward_model_path: a/reward\nload_in_4bit: true\n"
+        "dataset_name: x\nlearning_rate: 1.0e-5\nkl_coef: 0.1\nbf16: true\nlora_r: 8\n"
+        "gradient_checkpointing: true\nmissing_eos_penalty: 1.0\nstop_token: eos\n"
+        "lora_target_modules: [q_proj, v_proj]\nnum_mini_batches: 2\n"
+    )
+    values, notes = read_trl_config(tmp_path / "theirs.yaml")
+    assert values["model_name_or_path"] == "a/model" and values["reward_model"] == "a/reward"
+    assert values["precision"] == "4bit" and values["lora_target_modules"] == "q_proj,v_proj"
+    assert values["kl_coef"] == 0.1 and values["kl_controller"] == "fixed"
+    assert values["response_length"] == 53 and values["whiten_rewards"] is False
+    assert "bf16" not in values and "dataset_name" not in values
+    named = {note.split(":")[0] for note in notes}
+    assert {"sft_model_path", "reward_model_path", "load_in_4bit", "bf16", "dataset_name",
+            "gradient_checkpointing", "response_length", "kl_controller"} <= named  # fmt: skip
+    assert not {"learning_rate", "kl_coef", "lora_r", "stop_token"} & named
+    own = {k: v for k, v in values.items() if k in OurConfig.__dataclass_fields__}
+    read = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
+    assert read.kl_coef == 0.1 and read.stop_token == "eos"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("kl_coef: 0.1\nkl_coeff: 1\n", ":2: kl_coeff is no field"), ("- 1\n", "not a YAML mapping"),
+     ("a: [", "not readable as YAML"), ("dtype: int3\n", ":1: dtype: 'int3' is no type")],
+)  # fmt: skip
+def test_a_broken_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_trl_config(tmp_path / "theirs.yaml")
+
+
+def test_the_recipe_writes_a_config_that_ppo_reads(tmp_path: Path) -> None:
+    import ppo
+    import trl_config
+
+    from toolkit.cli import bind, call
+
+    (tmp_path / "theirs.yaml").write_text("kl_coef: 0.1\nresponse_length: 20\n")
+    out = tmp_path / "ours.yaml"
+    call(trl_config.main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])
+    assert yaml.safe_load(out.read_text())["kl_coef"] == 0.1
+    *_, read = bind(ppo.main, ["--config", str(out), "--use_cpu", "true"])
+    assert (read.kl_coef, read.response_length, read.adam_epsilon) == (0.1, 20, 1e-8)
+
+
+def test_logits_that_a_family_caps_are_refused(demo_model: str, tmp_path: Path) -> None:
+    given = parts(demo_model)
+    forward = given["model"].forward
+
+    def capped(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = 5 * torch.tanh(output.logits / 5)
+        return output
+
+    given["model"].forward = capped
+    with pytest.raises(InputError, match="scales or caps"):
+        PPOTrainer(config(tmp_path), **given)
+    assert SeparateModels.scores_stop
