@@ -64,8 +64,9 @@ class SeparateModels(Actors):
             reference = copy.deepcopy(policy).requires_grad_(False)
         self.policy, self.reference = policy, reference
         self.value_model, self.reward_model = value_model, reward_model
-        if reward_model is not None:
-            reward_model.requires_grad_(False)
+        for frozen in (reference, reward_model):
+            if frozen is not None:
+                frozen.requires_grad_(False)
         self.has_value, self.has_reward = True, reward_model is not None
         self._layers = make_lean(policy) if has_adapter else []
         self._policy_adapter = model_adapter_name or (policy.active_adapter if has_adapter else "")

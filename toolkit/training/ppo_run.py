@@ -189,8 +189,8 @@ class Run:
             t.journal.say(f"{self.folder}: no checkpoint to resume from; starting at the beginning")
             return 0
         check_same(read_state(path)["settings"], self.identity(), path)
-        names = [name for name, _ in t.model.trainable()]
-        state = load_checkpoint(path, dict(t.model.trainable()), t.optimizer, names)
+        trained = dict(t.model.trainable())
+        state = load_checkpoint(path, trained, t.optimizer, self._optimized())
         t.kl.load_state_dict(state["kl"])
         t.guards.load_state_dict(state["guards"])
         t.model.gain, t.model.bias = state["gain"], state["bias"]
@@ -205,6 +205,12 @@ class Run:
             restore_torch_random_state({"cpu": _from_hex(mine["torch"])})
         t.journal.say(f"resumed from {path} after update {state['update']} of {t.num_updates}")
         return state["update"]
+
+    def _optimized(self) -> list[str]:
+        """The names of the optimizer's parameters, in its order."""
+        names = {id(p): name for name, p in self.trainer.model.trainable()}
+        groups = self.trainer.optimizer.param_groups
+        return [names[id(p)] for group in groups for p in group["params"]]
 
     def checkpoint(self, update: int) -> Path | None:
         """Write one, from the main process."""
@@ -229,9 +235,8 @@ class Run:
         }
         path = None
         if t.ranks.is_main:
-            trained = t.model.trainable()
             path = save_checkpoint(
-                self.folder, update, dict(trained), t.optimizer, [name for name, _ in trained],
+                self.folder, update, dict(t.model.trainable()), t.optimizer, self._optimized(),
                 state, t.args.save_total_limit,
             )  # fmt: skip
             t.journal.handler.on_save(t.args, t.journal.state, t.journal.control)
