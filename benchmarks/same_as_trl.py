@@ -1,4 +1,4 @@
-"""The same batch, weights and settings through TRL 1.12's PPOTrainer and this one: the same numbers.
+"""The same batch, weights and settings through TRL 1.12's PPOTrainer and this one, compared.
 
     python benchmarks/same_as_trl.py
 

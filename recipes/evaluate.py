@@ -11,7 +11,8 @@ samples as they came, not picked. evaluation.json and samples.jsonl hold the sam
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolkit.cli import ModelArguments, SamplingArguments, ScorerArguments, run
+from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.cli import run
 from toolkit.data.files import claim_output, write_json, write_jsonl
 from toolkit.data.prompts import read_prompts
 from toolkit.errors import check_range, check_seed

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from toolkit.cli import FunctionArguments, run
+from toolkit.arguments import FunctionArguments
+from toolkit.cli import run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.errors import InputError, check_choice, check_range, check_seed

@@ -14,14 +14,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.cli import (
-    ComparisonArguments,
-    LoraArguments,
-    ModelArguments,
-    SamplingArguments,
-    run,
-    write_run,
-)
+from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
+from toolkit.cli import run, write_run
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local, write_facts

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.cli import ModelArguments, SamplingArguments, run
+from toolkit.arguments import ModelArguments, SamplingArguments
+from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import read_prompts
 from toolkit.data.text import decode_pair

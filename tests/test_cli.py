@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import ModelArguments, SamplingArguments, ScorerArguments, call, parse, run
+from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.cli import call, parse, run
 from toolkit.errors import InputError
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.reward_trainer import BestOfKConfig
@@ -41,7 +42,12 @@ BAD_CONFIGS = [
     ("- 1\n- 2", r"c\.yaml:1: not a YAML mapping"),
     ("", r"c\.yaml:1: not a YAML mapping"),
     ("precision: 8bit", r"c\.yaml:1: precision is '8bit', but must be one of 4bit, bf16, fp32"),
-    ("lr_scheduler_type: zigzag", r"lr_scheduler_type is not used by PPO"),
+    ("lr_scheduler_type: zigzag", r"lr_scheduler_type is 'zigzag', but must be one of linear"),
+    ("max_kl: 0", r"c\.yaml:1: max_kl is 0, but must be above 0"),
+    ("on_fault: pray", r"c\.yaml:1: on_fault is 'pray', but must be one of stop, skip"),
+    ("kl_coef_max: 0.1", r"c\.yaml:1: kl_coef is 0.15, but must be at most 0.1|kl_coef is 0.15"),
+    ("value: trunk\nvalue_init: reward", r"c\.yaml:2: value_init: reward needs value: adapter"),
+    ("stop_token: eos\nstop_token_id: 1", r"c\.yaml:2: stop_token and stop_token_id"),
 ]
 
 

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 import torch
+import torch.utils._python_dispatch
 
-from toolkit.maths.distributions import entropy, kl_between, token_logprobs
+from toolkit.maths.distributions import (
+    entropy,
+    head_logprobs,
+    inverse_cdf_sample,
+    kl_between,
+    token_logprobs,
+)
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
 
@@ -37,3 +44,89 @@ def test_logprobs_of_half_precision_logits_are_computed_in_fp32() -> None:
     logprobs = token_logprobs(LOGITS.bfloat16().expand(1, 4, 4), torch.arange(4)[None], 0.7)
     assert logprobs.dtype == torch.float32
     np.testing.assert_allclose(logprobs[0].exp().sum(), 1.0, atol=1e-6)
+
+
+def a_head(bias: bool, frozen: bool) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    hidden = torch.randn(3, 5, 16, requires_grad=True)
+    weight = torch.randn(40, 16, requires_grad=not frozen)
+    offset = torch.randn(40, requires_grad=not frozen) if bias else None
+    return hidden, weight, offset, torch.randint(0, 40, (3, 5))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 40 * 4, 1 << 20])
+def test_logprobs_from_hidden_states_equal_those_of_whole_logits(
+    bias: bool, frozen: bool, chunk_bytes: int
+) -> None:
+    """Values, entropies and every gradient, whatever the size of the pieces."""
+    hidden, weight, offset, ids = a_head(bias, frozen)
+    logprobs, entropies = head_logprobs(hidden, weight, offset, ids, 0.7, chunk_bytes)
+    factors = torch.randn(3, 5)
+    (logprobs * factors).sum().backward()
+    ours = [p.grad.clone() for p in (hidden, weight, offset) if p is not None and p.requires_grad]
+    for p in (hidden, weight, offset):
+        if p is not None:
+            p.grad = None
+    logits = torch.nn.functional.linear(hidden, weight, offset)
+    whole = token_logprobs(logits, ids, 0.7)
+    (whole * factors).sum().backward()
+    theirs = [p.grad for p in (hidden, weight, offset) if p is not None and p.requires_grad]
+    assert torch.allclose(logprobs, whole, atol=1e-5)
+    assert torch.allclose(entropies, entropy(logits, 0.7), atol=1e-5)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_no_tensor_of_all_logits_is_ever_made() -> None:
+    """40 tokens by 5,000 words would be 200,000 numbers; none larger than a piece comes to be."""
+    hidden = torch.randn(4, 10, 8, requires_grad=True)
+    weight, ids = torch.randn(5000, 8), torch.randint(0, 5000, (4, 10))
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001,ANN204
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                    largest = max(largest, tensor.numel())
+            return out
+
+    with Watch():
+        logprobs, _ = head_logprobs(hidden, weight, None, ids, 0.7, chunk_bytes=4 * 5000 * 3)
+        logprobs.sum().backward()
+    assert largest == 5000 * 8  # the weight itself, transposed; a piece of logits is 15,000
+
+
+def test_logprobs_of_unlikely_tokens_are_not_lost() -> None:
+    hidden = torch.tensor([[[1000.0, 0.0]]], requires_grad=True)
+    weight, ids = torch.eye(2), torch.tensor([[1]])
+    logprobs, entropies = head_logprobs(hidden, weight, None, ids, 1.0)
+    assert logprobs.item() == pytest.approx(-1000.0) and entropies.item() == pytest.approx(0.0)
+
+
+def test_autocast_computes_the_products_in_its_type() -> None:
+    hidden, weight, _, ids = a_head(False, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, _ = head_logprobs(hidden, weight, None, ids, 0.7)
+    rounded = hidden.detach().bfloat16() @ weight.bfloat16().T
+    expected = token_logprobs(rounded, ids, 0.7)
+    exact = token_logprobs(hidden @ weight.T, ids, 0.7)
+    assert logprobs.dtype == torch.float32
+    assert torch.allclose(logprobs, expected, atol=1e-5) and not torch.allclose(logprobs, exact)
+
+
+def test_a_uniform_number_picks_the_token_whose_share_it_falls_into() -> None:
+    p = torch.tensor([[0.2, 0.0, 0.5, 0.3]]).expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.19, 0.2, 0.69, 0.71, 0.999999], dtype=torch.float64)
+    assert inverse_cdf_sample(p, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_drawn_tokens_have_their_probabilities() -> None:
+    p = torch.softmax(torch.randn(7), -1)
+    uniforms = torch.rand(100_000, dtype=torch.float64)
+    drawn = inverse_cdf_sample(p.expand(100_000, 7), uniforms)
+    shares = torch.bincount(drawn, minlength=7) / 100_000
+    assert (shares - p).abs().max() < 4 * (0.25 / 100_000) ** 0.5

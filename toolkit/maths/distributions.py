@@ -55,7 +55,8 @@ def head_logprobs(
         chunk_bytes: of fp32 logits that may exist at once; by default CHUNK_BYTES.
 
     Returns:
-        log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without.
+        log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without one: they are
+        a by-product of the gradient, and NaN where none is wanted.
     """
     chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
@@ -96,7 +97,7 @@ class _FrozenHead(torch.autograd.Function):
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
-        entropies = torch.empty_like(logprobs)
+        entropies = torch.full_like(logprobs, float("nan"))  # no by-product without a gradient
         wants_gradient = ctx.needs_input_grad[0]
         direction = torch.empty_like(states) if wants_gradient else None
         with torch.autocast(autocast_device(states.device), enabled=False):

@@ -110,7 +110,7 @@ class Actors(nn.Module):
                     module.p = 0.0
                 elif isinstance(getattr(module, "attention_dropout", None), float):
                     module.attention_dropout = 0.0
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
 
     @contextmanager
     def optimizing(self) -> Iterator[None]:

@@ -9,9 +9,12 @@ after a while), unless MALLOC_MMAP_THRESHOLD_=1048576 has it give memory back, w
 long again; the benchmark measures so.
 """
 
+import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from toolkit.errors import InputError
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.maths.precision import autocast_type
 from toolkit.models.loading import HEADS
@@ -150,33 +154,133 @@ def plan_memory(
     with _shapes_only() as attention, torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         base.requires_grad_(False).eval()
-        base_bytes = _base_bytes(base, precision, bf16)
-        roles = Roles(base, lora, value=value, checked=False)
+        linear = _linear_weights(base)
+        base_bytes = _base_bytes(base, linear, precision, bf16)
+        roles = Roles(base, copy.deepcopy(lora), value=value, checked=False)
         roles.autocast_dtype = torch.bfloat16 if bf16 else None
         if checkpointing:
             roles.use_checkpointing()
         adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
         trained = sum(p.numel() for _, p in roles.trainable()) * 4
         kept = _training_bytes(roles, micro_batch, prompt_length, response_length)
+    held = {
+        f"base ({precision})": base_bytes,
+        "adapters and heads (fp32)": trained + (int(reward) + int(reference_adapter)) * adapter,
+        "optimizer (two moments)": 2 * trained,
+    }
+    number = 2 if bf16 or dtype == torch.bfloat16 else 4
+    lengths, batches = (prompt_length, response_length), (micro_batch, rollout_batch)
+    phases = _phases(config, lengths, batches, number, CHUNK_BYTES[device], trained, kept)
+    if precision == "4bit":
+        widest = max(p.numel() for p in base.parameters() if p.dim() == 2 and id(p) in linear)
+        for parts in phases.values():
+            parts["the widest layer, dequantised"] = widest * number
+    facts = {
+        "trained": f"{trained // 4:,} parameters",
+        "base": f"{sum(p.numel() for p in base.parameters() if not p.requires_grad):,} parameters",
+    }
+    return MemoryPlan(held, phases, facts)
+
+
+def _linear_weights(base: nn.Module) -> set[int]:
+    """The ids of the weights that 4-bit quantises: linear layers but for the output heads."""
+    return {
+        id(module.weight)
+        for name, module in base.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and name.split(".")[-1] not in HEADS
+    }
+
+
+def _base_bytes(base: nn.Module, linear: set[int], precision: str, bf16: bool) -> int:
+    """Bytes of the base's weights, tied ones counted once."""
+    total = 0.0
+    for parameter in base.parameters():
+        size: float = parameter.element_size()
+        if id(parameter) in linear and precision == "4bit":
+            size = NF4_BYTES
+        elif id(parameter) in linear and bf16:
+            size = 2
+        total += parameter.numel() * size
+    return int(total)
+
+
+def _training_bytes(roles: Roles, batch: int, prompt_length: int, response_length: int) -> int:
+    """Kept of one micro-batch: of the hungrier role, as they go one after the other."""
+    ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    completion = ids[:, -response_length:]
+    with roles.optimizing():
+        kept = _kept(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
+        if not roles.shares_trunk:
+            kept = max(kept, _kept(lambda: roles.values(ids, mask, response_length), roles))
+    return kept
+
+
+def available_memory(device: str) -> tuple[int, str]:
+    """Bytes that are free, and the device's name."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.is_file() else ():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024, "CPU"
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "CPU"
+
+
+def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: int) -> str:
+    """The largest halving of the micro-batch that fits, without checkpointing and with, in words.
+
+    Args:
+        plan: of a micro-batch, and of whether activations are recomputed.
+        micro_batch: what did not fit.
+        room: bytes.
+    """
+    for checkpointing in (False, True):
+        size = micro_batch
+        while size:
+            if plan(size, checkpointing).peak < room:
+                more = " and gradient_checkpointing: true" if checkpointing else ""
+                steps = micro_batch // size
+                return (
+                    f"per_device_train_batch_size: {size}, gradient_accumulation_steps: x{steps}"
+                    f"{more} would"
+                )
+            size //= 2
+    return "no micro-batch does: take a smaller base, 4bit, or a lower rank"
+
+
+def check_memory(
+    plan: Callable[[int, bool], MemoryPlan], micro_batch: int, checkpointing: bool, device: str
+) -> None:
+    """Raise InputError if a run would not fit into what is free, with what would."""
+    room, where = available_memory(device)
+    chosen = plan(micro_batch, checkpointing)
+    if chosen.peak > room:
+        raise InputError(
+            f"about {chosen.peak / MIB:,.0f} MiB are needed while {chosen.hungriest}, {where} has "
+            f"{room / MIB:,.0f} free; {what_fits(plan, micro_batch, room)}",
+            "per_device_train_batch_size",
+        )
+
+
+def _phases(
+    config: PreTrainedConfig, lengths: tuple[int, int], batches: tuple[int, int], number: int,
+    chunk_bytes: int, trained: int, kept: int,
+) -> dict[str, dict[str, int]]:  # fmt: skip
+    """Bytes at the height of each phase, besides what is held; ``number`` is bytes a number."""
     text = config.get_text_config()
     hidden, vocab = text.hidden_size, text.vocab_size
     width = max(hidden, getattr(text, "intermediate_size", None) or 4 * hidden)
+    (prompt_length, response_length), (micro_batch, rollout_batch) = lengths, batches
     tokens = prompt_length + response_length
-    number = 2 if bf16 or dtype == torch.bfloat16 else 4
     chunk = (
-        3 * min(CHUNK_BYTES[device], micro_batch * response_length * vocab * 4)
+        3 * min(chunk_bytes, micro_batch * response_length * vocab * 4)
         + micro_batch * response_length * hidden * 4
     )
-    frozen = int(reward) + int(reference_adapter)
-    held = {
-        f"base ({precision})": base_bytes,
-        "adapters and heads (fp32)": trained + frozen * adapter,
-        "optimizer (two moments)": 2 * trained,
-    }
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
     cache = 2 * text.num_hidden_layers * rollout_batch * heads * head_size * tokens * number
-    phases = {
+    return {
         "sampling": {
             "KV cache": cache,
             "logits and cumulative probabilities": rollout_batch * vocab * (4 + 4 + 8 + 8),
@@ -193,40 +297,3 @@ def plan_memory(
             "a chunk of logits": chunk,
         },
     }
-    if precision == "4bit":
-        for parts in phases.values():
-            parts["the widest layer, dequantised"] = hidden * width * number
-    facts = {
-        "trained": f"{trained // 4:,} parameters",
-        "base": f"{sum(p.numel() for p in base.parameters() if not p.requires_grad):,} parameters",
-    }
-    return MemoryPlan(held, phases, facts)
-
-
-def _base_bytes(base: nn.Module, precision: str, bf16: bool) -> int:
-    """Bytes of the base's weights, tied ones counted once."""
-    linear = {}
-    for name, module in base.named_modules():
-        if type(module).__name__ in ("Linear", "Conv1D") and name.split(".")[-1] not in HEADS:
-            linear[id(module.weight)] = module.weight
-    total = 0.0
-    for parameter in base.parameters():
-        size = parameter.element_size()
-        if id(parameter) in linear and precision == "4bit":
-            size = NF4_BYTES  # type: ignore[assignment]
-        elif bf16 and parameter.dim() == 2 and id(parameter) in linear:
-            size = 2
-        total += parameter.numel() * size
-    return int(total)
-
-
-def _training_bytes(roles: Roles, batch: int, prompt_length: int, response_length: int) -> int:
-    """Kept of one micro-batch: of the hungrier role, as they go one after the other."""
-    ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    completion = ids[:, -response_length:]
-    with roles.optimizing():
-        kept = _kept(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
-        if not roles.shares_trunk:
-            kept = max(kept, _kept(lambda: roles.values(ids, mask, response_length), roles))
-    return kept

@@ -28,8 +28,8 @@ from toolkit.models.adapters import (
     read_facts,
     write_facts,
 )
+from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
-from toolkit.models.lora import make_lean, round_frozen_weights
 
 
 class Roles(Actors):
@@ -70,6 +70,7 @@ class Roles(Actors):
         self.autocast_dtype = autocast_dtype
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
+            attend_in_fp32(base)
         hidden_size = base.config.get_text_config().hidden_size
         device = next(base.parameters()).device
         self.model: PeftModel = get_peft_model(base, lora, adapter_name=POLICY)

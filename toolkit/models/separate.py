@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
-from toolkit.models.lora import make_lean
+from toolkit.models.lean import make_lean
 
 
 class SeparateModels(Actors):

@@ -189,7 +189,7 @@ class Run:
             t.journal.say(f"{self.folder}: no checkpoint to resume from; starting at the beginning")
             return 0
         check_same(read_state(path)["settings"], self.identity(), path)
-        trained = dict(t.model.trainable())
+        trained: dict[str, torch.Tensor] = dict(t.model.trainable())
         state = load_checkpoint(path, trained, t.optimizer, self._optimized())
         t.kl.load_state_dict(state["kl"])
         t.guards.load_state_dict(state["guards"])

@@ -1,4 +1,4 @@
-"""The forward pass of peft's LoRA layers, with fewer trips through memory.
+"""Cheaper passes with the same results: LoRA layers, frozen weights under autocast, attention.
 
 peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling: three further tensors of the
 output's size, and as many in the backward pass. Here the update is added inside a matrix product.
@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.maths.precision import autocast_device, autocast_type
@@ -92,6 +96,26 @@ def _is_plain(layer: Any) -> bool:
     return not (
         dropout or layer.lora_variant or any(layer.lora_bias.values()) or layer.lora_embedding_A
     )
+
+
+def _fp32_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> Any:
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = query.float(), key.float(), value.float()
+        return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
+
+
+def attend_in_fp32(model: PreTrainedModel) -> None:
+    """On a CPU, leave attention out of bf16 autocast, which makes its backward pass far slower.
+
+    Measured with torch 2.13 and AVX512_BF16, 64 sequences of 88 tokens, 6 heads of 48: 1.7 s
+    against 0.7 in an update. Other devices and attention implementations stay as they are.
+    """
+    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+        ALL_ATTENTION_FUNCTIONS.register("sdpa_fp32", _fp32_attention)
+        ALL_MASK_ATTENTION_FUNCTIONS.register("sdpa_fp32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+        model.set_attn_implementation("sdpa_fp32")
 
 
 def round_frozen_weights(model: nn.Module, dtype: torch.dtype) -> int:

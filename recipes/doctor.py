@@ -1,0 +1,91 @@
+"""What a PPO run would take and do, before anything is loaded; and whether this machine is sound.
+
+    python recipes/doctor.py --config recipes/configs/demo/ppo.yaml
+
+Takes the arguments of ppo.py. You should see versions and devices, the roles and which adapter and
+head each has, what trains, the memory plan by phase with what would fit if it does not, and the
+canaries: small checks of the libraries below that once gave wrong results in silence. The exit code
+is 1 if a canary fails or the memory does not suffice.
+"""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass, field
+
+import torch
+
+from toolkit.arguments import (
+    LoraArguments,
+    ModelArguments,
+    PromptArguments,
+    RewardArguments,
+    memory_planner,
+)
+from toolkit.cli import run
+from toolkit.models.canaries import CANARIES
+from toolkit.models.loading import check_base
+from toolkit.models.memory import MIB, available_memory, what_fits
+from toolkit.training.ppo_config import PPOConfig
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+@dataclass
+class DoctorArguments:
+    prompt_length: int = field(default=64, metadata={"help": "Tokens of a prompt, for the plan."})
+    canaries: bool = field(default=True, metadata={"help": "Run the canaries, too."})
+
+
+def main(
+    doctor: DoctorArguments,
+    model_args: ModelArguments,
+    lora: LoraArguments,
+    rewards: RewardArguments,
+    args: PromptArguments,
+    config: PPOConfig,
+) -> int:
+    # The machine.
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    print(f"python {platform.python_version()}, {versions}")
+    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
+    room, where = available_memory(device)
+    print(f"device: {where}, {room / MIB:,.0f} MiB free, {os.cpu_count()} cores")
+
+    # The roles.
+    name = model_args.model_name_or_path
+    check_base(name)
+    frozen = "a frozen copy of the policy's first adapter" if args.policy_adapter else "no adapter"
+    value = "head on the policy's trunk" if config.value == "trunk" else "adapter of its own, head"
+    scorers = [rewards.reward_adapter and "adapter, frozen, with its head", rewards.reward_model,
+               rewards.lexicon, rewards.reward_function]  # fmt: skip
+    print(f"\nbase        {name} in {model_args.precision}, held once")
+    print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}: trains")
+    print(f"reference   {frozen if args.reference == 'policy_adapter' else 'no adapter'}")
+    print(f"value       {value} (fp32): trains")
+    print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
+
+    # The memory plan.
+    longest = args.prompt_tokens or doctor.prompt_length
+    plan = memory_planner(model_args, lora, rewards, args, config, longest, device)
+    micro = config.per_device_train_batch_size
+    chosen = plan(micro, bool(config.gradient_checkpointing))
+    print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
+    print("\n".join(chosen.lines()))
+    print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")
+    fits = chosen.peak < room
+    print("this fits" if fits else f"this does not fit; {what_fits(plan, micro, room)}")
+
+    # The canaries.
+    sound = True
+    for title, canary in CANARIES.items() if doctor.canaries else ():
+        problem = canary()
+        sound &= problem is None
+        print(
+            f"{'ok  ' if problem is None else 'FAIL'}  {title}{f': {problem}' if problem else ''}"
+        )
+    return 0 if fits and sound else 1
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,370 @@
+"""What the recipes can be told: dataclasses, the one place of defaults, help and range checks."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from peft import LoraConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
+from toolkit.data.encoding import LONG_ROWS, Encoder
+from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.errors import InputError, check_choice, check_range
+from toolkit.labeling.scripted import Lexicon, load_function
+from toolkit.models.adapters import check_adapter, lora_config
+from toolkit.models.loading import (
+    check_context,
+    context_length,
+    load_base,
+    load_tokenizer,
+)
+from toolkit.models.memory import MemoryPlan, plan_memory
+from toolkit.models.other_base import TextRewardModel
+from toolkit.models.reload import verify_reload
+from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.rewards import RewardFunction
+from toolkit.training.rollouts import SamplingRule, sampling_rule
+
+PRECISIONS = ("4bit", "bf16", "fp32")
+
+
+@dataclass
+class ModelArguments:
+    """Which base model, and how it is loaded. Field names are those of TRL's ModelConfig."""
+
+    model_name_or_path: str = field(
+        default="data/model", metadata={"help": "Hub id or folder of the base model."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit on the Hub."}
+    )
+    precision: str = field(
+        default="4bit",
+        metadata={"help": "How the base is held: 4bit (NF4, double quantised), bf16 or fp32."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the model's repository ships."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer (``load_tokenizer``)."""
+        return load_tokenizer(self.model_name_or_path, self.model_revision, self.trust_remote_code)
+
+    def check_context(self, prompts: list[list[int]], response_length: int) -> None:
+        """Raise InputError if the longest prompt and its completion would not fit."""
+        longest = max(len(prompt) for prompt in prompts)
+        if not self.trust_remote_code:
+            check_context(self.model_name_or_path, longest + response_length, self.model_revision)
+
+    def longest(self, max_length: int | None) -> int:
+        """``max_length``, or the model's context where that is shorter."""
+        context = None
+        if not self.trust_remote_code:
+            context = context_length(self.model_name_or_path, self.model_revision)
+        return min(max_length or 1 << 30, context or 1 << 30)
+
+    def base(self, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
+        """The base itself (``load_base``)."""
+        return load_base(
+            self.model_name_or_path, self.precision, self.model_revision, self.trust_remote_code,
+            score_head, seed,
+        )  # fmt: skip
+
+    def verify_reload(self, folder: str | Path, rows: list[list[int]], scores: list[float]) -> None:
+        """Raise InputError unless a clean process gets these scores (``models.reload``)."""
+        difference = verify_reload(
+            folder, self.model_name_or_path, self.precision, rows, scores, self.model_revision,
+            self.trust_remote_code,
+        )  # fmt: skip
+        print(f"reloaded by plain peft in a clean process: scores differ by {difference:.2g}")
+
+
+@dataclass
+class LoraArguments:
+    """The adapter that is trained. Field names are those of TRL's ModelConfig."""
+
+    lora_r: int = field(default=16, metadata={"help": "Rank."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale: the update is alpha/r * B A."})
+    lora_target_modules: str = field(
+        default="all-linear",
+        metadata={"help": "Layers with an adapter: all-linear, or names joined by commas."},
+    )
+
+    def __post_init__(self) -> None:
+        check_range("lora_r", self.lora_r, low=1)
+        check_range("lora_alpha", self.lora_alpha, above=0)
+        if not self.lora_target_modules.strip(" ,"):
+            raise InputError("lora_target_modules is empty", "lora_target_modules")
+
+    def config(self, task_type: str) -> LoraConfig:
+        """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
+        return lora_config(self.lora_r, self.lora_alpha, self.lora_target_modules, task_type)
+
+
+@dataclass
+class SamplingArguments:
+    """How completions come about. Field names are those of TRL 1.12's PPOConfig."""
+
+    response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
+    temperature: float = field(default=0.7, metadata={"help": "Of the sampling."})
+    stop_token: str | None = field(
+        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
+    )
+    truncate_token: str | None = field(
+        default=None, metadata={"help": "Cut each completion behind this token (say a full stop)."}
+    )
+    truncate_after: int = field(
+        default=16, metadata={"help": "First index at which truncate_token counts."}
+    )
+    max_prompt_length: int = field(
+        default=256, metadata={"help": "Leave out prompts of more tokens."}
+    )
+    prompt_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cut prompts out of text: its first so many tokens (rows of `text`)."},
+    )
+
+    def __post_init__(self) -> None:
+        check_range("response_length", self.response_length, low=1)
+        check_range("temperature", self.temperature, above=0)
+        check_range("truncate_after", self.truncate_after, low=0)
+        check_range("max_prompt_length", self.max_prompt_length, low=1)
+        check_range("prompt_tokens", self.prompt_tokens, low=1)
+
+    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
+        """The rule in token ids."""
+        return sampling_rule(
+            tokenizer, self.response_length, self.temperature, self.stop_token,
+            self.truncate_token, self.truncate_after,
+        )  # fmt: skip
+
+
+@dataclass
+class ComparisonArguments:
+    """Which comparisons, and what is done with those that are bad or too long."""
+
+    comparisons: str = field(
+        default="outputs/comparisons.jsonl",
+        metadata={"help": "JSONL, Parquet, folder or Hub dataset of `prompt, completions, best`."},
+    )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad rows, and say how many there are."}
+    )
+    long_rows: str = field(
+        default="drop",
+        metadata={"help": "Rows over max_length: drop, or truncate_prompt (its start)."},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    eval_rows: int | None = field(
+        default=None,
+        metadata={"help": "Comparisons held out, by prompt; 200, or a fifth if that is fewer."},
+    )
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Train on this share of the others."}
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("long_rows", self.long_rows, LONG_ROWS)
+        check_range("eval_rows", self.eval_rows, low=1)
+        check_range("train_fraction", self.train_fraction, above=0, high=1)
+
+    def open(self, wants: str, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+        """The source, checked, and which of its rows to train on and to hold out."""
+        comparisons = open_comparisons(self.comparisons, wants, "--comparisons", self.skip_invalid)
+        eval_rows = self.eval_rows or max(1, min(200, len(comparisons) // 5))
+        split = split_by_prompt(comparisons.order, eval_rows, seed, self.train_fraction)
+        return comparisons, *split
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
+        """How its rows become token ids."""
+        return Encoder(tokenizer, max_length, self.long_rows, self.chat_template)
+
+
+@dataclass
+class FunctionArguments:
+    """A function that says how good a completion is: exactly one of these."""
+
+    lexicon: str | None = field(
+        default=None,
+        metadata={"help": "Word-valence file (word TAB valence ...); the score is their sum."},
+    )
+    reward_function: str | None = field(
+        default=None,
+        metadata={"help": "module:function, called with prompts and completions, -> scores."},
+    )
+
+    def function(self) -> RewardFunction:
+        """The function.
+
+        Raises:
+            InputError: none of them or more than one, or the one does not load.
+        """
+        names = [f.name for f in dataclasses.fields(self)]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(given) or 'no scorer'} given: give exactly one of "
+                f"{', '.join(f'--{name}' for name in names)}"
+            )
+        if self.lexicon is not None:
+            return Lexicon(self.lexicon)
+        return load_function(self.reward_function or "")
+
+
+@dataclass
+class ScorerArguments(FunctionArguments):
+    """Who says how good a completion is: exactly one of these."""
+
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter."}
+    )
+
+    def load(self, base_name: str, precision: str | None = None) -> RewardFunction | None:
+        """The function, or None for the reward adapter, which is then known to fit the base.
+
+        Raises:
+            InputError: none of the three or more than one, or the one does not load.
+        """
+        if self.reward_adapter is None or self.lexicon or self.reward_function:
+            return self.function()
+        check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
+        return None
+
+
+@dataclass
+class RewardArguments:
+    """What PPO is rewarded for: one of these, or several, weighed against each other."""
+
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter, on the same base."}
+    )
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "A reward model on another base: Hub id, folder, or its adapter."},
+    )
+    lexicon: str | None = field(
+        default=None,
+        metadata={"help": "Word-valence file (word TAB valence ...); the score is their sum."},
+    )
+    reward_function: str | None = field(
+        default=None,
+        metadata={"help": "module:function(prompts, completions, **columns) -> scores; or several, "
+                  "joined by commas."},
+    )  # fmt: skip
+    reward_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "A weight for each of the above that is given, in this order."},
+    )
+
+    def load(self, base_name: str, precision: str) -> list[RewardFunction | None]:
+        """The rewards in the order of the fields; None stands for the reward adapter.
+
+        Raises:
+            InputError: none is given, one does not load, or the weights do not fit.
+        """
+        functions = [f.strip() for f in (self.reward_function or "").split(",") if f.strip()]
+        given = [self.reward_adapter, self.reward_model, self.lexicon, *functions]
+        count = sum(item is not None for item in given)
+        if count == 0:
+            raise InputError(
+                "no reward: give --reward_adapter, --reward_model, --lexicon or --reward_function"
+            )
+        if count > 1 and self.reward_weights is None:
+            raise InputError(
+                f"{count} rewards and no --reward_weights (their scales differ: give one each)"
+            )
+        if self.reward_weights is not None and len(self.reward_weights) != count:
+            raise InputError(
+                f"{len(self.reward_weights)} reward_weights for {count} rewards", "reward_weights"
+            )
+        parts: list[RewardFunction | None] = []
+        if self.reward_adapter is not None:
+            check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
+            parts.append(None)
+        if self.reward_model is not None:
+            parts.append(TextRewardModel(self.reward_model, precision))
+        if self.lexicon is not None:
+            parts.append(Lexicon(self.lexicon))
+        return parts + [load_function(name) for name in functions]
+
+
+@dataclass
+class PromptArguments:
+    """PPO's prompts, and where the policy starts."""
+
+    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    eval_prompts: str | None = field(
+        default=None, metadata={"help": "Held-out prompts: evaluated every --eval_every updates."}
+    )
+    eval_limit: int | None = field(default=128, metadata={"help": "Use only so many of these."})
+    eval_skip: int = field(default=0, metadata={"help": "Pass over so many of their rows first."})
+    max_prompt_length: int = field(default=256, metadata={"help": "Leave out longer prompts."})
+    prompt_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cut prompts out of text: its first so many tokens (rows of `text`)."},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
+    policy_adapter: str | None = field(
+        default=None, metadata={"help": "Adapter that the policy starts from (fine-tuned, say)."}
+    )
+    reference: str = field(
+        default="policy_adapter",
+        metadata={"help": "With --policy_adapter: policy_adapter (a frozen copy of it), or base."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+
+    def __post_init__(self) -> None:
+        check_choice("reference", self.reference, ("policy_adapter", "base"))
+        for name in ("max_prompt_length", "prompt_tokens", "limit", "eval_limit"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("eval_skip", self.eval_skip, low=0)
+
+    @property
+    def reference_role(self) -> str:
+        """The reference, as ``Roles`` has it."""
+        return self.reference if self.policy_adapter is not None else "base"
+
+    def load(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Prompts, Prompts | None, int]:
+        """Prompts, held-out prompts if there are any, and how many were left out by length."""
+        prompts, left_out = read_prompts(
+            self.prompts, tokenizer, self.max_prompt_length, self.prompt_tokens, self.limit,
+            chat_template=self.chat_template,
+        )  # fmt: skip
+        if self.eval_prompts is None:
+            return prompts, None, left_out
+        held_out, _ = read_prompts(
+            self.eval_prompts, tokenizer, self.max_prompt_length, self.prompt_tokens,
+            self.eval_limit, self.eval_skip, "--eval_prompts", self.chat_template,
+        )  # fmt: skip
+        return prompts, held_out, left_out
+
+
+def memory_planner(
+    model_args: ModelArguments, lora: LoraArguments, rewards: RewardArguments,
+    args: PromptArguments, config: PPOConfig, longest: int, device: str,
+) -> Callable[[int, bool], MemoryPlan]:  # fmt: skip
+    """The memory plan of a PPO run, as a function of micro-batch and checkpointing."""
+    shape = AutoConfig.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision
+    )
+    return lambda micro_batch, checkpointing: plan_memory(
+        shape, model_args.precision, lora.config("CAUSAL_LM"), config.value, longest,
+        config.response_length, micro_batch,
+        min(config.local_rollout_forward_batch_size, config.local_batch_size),
+        reward=rewards.reward_adapter is not None,
+        reference_adapter=args.reference_role == "policy_adapter",
+        bf16=config.bf16, checkpointing=checkpointing, device=device,
+    )  # fmt: skip
