@@ -66,7 +66,7 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
 
     def make(
         name: str = "run", precision: str = "fp32", value: str = "trunk", eval_prompts: int = 0,
-        folder: Path = tmp_path, autocast: bool = False, **kwargs: Any,
+        folder: Path = tmp_path, autocast: bool = False, model: Any = None, **kwargs: Any,
     ) -> PPOTrainer:  # fmt: skip
         tokenizer = load_tokenizer(demo_model)
         lines = (ROOT / "data" / "prompts.jsonl").read_text().splitlines()[:64]
@@ -81,7 +81,7 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
                 if k in kwargs}  # fmt: skip
         torch.manual_seed(0)
         config = PPOConfig(output_dir=str(folder / name), value=value, **(options | kwargs))
-        roles = Roles(
+        roles = model or Roles(
             load_base(demo_model, precision), lora_config(4, 8, "all-linear", "CAUSAL_LM"),
             value=value, autocast_dtype=torch.bfloat16 if autocast else None,
         )  # fmt: skip

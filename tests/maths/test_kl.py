@@ -11,6 +11,7 @@ from toolkit.maths.kl import (
     FixedKLController,
     kl_estimate,
     penalized_rewards,
+    preview_kl,
 )
 
 LOGPROBS = torch.tensor([[-1, -2, -0.5], [-0.2, -1.5, -3]], dtype=torch.float64)
@@ -154,3 +155,40 @@ def test_kl_estimators_on_gaussians(mean: float, kl: float, spreads: tuple, k2_b
 def test_unknown_estimator_is_refused() -> None:
     with pytest.raises(ValueError, match="k1, k2 or k3"):
         kl_estimate(LOGPROBS, REFERENCE, "k4")
+
+
+def test_the_papers_form_ignores_the_batch() -> None:
+    """O1: at KL 12 with target 6 the paper's coefficient rises by 2 %, whatever the batch."""
+    for episodes in (64, 512):
+        controller = AdaptiveKLController(0.15, 6.0, 10_000, k_beta=0.1)
+        controller.update(12.0, episodes)
+        assert controller.value == pytest.approx(0.15 * 1.02)
+
+
+def test_both_forms_agree_where_the_horizon_is_ten_batches() -> None:
+    code, paper = (
+        AdaptiveKLController(0.15, 6.0, 5120, k_beta=k) for k in (None, 0.1)
+    )  # fmt: skip
+    for kl in (0.0, 2.0, 5.0, 8.0, 7.0, 6.0):
+        code.update(kl, 512)
+        paper.update(kl, 512)
+        assert code.value == pytest.approx(paper.value, rel=1e-12)
+
+
+def test_the_coefficient_stays_between_floor_and_ceiling() -> None:
+    controller = AdaptiveKLController(0.15, 6.0, 512, floor=0.1, ceiling=0.2)
+    for _ in range(10):
+        controller.update(0.0, 512)
+    assert controller.value == 0.1
+    for _ in range(10):
+        controller.update(1e3, 512)
+    assert controller.value == 0.2
+
+
+def test_a_preview_settles_with_a_short_horizon_and_not_with_a_long_one() -> None:
+    """Where the simulated policy stands at 1 / (2 coef^2), target 6 means coef = 0.2887."""
+    short = preview_kl(AdaptiveKLController(1.0, 6.0, 1000), 300, 100, stiffness=1.0, lag=5)
+    kl, coefficient = short[-1]
+    assert kl == pytest.approx(6.0, rel=0.01) and coefficient == pytest.approx(12**-0.5, rel=0.01)
+    long = preview_kl(AdaptiveKLController(1.0, 6.0, 100_000), 300, 100, stiffness=1.0, lag=5)
+    assert long[-1][0] < 3.0

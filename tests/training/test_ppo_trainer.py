@@ -338,3 +338,138 @@ def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
 def test_a_flag_that_would_be_ignored_is_refused(tmp_path: Path, flag: dict) -> None:
     with pytest.raises(InputError, match="is not used by PPO"):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, **flag)
+
+
+def test_autocast_is_really_on(new_trainer: Any) -> None:
+    """TRL 1.12's PPO ignored bf16: here every role's products are made in it."""
+    seen: set[tuple[str, torch.dtype]] = set()
+    trainer = new_trainer(autocast=True, value="adapter", total_episodes=8)
+    trunk = trainer.model.trunk
+
+    def spy(role: str, **inputs: Any) -> torch.Tensor:
+        layer = trainer.model._causal.model.layers[0].mlp.up_proj
+        hook = layer.register_forward_hook(lambda m, i, out: seen.add((role, out.dtype)))
+        hidden = trunk(role, **inputs)
+        hook.remove()
+        return hidden
+
+    trainer.model.trunk = spy
+    row = trainer.train()[0]
+    assert seen == {(role, torch.bfloat16) for role in ("policy", "reference", "value")}
+    assert 0 < row["val/first_max_log_ratio"] < 0.1
+    assert {p.dtype for p in trainer.parameters} == {torch.float32}
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+def test_checkpointing_changes_no_gradient_and_is_really_on(new_trainer: Any, value: str) -> None:
+    results = []
+    for checkpointing in (False, True):
+        trainer = new_trainer(value=value, gradient_checkpointing=checkpointing, total_episodes=16)
+        passes = []
+        layer = trainer.model._causal.model.layers[0].mlp
+        forward = layer.forward
+
+        def counted(*args: Any, forward: Any = forward, passes: list = passes, **kw: Any) -> Any:
+            passes.append(torch.is_grad_enabled())
+            return forward(*args, **kw)
+
+        layer.forward = counted
+        rows = trainer.train()
+        state = {n: p.detach().clone() for n, p in trainer.model.trainable()}
+        results.append((rows, state, sum(passes)))
+    (rows, state, once), (again, recomputed, twice) = results
+    assert twice == 2 * once
+    assert [r["objective/kl"] for r in rows] == pytest.approx([r["objective/kl"] for r in again])
+    for name, tensor in state.items():
+        assert torch.allclose(tensor, recomputed[name], atol=1e-6), name
+
+
+def test_a_policy_from_an_adapter_has_that_adapter_as_its_reference(
+    new_trainer: Any, demo_model: str, tmp_path: Path
+) -> None:
+    """From supervised fine-tuning the KL starts at 0 against it, and not against the bare base."""
+    tuned = new_trainer("first", total_episodes=64, learning_rate=5e-3, kl_coef=0.01)
+    tuned.train()
+    adapter = tuned.save_model()
+    lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+    first_kl = {}
+    for reference in ("policy_adapter", "base"):
+        roles = Roles(load_base(demo_model, "fp32"), lora, value="trunk", policy_adapter=adapter,
+                      reference=reference)  # fmt: skip
+        frozen = {n: p.clone() for n, p in roles.named_parameters() if ".reference." in n}
+        trainer = new_trainer(reference, model=roles)
+        first_kl[reference] = trainer.train()[0]["objective/kl"]
+        assert bool(frozen) is (reference == "policy_adapter")
+        for name, tensor in frozen.items():
+            assert torch.equal(tensor, dict(roles.named_parameters())[name]), name
+    assert abs(first_kl["policy_adapter"]) < 1e-4 < 0.01 < abs(first_kl["base"])
+
+
+def test_evaluation_is_the_same_noise_each_time_and_the_best_is_kept(
+    new_trainer: Any, tmp_path: Path
+) -> None:
+    trainer = new_trainer(eval_prompts=20, eval_every=2, total_episodes=48)
+    assert trainer.evaluate() == trainer.evaluate()
+    rows = trainer.train()
+    evaluated = [row for row in rows if "eval/scores" in row]
+    assert [row["update"] for row in evaluated] == [2, 4, 6]
+    kept = json.loads((tmp_path / "run" / "best" / "evaluation.json").read_text())
+    best = max((r for r in evaluated if r["eval/kl"] <= 1.1 * 6), key=lambda r: r["eval/scores"])
+    assert kept["update"] == best["update"] and kept["eval/scores"] == best["eval/scores"]
+    assert (tmp_path / "run" / "best" / "policy" / "adapter_model.safetensors").is_file()
+
+
+def test_trackers_and_callbacks_hear_of_every_update(new_trainer: Any) -> None:
+    from transformers import TrainerCallback
+
+    heard: list[str] = []
+
+    class Ear(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kw: Any) -> None:
+            heard.append("begin")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kw: Any) -> None:
+            heard.append(f"log {logs['update']} {logs['eps'] > 0}")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+            control.should_training_stop = state.global_step == 2
+
+        def on_save(self, *args: Any, **kw: Any) -> None:
+            heard.append("save")
+
+        def on_train_end(self, *args: Any, **kw: Any) -> None:
+            heard.append("end")
+
+    new_trainer(total_episodes=16, save_steps=2, callbacks=[Ear()]).train()
+    assert heard == ["begin", "log 1 True", "log 2 True", "save", "end"]
+
+
+def test_timings_are_kept_apart_from_what_was_learned(new_trainer: Any, tmp_path: Path) -> None:
+    rows = new_trainer(value="adapter").train()
+    timings = [json.loads(x) for x in (tmp_path / "run" / "timings.jsonl").read_text().splitlines()]
+    phases = {f"seconds/{n}" for n in ("sample", "value", "reference", "score", "optimize")}
+    assert phases <= timings[0].keys() and timings[0]["peak_mb"] > 0
+    assert sum(timings[1][name] for name in phases) <= timings[1]["seconds"]
+    assert not [name for name in rows[0] if "second" in name or "time" in name]
+
+
+def test_captured_logprobs_that_are_wrong_are_noticed_and_no_longer_used(
+    new_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = new_trainer(total_episodes=24)
+    honest = trainer.model.step
+
+    def wrong(role: str = "policy") -> Any:
+        right = honest(role)
+
+        def step(*inputs: Any) -> Any:
+            logits, values = right(*inputs)
+            return logits * 1.2, values
+
+        return step
+
+    trainer.model.step = wrong
+    rows = trainer.train()
+    assert rows[0]["val/first_max_log_ratio"] > 0.1
+    assert "captured log-probs differ" in capsys.readouterr().out
+    assert rows[1]["val/first_max_log_ratio"] < 1e-4

@@ -60,6 +60,8 @@ class Guards:
 
     def collapsed(self, mean: float, std: float) -> str | None:
         """Watch the scores' running mean; say so if it fell too far below its best."""
+        if math.isnan(mean):  # nothing was scored: another guard's matter
+            return None
         if math.isnan(self.running):
             self.first_std, self.running, self.best = std, mean, mean
         self.running = MEMORY * self.running + (1 - MEMORY) * mean
@@ -72,17 +74,14 @@ class Guards:
             )
         return None
 
-    def skip(self, fault: str) -> None:
-        """Count a skipped update.
-
-        Raises:
-            RunStopped: faults are to stop the run, or there were too many in a row.
-        """
+    def skip(self, fault: str) -> str | None:
+        """Count a skipped update; why the run is to stop, if it is."""
         if self.on_fault == "stop":
-            raise RunStopped(fault)
+            return fault
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row >= self.max_skipped:
-            raise RunStopped(f"{self.in_a_row} updates in a row skipped, the last because {fault}")
+            return f"{self.in_a_row} updates in a row skipped, the last because {fault}"
+        return None
 
     def went_well(self) -> None:
         """An update was made."""

@@ -95,8 +95,8 @@ class Journal:
         self.handler.on_step_end(self.args, self.state, self.control)
         self.progress.update(1)
         self.progress.set_postfix(
-            score=f"{row['objective/scores']:.2f}", kl=f"{row['objective/kl']:.2f}",
-            kl_coef=f"{row['objective/kl_coef']:.3f}", eps_per_s=f"{rate:.0f}",
+            score=_shown(row["objective/scores"], 2), kl=_shown(row["objective/kl"], 2),
+            kl_coef=_shown(row["objective/kl_coef"], 3), eps_per_s=f"{rate:.0f}",
         )  # fmt: skip
 
     def say(self, line: str) -> None:
@@ -112,6 +112,10 @@ class Journal:
         """The run is over."""
         self.progress.close()
         self.handler.on_train_end(self.args, self.state, self.control)
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def read_rows(path: Path) -> list[Row]:

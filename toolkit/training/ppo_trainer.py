@@ -258,8 +258,8 @@ class PPOTrainer:
         fault = next((f for f in self.ranks.gather(
             self.guards.fault(row["objective/kl"], scored, tensors)) if f), None)  # fmt: skip
         collapse = self.guards.collapsed(row["objective/scores"], row["objective/scores_std"])
-        if collapse:
-            raise RunStopped(collapse)
+        if collapse is not None:
+            raise RunStopped(f"{collapse}; {self.run.last_good()}")
         stats: dict[str, Any] = {}
         if fault is None:
             try:
@@ -268,7 +268,9 @@ class PPOTrainer:
             except FloatingPointError as nonfinite:
                 fault = str(nonfinite)
         if fault is not None:
-            self.guards.skip(fault)
+            halt = self.guards.skip(fault)
+            if halt is not None:
+                raise RunStopped(f"{halt}; {self.run.last_good()}")
             self.journal.say(f"update {row['update']} skipped: {fault}")
         variance = max(row["val/returns_var"], 1e-12)
         error = stats.get("value_error")
