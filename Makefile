@@ -1,7 +1,7 @@
 # make demo     set up, then run the main job on the embedded model (about 5 minutes)
 # make test     set up, then run the tests
 # make lint     ruff and mypy
-# make bench    side-by-side timings (ratios; see benchmarks/)
+# make bench    PPO against TRL 1.12's, side by side (20 minutes; makes an environment for TRL)
 # make demo-model   make the embedded model again from nothing (about 11 minutes)
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/ppo_update.py $(ARGS)
+	$(BIN)/python benchmarks/ppo_vs_trl.py $(ARGS)
 
 demo-model: $(READY)
 	$(LAUNCH) recipes/demo_model.py --overwrite $(ARGS)

@@ -33,6 +33,10 @@ class EvaluateArguments:
     limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
     skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
     show: int = field(default=12, metadata={"help": "Samples in the table."})
     seed: int = field(default=0, metadata={"help": "Of both sides' sampling."})
@@ -62,6 +66,7 @@ def main(
         sampling.prompt_tokens,
         args.limit,
         args.skip,
+        chat_template=args.chat_template,
     )
     model_args.check_context(prompts, sampling.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")

@@ -26,6 +26,7 @@ from toolkit.models.memory import check_memory
 from toolkit.models.roles import Roles
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
+from toolkit.training.ranks import Ranks
 
 
 def main(
@@ -36,6 +37,7 @@ def main(
     config: PPOConfig,
 ) -> list[Row]:
     # Data, rewards and memory, checked before the model is loaded.
+    ranks = Ranks(config.world_size)
     claim_output(str(config.output_dir), args.overwrite or config.resume is not None, "output_dir")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
     rewards = reward_args.load(name, model_args.precision)
@@ -52,7 +54,8 @@ def main(
         plan = memory_planner(model_args, lora, reward_args, args, config, longest, device)
         sizes = config.per_device_train_batch_size, bool(config.gradient_checkpointing)
         check_memory(plan, *sizes, device)
-    print(f"{len(prompts)} prompts ({left_out} left out by length)")
+    if ranks.is_main:
+        print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
     # Model: one base, its adapters and heads.
     torch.manual_seed(config.seed)  # peft draws the adapters' A
@@ -69,7 +72,9 @@ def main(
         eval_dataset=held_out, reward_weights=reward_args.reward_weights,
     )  # fmt: skip
     rows = trainer.train()
-    print(f"policy adapter: {trainer.save_model(precision=model_args.precision)}")
+    saved = trainer.save_model(precision=model_args.precision)
+    if ranks.is_main:
+        print(f"policy adapter: {saved}")
     return rows
 
 

@@ -27,6 +27,10 @@ from toolkit.models.roles import Roles
 class SampleArguments:
     prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
     output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter's folder."})
     completions: int = field(default=4, metadata={"help": "K, completions for each prompt."})
@@ -49,7 +53,12 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     tokenizer = model_args.tokenizer()
     rule = sampling.rule(tokenizer)
     prompts, left_out = read_prompts(
-        args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens, args.limit
+        args.prompts,
+        tokenizer,
+        sampling.max_prompt_length,
+        sampling.prompt_tokens,
+        args.limit,
+        chat_template=args.chat_template,
     )
     model_args.check_context(prompts, rule.response_length)
     if args.adapter is not None:
@@ -77,8 +86,11 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
                     texts[i].append(text)
 
     rows = [
-        {"prompt": decode_pair(tokenizer, ids, [])[0], "completions": kept}
-        for ids, kept in zip(prompts, texts, strict=True)
+        {
+            "prompt": prompts.messages.get(i) or decode_pair(tokenizer, ids, [])[0],
+            "completions": kept,
+        }
+        for i, (ids, kept) in enumerate(zip(prompts, texts, strict=True))
         if len(kept) == args.completions
     ]
     write_jsonl(args.output, rows)

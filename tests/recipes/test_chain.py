@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import demo
+import doctor
 import evaluate
 import label
 import ppo
+import preview_kl
 import pytest
 import reward
 import sample
@@ -120,6 +122,81 @@ def test_a_reward_function_serves_ppo_as_well(run: Path, root: Path, tmp_path: P
     assert [row["update"] for row in log] == [1, 2]
 
 
+def test_several_rewards_are_weighed_and_held_out_prompts_evaluated(
+    run: Path, root: Path, tmp_path: Path
+) -> None:
+    os.chdir(root)
+    log = call(ppo.main, [
+        "--reward_adapter", str(run / "reward/adapter"), "--lexicon", "data/lexicon.txt",
+        "--reward_model", str(run / "reward/adapter"), "--reward_weights", "1", "-1", "0.5",
+        "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "7", "--eval_every", "1",
+        "--value_init", "reward", "--output_dir", str(tmp_path / "p"), *TINY_PPO,
+    ])  # fmt: skip
+    # The reward adapter, and the same as a model of its own on text, cancel: the lexicon is left.
+    alone = call(ppo.main, [
+        "--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "q"), *TINY_PPO,
+    ])  # fmt: skip
+    score, lexicon = log[0]["objective/scores"], alone[0]["objective/scores"]
+    assert score == pytest.approx(0.5 * lexicon, abs=1e-3)
+    assert all("eval/scores" in row for row in log)
+
+
+def test_a_run_goes_on_by_the_recipe_and_refuses_other_settings(root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    words = ["--lexicon", "data/lexicon.txt", "--save_steps", "1", *TINY_PPO]
+    whole = call(ppo.main, [*words, "--output_dir", str(tmp_path / "p")])
+    shutil.rmtree(tmp_path / "p" / "checkpoint-000002")
+    resume = ["--output_dir", str(tmp_path / "p"), "--resume", "auto"]
+    assert call(ppo.main, [*words, *resume]) == whole
+    with pytest.raises(InputError, match="made under other settings, lam: was 0.95, is 0.5"):
+        call(ppo.main, [*words, *resume, "--lam", "0.5"])
+
+
+def test_prompts_of_messages_go_through_a_template(root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    chats = [{"prompt": [{"role": "user", "content": f"Tell me of the market {i}."}]}
+             for i in range(16)]  # fmt: skip
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(c) for c in chats))
+    words = ["--prompts", str(tmp_path / "chats.jsonl"), "--chat_template", "plain"]
+    call(sample.main, [*words, "--output", str(tmp_path / "samples.jsonl")])
+    assert [row["prompt"] for row in rows(tmp_path / "samples.jsonl")] == [
+        chat["prompt"] for chat in chats
+    ]
+    log = call(ppo.main, [*words, "--lexicon", "data/lexicon.txt", "--output_dir",
+                          str(tmp_path / "p"), *TINY_PPO])  # fmt: skip
+    assert len(log) == 2
+    with pytest.raises(InputError, match="no chat template"):
+        call(ppo.main, [*words[:2], "--lexicon", "data/lexicon.txt", "--output_dir",
+                        str(tmp_path / "q"), *TINY_PPO])  # fmt: skip
+
+
+def test_the_doctor_shows_the_plan_and_loads_nothing(
+    run: Path, root: Path, no_model: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chdir(root)
+    words = ["--reward_adapter", str(run / "reward/adapter"), "--use_cpu", "true"]
+    assert call(doctor.main, words) == 0
+    shown = capsys.readouterr().out
+    for text in ("policy      adapter r=16", "reference   no adapter", "KV cache", "this fits",
+                 "ok    4-bit gradients after sampling", "torch"):  # fmt: skip
+        assert text in shown
+    assert (
+        call(
+            doctor.main, [*words, "--per_device_train_batch_size", "1000000", "--kl_horizon", "1e9"]
+        )
+        == 1
+    )
+    assert "this does not fit; per_device_train_batch_size" in capsys.readouterr().out
+
+
+def test_the_preview_says_whether_the_kl_will_settle(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--kl_target", "5", "--batch_size", "256", "--total_episodes", "51200"]
+    call(preview_kl.main, [*words, "--kl_horizon", "2560"])
+    assert "does not settle" not in capsys.readouterr().out
+    call(preview_kl.main, [*words, "--kl_horizon", "1e6"])
+    assert "does not settle" in capsys.readouterr().out
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that can be seen in the files must be found before a model is loaded."""
@@ -127,7 +204,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("toolkit.cli.load_base", loaded)
+    monkeypatch.setattr("toolkit.arguments.load_base", loaded)
 
 
 def broken(good: str, tmp_path: Path, edit: Callable[[dict], dict]) -> str:
@@ -196,10 +273,28 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
      lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
                      "--eval_rows", "5", "--max_length", "3"],
      "no row of training ones fits 3 tokens"),
-    ("ppo: no reward", ppo.main, lambda run, t: ["--use_cpu"], "no scorer given"),
+    ("ppo: no reward", ppo.main, lambda run, t: ["--use_cpu"], "no reward: give"),
     ("ppo: two rewards", ppo.main,
      lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
-     "give exactly one of"),
+     "2 rewards and no --reward_weights"),
+    ("ppo: weights for others", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_weights", "1", "2"],
+     "2 reward_weights for 1 rewards"),
+    ("ppo: no such reward model", ppo.main,
+     lambda run, t: ["--use_cpu", "--reward_model", "./nowhere"], "nowhere: no such folder"),
+    ("ppo: a value from a reward that is not there", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--value_init", "reward"],
+     "needs a --reward_adapter"),
+    ("ppo: a reward adapter to start from", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--policy_adapter",
+                     str(run / "reward/adapter")], "a policy adapter .CAUSAL_LM. is wanted"),
+    ("ppo: fewer processes than asked for", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--world_size", "3"],
+     "world_size is 3, but 1 process"),
+    ("ppo: more than the machine holds", ppo.main,
+     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt",
+                     "--per_device_train_batch_size", "1000000", "--kl_horizon", "1e9"],
+     "MiB are needed while optimising.*per_device_train_batch_size: [0-9]+"),
     ("ppo: a policy adapter as the reward", ppo.main,
      lambda run, t: ["--use_cpu", "--reward_adapter", str(run / "ppo/adapters/policy")],
      "a reward adapter .SEQ_CLS. is wanted"),

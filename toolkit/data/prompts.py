@@ -20,6 +20,7 @@ class Prompts(list[list[int]]):
 
     Attributes:
         columns: name -> one value for each prompt; reward functions get them by name.
+        messages: the prompts that were messages, by their place.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Prompts(list[list[int]]):
     ) -> None:
         super().__init__(ids)
         self.columns = columns or {}
+        self.messages: dict[int, list[dict[str, str]]] = {}
 
     def pick(self, indices: Sequence[int]) -> "Prompts":
         """These prompts, with their columns."""
@@ -65,6 +67,7 @@ def read_prompts(
     encoder = Encoder(tokenizer, None, chat_template=chat_template)
     kept: list[list[int]] = []
     rows: list[Row] = []
+    messages: dict[int, list[dict[str, str]]] = {}
     left_out = 0
     for number, row in itertools.islice(read_jsonl(path, what), skip, None):
         if len(kept) == limit:
@@ -83,6 +86,8 @@ def read_prompts(
         else:
             fits = 0 < len(ids) <= max_prompt_length
         if fits:
+            if not isinstance(row["prompt"], str):
+                messages[len(kept)] = row["prompt"]
             kept.append(ids)
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
@@ -93,4 +98,6 @@ def read_prompts(
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
     names = sorted(set().union(*rows))
-    return Prompts(kept, {name: [row.get(name) for row in rows] for name in names}), left_out
+    prompts = Prompts(kept, {name: [row.get(name) for row in rows] for name in names})
+    prompts.messages = messages
+    return prompts, left_out
