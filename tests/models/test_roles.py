@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
@@ -162,12 +162,60 @@ def test_a_value_is_of_the_state_before_its_token(demo_model: str) -> None:
     assert [torch.equal(policy[0][:, t], policy[1][:, t]) for t in range(C)] == same
 
 
-def test_the_base_is_held_once(demo_model: str) -> None:
-    base = load_base(demo_model, "fp32")
-    before = {p.untyped_storage().data_ptr() for p in base.parameters()}
-    roles = Roles(base, value="adapter")
-    frozen = {p.untyped_storage().data_ptr() for p in roles.parameters() if not p.requires_grad}
-    assert frozen == before
+@pytest.fixture(scope="module")
+def saved_adapters(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy adapter and a reward adapter, as the recipes leave them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    Roles(load_base(demo_model, "fp32")).save(folder)
+    classifier = load_base(demo_model, "fp32", score_head=True)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
+    get_peft_model(classifier, config).save_pretrained(str(folder / "reward"))
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
+@pytest.mark.parametrize("value", ["trunk", "adapter"])
+def test_the_base_is_held_once_whatever_the_roles(
+    demo_model: str, saved_adapters: Path, precision: str, value: str
+) -> None:
+    """Counted by storage: what all four roles hold beside adapters and heads is the base's own."""
+    base = load_base(demo_model, precision)
+    before = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in
+              base.parameters()}  # fmt: skip
+    roles = Roles(
+        base, value=value, reward_adapter=saved_adapters / "reward",
+        policy_adapter=saved_adapters / "policy", reference="policy_adapter",
+    )  # fmt: skip
+    with torch.no_grad():  # every role has spoken
+        roles.policy_outputs(IDS, MASK, IDS[:, -C:], 1.0)
+        roles.reference_logprobs(IDS, MASK, IDS[:, -C:], 1.0)
+        roles.values(IDS, MASK, C)
+        roles.scores(IDS, MASK)
+    own = ("lora_", "value_head", "reward_head")
+    after = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for name, p in roles.named_parameters()
+        if not any(part in name for part in own)
+    }
+    assert after == before
+    names = {n.split(".lora_A.")[1].split(".")[0] for n, _ in roles.named_parameters()
+             if ".lora_A." in n}  # fmt: skip
+    assert names == {"policy", "reference", "reward"} | ({"value"} if value == "adapter" else set())
+
+
+def test_a_value_may_start_as_the_reward(demo_model: str, saved_adapters: Path) -> None:
+    roles = Roles(
+        load_base(demo_model, "fp32"), value="adapter", value_init="reward",
+        reward_adapter=saved_adapters / "reward",
+    )  # fmt: skip
+    with torch.no_grad():
+        scores = roles.scores(IDS, MASK)
+        values = roles.values(
+            torch.cat([IDS, IDS[:, :1]], 1), torch.cat([MASK, MASK[:, 1:2]], 1), 1
+        )
+    trained = {n.split(".")[-2] for n, _ in roles.trainable() if "lora_A" in n}
+    assert trained == {"policy", "value"}
+    assert torch.allclose(values[0, 0], scores[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["4bit", "fp32"])

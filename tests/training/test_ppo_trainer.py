@@ -473,3 +473,25 @@ def test_captured_logprobs_that_are_wrong_are_noticed_and_no_longer_used(
     assert rows[0]["val/first_max_log_ratio"] > 0.1
     assert "captured log-probs differ" in capsys.readouterr().out
     assert rows[1]["val/first_max_log_ratio"] < 1e-4
+
+
+def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: Any) -> None:
+    """Same seed: the same sign and size of improvement; the quantised weights bit for bit."""
+    gains = {}
+    for precision in ("fp32", "4bit"):
+        trainer = new_trainer(
+            precision, precision=precision, per_device_train_batch_size=64, total_episodes=1280,
+            learning_rate=3e-3, kl_coef=0.05, kl_controller="fixed", response_length=12,
+        )  # fmt: skip
+        frozen = {
+            name: p.detach().clone() for name, p in trainer.model.named_parameters()
+            if not p.requires_grad
+        }  # fmt: skip
+        rows = trainer.train()
+        for name, parameter in trainer.model.named_parameters():
+            if name in frozen:
+                assert torch.equal(parameter, frozen[name]), name
+        first, last = ([r["objective/scores"] for r in part] for part in (rows[:3], rows[-3:]))
+        gains[precision] = (sum(last) - sum(first)) / 3 / rows[0]["objective/scores_std"]
+    assert gains["fp32"] > 0.5 and gains["4bit"] > 0.5
+    assert gains["4bit"] == pytest.approx(gains["fp32"], rel=0.3)

@@ -25,10 +25,20 @@ class Ranks:
 
     Raises:
         InputError: there are not as many as were asked for, or as the launcher started
-            (``accelerate launch --cpu --num_processes 2`` runs one, without a word).
+            (``accelerate launch --cpu --num_processes 2`` runs one, without a word); or FSDP or
+            DeepSpeed, which this trainer would silently go without.
     """
 
     def __init__(self, asked_for: int | None = None) -> None:
+        for name, what in (
+            ("ACCELERATE_USE_FSDP", "FSDP"),
+            ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ):
+            if os.environ.get(name, "").lower() == "true":
+                raise InputError(
+                    f"{what} is not supported by PPO: each process holds the whole base (launch "
+                    "with recipes/accelerate/several_gpus.yaml)"
+                )
         state = PartialState()
         self.rank, self.world = state.process_index, state.num_processes
         launched = int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,39 @@
+"""The processes: shares of a batch, and no silence about another world than was asked for."""
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.training.ranks import Ranks
+
+
+def test_alone_nothing_is_summed() -> None:
+    ranks = Ranks()
+    value = torch.tensor([1.0, 2.0])
+    assert ranks.total(value) is value and ranks.largest(value) is value
+    assert ranks.gather({"a": 1}) == [{"a": 1}] and ranks.is_main
+
+
+def test_shares_cut_a_batch_without_gap_or_overlap() -> None:
+    ranks = Ranks()
+    ranks.world, taken = 4, []
+    for ranks.rank in range(4):
+        taken += list(range(12))[ranks.share(12)]
+    assert taken == list(range(12))
+
+
+def test_another_world_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="world_size is 2, but 1 process at work"):
+        Ranks(2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="WORLD_SIZE is 3, but 1 process at work"):
+        Ranks()
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharding_that_would_be_ignored_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InputError, match="is not supported by PPO"):
+        Ranks()
