@@ -24,6 +24,7 @@ from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
 from toolkit.models.roles import Roles
+from toolkit.training.checkpoints import clear_run
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
 from toolkit.training.ranks import Ranks
@@ -71,6 +72,9 @@ def main(
         config, tokenizer, roles, reward_model=rewards, train_dataset=prompts,
         eval_dataset=held_out, reward_weights=reward_args.reward_weights,
     )  # fmt: skip
+    if args.overwrite and config.resume is None and ranks.is_main:
+        clear_run(config.folder)
+    ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)
     if ranks.is_main:

@@ -9,10 +9,10 @@ import pytest
 from toolkit.data.comparisons import (
     open_comparisons,
     problems_of,
-    read_prompts,
     read_rows,
     split_by_prompt,
 )
+from toolkit.data.prompts import read_prompts
 from toolkit.data.text import decode_pair, token_id
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer

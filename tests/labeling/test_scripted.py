@@ -9,7 +9,7 @@ import torch
 
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import Lexicon, load_function, pick_best
-from toolkit.training.rollouts import call_reward_function
+from toolkit.training.rewards import call_reward_function
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_function_is_found_in_the_working_folder(
     )
     monkeypatch.chdir(tmp_path)
     function = load_function("my_scores_xyz:length")
-    assert call_reward_function(function, ["a", "b"], ["xx", "y"]) == [2.0, 1.0]
+    assert call_reward_function(function, ["a", "b"], ["xx", "y"], {}) == [2.0, 1.0]
 
 
 def test_a_function_that_raises_is_named_with_its_line() -> None:
@@ -81,12 +81,12 @@ def test_a_function_that_raises_is_named_with_its_line() -> None:
         raise KeyError("missing")
 
     with pytest.raises(InputError, match=r"fails: .*test_scripted.py:\d+: KeyError"):
-        call_reward_function(fails, ["p"], ["a"])
+        call_reward_function(fails, ["p"], ["a"], {})
 
 
 def test_arrays_and_tensors_are_scores_too() -> None:
     for scores in (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])):
-        assert call_reward_function(lambda s=scores, **_: s, ["p"] * 2, ["a"] * 2) == [1.0, 2.0]
+        assert call_reward_function(lambda s=scores, **_: s, ["p"] * 2, ["a"] * 2, {}) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_a_function_that_returns_rubbish_is_named(returned: object, message: str
         return returned
 
     with pytest.raises(InputError, match=f"reward function rubbish.*{message}"):
-        call_reward_function(rubbish, ["p", "p"], ["a", "bb"])  # type: ignore[arg-type]
+        call_reward_function(rubbish, ["p", "p"], ["a", "bb"], {})  # type: ignore[arg-type]

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
 from toolkit.training.checkpoints import (
     FILES,
     checkpoints,
+    clear_run,
     newest_good,
     problem_of,
 )
@@ -87,38 +88,44 @@ def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
 
 
 def test_killed_at_twenty_moments_a_run_still_ends_the_same(
-    new_trainer: Make, tmp_path: Path
+    new_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL at random moments of sampling, learning and saving, over 30 updates."""
+    """SIGKILL at random moments over 30 updates, every third while a checkpoint is written."""
     options = {"total_episodes": 240, "save_steps": 1, "response_length": 4,
                "num_ppo_epochs": 2}  # fmt: skip
     started = time.monotonic()
     assert os.waitpid(in_a_child(lambda: new_trainer("whole", **options).train()), 0)[1] == 0
     an_update = (time.monotonic() - started) / 40
     rng = random.Random(0)
-    kills, moments, done = 0, set(), False
+    kills, done = 0, False
     while not done:
         ready, tell = os.pipe()
+        in_a_save = kills % 3 == 0
 
-        def work(tell: int = tell) -> None:
+        def work(tell: int = tell, in_a_save: bool = in_a_save) -> None:
+            def telling(*args: Any) -> None:
+                os.write(tell, b"x")
+                save_file(*args)
+
+            if in_a_save:
+                monkeypatch.setattr("toolkit.training.checkpoints.save_file", telling)
             trainer = new_trainer("killed", resume="auto", **options)
-            os.write(tell, b"x")
+            if not in_a_save:
+                os.write(tell, b"x")
             trainer.train()
 
         child = in_a_child(work)
         os.close(tell)
-        os.read(ready, 1)
-        os.close(ready)
         if kills < 20:
-            time.sleep(rng.uniform(0.0, 2.5) * an_update)
+            os.read(ready, 1)  # it trains, or it writes
+            time.sleep(rng.uniform(0.0, 0.02 if in_a_save else 2.5 * an_update))
             os.kill(child, signal.SIGKILL)
+        os.close(ready)
         status = os.waitpid(child, 0)[1]
         assert status in (0, signal.SIGKILL)
         done = status == 0
         kills += not done
-        left = [path.name for path in (tmp_path / "killed").glob("*")]
-        moments.add("saving" if any(n.startswith(".checkpoint") for n in left) else "else")
-    assert kills == 20 and moments == {"saving", "else"}
+    assert kills == 20
     assert_same_ending(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -264,3 +271,34 @@ def test_a_cut_off_line_of_the_log_is_mended(new_trainer: Make, tmp_path: Path) 
     new_trainer("run", resume="auto", **options).train()
     lines = (folder / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_an_old_runs_checkpoints_are_never_taken_for_a_new_ones(
+    new_trainer: Make, tmp_path: Path
+) -> None:
+    new_trainer(total_episodes=40, save_steps=1).train()
+    with pytest.raises(InputError, match="has checkpoints of an earlier run"):
+        new_trainer(total_episodes=40, save_steps=1).train()
+    clear_run(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+    assert len(new_trainer(total_episodes=40, save_steps=1).train()) == 5
+
+
+def test_a_good_checkpoint_is_not_deleted_in_favour_of_a_broken_later_one(
+    new_trainer: Make, tmp_path: Path
+) -> None:
+    options = {"total_episodes": 48, "save_steps": 2, "save_total_limit": 3}
+    new_trainer(**options).train()
+    for update in (6, 4):
+        (tmp_path / "run" / f"checkpoint-{update:06d}" / FILES[0]).write_bytes(b"")
+    trainer = new_trainer(**(options | {"save_steps": 1, "save_total_limit": 1, "resume": "auto"}))
+    finish = trainer.run.finish
+    left: list[list[int]] = []
+
+    def watch(update: int, *args: Any) -> None:
+        finish(update, *args)
+        left.append([number for number, _ in checkpoints(tmp_path / "run")])
+
+    trainer.run.finish = watch
+    trainer.train()
+    assert left == [[3], [4], [5], [6]]

@@ -40,7 +40,7 @@ def save_checkpoint(
     folder: Path, update: int, weights: dict[str, Tensor], optimizer: Optimizer,
     names: list[str], state: dict[str, Any], keep: int,
 ) -> Path:  # fmt: skip
-    """Write ``folder/checkpoint-<update>`` and delete all but the newest ``keep`` of its kind.
+    """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
     Args:
         folder: the run's.
@@ -64,9 +64,22 @@ def save_checkpoint(
         (aside / FILES[3]).write_text(json.dumps(whole), encoding="utf-8")
         manifest = {name: _fingerprint(aside / name) for name in FILES}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for _, old in checkpoints(folder)[keep:]:
+    there = checkpoints(folder)
+    later = [path for number, path in there if number > update]  # broken, or of a future given up
+    earlier = [path for number, path in there if number <= update]
+    for old in later + earlier[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def clear_run(folder: Path) -> None:
+    """Delete what an earlier run left in a folder that is to be overwritten."""
+    for _, path in checkpoints(folder):
+        shutil.rmtree(path)
+    for name in ("best", "adapters"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("log.jsonl", "timings.jsonl", "completions.jsonl"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -27,6 +27,7 @@ from toolkit.models.actors import POLICY, Actors
 from toolkit.models.separate import SeparateModels
 from toolkit.training.checkpoints import (
     check_same,
+    checkpoints,
     choose_checkpoint,
     load_checkpoint,
     newest_good,
@@ -173,6 +174,11 @@ class Run:
         if t.ranks.is_main:
             for names in ("checkpoint-*", "best", "adapters"):
                 clear_leftovers(self.folder, names)
+        if not wish and checkpoints(self.folder):
+            raise InputError(
+                f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
+                "--overwrite, or another folder)", "output_dir",
+            )  # fmt: skip
         set_seed(t.args.seed + 100_003 * t.ranks.rank)  # for reward functions that draw
         done = self._resume(str(wish)) if wish else 0
         t.journal.start(done)

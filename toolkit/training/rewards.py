@@ -70,7 +70,7 @@ class Rewards:
                         decode_pair(tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)
                     ]
                     texts = [p for p, _ in pairs], [c for _, c in pairs]
-                values = call_reward_function(part, *texts, columns or {})
+                values = call_reward_function(part, *texts, columns or {}, all_scored=False)
                 scores = torch.tensor(values, device=actors.device)
             total = total + weight * scores
         return total
@@ -133,11 +133,13 @@ def _wanted(function: RewardFunction, columns: Columns) -> Columns:
 
 
 def call_reward_function(
-    function: RewardFunction, prompts: list[str], completions: list[str], columns: Columns
-) -> list[float]:
+    function: RewardFunction, prompts: list[str], completions: list[str], columns: Columns,
+    all_scored: bool = True,
+) -> list[float]:  # fmt: skip
     """Its scores as floats, one for each completion, or an InputError that names it.
 
-    NaN, or None, says that a completion cannot be scored; an infinite score is a mistake.
+    NaN, or None, says that a completion cannot be scored, which is a mistake where ``all_scored``;
+    an infinite score always is.
     """
     name = function_name(function)
     try:
@@ -158,6 +160,6 @@ def call_reward_function(
             f"reward function {name}: {len(values)} scores for {len(completions)} completions"
         )
     for value, completion in zip(values, completions, strict=True):
-        if math.isinf(value):
+        if math.isinf(value) or (all_scored and math.isnan(value)):
             raise InputError(f"reward function {name}: scored {completion!r:.60} as {value}")
     return values
