@@ -156,7 +156,7 @@ def test_whole_models_train_whole_and_the_reference_stays(demo_model: str, tmp_p
 def test_without_ref_model_a_plain_policy_is_copied_and_an_adapter_switched_off(
     demo_model: str, tmp_path: Path
 ) -> None:
-    rows = PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None)).train()
+    rows = PPOTrainer(config(tmp_path / "copied"), **parts(demo_model, ref_model=None)).train()
     assert abs(rows[0]["objective/kl"]) < 1e-4 < abs(rows[2]["objective/kl"])
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None), peft_config=lora)

@@ -93,3 +93,41 @@ def test_attention_in_fp32_is_nearer_to_the_truth_than_in_bf16(demo_model: str) 
     assert torch.equal(alone, truth)
     assert (after - truth).abs().mean() <= 1.05 * (before - truth).abs().mean()
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_norm_gives_the_modules_values_and_gradients(dtype: torch.dtype) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    norm = LlamaRMSNorm(48, eps=1e-5).requires_grad_(False)
+    nn.init.normal_(norm.weight)
+    x = (3 * torch.randn(5, 7, 48)).to(dtype).requires_grad_()
+    lean = copy.deepcopy(norm)
+    make_lean(lean)
+    factors = torch.randn(5, 7, 48)
+    results = []
+    for module in (norm, lean):
+        x.grad = None
+        y = module(x)
+        (y * factors).sum().backward()
+        results.append((y.detach(), x.grad.clone()))
+    (y, grad), (lean_y, lean_grad) = results
+    tolerance = 1e-5 if dtype == torch.float32 else 4e-2
+    assert lean_y.dtype == y.dtype and torch.allclose(lean_y, y, atol=tolerance, rtol=tolerance)
+    assert torch.allclose(lean_grad, grad, atol=tolerance, rtol=tolerance)
+    with torch.no_grad():
+        assert torch.equal(lean(x), norm(x))
+
+
+def test_a_rounded_input_is_never_taken_for_another(demo_model: str) -> None:
+    """Inputs that come to lie where an earlier one lay, or that are changed in place."""
+    from toolkit.models.lean import _Rounded
+
+    rounded = _Rounded()
+    for _ in range(50):
+        x = torch.randn(64, 64)
+        assert torch.equal(rounded.of(x, torch.bfloat16), x.bfloat16())
+        assert rounded.of(x, torch.bfloat16) is rounded.of(x.view(64, 64), torch.bfloat16)
+        x.add_(1)
+        assert torch.equal(rounded.of(x, torch.bfloat16), x.bfloat16())
+        del x

@@ -364,7 +364,9 @@ def test_autocast_is_really_on(new_trainer: Any) -> None:
 def test_checkpointing_changes_no_gradient_and_is_really_on(new_trainer: Any, value: str) -> None:
     results = []
     for checkpointing in (False, True):
-        trainer = new_trainer(value=value, gradient_checkpointing=checkpointing, total_episodes=16)
+        trainer = new_trainer(
+            str(checkpointing), value=value, gradient_checkpointing=checkpointing, total_episodes=16
+        )
         passes = []
         layer = trainer.model._causal.model.layers[0].mlp
         forward = layer.forward
@@ -480,7 +482,7 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
     gains = {}
     for precision in ("fp32", "4bit"):
         trainer = new_trainer(
-            precision, precision=precision, per_device_train_batch_size=64, total_episodes=1280,
+            precision, precision=precision, per_device_train_batch_size=32, total_episodes=512,
             learning_rate=3e-3, kl_coef=0.05, kl_controller="fixed", response_length=12,
         )  # fmt: skip
         frozen = {

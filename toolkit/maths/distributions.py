@@ -95,6 +95,7 @@ class _FrozenHead(torch.autograd.Function):
         dtype = autocast_type(states)
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        divided = None if bias is None else bias / temperature
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
         entropies = torch.full_like(logprobs, float("nan"))  # no by-product without a gradient
@@ -104,9 +105,10 @@ class _FrozenHead(torch.autograd.Function):
             for start in range(0, count, chunk):
                 rows = slice(start, start + chunk)
                 state = states[rows].to(weight.dtype)
-                scaled = linear(state, weight, bias).float()
-                if temperature != 1:
-                    scaled = scaled.div_(temperature)
+                if weight.dtype == torch.float32:  # d divisions a token instead of V
+                    scaled = linear(state / temperature, weight, divided)
+                else:  # the rounded logits are the model's: they are divided
+                    scaled = linear(state, weight, bias).float().div_(temperature)
                 # logsumexp without a pass of its own: max z - log max p.
                 p = torch.softmax(scaled, dim=-1)
                 total = scaled.amax(dim=-1) - p.amax(dim=-1).log()

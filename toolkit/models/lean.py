@@ -1,4 +1,4 @@
-"""Cheaper passes with the same results: LoRA layers, frozen weights under autocast, attention.
+"""Cheaper passes with the same results: LoRA layers, norms, frozen weights, attention.
 
 peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling: three further tensors of the
 output's size, and as many in the backward pass. Here the update is added inside a matrix product.
@@ -20,6 +20,26 @@ from transformers.pytorch_utils import Conv1D
 from toolkit.maths.precision import autocast_device, autocast_type
 
 
+class _Rounded:
+    """The last input that was rounded, and to what: query, key and value read the same one.
+
+    The input is held, so that its memory cannot become another's before the next one comes.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple[Any, ...] = ()
+        self.source = self.result = torch.empty(0)
+
+    def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        key = (x.data_ptr(), x._version, x.shape, x.stride(), x.dtype, dtype)
+        if key != self.key or x.device.type == "meta":
+            self.key, self.source, self.result = key, x.detach(), x.to(dtype)
+        return self.result
+
+
+_ROUNDED = _Rounded()
+
+
 class _LoRALinear(torch.autograd.Function):
     """y = x W' + b + scale (x A') B', W and b frozen: x (N, i), W (o, i), A (r, i), B (o, r)."""
 
@@ -29,7 +49,7 @@ class _LoRALinear(torch.autograd.Function):
     ) -> Tensor:
         dtype = autocast_type(x)
         if dtype is not None:
-            x, weight = x.to(dtype), weight.to(dtype)
+            x, weight = _ROUNDED.of(x, dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         ctx.scale = scale
         with torch.autocast(autocast_device(x.device), enabled=False):
@@ -56,6 +76,37 @@ class _LoRALinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
+class _RMSNorm(torch.autograd.Function):
+    """x / rms(x) * weight, the weight frozen: one tensor forward, one backward, instead of nine."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+        scale = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (
+            (wide * scale).to(x.dtype).mul_(weight)
+            if weight.dtype == x.dtype
+            else weight * (wide * scale).to(x.dtype)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, weight, scale = ctx.saved_tensors
+        grad = grads[0].float() * weight
+        wide = x.float()
+        along = torch.linalg.vecdot(grad, wide).unsqueeze(-1) * scale**3 / x.shape[-1]
+        return grad.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), None, None
+
+
+def _norm_forward(norm: Any, x: Tensor) -> Tensor:
+    """A frozen RMSNorm's forward pass; without gradients the module's own, to the last bit."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return type(norm).forward(norm, x)
+
+
 def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
     name = layer._active_adapter[0]
@@ -79,11 +130,19 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.addmm(result.flatten(0, -2), down, up, alpha=scale).view(result.shape)
 
 
+# Those whose forward pass is weight * (x / rms(x)), as transformers 5.23 has them.
+RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+
+
 def make_lean(model: nn.Module) -> list[Any]:
-    """Give every plain LoRA layer of ``model`` the leaner pass; returns all its LoRA layers.
+    """Give plain LoRA layers and frozen RMS norms the leaner pass; returns all LoRA layers.
 
     Layers whose adapters have dropout, a bias, or a variant such as DoRA keep peft's own.
     """
+    for module in model.modules():
+        frozen = all(not p.requires_grad for p in module.parameters(recurse=False))
+        if type(module).__name__ in RMS_NORMS and frozen:
+            module.forward = types.MethodType(_norm_forward, module)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         if _is_plain(layer):
