@@ -381,7 +381,8 @@ def test_checkpointing_changes_no_gradient_and_is_really_on(new_trainer: Any, va
         results.append((rows, state, sum(passes)))
     (rows, state, once), (again, recomputed, twice) = results
     assert twice == 2 * once
-    assert [r["objective/kl"] for r in rows] == pytest.approx([r["objective/kl"] for r in again])
+    kl, kl_again = ([row["objective/kl"] for row in log] for log in (rows, again))
+    assert kl == pytest.approx(kl_again, abs=5e-6)
     for name, tensor in state.items():
         assert torch.allclose(tensor, recomputed[name], atol=1e-6), name
 
