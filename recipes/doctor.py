@@ -23,6 +23,7 @@ from toolkit.arguments import (
     memory_planner,
 )
 from toolkit.cli import run
+from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
 from toolkit.models.loading import check_base
 from toolkit.models.memory import MIB, available_memory, what_fits
@@ -35,6 +36,9 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"
 class DoctorArguments:
     prompt_length: int = field(default=64, metadata={"help": "Tokens of a prompt, for the plan."})
     canaries: bool = field(default=True, metadata={"help": "Run the canaries, too."})
+
+    def __post_init__(self) -> None:
+        check_range("prompt_length", self.prompt_length, low=1)
 
 
 def main(
@@ -67,9 +71,12 @@ def main(
 
     # The memory plan.
     longest = args.prompt_tokens or doctor.prompt_length
-    plan = memory_planner(model_args, lora, rewards, args, config, longest, device)
     micro = config.per_device_train_batch_size
-    chosen = plan(micro, bool(config.gradient_checkpointing))
+    try:
+        plan = memory_planner(model_args, lora, rewards, args, config, longest, device)
+        chosen = plan(micro, bool(config.gradient_checkpointing))
+    except Exception as error:
+        raise InputError(f"{name}: no memory plan can be made: {error!s:.160}") from None
     print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
     print("\n".join(chosen.lines()))
     print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")

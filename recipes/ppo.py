@@ -9,6 +9,8 @@ rise, the KL climb to its target and stay there, and samples on the way; log.jso
 each update, timings.jsonl the seconds, and adapters/policy loads with plain peft.
 """
 
+from functools import partial
+
 import torch
 
 from toolkit.arguments import (
@@ -52,9 +54,11 @@ def main(
     if not model_args.trust_remote_code:
         device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
         longest = max(len(prompt) for prompt in prompts)
-        plan = memory_planner(model_args, lora, reward_args, args, config, longest, device)
+        planner = partial(
+            memory_planner, model_args, lora, reward_args, args, config, longest, device
+        )
         sizes = config.per_device_train_batch_size, bool(config.gradient_checkpointing)
-        check_memory(plan, *sizes, device)
+        check_memory(planner, *sizes, device)
     if ranks.is_main:
         print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
@@ -79,6 +83,8 @@ def main(
     saved = trainer.save_model(precision=model_args.precision)
     if ranks.is_main:
         print(f"policy adapter: {saved}")
+        if config.push_to_hub:
+            print(f"pushed: {trainer.push_to_hub()}")
     return rows
 
 

@@ -34,6 +34,7 @@ class PreviewArguments:
             check_range(name, getattr(self, name), above=0)
         for name in ("batch_size", "total_episodes", "lag"):
             check_range(name, getattr(self, name), low=1)
+        check_range("kl_horizon", self.kl_horizon, low=self.batch_size)
 
 
 def main(args: PreviewArguments) -> None:

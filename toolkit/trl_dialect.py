@@ -86,12 +86,12 @@ def _dropped(why: str) -> Callable[[Any], tuple[dict[str, Any], str | None]]:
 
 
 def _four_bit(value: Any) -> tuple[dict[str, Any], str | None]:
-    return ({"precision": "4bit"} if value else {}), "is precision: 4bit here"
+    return ({"precision": "4bit"}, "is precision: 4bit here") if value else ({}, None)
 
 
 def _dtype(value: Any) -> tuple[dict[str, Any], str | None]:
     known = {"bfloat16": "bf16", "float32": "fp32", "auto": None, None: None}
-    if value not in known:
+    if not isinstance(value, str | None) or value not in known:
         raise InputError(f"{value!r} is no type that a base is held in (bfloat16 or float32)")
     precision = known[value]
     return ({"precision": precision} if precision else {}), "is precision here"
@@ -105,7 +105,8 @@ TRANSLATION: dict[str, Callable[[Any], tuple[dict[str, Any], str | None]]] = {
     "lora_r": _same("lora_r"),
     "lora_alpha": _same("lora_alpha"),
     "lora_target_modules": lambda value: (
-        {"lora_target_modules": value if isinstance(value, str) else ",".join(value)}, None,
+        {"lora_target_modules": value if isinstance(value, str) else ",".join(value)}
+        if value else {}, None,
     ),
     "lora_dropout": _dropped("the ratio must be 1 before the first step, so there is none"),
     "use_peft": _dropped("the recipes always train adapters"),
@@ -156,7 +157,12 @@ def read_trl_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(given, dict):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    lines: dict[Any, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines or key.value == "<<":
+            raise InputError(f"{path}:{line}: {key.value} twice, or a merge (write each key once)")
+        lines[key.value] = line
     ours = {f.name for f in fields(_PPOConfig) if f.init}
     values: dict[str, Any] = {}
     notes: list[str] = []
@@ -164,7 +170,7 @@ def read_trl_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         if name in TRANSLATION:
             try:
                 translated, note = TRANSLATION[name](value)
-            except InputError as error:
+            except (InputError, TypeError) as error:
                 raise InputError(f"{path}:{lines[name]}: {name}: {error}") from None
             for key, item in translated.items():
                 if key in values and values[key] != item:
@@ -176,9 +182,15 @@ def read_trl_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
             values[name] = value
         else:
             raise InputError(
-                f"{path}:{lines[name]}: {name} is no field of TRL 1.12's PPO configuration, or one "
-                "that is not known here (leave it out)"
+                f"{path}:{lines.get(str(name), 1)}: {name} is no field of TRL 1.12's PPO "
+                "configuration, or one that is not known here (leave it out)"
             )
+    if "precision" not in values:
+        values["precision"] = "fp32"
+        notes.append("precision: fp32, as TRL loads a model by default (here 4bit)")
+    if values.get("missing_eos_penalty") is not None and values.get("stop_token") is None:
+        del values["missing_eos_penalty"]
+        notes.append("missing_eos_penalty: left out: nothing ends without a stop_token (say eos)")
     for f in fields(PPOConfig):
         default = next((o.default for o in fields(_PPOConfig) if o.name == f.name), f.default)
         skip = f.name in values or f.name not in ours or f.name in TRANSLATION

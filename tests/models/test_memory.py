@@ -94,7 +94,15 @@ def test_a_run_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) ->
                          num_attention_heads=4, vocab_size=256)  # fmt: skip
     monkeypatch.setattr("toolkit.models.memory.available_memory", lambda device: (MIB, "a toy"))
     with pytest.raises(InputError, match=re.escape("a toy has 1 free")):
-        check_memory(partial(plan_of, config), 8, False, "cpu")
+        check_memory(lambda: partial(plan_of, config), 8, False, "cpu")
+
+
+def test_a_family_that_cannot_be_planned_is_warned_of() -> None:
+    def planner() -> None:
+        raise ValueError("needs real numbers")
+
+    with pytest.warns(UserWarning, match="no memory plan for this model: needs real numbers"):
+        check_memory(planner, 8, False, "cpu")
 
 
 @pytest.mark.parametrize("name", CANARIES)

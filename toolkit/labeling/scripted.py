@@ -4,6 +4,7 @@ Every scorer has TRL's signature for reward functions, ``fn(prompts, completions
 what labels can also be what PPO is tuned against, or what judges it.
 """
 
+import hashlib
 import importlib
 import os
 import random
@@ -51,6 +52,12 @@ class Lexicon:
                 ) from None
         if not self.valences:
             raise InputError(f"{path}: no words (lines of `word TAB valence` are wanted)")
+
+    @property
+    def identity(self) -> str:
+        """Which lexicon it is, by what it says."""
+        content = repr(sorted(self.valences.items())).encode()
+        return f"lexicon {hashlib.sha256(content).hexdigest()[:16]}"
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         """Sums of valences, one for each completion; prompts do not count."""

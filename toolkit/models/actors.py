@@ -118,8 +118,10 @@ class Actors(nn.Module):
         if self.checkpointing:
             for model in self.language_models():
                 model.train()
-        yield
-        self.eval()
+        try:
+            yield
+        finally:  # in training mode sampling would go without its cache
+            self.eval()
 
     def _hidden(self, role: str, ids: Tensor, mask: Tensor) -> Tensor:
         ids = ids.masked_fill(~mask, 0)  # a pad token may lie outside the embedding

@@ -80,16 +80,16 @@ class _RMSNorm(torch.autograd.Function):
     """x / rms(x) * weight, the weight frozen: one tensor forward, one backward, instead of nine."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype | None
+    ) -> Tensor:
         wide = x.float()
         square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (
-            (wide * scale).to(x.dtype).mul_(weight)
-            if weight.dtype == x.dtype
-            else weight * (wide * scale).to(x.dtype)
-        )
+        y = (wide * scale).to(x.dtype)
+        y = y.mul_(weight) if weight.dtype == y.dtype else weight * y
+        return y if dtype is None else y.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -97,13 +97,18 @@ class _RMSNorm(torch.autograd.Function):
         grad = grads[0].float() * weight
         wide = x.float()
         along = torch.linalg.vecdot(grad, wide).unsqueeze(-1) * scale**3 / x.shape[-1]
-        return grad.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), None, None
+        gradient = grad.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype)
+        return gradient, None, None, None
 
 
 def _norm_forward(norm: Any, x: Tensor) -> Tensor:
-    """A frozen RMSNorm's forward pass; without gradients the module's own, to the last bit."""
+    """A frozen RMSNorm's forward pass; without gradients the module's own, to the last bit.
+
+    Under autocast, what only linear layers read is rounded here once instead of by each of them.
+    """
     if torch.is_grad_enabled() and x.requires_grad:
-        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+        dtype = autocast_type(x) if norm.feeds_linears else None
+        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon, dtype)
     return type(norm).forward(norm, x)
 
 
@@ -139,10 +144,14 @@ def make_lean(model: nn.Module) -> list[Any]:
 
     Layers whose adapters have dropout, a bias, or a variant such as DoRA keep peft's own.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         frozen = all(not p.requires_grad for p in module.parameters(recurse=False))
         if type(module).__name__ in RMS_NORMS and frozen:
-            module.forward = types.MethodType(_norm_forward, module)
+            layer_norm: Any = module
+            layer_norm.feeds_linears = name.endswith(
+                ("input_layernorm", "post_attention_layernorm")
+            )
+            layer_norm.forward = types.MethodType(_norm_forward, module)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         if _is_plain(layer):
@@ -151,6 +160,8 @@ def make_lean(model: nn.Module) -> list[Any]:
 
 
 def _is_plain(layer: Any) -> bool:
+    if not isinstance(layer.base_layer, nn.Linear | Conv1D):  # a router, say, which gives a tuple
+        return False
     dropout = any(isinstance(module, nn.Dropout) for module in layer.lora_dropout.values())
     return not (
         dropout or layer.lora_variant or any(layer.lora_bias.values()) or layer.lora_embedding_A

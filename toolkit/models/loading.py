@@ -106,7 +106,7 @@ def load_base(
     precision: str,
     revision: str = "main",
     trust_remote_code: bool = False,
-    score_head: bool = False,
+    score_head: bool | str = False,
     seed: int = 0,
 ) -> PreTrainedModel:
     """The base model, frozen, in eval mode, on this process's device.
@@ -119,8 +119,9 @@ def load_base(
         precision: "4bit", "bf16" or "fp32".
         revision: branch, tag or commit.
         trust_remote_code: run code that the repository ships.
-        score_head: a sequence classifier with one output instead of a language model; its head is
-            drawn from N(0, 1 / (d + 1)) by ``seed`` and is fp32.
+        score_head: a sequence classifier with one output instead of a language model. "new" (or
+            True): its head is drawn from N(0, 1 / (d + 1)) by ``seed`` and is fp32; "own": the
+            head that was saved with it.
         seed: for that head.
 
     Raises:
@@ -163,12 +164,17 @@ def load_base(
             raise
         raise InputError(f"{name}: config.json and the weights differ in shape") from None
     model, info = loaded
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
+    made_new = score_head and score_head != "own"
+    missing = sorted(
+        key for key in info["missing_keys"] if not (made_new and key.startswith("score."))
+    )
     if missing:  # transformers would fill them at random, and go on
         raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
     cure_cpu_repacking(model)
     model.requires_grad_(False)
-    if score_head:
+    if score_head == "own" and not hasattr(model, "score"):
+        raise InputError(f"{name}: a {type(model).__name__} has no head called score")
+    if made_new:
         model.score = new_score_head(model.config.get_text_config().hidden_size, seed).to(device)
     return model.eval()
 

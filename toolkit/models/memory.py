@@ -11,6 +11,7 @@ long again; the benchmark measures so.
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -250,11 +251,26 @@ def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: i
 
 
 def check_memory(
-    plan: Callable[[int, bool], MemoryPlan], micro_batch: int, checkpointing: bool, device: str
-) -> None:
-    """Raise InputError if a run would not fit into what is free, with what would."""
+    planner: Callable[[], Callable[[int, bool], MemoryPlan]], micro_batch: int,
+    checkpointing: bool, device: str,
+) -> None:  # fmt: skip
+    """Raise InputError if a run would not fit into what is free, with what would.
+
+    A family that the plan cannot be made for (its code needs real numbers) is warned of.
+
+    Args:
+        planner: makes the plan of a micro-batch and of whether activations are recomputed.
+        micro_batch: episodes in a pass.
+        checkpointing: whether they are.
+        device: "cpu" or "cuda".
+    """
     room, where = available_memory(device)
-    chosen = plan(micro_batch, checkpointing)
+    try:
+        plan = planner()
+        chosen = plan(micro_batch, checkpointing)
+    except Exception as error:
+        warnings.warn(f"no memory plan for this model: {error!s:.120}", stacklevel=2)
+        return
     if chosen.peak > room:
         raise InputError(
             f"about {chosen.peak / MIB:,.0f} MiB are needed while {chosen.hungriest}, {where} has "

@@ -1,5 +1,6 @@
 """A reward model on another base than the policy's: loaded beside it, it scores text."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapters import check_adapter, read_facts
-from toolkit.models.loading import check_base, load_base, load_tokenizer
+from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
 
 
 class TextRewardModel:
@@ -49,10 +50,20 @@ class TextRewardModel:
         self.tokenizer = load_tokenizer(self.base)
         self._model: Any = None
 
+    @property
+    def identity(self) -> str:
+        """Which model it is: its name, and its weights where they are a folder's."""
+        weights = base_fingerprint(self.base)
+        if self.adapter is not None:
+            content = (self.adapter / "adapter_model.safetensors").read_bytes()
+            weights = f"{weights} {hashlib.sha256(content).hexdigest()[:16]}"
+        return f"{self.name} {weights} {self.gain} {self.bias}"
+
     def load(self) -> Any:
         """The model, frozen."""
         if self._model is None:
-            model: Any = load_base(self.base, self.precision, score_head=self.adapter is not None)
+            kind = "new" if self.adapter is not None else "own"
+            model: Any = load_base(self.base, self.precision, score_head=kind)
             if self.adapter is not None:
                 model = PeftModel.from_pretrained(model, str(self.adapter))
             self._model = model.eval().requires_grad_(False)

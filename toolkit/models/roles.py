@@ -11,6 +11,7 @@ The base is held once, whatever the precision. Each method says which role it pl
 that role's adapter first; nothing is switched back, for every other method does the same.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,17 @@ class Roles(Actors):
                 for name, config in configs.items()
             },
             "shared_trunk": self.shares_trunk,
+            "frozen": self._frozen_digest(),
         }
+
+    def _frozen_digest(self) -> str:
+        """A hash of reward and reference adapters, and of the reward's head."""
+        digest = hashlib.sha256()
+        for name, parameter in self.named_parameters():
+            if "lora_" in name and not parameter.requires_grad or "reward_head" in name:
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @staticmethod
     def _targets(config: Any) -> Any:

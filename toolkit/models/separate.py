@@ -10,12 +10,21 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.lean import make_lean
+
+
+def _is_plain_lora(policy: PeftModel) -> bool:
+    layers = [m for m in policy.modules() if isinstance(m, BaseTunerLayer)]
+    saved_whole = any(isinstance(m, AuxiliaryTrainingWrapper) for m in policy.modules())
+    return not saved_whole and all(isinstance(layer, LoraLayer) for layer in layers)
 
 
 class SeparateModels(Actors):
@@ -52,6 +61,8 @@ class SeparateModels(Actors):
         super().__init__()
         if reference is policy:
             raise InputError("model and ref_model are one object (pass a copy, or None)")
+        if value_model is not None and value_model is reward_model:
+            raise InputError("value_model and reward_model are one object (pass a copy)")
         if value_model is None:
             raise InputError("value_model: a plain model needs one (or build Roles on one base)")
         if peft_config is not None:
@@ -60,6 +71,11 @@ class SeparateModels(Actors):
             policy = get_peft_model(policy, peft_config)
         self.autocast_dtype = autocast_dtype
         has_adapter = isinstance(policy, PeftModel)
+        if has_adapter and reference is None and not _is_plain_lora(policy):
+            raise InputError(
+                "the policy's adapter is more than LoRA (modules_to_save, or another method) and "
+                "cannot be switched off for the reference: pass a ref_model"
+            )
         if reference is None and not has_adapter:
             reference = copy.deepcopy(policy).requires_grad_(False)
         self.policy, self.reference = policy, reference

@@ -27,8 +27,8 @@ class Guards:
         on_fault: "stop" or "skip".
         max_skipped: this many skipped updates in a row stop the run all the same.
         max_kl: nats, or None.
-        max_score_drop: in standard deviations of the first batch's scores, from the best running
-            mean so far; None for no such guard.
+        max_score_drop: in standard deviations of the first scores that differ, from the best
+            running mean so far; None for no such guard.
     """
 
     def __init__(
@@ -63,10 +63,12 @@ class Guards:
         if math.isnan(mean):  # nothing was scored: another guard's matter
             return None
         if math.isnan(self.running):
-            self.first_std, self.running, self.best = std, mean, mean
+            self.running = self.best = mean
+        if not self.first_std > 0:
+            self.first_std = std
         self.running = MEMORY * self.running + (1 - MEMORY) * mean
         self.best = max(self.best, self.running)
-        drop = (self.best - self.running) / max(self.first_std, 1e-8)
+        drop = (self.best - self.running) / self.first_std if self.first_std > 0 else 0.0
         if self.max_score_drop is not None and drop > self.max_score_drop:
             return (
                 f"the scores' running mean is {self.running:.3f}, {drop:.1f} standard deviations "

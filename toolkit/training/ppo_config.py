@@ -164,6 +164,8 @@ class PPOConfig(TrainingArguments):
             raise InputError("output_dir is empty, but must name a folder", "output_dir")
         self._refuse_what_is_not_used()
         check_seed(self.seed)
+        if self.resume is not None and not self.resume.strip():
+            raise InputError("resume is empty, but must be auto or a checkpoint's folder", "resume")
         for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
                      "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps",
                      "local_rollout_forward_batch_size", "sample_every", "eval_every",
@@ -232,10 +234,8 @@ class PPOConfig(TrainingArguments):
         rule = sampling_rule(
             tokenizer, self.response_length, self.temperature, self.stop_token,
             self.truncate_token, self.truncate_after, self.penalty_reward_value,
-            self.missing_eos_penalty,
+            self.missing_eos_penalty, self.stop_token_id,
         )  # fmt: skip
-        if self.stop_token_id is not None:
-            rule.stop_id = self.stop_token_id
         rule.end_id = tokenizer.eos_token_id if rule.stop_id is None else rule.stop_id
         return rule
 

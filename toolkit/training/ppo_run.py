@@ -20,8 +20,8 @@ from torch import nn
 from transformers import DataCollatorWithPadding, set_seed
 
 from toolkit.data.files import atomic_directory, clear_leftovers, write_json, write_jsonl
-from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair
+from toolkit.data.prompts import TAKEN, Prompts
+from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.separate import SeparateModels
@@ -132,7 +132,7 @@ def as_prompts(dataset: Any, data_collator: Any = None) -> Prompts:
         raise InputError("train_dataset: no prompts")
     elif isinstance(dataset[0], dict):
         rows = list(dataset)
-        names = [n for n in rows[0] if n not in ("input_ids", "attention_mask")]
+        names = [n for n in rows[0] if n not in ("input_ids", "attention_mask", *TAKEN)]
         ids = [[int(i) for i in row["input_ids"]] for row in rows]
         prompts = Prompts(ids, {name: [row[name] for row in rows] for name in names})
     else:
@@ -150,7 +150,6 @@ class Run:
         self.best: float | None = None
         self.recomputes = trainer.args.recompute_logprobs
         self._signal = 0
-        self._saved = 0
 
     @property
     def folder(self) -> Path:
@@ -164,7 +163,7 @@ class Run:
         # The batch as a whole counts, not how it is cut up into processes and passes.
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             whole.pop(name)
-        rewards = [list(pair) for pair in zip(t.rewards.names(), t.rewards.weights, strict=True)]
+        rewards = t.rewards.identity()
         return whole | {"batch_size": t.batch_size, "prompts": digest, "rewards": rewards}
 
     def updates(self, resume: str | bool | None) -> Iterator[int]:
@@ -182,15 +181,23 @@ class Run:
         set_seed(t.args.seed + 100_003 * t.ranks.rank)  # for reward functions that draw
         done = self._resume(str(wish)) if wish else 0
         t.journal.start(done)
-        self._saved = done
+        self._signal = 0
         with self._listening():
-            yield from range(done + 1, t.num_updates + 1)
+            for update in range(done + 1, t.num_updates + 1):
+                yield update
+                if t.journal.control.should_training_stop:  # a callback's wish
+                    return
 
     def _resume(self, wish: str) -> int:
         t = self.trainer
         path, passed_over = choose_checkpoint(wish, self.folder)
         for line in passed_over:
             t.journal.say(f"passed over {line}")
+        if path is None and (self.folder / "adapters").exists():
+            raise InputError(
+                f"resume: no good checkpoint in {self.folder}, but finished adapters (pass "
+                "--overwrite, or another output_dir)", "resume",
+            )  # fmt: skip
         if path is None:
             t.journal.say(f"{self.folder}: no checkpoint to resume from; starting at the beginning")
             return 0
@@ -218,7 +225,7 @@ class Run:
         groups = self.trainer.optimizer.param_groups
         return [names[id(p)] for group in groups for p in group["params"]]
 
-    def checkpoint(self, update: int) -> Path | None:
+    def checkpoint(self, update: int) -> Path:
         """Write one, from the main process."""
         t = self.trainer
         mine = {
@@ -239,15 +246,14 @@ class Run:
             "recomputes": self.recomputes,
             "other_ranks": everyone[1:],
         }
-        path = None
+        path = self.folder / f"checkpoint-{update:06d}"
         if t.ranks.is_main:
-            path = save_checkpoint(
+            save_checkpoint(
                 self.folder, update, dict(t.model.trainable()), t.optimizer, self._optimized(),
                 state, t.args.save_total_limit,
             )  # fmt: skip
             t.journal.handler.on_save(t.args, t.journal.state, t.journal.control)
         t.ranks.wait()
-        self._saved = update
         return path
 
     def finish(self, update: int, row: Row, rollout: Rollout) -> None:
@@ -284,6 +290,8 @@ class Run:
 
     def _keep_best(self, update: int, row: Row) -> None:
         t = self.trainer
+        if row["eval/scores"] != row["eval/scores"]:  # nothing could be scored
+            return
         worth, target = row["eval/rlhf_reward"], row["objective/kl_target"]
         if target is not None:  # the coefficient moves, so a price in it would compare nothing
             worth = row["eval/scores"]
@@ -349,7 +357,9 @@ class Run:
         for i, prompt in enumerate(prompts):
             kept = sampled.completion_ids[i][visible[i]].tolist()
             query, response = decode_pair(t.processing_class, prompt, kept)
-            rows.append({"query": query, "model response": response, "score": scores[i].item()})
+            value = scores[i].item()
+            score = value if value == value else None
+            rows.append({"query": query, "model response": response, "score": score})
         if t.ranks.is_main:
             write_jsonl(self.folder / "completions.jsonl", rows)
             _print_table(rows[:5])
@@ -370,6 +380,8 @@ class Run:
                 t.model.save(aside)
                 t.processing_class.save_pretrained(aside)
                 for file in aside.iterdir():
+                    if (target / file.name).is_dir():  # a named adapter's
+                        shutil.rmtree(target / file.name)
                     os.replace(file, target / file.name)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -409,10 +421,11 @@ def hash_of(value: Any) -> str:
 def _print_table(rows: list[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_lines=True)
     for name in rows[0] if rows else ():
         table.add_column(name)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     Console().print(table)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from toolkit.data.text import decode_pair, printable
-from toolkit.errors import InputError
+from toolkit.errors import InputError, check_range
 from toolkit.maths.advantages import gae
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.losses import policy_loss, value_loss
@@ -92,10 +92,13 @@ class PPOTrainer:
         self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.batch_size = args.local_batch_size * self.ranks.world
+        if args.kl_controller == "adaptive":
+            check_range("kl_horizon", args.kl_horizon, low=self.batch_size)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.train_dataset))
         self.num_updates = num_updates(episodes, self.batch_size)
         adam = AdamTFStyle if args.adam_tf_style else torch.optim.Adam
         self.parameters = [p for _, p in self.model.trainable()]
+        self.ranks.same_start(self.parameters)
         self.optimizer, self.lr_scheduler = optimizers
         if self.optimizer is None:
             self.optimizer = adam(
@@ -181,8 +184,13 @@ class PPOTrainer:
             rollout, advantages (B, C), returns (B, C): this process's share of the batch.
             lr: the learning rate of this update.
         """
-        for group in self.optimizer.param_groups if self.lr_scheduler is None else []:
-            group["lr"] = lr
+        if self.lr_scheduler is None:
+            groups = self.optimizer.param_groups
+            for group in groups:
+                group.setdefault("initial_lr", group["lr"])
+            factor = lr / groups[0]["initial_lr"] if groups[0]["initial_lr"] else 0.0
+            for group in groups:
+                group["lr"] = group["initial_lr"] * factor
         mine = self.ranks.share(self.batch_size)
         steps: list[dict[str, float]] = []
         with self.model.optimizing():
@@ -191,6 +199,7 @@ class PPOTrainer:
                 for minibatch in order.chunk(self.args.num_mini_batches):
                     here = minibatch[(minibatch >= mine.start) & (minibatch < mine.stop)]
                     steps.append(self._step(rollout, advantages, returns, here - mine.start))
+        steps = [step for step in steps if step]  # minibatches in which something was scored
         names = steps[0].keys() - {"max_log_ratio"}
         means = {name: sum(s[name] for s in steps) / len(steps) for name in names}
         ratios = torch.tensor([s["ratio"] for s in steps])
@@ -203,6 +212,8 @@ class PPOTrainer:
         """One optimizer step, its gradient gathered over passes of the micro-batch size."""
         args = self.args
         tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
+        if not tokens:
+            return {}
         sums = torch.zeros(len(STATISTICS), device=self.model.device)
         largest = torch.zeros((), device=self.model.device)
         self.optimizer.zero_grad()
@@ -240,6 +251,10 @@ class PPOTrainer:
             self.optimizer.zero_grad()
             raise FloatingPointError(f"the loss is {stats['policy'] + stats['value']}")
         self.ranks.sum_gradients(self.parameters)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not math.isfinite(torch.nn.utils.get_total_norm(gradients).item()):
+            self.optimizer.zero_grad()
+            raise FloatingPointError("a gradient is not finite")
         if args.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
         self.optimizer.step()
@@ -284,7 +299,8 @@ class PPOTrainer:
             return self.lr_scheduler.get_last_lr()[0]
         falls = self.args.lr_scheduler_type == "linear"
         factor = linear_decay(update - 1, self.num_updates) if falls else 1.0
-        return self.args.learning_rate * factor
+        group = self.optimizer.param_groups[0]
+        return group.get("initial_lr", group["lr"]) * factor
 
     def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, returns: Tensor) -> Row:
         """What the log's row says of the batch; the names are TRL 1.12's, and ours besides."""
@@ -336,8 +352,9 @@ class PPOTrainer:
                 [scores.sum(), scores.square().sum(), kl.sum(), rollout.scored.sum()]
             )
         score, square, kl_sum, scored = self.ranks.total(sums).tolist()
-        mean = score / max(scored, 1)
-        error = max(square / max(scored, 1) - mean**2, 0.0) ** 0.5 / max(scored, 1) ** 0.5
+        mean = score / scored if scored else math.nan
+        spread = max(square - scored * mean**2, 0.0)
+        error = (spread / (scored - 1) / scored) ** 0.5 if scored > 1 else math.nan
         return {
             "eval/scores": mean,
             "eval/scores_error": error,

@@ -77,6 +77,11 @@ class Ranks:
         size = count // self.world
         return slice(self.rank * size, (self.rank + 1) * size)
 
+    def same_start(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the main one's weights: drawn from other seeds they would drift."""
+        for p in parameters if self.world > 1 else ():
+            dist.broadcast(p.data, 0)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes."""
         if self.world == 1:

@@ -37,6 +37,13 @@ class Rewards:
         """What each part is called, for logs."""
         return ["reward model" if part is None else function_name(part) for part in self.parts]
 
+    def identity(self) -> list[Any]:
+        """What makes them these, for a run that is resumed."""
+        return [
+            ["reward model" if part is None else _identity_of(part), weight]
+            for part, weight in zip(self.parts, self.weights, strict=True)
+        ]
+
     def __call__(
         self,
         actors: Actors,
@@ -119,6 +126,14 @@ def score(
     return scores
 
 
+def _identity_of(function: Any) -> str:
+    known = getattr(function, "identity", None)
+    if known is not None:
+        return str(known)
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
 def function_name(function: RewardFunction) -> str:
     """What a reward function is called in messages and logs."""
     return getattr(function, "__name__", type(function).__name__)
@@ -152,6 +167,8 @@ def call_reward_function(
             f"{type(error).__name__}: {error}"
         ) from error
     try:
+        if isinstance(scores, str | bytes | dict):
+            raise TypeError
         values = [math.nan if s is None else float(s) for s in scores]
     except (TypeError, ValueError):
         raise InputError(f"reward function {name}: returned {scores!r:.80}, not numbers") from None

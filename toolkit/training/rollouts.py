@@ -80,6 +80,7 @@ def sampling_rule(
     truncate_after: int = 0,
     penalty: float = -1.0,
     missing_eos_penalty: float | None = None,
+    stop_token_id: int | None = None,
 ) -> SamplingRule:
     """The rule with its tokens given by their text.
 
@@ -91,17 +92,26 @@ def sampling_rule(
             f"truncate_after is {truncate_after}, but must be below response_length "
             f"({response_length}), or every completion is penalised", "truncate_after",
         )  # fmt: skip
-    if truncate_token is not None and truncate_token == stop_token:
+    stop_id = stop_token_id
+    if stop_id is None:
+        stop_id = token_id(tokenizer, stop_token, "stop_token")
+    elif stop_id >= len(tokenizer):
         raise InputError(
-            f"truncate_token and stop_token are both {truncate_token!r}: the scorer never sees the "
+            f"stop_token_id is {stop_id}, but the tokenizer has {len(tokenizer)} tokens",
+            "stop_token_id",
+        )
+    truncate_id = token_id(tokenizer, truncate_token, "truncate_token")
+    if truncate_id is not None and truncate_id == stop_id:
+        raise InputError(
+            f"truncate_token and stop token are both {truncate_token!r}: the scorer never sees the "
             "stop token, so every completion would be penalised", "truncate_token",
         )  # fmt: skip
     return SamplingRule(
         response_length=response_length,
         temperature=temperature,
         pad_id=tokenizer.pad_token_id,
-        stop_id=token_id(tokenizer, stop_token, "stop_token"),
-        truncate_id=token_id(tokenizer, truncate_token, "truncate_token"),
+        stop_id=stop_id,
+        truncate_id=truncate_id,
         truncate_after=truncate_after,
         penalty=penalty,
         missing_eos_penalty=missing_eos_penalty,
