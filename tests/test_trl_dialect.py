@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import IA3Config, LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -315,3 +315,53 @@ def test_logits_that_a_family_caps_are_refused(demo_model: str, tmp_path: Path) 
     with pytest.raises(InputError, match="scales or caps"):
         PPOTrainer(config(tmp_path), **given)
     assert SeparateModels.scores_stop
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_adapter_that_cannot_be_switched_off_needs_a_reference(
+    demo_model: str, tmp_path: Path
+) -> None:
+    for config_ in (
+        IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[]),
+        LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    ):
+        with pytest.raises(InputError, match="pass a ref_model"):
+            PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None), peft_config=config_)
+
+
+def test_learning_rates_of_ones_own_groups_fall_each_from_its_own(
+    demo_model: str, tmp_path: Path
+) -> None:
+    given = parts(demo_model)
+    optimizer = torch.optim.SGD(
+        [{"params": given["model"].parameters(), "lr": 0.1},
+         {"params": given["value_model"].parameters(), "lr": 0.2}]
+    )  # fmt: skip
+    rows = PPOTrainer(config(tmp_path), **given, optimizers=(optimizer, None)).train()
+    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1 / 3, 0.2 / 3])
+
+
+def test_completions_with_markup_are_shown_as_they_are(
+    demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toolkit.training.ppo_run import _print_table
+
+    _print_table([{"query": "Hello [/INST] there", "model response": "\x1b[31mred", "score": 1.0}])
+    shown = capsys.readouterr().out
+    assert "[/INST]" in shown and "\x1b[31m" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("lora_target_modules: null\n", None), ("dtype: [1]\n", ":1: dtype: [1] is no type"),
+     ("1: 2\n", ":1: 1 is no field"), ("<<: {kl_coef: 1}\n", "a merge"),
+     ("kl_coef: 1\nkl_coef: 2\n", ":2: kl_coef twice")],
+)  # fmt: skip
+def test_odd_yaml_is_named_too(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    if message is None:
+        assert read_trl_config(tmp_path / "theirs.yaml")[0]["precision"] == "fp32"
+        return
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_trl_config(tmp_path / "theirs.yaml")

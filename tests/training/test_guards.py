@@ -132,3 +132,39 @@ def test_a_reward_model_turned_round_stops_the_run_before_its_first_update(
     with pytest.raises(RunStopped, match=re.escape("gain -1")):
         trainer.train()
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_skipped_update_leaves_sampling_as_it_was_under_checkpointing(new_trainer: Make) -> None:
+    """An error while optimising must not leave the model in training mode, without its cache."""
+    trainer = new_trainer(gradient_checkpointing=True, on_fault="skip", total_episodes=24)
+    step, calls = trainer._step, []
+
+    def fails_once(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise FloatingPointError("the loss is nan")
+        return step(*args)
+
+    trainer._step = fails_once
+    rows = trainer.train()
+    assert rows[0]["guard/skipped"] == 1 and not trainer.model.training
+    assert abs(rows[1]["objective/kl"]) < 1e-4 and rows[1]["val/first_max_log_ratio"] < 1e-4
+
+
+def test_a_minibatch_in_which_nothing_was_scored_counts_for_nothing(new_trainer: Make) -> None:
+    def one_in_eight(prompts: list[str], completions: list[str]) -> list[float | None]:
+        return [1.0 * len(c) if i == 3 else None for i, c in enumerate(completions)]
+
+    row = new_trainer(
+        reward_model=one_in_eight, num_mini_batches=8, total_episodes=8, whiten_rewards=False
+    ).train()[0]
+    assert row["val/ratio"] == pytest.approx(1.0, abs=0.05)
+    assert row["objective/scored"] == pytest.approx(1 / 8)
+
+
+def test_scores_that_were_all_equal_at_first_are_no_measure_of_a_collapse() -> None:
+    guards = Guards("skip", 5, None, max_score_drop=1.0)
+    assert guards.collapsed(0.0, 0.0) is None
+    assert guards.collapsed(-0.001, 0.0) is None
+    assert guards.collapsed(-0.1, 2.0) is None
+    assert guards.first_std == 2.0

@@ -143,3 +143,30 @@ def test_a_classifier_with_two_outputs_is_refused(demo_model: str, tmp_path: Pat
     model.save_pretrained(tmp_path / "two")
     with pytest.raises(InputError, match="not a classifier with one output"):
         TextRewardModel(str(tmp_path / "two"), "fp32")
+
+
+def test_a_whole_classifier_scores_with_its_own_head(demo_model: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=1).eval()
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(tmp_path / "whole")
+    tokenizer = load_tokenizer(demo_model)
+    tokenizer.save_pretrained(tmp_path / "whole")
+    scores = TextRewardModel(str(tmp_path / "whole"), "fp32")(TEXTS, ["", ""])
+    for text, value in zip(TEXTS, scores, strict=True):
+        with torch.no_grad():
+            assert value == pytest.approx(
+                model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4
+            )
+
+
+def test_rewards_are_known_by_their_content_when_a_run_is_resumed(tmp_path: Path) -> None:
+    from toolkit.labeling.scripted import Lexicon
+
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for file, text in zip(files, ("good\t1\n", "good\t2\n", "good\t1\n"), strict=True):
+        file.write_text(text)
+    one, other, same = (Rewards([Lexicon(f)], [1.0]).identity() for f in files)
+    assert one == same != other
+    assert Rewards([length], [1.0]).identity() != Rewards([shouting], [1.0]).identity()
+    assert Rewards([length], [1.0]).identity() != Rewards([length], [2.0]).identity()
