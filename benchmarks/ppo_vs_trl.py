@@ -91,7 +91,7 @@ def resident_mb() -> float:
     return 0.0
 
 
-def run_trl(updates: int, autocast: bool) -> None:
+def run_trl(updates: int, autocast: str) -> None:
     """TRL's worker; a callback waits for its turn between updates."""
     import numpy as np
     import torch
@@ -157,7 +157,7 @@ def run_trl(updates: int, autocast: bool) -> None:
             peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
         )  # fmt: skip
         say(ready=True, base=base)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast == "everywhere"):
             trainer.train()
 
 
@@ -273,10 +273,16 @@ def matmul_floor(autocast: bool) -> dict[str, float]:
 class Worker:
     """A trainer in a process of its own, which makes an update when told to."""
 
-    def __init__(self, python: str, kind: str, updates: int, autocast: bool) -> None:
+    def __init__(
+        self, python: str, kind: str, updates: int, autocast: bool, trl_autocast: str = ""
+    ) -> None:
         words = [python, __file__, "--worker", kind, "--updates", str(updates)]
+        if trl_autocast:
+            words += ["--trl_autocast", trl_autocast]
         env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1",
                             "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}  # fmt: skip
+        if autocast and trl_autocast == "launcher":
+            env["ACCELERATE_MIXED_PRECISION"] = "bf16"
         self.process = subprocess.Popen(
             words + ["--autocast"] * autocast, env=env, text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
@@ -323,9 +329,11 @@ def peer_python(folder: Path) -> str:
     return str(python)
 
 
-def compare(python: str, pairs: int, autocast: bool, value: str) -> dict[str, Any]:
+def compare(
+    python: str, pairs: int, autocast: bool, value: str, trl_autocast: str
+) -> dict[str, Any]:
     """One table: TRL and ours in turns, and their ratios."""
-    theirs = Worker(python, "trl", pairs + 2, autocast)
+    theirs = Worker(python, "trl", pairs + 2, autocast, trl_autocast)
     ours = Worker(sys.executable, value, pairs + 2, autocast)
     for _ in range(pairs + 1):
         theirs.turn()
@@ -333,7 +341,7 @@ def compare(python: str, pairs: int, autocast: bool, value: str) -> dict[str, An
     for worker in (theirs, ours):
         worker.stop()
     floor = matmul_floor(autocast)
-    kind = "bf16 autocast" if autocast else "fp32"
+    kind = f"bf16 autocast (TRL's: {trl_autocast})" if autocast else "fp32"
     print(f"\n{kind}, value: {value}; medians of {pairs} pairs")
     print(f"{'seconds':26}{'TRL 1.12':>10}{'ours':>10}{'ratio':>8}{'matmuls':>10}")
     for phase in (*floor, None):
@@ -363,6 +371,11 @@ def main() -> None:
     parser.add_argument("--only", choices=["fp32", "bf16"], help="one precision")
     parser.add_argument("--value", choices=["trunk", "adapter"], help="one of both")
     parser.add_argument("--output", type=Path, help="write the ratios here as JSON")
+    parser.add_argument(
+        "--trl_autocast", choices=["launcher", "everywhere"], default="launcher",
+        help="TRL's bf16: as accelerate's mixed precision gives it (its passes with gradients), or "
+        "around all of its passes, which no setting of TRL's does",
+    )  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--autocast", action="store_true", help=argparse.SUPPRESS)
@@ -371,12 +384,12 @@ def main() -> None:
 
     torch.set_num_threads(1)
     if args.worker == "trl":
-        return run_trl(args.updates, args.autocast)
+        return run_trl(args.updates, args.trl_autocast if args.autocast else "")
     if args.worker:
         return run_ours(args.updates, args.autocast, args.worker)
     python = peer_python(args.peer)
     results = [
-        compare(python, args.pairs, precision == "bf16", value)
+        compare(python, args.pairs, precision == "bf16", value, args.trl_autocast)
         for precision in ([args.only] if args.only else ["fp32", "bf16"])
         for value in ([args.value] if args.value else ["trunk", "adapter"])
     ]
