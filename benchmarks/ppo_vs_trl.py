@@ -33,10 +33,6 @@ COUNT, PROMPT, NEW, EPOCHS = 64, 64, 24, 4
 PEER = "trl==1.12.0"
 
 
-class Words:
-    """As much of a tokenizer as both trainers ask for: ids are all there is."""
-
-
 def prompts_of(updates: int) -> list[list[int]]:
     import torch
 
@@ -46,7 +42,8 @@ def prompts_of(updates: int) -> list[list[int]]:
     ).tolist()
 
 
-def tokenizer(folder: str) -> Any:
+def tokenizer() -> Any:
+    """As much of one as both trainers ask for: words w0, w1, ... of the same number."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -152,7 +149,7 @@ def run_trl(updates: int, autocast: str) -> None:
         args = PPOConfig(**(settings(folder, updates, False) | {"gradient_checkpointing": False}))
         rows = Dataset.from_dict({"input_ids": prompts_of(updates)})
         trainer = PPOTrainer(
-            args, tokenizer(folder), policy, None, reward, rows, value,
+            args, tokenizer(), policy, None, reward, rows, value,
             eval_dataset=rows.select(range(COUNT)), callbacks=[Turns()],
             peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
         )  # fmt: skip
@@ -211,7 +208,7 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
             sample_every=10**9, disable_tqdm=True,
         )  # fmt: skip
         trainer = PPOTrainer(
-            args, tokenizer(folder), roles, train_dataset=prompts_of(updates), callbacks=[Turns()]
+            args, tokenizer(), roles, train_dataset=prompts_of(updates), callbacks=[Turns()]
         )
         say(ready=True, base=base_mb)
         trainer.train()

@@ -98,7 +98,7 @@ def run_trl(folder: Path) -> None:
     args = PPOConfig(**settings(str(folder / "out")), gradient_checkpointing=False)
     rows = Dataset.from_dict({"input_ids": prompts()})
     PPOTrainer(
-        args, tokenizer(""), models["model"], models["ref_model"], models["reward_model"], rows,
+        args, tokenizer(), models["model"], models["ref_model"], models["reward_model"], rows,
         models["value_model"], eval_dataset=rows, callbacks=[Spy()],
     ).train()  # fmt: skip
 
@@ -113,7 +113,7 @@ def run_ours(folder: Path) -> bool:
 
     theirs = load_file(folder / "trl.safetensors")
     trainer = PPOTrainer(
-        PPOConfig(**settings(str(folder / "ours")), disable_tqdm=True), tokenizer(""),
+        PPOConfig(**settings(str(folder / "ours")), disable_tqdm=True), tokenizer(),
         train_dataset=prompts(), **load_models(folder),
     )  # fmt: skip
     actors, seen = trainer.model, {}

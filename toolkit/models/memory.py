@@ -80,7 +80,7 @@ class _ShapeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        raise NotImplementedError
+        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
 
 
 def _attention(
