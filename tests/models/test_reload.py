@@ -56,11 +56,8 @@ def test_scores_are_the_same_in_training_in_ppo_and_by_plain_peft_in_each_family
         ours = roles.scores(ids, mask)
         theirs = plain(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
     assert inside.std() > 1e-3
-    if precision == "4bit":
-        assert torch.equal(ours, inside) and torch.equal(theirs, inside)
-    else:
-        assert torch.allclose(ours, inside, atol=1e-6, rtol=0)
-        assert torch.allclose(theirs, inside, atol=1e-6, rtol=0)
+    assert torch.allclose(ours, inside, atol=1e-6, rtol=0)
+    assert torch.allclose(theirs, inside, atol=1e-6, rtol=0)
 
 
 def test_the_readmes_lines_give_the_scores_of_training(

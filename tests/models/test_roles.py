@@ -10,6 +10,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
+from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 
@@ -38,11 +39,14 @@ def plain_pass(roles: Roles) -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
 def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: str) -> None:
     base = load_base(demo_model, precision)
+    lean_decoder(base)
+    ids, mask = IDS[:, :-1], MASK[:, :-1]
     with torch.no_grad():
-        hidden = base.model(
-            input_ids=IDS, attention_mask=MASK.long(), position_ids=(MASK.cumsum(1) - 1).clamp(0)
-        ).last_hidden_state
-        alone = base.lm_head(hidden[:, -C - 1 : -1])
+        hidden = last_states(
+            base.model, C, input_ids=ids, attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp(0),
+        )  # fmt: skip
+        alone = base.lm_head(hidden)
     roles = Roles(base, value="adapter")
     for adapter in ("policy", "value"):
         perturb(roles, adapter)

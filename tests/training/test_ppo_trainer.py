@@ -346,10 +346,10 @@ def test_autocast_is_really_on(new_trainer: Any) -> None:
     trainer = new_trainer(autocast=True, value="adapter", total_episodes=8)
     trunk = trainer.model.trunk
 
-    def spy(role: str, **inputs: Any) -> torch.Tensor:
+    def spy(role: str, last: int, **inputs: Any) -> torch.Tensor:
         layer = trainer.model._causal.model.layers[0].mlp.up_proj
         hook = layer.register_forward_hook(lambda m, i, out: seen.add((role, out.dtype)))
-        hidden = trunk(role, **inputs)
+        hidden = trunk(role, last, **inputs)
         hook.remove()
         return hidden
 

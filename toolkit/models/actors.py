@@ -51,8 +51,8 @@ class Actors(nn.Module):
     checkpointing: bool = False
 
     @abstractmethod
-    def trunk(self, role: str, **inputs: Any) -> Tensor:
-        """Last hidden states (B, T, d) of the role, as its base model computes them."""
+    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+        """The role's last hidden states of the last ``last`` positions: (B, last, d)."""
 
     @abstractmethod
     def output_head(self, role: str) -> nn.Module:
@@ -123,12 +123,16 @@ class Actors(nn.Module):
         finally:  # in training mode sampling would go without its cache
             self.eval()
 
-    def _hidden(self, role: str, ids: Tensor, mask: Tensor) -> Tensor:
+    def _hidden(self, role: str, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         ids = ids.masked_fill(~mask, 0)  # a pad token may lie outside the embedding
         return self.trunk(
-            role, input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask),
+            role, last, input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask),
             use_cache=False,
         )  # fmt: skip
+
+    def _before(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
+        """The states (B, C, d) before each completion token: those that predict it."""
+        return self._hidden(role, ids[:, :-1], mask[:, :-1], completion_length)
 
     def _logprobs(
         self, role: str, hidden: Tensor, completion_ids: Tensor, temperature: float
@@ -147,7 +151,7 @@ class Actors(nn.Module):
             temperature: that of sampling.
         """
         with self.precision():
-            states = _before(self._hidden(POLICY, ids, mask), completion_ids.shape[1])
+            states = self._before(POLICY, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
             logprobs, entropies = self._logprobs(POLICY, states, tokens, temperature)
             values = self.read_values(states) if self.shares_trunk else None
@@ -158,23 +162,25 @@ class Actors(nn.Module):
     ) -> Tensor:
         """Reference: log-probs (B, C) fp32; arguments as for policy_outputs."""
         with self.precision():
-            states = _before(self._hidden(REFERENCE, ids, mask), completion_ids.shape[1])
+            states = self._before(REFERENCE, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
             return self._logprobs(REFERENCE, states, tokens, temperature)[0]
 
     def values(self, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Value: (B, T) -> (B, C) fp32, V of the state before each completion token."""
         with self.precision():
-            return self.read_values(_before(self._hidden(VALUE, ids, mask), completion_length))
+            return self.read_values(self._before(VALUE, ids, mask, completion_length))
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Reward: (B, T) -> (B,) fp32, gain * head(state of the last real token) + bias."""
         if not self.has_reward:
             raise ValueError("no reward model among the roles: pass reward_adapter")
         with self.precision():
-            hidden = self._hidden(REWARD, ids, mask)
+            at = last_real_token(mask)
+            read = ids.shape[1] - int(at.min())
+            hidden = self._hidden(REWARD, ids, mask, read)
             rows = torch.arange(ids.shape[0], device=ids.device)
-            return self.gain * self.read_scores(hidden[rows, last_real_token(mask)]) + self.bias
+            return self.gain * self.read_scores(hidden[rows, at - ids.shape[1]]) + self.bias
 
     def step(self, role: str = POLICY) -> Step:
         """One pass of sampling; with the policy's values where they share its trunk."""
@@ -186,7 +192,7 @@ class Actors(nn.Module):
         ) -> tuple[Tensor, Tensor | None]:
             with self.precision():
                 hidden = self.trunk(
-                    role, input_ids=inputs, attention_mask=mask, position_ids=positions,
+                    role, 1, input_ids=inputs, attention_mask=mask, position_ids=positions,
                     past_key_values=cache, use_cache=True,
                 )[:, -1]  # fmt: skip
                 return head(hidden), self.read_values(hidden) if with_value else None
@@ -196,7 +202,7 @@ class Actors(nn.Module):
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Logits (B, C, V) of policy or reference, whole: for looking at, not for training."""
         with self.precision():
-            states = _before(self._hidden(role, ids, mask), completion_length)
+            states = self._before(role, ids, mask, completion_length)
             return self.output_head(role)(states)
 
     @torch.no_grad()
@@ -221,8 +227,3 @@ class Actors(nn.Module):
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:
     """The tokens (B, C), 0 where there is padding, whose own id may be none of the vocabulary."""
     return completion_ids.masked_fill(~mask[:, -completion_ids.shape[1] :], 0)
-
-
-def _before(hidden: Tensor, completion_length: int) -> Tensor:
-    """The states (B, C, d) before each completion token: those that predict it."""
-    return hidden[:, -completion_length - 1 : -1]

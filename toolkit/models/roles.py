@@ -29,6 +29,7 @@ from toolkit.models.adapters import (
     read_facts,
     write_facts,
 )
+from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
 
@@ -69,6 +70,7 @@ class Roles(Actors):
         lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
         self.base_name = absolute_if_local(base.name_or_path or "")
         self.autocast_dtype = autocast_dtype
+        lean_decoder(base)
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
             attend_in_fp32(base)
@@ -144,8 +146,8 @@ class Roles(Actors):
                 layer._active_adapter = [adapter]
         return self._causal
 
-    def trunk(self, role: str, **inputs: Any) -> Tensor:
-        return self.act_as(role).base_model(**inputs).last_hidden_state
+    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+        return last_states(self.act_as(role).base_model, last, **inputs)
 
     def output_head(self, role: str) -> nn.Module:
         return self._causal.get_output_embeddings()

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
+from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.lean import make_lean
 
 
@@ -85,6 +86,9 @@ class SeparateModels(Actors):
                 frozen.requires_grad_(False)
         self.has_value, self.has_reward = True, reward_model is not None
         self._layers = make_lean(policy) if has_adapter else []
+        for model in (policy, reference, value_model, reward_model):
+            if model is not None:
+                lean_decoder(model)
         self._policy_adapter = model_adapter_name or (policy.active_adapter if has_adapter else "")
         self._reference_adapter = ref_adapter_name
         for module in self.modules():
@@ -112,11 +116,11 @@ class SeparateModels(Actors):
     def _classifier(self, role: str) -> Any:
         return self.value_model if role == VALUE else self.reward_model
 
-    def trunk(self, role: str, **inputs: Any) -> Tensor:
+    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
         if role in (VALUE, REWARD):
             model = self._classifier(role)
-            return getattr(model, model.base_model_prefix)(**inputs).last_hidden_state
-        return self._act_as(role).base_model(**inputs).last_hidden_state
+            return last_states(getattr(model, model.base_model_prefix), last, **inputs)
+        return last_states(self._act_as(role).base_model, last, **inputs)
 
     def output_head(self, role: str) -> nn.Module:
         model = self.reference if role == REFERENCE and self.reference is not None else self._causal

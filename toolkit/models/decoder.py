@@ -1,0 +1,206 @@
+"""Cheaper decoder layers with the same results, for the families whose layers are Llama's.
+
+transformers' rotary embedding takes five passes over queries and keys, and as many backward; its
+gated MLP keeps a tensor more than it needs; and its last layer makes queries, outputs and MLP for
+every position, where PPO reads the completion's alone. Here the rotation takes three passes, the
+MLP keeps two tensors, and the last layer works on the positions that are read; the others give it
+keys and values only. Parameters, modules and hooks stay transformers'.
+"""
+
+import sys
+import types
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# Those whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
+# transformers 5.23 has them; each is held against its own pass before it is changed.
+DECODER_LAYERS = (
+    "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer",
+)  # fmt: skip
+# Attention that takes fewer queries than keys under a mask.
+SHORT_QUERIES = ("sdpa", "sdpa_fp32", "shapes_only")
+
+
+class _Rotary(torch.autograd.Function):
+    """x cos + rotate_half(x) sin: x (B, H, T, D), cos and sin (B or 1, 1, T, D) -> (B, H, T, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
+        half = x.shape[-1] // 2
+        y = x * cos
+        y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+        y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        cos, sin = ctx.saved_tensors
+        grad, half = grads[0], cos.shape[-1] // 2
+        x = grad * cos
+        x[..., :half].addcmul_(grad[..., half:], sin[..., half:])
+        x[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
+        return x.to(ctx.dtype), None, None
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, of one shape; gate and up are kept, silu(gate) is made again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        gate, up = ctx.saved_tensors
+        grad = grads[0]
+        return (
+            torch.ops.aten.silu_backward(grad * up, gate),
+            nn.functional.silu(gate).mul_(grad),
+        )
+
+
+def _mlp_forward(mlp: Any, x: Tensor) -> Tensor:
+    return mlp.down_proj(_Gated.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+
+
+def _attention_forward(
+    attention: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    last: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """The module's own pass; of the last ``last`` positions, where that is given."""
+    size = attention.head_dim
+    asking = hidden_states if last is None else hidden_states[:, -last:]
+    query = attention.q_proj(asking).unflatten(-1, (-1, size))
+    key = attention.k_proj(hidden_states).unflatten(-1, (-1, size))
+    value = attention.v_proj(hidden_states).unflatten(-1, (-1, size)).transpose(1, 2)
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    cos, sin = (table.unsqueeze(1) for table in position_embeddings)
+    count = asking.shape[1]
+    query = _Rotary.apply(query.transpose(1, 2), cos[:, :, -count:], sin[:, :, -count:])
+    key = _Rotary.apply(key.transpose(1, 2), cos, sin)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+    if last is not None and last < hidden_states.shape[1]:
+        attention_mask = _rows(attention_mask, last, key)
+    implementation = attention.config._attn_implementation
+    eager = sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+    output, weights = attend(
+        attention, query, key, value, attention_mask, scaling=attention.scaling,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        sliding_window=window, **kwargs,
+    )  # fmt: skip
+    return attention.o_proj(output.reshape(*asking.shape[:-1], -1)), weights
+
+
+def _rows(mask: Tensor | None, last: int, key: Tensor) -> Tensor:
+    """The mask (B or 1, 1, last, K) of the last queries; None stands for a causal one."""
+    if mask is not None:
+        return mask[:, :, -last:]
+    count = key.shape[2]
+    causal = torch.ones(last, count, dtype=torch.bool, device=key.device)
+    return causal.tril_(count - last)[None, None]
+
+
+def _layer_forward(layer: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    work = partial(_work, layer, last=layer.last, **kwargs)
+    if layer.gradient_checkpointing and layer.training:  # as transformers' layer does
+        return layer._gradient_checkpointing_func(work, hidden_states)
+    return work(hidden_states)
+
+
+def _work(layer: Any, hidden_states: Tensor, last: int | None, **kwargs: Any) -> Tensor:
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), last=last, **kwargs)
+    hidden_states = hidden_states[:, -attended.shape[1] :] + attended
+    return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+
+def lean_decoder(model: nn.Module) -> int:
+    """Give decoder layers of known families the leaner pass; returns how many have it.
+
+    To be called before adapters are put on. A layer whose own pass gives something else than the
+    leaner one (in another release of transformers, say) keeps its own.
+    """
+    count = 0
+    for trunk in model.modules():
+        layers = getattr(trunk, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not hasattr(trunk, "rotary_emb"):
+            continue
+        known = [layer for layer in layers if type(layer).__name__ in DECODER_LAYERS]
+        if len(known) == len(layers) and _same(trunk, layers[0]):
+            for layer in layers:
+                _change(layer)
+            count += len(layers)
+    return count
+
+
+def _change(layer: Any) -> None:
+    layer.last = None
+    layer.forward = types.MethodType(_layer_forward, layer)
+    layer.self_attn.forward = types.MethodType(_attention_forward, layer.self_attn)
+    if type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation"):
+        layer.mlp.forward = types.MethodType(_mlp_forward, layer.mlp)
+
+
+def _restore(layer: Any) -> None:
+    for module in (layer, layer.self_attn, layer.mlp):
+        vars(module).pop("forward", None)
+    del layer.last
+
+
+@torch.no_grad()
+def _same(trunk: Any, layer: Any) -> bool:
+    """Whether the leaner pass of one layer gives what its own gives, on a few positions."""
+    parameter = next(layer.input_layernorm.parameters())
+    if parameter.device.type == "meta":
+        return True
+    device, dtype, training = parameter.device, parameter.dtype, layer.training
+    noise = torch.randn(1, 6, parameter.shape[0], generator=torch.Generator().manual_seed(0))
+    x = noise.to(device, dtype)
+    positions = torch.arange(6, device=device).unsqueeze(0)
+    mask = torch.full((6, 6), torch.finfo(dtype).min, device=device, dtype=dtype).triu_(1)
+    inputs = {
+        "attention_mask": mask[None, None], "position_ids": positions, "use_cache": False,
+        "position_embeddings": trunk.rotary_emb(x, position_ids=positions),
+    }  # fmt: skip
+    layer.eval()
+    try:
+        own = layer(x, **inputs)
+        _change(layer)
+        short = trunk.config._attn_implementation in SHORT_QUERIES
+        layer.last = 3 if short else None
+        lean = layer(x, **inputs)
+    finally:
+        layer.train(training)
+        if hasattr(layer, "last"):
+            _restore(layer)
+    expected = (own[:, -3:] if short else own).float()
+    tolerance = 1e-4 if dtype == torch.float32 else 4e-2
+    return torch.allclose(lean.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def last_states(trunk: Any, last: int, **inputs: Any) -> Tensor:
+    """The trunk's last hidden states of the last ``last`` positions: (B, last, d)."""
+    layer = getattr(trunk, "layers", [None])[-1]
+    short = hasattr(layer, "last") and trunk.config._attn_implementation in SHORT_QUERIES
+    if short:
+        layer.last = last
+    try:
+        return trunk(**inputs).last_hidden_state[:, -last:]
+    finally:
+        if short:
+            layer.last = None
