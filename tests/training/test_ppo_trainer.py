@@ -483,8 +483,8 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
     gains = {}
     for precision in ("fp32", "4bit"):
         trainer = new_trainer(
-            precision, precision=precision, per_device_train_batch_size=32, total_episodes=512,
-            learning_rate=3e-3, kl_coef=0.05, kl_controller="fixed", response_length=12,
+            precision, precision=precision, per_device_train_batch_size=128, total_episodes=1024,
+            kl_coef=0.2, kl_controller="fixed", response_length=12,
         )  # fmt: skip
         frozen = {
             name: p.detach().clone() for name, p in trainer.model.named_parameters()
@@ -494,7 +494,7 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
         for name, parameter in trainer.model.named_parameters():
             if name in frozen:
                 assert torch.equal(parameter, frozen[name]), name
-        first, last = ([r["objective/scores"] for r in part] for part in (rows[:3], rows[-3:]))
-        gains[precision] = (sum(last) - sum(first)) / 3 / rows[0]["objective/scores_std"]
-    assert gains["fp32"] > 0.5 and gains["4bit"] > 0.5
-    assert gains["4bit"] == pytest.approx(gains["fp32"], rel=0.3)
+        gain = rows[-1]["objective/scores"] - rows[0]["objective/scores"]
+        gains[precision] = gain / rows[0]["objective/scores_std"]
+    assert gains["fp32"] > 0.5
+    assert gains["4bit"] == pytest.approx(gains["fp32"], rel=0.2)
