@@ -20,18 +20,25 @@ def launch(
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
             "--master_port", str(29_500 + os.getpid() % 1000), "recipes/ppo.py",
         ]  # fmt: skip
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)} | environment
     return subprocess.run(
         command + words, cwd=root, env=env, capture_output=True, text=True, timeout=300
     )
 
 
-@pytest.mark.parametrize("value", ["trunk", "adapter"])
+@pytest.mark.parametrize(
+    ("value", "precision", "fsdp"),
+    [("trunk", "fp32", "false"), ("adapter", "fp32", "false"), ("adapter", "fp32", "true"),
+     ("trunk", "4bit", "true")],
+)  # fmt: skip
 def test_two_processes_make_the_update_that_one_makes(
-    root: Path, tmp_path: Path, value: str
+    root: Path, tmp_path: Path, value: str, precision: str, fsdp: str
 ) -> None:
-    """Same global batch, minibatches and micro-batches of other sizes: 1e-5 after one update."""
-    words = ["--lexicon", "data/lexicon.txt", "--precision", "fp32", "--value", value,
+    """Same global batch, minibatches and micro-batches of other sizes: 1e-5 after one update.
+
+    Under FSDP (QLoRA of 4-bit) the base is shared out, and passes are kept in step.
+    """
+    words = ["--lexicon", "data/lexicon.txt", "--precision", precision, "--value", value,
              "--response_length", "10", "--stop_token", ".", "--learning_rate", "1e-3",
              "--limit", "60", "--total_episodes", "32", "--num_mini_batches", "2", "--lora_r", "4",
              "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "9", "--eval_every",
@@ -39,7 +46,10 @@ def test_two_processes_make_the_update_that_one_makes(
     for processes, batch in ((1, "32"), (2, "16")):
         out = tmp_path / str(processes)
         sizes = ["--per_device_train_batch_size", batch, "--output_dir", str(out)]
-        done = launch(root, words + sizes, processes)
+        done = launch(
+            root, words + sizes, processes,
+            ACCELERATE_USE_FSDP=fsdp if processes > 1 else "false", FSDP_VERSION="2",
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
     one, two = (
         load_file(tmp_path / name / "checkpoint-000001" / "weights.safetensors") for name in "12"

@@ -96,7 +96,7 @@ def _attention_forward(
     if last is not None and last < hidden_states.shape[1]:
         attention_mask = _rows(attention_mask, last, key)
     implementation = attention.config._attn_implementation
-    eager = sys.modules[type(attention).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    eager = sys.modules[type(attention).__module__].eager_attention_forward
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
     output, weights = attend(
@@ -117,7 +117,7 @@ def _rows(mask: Tensor | None, last: int, key: Tensor) -> Tensor:
 
 
 def _layer_forward(layer: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    work = partial(_work, layer, last=layer.last, **kwargs)
+    work: Any = partial(_work, layer, last=layer.last, **kwargs)
     if layer.gradient_checkpointing and layer.training:  # as transformers' layer does
         return layer._gradient_checkpointing_func(work, hidden_states)
     return work(hidden_states)

@@ -85,6 +85,7 @@ def sample(
     temperature: float,
     pad_id: int,
     stop_id: int | None = None,
+    all_steps: bool = False,
 ) -> Sampled:
     """Plain categorical sampling from softmax(logits / temperature); no top-k, no top-p.
 
@@ -102,6 +103,7 @@ def sample(
         temperature: > 0.
         pad_id: written behind the stop token.
         stop_id: end a completion behind this token; None for fixed length.
+        all_steps: make C steps even when every completion has ended.
     """
     (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
     device = prompt_ids.device
@@ -133,7 +135,7 @@ def sample(
             values[:, t] = torch.where(running, value, 0.0)
         if stop_id is not None:
             running &= ids[:, t] != stop_id
-            if not running.any():
+            if not all_steps and not running.any():
                 break
         inputs = token.unsqueeze(1)
     return Sampled(ids, mask_after_stop(ids, stop_id), logprobs, None if value is None else values)

@@ -41,7 +41,7 @@ _ROUNDED = _Rounded()
 
 
 class _MergedLinear(torch.autograd.Function):
-    """_LoRALinear in fp32 for many rows: W + scale B A is made for the pass, and once more backward.
+    """_LoRALinear in fp32 for many rows: W + scale B A is made for the pass, and again backward.
 
     That costs r / N of the product with x, and saves two thin products and a pass over the output.
     """

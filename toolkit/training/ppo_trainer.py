@@ -26,6 +26,7 @@ from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.maths.schedules import linear_decay, num_updates
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
+from toolkit.models.sharding import shard_base
 from toolkit.training.guards import Guards, RunStopped, check_signs
 from toolkit.training.journal import Journal, Row
 from toolkit.training.ppo_config import PPOConfig
@@ -99,6 +100,8 @@ class PPOTrainer:
         adam = AdamTFStyle if args.adam_tf_style else torch.optim.Adam
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
+        if self.ranks.sharded:
+            shard_base(self.model.language_models())
         self.optimizer, self.lr_scheduler = optimizers
         if self.optimizer is None:
             self.optimizer = adam(
@@ -153,7 +156,7 @@ class PPOTrainer:
         return collect(
             self.model, self.prompts_of(update), uniforms[mine], self.rule, self.processing_class,
             self.rewards, self.args.local_rollout_forward_batch_size, self.run.recomputes,
-            self.journal.clock,
+            self.journal.clock, self.ranks.sharded,
         )  # fmt: skip
 
     def prompts_of(self, update: int) -> Any:
@@ -217,13 +220,15 @@ class PPOTrainer:
         sums = torch.zeros(len(STATISTICS), device=self.model.device)
         largest = torch.zeros((), device=self.model.device)
         self.optimizer.zero_grad()
-        for piece in by_length(
+        pieces = by_length(
             rollout.prompt_mask[minibatch].sum(dim=1).cpu(), args.per_device_train_batch_size
-        ):
-            index = minibatch[piece].to(self.model.device)
+        )
+        indices = [minibatch[piece].to(self.model.device) for piece in pieces]
+        indices = [index for index in indices if bool(rollout.learned[index].any())]
+        for _ in range(self.ranks.idle_passes(len(indices))):
+            self._idle_pass(rollout)
+        for index in indices:
             mask = rollout.learned[index]
-            if not bool(mask.any()):
-                continue
             weight = mask.sum() / tokens
             passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
             outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
@@ -259,6 +264,17 @@ class PPOTrainer:
             torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
         self.optimizer.step()
         return stats | {"max_log_ratio": self.ranks.largest(largest).item()}
+
+    def _idle_pass(self, rollout: Rollout) -> None:
+        """The passes of a micro-batch, with gradients of zero: other processes have one more."""
+        index = torch.zeros(1, dtype=torch.long, device=self.model.device)
+        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
+        values = outputs.values
+        if values is None:
+            (0.0 * outputs.logprobs.sum()).backward()
+            values = self.model.values(*passage, completion_ids.shape[1])
+        (0.0 * (values.sum() + outputs.logprobs.detach().sum())).backward()
 
     def guarded(
         self, optimize: Callable[..., dict[str, float]], rollout: Rollout, advantages: Tensor,
@@ -339,22 +355,22 @@ class PPOTrainer:
         rank, world, count = self.ranks.rank, self.ranks.world, len(self.eval_dataset)
         noise = torch.Generator().manual_seed(self.args.seed + 1)
         uniforms = draw_uniforms(count, self.rule.response_length, noise)
-        sums = torch.zeros(4, dtype=torch.float64, device=self.model.device)
-        if rank < count:
-            rollout = collect(
-                self.model, self.eval_dataset.pick(range(rank, count, world)),
-                uniforms[rank::world], self.rule, self.processing_class, self.rewards,
-                self.args.local_rollout_forward_batch_size,
-            )  # fmt: skip
-            kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)
-            scores = rollout.scores[rollout.scored].double()
-            sums += torch.stack(
-                [scores.sum(), scores.square().sum(), kl.sum(), rollout.scored.sum()]
-            )
-        score, square, kl_sum, scored = self.ranks.total(sums).tolist()
-        mean = score / scored if scored else math.nan
-        spread = max(square - scored * mean**2, 0.0)
-        error = (spread / (scored - 1) / scored) ** 0.5 if scored > 1 else math.nan
+        mine = list(range(rank, count, world))
+        filled = mine + [0] * (math.ceil(count / world) - len(mine))
+        rollout = collect(
+            self.model, self.eval_dataset.pick(filled), uniforms[filled], self.rule,
+            self.processing_class, self.rewards, self.args.local_rollout_forward_batch_size,
+            in_step=self.ranks.sharded,
+        )  # fmt: skip
+        own = slice(0, len(mine))
+        kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)[own]
+        scored = rollout.scored[own]
+        scores = rollout.scores[own][scored].double()
+        sums = torch.stack([scores.sum(), scores.square().sum(), kl.double().sum(), scored.sum()])
+        score, square, kl_sum, number = self.ranks.total(sums).tolist()
+        mean = score / number if number else math.nan
+        spread = max(square - number * mean**2, 0.0)
+        error = (spread / (number - 1) / number) ** 0.5 if number > 1 else math.nan
         return {
             "eval/scores": mean,
             "eval/scores_error": error,

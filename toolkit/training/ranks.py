@@ -1,7 +1,7 @@
 """The processes that train together: sums over them, and shares of a batch.
 
-No wrapper is put around the model. Each process holds the whole base and all adapters, works on its
-share of every batch, and the adapters' gradients (a few megabytes) are summed in one message.
+Each process holds all adapters, works on its share of every batch, and the adapters' gradients (a
+few megabytes) are summed in one message. The base is whole in each, or, under FSDP, shared out.
 """
 
 import os
@@ -25,22 +25,24 @@ class Ranks:
 
     Raises:
         InputError: there are not as many as were asked for, or as the launcher started
-            (``accelerate launch --cpu --num_processes 2`` runs one, without a word); or FSDP or
-            DeepSpeed, which this trainer would silently go without.
+            (``accelerate launch --cpu --num_processes 2`` runs one, without a word); or DeepSpeed,
+            which this trainer would silently go without.
+
+    Attributes:
+        sharded: the base is shared out (FSDP), so all must make the same number of passes.
     """
 
     def __init__(self, asked_for: int | None = None) -> None:
-        for name, what in (
-            ("ACCELERATE_USE_FSDP", "FSDP"),
-            ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
-        ):
-            if os.environ.get(name, "").lower() == "true":
-                raise InputError(
-                    f"{what} is not supported by PPO: each process holds the whole base (launch "
-                    "with recipes/accelerate/several_gpus.yaml)"
-                )
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+            raise InputError(
+                "DeepSpeed is not supported by PPO: ZeRO-2 shares out the optimizer, here "
+                "some megabytes (launch with recipes/accelerate/several_gpus.yaml, or with "
+                "fsdp_qlora.yaml to share out the base)"
+            )
         state = PartialState()
         self.rank, self.world = state.process_index, state.num_processes
+        fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        self.sharded = fsdp and self.world > 1
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         for wanted, by in ((asked_for, "world_size"), (launched, "the launcher's WORLD_SIZE")):
             if wanted is not None and wanted != self.world:
@@ -67,6 +69,13 @@ class Ranks:
             value = value.clone()
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
+
+    def idle_passes(self, passes: int) -> int:
+        """How many passes of nothing to make besides ``passes`` of one's own, to keep in step."""
+        if not self.sharded:
+            return 0
+        most = self.largest(torch.tensor(float(passes), device=PartialState().device))
+        return int(most) - passes
 
     def gather(self, value: Any) -> list[Any]:
         """A list of every process's object, in order of rank."""

@@ -180,6 +180,7 @@ def collect(
     batch_size: int = 256,
     recompute: bool = False,
     clock: Clock = no_clock,
+    in_step: bool = False,
 ) -> Rollout:
     """Sample a completion for each prompt, then ask policy, reference, value and reward.
 
@@ -196,6 +197,7 @@ def collect(
         batch_size: episodes in one pass.
         recompute: replace the captured log-probs and values by those of a pass of training's shape.
         clock: a context manager around each phase, given its name.
+        in_step: make as many passes whatever is sampled, as processes under FSDP must.
     """
     device, length = actors.device, rule.response_length
     width, count = max(len(prompt) for prompt in prompts), len(prompts)
@@ -210,8 +212,9 @@ def collect(
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
         with clock("sample"):
             sampled = sample(
-                step, ids, attention, uniforms[piece], rule.temperature, rule.pad_id, rule.stop_id
-            )
+                step, ids, attention, uniforms[piece], rule.temperature, rule.pad_id, rule.stop_id,
+                in_step,
+            )  # fmt: skip
         completion_ids[index], mask[index] = sampled.completion_ids, sampled.mask
         logprobs[index] = sampled.logprobs
         passage = (

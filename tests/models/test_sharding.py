@@ -1,0 +1,70 @@
+"""A base shared out: each process holds its part, and what is computed is the same."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.models.sharding import shard_base
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+from toolkit.models.sharding import shard_base
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+dist.init_process_group("gloo")
+lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+roles = Roles(load_base("data/model", sys.argv[1]), lora, value="adapter")
+ids = torch.arange(5, 25).view(2, 10)
+mask = torch.ones_like(ids, dtype=torch.bool)
+
+def held(lora):
+    layers = roles._causal.model.layers.named_parameters()
+    local = [getattr(p, "_local_tensor", p) for n, p in layers if ("lora_" in n) == lora]
+    return sum(p.untyped_storage().nbytes() for p in local)
+
+def gradients():
+    roles.zero_grad()
+    outputs = roles.policy_outputs(ids, mask, ids[:, -4:], 1.0)
+    outputs.logprobs.sum().backward()
+    roles.values(ids, mask, 4).sum().backward()
+    return [p.grad.clone() for _, p in roles.trainable() if p.grad is not None]
+
+before, base, adapters = gradients(), held(False), held(True)
+assert shard_base(roles.language_models()) == 3
+after = gradients()
+same = len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after))
+found = [None, None]
+dist.all_gather_object(found, (same, base / held(False), adapters / held(True)))
+if dist.get_rank() == 0:
+    print("@", found)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "4bit"])
+def test_each_process_holds_its_part_and_gradients_are_the_same(root: Path, precision: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+               "--master_port", str(28_500 + os.getpid() % 900), "--no-python", sys.executable,
+               "-c", SCRIPT, precision]  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=200)
+    found = [line[1:] for line in done.stdout.splitlines() if line.startswith("@")]
+    assert len(found) == 1, done.stderr
+    for same, base, adapters in ast.literal_eval(found[0].strip()):
+        assert same and 1.9 < base < 2.1 and adapters == 1.0
+
+
+def test_a_model_that_does_not_name_its_layers_is_an_error() -> None:
+    model = torch.nn.Linear(2, 2)
+    model._no_split_modules = None
+    with pytest.raises(InputError, match="Linear does not name its layers"):
+        shard_base([model])
