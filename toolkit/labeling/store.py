@@ -1,0 +1,686 @@
+"""The labels: an SQLite file in which nothing that was acknowledged is lost, or is there twice.
+
+    item      a prompt with K completions and where they came from; a comparison, or a match between
+              two contenders; perhaps gold: its best completion is known
+    labeller  a person, who comes with a token, or a script
+    lease     who is looking at which item, and the number of the form that was handed out
+    event     what a labeller said of an item: pick, tie, bad (all of them), skip, or undo. Events
+              are only ever added; a form makes at most one
+    label     what holds of an item, a labeller and a turn (0, or 1 for a hidden repeat): the last
+              event that was not undone. Derived, and checked against the events at every start
+
+Completions are shown in an order of their own for each labeller (``shown_order``), so whoever labels
+can not learn that the first is usually the best; events hold both index and position.
+"""
+
+import hashlib
+import json
+import math
+import random
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.errors import InputError
+
+ACTIONS = ("pick", "tie", "bad", "skip", "undo")
+DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeller less
+
+SCHEMA = """
+CREATE TABLE items (
+  id INTEGER PRIMARY KEY,
+  digest TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL CHECK (kind IN ('comparison', 'match')),
+  prompt TEXT NOT NULL,
+  completions TEXT NOT NULL,
+  extra TEXT NOT NULL,
+  gold INTEGER,
+  place INTEGER NOT NULL,
+  wanted INTEGER NOT NULL,
+  taken INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX items_open ON items (place) WHERE taken < wanted;
+CREATE INDEX items_gold ON items (place) WHERE gold IS NOT NULL;
+CREATE TABLE labellers (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL CHECK (kind IN ('person', 'script', 'admin')),
+  token TEXT UNIQUE,
+  cursor INTEGER NOT NULL DEFAULT -1,
+  created REAL NOT NULL
+);
+CREATE TABLE sessions (
+  hash TEXT PRIMARY KEY,
+  labeller INTEGER NOT NULL REFERENCES labellers (id),
+  created REAL NOT NULL
+);
+CREATE TABLE leases (
+  form TEXT PRIMARY KEY,
+  item INTEGER NOT NULL REFERENCES items (id),
+  labeller INTEGER NOT NULL REFERENCES labellers (id),
+  turn INTEGER NOT NULL,
+  since REAL NOT NULL,
+  expires REAL NOT NULL,
+  UNIQUE (labeller, item, turn)
+);
+CREATE INDEX leases_item ON leases (item);
+CREATE INDEX leases_expires ON leases (expires);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  form TEXT NOT NULL UNIQUE,
+  item INTEGER NOT NULL REFERENCES items (id),
+  labeller INTEGER NOT NULL REFERENCES labellers (id),
+  turn INTEGER NOT NULL,
+  action TEXT NOT NULL CHECK (action IN ('pick', 'tie', 'bad', 'skip', 'undo')),
+  choice INTEGER,
+  position INTEGER,
+  reason TEXT,
+  seconds REAL,
+  at REAL NOT NULL,
+  CHECK ((action = 'pick') = (choice IS NOT NULL))
+);
+CREATE INDEX events_labeller ON events (labeller, id);
+CREATE TRIGGER events_stay BEFORE UPDATE ON events
+BEGIN SELECT RAISE(ABORT, 'events are only ever added'); END;
+CREATE TRIGGER events_last BEFORE DELETE ON events
+BEGIN SELECT RAISE(ABORT, 'events are only ever added'); END;
+CREATE TABLE labels (
+  item INTEGER NOT NULL REFERENCES items (id),
+  labeller INTEGER NOT NULL REFERENCES labellers (id),
+  turn INTEGER NOT NULL,
+  event INTEGER NOT NULL UNIQUE REFERENCES events (id),
+  action TEXT NOT NULL,
+  choice INTEGER,
+  PRIMARY KEY (item, labeller, turn)
+) WITHOUT ROWID;
+CREATE INDEX labels_labeller ON labels (labeller, event);
+"""
+# Each brings a file from its index to the next version; PRAGMA user_version says where it is.
+MIGRATIONS = (SCHEMA,)
+
+
+class Refused(Exception):
+    """A label that can not be recorded; nothing was written. ``status`` is HTTP's word for it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How items are handed out.
+
+    Attributes:
+        overlap: share of items that two labellers see.
+        repeats: share of hidden repeats among what a person sees.
+        gold: share of gold items, where there are any.
+        lease: seconds for which an item waits for its labeller.
+        spacing: labels between an item and its repeat, at least.
+        seed: of the order of items, and of which of them overlap.
+    """
+
+    overlap: float = 0.15
+    repeats: float = 0.05
+    gold: float = 0.05
+    lease: float = 1800.0
+    spacing: int = 10
+    seed: int = 0
+
+
+class Task(NamedTuple):
+    """What a labeller is asked: ``order[position]`` is the index of the completion shown there."""
+
+    form: str
+    item: int
+    turn: int
+    kind: str
+    prompt: Any
+    completions: list[str]
+    order: list[int]
+
+
+class Labeller(NamedTuple):
+    """Who labels."""
+
+    id: int
+    name: str
+    kind: str
+
+
+def hashed(secret: str) -> str:
+    """How tokens are kept: random ones of 256 bits need no slow hash."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def draw(*parts: Any) -> random.Random:
+    """A generator that these parts decide."""
+    return random.Random(hashlib.sha256(repr(parts).encode("utf-8", "replace")).digest())
+
+
+def shown_order(item: int, labeller: int, turn: int, count: int) -> list[int]:
+    """The completions' indices as they are shown: another order for each labeller and turn."""
+    order = list(range(count))
+    draw("order", item, labeller, turn).shuffle(order)
+    return order
+
+
+class Store:
+    """The file of labels; any number of threads and processes may hold it open.
+
+    Args:
+        path: made if it is not there.
+        settings: how items are handed out.
+
+    Raises:
+        InputError: no store, a newer version's, a damaged one, or one that can not be written.
+    """
+
+    def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
+        self.path, self.settings = Path(path), settings or Settings()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._migrate()
+            self.check()
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path}: {_cure(error)}") from None
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, timeout=10.0, check_same_thread=False
+            )
+            connection.row_factory = sqlite3.Row
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
+                           "busy_timeout=10000", "trusted_schema=OFF"):  # fmt: skip
+                connection.execute(f"PRAGMA {pragma}")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+        self._local = threading.local()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is on the disk when the block ends, or nothing is."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.db
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def _migrate(self) -> None:
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise InputError(
+                f"{self.path}: made by a newer version of the toolkit (schema {version}, this one "
+                f"knows {len(MIGRATIONS)}): update the toolkit"
+            )
+        others = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 0 and others:
+            raise InputError(f"{self.path}: an SQLite file, but not a store of labels")
+        while version < len(MIGRATIONS):
+            with self._writing() as db:
+                found = db.execute("PRAGMA user_version").fetchone()[0]
+                if found == version:  # another process may have been faster
+                    for statement in _statements(MIGRATIONS[version]):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {version + 1}")
+            version += 1
+
+    def check(self) -> None:
+        """Raise InputError if the file is damaged, or labels are not what the events say."""
+        problem = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise InputError(f"{self.path}: damaged ({problem}); take a copy made before")
+        if self.db.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            raise InputError(f"{self.path}: damaged (a label of an item that is not there)")
+        derived = self.db.execute(
+            "SELECT count(*) FROM labels l JOIN events e ON e.id = l.event WHERE e.item != l.item "
+            "OR e.labeller != l.labeller OR e.turn != l.turn OR e.action != l.action"
+        ).fetchone()[0]
+        counts = dict(self.db.execute("SELECT action = 'undo', count(*) FROM events GROUP BY 1"))
+        held = self.db.execute("SELECT count(*) FROM labels").fetchone()[0]
+        if derived or held != counts.get(0, 0) - counts.get(1, 0):
+            raise InputError(f"{self.path}: damaged (labels are not what the events say)")
+
+    # Items
+
+    def add_items(
+        self, rows: Iterable[dict[str, Any]], kind: str = "comparison", gold: bool = False
+    ) -> tuple[int, int]:
+        """Add rows of ``prompt, completions`` (and anything else, kept with them).
+
+        Args:
+            rows: checked ones (``data.comparisons``).
+            kind: "comparison" or "match".
+            gold: their ``best`` is the answer.
+
+        Returns:
+            How many were added, and how many were there already.
+        """
+        added = known = 0
+        with self._writing() as db:
+            for row in rows:
+                _, new = self._add_item(db, row, kind, gold)
+                added, known = added + new, known + (not new)
+        return added, known
+
+    def _add_item(
+        self, db: sqlite3.Connection, row: dict[str, Any], kind: str, gold: bool
+    ) -> tuple[int, bool]:
+        said = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin")
+        extra = {k: v for k, v in row.items() if k not in said}
+        content = (json.dumps(row["prompt"]), json.dumps(row["completions"]))
+        digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
+        found = db.execute("SELECT id FROM items WHERE digest = ?", (digest,)).fetchone()
+        if found is not None:
+            return found[0], False
+        luck = draw(self.settings.seed, digest)
+        place, twice = luck.getrandbits(62), luck.random() < self.settings.overlap
+        cursor = db.execute(
+            "INSERT INTO items (digest, kind, prompt, completions, extra, gold, place, wanted) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (digest, kind, *content, json.dumps(extra), row["best"] if gold else None, place,
+             0 if gold else 1 + twice),
+        )  # fmt: skip
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid, True
+
+    # Labellers
+
+    def invite(self, name: str, kind: str = "person") -> str:
+        """A new token for this name, whose earlier one and sessions end; shown once, kept hashed."""
+        token = secrets.token_urlsafe(32)
+        with self._writing() as db:
+            labeller = self._labeller(db, name, kind)
+            db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeller.id))
+            db.execute("DELETE FROM sessions WHERE labeller = ?", (labeller.id,))
+        return token
+
+    def script(self, name: str) -> Labeller:
+        """The scripted labeller of this name."""
+        with self._writing() as db:
+            return self._labeller(db, name, "script")
+
+    def _labeller(self, db: sqlite3.Connection, name: str, kind: str) -> Labeller:
+        row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            cursor = db.execute(
+                "INSERT INTO labellers (name, kind, created) VALUES (?, ?, ?)",
+                (name, kind, time.time()),
+            )
+            assert cursor.lastrowid is not None
+            return Labeller(cursor.lastrowid, name, kind)
+        if row["kind"] != kind:
+            raise InputError(
+                f"labeller {name!r} is a {row['kind']}, not a {kind}: take another name"
+            )
+        return Labeller(*row)
+
+    def by_token(self, token: str) -> Labeller | None:
+        """Whose token it is."""
+        row = self.db.execute(
+            "SELECT id, name, kind FROM labellers WHERE token = ?", (hashed(token),)
+        ).fetchone()
+        return None if row is None else Labeller(*row)
+
+    def start_session(self, labeller: Labeller) -> str:
+        """A new session's secret, for a cookie."""
+        secret = secrets.token_urlsafe(32)
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?)", (hashed(secret), labeller.id, time.time())
+            )
+        return secret
+
+    def by_session(self, secret: str, longest: float = math.inf) -> Labeller | None:
+        """Whose session it is, unless it began more than ``longest`` seconds ago."""
+        row = self.db.execute(
+            "SELECT l.id, l.name, l.kind FROM sessions s JOIN labellers l ON l.id = s.labeller "
+            "WHERE s.hash = ? AND s.created > ?", (hashed(secret), time.time() - longest),
+        ).fetchone()  # fmt: skip
+        return None if row is None else Labeller(*row)
+
+    def end_session(self, secret: str) -> None:
+        """Sign out."""
+        with self._writing() as db:
+            db.execute("DELETE FROM sessions WHERE hash = ?", (hashed(secret),))
+
+    # Labelling
+
+    def next_task(self, labeller: Labeller) -> Task | None:
+        """What this labeller is asked now: the same until it is answered; None if all is done."""
+        now = time.time()
+        held = self._held(self.db, labeller, now)
+        if held is not None:
+            return held
+        with self._writing() as db:
+            held = self._held(db, labeller, now)  # another tab may have been faster
+            if held is not None:
+                return held
+            self._reap(db, now)
+            chosen = self._choose(db, labeller)
+            if chosen is None:
+                return None
+            item, turn = chosen
+            form = self._lease(db, labeller, item, turn, now)
+        return self._task(self.db, labeller, item, turn, form)
+
+    def _held(self, db: sqlite3.Connection, labeller: Labeller, now: float) -> Task | None:
+        row = db.execute(
+            "SELECT form, item, turn FROM leases WHERE labeller = ? AND expires > ? "
+            "ORDER BY since DESC LIMIT 1", (labeller.id, now),
+        ).fetchone()  # fmt: skip
+        return None if row is None else self._task(db, labeller, row[1], row[2], row[0])
+
+    def _task(
+        self, db: sqlite3.Connection, labeller: Labeller, item: int, turn: int, form: str
+    ) -> Task:
+        row = db.execute(
+            "SELECT kind, prompt, completions FROM items WHERE id = ?", (item,)
+        ).fetchone()
+        completions = json.loads(row["completions"])
+        order = shown_order(item, labeller.id, turn, len(completions))
+        return Task(form, item, turn, row["kind"], json.loads(row["prompt"]), completions, order)
+
+    def _reap(self, db: sqlite3.Connection, now: float) -> None:
+        """Leases that ran out: their items are free again."""
+        db.execute(
+            "UPDATE items SET taken = taken - 1 WHERE id IN "
+            "(SELECT item FROM leases WHERE expires <= ? AND turn = 0) AND gold IS NULL", (now,),
+        )  # fmt: skip
+        db.execute("DELETE FROM leases WHERE expires <= ?", (now,))
+
+    def _choose(self, db: sqlite3.Connection, labeller: Labeller) -> tuple[int, int] | None:
+        """An item and a turn: now and then a hidden repeat or a gold item, else a new one."""
+        seen = db.execute(
+            "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
+        ).fetchone()[0]
+        luck = draw("turn", self.settings.seed, labeller.id, seen).random()
+        if labeller.kind == "person" and luck < self.settings.repeats:
+            repeat = db.execute(
+                "SELECT item FROM (SELECT item, turn FROM labels WHERE labeller = ?1 AND action = "
+                "'pick' ORDER BY event DESC LIMIT -1 OFFSET ?2) o WHERE turn = 0 AND NOT EXISTS "
+                "(SELECT 1 FROM labels r WHERE r.labeller = ?1 AND r.item = o.item AND r.turn = 1) "
+                "AND NOT EXISTS (SELECT 1 FROM items i WHERE i.id = o.item AND i.gold IS NOT NULL) "
+                "LIMIT 1", (labeller.id, self.settings.spacing),
+            ).fetchone()  # fmt: skip
+            if repeat is not None:
+                return repeat[0], 1
+        elif labeller.kind == "person" and luck < self.settings.repeats + self.settings.gold:
+            gold = db.execute(
+                "SELECT id FROM items i WHERE gold IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
+                "labels l WHERE l.item = i.id AND l.labeller = ? AND l.turn = 0) "
+                "ORDER BY place LIMIT 1", (labeller.id,),
+            ).fetchone()  # fmt: skip
+            if gold is not None:
+                return gold[0], 0
+        # From where this labeller was last: what lies before is done, or was seen already.
+        cursor = db.execute("SELECT cursor FROM labellers WHERE id = ?", (labeller.id,)).fetchone()[
+            0
+        ]
+        for start in (cursor, -1):
+            new = db.execute(
+                "SELECT id, place FROM items i WHERE taken < wanted AND place > ?1 AND NOT EXISTS "
+                "(SELECT 1 FROM labels l WHERE l.item = i.id AND l.labeller = ?2 AND l.turn = 0) "
+                "AND NOT EXISTS (SELECT 1 FROM leases h WHERE h.item = i.id AND h.labeller = ?2) "
+                "ORDER BY place LIMIT 1", (start, labeller.id),
+            ).fetchone()  # fmt: skip
+            if new is not None:
+                db.execute(
+                    "UPDATE labellers SET cursor = ? WHERE id = ?", (new["place"], labeller.id)
+                )
+                return new["id"], 0
+        return None
+
+    def _lease(
+        self, db: sqlite3.Connection, labeller: Labeller, item: int, turn: int, now: float
+    ) -> str:
+        form = secrets.token_urlsafe(16)
+        db.execute(
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)",
+            (form, item, labeller.id, turn, now, now + self.settings.lease),
+        )
+        self._count(db, item, turn, 1)
+        return form
+
+    def _count(self, db: sqlite3.Connection, item: int, turn: int, by: int) -> None:
+        """An item is taken by one labeller more, or fewer; repeats and gold items never are."""
+        if turn == 0:
+            db.execute(
+                "UPDATE items SET taken = taken + ? WHERE id = ? AND gold IS NULL", (by, item)
+            )
+
+    def record(
+        self, labeller: Labeller, form: str, action: str, position: int | None = None,
+        reason: str | None = None,
+    ) -> bool:  # fmt: skip
+        """Record what a labeller says of the item whose form they hold.
+
+        Args:
+            labeller: who.
+            form: the task's.
+            action: pick, tie, bad or skip.
+            position: of a pick, as shown, from 0.
+            reason: of a skip.
+
+        Returns:
+            False if that form was answered before: what it said then stands.
+
+        Raises:
+            Refused: the form is somebody else's, or ran out, or the position is none.
+        """
+        if action not in ACTIONS[:-1] or (action == "pick") != (position is not None):
+            raise Refused(f"{action!r} is no answer", 400)
+        now = time.time()
+        with self._writing() as db:
+            before = db.execute("SELECT labeller FROM events WHERE form = ?", (form,)).fetchone()
+            lease = db.execute("SELECT * FROM leases WHERE form = ?", (form,)).fetchone()
+            owner = before or lease
+            if owner is None:
+                raise Refused("this form has run out: somebody else may have the item now", 409)
+            if owner["labeller"] != labeller.id:
+                raise Refused("this form is somebody else's", 403)
+            if before is not None:
+                return False
+            item, turn, choice = lease["item"], lease["turn"], None
+            if position is not None:
+                stored = db.execute("SELECT completions FROM items WHERE id = ?", (item,))
+                count = len(json.loads(stored.fetchone()[0]))
+                if not 0 <= position < count:
+                    raise Refused(f"there is no completion {position + 1} of {count}", 400)
+                choice = shown_order(item, labeller.id, turn, count)[position]
+            event = self._event(
+                db, form, item, labeller, turn, action, choice, position, reason,
+                now - lease["since"], now,
+            )  # fmt: skip
+            db.execute(
+                "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)",
+                (item, labeller.id, turn, event, action, choice),
+            )
+            db.execute("DELETE FROM leases WHERE form = ?", (form,))
+            if action not in DECIDED:
+                self._count(db, item, turn, -1)
+        return True
+
+    def _event(self, db: sqlite3.Connection, form: str, item: int, labeller: Labeller,
+               *values: Any) -> int:  # fmt: skip
+        cursor = db.execute(
+            "INSERT INTO events (form, item, labeller, turn, action, choice, position, reason, "
+            "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (form, item, labeller.id, *values)
+        )  # fmt: skip
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def undo(self, labeller: Labeller, after: int | None = None) -> bool:
+        """Take back the labeller's last label; its item is asked again at once.
+
+        Args:
+            labeller: who.
+            after: the event to be taken back, as the page knew it; another one is left alone, so
+                that a second click takes back nothing more. None for whichever is last.
+
+        Returns:
+            Whether something was taken back.
+        """
+        now = time.time()
+        with self._writing() as db:
+            last = db.execute(
+                "SELECT item, turn, event, action FROM labels WHERE labeller = ? "
+                "ORDER BY event DESC LIMIT 1", (labeller.id,),
+            ).fetchone()  # fmt: skip
+            if last is None or after not in (None, last["event"]):
+                return False
+            self._event(
+                db, f"undo {last['event']}", last["item"], labeller, last["turn"], "undo", None,
+                None, None, None, now,
+            )  # fmt: skip
+            db.execute(
+                "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
+                (last["item"], labeller.id, last["turn"]),
+            )
+            if last["action"] in DECIDED:
+                self._count(db, last["item"], last["turn"], -1)
+            self._lease(db, labeller, last["item"], last["turn"], now)
+        return True
+
+    def last_event(self, labeller: Labeller) -> int | None:
+        """The event that ``undo`` would take back."""
+        row = self.db.execute(
+            "SELECT max(event) FROM labels WHERE labeller = ?", (labeller.id,)
+        ).fetchone()
+        return row[0]
+
+    # What was said
+
+    def progress(self, labeller: Labeller | None = None) -> dict[str, float]:
+        """Items, labels still wanted, labels there; a labeller's own, and median seconds of late."""
+        wanted, left, items = self.db.execute(
+            "SELECT coalesce(sum(wanted), 0), coalesce(sum(max(wanted - taken, 0)), 0), count(*) "
+            "FROM items WHERE gold IS NULL"
+        ).fetchone()
+        result: dict[str, float] = {"items": items, "wanted": wanted, "left": left}
+        if labeller is not None:
+            result["own"] = self.db.execute(
+                "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
+            ).fetchone()[0]
+            late = self.db.execute(
+                "SELECT seconds FROM events WHERE labeller = ? AND seconds IS NOT NULL "
+                "ORDER BY id DESC LIMIT 25", (labeller.id,),
+            ).fetchall()  # fmt: skip
+            times = sorted(row[0] for row in late)
+            result["seconds"] = times[len(times) // 2] if times else math.nan
+        return result
+
+    def picks(self, repeats: bool = False, gold: bool = False) -> Iterator[dict[str, Any]]:
+        """The picks as comparisons: ``prompt, completions, best, labeler`` and what was kept.
+
+        In the order in which they were made. Items on which nobody picked are not there.
+
+        Args:
+            repeats: hidden repeats too, marked ``turn: 1``.
+            gold: gold items too.
+        """
+        query = (
+            "SELECT i.prompt, i.completions, i.extra, l.choice, l.turn, w.name FROM labels l "
+            "JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
+            "WHERE l.action = 'pick' AND (l.turn = 0 OR ?) AND (i.gold IS NULL OR ?) "
+            "ORDER BY l.event"
+        )
+        for row in self.db.execute(query, (repeats, gold)):
+            extra = json.loads(row["extra"]) | ({"turn": 1} if row["turn"] else {})
+            yield {
+                "prompt": json.loads(row["prompt"]), "completions": json.loads(row["completions"]),
+                "best": row["choice"], "labeler": row["name"],
+            } | extra  # fmt: skip
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Everything that was said, undone or not, in order: an audit's rows."""
+        query = (
+            "SELECT e.id, i.digest AS item, w.name AS labeler, e.turn, e.action, e.choice, "
+            "e.position, e.reason, e.seconds, e.at FROM events e JOIN items i ON i.id = e.item "
+            "JOIN labellers w ON w.id = e.labeller ORDER BY e.id"
+        )
+        for row in self.db.execute(query):
+            yield dict(row)
+
+    def add_picks(self, rows: Iterable[dict[str, Any]]) -> tuple[int, int]:
+        """Add comparisons that were picked elsewhere, under the names of those who did.
+
+        Args:
+            rows: ``prompt, completions, best``, perhaps ``labeler``.
+
+        Returns:
+            How many were added, and how many were there already.
+        """
+        added = known = 0
+        with self._writing() as db:
+            for row in rows:
+                item, _ = self._add_item(db, row, "comparison", False)
+                name = str(row.get("labeler") or "imported")
+                labeller = self._by_name(db, name)
+                turn = int(row.get("turn") or 0)
+                there = db.execute(
+                    "SELECT 1 FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
+                    (item, labeller.id, turn),
+                ).fetchone()
+                if there is not None:
+                    known += 1
+                    continue
+                event = self._event(
+                    db, f"import {secrets.token_urlsafe(16)}", item, labeller, turn, "pick",
+                    row["best"], None, None, None, time.time(),
+                )  # fmt: skip
+                db.execute(
+                    "INSERT INTO labels VALUES (?, ?, ?, ?, 'pick', ?)",
+                    (item, labeller.id, turn, event, row["best"]),
+                )
+                self._count(db, item, turn, 1)
+                added += 1
+        return added, known
+
+    def _by_name(self, db: sqlite3.Connection, name: str) -> Labeller:
+        row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+        return self._labeller(db, name, "script") if row is None else Labeller(*row)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, triggers whole."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _cure(error: sqlite3.Error) -> str:
+    text = str(error)
+    cures = {
+        "unable to open": "can not be opened (is the folder there, and yours?)",
+        "readonly": "can not be written (is it yours?)",
+        "locked": "another program holds it (close that one)",
+        "not a database": "not an SQLite file (take another path)",
+        "malformed": "damaged; take a copy made before",
+        "full": "the disk is full",
+    }
+    return next((cure for word, cure in cures.items() if word in text), text)
