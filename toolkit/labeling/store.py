@@ -9,8 +9,8 @@
     label     what holds of an item, a labeller and a turn (0, or 1 for a hidden repeat): the last
               event that was not undone. Derived, and checked against the events at every start
 
-Completions are shown in an order of their own for each labeller (``shown_order``), so whoever labels
-can not learn that the first is usually the best; events hold both index and position.
+Completions are shown in an order of their own for each labeller (``shown_order``), so nobody learns
+that the first is usually the best; events hold both index and position.
 """
 
 import hashlib
@@ -308,7 +308,7 @@ class Store:
     # Labellers
 
     def invite(self, name: str, kind: str = "person") -> str:
-        """A new token for this name, whose earlier one and sessions end; shown once, kept hashed."""
+        """A new token for this name, whose earlier one and sessions end; it is kept hashed."""
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
             labeller = self._labeller(db, name, kind)
@@ -573,7 +573,7 @@ class Store:
     # What was said
 
     def progress(self, labeller: Labeller | None = None) -> dict[str, float]:
-        """Items, labels still wanted, labels there; a labeller's own, and median seconds of late."""
+        """Items, labels wanted and still left; a labeller's own, and their median seconds."""
         wanted, left, items = self.db.execute(
             "SELECT coalesce(sum(wanted), 0), coalesce(sum(max(wanted - taken, 0)), 0), count(*) "
             "FROM items WHERE gold IS NULL"
