@@ -1,11 +1,14 @@
-"""A scripted labeller picks the best completion of each row.
+"""People on a web page, or a scripted labeller, pick the best completion of each row.
 
     accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
+    python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
 
-The labeller is a word-valence lexicon (the best is the highest sum) or any Python function
-`module:function(prompts, completions) -> scores`. --noise makes it pick by lot now and then, as
-people do; ties at the top are dropped or broken by the seed. Reads `prompt, completions`, writes
-the rows with `best`, `scores` and `labeler`. You should see how many were labelled and dropped.
+A scripted labeller is a word-valence lexicon (the best is the highest sum), any Python function
+`module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise makes
+it pick by lot now and then, as people do. Without --store its picks go straight to --output.
+With --store, an SQLite file, people and scripts label the same items: --serve opens the page (one
+invite link for each name, and one for the admin page), a scorer works through what is left, and
+--output gets all picks so far. You should see how many were labelled and dropped.
 """
 
 import random
@@ -13,22 +16,28 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from toolkit.arguments import FunctionArguments
+from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments
 from toolkit.cli import run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker, ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
 from toolkit.training.rewards import call_reward_function
 
 
 @dataclass
 class LabelArguments:
-    samples: str = field(
-        default="outputs/samples.jsonl", metadata={"help": "JSONL with `prompt, completions`."}
+    samples: str | None = field(
+        default=None,
+        metadata={"help": "JSONL with `prompt, completions` (outputs/samples.jsonl, if no store)."},
     )
-    output: str = field(default="outputs/comparisons.jsonl", metadata={"help": "JSONL to write."})
+    output: str | None = field(
+        default=None,
+        metadata={"help": "JSONL to write (outputs/comparisons.jsonl, if there is no store)."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+    labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
     ties: str = field(default="drop", metadata={"help": "Ties at the top: drop or random."})
     noise: float = field(default=0.0, metadata={"help": "Share of picks made by lot, 0 to 1."})
     limit: int | None = field(default=None, metadata={"help": "Stop at so many comparisons."})
@@ -41,13 +50,49 @@ class LabelArguments:
         check_range("limit", self.limit, low=1)
 
 
-def main(scorer_args: FunctionArguments, args: LabelArguments) -> None:
-    claim_output(args.output, args.overwrite, "output")
+def main(
+    scorer_args: FunctionArguments,
+    judge_args: JudgeArguments,
+    store_args: StoreArguments,
+    args: LabelArguments,
+) -> None:
+    if store_args.path is None:
+        return to_file(scorer_args, args)
+    if args.output is not None:
+        claim_output(args.output, args.overwrite, "output")
+    judge, scripted = judge_args.load(), None
+    if judge is not None or scorer_args.given:
+        picker: Picker = JudgePicker(judge) if judge else ScorePicker(scorer_args.function())
+        name = args.labeler or judge_args.judge_model or scorer_args.reward_function or "lexicon"
+        scripted = ScriptedLabeller(name, picker, args.noise, args.ties, args.seed)
+    rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
+
+    # The store: items in, then scripts and people at work, then picks out.
+    store = store_args.open()
+    added, known = store.add_items(rows)
+    print(f"{store.path}: {added} items added, {known} were there already")
+    if scripted is not None:
+        print(scripted.work(store, args.limit))
+    if store_args.serve:
+        store_args.run(store)
+    if args.output is not None:
+        picks = list(store.picks())
+        write_jsonl(args.output, picks)
+        print(f"{args.output}: {len(picks)} comparisons")
+    store.close()
+    return None
+
+
+def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
+    """Rows in, rows with ``best`` out."""
+    samples = args.samples or "outputs/samples.jsonl"
+    output = args.output or "outputs/comparisons.jsonl"
+    claim_output(output, args.overwrite, "output")
     scorer = scorer_args.function()
-    rows = read_rows(args.samples, "completions", "--samples")
+    rows = read_rows(samples, "completions", "--samples")
 
     rng = random.Random(args.seed)
-    labeler = scorer_args.reward_function or "lexicon"
+    labeler = args.labeler or scorer_args.reward_function or "lexicon"
     labelled: list[dict[str, object]] = []
     dropped = 0
     for row in tqdm(rows, desc="Labelling", unit="row"):
@@ -62,11 +107,11 @@ def main(scorer_args: FunctionArguments, args: LabelArguments) -> None:
             labelled.append(row | {"best": best, "scores": scores, "labeler": labeler})
     if not labelled:
         raise InputError(
-            f"{args.samples}: all {dropped} rows are ties, so there is no pick "
+            f"{samples}: all {dropped} rows are ties, so there is no pick "
             "(does the lexicon know these words? --ties random keeps them)"
         )
-    write_jsonl(args.output, labelled)
-    print(f"{args.output}: {len(labelled)} comparisons; {dropped} ties dropped")
+    write_jsonl(output, labelled)
+    print(f"{output}: {len(labelled)} comparisons; {dropped} ties dropped")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,23 @@ import numpy as np
 from peft import LoraConfig
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
+from toolkit.data.comparisons import Comparisons, open_comparisons, read_rows, split_by_prompt
 from toolkit.data.encoding import LONG_ROWS, Encoder
+from toolkit.data.files import require_file
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
+from toolkit.labeling.judge import HTTPJudge
+from toolkit.labeling.quality import quality
 from toolkit.labeling.scripted import Lexicon, load_function
+from toolkit.labeling.server import (
+    Pages,
+    PageSettings,
+    host_names,
+    is_loopback,
+    listen,
+    serve,
+)
+from toolkit.labeling.store import Settings, Store
 from toolkit.models.adapters import check_adapter, lora_config
 from toolkit.models.loading import (
     check_context,
@@ -202,6 +214,11 @@ class FunctionArguments:
         metadata={"help": "module:function, called with prompts and completions, -> scores."},
     )
 
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return any(getattr(self, f.name) is not None for f in dataclasses.fields(self))
+
     def function(self) -> RewardFunction:
         """The function.
 
@@ -218,6 +235,134 @@ class FunctionArguments:
         if self.lexicon is not None:
             return Lexicon(self.lexicon)
         return load_function(self.reward_function or "")
+
+
+@dataclass
+class JudgeArguments:
+    """A language model behind an OpenAI-compatible endpoint, as a labeller."""
+
+    judge_url: str | None = field(
+        default=None, metadata={"help": "Its address, as http://localhost:8000/v1."}
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "The model's name there."})
+    judge_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key."}
+    )
+    judge_prices: list[float] = field(
+        default_factory=lambda: [0.0, 0.0],
+        metadata={"help": "Per million tokens of requests, and of answers: to count the cost."},
+    )
+
+    def __post_init__(self) -> None:
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise InputError("judge_url and judge_model: give both or neither", "judge_url")
+        if len(self.judge_prices) != 2:
+            raise InputError(f"judge_prices: {len(self.judge_prices)} numbers, not 2")
+
+    def load(self) -> HTTPJudge | None:
+        """The judge; None where none was given."""
+        if self.judge_url is None or self.judge_model is None:
+            return None
+        return HTTPJudge(
+            self.judge_url, self.judge_model, self.judge_key_variable,
+            input_price=self.judge_prices[0], output_price=self.judge_prices[1],
+        )  # fmt: skip
+
+
+@dataclass
+class StoreArguments:
+    """The store of labels and the page that people label on."""
+
+    store: str | None = field(
+        default=None,
+        metadata={"help": "SQLite file of items and labels (outputs/labels.sqlite with --serve)."},
+    )
+    serve: bool = field(default=False, metadata={"help": "Open the labelling page; Ctrl-C ends."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Address of the page."})
+    port: int = field(default=8000, metadata={"help": "Its port; 0 for any that is free."})
+    public_host: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names (host:port) by which a page beyond this machine is reached."},
+    )
+    https: bool = field(default=False, metadata={"help": "A proxy before the page speaks https."})
+    invite: str | None = field(
+        default=None, metadata={"help": "Names, by commas: a new invite link for each."}
+    )
+    guidelines: str | None = field(
+        default=None, metadata={"help": "Text file of what to look for, shown above the items."}
+    )
+    gold: str | None = field(
+        default=None, metadata={"help": "JSONL of comparisons whose `best` is known: to check by."}
+    )
+    overlap: float = field(default=0.15, metadata={"help": "Share of items that two people see."})
+    repeats: float = field(default=0.05, metadata={"help": "Share of hidden repeats."})
+    gold_share: float = field(default=0.05, metadata={"help": "Share of gold items."})
+    lease_minutes: float = field(
+        default=30.0, metadata={"help": "How long an item waits for who has it on their screen."}
+    )
+    requests_per_second: float = field(
+        default=20.0, metadata={"help": "Of one session, before it is told to wait."}
+    )
+
+    def __post_init__(self) -> None:
+        check_range("port", self.port, low=0, high=65535)
+        for name in ("overlap", "repeats", "gold_share"):
+            check_range(name, getattr(self, name), low=0, high=1)
+        check_range("repeats + gold_share", self.repeats + self.gold_share, low=0, high=0.9)
+        check_range("lease_minutes", self.lease_minutes, above=0)
+        check_range("requests_per_second", self.requests_per_second, above=0)
+        if self.serve and not is_loopback(self.host) and not self.public_host:
+            raise InputError(
+                f"host: {self.host} can be reached from other machines: say by which names, "
+                "--public_host NAME:PORT (and put a proxy with https before it)", "host",
+            )  # fmt: skip
+
+    @property
+    def path(self) -> str | None:
+        """Where the store is; None for no store."""
+        return self.store or ("outputs/labels.sqlite" if self.serve else None)
+
+    def open(self) -> Store:
+        """The store, with the gold items in it.
+
+        Raises:
+            InputError: a file that is no store, or a gold or guidelines file with mistakes.
+        """
+        gold = [] if self.gold is None else read_rows(self.gold, "best", "--gold")
+        self.text()
+        assert self.path is not None
+        store = Store(
+            self.path,
+            Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes),
+        )
+        store.add_items(gold, gold=True)
+        return store
+
+    def text(self) -> str | None:
+        """The guidelines."""
+        if self.guidelines is None:
+            return None
+        try:
+            return require_file(self.guidelines, "--guidelines").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{self.guidelines}: not UTF-8 at byte {error.start} (save it as UTF-8)"
+            ) from None
+
+    def run(self, store: Store) -> None:
+        """Print the links and serve the page until Ctrl-C."""
+        listening = listen(self.host, self.port)
+        hosts = host_names(listening, self.public_host)
+        address = f"{'https' if self.https else 'http'}://{(self.public_host or hosts)[0]}"
+        settings = PageSettings(
+            hosts, https=self.https, rate=self.requests_per_second,
+            burst=int(3 * self.requests_per_second) + 1,
+            guidelines=self.text() or PageSettings.guidelines,
+        )  # fmt: skip
+        for name in filter(None, (n.strip() for n in (self.invite or "").split(","))):
+            print(f"invite link for {name}: {address}/invite/{store.invite(name)}")
+        print(f"admin link: {address}/invite/{store.invite('admin', 'admin')}", flush=True)
+        serve(Pages(store, settings, quality).app(), listening)
 
 
 @dataclass

@@ -47,7 +47,7 @@ def read_jsonl(
                 if not raw.strip():
                     continue
                 try:
-                    row = _parse_object(raw, f"{path}:{number}", first=number == 1)
+                    row = parse_object(raw, f"{path}:{number}", first=number == 1)
                 except InputError as error:
                     if on_bad is None:
                         raise
@@ -58,7 +58,14 @@ def read_jsonl(
             raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
 
 
-def _parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
+def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
+    """The object that a line of JSON is; InputError, with ``place``, if it is none.
+
+    Args:
+        raw: the line.
+        place: file:line, for the message.
+        first: a byte order mark is passed over.
+    """
     try:
         row = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:

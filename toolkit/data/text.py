@@ -1,10 +1,14 @@
 """Between text and token ids, and text made safe to show."""
 
-import unicodedata
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+import unicodedata
+from typing import TYPE_CHECKING
 
 from toolkit.errors import InputError
+
+if TYPE_CHECKING:  # the labelling page starts without transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, text: str | None, what: str) -> int | None:

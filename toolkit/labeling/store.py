@@ -184,7 +184,7 @@ class Store:
 
     def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
         self.path, self.settings = Path(path), settings or Settings()
-        self._local = threading.local()
+        self._local, self._turn = threading.local(), threading.Lock()
         self._connections: list[sqlite3.Connection] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,16 +198,30 @@ class Store:
         """This thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, timeout=10.0, check_same_thread=False
-            )
-            connection.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
-                           "busy_timeout=10000", "trusted_schema=OFF"):  # fmt: skip
-                connection.execute(f"PRAGMA {pragma}")
-            self._local.connection = connection
+            connection = self._local.connection = self._connect()
             self._connections.append(connection)
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, timeout=10.0, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
+                       "busy_timeout=10000", "trusted_schema=OFF"):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _reading(self, query: str, *values: Any) -> Iterator[sqlite3.Row]:
+        """Rows on a connection of their own, as of one moment, from whatever threads they are read.
+
+        Long answers go out while others write.
+        """
+        connection = self._connect()
+        try:
+            yield from connection.execute(query, values)
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close every thread's connection."""
@@ -216,16 +230,24 @@ class Store:
         self._connections.clear()
         self._local = threading.local()
 
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it is on the disk when the block ends, or nothing is."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.db
-        except BaseException:
-            self.db.execute("ROLLBACK")
-            raise
-        self.db.execute("COMMIT")
+        with self._turn:  # SQLite's own queue is a sleep and another try
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
 
     def _migrate(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
@@ -250,7 +272,8 @@ class Store:
         """Raise InputError if the file is damaged, or labels are not what the events say."""
         problem = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if problem != "ok":
-            raise InputError(f"{self.path}: damaged ({problem}); take a copy made before")
+            text = " ".join(problem.replace("*", " ").split())
+            raise InputError(f"{self.path}: damaged ({text}); take a copy made before")
         if self.db.execute("PRAGMA foreign_key_check").fetchone() is not None:
             raise InputError(f"{self.path}: damaged (a label of an item that is not there)")
         derived = self.db.execute(
@@ -572,24 +595,25 @@ class Store:
 
     # What was said
 
-    def progress(self, labeller: Labeller | None = None) -> dict[str, float]:
-        """Items, labels wanted and still left; a labeller's own, and their median seconds."""
+    def progress(self) -> dict[str, float]:
+        """Items, labels wanted of them, and labels left (that nobody holds a lease on)."""
         wanted, left, items = self.db.execute(
             "SELECT coalesce(sum(wanted), 0), coalesce(sum(max(wanted - taken, 0)), 0), count(*) "
             "FROM items WHERE gold IS NULL"
         ).fetchone()
-        result: dict[str, float] = {"items": items, "wanted": wanted, "left": left}
-        if labeller is not None:
-            result["own"] = self.db.execute(
-                "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
-            ).fetchone()[0]
-            late = self.db.execute(
-                "SELECT seconds FROM events WHERE labeller = ? AND seconds IS NOT NULL "
-                "ORDER BY id DESC LIMIT 25", (labeller.id,),
-            ).fetchall()  # fmt: skip
-            times = sorted(row[0] for row in late)
-            result["seconds"] = times[len(times) // 2] if times else math.nan
-        return result
+        return {"items": items, "wanted": wanted, "left": left}
+
+    def own_progress(self, labeller: Labeller) -> dict[str, float]:
+        """A labeller's labels (own), and the median seconds of the last 25 (NaN where none is)."""
+        own = self.db.execute(
+            "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
+        ).fetchone()[0]
+        late = self.db.execute(
+            "SELECT seconds FROM events WHERE labeller = ? AND seconds IS NOT NULL "
+            "ORDER BY id DESC LIMIT 25", (labeller.id,),
+        ).fetchall()  # fmt: skip
+        times = sorted(row[0] for row in late)
+        return {"own": own, "seconds": times[len(times) // 2] if times else math.nan}
 
     def picks(self, repeats: bool = False, gold: bool = False) -> Iterator[dict[str, Any]]:
         """The picks as comparisons: ``prompt, completions, best, labeler`` and what was kept.
@@ -606,7 +630,7 @@ class Store:
             "WHERE l.action = 'pick' AND (l.turn = 0 OR ?) AND (i.gold IS NULL OR ?) "
             "ORDER BY l.event"
         )
-        for row in self.db.execute(query, (repeats, gold)):
+        for row in self._reading(query, repeats, gold):
             extra = json.loads(row["extra"]) | ({"turn": 1} if row["turn"] else {})
             yield {
                 "prompt": json.loads(row["prompt"]), "completions": json.loads(row["completions"]),
@@ -620,7 +644,7 @@ class Store:
             "e.position, e.reason, e.seconds, e.at FROM events e JOIN items i ON i.id = e.item "
             "JOIN labellers w ON w.id = e.labeller ORDER BY e.id"
         )
-        for row in self.db.execute(query):
+        for row in self._reading(query):
             yield dict(row)
 
     def add_picks(self, rows: Iterable[dict[str, Any]]) -> tuple[int, int]:

@@ -1,0 +1,420 @@
+"""The page: what is shown and what is not, and what hostile or broken requests come to."""
+
+import json
+import re
+import sqlite3
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from toolkit.errors import InputError
+from toolkit.labeling.quality import quality
+from toolkit.labeling.server import (
+    HEADERS,
+    Pages,
+    PageSettings,
+    host_names,
+    is_loopback,
+    listen,
+    shown,
+)
+from toolkit.labeling.store import Settings, Store
+
+HOST = "127.0.0.1:8000"
+BASE = f"http://{HOST}"
+HOSTILE = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "'\"><svg onload=alert(1)>",
+    "{{ 7 * 7 }} {% include 'label.html' %}", "</p></article></form><form action=//evil.example>",
+    "javascript:alert(1)", "<!--", "]]>", "&lt;b&gt; &amp;", "\u202egnp.exe", "\u200b\u2066hid",
+    "\x1b[31mred\x1b[0m", "a\x00b", "\ud800 half", "<style>*{display:none}</style>",
+    "<base href=//evil.example>", "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "x" * 50_000, "<textarea>", "\u2028\u2029",
+]  # fmt: skip
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    secret = {"model": "secret-model", "adapter": "secret-adapter", "update": 987654,
+              "temperature": 0.77, "seed": 55}  # fmt: skip
+    return [
+        {"prompt": f"Text {i}.", "completions": [f" {word} {i}" for word in "abcd"],
+         "source": secret, "scores": [0.123456, 2.0, 3.0, 4.0], "side": ["policy"]}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+class Site:
+    """A store, its page, and people with sessions."""
+
+    def __init__(self, folder: Path, count: int = 6, **options: Any) -> None:
+        self.store = Store(folder / "labels.sqlite", Settings(overlap=0.0, repeats=0.0))
+        self.store.add_items(rows(count))
+        settings = PageSettings(hosts=(HOST,), **options)
+        self.app = Pages(self.store, settings, quality).app()
+        self.ann, self.bob = self.person("ann"), self.person("bob")
+        self.admin = self.person("root", "admin")
+
+    def client(self) -> TestClient:
+        return TestClient(self.app, BASE, raise_server_exceptions=False, follow_redirects=False)
+
+    def person(self, name: str, kind: str = "person") -> TestClient:
+        client = self.client()
+        token = self.store.invite(name, kind)
+        joined = client.post("/invite", data={"token": token}, headers={"Origin": BASE})
+        assert joined.status_code == 303
+        return client
+
+    def form(self, client: TestClient, **changes: Any) -> dict[str, str]:
+        page = client.get("/").text
+        fields = {
+            name: re.search(rf'name="{name}" value="([^"]*)"', page)[1]  # type: ignore[index]
+            for name in ("csrf", "form", "after")
+        }
+        return fields | {"action": "pick 1"} | changes
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.store.close()
+
+
+def post(client: TestClient, path: str, fields: dict[str, Any], **headers: str) -> Any:
+    return client.post(path, data=fields, headers={"Origin": BASE} | headers)
+
+
+def test_what_is_picked_is_what_stood_there(site: Site) -> None:
+    form = site.form(site.ann)
+    page = site.ann.get("/").text
+    shown_texts = re.findall(r'id="text-\d">([^<]*)<', page)
+    answer = post(site.ann, "/label", form | {"action": "pick 2"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    (pick,) = site.store.picks()
+    assert pick["completions"][pick["best"]] == shown_texts[2]
+    assert pick["labeler"] == "ann"
+
+
+def test_nothing_on_the_page_tells_the_model_the_step_or_a_score(site: Site) -> None:
+    for client in (site.ann, site.bob):
+        source = client.get("/").text
+        for secret in ("secret", "987654", "0.77", "0.123456", "policy", "update", "score"):
+            assert secret not in source
+        assert not re.search(r"https?://|//[a-z]", source.replace("<!doctype", ""))
+
+
+def test_every_answer_has_the_headers_that_keep_a_page_to_itself(site: Site) -> None:
+    for path in ("/", "/admin", "/static/label.js", "/nowhere", "/admin/export/events.jsonl"):
+        answer = site.admin.get(path)
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value, path
+    joined = post(site.client(), "/invite", {"token": site.store.invite("cleo")})
+    cookie = joined.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
+    assert "Secure" not in cookie
+    script = site.ann.get("/static/label.js").text
+    assert "innerHTML" not in script and "eval" not in script
+
+
+@pytest.mark.parametrize("messages", [False, True])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_any_kind_is_inert(tmp_path: Path, text: str, messages: bool) -> None:
+    """The page has the tags that it has for harmless text, wherever the hostile one stands."""
+
+    def tags(page: str) -> list[str]:
+        found = [re.sub(r'value="[^"]*"', "", tag) for tag in re.findall(r"<[^>]*>", page)]
+        return [tag for tag in found if "hidden-character" not in tag and tag != "</span>"]
+
+    pages = []
+    for name, words in (("hostile", text), ("harmless", "text")):
+        site = Site(tmp_path / name, count=0, guidelines=words, title=words)
+        prompt = [{"role": "user", "content": words}] if messages else words
+        site.store.add_items([{"prompt": prompt, "completions": [f"{words} {k}" for k in "ab"]}])
+        page = site.ann.get("/")
+        assert page.status_code == site.admin.get("/admin").status_code == 200
+        assert not re.search("[\x00\x1b\u202e\u200b\u2066]", page.text)
+        pages.append(tags(page.text))
+        assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
+        site.store.close()
+    assert pages[0] == pages[1]
+
+
+def test_characters_that_an_eye_would_miss_are_written_out() -> None:
+    assert shown("a\u202eb\nc") == 'a<span class="hidden-character">\\u202e</span>b\nc'
+    assert shown("<b>\tfür 你好 🙂") == "&lt;b&gt;\tfür 你好 🙂"
+
+
+Case = Callable[[Site], Any]
+
+
+def _raw(path: str, body: bytes, **headers: str) -> Case:
+    return lambda s: s.ann.post(
+        path, content=body,
+        headers={"Origin": BASE, "Content-Type": "application/x-www-form-urlencoded"} | headers,
+    )  # fmt: skip
+
+
+def _label(**changes: Any) -> Case:
+    return lambda s: post(s.ann, "/label", s.form(s.ann, **changes))
+
+
+def _head(name: str, value: str) -> Case:
+    return lambda s: post(s.ann, "/label", s.form(s.ann), **{name: value})
+
+
+def _others_form(s: Site) -> Any:
+    return post(s.bob, "/label", s.form(s.bob) | {"form": s.form(s.ann)["form"]})
+
+
+def _upload(content: bytes, kind: str = "native", **fields: str) -> Case:
+    def send(s: Site) -> Any:
+        csrf = re.search(r'name="csrf" value="([^"]*)"', s.admin.get("/admin").text)
+        assert csrf is not None
+        return s.admin.post(
+            "/admin/import", data={"csrf": csrf[1], "format": kind} | fields,
+            files={"file": ("x.jsonl", content)}, headers={"Origin": BASE},
+        )  # fmt: skip
+
+    return send
+
+
+BAD: dict[str, tuple[Case, int]] = {
+    "foreign origin": (_head("Origin", "http://evil.example"), 403),
+    "origin of another port": (_head("Origin", "http://127.0.0.1:9000"), 403),
+    "https origin of an http page": (_head("Origin", f"https://{HOST}"), 403),
+    "null origin from another site": (_head("Origin", "null"), 403),
+    "cross-site fetch": (_head("Sec-Fetch-Site", "cross-site"), 403),
+    "same-site fetch": (_head("Sec-Fetch-Site", "same-site"), 403),
+    "no origin": (lambda s: s.ann.post("/label", data=s.form(s.ann)), 403),
+    "foreign host": (_head("Host", "evil.example"), 421),
+    "rebound name with the port": (_head("Host", "evil.example:8000"), 421),
+    "host of another port": (_head("Host", "127.0.0.1:9000"), 421),
+    "empty host": (_head("Host", ""), 421),
+    "foreign host on a page": (lambda s: s.ann.get("/", headers={"Host": "evil.example"}), 421),
+    "no form token": (_label(csrf=""), 403),
+    "made-up form token": (_label(csrf="0" * 64), 403),
+    "form token that is no ascii": (_label(csrf="é"), 403),
+    "another session's form token": (
+        lambda s: post(s.ann, "/label", s.form(s.ann, csrf=s.form(s.bob)["csrf"])), 403),
+    "no session": (lambda s: post(s.client(), "/label", s.form(s.ann)), 401),
+    "made-up session": (
+        lambda s: post(s.client(), "/label", s.form(s.ann), Cookie="labelling=made-up"), 401),
+    "session cookie of SQL": (
+        lambda s: post(s.client(), "/label", s.form(s.ann), Cookie="labelling=' OR 1=1 --"), 401),
+    "somebody else's form": (_others_form, 403),
+    "an admin's form for a labeller": (
+        lambda s: post(s.admin, "/label", s.form(s.ann)), 403),
+    "form that never was": (_label(form="made-up"), 303),
+    "form of SQL": (_label(form="' OR '1'='1"), 303),
+    "completion that is not there": (_label(action="pick 4"), 400),
+    "negative completion": (_label(action="pick -1"), 400),
+    "completion of other digits": (_label(action="pick ٣"), 400),
+    "huge completion": (_label(action="pick " + "9" * 400), 400),
+    "no action": (_label(action=""), 400),
+    "unknown action": (_label(action="delete"), 400),
+    "undo as an answer": (_label(action="undo"), 400),
+    "reason of one's own": (_label(action="skip", reason="<script>"), 400),
+    "oversized body": (_raw("/label", b"a=" + b"x" * 20_000), 413),
+    "oversized body of no stated length": (
+        lambda s: s.ann.post("/label", content=iter([b"a=", b"x" * 20_000]), headers={
+            "Origin": BASE, "Content-Type": "application/x-www-form-urlencoded"}), 413),
+    "lying length": (_raw("/label", b"a=1", **{"Content-Length": "-5"}), 400),
+    "bytes that are no UTF-8": (_raw("/label", b"action=%ff%fe"), 400),
+    "raw bytes": (_raw("/label", b"\xff\x00\x01"), 400),
+    "a field twice": (_raw("/label", b"action=tie&action=bad"), 400),
+    "hundreds of fields": (_raw("/label", b"&".join(b"f%d=1" % i for i in range(300))), 400),
+    "JSON for a form": (_raw("/label", b"{}", **{"Content-Type": "application/json"}), 415),
+    "wrong method": (lambda s: s.ann.get("/label"), 405),
+    "delete": (lambda s: s.ann.delete("/", headers={"Origin": BASE}), 405),
+    "wrong token": (lambda s: s.client().get("/invite/made-up"), 404),
+    "wrong token posted": (lambda s: post(s.client(), "/invite", {"token": "made-up"}), 404),
+    "empty token": (lambda s: post(s.client(), "/invite", {"token": ""}), 404),
+    "token of half characters": (_raw("/invite", b"token=%ed%a0%80"), 400),
+    "traversal": (lambda s: s.ann.get("/static/..%2fserver.py"), 404),
+    "traversal by dots": (lambda s: s.ann.get("/static/../../store.py"), 404),
+    "absolute path": (lambda s: s.ann.get("/static/%2fetc%2fpasswd"), 404),
+    "null byte in a path": (lambda s: s.ann.get("/static/label.js%00.css"), 404),
+    "export by path": (lambda s: s.admin.get("/admin/export/..%2f..%2flabels.sqlite"), 404),
+    "admin page for a labeller": (lambda s: s.ann.get("/admin"), 403),
+    "export for a labeller": (lambda s: s.ann.get("/admin/export/comparisons.jsonl"), 403),
+    "export for nobody": (lambda s: s.client().get("/admin/export/comparisons.jsonl"), 401),
+    "invitation by a labeller": (
+        lambda s: post(s.ann, "/admin/invite", s.form(s.ann) | {"name": "eve"}), 403),
+    "import by a labeller": (
+        lambda s: s.ann.post("/admin/import", files={"file": b"{}"}, headers={"Origin": BASE}), 403),
+    "import without a form token": (_upload(b"{}", csrf="no"), 403),
+    "import of no JSON": (_upload(b"prompt,completions"), 422),
+    "import of no UTF-8": (_upload(b"\xff\xfe{}"), 422),
+    "import of other rows": (_upload(b'{"text": "x"}'), 422),
+    "import of a pick that is not there": (
+        _upload(b'{"prompt": "p", "completions": ["a", "b"], "best": 7}'), 422),
+    "import of an unknown format": (_upload(b"{}", "pickle"), 422),
+    "import of nested depths": (_upload(b"[" * 100_000), 422),
+    "name of control characters": (
+        lambda s: post(s.admin, "/admin/invite", {
+            "csrf": re.search(r'csrf" value="([^"]*)', s.admin.get("/admin").text)[1],  # type: ignore[index]
+            "name": "a\u202eb"}), 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_hostile_or_broken_request_is_turned_away_and_nothing_is_written(
+    site: Site, case: str
+) -> None:
+    send, status = BAD[case]
+    site.form(site.ann), site.form(site.bob)  # leases are no labels: both are out
+    tables = ("items", "labellers", "sessions", "leases", "events", "labels")
+
+    def content() -> list[Any]:
+        return [site.store.db.execute(f"SELECT * FROM {name}").fetchall() for name in tables]
+
+    before = content()
+    answer = send(site)
+    assert answer.status_code == status
+    if status == 303:
+        assert answer.headers["location"] == "/?note=late"
+    assert content() == before
+    assert "Traceback" not in answer.text and "sqlite" not in answer.text.lower()
+    assert len(answer.text) < 500
+    assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
+
+
+def test_stale_and_replayed_forms_write_nothing(site: Site) -> None:
+    form = site.form(site.ann)
+    assert post(site.ann, "/label", form).headers["location"] == "/"
+    for action in ("pick 1", "pick 0", "skip"):  # back button, double click, another tab
+        again = post(site.ann, "/label", form | {"action": action, "reason": "other"})
+        assert again.headers["location"] == "/?note=again"
+    assert "answered already" in site.ann.get("/?note=again").text
+    assert len(list(site.store.events())) == 1
+    after = site.form(site.ann)["after"]
+    fields = {"csrf": form["csrf"], "after": after}
+    assert post(site.ann, "/undo", fields).headers["location"] == "/?note=undone"
+    for stale in (after, "", "x", "9" * 30):
+        answer = post(site.ann, "/undo", fields | {"after": stale})
+        assert answer.headers["location"] == "/?note=nothing"
+    assert [e["action"] for e in site.store.events()] == ["pick", "undo"]
+
+
+def test_signing_out_ends_the_session(site: Site) -> None:
+    cookie = site.ann.cookies["labelling"]
+    form = site.form(site.ann)
+    assert post(site.ann, "/leave", {"csrf": form["csrf"]}).status_code == 303
+    answer = post(site.client(), "/label", form, Cookie=f"labelling={cookie}")
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["locked", "read-only", "corrupt", "gone"])
+def test_a_file_that_goes_bad_is_told_in_a_word_and_the_form_works_again_later(
+    tmp_path: Path, kind: str
+) -> None:
+    site, path = Site(tmp_path, count=3), tmp_path / "labels.sqlite"
+    form, connect = site.form(site.ann), site.store._connect
+
+    def hindered() -> sqlite3.Connection:
+        if kind == "corrupt":
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        if kind == "gone":
+            raise sqlite3.OperationalError("unable to open database file")
+        connection = connect()
+        pragma = {"locked": "busy_timeout = 50", "read-only": "query_only = ON"}[kind]
+        connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    other = sqlite3.connect(path, isolation_level=None)
+    if kind == "locked":
+        other.execute("BEGIN IMMEDIATE")
+    site.store.close()
+    site.store._connect = hindered  # type: ignore[method-assign]
+    answer = post(site.ann, "/label", form)
+    assert answer.status_code == 503 and answer.headers["retry-after"]
+    assert answer.text.startswith("not saved") and "sqlite" not in answer.text
+    if kind == "locked":
+        other.execute("ROLLBACK")
+    other.close()
+    site.store.close()
+    with Store(path, Settings(overlap=0.0, repeats=0.0)) as whole:
+        assert list(whole.events()) == []
+        ann = whole.by_session(site.ann.cookies["labelling"])
+        assert ann is not None and whole.record(ann, form["form"], "pick", 0)
+
+
+def test_on_a_full_disk_what_was_acknowledged_is_there_and_the_rest_is_told(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, count=300, rate=1e6, burst=10**6)
+    connect = site.store._connect
+
+    def hindered() -> sqlite3.Connection:
+        connection = connect()
+        connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
+        return connection
+
+    site.store.close()
+    site.store._connect = hindered  # type: ignore[method-assign]
+    acknowledged = 0
+    for _ in range(300):
+        page = site.ann.get("/")
+        if page.status_code == 503:
+            break
+        fields = dict(re.findall(r'name="(csrf|form)" value="([^"]*)"', page.text))
+        answer = post(site.ann, "/label", fields | {"action": "pick 1"})
+        if answer.status_code == 503:
+            break
+        assert answer.headers["location"] == "/"
+        acknowledged += 1
+    else:
+        raise AssertionError("it never filled")
+    site.store.close()
+    with Store(tmp_path / "labels.sqlite") as whole:
+        assert len(list(whole.events())) == acknowledged > 5
+
+
+def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
+    site = Site(tmp_path, rate=1.0, burst=5)
+    answers = [site.ann.get("/") for _ in range(12)]
+    assert [a.status_code for a in answers[:3]] == [200] * 3
+    assert answers[-1].status_code == 429 and answers[-1].headers["retry-after"]
+    assert site.bob.get("/").status_code == 200
+
+
+def test_another_address_than_loopback_wants_its_names() -> None:
+    from toolkit.arguments import StoreArguments
+
+    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
+    assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.5")
+    with pytest.raises(InputError, match="can be reached from other machines"):
+        StoreArguments(serve=True, host="0.0.0.0")
+    with listen("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        names = host_names(sock, ["labels.example:443"])
+        assert names == (f"127.0.0.1:{port}", f"localhost:{port}", "labels.example:443")
+        sock.listen()
+        with pytest.raises(InputError, match="another --port"):
+            listen("127.0.0.1", port)
+
+
+def test_an_admin_invites_imports_and_exports(site: Site) -> None:
+    post(site.ann, "/label", site.form(site.ann))
+    csrf = re.search(r'csrf" value="([^"]*)', site.admin.get("/admin").text)[1]  # type: ignore[index]
+    page = post(site.admin, "/admin/invite", {"csrf": csrf, "name": "dora"}).text
+    link = re.search(rf"{BASE}/invite/[\w-]+", page)
+    assert link is not None
+    token = link[0].rsplit("/", 1)[1]
+    opened = site.client().get(f"/invite/{token}")
+    assert opened.status_code == 200 and "Welcome, dora" in opened.text
+    out = site.admin.get("/admin/export/comparisons.jsonl")
+    (pick,) = [json.loads(line) for line in out.text.splitlines()]
+    assert [pick] == list(site.store.picks())
+    more = out.content + b'{"prompt": "new", "completions": ["a", "b"]}\n'
+    answer = _upload(more)(site)
+    assert "1 items and 0 picks came in; 1 were there already" in answer.text
+    for name in ("label_studio", "argilla"):
+        whole = site.admin.get(f"/admin/export/{name}.json").content
+        assert len(json.loads(whole)) == 1
+        assert "0 items and 0 picks came in" in _upload(whole, name)(site).text
+    assert len(site.admin.get("/admin/export/events.jsonl").text.splitlines()) == 1
+    assert urllib.parse.urlsplit(link[0]).netloc == HOST

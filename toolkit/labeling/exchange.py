@@ -1,0 +1,70 @@
+"""What goes out of the store and comes into it: native JSONL, Label Studio's and Argilla's JSON."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from toolkit.data.comparisons import problems_of
+from toolkit.data.files import parse_object
+from toolkit.errors import InputError
+from toolkit.labeling.formats import (
+    from_argilla,
+    from_label_studio,
+    to_argilla,
+    to_label_studio,
+)
+from toolkit.labeling.store import Store
+
+Row = dict[str, Any]
+FORMATS = ("native", "label_studio", "argilla")
+
+
+def _lines(rows: Iterator[Row]) -> Iterator[bytes]:
+    for row in rows:
+        yield (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _whole(value: Any) -> Iterator[bytes]:
+    yield json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
+
+
+EXPORTS: dict[str, Callable[[Store], Iterator[bytes]]] = {
+    "comparisons.jsonl": lambda store: _lines(store.picks()),
+    "events.jsonl": lambda store: _lines(store.events()),
+    "label_studio.json": lambda store: _whole(to_label_studio(store.picks())),
+    "argilla.json": lambda store: _whole(to_argilla(store.picks())),
+}
+
+
+def read_upload(content: bytes, form: str, name: str = "the file") -> list[Row]:
+    """The rows of a file, checked: with ``best`` comparisons, without it items.
+
+    Args:
+        content: its bytes.
+        form: native, label_studio or argilla.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: not of that format, with the line or the task, what is wrong and its cure.
+    """
+    if form not in FORMATS:
+        raise InputError(f"format {form!r:.40} is none of {', '.join(FORMATS)}")
+    if form == "native":
+        rows = [
+            (f"{name}:{number}", parse_object(line, f"{name}:{number}", number == 1))
+            for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()
+        ]  # fmt: skip
+    else:
+        try:
+            tasks = json.loads(content.decode("utf-8-sig"))
+        except ValueError as error:
+            raise InputError(f"{name}: not JSON ({error})") from None
+        read = from_label_studio if form == "label_studio" else from_argilla
+        rows = [(f"{name}: row {i}", row) for i, row in enumerate(read(tasks, name), start=1)]
+    if not rows:
+        raise InputError(f"{name}: no rows")
+    for place, row in rows:
+        problems = problems_of(row, "best" if "best" in row else "completions")
+        if problems:
+            raise InputError(f"{place}: {problems[0]}")
+    return [row for _, row in rows]

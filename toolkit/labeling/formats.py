@@ -1,0 +1,332 @@
+"""Comparisons to and from the JSON of two other labelling tools: Label Studio and Argilla.
+
+    Label Studio, a task     {"id": 1, "data": {"prompt": "...", "completion_1": "...", ...},
+                              "annotations": [{"completed_by": {"email": "ann"}, "result": [
+                                {"from_name": "best", "to_name": "prompt", "type": "choices",
+                                 "value": {"choices": ["2"]}}], "was_cancelled": false}, ...]}
+    Argilla 2, a record      {"id": "...", "fields": {"prompt": "...", "completion_1": "...", ...},
+                              "responses": {"best": [{"value": "2", "user_id": "..."}, ...]}}
+
+Both count completions from 1. What has no field there (messages, source and anything else that a
+row holds) travels along: as an object in ``data.row``, as JSON text in ``metadata.row``. Neither
+tool must know of it, and the rows come back as they left, those of one item together.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from toolkit.data.comparisons import problems_of
+from toolkit.data.convert import COLUMN
+from toolkit.errors import InputError, check_range
+
+Row = dict[str, Any]
+PERSONAL = ("best", "labeler")  # what differs between labellers of one item
+NOBODY = str(uuid.UUID(int=0))  # Argilla wants a user for each response
+WORDS: dict[Any, str] = {dict: "an object", list: "a list", str: "text"}
+
+
+def prompt_text(prompt: str | list[dict[str, str]]) -> str:
+    """A prompt as people read it: text as it is, messages as ``role: content``."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def label_studio_config(k: int) -> str:
+    """The labelling interface (XML) of a project for tasks of ``k`` completions, all of one ``k``.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    check_range("k", k, low=2)
+    texts = [
+        f'  <Header value="{title}"/>\n  <Text name="{name}" value="${name}"/>'
+        for title, name in [("Prompt", "prompt")] + [(str(i), f"completion_{i}") for i in _to(k)]
+    ]
+    hotkeys = {i: f' hotkey="{i}"' if i < 10 else "" for i in _to(k)}
+    choices = [f"    <Choice value={quoteattr(str(i))}{hotkeys[i]}/>" for i in _to(k)]
+    return "\n".join([
+        "<View>", *texts, '  <Header value="Which completion is best?"/>',
+        '  <Choices name="best" toName="prompt" choice="single-radio" required="true">',
+        *choices, "  </Choices>", "</View>", "",
+    ])  # fmt: skip
+
+
+def to_label_studio(rows: Iterable[Row]) -> list[Row]:
+    """Tasks with an annotation for each labeller who picked; rows without ``best`` are only tasks.
+
+    Label Studio takes annotations only of e-mail addresses that are members of the organisation
+    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labellers who are named
+    otherwise have to be renamed, or their annotations left out, before its import.
+
+    Args:
+        rows: comparisons; those that differ in ``best`` and ``labeler`` alone make one task.
+    """
+    tasks = []
+    annotations = 0
+    for number, group in enumerate(_grouped(rows), start=1):
+        kept = _kept(group[0])
+        task: Row = {"id": number, "data": _fields(group[0]) | ({"row": kept} if kept else {})}
+        task["annotations"] = []
+        for row in group:
+            if row.get("best") is None:
+                continue
+            annotations += 1
+            made: Row = {"id": annotations, "was_cancelled": False}
+            if row.get("labeler") is not None:
+                made["completed_by"] = {"email": row["labeler"]}
+            chosen = {"choices": [str(row["best"] + 1)]}
+            made["result"] = [
+                {"from_name": "best", "to_name": "prompt", "type": "choices", "value": chosen}
+            ]
+            task["annotations"].append(made)
+        tasks.append(task)
+    return tasks
+
+
+def from_label_studio(tasks: Any, path: str | Path) -> list[Row]:
+    """A comparison for each annotation that was not cancelled; a row without ``best`` for no such.
+
+    A pick is a choice named ``best``, or what a Pairwise tag says of two completions: left is the
+    one of the lower number. Other results (ratings, comments), drafts and predictions are not read.
+    Completions may also be called sample, response or answer.
+
+    Args:
+        tasks: what the export "JSON" (not "JSON-MIN") holds.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: path, task (from 1), field, what is wrong.
+    """
+    rows = []
+    for place, task in _numbered(tasks, path, "task"):
+        data = _need(task, "data", dict, place, " (export as JSON, not as JSON-MIN)")
+        kept = data.get("row", {k: data[k] for k in ("source",) if data.get(k) is not None})
+        row, numbers = _row(data, kept, f"{place}data.")
+        picks = []
+        annotations = _need(task, "annotations", list, place) if task.get("annotations") else []
+        for i, annotation in enumerate(annotations):
+            here = f"{place}annotations[{i}]."
+            result = _need(annotation, "result", list, here)
+            if annotation.get("was_cancelled") or not result:
+                continue
+            pick = _result(result, numbers, here)
+            picks.append(pick | _completed_by(annotation.get("completed_by"), here))
+        rows += _checked(row, picks, place)
+    return rows
+
+
+def _result(result: list[Any], numbers: list[int], here: str) -> Row:
+    for i, entry in enumerate(result):
+        spot = f"{here}result[{i}]."
+        if not isinstance(entry, dict):
+            raise InputError(f"{here}result[{i}]: {entry!r:.40}, but must be an object")
+        if entry.get("type") == "choices" and entry.get("from_name") == "best":
+            choices = _need(_need(entry, "value", dict, spot), "choices", list, f"{spot}value.")
+            if len(choices) != 1:
+                raise InputError(f"{spot}value.choices: {len(choices)} of them, but must be one")
+            return {"best": _index(choices[0], numbers, f"{spot}value.choices")}
+        if entry.get("type") == "pairwise":
+            selected = _need(entry, "value", dict, spot).get("selected")
+            if selected not in ("left", "right") or len(numbers) != 2:
+                raise InputError(
+                    f"{spot}value.selected: {selected!r:.40} of {len(numbers)} completions, but "
+                    "must be left or right, of two"
+                )
+            return {"best": int(selected == "right")}
+    raise InputError(f"{here}result: no choice named best, and no pairwise one (rename the tag)")
+
+
+def _completed_by(who: Any, here: str) -> Row:
+    if isinstance(who, dict):
+        who = who.get("email") or who.get("id") or ""
+    if who is None:
+        return {}
+    if not isinstance(who, str | int) or isinstance(who, bool) or who == "":
+        raise InputError(f"{here}completed_by: {who!r:.40}, but must be a name, an id or an email")
+    return {"labeler": str(who)}
+
+
+def to_argilla(rows: Iterable[Row]) -> list[Row]:
+    """Records (``rg.Record.from_dict``) with a response to the question ``best`` for each pick.
+
+    A record's id depends on its content alone, so logging it anew adds none. Argilla knows users by
+    UUID: a labeller's name becomes one, and ``metadata.row`` says whose it is. Its server takes
+    responses only of users that it has. The dataset's settings: text fields, a label question
+    ``best`` with "1" to "K", extra metadata allowed.
+
+    Args:
+        rows: comparisons; those that differ in ``best`` and ``labeler`` alone make one record.
+    """
+    records = []
+    for group in _grouped(rows):
+        kept, users = _kept(group[0]), {}
+        responses = []
+        for row in group:
+            if row.get("best") is None:
+                continue
+            user = _user(row.get("labeler"))
+            if row.get("labeler") not in (None, user):
+                users[user] = row["labeler"]
+            value = str(row["best"] + 1)
+            responses.append({"value": value, "user_id": user, "status": "submitted"})
+        about = {"row": kept} if kept else {}
+        about |= {"labelers": users} if users else {}
+        records.append({
+            "id": hashlib.sha256(_key(group[0]).encode()).hexdigest()[:32],
+            "fields": _fields(group[0]),
+            "responses": {"best": responses} if responses else {},
+            "metadata": {name: json.dumps(value) for name, value in about.items()},
+        })  # fmt: skip
+    return records
+
+
+def from_argilla(records: Any, path: str | Path) -> list[Row]:
+    """A comparison for each response to the question ``best``; a row without ``best`` for none.
+
+    Drafts and discarded responses are passed over where their status is given; Argilla's own
+    ``to_json`` leaves it out.
+
+    Args:
+        records: what ``dataset.records.to_json`` wrote.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: path, record (from 1), field, what is wrong.
+    """
+    rows = []
+    for place, record in _numbered(records, path, "record"):
+        fields = _need(record, "fields", dict, place)
+        metadata = _need(record, "metadata", dict, place) if record.get("metadata") else {}
+        source = {k: metadata[k] for k in ("source",) if metadata.get(k) is not None}
+        kept = _parsed(metadata["row"], f"{place}metadata.row") if "row" in metadata else source
+        row, numbers = _row(fields, kept, f"{place}fields.")
+        spot = f"{place}metadata.labelers"
+        users = _parsed(metadata["labelers"], spot) if "labelers" in metadata else {}
+        responses = _need(record, "responses", dict, place) if record.get("responses") else {}
+        if responses and "best" not in responses:
+            raise InputError(f"{place}responses.best: missing (call the question best)")
+        picks = []
+        answers = _need(responses, "best", list, f"{place}responses.") if responses else []
+        for i, answer in enumerate(answers):
+            here = f"{place}responses.best[{i}]."
+            if not isinstance(answer, dict):
+                raise InputError(f"{here[:-1]}: {answer!r:.40}, but must be an object")
+            if answer.get("status", "submitted") != "submitted":
+                continue
+            user = answer.get("user_id")
+            if not isinstance(user, str | None):
+                raise InputError(f"{here}user_id: {user!r:.40}, but must be text")
+            pick: Row = {"best": _index(answer.get("value"), numbers, f"{here}value")}
+            picks.append(
+                pick if user in (None, NOBODY) else pick | {"labeler": users.get(user, user)}
+            )
+        rows += _checked(row, picks, place)
+    return rows
+
+
+def _user(labeler: str | None) -> str:
+    """The UUID that a name is if it is one, and another for any other name."""
+    if labeler is None:
+        return NOBODY
+    try:
+        if str(uuid.UUID(labeler)) == labeler != NOBODY:
+            return labeler
+    except ValueError:
+        pass
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"labeler {labeler}"))
+
+
+def _parsed(text: Any, place: str) -> Row:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: {text!r:.40}, but must be a JSON object as text")
+    return value
+
+
+def _to(k: int) -> range:
+    return range(1, k + 1)
+
+
+def _fields(row: Row) -> Row:
+    completions = {f"completion_{i}": text for i, text in enumerate(row["completions"], start=1)}
+    return {"prompt": prompt_text(row["prompt"])} | completions
+
+
+def _kept(row: Row) -> Row:
+    """What the fields can not hold."""
+    kept = {k: v for k, v in row.items() if k not in ("prompt", "completions", *PERSONAL)}
+    return kept if isinstance(row["prompt"], str) else kept | {"prompt": row["prompt"]}
+
+
+def _key(row: Row) -> str:
+    shared = {name: value for name, value in row.items() if name not in PERSONAL}
+    return json.dumps(shared, sort_keys=True)
+
+
+def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_key(row), []).append(row)
+    return list(groups.values())
+
+
+def _numbered(items: Any, path: str | Path, what: str) -> Iterable[tuple[str, Row]]:
+    """Each item with its place, ready for a field's name."""
+    if not isinstance(items, list):
+        raise InputError(f"{path}: a {type(items).__name__}, but must be a list of {what}s")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: {what} {number}: {item!r:.40}, but must be an object")
+        yield f"{path}: {what} {number}: ", item
+
+
+def _need(holder: Any, name: str, kind: type, place: str, cure: str = "") -> Any:
+    value = holder.get(name) if isinstance(holder, dict) else holder
+    if not isinstance(holder, dict) or not isinstance(value, kind):
+        found = "missing" if value is None else f"{value!r:.40}"
+        raise InputError(f"{place}{name}: {found}, but must be {WORDS[kind]}{cure}")
+    return value
+
+
+def _row(fields: Row, kept: Any, place: str) -> tuple[Row, list[int]]:
+    """The item that fields hold, and its completions' numbers in order."""
+    if not isinstance(kept, dict):
+        raise InputError(f"{place}row: {kept!r:.40}, but must be an object")
+    names: dict[int, str] = {}
+    for name in fields:
+        if match := COLUMN.fullmatch(name[:40]):
+            if int(match[1]) in names:
+                raise InputError(f"{place}{name}: another of the number of {names[int(match[1])]}")
+            names[int(match[1])] = name
+    if not names:
+        raise InputError(f"{place}completion_1: missing")
+    numbers = sorted(names)
+    row = {name: value for name, value in kept.items() if name not in PERSONAL}
+    row["prompt"] = kept.get("prompt", fields.get("prompt"))
+    row["completions"] = [_need(fields, names[n], str, place) for n in numbers]
+    return row, numbers
+
+
+def _index(value: Any, numbers: list[int], place: str) -> int:
+    """The index of the completion of that number, which may be text."""
+    text = str(value) if isinstance(value, str | int) else ""
+    if text not in map(str, numbers):
+        raise InputError(f"{place}: {value!r:.40}, but the completions are {numbers}")
+    return [str(number) for number in numbers].index(text)
+
+
+def _checked(row: Row, picks: list[Row], place: str) -> list[Row]:
+    made = [row | pick for pick in picks] or [row]
+    for one in made:
+        if problems := problems_of(one, "best" if picks else "completions"):
+            raise InputError(f"{place}{problems[0]}")
+    return made

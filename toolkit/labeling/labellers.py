@@ -1,0 +1,177 @@
+"""Labellers that are scripts: beside people, on the same items, into the same store.
+
+    with HTTPJudge("http://localhost:8000/v1", "qwen3") as judge:
+        counts = ScriptedLabeller("qwen3", JudgePicker(judge)).work(store, limit=500)
+
+What is said of an item depends on the item, the labeller's name and the seed, on nothing that came
+before: a labeller that is killed and started again labels the rest as if nothing had happened.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from tqdm.auto import tqdm
+
+from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.labeling.judge import HTTPJudge
+from toolkit.labeling.scripted import Scorer, pick_best
+from toolkit.labeling.store import Refused, Store, draw
+
+Prompt = str | list[dict[str, str]]
+
+
+class Picker(Protocol):
+    """Who knows which completions are best."""
+
+    @property
+    def cost(self) -> float:
+        """What asking has cost so far."""
+
+    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
+        """Indices of the best: one, several for a tie, none if no answer was given."""
+
+
+@dataclass(frozen=True)
+class ScorePicker:
+    """The best are those of the highest score.
+
+    Attributes:
+        scorer: TRL's signature, ``fn(prompts, completions) -> scores``. To have a user's function
+            checked and named in errors: ``partial(call_reward_function, fn, columns={})``.
+    """
+
+    scorer: Scorer
+    cost: float = 0.0
+
+    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
+        """Indices of the highest score.
+
+        Raises:
+            InputError: not one finite number for each completion.
+        """
+        scores = list(
+            self.scorer(prompts=[prompt] * len(completions), completions=list(completions))
+        )
+        if len(scores) != len(completions):
+            raise InputError(f"scorer: {len(scores)} scores for {len(completions)} completions")
+        for score, completion in zip(scores, completions, strict=True):
+            if score is None or not math.isfinite(score):
+                raise InputError(f"scorer: scored {completion!r:.60} as {score}")
+        return [k for k, score in enumerate(scores) if score == max(scores)]
+
+
+@dataclass(frozen=True)
+class JudgePicker:
+    """The best is what a judge says."""
+
+    judge: HTTPJudge
+
+    @property
+    def cost(self) -> float:
+        """What the judge has cost so far."""
+        return self.judge.cost
+
+    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
+        """The judge's pick; none if it refused."""
+        index = self.judge.pick(prompt, completions)
+        return [] if index is None else [index]
+
+
+@dataclass
+class Counts:
+    """What a labeller did: picks, ties, items that the judge refused, and what it cost."""
+
+    picked: int = 0
+    ties: int = 0
+    refused: int = 0
+    cost: float = 0.0
+
+    @property
+    def items(self) -> int:
+        """All of them."""
+        return self.picked + self.ties + self.refused
+
+    def __str__(self) -> str:
+        cost = f"; cost {self.cost:.4g}" if self.cost else ""
+        return f"{self.picked} picks, {self.ties} ties, {self.refused} refused{cost}"
+
+
+class ScriptedLabeller:
+    """A labeller that a picker decides for.
+
+    Args:
+        name: in the store; no person's.
+        picker: who knows the best.
+        noise: probability of picking one of all completions by lot instead.
+        ties: "drop" records ties as such; "random" picks one of the best by lot.
+        seed: of noise and ties.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    def __init__(
+        self, name: str, picker: Picker, noise: float = 0.0, ties: str = "drop", seed: int = 0
+    ) -> None:
+        check_range("noise", noise, low=0, high=1)
+        check_choice("ties", ties, ("drop", "random"))
+        check_seed(seed)
+        self.name, self.picker, self.noise, self.ties, self.seed = name, picker, noise, ties, seed
+
+    def decide(self, prompt: Prompt, completions: list[str]) -> tuple[str, int | None]:
+        """What this labeller says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
+        if len(set(completions)) == 1:  # no pick could tell them apart
+            return "tie", None
+        best = self.picker.best(prompt, completions)
+        if not best:
+            return "skip", None
+        scores = [float(k in best) for k in range(len(completions))]
+        luck = draw("scripted", self.seed, self.name, prompt, completions)
+        index = pick_best(scores, self.ties, self.noise, luck)
+        return ("tie", None) if index is None else ("pick", index)
+
+    def work(self, store: Store, limit: int | None = None, progress: bool = True) -> Counts:
+        """Label what the store hands out until nothing is left.
+
+        Each label is on the disk before the next item is asked for. One process a name: two would
+        be handed the same items, and ask the judge twice.
+
+        Args:
+            store: of the items.
+            limit: stop after so many items; None for all.
+            progress: show a bar.
+
+        Returns:
+            What was done in this call.
+
+        Raises:
+            InputError: the name is a person's, or the picker failed; labels made before stay.
+        """
+        check_range("limit", limit, low=0)
+        labeller = store.script(self.name)
+        counts, before = Counts(), self.picker.cost
+        left = store.progress()  # of an item that two shall see, this one sees but one
+        total = int(min(left["left"], left["items"], math.inf if limit is None else limit))
+        with tqdm(total=total, desc=self.name, unit="item", disable=not progress) as bar:
+            while limit is None or counts.items < limit:
+                task = store.next_task(labeller)
+                if task is None:
+                    break
+                action, index = self.decide(task.prompt, task.completions)
+                position = None if index is None else task.order.index(index)
+                reason = "refused" if action == "skip" else None
+                try:
+                    if not store.record(labeller, task.form, action, position, reason):
+                        continue  # a process of the same name was faster
+                except Refused as problem:
+                    if problem.status != 409:
+                        raise
+                    continue  # it took longer than the lease: the item was handed out anew
+                counts.picked += action == "pick"
+                counts.ties += action == "tie"
+                counts.refused += action == "skip"
+                counts.cost = self.picker.cost - before
+                bar.update()
+        counts.cost = self.picker.cost - before
+        return counts

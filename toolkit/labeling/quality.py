@@ -1,0 +1,307 @@
+"""What an administrator sees of the labels: who gives how many, how fast, and how far they agree.
+
+All of it is counted anew from the store's tables, at one moment: about half a second at 200,000
+labels. A label is of an item, a labeller and a turn, and holds until it is undone (``store.py``).
+"""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import chdtrc
+
+from toolkit.labeling.store import Store
+from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
+
+HOUR = 3600.0
+# What an event says, as one number: a pick's index, or one of these.
+TIE, BAD, SKIP, UNDO = -1, -2, -3, -4
+SAYS = (
+    "CASE action WHEN 'pick' THEN choice WHEN 'tie' THEN -1 WHEN 'bad' THEN -2 "
+    "WHEN 'skip' THEN -3 ELSE -4 END"
+)
+# Positions are counted of so many last picks: to count completions, their text must be read.
+LAST = 10_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share, and of how many."""
+
+    share: float | None  # None of nothing
+    count: int
+
+
+@dataclass(frozen=True)
+class LabellerQuality:
+    """One labeller.
+
+    Attributes:
+        name: their name.
+        kind: person, script or admin.
+        labels: what holds now; the sum of picks, ties, bad and skips.
+        picks: labels that pick a completion.
+        ties: labels that say it makes no difference.
+        bad: labels that say that all are bad.
+        skips: labels that say nothing of the completions.
+        undos: labels taken back.
+        last_hour: labels of the last hour that hold.
+        seconds: median of the time for a pick, undone or not; None where none was timed.
+        agreement: of pairs of their label and another's on the same item, those that say the same
+            (the same completion, or both tie, or both bad). Skips, gold and repeats left out.
+        self_agreement: of hidden repeats, those that say what they said first. Skips left out.
+        gold: of labels on gold items, those that pick the known best. Skips left out.
+    """
+
+    name: str
+    kind: str
+    labels: int
+    picks: int
+    ties: int
+    bad: int
+    skips: int
+    undos: int
+    last_hour: int
+    seconds: float | None
+    agreement: Share
+    self_agreement: Share
+    gold: Share
+
+
+@dataclass(frozen=True)
+class PositionBias:
+    """Where the picked completion stood, of items with equally many; of the last 10,000 picks.
+
+    Attributes:
+        completions: K, how many are shown.
+        picked: (K,) picks of each position, first to last. The order is drawn for each labeller
+            (``shown_order``), so for somebody who reads them all each is as likely.
+        p_value: of counts at least so uneven, if each is (chi-square, K - 1 degrees of freedom);
+            None where fewer than 5 are expected of each, which is too few for it.
+    """
+
+    completions: int
+    picked: list[int]
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All labels, and each labeller; ``dataclasses.asdict`` of it goes into JSON.
+
+    Attributes:
+        labellers: by name; those who have not begun too.
+        items: without gold ones.
+        wanted: labels of these that are wanted.
+        left: of those, how many nobody has given or is giving.
+        labels: all that hold now, with skips, repeats and gold.
+        done: of those, what counts towards ``wanted``: no skips, repeats or gold.
+        skips: how many skips there are, by reason.
+        alpha: Krippendorff's, of what ``done`` counts: units are items, categories the picked
+            completion's index, tie, and bad. None where it is not defined.
+        alpha_interval: 95 %, by drawing items anew; None where alpha is, or rests on one item.
+        alpha_items: how many items have two labels or more, on which alpha rests.
+        positions: by K, the K with most picks first, at most three of them.
+        hourly: (24,) labels of the last 24 hours that hold; the last is the hour until now.
+    """
+
+    labellers: list[LabellerQuality]
+    items: int
+    wanted: int
+    left: int
+    labels: int
+    done: int
+    skips: dict[str, int]
+    alpha: float | None
+    alpha_interval: tuple[float, float] | None
+    alpha_items: int
+    positions: list[PositionBias]
+    hourly: list[int]
+
+
+class _Events(NamedTuple):
+    """Events in order, each column (N,); -1 where a position or a time is not known."""
+
+    id: np.ndarray
+    item: np.ndarray
+    labeller: np.ndarray
+    turn: np.ndarray
+    says: np.ndarray
+    position: np.ndarray
+    seconds: np.ndarray
+    at: np.ndarray
+
+    def only(self, wanted: np.ndarray) -> "_Events":
+        """Those of a mask (N,), or of indices."""
+        return _Events(*(column[wanted] for column in self))
+
+
+def quality(store: Store, now: float | None = None) -> Quality:
+    """Count everything that ``Quality`` holds.
+
+    Args:
+        store: the labels.
+        now: seconds since 1970, from which hours are counted back; None for the clock's.
+    """
+    now = time.time() if now is None else now
+    with _at_one_moment(store) as db:
+        progress = store.progress()
+        people = db.execute("SELECT id, name, kind FROM labellers ORDER BY name").fetchall()
+        skips = db.execute(
+            "SELECT coalesce(e.reason, 'no reason'), count(*) FROM labels l JOIN events e "
+            "ON e.id = l.event WHERE l.action = 'skip' GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).fetchall()
+        events, labels = _said(db, [person["id"] for person in people])
+        gold = _table(db, 2, "SELECT id, gold FROM items WHERE gold IS NOT NULL").astype(int)
+        positions = _positions(db, labels)
+    on_gold = np.isin(labels.item, gold[:, 0])
+    decided = (labels.says > SKIP) & (labels.turn == 0)
+    counted = labels.only(decided & ~on_gold)
+    table, category = _counts(counted)
+    alpha, ends = krippendorff_alpha(table), alpha_interval(table)
+    ago = np.maximum((now - labels.at) // HOUR, 0).astype(int)
+    return Quality(
+        labellers=_labellers(people, events, labels, ago == 0, [
+            _agreement(counted, table, category),
+            _self_agreement(labels, len(people)),
+            _on_gold(labels.only(decided & on_gold), gold),
+        ]),
+        items=int(progress["items"]),
+        wanted=int(progress["wanted"]),
+        left=int(progress["left"]),
+        labels=len(labels.id),
+        done=len(counted.id),
+        skips=dict(map(tuple, skips)),
+        alpha=None if math.isnan(alpha) else alpha,
+        alpha_interval=None if math.isnan(ends[0]) else ends,
+        alpha_items=int((table.sum(axis=1) >= 2).sum()),
+        positions=positions,
+        hourly=np.bincount(23 - ago[ago < 24], minlength=24).tolist(),
+    )  # fmt: skip
+
+
+@contextmanager
+def _at_one_moment(store: Store) -> Iterator[sqlite3.Connection]:
+    """Whatever is written meanwhile, what is read in here belongs together."""
+    store.db.execute("BEGIN")
+    try:
+        yield store.db
+    finally:
+        store.db.execute("COMMIT")
+
+
+def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np.ndarray:
+    """A query's rows of numbers, (N, columns); ids are exact to 2^53."""
+    cursor = db.cursor()
+    cursor.row_factory = None  # tuples: faster than the store's rows
+    cells = chain.from_iterable(cursor.execute(query, values))
+    return np.fromiter(cells, dtype=float).reshape(-1, columns)
+
+
+def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
+    """All events, and those that hold; labellers as indices into ``people``, their ids."""
+    table = _table(
+        db, 8,
+        f"SELECT id, item, labeller, turn, {SAYS}, coalesce(position, -1), coalesce(seconds, -1), "
+        "at FROM events ORDER BY id",
+    )  # fmt: skip
+    events = _Events(*table[:, :6].astype(int).T, seconds=table[:, 6], at=table[:, 7])
+    index = np.zeros(max(people, default=0) + 1, dtype=int)
+    index[people] = np.arange(len(people))
+    events = events._replace(labeller=index[events.labeller])
+    held = _table(db, 1, "SELECT event FROM labels")[:, 0].astype(int)
+    return events, events.only(np.isin(events.id, held))
+
+
+def _counts(labels: _Events) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N,) of decided items: counts by item's id and category (U, C); categories (N,)."""
+    names, category = np.unique(labels.says, return_inverse=True)
+    items, c = int(labels.item.max(initial=0)) + 1, max(len(names), 1)
+    table = np.bincount(labels.item * c + category, minlength=items * c).reshape(items, c)
+    return table, category
+
+
+# What is asked of each labeller: indices of labellers, of how many, and how many of these are
+# right, each (N,).
+Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _agreement(labels: _Events, table: np.ndarray, category: np.ndarray) -> Judged:
+    """Each label against all others of its item."""
+    others = table.sum(axis=1)[labels.item] - 1
+    return labels.labeller, others, table[labels.item, category] - 1
+
+
+def _self_agreement(labels: _Events, people: int) -> Judged:
+    """Each hidden repeat against what its labeller said first."""
+    first, again = (labels.only((labels.turn == t) & (labels.says > SKIP)) for t in (0, 1))
+    _, i, j = np.intersect1d(
+        first.item * people + first.labeller, again.item * people + again.labeller,
+        assume_unique=True, return_indices=True,
+    )  # fmt: skip
+    first, again = first.only(i), again.only(j)
+    return first.labeller, np.ones(len(i), dtype=int), first.says == again.says
+
+
+def _on_gold(labels: _Events, gold: np.ndarray) -> Judged:
+    """Each label on a gold item against the answer; ``gold`` (G, 2) holds ids and answers."""
+    gold = gold[np.argsort(gold[:, 0])]
+    answer = gold[np.searchsorted(gold[:, 0], labels.item), 1]
+    return labels.labeller, np.ones(len(answer), dtype=int), labels.says == answer
+
+
+def _labellers(
+    people: list[sqlite3.Row], events: _Events, labels: _Events, late: np.ndarray,
+    judged: list[Judged],
+) -> list[LabellerQuality]:  # fmt: skip
+    """One for each of ``people``; ``late`` (N,) are labels of the last hour."""
+
+    def tally(who: np.ndarray, of: np.ndarray | None = None) -> list[int]:
+        return np.bincount(who, of, minlength=len(people)).astype(int).tolist()
+
+    said = [labels.says >= 0, labels.says == TIE, labels.says == BAD, labels.says == SKIP, late]
+    picks, ties, bad, skips, last_hour = (tally(labels.labeller[mask]) for mask in said)
+    undos = tally(events.labeller[events.says == UNDO])
+    timed = events.only((events.says >= 0) & (events.seconds >= 0))
+    order = np.argsort(timed.labeller, kind="stable")
+    times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeller))[:-1])
+    shares = [
+        [
+            Share(r / n if n else None, n)
+            for n, r in zip(tally(who, of), tally(who, right), strict=True)
+        ]
+        for who, of, right in judged
+    ]
+    return [
+        LabellerQuality(
+            person["name"], person["kind"], picks[i] + ties[i] + bad[i] + skips[i], picks[i],
+            ties[i], bad[i], skips[i], undos[i], last_hour[i],
+            float(np.median(times[i])) if len(times[i]) else None, *(share[i] for share in shares),
+        )
+        for i, person in enumerate(people)
+    ]  # fmt: skip
+
+
+def _positions(db: sqlite3.Connection, labels: _Events) -> list[PositionBias]:
+    shown = labels.only(np.flatnonzero(labels.position >= 0)[-LAST:])
+    items, item = np.unique(shown.item, return_inverse=True)
+    sizes = _table(
+        db, 1,
+        "SELECT json_array_length(completions) FROM items WHERE id IN "
+        "(SELECT value FROM json_each(?)) ORDER BY id", json.dumps(items.tolist()),
+    )[:, 0].astype(int)  # fmt: skip
+    size = sizes[item]
+    result = []
+    for k in np.unique(size).tolist():
+        picked = np.bincount(shown.position[size == k], minlength=k)
+        expected = picked.sum() / k
+        p = float(chdtrc(k - 1, ((picked - expected) ** 2).sum() / expected))
+        result.append(PositionBias(k, picked.tolist(), p if expected >= 5 else None))
+    return sorted(result, key=lambda bias: -sum(bias.picked))[:3]

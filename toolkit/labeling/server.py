@@ -1,0 +1,543 @@
+"""The labelling page: one process, one SQLite file, no account anywhere.
+
+A person follows an invite link, presses a button and has a session. Each page shows one item and a
+form of its own number; an answer is on the disk before the next page is sent. Text is data: it is
+escaped by the templates, with invisible and bidirectional characters written out. Nothing on the
+page comes from another address, and nothing that tells the model, its step or a score is sent.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import math
+import socket
+import sqlite3
+import time
+import urllib.parse
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolkit.data.text import printable
+from toolkit.errors import InputError
+from toolkit.labeling.exchange import EXPORTS, read_upload
+from toolkit.labeling.store import Labeller, Refused, Store
+
+logger = logging.getLogger(__name__)
+HERE = Path(__file__).parent
+COOKIE = "labelling"
+REASONS = ("cannot tell", "not understandable", "offensive or private", "broken text", "other")
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+NOTES = {
+    "again": "That item was answered already; the first answer stands. U takes it back.",
+    "late": "That form had run out, and somebody else may have the item. Nothing was recorded.",
+    "undone": "Taken back: here it is again.",
+    "nothing": "There is nothing to take back.",
+}
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What the page says and lets in.
+
+    Attributes:
+        hosts: values of the Host header that are answered ("127.0.0.1:8000").
+        guidelines: text above the items.
+        title: of the page.
+        https: the page is reached by https (a proxy's): the cookie is sent by no other way.
+        body_limit, import_limit: bytes of a form, and of an import by an admin.
+        rate, burst: requests a second from one session or address, and how many may come at once.
+        session: seconds until one has to come by the invite link again.
+    """
+
+    hosts: tuple[str, ...]
+    guidelines: str = "Pick the completion that continues the text best."
+    title: str = "Which is best?"
+    https: bool = False
+    body_limit: int = 16 * 1024
+    import_limit: int = 64 * 1024 * 1024
+    rate: float = 20.0
+    burst: int = 60
+    session: float = 30 * 24 * 3600.0
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    at: float = field(default_factory=time.monotonic)
+
+
+class Guard:
+    """What every request has to pass before anything reads it; and the headers of every answer."""
+
+    def __init__(self, app: ASGIApp, settings: PageSettings) -> None:
+        self.app, self.settings = app, settings
+        scheme = "https" if settings.https else "http"
+        self.origins = {f"{scheme}://{host}" for host in settings.hosts}
+        self.buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = list(message["headers"]) + [
+                    (name.encode(), value.encode()) for name, value in HEADERS.items()
+                    if name.encode() not in given
+                ]  # fmt: skip
+            await send(message)
+
+        problem = self.problem(scope)
+        if problem is not None:
+            await _plain(*problem)(scope, receive, sending)
+            return
+        await self.app(scope, self.limited(scope, receive), sending)
+
+    def problem(self, scope: Scope) -> tuple[str, int] | None:
+        """Why a request is turned away, and the status; None if it is not."""
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key = name.decode("latin-1").lower()
+            if key in headers and key in ("host", "origin", "content-length"):
+                return "a header came twice", 400
+            headers[key] = value.decode("latin-1")
+        # Another name that resolves to this address (DNS rebinding) is another host.
+        if headers.get("host", "") not in self.settings.hosts:
+            return "no such host here", 421
+        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+            origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
+            ours = origin in self.origins or (origin == "null" and site == "same-origin")
+            if not ours or site not in (None, "same-origin"):
+                return "forms are taken from this page only", 403
+            length = headers.get("content-length", "")
+            if length and not (length.isascii() and length.isdigit()):
+                return "no such length", 400
+            if length and int(length) > self.limit(scope):
+                return "too much at once", 413
+        if not self.has_time(headers, scope):
+            return "too many requests: wait a few seconds", 429
+        return None
+
+    def limit(self, scope: Scope) -> int:
+        """Bytes that a body may have."""
+        is_import = scope["path"] == "/admin/import"
+        return self.settings.import_limit if is_import else self.settings.body_limit
+
+    def limited(self, scope: Scope, receive: Receive) -> Receive:
+        """``receive`` that stops at the limit, for bodies that do not say how long they are."""
+        left = self.limit(scope)
+
+        async def receiving() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, "too much at once")
+            return message
+
+        return receiving
+
+    def has_time(self, headers: dict[str, str], scope: Scope) -> bool:
+        """Take a token from the caller's bucket, if there is one."""
+        address = (scope.get("client") or ("", 0))[0]
+        key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
+        now, rate, burst = time.monotonic(), self.settings.rate, self.settings.burst
+        # Without a session the address counts; made-up cookies have that bucket as well.
+        for name, size in ((key, burst), (address, 16 * burst)):
+            bucket = self.buckets.setdefault(name, _Bucket(size))
+            speed = rate * size / burst
+            bucket.tokens = min(size, bucket.tokens + (now - bucket.at) * speed)
+            bucket.at = now
+            self.buckets.move_to_end(name)
+            if bucket.tokens < 1:
+                return False
+            bucket.tokens -= 1
+        while len(self.buckets) > 10_000:
+            self.buckets.popitem(last=False)
+        return True
+
+
+def shown(text: Any) -> Markup:
+    """Text for the page: escaped, with characters that an eye would miss written out and marked."""
+    marked = Markup("")
+    for line_number, line in enumerate(str(text).split("\n")):
+        if line_number:
+            marked += Markup("\n")
+        run = ""
+        for character in line:
+            written = printable(character)
+            if written == character:
+                run += character
+            else:
+                marked += escape(run) + Markup('<span class="hidden-character">{}</span>').format(
+                    written
+                )
+                run = ""
+        marked += escape(run)
+    return marked
+
+
+def _plain(text: str, status: int) -> Response:
+    headers = {"retry-after": "3"} if status in (429, 503) else {}
+    return Response(text + "\n", status, headers, "text/plain; charset=utf-8")
+
+
+def csrf_of(secret: str) -> str:
+    """The form token of a session: nobody who lacks the cookie can know it."""
+    return hmac.new(secret.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+class Pages:
+    """The page's addresses.
+
+    Args:
+        store: of labels.
+        settings: of the page.
+        quality: what the admin page shows of the labels; JSON-like.
+    """
+
+    def __init__(
+        self, store: Store, settings: PageSettings, quality: Callable[[Store], Any] | None = None
+    ) -> None:
+        self.store, self.settings, self.quality = store, settings, quality
+        self.templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
+        )
+        self.templates.filters["shown"] = shown
+        self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
+        # By name, once: no path that a request says reaches the file system.
+        self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
+        self._totals: tuple[float, dict[str, float]] = (0.0, {})
+
+    def app(self) -> ASGIApp:
+        """The application, guarded."""
+        routes = [
+            Route("/", self.label),
+            Route("/label", self.answer, methods=["POST"]),
+            Route("/undo", self.undo, methods=["POST"]),
+            Route("/leave", self.leave, methods=["POST"]),
+            Route("/invite/{token}", self.invited),
+            Route("/invite", self.join, methods=["POST"]),
+            Route("/admin", self.admin),
+            Route("/admin/invite", self.invite, methods=["POST"]),
+            Route("/admin/import", self.take_in, methods=["POST"]),
+            Route("/admin/export/{name}", self.export),
+            Route("/static/{name}", self.asset),
+            Route("/favicon.ico", lambda request: Response(status_code=204)),
+        ]
+        handlers: Any = {
+            HTTPException: self.failed, Refused: self.refused, InputError: self.wrong_input,
+            sqlite3.Error: self.unsaved, OSError: self.unsaved, Exception: self.broken,
+        }  # fmt: skip
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
+
+    # Errors: a plain word to the client, the rest to the log
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """404, 405, 413 and the like."""
+        assert isinstance(error, HTTPException)
+        return _plain(str(error.detail), error.status_code)
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        """A label that can not be recorded."""
+        assert isinstance(error, Refused)
+        if error.status == 409:
+            return RedirectResponse("/?note=late", 303)
+        return _plain(str(error), error.status)
+
+    def wrong_input(self, request: Request, error: Exception) -> Response:
+        """An import that has mistakes."""
+        return _plain(" ".join(printable(str(error)).split()), 422)
+
+    def unsaved(self, request: Request, error: Exception) -> Response:
+        """The disk is full, or the file locked, read-only or gone."""
+        logger.error("%s %s: %s", request.method, request.url.path, error)
+        return _plain("not saved: the store of labels can not be written now; try again", 503)
+
+    def broken(self, request: Request, error: Exception) -> Response:
+        """Anything else is a bug."""
+        logger.error("%s %s", request.method, request.url.path, exc_info=error)
+        return _plain("something is broken here; it was noted", 500)
+
+    # Sessions
+
+    async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeller]:
+        """The session's secret and its labeller.
+
+        Raises:
+            HTTPException: 401 without a session, 403 with one of another kind.
+        """
+        secret = request.cookies.get(COOKIE, "")
+        who = await run_in_threadpool(self.store.by_session, secret, self.settings.session)
+        if who is None:
+            raise HTTPException(401, "please come by your invite link")
+        if who.kind not in kinds:
+            raise HTTPException(403, f"this page is not for a {who.kind}")
+        return secret, who
+
+    async def form(
+        self, request: Request, kinds: tuple[str, ...] = ("person", "admin")
+    ) -> tuple[Labeller, dict[str, str]]:
+        """Who sent a form, and its fields.
+
+        Raises:
+            HTTPException: no session, a form that is not from this session's page, or no form.
+        """
+        secret, who = await self.session(request, kinds)
+        fields = await _fields(request)
+        if not hmac.compare_digest(fields.get("csrf", "").encode(), csrf_of(secret).encode()):
+            raise HTTPException(403, "this form is of another session: load the page again")
+        return who, fields
+
+    def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A rendered template."""
+        return HTMLResponse(self.templates.get_template(name).render(values), status)
+
+    # Pages
+
+    async def label(self, request: Request) -> Response:
+        """The item that is asked now."""
+        try:
+            secret, who = await self.session(request, ("person", "admin"))
+        except HTTPException as error:
+            if error.status_code != 401:
+                raise
+            return self.page("welcome.html", 401)
+        if who.kind == "admin":
+            return RedirectResponse("/admin", 303)
+        task, undoable, progress = await run_in_threadpool(self._state, who)
+        return self.page(
+            "label.html" if task else "done.html", task=task, csrf=csrf_of(secret), who=who.name,
+            guidelines=self.settings.guidelines, undoable=undoable, progress=progress,
+            note=NOTES.get(request.query_params.get("note", ""), ""),
+        )  # fmt: skip
+
+    def _state(self, who: Labeller) -> tuple[Any, int | None, dict[str, Any]]:
+        task = self.store.next_task(who)
+        own: dict[str, Any] = self.store.own_progress(who)
+        minutes = self.totals()["left"] * own["seconds"] / 60
+        own |= {"left": int(self.totals()["left"]),
+                "minutes": None if math.isnan(minutes) else math.ceil(minutes)}  # fmt: skip
+        return task, self.store.last_event(who), own
+
+    def totals(self) -> dict[str, float]:
+        """The store's progress, at most two seconds old: a sum over all items takes a while."""
+        at, totals = self._totals
+        if not totals or time.monotonic() - at > 2:
+            totals = self.store.progress()
+            self._totals = (time.monotonic(), totals)
+        return totals
+
+    async def answer(self, request: Request) -> Response:
+        """Record an answer, then the next page."""
+        who, fields = await self.form(request, ("person",))
+        action, position = fields.get("action", ""), None
+        if action.startswith("pick "):
+            number = action.removeprefix("pick ")
+            if not (number.isascii() and number.isdigit() and len(number) < 4):
+                raise HTTPException(400, "no such completion")
+            action, position = "pick", int(number)
+        reason = fields.get("reason") if action == "skip" else None
+        if reason is not None and reason not in REASONS:
+            raise HTTPException(400, "no such reason")
+        new = await run_in_threadpool(
+            self.store.record, who, fields.get("form", ""), action, position, reason
+        )
+        return RedirectResponse("/" if new else "/?note=again", 303)
+
+    async def undo(self, request: Request) -> Response:
+        """Take the last answer back."""
+        who, fields = await self.form(request, ("person",))
+        after = fields.get("after", "")
+        if not (after.isascii() and after.isdigit() and len(after) < 16):
+            return RedirectResponse("/?note=nothing", 303)
+        done = await run_in_threadpool(self.store.undo, who, int(after))
+        return RedirectResponse("/?note=undone" if done else "/?note=nothing", 303)
+
+    async def invited(self, request: Request) -> Response:
+        """What an invite link opens: a button, so that a link's preview signs nobody in."""
+        token = request.path_params["token"]
+        who = await run_in_threadpool(self.store.by_token, token)
+        if who is None:
+            raise HTTPException(404, "this invitation is not known, or was replaced by a newer one")
+        return self.page("invited.html", token=token, who=who.name)
+
+    async def join(self, request: Request) -> Response:
+        """Exchange an invite token for a session."""
+        fields = await _fields(request)
+        who = await run_in_threadpool(self.store.by_token, fields.get("token", ""))
+        if who is None:
+            raise HTTPException(404, "this invitation is not known, or was replaced by a newer one")
+        secret = await run_in_threadpool(self.store.start_session, who)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            COOKIE, secret, max_age=int(self.settings.session), httponly=True, samesite="strict",
+            secure=self.settings.https,
+        )  # fmt: skip
+        return response
+
+    async def leave(self, request: Request) -> Response:
+        """Sign out."""
+        await self.form(request)
+        await run_in_threadpool(self.store.end_session, request.cookies[COOKIE])
+        response = RedirectResponse("/", 303)
+        response.delete_cookie(COOKIE)
+        return response
+
+    async def asset(self, request: Request) -> Response:
+        """Style and script."""
+        name = request.path_params["name"]
+        if name not in self.static:
+            raise HTTPException(404, "nothing here")
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return Response(self.static[name], media_type=kind)
+
+    # Admin
+
+    async def admin(self, request: Request) -> Response:
+        """How the labelling goes."""
+        secret, who = await self.session(request, ("admin",))
+        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
+        return self.page("admin.html", q=quality, csrf=csrf_of(secret), link=None, note="",
+                         who=who.name)  # fmt: skip
+
+    async def invite(self, request: Request) -> Response:
+        """Make an invite link, shown this once."""
+        who, fields = await self.form(request, ("admin",))
+        name = " ".join(fields.get("name", "").split())
+        if not 1 <= len(name) <= 60 or not name.isprintable():
+            raise HTTPException(400, "a name of 1 to 60 printable characters is wanted")
+        token = await run_in_threadpool(self.store.invite, name)
+        scheme = "https" if self.settings.https else "http"
+        link = f"{scheme}://{request.headers['host']}/invite/{token}"
+        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
+        csrf = csrf_of(request.cookies[COOKIE])
+        return self.page("admin.html", q=quality, csrf=csrf, link=link, note=f"For {name}, once:",
+                         who=who.name)  # fmt: skip
+
+    async def take_in(self, request: Request) -> Response:
+        """Import an uploaded file: items, or comparisons with their picks."""
+        secret, who = await self.session(request, ("admin",))
+        async with request.form(max_files=1, max_fields=8) as form:
+            given, upload = form.get("csrf", ""), form.get("file")
+            if not hmac.compare_digest(str(given).encode(), csrf_of(secret).encode()):
+                raise HTTPException(403, "this form is of another session: load the page again")
+            if not isinstance(upload, UploadFile):
+                raise HTTPException(400, "no file came")
+            content = await upload.read()
+            rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
+        picked = [row for row in rows if "best" in row]
+        others = [row for row in rows if "best" not in row]
+        items = await run_in_threadpool(self.store.add_items, others)
+        picks = await run_in_threadpool(self.store.add_picks, picked)
+        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
+        note = (f"{items[0]} items and {picks[0]} picks came in; "
+                f"{items[1] + picks[1]} were there already.")  # fmt: skip
+        return self.page("admin.html", q=quality, csrf=csrf_of(secret), link=None, note=note,
+                         who=who.name)  # fmt: skip
+
+    async def export(self, request: Request) -> Response:
+        """Labels as a file."""
+        await self.session(request, ("admin",))
+        name = request.path_params["name"]
+        if name not in EXPORTS:
+            raise HTTPException(404, "nothing here")
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(
+            EXPORTS[name](self.store), headers=headers, media_type="application/json"
+        )
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """The fields of a small form.
+
+    Raises:
+        HTTPException: another kind of body, not UTF-8, or a field that came twice.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip()
+    if kind != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "a form is wanted")
+    try:
+        pairs = urllib.parse.parse_qsl(
+            (await request.body()).decode("ascii"), keep_blank_values=True, strict_parsing=False,
+            encoding="utf-8", errors="strict", max_num_fields=16,
+        )  # fmt: skip
+    except (UnicodeDecodeError, ValueError):
+        raise HTTPException(400, "this is no form") from None
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise HTTPException(400, "a field came twice")
+    return dict(pairs)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the address; port 0 for any that is free.
+
+    Raises:
+        InputError: the address can not be had.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: {error.strerror} (another --host?)", "host") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise InputError(f"{host}:{port}: {error.strerror} (another --port?)", "port") from None
+    return listening
+
+
+def host_names(listening: socket.socket, more: list[str]) -> tuple[str, ...]:
+    """The Host headers to answer: the address, this machine's loopback names, and ``more``."""
+    host, port = listening.getsockname()[:2]
+    names = [f"[{host}]" if ":" in host else host]
+    if is_loopback(host):
+        names += ["localhost", "127.0.0.1"]
+    return tuple(dict.fromkeys([f"{name}:{port}" for name in names] + more))
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answer until SIGINT or SIGTERM. Requests are not logged: invite links are in some."""
+    config = uvicorn.Config(
+        app, access_log=False, server_header=False, proxy_headers=False, log_level="warning",
+        limit_concurrency=512, timeout_keep_alive=15, h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=5, http="h11", ws="none", lifespan="off",
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listening])
