@@ -212,10 +212,11 @@ def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
         f"SELECT id, item, labeller, turn, {SAYS}, coalesce(position, -1), coalesce(seconds, -1), "
         "at FROM events ORDER BY id",
     )  # fmt: skip
-    events = _Events(*table[:, :6].astype(int).T, seconds=table[:, 6], at=table[:, 7])
+    numbers, times = table[:, :6].T.astype(int, order="C"), table[:, 6:].T.copy()
     index = np.zeros(max(people, default=0) + 1, dtype=int)
     index[people] = np.arange(len(people))
-    events = events._replace(labeller=index[events.labeller])
+    numbers[2] = index[numbers[2]]
+    events = _Events(*numbers, *times)
     held = _table(db, 1, "SELECT event FROM labels")[:, 0].astype(int)
     return events, events.only(np.isin(events.id, held))
 
@@ -235,7 +236,7 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _agreement(labels: _Events, table: np.ndarray, category: np.ndarray) -> Judged:
     """Each label against all others of its item."""
-    others = table.sum(axis=1)[labels.item] - 1
+    others = np.bincount(labels.item)[labels.item] - 1
     return labels.labeller, others, table[labels.item, category] - 1
 
 

@@ -41,7 +41,7 @@ from toolkit.labeling.store import Labeller, Refused, Store
 logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 COOKIE = "labelling"
-REASONS = ("cannot tell", "not understandable", "offensive or private", "broken text", "other")
+REASONS = ("too hard to tell", "not understandable", "offensive or private", "broken", "other")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -342,9 +342,10 @@ class Pages:
     def _state(self, who: Labeller) -> tuple[Any, int | None, dict[str, Any]]:
         task = self.store.next_task(who)
         own: dict[str, Any] = self.store.own_progress(who)
-        minutes = self.totals()["left"] * own["seconds"] / 60
-        own |= {"left": int(self.totals()["left"]),
-                "minutes": None if math.isnan(minutes) else math.ceil(minutes)}  # fmt: skip
+        totals = self.totals()
+        left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
+        minutes = left * own["seconds"] / 60
+        own |= {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
         return task, self.store.last_event(who), own
 
     def totals(self) -> dict[str, float]:
