@@ -4,15 +4,16 @@
     python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
 
 A scripted labeller is a word-valence lexicon (the best is the highest sum), any Python function
-`module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise makes
-it pick by lot now and then, as people do. Without --store its picks go straight to --output.
-With --store, an SQLite file, people and scripts label the same items: --serve opens the page (one
-invite link for each name, and one for the admin page), a scorer works through what is left, and
---output gets all picks so far. You should see how many were labelled and dropped.
+`module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise has
+it pick by lot now and then, as people do. Without --store its picks go straight to --output. With
+--store, an SQLite file, people and scripts share the same items: a scorer works through what is
+left, then --serve opens the page (it prints an invite link for each name, and one for the admin
+page), and when that ends --output gets all picks so far. You should see how many were labelled.
 """
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 from tqdm.auto import tqdm
 
@@ -62,7 +63,12 @@ def main(
         claim_output(args.output, args.overwrite, "output")
     judge, scripted = judge_args.load(), None
     if judge is not None or scorer_args.given:
-        picker: Picker = JudgePicker(judge) if judge else ScorePicker(scorer_args.function())
+        picker: Picker
+        if judge is not None:
+            picker = JudgePicker(judge)
+        else:
+            function = scorer_args.function()
+            picker = ScorePicker(partial(call_reward_function, function, columns={}))
         name = args.labeler or judge_args.judge_model or scorer_args.reward_function or "lexicon"
         scripted = ScriptedLabeller(name, picker, args.noise, args.ties, args.seed)
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []

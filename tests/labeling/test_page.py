@@ -1,5 +1,6 @@
 """The page in a browser, with the real server: two people, and everything that browsers do."""
 
+import json
 import os
 import re
 import shutil
@@ -27,9 +28,7 @@ def site(root: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The recipe's server on 40 items of which both people see all; links by name."""
     path, samples = tmp_path / "labels.sqlite", tmp_path / "samples.jsonl"
     texts = ["We loved it.", "It was closed, and nobody told us why.", "The tea was cold.",
-             "The owner welcomed us, showed us around the garden and would not let us pay."]  # fmt: skip
-    import json
-
+             "The owner welcomed us, showed us the garden and would not let us pay."]  # fmt: skip
     samples.write_text(
         "".join(
             json.dumps({"prompt": f"On day {i} I went to the cafe by the lake.",
@@ -126,31 +125,21 @@ def test_two_people_label_by_keyboard_and_the_export_is_what_they_chose(
         assert ann.problems == bob.problems == admin.problems == []
         chromium.close()
     with Store(path, Settings()) as store:
-        assert content.splitlines() == [_line(row) for row in store.picks()]
+        assert content.splitlines() == [
+            json.dumps(row, ensure_ascii=False) for row in store.picks()
+        ]
         found: dict[str, dict[str, str]] = {"ann": {}, "bob": {}}
         names = dict(store.db.execute("SELECT id, name FROM labellers").fetchall())
         for row in store.db.execute(
             "SELECT l.labeller, l.action, l.choice, i.prompt, i.completions FROM labels l "
             "JOIN items i ON i.id = l.item"
         ):
-            prompt, texts = _loaded(row["prompt"]), _loaded(row["completions"])
+            prompt, texts = json.loads(row["prompt"]), json.loads(row["completions"])
             said = row["action"] if row["choice"] is None else texts[row["choice"]].strip()
             found[names[row["labeller"]]][prompt] = said
     assert found["ann"] == {p: c.strip() for p, c in ann.chosen.items()}
     assert found["bob"] == {p: c.strip() for p, c in bob.chosen.items()}
     assert len(found["ann"]) == len(found["bob"]) == ITEMS
-
-
-def _line(row: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(row, ensure_ascii=False)
-
-
-def _loaded(text: str) -> Any:
-    import json
-
-    return json.loads(text)
 
 
 def label_as_ann(ann: Browser) -> None:

@@ -94,7 +94,7 @@ def test_what_is_picked_is_what_stood_there(site: Site) -> None:
     answer = post(site.ann, "/label", form | {"action": "pick 2"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     (pick,) = site.store.picks()
-    assert pick["completions"][pick["best"]] == shown_texts[2]
+    assert pick["completions"][pick["best"]] == " " + shown_texts[2]
     assert pick["labeler"] == "ann"
 
 
@@ -244,7 +244,7 @@ BAD: dict[str, tuple[Case, int]] = {
     "invitation by a labeller": (
         lambda s: post(s.ann, "/admin/invite", s.form(s.ann) | {"name": "eve"}), 403),
     "import by a labeller": (
-        lambda s: s.ann.post("/admin/import", files={"file": b"{}"}, headers={"Origin": BASE}), 403),
+        lambda s: s.ann.post("/admin/import", files={"x": b"{}"}, headers={"Origin": BASE}), 403),
     "import without a form token": (_upload(b"{}", csrf="no"), 403),
     "import of no JSON": (_upload(b"prompt,completions"), 422),
     "import of no UTF-8": (_upload(b"\xff\xfe{}"), 422),

@@ -299,6 +299,64 @@ def test_a_file_that_is_no_good_is_named_and_left_alone(
         assert file.read_bytes() == before
 
 
+def test_two_leases_that_ran_out_free_the_item_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toolkit.labeling.store as module
+
+    store, ann, bob = new(tmp_path, 1, Settings(overlap=1.0))
+    assert store.next_task(ann).item == store.next_task(bob).item
+    now = module.time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now + PLAIN.lease + 1)
+    assert label_all(store, ann) == label_all(store, bob) != []
+    store.check()
+
+
+def test_a_store_is_opened_while_others_label(tmp_path: Path) -> None:
+    store, ann, _ = new(tmp_path, 150)
+    worker = threading.Thread(target=label_all, args=(store, ann))
+    worker.start()
+    while worker.is_alive():
+        Store(store.path).close()  # no false alarm
+    worker.join()
+
+
+def test_a_pick_that_comes_in_ends_the_lease_on_its_item(tmp_path: Path) -> None:
+    store, ann, _ = new(tmp_path, 1)
+    task = store.next_task(ann)
+    row = rows(1)[0] | {"best": 1, "labeler": "ann"}
+    assert store.add_picks([row]) == (1, 0)
+    with pytest.raises(Refused, match="run out"):
+        store.record(ann, task.form, "pick", 0)
+    assert store.undo(ann) and store.next_task(ann).item == task.item
+    store.check()
+
+
+@pytest.mark.parametrize("change", [{"best": 7}, {"best": -1}, {"turn": "x"}, {"turn": 5}])
+def test_a_pick_that_can_not_be_is_refused_whole(tmp_path: Path, change: dict[str, Any]) -> None:
+    store, _, _ = new(tmp_path, 0)
+    good = rows(1)[0] | {"best": 1}
+    with pytest.raises(InputError, match="there is no such"):
+        store.add_picks([good, good | change])
+    assert list(store.picks()) == [] and store.progress()["items"] == 0
+
+
+def test_names_of_any_kind_come_in_and_repeats_stay_marked_apart(tmp_path: Path) -> None:
+    store, _, _ = new(tmp_path, 0)
+    row = rows(1)[0] | {"best": 1, "labeler": "half \ud800"}
+    assert store.add_picks([row | {"turn": 1}, row]) == (2, 0)
+    assert [r.get("turn", 0) for r in store.picks(repeats=True)] == [1, 0]
+    assert [r["labeler"] for r in store.picks()] == ["half \\ud800"]
+
+
+def test_matches_are_no_comparisons_to_train_on(tmp_path: Path) -> None:
+    store, ann, _ = new(tmp_path, 2)
+    store.add_items([row | {"side": "x"} for row in rows(3, k=2)], kind="match")
+    label_all(store, ann)
+    assert len(list(store.picks())) == 2
+    assert len(list(store.picks(kind="match"))) == 3
+
+
 def test_many_threads_and_two_connections_lose_nothing(tmp_path: Path) -> None:
     store, _, _ = new(tmp_path, 120, Settings(overlap=0.5, repeats=0.0))
     second = Store(store.path, store.settings)

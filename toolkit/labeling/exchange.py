@@ -1,5 +1,6 @@
 """What goes out of the store and comes into it: native JSONL, Label Studio's and Argilla's JSON."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,8 +21,9 @@ FORMATS = ("native", "label_studio", "argilla")
 
 
 def _lines(rows: Iterator[Row]) -> Iterator[bytes]:
-    for row in rows:
-        yield (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    while some := list(itertools.islice(rows, 1000)):  # each piece goes from thread to thread
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
+        yield text.encode("utf-8", "backslashreplace")
 
 
 def _whole(value: Any) -> Iterator[bytes]:
@@ -57,7 +59,7 @@ def read_upload(content: bytes, form: str, name: str = "the file") -> list[Row]:
     else:
         try:
             tasks = json.loads(content.decode("utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name}: not JSON ({error})") from None
         read = from_label_studio if form == "label_studio" else from_argilla
         rows = [(f"{name}: row {i}", row) for i, row in enumerate(read(tasks, name), start=1)]

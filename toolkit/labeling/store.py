@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.data.text import printable
 from toolkit.errors import InputError
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
@@ -270,20 +271,36 @@ class Store:
 
     def check(self) -> None:
         """Raise InputError if the file is damaged, or labels are not what the events say."""
-        problem = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        self.db.execute("BEGIN")  # one moment, whoever is writing
+        try:
+            problem = self._damage(self.db)
+        finally:
+            self.db.execute("COMMIT")
+        if problem:
+            raise InputError(f"{self.path}: damaged ({problem}); take a copy made before")
+
+    @staticmethod
+    def _damage(db: sqlite3.Connection) -> str | None:
+        problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if problem != "ok":
-            text = " ".join(problem.replace("*", " ").split())
-            raise InputError(f"{self.path}: damaged ({text}); take a copy made before")
-        if self.db.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            raise InputError(f"{self.path}: damaged (a label of an item that is not there)")
-        derived = self.db.execute(
+            return " ".join(problem.replace("*", " ").split())
+        if db.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            return "a label of an item that is not there"
+        others = db.execute(
             "SELECT count(*) FROM labels l JOIN events e ON e.id = l.event WHERE e.item != l.item "
             "OR e.labeller != l.labeller OR e.turn != l.turn OR e.action != l.action"
         ).fetchone()[0]
-        counts = dict(self.db.execute("SELECT action = 'undo', count(*) FROM events GROUP BY 1"))
-        held = self.db.execute("SELECT count(*) FROM labels").fetchone()[0]
-        if derived or held != counts.get(0, 0) - counts.get(1, 0):
-            raise InputError(f"{self.path}: damaged (labels are not what the events say)")
+        counts = dict(db.execute("SELECT action = 'undo', count(*) FROM events GROUP BY 1"))
+        held = db.execute("SELECT count(*) FROM labels").fetchone()[0]
+        if others or held != counts.get(0, 0) - counts.get(1, 0):
+            return "labels are not what the events say"
+        miscounted = db.execute(
+            "SELECT count(*) FROM items i LEFT JOIN (SELECT item, count(*) AS n FROM (SELECT item "
+            "FROM labels WHERE turn = 0 AND action != 'skip' UNION ALL SELECT item FROM leases "
+            "WHERE turn = 0) GROUP BY item) t ON t.item = i.id "
+            "WHERE i.gold IS NULL AND i.taken != coalesce(t.n, 0)"
+        ).fetchone()[0]
+        return f"{miscounted} items miscounted" if miscounted else None
 
     # Items
 
@@ -310,7 +327,7 @@ class Store:
     def _add_item(
         self, db: sqlite3.Connection, row: dict[str, Any], kind: str, gold: bool
     ) -> tuple[int, bool]:
-        said = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin")
+        said = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn")
         extra = {k: v for k, v in row.items() if k not in said}
         content = (json.dumps(row["prompt"]), json.dumps(row["completions"]))
         digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
@@ -428,8 +445,9 @@ class Store:
     def _reap(self, db: sqlite3.Connection, now: float) -> None:
         """Leases that ran out: their items are free again."""
         db.execute(
-            "UPDATE items SET taken = taken - 1 WHERE id IN "
-            "(SELECT item FROM leases WHERE expires <= ? AND turn = 0) AND gold IS NULL", (now,),
+            "UPDATE items SET taken = taken - (SELECT count(*) FROM leases WHERE item = items.id "
+            "AND turn = 0 AND expires <= ?1) WHERE gold IS NULL AND id IN "
+            "(SELECT item FROM leases WHERE expires <= ?1)", (now,),
         )  # fmt: skip
         db.execute("DELETE FROM leases WHERE expires <= ?", (now,))
 
@@ -615,7 +633,9 @@ class Store:
         times = sorted(row[0] for row in late)
         return {"own": own, "seconds": times[len(times) // 2] if times else math.nan}
 
-    def picks(self, repeats: bool = False, gold: bool = False) -> Iterator[dict[str, Any]]:
+    def picks(
+        self, repeats: bool = False, gold: bool = False, kind: str = "comparison"
+    ) -> Iterator[dict[str, Any]]:
         """The picks as comparisons: ``prompt, completions, best, labeler`` and what was kept.
 
         In the order in which they were made. Items on which nobody picked are not there.
@@ -623,14 +643,15 @@ class Store:
         Args:
             repeats: hidden repeats too, marked ``turn: 1``.
             gold: gold items too.
+            kind: of items: comparisons are trained on, matches are not.
         """
         query = (
             "SELECT i.prompt, i.completions, i.extra, l.choice, l.turn, w.name FROM labels l "
             "JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
             "WHERE l.action = 'pick' AND (l.turn = 0 OR ?) AND (i.gold IS NULL OR ?) "
-            "ORDER BY l.event"
+            "AND i.kind = ? ORDER BY l.event"
         )
-        for row in self._reading(query, repeats, gold):
+        for row in self._reading(query, repeats, gold, kind):
             extra = json.loads(row["extra"]) | ({"turn": 1} if row["turn"] else {})
             yield {
                 "prompt": json.loads(row["prompt"]), "completions": json.loads(row["completions"]),
@@ -655,28 +676,31 @@ class Store:
 
         Returns:
             How many were added, and how many were there already.
+
+        Raises:
+            InputError: a pick of a completion that is not there.
         """
         added = known = 0
         with self._writing() as db:
             for row in rows:
+                choice, turn = row["best"], row.get("turn", 0)
+                if choice not in range(len(row["completions"])) or turn not in (0, 1):
+                    raise InputError(f"best {choice!r:.20}, turn {turn!r:.20}: there is no such")
                 item, _ = self._add_item(db, row, "comparison", False)
-                name = str(row.get("labeler") or "imported")
-                labeller = self._by_name(db, name)
-                turn = int(row.get("turn") or 0)
-                there = db.execute(
-                    "SELECT 1 FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
-                    (item, labeller.id, turn),
-                ).fetchone()
-                if there is not None:
+                who = self._by_name(db, printable(str(row.get("labeler") or "imported"))[:200])
+                place = (item, who.id, turn)
+                where = "WHERE item = ? AND labeller = ? AND turn = ?"
+                if db.execute(f"SELECT 1 FROM labels {where}", place).fetchone() is not None:
                     known += 1
                     continue
+                if db.execute(f"DELETE FROM leases {where}", place).rowcount:
+                    self._count(db, item, turn, -1)
                 event = self._event(
-                    db, f"import {secrets.token_urlsafe(16)}", item, labeller, turn, "pick",
-                    row["best"], None, None, None, time.time(),
+                    db, f"import {secrets.token_urlsafe(16)}", item, who, turn, "pick",
+                    choice, None, None, None, time.time(),
                 )  # fmt: skip
                 db.execute(
-                    "INSERT INTO labels VALUES (?, ?, ?, ?, 'pick', ?)",
-                    (item, labeller.id, turn, event, row["best"]),
+                    "INSERT INTO labels VALUES (?, ?, ?, ?, 'pick', ?)", (*place, event, choice)
                 )
                 self._count(db, item, turn, 1)
                 added += 1
