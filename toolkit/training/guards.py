@@ -76,6 +76,10 @@ class Guards:
             )
         return None
 
+    def forget_scores(self) -> None:
+        """Start the watch over scores anew: another reward model's have another scale."""
+        self.first_std = self.running = self.best = math.nan
+
     def skip(self, fault: str) -> str | None:
         """Count a skipped update; why the run is to stop, if it is."""
         if self.on_fault == "stop":

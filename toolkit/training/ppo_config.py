@@ -26,7 +26,7 @@ FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "num_train_epochs",
+    "hub_private_repo", "num_train_epochs", "stop_at_update", "online",
 }  # fmt: skip
 
 
@@ -155,6 +155,14 @@ class PPOConfig(TrainingArguments):
         default=None,
         metadata={"help": "auto: from the newest good checkpoint in output_dir; or a folder."},
     )
+    stop_at_update: int | None = field(
+        default=None,
+        metadata={"help": "Save and end after this update; --resume auto goes on from there."},
+    )
+    online: bool = field(
+        default=False,
+        metadata={"help": "The reward adapter may be another one whenever the run is resumed."},
+    )
     world_size: int | None = field(
         default=None, metadata={"help": "Processes asked for: any other number is an error."}
     )
@@ -169,7 +177,8 @@ class PPOConfig(TrainingArguments):
         for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
                      "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps",
                      "local_rollout_forward_batch_size", "sample_every", "eval_every",
-                     "save_total_limit", "world_size", "max_skipped"):  # fmt: skip
+                     "save_total_limit", "world_size", "max_skipped",
+                     "stop_at_update"):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
         for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value",
                      "adam_epsilon", "kl_k_beta", "kl_coef_max", "max_kl",
@@ -217,6 +226,8 @@ class PPOConfig(TrainingArguments):
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
+        if self.stop_at_update is not None and self.save_strategy == "no":
+            raise InputError("stop_at_update needs save_strategy: steps", "stop_at_update")
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward needs value: adapter", "value_init")
 

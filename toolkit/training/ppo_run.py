@@ -23,7 +23,7 @@ from toolkit.data.files import atomic_directory, clear_leftovers, write_json, wr
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
-from toolkit.models.actors import POLICY, Actors
+from toolkit.models.actors import POLICY, REWARD, Actors
 from toolkit.models.separate import SeparateModels
 from toolkit.training.checkpoints import (
     check_same,
@@ -150,6 +150,8 @@ class Run:
         self.best: float | None = None
         self.recomputes = trainer.args.recompute_logprobs
         self._signal = 0
+        # Of an online run: which reward model it has now, noted with all that it scores.
+        self.reward = digest_of(trainer.model, reward=True) if trainer.args.online else None
 
     @property
     def folder(self) -> Path:
@@ -164,6 +166,8 @@ class Run:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             whole.pop(name)
         rewards = t.rewards.identity()
+        if t.args.online:  # the reward model may change; what else is frozen may not
+            whole |= {"online": True, "frozen": digest_of(t.model, reward=False)}
         return whole | {"batch_size": t.batch_size, "prompts": digest, "rewards": rewards}
 
     def updates(self, resume: str | bool | None) -> Iterator[int]:
@@ -183,7 +187,7 @@ class Run:
         t.journal.start(done)
         self._signal = 0
         with self._listening():
-            for update in range(done + 1, t.num_updates + 1):
+            for update in range(done + 1, min(t.num_updates, t.args.stop_at_update or 1 << 60) + 1):
                 yield update
                 if t.journal.control.should_training_stop:  # a callback's wish
                     return
@@ -206,11 +210,16 @@ class Run:
         state = load_checkpoint(path, trained, t.optimizer, self._optimized())
         t.kl.load_state_dict(state["kl"])
         t.guards.load_state_dict(state["guards"])
-        t.model.gain, t.model.bias = state["gain"], state["bias"]
         t.generator.set_state(_from_hex(state["generator"]))
         if t.lr_scheduler is not None:
             t.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.best, self.recomputes = state["best"], state["recomputes"]
+        if self.reward is None or self.reward == state["reward"]:
+            t.model.gain, t.model.bias = state["gain"], state["bias"]
+        else:  # nothing that was measured by the old reward model says anything of the new one
+            t.journal.say(f"the reward model has changed: {state['reward']} to {self.reward}")
+            t.guards.forget_scores()
+            self.best = None
         others = state["other_ranks"]
         if t.ranks.rank and t.ranks.rank <= len(others):
             mine = others[t.ranks.rank - 1]
@@ -246,6 +255,8 @@ class Run:
             "recomputes": self.recomputes,
             "other_ranks": everyone[1:],
         }
+        if self.reward is not None:
+            state["reward"] = self.reward
         path = self.folder / f"checkpoint-{update:06d}"
         if t.ranks.is_main:
             save_checkpoint(
@@ -259,7 +270,9 @@ class Run:
     def finish(self, update: int, row: Row, rollout: Rollout) -> None:
         """Evaluate, write the row, show samples, save; then stop if a signal has come."""
         t, args = self.trainer, self.trainer.args
-        last = update == t.num_updates
+        last, pause = update == t.num_updates, update == args.stop_at_update
+        if self.reward is not None:
+            row["reward"] = self.reward
         if t.lr_scheduler is not None:
             t.lr_scheduler.step()
         if t.eval_dataset is not None and (update % args.eval_every == 0 or last):
@@ -281,7 +294,8 @@ class Run:
             self.recomputes = True
         stop = int(t.ranks.largest(torch.tensor(float(self._signal), device=t.model.device)))
         wanted = t.journal.control.should_training_stop
-        if args.save_strategy != "no" and (update % args.save_steps == 0 or last or stop or wanted):
+        due = update % args.save_steps == 0 or last or pause or stop or wanted
+        if args.save_strategy != "no" and due:
             path = self.checkpoint(update)
             if stop:
                 raise Interrupted(stop, path)
@@ -411,6 +425,18 @@ def _to_hex(state: torch.Tensor) -> str:
 
 def _from_hex(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+def digest_of(model: Actors, reward: bool) -> str:
+    """A hash of the reward model (adapter, head, gain and bias), or of what else is frozen."""
+    digest = hashlib.sha256(repr((model.gain, model.bias) if reward else None).encode())
+    for name, parameter in model.named_parameters():
+        of_reward = f".{REWARD}." in name or name.startswith("reward")
+        frozen = "lora_" in name and not parameter.requires_grad
+        if of_reward == reward and (of_reward or frozen):
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def hash_of(value: Any) -> str:
