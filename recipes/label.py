@@ -13,16 +13,15 @@ page), and when that ends --output gets all picks so far. You should see how man
 
 import random
 from dataclasses import dataclass, field
-from functools import partial
 
 from tqdm.auto import tqdm
 
-from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments
+from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments, load_picker
 from toolkit.cli import run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker, ScriptedLabeller
+from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
 from toolkit.training.rewards import call_reward_function
 
@@ -61,16 +60,10 @@ def main(
         return to_file(scorer_args, args)
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
-    judge, scripted = judge_args.load(), None
-    if judge is not None or scorer_args.given:
-        picker: Picker
-        if judge is not None:
-            picker = JudgePicker(judge)
-        else:
-            function = scorer_args.function()
-            picker = ScorePicker(partial(call_reward_function, function, columns={}))
-        name = args.labeler or judge_args.judge_model or scorer_args.reward_function or "lexicon"
-        scripted = ScriptedLabeller(name, picker, args.noise, args.ties, args.seed)
+    scripted = None
+    if (found := load_picker(judge_args, scorer_args)) is not None:
+        name = args.labeler or found[0]
+        scripted = ScriptedLabeller(name, found[1], args.noise, args.ties, args.seed)
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
 
     # The store: items in, then scripts and people at work, then picks out.

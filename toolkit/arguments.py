@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from toolkit.data.files import require_file
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.judge import HTTPJudge
+from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
 from toolkit.labeling.quality import quality
 from toolkit.labeling.scripted import Lexicon, load_function
 from toolkit.labeling.server import (
@@ -37,7 +39,7 @@ from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reload import verify_reload
 from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rewards import RewardFunction
+from toolkit.training.rewards import RewardFunction, call_reward_function
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 PRECISIONS = ("4bit", "bf16", "fp32")
@@ -267,6 +269,25 @@ class JudgeArguments:
             self.judge_url, self.judge_model, self.judge_key_variable,
             input_price=self.judge_prices[0], output_price=self.judge_prices[1],
         )  # fmt: skip
+
+
+def load_picker(
+    judge_args: JudgeArguments, scorer_args: FunctionArguments
+) -> tuple[str, Picker] | None:
+    """A scripted labeller's name and picker; None where neither a judge nor a scorer was given.
+
+    Raises:
+        InputError: both, or more than one scorer, or one that does not load.
+    """
+    judge = judge_args.load()
+    if judge is None and not scorer_args.given:
+        return None
+    if judge is not None and scorer_args.given:
+        raise InputError("judge_url and a scorer given: one labeller at a time", "judge_url")
+    if judge is not None:
+        return judge.model, JudgePicker(judge)
+    function = partial(call_reward_function, scorer_args.function(), columns={})
+    return scorer_args.reward_function or "lexicon", ScorePicker(function)
 
 
 @dataclass

@@ -26,8 +26,12 @@ def _lines(rows: Iterator[Row]) -> Iterator[bytes]:
         yield text.encode("utf-8", "backslashreplace")
 
 
-def _whole(value: Any) -> Iterator[bytes]:
-    yield json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
+def _whole(tasks: list[Row]) -> Iterator[bytes]:
+    yield b"["  # a task a line
+    yield b",\n".join(
+        json.dumps(task, ensure_ascii=False).encode("utf-8", "backslashreplace") for task in tasks
+    )
+    yield b"]\n"
 
 
 EXPORTS: dict[str, Callable[[Store], Iterator[bytes]]] = {

@@ -6,17 +6,19 @@ escaped by the templates, with invisible and bidirectional characters written ou
 page comes from another address, and nothing that tells the model, its step or a score is sent.
 """
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import logging
 import math
+import signal
 import socket
 import sqlite3
 import time
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -534,6 +536,18 @@ def host_names(listening: socket.socket, more: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([f"{name}:{port}" for name in names] + more))
 
 
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but the signal is not raised again at the end: picks are to be written."""
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Answer until SIGINT or SIGTERM. Requests are not logged: invite links are in some."""
     config = uvicorn.Config(
@@ -541,4 +555,4 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
         limit_concurrency=512, timeout_keep_alive=15, h11_max_incomplete_event_size=16 * 1024,
         timeout_graceful_shutdown=5, http="h11", ws="none", lifespan="off",
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listening])

@@ -257,17 +257,16 @@ class Store:
                 f"{self.path}: made by a newer version of the toolkit (schema {version}, this one "
                 f"knows {len(MIGRATIONS)}): update the toolkit"
             )
-        others = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version == 0 and others:
-            raise InputError(f"{self.path}: an SQLite file, but not a store of labels")
-        while version < len(MIGRATIONS):
-            with self._writing() as db:
-                found = db.execute("PRAGMA user_version").fetchone()[0]
-                if found == version:  # another process may have been faster
-                    for statement in _statements(MIGRATIONS[version]):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {version + 1}")
-            version += 1
+        if version == len(MIGRATIONS):
+            return
+        with self._writing() as db:  # another process may be at the same
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+                raise InputError(f"{self.path}: an SQLite file, but not a store of labels")
+            for script in MIGRATIONS[version:]:
+                for statement in _statements(script):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def check(self) -> None:
         """Raise InputError if the file is damaged, or labels are not what the events say."""
