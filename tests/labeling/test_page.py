@@ -111,16 +111,19 @@ def test_two_people_label_by_keyboard_and_the_export_is_what_they_chose(
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         ann = Browser(chromium, links["ann"], viewport={"width": 1280, "height": 800})
-        bob = Browser(chromium, links["bob"], viewport={"width": 390, "height": 844},
-                      color_scheme="dark")  # fmt: skip
-        ann.picture("wide-light")
-        bob.picture("narrow-dark")
+        bob = Browser(chromium, links["bob"], viewport={"width": 390, "height": 844})
+        for person, width in ((ann, "wide"), (bob, "narrow")):
+            for scheme in ("light", "dark"):
+                person.page.emulate_media(color_scheme=scheme)
+                person.picture(f"{width}-{scheme}")
         label_as_ann(ann)
         label_as_bob(bob)
         admin = Browser(chromium, links["admin"], viewport={"width": 1280, "height": 800})
         with admin.page.expect_download() as download:
             admin.page.get_by_role("link", name="picks as comparisons").click()
         admin.picture("admin-light")
+        admin.page.emulate_media(color_scheme="dark")
+        admin.picture("admin-dark")
         content = Path(download.value.path()).read_text(encoding="utf-8")
         assert ann.problems == bob.problems == admin.problems == []
         chromium.close()
