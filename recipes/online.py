@@ -1,0 +1,116 @@
+"""The paper's online loop in rounds: sample the policy, label, retrain the reward model, PPO.
+
+    accelerate launch recipes/online.py --config recipes/configs/demo/online.yaml
+
+A round samples from the current policy, has that labelled in an SQLite store until there are l(n)
+picks (--schedule), retrains the reward model from the base on all picks so far, and goes on with
+one PPO run against it. The labeller is a script or, with --wait, people on the page of `label.py
+--serve --store OUTPUT_DIR/labels.sqlite`. Stages have their settings from --sample_config,
+--reward_config and --ppo_config. Killed, it goes on by the same command, to the same end; a file
+OUTPUT_DIR/STOP ends it in order. You should see a line for each phase, and in rounds.jsonl labels,
+reward accuracy, score, KL, and how often labellers prefer the policy to the untuned model.
+"""
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import ppo
+import reward
+import sample
+import torch
+from transformers import set_seed
+
+from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
+from toolkit.cli import bind, call, changed, run
+from toolkit.data.files import read_jsonl
+from toolkit.data.prompts import read_prompts
+from toolkit.errors import InputError
+from toolkit.labeling.labellers import ScriptedLabeller
+from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
+from toolkit.labeling.store import Settings, Store
+
+Main = Callable[..., Any]
+RECIPES: dict[str, Main] = {"sample": sample.main, "reward": reward.main, "ppo": ppo.main}
+
+
+def main(
+    model_args: ModelArguments, scorer: FunctionArguments, judge: JudgeArguments,
+    args: OnlineArguments,
+) -> int:  # fmt: skip
+    # Everything that can be wrong is found before a model is loaded.
+    labeller = labeller_of(scorer, judge, args)
+    model = [w for k, v in dataclasses.asdict(model_args).items() for w in (f"--{k}", str(v))]
+    configs = {"sample": args.sample_config, "reward": args.reward_config, "ppo": args.ppo_config}
+    words = {name: [*(["--config", path] if path else []), *model, "--seed", str(args.seed)]
+             for name, path in configs.items()}  # fmt: skip
+    bound = {name: bind(RECIPES[name], words[name]) for name in words}
+    (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
+    check_stages(model_args, bound, args)
+    plan = args.plan(config.total_episodes, config.local_batch_size)
+    prompts = [row for _, row in read_jsonl(sample_args.prompts, "--prompts")][: sample_args.limit]
+    settings = {name: changed(*parts) for name, parts in bound.items()}
+    out = claim(args, settings | {"scorer": changed(scorer, judge)})
+
+    def stage(name: str, more: list[str]) -> Any:
+        set_seed(args.seed)  # whichever stages this process has run before
+        result = call(RECIPES[name], [*words[name], "--overwrite", *more])
+        gc.collect()  # a trainer's circles, before the next model is loaded
+        torch.cuda.empty_cache()
+        return result
+
+    # The rounds.
+    with Store(args.store or out / "labels.sqlite", Settings(overlap=args.overlap)) as store:
+        loop = Loop(args, plan, stage, store, labeller, prompts, sample_args.completions, {
+            "model": model_args.model_name_or_path, "temperature": sampling.temperature,
+        })  # fmt: skip
+        try:
+            rows = loop.run()
+        except LoopEnded as ending:
+            print(f"ended: {ending}")
+            return ending.code
+    print("\n".join(["", *map(summary, rows), f"policy adapter: {out / 'ppo/adapters/policy'}"]))
+    return 0
+
+
+def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: OnlineArguments) -> None:
+    """Raise InputError unless the stages' settings are right, and go together."""
+    (_, sampling, sample_args), eval_rows = bound["sample"], bound["reward"][3].eval_rows
+    _, _, rewards, prompt_args, config = bound["ppo"]
+    check_alike(sampling, config)
+    if rewards.reward_model or rewards.lexicon or rewards.reward_function:
+        raise InputError("ppo_config: the reward is the adapter of each round, and no other")
+    if prompt_args.policy_adapter is not None:
+        raise InputError("ppo_config: the loop starts from the base, not a policy_adapter")
+    if config.save_strategy == "no":
+        raise InputError("ppo_config: save_strategy: steps is needed")
+    if eval_rows is not None and eval_rows >= args.initial_labels:
+        raise InputError(f"reward_config: eval_rows {eval_rows} of {args.initial_labels} labels")
+    tokenizer = model_args.tokenizer()
+    asked, _ = read_prompts(
+        sample_args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens,
+        sample_args.limit, chat_template=sample_args.chat_template,
+    )  # fmt: skip
+    prompts, held_out, _ = prompt_args.load(tokenizer)
+    config.rule(tokenizer), sampling.rule(tokenizer)
+    model_args.check_context(asked + prompts + (held_out or []), config.response_length)
+
+
+def labeller_of(
+    scorer: FunctionArguments, judge: JudgeArguments, args: OnlineArguments
+) -> ScriptedLabeller | None:
+    """The script that labels; None for people."""
+    found = load_picker(judge, scorer)
+    if (found is None) != args.wait:
+        raise InputError(
+            "who labels? Give one: --lexicon, --reward_function, --judge_url or --wait"
+        )
+    if found is None:
+        return None
+    name, picker = found
+    return ScriptedLabeller(args.labeler or name, picker, args.noise, seed=args.seed)
+
+
+if __name__ == "__main__":
+    run(main)
