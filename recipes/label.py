@@ -57,6 +57,7 @@ def main(
     args: LabelArguments,
 ) -> None:
     if store_args.path is None:
+        store_args.needed_by(judge_args.judge_url)
         return to_file(scorer_args, args)
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")

@@ -42,6 +42,7 @@ from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rewards import RewardFunction, call_reward_function
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 
+ADMIN = " admin"  # no name that anybody could type or import
 PRECISIONS = ("4bit", "bf16", "fp32")
 
 
@@ -307,7 +308,10 @@ class StoreArguments:
     )
     https: bool = field(default=False, metadata={"help": "A proxy before the page speaks https."})
     invite: str | None = field(
-        default=None, metadata={"help": "Names, by commas: a new invite link for each."}
+        default=None, metadata={"help": "Names, by commas: an invite link for each new one."}
+    )
+    reinvite: bool = field(
+        default=False, metadata={"help": "New links for names that have one; the old ones end."}
     )
     guidelines: str | None = field(
         default=None, metadata={"help": "Text file of what to look for, shown above the items."}
@@ -331,7 +335,10 @@ class StoreArguments:
             check_range(name, getattr(self, name), low=0, high=1)
         check_range("repeats + gold_share", self.repeats + self.gold_share, low=0, high=0.9)
         check_range("lease_minutes", self.lease_minutes, above=0)
-        check_range("requests_per_second", self.requests_per_second, above=0)
+        check_range("requests_per_second", self.requests_per_second, above=0, high=1e6)
+        for name in self.public_host:
+            if "/" in name or not name:
+                raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
         if self.serve and not is_loopback(self.host) and not self.public_host:
             raise InputError(
                 f"host: {self.host} can be reached from other machines: say by which names, "
@@ -342,6 +349,13 @@ class StoreArguments:
     def path(self) -> str | None:
         """Where the store is; None for no store."""
         return self.store or ("outputs/labels.sqlite" if self.serve else None)
+
+    def needed_by(self, judge_url: str | None) -> None:
+        """Raise InputError if something was asked for that works in a store alone."""
+        given = {"judge_url": judge_url, "invite": self.invite, "gold": self.gold}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} needs a --store", name)
 
     def open(self) -> Store:
         """The store, with the gold items in it.
@@ -381,8 +395,12 @@ class StoreArguments:
             guidelines=self.text() or PageSettings.guidelines,
         )  # fmt: skip
         for name in filter(None, (n.strip() for n in (self.invite or "").split(","))):
-            print(f"invite link for {name}: {address}/invite/{store.invite(name)}")
-        print(f"admin link: {address}/invite/{store.invite('admin', 'admin')}", flush=True)
+            if store.has_token(name) and not self.reinvite:
+                print(f"{name} has a link already (--reinvite makes a new one and ends the old)")
+            else:
+                print(f"invite link for {name}: {address}/invite/{store.invite(name)}")
+        admin = store.invite(ADMIN, "admin", end_sessions=False)
+        print(f"admin link: {address}/invite/{admin}", flush=True)
         serve(Pages(store, settings, quality).app(), listening)
 
 

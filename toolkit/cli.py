@@ -14,6 +14,7 @@ import enum
 import importlib.metadata
 import os
 import platform
+import sqlite3
 import sys
 import types
 import typing
@@ -68,6 +69,9 @@ def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
     except Interrupted as error:
         print(f"interrupted: {_one_line(error)}", file=sys.stderr)
         sys.exit(error.code)
+    except sqlite3.Error as error:  # the store of labels: locked, full, gone
+        print(f"error: the store of labels: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:  # no such folder, no permission, disk full: nothing to debug
         if error.filename is None:
             raise

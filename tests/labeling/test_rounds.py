@@ -166,6 +166,31 @@ def test_people_are_waited_for_and_the_wait_can_be_ended(tmp_path: Path) -> None
     store.close()
 
 
+@pytest.mark.parametrize("overlap", [0.0, 1.0])
+def test_what_the_only_person_skips_is_made_up_for_and_what_they_hold_is_waited_for(
+    tmp_path: Path, overlap: float
+) -> None:
+    store = Store(tmp_path / "s.sqlite", Settings(overlap=overlap, repeats=0.0))
+    store.add_items(items(0, 3, False))
+    ann = store.by_token(store.invite("ann"))
+    assert ann is not None
+    said, asked = iter(["pick", "skip", "hold", "hold", "pick", "hold", "pick"]), []
+
+    def look() -> None:
+        action = next(said)
+        task = store.next_task(ann)
+        if action != "hold" and task is not None:
+            store.record(ann, task.form, action, 0 if action == "pick" else None)
+
+    def more(count: int) -> None:
+        asked.append(count)
+        store.add_items(items(1, count, False))
+
+    assert len(label_until(store, 0, 3, True, None, more, look, poll=0.001)) == 3
+    assert len(asked) == 1  # after the skip, when nothing is left; not while the last is held
+    store.close()
+
+
 def rate(wins: int, trials: int) -> dict[str, Any]:
     return win_rate(
         [

@@ -357,6 +357,29 @@ def test_matches_are_no_comparisons_to_train_on(tmp_path: Path) -> None:
     assert len(list(store.picks(kind="match"))) == 3
 
 
+def test_a_corrected_gold_answer_is_taken(tmp_path: Path) -> None:
+    store, _, _ = new(tmp_path, 0)
+    for best in (0, 2):
+        store.add_items([rows(1)[0] | {"best": best}], gold=True)
+    assert [row[0] for row in store.db.execute("SELECT gold FROM items")] == [2]
+
+
+def test_who_was_imported_can_be_invited_but_a_script_that_worked_can_not(tmp_path: Path) -> None:
+    store, _, _ = new(tmp_path, 2)
+    store.add_picks([rows(1)[0] | {"best": 1, "labeler": "cleo"}])
+    cleo = store.by_token(store.invite("cleo"))
+    assert cleo.kind == "person" and store.has_token("cleo") and not store.has_token("dora")
+    label_all(store, store.script("bot"))
+    with pytest.raises(InputError, match="'bot' is a script"):
+        store.invite("bot")
+
+
+def test_numbers_that_are_no_json_are_refused(tmp_path: Path) -> None:
+    store, _, _ = new(tmp_path, 0)
+    with pytest.raises(InputError, match="NaN or infinity"):
+        store.add_items([rows(1)[0] | {"weight": float("nan")}])
+
+
 def test_many_threads_and_two_connections_lose_nothing(tmp_path: Path) -> None:
     store, _, _ = new(tmp_path, 120, Settings(overlap=0.5, repeats=0.0))
     second = Store(store.path, store.settings)

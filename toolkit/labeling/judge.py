@@ -228,7 +228,11 @@ def _address(base_url: str) -> str:
         raise InputError("base_url: not an address", "base_url") from None
     if url.userinfo or url.query or url.fragment:
         raise InputError("base_url: has a name, password or query in it (leave it out)", "base_url")
-    if url.scheme not in ("http", "https") or not url.host:
+    try:
+        url.host.encode("idna")
+    except UnicodeError:
+        raise InputError(f"base_url: {base_url!r:.80}: no such host", "base_url") from None
+    if url.scheme not in ("http", "https") or not url.host or " " in base_url:
         raise InputError(
             f"base_url: {base_url!r:.80}, but must be like http://localhost:8000/v1", "base_url"
         )

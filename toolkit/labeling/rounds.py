@@ -182,7 +182,7 @@ class Plan(NamedTuple):
 
 
 # May differ when a loop goes on.
-FREE = {"output_dir", "store", "wait", "poll_seconds", "on_alarm"}
+FREE = {"output_dir", "wait", "poll_seconds", "on_alarm"}
 
 
 def claim(args: OnlineArguments, settings: Row) -> Path:
@@ -237,12 +237,14 @@ def with_sides(policy: list[Row], reference: Iterable[Row]) -> list[Row]:
     Such a row has the reference's two completions, the policy's first two, and ``sides``, which
     says where each came from and is never shown.
     """
-    waiting = {json.dumps(row["prompt"]): row["completions"] for row in reference}
+    waiting: dict[str, list[list[str]]] = {}
+    for row in reference:
+        waiting.setdefault(json.dumps(row["prompt"]), []).append(row["completions"])
     rows = []
     for row in policy:
-        theirs = waiting.pop(json.dumps(row["prompt"]), None)
-        if theirs is not None:
-            both = theirs[:2] + row["completions"][:2]
+        theirs = waiting.get(json.dumps(row["prompt"]))
+        if theirs:
+            both = theirs.pop(0)[:2] + row["completions"][:2]
             row = row | {"completions": both, "sides": [REFERENCE] * 2 + [POLICY] * 2}
         rows.append(row)
     return rows
@@ -270,6 +272,15 @@ def unanswered(store: Store, number: int) -> int:
         "json_extract(extra, '$.sides') IS NOT NULL AND NOT EXISTS "
         "(SELECT 1 FROM labels l WHERE l.item = i.id)", (number,),
     ).fetchone()[0]  # fmt: skip
+
+
+def nobody_answered(store: Store) -> bool:
+    """Whether there is an item of which nobody has said anything, on somebody's screen or not."""
+    query = (
+        "SELECT 1 FROM items i WHERE gold IS NULL AND NOT EXISTS "
+        "(SELECT 1 FROM labels l WHERE l.item = i.id AND l.turn = 0) LIMIT 1"
+    )
+    return store.db.execute(query).fetchone() is not None
 
 
 def items_for(store: Store, missing: int, picks: int) -> int:
@@ -317,7 +328,7 @@ def label_until(
             if none_left and missing <= 0:  # what is open, others hold
                 return picks
         else:
-            none_left = not store.progress()["left"]
+            none_left = not nobody_answered(store)
             if told != len(picks):
                 told = len(picks)
                 print(f"waiting for people: {told} of {wanted} picks, {open_items} validation "
@@ -326,6 +337,13 @@ def label_until(
             more(math.ceil(1.1 * items_for(store, missing, len(picks))) + 2)
         elif labeller is None:
             time.sleep(poll)
+
+
+def _is_match(row: Row) -> bool:
+    """Whether this is a validation item of ours, not a row from elsewhere with such a field."""
+    sides, source = row.get("sides"), row.get("source")
+    known = isinstance(sides, list) and row["best"] < len(sides)
+    return known and isinstance(source, dict) and "round" in source
 
 
 def win_rate(picks: Iterable[Row], number: int | None = None) -> Row:
@@ -338,7 +356,7 @@ def win_rate(picks: Iterable[Row], number: int | None = None) -> Row:
     sides = [
         row["sides"][row["best"]]
         for row in picks
-        if "sides" in row and number in (None, row["source"]["round"])
+        if _is_match(row) and number in (None, row["source"]["round"])
     ]
     wins, trials = sides.count(POLICY), len(sides)
     low, high = wilson_interval(wins, trials)

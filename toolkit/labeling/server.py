@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
+import itertools
 import logging
 import math
 import signal
@@ -30,7 +31,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,7 +49,7 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # under no-referrer a form's Origin is null
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -186,24 +187,16 @@ class Guard:
         return True
 
 
+HIDDEN = Markup('<span class="hidden-character">{}</span>')
+
+
 def shown(text: Any) -> Markup:
     """Text for the page: escaped, with characters that an eye would miss written out and marked."""
-    marked = Markup("")
-    for line_number, line in enumerate(str(text).split("\n")):
-        if line_number:
-            marked += Markup("\n")
-        run = ""
-        for character in line:
-            written = printable(character)
-            if written == character:
-                run += character
-            else:
-                marked += escape(run) + Markup('<span class="hidden-character">{}</span>').format(
-                    written
-                )
-                run = ""
-        marked += escape(run)
-    return marked
+    pieces: list[Markup] = []
+    for hidden, run in itertools.groupby(str(text), lambda c: c != "\n" and printable(c) != c):
+        piece = "".join(run)
+        pieces.append(HIDDEN.format(printable(piece)) if hidden else escape(piece))
+    return Markup("").join(pieces)
 
 
 def _plain(text: str, status: int) -> Response:
@@ -335,10 +328,10 @@ class Pages:
         if who.kind == "admin":
             return RedirectResponse("/admin", 303)
         task, undoable, progress = await run_in_threadpool(self._state, who)
-        return self.page(
-            "label.html" if task else "done.html", task=task, csrf=csrf_of(secret), who=who.name,
-            guidelines=self.settings.guidelines, undoable=undoable, progress=progress,
-            note=NOTES.get(request.query_params.get("note", ""), ""),
+        return await run_in_threadpool(  # a long text takes a while
+            self.page, "label.html" if task else "done.html", task=task, csrf=csrf_of(secret),
+            who=who.name, guidelines=self.settings.guidelines, undoable=undoable,
+            progress=progress, note=NOTES.get(request.query_params.get("note", ""), ""),
         )  # fmt: skip
 
     def _state(self, who: Labeller) -> tuple[Any, int | None, dict[str, Any]]:
@@ -473,9 +466,8 @@ class Pages:
         if name not in EXPORTS:
             raise HTTPException(404, "nothing here")
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(
-            EXPORTS[name](self.store), headers=headers, media_type="application/json"
-        )
+        pieces = await run_in_threadpool(EXPORTS[name], self.store)
+        return StreamingResponse(pieces, headers=headers, media_type="application/json")
 
 
 async def _fields(request: Request) -> dict[str, str]:
@@ -492,7 +484,7 @@ async def _fields(request: Request) -> dict[str, str]:
             (await request.body()).decode("ascii"), keep_blank_values=True, strict_parsing=False,
             encoding="utf-8", errors="strict", max_num_fields=16,
         )  # fmt: skip
-    except (UnicodeDecodeError, ValueError):
+    except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "this is no form") from None
     if len({name for name, _ in pairs}) != len(pairs):
         raise HTTPException(400, "a field came twice")

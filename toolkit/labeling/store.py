@@ -328,17 +328,23 @@ class Store:
     ) -> tuple[int, bool]:
         said = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn")
         extra = {k: v for k, v in row.items() if k not in said}
-        content = (json.dumps(row["prompt"]), json.dumps(row["completions"]))
+        try:  # NaN is no JSON, to SQLite or to others
+            kept = json.dumps(extra, allow_nan=False)
+        except ValueError:
+            raise InputError(f"a field of {list(extra)} holds NaN or infinity") from None
+        content = (json.dumps(row["prompt"], sort_keys=True), json.dumps(row["completions"]))
         digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
         found = db.execute("SELECT id FROM items WHERE digest = ?", (digest,)).fetchone()
         if found is not None:
+            if gold:  # its answer may have been corrected
+                db.execute("UPDATE items SET gold = ? WHERE id = ?", (row["best"], found[0]))
             return found[0], False
         luck = draw(self.settings.seed, digest)
         place, twice = luck.getrandbits(62), luck.random() < self.settings.overlap
         cursor = db.execute(
             "INSERT INTO items (digest, kind, prompt, completions, extra, gold, place, wanted) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (digest, kind, *content, json.dumps(extra), row["best"] if gold else None, place,
+            (digest, kind, *content, kept, row["best"] if gold else None, place,
              0 if gold else 1 + twice),
         )  # fmt: skip
         assert cursor.lastrowid is not None
@@ -346,13 +352,14 @@ class Store:
 
     # Labellers
 
-    def invite(self, name: str, kind: str = "person") -> str:
-        """A new token for this name, whose earlier one and sessions end; it is kept hashed."""
+    def invite(self, name: str, kind: str = "person", end_sessions: bool = True) -> str:
+        """A new token for this name, kept hashed; the earlier one ends, and sessions too."""
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
             labeller = self._labeller(db, name, kind)
             db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeller.id))
-            db.execute("DELETE FROM sessions WHERE labeller = ?", (labeller.id,))
+            if end_sessions:
+                db.execute("DELETE FROM sessions WHERE labeller = ?", (labeller.id,))
         return token
 
     def script(self, name: str) -> Labeller:
@@ -369,11 +376,25 @@ class Store:
             )
             assert cursor.lastrowid is not None
             return Labeller(cursor.lastrowid, name, kind)
+        if row["kind"] == "script" and kind == "person" and not self._worked(db, row["id"]):
+            db.execute("UPDATE labellers SET kind = 'person' WHERE id = ?", (row["id"],))
+            return Labeller(row["id"], name, kind)
         if row["kind"] != kind:
             raise InputError(
                 f"labeller {name!r} is a {row['kind']}, not a {kind}: take another name"
             )
         return Labeller(*row)
+
+    @staticmethod
+    def _worked(db: sqlite3.Connection, labeller: int) -> bool:
+        """Whether this one has labelled here, beside what was imported under the name."""
+        query = "SELECT 1 FROM events WHERE labeller = ? AND form NOT LIKE 'import %' LIMIT 1"
+        return db.execute(query, (labeller,)).fetchone() is not None
+
+    def has_token(self, name: str) -> bool:
+        """Whether this name has an invite link."""
+        row = self.db.execute("SELECT token FROM labellers WHERE name = ?", (name,)).fetchone()
+        return row is not None and row[0] is not None
 
     def by_token(self, token: str) -> Labeller | None:
         """Whose token it is."""
