@@ -20,7 +20,7 @@ from toolkit.arguments import (
     RewardArguments,
     memory_planner,
 )
-from toolkit.cli import run
+from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
@@ -78,6 +78,10 @@ def main(
     )  # fmt: skip
     if args.overwrite and config.resume is None and ranks.is_main:
         clear_run(config.folder)
+    if ranks.is_main:
+        facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
+        write_run(config.folder / "run.json", model_args, lora, reward_args, args, config,
+                  data=facts)  # fmt: skip
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)

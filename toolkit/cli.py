@@ -15,6 +15,7 @@ import importlib.metadata
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import types
 import typing
@@ -209,11 +210,28 @@ def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
             "seed": next((a.seed for a in arguments if hasattr(a, "seed")), None),
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
+            "git": git_commit(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         | facts,
     )
+
+
+def git_commit() -> str | None:
+    """The toolkit's commit, with "+changes" where its files are not as committed; None without."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # installed, or no git
+        return None
+    return head + ("+changes" if changes else "")
 
 
 def _names(parser: argparse.ArgumentParser) -> list[str]:
