@@ -1,0 +1,79 @@
+"""Tune the policy by TRL's RLOO against the reward that ppo.py takes: no value model, no clipping
+of values; each completion's baseline is the mean reward of its prompt's other completions.
+
+    accelerate launch recipes/rloo.py --reward_adapter outputs/reward/adapter
+
+Prompts, rewards, sampling and truncation are ppo.py's, sampled by its own loop; --beta is the fixed
+weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
+--policy_adapter. A reward adapter is loaded on a second copy of the base and scores text: that
+memory is needed once more. OUTPUT_DIR/adapter holds the adapter; log.jsonl, run.json and
+metrics.json lie there too. You should see `reward` rise and `kl` (nats per token) with it; with
+--eval_prompts the same on held-out prompts at the end.
+"""
+
+import json
+from typing import Any
+
+from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
+from toolkit.cli import run, write_run
+from toolkit.data.files import claim_output
+from toolkit.errors import InputError
+from toolkit.models.adapters import check_adapter
+from toolkit.models.other_base import TextRewardModel
+from toolkit.training.baselines import (
+    RLOOBaselineConfig,
+    VisibleReward,
+    rloo_trainer,
+    train_and_save,
+)
+
+
+def main(
+    model_args: ModelArguments,
+    lora: LoraArguments,
+    reward_args: RewardArguments,
+    args: PromptArguments,
+    config: RLOOBaselineConfig,
+) -> dict[str, Any]:
+    # Data and rewards, checked before a model is loaded.
+    out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    rule = config.rule(tokenizer)
+    parts = [
+        part if part is not None
+        else TextRewardModel(str(reward_args.reward_adapter), model_args.precision)
+        for part in reward_args.load(name, model_args.precision)
+    ]  # fmt: skip
+    weights = reward_args.reward_weights or [1.0] * len(parts)
+    if args.policy_adapter is not None:
+        check_adapter(
+            args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
+        )
+        if args.reference == "base":
+            raise InputError(
+                "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
+            )
+    prompts, held_out, left_out = args.load(tokenizer)
+    model_args.check_context(prompts + (held_out or []), config.response_length)
+    facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts,
+             "held_out_prompts": len(held_out or [])}  # fmt: skip
+    print(json.dumps(facts, indent=2))
+    reward = VisibleReward(parts, weights, rule, tokenizer, prompts)
+
+    # Train, save, load again.
+    metrics, history = train_and_save(
+        lambda: rloo_trainer(
+            model_args.base(), config, tokenizer, prompts, held_out, reward,
+            lora.config("CAUSAL_LM"), args.policy_adapter,
+        ),
+        out, model_args.base, name, model_args.precision, prompts[:8],
+    )  # fmt: skip
+    write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
+              metrics=metrics, history=history)  # fmt: skip
+    print(json.dumps(metrics, indent=2))
+    print(f"policy adapter: {out / 'adapter'}")
+    return metrics | {"history": history}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,90 @@
+"""Fine-tune the policy on the picks, or on plain text, by TRL's SFTTrainer: the plainest baseline.
+
+    accelerate launch recipes/sft.py --comparisons outputs/comparisons.jsonl
+
+Takes the comparisons that reward.py takes, holds out the same rows (with the same --seed and
+--eval_rows), and learns the tokens of each pick behind its prompt; nothing is put behind them
+unless --stop_token says so. --text FILE learns from rows of `text` instead. LoRA on the base, 4-bit
+by default. OUTPUT_DIR/adapter holds the adapter, which ppo.py and preference.py start from
+(--policy_adapter) and evaluate.py judges; log.jsonl, run.json and metrics.json lie there too. You
+should see loss and eval_loss fall; when eval_loss rises again, take fewer epochs.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments
+from toolkit.cli import run, write_run
+from toolkit.data.files import claim_output
+from toolkit.data.text import token_id
+from toolkit.models.adapters import check_adapter
+from toolkit.training.baselines import (
+    SFT_SCHEMA,
+    SFTBaselineConfig,
+    prepare_completions,
+    prepare_text,
+    sft_rows,
+    sft_trainer,
+    train_and_save,
+)
+
+
+@dataclass
+class SFTArguments:
+    text: str | None = field(
+        default=None, metadata={"help": "JSONL, Parquet, ... of `text`, in place of comparisons."}
+    )
+    stop_token: str | None = field(
+        default=None, metadata={"help": "Texts end with this token; 'eos' for the tokenizer's."}
+    )
+    policy_adapter: str | None = field(
+        default=None, metadata={"help": "Adapter that the policy starts from."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+
+
+def main(
+    model_args: ModelArguments,
+    lora: LoraArguments,
+    data_args: ComparisonArguments,
+    args: SFTArguments,
+    config: SFTBaselineConfig,
+) -> dict[str, Any]:
+    # Data, checked whole before a model is loaded.
+    out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    stop_id = token_id(tokenizer, args.stop_token, "stop_token")
+    longest = model_args.longest(config.max_length)
+    if args.policy_adapter is not None:
+        check_adapter(
+            args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
+        )
+    if args.text is not None:
+        data = prepare_text(
+            args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent
+        )
+    else:
+        data = prepare_completions(
+            data_args.open("best", config.seed), data_args.encoder(tokenizer, longest), stop_id,
+            sft_rows, SFT_SCHEMA, out.parent,
+        )  # fmt: skip
+    print(json.dumps(data.facts, indent=2))
+
+    # Train, save, load again.
+    metrics, history = train_and_save(
+        lambda: sft_trainer(
+            model_args.base(), config, tokenizer, data, lora.config("CAUSAL_LM"),
+            args.policy_adapter,
+        ),
+        out, model_args.base, name, model_args.precision, data.probes,
+    )  # fmt: skip
+    write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
+              metrics=metrics, history=history)  # fmt: skip
+    print(json.dumps(metrics, indent=2))
+    print(f"policy adapter: {out / 'adapter'}")
+    return metrics | {"history": history}
+
+
+if __name__ == "__main__":
+    run(main)
