@@ -87,8 +87,6 @@ def main(
     saved = trainer.save_model(precision=model_args.precision)
     if ranks.is_main:
         print(f"policy adapter: {saved}")
-        if config.push_to_hub:
-            print(f"pushed: {trainer.push_to_hub()}")
     return rows
 
 

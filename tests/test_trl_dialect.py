@@ -219,33 +219,13 @@ def test_completions_come_as_a_table(demo_model: str, tmp_path: Path) -> None:
     assert again == rows
 
 
-def test_pushing_uploads_weights_and_configurations_and_nothing_else(
-    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: dict[str, Any] = {}
-
-    class Hub:
-        def create_repo(self, name: str, private: bool, exist_ok: bool) -> Any:
-            sent.update(name=name, private=private)
-            return type("Repo", (), {"repo_id": f"me/{name}"})
-
-        def upload_folder(self, folder_path: Path, **kwargs: Any) -> str:
-            sent.update(kwargs, folder=folder_path)
-            return "https://hub/commit"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    trainer = PPOTrainer(config(tmp_path, save_steps=1), **parts(demo_model))
-    trainer.train()
-    assert trainer.push_to_hub(dataset_name="any") == "https://hub/commit"
-    assert sent["private"] is True and sent["repo_id"] == "me/out"
-    from huggingface_hub.utils import filter_repo_objects
-
-    files = [str(p.relative_to(sent["folder"])) for p in sent["folder"].rglob("*") if p.is_file()]
-    going = set(filter_repo_objects(
-        files, allow_patterns=sent["allow_patterns"], ignore_patterns=sent["ignore_patterns"]
-    ))  # fmt: skip
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= going
-    assert not [f for f in going if "log" in f or "checkpoint" in f or "timings" in f]
+def test_pushing_is_refused_before_a_run_and_after_it(demo_model: str, tmp_path: Path) -> None:
+    """TRL's flag and method: one line that names the recipe, which checks what it sends."""
+    with pytest.raises(InputError, match=r"^push_to_hub: .*recipes/publish\.py\)$"):
+        config(tmp_path, push_to_hub=True)
+    trainer = PPOTrainer(config(tmp_path), **parts(demo_model))
+    with pytest.raises(InputError, match=r"recipes/publish\.py"):
+        trainer.push_to_hub(dataset_name="any", commit_message="any")
 
 
 def test_the_defaults_are_trls() -> None:

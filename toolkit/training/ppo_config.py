@@ -19,15 +19,19 @@ USED = {
     "lr_scheduler_type", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed",
     "use_cpu", "bf16", "gradient_checkpointing", "activation_checkpointing", "num_train_epochs",
     "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
-    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "per_device_eval_batch_size",
 }  # fmt: skip
 # Fields that may differ when a run is resumed: nothing of what is learned depends on them.
 FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
-    "num_sample_generations", "per_device_eval_batch_size", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "num_train_epochs", "stop_at_update", "online",
+    "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
+    "online",
 }  # fmt: skip
+PUBLISH = (
+    "push_to_hub: a run sends nothing to the Hub (leave it out, and publish the adapter when you "
+    "have seen what would go: recipes/publish.py)"
+)
 
 
 @dataclass
@@ -233,6 +237,8 @@ class PPOConfig(TrainingArguments):
 
     def _refuse_what_is_not_used(self) -> None:
         """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
+        if self.push_to_hub:
+            raise InputError(PUBLISH, "push_to_hub")
         for f in dataclasses.fields(TrainingArguments):
             if f.name in USED | self.ALSO_TAKEN or not f.init:
                 continue

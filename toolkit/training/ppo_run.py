@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 # Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
 # autocast, 2e-2 in pure bf16 (measured). Beyond this something else is wrong with them.
 CAPTURE_TOLERANCE = 0.1
-UPLOADED = ["*.safetensors", "*config.json", "*token*", "*.jinja", "*.model", "vocab*", "merges*"]
 
 
 class Interrupted(Exception):
@@ -401,22 +400,6 @@ class Run:
                 shutil.rmtree(aside, ignore_errors=True)
         t.ranks.wait()
         return target if whole else target / "policy"
-
-    def push_to_hub(self, commit_message: str) -> str:
-        """``PPOTrainer.push_to_hub``."""
-        from huggingface_hub import HfApi
-
-        args = self.trainer.args
-        folder = self.save_model(self.folder, {})
-        name = args.hub_model_id or Path(args.output_dir or "").resolve().name
-        private = args.hub_private_repo is not False
-        api = HfApi()
-        repo = api.create_repo(name, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message=commit_message,
-            allow_patterns=UPLOADED, ignore_patterns=["checkpoint-*/*", "best/*"],
-        )  # fmt: skip
-        return str(commit)
 
 
 def _to_hex(state: torch.Tensor) -> str:

@@ -29,7 +29,7 @@ from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
 from toolkit.training.guards import Guards, RunStopped, check_signs
 from toolkit.training.journal import Journal, Row
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo_config import PUBLISH, PPOConfig
 from toolkit.training.ppo_run import Run, as_actors, as_prompts, as_rewards
 from toolkit.training.ranks import Ranks
 from toolkit.training.rewards import RewardFunction
@@ -401,16 +401,9 @@ class PPOTrainer:
         """
         return self.run.save_model(Path(output_dir or self.args.folder), facts)
 
-    def push_to_hub(self, commit_message: str = "Policy tuned by PPO", **kwargs: Any) -> str:
-        """Upload what ``save_model`` wrote, to a private repository unless told otherwise.
-
-        The token is that of the environment or of the login. Only weights, configurations and the
-        tokenizer go: no log, no arguments.
-
-        Returns:
-            The commit's address.
-        """
-        return self.run.push_to_hub(commit_message)
+    def push_to_hub(self, **kwargs: Any) -> None:
+        """TRL's name. Refused: recipes/publish.py shows what would go, checks it, and sends it."""
+        raise InputError(PUBLISH)
 
     def show(self, update: int, rollout: Rollout, count: int = 3) -> None:
         """Write the first few completions, as the scorer saw them, above the progress bar."""

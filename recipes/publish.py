@@ -1,0 +1,118 @@
+"""Publish a policy, reward or value adapter on the Hub, private unless told otherwise.
+
+    python recipes/publish.py --adapter outputs/ppo/adapters/policy --repo_id OWNER/NAME \\
+        --base_model_id OWNER/BASE --dry_run true
+
+Stages the files that will go (adapter, configurations, tokenizer, chat template, card; nothing
+else), looks through them for tokens and local paths, makes sure that the base's id on the Hub is
+the base that was trained on, and has a clean process load the adapter by the card's own lines: its
+numbers must be those of training. A dry run sends nothing: you should see each file with its
+SHA-256, the card, and a line for everything that would be refused (exit code 2, otherwise 0). The
+same command without --dry_run sends these bytes in one commit, verifies them, and prints the
+address; cut off, it goes on when run again. The token is HF_TOKEN or that of `hf auth login`.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from toolkit.cli import run
+from toolkit.data.files import claim_output
+from toolkit.errors import InputError
+from toolkit.hub.base import check_repo_id, find_base
+from toolkit.hub.card import render
+from toolkit.hub.connection import connect, model_info, require_token
+from toolkit.hub.gate import pass_gate
+from toolkit.hub.merge import check_merge, merge
+from toolkit.hub.source import read_results, read_source
+from toolkit.hub.stage import describe, read_template, stage
+from toolkit.hub.upload import publish
+
+
+@dataclass
+class PublishArguments:
+    """What goes where, and what the card says of it."""
+
+    adapter: str = field(
+        default="outputs/ppo/adapters/policy", metadata={"help": "Folder of the adapter."}
+    )
+    repo_id: str | None = field(default=None, metadata={"help": "Where to: OWNER/NAME."})
+    public: bool = field(default=False, metadata={"help": "For everybody to see."})
+    dry_run: bool = field(default=False, metadata={"help": "Show all, check all, send nothing."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The base here, if it was moved since the training."}
+    )
+    base_model_id: str | None = field(
+        default=None, metadata={"help": "The base on the Hub, where training had a local folder."}
+    )
+    base_revision: str | None = field(
+        default=None, metadata={"help": "Its branch, tag or commit; the card names the commit."}
+    )
+    precision: str | None = field(
+        default=None, metadata={"help": "Of the base in training, where toolkit.json is missing."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Where the base does not say (apache-2.0, say)."}
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "plain or a Jinja file; by default training's."}
+    )
+    evaluation: str | None = field(
+        default=None, metadata={"help": "Folder or file of evaluate.py, for KL and win rates."}
+    )
+    contender: str | None = field(
+        default=None, metadata={"help": "Its name there; by default told by its folder."}
+    )
+    data: str | None = field(default=None, metadata={"help": "A sentence on the data."})
+    labels: str | None = field(default=None, metadata={"help": "A sentence on who labelled."})
+    output_dir: str = field(
+        default="outputs/publish", metadata={"help": "The files are staged in a folder of it."}
+    )
+    merged_output: str | None = field(
+        default=None, metadata={"help": "Also write base and adapter as one model here (not sent)."}
+    )
+    merged_dtype: str = field(default="bf16", metadata={"help": "Its type: bf16 or fp32."})
+    merge_into_full_precision: bool = field(
+        default=False, metadata={"help": "Allow it for an adapter of a 4-bit base."}
+    )
+
+
+def main(args: PublishArguments) -> int:
+    # What there is, checked before a model is loaded.
+    repo_id = check_repo_id(args.repo_id, "repo_id")
+    source = read_source(args.adapter, args.precision)
+    results = read_results(args.evaluation, source.folder, args.contender)
+    template = read_template(source, args.chat_template)
+    if args.merged_output is not None:
+        check_merge(source, args.merged_dtype, args.merge_into_full_precision)
+        claim_output(args.merged_output, False, "merged_output")
+    if not args.dry_run:
+        require_token()
+
+    # The base on the Hub, the files, and whether they may go.
+    hub = connect()
+    base = find_base(
+        args.model_name_or_path or source.base_name, partial(model_info, hub), args.base_model_id,
+        args.base_revision or source.revision, source.facts.get("base_fingerprint"), args.license,
+    )  # fmt: skip
+    card = render(source, base, repo_id, results, args.data, args.labels)
+    folder = Path(args.output_dir) / repo_id.replace("/", "--")
+    staged = stage(source, base, card, template, folder)
+    print(describe(staged, repo_id, private=not args.public))
+    problems = base.problems + pass_gate(source, base, repo_id, card, folder)
+    if args.merged_output is not None:
+        print(merge(source, base, Path(args.merged_output), args.merged_dtype, template))
+
+    # Show, or send.
+    if args.dry_run:
+        print(f"\n{card}")
+        print("\n".join(f"would be refused: {line}" for line in problems) or "would be sent")
+        return 2 if problems else 0
+    if problems:
+        raise InputError(problems[0], details=problems[1:])
+    print(f"published: {publish(hub, repo_id, folder, staged.files, private=not args.public)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

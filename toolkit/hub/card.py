@@ -1,0 +1,304 @@
+"""The card: what the adapter is, what it learned from and how, what was measured, how to load it.
+
+What comes from files (names, settings, sources) is shown as inline code without control characters
+or backticks, so that no text of others can become a link, HTML or a heading.
+"""
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from toolkit.data.files import read_jsonl
+from toolkit.hub.base import Base
+from toolkit.hub.lines import Names, loading_lines
+from toolkit.hub.source import Facts, Results, Source
+
+UNMEASURED = "not measured"
+UNKNOWN = "not recorded"
+WHAT = {
+    "policy": "a policy tuned by PPO from human preferences (or from a stand-in for them: see "
+    "Labels), with a penalty on the KL divergence from its reference",
+    "reward": "a reward model: it gives a text one score, the higher the more likely that the text "
+    "is the one that was picked among several",
+    "value": "the value function of a PPO run: for each token it predicts the sum of the rewards "
+    "still to come (score minus KL penalty); it is of use to go on with that run",
+}
+METHOD = {
+    "policy": "PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+    "reward": "A scalar head on a LoRA adapter, trained on comparisons. Scores are scaled by gain "
+    "and bias to mean 0 and standard deviation 1 on samples of the untuned model.",
+    "value": "Trained together with its policy by PPO, on returns by generalised advantage "
+    "estimation.",
+}
+SETTINGS = {
+    "policy": (
+        "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_controller", "kl_target",
+        "kl_coef", "kl_horizon", "cliprange", "gamma", "lam", "whiten_rewards", "value",
+        "value_init", "response_length", "temperature", "stop_token", "truncate_token",
+        "truncate_after", "lora_r", "lora_alpha", "lora_target_modules", "precision", "seed",
+    ),
+    "reward": (
+        "loss_type", "label_smoothing", "num_train_epochs", "per_device_train_batch_size",
+        "gradient_accumulation_steps", "learning_rate", "max_length", "chat_template",
+        "normalize_samples", "lora_r", "lora_alpha", "lora_target_modules", "precision", "seed",
+    ),
+}  # fmt: skip
+SETTINGS["value"] = SETTINGS["policy"]
+PIPELINES = {"policy": "text-generation", "reward": "text-classification"}
+TAGS = {"policy": "ppo", "reward": "reward-model", "value": "value-function"}
+LABELS = ("reward_adapter", "reward_model", "reward_function", "lexicon", "reward_weights")
+LIMITS = {
+    "policy": [
+        "It was tuned to please a scorer. A scorer is not the people it was made from: the further "
+        "the policy is from its reference, the more of a high score may be the scorer's mistakes.",
+        "Nothing was done to make it truthful or safe; what the base does wrong it may do too.",
+    ],
+    "reward": [
+        "Its scores compare texts of the kind that it was trained on. On texts from elsewhere, "
+        "and on a policy tuned hard against it, they may mean nothing.",
+        "It has the tastes and the blind spots of whoever picked. It is no measure of truth or "
+        "safety.",
+    ],
+    "value": [
+        "Its numbers are about one policy, one reward model and one KL coefficient. Elsewhere they "
+        "mean nothing.",
+    ],
+}
+CITE = """\
+@article{ziegler2019finetuning,
+  title   = {Fine-Tuning Language Models from Human Preferences},
+  author  = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and
+             Radford, Alec and Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
+  journal = {arXiv preprint arXiv:1909.08593},
+  year    = {2019}
+}"""
+FILE_ENDINGS = (".json", ".jsonl", ".gz", ".parquet", ".csv", ".txt", ".arrow", ".jinja", ".yaml")
+
+
+def render(
+    source: Source,
+    base: Base,
+    repo_id: str,
+    results: Results | None = None,
+    data: str | None = None,
+    labels: str | None = None,
+) -> str:
+    """The text of README.md; the same arguments give the same bytes.
+
+    Args:
+        source: the adapter and what is known of its training.
+        base: its base on the Hub.
+        repo_id: where it goes.
+        results: of an evaluation.
+        data, labels: what the publisher says of them, in a sentence.
+    """
+    names = Names(repo_id, base.repo_id, base.sha)
+    gain, bias = (float(source.facts.get(k, d)) for k, d in (("gain", 1.0), ("bias", 0.0)))
+    lines = loading_lines(source.kind, source.precision, names, gain, bias)
+    licence: dict[str, Any] = dict(base.licence)
+    metadata = ModelCardData(
+        base_model=base.repo_id,
+        library_name="peft",
+        pipeline_tag=PIPELINES.get(source.kind),
+        tags=["lora", "rlhf", TAGS[source.kind]],
+        base_model_relation="adapter",
+        **licence,
+    )
+    parts = [
+        f"# {repo_id.split('/')[1]}",
+        f"A LoRA adapter on [{base.repo_id}](https://huggingface.co/{base.repo_id}) (commit "
+        f"`{base.sha}`): {WHAT[source.kind]}.",
+        f"## How to load it\n\n```python\n{lines}```",
+        _loading_notes(source, gain, bias),
+        f"## Data\n\n{_prose(data)}{_table(source.run.get('data'))}",
+        f"## Labels\n\n{_prose(labels)}{_labels(source)}",
+        f"## Method\n\n{METHOD[source.kind]}\n\n{_table(_chosen(source))}",
+        f"## Results\n\n{_results(source, results)}",
+        f"## Limits\n\n{_limits(source, results)}",
+        "## How to cite\n\nThis adapter by its address, "
+        f"`https://huggingface.co/{repo_id}`, and the method:\n\n```bibtex\n{CITE}\n```",
+    ]
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def code(value: Any, limit: int = 120) -> str:
+    """Text from elsewhere as inline code in one line: inert in Markdown, also in a table.
+
+    >>> code("a | <b>`x`</b>")
+    "`a / <b>'x'</b>`"
+    """
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(value))
+    text = " ".join(text.split()).replace("`", "'").replace("|", "/").replace("\\", "/")
+    return f"`{text[:limit] + (' ...' if len(text) > limit else '') or ' '}`"
+
+
+def _name(value: Any) -> str:
+    """A setting to show; of a path on this machine the last part alone."""
+    text = str(value)
+    local = text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
+    if "/" in text and (text.endswith(FILE_ENDINGS) or Path(text).exists()) or local:
+        text = Path(text.replace("\\", "/")).name or text.strip("/~.")
+    return code(text)
+
+
+def _prose(text: str | None) -> str:
+    """The publisher's own sentence: in one line, without HTML."""
+    if not text:
+        return ""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;") + "\n\n"
+
+
+def _table(facts: Any) -> str:
+    rows = {} if not isinstance(facts, dict) else _flat(facts)
+    if not rows:
+        return f"{UNKNOWN}."
+    return "| | |\n|---|---|\n" + "\n".join(f"| {code(k)} | {_name(v)} |" for k, v in rows.items())
+
+
+def _flat(facts: Facts, before: str = "") -> Facts:
+    rows: Facts = {}
+    for key, value in sorted(facts.items()):
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{before}{key}.")
+        elif isinstance(value, list):
+            rows[before + key] = ", ".join(_name(v).strip("`") for v in value)
+        elif value is not None:
+            rows[before + key] = value
+    return rows
+
+
+def _chosen(source: Source) -> Facts:
+    """The settings that say how it was trained; without a run.json, what the adapter says."""
+    kept = {k: source.setting(k) for k in SETTINGS[source.kind] if source.setting(k) is not None}
+    if not kept:
+        targets = source.config.get("target_modules")
+        kept = {
+            "lora_r": source.config.get("r"), "lora_alpha": source.config.get("lora_alpha"),
+            "lora_target_modules": ", ".join(sorted(targets)) if isinstance(targets, list)
+            else targets, "precision": source.precision,
+        }  # fmt: skip
+    wanted = ("torch", "transformers", "trl", "peft")
+    versions = source.run.get("versions")
+    if isinstance(versions, dict):
+        kept["versions"] = ", ".join(f"{k} {versions[k]}" for k in wanted if k in versions)
+    return kept
+
+
+def _labels(source: Source) -> str:
+    if source.kind == "reward":
+        return "Each comparison has several completions of one prompt, of which one was picked."
+    chosen = {k: source.setting(k) for k in LABELS if source.setting(k)}
+    said = f"What the policy was rewarded by:\n\n{_table(chosen)}" if chosen else _table(None)
+    return f"{said}\n\nThe card of the reward model tells whose picks it was trained on."
+
+
+def _loading_notes(source: Source, gain: float, bias: float) -> str:
+    notes = [
+        "These lines were run in a clean process on the files of this repository before they were "
+        "uploaded, and gave the same numbers as the code that trained it.",
+        {
+            "4bit": "It was trained on the base in 4-bit, as loaded here; on the base in another "
+            "precision it gives other numbers.",
+            "bf16": "It was trained on the base in bfloat16.",
+            "fp32": "It was trained on the base in float32.",
+        }[source.precision],
+    ]
+    if source.kind == "reward":
+        notes.append(
+            "`score` is gain x raw + bias: the raw score is the model's logit, "
+            f"gain {gain:.6g}, bias {bias:.6g}. transformers says that `score.weight` is newly "
+            "initialised; the adapter's fills it in the next line."
+        )
+    if source.kind == "value":
+        notes.append("The head is a file of its own, since no class of transformers loads it.")
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _results(source: Source, results: Results | None) -> str:
+    if source.kind == "reward":
+        return _accuracy(source)
+    if source.kind == "value":
+        return f"How well it predicts: {UNMEASURED} on its own."
+    parts = []
+    if results is None:
+        parts.append(f"KL from the reference, per completion: {_kl_in_training(source)}.")
+        parts.append(f"Win rates: {UNMEASURED}.")
+        return "\n\n".join(parts)
+    row = results.contender
+    kl, error = row.get("kl"), row.get("kl_error")
+    held = UNMEASURED if kl is None else f"{kl:.3g} nats" + (
+        "" if error is None else f" (standard error {error:.2g})"
+    )  # fmt: skip
+    parts.append(f"On {results.prompts} prompts. KL from the reference, per completion: {held}.")
+    if results.pairs:
+        parts.append(
+            "| against | judge | wins / ties / losses | win rate, interval |\n|---|---|---|---|\n"
+            + "\n".join(
+                f"| {_name(p['b'])} | {_judge(results, p['judge'])} | {p['wins']} / {p['ties']} / "
+                f"{p['losses']} | {p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}] |"
+                for p in results.pairs
+            )
+        )
+    else:
+        parts.append(f"Win rates: {UNMEASURED}.")
+    if row["scores"]:
+        parts.append(
+            "| judge | mean score (standard error) | gain on the reference, in its std |\n"
+            "|---|---|---|\n"
+            + "\n".join(
+                f"| {_judge(results, name)} | {s['mean']:.3g} ({s['error']:.2g}) | "
+                f"{UNMEASURED if s.get('gain') is None else format(s['gain'], '+.2f')} |"
+                for name, s in row["scores"].items()
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _judge(results: Results, name: str) -> str:
+    trained = results.judges.get(name, {}).get("training_reward")
+    return _name(name) + (" (it was trained on this one)" if trained else "")
+
+
+def _accuracy(source: Source) -> str:
+    m = source.metrics
+    if not all(isinstance(m.get(k), int | float) for k in ("accuracy", "comparisons", "chance")):
+        return f"Accuracy on held-out comparisons: {UNMEASURED}."
+    interval = ""
+    if all(isinstance(m.get(k), int | float) for k in ("accuracy_low", "accuracy_high")):
+        interval = f" [{m['accuracy_low']:.3f}, {m['accuracy_high']:.3f}]"
+    text = (
+        f"It picks the picked one in {m['accuracy']:.3f}{interval} of {m['comparisons']} held-out "
+        f"comparisons, of prompts that it was not trained on; chance is {m['chance']:.3f}."
+    )
+    if isinstance(m.get("p"), int | float):
+        text += f" Chance alone would do as well with a probability of {m['p']:.2g}."
+        if m["p"] >= 0.001:
+            text += " **So it is not shown to be better than chance.**"
+    return text
+
+
+def _kl_in_training(source: Source) -> str:
+    """The mean of the log's last fifth, where the run's log is there."""
+    log = source.folder.parent.parent / "log.jsonl"
+    if not log.is_file():
+        return UNMEASURED
+    rows = [row.get("objective/kl") for _, row in read_jsonl(log)]
+    known = [float(kl) for kl in rows[-max(1, len(rows) // 5) :] if isinstance(kl, int | float)]
+    if not known:
+        return UNMEASURED
+    return f"{sum(known) / len(known):.3g} nats, as sampled over the last fifth of the training"
+
+
+def _limits(source: Source, results: Results | None) -> str:
+    missing = []
+    if source.kind == "policy" and (results is None or not results.pairs):
+        missing.append("whether people or another judge prefer it")
+    if not source.run:
+        missing.append("its training's settings and data: no record of the run was beside it")
+    lines = [*LIMITS[source.kind]]
+    if missing:
+        lines.append(f"Not known here: {'; '.join(missing)}.")
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,200 @@
+"""The gate: a clean process runs the card's own lines on the staged files and must get our numbers.
+
+The process sees a Hub's cache made for it, in which the two repositories' names lead to the staged
+folder and to the base's files, no network, no token and no home folder.
+"""
+
+import gc
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+from torch import Tensor
+
+from toolkit.errors import InputError
+from toolkit.hub.base import Base
+from toolkit.hub.lines import PROBE, Names
+from toolkit.hub.scan import scan, scrub
+from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.reload import TOLERANCE
+from toolkit.models.roles import Roles
+
+PROBES = (
+    "We went to the market. It was great.",
+    "The answer to the first question is no, because nobody had asked.",
+    "On Monday, 3 of 10 people said: I was not sure what to think of it!",
+)
+MARK = "toolkit-probe: "
+# What the clean process inherits: where programs and libraries are, and how many threads.
+KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR")
+
+
+@dataclass
+class Probes:
+    """Of each probe text its token ids and numbers: log-probs, one score, or values.
+
+    Attributes:
+        effect: by how much the adapter moves the largest of them; None for a reward.
+    """
+
+    ids: list[list[int]]
+    numbers: list[list[float]]
+    effect: float | None = None
+
+
+@torch.no_grad()
+def measure(source: Source, base: Path) -> Probes:
+    """The probes as training's own code computes them, from the adapter's own folder."""
+    tokenizer = load_tokenizer(str(base))
+    rows = [list(map(int, tokenizer(text)["input_ids"])) for text in PROBES]
+    model = load_base(str(base), source.precision)
+    if source.kind == "reward":
+        roles = Roles(model, reward_adapter=source.folder)
+    else:
+        value = "trunk" if source.kind == "value" else None  # its adapter, and its head on that
+        roles = Roles(model, value=value, policy_adapter=source.folder)
+    if roles.value_head is not None:
+        roles.value_head.load_state_dict(load_file(source.folder / VALUE_HEAD))
+    numbers, without = [], []
+    for row in rows:
+        ids = torch.tensor([row], device=roles.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        numbers.append(_flat(_numbers(roles, source.kind, ids, mask)))
+        if source.kind == "policy":
+            without.append(_flat(roles.reference_logprobs(ids, mask, ids[:, 1:], 1.0)))
+    del roles, model
+    gc.collect()
+    return Probes(rows, numbers, _largest(numbers, without) if without else None)
+
+
+def _numbers(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
+    if kind == "reward":
+        return roles.scores(ids, mask)
+    if kind == "policy":
+        return roles.policy_outputs(ids, mask, ids[:, 1:], temperature=1.0).logprobs
+    # Roles has the value before each token: one more token, for the value after the last.
+    more = torch.cat([ids, ids[:, -1:]], dim=1)
+    return roles.values(more, torch.ones_like(more, dtype=torch.bool), ids.shape[1])
+
+
+def _flat(numbers: Tensor) -> list[float]:
+    return numbers.float().flatten().tolist()
+
+
+def _largest(some: list[list[float]], others: list[list[float]]) -> float:
+    pairs = zip(some, others, strict=True)
+    return max((abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)), default=0.0)
+
+
+def run_lines(kind: str, lines: str, staged: Path, base: Path, names: Names) -> Probes:
+    """Run the card's lines, and below them the probes, in a clean process.
+
+    Raises:
+        InputError: they fail.
+    """
+    with tempfile.TemporaryDirectory(prefix="toolkit-gate-") as scratch:
+        cache = Path(scratch) / "hub"
+        _pretend(cache, names.repo_id, "f" * 40, staged)
+        _pretend(cache, names.base_id, names.sha, base)
+        script = Path(scratch) / "card.py"
+        probe = (
+            f"{PROBE[kind]}\nimport json as _json\n\n_texts = {list(PROBES)!r}\n"
+            '_ids = [list(map(int, tokenizer(t)["input_ids"])) for t in _texts]\n'
+            f"print({MARK!r} + _json.dumps([_ids, [_numbers(t) for t in _texts]]))\n"
+        )
+        script.write_text(lines + probe, encoding="utf-8")
+        here = {name: os.environ[name] for name in KEPT if name in os.environ}
+        here |= {
+            "HOME": scratch, "HF_HOME": scratch, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }  # fmt: skip
+        if PartialState().device.type == "cpu":
+            here["CUDA_VISIBLE_DEVICES"] = ""
+        elif "CUDA_VISIBLE_DEVICES" in os.environ:
+            here["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+        child = subprocess.run(
+            [sys.executable, "-I", str(script)], cwd=scratch, env=here, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    if child.returncode:
+        said = child.stderr.strip().splitlines() or ["no message"]
+        errors = [line for line in said if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        last = (errors or said)[-1]
+        raise InputError(f"gate: the card's lines fail in a clean process: {scrub(last)[:300]}")
+    answer = [line for line in child.stdout.splitlines() if line.startswith(MARK)][-1]
+    return Probes(*json.loads(answer.removeprefix(MARK)))
+
+
+def _pretend(cache: Path, repo_id: str, sha: str, files: Path) -> None:
+    """Make ``cache`` look as if these files had been downloaded from that repository."""
+    root = cache / f"models--{repo_id.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(sha)
+    (root / "snapshots" / sha).mkdir(parents=True)
+    for file in files.iterdir():
+        if file.is_file():
+            (root / "snapshots" / sha / file.name).symlink_to(file.resolve())
+
+
+def compare(ours: Probes, theirs: Probes, precision: str) -> str:
+    """Hold the clean process's numbers against ours.
+
+    Returns:
+        a sentence: by how much they differ, and how much was allowed.
+
+    Raises:
+        InputError: other tokens or other numbers.
+    """
+    if ours.ids != theirs.ids:
+        raise InputError("gate: the staged tokenizer makes other tokens than the base's")
+    if not all(
+        math.isfinite(x) for probes in (ours, theirs) for row in probes.numbers for x in row
+    ):
+        raise InputError("gate: numbers that are not finite come out (the weights are broken)")
+    exact = precision == "fp32" or (precision == "4bit" and PartialState().device.type == "cpu")
+    size = max(abs(x) for row in ours.numbers for x in row)
+    allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, size)
+    difference = _largest(ours.numbers, theirs.numbers)
+    if not difference <= allowed:
+        raise InputError(
+            f"gate: loaded by the card's lines it gives other numbers than in training, by up to "
+            f"{difference:.3g} (allowed {allowed:.3g}): these are not the files that were trained"
+        )
+    effect = "" if ours.effect is None else f"; the adapter itself moves them by {ours.effect:.2g}"
+    return (
+        f"gate: loaded in a clean process by the card's lines, numbers differ by {difference:.2g} "
+        f"(allowed {allowed:.2g}{effect})"
+    )
+
+
+def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path) -> list[str]:
+    """Look through the staged files, and run the card's Python on them.
+
+    Prints by how much the numbers differ; returns what is wrong, a line each.
+    """
+    if repo_id == base.repo_id:
+        return [f"repo_id: {repo_id} is the base itself (name another)"]
+    problems = scan(staged, [source.folder, base.files, staged.resolve()])
+    names = Names(repo_id, base.repo_id, base.sha)
+    try:
+        ours = measure(source, base.files)
+        theirs = run_lines(source.kind, python_of(card), staged, base.files, names)
+        print(compare(ours, theirs, source.precision))
+    except InputError as error:
+        problems.append(str(error))
+    return problems
+
+
+def python_of(card: str) -> str:
+    """The lines of the card's Python blocks, as a reader would copy them."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", card, flags=re.M | re.S))

@@ -1,0 +1,113 @@
+"""The lines that load a published adapter by transformers and peft alone: shown, and run."""
+
+from typing import NamedTuple
+
+# Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
+FOUR_BIT = """\
+    dtype=compute,
+    quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=["lm_head", "embed_out", "score"],
+    ),
+"""
+CURE = """\
+for module in model.modules():  # bitsandbytes 0.50 repacks weights on CPUs with AVX512_BF16
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+"""
+USES = {
+    "policy": """\
+prompt = tokenizer("We went to the market.", return_tensors="pt").to(device)
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=24, do_sample=True)[0]))
+""",
+    "reward": """\
+
+
+def score(text):
+    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    with torch.no_grad():
+        raw = model(ids).logits.float().item()
+    return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
+
+
+print(score("We went to the market. It was great."))
+""",
+    "value": """\
+head = load_file(hf_hub_download(adapter, "value_head.safetensors"))
+
+
+def values(text):
+    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    with torch.no_grad():
+        trunk = model.get_base_model().base_model
+        states = trunk(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
+    return (states @ head["weight"].float().T + head["bias"].float()).flatten().tolist()
+
+
+print(values("We went to the market. It was great."))  # one a token: of the text up to there
+""",
+}
+# What the gate adds below them: the same texts' numbers, as JSON.
+PROBE = {
+    "policy": """
+def _numbers(text):
+    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    with torch.no_grad():
+        logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    return logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+""",
+    "reward": "\ndef _numbers(text):\n    return [score(text)]\n",
+    "value": "\n_numbers = values\n",
+}
+
+
+class Names(NamedTuple):
+    """What the lines name: the adapter's repository, the base's, and its commit."""
+
+    repo_id: str
+    base_id: str
+    sha: str
+
+
+def loading_lines(
+    kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0
+) -> str:
+    """Python that loads the adapter and uses it once.
+
+    Args:
+        kind: "policy", "reward" or "value".
+        precision: of the base in training.
+        names: of the repositories.
+        gain, bias: of a reward.
+    """
+    auto = "AutoModelForSequenceClassification" if kind == "reward" else "AutoModelForCausalLM"
+    four_bit = precision == "4bit"
+    imports = ["import torch"]
+    if kind == "value":
+        imports.append("from huggingface_hub import hf_hub_download")
+    imports.append("from peft import PeftModel")
+    if kind == "value":
+        imports.append("from safetensors.torch import load_file")
+    more = ", BitsAndBytesConfig" if four_bit else ""
+    imports.append(f"from transformers import {auto}, AutoTokenizer{more}")
+    device = 'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
+    compute = 'compute = torch.bfloat16 if device == "cuda" else torch.float32\n'
+    dtype = {"bf16": "bfloat16", "fp32": "float32", "4bit": ""}[precision]
+    return (
+        "\n".join(imports)
+        + f'\n\nadapter = "{names.repo_id}"\n'
+        + device
+        + (compute if four_bit else "")
+        + f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n'
+        + f'    revision="{names.sha}",\n'
+        + ("    num_labels=1,\n" if kind == "reward" else "")
+        + (FOUR_BIT if four_bit else f"    dtype=torch.{dtype},\n")
+        + "    device_map=device,\n)\n"
+        + (CURE if four_bit else "")
+        + "model = PeftModel.from_pretrained(model, adapter).eval()\n"
+        + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
+        + USES[kind].format(gain=gain, bias=bias)
+    )

@@ -1,0 +1,128 @@
+"""The adapter merged into its base, as a model of its own, with the difference that this makes."""
+
+import gc
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from toolkit.data.files import atomic_directory, write_text
+from toolkit.errors import InputError, check_choice
+from toolkit.hub.base import Base
+from toolkit.hub.gate import PROBES
+from toolkit.hub.scan import scan
+from toolkit.hub.source import Source
+from toolkit.hub.stage import TOKENIZER_FILES, one_line
+from toolkit.models.loading import load_base, load_tokenizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def check_merge(source: Source, dtype: str, into_full_precision: bool) -> None:
+    """Raise InputError where a merge would make what nobody trained, unless that is asked for."""
+    check_choice("merged_dtype", dtype, tuple(DTYPES))
+    if source.kind == "value":
+        raise InputError(
+            "merged_output: a value has a head that no class of transformers loads (publish the "
+            "adapter)", "merged_output",
+        )  # fmt: skip
+    if source.precision == "4bit" and not into_full_precision:
+        raise InputError(
+            "merged_output: the adapter was trained on a 4-bit base, and merged into 4-bit weights "
+            "it would be rounded away; pass --merge_into_full_precision true to merge it into the "
+            "base as it was before rounding, which gives somewhat other numbers (measured)",
+            "merge_into_full_precision",
+        )
+
+
+def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | None) -> str:
+    """Write base and adapter as one model, load it again, and say how it differs.
+
+    Args:
+        source: the adapter.
+        base: what it sits on.
+        folder: must not hold anything.
+        dtype: "bf16" or "fp32".
+        template: for chat_template.jinja; None leaves the base's own.
+
+    Returns:
+        the sentence that the folder's README.md has too.
+
+    Raises:
+        InputError: something local got into the files, or they could not be written.
+    """
+    before = _outputs(_with_adapter(source, base, source.precision), base)
+    merged = _with_adapter(source, base, dtype).merge_and_unload()
+    with one_line(folder), atomic_directory(folder) as aside:
+        try:
+            merged.save_pretrained(aside)
+        except SafetensorError as error:  # its own word for a full disk
+            raise OSError(str(error)) from None
+        del merged
+        gc.collect()
+        for name in TOKENIZER_FILES:
+            if (base.files / name).is_file():
+                shutil.copyfile(base.files / name, aside / name)
+        if template is not None:
+            write_text(aside / "chat_template.jinja", template)
+        auto = _auto(source)
+        again: Any = auto.from_pretrained(aside, dtype=DTYPES[dtype])
+        said = _difference(before, _outputs(again.eval(), base), source, dtype)
+        write_text(aside / "README.md", _card(source, base, said))
+        if problems := scan(aside, [source.folder, base.files, folder.resolve()]):
+            raise InputError(f"merged_output: {problems[0]}", details=problems[1:])
+    return said
+
+
+def _auto(source: Source) -> Any:
+    return AutoModelForSequenceClassification if source.kind == "reward" else AutoModelForCausalLM
+
+
+def _with_adapter(source: Source, base: Base, precision: str) -> Any:
+    """The adapter on its base by plain peft, with a head if it has one."""
+    model = load_base(str(base.files), precision, score_head=source.kind == "reward")
+    return PeftModel.from_pretrained(model, str(source.folder)).eval()
+
+
+@torch.no_grad()
+def _outputs(model: Any, base: Base) -> list[torch.Tensor]:
+    """Of each probe text the log-probs (T, V), or the raw score (1, 1), fp32."""
+    tokenizer = load_tokenizer(str(base.files))
+    device = next(model.parameters()).device
+    outputs = []
+    for text in PROBES:
+        ids = torch.tensor([tokenizer(text)["input_ids"]], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits.float().cpu()
+        outputs.append(logits if logits.dim() == 2 else logits[0].log_softmax(-1))
+    return outputs
+
+
+def _difference(
+    before: list[torch.Tensor], after: list[torch.Tensor], source: Source, dtype: str
+) -> str:
+    gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
+    held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[source.precision]
+    what = "raw scores" if source.kind == "reward" else "log-probs of all next tokens"
+    text = (
+        f"Merged in {dtype}, against the adapter on the base in {held}, on {len(PROBES)} probe "
+        f"texts: {what} differ by up to {gaps.max().item():.3g}, in the mean by "
+        f"{gaps.mean().item():.3g}"
+    )
+    if source.kind == "policy":
+        pairs = list(zip(before, after, strict=True))
+        divergence = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in pairs]).mean().item()
+        text += f"; KL(adapter || merged) is {divergence:.3g} nats a token"
+    return text + "."
+
+
+def _card(source: Source, base: Base, said: str) -> str:
+    licence = "".join(f"{key}: {value}\n" for key, value in base.licence.items())
+    return (
+        f"---\nbase_model: {base.repo_id}\nbase_model_relation: merge\n{licence}---\n\n# Merged "
+        f"model\n\nA {source.kind} adapter merged into `{base.repo_id}` (commit `{base.sha}`).\n\n"
+        f"{said}\n"
+    )

@@ -1,0 +1,192 @@
+"""What is to be published: the adapter's folder, its kind, and what is written beside it.
+
+kind     told by                                            found beside it
+policy   task_type CAUSAL_LM                                run.json two folders up (ppo.py)
+reward   task_type SEQ_CLS                                  metrics.json in it, run.json one up
+value    task_type CAUSAL_LM and value_head.safetensors     the policy's toolkit.json, in ../policy
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from toolkit.data.files import read_object
+from toolkit.errors import InputError, check_choice
+from toolkit.models.adapters import FACTS, check_adapter, read_facts
+
+Facts = dict[str, Any]
+VALUE_HEAD = "value_head.safetensors"
+PRECISIONS = ("4bit", "bf16", "fp32")
+
+
+@dataclass
+class Source:
+    """An adapter as its training left it.
+
+    Attributes:
+        folder: where it lies.
+        kind: "policy", "reward" or "value".
+        config: adapter_config.json.
+        facts: toolkit.json; of a value, that of the policy beside it.
+        precision: how the base was held in training.
+        run: run.json of its training; empty where there is none.
+        metrics: metrics.json; empty where there is none.
+    """
+
+    folder: Path
+    kind: str
+    config: Facts
+    facts: Facts
+    precision: str
+    run: Facts = field(default_factory=dict)
+    metrics: Facts = field(default_factory=dict)
+
+    @property
+    def base_name(self) -> str:
+        """The base that the adapter names: a folder, or an id on the Hub."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def revision(self) -> str | None:
+        """The base's branch, tag or commit that training was told."""
+        return self.config.get("revision") or self.setting("model_revision")
+
+    def setting(self, name: str) -> Any:
+        """What the training was told, or its default; None where that is not known."""
+        return self.run.get("settings", {}).get(name)
+
+
+def read_source(adapter: str | Path, precision: str | None = None) -> Source:
+    """The adapter in this folder, looked at without loading a model.
+
+    Args:
+        adapter: the folder.
+        precision: how its base was held; None takes toolkit.json's word.
+
+    Raises:
+        InputError: there is no whole LoRA adapter, or nothing says how its base was held.
+    """
+    folder = Path(adapter).resolve()
+    if (folder / VALUE_HEAD).is_file() and not (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"adapter: {adapter}: a value head on the policy's trunk, without an adapter of its "
+            "own (publish the policy, or train with --value adapter)", "adapter",
+        )  # fmt: skip
+    config_path = folder / "adapter_config.json"
+    if not config_path.is_file():
+        raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
+    config = read_object(config_path, "adapter")
+    task = "SEQ_CLS" if config.get("task_type") == "SEQ_CLS" else "CAUSAL_LM"
+    # Held against the base that it names, so only its form is checked here.
+    check_adapter(folder, str(config.get("base_model_name_or_path") or ""), task, "adapter")
+    kind = "reward" if task == "SEQ_CLS" else "policy"
+    beside = folder
+    if kind == "policy" and (folder / VALUE_HEAD).is_file():
+        kind = "value"
+        _check_head(folder / VALUE_HEAD)
+        if not (folder / FACTS).is_file():
+            beside = folder.parent / "policy"
+    facts = read_facts(beside)
+    held = precision or facts.get("precision")
+    if held is None:
+        raise InputError(
+            f"precision: nothing in {adapter} says how its base was held (pass --precision 4bit, "
+            "bf16 or fp32)", "precision",
+        )  # fmt: skip
+    check_choice("precision", held, PRECISIONS)
+    run = folder.parent / "run.json" if kind == "reward" else folder.parent.parent / "run.json"
+    source = Source(folder, kind, config, facts, held)
+    source.run = _read_if_there(run)
+    source.metrics = _read_if_there(folder / "metrics.json")
+    return source
+
+
+def _read_if_there(path: Path) -> Facts:
+    return read_object(path, "run") if path.is_file() else {}
+
+
+def _check_head(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as weights:
+            found = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"adapter: {path}: not readable: {error}") from None
+    if set(found) != {"weight", "bias"} or len(found["weight"]) != 2 or found["weight"][0] != 1:
+        raise InputError(f"adapter: {path}: no head with one output in it, but {found}")
+
+
+@dataclass
+class Results:
+    """What an evaluation says of this adapter.
+
+    Attributes:
+        prompts: on how many.
+        judges: by name.
+        contender: its own row: kl, kl_error, scores, ...
+        pairs: the comparisons that it is in, with itself as ``a``.
+    """
+
+    prompts: int
+    judges: dict[str, Facts]
+    contender: Facts
+    pairs: list[Facts]
+
+
+def read_results(path: str | Path | None, folder: Path, name: str | None = None) -> Results | None:
+    """The contender whose adapter lies in ``folder``, or the one of this name; None without a path.
+
+    Raises:
+        InputError: no such contender, or a file of another form.
+    """
+    if path is None:
+        return None
+    path = Path(path)
+    path = path / "evaluation.json" if path.is_dir() else path
+    whole = read_object(path, "evaluation")
+    try:
+        rows: list[Facts] = whole["contenders"]
+        if name is None:
+            mine = [row for row in rows if row["adapter"] and Path(row["adapter"]) == folder]
+        else:
+            mine = [row for row in rows if row["name"] == name]
+        if len(mine) != 1:
+            names = ", ".join(str(row["name"]) for row in rows)
+            raise InputError(
+                f"evaluation: {path}: {len(mine)} contenders with this adapter (name one by "
+                f"--contender, of {names})", "evaluation",
+            )  # fmt: skip
+        row = mine[0]
+        own = row["name"]
+        pairs = [p if p["a"] == own else _turned(p) for p in whole["pairs"] if own in
+                 (p["a"], p["b"])]  # fmt: skip
+        for pair in pairs:
+            _numbers(pair, "wins", "ties", "losses", "win_rate", "low", "high")
+        for score in row["scores"].values():
+            _numbers(score, "mean", "error")
+        judges = {judge["name"]: judge for judge in whole["judges"]}
+        return Results(int(whole["prompts"]), judges, row, pairs)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"evaluation: {path}: not what an evaluation writes ({type(error).__name__}: {error})",
+            "evaluation",
+        ) from None
+
+
+def _turned(pair: Facts) -> Facts:
+    """The same comparison, seen from ``b``."""
+    return pair | {
+        "a": pair["b"], "b": pair["a"], "wins": pair["losses"], "losses": pair["wins"],
+        "win_rate": 1 - pair["win_rate"], "low": 1 - pair["high"], "high": 1 - pair["low"],
+    }  # fmt: skip
+
+
+def _numbers(row: Facts, *names: str) -> None:
+    for name in names:
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise TypeError(f"{name} is {value!r}")

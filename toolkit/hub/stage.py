@@ -1,0 +1,164 @@
+"""The files as they will be sent, in a folder of their own: by name, and nothing else.
+
+adapter_config.json            its base and revision are the Hub's, not a folder of this machine
+adapter_model.safetensors      byte for byte; of a value, value_head.safetensors too
+toolkit.json                   numbers, the base's precision and fingerprint; no text beside these
+tokenizer*, vocab*, ...        the base's, byte for byte
+chat_template.jinja            the base's, or the one that a reward model was trained with
+README.md                      the card
+"""
+
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.data.encoding import PLAIN_TEMPLATE
+from toolkit.data.files import atomic_directory, write_json, write_text
+from toolkit.errors import InputError
+from toolkit.hub.base import Base
+from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.models.adapters import FACTS
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+CARD = "README.md"
+SENT = {*ADAPTER_FILES, VALUE_HEAD, *TOKENIZER_FILES, CARD}
+
+
+class StagedFile(NamedTuple):
+    """A file as it will be sent."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Staged(NamedTuple):
+    """The folder, its files by name, and what of the adapter's folder stays behind."""
+
+    folder: Path
+    files: list[StagedFile]
+    left_out: list[str]
+
+
+def stage(source: Source, base: Base, card: str, template: str | None, folder: Path) -> Staged:
+    """Fill the folder; the same adapter, base and card give the same bytes.
+
+    Args:
+        source: the adapter.
+        base: what it sits on.
+        card: README.md's text.
+        template: for chat_template.jinja; None leaves the base's own.
+        folder: takes the place of what an earlier run staged there.
+
+    Raises:
+        InputError: something else is in that folder, or it cannot be written.
+    """
+    check_stage(folder)
+    sent = [*ADAPTER_FILES, VALUE_HEAD] if source.kind == "value" else [*ADAPTER_FILES]
+    with one_line(folder), atomic_directory(folder) as aside:
+        for name in TOKENIZER_FILES:
+            if (base.files / name).is_file():
+                shutil.copyfile(base.files / name, aside / name)
+        for name in sent[1:]:
+            if name != FACTS:
+                shutil.copyfile(source.folder / name, aside / name)
+        config = source.config | {"base_model_name_or_path": base.repo_id, "revision": base.sha}
+        write_json(aside / "adapter_config.json", config)
+        write_json(aside / FACTS, _without_text(source.facts) | {"precision": source.precision})
+        if template is not None:
+            write_text(aside / "chat_template.jinja", template)
+        write_text(aside / CARD, card)
+    left_out = sorted(p.name for p in source.folder.iterdir() if p.name not in sent)
+    return Staged(folder, listing(folder), left_out)
+
+
+def check_stage(folder: Path) -> None:
+    """Raise InputError if the folder holds what staging would not have put there."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir: {folder} is a file, not a folder", "output_dir")
+    strangers = [p.name for p in folder.iterdir() if p.name not in SENT] if folder.is_dir() else []
+    if strangers:
+        raise InputError(
+            f"output_dir: {folder} holds {strangers[0]}, which was not staged (name another "
+            "folder: this one would be replaced)", "output_dir",
+        )  # fmt: skip
+
+
+def read_template(source: Source, given: str | None) -> str | None:
+    """The chat template that a reward model was trained with, if that is not the tokenizer's own.
+
+    Raises:
+        InputError: a Jinja file that is not there any more.
+    """
+    name = given or source.setting("chat_template")
+    if name is None:
+        return None
+    if name == "plain":
+        return PLAIN_TEMPLATE
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"chat_template: {name}: neither plain nor a Jinja file in UTF-8 (pass the one that "
+            "the adapter was trained with)", "chat_template",
+        ) from None  # fmt: skip
+
+
+def listing(folder: Path) -> list[StagedFile]:
+    """Name, bytes and SHA-256 of every file in the folder, by name."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files.append(StagedFile(path.name, path.stat().st_size, digest))
+    return files
+
+
+def describe(staged: Staged, repo_id: str, private: bool) -> str:
+    """The list of what goes where, for people."""
+    rows = [f"{f.sha256}  {f.size:>13,}  {f.name}" for f in staged.files]
+    total = sum(f.size for f in staged.files)
+    lines = [
+        f"to {repo_id} ({'private' if private else 'PUBLIC: everybody can read it'}), "
+        f"{len(rows)} files, {total:,} bytes, as they lie in {staged.folder}:",
+        f"{'sha256':64}  {'bytes':>13}  file",
+        *rows,
+    ]
+    if staged.left_out:
+        lines.append(f"left out of the adapter's folder: {', '.join(staged.left_out)}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def one_line(folder: Path) -> Iterator[None]:
+    """Turn a full disk and the like into one line; nothing half-written stays."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: not written: {error.strerror or error} (make room, or name another folder)"
+        ) from None
+
+
+def _without_text(value: Any) -> Any:
+    """Numbers, and text that is a fingerprint or a precision, at any depth."""
+    if isinstance(value, dict):
+        kept = {key: _without_text(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner is not None}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32", value):
+        return value
+    return None

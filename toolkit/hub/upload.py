@@ -1,0 +1,88 @@
+"""Sending staged files to the Hub: in one commit, then compared with what is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils.sha import git_hash
+
+from toolkit.hub.connection import AGAIN, HubError, model_info, persist
+from toolkit.hub.stage import StagedFile
+
+
+def publish(
+    api: HfApi,
+    repo_id: str,
+    folder: Path,
+    files: list[StagedFile],
+    private: bool = True,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Make the repository if there is none, send the files in one commit, compare what is there.
+
+    Nothing is removed from the repository, and its visibility is not changed.
+
+    Returns:
+        the commit's address.
+
+    Raises:
+        HubError: in one line. The commit is all or nothing: the repository has all of the files
+            or is as it was, and a second run completes it.
+    """
+    info = _existing(api, repo_id)
+    if info is None:
+        persist(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, say)
+        info = model_info(api, repo_id)
+    if bool(info.private) != private:
+        have, want = ("private", "public") if info.private else ("public", "private")
+        raise HubError(
+            f"repo_id: {repo_id} is {have} on the Hub, but is to be {want} (change that in its "
+            f"settings on the Hub, or {'leave out --public' if info.private else 'pass --public'},"
+            " or name another)"
+        )
+    others = sorted({s.rfilename for s in info.siblings or []} - {f.name for f in files})
+    if strangers := [name for name in others if name != ".gitattributes"]:
+        say(f"also in {repo_id}, and left alone: {', '.join(strangers)}")
+
+    def send() -> str:
+        operations = [CommitOperationAdd(f.name, folder / f.name) for f in files]
+        commit = api.create_commit(repo_id, operations, commit_message="Publish")
+        return str(commit.oid)
+
+    try:
+        oid = persist(send, repo_id, say)
+    except HubError:
+        # The answer to a commit that did arrive may have been lost.
+        if differences(_existing(api, repo_id), files, folder):
+            raise
+        oid = None
+    wrong = differences(model_info(api, repo_id, oid), files, folder)
+    if wrong:
+        raise HubError(f"{repo_id}: the Hub now has other content in {', '.join(wrong)} ({AGAIN})")
+    return f"{api.endpoint}/{repo_id}" + (f"/commit/{oid}" if oid else "")
+
+
+def differences(info: Any, files: list[StagedFile], folder: Path) -> list[str]:
+    """The names of those files that the Hub does not have, byte for byte."""
+    there = {s.rfilename: s for s in (info.siblings if info is not None else None) or []}
+    wrong = []
+    for file in files:
+        known = there.get(file.name)
+        if known is None:
+            wrong.append(file.name)
+        elif known.lfs is not None:
+            if known.lfs.sha256 != file.sha256:
+                wrong.append(file.name)
+        elif known.blob_id != git_hash((folder / file.name).read_bytes()):
+            wrong.append(file.name)
+    return wrong
+
+
+def _existing(api: HfApi, repo_id: str) -> Any:
+    try:
+        return model_info(api, repo_id)
+    except HubError as error:
+        if error.missing:
+            return None
+        raise
