@@ -287,6 +287,9 @@ class RLOOBaselineConfig(BaselineDefaults, RLOOConfig):  # type: ignore[misc]  #
     )
     num_generations: int = field(default=4, metadata={"help": "Completions of each prompt."})
     num_generations_eval: int = field(default=1, init=False)
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Or the ratio is not 1 before the first step."}
+    )
     max_completion_length: int | None = field(default=None, init=False)  # response_length
     reward_weights: list[float] | None = field(default=None, init=False)  # RewardArguments has it
     output_dir: str | None = field(default="outputs/rloo", metadata={"help": "Folder of the run."})

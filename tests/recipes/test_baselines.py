@@ -1,0 +1,152 @@
+"""sft.py, preference.py and rloo.py as a person runs them, short; and mistakes they may make."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import label
+import preference
+import pytest
+import rloo
+import sample
+import sft
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from toolkit.cli import bind, call, read_run
+from toolkit.data.files import read_jsonl
+from toolkit.errors import InputError
+
+SHORT = ["--max_steps", "4", "--use_cpu", "--disable_tqdm", "true", "--logging_steps", "1",
+         "--learning_rate", "1e-2", "--per_device_train_batch_size", "8"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """Comparisons of the embedded model's own samples, and what each recipe made of them."""
+    out = tmp_path_factory.mktemp("baselines")
+    cwd = os.getcwd()
+    os.chdir(root)
+    data = ["--comparisons", str(out / "comparisons.jsonl"), "--eval_rows", "6", *SHORT]
+    try:
+        call(sample.main, ["--limit", "40", "--output", str(out / "samples.jsonl"),
+                           "--response_length", "12"])  # fmt: skip
+        call(label.main, ["--samples", str(out / "samples.jsonl"), "--lexicon", "data/lexicon.txt",
+                          "--output", str(out / "comparisons.jsonl")])  # fmt: skip
+        call(sft.main, [*data, "--output_dir", str(out / "sft")])
+        for method in ("dpo", "kto", "orpo", "cpo"):
+            call(preference.main, [*data, "--method", method, "--output_dir", str(out / method)])
+        call(rloo.main, ["--lexicon", "data/lexicon.txt", "--response_length", "12", "--limit",
+                         "40", "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "8",
+                         "--output_dir", str(out / "rloo"), *SHORT])  # fmt: skip
+    finally:
+        os.chdir(cwd)
+    return out
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "orpo", "cpo", "rloo"])
+def test_each_run_leaves_an_adapter_a_log_and_what_made_it(run: Path, name: str) -> None:
+    folder = run / name
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter", "log.jsonl", "run.json"]
+    facts = read_run(folder / "run.json")
+    assert facts["metrics"]["reload_difference"] < 1e-3 and facts["metrics"]["steps"] == 4
+    assert facts["metrics"] == json.loads((folder / "adapter" / "metrics.json").read_text())
+    losses = [row["loss"] for _, row in read_jsonl(folder / "log.jsonl") if "loss" in row]
+    assert len(losses) == 4 and all(map(torch.isfinite, map(torch.tensor, losses)))
+    told = json.loads((folder / "adapter" / "toolkit.json").read_text())
+    assert told["precision"] == "4bit" and told["base_fingerprint"]
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]).is_absolute()
+
+
+def test_the_methods_log_what_they_should(run: Path) -> None:
+    metrics = {name: read_run(run / name / "run.json")["metrics"] for name in
+               ("sft", "dpo", "kto", "orpo", "cpo", "rloo")}  # fmt: skip
+    assert 0 < metrics["sft"]["eval_mean_token_accuracy"] < 1
+    for name in ("dpo", "orpo", "cpo"):
+        assert 0 <= metrics[name]["eval_rewards/accuracies"] <= 1
+        assert metrics[name]["eval_rewards/margins"] == pytest.approx(
+            metrics[name]["eval_rewards/chosen"] - metrics[name]["eval_rewards/rejected"], abs=1e-4
+        )
+    assert "eval_rewards/margins" in metrics["kto"] and metrics["kto"]["eval_kl"] >= 0
+    assert metrics["rloo"]["eval_completions/mean_length"] == 12 and "eval_kl" in metrics["rloo"]
+
+
+def test_plain_peft_loads_the_adapter_and_it_does_something(run: Path) -> None:
+    model: Any = AutoPeftModelForCausalLM.from_pretrained(run / "dpo" / "adapter")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        tuned = model(ids).logits
+        with model.disable_adapter():
+            assert not torch.allclose(tuned, model(ids).logits, atol=1e-3)
+
+
+def test_sft_takes_text_and_goes_on_from_an_adapter(run: Path, root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"I met {i} men. Fine."}) + "\n" for i in range(9)))
+    made = call(sft.main, ["--text", str(text), "--stop_token", "eos", "--output_dir",
+                           str(tmp_path / "sft"), "--policy_adapter", str(run / "sft/adapter"),
+                           *SHORT])  # fmt: skip
+    assert made["history"][-1]["loss"] < made["history"][0]["loss"]
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake that can be seen in the files must be found before a model is loaded."""
+
+    def loaded(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the model was loaded before the input was checked")
+
+    monkeypatch.setattr("toolkit.arguments.load_base", loaded)
+
+
+Words = Callable[[Path], list[str]]
+MISTAKES: list[tuple[str, Any, Words, str]] = [
+    ("nothing is written over", sft.main,
+     lambda run: ["--output_dir", str(run / "sft")], "exists .pass --overwrite"),
+    ("no comparisons", preference.main,
+     lambda run: ["--comparisons", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    ("a stop token of two", preference.main,
+     lambda run: ["--stop_token", "no token"], "which is . tokens, not one"),
+    ("a reward adapter to start from", preference.main,
+     lambda run: ["--policy_adapter", "nowhere"], "no adapter_config.json"),
+    ("no text", sft.main, lambda run: ["--text", "nowhere.jsonl"], "no such file"),
+    ("a method that is none", preference.main,
+     lambda run: ["--method", "ppo"], "must be one of dpo, kto, orpo, cpo"),
+    ("no reward", rloo.main, lambda run: [], "no reward: give"),
+    ("a context too short", rloo.main,
+     lambda run: ["--lexicon", "data/lexicon.txt", "--response_length", "2000"], "context|tokens"),
+    ("the base as reference of another start", rloo.main,
+     lambda run: ["--lexicon", "data/lexicon.txt", "--policy_adapter", str(run / "sft/adapter"),
+                  "--reference", "base"], "copy of --policy_adapter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES]
+)
+def test_a_mistake_is_one_line_before_any_model_is_loaded(
+    run: Path, root: Path, tmp_path: Path, no_model: None, main: Any, words: Words, message: str
+) -> None:
+    os.chdir(root)
+    argv = [*SHORT, "--output_dir", str(tmp_path / "result"), *words(run)]
+    if main is not rloo.main and "--comparisons" not in argv:
+        argv += ["--comparisons", str(run / "comparisons.jsonl")]
+    with pytest.raises(InputError, match=message) as caught:
+        call(main, argv)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "result").exists()
+
+
+CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem in ("sft", "dpo", "rloo")],
+                         ids=lambda p: f"{p.parent.name}/{p.stem}")  # fmt: skip
+def test_each_config_is_understood_and_opens_with_what_came_of_it(path: Path) -> None:
+    main = {"sft": sft.main, "dpo": preference.main, "rloo": rloo.main}[path.stem]
+    bind(main, ["--config", str(path)])
+    assert path.read_text().startswith("# ") and "CPU" in path.read_text()
