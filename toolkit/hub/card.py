@@ -130,8 +130,7 @@ def code(value: Any, limit: int = 120) -> str:
     >>> code("a | <b>`x`</b>")
     "`a / <b>'x'</b>`"
     """
-    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(value))
-    text = " ".join(text.split()).replace("`", "'").replace("|", "/").replace("\\", "/")
+    text = _one_line(value).replace("|", "/").replace("\\", "/")
     return f"`{text[:limit] + (' ...' if len(text) > limit else '') or ' '}`"
 
 
@@ -144,11 +143,16 @@ def _name(value: Any) -> str:
     return code(text)
 
 
+def _one_line(value: Any) -> str:
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(value))
+    return " ".join(text.split()).replace("`", "'")
+
+
 def _prose(text: str | None) -> str:
-    """The publisher's own sentence: in one line, without HTML."""
+    """The publisher's own sentences: in one line, which is no heading, without HTML or code."""
     if not text:
         return ""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;") + "\n\n"
+    return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").lstrip("#>-+*=| ") + "\n\n"
 
 
 def _table(facts: Any) -> str:

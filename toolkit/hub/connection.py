@@ -120,9 +120,9 @@ def _explain(error: Exception, wait: float) -> tuple[str, float | None, bool]:
     if local is not None:
         return scrub(f"{Path(str(local.filename)).name}: {local.strerror}"), None, False
     # hf_xet, which carries large files, has RuntimeError for all that goes wrong on its way.
-    network = httpx2.TransportError, OSError, RuntimeError
     last = scrub(f"{type(chain[-1]).__name__}: {chain[-1]}")[:200]
-    if any(isinstance(e, network) for e in chain):
+    cut = any(isinstance(e, httpx2.TransportError) for e in chain)
+    if cut or isinstance(chain[-1], OSError | RuntimeError):
         return f"the connection to the Hub failed ({last}; {AGAIN})", wait, False
     if any(isinstance(e, json.JSONDecodeError) for e in chain):
         return f"the Hub answered without JSON ({AGAIN})", wait, False

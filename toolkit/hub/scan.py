@@ -17,8 +17,9 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
 }
 HOMES = {
-    "a path in somebody's home folder": r"(/home/|/Users/|[A-Za-z]:\\+Users\\+)[^/\\\s\"'`]+"
-    r"|/root(?![\w-])",
+    # Not within a longer path: https://host/home/news is none.
+    "a path in somebody's home folder": r"(?<![\w.-])(/home/|/Users/)[^/\s\"'`]"
+    r"|[A-Za-z]:\\+Users\\|(?<![\w.-])/root(?![\w-])",
 }
 # Word lists: of ten thousand pieces of text one may well be "/root". They are the base's own files.
 WORD_LISTS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")

@@ -1,0 +1,136 @@
+"""The card tells what is known, says what is not, and is inert whatever it tells."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from toolkit.errors import InputError
+from toolkit.hub.base import Base
+from toolkit.hub.card import code, render
+from toolkit.hub.source import Source, read_results, read_source
+
+HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
+BASE = Base(Path("/"), "org/base", "a" * 40, {"license": "apache-2.0"})
+
+
+def evaluation(adapter: Path | None) -> dict[str, Any]:
+    return {
+        "prompts": 512, "seed": 0, "reference": "reference",
+        "judges": [{"name": "vader", "kind": "lexicon", "training_reward": True}],
+        "contenders": [
+            {"name": "ppo", "adapter": str(adapter), "kl": 4.9, "kl_error": 0.1, "tokens": 24.0,
+             "distinct_2": 0.4, "repetition": 0.1,
+             "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8}}},
+            {"name": "reference", "adapter": None, "kl": 0.0, "kl_error": 0.0, "tokens": 24.0,
+             "distinct_2": 0.4, "repetition": 0.1, "scores": {}},
+        ],
+        "pairs": [{"judge": "vader", "a": "reference", "b": "ppo", "wins": 100, "ties": 12,
+                   "losses": 400, "win_rate": 0.2, "low": 0.17, "high": 0.24, "p_value": 1e-9}],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def policy(adapters: Path) -> Source:
+    return read_source(adapters / "ppo" / "adapters" / "policy")
+
+
+def test_results_are_this_adapters_seen_from_its_side(policy: Source, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(evaluation(policy.folder)))
+    for source in (path, tmp_path):
+        results = read_results(source, policy.folder)
+        card = render(policy, BASE, "me/policy", results)
+        row = "| `reference` | `vader` (it was trained on this one) | 400 / 12 / 100 | "
+        assert row + "80.0% [76.0%, 83.0%] |" in card
+        assert "On 512 prompts. KL from the reference, per completion: 4.9 nats (standard" in card
+        assert "| 8.1 (0.1) | +1.80 |" in card
+    with pytest.raises(InputError, match="0 contenders .* of ppo, reference"):
+        read_results(path, policy.folder.parent)
+    assert read_results(path, policy.folder.parent, "ppo") == results
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda e: e.pop("pairs"), lambda e: e.update(contenders=3), lambda e: e.update(prompts="x"),
+    lambda e: e["pairs"][0].update(wins="<b>"), lambda e: e["pairs"][0].update(low=None),
+    lambda e: e["contenders"][0]["scores"]["vader"].update(mean=float("nan")),
+])  # fmt: skip
+def test_an_evaluation_of_another_form_is_refused(
+    policy: Source, tmp_path: Path, spoil: Any
+) -> None:
+    whole = evaluation(policy.folder)
+    spoil(whole)
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="not what an evaluation writes"):
+        read_results(tmp_path, policy.folder)
+
+
+def test_what_was_not_measured_is_said(policy: Source) -> None:
+    card = render(policy, BASE, "me/policy")
+    assert "Win rates: not measured." in card and "## Data\n\nnot recorded." in card
+    assert "whether people or another judge prefer it" in card
+
+
+def test_the_metadata_are_the_hubs_fields(policy: Source) -> None:
+    data = ModelCard(render(policy, BASE, "me/policy")).data.to_dict()
+    assert data == {
+        "base_model": "org/base", "base_model_relation": "adapter", "library_name": "peft",
+        "license": "apache-2.0", "pipeline_tag": "text-generation", "tags": ["lora", "rlhf", "ppo"],
+    }  # fmt: skip
+
+
+def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Path) -> None:
+    source = read_source(adapters / "reward" / "adapter")
+    source.metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "chance": 0.25,
+                      "comparisons": 200, "p": 1e-12}  # fmt: skip
+    source.run = {
+        "data": {"source": "/home/ann/secret/picks.jsonl", "rows": 1000},
+        "settings": {"loss_type": "best_of_k", "chat_template": "/home/ann/t.jinja", "seed": 1},
+    }
+    card = render(source, BASE, "me/reward", labels="Three people in Bonn.")
+    assert "in 0.500 [0.400, 0.600] of 200 held-out comparisons" in card
+    assert "not shown to be better than chance" not in card
+    assert "| `source` | `picks.jsonl` |" in card and "| `loss_type` | `best_of_k` |" in card
+    assert "Three people in Bonn." in card and "/home/ann" not in card
+    assert "return 2.5 * raw + -0.75" in card  # gain and bias
+    source.metrics["p"] = 0.4
+    assert "not shown to be better than chance" in render(source, BASE, "me/reward")
+
+
+def test_hostile_text_stays_text(policy: Source, tmp_path: Path) -> None:
+    whole = evaluation(policy.folder)
+    whole["judges"][0]["name"] = whole["pairs"][0]["judge"] = HOSTILE
+    whole["pairs"][0]["a"] = HOSTILE
+    whole["contenders"][0]["scores"] = {HOSTILE: whole["contenders"][0]["scores"]["vader"]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole))
+    policy.run = {"data": {HOSTILE: HOSTILE}, "settings": {"lexicon": HOSTILE, "seed": HOSTILE},
+                  "versions": {"torch": HOSTILE}}  # fmt: skip
+    card = render(policy, BASE, "me/policy", read_results(tmp_path, policy.folder))
+    plain = render(policy.__class__(**vars(policy) | {"run": {}}), BASE, "me/policy")
+    assert re.findall(r"^#+ .*$", card, flags=re.M) == re.findall(r"^#+ .*$", plain, flags=re.M)
+    assert len(re.findall(r"^```", card, flags=re.M)) == 4  # python, bibtex
+    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S))
+    assert "<" not in outside and "![" not in outside and "http://" not in outside
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", card)
+    for line in card.splitlines():
+        if line.startswith("|"):
+            assert line.count("|") in (3, 4, 5)
+
+
+def test_the_publishers_own_words_are_a_paragraph_without_html(policy: Source) -> None:
+    card = render(
+        policy, BASE, "me/policy", data="## <b>All</b>\n\n`mine`\x1b, see [x](https://x.y)"
+    )
+    assert "\n## Data\n\n&lt;b>All&lt;/b> 'mine' , see [x](https://x.y)\n\n" in card
+
+
+def test_code_is_one_inert_line() -> None:
+    assert code("a | <b>`x`</b>\n\\") == "`a / <b>'x'</b> /`"
+    assert code("") == "` `" and code("x" * 500) == f"`{'x' * 120} ...`"
+
+
+def test_the_same_arguments_give_the_same_card(policy: Source) -> None:
+    assert render(policy, BASE, "me/policy") == render(policy, BASE, "me/policy")

@@ -1,0 +1,177 @@
+"""The gate: the card's own lines, in a clean process, on what is staged; and on what is downloaded.
+
+A process that imports torch and peft takes 6 seconds, so one test starts one, and the others run
+the lines in this one, with the Hub's cache and address set for it.
+"""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from toolkit.errors import InputError
+from toolkit.hub import gate
+from toolkit.hub.base import Base, find_base
+from toolkit.hub.card import render
+from toolkit.hub.connection import connect, model_info
+from toolkit.hub.gate import Probes, compare, measure, pass_gate, python_of, run_lines
+from toolkit.hub.lines import PROBE, Names
+from toolkit.hub.source import Source, read_source
+from toolkit.hub.stage import stage
+from toolkit.hub.upload import publish
+
+# huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+KINDS = {"policy": "ppo/adapters/policy", "value": "ppo/adapters/value", "reward": "reward/adapter"}
+
+
+@pytest.fixture(scope="module")
+def ours(adapters: Path, demo_model: str) -> dict[str, tuple[Source, Probes]]:
+    """Of each kind, what training's own code says of the probes."""
+    sources = {kind: read_source(adapters / path) for kind, path in KINDS.items()}
+    return {kind: (s, measure(s, Path(demo_model))) for kind, s in sources.items()}
+
+
+def run_here(lines: str, kind: str) -> Probes:
+    """The card's lines and the probes, in this process."""
+    scope: dict[str, Any] = {}
+    exec(compile(lines + PROBE[kind], "card", "exec"), scope)
+    ids = [list(map(int, scope["tokenizer"](text)["input_ids"])) for text in gate.PROBES]
+    return Probes(ids, [scope["_numbers"](text) for text in gate.PROBES])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_and_downloaded_again_the_cards_code_gives_trainings_numbers(
+    hub: Any, kind: str, ours: Any, demo_model: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The round trip of each kind: staged, sent, and loaded from the Hub by peft alone."""
+    source, expected = ours[kind]
+    hub.add("org/base", Path(demo_model), {"license": "apache-2.0"})
+    base = find_base(demo_model, partial(model_info, connect()), "org/base")
+    assert base.problems == []
+    staged = stage(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
+    publish(connect(), "me/model", staged.folder, staged.files)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    card = hub.repos["me/model"].files["README.md"].decode()
+    theirs = run_here(python_of(card), kind)
+    assert "differ by" in compare(expected, theirs, "fp32")
+    assert ("GET", "/me/model/resolve/main/adapter_model.safetensors") in hub.seen
+    assert ("GET", f"/org/base/resolve/{base.sha}/model.safetensors") in hub.seen
+    if kind == "reward":  # gain and bias are in the numbers
+        raw = run_here(python_of(card).replace("return 2.5 * raw + -0.75", "return raw"), kind)
+        for (score,), (number,) in zip(theirs.numbers, raw.numbers, strict=True):
+            assert score == pytest.approx(2.5 * number - 0.75, abs=1e-6)
+    if kind == "policy":
+        assert expected.effect is not None and expected.effect > 0.05
+    if kind == "value":  # one a token, and not all alike
+        assert [len(row) for row in theirs.numbers] == [len(row) for row in theirs.ids]
+        assert torch.tensor(theirs.numbers[0]).std() > 1e-3
+
+
+def test_the_clean_process_passes_and_sees_no_token_and_no_home(
+    ours: Any, demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, expected = ours["policy"]
+    base = Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
+    staged = stage(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
+    monkeypatch.setenv("HF_TOKEN", "hf_MARKERmarkerMARKERmarker0123456789")
+    names = Names("me/model", base.repo_id, base.sha)
+    look = (
+        "import os\nassert not [v for v in os.environ.values() if 'MARKER' in v]\n"
+        f"assert os.environ['HOME'] != {str(Path.home())!r}\nimport sys\n"
+        "from huggingface_hub import get_token\nassert get_token() is None\n"
+    )
+    lines = look + python_of((staged.folder / "README.md").read_text())
+    lines += "assert 'toolkit' not in sys.modules\n"
+    theirs = run_lines("policy", lines, staged.folder, base.files, names)
+    assert "the adapter itself moves them" in compare(expected, theirs, "fp32")
+
+
+def spoil_weights(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path)
+    name = next(key for key in state if "lora_B" in key)
+    state[name] = state[name] * 1.01
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def spoil_scale(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 9}))
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    tokenizer = json.loads(text)
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-600]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def spoil_head(folder: Path) -> None:
+    state = load_file(folder / "value_head.safetensors")
+    save_file(state | {"bias": state["bias"] + 0.01}, folder / "value_head.safetensors")
+
+
+@pytest.mark.parametrize("kind, spoil, said", [
+    ("policy", spoil_weights, "it gives other numbers than in training"),
+    ("policy", spoil_scale, "it gives other numbers than in training"),
+    ("policy", spoil_tokenizer, "the staged tokenizer makes other tokens"),
+    ("value", spoil_head, "it gives other numbers than in training"),
+    ("reward", spoil_weights, "it gives other numbers than in training"),
+])  # fmt: skip
+def test_staged_files_that_are_not_what_was_trained_are_refused(
+    ours: Any, kind: str, spoil: Any, said: str, demo_model: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    source, expected = ours[kind]
+    base = Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
+    card = render(source, base, "me/model")
+    staged = stage(source, base, card, None, tmp_path / "staged").folder
+    spoil(staged)
+
+    def here(kind: str, lines: str, staged: Path, base: Path, names: Names) -> Probes:
+        cache = tmp_path / "cache"
+        gate._pretend(cache, names.repo_id, "f" * 40, staged)
+        gate._pretend(cache, names.base_id, names.sha, base)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        return run_here(lines, kind)
+
+    monkeypatch.setattr(gate, "run_lines", here)
+    monkeypatch.setattr(gate, "measure", lambda source, base: expected)
+    (problem,) = pass_gate(source, base, "me/model", card, staged)
+    assert said in problem
+    shutil.rmtree(tmp_path / "cache")
+    stage(source, base, card, None, staged)
+    assert pass_gate(source, base, "me/model", card, staged) == []
+
+
+def test_numbers_that_are_not_finite_or_too_far_off_are_refused() -> None:
+    ours = Probes([[1, 2]], [[-2.0, -4.0]])
+    assert "differ by 0.02" in compare(ours, Probes([[1, 2]], [[-2.0, -4.02]]), "bf16")
+    for wrong, precision in (([-2.0, -4.02], "fp32"), ([-2.0, -4.3], "bf16"),
+                             ([float("nan"), -4.0], "bf16"), ([-2.0, float("nan")], "bf16")):  # fmt: skip
+        with pytest.raises(InputError, match=r"^gate: "):
+            compare(ours, Probes([[1, 2]], [wrong]), precision)
+
+
+def test_lines_that_fail_are_told_by_their_error(demo_model: str, tmp_path: Path) -> None:
+    (tmp_path / "staged").mkdir()
+    names = Names("me/model", "org/base", "a" * 40)
+    with pytest.raises(InputError, match=r"fail in a clean process: ValueError: because$"):
+        run_lines("policy", "raise ValueError('because')\n", tmp_path / "staged",
+                  Path(demo_model), names)  # fmt: skip
+
+
+def test_a_repository_cannot_be_its_own_base(adapters: Path, demo_model: str) -> None:
+    source = read_source(adapters / KINDS["policy"])
+    base = Base(Path(demo_model), "org/base", "a" * 40, {})
+    assert pass_gate(source, base, "org/base", "", Path(demo_model)) == [
+        "repo_id: org/base is the base itself (name another)"
+    ]

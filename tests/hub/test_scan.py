@@ -1,0 +1,75 @@
+"""What must not leave the machine is found, named, and not repeated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from toolkit.hub.scan import scan, scrub
+
+SECRETS = {
+    "hf_" + "aB3" * 10: "what looks like a Hub token",
+    "sk-proj-" + "x1" * 20: "what looks like an API key",
+    "ghp_" + "a1" * 18: "what looks like a GitHub token",
+    "AKIA" + "A1B2C3D4E5F6G7H8": "what looks like an AWS key",
+    "-----BEGIN OPENSSH PRIVATE KEY-----": "a private key",
+    "/home/ann/data": "a path in somebody's home folder",
+    "/Users/ann/data": "a path in somebody's home folder",
+    "C:\\Users\\ann": "a path in somebody's home folder",
+    "see /root/x": "a path in somebody's home folder",
+    "hunter2-hunter2": "the value of the environment variable MY_API_KEY",
+    "login-token-0123": "the Hub token",
+    "/srv/models/base": "the path of a folder of this machine",
+}
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "hunter2-hunter2")
+    monkeypatch.setenv("SHORT_TOKEN", "card")  # too short to be one: every text would have it
+    monkeypatch.setattr("toolkit.hub.scan.get_token", lambda: "login-token-0123")
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("kind", ["text", "json", "escaped", "safetensors"])
+def test_each_is_found_in_each_kind_of_file(tmp_path: Path, secret: str, kind: str) -> None:
+    if kind == "text":
+        (tmp_path / "file").write_text(f"a card\n{secret}\n")
+    elif kind == "json":
+        (tmp_path / "file").write_text(json.dumps({"a": [{"b": secret}]}))
+    elif kind == "escaped":  # as no search in the bytes would find it
+        escaped = "".join(f"\\u{ord(c):04x}" for c in secret)
+        (tmp_path / "file").write_text(f'{{"a": "{escaped}"}}')
+    else:
+        save_file({"a": torch.zeros(1)}, tmp_path / "file.safetensors", metadata={"note": secret})
+    problems = scan(tmp_path, ["/srv/models/base"])
+    assert any(SECRETS[secret] in line for line in problems)
+    assert all(line.startswith("file") and secret not in line for line in problems)
+
+
+def test_a_clean_folder_passes(tmp_path: Path, demo_model: str) -> None:
+    (tmp_path / "README.md").write_text(
+        "# A card\n\nSee https://huggingface.co/home/ann and home/x; hf_hub_download; task-42; "
+        "/rootless; a risk-free-and-desk-bound-thing\n"
+    )
+    assert scan(tmp_path) == []
+    assert scan(Path(demo_model)) == []
+
+
+def test_a_word_list_may_hold_what_looks_like_a_path_but_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": {"/root": 1, "/home/x": 2}}))
+    assert scan(tmp_path) == []
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": {"hunter2-hunter2": 1}}))
+    assert len(scan(tmp_path)) == 1
+
+
+def test_the_working_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"at": str(Path.cwd() / "outputs")}))
+    assert any("a folder of this machine" in line for line in scan(tmp_path))
+
+
+def test_scrubbed_text_is_one_line_without_secrets() -> None:
+    text = scrub("a\nhunter2-hunter2 and hf_" + "aB3" * 10 + "\tand login-token-0123.")
+    assert text == "a *** and *** and ***."
