@@ -17,6 +17,7 @@ from typing import Any
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.other_base import TextRewardModel
@@ -58,7 +59,8 @@ def main(
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts,
              "held_out_prompts": len(held_out or [])}  # fmt: skip
     print(json.dumps(facts, indent=2))
-    reward = VisibleReward(parts, weights, rule, tokenizer, prompts)
+    both = (prompts, held_out or Prompts())
+    reward = VisibleReward(parts, weights, rule, tokenizer, *both)
 
     # Train, save, load again.
     metrics, history = train_and_save(

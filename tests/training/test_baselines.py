@@ -140,13 +140,18 @@ def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root
     if not model.is_dir():
         pytest.skip("needs the stories260k model, which is not part of this project")
     tokenizer = load_tokenizer(str(model))
-    line = {"prompt": "Once upon a time", "completions": [" there was a cat.", "ly dog"], "best": 0}
     encoder = Encoder(tokenizer, 64)
-    prompt = encoder.prompt_ids(line["prompt"])
-    assert prompt[0] == tokenizer.bos_token_id == 1
-    for ids, text in zip(completion_ids(encoder, line, prompt), line["completions"], strict=True):
-        assert decode_pair(tokenizer, prompt, ids)[1] == text
+    joined = 0
+    for before, after in (("Once upon a time", " there was a cat."), ("Once upon a time", "ly dog"),
+                          ("She saw a do", "g. It ran"), ("He wen", "t home")):  # fmt: skip
+        line = {"prompt": before, "completions": [after, " x"], "best": 0}
+        prompt = encoder.prompt_ids(before)
+        assert prompt[0] == tokenizer.bos_token_id == 1
+        ids = completion_ids(encoder, line, prompt)[0]
+        assert decode_pair(tokenizer, prompt, ids) == (before, after)
         assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids)
+        joined += tokenizer(before + after)["input_ids"][: len(prompt)] != prompt
+    assert joined  # where a token runs across the border
 
 
 def test_messages_go_through_the_template(tokenizer: Any) -> None:
@@ -577,10 +582,10 @@ def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:
     def function(prompts: list[str], completions: list[str]) -> list[float | None]:
         return [None, 2.0]
 
-    reward = VisibleReward([function, Heard()], [1.0, 1.0], rule, tokenizer, Prompts())
-    reward.columns = {"tag": [1, 2]}
+    prompts = Prompts([[5]], {"tag": [1]}), Prompts([[6]], {"tag": [2]})  # train, held out
+    reward = VisibleReward([function, heard := Heard()], [1.0, 1.0], rule, tokenizer, *prompts)
     scores = reward([[5], [6]], [[15], [15, 15]], [0, 1])
-    assert math.isnan(scores[0]) and scores[1] == 4.0
+    assert math.isnan(scores[0]) and scores[1] == 4.0 and heard.tags == [1, 2]
 
 
 # Mistakes.
@@ -604,12 +609,12 @@ def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:
 def test_settings_that_cannot_be_meant_are_refused(
     kwargs: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ValueError, match=message):  # TRL's own too: the command line shows a line
         PreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **kwargs)
 
 
 def test_rloo_refuses_a_batch_that_its_groups_do_not_fill(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="divisible"):
+    with pytest.raises(ValueError, match="divisible"):
         RLOOBaselineConfig(
             output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=6, num_generations=4
         )

@@ -143,6 +143,7 @@ class SFTBaselineConfig(BaselineDefaults, SFTConfig):  # type: ignore[misc]  # a
 
     def __post_init__(self) -> None:
         self.check()
+        check_choice("loss_type", self.loss_type, ("nll", "dft"))
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # rows come tokenised
         super().__post_init__()
 
@@ -197,10 +198,7 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
             )  # fmt: skip
         self._refuse_what_the_method_lacks()
         loss_type, self.loss_type = self.loss_type, self.losses  # type: ignore[assignment]
-        try:
-            super().__post_init__()
-        except ValueError as error:  # loss_weights, say
-            raise InputError(" ".join(str(error).split())) from None
+        super().__post_init__()
         self.loss_type = loss_type
 
     @property
@@ -211,9 +209,8 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
 
     def _refuse_what_the_method_lacks(self) -> None:
         known = {f.name for f in dataclasses.fields(method_classes(self.method)[0])}
-        ours = {"method", "loss_type", "rejected", *(f.name for f in _fields(BaselineDefaults))}
         for f in dataclasses.fields(self):
-            if f.name in known | ours or f.default is MISSING:
+            if f.name in known | {"method", "loss_type", "rejected"} or f.default is MISSING:
                 continue
             if getattr(self, f.name) != f.default:
                 raise InputError(f"{f.name} is not used by {self.method} (leave it out)", f.name)
@@ -238,10 +235,6 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
         if self.method in ("orpo", "cpo"):
             values["remove_unused_columns"] = False
         return cls(**values)
-
-
-def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(cls)
 
 
 def method_classes(method: str) -> tuple[Any, Any]:
@@ -308,10 +301,7 @@ class RLOOBaselineConfig(BaselineDefaults, RLOOConfig):  # type: ignore[misc]  #
         check_range("penalty_reward_value", self.penalty_reward_value)
         check_range("num_generations", self.num_generations, low=2)
         self.max_completion_length = self.response_length
-        try:
-            super().__post_init__()
-        except ValueError as error:  # a batch that num_generations does not divide
-            raise InputError(" ".join(str(error).split())) from None
+        super().__post_init__()
 
     def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
         """The sampling in token ids."""
@@ -370,30 +360,36 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
 def completion_ids(encoder: Encoder, row: Row, prompt: list[int]) -> list[list[int]]:
     """Token ids of a row's completions, such that behind ``prompt`` they read as the text does.
 
-    They are cut off the tokens of the whole. Where the whole begins otherwise than the prompt does
-    (a token runs across the border, which sampling never does), they are tokenised by themselves,
-    without their first space if the tokenizer puts one there.
+    They are cut off the tokens of the whole, where that begins as the prompt does. It does not
+    where a token runs across the border, which sampling never does: then ``_alone``.
     """
-    chat, tokenizer = not isinstance(row["prompt"], str), encoder.tokenizer
+    chat = not isinstance(row["prompt"], str)
     text = encoder.prompt_text(row["prompt"])
     spaced = chat and encoder.plain  # "Assistant: ..."
     completions = [f" {c.lstrip(' ')}" if spaced else c for c in row["completions"]]
-    made = []
-    for completion, whole in zip(
-        completions, encoder.ids([text + c for c in completions], chat), strict=True
-    ):
-        ids = whole[len(prompt) :]
-        if whole[: len(prompt)] != prompt or not ids:
-            alone = [
-                tokenizer(t, add_special_tokens=False)["input_ids"]
-                for t in dict.fromkeys((completion, completion.removeprefix(" ")))
-                if t
-            ]
-            ids = next(
-                (a for a in alone if decode_pair(tokenizer, prompt, a)[1] == completion), alone[0]
-            )
-        made.append(ids)
-    return made
+    wholes = encoder.ids([text + c for c in completions], chat)
+    return [
+        whole[len(prompt) :]
+        if whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+        else _alone(encoder.tokenizer, prompt, completion)
+        for completion, whole in zip(completions, wholes, strict=True)
+    ]
+
+
+def _alone(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: str) -> list[int]:
+    """A completion tokenised by itself: as it is, without its first space, or behind a newline.
+
+    SentencePiece puts a space before a text, so the first that reads right behind the prompt is
+    taken.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    anchored = ids(f"\n{completion}")[len(ids("\n")) :]
+    tries = [ids(completion), ids(completion.removeprefix(" ")), anchored]
+    right = (t for t in tries if t and decode_pair(tokenizer, prompt, t)[1] == completion)
+    return next(right, tries[0])
 
 
 def sft_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -701,15 +697,20 @@ class VisibleReward:
         weights: one for each part.
         rule: the truncation, and the penalty of completions that do not meet it.
         tokenizer: the parts read text.
-        prompts: what the rows' further columns are taken from.
+        prompts: the training prompts, then the held-out ones: their rows' further columns go to
+            the functions.
     """
 
     def __init__(
         self, parts: Sequence[RewardFunction], weights: Sequence[float], rule: SamplingRule,
-        tokenizer: PreTrainedTokenizerBase, prompts: Prompts,
+        tokenizer: PreTrainedTokenizerBase, *prompts: Prompts,
     ) -> None:  # fmt: skip
         self.parts, self.weights, self.rule = parts, weights, rule
-        self.tokenizer, self.columns = tokenizer, prompts.columns
+        self.tokenizer = tokenizer
+        self.columns = {
+            name: [v for each in prompts for v in each.columns.get(name, [None] * len(each))]
+            for name in sorted({name for each in prompts for name in each.columns})
+        }
         self.__name__ = "+".join(map(function_name, parts))
 
     def __call__(
@@ -722,7 +723,7 @@ class VisibleReward:
         kept = [tokens[keep].tolist() for tokens, keep in zip(ids, visible, strict=True)]
         pairs = [decode_pair(self.tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)]
         texts = [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
-        columns = {n: [v[i] for i in row] for n, v in self.columns.items()} if row[0] >= 0 else {}
+        columns = {name: [values[i] for i in row] for name, values in self.columns.items()}
         total = torch.zeros(len(prompts), dtype=torch.float64)
         for part, weight in zip(self.parts, self.weights, strict=True):
             scores = call_reward_function(part, *texts, columns, all_scored=False)
@@ -787,10 +788,10 @@ class SampledRLOOTrainer(RLOOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
 
-def prompt_rows(prompts: Prompts, columns: bool = True) -> Dataset:
+def prompt_rows(prompts: Prompts, first: int = 0) -> Dataset:
     """Prompts for ``SampledRLOOTrainer``; ``row`` finds their further columns."""
-    rows = list(range(len(prompts))) if columns else [-1] * len(prompts)
-    return Dataset.from_dict({"prompt": list(prompts), "row": rows})
+    rows = range(first, first + len(prompts))
+    return Dataset.from_dict({"prompt": list(prompts), "row": list(rows)})
 
 
 def rloo_trainer(
@@ -804,7 +805,7 @@ def rloo_trainer(
         return SampledRLOOTrainer(
             reward.rule, model=model, args=config, reward_funcs=[reward],
             train_dataset=prompt_rows(prompts),
-            eval_dataset=None if held_out is None else prompt_rows(held_out, columns=False),
+            eval_dataset=None if held_out is None else prompt_rows(held_out, len(prompts)),
             processing_class=tokenizer, peft_config=peft_config,
         )  # fmt: skip
 
