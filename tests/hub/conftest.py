@@ -8,12 +8,15 @@ from types import ModuleType
 from typing import Any
 
 import huggingface_hub.constants
+import huggingface_hub.hf_api
 import pytest
 import torch
 
 from toolkit.models.adapters import lora_config, write_facts
 from toolkit.models.loading import load_base, new_score_head
 from toolkit.models.roles import Roles
+
+RESOLVE = "{repo_id}/resolve/{revision}/{filename}"
 
 
 def load_stub() -> ModuleType:
@@ -33,7 +36,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     stub = load_stub()
     with stub.serving() as server:
         constants = huggingface_hub.constants
+        # What HF_ENDPOINT sets, read when huggingface_hub is imported.
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}/{RESOLVE}")
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-login"))

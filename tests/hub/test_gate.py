@@ -155,8 +155,9 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
 def test_numbers_that_are_not_finite_or_too_far_off_are_refused() -> None:
     ours = Probes([[1, 2]], [[-2.0, -4.0]])
     assert "differ by 0.02" in compare(ours, Probes([[1, 2]], [[-2.0, -4.02]]), "bf16")
+    nan = float("nan")
     for wrong, precision in (([-2.0, -4.02], "fp32"), ([-2.0, -4.3], "bf16"),
-                             ([float("nan"), -4.0], "bf16"), ([-2.0, float("nan")], "bf16")):  # fmt: skip
+                             ([nan, -4.0], "bf16"), ([-2.0, nan], "bf16")):  # fmt: skip
         with pytest.raises(InputError, match=r"^gate: "):
             compare(ours, Probes([[1, 2]], [wrong]), precision)
 
