@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def test_hostile_text_stays_text(policy: Source, tmp_path: Path) -> None:
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S))
     assert "<" not in outside and "![" not in outside and "http://" not in outside
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", card)
+    assert "On 512 prompts" in card
     for line in card.splitlines():
         if line.startswith("|"):
             assert line.count("|") in (3, 4, 5)
@@ -134,3 +136,37 @@ def test_code_is_one_inert_line() -> None:
 
 def test_the_same_arguments_give_the_same_card(policy: Source) -> None:
     assert render(policy, BASE, "me/policy") == render(policy, BASE, "me/policy")
+
+
+@pytest.mark.parametrize("settings, method, labels", [
+    ({"method": "dpo", "beta": 0.1}, "TRL's DPO (arXiv 2305.18290)", "of which one was picked"),
+    ({"num_generations": 4, "lexicon": "l.txt"}, "RLOO (arXiv", "| `lexicon` | `l.txt` |"),
+    ({"seed": 1}, "Supervised fine-tuning on", "of which one was picked"),
+    ({"kl_controller": "adaptive", "policy_adapter": "/x/sft"}, "It started from another adapter",
+     "not recorded."),
+])  # fmt: skip
+def test_policies_of_other_methods_say_which(
+    adapters: Path, tmp_path: Path, settings: dict[str, Any], method: str, labels: str
+) -> None:
+    folder = tmp_path / "run" / "adapter"
+    shutil.copytree(adapters / "ppo/adapters/policy", folder)
+    card = render(read_source(folder), BASE, "me/policy")
+    assert "How it was trained is not recorded." in card
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
+    card = render(read_source(folder), BASE, "me/policy")
+    assert method in card and labels in card and "/x/sft" not in card
+    told = render(read_source(folder), BASE, "me/policy", data="Mine.", labels="Ann's.")
+    assert "not recorded" not in told
+
+
+def test_kl_is_that_of_these_adapters(adapters: Path, tmp_path: Path) -> None:
+    for name in ("adapters", "best"):
+        shutil.copytree(adapters / "ppo/adapters/policy", tmp_path / name / "policy")
+    rows = [{"objective/kl": float(i)} for i in range(10)]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "best" / "evaluation.json").write_text(json.dumps({"eval/kl": 2.25}))
+    said = {
+        n: render(read_source(tmp_path / n / "policy"), BASE, "a/b") for n in ("adapters", "best")
+    }
+    assert "8.5 nats, as sampled over the last fifth" in said["adapters"]  # of 8 and 9
+    assert "2.25 nats, on the run's held-out prompts" in said["best"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from toolkit.data.files import read_jsonl
+from toolkit.data.files import read_jsonl, read_object
 from toolkit.hub.base import Base
 from toolkit.hub.lines import Names, loading_lines
 from toolkit.hub.source import Facts, Results, Source
@@ -18,22 +18,29 @@ from toolkit.hub.source import Facts, Results, Source
 UNMEASURED = "not measured"
 UNKNOWN = "not recorded"
 WHAT = {
-    "policy": "a policy tuned by PPO from human preferences (or from a stand-in for them: see "
-    "Labels), with a penalty on the KL divergence from its reference",
+    "policy": "a language model tuned from human preferences (or from a stand-in for them: see "
+    "Labels)",
     "reward": "a reward model: it gives a text one score, the higher the more likely that the text "
     "is the one that was picked among several",
     "value": "the value function of a PPO run: for each token it predicts the sum of the rewards "
     "still to come (score minus KL penalty); it is of use to go on with that run",
 }
 METHOD = {
-    "policy": "PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+    "policy": "How it was trained is not recorded.",
+    "ppo": "PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+    "rloo": "RLOO (arXiv 2402.14740) by TRL, with a KL penalty.",
+    "dpo": "Trained on comparisons directly, without a reward model: TRL's DPO (arXiv 2305.18290).",
+    "kto": "Trained on picks and on what was not picked: TRL's KTO (arXiv 2402.01306).",
+    "orpo": "Trained on comparisons directly, without a reference: TRL's ORPO (arXiv 2403.07691).",
+    "cpo": "Trained on comparisons directly, without a reference: TRL's CPO (arXiv 2401.08417).",
+    "sft": "Supervised fine-tuning on the picks of comparisons, or on text.",
     "reward": "A scalar head on a LoRA adapter, trained on comparisons. Scores are scaled by gain "
     "and bias to mean 0 and standard deviation 1 on samples of the untuned model.",
     "value": "Trained together with its policy by PPO, on returns by generalised advantage "
     "estimation.",
 }
 SETTINGS = {
-    "policy": (
+    "ppo": (
         "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
         "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_controller", "kl_target",
         "kl_coef", "kl_horizon", "cliprange", "gamma", "lam", "whiten_rewards", "value",
@@ -46,14 +53,22 @@ SETTINGS = {
         "normalize_samples", "lora_r", "lora_alpha", "lora_target_modules", "precision", "seed",
     ),
 }  # fmt: skip
-SETTINGS["value"] = SETTINGS["policy"]
+SETTINGS["value"] = SETTINGS["ppo"]
+SETTINGS["policy"] = (  # of all other methods
+    "method", "loss_type", "beta", "num_generations", "num_iterations", "max_steps",
+    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "max_length", "rejected", "response_length", "temperature", "stop_token",
+    "truncate_token", "truncate_after", "lora_r", "lora_alpha", "lora_target_modules", "precision",
+    "seed",
+)  # fmt: skip
 PIPELINES = {"policy": "text-generation", "reward": "text-classification"}
-TAGS = {"policy": "ppo", "reward": "reward-model", "value": "value-function"}
+TAGS = {"reward": "reward-model", "value": "value-function"}
+BY_REWARD = ("ppo", "rloo", None)  # methods that a reward was needed for; None: not known
 LABELS = ("reward_adapter", "reward_model", "reward_function", "lexicon", "reward_weights")
 LIMITS = {
     "policy": [
-        "It was tuned to please a scorer. A scorer is not the people it was made from: the further "
-        "the policy is from its reference, the more of a high score may be the scorer's mistakes.",
+        "It was tuned towards picks or scores. These are not the people that they came from: the "
+        "further it is from its reference, the more of a high score may be the scorer's mistakes.",
         "Nothing was done to make it truthful or safe; what the base does wrong it may do too.",
     ],
     "reward": [
@@ -68,13 +83,15 @@ LIMITS = {
     ],
 }
 CITE = """\
+```bibtex
 @article{ziegler2019finetuning,
   title   = {Fine-Tuning Language Models from Human Preferences},
   author  = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and
              Radford, Alec and Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
   journal = {arXiv preprint arXiv:1909.08593},
   year    = {2019}
-}"""
+}
+```"""
 FILE_ENDINGS = (".json", ".jsonl", ".gz", ".parquet", ".csv", ".txt", ".arrow", ".jinja", ".yaml")
 
 
@@ -103,7 +120,7 @@ def render(
         base_model=base.repo_id,
         library_name="peft",
         pipeline_tag=PIPELINES.get(source.kind),
-        tags=["lora", "rlhf", TAGS[source.kind]],
+        tags=["lora", "rlhf", *filter(None, [TAGS.get(source.kind, source.method)])],
         base_model_relation="adapter",
         **licence,
     )
@@ -113,9 +130,9 @@ def render(
         f"`{base.sha}`): {WHAT[source.kind]}.",
         f"## How to load it\n\n```python\n{lines}```",
         _loading_notes(source, gain, bias),
-        f"## Data\n\n{_prose(data)}{_table(source.run.get('data'))}",
-        f"## Labels\n\n{_prose(labels)}{_labels(source)}",
-        f"## Method\n\n{METHOD[source.kind]}\n\n{_table(_chosen(source))}",
+        f"## Data\n\n{_prose(data)}{_table(source.run.get('data'), bool(data))}",
+        f"## Labels\n\n{_prose(labels)}{_labels(source, bool(labels))}",
+        f"## Method\n\n{_method(source)}\n\n{_table(_chosen(source))}",
         f"## Results\n\n{_results(source, results)}",
         f"## Limits\n\n{_limits(source, results)}",
         "## How to cite\n\nThis adapter by its address, "
@@ -155,10 +172,11 @@ def _prose(text: str | None) -> str:
     return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").lstrip("#>-+*=| ") + "\n\n"
 
 
-def _table(facts: Any) -> str:
+def _table(facts: Any, told: bool = False) -> str:
+    """Facts a row; where there are none and the publisher did not tell either, that is said."""
     rows = {} if not isinstance(facts, dict) else _flat(facts)
     if not rows:
-        return f"{UNKNOWN}."
+        return "" if told else f"{UNKNOWN}."
     return "| | |\n|---|---|\n" + "\n".join(f"| {code(k)} | {_name(v)} |" for k, v in rows.items())
 
 
@@ -176,7 +194,9 @@ def _flat(facts: Facts, before: str = "") -> Facts:
 
 def _chosen(source: Source) -> Facts:
     """The settings that say how it was trained; without a run.json, what the adapter says."""
-    kept = {k: source.setting(k) for k in SETTINGS[source.kind] if source.setting(k) is not None}
+    method = source.method if source.kind == "policy" else None
+    names = SETTINGS.get(method or source.kind, SETTINGS["policy"])
+    kept = {k: source.setting(k) for k in names if source.setting(k) is not None}
     if not kept:
         targets = source.config.get("target_modules")
         kept = {
@@ -191,12 +211,26 @@ def _chosen(source: Source) -> Facts:
     return kept
 
 
-def _labels(source: Source) -> str:
-    if source.kind == "reward":
-        return "Each comparison has several completions of one prompt, of which one was picked."
+def _method(source: Source) -> str:
+    if source.kind != "policy":
+        return METHOD[source.kind]
+    text = METHOD.get(source.method or "policy", METHOD["policy"])
+    if source.setting("policy_adapter"):
+        text += " It started from another adapter on this base, which is also its reference."
+    return text
+
+
+def _labels(source: Source, told: bool) -> str:
+    if source.kind == "reward" or source.method not in BY_REWARD:
+        picked = "Each comparison has several completions of one prompt, of which one was picked."
+        return picked + ("" if told else f" By whom is {UNKNOWN}.")
     chosen = {k: source.setting(k) for k in LABELS if source.setting(k)}
-    said = f"What the policy was rewarded by:\n\n{_table(chosen)}" if chosen else _table(None)
-    return f"{said}\n\nThe card of the reward model tells whose picks it was trained on."
+    if not chosen:
+        return _table(None, told)
+    return (
+        f"What the policy was rewarded by:\n\n{_table(chosen)}\n\n"
+        "The card of the reward model, if there is one, tells whose picks it was trained on."
+    )
 
 
 def _loading_notes(source: Source, gain: float, bias: float) -> str:
@@ -285,9 +319,14 @@ def _accuracy(source: Source) -> str:
 
 
 def _kl_in_training(source: Source) -> str:
-    """The mean of the log's last fifth, where the run's log is there."""
-    log = source.folder.parent.parent / "log.jsonl"
-    if not log.is_file():
+    """Of PPO's last adapters the mean of its log's last fifth; of its best ones, what it noted."""
+    beside = source.folder.parent
+    if beside.name == "best" and (beside / "evaluation.json").is_file():
+        noted = read_object(beside / "evaluation.json", "adapter").get("eval/kl")
+        if isinstance(noted, int | float):
+            return f"{noted:.3g} nats, on the run's held-out prompts"
+    log = beside.parent / "log.jsonl"
+    if beside.name != "adapters" or not log.is_file():
         return UNMEASURED
     rows = [row.get("objective/kl") for _, row in read_jsonl(log)]
     known = [float(kl) for kl in rows[-max(1, len(rows) // 5) :] if isinstance(kl, int | float)]

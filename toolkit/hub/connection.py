@@ -101,7 +101,7 @@ def persist(
             line, wait, missing = _explain(error, 2.0**attempt / 2)
         if wait is None or attempt == ATTEMPTS:
             raise HubError(f"{repo_id}: {line}", missing) from None
-        say(f"{repo_id}: {line}; trying again in {wait:.0f} s")
+        say(f"{repo_id}: {line.split(' (')[0]}; trying again in {wait:.0f} s")
         time.sleep(wait)
     raise AssertionError
 

@@ -1,7 +1,7 @@
 """What is to be published: the adapter's folder, its kind, and what is written beside it.
 
 kind     told by                                            found beside it
-policy   task_type CAUSAL_LM                                run.json two folders up (ppo.py)
+policy   task_type CAUSAL_LM                                run.json, one folder up or two (ppo.py)
 reward   task_type SEQ_CLS                                  metrics.json in it, run.json one up
 value    task_type CAUSAL_LM and value_head.safetensors     the policy's toolkit.json, in ../policy
 """
@@ -48,6 +48,17 @@ class Source:
     def base_name(self) -> str:
         """The base that the adapter names: a folder, or an id on the Hub."""
         return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def method(self) -> str | None:
+        """How a policy was trained: ppo, rloo, sft, or preference.py's dpo, kto, orpo or cpo."""
+        settings = self.run.get("settings", {})
+        for name, telling in (("ppo", "kl_controller"), ("rloo", "num_generations")):
+            if telling in settings:
+                return name
+        if settings:
+            return str(settings.get("method", "sft"))
+        return "ppo" if self.folder.parent.name in ("adapters", "best") else None
 
     @property
     def revision(self) -> str | None:
@@ -97,9 +108,10 @@ def read_source(adapter: str | Path, precision: str | None = None) -> Source:
             "bf16 or fp32)", "precision",
         )  # fmt: skip
     check_choice("precision", held, PRECISIONS)
-    run = folder.parent / "run.json" if kind == "reward" else folder.parent.parent / "run.json"
     source = Source(folder, kind, config, facts, held)
-    source.run = _read_if_there(run)
+    source.run = _read_if_there(folder.parent / "run.json")
+    if kind != "reward" and not source.run:
+        source.run = _read_if_there(folder.parent.parent / "run.json")
     source.metrics = _read_if_there(folder / "metrics.json")
     return source
 
