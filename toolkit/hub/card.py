@@ -135,8 +135,8 @@ def render(
         f"## Method\n\n{_method(source)}\n\n{_table(_chosen(source))}",
         f"## Results\n\n{_results(source, results)}",
         f"## Limits\n\n{_limits(source, results)}",
-        "## How to cite\n\nThis adapter by its address, "
-        f"`https://huggingface.co/{repo_id}`, and the method:\n\n```bibtex\n{CITE}\n```",
+        f"## How to cite\n\nThis adapter by its address, `https://huggingface.co/{repo_id}`, its "
+        f"base by its own card, and the paper that the method goes back to:\n\n{CITE}",
     ]
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
