@@ -93,6 +93,20 @@ def test_sft_takes_text_and_goes_on_from_an_adapter(run: Path, root: Path, tmp_p
     assert made["history"][-1]["loss"] < made["history"][0]["loss"]
 
 
+def test_rloo_from_an_adapter_has_a_copy_of_it_as_reference(
+    run: Path, root: Path, tmp_path: Path
+) -> None:
+    os.chdir(root)
+    made = call(rloo.main, [
+        "--lexicon", "data/lexicon.txt", "--response_length", "8", "--limit", "16",
+        "--policy_adapter", str(run / "sft/adapter"), "--output_dir", str(tmp_path / "rloo"),
+        *SHORT, "--max_steps", "2",
+    ])  # fmt: skip
+    first, second = made["history"]
+    assert first["kl"] == pytest.approx(0, abs=1e-6) != second["kl"]
+    assert not (tmp_path / "rloo/adapter/ref").exists()
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that can be seen in the files must be found before a model is loaded."""

@@ -540,6 +540,22 @@ def test_rloo_samples_as_ppo_does_shows_the_visible_text_and_leaves_one_out(
     torch.testing.assert_close(out["advantages"], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_rloo_trains_fp32_adapters_and_sampling_leaves_the_base_bit_for_bit(
+    tokenizer: Any, demo_model: str, tmp_path: Path
+) -> None:
+    """bitsandbytes may repack a 4-bit base at its first pass in eval mode (models.loading)."""
+    clean = frozen(load_base(demo_model, "4bit"))
+    rule = sampling_rule(tokenizer, 6, 0.7)
+    trainer, _, _ = rloo(tokenizer, load_base(demo_model, "4bit"), tmp_path, rule)
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert all(after[n].dtype == torch.float32 for n in start)
+    assert any(not torch.equal(after[n], p) for n, p in start.items())
+    assert all(torch.equal(p, clean[n]) for n, p in frozen(trainer.model).items())
+    assert trainer.ref_model is None
+
+
 def test_rloo_ends_at_the_stop_token_and_counts_it_as_sampled(
     tokenizer: Any, demo_model: str, tmp_path: Path
 ) -> None:
