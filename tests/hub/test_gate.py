@@ -68,8 +68,8 @@ def test_published_and_downloaded_again_the_cards_code_gives_trainings_numbers(
         raw = run_here(python_of(card).replace("return 2.5 * raw + -0.75", "return raw"), kind)
         for (score,), (number,) in zip(theirs.numbers, raw.numbers, strict=True):
             assert score == pytest.approx(2.5 * number - 0.75, abs=1e-6)
-    if kind == "policy":
-        assert expected.effect is not None and expected.effect > 0.05
+    moved = torch.tensor(expected.numbers[0]) - torch.tensor(expected.without[0])
+    assert moved.abs().max() > 0.05  # else it would prove nothing
     if kind == "value":  # one a token, and not all alike
         assert [len(row) for row in theirs.numbers] == [len(row) for row in theirs.ids]
         assert torch.tensor(theirs.numbers[0]).std() > 1e-3
@@ -160,6 +160,19 @@ def test_numbers_that_are_not_finite_or_too_far_off_are_refused() -> None:
                              ([nan, -4.0], "bf16"), ([-2.0, nan], "bf16")):  # fmt: skip
         with pytest.raises(InputError, match=r"^gate: "):
             compare(ours, Probes([[1, 2]], [wrong]), precision)
+
+
+def test_an_adapter_that_was_not_loaded_does_not_pass_for_rounding(ours: Any) -> None:
+    _, expected = ours["policy"]
+    weak = [[b + 0.01 * (a - b) for a, b in zip(x, y, strict=True)]
+            for x, y in zip(expected.numbers, expected.without, strict=True)]  # fmt: skip
+    mine = Probes(expected.ids, weak, expected.without)
+    assert "differ by 0 " in compare(mine, Probes(expected.ids, weak), "bf16")
+    with pytest.raises(InputError, match="the adapter was not loaded"):
+        compare(mine, Probes(expected.ids, expected.without), "bf16")
+    untrained = Probes(expected.ids, expected.without, expected.without)
+    with pytest.raises(InputError, match="changes no number at all"):
+        compare(untrained, Probes(expected.ids, expected.without), "fp32")
 
 
 def test_lines_that_fail_are_told_by_their_error(demo_model: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> Path:
     write_facts(folder / "adapters" / "policy", demo_model, precision="fp32", kl_coef=0.1)
     (folder / "run.json").write_text(json.dumps({
         "arguments": {}, "seed": 3, "data": {"source": "/home/ann/prompts.jsonl", "prompts": 512},
-        "settings": {"lexicon": "/home/ann/lexicon.txt", "kl_target": 6.0},
+        "settings": {"lexicon": "/home/ann/lexicon.txt", "kl_controller": "adaptive"},
     }))  # fmt: skip
     return folder
 

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from toolkit.hub.base import Base
 from toolkit.hub.lines import PROBE, Names
 from toolkit.hub.scan import scan, scrub
 from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.models.actors import REFERENCE
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
@@ -44,12 +45,12 @@ class Probes:
     """Of each probe text its token ids and numbers: log-probs, one score, or values.
 
     Attributes:
-        effect: by how much the adapter moves the largest of them; None for a reward.
+        without: the numbers with the adapter off (and the head on); empty if not measured.
     """
 
     ids: list[list[int]]
     numbers: list[list[float]]
-    effect: float | None = None
+    without: list[list[float]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -70,11 +71,10 @@ def measure(source: Source, base: Path) -> Probes:
         ids = torch.tensor([row], device=roles.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
         numbers.append(_flat(_numbers(roles, source.kind, ids, mask)))
-        if source.kind == "policy":
-            without.append(_flat(roles.reference_logprobs(ids, mask, ids[:, 1:], 1.0)))
+        without.append(_flat(_without(roles, source.kind, ids, mask)))
     del roles, model
     gc.collect()
-    return Probes(rows, numbers, _largest(numbers, without) if without else None)
+    return Probes(rows, numbers, without)
 
 
 def _numbers(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
@@ -87,13 +87,22 @@ def _numbers(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
     return roles.values(more, torch.ones_like(more, dtype=torch.bool), ids.shape[1])
 
 
+def _without(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
+    if kind == "policy":
+        return roles.reference_logprobs(ids, mask, ids[:, 1:], 1.0)
+    states = roles.trunk(REFERENCE, ids.shape[1], input_ids=ids, use_cache=False)
+    if kind == "reward":
+        return roles.gain * roles.read_scores(states[:, -1]) + roles.bias
+    return roles.read_values(states)
+
+
 def _flat(numbers: Tensor) -> list[float]:
     return numbers.float().flatten().tolist()
 
 
-def _largest(some: list[list[float]], others: list[list[float]]) -> float:
+def _gaps(some: list[list[float]], others: list[list[float]]) -> list[float]:
     pairs = zip(some, others, strict=True)
-    return max((abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)), default=0.0)
+    return [abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)]
 
 
 def run_lines(kind: str, lines: str, staged: Path, base: Path, names: Names) -> Probes:
@@ -164,13 +173,25 @@ def compare(ours: Probes, theirs: Probes, precision: str) -> str:
     exact = precision == "fp32" or (precision == "4bit" and PartialState().device.type == "cpu")
     size = max(abs(x) for row in ours.numbers for x in row)
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, size)
-    difference = _largest(ours.numbers, theirs.numbers)
+    difference = max(_gaps(ours.numbers, theirs.numbers))
     if not difference <= allowed:
         raise InputError(
             f"gate: loaded by the card's lines it gives other numbers than in training, by up to "
             f"{difference:.3g} (allowed {allowed:.3g}): these are not the files that were trained"
         )
-    effect = "" if ours.effect is None else f"; the adapter itself moves them by {ours.effect:.2g}"
+    effect = ""
+    if ours.without:
+        moved = max(_gaps(ours.numbers, ours.without))
+        effect = f"; the adapter itself moves them by {moved:.2g}"
+        if moved == 0:
+            raise InputError("gate: the adapter changes no number at all (was it ever trained?)")
+        # Where rounding allows much, an adapter that was not loaded must not pass for rounding.
+        off = sum(_gaps(theirs.numbers, ours.without))
+        if not sum(_gaps(theirs.numbers, ours.numbers)) < off:
+            raise InputError(
+                "gate: loaded by the card's lines it is nearer to the base without the adapter "
+                "than with it: the adapter was not loaded"
+            )
     return (
         f"gate: loaded in a clean process by the card's lines, numbers differ by {difference:.2g} "
         f"(allowed {allowed:.2g}{effect})"
