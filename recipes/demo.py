@@ -3,37 +3,25 @@
     accelerate launch recipes/demo.py
 
 Samples four completions per prompt, lets the lexicon pick the best, trains the reward model, tunes
-the policy by PPO against it, and compares the policy with the untuned model on held-out prompts, as
-judged by the labeller's true scorer. Each stage is the recipe of that name with its config in
-recipes/configs/demo; all roles sit on one 4-bit base. You should see a progress bar for each stage,
-tables at the end, and outputs/demo/report.html to look at. The exit code is 1 if the policy did not
-get better, or if the KL was not held within 10 % of its target over the last fifth.
+the policy by PPO against it, compares the policy with the untuned model and with best-of-4 on
+held-out prompts, as judged by the reward model and by the labeller's true scorer, and reports. Each
+stage is the recipe of that name with its config in recipes/configs/demo; all roles sit on one 4-bit
+base. You should see a progress bar for each stage, tables at the end, and
+outputs/demo/report/report.html to look at. The exit code is 1 if a verdict of the report is no: the
+policy did not get better, or the KL was not held within 10 % of its target over the last fifth.
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import evaluate
-import label
-import ppo
-import reward
-import sample
+from compare import last_stages, stages_of
 
-from toolkit.cli import call, run
-from toolkit.data.files import read_jsonl, write_bytes
+from toolkit.cli import run
 from toolkit.errors import check_range, check_seed
-from toolkit.evaluation.report import plot_curves, print_facts, verdict, write_report
+from toolkit.stages import run_stages
 
 CONFIGS = Path(__file__).parent / "configs" / "demo"
-STAGES = {
-    "sample": ("Sample four completions per prompt", sample),
-    "label": ("Pick the best of each four", label),
-    "reward": ("Train the reward model on the picks", reward),
-    "ppo": ("Tune the policy with PPO", ppo),
-    "evaluate": ("Compare with the untuned model on held-out prompts", evaluate),
-}
+OUTPUT = Path("outputs/demo")
 
 
 @dataclass
@@ -50,32 +38,20 @@ class DemoArguments:
 
 
 def main(args: DemoArguments) -> int:
-    started = time.monotonic()
-    model = ["--precision", args.precision]
-    more = {"sample": model, "reward": model, "ppo": model, "evaluate": model, "label": []}
-    if args.prompts is not None:
-        more["sample"] = model + ["--limit", str(args.prompts)]
-    if args.total_episodes is not None:
-        more["ppo"] = model + ["--total_episodes", str(args.total_episodes)]
-
     # The stages, each as a person would run it alone.
-    results: dict[str, Any] = {}
-    for number, (name, (title, recipe)) in enumerate(STAGES.items(), start=1):
-        print(f"\n[{number}/5] {title} ({time.monotonic() - started:.0f} s so far)", flush=True)
-        words = ["--config", str(CONFIGS / f"{name}.yaml"), "--seed", str(args.seed), "--overwrite"]
-        results[name] = call(recipe.main, words + more[name])
+    seed = ["--seed", str(args.seed)]
+    model = [*seed, "--precision", args.precision]
+    words = {"sample": model, "label": seed, "reward": model, "ppo": list(model)}
+    if args.prompts is not None:
+        words["sample"] = [*model, "--limit", str(args.prompts)]
+    if args.total_episodes is not None:
+        words["ppo"] += ["--total_episodes", str(args.total_episodes)]
+    stages = stages_of(CONFIGS, list(words), words)
+    stages += last_stages(CONFIGS, stages, OUTPUT, model, "From prompts to a tuned policy")
 
-    # The verdict, and a report to look at.
-    facts, good = verdict(results["evaluate"], results["ppo"], results["reward"])
-    facts.append(("time", f"{time.monotonic() - started:.0f} s", ""))
-    curves = plot_curves(results["ppo"], results["reward"]["history"])
-    out = Path("outputs/demo")
-    write_bytes(out / "curves.png", curves)
-    samples = [row for _, row in read_jsonl(out / "evaluation" / "samples.jsonl")][:20]
-    write_report(out / "report.html", "From prompts to a tuned policy", facts, curves, samples)
-    print_facts("From prompts to a tuned policy", facts)
-    print(f"report: {out / 'report.html'}")
-    return 0 if good else 1
+    # The report's verdicts decide.
+    facts = run_stages(stages, OUTPUT, overwrite=True)["report"]
+    return 1 if any(verdict == "no" for _, _, verdict in facts) else 0
 
 
 if __name__ == "__main__":

@@ -1,86 +1,94 @@
-"""Compare a policy adapter with the untuned model on held-out prompts, under a scorer.
+"""Compare contenders on held-out prompts, under one or more judges.
 
     accelerate launch recipes/evaluate.py --adapter outputs/ppo/adapters/policy \
         --prompts data/prompts.heldout.jsonl --lexicon data/lexicon.txt
+    accelerate launch recipes/evaluate.py --lexicon data/lexicon.txt \
+        --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy best4=best_of_4 \
+        --judges rm=reward_adapter:outputs/reward/adapter --training_reward rm
 
-Both sides continue the same prompts. You should see a table with the win rate over decided pairs
-and its Wilson interval, the ties, the scores, the KL in nats with its standard error, and the first
-samples as they came, not picked. evaluation.json and samples.jsonl hold the same.
+The untuned model takes part unasked. You should see a table of the contenders (KL with its standard
+error, score, diversity, length), one of each pair (wins, ties, losses, the win rate over decided
+prompts with its Wilson interval, p-values paired by prompt), ratings, and the first samples as they
+came, not picked. evaluation.json and samples.jsonl hold the same, and report.py draws it. People
+judge on the labelling page: --judges people=people:outputs/matches.sqlite, then label.py --serve,
+then again with --samples.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import run
 from toolkit.data.files import claim_output, write_json, write_jsonl
-from toolkit.data.prompts import read_prompts
-from toolkit.errors import check_range, check_seed
-from toolkit.evaluation.compare import compare
-from toolkit.evaluation.report import print_samples, print_summary
-from toolkit.models.adapters import check_adapter
+from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.evaluation.arguments import EvaluationArguments
+from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
+from toolkit.evaluation.contenders import Sampling
+from toolkit.evaluation.frontier import frontiers
+from toolkit.evaluation.judges import judge_all, reranker
+from toolkit.evaluation.tables import print_evaluation
 from toolkit.models.roles import Roles
 
-
-@dataclass
-class EvaluateArguments:
-    adapter: str = field(
-        default="outputs/ppo/adapters/policy", metadata={"help": "The policy adapter's folder."}
-    )
-    prompts: str = field(
-        default="data/prompts.heldout.jsonl", metadata={"help": "JSONL with `prompt`."}
-    )
-    limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
-    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
-    output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
-    show: int = field(default=12, metadata={"help": "Samples in the table."})
-    seed: int = field(default=0, metadata={"help": "Of both sides' sampling."})
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_range("limit", self.limit, low=1)
-        check_range("skip", self.skip, low=0)
-        check_range("show", self.show, low=0)
+Row = dict[str, Any]
 
 
 def main(
-    model_args: ModelArguments,
-    sampling: SamplingArguments,
-    scorer_args: ScorerArguments,
-    args: EvaluateArguments,
-) -> dict[str, float]:
-    claim_output(args.output_dir, args.overwrite, "output_dir")
-    name = model_args.model_name_or_path
-    tokenizer = model_args.tokenizer()
-    scorer = scorer_args.load(name, model_args.precision)
-    check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
-    prompts, left_out = read_prompts(
-        args.prompts,
-        tokenizer,
-        sampling.max_prompt_length,
-        sampling.prompt_tokens,
-        args.limit,
-        args.skip,
-        chat_template=args.chat_template,
-    )
-    model_args.check_context(prompts, sampling.response_length)
-    print(f"{len(prompts)} prompts ({left_out} left out by length)")
+    model_args: ModelArguments, sampling_args: SamplingArguments, args: EvaluationArguments
+) -> Row:
+    # Contenders, judges and prompts, checked before a model is loaded.
+    out = claim_output(args.output_dir, args.overwrite, "output_dir")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    judges = args.load_judges(name, model_args.precision)
+    sampling_args.rule(tokenizer)
+    if args.samples is not None:
+        contenders, texts, outputs = read_samples(args.samples)
+        prompts = Prompts(tokenizer(texts)["input_ids"])
+    else:
+        contenders, outputs = args.load_contenders(name, model_args.precision), {}
+        found, left_out = read_prompts(
+            args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
+            args.limit, args.skip, chat_template=args.chat_template,
+        )  # fmt: skip
+        prompts = found.once()
+        model_args.check_context(prompts, sampling_args.response_length)
+        twice = len(found) - len(prompts)
+        print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
 
-    roles = Roles(
-        model_args.base(), policy_adapter=args.adapter, reward_adapter=scorer_args.reward_adapter
+    # Everyone writes; then everyone is judged.
+    sampling = Sampling(
+        Roles(model_args.base()), tokenizer, prompts, sampling_args.rule, model_args.precision,
+        args.seed, args.batch_size,
+    )  # fmt: skip
+    picked_by = args.reranker or args.training_reward
+    for contender in contenders if args.samples is None else []:
+        outputs[contender.name] = sampling.write(
+            contender, contenders, reranker(judges, picked_by, sampling)
+        )
+    scores, verdicts = judge_all(
+        judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
     )
-    summary, rows = compare(roles, prompts, sampling.rule(tokenizer), tokenizer, scorer, args.seed)
 
-    write_json(Path(args.output_dir) / "evaluation.json", summary)
-    write_jsonl(Path(args.output_dir) / "samples.jsonl", rows)
-    print_summary(summary)
-    print_samples(rows[: args.show])
-    return summary
+    # Counted, with errors, and kept.
+    names = [c.name for c in contenders]
+    pairs, ratings = compare(names, scores, verdicts, args.seed)
+    rows = contender_rows(contenders, outputs, scores, sampling.texts)
+    result: Row = {
+        "prompts": len(prompts), "seed": args.seed, "reference": names[0], "contenders": rows,
+        "judges": [
+            {"name": j.name, "kind": j.kind, "training_reward": j.name == args.training_reward}
+            for j in judges
+        ],
+        "pairs": pairs, "ratings": ratings,
+        "gaps": gaps(rows, pairs, args.training_reward) if args.training_reward else [],
+        "frontier": frontiers(
+            judges, sampling, scores, args.frontier_prompts, args.frontier_samples, args.seed,
+            picked_by,
+        ),
+    }  # fmt: skip
+    samples = sample_rows(sampling.texts, outputs, scores)
+    write_jsonl(out / "samples.jsonl", samples)
+    write_json(out / "evaluation.json", result)
+    print_evaluation(result, samples[: args.show])
+    return result
 
 
 if __name__ == "__main__":

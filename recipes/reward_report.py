@@ -22,9 +22,9 @@ from toolkit.cli import bind, call, read_run, run, write_config
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
-from toolkit.evaluation.report import print_facts
 from toolkit.evaluation.reward_analysis import analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
+from toolkit.evaluation.tables import print_facts
 from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.roles import Roles

@@ -34,6 +34,7 @@ class SampleArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter's folder."})
     completions: int = field(default=4, metadata={"help": "K, completions for each prompt."})
+    rows_per_prompt: int = field(default=1, metadata={"help": "Rows of K for each prompt."})
     limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     batch_size: int = field(default=128, metadata={"help": "Completions in one pass."})
     tries: int = field(default=8, metadata={"help": "Rounds of drawing those that do not end."})
@@ -42,7 +43,7 @@ class SampleArguments:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_range("completions", self.completions, low=2)
-        for name in ("batch_size", "tries", "limit"):
+        for name in ("batch_size", "tries", "limit", "rows_per_prompt"):
             check_range(name, getattr(self, name), low=1)
 
 
@@ -61,6 +62,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         chat_template=args.chat_template,
     )
     model_args.check_context(prompts, rule.response_length)
+    prompts = prompts.pick([i for i in range(len(prompts)) for _ in range(args.rows_per_prompt)])
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
 

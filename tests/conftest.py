@@ -94,6 +94,28 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def new_sampling(demo_model: str) -> Callable[..., Any]:
+    """Makes samplings for evaluations: three prompts on the embedded model."""
+    from toolkit.data.prompts import Prompts
+    from toolkit.evaluation.contenders import Sampling
+    from toolkit.models.loading import load_base, load_tokenizer
+    from toolkit.models.roles import Roles
+    from toolkit.training.rollouts import sampling_rule
+
+    texts = ["We went to the market.", "I met my aunt at the cafe by the river.", "It rained."]
+
+    def make(seed: int = 0, copies: int = 1, length: int = 8) -> Sampling:
+        tokenizer = load_tokenizer(demo_model)
+        prompts = Prompts([ids for ids in tokenizer(texts)["input_ids"] for _ in range(copies)])
+        return Sampling(
+            Roles(load_base(demo_model, "fp32")), tokenizer, prompts,
+            lambda t: sampling_rule(t, length, 0.7), "fp32", seed, batch_size=64,
+        )  # fmt: skip
+
+    return make
+
+
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024,
          "intermediate_size": 128, "max_position_embeddings": 64}  # fmt: skip
 FAMILIES = {

@@ -1,73 +1,177 @@
-"""Policy against reference: counting, KL, fixed seeds."""
+"""Contenders against each other: counting, significance, ratings, KL, gaps."""
 
 import math
+from pathlib import Path
 
+import choix
 import numpy as np
 import pytest
-import torch
+from scipy.stats import permutation_test
 
-from toolkit.evaluation.compare import compare, summarize
-from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.models.roles import Roles
-from toolkit.training.rollouts import sampling_rule
-
-
-def rows_of(pairs: list[tuple[float, float]]) -> list[dict]:
-    return [
-        {"policy_score": p, "reference_score": r, "kl": float(i)} for i, (p, r) in enumerate(pairs)
-    ]
-
-
-def test_ties_are_shown_and_not_counted_as_wins() -> None:
-    summary = summarize(rows_of([(1, 0), (2, 0), (0, 0), (0, 3)]))
-    assert (summary["wins"], summary["ties"], summary["losses"]) == (2, 1, 1)
-    assert summary["win_rate"] == pytest.approx(2 / 3)
-    assert summary["win_rate_low"] < 2 / 3 < summary["win_rate_high"]
+from toolkit.data.files import write_json, write_jsonl
+from toolkit.evaluation.compare import (
+    compare,
+    contender_rows,
+    gaps,
+    pair_row,
+    paired_p_value,
+    read_samples,
+    sample_rows,
+)
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.ratings import rate_pairs
+from toolkit.maths.frontier import best_of_n_kl
+from toolkit.maths.ratings import ELO_SCALE
 
 
-def test_scores_and_kl_come_with_their_errors() -> None:
-    summary = summarize(rows_of([(1, 0), (2, 1), (4, 5)]))
-    assert summary["policy_score"] == pytest.approx(7 / 3)
-    assert summary["policy_score_error"] == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
-    assert summary["kl"] == 1.0
-    assert summary["reference_score_std"] == pytest.approx(np.std([0, 1, 5]))
-    assert summary["score_gain"] == pytest.approx((7 / 3 - 2) / np.std([0, 1, 5]))
+def outputs(texts: list[str], ratios: list[float] | None = None, more: float = 0.0) -> Outputs:
+    return Outputs(texts, None, ratios, [len(t) for t in texts], more)
+
+
+def test_ties_and_what_was_not_judged_are_shown_and_are_no_wins() -> None:
+    row = pair_row([1, 1, 0, -1, None])
+    assert (row["wins"], row["ties"], row["losses"], row["not_judged"]) == (2, 1, 1, 1)
+    assert row["win_rate"] == pytest.approx(2 / 3) and row["low"] < 2 / 3 < row["high"]
+    assert row["p_value"] == pytest.approx(1.0)  # two of three, or worse, on either side
 
 
 def test_only_ties_decide_nothing() -> None:
-    summary = summarize(rows_of([(1, 1), (0, 0)]))
-    assert (summary["win_rate"], summary["win_rate_low"]) == (0.5, 0.0)
+    row = pair_row([0, 0], np.zeros(2))
+    assert (row["win_rate"], row["low"], row["high"]) == (0.5, 0.0, 1.0)
+    assert row["p_value"] == row["p_scores"] == 1.0
 
 
-def test_an_untrained_policy_is_no_better_and_no_farther(demo_model: str) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    roles = Roles(load_base(demo_model, "fp32"))
-    prompts = tokenizer(["We went to the market.", "I met my aunt at the cafe by the river."] * 20)
-    rule = sampling_rule(tokenizer, 8, 0.7)
-
-    def length(prompts: list[str], completions: list[str]) -> list[float]:
-        return [float(len(text)) for text in completions]
-
-    args = (roles, prompts["input_ids"], rule, tokenizer, length)
-    summary, rows = compare(*args, seed=0)
-    assert abs(summary["kl"]) < 1e-6
-    assert summary["win_rate_low"] < 0.5 < summary["win_rate_high"]
-    assert rows[0]["prompt"] == "We went to the market."
-    again, rows_again = compare(*args, seed=0, batch_size=40)
-    assert rows_again == rows and again == summary
-    assert compare(*args, seed=1)[1] != rows
+def test_the_sign_test_is_the_binomials() -> None:
+    # 9 of 10: 2 (C(10, 0) + C(10, 1)) / 2^10
+    assert pair_row([1] * 9 + [-1])["p_value"] == pytest.approx(22 / 1024)
 
 
-def test_kl_is_positive_for_a_policy_that_differs(demo_model: str) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    torch.manual_seed(0)  # before peft draws the adapter's A
-    roles = Roles(load_base(demo_model, "fp32"))
-    for name, parameter in roles.named_parameters():
-        if "lora_B.policy" in name:
-            torch.nn.init.normal_(parameter, std=0.06)
-    prompts = tokenizer(["We went to the market."] * 256)["input_ids"]
-    rule = sampling_rule(tokenizer, 8, 0.7)
-    summary, _ = compare(
-        roles, prompts, rule, tokenizer, lambda prompts, completions: [0.0] * 256, 0
-    )
-    assert summary["kl"] > 4 * summary["kl_error"] > 0
+def test_the_paired_test_agrees_with_scipys_exact_one() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        differences = rng.normal(0.4, 1.0, size=11)
+        exact = permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf,
+            vectorized=True,
+        ).pvalue  # fmt: skip
+        assert paired_p_value(differences) == pytest.approx(exact, abs=0.015)
+
+
+def test_a_policy_against_itself_is_significant_in_five_of_a_hundred_repeats() -> None:
+    """Two answers to each of 150 prompts, drawn from one distribution; many ties among them."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=150)  # prompts differ, which pairing takes out
+    by_sign = by_score = 0
+    for repeat in range(400):
+        a, b = (np.round(hard + rng.normal(size=150), 1) for _ in range(2))
+        row = pair_row(np.sign(a - b).astype(int).tolist(), a - b, repeat)
+        by_sign += row["p_value"] < 0.05
+        by_score += row["p_scores"] < 0.05
+    # Three standard errors of 400 repeats at 5 %: 7 to 33. The sign test is discrete: at most 5 %.
+    assert 7 <= by_score <= 33 and 5 <= by_sign <= 33
+
+
+def test_a_difference_is_found_where_pairing_shows_it() -> None:
+    rng = np.random.default_rng(0)
+    hard = 10 * rng.normal(size=200)
+    row = pair_row([1] * 200, hard + 0.3 - hard)
+    assert row["p_scores"] < 0.001 and row["difference"] == pytest.approx(0.3)
+
+
+def test_pair_ratings_are_choixs_with_ties_as_half_a_win_each() -> None:
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c", "d"]
+    for _ in range(5):
+        verdicts = {
+            (x, y): rng.choice([1, 0, -1], p=[0.5, 0.2, 0.3], size=40).tolist()
+            for i, x in enumerate(names) for y in names[:i]
+        }  # fmt: skip
+        doubled = [
+            pair
+            for (x, y), said in verdicts.items() for v in said
+            for pair in {1: [(x, y)] * 2, -1: [(y, x)] * 2, 0: [(x, y), (y, x)]}[v]
+        ]  # fmt: skip
+        place = {name: i for i, name in enumerate(names)}
+        theirs = choix.opt_pairwise(4, [(place[x], place[y]) for x, y in doubled], alpha=1e-9)
+        ours = {r["name"]: r for r in rate_pairs(names, verdicts, resamples=20)}
+        for name, strength in zip(names, theirs - theirs.mean(), strict=True):
+            assert ours[name]["rating"] == pytest.approx(1500 + ELO_SCALE * strength, abs=0.5)
+            assert ours[name]["low"] <= ours[name]["rating"] <= ours[name]["high"]
+
+
+def test_the_interval_of_a_rating_covers_the_truth() -> None:
+    """Known strengths; the 95 % interval of the difference holds it in about 95 of 100 draws."""
+    rng = np.random.default_rng(1)
+    truth = 1 / (1 + math.exp(-0.8))
+    held = 0
+    for repeat in range(60):
+        said = np.where(rng.random(200) < truth, 1, -1).tolist()
+        (best, _) = rate_pairs(["a", "b"], {("a", "b"): said}, resamples=100, seed=repeat)
+        held += best["low"] <= 1500 + ELO_SCALE * 0.4 <= best["high"]
+    assert 51 <= held <= 60
+
+
+def test_all_pairs_and_ratings_of_scores_and_of_verdicts() -> None:
+    scores = {"s": {"ref": [0.0, 0.0, 1.0], "x": [1.0, 0.0, 2.0], "y": [2.0, 3.0, 0.0]}}
+    verdicts = {"people": {("x", "ref"): [1, None, -1], ("y", "ref"): [None, None, None]}}
+    pairs, ratings = compare(["ref", "x", "y"], scores, verdicts)
+    found = {(p["judge"], p["a"], p["b"]): (p["wins"], p["ties"], p["losses"]) for p in pairs}
+    assert found == {
+        ("s", "x", "ref"): (2, 1, 0), ("s", "y", "ref"): (2, 0, 1), ("s", "y", "x"): (2, 0, 1),
+        ("people", "x", "ref"): (1, 0, 1), ("people", "y", "ref"): (0, 0, 0),
+    }  # fmt: skip
+    assert [r["name"] for r in ratings["s"]][-1] == "ref"
+    assert "people" not in ratings  # y was not judged by them
+    assert all(p["p_holm"] >= p["p_value"] for p in pairs)
+
+
+def test_a_contenders_row_has_kl_with_its_error_and_gain_in_the_references_deviations() -> None:
+    contenders = [
+        Contender("ref", "reference"), Contender("b4", "best_of_n", "ref", 4),
+        Contender("other", "model", "x/y"),
+    ]  # fmt: skip
+    made = {
+        "ref": outputs(["a b", "c d", "e"], [0.0, 0.0, 0.0]),
+        "b4": outputs(["a", "b", "c"], [0.0, 1.0, 2.0], best_of_n_kl(4)),
+        "other": outputs(["x", "y", "z"], None),
+    }
+    scores = {"s": {"ref": [0.0, 1.0, 5.0], "b4": [1.0, 2.0, 6.0], "other": [0.0] * 3}}
+    ref, b4, other = contender_rows(contenders, made, scores, ["p"] * 3)
+    assert b4["kl"] == pytest.approx(1.0 + math.log(4) - 3 / 4)
+    assert b4["kl_error"] == pytest.approx(np.std([0, 1, 2], ddof=1) / math.sqrt(3))
+    assert b4["scores"]["s"]["gain"] == pytest.approx(1 / np.std([0, 1, 5]))
+    assert ref["scores"]["s"]["gain"] == ref["kl"] == 0.0
+    assert other["kl"] is None and other["kl_error"] is None
+
+
+def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=200)
+    scores = {
+        "rm": {"ref": noise.tolist(), "hacked": (noise + 2).tolist(),
+               "good": (noise + 2).tolist()},
+        "truth": {"ref": noise.tolist(), "hacked": (noise - 0.5).tolist(),
+                  "good": (noise + 1).tolist()},
+    }  # fmt: skip
+    contenders = [Contender(n, "adapter", n) for n in ("ref", "hacked", "good")]
+    made = {c.name: outputs(["x"] * 200, [0.0] * 200) for c in contenders}
+    rows = contender_rows(contenders, made, scores, ["p"] * 200)
+    pairs, _ = compare(["ref", "hacked", "good"], scores, {})
+    found = {g["name"]: g for g in gaps(rows, pairs, "rm")}
+    assert found["hacked"]["alarm"] and not found["good"]["alarm"]
+    assert found["hacked"]["gap"] > found["good"]["gap"] > 0
+
+
+def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
+    contenders = [Contender("ref", "reference"), Contender("b4", "best_of_n", "ref", 4)]
+    made = {"ref": outputs(["é", "\x1b[31m"], [0.0, 0.0]),
+            "b4": outputs(["b", "c"], [0.5, -0.25], best_of_n_kl(4))}  # fmt: skip
+    scores = {"s": {"ref": [1.0, 2.0], "b4": [3.0, 4.0]}}
+    write_jsonl(tmp_path / "samples.jsonl", sample_rows(["p", "q"], made, scores))
+    rows = contender_rows(contenders, made, scores, ["p", "q"])
+    write_json(tmp_path / "evaluation.json", {"contenders": rows})
+    again, prompts, read = read_samples(tmp_path / "samples.jsonl")
+    assert again == contenders and prompts == ["p", "q"]
+    for name, one in made.items():
+        assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios
+        assert read[name].kl_of_picking == pytest.approx(one.kl_of_picking, abs=1e-12)

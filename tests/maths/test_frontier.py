@@ -1,11 +1,19 @@
 """O14: the KL-optimal policy."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from toolkit.maths.frontier import best_of_n_kl, exponential_tilt, gaussian_frontier
+from toolkit.maths.frontier import (
+    best_of_n_kl,
+    best_of_n_score,
+    exponential_tilt,
+    gaussian_frontier,
+    supported_kl,
+    tilt_at_kl,
+)
 
 RHO, REWARD = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.0, 1.0, 2.0]])
 
@@ -59,3 +67,45 @@ def test_kl_of_best_of_n(n: int, kl: float) -> None:
 def test_with_n_samples_no_more_than_log_n_nats_can_be_seen() -> None:
     scores = torch.arange(8.0)[None]
     assert exponential_tilt(scores, 1e-4).kl == pytest.approx(math.log(8), abs=1e-6)
+
+
+def test_the_tilt_at_a_kl_has_that_kl_and_is_the_one_of_its_price() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(5, 4096, generator=generator)
+    for kl in (0.05, 0.5, 1.5):
+        tilt = tilt_at_kl(scores, kl)
+        assert tilt.kl == pytest.approx(kl, abs=1e-6)
+        assert tilt.score == pytest.approx(gaussian_frontier(kl), rel=0.05)
+    assert tilt_at_kl(scores, 100.0).kl == pytest.approx(math.log(4096), abs=1e-3)
+
+
+def test_the_supported_kl_is_where_the_worst_prompt_has_ten_effective_samples() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(5, 512, generator=generator)
+    kl = supported_kl(scores)
+    assert 0 < kl < math.log(512)
+    assert tilt_at_kl(scores, kl).effective_samples == pytest.approx(10, rel=1e-3)
+    assert supported_kl(scores[:, :8]) == 0.0  # eight samples are never ten
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_the_best_of_n_is_the_mean_over_all_choices_of_n(n: int) -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0, 2.0, 7.0, -1.0], [0.0, 0.0, 0.0, 1.0, 1.0, 5.0]])
+    by = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 2.0, 2.0, 2.0, 9.0, 9.0]])
+
+    def mean_of_best(rows: torch.Tensor, by: torch.Tensor) -> float:
+        found = []
+        for row, key in zip(rows.tolist(), by.tolist(), strict=True):
+            for chosen in itertools.combinations(range(6), n):
+                top = max(key[i] for i in chosen)
+                tied = [row[i] for i in chosen if key[i] == top]
+                found.append(sum(tied) / len(tied))  # by lot
+        return sum(found) / len(found)
+
+    assert best_of_n_score(scores, n) == pytest.approx(mean_of_best(scores, scores), abs=1e-12)
+    assert best_of_n_score(scores, n, by) == pytest.approx(mean_of_best(scores, by), abs=1e-12)
+
+
+def test_more_than_there_are_cannot_be_picked_from() -> None:
+    with pytest.raises(ValueError, match="best of 9 from 8"):
+        best_of_n_score(torch.zeros(1, 8), 9)

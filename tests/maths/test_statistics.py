@@ -8,6 +8,7 @@ from scipy import stats
 
 from toolkit.maths.statistics import (
     design_effect,
+    holm,
     mean_and_error,
     tail_probability,
     wilson_interval,
@@ -63,3 +64,24 @@ def test_the_tail_of_unequal_chances_equals_a_count_of_all_outcomes() -> None:
             expected += np.prod([p if hit else 1 - p
                                  for hit, p in zip(outcome, chances, strict=True)])  # fmt: skip
     assert tail_probability(3, chances) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_is_scipys_on_random_tables() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        trials = int(rng.integers(1, 600))
+        wins = int(rng.integers(0, trials + 1))
+        theirs = stats.binomtest(wins, trials).proportion_ci(0.95, method="wilson")
+        assert wilson_interval(wins, trials) == pytest.approx(tuple(theirs), abs=1e-12)
+
+
+def test_holm_by_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+    rng = np.random.default_rng(0)
+    for _ in range(50):  # rejected at 0.05: exactly Holm's step-down procedure
+        p = rng.uniform(0, 0.06, size=7)
+        left, rejected = sorted(p), set()
+        while left and left[0] <= 0.05 / len(left):
+            rejected.add(left.pop(0))
+        assert {x for x, h in zip(p, holm(list(p)), strict=True) if h <= 0.05} == rejected

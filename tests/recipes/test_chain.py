@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import best_of_n
 import demo
 import doctor
 import evaluate
@@ -16,6 +17,7 @@ import label
 import ppo
 import preview_kl
 import pytest
+import report
 import reward
 import sample
 import torch
@@ -95,10 +97,62 @@ def test_ppo_leaves_a_log_and_an_adapter_that_plain_peft_loads(run: Path) -> Non
 
 
 def test_the_evaluation_counts_what_its_samples_show(run: Path) -> None:
-    summary = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    result = json.loads((run / "evaluation" / "evaluation.json").read_text())
     shown = rows(run / "evaluation" / "samples.jsonl")
-    assert summary["prompts"] == len(shown) == 20
-    assert summary["wins"] == sum(r["policy_score"] > r["reference_score"] for r in shown)
+    scores = [row["scores"]["lexicon"] for row in shown]
+    assert result["prompts"] == len(shown) == 20
+    (pair,) = result["pairs"]
+    assert pair["wins"] == sum(s["policy"] > s["reference"] for s in scores)
+    by_name = {c["name"]: c for c in result["contenders"]}
+    assert by_name["policy"]["adapter"] == str(run / "ppo/adapters/policy")
+    assert by_name["policy"]["kl"] == pytest.approx(
+        sum(r["log_ratios"]["policy"] for r in shown) / 20
+    )
+
+
+def test_more_judges_are_asked_about_samples_that_are_there(
+    run: Path, root: Path, tmp_path: Path
+) -> None:
+    os.chdir(root)
+    again = call(evaluate.main, [
+        "--samples", str(run / "evaluation/samples.jsonl"), "--lexicon", "data/lexicon.txt",
+        "--reward_adapter", str(run / "reward/adapter"), "--training_reward", "reward",
+        "--output_dir", str(tmp_path / "again"), *SHORT,
+    ])  # fmt: skip
+    first = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    drop = ("scores", "judge")
+    for before, after in zip(first["contenders"], again["contenders"], strict=True):
+        assert after["scores"]["lexicon"] == before["scores"]["lexicon"]
+        assert {k: v for k, v in after.items() if k not in drop} == pytest.approx(
+            {k: v for k, v in before.items() if k not in drop}
+        )
+    assert [g["name"] for g in again["gaps"]] == ["policy"]
+
+
+def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -> None:
+    facts = call(report.main, [
+        "--runs", f"mine={run / 'ppo'}", "--rewards", str(run / "reward"), "--comparisons",
+        str(run / "comparisons.jsonl"), "--evaluation", str(run / "evaluation"), "--output_dir",
+        str(tmp_path / "report"),
+    ])  # fmt: skip
+    names = [name for name, _, _ in facts]
+    assert names[:2] == ["mine: the KL was held", "reward: held-out accuracy"]
+    page = (tmp_path / "report/report.html").read_text()
+    identity = json.loads((run / "ppo" / "run.json").read_text())
+    assert identity["seed"] == 42 and identity["versions"]["trl"] in page
+    assert identity["git"] is None or identity["git"] in page
+    with pytest.raises(InputError, match="nothing to report on"):
+        call(report.main, ["--output_dir", str(tmp_path / "none")])
+
+
+def test_best_of_n_writes_comparisons_whose_pick_scores_highest(root: Path, tmp_path: Path) -> None:
+    os.chdir(root)
+    out = tmp_path / "best.jsonl"
+    facts = call(best_of_n.main, ["--lexicon", "data/lexicon.txt", "--n", "3", "--limit", "12",
+                                  "--output", str(out), *SHORT])  # fmt: skip
+    for row in rows(out):
+        assert len(row["completions"]) == 3 and row["scores"][row["best"]] == max(row["scores"])
+    assert facts[3][1] == "0.432 nats"  # ln 3 - 2/3
 
 
 def test_no_stage_writes_over_what_is_there(run: Path, root: Path) -> None:
@@ -300,7 +354,15 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
      "a reward adapter .SEQ_CLS. is wanted"),
     ("evaluate: no such adapter", evaluate.main,
      lambda run, t: ["--lexicon", "data/lexicon.txt", "--adapter", "nowhere"],
-     "--adapter: nowhere: no adapter_config.json"),
+     "contenders: nowhere: no such folder|nowhere: neither"),
+    ("evaluate: nobody judges", evaluate.main,
+     lambda run, t: ["--adapter", str(run / "ppo/adapters/policy")], "no judge: give --lexicon"),
+    ("evaluate: a training reward that is no judge", evaluate.main,
+     lambda run, t: ["--adapter", str(run / "ppo/adapters/policy"), "--lexicon", "data/lexicon.txt",
+                     "--training_reward", "x"], "no judge that scores is called 'x'"),
+    ("evaluate: samples of something else", evaluate.main,
+     lambda run, t: ["--samples", str(run / "samples.jsonl"), "--lexicon", "data/lexicon.txt"],
+     "evaluation.json"),
 ]  # fmt: skip
 
 
@@ -355,6 +417,6 @@ def test_the_demo_says_no_with_its_exit_code(
         (tmp_path / name).symlink_to(root / name)
     monkeypatch.chdir(tmp_path)
     assert call(demo.main, ["--prompts", "300", "--total_episodes", "256"]) == 1
-    report = (tmp_path / "outputs/demo/report.html").read_text()
-    assert "the KL was held" in report and "data:image/png" in report
-    assert (tmp_path / "outputs/demo/curves.png").stat().st_size > 10_000
+    page = (tmp_path / "outputs/demo/report/report.html").read_text()
+    assert "the KL was held" in page and "data:image/png" in page
+    assert (tmp_path / "outputs/demo/report/frontier_lexicon.png").stat().st_size > 10_000

@@ -32,10 +32,21 @@ class Prompts(list[list[int]]):
 
     def pick(self, indices: Sequence[int]) -> "Prompts":
         """These prompts, with their columns."""
-        return Prompts(
+        chosen = Prompts(
             [self[i] for i in indices],
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
         )
+        for new, old in enumerate(indices):
+            if old in self.messages:
+                chosen.messages[new] = self.messages[old]
+        return chosen
+
+    def once(self) -> "Prompts":
+        """Each prompt at its first place: what is paired by prompt must not count one twice."""
+        places: dict[tuple[int, ...], int] = {}
+        for i, ids in enumerate(self):
+            places.setdefault(tuple(ids), i)
+        return self.pick(list(places.values()))
 
 
 def read_prompts(

@@ -1,104 +1,211 @@
-"""Policy against reference on held-out prompts, paired by prompt, under a scorer."""
+"""Contenders against each other on the same prompts: win rates, significance, ratings, KL, gaps."""
 
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+from scipy.stats import binomtest
 
-from toolkit.data.text import decode_pair
-from toolkit.maths.sequences import pad
-from toolkit.maths.statistics import mean_and_error, wilson_interval
-from toolkit.models.actors import POLICY, REFERENCE
-from toolkit.models.roles import Roles
-from toolkit.training.rewards import RewardFunction, score
-from toolkit.training.rollouts import SamplingRule
+from toolkit.data.files import read_jsonl
+from toolkit.errors import InputError
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.judges import Scores, Verdicts, pairs_of
+from toolkit.evaluation.ratings import rate_pairs
+from toolkit.evaluation.text_metrics import describe
+from toolkit.maths.statistics import holm, mean_and_error, wilson_interval
 
 Row = dict[str, Any]
+FLIPS = 9_999  # random sign patterns of the paired test: p is known to about 0.002 at 0.05
 
 
-@torch.no_grad()
 def compare(
-    roles: Roles,
-    prompts: list[list[int]],
-    rule: SamplingRule,
-    tokenizer: PreTrainedTokenizerBase,
-    scorer: RewardFunction | None,
-    seed: int,
-    batch_size: int = 256,
-) -> tuple[dict[str, float], list[Row]]:
-    """One completion from each side for each prompt.
+    names: Sequence[str], scores: dict[str, Scores], verdicts: dict[str, Verdicts], seed: int = 0
+) -> tuple[list[Row], dict[str, list[Row]]]:
+    """All pairs under all judges, and each judge's ratings.
 
     Args:
-        roles: policy and reference (and a reward adapter, if it is the scorer).
-        prompts: token ids.
-        rule: how completions are sampled, and how much of each is judged.
-        tokenizer: to turn them into text.
-        scorer: function of texts, or None for the reward adapter.
-        seed: both sides draw from it.
-        batch_size: prompts in one pass.
+        names: of the contenders, the reference first.
+        scores: judge -> contender -> a score for each prompt.
+        verdicts: judge -> (contender, opponent) -> 1, 0, -1 or None for each prompt.
+        seed: of the tests' and the bootstrap's randomness.
 
     Returns:
-        The summary (``summarize``), and for each prompt both texts and scores and the KL's sample.
+        Rows of ``pair_row`` with ``judge``, ``a`` and ``b``; and judge -> ratings, the best first,
+        where every contender met every other.
     """
-    generators = [torch.Generator().manual_seed(seed + side) for side in (0, 1)]
-    rows: list[Row] = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="Evaluating", leave=False):
-        batch = prompts[start : start + batch_size]
-        sides: dict[str, tuple[list[str], list[float]]] = {}
-        for side, generator in zip((POLICY, REFERENCE), generators, strict=True):
-            mask, sampled = rule.sample(roles.step(side), batch, generator, roles.device)
-            visible, _ = rule.visible(sampled)
-            scores = score(roles, batch, sampled.completion_ids, visible, tokenizer, scorer)
-            kept = [i[m].tolist() for i, m in zip(sampled.completion_ids, visible, strict=True)]
-            texts = [decode_pair(tokenizer, p, c)[1] for p, c in zip(batch, kept, strict=True)]
-            sides[side] = (texts, scores.tolist())
-            if side == POLICY:
-                ids, _ = pad(batch, rule.pad_id, "left")
-                passage = (
-                    torch.cat([ids.to(roles.device), sampled.completion_ids], dim=1),
-                    torch.cat([mask, sampled.mask], dim=1),
-                )
-                reference = roles.reference_logprobs(
-                    *passage, sampled.completion_ids, rule.temperature
-                )
-                kl = ((sampled.logprobs - reference) * sampled.mask).sum(dim=1).tolist()
-        for i, prompt_ids in enumerate(batch):
-            prompt, _ = decode_pair(tokenizer, prompt_ids, [])
-            row: Row = {"prompt": prompt, "kl": kl[i]}
-            for side, (texts, values) in sides.items():
-                row |= {side: texts[i], f"{side}_score": values[i]}
-            rows.append(row)
-    return summarize(rows), rows
+    pairs: list[Row] = []
+    ratings: dict[str, list[Row]] = {}
+    for judge in [*scores, *verdicts]:
+        met = verdicts.get(judge) or {
+            (a, b): [int(np.sign(x - y)) for x, y in zip(scores[judge][a], scores[judge][b],
+                                                         strict=True)]
+            for a, b in pairs_of(names, "all")
+        }  # fmt: skip
+        rows: list[Row] = []
+        for (a, b), said in met.items():
+            differences = None
+            if judge in scores:
+                differences = np.subtract(scores[judge][a], scores[judge][b])
+            rows.append({"judge": judge, "a": a, "b": b} | pair_row(said, differences, seed))
+        corrected = holm([row["p_value"] for row in rows])
+        for row, p_holm in zip(rows, corrected, strict=True):
+            row["p_holm"] = p_holm
+        pairs += rows
+        if met and all(row["wins"] + row["ties"] + row["losses"] for row in rows):
+            ratings[judge] = rate_pairs(names, met, seed=seed)
+    return pairs, ratings
 
 
-def summarize(rows: list[Row]) -> dict[str, float]:
-    """Wins, ties and losses of the policy; scores and KL with standard errors.
+def pair_row(
+    said: Sequence[int | None], differences: np.ndarray | None = None, seed: int = 0
+) -> Row:
+    """Wins, ties and losses of one contender against another, one verdict for each prompt.
 
-    ``win_rate`` is over decided pairs, with Wilson's 95 % interval. ``score_gain`` is the rise of
-    the mean score in standard deviations of the reference's scores.
+    ``win_rate`` is over decided prompts, with Wilson's 95 % interval; ``p_value`` is the exact
+    two-sided sign test's, which takes each prompt as one pair. With differences of scores also
+    their mean, its standard error, and ``p_scores`` of a paired test: by chance each prompt's
+    difference could as well have had the other sign (R. A. Fisher, 1935).
+
+    Args:
+        said: 1, 0, -1, or None where it was not judged.
+        differences: (prompts,) of scores.
+        seed: of the signs drawn.
     """
-    wins = sum(row["policy_score"] > row["reference_score"] for row in rows)
-    losses = sum(row["policy_score"] < row["reference_score"] for row in rows)
-    low, high = wilson_interval(wins, wins + losses)
-    policy, policy_error = mean_and_error([row["policy_score"] for row in rows])
-    reference, reference_error = mean_and_error([row["reference_score"] for row in rows])
-    kl, kl_error = mean_and_error([row["kl"] for row in rows])
-    spread = (sum((row["reference_score"] - reference) ** 2 for row in rows) / len(rows)) ** 0.5
-    return {
-        "prompts": len(rows),
-        "wins": wins,
-        "ties": len(rows) - wins - losses,
-        "losses": losses,
-        "win_rate": wins / (wins + losses) if wins + losses else 0.5,
-        "win_rate_low": low,
-        "win_rate_high": high,
-        "policy_score": policy,
-        "policy_score_error": policy_error,
-        "reference_score": reference,
-        "reference_score_error": reference_error,
-        "reference_score_std": spread,
-        "score_gain": (policy - reference) / spread if spread > 0 else 0.0,
-        "kl": kl,
-        "kl_error": kl_error,
-    }
+    wins, ties, losses = (sum(v == sign for v in said) for sign in (1, 0, -1))
+    decided = wins + losses
+    low, high = wilson_interval(wins, decided)
+    row: Row = {
+        "wins": wins, "ties": ties, "losses": losses, "not_judged": sum(v is None for v in said),
+        "win_rate": wins / decided if decided else 0.5, "low": low, "high": high,
+        "p_value": float(binomtest(wins, decided).pvalue) if decided else 1.0,
+    }  # fmt: skip
+    if differences is not None:
+        mean, error = mean_and_error(differences.tolist())
+        row |= {"difference": mean, "difference_error": error,
+                "p_scores": paired_p_value(differences, seed)}  # fmt: skip
+    return row
+
+
+def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of the mean difference under random signs; those that are 0 change nothing."""
+    d = differences[differences != 0]
+    if not len(d):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(FLIPS, len(d)), dtype=np.int8) * 2 - 1
+    by_chance = np.abs(signs @ d)
+    # Sums that are equal but for rounding count as reached.
+    reached = (by_chance >= abs(d.sum()) * (1 - 1e-12)).sum()
+    return float(1 + reached) / (FLIPS + 1)
+
+
+def contender_rows(
+    contenders: Sequence[Contender], outputs: dict[str, Outputs], scores: dict[str, Scores],
+    prompts: Sequence[str],
+) -> list[Row]:  # fmt: skip
+    """One row a contender: KL with its error, scores under each judge, what its texts are like.
+
+    ``gain`` is the rise of the mean score in standard deviations of the reference's scores. The
+    KL of best-of-n is its bound ln n - (n - 1) / n, which is exact without ties, plus that of
+    what it picks from.
+    """
+    first = contenders[0].name
+    rows = []
+    for c in contenders:
+        o = outputs[c.name]
+        row: Row = {"name": c.name, "kind": c.kind, "source": c.source, "adapter": c.adapter,
+                    "n": c.n, "tokens": math.fsum(o.tokens) / len(o.tokens)}  # fmt: skip
+        row |= {"kl": None, "kl_error": None}
+        if o.log_ratios is not None:
+            kl, error = mean_and_error(o.log_ratios)
+            row |= {"kl": kl + o.kl_of_picking, "kl_error": error}
+        row["scores"] = {}
+        for judge, of in scores.items():
+            mean, error = mean_and_error(of[c.name])
+            center, spread = np.mean(of[first]), np.std(of[first])
+            gain = float((mean - center) / spread) if spread > 0 else 0.0
+            std = float(np.std(of[c.name]))
+            row["scores"][judge] = {"mean": mean, "error": error, "gain": gain, "std": std}
+        rows.append(row | describe(prompts, o.texts))
+    return rows
+
+
+def gaps(rows: Sequence[Row], pairs: Sequence[Row], training: str) -> list[Row]:
+    """What the training reward says, beside what judges say that the policy was not trained on.
+
+    ``gap`` is the difference of the gains; ``alarm`` says that the training reward finds the
+    contender better than the reference (p < 0.05) and the other judge does not, or finds it worse.
+
+    Args:
+        rows: of ``contender_rows``.
+        pairs: of ``compare``.
+        training: the judge that policies were trained on.
+    """
+    reference = rows[0]["name"]
+    at = {(p["judge"], p["a"]): p for p in pairs if p["b"] == reference}
+    found = []
+    for row in rows[1:]:
+        for judge, s in row["scores"].items():
+            if judge == training:
+                continue
+            mine, theirs = at[training, row["name"]], at[judge, row["name"]]
+            liked = mine["difference"] > 0 and mine["p_scores"] < 0.05
+            confirmed = theirs["difference"] > 0 and theirs["p_scores"] < 0.05
+            trained = row["scores"][training]["gain"]
+            found.append({
+                "name": row["name"], "judge": judge, "trained_gain": trained, "gain": s["gain"],
+                "gap": trained - s["gain"], "alarm": bool(liked and not confirmed),
+            })  # fmt: skip
+    return found
+
+
+def sample_rows(
+    prompts: Sequence[str], outputs: dict[str, Outputs], scores: dict[str, Scores]
+) -> list[Row]:
+    """One row a prompt: every contender's text, scores, log-ratio and number of tokens."""
+    return [
+        {
+            "prompt": prompt,
+            "completions": {name: o.texts[i] for name, o in outputs.items()},
+            "scores": {j: {name: s[i] for name, s in of.items()} for j, of in scores.items()},
+            "log_ratios": {
+                name: o.log_ratios[i] for name, o in outputs.items() if o.log_ratios is not None
+            },
+            "tokens": {name: o.tokens[i] for name, o in outputs.items()},
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def read_samples(path: str | Path) -> tuple[list[Contender], list[str], dict[str, Outputs]]:
+    """What an earlier evaluation sampled (``samples.jsonl``, and ``evaluation.json`` beside it).
+
+    Raises:
+        InputError: files that are missing or not such.
+    """
+    facts = Path(path).parent / "evaluation.json"
+    try:
+        rows = [row for _, row in read_jsonl(path, "--samples")]
+        kept = json.loads(facts.read_text(encoding="utf-8"))["contenders"]
+        contenders = [Contender(c["name"], c["kind"], c["source"], c["n"]) for c in kept]
+        outputs = {}
+        for c, row in zip(contenders, kept, strict=True):
+            known = row["kl"] is not None
+            ratios = [float(r["log_ratios"][c.name]) for r in rows] if known else None
+            picking = row["kl"] - mean_and_error(ratios)[0] if ratios else 0.0
+            outputs[c.name] = Outputs(
+                [str(r["completions"][c.name]) for r in rows], None, ratios,
+                [int(r["tokens"][c.name]) for r in rows], picking,
+            )  # fmt: skip
+        return contenders, [str(r["prompt"]) for r in rows], outputs
+    except OSError as error:
+        raise InputError(
+            f"--samples: {facts}: {error.strerror} (evaluate.py writes both)"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error!r})") from None

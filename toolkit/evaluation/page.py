@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from toolkit.data.files import write_text
+from toolkit.data.files import write_bytes, write_text
 from toolkit.data.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,8 +27,13 @@ def render(path: str | Path, template: str, title: str, **values: Any) -> None:
     write_text(path, environment.get_template(template).render(title=title, **values))
 
 
-def picture(draw: Callable[[Figure], None], alt: str, size: tuple[float, float]) -> Markup:
-    """What ``draw`` puts on a figure of ``size`` inches, as a <picture> for light and for dark."""
+def picture(
+    draw: Callable[[Figure], None], alt: str, size: tuple[float, float], save: Path | None = None
+) -> Markup:
+    """What ``draw`` puts on a figure of ``size`` inches, as a <picture> for light and for dark.
+
+    With ``save``, the light one is written there too, as a PNG.
+    """
     sources = []
     for style in (LIGHT, DARK):
         with rc_context(style):
@@ -36,6 +41,8 @@ def picture(draw: Callable[[Figure], None], alt: str, size: tuple[float, float])
             draw(figure)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=110)
+        if save is not None and style is LIGHT:
+            write_bytes(save, buffer.getvalue())
         encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
         sources.append(Markup("data:image/png;base64,{}").format(encoded))
     light, dark = sources

@@ -5,6 +5,7 @@ best on, as far as it is known. Strengths are Plackett-Luce's, which for two are
 choix fits them. They are given on Elo's scale: mean 1500, and 400 points for odds of 10 to 1.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,48 @@ def rate(
         for n, i in place.items()
     ]
     return sorted(ratings, key=lambda r: -r.rating)
+
+
+def rate_pairs(
+    names: Sequence[str], verdicts: dict[tuple[str, str], list[int | None]],
+    resamples: int = 400, seed: int = 0,
+) -> list[Row]:  # fmt: skip
+    """Bradley-Terry ratings of contenders who met on the same prompts; a tie is half a win each.
+
+    Args:
+        names: of all.
+        verdicts: (contender, opponent) -> 1, 0, -1 or None (not judged) for each prompt.
+        resamples: prompts are drawn with replacement so often for the 95 % intervals.
+        seed: of that.
+
+    Returns:
+        Rows of name, rating (Elo's scale, mean 1500), low and high, the best first.
+    """
+    place = {name: i for i, name in enumerate(names)}
+    said = np.array(
+        [[math.nan if v is None else v for v in row] for row in verdicts.values()], dtype=float
+    )
+    winners = np.array([place[a] for a, _ in verdicts])
+    losers = np.array([place[b] for _, b in verdicts])
+
+    def fit(weights: np.ndarray) -> np.ndarray:
+        wins = np.zeros((len(names), len(names)))
+        known = ~np.isnan(said)
+        share = np.where(known, (1 + np.nan_to_num(said)) / 2, 0.0)
+        np.add.at(wins, (winners, losers), share @ weights)
+        np.add.at(wins, (losers, winners), (known - share) @ weights)
+        return 1500 + ELO_SCALE * choix.ilsr_pairwise_dense(wins, alpha=0.01)
+
+    count = said.shape[1]
+    point = fit(np.ones(count))
+    rng = np.random.default_rng(seed)
+    draws = [fit(rng.multinomial(count, np.full(count, 1 / count))) for _ in range(resamples)]
+    low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0)
+    rows = [
+        {"name": n, "rating": float(point[i]), "low": float(low[i]), "high": float(high[i])}
+        for n, i in place.items()
+    ]
+    return sorted(rows, key=lambda row: -row["rating"])
 
 
 def _check_connected(contests: Sequence[Contest]) -> None:

@@ -678,6 +678,23 @@ class Store:
                 "best": row["choice"], "labeler": row["name"],
             } | extra  # fmt: skip
 
+    def said(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Labels of one kind of items that say which is better: a pick's index, or None.
+
+        None: a tie, or all bad. Skips, hidden repeats and gold are left out.
+        """
+        query = (
+            "SELECT i.prompt, i.completions, l.choice, w.name FROM labels l "
+            "JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
+            "WHERE l.action != 'skip' AND l.turn = 0 AND i.gold IS NULL AND i.kind = ? "
+            "ORDER BY l.event"
+        )
+        for row in self._reading(query, kind):
+            yield {
+                "prompt": json.loads(row["prompt"]), "completions": json.loads(row["completions"]),
+                "choice": row["choice"], "labeler": row["name"],
+            }  # fmt: skip
+
     def events(self) -> Iterator[dict[str, Any]]:
         """Everything that was said, undone or not, in order: an audit's rows."""
         query = (

@@ -47,6 +47,72 @@ def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = N
     )
 
 
+def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Tilt:
+    """The tilt whose KL is ``kl`` nats, by bisection over its kl_coef; arguments as above.
+
+    Where the samples cannot represent so much (ln N is the most), the farthest that they can.
+    """
+    spread = max(float(scores.max() - scores.min()), 1e-9)
+    low, high = 1e-4 * spread, 1e4 * spread
+    tilt = exponential_tilt(scores, low, logprobs)
+    if tilt.kl <= kl:
+        return tilt
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        tilt = exponential_tilt(scores, middle, logprobs)
+        low, high = (middle, high) if tilt.kl > kl else (low, middle)
+    return tilt
+
+
+def supported_kl(scores: Tensor, least: float = 10.0) -> float:
+    """The KL up to which each prompt's tilt rests on at least so many effective samples.
+
+    Beyond it the estimate leans on the few best samples that happened to be drawn, and is low.
+    """
+    spread = max(float(scores.max() - scores.min()), 1e-9)
+    low, high = 1e-4 * spread, 1e4 * spread  # fewer effective samples the lower kl_coef
+    if exponential_tilt(scores, high).effective_samples < least:
+        return 0.0
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        enough = exponential_tilt(scores, middle).effective_samples >= least
+        low, high = (low, middle) if enough else (middle, high)
+    return exponential_tilt(scores, high).kl
+
+
+def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
+    """Mean score of the best of n samples, from N >= n of each prompt; unbiased.
+
+    With the samples in the order of what they are picked by, the i-th of N is the best of n drawn
+    without replacement with probability C(i - 1, n - 1) / C(N, n). Equal ones are picked by lot.
+
+    Args:
+        scores: (P, N), what the picked one is judged by.
+        n: 1 to N.
+        by: (P, N), what it is picked by; ``scores`` by default.
+    """
+    scores = scores.double()
+    by = scores if by is None else by.double()
+    count = scores.shape[1]
+    if not 1 <= n <= count:
+        raise ValueError(f"best of {n} from {count} samples")
+    at_most = torch.searchsorted(by.sort(dim=1).values, by, right=True).double()
+    below = torch.searchsorted(by.sort(dim=1).values, by, right=False).double()
+
+    def all_within(rank: Tensor) -> Tensor:  # P(n draws are all among the `rank` lowest)
+        logs = (
+            torch.lgamma(rank + 1)
+            - torch.lgamma((rank - n + 1).clamp(min=1.0))
+            - math.lgamma(count + 1)
+            + math.lgamma(count - n + 1)
+        )
+        return torch.where(rank >= n, logs.exp(), 0.0)
+
+    # Those of one value share the probability that it is the greatest of the n.
+    weights = (all_within(at_most) - all_within(below)) / (at_most - below)
+    return (weights * scores).sum(dim=1).mean().item()
+
+
 def best_of_n_kl(n: int) -> float:
     """ln n - (n - 1) / n: KL in nats of picking the best of n samples (no ties)."""
     return math.log(n) - (n - 1) / n

@@ -70,3 +70,17 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.nan
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, math.sqrt(variance / n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being so many: each is right at its level whatever the others are.
+
+    The i-th smallest of m times (m - i + 1), never below a smaller one's, at most 1.
+    Source: S. Holm (1979), Scand. J. Statist. 6:65-70.
+    """
+    m, greatest = len(p_values), 0.0
+    corrected = [0.0] * m
+    for i, k in enumerate(sorted(range(m), key=lambda k: p_values[k])):
+        greatest = max(greatest, min(1.0, (m - i) * p_values[k]))
+        corrected[k] = greatest
+    return corrected

@@ -187,6 +187,8 @@ def make_lean(model: nn.Module) -> list[Any]:
     for layer in layers:
         if _is_plain(layer):
             layer.forward = types.MethodType(_forward, layer)
+        else:  # an adapter that came later may need peft's
+            layer.__dict__.pop("forward", None)
     return layers
 
 

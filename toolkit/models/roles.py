@@ -89,6 +89,7 @@ class Roles(Actors):
         if value is not None:
             self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
+        self._rewards: dict[str, tuple[str, Fp32Head, float, float]] = {}
         self.shares_trunk = value == "trunk"
         self._adapter_of = {
             POLICY: POLICY,
@@ -103,13 +104,51 @@ class Roles(Actors):
         if checked:
             self.check_head(self.act_as(POLICY))
 
-    def _add_reward(self, folder: str | Path, hidden_size: int, device: torch.device) -> None:
-        left_over = add_saved_adapter(self.model, folder, REWARD)
+    def _add_reward(
+        self, folder: str | Path, hidden_size: int, device: torch.device, name: str = REWARD
+    ) -> None:
+        left_over = add_saved_adapter(self.model, folder, name)
         (weight,) = [value for key, value in left_over.items() if key.endswith("score.weight")]
         self.reward_head = Fp32Head(hidden_size, 1, bias=False).to(device).requires_grad_(False)
         self.reward_head.weight.copy_(weight)
         facts = read_facts(folder)
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
+
+    def add_policy(self, name: str, folder: str | Path) -> None:
+        """One more policy, frozen, on the same base: a role by the name of ``name``.
+
+        Args:
+            name: without dots, and none of the four roles'.
+            folder: its adapter's.
+        """
+        add_saved_adapter(self.model, folder, name)
+        self._adapter_of[name] = name
+        self._settle()
+
+    def use_reward(self, folder: str | Path) -> None:
+        """From now on this reward adapter plays the reward; others that did are kept on the base.
+
+        Args:
+            folder: its adapter's, with head, gain and bias.
+        """
+        key = str(Path(folder).resolve())
+        if key not in self._rewards:
+            name = f"reward{len(self._rewards)}"
+            hidden_size = self._causal.config.get_text_config().hidden_size
+            self._add_reward(folder, hidden_size, self.device, name)
+            assert self.reward_head is not None
+            self._rewards[key] = name, self.reward_head, self.gain, self.bias
+            self._settle()
+        self._adapter_of[REWARD], self.reward_head, self.gain, self.bias = self._rewards[key]
+        self.has_reward = True
+
+    def _settle(self) -> None:
+        """What an adapter that comes later needs: the leaner pass, nothing trained, eval mode."""
+        self._layers = make_lean(self.model)
+        for name, parameter in self.model.named_parameters():
+            if not any(f".{adapter}." in name for adapter in (POLICY, VALUE)):
+                parameter.requires_grad_(False)
+        self.eval()
 
     def _add_value(
         self, value: str, init: str, lora: LoraConfig, reward_adapter: str | Path | None,

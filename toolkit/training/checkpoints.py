@@ -13,6 +13,7 @@ All of it is written aside, synced, and renamed: a folder of that name is whole,
 and then the manifest tells. No pickle is written or read.
 """
 
+import ast
 import hashlib
 import json
 import random
@@ -30,6 +31,8 @@ from torch.optim import Optimizer
 
 from toolkit.data.files import atomic_directory
 from toolkit.errors import InputError
+from toolkit.models.actors import POLICY
+from toolkit.models.adapters import FACTS, lora_config
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
 MANIFEST = "manifest.json"
@@ -134,6 +137,38 @@ def choose_checkpoint(resume: str, folder: Path) -> tuple[Path | None, list[str]
 def read_state(folder: Path) -> dict[str, Any]:
     """``state.json``."""
     return json.loads((folder / FILES[3]).read_text(encoding="utf-8"))
+
+
+def export_policy(checkpoint: Path, folder: Path) -> None:
+    """Write a checkpoint's policy as an adapter of its own, which plain peft loads on its base.
+
+    Args:
+        checkpoint: of a run whose policy is an adapter.
+        folder: where to; adapter_config.json, adapter_model.safetensors and toolkit.json.
+
+    Raises:
+        InputError: the checkpoint is not whole, or holds whole models.
+    """
+    problem = problem_of(checkpoint)
+    if problem is not None:
+        raise InputError(f"{checkpoint}: {problem}")
+    settings = read_state(checkpoint)["settings"]
+    if POLICY not in settings.get("adapters", {}):
+        raise InputError(f"{checkpoint}: whole models are in it, and no policy adapter")
+    r, alpha, targets = settings["adapters"][POLICY]
+    if targets.startswith("["):
+        targets = ",".join(ast.literal_eval(targets))
+    config = lora_config(r, alpha, targets, "CAUSAL_LM")
+    config.inference_mode, config.base_model_name_or_path = True, settings["base"]
+    weights = {
+        name.removeprefix("model.").replace(f".{POLICY}.", "."): tensor
+        for name, tensor in load_file(checkpoint / FILES[0]).items()
+        if f".{POLICY}." in name
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(weights, folder / "adapter_model.safetensors")
+    (folder / FACTS).write_text(json.dumps({"base_fingerprint": settings["base"]}), "utf-8")
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

@@ -70,7 +70,7 @@ class Rewards:
         texts: tuple[list[str], list[str]] | None = None
         for part, weight in zip(self.parts, self.weights, strict=True):
             if part is None:
-                scores = _model_scores(actors, prompts, kept, tokenizer, batch_size)
+                scores = model_scores(actors, prompts, kept, tokenizer, batch_size)
             else:
                 if texts is None:
                     pairs = [
@@ -84,11 +84,18 @@ class Rewards:
 
 
 @torch.no_grad()
-def _model_scores(
+def model_scores(
     actors: Actors, prompts: list[list[int]], kept: list[list[int]],
     tokenizer: PreTrainedTokenizerBase, batch_size: int,
 ) -> Tensor:  # fmt: skip
-    """Scores (B,), rows of like length together."""
+    """The reward model's scores (B,), rows of like length together.
+
+    Args:
+        actors: with a reward model.
+        prompts, kept: token ids of B prompts, and what is seen of their completions.
+        tokenizer: its pad token.
+        batch_size: rows in one pass.
+    """
     rows = [prompt + completion for prompt, completion in zip(prompts, kept, strict=True)]
     scores = torch.empty(len(rows), device=actors.device)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

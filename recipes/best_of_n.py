@@ -1,0 +1,107 @@
+"""Best-of-n: sample n completions of each prompt, keep the one that the reward likes most.
+
+    accelerate launch recipes/best_of_n.py --reward_adapter outputs/reward/adapter --n 16 \
+        --prompts data/prompts.heldout.jsonl --output outputs/best_of_16.jsonl
+
+The baseline that needs no training, only n times the sampling. Its KL from what it samples is ln n
+- (n - 1) / n nats, whatever the model (less where completions tie). You should see that, and the
+score of the picked completions against the mean of all. The rows, `prompt, completions, best,
+scores`, are comparisons: sft.py can be trained on their picks.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.cli import run
+from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.prompts import read_prompts
+from toolkit.errors import check_range, check_seed
+from toolkit.evaluation.contenders import Sampling, parse_contenders
+from toolkit.evaluation.judges import ScoreJudge
+from toolkit.evaluation.tables import Fact, print_facts
+from toolkit.maths.frontier import best_of_n_kl
+from toolkit.maths.statistics import mean_and_error
+from toolkit.models.adapters import check_adapter
+from toolkit.models.roles import Roles
+
+
+@dataclass
+class BestOfArguments:
+    n: int = field(default=16, metadata={"help": "Completions of each prompt."})
+    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    output: str = field(default="outputs/best_of_n.jsonl", metadata={"help": "JSONL to write."})
+    adapter: str | None = field(default=None, metadata={"help": "A policy adapter to sample."})
+    limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
+    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+    seed: int = field(default=0, metadata={"help": "Of the sampling."})
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_range("n", self.n, low=2)
+        check_range("limit", self.limit, low=1)
+        check_range("skip", self.skip, low=0)
+        check_range("batch_size", self.batch_size, low=1)
+
+
+def main(
+    model_args: ModelArguments,
+    sampling_args: SamplingArguments,
+    scorer_args: ScorerArguments,
+    args: BestOfArguments,
+) -> list[Fact]:
+    # Checked before a model is loaded.
+    claim_output(args.output, args.overwrite, "output")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    function = scorer_args.load(name, model_args.precision)
+    judge = ScoreJudge("reward", "reward_adapter", function, scorer_args.reward_adapter or "")
+    if args.adapter is not None:
+        check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
+    sampling_args.rule(tokenizer)
+    prompts, left_out = read_prompts(
+        args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
+        args.limit, args.skip, chat_template=args.chat_template,
+    )  # fmt: skip
+    model_args.check_context(prompts, sampling_args.response_length)
+    print(f"{len(prompts)} prompts ({left_out} left out by length)")
+
+    # n completions of each, all scored.
+    sampling = Sampling(
+        Roles(model_args.base()), tokenizer, prompts, sampling_args.rule, model_args.precision,
+        args.seed, args.batch_size,
+    )  # fmt: skip
+    specs = ["reference"] if args.adapter is None else [f"policy={args.adapter}"]
+    drawn, scores = sampling.draw(
+        parse_contenders(specs)[-1], args.n, lambda i, o: judge.score(sampling, o, i)
+    )
+
+    # Kept with their picks.
+    rows = []
+    for i, prompt in enumerate(sampling.texts):
+        part = slice(i * args.n, (i + 1) * args.n)
+        rows.append({
+            "prompt": prompts.messages.get(i) or prompt, "completions": drawn.texts[part],
+            "best": max(range(args.n), key=scores[part].__getitem__), "scores": scores[part],
+            "labeler": f"best_of_{args.n}",
+        })  # fmt: skip
+    write_jsonl(args.output, rows)
+    best, error = mean_and_error([max(row["scores"]) for row in rows])
+    facts = [
+        ("prompts", f"{len(rows)}", ""),
+        ("mean score of all", f"{math.fsum(scores) / len(scores):.3f}", ""),
+        (f"mean score of the best of {args.n}", f"{best:.3f} ± {error:.3f}", ""),
+        ("KL from what is sampled, ln n - (n-1)/n", f"{best_of_n_kl(args.n):.3f} nats", ""),
+    ]
+    print_facts(f"Best of {args.n}", facts)
+    print(f"{args.output}: {len(rows)} rows")
+    return facts
+
+
+if __name__ == "__main__":
+    run(main)

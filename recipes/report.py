@@ -1,0 +1,91 @@
+"""One page on one run, or on many side by side: frontier, curves, win rates, samples, data.
+
+    python recipes/report.py --runs outputs/ppo --evaluation outputs/evaluation \
+        --rewards outputs/reward --comparisons outputs/comparisons.jsonl
+
+Takes what the other recipes left behind; all of it is optional, and several runs go by
+NAME=FOLDER. You should see a table of verdicts (was the KL held, is the policy better, can the
+reward model be trusted, are there signs of over-optimisation), and OUTPUT_DIR/report.html, one
+self-contained page; report.json and the pictures as PNGs lie beside it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.cli import run
+from toolkit.data.files import claim_output, read_object
+from toolkit.errors import InputError, check_range
+from toolkit.evaluation.run_page import write_run_report
+from toolkit.evaluation.run_report import (
+    data_sheet,
+    read_evaluation,
+    read_ppo_run,
+    read_reward_run,
+    verdicts,
+)
+from toolkit.evaluation.tables import Fact, print_facts
+
+
+@dataclass
+class ReportArguments:
+    runs: list[str] = field(
+        default_factory=list, metadata={"help": "ppo.py's output_dirs, as FOLDER or NAME=FOLDER."}
+    )
+    evaluation: str | None = field(default=None, metadata={"help": "evaluate.py's output_dir."})
+    rewards: list[str] = field(
+        default_factory=list, metadata={"help": "reward.py's output_dirs, likewise."}
+    )
+    trainings: list[str] = field(
+        default_factory=list, metadata={"help": "Those of sft.py, preference.py, rloo.py."}
+    )
+    comparisons: str | None = field(
+        default=None, metadata={"help": "JSONL of comparisons, for the data sheet."}
+    )
+    title: str = field(default="Report", metadata={"help": "The page's heading."})
+    samples: int = field(default=20, metadata={"help": "Prompts whose samples are shown."})
+    output_dir: str = field(default="outputs/report", metadata={"help": "Folder to write."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+
+    def __post_init__(self) -> None:
+        check_range("samples", self.samples, low=0)
+
+
+def named(values: list[str], field_name: str) -> dict[str, Path]:
+    """NAME -> folder of FOLDER or NAME=FOLDER; two of one name are a mistake."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, _, folder = value.rpartition("=")
+        name = name or Path(folder).name
+        if name in found:
+            raise InputError(f"{field_name}: two are called {name!r} (write NAME=FOLDER)")
+        found[name] = Path(folder)
+    return found
+
+
+def main(args: ReportArguments) -> list[Fact]:
+    if not (args.runs or args.evaluation or args.rewards or args.comparisons):
+        raise InputError("nothing to report on: give --runs, --evaluation or --rewards")
+    out = claim_output(args.output_dir, args.overwrite, "output_dir")
+    runs = {n: read_ppo_run(f) for n, f in named(args.runs, "runs").items()}
+    rewards = {n: read_reward_run(f) for n, f in named(args.rewards, "rewards").items()}
+    trainings: dict[str, Any] = {
+        n: read_object(f / "run.json", "--trainings")
+        for n, f in named(args.trainings, "trainings").items()
+    }
+    result, samples = None, []
+    if args.evaluation is not None:
+        result, samples = read_evaluation(args.evaluation, args.samples)
+    sheet = None if args.comparisons is None else data_sheet(args.comparisons)
+
+    facts = verdicts(runs, rewards, result)
+    page = write_run_report(
+        out, args.title, facts, runs, rewards, result, samples, sheet, trainings
+    )
+    print_facts(args.title, facts)
+    print(f"report: {page}")
+    return facts
+
+
+if __name__ == "__main__":
+    run(main)

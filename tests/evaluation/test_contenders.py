@@ -1,0 +1,158 @@
+"""Who is compared, and what each writes: on the embedded model."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.evaluation.contenders import Contender, Sampling, check_contenders, parse_contenders
+from toolkit.maths.frontier import best_of_n_kl
+from toolkit.models.actors import POLICY, REFERENCE
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+
+Make = Callable[..., Sampling]
+
+
+@pytest.fixture(scope="module")
+def adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An adapter that changes what is written."""
+    torch.manual_seed(0)
+    roles = Roles(load_base(demo_model, "fp32"), lora_config(4, 8, "all-linear", "CAUSAL_LM"))
+    for name, parameter in roles.named_parameters():
+        if "lora_B.policy" in name:
+            torch.nn.init.normal_(parameter, std=0.25)
+    folder = tmp_path_factory.mktemp("adapter")
+    roles.save(folder)
+    return str(folder / "policy")
+
+
+def test_specs_are_read_and_the_reference_comes_first(adapter: str, demo_model: str) -> None:
+    found = parse_contenders([f"a={adapter}", "b16=best_of_16", "c=best_of_2:a", demo_model])
+    assert [c.kind for c in found] == ["reference", "adapter", "best_of_n", "best_of_n", "model"]
+    assert found[2] == Contender("b16", "best_of_n", "reference", 16)
+    assert found[3].source == "a" and found[1].adapter == str(Path(adapter).resolve())
+    renamed = parse_contenders(["x=reference", "best_of_4", "again=reference"])
+    assert [c.name for c in renamed] == ["x", "again", "best_of_4"] and renamed[2].source == "x"
+    check_contenders(found, demo_model, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [(["a="], "not NAME=WHAT"), (["best_of_1"], "at least 2"), (["./nowhere"], "no such folder"),
+     (["b=best_of_4:nobody"], "nobody is called 'nobody'"), (["tests"], "neither an adapter"),
+     (["a=best_of_2", "a=best_of_3"], "two are called 'a'"), (["x/checkpoint-*"], "no such check"),
+     (["a=best_of_4", "b=best_of_2:a"], "best-of-n of best-of-n")],
+)  # fmt: skip
+def test_a_mistake_in_a_spec_is_one_line(
+    specs: list[str], message: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(InputError, match=message) as caught:
+        parse_contenders(specs)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_one_writes_does_not_depend_on_who_else_takes_part(
+    new_sampling: Make, adapter: str
+) -> None:
+    both = parse_contenders([f"a={adapter}", f"b={adapter}"])
+    first = new_sampling()
+    a = first.write(both[1], both, None)
+    b = first.write(both[2], both, None)
+    alone = new_sampling().write(both[2], both, None)
+    assert alone.texts == b.texts and alone.log_ratios == pytest.approx(b.log_ratios)
+    assert a.texts != b.texts  # the same policy, another name: a draw of its own
+    assert new_sampling(seed=1).write(both[2], both, None).texts != b.texts
+
+
+def test_the_kl_is_that_of_the_whole_distributions(new_sampling: Make, adapter: str) -> None:
+    """Two tokens: KL = KL of the first + mean KL of the second, by whole vocabularies."""
+    sampling = new_sampling(copies=400, length=1)
+    contenders = parse_contenders([f"a={adapter}"])
+    ratios = sampling.write(contenders[1], contenders, None).log_ratios
+    assert ratios is not None
+    exact = []
+    for prompt in sampling.prompts[::400]:
+        ids = torch.tensor([prompt + [0]])
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        logits = [
+            sampling.roles.logits(role, ids, mask, 1)[0, 0] / 0.7
+            for role in (sampling.role(contenders[1]), REFERENCE)
+        ]
+        p, q = (torch.log_softmax(x.double(), dim=-1) for x in logits)
+        exact.append((p.exp() * (p - q)).sum().item())
+    mean = sum(ratios) / len(ratios)
+    error = (sum((r - mean) ** 2 for r in ratios) / len(ratios) ** 2) ** 0.5
+    assert mean == pytest.approx(sum(exact) / 3, abs=4 * error) and mean > 4 * error
+
+
+def test_the_reference_has_no_kl_and_best_of_n_that_of_its_picking(new_sampling: Make) -> None:
+    sampling = new_sampling()
+    contenders = parse_contenders(["b3=best_of_3"])
+    assert sampling.write(contenders[0], contenders, None).log_ratios == [0.0] * 3
+    best = sampling.write(contenders[1], contenders, longest)
+    assert best.kl_of_picking == best_of_n_kl(3) and best.log_ratios == [0.0] * 3
+    drawn, scores = sampling.draw(Contender("b3", "reference"), 3, longest)
+    for i, text in enumerate(best.texts):
+        assert text == max(drawn.texts[3 * i : 3 * i + 3], key=len)
+    assert scores == [float(len(text)) for text in drawn.texts]
+
+
+def longest(indices: Any, outputs: Any) -> list[float]:
+    return [float(len(text)) for text in outputs.texts]
+
+
+def test_best_of_n_of_a_policy_adds_the_policys_kl(new_sampling: Make, adapter: str) -> None:
+    sampling = new_sampling(copies=40)
+    contenders = parse_contenders([f"a={adapter}", "b=best_of_2:a"])
+    best = sampling.write(contenders[2], contenders, longest)
+    assert best.log_ratios is not None and sum(best.log_ratios) / 120 > 0.1
+    assert best.kl_of_picking == pytest.approx(math.log(2) - 1 / 2)
+
+
+def test_a_whole_model_of_the_same_tokens_has_a_kl(new_sampling: Make, demo_model: str) -> None:
+    sampling = new_sampling()
+    same = sampling.write(Contender("m", "model", demo_model), [], None)
+    assert same.log_ratios == pytest.approx([0.0] * 3, abs=1e-4) and same.ids is not None
+
+
+def test_a_model_of_other_tokens_writes_text_and_has_none(
+    new_sampling: Make, demo_model: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(demo_model, other)
+    whole = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = whole["model"]["vocab"]
+    vocabulary["Ġthe"], vocabulary["Ġwas"] = vocabulary["Ġwas"], vocabulary["Ġthe"]
+    (other / "tokenizer.json").write_text(json.dumps(whole))
+    made = new_sampling().write(Contender("m", "model", str(other)), [], None)
+    assert made.log_ratios is None and made.ids is None and len(made.texts) == 3
+
+
+def test_a_checkpoints_policy_is_the_trainers(
+    new_sampling: Make, new_trainer: Callable[..., Any], demo_model: str, tmp_path: Path
+) -> None:
+    trainer = new_trainer(save_steps=1)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-000002"
+    contenders = parse_contenders([f"ppo={tmp_path / 'run' / 'checkpoint-*'}"])
+    assert [c.name for c in contenders] == ["reference", "ppo@1", "ppo@2"]
+    check_contenders(contenders, demo_model, "fp32")
+    sampling = new_sampling()
+    ids = torch.tensor([sampling.prompts[0] + [5, 6, 7]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    ours = sampling.roles.logits(sampling.role(contenders[2]), ids, mask, 3)
+    assert torch.allclose(ours, trainer.model.logits(POLICY, ids, mask, 3), atol=1e-5)
+    earlier = sampling.roles.logits(sampling.role(contenders[1]), ids, mask, 3)
+    assert not torch.allclose(ours, earlier, atol=1e-5)
+    (checkpoint / "weights.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="weights.safetensors is not what was written"):
+        check_contenders(contenders, demo_model, "fp32")

@@ -1,0 +1,158 @@
+"""Judges: their specs, what scorers and reward adapters say, people by way of the store."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.judges import (
+    AskJudge,
+    PeopleJudge,
+    ScoreJudge,
+    judge_all,
+    pairs_of,
+    parse_judges,
+    reranker,
+)
+from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.store import Store
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def reward_adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two reward adapters with heads of their own, gain and bias."""
+    from peft import get_peft_model
+
+    from toolkit.models.adapters import write_facts
+
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        base = load_base(demo_model, "fp32", score_head=True, seed=seed)
+        model = get_peft_model(base, lora_config(4, 8, "all-linear", "SEQ_CLS"))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        folder = tmp_path_factory.mktemp(f"reward{seed}")
+        model.save_pretrained(folder)
+        write_facts(folder, demo_model, gain=float(seed), bias=0.5)
+        folders.append(str(folder))
+    return folders
+
+
+def test_specs_are_read(root: Path, demo_model: str, reward_adapter: list[str]) -> None:
+    judges = parse_judges(
+        [f"l=lexicon:{root}/data/lexicon.txt", "f=function:operator:add",
+         f"r=reward_adapter:{reward_adapter[0]}", "h=http:qwen@http://127.0.0.1:9/v1"],
+        demo_model, "fp32",
+    )  # fmt: skip
+    assert [j.kind for j in judges] == ["lexicon", "function", "reward_adapter", "http"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("x", "not NAME=KIND:VALUE"), ("x=magic:y", "with a KIND of lexicon"),
+     ("x=http:model", "not MODEL@URL"), ("x=lexicon:nowhere.txt", "no such file"),
+     ("x=reward_adapter:nowhere", "judges: x: nowhere: no adapter_config")],
+)  # fmt: skip
+def test_a_mistake_in_a_spec_is_one_line(spec: str, message: str, demo_model: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        parse_judges([spec], demo_model, "fp32")
+    assert "\n" not in str(caught.value)
+
+
+def test_several_reward_adapters_on_one_base_score_as_each_does_alone(
+    new_sampling: Make, demo_model: str, reward_adapter: list[str]
+) -> None:
+    sampling = new_sampling()
+    outputs = sampling.write(Contender("r", "reference"), [], None)
+    assert outputs.ids is not None
+    for folder in [*reward_adapter, reward_adapter[0]]:
+        found = ScoreJudge("r", "reward_adapter", folder=folder).score(sampling, outputs)
+        alone = Roles(load_base(demo_model, "fp32"), reward_adapter=folder)
+        for prompt, ids, score in zip(sampling.prompts, outputs.ids, found, strict=True):
+            row = torch.tensor([prompt + ids])
+            expected = alone.scores(row, torch.ones_like(row, dtype=torch.bool))
+            assert score == pytest.approx(expected.item(), abs=1e-4)
+    texts_only = Outputs(outputs.texts, None, None, outputs.tokens)
+    judge = ScoreJudge("r", "reward_adapter", folder=reward_adapter[0])
+    assert judge.score(sampling, texts_only) == pytest.approx(
+        judge.score(sampling, outputs), abs=1e-4
+    )
+
+
+def test_functions_get_the_columns_of_their_prompts(new_sampling: Make) -> None:
+    sampling = new_sampling()
+    sampling.prompts.columns = {"weight": [1.0, 2.0, 3.0]}
+
+    def weighed(prompts: list[str], completions: list[str], weight: list[float]) -> list[float]:
+        assert prompts == ["It rained.", "We went to the market."]
+        return weight
+
+    judge = ScoreJudge("w", "function", weighed)
+    outputs = Outputs(["a", "b"], None, None, [1, 1])
+    assert judge.score(sampling, outputs, [2, 0]) == [3.0, 1.0]
+    pick = reranker([judge], None, sampling)
+    assert pick is not None and pick([2, 0], outputs) == [3.0, 1.0]
+
+
+def test_pairs_with_the_reference_or_all() -> None:
+    assert list(pairs_of(["r", "a", "b"], "reference")) == [("a", "r"), ("b", "r")]
+    assert list(pairs_of(["r", "a", "b"], "all")) == [("a", "r"), ("b", "r"), ("b", "a")]
+
+
+class First:
+    """Stands for an HTTP judge: likes the text that sorts first; "?" gets no answer."""
+
+    asked = 0
+
+    def pick(self, prompt: Any, completions: list[str]) -> int | None:
+        self.asked += 1
+        return None if "?" in completions else completions.index(min(completions))
+
+
+def test_a_judge_who_picks_is_asked_once_a_pair_and_not_about_equal_texts(
+    new_sampling: Make,
+) -> None:
+    sampling = new_sampling()
+    contenders = [Contender("r", "reference"), Contender("a", "model", "x")]
+    outputs = {"r": Outputs(["b", "b", "?"], None, None, []),
+               "a": Outputs(["a", "b", "c"], None, None, [])}  # fmt: skip
+    judge: Any = First()
+    scores, verdicts = judge_all(
+        [AskJudge("h", judge)], sampling, contenders, outputs, "reference", 100
+    )
+    assert scores == {} and verdicts == {"h": {("a", "r"): [1, 0, None]}} and judge.asked == 2
+
+
+def test_people_judge_by_the_store_blind_and_what_is_left_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = PeopleJudge("people", str(tmp_path / "m.sqlite"))
+    questions = [("p", "good", "bad"), ("p", "bad", "good"), ("q", "good", "so so"),
+                 ("q", "same", "same")]  # fmt: skip
+    assert judge.verdicts(questions) == [None, None, None, 0]
+    assert "1 of 4 pairs are judged" in capsys.readouterr().out
+
+    def taste(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(c == "good") for c in completions]
+
+    with Store(tmp_path / "m.sqlite") as store:
+        task = store.next_task(store.script("ann"))
+        assert task is not None and sorted(task.completions) == task.completions  # no order leaks
+        ScriptedLabeller("ann", ScorePicker(taste)).work(store, limit=1, progress=False)
+    assert sum(v is None for v in judge.verdicts(questions)) in (1, 2)
+    with Store(tmp_path / "m.sqlite") as store:
+        ScriptedLabeller("ann", ScorePicker(taste)).work(store, progress=False)
+        assert list(store.picks()) == []  # matches are not trained on
+    assert judge.verdicts(questions) == [1, -1, 1, 0]
+    assert len(capsys.readouterr().out.splitlines()) == 1  # nothing left: nothing said

@@ -1,0 +1,133 @@
+"""What the evaluation can be told."""
+
+from dataclasses import dataclass, field
+
+from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
+from toolkit.evaluation.judges import Judge, ScoreJudge, parse_judges
+
+
+@dataclass
+class EvaluationArguments:
+    """Who is compared, on what, and who judges."""
+
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "A policy adapter's folder: short for --contenders policy=FOLDER."},
+    )
+    contenders: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=WHAT: an adapter's or checkpoint's folder (checkpoint-*: all), a "
+                  "model, best_of_N, best_of_N:NAME. The untuned model is there unasked."},
+    )  # fmt: skip
+    judges: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=KIND:VALUE: lexicon:FILE, function:MODULE:FUNCTION, reward_adapter:"
+                  "FOLDER, reward_model:NAME, http:MODEL@URL, people:STORE."},
+    )  # fmt: skip
+    lexicon: str | None = field(
+        default=None, metadata={"help": "Short for --judges lexicon=lexicon:FILE."}
+    )
+    reward_function: str | None = field(
+        default=None, metadata={"help": "Short for --judges FUNCTION=function:MODULE:FUNCTION."}
+    )
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Short for --judges reward=reward_adapter:FOLDER."}
+    )
+    training_reward: str | None = field(
+        default=None,
+        metadata={"help": "The judge that policies were trained on: the gap to others is shown."},
+    )
+    reranker: str | None = field(
+        default=None,
+        metadata={"help": "The judge that best-of-n picks by; the training reward, or the first."},
+    )
+    prompts: str = field(
+        default="data/prompts.heldout.jsonl", metadata={"help": "JSONL with `prompt`."}
+    )
+    limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
+    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
+    samples: str | None = field(
+        default=None,
+        metadata={"help": "Judge what an earlier evaluation sampled (its samples.jsonl)."},
+    )
+    output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+    frontier_prompts: int = field(
+        default=0,
+        metadata={"help": "Estimate the KL-optimal curve on so many of the prompts; 0: do not."},
+    )
+    frontier_samples: int = field(
+        default=512, metadata={"help": "Reference samples of each of these."}
+    )
+    pick_pairs: str = field(
+        default="reference",
+        metadata={"help": "What HTTP judges and people compare: each with the reference, or all."},
+    )
+    pick_limit: int = field(default=100, metadata={"help": "They see so many of the prompts."})
+    judge_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable of HTTP judges' key."}
+    )
+    batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
+    show: int = field(default=8, metadata={"help": "Samples in the table."})
+    seed: int = field(default=0, metadata={"help": "Of everybody's sampling."})
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_choice("pick_pairs", self.pick_pairs, ("reference", "all"))
+        for name in ("limit", "frontier_samples", "pick_limit", "batch_size"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("skip", "show", "frontier_prompts"):
+            check_range(name, getattr(self, name), low=0)
+        if self.frontier_prompts:
+            check_range("frontier_samples", self.frontier_samples, low=16)
+
+    def load_contenders(self, base: str, precision: str) -> list[Contender]:
+        """The contenders, the reference first; their files are checked."""
+        specs = list(self.contenders)
+        if self.adapter is not None or not specs:
+            specs.insert(0, f"policy={self.adapter or 'outputs/ppo/adapters/policy'}")
+        contenders = parse_contenders(specs)
+        check_contenders(contenders, base, precision)
+        picks = any(c.kind == "best_of_n" for c in contenders)
+        if picks and not (self.reranker or self.training_reward or self._scoring()):
+            raise InputError("contenders: best-of-n needs a judge that scores, to pick by")
+        return contenders
+
+    def load_judges(self, base: str, precision: str) -> list[Judge]:
+        """The judges; nothing large is loaded.
+
+        Raises:
+            InputError: nobody, one that does not load, or a name that is nobody's.
+        """
+        judges = parse_judges(
+            [*self._scoring(), *self.judges], base, precision, self.judge_key_variable
+        )
+        if not judges:
+            raise InputError(
+                "no judge: give --lexicon, --reward_function, --reward_adapter or --judges"
+            )
+        for field_name in ("training_reward", "reranker"):
+            name = getattr(self, field_name)
+            scoring = [j.name for j in judges if isinstance(j, ScoreJudge)]
+            if name is not None and name not in scoring:
+                raise InputError(
+                    f"{field_name}: no judge that scores is called {name!r} (there are: "
+                    f"{', '.join(scoring) or 'none'})", field_name,
+                )  # fmt: skip
+        return judges
+
+    def _scoring(self) -> list[str]:
+        short = []
+        if self.lexicon is not None:
+            short.append(f"lexicon=lexicon:{self.lexicon}")
+        if self.reward_function is not None:
+            name = self.reward_function.rpartition(":")[2]
+            short.append(f"{name}=function:{self.reward_function}")
+        if self.reward_adapter is not None:
+            short.append(f"reward=reward_adapter:{self.reward_adapter}")
+        return short

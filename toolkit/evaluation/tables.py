@@ -1,0 +1,113 @@
+"""What a person sees in the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.data.text import printable
+
+Row = dict[str, Any]
+Fact = tuple[str, str, str]  # name, value, and "yes", "no" or ""
+TEXT_MEASURES = (
+    ("words", "words", "{:.1f}"), ("tokens", "tokens", "{:.1f}"),
+    ("distinct-1", "distinct_1", "{:.3f}"), ("distinct-2", "distinct_2", "{:.3f}"),
+    ("repeats itself", "repetition", "{:.1%}"), ("unique completions", "unique", "{:.1%}"),
+    ("copied from the prompt", "copied_3grams", "{:.1%}"),
+    ("new sentences", "new_sentences", "{:.1%}"),
+    ("begins as the prompt does", "copies_opening", "{:.1%}"),
+)  # fmt: skip
+
+
+def print_facts(title: str, facts: Sequence[Fact]) -> None:
+    """Names, values and verdicts."""
+    table = Table(title=title, show_header=False)
+    for name, value, verdict in facts:
+        color = {"yes": "green", "no": "bold red"}.get(verdict, "")
+        table.add_row(Text(name), Text(value), Text(verdict, style=color))
+    Console().print(table)
+
+
+def print_evaluation(result: Row, samples: Sequence[Row]) -> None:
+    """What evaluate.py found; names and texts are shown as they are, never as markup."""
+    _print("Contenders", *contender_table(result))
+    _print("Their texts", *text_table(result))
+    for judge in result["judges"]:
+        _print(f"Pairs, judged by {judge['name']} ({judge['kind']})",
+               *pair_table(result, judge["name"]))  # fmt: skip
+        if judge["name"] in result["ratings"]:
+            rows = [[r["name"], f"{r['rating']:.0f}", f"{r['low']:.0f} to {r['high']:.0f}"]
+                    for r in result["ratings"][judge["name"]]]  # fmt: skip
+            _print(f"Ratings by {judge['name']} (400 points are odds of 10 to 1)",
+                   ["contender", "rating", "95 %"], rows)  # fmt: skip
+    if result["gaps"]:
+        _print("Training reward against others (gains in standard deviations)",
+               *gap_table(result))  # fmt: skip
+    if samples:
+        names = list(samples[0]["completions"])
+        rows = [[row["prompt"], *(row["completions"][n] for n in names)] for row in samples]
+        _print("Samples (first prompts, fixed seed, not picked)", ["prompt", *names], rows, True)
+
+
+def contender_table(result: Row) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells: KL, and each judge's mean score, its error and the gain."""
+    judges = list(result["contenders"][0]["scores"])
+    rows = []
+    for c in result["contenders"]:
+        kl = "not known" if c["kl"] is None else f"{c['kl']:.2f} ± {c['kl_error']:.2f}"
+        scores = [c["scores"][j] for j in judges]
+        rows.append([
+            c["name"], kl,
+            *(cell for s in scores for cell in (f"{s['mean']:.2f} ± {s['error']:.2f}",
+                                                f"{s['gain']:+.2f}")),
+        ])  # fmt: skip
+    headers = [cell for j in judges for cell in (j, "gain, std")]
+    return ["contender", "KL, nats", *headers], rows
+
+
+def text_table(result: Row) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells, a column for each contender: what their texts are like."""
+    contenders = result["contenders"]
+    rows = [
+        [label, *(shown.format(c[key]) for c in contenders)] for label, key, shown in TEXT_MEASURES
+    ]
+    return ["", *(c["name"] for c in contenders)], rows
+
+
+def pair_table(result: Row, judge: str) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of a judge's pairs."""
+    rows = []
+    for p in result["pairs"]:
+        if p["judge"] == judge:
+            counts = f"{p['wins']} / {p['ties']} / {p['losses']}"
+            missing = f" ({p['not_judged']} not judged)" if p["not_judged"] else ""
+            rows.append([
+                f"{p['a']} : {p['b']}", counts + missing,
+                f"{p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}]", f"{p['p_value']:.2g}",
+                f"{p['p_holm']:.2g}", f"{p['p_scores']:.2g}" if "p_scores" in p else "",
+            ])  # fmt: skip
+    return ["pair", "wins / ties / losses", "win rate of decided", "p", "p, Holm",
+            "p of scores"], rows  # fmt: skip
+
+
+def gap_table(result: Row) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of what other judges say of the training reward's gain."""
+    rows = [
+        [g["name"], g["judge"], f"{g['trained_gain']:+.2f}", f"{g['gain']:+.2f}",
+         f"{g['gap']:+.2f}", "ALARM: not confirmed" if g["alarm"] else ""]
+        for g in result["gaps"]
+    ]  # fmt: skip
+    return ["contender", "other judge", "training reward", "its gain", "gap", ""], rows
+
+
+def _print(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], lines: bool = False
+) -> None:
+    table = Table(title=Text(printable(title)), show_lines=lines)
+    for header in headers:
+        table.add_column(Text(printable(header)), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)
