@@ -273,7 +273,7 @@ def _results(source: Source, results: Results | None) -> str:
     parts.append(f"On {results.prompts} prompts. KL from the reference, per completion: {held}.")
     if results.pairs:
         parts.append(
-            "| against | judge | wins / ties / losses | win rate of decided pairs, 95 % interval |\n"
+            "| against | judge | wins / ties / losses | win rate of decided ones, 95 % interval |\n"
             "|---|---|---|---|\n"
             + "\n".join(
                 f"| {_name(p['b'])} | {_judge(results, p['judge'])} | {p['wins']} / {p['ties']} / "
