@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2  # processes of the tests
 # The environment is made anew only when what it is made of has changed.
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(PINS)
@@ -19,7 +20,7 @@ demo: $(READY)
 	$(LAUNCH) recipes/demo.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
