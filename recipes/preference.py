@@ -21,13 +21,10 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import token_id
 from toolkit.models.adapters import check_adapter
-from toolkit.training.baselines import (
-    PreferenceConfig,
-    preference_shape,
-    preference_trainer,
-    prepare_completions,
-    train_and_save,
-)
+from toolkit.training.baseline_config import PreferenceConfig
+from toolkit.training.baseline_data import preference_shape, prepare_completions
+from toolkit.training.baseline_trainers import preference_trainer
+from toolkit.training.baselines import train_and_save
 
 
 @dataclass

@@ -21,12 +21,9 @@ from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.other_base import TextRewardModel
-from toolkit.training.baselines import (
-    RLOOBaselineConfig,
-    VisibleReward,
-    rloo_trainer,
-    train_and_save,
-)
+from toolkit.training.baseline_config import RLOOBaselineConfig
+from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
+from toolkit.training.baselines import train_and_save
 
 
 def main(

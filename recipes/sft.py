@@ -19,15 +19,10 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import token_id
 from toolkit.models.adapters import check_adapter
-from toolkit.training.baselines import (
-    SFT_SCHEMA,
-    SFTBaselineConfig,
-    prepare_completions,
-    prepare_text,
-    sft_rows,
-    sft_trainer,
-    train_and_save,
-)
+from toolkit.training.baseline_config import SFTBaselineConfig
+from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
+from toolkit.training.baseline_trainers import sft_trainer
+from toolkit.training.baselines import train_and_save
 
 
 @dataclass

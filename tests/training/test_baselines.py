@@ -25,28 +25,28 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.training import baselines
-from toolkit.training.baselines import (
+from toolkit.training.baseline_config import PreferenceConfig, RLOOBaselineConfig, SFTBaselineConfig
+from toolkit.training.baseline_data import (
+    SFT_SCHEMA,
     BaselineData,
-    PreferenceConfig,
-    RLOOBaselineConfig,
-    SFTBaselineConfig,
-    VisibleReward,
     complete,
     completion_ids,
     kto_rows,
     others,
     pair_rows,
     preference_shape,
-    preference_trainer,
     prepare_completions,
     prepare_text,
-    rloo_trainer,
-    role_logprobs,
     sft_rows,
-    sft_trainer,
-    train_and_save,
     with_kl_rows,
 )
+from toolkit.training.baseline_trainers import (
+    VisibleReward,
+    preference_trainer,
+    rloo_trainer,
+    sft_trainer,
+)
+from toolkit.training.baselines import role_logprobs, train_and_save
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_data import prepare
 from toolkit.training.rollouts import SamplingRule, sampling_rule
@@ -87,7 +87,7 @@ def data_of(
     tokenizer: Any, comparisons: str, folder: Path, config: Any, **kwargs: Any
 ) -> BaselineData:
     shape = preference_shape(config) if isinstance(config, PreferenceConfig) else (
-        sft_rows, baselines.SFT_SCHEMA)  # fmt: skip
+        sft_rows, SFT_SCHEMA)  # fmt: skip
     split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
     return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
 
@@ -218,7 +218,7 @@ def test_the_rows_held_out_are_the_reward_models(
         *args.open("best", 3), Encoder(tokenizer, 64), BestOfKConfig(use_cpu=True), 1, 32, tmp_path
     )
     data = prepare_completions(
-        args.open("best", 3), Encoder(tokenizer, 64), None, sft_rows, baselines.SFT_SCHEMA, tmp_path
+        args.open("best", 3), Encoder(tokenizer, 64), None, sft_rows, SFT_SCHEMA, tmp_path
     )
     picked = [row["candidate_ids"][row["best"]] for row in reward.held_out]
     assert list(data.held_out["input_ids"]) == picked and len(picked) == 4
@@ -656,7 +656,5 @@ def test_a_trl_without_the_method_is_one_line_with_the_cure(
 def test_no_row_that_fits_is_told(tokenizer: Any, comparisons: str, tmp_path: Path) -> None:
     split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
     with pytest.raises(InputError, match="no train row fits 5 tokens"):
-        prepare_completions(
-            split, Encoder(tokenizer, 5), None, sft_rows, baselines.SFT_SCHEMA, tmp_path
-        )
+        prepare_completions(split, Encoder(tokenizer, 5), None, sft_rows, SFT_SCHEMA, tmp_path)
     assert not list(tmp_path.iterdir())  # the scratch folder is gone
