@@ -11,7 +11,6 @@ samples the optimum really rests on. --reference keeps the reference's scores fo
 """
 
 import argparse
-import math
 import re
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from toolkit import Roles, load_base, load_tokenizer
 from toolkit.data.prompts import read_prompts
 from toolkit.labeling.scripted import Lexicon
-from toolkit.maths.frontier import Tilt, exponential_tilt
+from toolkit.maths.frontier import tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
 from toolkit.training.rewards import score
@@ -52,16 +51,6 @@ def sample_scores(roles, role, prompts, rule, tokenizer, scorer, each, seed):  #
         scores.append(torch.cat([p[0] for p in parts]))
         kls.append(torch.cat([p[1] for p in parts]))
     return torch.stack(scores), torch.stack(kls)
-
-
-def tilt_at(scores: torch.Tensor, kl: float) -> Tilt:
-    """The tilt whose KL is ``kl``: bisection over its price."""
-    low, high = 1e-3, 1e4
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        tilt = exponential_tilt(scores, middle)
-        low, high = (middle, high) if tilt.kl > kl else (low, middle)
-    return tilt
 
 
 def load_policy(roles: Roles, path: Path) -> None:
@@ -126,9 +115,9 @@ def main() -> None:
             roles, POLICY, prompts, rule, tokenizer, scorer, args.policy_each, seed=2
         )
         kl, normalised = kls.mean().item(), (scores.mean().item() - mean) / std
-        tilt = tilt_at(reference, kl)
+        tilt = tilt_at_kl(reference, kl)
         best = (tilt.score - mean) / std
-        by_half = [(tilt_at(half, kl).score - mean) / std for half in halves]
+        by_half = [(tilt_at_kl(half, kl).score - mean) / std for half in halves]
         print(
             f"{path.parent.name + '/' + path.name:32}{kl:8.3f}{normalised:8.3f}{best:8.3f}"
             f"{normalised / best:8.3f}{by_half[0]:8.3f}{by_half[1]:8.3f}"
