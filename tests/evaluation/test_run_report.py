@@ -182,9 +182,13 @@ def test_verdicts_say_no_where_it_is_no(runs: Path) -> None:
     weak = read_reward_run(runs / "reward") | {"trusted": False}
     assert verdicts({}, {"r": weak}, None)[0][2] == "no"
     result, _ = evaluation([str(i) for i in range(40)], shift=0.0)
-    facts = {f[0]: f[2] for f in verdicts({}, {}, result)}
-    assert facts["ppo better than reference, says rm"] == "no"
+    facts = {f[0]: f[2] for f in verdicts({}, {}, result)}  # by whom it was not trained on
     assert facts["ppo better than reference, says <b>truth</b>"] == "yes"
+    for judge in result["judges"]:
+        judge["training_reward"] = False
+    facts = {f[0]: f[2] for f in verdicts({}, {}, result)}  # by the first
+    assert facts["ppo better than reference, says rm"] == "no"
+    assert facts["free of over-optimisation"] == ""
 
 
 def test_a_later_checkpoint_that_only_the_training_reward_likes_raises_the_alarm() -> None:

@@ -59,13 +59,16 @@ def write_run_report(
         ]
         pictures["wins"] = picture(
             lambda f: _draw_wins(f, result), "Win rates against the reference",
-            (9, 1.2 + 0.34 * len([p for p in result["pairs"] if p["b"] == result["reference"]])),
+            (9, 1.2 + 0.3 * len(_against_reference(result))),
             folder / "win_rates.png",
         )  # fmt: skip
         tables = {
             "contenders": contender_table(result), "texts": text_table(result),
             "gaps": gap_table(result) if result["gaps"] else None,
-            "pairs": [(j["name"], pair_table(result, j["name"])) for j in result["judges"]],
+            "pairs": [
+                (j["name"], pair_table(result, j["name"], True), pair_table(result, j["name"]))
+                for j in result["judges"]
+            ],
         }  # fmt: skip
     identities = (
         {name: run["identity"] for name, run in runs.items()}
@@ -274,9 +277,17 @@ def _draw_rewards(figure: Figure, histories: dict[str, list[Row]]) -> None:
     axes[0].legend(loc="best", fontsize=8)
 
 
+def _against_reference(result: Row) -> list[Row]:
+    """The pairs with the reference on which anybody has spoken."""
+    return [
+        p for p in result["pairs"]
+        if p["b"] == result["reference"] and p["wins"] + p["ties"] + p["losses"]
+    ]  # fmt: skip
+
+
 def _draw_wins(figure: Figure, result: Row) -> None:
     axis = figure.subplots()
-    rows = [p for p in result["pairs"] if p["b"] == result["reference"]]
+    rows = _against_reference(result)
     judges = [j["name"] for j in result["judges"]]
     for y, p in enumerate(rows):
         error = [[p["win_rate"] - p["low"]], [p["high"] - p["win_rate"]]]

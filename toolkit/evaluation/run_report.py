@@ -181,8 +181,21 @@ def overoptimised(result: Row) -> list[str]:
     return found
 
 
+def headline_judge(result: Row) -> str:
+    """The first judge that policies were not trained on and that judged; else the first of all."""
+    judged = {p["judge"] for p in result["pairs"] if p["wins"] + p["ties"] + p["losses"]}
+    for wanted in (False, True):
+        for j in result["judges"]:
+            if j["name"] in judged and j["training_reward"] is wanted:
+                return j["name"]
+    return result["judges"][0]["name"]
+
+
 def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) -> list[Fact]:
-    """The headline facts: each with "yes", "no" or nothing."""
+    """The headline facts: each with "yes", "no" or nothing.
+
+    Contenders (not checkpoints) are shown against the reference under ``headline_judge`` alone.
+    """
     facts: list[Fact] = []
     for name, run in runs.items():
         if run["kl_held"] is not None:
@@ -200,9 +213,10 @@ def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) 
         ))  # fmt: skip
     if result is None:
         return facts
-    kl = {c["name"]: c["kl"] for c in result["contenders"]}
+    kl = {c["name"]: c["kl"] for c in result["contenders"] if c["kind"] != "checkpoint"}
+    judge_wanted = headline_judge(result)
     for p in result["pairs"]:
-        if p["b"] == result["reference"]:
+        if p["b"] == result["reference"] and p["judge"] == judge_wanted and p["a"] in kl:
             at = "" if kl[p["a"]] is None else f", at {kl[p['a']]:.2f} nats"
             facts.append((
                 f"{p['a']} better than {p['b']}, says {p['judge']}",

@@ -76,11 +76,13 @@ def text_table(result: Row) -> tuple[list[str], list[list[str]]]:
     return ["", *(c["name"] for c in contenders)], rows
 
 
-def pair_table(result: Row, judge: str) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells of a judge's pairs."""
+def pair_table(
+    result: Row, judge: str, with_reference: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of a judge's pairs; of those alone that the reference is one of."""
     rows = []
     for p in result["pairs"]:
-        if p["judge"] == judge:
+        if p["judge"] == judge and (not with_reference or p["b"] == result["reference"]):
             counts = f"{p['wins']} / {p['ties']} / {p['losses']}"
             missing = f" ({p['not_judged']} not judged)" if p["not_judged"] else ""
             rows.append([

@@ -154,7 +154,7 @@ def code(value: Any, limit: int = 120) -> str:
 def _name(value: Any) -> str:
     """A setting to show; of a path on this machine the last part alone."""
     text = str(value)
-    local = text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
+    local = text.startswith(("/", "~", "./", "../")) or "\\" in text or text.count("/") > 1
     if "/" in text and (text.endswith(FILE_ENDINGS) or Path(text).exists()) or local:
         text = Path(text.replace("\\", "/")).name or text.strip("/~.")
     return code(text)
@@ -279,6 +279,7 @@ def _results(source: Source, results: Results | None) -> str:
                 f"| {_name(p['b'])} | {_judge(results, p['judge'])} | {p['wins']} / {p['ties']} / "
                 f"{p['losses']} | {p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}] |"
                 for p in results.pairs
+                if p["wins"] + p["ties"] + p["losses"]
             )
         )
     else:
