@@ -73,7 +73,7 @@ def main(
         data.held_out, lora.config("SEQ_CLS"), data.collator(tokenizer.pad_token_id),
     )  # fmt: skip
     print(preflight(trainer))
-    trainer.train()
+    seconds = trainer.train().metrics["train_runtime"]
     history = [row for row in trainer.state.log_history if "loss" in row]
     probes = data.probes()
 
@@ -96,7 +96,7 @@ def main(
         write_json(folder / "metrics.json", metrics)
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
-              data=data.facts, metrics=metrics, history=history)  # fmt: skip
+              data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
     print(json.dumps(metrics, indent=2))
     print(f"{out / 'adapter'}: {judge(metrics)[1]}")
     return metrics | {"history": history}

@@ -31,6 +31,7 @@ from trl import TrlParser
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.errors import InputError
 from toolkit.training.guards import RunStopped
+from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
 
 
@@ -200,7 +201,10 @@ def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
 
 
 def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
-    """Write down what made a result: its arguments, the versions at work, and other facts."""
+    """Write down what made a result: its arguments, the versions at work, and other facts.
+
+    ``peak_mb``: the process's highest use of memory until then, in MiB; the GPU's if there is one.
+    """
     packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
     write_json(
         path,
@@ -211,6 +215,7 @@ def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
             "git": git_commit(),
+            "peak_mb": peak_mb(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }

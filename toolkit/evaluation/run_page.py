@@ -116,6 +116,8 @@ def _identity(facts: Row) -> list[tuple[str, str]]:
         ("seed", str(facts.get("seed"))),
         ("device", str(facts.get("device"))),
         ("written", str(facts.get("written"))),
+        ("seconds of training", _first(facts, "seconds")),
+        ("peak memory", f"{_first(facts, 'peak_mb')} MiB, of the process when this was written"),
         ("versions", ", ".join(f"{name} {v}" for name, v in versions.items())),
     ]
     return rows if facts else []
@@ -163,6 +165,12 @@ def _sheet_rows(sheet: Row | None) -> list[list[str]]:
         ["words of a completion, median", str(sheet["words"])],
         ["labellers agree", agree],
     ]
+
+
+def _first(facts: Row, name: str) -> str:
+    """A figure of run.json, at its top or among the metrics."""
+    value = facts.get(name, facts.get("metrics", {}).get(name))
+    return "see the table of runs" if value is None else f"{value:,.0f}"
 
 
 def places(result: Row, judge: str) -> list[list[str]]:

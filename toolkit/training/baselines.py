@@ -17,7 +17,6 @@ Each imports from those above it only.
 """
 
 import gc
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 from toolkit.training.baseline_data import Row
 from toolkit.training.guards import RunStopped
+from toolkit.training.journal import peak_mb
 
 
 @torch.no_grad()
@@ -90,13 +90,13 @@ def train_and_save(
     model: Any = trainer.model
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"trains {count:,} weights of LoRA")
-    trainer.train()
+    seconds = trainer.train().metrics["train_runtime"]
     metrics = dict(trainer.evaluate()) if trainer.eval_dataset is not None else {}
     history = list(trainer.state.log_history)
     write_jsonl(out / "log.jsonl", history)
     if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
         raise RunStopped("the adapter is not finite (lower --learning_rate)")
-    metrics |= {"peak_memory_mib": _peak_memory(), "steps": trainer.state.global_step}
+    metrics |= {"seconds": seconds, "steps": trainer.state.global_step, "peak_mb": peak_mb()}
     with atomic_directory(out / "adapter") as folder:
         expected = token_logprobs(model.eval(), probes)
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
@@ -125,10 +125,3 @@ def _check_reload(
             f"{allowed:.3g}): the adapter is not what was trained"
         )
     return difference
-
-
-def _peak_memory() -> float:
-    """The process's highest use so far, in MiB: the GPU's if there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
