@@ -1,0 +1,72 @@
+"""compare.py and sweep.py: which stages, in which order, told what. (CI runs them whole.)"""
+
+from pathlib import Path
+
+import compare
+import pytest
+import sweep
+
+from toolkit.cli import bind, call
+from toolkit.errors import InputError
+from toolkit.stages import Stage
+
+ALL = list(compare.RECIPES)
+
+
+@pytest.fixture(autouse=True)
+def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def test_a_folder_of_configs_becomes_stages_in_order_and_all_that_is_trained_contends() -> None:
+    configs = Path("recipes/configs/demo")
+    stages = compare.stages_of(configs, ALL, {"ppo": ["--seed", "3"]})
+    assert [s.name for s in stages] == ["sample", "label", "reward", "sft", "dpo", "rloo", "ppo"]
+    assert stages[-1].resumes and bind(stages[-1].main, stages[-1].words)[-1].seed == 3
+    evaluation, page = compare.last_stages(configs, stages, Path("out"), [], "Title")
+    told = bind(evaluation.main, evaluation.words)[-1]
+    assert told.contenders == [
+        "best-of-4=best_of_4", "sft=outputs/demo/sft/adapter", "dpo=outputs/demo/dpo/adapter",
+        "rloo=outputs/demo/rloo/adapter", "ppo=outputs/demo/ppo/adapters/policy",
+    ]  # fmt: skip
+    (shown,) = bind(page.main, page.words)
+    assert shown.runs == ["ppo=outputs/demo/ppo"] and shown.rewards == [
+        "reward=outputs/demo/reward"
+    ]
+    assert shown.trainings[0] == "sft=outputs/demo/sft"
+    assert shown.comparisons == "outputs/demo/comparisons.jsonl"
+
+
+def test_several_configs_of_one_kind_are_several_stages() -> None:
+    stages = compare.stages_of(Path("recipes/configs/tinystories"), ["dpo", "ppo"], {})
+    assert [s.name for s in stages] == ["dpo-beta1", "dpo", "ppo-kl2.5", "ppo-kl7.5", "ppo"]
+    assert len({s.made[0] for s in stages}) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--stages", "ppo,magic"], "stages: 'magic' is none of sample"),
+     (["--configs", "data"], "configs: data: no YAML for any of"),
+     (["--configs", "nowhere"], "no YAML")],
+)  # fmt: skip
+def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(compare.main, words)
+
+
+def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[Stage] = []
+    monkeypatch.setattr(sweep, "run_stages", lambda stages, out, again: kept.extend(stages))
+    call(sweep.main, ["--kl_targets", "4", "0.5", "--output_dir", "out", "--seed", "7"])
+    assert [s.name for s in kept] == ["kl0.5", "kl4", "evaluate", "report"]
+    config = bind(kept[1].main, kept[1].words)[-1]
+    assert (config.kl_target, config.output_dir, config.seed) == (4.0, "out/kl4", 7)
+    told = bind(kept[2].main, kept[2].words)[-1]
+    assert told.contenders[-2:] == [
+        "kl0.5=out/kl0.5/adapters/policy", "kl4=out/kl4/adapters/policy"
+    ]  # fmt: skip
+    assert bind(kept[3].main, kept[3].words)[0].runs == ["out/kl0.5", "out/kl4"]
+    with pytest.raises(InputError, match="kl_targets: give one or more, each once"):
+        call(sweep.main, ["--kl_targets", "1", "1"])
