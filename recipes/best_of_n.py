@@ -1,6 +1,6 @@
 """Best-of-n: sample n completions of each prompt, keep the one that the reward likes most.
 
-    accelerate launch recipes/best_of_n.py --reward_adapter outputs/reward/adapter --n 16 \
+    accelerate launch recipes/best_of_n.py --reward_adapter outputs/reward/adapter --n 16 \\
         --prompts data/prompts.heldout.jsonl --output outputs/best_of_16.jsonl
 
 The baseline that needs no training, only n times the sampling. Its KL from what it samples is ln n

@@ -66,7 +66,7 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
             found.append(Stage(path.stem, title, main, told, [made / leaves], name == "ppo"))
     if found:
         return found
-    raise InputError(f"configs: {configs}: no YAML for any of {', '.join(names)}", "configs")
+    raise InputError(f"configs: {configs}: no folder with a YAML for {', '.join(names)}", "configs")
 
 
 def output(main: Any, words: list[str]) -> Path:
@@ -98,7 +98,7 @@ def last_stages(
         elif stage.name.startswith("label"):
             picks = ["--comparisons", str(stage.made[0])]
     evaluation, page = output(evaluate.main, told), out / "report"
-    told += ["--contenders", *contenders] if contenders else []
+    told += ["--contenders", *contenders] * bool(contenders)
     shown = ["--evaluation", str(evaluation), "--output_dir", str(page), "--title", title, *picks]
     shown += [w for flag, places in groups.items() if places for w in (flag, *places)]
     made = [evaluation / "evaluation.json"]

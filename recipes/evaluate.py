@@ -1,9 +1,9 @@
 """Compare contenders on held-out prompts, under one or more judges.
 
-    accelerate launch recipes/evaluate.py --adapter outputs/ppo/adapters/policy \
+    accelerate launch recipes/evaluate.py --adapter outputs/ppo/adapters/policy \\
         --prompts data/prompts.heldout.jsonl --lexicon data/lexicon.txt
-    accelerate launch recipes/evaluate.py --lexicon data/lexicon.txt \
-        --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy best4=best_of_4 \
+    accelerate launch recipes/evaluate.py --lexicon data/lexicon.txt \\
+        --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy best4=best_of_4 \\
         --judges rm=reward_adapter:outputs/reward/adapter --training_reward rm
 
 The untuned model takes part unasked. You should see a table of the contenders (KL with its standard
@@ -17,12 +17,13 @@ then again with --samples.
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
-from toolkit.cli import run
+from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
 from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.errors import InputError
 from toolkit.evaluation.arguments import EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
-from toolkit.evaluation.contenders import Sampling
+from toolkit.evaluation.contenders import Sampling, other_settings
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.judges import judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
@@ -52,6 +53,10 @@ def main(
         model_args.check_context(prompts, sampling_args.response_length)
         twice = len(found) - len(prompts)
         print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
+        if len(prompts) < 2:
+            raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
+        for line in other_settings(contenders, sampling_args):
+            print(f"note: {line}")
 
     # Everyone writes; then everyone is judged.
     sampling = Sampling(
@@ -63,6 +68,11 @@ def main(
         outputs[contender.name] = sampling.write(
             contender, contenders, reranker(judges, picked_by, sampling)
         )
+    rows = contender_rows(contenders, outputs, {}, sampling.texts)
+    if args.samples is None:  # kept whatever the judges do
+        write_jsonl(out / "samples.jsonl", sample_rows(sampling.texts, outputs, {}))
+        write_json(out / "evaluation.json", {"contenders": rows, "prompts": len(prompts)})
+        print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
     )
@@ -87,6 +97,7 @@ def main(
     samples = sample_rows(sampling.texts, outputs, scores)
     write_jsonl(out / "samples.jsonl", samples)
     write_json(out / "evaluation.json", result)
+    write_run(out / "run.json", model_args, sampling_args, args)
     print_evaluation(result, samples[: args.show])
     return result
 

@@ -68,9 +68,9 @@ def main(
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
 
     # The store: items in, then scripts and people at work, then picks out.
-    store = store_args.open()
+    store = store_args.open(bool(rows))
     added, known = store.add_items(rows)
-    print(f"{store.path}: {added} items added, {known} were there already")
+    print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
     if scripted is not None:
         print(scripted.work(store, args.limit))
     if store_args.serve:

@@ -1,6 +1,6 @@
 """One page on one run, or on many side by side: frontier, curves, win rates, samples, data.
 
-    python recipes/report.py --runs outputs/ppo --evaluation outputs/evaluation \
+    python recipes/report.py --runs outputs/ppo --evaluation outputs/evaluation \\
         --rewards outputs/reward --comparisons outputs/comparisons.jsonl
 
 Takes what the other recipes left behind; all of it is optional, and several runs go by

@@ -1,7 +1,7 @@
 """PPO at several KL targets, and the frontier that comes of it: score against KL.
 
-    accelerate launch recipes/sweep.py --kl_targets 1 2 4 8 \
-        --ppo_config recipes/configs/demo/ppo.yaml \
+    accelerate launch recipes/sweep.py --kl_targets 1 2 4 8 \\
+        --ppo_config recipes/configs/demo/ppo.yaml \\
         --evaluate_config recipes/configs/demo/evaluate.yaml --output_dir outputs/sweep
 
 One PPO run for each target, all with the settings of --ppo_config, then one evaluation of all of
@@ -19,6 +19,7 @@ import ppo
 import report
 
 from toolkit.cli import bind, run
+from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_range, check_seed
 from toolkit.stages import Stage, run_stages
 
@@ -48,6 +49,8 @@ class SweepArguments:
 
 
 def main(args: SweepArguments) -> dict[str, Any]:
+    require_file(args.ppo_config, "--ppo_config")
+    require_file(args.evaluate_config, "--evaluate_config")
     out, seed = Path(args.output_dir), ["--seed", str(args.seed)]
     more = [] if args.total_episodes is None else ["--total_episodes", str(args.total_episodes)]
     stages = []

@@ -357,12 +357,17 @@ class StoreArguments:
             if value is not None:
                 raise InputError(f"{name} needs a --store", name)
 
-    def open(self) -> Store:
+    def open(self, filled: bool = True) -> Store:
         """The store, with the gold items in it.
+
+        Args:
+            filled: there are items to put in; without any a new store is a mistyped path.
 
         Raises:
             InputError: a file that is no store, or a gold or guidelines file with mistakes.
         """
+        if not filled and not Path(self.path or "").is_file():
+            raise InputError(f"store: {self.path}: no such file, and no --samples to fill one")
         gold = [] if self.gold is None else read_rows(self.gold, "best", "--gold")
         self.text()
         assert self.path is not None
@@ -400,7 +405,8 @@ class StoreArguments:
             else:
                 print(f"invite link for {name}: {address}/invite/{store.invite(name)}")
         admin = store.invite(ADMIN, "admin", end_sessions=False)
-        print(f"admin link: {address}/invite/{admin}", flush=True)
+        print(f"admin link: {address}/invite/{admin}")
+        print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
         serve(Pages(store, settings, quality).app(), listening)
 
 

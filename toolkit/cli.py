@@ -179,7 +179,8 @@ def _settings(*arguments: Any) -> dict[str, Any]:
     """All of the toolkit's own arguments (those of --help), default or not."""
     names: dict[str, Any] = {}
     for instance in arguments:
-        for name in _own_fields(type(instance)):
+        fields = {f.name for f in dataclasses.fields(instance)}
+        for name in _own_fields(type(instance)) & fields:
             value = getattr(instance, name, None)
             names[name] = value.value if isinstance(value, enum.Enum) else value
     return names

@@ -169,7 +169,7 @@ def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
     scores = {"s": {"ref": [1.0, 2.0], "b4": [3.0, 4.0]}}
     write_jsonl(tmp_path / "samples.jsonl", sample_rows(["p", "q"], made, scores))
     rows = contender_rows(contenders, made, scores, ["p", "q"])
-    write_json(tmp_path / "evaluation.json", {"contenders": rows})
+    write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
     again, prompts, read = read_samples(tmp_path / "samples.jsonl")
     assert again == contenders and prompts == ["p", "q"]
     for name, one in made.items():

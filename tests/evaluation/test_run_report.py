@@ -10,10 +10,16 @@ import pytest
 
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.errors import InputError
-from toolkit.evaluation.compare import compare, contender_rows, gaps, sample_rows
+from toolkit.evaluation.compare import (
+    compare,
+    contender_rows,
+    gaps,
+    read_samples,
+    sample_rows,
+)
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.frontier import frontier
-from toolkit.evaluation.run_page import places, write_run_report
+from toolkit.evaluation.run_page import write_run_report
 from toolkit.evaluation.run_report import (
     data_sheet,
     last_fifth,
@@ -23,7 +29,7 @@ from toolkit.evaluation.run_report import (
     read_reward_run,
     verdicts,
 )
-from toolkit.evaluation.tables import print_evaluation
+from toolkit.evaluation.tables import place_table, print_evaluation
 
 HOSTILE = [
     "<script>document.title='owned'</script>", "<img src=x onerror=\"document.title='owned'\">",
@@ -213,15 +219,56 @@ def test_the_data_sheet_counts_labellers_and_how_far_they_agree(runs: Path) -> N
 
 def test_places_below_the_curve_stop_where_its_samples_do() -> None:
     result, _ = evaluation([str(i) for i in range(40)])
-    (row,) = places(result, "rm")
-    assert row[0] == "ppo" and row[4].endswith("%")
+    found = place_table(result, "rm")
+    assert found is not None
+    (row,) = found[1]
+    assert row[0] == "ppo" and "% ± " in row[4]
     result["contenders"][1]["kl"] = 9.0
-    assert places(result, "rm")[0][3:] == ["beyond what the samples support", ""]
+    found = place_table(result, "rm")
+    assert found is not None and found[1][0][3:] == ["beyond what the samples support", ""]
+    assert place_table(result, "<b>truth</b>") is None  # no curve was made for it
+
+
+def test_a_few_wins_are_no_verdict_and_an_unfinished_run_says_so(runs: Path) -> None:
+    result, _ = evaluation(["a", "b", "c", "d"])  # 4 wins of 4: p is 0.125
+    assert {f[0]: f[2] for f in verdicts({}, {}, result)}[
+        "ppo better than reference, says <b>truth</b>"
+    ] == "no"
+    run = read_ppo_run(runs / "ppo")
+    run["identity"]["settings"]["total_episodes"] = 2560
+    assert verdicts({"ppo": run}, {}, None)[0] == ("ppo: finished", "100 of 2,560 episodes", "no")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [(lambda r: r[:3], "3 rows, but evaluation.json beside it is of 21"),
+     (lambda r: [r[0] | {"completions": {"reference": "x"}}, *r[1:]], "jsonl:1: no prompt with a"),
+     (lambda r: [r[0], r[1] | {"prompt": 5}, *r[2:]], "jsonl:2: no prompt with a text"),
+     (lambda r: [*r[:2], r[2] | {"scores": None}, *r[3:]], "jsonl:3: scores: missing"),
+     (lambda r: [], "0 rows")],
+)  # fmt: skip
+def test_samples_that_were_edited_are_found_out(runs: Path, edit: Any, message: str) -> None:
+    path = runs / "evaluation" / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, edit(rows))
+    with pytest.raises(InputError, match=message):
+        read_evaluation(runs / "evaluation", 3)
+    with pytest.raises(InputError, match=message):
+        read_samples(path)
+
+
+def test_names_that_are_formulas_to_matplotlib_are_drawn(tmp_path: Path) -> None:
+    result, samples = evaluation(["a", "b", "c"])
+    text = json.dumps(result).replace('"ppo"', '"$x_{1}$ $"').replace('": "reference"', '": "_ref"')
+    write_run_report(tmp_path, "T", [], {}, {}, json.loads(text), [], None, {})
+    assert (tmp_path / "win_rates.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("read", "message"),
-    [(lambda p: read_ppo_run(p), "no log.jsonl"), (lambda p: read_reward_run(p), "run.json"),
+    [(lambda p: read_ppo_run(p), "no log.jsonl"),
+     (lambda p: read_ppo_run(p / "x"), "no such folder"),
+     (lambda p: read_reward_run(p), "run.json"),
      (lambda p: read_evaluation(p, 3), "evaluation.json"),
      (lambda p: data_sheet(p / "x.jsonl"), "no such file")],
 )  # fmt: skip

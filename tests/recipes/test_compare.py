@@ -46,8 +46,8 @@ def test_several_configs_of_one_kind_are_several_stages() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["--stages", "ppo,magic"], "stages: 'magic' is none of sample"),
-     (["--configs", "data"], "configs: data: no YAML for any of"),
-     (["--configs", "nowhere"], "no YAML")],
+     (["--configs", "data"], "configs: data: no folder with a YAML for sample"),
+     (["--configs", "nowhere"], "configs: nowhere: no folder with")],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -103,6 +103,8 @@ def read_prompts(
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
             left_out += 1
+    if not kept and not left_out:
+        raise InputError(f"{path}: no row {f'behind the first {skip}' if skip else 'in it'}")
     if not kept:
         raise InputError(
             f"{path}: no prompt left of {left_out} behind the first {skip} "

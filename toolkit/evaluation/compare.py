@@ -180,27 +180,58 @@ def sample_rows(
     ]
 
 
+def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
+    """The rows of a samples.jsonl, each with a text of every contender.
+
+    Raises:
+        InputError: another number of rows than ``count``, or a row that is no such (file:line).
+    """
+    rows = []
+    for number, row in read_jsonl(path, "--samples"):
+        texts: Any = row.get("completions")
+        whole = isinstance(row.get("prompt"), str) and isinstance(texts, dict)
+        for name in names:
+            if not whole or not isinstance(texts.get(name), str):
+                raise InputError(
+                    f"{path}:{number}: no prompt with a text of {name!r} (evaluate.py wrote it "
+                    "otherwise: evaluate again)"
+                )
+        for field in ("scores", "log_ratios", "tokens"):
+            if not isinstance(row.get(field), dict):
+                raise InputError(f"{path}:{number}: {field}: missing (evaluate again)")
+        rows.append(row)
+    if len(rows) != count:
+        raise InputError(
+            f"{path}: {len(rows)} rows, but evaluation.json beside it is of {count} prompts "
+            "(evaluate again)"
+        )
+    return rows
+
+
 def read_samples(path: str | Path) -> tuple[list[Contender], list[str], dict[str, Outputs]]:
     """What an earlier evaluation sampled (``samples.jsonl``, and ``evaluation.json`` beside it).
 
     Raises:
         InputError: files that are missing or not such.
     """
-    facts = Path(path).parent / "evaluation.json"
+    path = Path(path) / "samples.jsonl" if Path(path).is_dir() else Path(path)
+    facts = path.parent / "evaluation.json"
     try:
-        rows = [row for _, row in read_jsonl(path, "--samples")]
-        kept = json.loads(facts.read_text(encoding="utf-8"))["contenders"]
-        contenders = [Contender(c["name"], c["kind"], c["source"], c["n"]) for c in kept]
+        kept = json.loads(facts.read_text(encoding="utf-8"))
+        contenders = [
+            Contender(c["name"], c["kind"], c["source"], c["n"]) for c in kept["contenders"]
+        ]
+        rows = read_sample_rows(path, [c.name for c in contenders], kept["prompts"])
         outputs = {}
-        for c, row in zip(contenders, kept, strict=True):
+        for c, row in zip(contenders, kept["contenders"], strict=True):
             known = row["kl"] is not None
             ratios = [float(r["log_ratios"][c.name]) for r in rows] if known else None
             picking = row["kl"] - mean_and_error(ratios)[0] if ratios else 0.0
             outputs[c.name] = Outputs(
-                [str(r["completions"][c.name]) for r in rows], None, ratios,
+                [r["completions"][c.name] for r in rows], None, ratios,
                 [int(r["tokens"][c.name]) for r in rows], picking,
             )  # fmt: skip
-        return contenders, [str(r["prompt"]) for r in rows], outputs
+        return contenders, [r["prompt"] for r in rows], outputs
     except OSError as error:
         raise InputError(
             f"--samples: {facts}: {error.strerror} (evaluate.py writes both)"

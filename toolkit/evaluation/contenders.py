@@ -16,12 +16,14 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError
@@ -108,7 +110,9 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
     names = [c.name for c in found]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"contenders: two are called {name!r} (write NAME=WHAT)")
+            raise InputError(
+                f"contenders: two are called {name!r} (NAME=WHAT; the untuned model is `reference`)"
+            )
     for c in found:
         if c.kind == "best_of_n" and c.source not in names:
             raise InputError(f"contenders: {c.name}: nobody is called {c.source!r} to pick from")
@@ -163,6 +167,31 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
                 check_adapter(scratch, base, "CAUSAL_LM", f"contenders: {c.source}")
         elif c.kind == "model":
             check_base(c.source)
+
+
+def other_settings(contenders: Sequence[Contender], sampling: Any) -> list[str]:
+    """A line for each contender that was trained with another sampling than it is judged with.
+
+    Args:
+        contenders: of adapters, ``run.json`` of their run tells.
+        sampling: with TRL's names as attributes.
+    """
+    names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
+    lines = []
+    for c in contenders:
+        if c.kind not in ("adapter", "checkpoint"):
+            continue
+        parents = Path(c.source).resolve().parents
+        path = next((p / "run.json" for p in parents[:2] if (p / "run.json").is_file()), None)
+        settings = {} if path is None else read_object(path, "run.json").get("settings", {})
+        for name in names:
+            then, now = settings.get(name), getattr(sampling, name)
+            if name == "truncate_after" and sampling.truncate_token is None:
+                continue
+            if settings.get("truncate_token", ...) is ... or then == now:
+                continue
+            lines.append(f"{c.name} was trained with {name} {then!r}, and is judged with {now!r}")
+    return lines
 
 
 class Sampling:

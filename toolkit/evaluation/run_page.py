@@ -10,9 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.data.files import write_json
-from toolkit.evaluation.frontier import optimal_gain
+from toolkit.data.text import printable
 from toolkit.evaluation.page import picture, render
-from toolkit.evaluation.tables import Fact, contender_table, gap_table, pair_table, text_table
+from toolkit.evaluation.tables import (
+    Fact,
+    contender_table,
+    gap_table,
+    pair_table,
+    place_table,
+    text_table,
+)
 
 Row = dict[str, Any]
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -52,7 +59,7 @@ def write_run_report(
             folder / "reward_training.png",
         )  # fmt: skip
     tables: Row = {}
-    fronts: list[tuple[str, Markup, list[list[str]]]] = []
+    fronts: list[tuple[str, Markup, Any]] = []
     if result is not None:
         fronts = [
             _front(folder, result, judge, runs) for judge in result["contenders"][0]["scores"]
@@ -91,15 +98,19 @@ def write_run_report(
     return folder / "report.html"
 
 
-def _front(
-    folder: Path, result: Row, judge: str, runs: dict[str, Row]
-) -> tuple[str, Markup, list[list[str]]]:
+def _front(folder: Path, result: Row, judge: str, runs: dict[str, Row]) -> tuple[str, Markup, Any]:
     """A judge's frontier: its name, the picture, and each contender's place below the curve."""
     image = picture(
         lambda f: draw_frontier(f, result, judge, runs), f"Gain against KL: {judge}", (9, 4.6),
         folder / f"frontier_{_plain(judge)}.png",
     )  # fmt: skip
-    return judge, image, places(result, judge)
+    return judge, image, place_table(result, judge)
+
+
+def _label(name: str) -> str:
+    """A name in a picture: no formula to matplotlib, not hidden from the legend, not too long."""
+    text = printable(name).replace("$", r"\$").replace("\n", " ")
+    return (" " if text.startswith("_") else "") + (text[:37] + "..." if len(text) > 40 else text)
 
 
 def _plain(name: str) -> str:
@@ -173,21 +184,6 @@ def _first(facts: Row, name: str) -> str:
     return "see the table of runs" if value is None else f"{value:,.0f}"
 
 
-def places(result: Row, judge: str) -> list[list[str]]:
-    """Each contender's place below the KL-optimal curve: name, KL, gain, optimum, share of it."""
-    curve = result["frontier"].get(judge)
-    rows = []
-    for c in result["contenders"]:
-        gain = c["scores"][judge]["gain"]
-        if curve is None or c["kl"] is None or c["kl"] <= 0:
-            continue
-        best = optimal_gain(curve, c["kl"])
-        share = "" if best is None or best <= 0 else f"{gain / best:.0%}"
-        shown = "beyond what the samples support" if best is None else f"{best:+.2f}"
-        rows.append([c["name"], f"{c['kl']:.2f}", f"{gain:+.2f}", shown, share])
-    return rows
-
-
 def draw_frontier(figure: Figure, result: Row, judge: str, runs: dict[str, Row]) -> None:
     """Gain (standard deviations of the reference's scores) against KL: curves and contenders."""
     axis = figure.subplots()
@@ -210,7 +206,7 @@ def draw_frontier(figure: Figure, result: Row, judge: str, runs: dict[str, Row])
             gain = [(row["objective/scores"] - reference["mean"]) / reference["std"]
                     for row in run["log"]]  # fmt: skip
             axis.plot(kl, gain, linewidth=0.7, alpha=0.5, color=f"C{i % 10}",
-                      label=f"{name}, while training")  # fmt: skip
+                      label=_label(f"{name}, while training"))  # fmt: skip
     _draw_checkpoints(axis, contenders, judge)
     single = [c for c in contenders if c["kind"] != "checkpoint"]
     for i, c in enumerate(single):
@@ -218,7 +214,7 @@ def draw_frontier(figure: Figure, result: Row, judge: str, runs: dict[str, Row])
         error = s["error"] / reference["std"] if reference["std"] > 0 else 0.0
         axis.errorbar(
             c["kl"], s["gain"], xerr=c["kl_error"], yerr=error, fmt=LOOKS[i % len(LOOKS)],
-            color=f"C{i % 10}", capsize=2, markersize=6, label=c["name"],
+            color=f"C{i % 10}", capsize=2, markersize=6, label=_label(c["name"]),
         )  # fmt: skip
     axis.set_xlim(-0.03 * right, right)
     axis.set_xlabel("KL from the reference, nats a completion")
@@ -244,7 +240,7 @@ def _draw_checkpoints(axis: Axes, contenders: Sequence[Row], judge: str) -> None
             lines.setdefault(c["name"].rpartition("@")[0], []).append(c)
     for i, (name, row) in enumerate(lines.items()):
         axis.plot([c["kl"] for c in row], [c["scores"][judge]["gain"] for c in row], ".--",
-                  color=f"C{(i + 5) % 10}", label=f"{name}, checkpoints")  # fmt: skip
+                  color=f"C{(i + 5) % 10}", label=_label(f"{name}, checkpoints"))  # fmt: skip
 
 
 def draw_curves(figure: Figure, runs: dict[str, Row]) -> None:
@@ -260,11 +256,12 @@ def draw_curves(figure: Figure, runs: dict[str, Row]) -> None:
         for i, (name, run) in enumerate(runs.items()):
             known = [row for row in run["log"] if row.get(column) is not None]
             x = [row["episode"] for row in known]
-            axis.plot(x, [row[column] for row in known], color=f"C{i % 10}", label=name)
+            axis.plot(x, [row[column] for row in known], color=f"C{i % 10}", label=_label(name))
             held_out = [row for row in run["log"] if row.get("eval/scores") is not None]
             if column == "objective/scores" and held_out:
                 axis.plot([r["episode"] for r in held_out], [r["eval/scores"] for r in held_out],
-                          "x--", color=f"C{i % 10}", label=f"{name}, held-out prompts")  # fmt: skip
+                          "x--", color=f"C{i % 10}",
+                          label=_label(f"{name}, held-out prompts"))  # fmt: skip
             if column == "objective/kl" and run["kl_target"] is not None:
                 axis.axhline(run["kl_target"], linestyle="--", color=f"C{i % 10}", alpha=0.6)
         axis.set_title(title, fontsize=10)
@@ -278,7 +275,9 @@ def _draw_rewards(figure: Figure, histories: dict[str, list[Row]]) -> None:
     for axis, column in zip(axes, ("loss", "accuracy"), strict=True):
         for name, history in histories.items():
             known = [row for row in history if column in row]
-            axis.plot([row["step"] for row in known], [row[column] for row in known], label=name)
+            axis.plot(
+                [row["step"] for row in known], [row[column] for row in known], label=_label(name)
+            )
         axis.set_title(f"{column} on training batches", fontsize=10)
         axis.set_xlabel("optimizer steps")
         axis.grid(alpha=0.3)
@@ -301,9 +300,11 @@ def _draw_wins(figure: Figure, result: Row) -> None:
         error = [[p["win_rate"] - p["low"]], [p["high"] - p["win_rate"]]]
         axis.errorbar(p["win_rate"], y, xerr=error, fmt="o", capsize=3,
                       color=f"C{judges.index(p['judge']) % 10}")  # fmt: skip
-    axis.set_yticks(range(len(rows)), [f"{p['a']}, says {p['judge']}" for p in rows])
+    axis.set_yticks(range(len(rows)), [_label(f"{p['a']}, says {p['judge']}") for p in rows])
     axis.invert_yaxis()
     axis.axvline(0.5, linestyle="--", color="C7")
     axis.set_xlim(0, 1)
-    axis.set_xlabel(f"win rate against {result['reference']} over decided prompts, Wilson 95 %")
+    axis.set_xlabel(
+        f"win rate against {_label(result['reference'])} over decided prompts, Wilson 95 %"
+    )
     axis.grid(axis="x", alpha=0.3)

@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.data.files import read_jsonl, read_object
 from toolkit.errors import InputError
+from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.maths.agreement import krippendorff_alpha
 from toolkit.training.accuracy import judge
@@ -26,6 +27,8 @@ def read_ppo_run(folder: str | Path) -> Row:
         InputError: no log.jsonl with a row in it.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--runs: {folder}: no such folder")
     rows = read_rows(folder / "log.jsonl")
     if not rows:
         raise InputError(f"--runs: {folder}: no log.jsonl with an update in it (ppo.py writes it)")
@@ -139,12 +142,9 @@ def read_evaluation(folder: str | Path, samples: int) -> tuple[Row, list[Row]]:
     result = read_object(folder / "evaluation.json", "--evaluation")
     if not {"contenders", "pairs", "judges", "reference"} <= set(result):
         raise InputError(f"--evaluation: {folder}: not what evaluate.py wrote")
-    rows: list[Row] = []
-    for _, row in read_jsonl(folder / "samples.jsonl", "--evaluation"):
-        if len(rows) == samples:
-            break
-        rows.append(row)
-    return result, rows
+    names = [c["name"] for c in result["contenders"]]
+    rows = read_sample_rows(folder / "samples.jsonl", names, result["prompts"])
+    return result, rows[:samples]
 
 
 def overoptimised(result: Row) -> list[str]:
@@ -198,6 +198,11 @@ def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) 
     """
     facts: list[Fact] = []
     for name, run in runs.items():
+        planned = run["identity"].get("settings", {}).get("total_episodes")
+        if planned is not None and run["episodes"] < planned:
+            facts.append(
+                (f"{name}: finished", f"{run['episodes']:,} of {planned:,} episodes", "no")
+            )
         if run["kl_held"] is not None:
             facts.append((
                 f"{name}: the KL was held",
@@ -217,11 +222,12 @@ def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) 
     judge_wanted = headline_judge(result)
     for p in result["pairs"]:
         if p["b"] == result["reference"] and p["judge"] == judge_wanted and p["a"] in kl:
+            surely = p["win_rate"] > 0.5 and p["p_holm"] < 0.05
             at = "" if kl[p["a"]] is None else f", at {kl[p['a']]:.2f} nats"
             facts.append((
                 f"{p['a']} better than {p['b']}, says {p['judge']}",
                 f"{p['wins']} wins, {p['ties']} ties, {p['losses']} losses: {p['win_rate']:.1%} "
-                f"[{p['low']:.1%}, {p['high']:.1%}]{at}", "yes" if p["low"] > 0.5 else "no",
+                f"[{p['low']:.1%}, {p['high']:.1%}]{at}", "yes" if surely else "no",
             ))  # fmt: skip
     trained = any(j["training_reward"] for j in result["judges"])
     if trained and len(result["judges"]) > 1:

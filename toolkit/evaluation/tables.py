@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.data.text import printable
+from toolkit.evaluation.frontier import optimal_gain
 
 Row = dict[str, Any]
 Fact = tuple[str, str, str]  # name, value, and "yes", "no" or ""
 TEXT_MEASURES = (
-    ("words", "words", "{:.1f}"), ("tokens", "tokens", "{:.1f}"),
+    ("words", "words", "{:.1f}"), ("tokens sampled", "tokens", "{:.1f}"),
     ("distinct-1", "distinct_1", "{:.3f}"), ("distinct-2", "distinct_2", "{:.3f}"),
     ("repeats itself", "repetition", "{:.1%}"), ("unique completions", "unique", "{:.1%}"),
     ("copied from the prompt", "copied_3grams", "{:.1%}"),
@@ -35,8 +36,10 @@ def print_evaluation(result: Row, samples: Sequence[Row]) -> None:
     _print("Contenders", *contender_table(result))
     _print("Their texts", *text_table(result))
     for judge in result["judges"]:
-        _print(f"Pairs, judged by {judge['name']} ({judge['kind']})",
+        _print(f"Pairs, judged by {judge['name']}",
                *pair_table(result, judge["name"]))  # fmt: skip
+        if places := place_table(result, judge["name"]):
+            _print(f"Below the KL-optimal curve of {judge['name']}", *places)
         if judge["name"] in result["ratings"]:
             rows = [[r["name"], f"{r['rating']:.0f}", f"{r['low']:.0f} to {r['high']:.0f}"]
                     for r in result["ratings"][judge["name"]]]  # fmt: skip
@@ -87,11 +90,37 @@ def pair_table(
             missing = f" ({p['not_judged']} not judged)" if p["not_judged"] else ""
             rows.append([
                 f"{p['a']} : {p['b']}", counts + missing,
-                f"{p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}]", f"{p['p_value']:.2g}",
+                _rate(p), f"{p['p_value']:.2g}",
                 f"{p['p_holm']:.2g}", f"{p['p_scores']:.2g}" if "p_scores" in p else "",
             ])  # fmt: skip
     return ["pair", "wins / ties / losses", "win rate of decided", "p", "p, Holm",
             "p of scores"], rows  # fmt: skip
+
+
+def _rate(p: Row) -> str:
+    if not p["wins"] + p["losses"]:
+        return "none decided"
+    return f"{p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}]"
+
+
+def place_table(result: Row, judge: str) -> tuple[list[str], list[list[str]]] | None:
+    """Headers and cells: each contender's place below the KL-optimal curve; None without one."""
+    curve = result["frontier"].get(judge)
+    reference = result["contenders"][0]["scores"][judge]
+    rows = []
+    for c in result["contenders"] if curve is not None else []:
+        if c["kl"] is None or c["kl"] <= 0:
+            continue
+        gain = c["scores"][judge]["gain"]
+        error = c["scores"][judge]["error"] / reference["std"] if reference["std"] > 0 else 0.0
+        best = optimal_gain(curve, c["kl"])
+        share = ""
+        if best is not None and best > 0:
+            share = f"{gain / best:.0%} ± {error / best:.0%}"
+        shown = "beyond what the samples support" if best is None else f"{best:+.2f}"
+        rows.append([c["name"], f"{c['kl']:.2f}", f"{gain:+.2f} ± {error:.2f}", shown, share])
+    headers = ["contender", "KL", "gain", "optimal gain there", "share of it"]
+    return (headers, rows) if rows else None
 
 
 def gap_table(result: Row) -> tuple[list[str], list[list[str]]]:
@@ -101,7 +130,7 @@ def gap_table(result: Row) -> tuple[list[str], list[list[str]]]:
          f"{g['gap']:+.2f}", "ALARM: not confirmed" if g["alarm"] else ""]
         for g in result["gaps"]
     ]  # fmt: skip
-    return ["contender", "other judge", "training reward", "its gain", "gap", ""], rows
+    return ["contender", "other judge", "training reward", "its gain", "gap", "verdict"], rows
 
 
 def _print(

@@ -56,7 +56,7 @@ def require_token() -> None:
     """Raise InputError if neither the environment nor the login has a token."""
     if not get_token():
         raise InputError(
-            "no Hub token: set HF_TOKEN or log in by `hf auth login` (or pass --dry_run true)"
+            "no Hub token: set HF_TOKEN or log in by `hf auth login` (or pass --dry_run)"
         )
 
 
