@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from toolkit.arguments import SamplingArguments
 from toolkit.errors import InputError
-from toolkit.evaluation.contenders import Contender, Sampling, check_contenders, parse_contenders
+from toolkit.evaluation.contenders import (
+    Contender,
+    Sampling,
+    check_contenders,
+    other_settings,
+    parse_contenders,
+)
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
@@ -156,3 +163,20 @@ def test_a_checkpoints_policy_is_the_trainers(
     (checkpoint / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="weights.safetensors is not what was written"):
         check_contenders(contenders, demo_model, "fp32")
+
+
+def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> None:
+    adapter = tmp_path / "run" / "adapters" / "policy"
+    adapter.mkdir(parents=True)
+    settings = {"response_length": 24, "temperature": 0.7, "stop_token": None,
+                "truncate_token": ".", "truncate_after": 12}  # fmt: skip
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
+    contenders = [Contender("reference", "reference"), Contender("p", "adapter", str(adapter))]
+    same = SamplingArguments(truncate_token=".", truncate_after=12)
+    assert other_settings(contenders, same) == []
+    assert other_settings(contenders, SamplingArguments(temperature=1.0)) == [
+        "p was trained with temperature 0.7, and is judged with 1.0",
+        "p was trained with truncate_token '.', and is judged with None",
+    ]
+    (tmp_path / "run" / "run.json").unlink()
+    assert other_settings(contenders, SamplingArguments()) == []
