@@ -174,7 +174,8 @@ def test_hostile_completions_are_inert_in_a_browser(
 
 def test_hostile_text_is_no_markup_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     result, samples = evaluation(["[red]x[/red]", "\x1b[31my", "z"])
-    print_evaluation(result, samples)
+    result["judges"].append({"name": "people", "kind": "people", "training_reward": False})
+    print_evaluation(result, samples)  # people have no scores, and no curve
     out = capsys.readouterr().out
     assert "[red]x[/red]" in out.replace("\n", "") and "\x1b" not in out
 

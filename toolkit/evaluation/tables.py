@@ -106,9 +106,11 @@ def _rate(p: Row) -> str:
 def place_table(result: Row, judge: str) -> tuple[list[str], list[list[str]]] | None:
     """Headers and cells: each contender's place below the KL-optimal curve; None without one."""
     curve = result["frontier"].get(judge)
+    if curve is None:
+        return None
     reference = result["contenders"][0]["scores"][judge]
     rows = []
-    for c in result["contenders"] if curve is not None else []:
+    for c in result["contenders"]:
         if c["kl"] is None or c["kl"] <= 0:
             continue
         gain = c["scores"][judge]["gain"]
