@@ -39,7 +39,14 @@ def test_a_folder_of_configs_becomes_stages_in_order_and_all_that_is_trained_con
 
 def test_several_configs_of_one_kind_are_several_stages() -> None:
     stages = compare.stages_of(Path("recipes/configs/tinystories"), ["dpo", "ppo"], {})
-    assert [s.name for s in stages] == ["dpo-beta1", "dpo", "ppo-kl2.5", "ppo-kl4", "ppo-kl7.5", "ppo"]
+    assert [s.name for s in stages] == [
+        "dpo-beta1",
+        "dpo",
+        "ppo-kl2.5",
+        "ppo-kl4",
+        "ppo-kl7.5",
+        "ppo",
+    ]
     assert len({s.made[0] for s in stages}) == 6
 
 
