@@ -13,46 +13,35 @@ policy tells right, above a half.
 """
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments
+from toolkit.arguments import (
+    ComparisonArguments,
+    LoraArguments,
+    ModelArguments,
+    StartArguments,
+)
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import token_id
-from toolkit.models.adapters import check_adapter
 from toolkit.training.baseline_config import PreferenceConfig
 from toolkit.training.baseline_data import preference_shape, prepare_completions
 from toolkit.training.baseline_trainers import preference_trainer
 from toolkit.training.baselines import train_and_save
 
 
-@dataclass
-class PreferenceArguments:
-    stop_token: str | None = field(
-        default=None, metadata={"help": "Completions end with this token; 'eos' for the model's."}
-    )
-    policy_adapter: str | None = field(
-        default=None, metadata={"help": "Adapter that the policy starts from (sft.py's, say)."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
-
-
 def main(
     model_args: ModelArguments,
     lora: LoraArguments,
     data_args: ComparisonArguments,
-    args: PreferenceArguments,
+    args: StartArguments,
     config: PreferenceConfig,
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
     stop_id = token_id(tokenizer, args.stop_token, "stop_token")
-    if args.policy_adapter is not None:
-        check_adapter(
-            args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
-        )
+    args.check(name, model_args.precision)
     data = prepare_completions(
         data_args.open("best", config.seed),
         data_args.encoder(tokenizer, model_args.longest(config.max_length)), stop_id,

@@ -14,11 +14,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments
+from toolkit.arguments import (
+    ComparisonArguments,
+    LoraArguments,
+    ModelArguments,
+    StartArguments,
+)
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import token_id
-from toolkit.models.adapters import check_adapter
 from toolkit.training.baseline_config import SFTBaselineConfig
 from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
 from toolkit.training.baseline_trainers import sft_trainer
@@ -26,17 +30,10 @@ from toolkit.training.baselines import train_and_save
 
 
 @dataclass
-class SFTArguments:
+class SFTArguments(StartArguments):
     text: str | None = field(
         default=None, metadata={"help": "JSONL, Parquet, ... of `text`, in place of comparisons."}
     )
-    stop_token: str | None = field(
-        default=None, metadata={"help": "Texts end with this token; 'eos' for the tokenizer's."}
-    )
-    policy_adapter: str | None = field(
-        default=None, metadata={"help": "Adapter that the policy starts from."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
 
 def main(
@@ -51,10 +48,7 @@ def main(
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
     stop_id = token_id(tokenizer, args.stop_token, "stop_token")
     longest = model_args.longest(config.max_length)
-    if args.policy_adapter is not None:
-        check_adapter(
-            args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
-        )
+    args.check(name, model_args.precision)
     if args.text is not None:
         data = prepare_text(
             args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent

@@ -205,6 +205,25 @@ class ComparisonArguments:
 
 
 @dataclass
+class StartArguments:
+    """Where fine-tuning on completions starts, and how these end."""
+
+    stop_token: str | None = field(
+        default=None, metadata={"help": "Texts end with this token; 'eos' for the tokenizer's."}
+    )
+    policy_adapter: str | None = field(
+        default=None, metadata={"help": "Adapter that the policy starts from (sft.py's, say)."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+
+    def check(self, base_name: str, precision: str) -> None:
+        """Raise InputError unless the adapter, if there is one, fits the base."""
+        if self.policy_adapter is not None:
+            what = "--policy_adapter"
+            check_adapter(self.policy_adapter, base_name, "CAUSAL_LM", what, precision)
+
+
+@dataclass
 class FunctionArguments:
     """A function that says how good a completion is: exactly one of these."""
 
