@@ -13,28 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import evaluate
-import label
-import ppo
-import preference
-import report
-import reward
-import rloo
-import sample
-import sft
-
-from toolkit.cli import bind, run
+from toolkit.cli import bind, recipe, run
 from toolkit.errors import InputError
 from toolkit.stages import Stage, run_stages
 
+evaluate, report = recipe("evaluate"), recipe("report")
 RECIPES: dict[str, tuple[str, Any, str]] = {  # title, recipe, what it leaves in its output_dir
-    "sample": ("Sample completions", sample.main, ""),
-    "label": ("Pick the best of each", label.main, ""),
-    "reward": ("Train a reward model on the picks", reward.main, "adapter"),
-    "sft": ("Fine-tune on the picks", sft.main, "adapter"),
-    "dpo": ("Optimise preferences directly", preference.main, "adapter"),
-    "rloo": ("Tune the policy with RLOO", rloo.main, "adapter"),
-    "ppo": ("Tune the policy with PPO", ppo.main, "adapters/policy"),
+    "sample": ("Sample completions", recipe("sample").main, ""),
+    "label": ("Pick the best of each", recipe("label").main, ""),
+    "reward": ("Train a reward model on the picks", recipe("reward").main, "adapter"),
+    "sft": ("Fine-tune on the picks", recipe("sft").main, "adapter"),
+    "dpo": ("Optimise preferences directly", recipe("preference").main, "adapter"),
+    "rloo": ("Tune the policy with RLOO", recipe("rloo").main, "adapter"),
+    "ppo": ("Tune the policy with PPO", recipe("ppo").main, "adapters/policy"),
 }
 POLICIES = ("sft", "dpo", "rloo", "ppo")
 

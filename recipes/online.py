@@ -16,14 +16,11 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-import ppo
-import reward
-import sample
 import torch
 from transformers import set_seed
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
-from toolkit.cli import bind, call, changed, run
+from toolkit.cli import bind, call, changed, recipe, run
 from toolkit.data.files import read_jsonl
 from toolkit.data.prompts import read_prompts
 from toolkit.errors import InputError
@@ -32,7 +29,7 @@ from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alik
 from toolkit.labeling.store import Settings, Store
 
 Main = Callable[..., Any]
-RECIPES: dict[str, Main] = {"sample": sample.main, "reward": reward.main, "ppo": ppo.main}
+RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}
 
 
 def main(

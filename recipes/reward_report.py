@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import reward
-
-from toolkit.cli import bind, call, read_run, run, write_config
+from toolkit.cli import bind, call, read_run, recipe, run, write_config
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
@@ -29,6 +27,8 @@ from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.roles import Roles
 from toolkit.training.reward_trainer import score_candidates
+
+reward = recipe("reward")
 
 
 @dataclass

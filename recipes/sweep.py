@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import evaluate
-import ppo
-import report
-
-from toolkit.cli import bind, run
+from toolkit.cli import bind, recipe, run
 from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_range, check_seed
 from toolkit.stages import Stage, run_stages
+
+evaluate, ppo, report = recipe("evaluate"), recipe("ppo"), recipe("report")
 
 
 @dataclass

@@ -269,11 +269,9 @@ def test_a_broken_yaml_is_named_with_its_line(tmp_path: Path, text: str, message
 
 
 def test_the_recipe_writes_a_config_that_ppo_reads(tmp_path: Path) -> None:
-    import ppo
-    import trl_config
+    from toolkit.cli import bind, call, recipe
 
-    from toolkit.cli import bind, call
-
+    ppo, trl_config = recipe("ppo"), recipe("trl_config")
     (tmp_path / "theirs.yaml").write_text("kl_coef: 0.1\nresponse_length: 20\n")
     out = tmp_path / "ours.yaml"
     call(trl_config.main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])

@@ -5,8 +5,30 @@ The public names, imported when first used: ``from toolkit import PPOTrainer`` l
 
 import importlib
 import logging
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
+
+
+def _leave_recipes() -> None:
+    """Take recipes/ off ``sys.path`` if one of its files is the script that Python was told to run.
+
+    Python puts the folder of a script first on the path. Left there, recipes/evaluate.py would be
+    what a library gets by ``import evaluate``, and recipes/reward.py what a user gets by
+    ``--reward_function reward:score``. Recipes find each other by their path (``cli.recipe``).
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None or not sys.path:
+        return
+
+    folder = Path(script).resolve().parent
+    of_toolkit = folder.name == "recipes" and (folder.parent / "toolkit" / "cli.py").is_file()
+    if of_toolkit and sys.path[0] and Path(sys.path[0]).resolve() == folder:
+        del sys.path[0]
+
+
+_leave_recipes()
 
 _PUBLIC = {
     "PPOConfig": "toolkit.training.ppo_config",

@@ -12,6 +12,7 @@ import datetime
 import difflib
 import enum
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sqlite3
@@ -33,6 +34,8 @@ from toolkit.errors import InputError
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -87,6 +90,27 @@ def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def recipe(name: str) -> types.ModuleType:
+    """Load the module recipes/NAME.py by its path, once, as ``toolkit.recipes.NAME``.
+
+    The name is one that no other module has: a user's own reward.py stays ``reward``.
+    """
+    full_name = f"toolkit.recipes.{name}"
+    if full_name in sys.modules:
+        return sys.modules[full_name]
+
+    spec = importlib.util.spec_from_file_location(full_name, RECIPES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module  # type hints and docstrings are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[full_name]
+        raise
+    return module
 
 
 def call(main: Callable[..., Any], argv: list[str]) -> Any:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import convert
 import pytest
-import ratings
-import reward
 
-from toolkit.cli import call
+from toolkit.cli import call, recipe
 from toolkit.errors import InputError
+
+convert = recipe("convert")
+ratings = recipe("ratings")
+reward = recipe("reward")
 
 GOOD = {"prompt": "We went.", "completions": [" It was good.", " It was bad."], "best": 0}
 CHAT = [{"role": "user", "content": "Hi."}]

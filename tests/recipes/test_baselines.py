@@ -6,18 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import label
-import preference
 import pytest
-import rloo
-import sample
-import sft
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from toolkit.cli import bind, call, read_run
+from toolkit.cli import bind, call, read_run, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.errors import InputError
+
+label = recipe("label")
+preference = recipe("preference")
+rloo = recipe("rloo")
+sample = recipe("sample")
+sft = recipe("sft")
 
 SHORT = ["--max_steps", "4", "--use_cpu", "--disable_tqdm", "true", "--logging_steps", "1",
          "--learning_rate", "1e-2", "--per_device_train_batch_size", "8"]  # fmt: skip

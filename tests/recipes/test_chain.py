@@ -9,23 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import best_of_n
-import demo
-import doctor
-import evaluate
-import label
-import ppo
-import preview_kl
 import pytest
-import report
-import reward
-import sample
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from toolkit.cli import call
+from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.errors import InputError
+
+best_of_n = recipe("best_of_n")
+demo = recipe("demo")
+doctor = recipe("doctor")
+evaluate = recipe("evaluate")
+label = recipe("label")
+ppo = recipe("ppo")
+preview_kl = recipe("preview_kl")
+report = recipe("report")
+reward = recipe("reward")
+sample = recipe("sample")
 
 SHORT = ["--response_length", "12", "--truncate_token", ".", "--truncate_after", "4"]
 TINY_PPO = ["--total_episodes", "32", "--per_device_train_batch_size", "16", "--response_length",

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import compare
 import pytest
-import sweep
 
-from toolkit.cli import bind, call
+from toolkit.cli import bind, call, recipe
 from toolkit.errors import InputError
 from toolkit.stages import Stage
+
+compare = recipe("compare")
+sweep = recipe("sweep")
 
 ALL = list(compare.RECIPES)
 

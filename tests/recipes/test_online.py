@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import online
 import pytest
-import reward
 import torch
 from safetensors.torch import load_file
 
-from toolkit.cli import call
+from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling import rounds
@@ -27,6 +25,9 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.training.ppo_trainer import PPOTrainer
+
+online = recipe("online")
+reward = recipe("reward")
 
 Make = Callable[..., Any]
 RULE = 'response_length: 12\ntruncate_token: "."\ntruncate_after: 4\n'

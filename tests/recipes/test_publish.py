@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import publish
 import pytest
 
 from toolkit import cli
+from toolkit.cli import recipe
 from toolkit.errors import InputError
 from toolkit.hub import gate
 from toolkit.models.adapters import lora_config, write_facts
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+
+publish = recipe("publish")
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

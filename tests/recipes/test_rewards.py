@@ -6,18 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import convert
 import pytest
-import ratings
-import reward
-import reward_report
 
-from toolkit.cli import call
+from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import by_lexicon
 from toolkit.training.accuracy import credit
+
+convert = recipe("convert")
+ratings = recipe("ratings")
+reward = recipe("reward")
+reward_report = recipe("reward_report")
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--response_length", "8", "--learning_rate", "2e-3",
         "--per_device_train_batch_size", "8", "--no_check_reload"]  # fmt: skip

@@ -6,12 +6,14 @@ what labels can also be what PPO is tuned against, or what judges it.
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import random
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from toolkit.data.files import require_file
@@ -19,6 +21,7 @@ from toolkit.errors import InputError
 
 Scorer = Callable[..., list[float]]
 WORD = re.compile(r"[a-z']+")
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 class Lexicon:
@@ -82,10 +85,8 @@ def load_function(spec: str) -> Scorer:
     module_name, _, function_name = spec.partition(":")
     if not module_name or not function_name:
         raise InputError(f"reward_function: {spec!r} is not module:function", "reward_function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        module = _import_from_here(module_name)
     except Exception as error:
         raise InputError(
             f"reward_function: {module_name}: {type(error).__name__}: {error}", "reward_function"
@@ -96,6 +97,24 @@ def load_function(spec: str) -> Scorer:
             f"reward_function: {module_name} has no function {function_name!r}", "reward_function"
         )
     return function
+
+
+def _import_from_here(name: str) -> ModuleType:
+    """Import a module, searching the working folder before anything else."""
+    here = os.getcwd()
+    if Path(here).resolve() != RECIPES:
+        if sys.path[:1] not in ([here], [""]):
+            sys.path.insert(0, here)
+        return importlib.import_module(name)
+
+    # Somebody works in recipes/: on the path, its files would be taken for libraries.
+    path = Path(here, f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if name in sys.modules or not path.is_file() or spec is None or spec.loader is None:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pick_best(scores: list[float], ties: str, noise: float, rng: random.Random) -> int | None:
