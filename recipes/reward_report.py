@@ -25,6 +25,7 @@ from toolkit.evaluation.reward_page import curve_point, facts, write_reward_repo
 from toolkit.evaluation.tables import print_facts
 from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
+from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.training.reward_trainer import score_candidates
 
@@ -61,7 +62,7 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     # What the run was, and what it held out.
     source, fractions = Path(args.run), args.fractions()
     identity = read_run(source / "run.json")
-    replay = ["--config", str(write_config(scratch, identity["arguments"]))]
+    replay = ["--config", str(write_config(scratch, identity["arguments"])), "--report_to", "none"]
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": by_lexicon(args.lexicon)}
@@ -76,7 +77,9 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
                 'or say --label_fractions "")'
             )
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
-    encoded = list(encoder.encode((f"{source}/held_out.jsonl", row) for row in held_out))
+    reading = reading_of(adapter, tokenizer)
+    placed = ((f"{source}/held_out.jsonl", row) for row in held_out)
+    encoded = list(encoder.encode(placed, reading.ends_with))
     rows = [held_out[row["row"]] for row in encoded]
     if not rows:
         raise InputError(f"{source}/held_out.jsonl: no row fits {encoder.max_length} tokens")
@@ -84,7 +87,7 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     # Score it again as PPO would, but for gain and bias.
     roles = Roles(model_args.base(), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
-    raw = score_candidates(roles, encoded, tokenizer.pad_token_id)
+    raw = score_candidates(roles, encoded, encoder.pad_id())
     analysis = analyse(rows, raw, gain, bias, baselines)
 
     # The same training on fewer labels.

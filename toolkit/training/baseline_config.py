@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, SFTCon
 
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.trackers import check_trackers
 
 METHODS = ("dpo", "kto", "orpo", "cpo")
 LOSSES = {
@@ -76,6 +77,7 @@ class BaselineDefaults:
             check_range(name, getattr(config, name), low=1)
         check_range("max_length", getattr(config, "max_length", None), low=2)
         check_range("beta", getattr(config, "beta", None), low=0)
+        check_trackers(config.report_to)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.trackers import check_trackers
 
 # The fields of TrainingArguments that PPOTrainer acts on.
 USED = {
@@ -203,6 +204,7 @@ class PPOConfig(TrainingArguments):
         check_choice("save_strategy", self.save_strategy, ("steps", "no"))
         check_choice("lr_scheduler_type", self.lr_scheduler_type, ("linear", "constant"))
         self._check_together()
+        check_trackers(self.report_to)
         if self.activation_checkpointing is None:  # transformers' new name for it
             self.activation_checkpointing = bool(self.gradient_checkpointing)
         super().__post_init__()

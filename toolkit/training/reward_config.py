@@ -7,6 +7,7 @@ import torch
 from trl import RewardConfig
 
 from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.training.trackers import check_trackers
 
 LOSSES = ("best_of_k", "best_vs_rest", "plackett_luce", "scalar_rating", "scalar_compare")
 # Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
@@ -87,6 +88,7 @@ class BestOfKConfig(RewardConfig):
             check_range(name, getattr(self, name), above=0)
         for name in ("per_device_train_batch_size", "max_length", "gradient_accumulation_steps"):
             check_range(name, getattr(self, name), low=1)
+        check_trackers(self.report_to)
         super().__post_init__()
 
     @property

@@ -1,0 +1,83 @@
+"""Whether what ``--report_to`` names can be used here, asked before a model is loaded."""
+
+import difflib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from transformers.integrations import integration_utils as trackers
+
+from toolkit.errors import InputError
+
+# The tracker's name -> whether transformers finds it, and what pip calls it (None: not for pip).
+KNOWN: dict[str, tuple[Callable[[], bool], str | None]] = {
+    "azure_ml": (trackers.is_azureml_available, "azureml-sdk"),
+    "clearml": (trackers.is_clearml_available, "clearml"),
+    "codecarbon": (trackers.is_codecarbon_available, "codecarbon"),
+    "comet_ml": (trackers.is_comet_available, "comet-ml"),
+    "dagshub": (trackers.is_dagshub_available, "dagshub mlflow"),
+    "dvclive": (trackers.is_dvclive_available, "dvclive"),
+    "flyte": (trackers.is_flytekit_available, "flytekit"),
+    "kubeflow": (trackers.is_kubeflow_available, None),
+    "mlflow": (trackers.is_mlflow_available, "mlflow"),
+    "neptune": (trackers.is_neptune_available, "neptune"),
+    "swanlab": (trackers.is_swanlab_available, "swanlab"),
+    "tensorboard": (trackers.is_tensorboard_available, "tensorboard"),
+    "trackio": (trackers.is_trackio_available, "trackio"),
+    "wandb": (trackers.is_wandb_available, "wandb"),
+}
+EXTRA = ("tensorboard", "wandb")  # pyproject.toml's extra `trackers`
+INSTALL = 'pip install -e ".[trackers]"'
+
+
+def check_trackers(report_to: Any) -> None:
+    """Raise InputError unless every tracker is one that transformers knows, installed and working.
+
+    "none", an empty list and "all" (every tracker that is installed) are left to transformers.
+
+    Args:
+        report_to: as ``TrainingArguments`` takes it: a name, or a list of names.
+    """
+    names = report_to if isinstance(report_to, list) else [report_to]
+    if names in ([], ["none"], ["all"]):
+        return
+
+    for name in names:
+        problem = _problem(name)
+        if problem is not None:
+            raise InputError(f"report_to: {problem}", "report_to")
+
+
+def _problem(name: Any) -> str | None:
+    """What is wrong with a tracker and how to mend it; None if nothing is."""
+    if name not in KNOWN:
+        close = difflib.get_close_matches(str(name).lower(), KNOWN, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{name!r} is no tracker ({hint}there are none, all, {', '.join(KNOWN)})"
+
+    found, package = KNOWN[name]
+    if package is None:
+        return None if found() else f"{name} works in a Kubeflow TrainJob, and this is none"
+    if not found() or _is_bare_folder(name):
+        if name in EXTRA:
+            return f"{name} is not installed ({INSTALL} brings {' and '.join(EXTRA)})"
+        return (
+            f"{name} is not installed (pip install {package}; {INSTALL} brings "
+            f"{' and '.join(EXTRA)} alone)"
+        )
+
+    # Make the tracker's callback, as the trainer will: it imports what it needs.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trackers.INTEGRATION_TO_CALLBACK[name]()
+    except Exception as error:  # whatever a tracker raises where it cannot work
+        return f"{name} does not start: {type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _is_bare_folder(name: str) -> bool:
+    """Whether this is a folder without code, such as trackers leave in the working folder."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is None
