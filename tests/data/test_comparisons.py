@@ -30,6 +30,14 @@ BAD_ROWS = [
     ({"prompt": [{"role": "user"}]}, r"prompt\[0\]: .*, but must be"),
     ({"prompt": [{"role": "bot", "content": "a"}]}, r"prompt\[0\].role: 'bot', but must be one"),
     ({"prompt": [{"role": "user", "content": ""}]}, r"prompt\[0\].content: empty"),
+    ({"prompt": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+     r"prompt\[1\].content: null beside tool_calls, but must be text"),
+    ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}]},
+     r"prompt\[0\].content: a list of parts, but must be text"),
+    ({"tools": {"name": "search"}}, "tools: .*, but must be a list of objects"),
+    ({"tools": "search"}, "tools: 'search', but must be .* or the JSON text of one"),
+    ({"tools": ["search"]}, "tools: .*, but must be a list of objects"),
+    ({"chat_template_kwargs": '{"enable_thinking": false}'}, "chat_template_kwargs: .*an object"),
     ({"prompt": [*MESSAGES, {"role": "assistant", "content": "a"}]}, "prompt: its last message"),
     ({"completions": None}, "completions: missing, but must be a list"),
     ({"completions": "ab"}, "completions: 'ab', but must be a list"),
@@ -39,10 +47,10 @@ BAD_ROWS = [
     ({"completions": [" a", " "]}, r"completions\[1\]: empty"),
     ({"completions": [" a", " a", " a"]}, "completions: all 3 are ' a', so a pick says nothing"),
     ({"best": None}, "best: missing, but must be the index of the pick, 0 to 2"),
-    ({"best": "1"}, "best: '1', but must be"),
+    ({"best": "B"}, r"best: 'B', but must be .*\(convert.py reads letters"),
     ({"best": True}, "best: True, but must be"),
-    ({"best": 1.0}, "best: 1.0, but must be"),
-    ({"best": 3}, "best: 3, out of range for 3 completions"),
+    ({"best": 1.5}, "best: 1.5, but must be"),
+    ({"best": 3}, r"best: 3, out of range for 3 completions \(.*run convert.py --first 1\)"),
     ({"best": -1}, "best: -1, out of range"),
     ({"ranking": "201"}, "ranking: '201', but must be a list of indices"),
     ({"ranking": []}, r"ranking: \[\], but must be"),
@@ -97,6 +105,74 @@ def test_a_full_row_with_messages_is_good() -> None:
     row = {"prompt": MESSAGES, "completions": ["a", "b"], "best": 1, "ranking": [1, 0],
            "scores": [0, 1.5], "margin": 0.5, "labeler": "ann", "source": {"id": 1}}  # fmt: skip
     assert problems_of(row, "best") == []
+
+
+def test_developers_and_tools_are_let_pass() -> None:
+    prompt = [{"role": "developer", "content": "Be brief."}, *MESSAGES]
+    tool = {"type": "function", "function": {"name": "search"}}
+    for tools in ([tool], json.dumps([tool]), [], None):
+        row = GOOD | {"prompt": prompt, "tools": tools, "chat_template_kwargs": {"a": 1}}
+        assert problems_of(row, "best") == []
+
+
+@pytest.mark.parametrize("best", [2.0, "2", "2.0", " 2 "])
+def test_a_whole_number_is_an_index_however_it_is_written(tmp_path: Path, best: object) -> None:
+    """pandas writes a column of integers in which one is missing as floats."""
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(GOOD | {"best": best, "ranking": [best, 0.0, "1"]}) + "\n")
+    source = open_comparisons(path, "best", "--comparisons")
+    ((_, row),) = source
+    assert (row["best"], row["ranking"]) == (2, [2, 0, 1])
+    assert isinstance(row["best"], int)
+    path.write_text(json.dumps(GOOD | {"best": 2, "ranking": [2, 0, 1]}) + "\n")
+    assert open_comparisons(path, "best", "--comparisons").digest == source.digest
+
+
+def labeled(path: Path, *bests: int, k: int = 3) -> Path:
+    completions = [f" {n}" for n in range(k)]
+    rows = [{"prompt": f"p{i}", "completions": completions, "best": b} for i, b in enumerate(bests)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("wants", ["best", "scores"])
+def test_labels_that_count_from_1_are_not_skipped_but_refused(tmp_path: Path, wants: str) -> None:
+    """Skipping every 3 of three would leave each other pick one too high, and nobody would know."""
+    path = labeled(tmp_path / "c.jsonl", 1, 2, 3, 1, 2)
+    if wants == "scores":
+        rows = [json.loads(line) | {"scores": [1, 2, 3]} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"1 of 5 rows have .*from 1, not from 0.*--first 1"):
+        open_comparisons(path, wants, "--comparisons", skip_invalid=True)
+
+
+def test_labels_of_a_row_of_each_size_show_that_they_count_from_1(tmp_path: Path) -> None:
+    path = labeled(tmp_path / "c.jsonl", 1, 2)
+    path.write_text(path.read_text() + labeled(tmp_path / "d.jsonl", 2, k=2).read_text())
+    with pytest.raises(InputError, match="--first 1"):
+        open_comparisons(path, "best", "--comparisons", skip_invalid=True)
+
+
+def test_a_wrong_label_among_labels_from_0_is_skipped(tmp_path: Path) -> None:
+    path = labeled(tmp_path / "c.jsonl", 0, 2, 3, 1, 0)
+    assert len(open_comparisons(path, "best", "--comparisons", skip_invalid=True)) == 4
+
+
+def test_each_file_of_a_folder_counts_for_itself(tmp_path: Path) -> None:
+    """One file's picks of the first completion say nothing of how another counts."""
+    labeled(tmp_path / "from0.jsonl", 0, 0, 0, 1, 2)
+    labeled(tmp_path / "from1.jsonl", 1, 2, 3)
+    with pytest.raises(InputError, match=r"from1\.jsonl: 1 of 3 rows"):
+        open_comparisons(tmp_path, "best", "--comparisons", skip_invalid=True)
+
+
+def test_a_file_in_which_nobody_picked_the_first_gets_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_comparisons(labeled(tmp_path / "c.jsonl", *[1, 2] * 10), "best", "--comparisons")
+    assert "the first completion (number 0) is picked in none of 20 rows" in capsys.readouterr().out
+    open_comparisons(labeled(tmp_path / "c.jsonl", 0, *[1, 2] * 10), "best", "--comparisons")
+    assert "picked in none" not in capsys.readouterr().out
 
 
 def test_every_problem_of_a_row_is_found() -> None:

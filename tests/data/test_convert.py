@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 
 from toolkit.data.comparisons import problems_of
@@ -264,3 +266,394 @@ def test_pairs_of_messages_are_trls_conversational_ones() -> None:
     assert is_conversational(pair)
     assert pair["chosen"] == [{"role": "assistant", "content": "b"}]
     assert picked(one(pair)) == "b"
+
+
+def rows_of(*rows: dict, **kwargs: Any) -> list[dict]:
+    return list(convert([(f"f:{n}", row) for n, row in enumerate(rows, start=1)], **kwargs))
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def bot(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+# Prompts that are repeated
+
+
+def test_messages_that_repeat_the_prompt_make_what_trl_makes_of_the_dialogue_alone() -> None:
+    """Right by TRL: ``extract_prompt`` of the same dialogues without a prompt beside them."""
+    from trl.data_utils import extract_prompt
+
+    system, ask = {"role": "system", "content": "Be kind."}, user("Name a fruit.")
+    for start in ([ask], [system, ask], [ask, bot("Which?"), user("Any.")]):
+        chosen, rejected = [*start, bot("A plum.")], [*start, bot("A brick.")]
+        noted: Counter[str] = Counter()
+        made = one({"prompt": start, "chosen": chosen, "rejected": rejected}, noted=noted)
+        wanted = extract_prompt({"chosen": chosen, "rejected": rejected})
+        assert made["prompt"] == wanted["prompt"] == start
+        assert picked(made) == wanted["chosen"][0]["content"] == "A plum."
+        assert noted.total() == 1
+
+
+def test_a_dialogue_may_repeat_only_the_last_message_of_the_prompt() -> None:
+    start = [{"role": "system", "content": "Be kind."}, user("Name a fruit.")]
+    row = {"prompt": start, "chosen": [start[1], bot("A plum.")],
+           "rejected": [start[1], bot("A brick.")]}  # fmt: skip
+    assert one(row)["prompt"] == start
+
+
+def test_a_prompt_that_is_not_repeated_stays_whole() -> None:
+    start = [user("Name a fruit."), bot("A plum."), user("Another.")]
+    made = one({"prompt": start, "chosen": [bot("A plum.")], "rejected": [bot("A brick.")]})
+    assert made["prompt"] == start and picked(made) == "A plum."
+
+
+def test_a_prompt_of_text_is_the_user_before_answers_that_are_messages() -> None:
+    made = one({"prompt": "Name a fruit.", "chosen": [bot("A plum.")], "rejected": [bot("No.")]})
+    assert made["prompt"] == [user("Name a fruit.")]
+
+
+def test_nulls_that_a_table_puts_into_messages_make_no_other_prompt() -> None:
+    empty = {"name": None, "tool_calls": None}
+    row = {"prompt": [user("Hi.")], "chosen": [user("Hi.") | empty, bot("Ho.") | empty],
+           "rejected": [user("Hi.") | empty, bot("No.") | empty]}  # fmt: skip
+    assert one(row)["prompt"] == [user("Hi.")]
+
+
+HALF = [
+    {"prompt": [user("Hi.")], "chosen": [user("Hi."), bot("Ho.")], "rejected": [bot("No.")]},
+    {"prompt": "Hi.", "chosen": [user("Hi."), bot("Ho.")], "rejected": [bot("No.")]},
+    {"prompt": "Name a fruit.", "chosen": "Name a fruit. A plum.", "rejected": " A brick."},
+    {"prompt": "Name a fruit.", "completions": ["A plum.", "Name a fruit. A fig."], "best": 0},
+]
+
+
+@pytest.mark.parametrize("row", HALF, ids=["messages", "text and messages", "text", "native"])
+def test_a_row_that_repeats_the_prompt_by_half_is_refused_and_may_be_skipped(row: dict) -> None:
+    with pytest.raises(InputError, match=r"^f:1: .* repeats? the prompt, but .* does not \(mend"):
+        one(row)
+    good = {"prompt": "Hi.", "chosen": "a", "rejected": "b"}
+    good = good if "chosen" in row else {"prompt": "Hi.", "completions": ["a", "b"], "best": 0}
+    assert len(rows_of(row, good, skip_invalid=True)) == 1
+
+
+def test_a_user_who_says_something_else_behind_the_prompt_is_refused() -> None:
+    row = {"prompt": [user("Hi.")], "chosen": [user("Ho."), bot("a")],
+           "rejected": [user("Ho."), bot("b")]}  # fmt: skip
+    with pytest.raises(InputError, match=r"f:1: chosen\[0\].role: 'user' behind a prompt"):
+        one(row)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts", "wanted"),
+    [
+        ("Name a fruit.", ["Name a fruit. A plum.", "Name a fruit. A fig."], " A plum."),
+        ("Name a fruit.\n", ["Name a fruit.\nA plum.", "Name a fruit.\nA fig."], "A plum."),
+        ("Q: a fruit?\nA: ", ["Q: a fruit?\nA: plum", "Q: a fruit?\nA: fig"], "plum"),
+        ("Name a fruit.", [" Name a fruit. A plum.", " Name a fruit. A fig."], " A plum."),
+        ("\n\nHuman: a fruit?\n\nAssistant:", ["\n\nHuman: a fruit?\n\nAssistant: plum",
+                                               "\n\nHuman: a fruit?\n\nAssistant: fig"], " plum"),
+    ],
+)  # fmt: skip
+def test_text_that_repeats_the_prompt_is_cut_in_every_format(
+    prompt: str, texts: list[str], wanted: str
+) -> None:
+    """Right by hand: prompt and completion joined are the text that stood there, once."""
+    rated = [{"response": text, "overall_score": 5 - k} for k, text in enumerate(texts)]
+    for row in (
+        {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]},
+        {"prompt": prompt, "completions": texts, "best": 0},
+        {"prompt": prompt, "responses": texts, "rank": [0, 1]},
+        {"instruction": prompt, "completions": rated},
+        {"prompt": prompt, "sample0": texts[0], "sample1": texts[1], "best": 0},
+    ):
+        noted: Counter[str] = Counter()
+        made = one(row, noted=noted)
+        assert picked(made) == wanted and noted.total() == 1
+        assert (made["prompt"] + picked(made)).strip() == texts[0].strip()
+
+
+def test_where_a_prompts_space_is_another_in_the_text_both_joined_are_the_text() -> None:
+    texts = ["Name a fruit. A plum.", "Name a fruit. A fig."]
+    made = one({"prompt": "Name a fruit.\n", "chosen": texts[0], "rejected": texts[1]})
+    assert made["prompt"] + picked(made) == texts[0]
+
+
+def test_a_word_that_runs_on_is_no_repeat() -> None:
+    made = one({"prompt": "He said that I", "chosen": "He said that It", "rejected": "no"})
+    assert picked(made) == "He said that It"
+
+
+def test_a_short_prompt_is_judged_by_the_other_rows() -> None:
+    """ "Yes" begins many an answer: only what the rest of the file does can tell."""
+    short = {"prompt": "Yes", "chosen": "Yes, sir.", "rejected": "Yes, no."}
+    apart = {"prompt": "Is it a good day?", "chosen": "It is.", "rejected": "No."}
+    again = {"prompt": "Is it a good day?", "chosen": "Is it a good day? It is.",
+             "rejected": "Is it a good day? No."}  # fmt: skip
+    assert picked(rows_of(short, apart)[0]) == "Yes, sir."
+    assert [picked(row) for row in rows_of(short, again)] == [", sir.", " It is."]
+    with pytest.raises(InputError, match="f:1: prompt: 'Yes' .*too short.*--repeated_prompt cut"):
+        one(short)
+    assert picked(one(short, repeated_prompt="keep")) == "Yes, sir."
+    assert picked(one(short, repeated_prompt="cut")) == ", sir."
+
+
+def test_an_answer_may_greet_with_the_prompts_one_word() -> None:
+    made = one({"prompt": "Hi", "chosen": "Hi there.", "rejected": "What?"})
+    assert picked(made) == "Hi there."
+
+
+def test_a_few_answers_that_echo_the_question_are_kept_and_counted() -> None:
+    rows = [{"prompt": f"What is {i} + 1?", "chosen": f"It is {i + 1}.", "rejected": "No."}
+            for i in range(40)]  # fmt: skip
+    rows[7]["chosen"] = "What is 7 + 1? It is 8."
+    noted: Counter[str] = Counter()
+    made = rows_of(*rows, noted=noted)
+    assert picked(made[7]) == "What is 7 + 1? It is 8." and noted.total() == 1
+
+
+# Scores
+
+
+def answer(text: str, overall: Any, finer: Any = 4.0) -> dict:
+    return {"model": f"m-{text}", "response": text, "overall_score": overall,
+            "fine-grained_score": finer}  # fmt: skip
+
+
+def test_ultrafeedbacks_mistaken_ten_is_left_out_and_a_true_one_is_the_best() -> None:
+    noted: Counter[str] = Counter()
+    row = {"instruction": "Do it.", "models": ["m-a", "m-b", "m-c"],
+           "completions": [answer("a", 10, 1.0), answer("b", 7), answer("c", 8.5)]}  # fmt: skip
+    made = one(row, noted=noted)
+    assert made["completions"] == ["b", "c"] and picked(made) == "c"
+    assert made["models"] == ["m-b", "m-c"] and made["scores"] == [7, 8.5]
+    assert list(noted) == ["answers of overall_score 10, fine-grained_score 2 or less left out"]
+    row["completions"][0]["fine-grained_score"] = 4.75
+    assert picked(one(row)) == "a"
+    row["completions"] = row["completions"][:1] + [answer("b", 10, "1.5")]
+    assert dropped(row) == "fewer than two scored answers"
+
+
+@pytest.mark.parametrize("none", ["N/A", "", None, float("nan"), "n/a"])
+def test_an_answer_without_a_score_is_left_out_and_the_others_stay_aligned(none: Any) -> None:
+    row = {"instruction": "Do it.", "models": ["m-a", "m-b", "m-c"], "ratings": [[1], [2], [3]],
+           "completions": [answer("a", "3"), answer("b", none), answer("c", "8.5")]}  # fmt: skip
+    made = one(row)
+    assert made["completions"] == ["a", "c"] and made["scores"] == [3, 8.5]
+    assert made["models"] == ["m-a", "m-c"] and made["ratings"] == [[1], [3]]
+    for each in row["completions"]:
+        del each["model"]  # then the models are the row's own
+    assert one(row)["models"] == ["m-a", "m-c"]
+    native = {"prompt": "Hi.", "completions": ["a", "b", "c"], "scores": [1, none, 3],
+              "models": ["x", "y", "z"]}  # fmt: skip
+    made = one(native)
+    assert (made["completions"], made["best"], made["models"]) == (["a", "c"], 1, ["x", "z"])
+    assert one(native | {"best": 2, "ranking": [2, 1, 0]})["ranking"] == [1, 0]
+    with pytest.raises(InputError, match="f:1: scores: none for completion 1, which is the best"):
+        one(native | {"best": 1})
+    assert one({"prompt": "Hi.", "responses": ["a", "b", "c"], "rank": [1, none, 0],
+                "models": ["x", "y", "z"]})["models"] == ["x", "z"]  # fmt: skip
+
+
+def test_a_score_that_is_no_number_is_refused_by_its_name() -> None:
+    row = {"instruction": "Do it.", "completions": [answer("a", "seven"), answer("b", 3)]}
+    with pytest.raises(InputError, match=r"f:1: completions\[0\].overall_score: 'seven', but must"):
+        one(row)
+
+
+def test_margins_come_from_scores_that_a_csv_file_holds_as_text() -> None:
+    row = {"prompt": "Hi.", "chosen": "a", "rejected": "b"}
+    assert one(row | {"score_chosen": "4.5", "score_rejected": "1"})["margin"] == 3.5
+    assert "margin" not in one(row | {"score_chosen": "N/A", "score_rejected": "1"})
+    assert "margin" not in one(row | {"margin": float("nan")})
+
+
+# Labels
+
+
+COLUMNS = {"prompt": "Hi.", "completion1": "a", "completion2": "b", "completion3": "c"}
+NATIVE = {"prompt": "Hi.", "completions": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("best", [2, 2.0, "2", "2.0", np.int64(2), np.float32(2), "B", "b",
+                                  "completion2", " Completion2 "])  # fmt: skip
+def test_the_second_column_is_named_in_many_ways(best: Any) -> None:
+    assert one(COLUMNS | {"best": best})["best"] == 1
+    if not str(best).strip().lower().startswith("c"):
+        number = best if str(best).lower() == "b" else type(best)(1)
+        assert one(NATIVE | {"best": number})["best"] == 1
+
+
+@pytest.mark.parametrize("best", [True, 1.5, "best", "D", "completion4", -1, [2], "", None,
+                                  float("nan")])  # fmt: skip
+def test_a_label_that_names_no_completion_is_refused_with_its_place(best: Any) -> None:
+    for row in (COLUMNS, NATIVE):
+        with pytest.raises(InputError, match="^f:1: best"):
+            one(row | {"best": best})
+
+
+def test_a_letter_that_is_also_another_completions_text_is_refused() -> None:
+    row = {"prompt": "Which?", "completions": ["B", "A"], "best": "A"}
+    with pytest.raises(InputError, match="'A', a completion's letter and another's text"):
+        one(row)
+    assert one(row | {"completions": ["A", "B"]})["best"] == 0
+
+
+def test_columns_with_letters_are_read_and_numbers_need_to_say_where_they_begin() -> None:
+    row = {"prompt": "Hi.", "Response A": "a", "Response B": "b"}
+    assert picked(one(row | {"best": "B"})) == "b"
+    assert picked(one(row | {"best": "response b"})) == "b"
+    with pytest.raises(InputError, match="f:1: best: 1, .*say --first 0 or --first 1"):
+        one(row | {"best": 1})
+    assert picked(one(row | {"best": 1}, first=1)) == "a"
+    assert picked(one(row | {"best": 1}, first=0)) == "b"
+
+
+def test_first_says_from_where_best_and_ranking_count() -> None:
+    for row in (NATIVE, COLUMNS):
+        made = one(row | {"best": 3, "ranking": [3, 1, 2]}, first=1)
+        assert (made["best"], made["ranking"]) == (2, [2, 0, 1])
+        made = one(row | {"best": 0, "ranking": [0, 2, 1]}, first=0)
+        assert (made["best"], made["ranking"]) == (0, [0, 2, 1])
+    assert one(COLUMNS | {"best": 1, "ranking": "1>3>2"})["ranking"] == [0, 2, 1]
+    with pytest.raises(InputError, match=r"f:1: best: 0, but the completions are \[1, 2, 3\]"):
+        one(NATIVE | {"best": 0}, first=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "bests", "cure"),
+    [(NATIVE, [1, 2, 3], 1), (NATIVE, [1.0, 3.0], 1), (COLUMNS, [0, 1, 2], 0),
+     ({"query": "q", "sample0": "a", "sample1": "b"}, [1, 2, 2], 1)],
+)  # fmt: skip
+def test_labels_that_count_from_another_number_are_never_skipped_to_shifted_ones(
+    row: dict, bests: list, cure: int
+) -> None:
+    rows = [row | {"prompt": f"p{i}", "best": best} for i, best in enumerate(bests)]
+    for skip in (False, True):
+        with pytest.raises(InputError, match=f"--first {cure}"):
+            rows_of(*rows, skip_invalid=skip)
+    low = min(bests)
+    assert [r["best"] for r in rows_of(*rows, first=cure)] == [best - low for best in bests]
+
+
+# Dialogues
+
+
+def hh(*turns: str) -> str:
+    return "".join(f"\n\n{'Human' if t[0] == 'H' else 'Assistant'}: {t[2:]}" for t in turns)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        (hh("H a dialogue", "A So:", "H hi", "A yes"), hh("H a dialogue", "A no"),
+         "the dialogues differ before their last turn"),
+        (hh("H a dialogue", "A So:"), hh("H a dialogue", "A So:", "H hi", "A yes"),
+         "the dialogues differ before their last turn"),
+        (hh("H hi", "A yes", "H and"), hh("H hi", "A yes", "H or"),
+         "the last turn is not the assistant's"),
+        (hh("H ", "A yes"), hh("H ", "A no"), "an empty turn"),
+        (hh("H hi", "A ", "H so", "A yes"), hh("H hi", "A ", "H so", "A no"), "an empty turn"),
+        (hh("H hi", "A yes", "A yes"), hh("H hi", "A yes", "A no"),
+         "two of the assistant's turns running"),
+    ],
+)  # fmt: skip
+def test_odd_dialogues_make_no_row(chosen: str, rejected: str, reason: str) -> None:
+    assert dropped({"chosen": chosen, "rejected": rejected}) == reason
+
+
+def test_two_of_the_users_turns_running_stay_two() -> None:
+    made = one(
+        {"chosen": hh("H hi", "H there?", "A yes"), "rejected": hh("H hi", "H there?", "A no")}
+    )
+    assert made["prompt"] == [user("hi"), user("there?")] and picked(made) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+         r"f:1: chosen\[1\].content: null beside tool_calls"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+         r"f:1: chosen\[1\].content: a list of parts"),
+        ({"role": "bot", "content": "a"}, r"f:1: chosen\[1\].role: 'bot', but must be one of"),
+        ("a", r"f:1: chosen\[1\]: 'a', but must be"),
+    ],
+)  # fmt: skip
+def test_a_message_that_is_no_text_is_refused_by_its_name(last: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        one({"chosen": [user("Hi."), last], "rejected": [user("Hi."), bot("b")]})
+
+
+def test_completions_that_are_messages_are_read_in_every_format() -> None:
+    answers = [[bot("a")], bot("b")]
+    for row in (
+        {"prompt": [user("Hi.")], "completions": answers, "best": 1},
+        {"prompt": [user("Hi.")], "completions": [bot("a"), bot("b")], "best": 1},
+        {"prompt": [user("Hi.")], "responses": answers, "rank": [1, 0]},
+        {"prompt": [user("Hi.")], "chosen": answers[1], "rejected": answers[0]},
+    ):
+        made = one(row)
+        assert made["prompt"] == [user("Hi.")] and picked(made) == "b"
+
+
+def test_messages_that_a_table_holds_as_text_are_messages_or_refused() -> None:
+    """Else the common beginning of two such texts would pass for the prompt."""
+    chosen, rejected = [user("Hi."), bot("a")], [user("Hi."), bot("b")]
+    made = one({"chosen": json.dumps(chosen), "rejected": json.dumps(rejected)})
+    assert made["prompt"] == [user("Hi.")] and picked(made) == "a"
+    with pytest.raises(InputError, match="f:1: chosen: messages that some program wrote as text"):
+        one({"chosen": str(chosen), "rejected": str(rejected)})
+
+
+def test_a_question_and_a_system_text_of_their_own_are_the_prompt() -> None:
+    """Intel/orca_dpo_pairs; the answers' common beginning is no prompt then."""
+    row = {"system": "Be kind.", "question": "Name a fruit.", "chosen": "It is a plum.",
+           "rejected": "It is a brick."}  # fmt: skip
+    made = one(row)
+    assert made["prompt"] == [{"role": "system", "content": "Be kind."}, user("Name a fruit.")]
+    assert picked(made) == "It is a plum."
+    assert one(row | {"system": ""})["prompt"] == "Name a fruit."
+
+
+def test_tools_and_template_arguments_are_kept_and_handed_on_to_pairs() -> None:
+    more = {"tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": False}}
+    made = one({"prompt": [user("Hi.")], "chosen": [bot("a")], "rejected": [bot("b")]} | more)
+    (pair,) = to_pairs(made)
+    for row in (made, pair, one(pair), one(NATIVE | {"best": 0} | more)):
+        assert {name: row[name] for name in more} == more
+    with pytest.raises(InputError, match="f:1: tools: 'search', but must be a list"):
+        one(NATIVE | {"best": 0, "tools": "search"})
+
+
+# Files
+
+
+def test_each_file_of_a_folder_has_its_own_format(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(NATIVE | {"best": 1}) + "\n")
+    (tmp_path / "b.csv").write_text("prompt,chosen,rejected\nHi.,a,b\n")
+    assert [picked(row) for row in convert(tmp_path)] == ["b", "a"]
+
+
+def test_a_first_row_of_no_format_may_be_skipped() -> None:
+    rows = [{"text": "a"}, NATIVE | {"best": 1}]
+    reasons: Counter[str] = Counter()
+    assert len(rows_of(*rows, skip_invalid=True, dropped=reasons)) == 1
+    assert [reason[:40] for reason in reasons] == ["bad, the first f:1: no format known by t"]
+    with pytest.raises(InputError, match="f:1: no format known"):
+        rows_of(*rows)
+
+
+def test_a_csv_file_that_pandas_wrote_is_read(tmp_path: Path) -> None:
+    """A missing label makes floats of all others; only its own row is bad."""
+    table = pandas.DataFrame([COLUMNS | {"best": b, "labeler": "ann"} for b in (1, None, 3)])
+    table.to_csv(tmp_path / "a.csv", index=False)
+    table.to_parquet(tmp_path / "b.parquet")
+    table.to_json(tmp_path / "c.jsonl", orient="records", lines=True)
+    for name, place in (("a.csv", 3), ("b.parquet", 1), ("c.jsonl", 2)):
+        with pytest.raises(InputError, match=f"{name}:{place}: best is missing"):
+            list(convert(tmp_path / name))
+        assert [r["best"] for r in convert(tmp_path / name, skip_invalid=True)] == [0, 2]

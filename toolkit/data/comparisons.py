@@ -14,6 +14,11 @@ The native comparison, field by field (K differs from row to row as it likes):
     margin       optional: by how much the best leads, in the scorer's units, >= 0
     labeler      optional: who picked
     source       optional: where it came from, text or an object; other fields are kept as they are
+    tools        optional: a list of tools for the chat template, or the JSON text of one
+    chat_template_kwargs  optional: an object of further arguments for the chat template
+
+``best`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a value is
+missing elsewhere in the column); they are read as integers.
 
 A file is checked whole before anything is done with it, so a mistake costs no model load.
 """
@@ -31,11 +36,12 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from toolkit.data.labels import Numbering, as_index, with_whole_numbers
 from toolkit.data.sources import Placed, read_table
 from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 
@@ -47,9 +53,10 @@ def problems_of(row: Row, wants: str) -> list[str]:
         row: as read.
         wants: "prompt", "completions" (and a prompt), "best" (and both) or "scores" (in its place).
     """
-    problems = _problems_of_prompt(row.get("prompt"))
+    problems = _problems_of_prompt(row.get("prompt")) + _problems_of_template(row)
     if wants == "prompt":
         return problems
+
     completions = row.get("completions")
     if not isinstance(completions, list) or not all(isinstance(c, str) for c in completions):
         found = "missing" if completions is None else f"{completions!r:.40}"
@@ -78,16 +85,61 @@ def _problems_of_prompt(prompt: Any) -> list[str]:
     if not isinstance(prompt, list) or not prompt:
         found = "missing" if prompt is None else f"{prompt!r:.40}"
         return [f"prompt: {found}, but must be text or a list of messages"]
-    for i, message in enumerate(prompt):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            return [f'prompt[{i}]: {message!r:.40}, but must be {{"role": ..., "content": text}}']
-        if message.get("role") not in ROLES:
-            return [f"prompt[{i}].role: {message.get('role')!r}, but must be one of {ROLES}"]
-        if problem := _problem_of_text(message["content"]):
-            return [f"prompt[{i}].content: {problem}"]
+    if problem := problem_of_messages(prompt, "prompt"):
+        return [problem]
     if prompt[-1]["role"] == "assistant":
         return ["prompt: its last message is the assistant's (that belongs into completions)"]
     return []
+
+
+def problem_of_messages(messages: list[Any], name: str) -> str | None:
+    """What is wrong with the first bad message of a list; None if all are good.
+
+    Args:
+        messages: of a prompt, or of a whole dialogue.
+        name: of the field that holds them, for the message.
+    """
+    for i, message in enumerate(messages):
+        here = f"{name}[{i}]"
+        if not isinstance(message, dict):
+            return f'{here}: {message!r:.40}, but must be {{"role": ..., "content": text}}'
+
+        content = message.get("content")
+        if not content and message.get("tool_calls"):
+            return (
+                f"{here}.content: {'null' if content is None else 'empty'} beside tool_calls, but "
+                "must be text (write the call as text, or delete the row)"
+            )
+        if isinstance(content, list):
+            return f"{here}.content: a list of parts, but must be text (join its text parts)"
+        if not isinstance(content, str):
+            return f'{here}: {message!r:.40}, but must be {{"role": ..., "content": text}}'
+
+        if message.get("role") not in ROLES:
+            return f"{here}.role: {message.get('role')!r:.40}, but must be one of {ROLES}"
+        if problem := _problem_of_text(content):
+            return f"{here}.content: {problem}"
+    return None
+
+
+def _problems_of_template(row: Row) -> list[str]:
+    """What is wrong with the fields that a chat template takes beside the messages."""
+    problems = []
+    tools, kwargs = row.get("tools"), row.get("chat_template_kwargs")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            tools = row["tools"]
+    if tools is not None and not (
+        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    ):
+        problems.append(
+            f"tools: {tools!r:.40}, but must be a list of objects, or the JSON text of one"
+        )
+    if kwargs is not None and not isinstance(kwargs, dict):
+        problems.append(f"chat_template_kwargs: {kwargs!r:.40}, but must be an object")
+    return problems
 
 
 def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
@@ -95,9 +147,13 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     best, ranking, scores, margin = (row.get(n) for n in ("best", "ranking", "scores", "margin"))
     if wants == "best" and not _is_index(best):
         found = "missing" if best is None else f"{best!r:.40}"
-        problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}")
+        cure = " (convert.py reads letters and names of columns)" if isinstance(best, str) else ""
+        problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}{cure}")
     elif best is not None and not (_is_index(best) and 0 <= best < k):
-        problems.append(f"best: {best!r:.40}, out of range for {k} completions (count from 0)")
+        cure = "; if 1 is the first, run convert.py --first 1" if best == k else ""
+        problems.append(
+            f"best: {best!r:.40}, out of range for {k} completions (count from 0{cure})"
+        )
     if ranking is not None:
         if not isinstance(ranking, list) or not ranking or not all(_is_index(i) for i in ranking):
             problems.append(f"ranking: {ranking!r:.40}, but must be a list of indices, best first")
@@ -170,6 +226,7 @@ class Comparisons:
     def __iter__(self) -> Iterator[Placed]:
         """Good rows, each with its place."""
         for place, row in read_table(self.source, self.source, lambda problem: None):
+            row = with_whole_numbers(row)
             if not self.skipped or not problems_of(row, self.wants):
                 yield place, row
 
@@ -190,14 +247,20 @@ def open_comparisons(
         skip_invalid: pass over bad rows instead of refusing the source.
 
     Raises:
-        InputError: bad rows (twenty problems shown, all rows counted), or no rows.
+        InputError: bad rows (twenty problems shown, all rows counted), or no rows; and, even with
+            ``skip_invalid``, a file whose labels seem to count from 1 (``Numbering``).
     """
     bad = BadRows()
+    numbering = Numbering()
+    labeled = wants in ("best", "scores")
     order = array("Q")
     digest = hashlib.sha256()
     rows = read_table(source, what, bad.add)
     for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
+        row = with_whole_numbers(row)
         problems = problems_of(row, wants)
+        if labeled and isinstance(row.get("completions"), list):
+            numbering.see(place, _labels(row), 0, len(row["completions"]))
         if problems:
             bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
@@ -206,15 +269,23 @@ def open_comparisons(
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
     if not skip_invalid:
-        skippable = wants in ("best", "scores")
-        bad.refuse(" (--skip_invalid goes on without them)" if skippable else "")
+        bad.refuse(" (--skip_invalid goes on without them)" if labeled else "")
+    elif shifted := numbering.shifted():
+        raise InputError(shifted)
     if not order:
         skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
+    if note := numbering.note():
+        print(note)
     hashes = np.frombuffer(order, dtype=np.uint64)
     return Comparisons(str(source), wants, bad.count, hashes, digest.hexdigest()[:16])
+
+
+def _labels(row: Row) -> list[int | None]:
+    ranking = row.get("ranking")
+    return [as_index(row.get("best")), *map(as_index, ranking if isinstance(ranking, list) else [])]
 
 
 def _canonical(value: Any) -> bytes:

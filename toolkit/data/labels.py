@@ -1,0 +1,197 @@
+"""What ``best`` and ``ranking`` say, from where they count, and when they were said."""
+
+import numbers
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import InputError
+
+Row = dict[str, Any]
+TIMES = ("updated_at", "created_at", "inserted_at")  # of a label, the first that is there
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field says nothing: null, an empty text, or pandas' NaN."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
+
+
+def as_index(value: Any) -> int | None:
+    """The integer that a value is or spells: 1, 1.0, numpy's, "1" or "1.0"; None for all else."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text.split(".")[0]) if WHOLE.fullmatch(text) else None
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return int(number) if number.is_integer() else None
+    return None
+
+
+def with_whole_numbers(row: Row) -> Row:
+    """The row with ``best`` and ``ranking`` as integers, wherever they spell some."""
+    best, ranking = as_index(row.get("best")), row.get("ranking")
+    if best is not None:
+        row = row | {"best": best}
+    if isinstance(ranking, list):
+        indices = [as_index(value) for value in ranking]
+        row = row | {
+            "ranking": [v if i is None else i for v, i in zip(ranking, indices, strict=True)]
+        }
+    return row
+
+
+class Numbering:
+    """Notices files whose labels count from another number than they are read with.
+
+    A label that is one too high shows it, unless labels of the first completion outnumber such
+    (a file that counts from 1 has none, or calls a tie 0); the other way round for one too low.
+    Skipping the rows that are out of range would leave the others with shifted labels.
+
+    Attributes:
+        SUSPECT: from so many rows on, a file in which nobody picked the first is worth a note.
+    """
+
+    SUSPECT = 20
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, int]] = {}
+        self.firsts: dict[str, int] = {}
+
+    def see(self, place: str, labels: Iterable[int | None], first: int, count: int) -> None:
+        """Take note of a row's labels.
+
+        Args:
+            place: of the row.
+            labels: the numbers in ``best`` and ``ranking``; None for none.
+            first: the number that the first completion is taken to have.
+            count: how many completions there are.
+        """
+        file = file_of(place)
+        self.firsts[file] = first
+        seen = self.files.setdefault(
+            file, dict.fromkeys(("low", "first", "last", "high", "all"), 0)
+        )
+        found = {label for label in labels if label is not None}
+        seen["low"] += first - 1 in found
+        seen["first"] += first in found
+        seen["last"] += first + count - 1 in found
+        seen["high"] += first + count in found
+        seen["all"] += bool(found)
+
+    def shifted(self) -> str | None:
+        """What is wrong with the first file whose labels count from another number; else None."""
+        for file, seen in self.files.items():
+            first = self.firsts[file]
+            if seen["high"] > seen["first"] and first == 0:
+                other, count, which = first + 1, seen["high"], "one more than the last completion's"
+            elif seen["low"] > seen["last"] and first in (1, 2):
+                other, count, which = first - 1, seen["low"], "one less than the first completion's"
+            else:
+                continue
+            return (
+                f"{file}: {count} of {seen['all']} rows have a label that is {which}, as if labels "
+                f"counted from {other}, not from {first} (run convert.py --first {other}; or, if "
+                f"only these rows are wrong, convert.py --first {first} --skip_invalid)"
+            )
+        return None
+
+    def note(self) -> str | None:
+        """A sentence about the first file in which nobody picked the first completion, or None."""
+        for file, seen in self.files.items():
+            first = self.firsts[file]
+            if seen["all"] >= self.SUSPECT and not seen["first"] and first == 0:
+                return (
+                    f"{file}: the first completion (number {first}) is picked in none of "
+                    f"{seen['all']} rows; if labels count from {first + 1}, run convert.py "
+                    f"--first {first + 1}"
+                )
+        return None
+
+
+def file_of(place: str) -> str:
+    """The file, or the dataset, that a row's place names."""
+    return place.rpartition(":")[0] or place
+
+
+def pick_of(
+    value: Any, name: str, known: list[int], columns: list[str], texts: list[Any],
+    first: int | None,
+) -> int:  # fmt: skip
+    """The index of the completion that a label names.
+
+    Args:
+        value: its number, letter, or column.
+        name: of the field, for messages.
+        known: the completions' numbers, unless ``first`` says otherwise.
+        columns: their columns, if they have some.
+        texts: the completions.
+        first: the number that the first completion has; None for its own in ``known``.
+
+    Raises:
+        ValueError: it names none, or may name two.
+    """
+    if is_missing(value):
+        raise ValueError(f"{name} is missing")
+    number = as_index(value)
+    if first is not None:
+        known = list(range(first, first + len(texts)))
+    if number is not None and not known:
+        raise ValueError(
+            f"{name}: {value!r:.40}, but the columns have letters (say --first 0 or --first 1)"
+        )
+    if number in known:
+        return known.index(number)
+    if number is not None:
+        cure = ""
+        if first is None and number == known[-1] + 1 and known[0] == 0:
+            cure = " (if they are numbered from 1, say --first 1)"
+        elif first is None and number == known[0] - 1 in (0, 1):
+            cure = f" (if they are numbered from {number}, say --first {number})"
+        raise ValueError(f"{name}: {value!r:.40}, but the completions are {known}{cure}")
+
+    if isinstance(value, str):
+        text = value.strip()
+        by_name = [k for k, column in enumerate(columns) if column.lower() == text.lower()]
+        by_text = [k for k, completion in enumerate(texts) if completion == text]
+        if by_name:
+            return by_name[0]
+        letter = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else len(texts)
+        if letter < len(texts):
+            if by_text not in ([], [letter]):
+                raise ValueError(f"{name}: {value!r}, a completion's letter and another's text")
+            return letter
+    wanted = "number, letter or name of a column" if columns else "number or letter of a completion"
+    raise ValueError(f"{name}: {value!r:.40}, but must be the {wanted}")
+
+
+def label_time(holder: Row, place: str = "") -> float | None:
+    """When a label was made, in seconds since 1970; None where it does not say.
+
+    Args:
+        holder: an annotation, a response or a native row.
+        place: of it, for messages.
+
+    Raises:
+        InputError: a time that cannot be read.
+    """
+    name = next((name for name in TIMES if holder.get(name) not in (None, "")), None)
+    if name is None:
+        return None
+    value = holder[name]
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):  # pandas: milliseconds
+            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC).timestamp()
+        when = datetime.fromisoformat(value)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{place}{name}: {value!r:.40}, but must be a time such as 2024-01-31T12:00:00Z"
+        ) from None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
