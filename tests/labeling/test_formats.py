@@ -208,13 +208,14 @@ def with_data(**fields: Any) -> Row:
         (studio([{"type": "choices", "from_name": "best", "value": 3}]), "value: 3, but must be"),
         (studio([3]), r"annotations\[0\].result\[0\]: 3, but must be an object"),
         (studio("x"), r"annotations\[0\].result: 'x', but must be a list"),
-        (studio([{"type": "rating"}]), "result: no choice named best"),
         (studio(pairwise("both")), "value.selected: 'both' of 2 completions"),
         (studio(pairwise("left"), response_3="three"), "'left' of 3 completions"),
         (studio() | {"annotations": {"a": 1}}, "annotations: {'a': 1}, but must be a list"),
         (studio() | {"annotations": [5]}, r"task 2: annotations\[0\].result: 5"),
         (studio() | {"annotations": [{"result": choice("1"), "completed_by": {}}]},
          r"annotations\[0\].completed_by: ''"),
+        (studio() | {"annotations": [{"result": choice("1"), "created_at": [1]}]},
+         r"annotations\[0\].created_at: \[1\], but must be a time"),
         (with_data(**{"completion_" + "1" * 5000: "x", "response_1": 3}), "response_1: 3"),
     ],
 )  # fmt: skip
@@ -238,11 +239,12 @@ def record(**changes: Any) -> Row:
         (record(fields="x"), "fields: 'x', but must be an object"),
         (record(fields={"prompt": "p", "completion_1": 3}), "fields.completion_1: 3"),
         (record(responses=[1]), r"responses: \[1\], but must be an object"),
-        (record(responses={"rank": []}), "responses.best: missing"),
         (record(responses={"best": {"value": "1"}}), "responses.best: {'value'.*must be a list"),
         (record(responses={"best": ["1"]}), r"responses.best\[0\]: '1', but must be an object"),
         (record(responses={"best": [{"value": "0"}]}), r"best\[0\].value: '0', but the completion"),
-        (record(responses={"best": [{"value": None}]}), r"best\[0\].value: None"),
+        (record(responses={"best": [{"value": 1.5}]}), r"best\[0\].value: 1.5"),
+        (record(responses={"best": [{"value": "1", "updated_at": "noon"}]}),
+         r"best\[0\].updated_at: 'noon', but must be a time"),
         (record(responses={"best": [{"value": "1", "user_id": 5}]}), r"best\[0\].user_id: 5"),
         (record(metadata={"row": "{"}), "metadata.row: '{', but must be a JSON object"),
         (record(metadata={"row": {"a": 1}}), "metadata.row: .*, but must be a JSON object as"),
@@ -270,3 +272,36 @@ def test_a_files_row_says_nothing_of_who_picked_what(codec: Codec) -> None:
     else:
         task["metadata"]["row"] = json.dumps(kept)
     assert codec[1]([task], "x") == [{"prompt": "No pick\u200b", "completions": ["é", "<View>"]}]
+
+
+def test_an_annotation_without_a_choice_is_one_skipped_annotation() -> None:
+    """A rating alone, nothing at all, or a choice of none: the task's other annotations count."""
+    stars = [{"from_name": "stars", "type": "rating", "value": {"rating": 3}}]
+    rows = from_label_studio([studio(stars, choice("2"), [], choice(), None)], "p.json")
+    assert ([row["best"] for row in rows], rows.skipped) == ([1], 4)
+    answers = [{"value": None, "user_id": "u"}, {"value": "2", "user_id": "v"}]
+    rows = from_argilla(
+        [record(responses={"best": answers}), record(responses={"comment": [{"value": "so"}]})],
+        "a.json",
+    )
+    assert ([row.get("best") for row in rows], rows.skipped) == ([1, None], 2)
+
+
+def test_a_file_whose_every_choice_has_another_name_is_refused() -> None:
+    other = [{"from_name": "winner", "type": "choices", "value": {"choices": ["1"]}}]
+    with pytest.raises(InputError, match=r"p.json: task 1: annotations\[0\].result: no choice nam"):
+        from_label_studio([studio(other), studio(other)], "p.json")
+    with pytest.raises(InputError, match="a.json: record 1: responses.best: missing"):
+        from_argilla([record(responses={"winner": [{"value": "1"}]})], "a.json")
+
+
+def test_the_time_of_an_annotation_comes_along() -> None:
+    task = studio(choice("1"), choice("2"), choice("2"))
+    early, late = "2024-01-01T10:00:00Z", "2024-01-02T10:00:00Z"
+    task["annotations"][0] |= {"created_at": early, "updated_at": late}
+    task["annotations"][1] |= {"created_at": early}
+    rows = from_label_studio([task], "p.json")
+    assert [row.get("updated_at") for row in rows] == [late, early, None]
+    answers = [{"value": "1", "user_id": "u", "inserted_at": early}]
+    (row,) = from_argilla([record(responses={"best": answers})], "a.json")
+    assert row["updated_at"] == early

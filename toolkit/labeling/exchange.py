@@ -7,8 +7,10 @@ from typing import Any
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.files import parse_object
+from toolkit.data.labels import label_time, with_whole_numbers
 from toolkit.errors import InputError
 from toolkit.labeling.formats import (
+    Imported,
     from_argilla,
     from_label_studio,
     to_argilla,
@@ -42,8 +44,11 @@ EXPORTS: dict[str, Callable[[Store], Iterator[bytes]]] = {
 }
 
 
-def read_upload(content: bytes, form: str, name: str = "the file") -> list[Row]:
+def read_upload(content: bytes, form: str, name: str = "the file") -> Imported:
     """The rows of a file, checked: with ``best`` comparisons, without it items.
+
+    An annotation without a choice is skipped and counted: of a native row whose ``best`` is null,
+    the item remains.
 
     Args:
         content: its bytes.
@@ -55,22 +60,32 @@ def read_upload(content: bytes, form: str, name: str = "the file") -> list[Row]:
     """
     if form not in FORMATS:
         raise InputError(f"format {form!r:.40} is none of {', '.join(FORMATS)}")
+    made = Imported()
     if form == "native":
-        rows = [
-            (f"{name}:{number}", parse_object(line, f"{name}:{number}", number == 1))
-            for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()
-        ]  # fmt: skip
+        rows = []
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if line.strip():
+                place = f"{name}:{number}"
+                row = with_whole_numbers(parse_object(line, place, number == 1))
+                rows.append((place, row))
+                label_time(row, f"{place}: ")
+                if "best" in row and row["best"] is None:
+                    del row["best"]
+                    made.skipped += 1
     else:
         try:
             tasks = json.loads(content.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{name}: not JSON ({error})") from None
         read = from_label_studio if form == "label_studio" else from_argilla
-        rows = [(f"{name}: row {i}", row) for i, row in enumerate(read(tasks, name), start=1)]
+        found = read(tasks, name)
+        made.skipped = found.skipped
+        rows = [(f"{name}: row {i}", row) for i, row in enumerate(found, start=1)]
     if not rows:
         raise InputError(f"{name}: no rows")
     for place, row in rows:
         problems = problems_of(row, "best" if "best" in row else "completions")
         if problems:
             raise InputError(f"{place}: {problems[0]}")
-    return [row for _, row in rows]
+        made.append(row)
+    return made

@@ -7,9 +7,13 @@
     Argilla 2, a record      {"id": "...", "fields": {"prompt": "...", "completion_1": "...", ...},
                               "responses": {"best": [{"value": "2", "user_id": "..."}, ...]}}
 
-Both count completions from 1. What has no field there (messages, source and anything else that a
-row holds) travels along: as an object in ``data.row``, as JSON text in ``metadata.row``. Neither
-tool must know of it, and the rows come back as they left, those of one item together.
+Both count completions from 1. An annotation without a choice is skipped and counted; one that says
+when it was made (``updated_at`` or ``created_at``; Argilla's ``inserted_at``) hands that on to the
+row as ``updated_at``, so that of two by one person the later counts.
+
+What has no field there (messages, source and anything else that a row holds) travels along: as an
+object in ``data.row``, as JSON text in ``metadata.row``. Neither tool must know of it, and the rows
+come back as they left, those of one item together.
 """
 
 import hashlib
@@ -22,19 +26,24 @@ from xml.sax.saxutils import quoteattr
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import COLUMN
+from toolkit.data.labels import TIMES, as_index, label_time
+from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
 
 Row = dict[str, Any]
-PERSONAL = ("best", "labeler")  # what differs between labellers of one item
+PERSONAL = ("best", "labeler", "updated_at")  # what differs between labellers of one item
 NOBODY = str(uuid.UUID(int=0))  # Argilla wants a user for each response
 WORDS: dict[Any, str] = {dict: "an object", list: "a list", str: "text"}
 
 
-def prompt_text(prompt: str | list[dict[str, str]]) -> str:
-    """A prompt as people read it: text as it is, messages as ``role: content``."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+class Imported(list[Row]):
+    """Rows that came in.
+
+    Attributes:
+        skipped: annotations that hold no choice.
+    """
+
+    skipped = 0
 
 
 def label_studio_config(k: int) -> str:
@@ -89,8 +98,8 @@ def to_label_studio(rows: Iterable[Row]) -> list[Row]:
     return tasks
 
 
-def from_label_studio(tasks: Any, path: str | Path) -> list[Row]:
-    """A comparison for each annotation that was not cancelled; a row without ``best`` for no such.
+def from_label_studio(tasks: Any, path: str | Path) -> Imported:
+    """A comparison for each annotation with a choice; a row without ``best`` for a task of none.
 
     A pick is a choice named ``best``, or what a Pairwise tag says of two completions: left is the
     one of the lower number. Other results (ratings, comments), drafts and predictions are not read.
@@ -101,9 +110,11 @@ def from_label_studio(tasks: Any, path: str | Path) -> list[Row]:
         path: of the file, for messages.
 
     Raises:
-        InputError: path, task (from 1), field, what is wrong.
+        InputError: path, task (from 1), field, what is wrong; or no annotation of the file has a
+            choice where some have other results.
     """
-    rows = []
+    rows = Imported()
+    chosen, other = 0, None
     for place, task in _numbered(tasks, path, "task"):
         data = _need(task, "data", dict, place, " (export as JSON, not as JSON-MIN)")
         kept = data.get("row", {k: data[k] for k in ("source",) if data.get(k) is not None})
@@ -112,22 +123,44 @@ def from_label_studio(tasks: Any, path: str | Path) -> list[Row]:
         annotations = _need(task, "annotations", list, place) if task.get("annotations") else []
         for i, annotation in enumerate(annotations):
             here = f"{place}annotations[{i}]."
-            result = _need(annotation, "result", list, here)
-            if annotation.get("was_cancelled") or not result:
+            if not isinstance(annotation, dict) or annotation.get("result") is not None:
+                result = _need(annotation, "result", list, here)
+            else:
+                result = []
+            if annotation.get("was_cancelled"):
                 continue
             pick = _result(result, numbers, here)
-            picks.append(pick | _completed_by(annotation.get("completed_by"), here))
+            if pick is None:
+                rows.skipped += 1
+                other = other or (f"{here}result" if result else None)
+                continue
+            chosen += 1
+            picks.append(
+                pick | _completed_by(annotation.get("completed_by"), here) | _when(annotation, here)
+            )
         rows += _checked(row, picks, place)
+    if other and not chosen:
+        raise InputError(f"{other}: no choice named best, and no pairwise one (rename the tag)")
     return rows
 
 
-def _result(result: list[Any], numbers: list[int], here: str) -> Row:
+def _when(holder: Row, here: str) -> Row:
+    """When a label was made, as its own text says it; nothing where it does not say."""
+    if label_time(holder, here) is None:
+        return {}
+    return {"updated_at": next(holder[n] for n in TIMES if holder.get(n) not in (None, ""))}
+
+
+def _result(result: list[Any], numbers: list[int], here: str) -> Row | None:
+    """The pick that an annotation holds; None if it holds no choice."""
     for i, entry in enumerate(result):
         spot = f"{here}result[{i}]."
         if not isinstance(entry, dict):
             raise InputError(f"{here}result[{i}]: {entry!r:.40}, but must be an object")
         if entry.get("type") == "choices" and entry.get("from_name") == "best":
             choices = _need(_need(entry, "value", dict, spot), "choices", list, f"{spot}value.")
+            if not choices:
+                continue
             if len(choices) != 1:
                 raise InputError(f"{spot}value.choices: {len(choices)} of them, but must be one")
             return {"best": _index(choices[0], numbers, f"{spot}value.choices")}
@@ -139,7 +172,7 @@ def _result(result: list[Any], numbers: list[int], here: str) -> Row:
                     "must be left or right, of two"
                 )
             return {"best": int(selected == "right")}
-    raise InputError(f"{here}result: no choice named best, and no pairwise one (rename the tag)")
+    return None
 
 
 def _completed_by(who: Any, here: str) -> Row:
@@ -186,7 +219,7 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
     return records
 
 
-def from_argilla(records: Any, path: str | Path) -> list[Row]:
+def from_argilla(records: Any, path: str | Path) -> Imported:
     """A comparison for each response to the question ``best``; a row without ``best`` for none.
 
     Drafts and discarded responses are passed over where their status is given; Argilla's own
@@ -197,9 +230,11 @@ def from_argilla(records: Any, path: str | Path) -> list[Row]:
         path: of the file, for messages.
 
     Raises:
-        InputError: path, record (from 1), field, what is wrong.
+        InputError: path, record (from 1), field, what is wrong; or no response of the file is to
+            the question ``best`` where some are to others.
     """
-    rows = []
+    rows = Imported()
+    chosen, other = 0, None
     for place, record in _numbered(records, path, "record"):
         fields = _need(record, "fields", dict, place)
         metadata = _need(record, "metadata", dict, place) if record.get("metadata") else {}
@@ -209,10 +244,13 @@ def from_argilla(records: Any, path: str | Path) -> list[Row]:
         spot = f"{place}metadata.labelers"
         users = _parsed(metadata["labelers"], spot) if "labelers" in metadata else {}
         responses = _need(record, "responses", dict, place) if record.get("responses") else {}
-        if responses and "best" not in responses:
-            raise InputError(f"{place}responses.best: missing (call the question best)")
         picks = []
-        answers = _need(responses, "best", list, f"{place}responses.") if responses else []
+        if responses.get("best") is None:
+            answers = []
+            other = other or (place if any(responses.values()) else None)
+            rows.skipped += bool(any(responses.values()))
+        else:
+            answers = _need(responses, "best", list, f"{place}responses.")
         for i, answer in enumerate(answers):
             here = f"{place}responses.best[{i}]."
             if not isinstance(answer, dict):
@@ -222,11 +260,17 @@ def from_argilla(records: Any, path: str | Path) -> list[Row]:
             user = answer.get("user_id")
             if not isinstance(user, str | None):
                 raise InputError(f"{here}user_id: {user!r:.40}, but must be text")
-            pick: Row = {"best": _index(answer.get("value"), numbers, f"{here}value")}
-            picks.append(
-                pick if user in (None, NOBODY) else pick | {"labeler": users.get(user, user)}
-            )
+            if answer.get("value") in (None, "", []):
+                rows.skipped += 1
+                continue
+            chosen += 1
+            pick: Row = {"best": _index(answer["value"], numbers, f"{here}value")}
+            if user not in (None, NOBODY):
+                pick["labeler"] = users.get(user, user)
+            picks.append(pick | _when(answer, here))
         rows += _checked(row, picks, place)
+    if other and not chosen:
+        raise InputError(f"{other}responses.best: missing (call the question best)")
     return rows
 
 
@@ -318,10 +362,10 @@ def _row(fields: Row, kept: Any, place: str) -> tuple[Row, list[int]]:
 
 def _index(value: Any, numbers: list[int], place: str) -> int:
     """The index of the completion of that number, which may be text."""
-    text = str(value) if isinstance(value, str | int) else ""
-    if text not in map(str, numbers):
+    number = as_index(value)
+    if number not in numbers:
         raise InputError(f"{place}: {value!r:.40}, but the completions are {numbers}")
-    return [str(number) for number in numbers].index(text)
+    return numbers.index(number)
 
 
 def _checked(row: Row, picks: list[Row], place: str) -> list[Row]:

@@ -456,6 +456,8 @@ class Pages:
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
         note = (f"{items[0]} items and {picks[0]} picks came in; "
                 f"{items[1] + picks[1]} were there already.")  # fmt: skip
+        if rows.skipped:
+            note += f" Annotations without a choice, which were skipped: {rows.skipped}."
         return self.page("admin.html", q=quality, csrf=csrf_of(secret), link=None, note=note,
                          who=who.name)  # fmt: skip
 

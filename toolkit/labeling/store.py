@@ -27,11 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.data.labels import TIMES, label_time
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeller less
+# How the forms of imported picks begin; the second of such as did not say when they were made.
+IMPORT, UNDATED = "import dated", "import undated"
 
 SCHEMA = """
 CREATE TABLE items (
@@ -708,40 +711,80 @@ class Store:
     def add_picks(self, rows: Iterable[dict[str, Any]]) -> tuple[int, int]:
         """Add comparisons that were picked elsewhere, under the names of those who did.
 
+        A person has one label of an item. Of several in these rows, the one that was made last
+        counts (``updated_at`` or ``created_at``), or the last in order where one does not say. It
+        replaces what the store holds of that person, unless that was made later, or was made here
+        and the row does not say when; what it replaces is undone among the events. A label that
+        came in before changes nothing when it comes in again.
+
         Args:
-            rows: ``prompt, completions, best``, perhaps ``labeler``.
+            rows: ``prompt, completions, best``, perhaps ``labeler``. Those without are one person,
+                "imported".
 
         Returns:
-            How many were added, and how many were there already.
+            How many were added or took the place of others, and how many changed nothing.
 
         Raises:
-            InputError: a pick of a completion that is not there.
+            InputError: a pick of a completion that is not there, or a time that is none.
         """
-        added = known = 0
+        given = added = 0
+        last: dict[tuple[int, int, int], tuple[int, float | None]] = {}
         with self._writing() as db:
+            people: dict[int, Labeller] = {}
             for row in rows:
+                given += 1
                 choice, turn = row["best"], row.get("turn", 0)
                 if choice not in range(len(row["completions"])) or turn not in (0, 1):
                     raise InputError(f"best {choice!r:.20}, turn {turn!r:.20}: there is no such")
+                when = label_time(row)
+                row = {name: value for name, value in row.items() if name not in TIMES}
                 item, _ = self._add_item(db, row, "comparison", False)
                 who = self._by_name(db, printable(str(row.get("labeler") or "imported"))[:200])
+                people[who.id] = who
                 place = (item, who.id, turn)
-                where = "WHERE item = ? AND labeller = ? AND turn = ?"
-                if db.execute(f"SELECT 1 FROM labels {where}", place).fetchone() is not None:
-                    known += 1
-                    continue
-                if db.execute(f"DELETE FROM leases {where}", place).rowcount:
-                    self._count(db, item, turn, -1)
-                event = self._event(
-                    db, f"import {secrets.token_urlsafe(16)}", item, who, turn, "pick",
-                    choice, None, None, None, time.time(),
-                )  # fmt: skip
-                db.execute(
-                    "INSERT INTO labels VALUES (?, ?, ?, ?, 'pick', ?)", (*place, event, choice)
-                )
-                self._count(db, item, turn, 1)
-                added += 1
-        return added, known
+                before = last.get(place, (choice, None))[1]
+                if when is None or before is None or when >= before:
+                    last[place] = (choice, when)
+            for (item, labeller, turn), (choice, when) in last.items():
+                added += self._take_pick(db, item, people[labeller], turn, choice, when)
+        return added, given - added
+
+    def _take_pick(
+        self, db: sqlite3.Connection, item: int, who: Labeller, turn: int, choice: int,
+        when: float | None,
+    ) -> bool:  # fmt: skip
+        """Let an imported pick hold, unless it is known or an older one; whether it does now."""
+        place, where = (item, who.id, turn), "WHERE item = ? AND labeller = ? AND turn = ?"
+        form = f"{IMPORT if when is not None else UNDATED} {hashed(repr((*place, choice, when)))}"
+        if db.execute("SELECT 1 FROM events WHERE form = ?", (form,)).fetchone() is not None:
+            return False
+
+        old = db.execute(
+            "SELECT l.event, l.action, l.choice, e.form, e.at FROM labels l JOIN events e "
+            "ON e.id = l.event WHERE l.item = ? AND l.labeller = ? AND l.turn = ?", place,
+        ).fetchone()  # fmt: skip
+        now = time.time()
+        if old is not None:
+            undated = old["form"].startswith(UNDATED)
+            later = undated or (when is not None and when >= old["at"])
+            if old["choice"] == choice or not later:
+                return False
+            self._event(
+                db, f"undo {old['event']}", item, who, turn, "undo", None, None, None, None, now
+            )
+            db.execute(f"DELETE FROM labels {where}", place)
+            if old["action"] in DECIDED:
+                self._count(db, item, turn, -1)
+
+        if db.execute(f"DELETE FROM leases {where}", place).rowcount:
+            self._count(db, item, turn, -1)
+        event = self._event(
+            db, form, item, who, turn, "pick", choice, None, None, None,
+            now if when is None else when,
+        )  # fmt: skip
+        db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, 'pick', ?)", (*place, event, choice))
+        self._count(db, item, turn, 1)
+        return True
 
     def _by_name(self, db: sqlite3.Connection, name: str) -> Labeller:
         row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
