@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
-from toolkit.data.prompts import read_prompts
+from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.contenders import Sampling, parse_contenders
 from toolkit.evaluation.judges import ScoreJudge
@@ -29,7 +29,7 @@ from toolkit.models.roles import Roles
 @dataclass
 class BestOfArguments:
     n: int = field(default=16, metadata={"help": "Completions of each prompt."})
-    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    prompts: str = field(default="data/prompts.jsonl", metadata={"help": PROMPTS_HELP})
     output: str = field(default="outputs/best_of_n.jsonl", metadata={"help": "JSONL to write."})
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter to sample."})
     limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
@@ -39,6 +39,9 @@ class BestOfArguments:
         metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
     )
     batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
@@ -58,15 +61,16 @@ def main(
 ) -> list[Fact]:
     # Checked before a model is loaded.
     claim_output(args.output, args.overwrite, "output")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.adapter)
     function = scorer_args.load(name, model_args.precision)
-    judge = ScoreJudge("reward", "reward_adapter", function, scorer_args.reward_adapter or "")
+    folder = scorer_args.reward_adapter or ""
+    judge = ScoreJudge("reward", "reward_adapter", function, folder, scorer_args.reward_end_token)
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
     sampling_args.rule(tokenizer)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-        args.limit, args.skip, chat_template=args.chat_template,
+        args.limit, args.skip, chat_template=args.chat_template, skip_invalid=args.skip_invalid,
     )  # fmt: skip
     model_args.check_context(prompts, sampling_args.response_length)
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
@@ -83,13 +87,13 @@ def main(
 
     # Kept with their picks.
     rows = []
-    for i, prompt in enumerate(sampling.texts):
+    for i in range(len(prompts)):
         part = slice(i * args.n, (i + 1) * args.n)
         rows.append({
-            "prompt": prompts.messages.get(i) or prompt, "completions": drawn.texts[part],
+            "prompt": prompts.shown(i, tokenizer), "completions": drawn.texts[part],
             "best": max(range(args.n), key=scores[part].__getitem__), "scores": scores[part],
             "labeler": f"best_of_{args.n}",
-        })  # fmt: skip
+        } | prompts.template_fields(i))  # fmt: skip
     write_jsonl(args.output, rows)
     best, error = mean_and_error([max(row["scores"]) for row in rows])
     facts = [

@@ -19,11 +19,11 @@ from typing import Any
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
-from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.prompts import given_prompts, read_prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
-from toolkit.evaluation.contenders import Sampling, other_settings
+from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.judges import judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
@@ -37,17 +37,19 @@ def main(
 ) -> Row:
     # Contenders, judges and prompts, checked before a model is loaded.
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    name = model_args.model_name_or_path
     judges = args.load_judges(name, model_args.precision)
-    sampling_args.rule(tokenizer)
+    outputs: dict[str, Outputs] = {}
     if args.samples is not None:
-        contenders, texts, outputs = read_samples(args.samples)
-        prompts = Prompts(tokenizer(texts)["input_ids"])
+        contenders, asked, outputs = read_samples(args.samples)
+        tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
+        prompts = given_prompts(asked, tokenizer, args.chat_template)
     else:
-        contenders, outputs = args.load_contenders(name, model_args.precision), {}
+        contenders = args.load_contenders(name, model_args.precision)
+        tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
         found, left_out = read_prompts(
             args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-            args.limit, args.skip, chat_template=args.chat_template,
+            args.limit, args.skip, chat_template=args.chat_template, skip_invalid=args.skip_invalid,
         )  # fmt: skip
         prompts = found.once()
         model_args.check_context(prompts, sampling_args.response_length)
@@ -57,6 +59,7 @@ def main(
             raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
         for line in other_settings(contenders, sampling_args):
             print(f"note: {line}")
+    sampling_args.rule(tokenizer)
 
     # Everyone writes; then everyone is judged.
     sampling = Sampling(
@@ -70,7 +73,7 @@ def main(
         )
     rows = contender_rows(contenders, outputs, {}, sampling.texts)
     if args.samples is None:  # kept whatever the judges do
-        write_jsonl(out / "samples.jsonl", sample_rows(sampling.texts, outputs, {}))
+        write_jsonl(out / "samples.jsonl", sample_rows(prompts, tokenizer, outputs, {}))
         write_json(out / "evaluation.json", {"contenders": rows, "prompts": len(prompts)})
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
@@ -94,7 +97,7 @@ def main(
             picked_by,
         ),
     }  # fmt: skip
-    samples = sample_rows(sampling.texts, outputs, scores)
+    samples = sample_rows(prompts, tokenizer, outputs, scores)
     write_jsonl(out / "samples.jsonl", samples)
     write_json(out / "evaluation.json", result)
     write_run(out / "run.json", model_args, sampling_args, args)

@@ -20,6 +20,8 @@ from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments,
 from toolkit.cli import run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.prompts import TAKEN
+from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
@@ -99,7 +101,9 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
         if args.limit is not None and len(labelled) == args.limit:
             break
         completions = row["completions"]
-        scores = call_reward_function(scorer, [row["prompt"]] * len(completions), completions, {})
+        prompts = [row["prompt"]] * len(completions)
+        columns = {name: [value] * len(prompts) for name, value in row.items() if name not in TAKEN}
+        scores = call_reward_function(scorer, prompts, answers(prompts, completions), columns)
         best = pick_best(scores, args.ties, args.noise, rng)
         if best is None or len(set(completions)) == 1:
             dropped += 1

@@ -42,13 +42,16 @@ def main(
     # Data, rewards and memory, checked before the model is loaded.
     ranks = Ranks(config.world_size)
     claim_output(str(config.output_dir), args.overwrite or config.resume is not None, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
         check_adapter(args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter")
     if config.value_init == "reward" and reward_args.reward_adapter is None:
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     prompts, held_out, left_out = args.load(tokenizer)
+    reading = reward_args.reading(tokenizer)
+    if reading is not None:
+        reading.check(prompts)
     config.rule(tokenizer)  # a truncation token that is not one, say, is a mistake for now
     model_args.check_context(prompts + (held_out or []), config.response_length)
     if not model_args.trust_remote_code:
@@ -68,7 +71,7 @@ def main(
         model_args.base(), lora.config("CAUSAL_LM"), value=config.value,
         reward_adapter=reward_args.reward_adapter, policy_adapter=args.policy_adapter,
         reference=args.reference_role, value_init=config.value_init,
-        autocast_dtype=torch.bfloat16 if config.bf16 else None,
+        autocast_dtype=torch.bfloat16 if config.bf16 else None, reading=reading,
     )  # fmt: skip
 
     # Trainer, train, save.

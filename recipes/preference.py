@@ -23,7 +23,7 @@ from toolkit.arguments import (
 )
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
-from toolkit.data.text import token_id
+from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig
 from toolkit.training.baseline_data import preference_shape, prepare_completions
 from toolkit.training.baseline_trainers import preference_trainer
@@ -39,8 +39,8 @@ def main(
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
-    stop_id = token_id(tokenizer, args.stop_token, "stop_token")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
+    stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     args.check(name, model_args.precision)
     data = prepare_completions(
         data_args.open("best", config.seed),

@@ -17,8 +17,10 @@ from typing import Any
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
 from toolkit.cli import run, write_run
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
+from toolkit.data.text import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local, write_facts
+from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
 from toolkit.training.accuracy import best_of_k_accuracy, judge
@@ -37,6 +39,11 @@ class RewardArguments:
     normalize_truncated: bool = field(
         default=False, metadata={"help": "Apply the truncation rule to them (the paper did not)."}
     )
+    end_token: str = field(
+        default="none",
+        metadata={"help": "What closes every text before it is scored: none, eos, or a token. PPO "
+                  "and the others then score texts that are closed so."},
+    )  # fmt: skip
     check_reload: bool = field(
         default=True, metadata={"help": "Score again after loading in a clean process."}
     )
@@ -61,16 +68,17 @@ def main(
     longest = model_args.longest(config.max_length)
     room = min(sampling.max_prompt_length, longest - rule.response_length)
     comparisons = data_args.open(config.wants, config.seed)
+    end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
+    encoder = data_args.encoder(tokenizer, longest)
     data = prepare(
-        *comparisons, data_args.encoder(tokenizer, longest), config, args.normalize_samples, room,
-        scratch=out.parent,
-    )  # fmt: skip
+        *comparisons, encoder, config, args.normalize_samples, room, out.parent, end_id
+    )
     print(json.dumps(data.facts, indent=2))
 
     # Model and trainer.
     trainer = BestOfKTrainer(
         model_args.base(score_head=True, seed=config.seed), config, tokenizer, data.train,
-        data.held_out, lora.config("SEQ_CLS"), data.collator(tokenizer.pad_token_id),
+        data.held_out, lora.config("SEQ_CLS"), data.collator(),
     )  # fmt: skip
     print(preflight(trainer))
     seconds = trainer.train().metrics["train_runtime"]
@@ -84,21 +92,29 @@ def main(
         del trainer
         if args.check_reload:
             model_args.verify_reload(folder, probes, expected)
-        roles = Roles(model_args.base(), reward_adapter=folder)
-        scores = score_candidates(roles, data.held_out, tokenizer.pad_token_id)  # raw, as trained
+        reads = {
+            "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
+            "chat_template": encoder.template,
+        }
+        write_facts(folder, name, precision=model_args.precision, **reads)
+        roles = Roles(
+            model_args.base(), reward_adapter=folder, reading=reading_of(folder, tokenizer)
+        )
+        roles.keep_only(tokenizer)
+        scores = score_candidates(roles, data.held_out, data.pad_id)  # raw, as trained
         metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
         metrics["train_comparisons"] = len(data.train)
         facts = normalize(
             roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
             whole=not args.normalize_truncated,
         )  # fmt: skip
-        write_facts(folder, name, precision=model_args.precision, **facts)
+        write_facts(folder, name, precision=model_args.precision, **reads, **facts)
         write_json(folder / "metrics.json", metrics)
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
     print(json.dumps(metrics, indent=2))
-    print(f"{out / 'adapter'}: {judge(metrics)[1]}")
+    print(f"{out / 'adapter'}: {judge(metrics).sentence}")
     return metrics | {"history": history}
 
 

@@ -35,11 +35,14 @@ def main(
 ) -> dict[str, Any]:
     # Data and rewards, checked before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     rule = config.rule(tokenizer)
     parts = [
         part if part is not None
-        else TextRewardModel(str(reward_args.reward_adapter), model_args.precision)
+        else TextRewardModel(
+            str(reward_args.reward_adapter), model_args.precision,
+            end_token=reward_args.reward_end_token, tokenizer=tokenizer,
+        )
         for part in reward_args.load(name, model_args.precision)
     ]  # fmt: skip
     weights = reward_args.reward_weights or [1.0] * len(parts)

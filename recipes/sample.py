@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
-from toolkit.data.prompts import read_prompts
+from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import check_range, check_seed
 from toolkit.models.adapters import check_adapter
@@ -25,11 +25,14 @@ from toolkit.models.roles import Roles
 
 @dataclass
 class SampleArguments:
-    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    prompts: str = field(default="data/prompts.jsonl", metadata={"help": PROMPTS_HELP})
     output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
     chat_template: str | None = field(
         default=None,
         metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter's folder."})
@@ -51,7 +54,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     # Everything that can be wrong with the input is found before the model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name = model_args.model_name_or_path
-    tokenizer = model_args.tokenizer()
+    tokenizer = model_args.tokenizer(args.adapter)
     rule = sampling.rule(tokenizer)
     prompts, left_out = read_prompts(
         args.prompts,
@@ -60,6 +63,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         sampling.prompt_tokens,
         args.limit,
         chat_template=args.chat_template,
+        skip_invalid=args.skip_invalid,
     )
     model_args.check_context(prompts, rule.response_length)
     prompts = prompts.pick([i for i in range(len(prompts)) for _ in range(args.rows_per_prompt)])
@@ -67,6 +71,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
 
     roles = Roles(model_args.base(), policy_adapter=args.adapter)
+    roles.keep_only(tokenizer)
     generator = torch.Generator().manual_seed(args.seed)
 
     # Draw K completions of each prompt; then draw again in place of those that do not end.
@@ -89,10 +94,11 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
 
     rows = [
         {
-            "prompt": prompts.messages.get(i) or decode_pair(tokenizer, ids, [])[0],
+            "prompt": prompts.shown(i, tokenizer),
             "completions": kept,
         }
-        for i, (ids, kept) in enumerate(zip(prompts, texts, strict=True))
+        | prompts.template_fields(i)
+        for i, kept in enumerate(texts)
         if len(kept) == args.completions
     ]
     write_jsonl(args.output, rows)

@@ -22,7 +22,7 @@ from toolkit.arguments import (
 )
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
-from toolkit.data.text import token_id
+from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import SFTBaselineConfig
 from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
 from toolkit.training.baseline_trainers import sft_trainer
@@ -45,8 +45,8 @@ def main(
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer()
-    stop_id = token_id(tokenizer, args.stop_token, "stop_token")
+    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
+    stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     longest = model_args.longest(config.max_length)
     args.check(name, model_args.precision)
     if args.text is not None:

@@ -149,9 +149,13 @@ class Letters:
     """A tokenizer of letters, with a BOS in front of all text."""
 
     bos_token_id, pad_token_id, pad_token, chat_template = 1, 0, "\0", None
+    bos_token = "\1"
 
     def __call__(self, texts: list[str], add_special_tokens: bool, **kwargs: Any) -> dict:
         return {"input_ids": [[1] * add_special_tokens + [ord(c) for c in t] for t in texts]}
+
+    def decode(self, ids: list[int], **kwargs: Any) -> str:
+        return "".join(map(chr, ids))
 
 
 def test_the_cut_keeps_the_bos_and_at_least_a_token_of_the_prompt() -> None:

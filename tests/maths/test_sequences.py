@@ -67,8 +67,8 @@ def test_last_real_token_under_any_padding() -> None:
 
 def test_mask_keeps_the_stop_token_and_drops_what_follows() -> None:
     ids = torch.tensor([[5, 2, 7, 2], [5, 6, 7, 8]])
-    assert mask_after_stop(ids, 2).tolist() == [[True, True, False, False], [True] * 4]
-    assert mask_after_stop(ids, None).all()
+    assert mask_after_stop(ids, [2]).tolist() == [[True, True, False, False], [True] * 4]
+    assert mask_after_stop(ids, []).all()
 
 
 def test_padding_on_either_side() -> None:

@@ -77,7 +77,7 @@ def test_a_stop_token_ends_a_completion_and_padding_follows(roles: Roles, demo_m
     tokenizer = load_tokenizer(demo_model)
     stop = tokenizer(".")["input_ids"][0]
     ids, mask = prompts(demo_model, copies=8)
-    sampled = sample(roles.step(), ids, mask, noise(16, 20), 0.7, 0, stop_id=stop)
+    sampled = sample(roles.step(), ids, mask, noise(16, 20), 0.7, 0, stop_ids=(stop,))
     lengths = sampled.mask.sum(1)
     assert lengths.min() >= 1 and lengths.min() < lengths.max()
     for row, keep in zip(sampled.completion_ids, sampled.mask, strict=True):

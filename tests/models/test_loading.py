@@ -188,7 +188,7 @@ BROKEN_ADAPTERS = [
     ({"weights": {"m.score.weight": torch.zeros(2, 8)}}, "no score head with one output"),
     ({"weights": {"m.score.weight": torch.zeros(1, 8), "m.score.bias": torch.zeros(1)}},
      "no score head with one output and no bias"),
-    ({"config": {"peft_type": "IA3"}}, "a IA3 adapter .LoRA is wanted"),
+    ({"config": {"peft_type": "IA3"}}, "a IA3 adapter, but LoRA is wanted .merge it"),
     ({"toolkit_json": "{"}, "toolkit.json: not JSON"),
     ({"toolkit_json": "[]"}, "a list, not a JSON object"),
     ({"toolkit_json": '{"gain": null}'}, "gain is None, but must be a finite number"),

@@ -30,7 +30,6 @@ from toolkit.training.baseline_data import (
     SFT_SCHEMA,
     BaselineData,
     complete,
-    completion_ids,
     kto_rows,
     others,
     pair_rows,
@@ -119,7 +118,7 @@ def test_prompts_are_ppos_and_completions_read_as_they_were_written(
 def test_the_stop_token_comes_once_and_only_when_asked_for(tokenizer: Any) -> None:
     row = {"prompt": "Hi.", "completions": [" a", " b<|endoftext|>"], "best": 0}
     plain, stopped = encoded(tokenizer, row)[0], encoded(tokenizer, row, stop_id=EOS)[0]
-    assert [c.count(EOS) for c in plain["completion_ids"]] == [0, 1]
+    assert [c.count(EOS) for c in plain["completion_ids"]] == [0, 0]
     assert [c.count(EOS) for c in stopped["completion_ids"]] == [1, 1]
     assert all(c[-1] == EOS for c in stopped["completion_ids"])
 
@@ -147,7 +146,7 @@ def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root
         line = {"prompt": before, "completions": [after, " x"], "best": 0}
         prompt = encoder.prompt_ids(before)
         assert prompt[0] == tokenizer.bos_token_id == 1
-        ids = completion_ids(encoder, line, prompt)[0]
+        ids = encoder.completion_ids(prompt, before, after, chat=False)
         assert decode_pair(tokenizer, prompt, ids) == (before, after)
         assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids)
         joined += tokenizer(before + after)["input_ids"][: len(prompt)] != prompt

@@ -69,12 +69,12 @@ def test_scalar_targets_are_scaled_by_the_training_rows_mean_and_spread(
     demo_model: str, tmp_path: Path
 ) -> None:
     data = prepared(demo_model, tmp_path, loss_type="scalar_rating")
-    batch = data.collator(0)([data.train[i] for i in range(30)])
+    batch = data.collator()([data.train[i] for i in range(30)])
     assert batch["target_scores"].mean().item() == pytest.approx(0, abs=1e-5)
     assert batch["target_scores"].std(correction=0).item() == pytest.approx(1, abs=1e-5)
     big = [row | {"scores": [s + 1e9 for s in row["scores"]]} for row in ROWS]
     data = prepared(demo_model, tmp_path, big, loss_type="scalar_rating")
-    assert data.collator(0)([data.train[i] for i in range(30)])["target_scores"].std() > 0.9
+    assert data.collator()([data.train[i] for i in range(30)])["target_scores"].std() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -145,19 +145,21 @@ def test_a_classifier_with_two_outputs_is_refused(demo_model: str, tmp_path: Pat
         TextRewardModel(str(tmp_path / "two"), "fp32")
 
 
-def test_a_whole_classifier_scores_with_its_own_head(demo_model: str, tmp_path: Path) -> None:
+def test_a_whole_classifier_scores_with_its_own_head_behind_an_end_token_as_trl_trained_it(
+    demo_model: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=1).eval()
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(tmp_path / "whole")
     tokenizer = load_tokenizer(demo_model)
     tokenizer.save_pretrained(tmp_path / "whole")
-    scores = TextRewardModel(str(tmp_path / "whole"), "fp32")(TEXTS, ["", ""])
-    for text, value in zip(TEXTS, scores, strict=True):
-        with torch.no_grad():
-            assert value == pytest.approx(
-                model(**tokenizer(text, return_tensors="pt")).logits.item(), abs=1e-4
-            )
+    for flag, end in (("auto", tokenizer.eos_token), ("none", "")):
+        scorer = TextRewardModel(str(tmp_path / "whole"), "fp32", end_token=flag)
+        for text, value in zip(TEXTS, scorer(TEXTS, ["", ""]), strict=True):
+            with torch.no_grad():
+                ids = tokenizer(text + end, return_tensors="pt")
+                assert value == pytest.approx(model(**ids).logits.item(), abs=1e-4)
 
 
 def test_rewards_are_known_by_their_content_when_a_run_is_resumed(tmp_path: Path) -> None:

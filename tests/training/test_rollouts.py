@@ -30,7 +30,7 @@ def test_the_scorer_sees_up_to_the_first_full_stop_that_counts() -> None:
 def test_the_scorer_sees_all_without_a_rule_and_never_the_stop_token() -> None:
     rule = SamplingRule(4, 0.7, pad_id=0)
     assert rule.visible(sampled([[5, 6, 7, 8]]))[0].all()
-    rule = SamplingRule(4, 0.7, pad_id=0, stop_id=END)
+    rule = SamplingRule(4, 0.7, pad_id=0, stop_ids=(END,))
     visible, valid = rule.visible(sampled([[5, 6, END, 0]], [[1, 1, 1, 0]]))
     assert visible.tolist() == [[True, True, False, False]] and valid.all()
 

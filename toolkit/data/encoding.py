@@ -1,15 +1,24 @@
-"""Comparisons to token ids: prompts of text or messages, a rule for long rows, a file on disk.
+"""The one place where prompts and completions become token ids, for every stage alike.
 
-A candidate is the prompt and one completion as one text. For messages the prompt is what the chat
-template makes of them, up to where the assistant's turn begins; nothing closes the turn, since the
-scorer never sees a stop token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
+Sampling, reward training, PPO, SFT, preference training and evaluation read the same tokens:
+
+    prompt        text: what the tokenizer makes of it, BOS once, never an end token behind it.
+                  messages: what the chat template makes of them, up to where the assistant begins
+    completion    the tokens that follow those of the prompt, as sampling would have made them, even
+                  where the text tokenized as one would run a token across the border (a prompt that
+                  ends in a space, say). It ends before its first end token; what stands behind that
+                  is left out. Both are counted
+    candidate     prompt, completion and, if the stage closes its texts, an end token
+
+Nothing closes a candidate of a reward model unless it is told to: the scorer never sees a stop token
+in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 """
 
-import os
+import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 from datasets import Dataset
@@ -17,7 +26,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.sources import Placed
-from toolkit.errors import InputError, check_choice
+from toolkit.data.text import decode_pair, end_ids, special_prefix, text_ids
+from toolkit.errors import BadRows, InputError, check_choice
 
 Row = dict[str, Any]
 LONG_ROWS = ("drop", "truncate_prompt")
@@ -29,6 +39,7 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
+HALF = "\ufffd"  # what a part of a character is decoded to
 SCHEMA = pyarrow.schema({
     "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
     "best": pyarrow.int32(),
@@ -39,22 +50,37 @@ SCHEMA = pyarrow.schema({
 })  # fmt: skip
 
 
+class Encoded(NamedTuple):
+    """A row in token ids: ``completions`` K lists, each as it follows ``prompt``."""
+
+    row: Row
+    number: int
+    prompt: list[int]
+    completions: list[list[int]]
+
+
 class Encoder:
-    """Turns rows into token ids and counts what did not fit.
+    """Turns rows into token ids, and counts what did not fit and what was unusual.
 
     Args:
         tokenizer: of the base.
         max_length: tokens of prompt and completion; None for no limit.
         long_rows: for a row with a longer candidate: "drop" it, or "truncate_prompt": take so many
-            tokens from the prompt's start (not its BOS), the same from each candidate, and drop the
-            row only where no prompt would be left.
+            tokens from the prompt's start (not its BOS), and drop the row only where no prompt would
+            be left.
         chat_template: for prompts that are messages: None takes the tokenizer's own, "plain" is
             "Human: ... Assistant: ...", anything else is the path of a Jinja file.
+        skip_invalid: pass over rows that a template refuses, or whose completion is only an end
+            token, instead of raising; ``bad`` counts and shows them.
 
     Attributes:
         rows, dropped, truncated: how many were encoded, did not fit, were made to fit.
         joined, example: how many run from a text prompt into a completion without a space between
             words, and where the first of them does.
+        ended, behind: completions that carried an end token, and those with text behind it.
+        rendered: text prompts that begin with the BOS already.
+        spaced: text prompts that end in a space.
+        last_ids: the tokens that candidates end in.
     """
 
     def __init__(
@@ -63,16 +89,28 @@ class Encoder:
         max_length: int | None,
         long_rows: str = "drop",
         chat_template: str | None = None,
+        skip_invalid: bool = False,
     ) -> None:
         check_choice("long_rows", long_rows, LONG_ROWS)
         self.tokenizer, self.max_length, self.long_rows = tokenizer, max_length, long_rows
         self.template = _read_template(chat_template)
         self.plain = chat_template == "plain"
+        self.skip_invalid, self.bad = skip_invalid, BadRows()
         self.rows = self.dropped = self.truncated = self.joined = 0
+        self.ended = self.behind = self.rendered = self.spaced = 0
         self.example = ""
+        self.last_ids: set[int] = set()
+        self.ends = end_ids(tokenizer)
+        # A token that does nothing but pad is a mistake in a text; <unk> or an end token is none.
+        pad, unknown = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None)
+        self.padding = None if pad in (*self.ends, unknown) else pad
 
-    def prompt_text(self, prompt: str | list[dict[str, str]]) -> str:
+    def prompt_text(self, prompt: str | list[dict[str, str]], row: Row | None = None) -> str:
         """What the model reads before the completion.
+
+        Args:
+            prompt: text or messages.
+            row: its ``tools`` and ``chat_template_kwargs`` go to the template, as in TRL.
 
         Raises:
             InputError: messages, but no template, or one that refuses them.
@@ -84,83 +122,257 @@ class Encoder:
                 "the prompts are messages, but the tokenizer has no chat template (pass "
                 "--chat_template plain, or a Jinja file)", "chat_template",
             )  # fmt: skip
-        try:
-            text = self.tokenizer.apply_chat_template(
-                prompt, chat_template=self.template, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template is a program
-            raise InputError(
-                f"chat_template: refuses {prompt!r:.80}: {type(error).__name__}: {error}",
-                "chat_template",
-            ) from None
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"chat_template: makes nothing of {prompt!r:.80}", "chat_template")
-        return text
+        return render(self.tokenizer, prompt, self.template, row, add_generation_prompt=True)
 
-    def ids(self, texts: list[str], chat: bool) -> list[list[int]]:
-        """Token ids; special tokens are added unless a chat template has put them there."""
-        return self.tokenizer(
-            texts, truncation=False, verbose=False, add_special_tokens=self.plain or not chat,
-            return_attention_mask=False,
-        )["input_ids"]  # fmt: skip
-
-    def prompt_ids(self, prompt: str | list[dict[str, str]]) -> list[int]:
+    def prompt_ids(
+        self, prompt: str | list[dict[str, str]], row: Row | None = None
+    ) -> list[int]:
         """Token ids of a prompt by itself, as PPO starts from."""
-        return self.ids([self.prompt_text(prompt)], not isinstance(prompt, str))[0]
+        (ids,) = self._prompts([(self.prompt_text(prompt, row), not isinstance(prompt, str))])
+        return ids
 
-    def encode(self, rows: Iterable[Placed]) -> Iterator[Row]:
-        """Rows of ``candidate_ids`` (K lists), the labels, and ``row``, which counts those given.
+    def _prompts(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
+        """Token ids of prompts; of those that a chat template wrote, without special tokens."""
+        found = self._tokenize(texts)
+        prefix = special_prefix(self.tokenizer)
+        for (text, chat), ids in zip(texts, found, strict=True):
+            if chat:
+                continue
+            self.spaced += text.endswith(" ")
+            bos = self.tokenizer.bos_token
+            self.rendered += bool(prefix and bos and text.startswith(bos) and ids[:1] == prefix[:1])
+        return found
+
+    def _tokenize(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
+        raw = {chat: [text for text, c in texts if c == chat] for chat in (False, True)}
+        bare = self.tokenizer(
+            raw[True], truncation=False, verbose=False, add_special_tokens=False,
+            return_attention_mask=False,
+        )["input_ids"] if raw[True] and not self.plain else text_ids(self.tokenizer, raw[True])  # fmt: skip
+        rows = {False: iter(text_ids(self.tokenizer, raw[False])), True: iter(bare)}
+        return [next(rows[chat]) for _, chat in texts]
+
+    def pieces(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Encoded]:
+        """Rows in token ids: the prompt, and each completion as it follows that.
+
+        Args:
+            rows: with their places; ``number`` counts those given, dropped ones too.
+            end_id: completions are closed with this token; None for nothing behind them.
 
         Raises:
-            InputError: a completion that ends in the text of the pad token, which transformers'
-                pooling would take for padding (with the row's place).
+            InputError: a template that refuses a row, or a completion without a token, with the
+                row's place.
         """
-        number = 0
+        number = -1
         for chunk in _chunks(rows, 512):
-            texts: dict[bool, list[str]] = {False: [], True: []}
-            for _, row in chunk:
-                prompt = self.prompt_text(row["prompt"])
-                chat = not isinstance(row["prompt"], str)
-                if not chat and _runs_on(prompt, row["completions"]):
-                    self.joined += 1
-                    self.example = self.example or prompt[-10:] + row["completions"][0][:10]
-                space = " " if chat and self.plain else ""  # "Assistant: ..."
-                texts[chat] += [prompt + space + text.lstrip(" ") if space else prompt + text
-                                for text in row["completions"]]  # fmt: skip
-            ids = {chat: iter(self.ids(t, chat) if t else []) for chat, t in texts.items()}
+            asked: list[tuple[int, str, Row, str, bool]] = []
             for place, row in chunk:
+                number += 1
                 chat = not isinstance(row["prompt"], str)
-                candidates = [next(ids[chat]) for _ in row["completions"]]
-                if any(c[-1] == self.tokenizer.pad_token_id for c in candidates):
-                    raise InputError(
-                        f"{place}: a completion ends in the pad token "
-                        f"{self.tokenizer.pad_token!r} (cut it off)"
-                    )
-                fitting = self._fit(row, candidates)
+                try:
+                    text = self.prompt_text(row["prompt"], row)
+                except InputError as error:
+                    if error.field == "chat_template" and "no chat template" in str(error):
+                        raise  # of the run, not of the row
+                    self._refuse(place, str(error))
+                    continue
+                if not chat and _runs_on(text, row["completions"]):
+                    self.joined += 1
+                    self.example = self.example or text[-10:] + row["completions"][0][:10]
+                asked.append((number, place, row, text, chat))
+            prompts = self._prompts([(text, chat) for *_, text, chat in asked])
+            wholes = iter(self._tokenize([
+                (text + completion, chat) for _, _, row, text, chat in asked
+                for completion in self._completions(row, chat)
+            ]))  # fmt: skip
+            for (place_number, place, row, _, chat), prompt in zip(asked, prompts, strict=True):
+                cut = [self._behind(prompt, next(wholes), completion)
+                       for completion in self._completions(row, chat)]  # fmt: skip
+                if not all(cut):
+                    empty = row["completions"][[not c for c in cut].index(True)]
+                    self._refuse(place, f"completions: {empty!r:.40} is an end token and no more "
+                                        "(delete the row or give it text)")  # fmt: skip
+                    continue
+                if any(ids[-1] == self.padding for ids in cut):
+                    self._refuse(place, f"a completion ends in the pad token "
+                                        f"{self.tokenizer.pad_token!r} (cut it off)")  # fmt: skip
+                    continue
+                if end_id is not None:
+                    cut = [[*ids, end_id] for ids in cut]
+                fitting = self._fit(prompt, cut)
                 if fitting is None:
                     self.dropped += 1
-                else:
-                    self.rows += 1
-                    yield _labels(row) | {
-                        "candidate_ids": fitting,
-                        "row": number,
-                    }
-                number += 1
+                    continue
+                self.rows += 1
+                self.last_ids.update(ids[-1] for ids in cut)
+                yield Encoded(row, place_number, fitting, cut)
 
-    def _fit(self, row: Row, candidates: list[list[int]]) -> list[list[int]] | None:
-        longest = max(map(len, candidates))
-        if self.max_length is None or longest <= self.max_length:
-            return candidates
-        if self.long_rows == "drop":
-            return None
-        excess = longest - self.max_length
-        prompt = self.prompt_ids(row["prompt"])
+    def _refuse(self, place: str, problem: str) -> None:
+        if not self.skip_invalid:
+            raise InputError(f"{place}: {problem} (--skip_invalid goes on without such rows)")
+        self.bad.add(f"{place}: {problem}")
+
+    def _completions(self, row: Row, chat: bool) -> list[str]:
+        """The texts as they follow the prompt: behind "Assistant:" comes a space."""
+        spaced = chat and self.plain
+        return [f" {text.lstrip(' ')}" if spaced else text for text in row["completions"]]
+
+    def completion_ids(
+        self, prompt: list[int], text: str, completion: str, chat: bool
+    ) -> list[int]:
+        """Token ids of one completion behind a prompt, cut at its first end token.
+
+        Args:
+            prompt, text: the prompt as token ids and as text.
+            completion: as it follows the text.
+            chat: whether a chat template wrote the text.
+        """
+        (whole,) = self._tokenize([(text + completion, chat)])
+        return self._behind(prompt, whole, completion)
+
+    def _behind(self, prompt: list[int], whole: list[int], completion: str) -> list[int]:
+        """What of the tokens of prompt and completion as one text is the completion's.
+
+        The rest of the whole, where that begins as the prompt does. It does not where a token runs
+        across the border, which sampling never does: then ``_alone``.
+        """
+        if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+            ids = whole[len(prompt) :]
+        else:
+            ids = _alone(self.tokenizer, prompt, completion)
+        for place, token in enumerate(ids):
+            if token in self.ends:
+                self.ended += 1
+                self.behind += any(t not in self.ends for t in ids[place:])
+                return ids[:place]
+        return ids
+
+    def encode(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Row]:
+        """Rows of ``candidate_ids`` (K lists), the labels, and ``row``, which counts those given."""
+        for row, number, prompt, completions in self.pieces(rows, end_id):
+            yield _labels(row) | {
+                "candidate_ids": [prompt + ids for ids in completions],
+                "row": number,
+            }
+
+    def _fit(self, prompt: list[int], completions: list[list[int]]) -> list[int] | None:
+        """The prompt, cut from its start so that the longest candidate fits; None if none would."""
+        excess = len(prompt) + max(map(len, completions)) - (self.max_length or 1 << 60)
+        if excess <= 0:
+            return prompt
         keep = int(prompt[:1] == [self.tokenizer.bos_token_id])
-        shared = os.path.commonprefix([prompt, *candidates])
-        if keep + excess >= len(shared):
+        if self.long_rows == "drop" or keep + excess >= len(prompt):
+            return None
+        start = first_whole(self.tokenizer, prompt, keep + excess)
+        if start >= len(prompt):
             return None
         self.truncated += 1
-        return [ids[:keep] + ids[keep + excess :] for ids in candidates]
+        return prompt[:keep] + prompt[start:]
+
+    def pad_id(self) -> int:
+        """A padding id that no candidate ends in: transformers' pooling tells padding by the id."""
+        own = self.tokenizer.pad_token_id
+        return own if own not in self.last_ids else min(set(range(len(self.last_ids) + 1)) - self.last_ids)
+
+    def notes(self) -> list[str]:
+        """What was unusual about the texts, in a line each."""
+        names = [self.tokenizer.convert_ids_to_tokens(i) for i in self.ends]
+        lines = []
+        if self.ended:
+            lines.append(
+                f"{self.ended} completions carry an end token ({', '.join(map(str, names))}): each "
+                f"is cut before it ({self.behind} had text behind it)"
+            )
+        if self.rendered:
+            lines.append(
+                f"{self.rendered} prompts begin with {self.tokenizer.bos_token} as text (a chat "
+                "template wrote them?): it stands there once"
+            )
+        if self.spaced:
+            lines.append(
+                f"{self.spaced} prompts end in a space: it is a token of its own, here as in PPO, and "
+                "completions follow it"
+            )
+        if self.bad.count:
+            lines.append(f"{self.bad.count} rows skipped; the first: {self.bad.shown[0]}")
+        return lines
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], template: str | None,
+    row: Row | None = None, **kwargs: Any,
+) -> str:  # fmt: skip
+    """What a chat template makes of messages.
+
+    Args:
+        tokenizer: whose template it is, if ``template`` is None.
+        messages: roles and contents.
+        template: Jinja.
+        row: ``tools`` (a list, or its JSON) and ``chat_template_kwargs`` go to the template.
+        kwargs: of ``apply_chat_template``.
+
+    Raises:
+        InputError: the template refuses them, or makes nothing of them.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, **kwargs, **template_arguments(row)
+        )
+    except Exception as error:  # a template is a program
+        raise InputError(
+            f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
+            "chat_template",
+        ) from None
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"chat_template: makes nothing of {messages!r:.80}", "chat_template")
+    return text
+
+
+def template_arguments(row: Row | None) -> Row:
+    """What a row tells its chat template, as TRL reads it (trl 1.16 reward_trainer.py:702-704)."""
+    row = row or {}
+    tools = row.get("tools")
+    given = row.get("chat_template_kwargs")
+    if isinstance(given, str):  # Parquet and the like keep objects as text
+        given = json.loads(given)
+    made = {"tools": json.loads(tools) if isinstance(tools, str) else tools or None}
+    return made | {name: value for name, value in (given or {}).items() if value is not None}
+
+
+def first_whole(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
+    """The first place from ``start`` on before which no character is cut in two."""
+    while start < len(ids) and _text(tokenizer, ids[start : start + 8])[:1] == HALF:
+        start += 1
+    return start
+
+
+def last_whole(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: int) -> int:
+    """The last place up to ``stop`` behind which no character is cut in two."""
+    while stop and _text(tokenizer, ids[max(0, stop - 8) : stop])[-1:] == HALF:
+        stop -= 1
+    return stop
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text = tokenizer.decode(ids)
+    assert isinstance(text, str)
+    return text
+
+
+def _alone(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: str) -> list[int]:
+    """A completion tokenized by itself: as it is, without its first space, or behind a newline.
+
+    SentencePiece puts a space before a text, so the first that reads right behind the prompt is
+    taken.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    anchored = ids(f"\n{completion}")[len(ids("\n")) :]
+    tries = [ids(completion), ids(completion.removeprefix(" ")), anchored]
+    right = (t for t in tries if t and decode_pair(tokenizer, prompt, t)[1] == completion)
+    return next(right, tries[0])
 
 
 def _runs_on(prompt: str, completions: list[str]) -> bool:
@@ -202,8 +414,9 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def encode_to_disk(
-    encoder: Encoder, rows: Iterable[Placed], path: Path, total: int | None = None
-) -> Dataset:
+    encoder: Encoder, rows: Iterable[Placed], path: Path, total: int | None = None,
+    end_id: int | None = None,
+) -> Dataset:  # fmt: skip
     """Encode rows into an Arrow file and give it back as a dataset that reads from there.
 
     Memory does not grow with the rows: 512 are held at a time.
@@ -213,9 +426,11 @@ def encode_to_disk(
         rows: with their places.
         path: of the file, which must outlive the dataset.
         total: how many rows there are, for the progress bar.
+        end_id: closes every candidate; None for nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = encoder.encode(tqdm(rows, desc="Tokenising", unit="row", total=total, mininterval=1))
+    shown = tqdm(rows, desc="Tokenizing", unit="row", total=total, mininterval=1)
+    encoded = encoder.encode(shown, end_id)
     with pyarrow.ipc.new_stream(path, SCHEMA) as writer:
         for chunk in _chunks(encoded, 512):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=SCHEMA))

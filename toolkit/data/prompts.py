@@ -1,17 +1,25 @@
 """Prompts as PPO and sampling take them: token ids, and the other columns of their rows."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.comparisons import Row, problems_of
-from toolkit.data.encoding import Encoder
-from toolkit.data.files import read_jsonl
-from toolkit.errors import InputError
+from toolkit.data.encoding import Encoder, last_whole
+from toolkit.data.files import require_file
+from toolkit.data.sources import read_table
+from toolkit.data.text import decode_pair
+from toolkit.errors import BadRows, InputError
 
+Messages = list[dict[str, Any]]
+PROMPTS_HELP = (
+    "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
+    "owner/name:split; rows of `prompt` or `messages`."
+)
+TEMPLATE_FIELDS = ("tools", "chat_template_kwargs")  # TRL's names
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -20,7 +28,9 @@ class Prompts(list[list[int]]):
 
     Attributes:
         columns: name -> one value for each prompt; reward functions get them by name.
-        messages: the prompts that were messages, by their place.
+        given: each prompt as it was read, by its place: text, or messages. What was cut out of a
+            longer text, or came as token ids, is not there.
+        template: what made text of messages (``Encoder.template``); None for the tokenizer's own.
     """
 
     def __init__(
@@ -28,7 +38,13 @@ class Prompts(list[list[int]]):
     ) -> None:
         super().__init__(ids)
         self.columns = columns or {}
-        self.messages: dict[int, list[dict[str, str]]] = {}
+        self.given: dict[int, str | Messages] = {}
+        self.template: str | None = None
+
+    @property
+    def messages(self) -> dict[int, Messages]:
+        """Those that are messages, by their place."""
+        return {i: given for i, given in self.given.items() if not isinstance(given, str)}
 
     def pick(self, indices: Sequence[int]) -> "Prompts":
         """These prompts, with their columns."""
@@ -36,10 +52,24 @@ class Prompts(list[list[int]]):
             [self[i] for i in indices],
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
         )
-        for new, old in enumerate(indices):
-            if old in self.messages:
-                chosen.messages[new] = self.messages[old]
+        chosen.template = self.template
+        chosen.given = {new: self.given[old] for new, old in enumerate(indices)
+                        if old in self.given}  # fmt: skip
         return chosen
+
+    def row(self, i: int) -> Row:
+        """The other fields of a prompt's row."""
+        return {name: values[i] for name, values in self.columns.items()}
+
+    def template_fields(self, i: int) -> Row:
+        """What a prompt's row tells its chat template, to be handed on with it."""
+        row = self.row(i)
+        return {name: row[name] for name in TEMPLATE_FIELDS if row.get(name) is not None}
+
+    def shown(self, i: int, tokenizer: PreTrainedTokenizerBase) -> str | Messages:
+        """A prompt as functions, judges and people see it: as it was read, or else decoded."""
+        given = self.given.get(i)
+        return decode_pair(tokenizer, self[i], [])[0] if given is None else given
 
     def once(self) -> "Prompts":
         """Each prompt at its first place: what is paired by prompt must not count one twice."""
@@ -50,7 +80,7 @@ class Prompts(list[list[int]]):
 
 
 def read_prompts(
-    path: str | Path,
+    source: str | Path,
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_length: int,
     prompt_tokens: int | None = None,
@@ -58,59 +88,155 @@ def read_prompts(
     skip: int = 0,
     what: str = "--prompts",
     chat_template: str | None = None,
+    skip_invalid: bool = False,
 ) -> tuple[Prompts, int]:
     """Prompts with their rows' other columns, and how many were left out.
 
     Args:
-        path: JSONL with ``prompt``, text or messages; with ``prompt_tokens``, ``text`` will do too.
+        source: what ``read_table`` reads (JSON Lines, Parquet, CSV, a folder, a dataset on disk or
+            on the Hub), or a .txt file with a prompt a line. Rows have ``prompt``, text or messages,
+            or ``messages``, of which an assistant's last one is left out; with ``prompt_tokens``,
+            ``text`` will do too.
         tokenizer: its own special tokens (a BOS, say) are added to text.
         max_prompt_length: longer prompts are left out and counted.
-        prompt_tokens: cut each text to its first so many tokens, BOS included; shorter texts are
-            left out and counted.
+        prompt_tokens: cut each text to its first so many tokens, BOS included (fewer where the last
+            would cut a character in two); shorter texts are left out and counted.
         limit: stop once this many are kept.
         skip: pass over so many rows first (held-out text in the same file).
-        what: the argument that named the file, for messages.
+        what: the argument that named the source, for messages.
         chat_template: for prompts of messages, as for ``Encoder``.
+        skip_invalid: pass over broken rows, and say how many, instead of raising.
 
     Raises:
         InputError: a broken row (file:line), or no prompt left.
     """
     encoder = Encoder(tokenizer, None, chat_template=chat_template)
-    kept: list[list[int]] = []
+    bad = BadRows()
+    kept = Prompts()
     rows: list[Row] = []
-    messages: dict[int, list[dict[str, str]]] = {}
     left_out = 0
-    for number, row in itertools.islice(read_jsonl(path, what), skip, None):
+    for place, raw in itertools.islice(_rows(source, what, bad, skip_invalid), skip, None):
         if len(kept) == limit:
             break
-        if prompt_tokens and "prompt" not in row:
-            row = row | {"prompt": row.get("text")}
+        row = _with_prompt(raw, prompt_tokens is not None)
         problem = next(iter(problems_of(row, "prompt")), None)
         if problem is None and prompt_tokens and not isinstance(row["prompt"], str):
             problem = "prompt: messages, but prompt_tokens cuts text only"
+        ids: list[int] = []
+        if problem is None:
+            try:
+                ids = encoder.prompt_ids(row["prompt"], row)
+            except InputError as error:
+                if "no chat template" in str(error):
+                    raise
+                problem = str(error)
+        elif "text" in row and not prompt_tokens:
+            problem += '; for rows of "text", say --prompt_tokens N'
+        problem = problem or _outside(ids, tokenizer)
+        if problem and skip_invalid:
+            bad.add(f"{place}: {problem}")
+            continue
         if problem:
-            hint = "" if prompt_tokens else '; for rows of "text", say --prompt_tokens N'
-            raise InputError(f"{path}:{number}: {problem}{hint if 'text' in row else ''}")
-        ids = encoder.prompt_ids(row["prompt"])
+            raise InputError(f"{place}: {problem}")
+        given: str | Messages | None = row["prompt"]
         if prompt_tokens:
-            fits, ids = len(ids) >= prompt_tokens, ids[:prompt_tokens]
+            fits, whole = len(ids) >= prompt_tokens, ids
+            ids = ids[: last_whole(tokenizer, ids, prompt_tokens)]
+            given = given if len(ids) == len(whole) else None
         else:
             fits = 0 < len(ids) <= max_prompt_length
-        if fits:
-            if not isinstance(row["prompt"], str):
-                messages[len(kept)] = row["prompt"]
+        if fits and ids:
+            if given is not None:
+                kept.given[len(kept)] = given
             kept.append(ids)
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
             left_out += 1
+    for line in encoder.notes():
+        print(f"{source}: {line}")
+    if bad.count:
+        print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
     if not kept and not left_out:
-        raise InputError(f"{path}: no row {f'behind the first {skip}' if skip else 'in it'}")
+        raise InputError(f"{source}: no row {f'behind the first {skip}' if skip else 'in it'}")
     if not kept:
         raise InputError(
-            f"{path}: no prompt left of {left_out} behind the first {skip} "
+            f"{source}: no prompt left of {left_out} behind the first {skip} "
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
     names = sorted(set().union(*rows))
-    prompts = Prompts(kept, {name: [row.get(name) for row in rows] for name in names})
-    prompts.messages = messages
-    return prompts, left_out
+    kept.columns = {name: [row.get(name) for row in rows] for name in names}
+    kept.template = encoder.template
+    return kept, left_out
+
+
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """All prompts, one part after the other; a column that a part lacks is None there."""
+    whole = Prompts()
+    names = sorted({name for part in parts for name in part.columns})
+    whole.columns = {name: [] for name in names}
+    for part in parts:
+        whole.given |= {len(whole) + i: given for i, given in part.given.items()}
+        whole.template = part.template or whole.template
+        for name in names:
+            whole.columns[name] += part.columns.get(name, [None] * len(part))
+        whole += part
+    return whole
+
+
+def given_prompts(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> Prompts:
+    """Prompts of rows that were read, and written down, before: ``prompt`` and further fields."""
+    encoder = Encoder(tokenizer, None, chat_template=chat_template)
+    prompts = Prompts([encoder.prompt_ids(row["prompt"], row) for row in rows])
+    prompts.given = {i: row["prompt"] for i, row in enumerate(rows)}
+    prompts.template = encoder.template
+    names = sorted({name for row in rows for name in row} - set(TAKEN))
+    prompts.columns = {name: [row.get(name) for row in rows] for name in names}
+    return prompts
+
+
+def _rows(
+    source: str | Path, what: str, bad: BadRows, skip_invalid: bool
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a source with their places; of a text file, a prompt a line."""
+    if Path(source).suffix != ".txt" or Path(source).is_dir():
+        yield from read_table(source, what, bad.add if skip_invalid else None)
+        return
+    raw = require_file(source, what).read_bytes()
+    if raw.lstrip()[:1] == b"{":  # JSON Lines by another name
+        yield from read_table(source, what, bad.add if skip_invalid else None)
+        return
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"{source}:{line}: not UTF-8 (save the file as UTF-8)") from None
+    for number, line_text in enumerate(text.split("\n"), start=1):
+        if line_text.strip():
+            yield f"{source}:{number}", {"prompt": line_text.removesuffix("\r")}
+
+
+def _with_prompt(row: Row, cut: bool) -> Row:
+    """The row with ``prompt``: from ``messages``, or from ``text`` where that is to be cut."""
+    if "prompt" in row:
+        return row
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages:
+        last = messages[-1]
+        answered = isinstance(last, dict) and last.get("role") == "assistant"
+        rest = {name: value for name, value in row.items() if name != "messages"}
+        return rest | {"prompt": messages[:-1] if answered else messages}
+    return row | {"prompt": row.get("text")} if cut else row
+
+
+def _outside(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What is wrong where a token has no row in the embedding."""
+    rows = getattr(tokenizer, "embedding_rows", None)
+    beyond = next((i for i in ids if rows is not None and i >= rows), None)
+    if beyond is None:
+        return None
+    return (
+        f"prompt: {tokenizer.convert_ids_to_tokens(beyond)!r} is token {beyond}, but the model's "
+        f"embedding has {rows} rows (the tokenizer is not this model's)"
+    )

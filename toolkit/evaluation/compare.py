@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
+from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.comparisons import problems_of
 from toolkit.data.files import read_jsonl
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.judges import Scores, Verdicts, pairs_of
@@ -163,21 +166,28 @@ def gaps(rows: Sequence[Row], pairs: Sequence[Row], training: str) -> list[Row]:
 
 
 def sample_rows(
-    prompts: Sequence[str], outputs: dict[str, Outputs], scores: dict[str, Scores]
-) -> list[Row]:
-    """One row a prompt: every contender's text, scores, log-ratio and number of tokens."""
-    return [
-        {
-            "prompt": prompt,
+    prompts: Prompts, tokenizer: PreTrainedTokenizerBase, outputs: dict[str, Outputs],
+    scores: dict[str, Scores],
+) -> list[Row]:  # fmt: skip
+    """One row a prompt: every contender's text, scores, log-ratio and number of tokens.
+
+    The prompt stands there as it was read, text or messages, with its row's other fields, so that
+    ``--samples`` has judges see the same again.
+    """
+    rows: list[Row] = []
+    for i in range(len(prompts)):
+        fields = {name: value for name, value in prompts.row(i).items() if value is not None}
+        rows.append({
+            "prompt": prompts.shown(i, tokenizer),
+            **({"row": fields} if fields else {}),
             "completions": {name: o.texts[i] for name, o in outputs.items()},
             "scores": {j: {name: s[i] for name, s in of.items()} for j, of in scores.items()},
             "log_ratios": {
                 name: o.log_ratios[i] for name, o in outputs.items() if o.log_ratios is not None
             },
             "tokens": {name: o.tokens[i] for name, o in outputs.items()},
-        }
-        for i, prompt in enumerate(prompts)
-    ]
+        })  # fmt: skip
+    return rows
 
 
 def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
@@ -189,7 +199,7 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
     rows = []
     for number, row in read_jsonl(path, "--samples"):
         texts: Any = row.get("completions")
-        whole = isinstance(row.get("prompt"), str) and isinstance(texts, dict)
+        whole = not problems_of(row, "prompt") and isinstance(texts, dict)
         for name in names:
             if not whole or not isinstance(texts.get(name), str):
                 raise InputError(
@@ -208,8 +218,11 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
     return rows
 
 
-def read_samples(path: str | Path) -> tuple[list[Contender], list[str], dict[str, Outputs]]:
+def read_samples(path: str | Path) -> tuple[list[Contender], list[Row], dict[str, Outputs]]:
     """What an earlier evaluation sampled (``samples.jsonl``, and ``evaluation.json`` beside it).
+
+    Returns:
+        the contenders; of each prompt ``prompt`` and its row's other fields; and what was written.
 
     Raises:
         InputError: files that are missing or not such.
@@ -231,7 +244,8 @@ def read_samples(path: str | Path) -> tuple[list[Contender], list[str], dict[str
                 [r["completions"][c.name] for r in rows], None, ratios,
                 [int(r["tokens"][c.name]) for r in rows], picking,
             )  # fmt: skip
-        return contenders, [r["prompt"] for r in rows], outputs
+        asked = [{"prompt": r["prompt"]} | (r.get("row") or {}) for r in rows]
+        return contenders, asked, outputs
     except OSError as error:
         raise InputError(
             f"--samples: {facts}: {error.strerror} (evaluate.py writes both)"

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder
 from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
@@ -194,6 +195,24 @@ def other_settings(contenders: Sequence[Contender], sampling: Any) -> list[str]:
     return lines
 
 
+def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
+    """The folder of an adapter that came with a tokenizer of its own; None if none did.
+
+    Raises:
+        InputError: two came with other tokens each, so that no prompt is one for both.
+    """
+    folders = [c.source for c in contenders
+               if c.adapter and (Path(c.source) / "tokenizer_config.json").is_file()]  # fmt: skip
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders]
+    for folder, vocabulary in zip(folders, vocabularies, strict=True):
+        if vocabulary != vocabularies[0]:
+            raise InputError(
+                f"contenders: {folders[0]} and {folder} came with tokenizers of other tokens "
+                "(evaluate them apart, or name one by --tokenizer_name_or_path)"
+            )
+    return folders[0] if folders else None
+
+
 class Sampling:
     """Has contenders write: one base, their adapters on it, the same prompts and seed for all.
 
@@ -216,6 +235,7 @@ class Sampling:
         self.rule_of, self.rule, self.precision = rule_of, rule_of(tokenizer), precision
         self.seed, self.batch_size = seed, batch_size
         self.texts = [decode_pair(tokenizer, ids, [])[0] for ids in prompts]
+        roles.keep_only(tokenizer)
         self._roles_of: dict[str, str] = {}
 
     def role(self, contender: Contender) -> str:
@@ -307,10 +327,19 @@ class Sampling:
     def _write_beside(self, contender: Contender, generator: torch.Generator) -> Outputs:
         """By a whole model; the KL is known if its tokens are the base's."""
         tokenizer = load_tokenizer(contender.source)
+        prompts, own = self.prompts, tokenizer.chat_template
         same = tokenizer.get_vocab() == self.tokenizer.get_vocab()
-        prompts = self.prompts
+        if prompts.messages and prompts.template is None:
+            same = same and own == self.tokenizer.chat_template
         if not same:
-            prompts = Prompts(tokenizer(self.texts)["input_ids"])
+            encoder = Encoder(tokenizer, None)
+            encoder.template = None if own else prompts.template
+            encoder.plain = encoder.template == PLAIN_TEMPLATE
+            shown = [prompts.shown(i, self.tokenizer) for i in range(len(prompts))]
+            made = Prompts(encoder.prompt_ids(p, prompts.row(i)) for i, p in enumerate(shown))
+            made.given, made.columns = dict(enumerate(shown)), prompts.columns
+            made.template = encoder.template
+            prompts = made
         other = Sampling(
             Roles(load_base(contender.source, self.precision)), tokenizer, prompts, self.rule_of,
             self.precision, self.seed, self.batch_size,

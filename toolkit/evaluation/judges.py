@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder
+from toolkit.data.text import answers
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
 from toolkit.labeling.judge import HTTPJudge
@@ -24,6 +26,7 @@ from toolkit.labeling.scripted import Lexicon, load_function
 from toolkit.labeling.store import Settings, Store
 from toolkit.models.adapters import check_adapter
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.reading import reading_of
 from toolkit.training.rewards import RewardFunction, call_reward_function, model_scores
 
 KINDS = ("lexicon", "function", "reward_adapter", "reward_model", "http", "people")
@@ -42,12 +45,14 @@ class ScoreJudge:
         kind: one of ``KINDS``.
         function: of texts; None for a reward adapter.
         folder: the reward adapter's.
+        end_token: what closes the texts that it reads, as for ``reading_of``.
     """
 
     name: str
     kind: str
     function: RewardFunction | None = None
     folder: str = ""
+    end_token: str = "auto"
 
     def score(
         self, sampling: Sampling, outputs: Outputs, indices: Sequence[int] | None = None
@@ -60,15 +65,24 @@ class ScoreJudge:
             indices: the prompt of each; by default all prompts in their order.
         """
         chosen = range(len(sampling.prompts)) if indices is None else indices
-        texts = [sampling.texts[i] for i in chosen]
+        prompts = sampling.prompts.pick(chosen)
+        shown = [prompts.shown(i, sampling.tokenizer) for i in range(len(prompts))]
         if self.function is not None:
-            columns = {n: [c[i] for i in chosen] for n, c in sampling.prompts.columns.items()}
-            return call_reward_function(self.function, texts, outputs.texts, columns)
-        prompts, kept = [sampling.prompts[i] for i in chosen], outputs.ids
+            asked = answers(shown, outputs.texts)
+            return call_reward_function(self.function, shown, asked, prompts.columns)
+        kept = outputs.ids
         if kept is None:  # text of other tokens, or of a file: as the base would read it
-            whole = sampling.tokenizer([t + c for t, c in zip(texts, outputs.texts, strict=True)])
-            prompts, kept = whole["input_ids"], [[] for _ in texts]
-        sampling.roles.use_reward(self.folder)
+            encoder = Encoder(sampling.tokenizer, None)
+            encoder.template = prompts.template
+            encoder.plain = encoder.template == PLAIN_TEMPLATE
+            kept = [
+                encoder.completion_ids(ids, encoder.prompt_text(given, prompts.row(i)), text,
+                                       not isinstance(given, str))
+                for i, (ids, given, text) in enumerate(zip(prompts, shown, outputs.texts,
+                                                           strict=True))
+            ]  # fmt: skip
+        reading = reading_of(self.folder, sampling.tokenizer, self.end_token)
+        sampling.roles.use_reward(self.folder, reading)
         scores = model_scores(
             sampling.roles, prompts, kept, sampling.tokenizer, sampling.batch_size
         )
@@ -157,8 +171,9 @@ Judge = ScoreJudge | AskJudge | PeopleJudge
 
 
 def parse_judges(
-    specs: Sequence[str], base: str, precision: str, key_variable: str = "OPENAI_API_KEY"
-) -> list[Judge]:
+    specs: Sequence[str], base: str, precision: str, key_variable: str = "OPENAI_API_KEY",
+    end_token: str = "auto",
+) -> list[Judge]:  # fmt: skip
     """Judges from ``name=kind:value``; nothing large is loaded.
 
     Raises:
@@ -174,20 +189,22 @@ def parse_judges(
             )
         if any(j.name == name for j in judges):
             raise InputError(f"judges: two are called {name!r}")
-        judges.append(_load(name, kind, value, base, precision, key_variable))
+        judges.append(_load(name, kind, value, base, precision, key_variable, end_token))
     return judges
 
 
-def _load(name: str, kind: str, value: str, base: str, precision: str, key_variable: str) -> Judge:
+def _load(
+    name: str, kind: str, value: str, base: str, precision: str, key_variable: str, end_token: str
+) -> Judge:
     if kind == "lexicon":
         return ScoreJudge(name, kind, Lexicon(value))
     if kind == "function":
         return ScoreJudge(name, kind, load_function(value))
     if kind == "reward_model":
-        return ScoreJudge(name, kind, TextRewardModel(value, precision))
+        return ScoreJudge(name, kind, TextRewardModel(value, precision, end_token=end_token))
     if kind == "reward_adapter":
         check_adapter(value, base, "SEQ_CLS", f"judges: {name}", precision)
-        return ScoreJudge(name, kind, folder=value)
+        return ScoreJudge(name, kind, folder=value, end_token=end_token)
     if kind == "people":
         Path(value).parent.mkdir(parents=True, exist_ok=True)
         return PeopleJudge(name, value)
@@ -222,7 +239,7 @@ def judge_all(
     scores: dict[str, Scores] = {}
     verdicts: dict[str, Verdicts] = {}
     count = min(pick_limit, len(sampling.prompts))
-    shown = [sampling.prompts.messages.get(i, sampling.texts[i]) for i in range(count)]
+    shown = [sampling.prompts.shown(i, sampling.tokenizer) for i in range(count)]
     for judge in judges:
         if isinstance(judge, ScoreJudge):
             scores[judge.name] = {

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.data.files import write_json
-from toolkit.data.text import printable
+from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.tables import (
     Fact,
@@ -84,7 +84,8 @@ def write_run_report(
     )
     render(
         folder / "report.html", "run_report.html", title, facts=facts, runs=runs, rewards=rewards,
-        result=result, samples=samples, sheet=sheet, pictures=pictures, fronts=fronts,
+        result=result, sheet=sheet, pictures=pictures, fronts=fronts,
+        samples=[row | {"prompt": prompt_text(row["prompt"])} for row in samples],
         tables=tables, run_rows=_run_rows(runs), sheet_rows=_sheet_rows(sheet),
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},
         identities={n: _identity(i) for n, i in identities.items()},

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.data.text import printable
+from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 
 Row = dict[str, Any]
@@ -26,7 +26,7 @@ def print_facts(title: str, facts: Sequence[Fact]) -> None:
     """Names, values and verdicts."""
     table = Table(title=title, show_header=False)
     for name, value, verdict in facts:
-        color = {"yes": "green", "no": "bold red"}.get(verdict, "")
+        color = {"yes": "green", "no": "bold red", "not decided": "yellow"}.get(verdict, "")
         table.add_row(Text(name), Text(value), Text(verdict, style=color))
     Console().print(table)
 
@@ -50,7 +50,9 @@ def print_evaluation(result: Row, samples: Sequence[Row]) -> None:
                *gap_table(result))  # fmt: skip
     if samples:
         names = list(samples[0]["completions"])
-        rows = [[row["prompt"], *(row["completions"][n] for n in names)] for row in samples]
+        rows = [
+            [prompt_text(row["prompt"]), *(row["completions"][n] for n in names)] for row in samples
+        ]
         _print("Samples (first prompts, fixed seed, not picked)", ["prompt", *names], rows, True)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx2
 
+from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
-from toolkit.labeling.formats import prompt_text
 
 QUESTION = "Which of these completions of the prompt is best?"
 ANSWER = re.compile(r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*""")  # the letter, in marks but not in words

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tqdm.auto import tqdm
 
+from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.scripted import Scorer, pick_best
@@ -50,9 +51,8 @@ class ScorePicker:
         Raises:
             InputError: not one finite number for each completion.
         """
-        scores = list(
-            self.scorer(prompts=[prompt] * len(completions), completions=list(completions))
-        )
+        prompts = [prompt] * len(completions)
+        scores = list(self.scorer(prompts=prompts, completions=answers(prompts, completions)))
         if len(scores) != len(completions):
             raise InputError(f"scorer: {len(scores)} scores for {len(completions)} completions")
         for score, completion in zip(scores, completions, strict=True):

@@ -29,12 +29,18 @@ def truncate(completion_ids: Tensor, token: int, after: int, pad_id: int) -> tup
     return completion_ids.masked_fill(stops_before > 0, pad_id), is_stop.any(dim=1)
 
 
-def mask_after_stop(completion_ids: Tensor, stop_id: int | None) -> Tensor:
-    """bool (B, C): True up to and including the first ``stop_id``; all True if it is None."""
-    if stop_id is None:
-        return torch.ones_like(completion_ids, dtype=torch.bool)
-    is_stop = completion_ids == stop_id
-    return is_stop.cumsum(dim=1) - is_stop.long() == 0
+def mask_after_stop(completion_ids: Tensor, stop_ids: Sequence[int]) -> Tensor:
+    """bool (B, C): True up to and including the first of ``stop_ids``; all True without any."""
+    stops = is_any(completion_ids, stop_ids)
+    return stops.cumsum(dim=1) - stops.long() == 0
+
+
+def is_any(ids: Tensor, wanted: Sequence[int]) -> Tensor:
+    """bool, of the ids' shape: where they are one of ``wanted``."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for one in wanted:  # few, and no copy to the device as torch.isin would need
+        found |= ids == one
+    return found
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -12,13 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.errors import InputError
 from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.generation import Step
+from toolkit.models.reading import Reading
+from toolkit.models.wrapped import head_weights
 
+# Added to the logit of an id that shall never come. Finite, so that 0 times it is 0 and no NaN.
+NEVER = -1e30
 POLICY, REFERENCE, VALUE, REWARD = "policy", "reference", "value", "reward"
 
 
@@ -39,6 +44,9 @@ class Actors(nn.Module):
         has_value, has_reward: whether there is such a role.
         autocast_dtype: every pass runs under autocast to this type; None for none.
         scores_stop: the reward model is to see the stop token.
+        banned: fp32 (V,), 0 or NEVER: added to all logits, so that ids without a token are neither
+            sampled nor counted on (``keep_only``).
+        reading: what the reward model is to find behind a completion.
     """
 
     gain: float = 1.0
@@ -49,6 +57,8 @@ class Actors(nn.Module):
     autocast_dtype: torch.dtype | None = None
     scores_stop: bool = False
     checkpointing: bool = False
+    banned: Tensor | None = None
+    reading: Reading = Reading()
 
     @abstractmethod
     def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
@@ -78,6 +88,15 @@ class Actors(nn.Module):
     def identity(self) -> dict[str, Any]:
         """What makes these models these, as JSON can hold it: a run is resumed on no others."""
 
+    @abstractmethod
+    def language_model(self, role: str) -> Any:
+        """The causal language model that plays the role, its adapter on."""
+
+    def _head_in(self, states: Tensor, role: str) -> tuple[Tensor, Tensor | None]:
+        """The head's weights in the states' type."""
+        weight, bias = head_weights(self.output_head(role))
+        return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -97,12 +116,16 @@ class Actors(nn.Module):
         ):
             yield
 
-    def use_checkpointing(self) -> None:
+    def use_checkpointing(self, options: dict[str, Any] | None = None) -> None:
         """From now on activations are recomputed in the backward pass of ``optimizing``.
 
         A recomputation plays the role that is active then: run a role's backward pass before
         another role's forward pass.
+
+        Args:
+            options: of ``torch.utils.checkpoint.checkpoint``; not reentrant unless they say so.
         """
+        options = {"use_reentrant": False} | (options or {})
         self.checkpointing = True
         for model in self.language_models():
             for module in model.modules():
@@ -110,7 +133,7 @@ class Actors(nn.Module):
                     module.p = 0.0
                 elif isinstance(getattr(module, "attention_dropout", None), float):
                     module.attention_dropout = 0.0
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable(options)
 
     @contextmanager
     def optimizing(self) -> Iterator[None]:
@@ -137,8 +160,18 @@ class Actors(nn.Module):
     def _logprobs(
         self, role: str, hidden: Tensor, completion_ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        head: Any = self.output_head(role)
-        return head_logprobs(hidden, head.weight, head.bias, completion_ids, temperature)
+        weight, bias = head_weights(self.output_head(role))
+        if self.banned is not None:
+            bias = self.banned if bias is None else bias.float() + self.banned
+        return head_logprobs(hidden, weight, bias, completion_ids, temperature)
+
+    def keep_only(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """From now on ids that are no token have no probability (rows of the embedding to spare).
+
+        Logits are cut to the tokenizer's tokens as in openai/lm-human-preferences policy.py:59.
+        """
+        banned = banned_of(tokenizer, head_weights(self.output_head(POLICY))[0].shape[0])
+        self.banned = None if banned is None else banned.to(self.device)
 
     def policy_outputs(
         self, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
@@ -195,7 +228,10 @@ class Actors(nn.Module):
                     role, 1, input_ids=inputs, attention_mask=mask, position_ids=positions,
                     past_key_values=cache, use_cache=True,
                 )[:, -1]  # fmt: skip
-                return head(hidden), self.read_values(hidden) if with_value else None
+                logits = head(hidden)
+                if self.banned is not None:
+                    logits = logits.float() + self.banned
+                return logits, self.read_values(hidden) if with_value else None
 
         return step
 
@@ -203,19 +239,22 @@ class Actors(nn.Module):
         """Logits (B, C, V) of policy or reference, whole: for looking at, not for training."""
         with self.precision():
             states = self._before(role, ids, mask, completion_length)
-            return self.output_head(role)(states)
+            logits = self.output_head(role)(states)
+            return logits if self.banned is None else logits.float() + self.banned
 
     @torch.no_grad()
-    def check_head(self, model: nn.Module) -> None:
-        """Raise InputError if head(trunk) is not what the policy's own forward pass gives.
+    def check_head(self, role: str = POLICY) -> None:
+        """Raise InputError if the logits are not those of the role's own forward pass.
 
         Some families scale or cap their logits behind the head; log-probs made without that would
         be wrong in silence.
         """
         ids = torch.arange(4, device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids, dtype=torch.bool)
-        ours = self.logits(POLICY, ids, mask, 3).float()
         with self.precision():
+            states = self._before(role, ids, mask, 3)
+            ours = nn.functional.linear(states, *self._head_in(states, role)).float()
+            model = self.language_model(role)
             theirs = model(input_ids=ids, position_ids=ids).logits[:, :3].float()
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item()):
             raise InputError(
@@ -227,3 +266,13 @@ class Actors(nn.Module):
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:
     """The tokens (B, C), 0 where there is padding, whose own id may be none of the vocabulary."""
     return completion_ids.masked_fill(~mask[:, -completion_ids.shape[1] :], 0)
+
+
+def banned_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor | None:
+    """fp32 (rows,), 0 for the tokenizer's tokens and NEVER for other ids; None if all are tokens."""
+    without = sorted(set(range(rows)) - set(tokenizer.get_vocab().values()))
+    if not without:
+        return None
+    banned = torch.zeros(rows)
+    banned[without] = NEVER
+    return banned

@@ -2,17 +2,21 @@
 
 import math
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+import torch
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
-from toolkit.models.loading import base_fingerprint
+from toolkit.models.loading import base_fingerprint, vocabulary_size
+from toolkit.models.wrapped import Overrides, base_module, equal_weights, of_adapter
 
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 
@@ -57,6 +61,67 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
+# Where plain peft puts the base's model in the keys of an adapter's file.
+PREFIX = "base_model.model."
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
+
+
+@dataclass
+class Parts:
+    """What lies in an adapter's file, key by key.
+
+    Attributes:
+        lora: LoRA's own matrices and vectors.
+        saved: of modules that were trained whole (``modules_to_save``).
+        tokens: rows of the embedding (``trainable_token_indices``).
+        biases: of the base's layers (``bias``).
+        copies: the base's embedding or head, which peft saves beside LoRA on them.
+        score: the head of a reward adapter.
+        unknown: anything else.
+    """
+
+    lora: list[str]
+    saved: list[str]
+    tokens: list[str]
+    biases: list[str]
+    copies: list[str]
+    score: list[str]
+    unknown: list[str]
+
+    @classmethod
+    def of(cls, keys: Iterable[str], config: dict[str, Any]) -> "Parts":
+        """Sort the keys of a file by what its ``adapter_config.json`` says."""
+        parts = cls([], [], [], [], [], [], [])
+        whole = [name for name in config.get("modules_to_save") or [] if name != "score"]
+        for key in keys:
+            module = key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer")
+            last = module.rpartition(".")[2]
+            if last == "score":
+                parts.score.append(key)
+            elif ".lora_" in key:
+                parts.lora.append(key)
+            elif ".token_adapter." in key:
+                parts.tokens.append(key)
+            elif any(f".{name}." in f".{module}." for name in whole):
+                parts.saved.append(key)
+            elif key.endswith("bias") and config.get("bias", "none") != "none":
+                parts.biases.append(key)
+            elif last in EMBEDDINGS and key.endswith("weight"):
+                parts.copies.append(key)
+            else:
+                parts.unknown.append(key)
+        return parts
+
+    def beside_lora(self) -> str:
+        """What there is beside LoRA, in words; empty if there is nothing."""
+        named = {
+            "modules trained whole": self.saved, "rows of the embedding": self.tokens,
+            "biases": self.biases, "copies of embedding or head": self.copies,
+        }  # fmt: skip
+        return ", ".join(name for name, keys in named.items() if keys)
+
+
 def check_adapter(
     folder: str | Path, base_name: str, task_type: str, what: str, precision: str | None = None
 ) -> None:
@@ -80,14 +145,19 @@ def check_adapter(
         raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
     config = read_object(config_path, what)
     if config.get("peft_type", "LORA") != "LORA":
-        raise InputError(f"{what}: {folder}: a {config['peft_type']} adapter (LoRA is wanted)")
-    if config.get("task_type") != task_type:
+        raise InputError(
+            f"{what}: {folder}: a {config['peft_type']} adapter, but LoRA is wanted "
+            f"({MERGE.format(folder=folder)})"
+        )
+    if config.get("task_type") != task_type and (config.get("task_type"), task_type) != (
+        None, "CAUSAL_LM",
+    ):  # fmt: skip
         wanted = "a reward" if task_type == "SEQ_CLS" else "a policy"
         raise InputError(
             f"{what}: {folder}: its task_type is {config.get('task_type')}, but {wanted} adapter "
             f"({task_type}) is wanted"
         )
-    _check_weights(folder, task_type, what)
+    _check_weights(folder, config, base_name, task_type, what)
     trained_in = read_facts(folder).get("precision")
     if precision is not None and trained_in not in (None, precision):
         warnings.warn(
@@ -105,45 +175,114 @@ def check_adapter(
         )
 
 
-def _check_weights(folder: Path, task_type: str, what: str) -> None:
-    """Read the header of the adapter's weights: whole, and with the head that a reward needs."""
+def _check_weights(
+    folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
+) -> None:
+    """Read the header of the adapter's weights: all of it has a place, and a reward has its head."""
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, framework="pt") as weights:
-            others = [key for key in weights.keys() if ".lora_" not in key]  # noqa: SIM118
-            heads = {key: weights.get_slice(key).get_shape() for key in others}
+            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{what}: {path}: not readable: {error}") from None
-    names = [key for key in heads if key.endswith("score.weight")]
-    if task_type == "SEQ_CLS" and (len(heads) != 1 or len(names) != 1 or heads[names[0]][0] != 1):
+    parts = Parts.of(shapes, config)
+    if task_type == "SEQ_CLS":
+        heads = {key: shapes[key] for key in parts.score}
+        if len(heads) != 1 or not all(k.endswith(".weight") and s[0] == 1 for k, s in heads.items()):
+            raise InputError(
+                f"{what}: {folder}: no score head with one output and no bias in it, but "
+                f"{heads or 'nothing'} (was it trained with num_labels=1?)"
+            )
+    elif parts.score:
+        parts.unknown += parts.score
+    if parts.unknown:
         raise InputError(
-            f"{what}: {folder}: no score head with one output and no bias in it, but "
-            f"{heads or 'nothing'} (was it trained with num_labels=1?)"
+            f"{what}: {folder}: {len(parts.unknown)} weights are neither LoRA nor what "
+            f"adapter_config.json names, {parts.unknown[0]} for one; they would be lost "
+            f"({MERGE.format(folder=folder)})"
         )
+    rows = vocabulary_size(base_name)
+    for key in parts.saved + parts.copies:
+        last = key.removesuffix(".weight").removesuffix(".base_layer").rpartition(".")[2]
+        if rows is not None and last in EMBEDDINGS and shapes[key][0] != rows:
+            raise InputError(
+                f"{what}: {folder}: its {last} has {shapes[key][0]} rows, but the base has {rows}: "
+                f"the vocabulary was resized ({MERGE.format(folder=folder)})"
+            )
 
 
-def add_saved_adapter(model: PeftModel, folder: str | Path, name: str) -> dict[str, Tensor]:
-    """Put a saved LoRA adapter on the base under ``name``, frozen; return what was not LoRA.
+def add_saved_adapter(
+    model: PeftModel, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Put a saved LoRA adapter on the base under ``name``, whole and frozen; return a reward's head.
 
     A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
     language model, and the score head is left over, to be kept by the caller.
 
+    Args:
+        model: the base, with peft's layers.
+        folder: the adapter's.
+        name: of the adapter on this base.
+        overrides: gets what has no place of its own in peft's layers (biases, copies of weights).
+        dtype: of what is not LoRA; None for the base's own.
+
     Raises:
         InputError: a key of the adapter has no place in this base, or the other way round.
     """
-    from peft import set_peft_model_state_dict
-
     config = LoraConfig.from_pretrained(str(folder))
-    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, True
     state = load_file(Path(folder) / "adapter_model.safetensors")
-    lora = {key: value for key, value in state.items() if ".lora_" in key}
+    written = read_object(Path(folder) / "adapter_config.json", "adapter")
+    parts = Parts.of(state, written)
+    _lay_over(model, folder, name, overrides, {k: state[k] for k in parts.biases + parts.copies})
+
+    config.task_type, config.inference_mode, config.bias = "CAUSAL_LM", True, "none"
+    whole = [module for module in config.modules_to_save or [] if module != "score"]
+    config.modules_to_save = whole or None
     model.add_adapter(name, config)
-    outcome: Any = set_peft_model_state_dict(model, lora, adapter_name=name)
-    unexpected = outcome.unexpected_keys
-    missing = [key for key in outcome.missing_keys if f".{name}." in key]
+    kept = {key: state[key] for key in parts.lora + parts.saved + parts.tokens}
+    try:
+        outcome: Any = set_peft_model_state_dict(model, kept, adapter_name=name)
+    except KeyError as error:  # a module of modules_to_save that the file does not hold
+        raise InputError(f"{folder}: the adapter's file lacks {error}") from None
+    except RuntimeError as error:  # shapes
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{folder}: the adapter does not fit the base: {reason[:200]} (was it trained on "
+            "another model?)"
+        ) from None
+    unexpected = list(outcome.unexpected_keys) + parts.unknown
+    missing = [key for key in outcome.missing_keys if of_adapter(key, name)]
     if missing or unexpected:
+        first = (missing or unexpected)[0]
         raise InputError(
             f"{folder}: the adapter does not fit the base ({len(missing)} weights missing, "
-            f"{len(unexpected)} unexpected): was it trained on another model?"
+            f"{len(unexpected)} unexpected, {first} for one): was it trained on another model?"
         )
-    return {key: value for key, value in state.items() if key not in lora}
+    for key, parameter in model.named_parameters():
+        if dtype is not None and ".lora_" not in key and of_adapter(key, name):
+            parameter.data = parameter.data.to(dtype)
+    return {key: state[key] for key in parts.score}
+
+
+def _lay_over(
+    model: PeftModel, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
+) -> None:
+    """Hold these weights for the adapter, but those that are the base's own."""
+    base: Any = model.base_model.model
+    places: dict[str, tuple[nn.Module, str]] = {}
+    tensors: dict[str, Tensor] = {}
+    for key, saved in state.items():
+        path, _, attribute = key.removeprefix(PREFIX).rpartition(".")
+        module = base_module(base, path)
+        own: Any = None if module is None else module._parameters.get(attribute)
+        if module is None or own is None or own.shape != saved.shape:
+            found = "nothing of that name" if own is None else f"one of {list(own.shape)}"
+            raise InputError(
+                f"{folder}: {key} is {list(saved.shape)}, but the base has {found} "
+                f"({MERGE.format(folder=folder)})"
+            )
+        if not equal_weights(saved, own):
+            places[key] = module, attribute
+            tensors[key] = saved.to(own.device, own.dtype)
+    if tensors:
+        overrides.add(name, places, tensors)

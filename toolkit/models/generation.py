@@ -1,6 +1,6 @@
 """Sampling completions, with the log-probability (and the value) of each sampled token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from toolkit.maths.distributions import inverse_cdf_sample
-from toolkit.maths.sequences import mask_after_stop, position_ids
+from toolkit.maths.sequences import is_any, mask_after_stop, position_ids
 
 
 class Sampled(NamedTuple):
@@ -56,8 +56,13 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def step_of(model: nn.Module) -> Step:
-    """The step of a plain causal language model, which has no values."""
+def step_of(model: nn.Module, banned: Tensor | None = None) -> Step:
+    """The step of a plain causal language model, which has no values.
+
+    Args:
+        model: the language model.
+        banned: (V,), added to the logits (``Actors.banned``); None for nothing.
+    """
 
     def step(
         inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache
@@ -66,7 +71,8 @@ def step_of(model: nn.Module) -> Step:
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
-        return output.logits[:, -1], None
+        logits = output.logits[:, -1]
+        return logits if banned is None else logits.float() + banned, None
 
     return step
 
@@ -84,7 +90,7 @@ def sample(
     uniforms: Tensor,
     temperature: float,
     pad_id: int,
-    stop_id: int | None = None,
+    stop_ids: Sequence[int] = (),
     all_steps: bool = False,
 ) -> Sampled:
     """Plain categorical sampling from softmax(logits / temperature); no top-k, no top-p.
@@ -101,8 +107,8 @@ def sample(
         prompt_mask: bool (B, P).
         uniforms: fp64 (B, C) in [0, 1) (``draw_uniforms``).
         temperature: > 0.
-        pad_id: written behind the stop token.
-        stop_id: end a completion behind this token; None for fixed length.
+        pad_id: written behind a stop token.
+        stop_ids: end a completion behind any of these tokens; none for fixed length.
         all_steps: make C steps even when every completion has ended.
     """
     (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
@@ -133,9 +139,9 @@ def sample(
         logprobs[:, t] = torch.where(running, logprob, 0.0)
         if value is not None:
             values[:, t] = torch.where(running, value, 0.0)
-        if stop_id is not None:
-            running &= ids[:, t] != stop_id
+        if stop_ids:
+            running &= ~is_any(ids[:, t], stop_ids)
             if not all_steps and not running.any():
                 break
         inputs = token.unsqueeze(1)
-    return Sampled(ids, mask_after_stop(ids, stop_id), logprobs, None if value is None else values)
+    return Sampled(ids, mask_after_stop(ids, stop_ids), logprobs, None if value is None else values)

@@ -149,7 +149,8 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     base = layer.base_layer
     autocast = autocast_type(x) is not None
     same_type = autocast or base.weight.dtype == x.dtype == a.dtype
-    if type(base) in (nn.Linear, Conv1D) and same_type and not base.weight.requires_grad:
+    trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+    if type(base) in (nn.Linear, Conv1D) and same_type and not trained:
         weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
         flat = x.reshape(-1, x.shape[-1])
         many = 2 * weight.numel() < flat.shape[0] * sum(weight.shape)

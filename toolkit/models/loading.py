@@ -8,6 +8,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked_for_cpu
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -54,28 +56,93 @@ def check_base(name: str) -> None:
 
 
 def load_tokenizer(
-    name: str, revision: str = "main", trust_remote_code: bool = False
+    name: str, revision: str = "main", trust_remote_code: bool = False, base: str | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer, with a pad token, which is not the end-of-text token where that can be.
+
+    It is given three attributes, with which tokenizer, embedding, pad and end ids are compared once:
+
+        embedding_rows   of the model, by its config; None where that is not known. A pad token
+                         beyond them is replaced; end ids beyond them are left out
+        end_token_ids    what closes a completion: the tokenizer's end token, those that
+                         generation_config.json lists, and the chat template's end of turn
+        turn_end_id      the last of these; None without a template
+
+    Args:
+        name: Hub id or folder with the tokenizer's files.
+        revision: branch, tag or commit.
+        trust_remote_code: run code that the repository ships.
+        base: the model that reads the tokens, where that is another than ``name``.
 
     Raises:
         InputError: there is none at ``name``.
     """
-    check_base(name)
+    if base is None:
+        check_base(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no tokenizer loaded: {_first_line(error)}") from None
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+    if not tokenizer.vocab_size:
+        raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
+    rows = vocabulary_size(base or name, revision)
+    tokenizer.embedding_rows = rows
+    tokenizer.stock_pad_token_id = tokenizer.pad_token_id  # as TRL finds it
+    outside = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= (rows or 1 << 60)
+    if outside:
+        print(
+            f"note: {tokenizer.pad_token} is token {tokenizer.pad_token_id}, but the embedding has "
+            f"{rows} rows: another token pads (padding is told by the mask alone)"
+        )
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token or outside:
         unknown = tokenizer.unk_token
         tokenizer.pad_token = (
             unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
         )
-    if not tokenizer.vocab_size:
-        raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
+    note_ends(tokenizer, base or name, revision)
     return tokenizer
+
+
+def note_ends(tokenizer: Any, name: str, revision: str = "main") -> None:
+    """Set ``end_token_ids`` and ``turn_end_id`` of a tokenizer, for the model at ``name``."""
+    tokenizer.turn_end_id = _turn_end(tokenizer)
+    found = [tokenizer.eos_token_id, *_listed_ends(name, revision), tokenizer.turn_end_id]
+    rows = tokenizer.embedding_rows or len(tokenizer)
+    ends = [i for i in dict.fromkeys(found) if i is not None]
+    beyond = [i for i in ends if i >= rows]
+    if beyond:
+        print(f"note: end tokens {beyond} are beyond the embedding's {rows} rows, and never come")
+    tokenizer.end_token_ids = tuple(i for i in ends if i < rows)
+
+
+def _listed_ends(name: str, revision: str) -> list[int]:
+    """The end tokens of generation_config.json, or of config.json where there is none."""
+    try:
+        listed = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except (OSError, ValueError):
+        try:
+            config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+        except (OSError, ValueError):
+            return []
+        listed = getattr(config, "eos_token_id", None)
+    return [] if listed is None else list(listed) if isinstance(listed, list) else [listed]
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The special token with which the chat template closes an assistant's turn."""
+    if not tokenizer.chat_template:
+        return None
+    answer = "ANSWER"
+    dialogue = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(dialogue, tokenize=False)
+    except Exception:  # a template is a program; one that refuses this is told of when it is used
+        return None
+    behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((i for i in behind if i in special), None)
 
 
 def context_length(name: str, revision: str = "main") -> int | None:
@@ -89,6 +156,15 @@ def context_length(name: str, revision: str = "main") -> int | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: config not loaded: {_first_line(error)}") from None
     return getattr(config, "max_position_embeddings", None)
+
+
+def vocabulary_size(name: str, revision: str = "main") -> int | None:
+    """How many rows the model's embedding has, by its config; None where that cannot be read."""
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    except (OSError, ValueError):  # a config in code of its own, or no network: the weights will tell
+        return None
+    return getattr(config, "vocab_size", None)
 
 
 def check_context(name: str, tokens: int, revision: str = "main") -> None:
@@ -194,10 +270,19 @@ def cure_cpu_repacking(model: nn.Module) -> None:
     There the first forward pass without gradients in eval mode repacks a ``Linear4bit`` and never
     unpacks it: after one ``generate`` the gradients are wrong (relative error up to 1) and saving
     changes the weights. Seen in bitsandbytes 0.50.2; the canary tests keep watch.
+
+    A layer that was repacked before (a script tried its model, say) is unpacked, as bitsandbytes
+    does for saving; its scales were rounded to bf16 by the repacking and stay so.
     """
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            state = getattr(module.weight, "quant_state", None)
+            if getattr(state, "packing_format_for_cpu", False):
+                module.weight.data, state = unpacked_for_cpu(module.weight.data, state)
+                if not state.nested:  # which bitsandbytes leaves in the packed order
+                    state.absmax = state.absmax.T.reshape(-1).float()
+                module.weight.quant_state = module.quant_state = state
 
 
 def base_fingerprint(name: str) -> str | None:

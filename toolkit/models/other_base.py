@@ -7,31 +7,39 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapters import check_adapter, read_facts
 from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
+from toolkit.models.reading import reading_of
 
 
 class TextRewardModel:
-    """Scores text by a sequence classifier with one output; text is tokenised anew for it.
+    """Scores text by a sequence classifier with one output; text is tokenized anew for it.
 
-    The model is loaded at the first call, so that a run's other inputs are checked before.
+    Prompts that are messages are rendered by its own chat template. The model is loaded at the first
+    call, so that a run's other inputs are checked before.
 
     Args:
         name: Hub id or folder of a classifier, or folder of a reward adapter, whose own
             ``adapter_config.json`` names its base.
         precision: how the base is held: "4bit", "bf16" or "fp32".
         batch_size: texts in one pass.
+        end_token: what closes a text, as for ``reading_of``.
+        tokenizer: the policy's, where the model sits on the policy's base: it is given token ids
+            then (``score_ids``), and makes none of its own.
 
     Raises:
         InputError: no such model, or more than one output.
     """
 
-    def __init__(self, name: str, precision: str, batch_size: int = 64) -> None:
+    def __init__(
+        self, name: str, precision: str, batch_size: int = 64, end_token: str = "auto",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.precision, self.batch_size = name, precision, batch_size
         self.__name__ = f"reward model {Path(name).name}"
         self.gain, self.bias = 1.0, 0.0
@@ -45,9 +53,18 @@ class TextRewardModel:
             facts = read_facts(self.adapter)
             self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
         check_base(self.base)
-        if self.adapter is None and AutoConfig.from_pretrained(self.base).num_labels != 1:
-            raise InputError(f"reward_model: {name}: not a classifier with one output")
-        self.tokenizer = load_tokenizer(self.base)
+        padding = None
+        if self.adapter is None:
+            config = AutoConfig.from_pretrained(self.base)
+            if config.num_labels != 1:
+                raise InputError(f"reward_model: {name}: not a classifier with one output")
+            padding = config.get_text_config().pad_token_id
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        self.takes_ids = tokenizer is not None
+        self.tokenizer = tokenizer or load_tokenizer(
+            str(self.adapter) if own else self.base, base=self.base
+        )
+        self.reading = reading_of(name, self.tokenizer, end_token, padding)
         self._model: Any = None
 
     @property
@@ -57,7 +74,7 @@ class TextRewardModel:
         if self.adapter is not None:
             content = (self.adapter / "adapter_model.safetensors").read_bytes()
             weights = f"{weights} {hashlib.sha256(content).hexdigest()[:16]}"
-        return f"{self.name} {weights} {self.gain} {self.bias}"
+        return f"{self.name} {weights} {self.gain} {self.bias} {self.reading.ends_with}"
 
     def load(self) -> Any:
         """The model, frozen."""
@@ -69,13 +86,21 @@ class TextRewardModel:
             self._model = model.eval().requires_grad_(False)
         return self._model
 
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        """gain * score + bias of each completion behind its prompt, texts or messages."""
+        return self.score_rows(
+            self.reading.text_rows(self.tokenizer, prompts, completions, columns)
+        )
+
+    def score_ids(self, prompts: Any, kept: list[list[int]]) -> list[float]:
+        """The same of token ids, where they are this model's: ``Prompts`` and completions."""
+        return self.score_rows(self.reading.rows(self.tokenizer, prompts, kept))
+
     @torch.no_grad()
-    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        """gain * score + bias of each text, prompt and completion joined."""
+    def score_rows(self, rows: list[list[int]]) -> list[float]:
+        """gain * score + bias of each row of token ids, read on its last token."""
         model = self.load()
         device = next(model.parameters()).device
-        texts = [p + c for p, c in zip(prompts, completions, strict=True)]
-        rows = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.batch_size):

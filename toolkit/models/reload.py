@@ -57,10 +57,17 @@ def load_plain(
 def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
     """Scores of rows of token ids, one row at a time, so nothing is padded."""
     device = next(model.parameters()).device
-    return [
-        model(input_ids=torch.tensor([row], device=device), use_cache=False).logits.float().item()
-        for row in rows
-    ]
+    config = model.config.get_text_config()
+    # Nothing is padded here: without a pad token the score is read on the last token, whatever it is.
+    before, config.pad_token_id = config.pad_token_id, None
+    try:
+        return [
+            model(input_ids=torch.tensor([row], device=device), use_cache=False)
+            .logits.float().item()
+            for row in rows
+        ]  # fmt: skip
+    finally:
+        config.pad_token_id = before
 
 
 def verify_reload(

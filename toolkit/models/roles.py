@@ -11,17 +11,20 @@ The base is held once, whatever the precision. Each method says which role it pl
 that role's adapter first; nothing is switched back, for every other method does the same.
 """
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
+from toolkit.data.files import read_object, write_json
+from toolkit.errors import InputError
 from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
@@ -32,6 +35,8 @@ from toolkit.models.adapters import (
 from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
+from toolkit.models.reading import Reading
+from toolkit.models.wrapped import Overrides, of_adapter, switch, switchable
 
 
 class Roles(Actors):
@@ -45,6 +50,7 @@ class Roles(Actors):
         policy_adapter: folder of an adapter that the policy starts from, or None for a new one.
         reference: "base" (adapters off), or "policy_adapter" (a frozen copy of that one: the
             reference of a policy that starts from supervised fine-tuning).
+        reading: what the reward adapter is to find behind a completion (``reading_of``).
         value_init: "zero", or "reward": adapter and head start as the reward's.
         autocast_dtype: run every pass under autocast to this type; the base's frozen linear weights
             are then held in it.
@@ -65,6 +71,7 @@ class Roles(Actors):
         value_init: str = "zero",
         autocast_dtype: torch.dtype | None = None,
         checked: bool = True,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__()
         lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
@@ -77,19 +84,25 @@ class Roles(Actors):
         hidden_size = base.config.get_text_config().hidden_size
         device = next(base.parameters()).device
         self.model: PeftModel = get_peft_model(base, lora, adapter_name=POLICY)
+        self.overrides = Overrides()
+        self.policy_bias = "none"
         self.value_head: Fp32Head | None = None
         self.reward_head: Fp32Head | None = None
         if policy_adapter is not None:
             self.model.delete_adapter(POLICY)
-            add_saved_adapter(self.model, policy_adapter, POLICY)
+            self._add(policy_adapter, POLICY)
+            self.policy_bias = read_object(
+                Path(policy_adapter) / "adapter_config.json", "policy_adapter"
+            ).get("bias", "none")
             if reference == "policy_adapter":
-                add_saved_adapter(self.model, policy_adapter, REFERENCE)
+                self._add(policy_adapter, REFERENCE)
         if reward_adapter is not None:
             self._add_reward(reward_adapter, hidden_size, device)
         if value is not None:
             self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
+        self.reading = reading or Reading()
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
-        self._rewards: dict[str, tuple[str, Fp32Head, float, float]] = {}
+        self._rewards: dict[str, tuple[str, Fp32Head, float, float, Reading]] = {}
         self.shares_trunk = value == "trunk"
         self._adapter_of = {
             POLICY: POLICY,
@@ -97,18 +110,14 @@ class Roles(Actors):
             VALUE: POLICY if self.shares_trunk else VALUE,
             REWARD: REWARD,
         }
-        self._layers = make_lean(self.model)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(any(f".{adapter}." in name for adapter in (POLICY, VALUE)))
-        self.eval()
+        self._settle()
         if checked:
-            self.check_head(self.act_as(POLICY))
+            self.check_head()
 
     def _add_reward(
         self, folder: str | Path, hidden_size: int, device: torch.device, name: str = REWARD
     ) -> None:
-        left_over = add_saved_adapter(self.model, folder, name)
-        (weight,) = [value for key, value in left_over.items() if key.endswith("score.weight")]
+        (weight,) = self._add(folder, name).values()
         self.reward_head = Fp32Head(hidden_size, 1, bias=False).to(device).requires_grad_(False)
         self.reward_head.weight.copy_(weight)
         facts = read_facts(folder)
@@ -121,15 +130,17 @@ class Roles(Actors):
             name: without dots, and none of the four roles'.
             folder: its adapter's.
         """
-        add_saved_adapter(self.model, folder, name)
+        self._add(folder, name)
         self._adapter_of[name] = name
         self._settle()
+        self.check_head(name)
 
-    def use_reward(self, folder: str | Path) -> None:
+    def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
         """From now on this reward adapter plays the reward; others that did are kept on the base.
 
         Args:
             folder: its adapter's, with head, gain and bias.
+            reading: what it is to find behind a completion.
         """
         key = str(Path(folder).resolve())
         if key not in self._rewards:
@@ -137,17 +148,37 @@ class Roles(Actors):
             hidden_size = self._causal.config.get_text_config().hidden_size
             self._add_reward(folder, hidden_size, self.device, name)
             assert self.reward_head is not None
-            self._rewards[key] = name, self.reward_head, self.gain, self.bias
+            kept = name, self.reward_head, self.gain, self.bias, reading or Reading()
+            self._rewards[key] = kept
             self._settle()
-        self._adapter_of[REWARD], self.reward_head, self.gain, self.bias = self._rewards[key]
+        name, self.reward_head, self.gain, self.bias, self.reading = self._rewards[key]
+        self._adapter_of[REWARD] = name
         self.has_reward = True
 
+    def _add(self, folder: str | Path, name: str) -> dict[str, Tensor]:
+        """A saved adapter on the base, whole; returns a reward's head.
+
+        What is not LoRA is held in fp32 where the passes allow it (a base in fp32, or autocast); in
+        a base of another type it has that type, as peft has it.
+        """
+        embedding = self._causal.get_input_embeddings().weight
+        wide = self.autocast_dtype is not None or embedding.dtype == torch.float32
+        return add_saved_adapter(
+            self.model, folder, name, self.overrides, torch.float32 if wide else None
+        )
+
     def _settle(self) -> None:
-        """What an adapter that comes later needs: the leaner pass, nothing trained, eval mode."""
-        self._layers = make_lean(self.model)
-        for name, parameter in self.model.named_parameters():
-            if not any(f".{adapter}." in name for adapter in (POLICY, VALUE)):
-                parameter.requires_grad_(False)
+        """What adapters need once they are on: what is trained, the leaner pass, eval mode."""
+        # A norm, say, has a leaner pass only while it is frozen, so this comes first.
+        copies = {id(p) for a, keys in self.overrides.keys.items()
+                  for key, p in zip(keys, self.overrides.tensors(a), strict=True)
+                  if not key.endswith("bias")}  # fmt: skip
+        for holder in (self.model, self.overrides):
+            for name, parameter in holder.named_parameters():
+                trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE))
+                parameter.requires_grad_(trained and id(parameter) not in copies)
+        make_lean(self.model)
+        self._layers = switchable(self.model)
         self.eval()
 
     def _add_value(
@@ -160,33 +191,49 @@ class Roles(Actors):
         if init == "reward":
             if reward_adapter is None or self.reward_head is None or value != "adapter":
                 raise ValueError("value_init='reward' needs value='adapter' and a reward adapter")
-            add_saved_adapter(self.model, reward_adapter, VALUE)
+            self._add(reward_adapter, VALUE)
             with torch.no_grad():
                 self.value_head.weight.copy_(self.gain * self.reward_head.weight)
                 self.value_head.bias.fill_(self.bias)
         elif value == "adapter":
-            self.model.add_adapter(VALUE, lora)
+            self.model.add_adapter(VALUE, self._without_head(lora))
+
+    def _without_head(self, lora: LoraConfig) -> LoraConfig:
+        """The value's adapter: the policy's, but for the output head, which the value never reads."""
+        targets = lora.target_modules
+        if not isinstance(targets, set | list):
+            return lora
+        head = self._causal.get_output_embeddings()
+        own = {name.rpartition(".")[2] for name, module in self._causal.named_modules()
+               if module is head}  # fmt: skip
+        kept = sorted(set(targets) - own)
+        if not kept:
+            raise InputError(
+                "lora_target_modules: only the output head, so a value adapter would have nothing "
+                "(add layers, or pass --value trunk)", "lora_target_modules",
+            )  # fmt: skip
+        made = copy.deepcopy(lora)
+        made.target_modules = set(kept)
+        return made
 
     @property
     def _causal(self) -> PreTrainedModel:
-        base = self.model.get_base_model()
+        base: Any = self.model.base_model.model  # get_base_model asks for an active adapter
         assert isinstance(base, PreTrainedModel)
         return base
 
     def act_as(self, role: str) -> PreTrainedModel:
         """The causal language model with this role's adapter on."""
-        # peft's set_adapter also flips requires_grad, and a leaf frozen between forward and
-        # backward gets no gradient, silently; so only the two flags that its forward reads are set.
-        # Seen in peft 0.21.2, peft/tuners/lora/bnb.py; a test holds this against set_adapter.
         adapter = self._adapter_of[role]
-        for layer in self._layers:
-            layer._disable_adapters = adapter is None
-            if adapter is not None:
-                layer._active_adapter = [adapter]
+        switch(self._layers, adapter)
+        self.overrides.lay(adapter)
         return self._causal
 
     def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
         return last_states(self.act_as(role).base_model, last, **inputs)
+
+    def language_model(self, role: str) -> PreTrainedModel:
+        return self.act_as(role)
 
     def output_head(self, role: str) -> nn.Module:
         return self._causal.get_output_embeddings()
@@ -218,13 +265,18 @@ class Roles(Actors):
         }
 
     def _frozen_digest(self) -> str:
-        """A hash of reward and reference adapters, and of the reward's head."""
+        """A hash of reward and reference adapters, whole, and of the reward's head."""
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
-            if "lora_" in name and not parameter.requires_grad or "reward_head" in name:
+            if self.is_frozen_adapter(name, parameter) or "reward_head" in name:
                 digest.update(name.encode())
                 digest.update(parameter.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
+        return not parameter.requires_grad and any(
+            of_adapter(name, adapter) for adapter in self.model.peft_config
+        )
 
     @staticmethod
     def _targets(config: Any) -> Any:
@@ -238,7 +290,11 @@ class Roles(Actors):
         for name in names:
             self.model.peft_config[name].base_model_name_or_path = self.base_name
         self.act_as(POLICY)
-        self.model.save_pretrained(str(folder), selected_adapters=names)
+        # Copies of the base's embedding, which peft would add for some layers, say nothing new.
+        self.model.save_pretrained(
+            str(folder), selected_adapters=names, save_embedding_layers=False
+        )
+        self._save_overrides(folder / POLICY)
         if self.value_head is not None:
             (folder / VALUE).mkdir(exist_ok=True)
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
@@ -246,3 +302,14 @@ class Roles(Actors):
         for template in folder.rglob("README.md"):  # peft's, with nothing filled in
             template.unlink()
         write_facts(folder / POLICY, self.base_name, **facts)
+
+    def _save_overrides(self, folder: Path) -> None:
+        """Add the policy's biases and the like to its file, under the keys that peft gives them."""
+        keys, tensors = self.overrides.keys.get(POLICY, []), self.overrides.tensors(POLICY)
+        if not keys:
+            return
+        path = folder / "adapter_model.safetensors"
+        own = {key: t.detach().contiguous() for key, t in zip(keys, tensors, strict=True)}
+        save_file(load_file(path) | own, path, metadata={"format": "pt"})
+        config = read_object(folder / "adapter_config.json", "adapter")
+        write_json(folder / "adapter_config.json", config | {"bias": self.policy_bias})

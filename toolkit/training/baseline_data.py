@@ -25,7 +25,7 @@ from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts
 from toolkit.data.sources import Placed, read_table
-from toolkit.data.text import decode_pair
+from toolkit.data.text import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
 from toolkit.training.baseline_config import PreferenceConfig
 
@@ -58,63 +58,15 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
     >>> next(complete(encoder, rows, stop_id=None))
     {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1}
 
-    Prompts are those of ``read_prompts``. Nothing is appended unless ``stop_id`` is given.
+    Nothing is appended unless ``stop_id`` is given.
 
     Args:
-        encoder: the rule for long rows; counts them. A row is as long as its longest completion.
+        encoder: makes the tokens. A row is as long as its longest completion.
         rows: comparisons, with their places.
         stop_id: completions end with this token.
     """
-    for _, row in rows:
-        prompt = encoder.prompt_ids(row["prompt"])
-        completions = completion_ids(encoder, row, prompt)
-        if stop_id is not None:
-            completions = [c if c[-1] == stop_id else [*c, stop_id] for c in completions]
-        room = (encoder.max_length or 1 << 30) - max(map(len, completions))
-        if len(prompt) > room:
-            keep = int(prompt[:1] == [encoder.tokenizer.bos_token_id])
-            if encoder.long_rows == "drop" or room <= keep:
-                encoder.dropped += 1
-                continue
-            encoder.truncated += 1
-            prompt = prompt[:keep] + prompt[len(prompt) - (room - keep) :]
-        encoder.rows += 1
+    for row, _, prompt, completions in encoder.pieces(rows, stop_id):
         yield {"prompt_ids": prompt, "completion_ids": completions, "best": row["best"]}
-
-
-def completion_ids(encoder: Encoder, row: Row, prompt: list[int]) -> list[list[int]]:
-    """Token ids of a row's completions, such that behind ``prompt`` they read as the text does.
-
-    They are cut off the tokens of the whole, where that begins as the prompt does. It does not
-    where a token runs across the border, which sampling never does: then ``_alone``.
-    """
-    chat = not isinstance(row["prompt"], str)
-    text = encoder.prompt_text(row["prompt"])
-    spaced = chat and encoder.plain  # "Assistant: ..."
-    completions = [f" {c.lstrip(' ')}" if spaced else c for c in row["completions"]]
-    wholes = encoder.ids([text + c for c in completions], chat)
-    return [
-        whole[len(prompt) :]
-        if whole[: len(prompt)] == prompt and len(whole) > len(prompt)
-        else _alone(encoder.tokenizer, prompt, completion)
-        for completion, whole in zip(completions, wholes, strict=True)
-    ]
-
-
-def _alone(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: str) -> list[int]:
-    """A completion tokenised by itself: as it is, without its first space, or behind a newline.
-
-    SentencePiece puts a space before a text, so the first that reads right behind the prompt is
-    taken.
-    """
-
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    anchored = ids(f"\n{completion}")[len(ids("\n")) :]
-    tries = [ids(completion), ids(completion.removeprefix(" ")), anchored]
-    right = (t for t in tries if t and decode_pair(tokenizer, prompt, t)[1] == completion)
-    return next(right, tries[0])
 
 
 def sft_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -224,7 +176,7 @@ def prepare_completions(
         for name, wanted in zip(("train", "held-out"), sides, strict=True):
             before = encoder.rows
             placed = tqdm(
-                source.where(wanted), desc="Tokenising", unit="row", total=int(wanted.sum()),
+                source.where(wanted), desc="Tokenizing", unit="row", total=int(wanted.sum()),
                 mininterval=1,
             )  # fmt: skip
             rows = shape(complete(encoder, placed, stop_id))
@@ -242,7 +194,10 @@ def prepare_completions(
         "held_out_comparisons": counts[1], "train_rows": len(sets[0]),
         "held_out_rows": len(sets[1]), "max_length": encoder.max_length, "stop_id": stop_id,
         "rows_too_long": encoder.dropped, "rows_with_prompt_cut": encoder.truncated,
+        "rows_refused": encoder.bad.count, "completions_with_an_end_token": encoder.ended,
     })  # fmt: skip
+    for line in encoder.notes():
+        print(line)
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
     return data
 
@@ -295,8 +250,10 @@ def prepare_text(
         nonlocal cut
         for wants, (_, row) in zip(wanted, read_table(source, "--text"), strict=True):
             if wants:
-                ids = tokenizer(row["text"], verbose=False)["input_ids"]
-                if stop_id is not None and ids[-1] != stop_id:
+                (ids,) = text_ids(tokenizer, [row["text"]])
+                if ids[-1] in end_ids(tokenizer):  # closed by one rule, whatever the text brought
+                    ids = ids[:-1]
+                if stop_id is not None:
                     ids = [*ids, stop_id]
                 cut += len(ids) > max_length
                 yield {"input_ids": ids[:max_length], "labels": ids[:max_length]}

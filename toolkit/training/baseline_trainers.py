@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import RLOOTrainer, SFTTrainer
 
-from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair
+from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
+from toolkit.models.actors import banned_of
 from toolkit.models.generation import Sampled, step_of
+from toolkit.models.other_base import TextRewardModel
 from toolkit.training.baseline_config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -30,7 +31,12 @@ from toolkit.training.baseline_config import (
     method_classes,
 )
 from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_kl_rows
-from toolkit.training.rewards import RewardFunction, call_reward_function, function_name
+from toolkit.training.rewards import (
+    RewardFunction,
+    as_asked,
+    call_reward_function,
+    function_name,
+)
 from toolkit.training.rollouts import SamplingRule
 
 
@@ -151,10 +157,7 @@ class VisibleReward:
     ) -> None:  # fmt: skip
         self.parts, self.weights, self.rule = parts, weights, rule
         self.tokenizer = tokenizer
-        self.columns = {
-            name: [v for each in prompts for v in each.columns.get(name, [None] * len(each))]
-            for name in sorted({name for each in prompts for name in each.columns})
-        }
+        self.prompts = joined(prompts)
         self.__name__ = "+".join(map(function_name, parts))
 
     def __call__(
@@ -165,12 +168,14 @@ class VisibleReward:
         ids, mask = pad(completion_ids, self.rule.pad_id)
         visible, valid = self.rule.visible(Sampled(ids, mask, torch.zeros(0)))
         kept = [tokens[keep].tolist() for tokens, keep in zip(ids, visible, strict=True)]
-        pairs = [decode_pair(self.tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)]
-        texts = [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
-        columns = {name: [values[i] for i in row] for name, values in self.columns.items()}
+        asked = self.prompts.pick(row)
+        texts = as_asked(asked, kept, self.tokenizer)
         total = torch.zeros(len(prompts), dtype=torch.float64)
         for part, weight in zip(self.parts, self.weights, strict=True):
-            scores = call_reward_function(part, *texts, columns, all_scored=False)
+            if isinstance(part, TextRewardModel) and part.takes_ids:
+                scores = part.score_ids(asked, kept)
+            else:
+                scores = call_reward_function(part, *texts, asked.columns, all_scored=False)
             total += weight * torch.tensor(scores, dtype=torch.float64)
         return torch.where(valid, total, self.rule.penalty).tolist()
 
@@ -190,7 +195,7 @@ class SampledRLOOTrainer(RLOOTrainer):
         self.rule = rule
         super().__init__(**kwargs)
         self.noise = torch.Generator().manual_seed(self.args.seed)
-        self.eos_token_ids = [] if rule.stop_id is None else [rule.stop_id]  # counted in metrics
+        self.eos_token_ids = list(rule.stop_ids)  # counted in metrics
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, Row]:
         return prompts, None, {}
@@ -203,7 +208,9 @@ class SampledRLOOTrainer(RLOOTrainer):
         model.eval()  # in training mode checkpointing would go without the cache
         device = self.accelerator.device
         with self.accelerator.autocast():
-            _, sampled = self.rule.sample(step_of(model), prompt_ids, self.noise, device)
+            banned = banned_of(self.processing_class, model.config.get_text_config().vocab_size)
+            step = step_of(model, None if banned is None else banned.to(device))
+            _, sampled = self.rule.sample(step, prompt_ids, self.noise, device)
         model.train(was_training)
         return [
             ids[keep].tolist()

@@ -15,6 +15,7 @@ from datasets import Dataset
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoding import Encoder, best_of, encode_to_disk
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.training.reward_config import BestOfKConfig
 
@@ -28,23 +29,25 @@ class RewardData:
     Attributes:
         train, held_out: datasets of ``data.encoding.SCHEMA``, in a file that goes with this object.
         rows: the held-out rows themselves, ``held_out["row"]`` indexes them.
-        prompts: token ids of prompts to normalise with.
+        prompts: prompts to normalize with, as PPO has them.
         score_mean, score_std: of the training rows' ``scores``; scalar losses train on
             (scores - mean) / std.
+        pad_id: pads the rows: an id that no candidate ends in.
         facts: counts, for the log.
     """
 
     train: Dataset
     held_out: Dataset
     rows: list[Row]
-    prompts: list[list[int]]
+    prompts: Prompts
     score_mean: float = 0.0
     score_std: float = 1.0
+    pad_id: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def collator(self, pad_token_id: int) -> ComparisonCollator:
+    def collator(self) -> ComparisonCollator:
         """Batches of these rows."""
-        return ComparisonCollator(pad_token_id, self.score_mean, self.score_std)
+        return ComparisonCollator(self.pad_id, self.score_mean, self.score_std)
 
     def texts_and_prompts(self) -> tuple[list[list[str]], list[str]]:
         """Of each held-out row: its candidates, to know equal ones, and its prompt."""
@@ -66,6 +69,7 @@ def prepare(
     prompts: int,
     prompt_tokens: int,
     scratch: Path,
+    end_id: int | None = None,
 ) -> RewardData:
     """Tokenise both sides of the split.
 
@@ -77,18 +81,21 @@ def prepare(
         prompts: how many prompts to keep for normalising.
         prompt_tokens: the longest of them.
         scratch: token ids go into a folder made here, which goes when the data do.
+        end_id: closes every candidate; None for nothing.
 
     Raises:
         InputError: no row fits, no prompt does, or a row has no margin and one is wanted.
     """
     folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
-        train_set, eval_set, rows = _tokenise(comparisons, train, held_out, encoder, folder)
+        train_set, eval_set, rows = _tokenize(
+            comparisons, train, held_out, encoder, folder, end_id
+        )
         none = sum(each.data.column("margin").null_count for each in (train_set, eval_set))
         if config.use_margin and none:
             raise InputError(f"{comparisons.source}: {none} rows have no margin", "use_margin")
         kept = _prompts(comparisons, train, encoder, prompts, prompt_tokens)
-        data = RewardData(train_set, eval_set, rows, kept)
+        data = RewardData(train_set, eval_set, rows, kept, pad_id=encoder.pad_id())
         if config.wants == "scores":
             data.score_mean, data.score_std = _moments(train_set, comparisons.source)
     except BaseException:
@@ -99,28 +106,32 @@ def prepare(
             f"warning: {encoder.joined} rows run from prompt to completion without a space, as "
             f"{encoder.example!r} (if that is no purpose: convert.py --add_space)"
         )
+    for line in encoder.notes():
+        print(line)
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
     data.facts = {
         "source": comparisons.source, "digest": comparisons.digest, "rows": len(comparisons),
         "invalid_rows_skipped": comparisons.skipped, "train_comparisons": len(train_set),
         "held_out_comparisons": len(eval_set), "max_length": encoder.max_length,
         "rows_too_long": encoder.dropped, "rows_with_prompt_cut": encoder.truncated,
+        "rows_refused": encoder.bad.count, "completions_with_an_end_token": encoder.ended,
     }  # fmt: skip
     return data
 
 
-def _tokenise(
+def _tokenize(
     comparisons: Comparisons,
     train: np.ndarray,
     held_out: np.ndarray,
     encoder: Encoder,
     folder: Path,
+    end_id: int | None,
 ) -> tuple[Dataset, Dataset, list[Row]]:
     train_set = encode_to_disk(
-        encoder, comparisons.where(train), folder / "train.arrow", int(train.sum())
+        encoder, comparisons.where(train), folder / "train.arrow", int(train.sum()), end_id
     )
     placed = [(place, _with_best(row)) for place, row in comparisons.where(held_out)]
-    eval_set = encode_to_disk(encoder, placed, folder / "eval.arrow", len(placed))
+    eval_set = encode_to_disk(encoder, placed, folder / "eval.arrow", len(placed), end_id)
     if not len(train_set) or not len(eval_set):
         raise InputError(
             f"{comparisons.source}: no row of {'held-out' if len(train_set) else 'training'} ones "
@@ -132,13 +143,23 @@ def _tokenise(
 
 def _prompts(
     comparisons: Comparisons, train: np.ndarray, encoder: Encoder, count: int, longest: int
-) -> list[list[int]]:
-    fitting = (
-        ids
-        for _, row in comparisons.where(train)
-        if len(ids := encoder.prompt_ids(row["prompt"])) <= longest
-    )
-    kept = list(islice(fitting, count))
+) -> Prompts:
+    kept = Prompts()
+    kept.template = encoder.template
+    rows = []
+    for _, row in comparisons.where(train):
+        if len(kept) == count:
+            break
+        try:
+            ids = encoder.prompt_ids(row["prompt"], row)
+        except InputError:  # counted when the row was encoded
+            continue
+        if len(ids) <= longest:
+            kept.given[len(kept)] = row["prompt"]
+            kept.append(ids)
+            rows.append(row)
+    for name in ("tools", "chat_template_kwargs"):
+        kept.columns[name] = [row.get(name) for row in rows]
     if count and not kept:
         raise InputError(
             f"{comparisons.source}: no prompt of {longest} tokens or fewer to normalise with "

@@ -5,6 +5,7 @@ The seam in TRL 1.16.0 (three private names; pinned, and a test holds K = 2 agai
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardTrainer
 
 from toolkit.data.collators import ComparisonCollator, buckets, by_comparison
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.maths.losses import (
     best_of_k_loss,
@@ -64,6 +66,7 @@ class BestOfKTrainer(RewardTrainer):
         if peft_config.task_type != "SEQ_CLS":
             raise ValueError(f"task_type is {peft_config.task_type}, but must be SEQ_CLS")
         self.config = args
+        collator = collator or ComparisonCollator(processing_class.pad_token_id)
         set_seed(args.seed)  # before peft draws the adapter's A
         super().__init__(
             model=model,
@@ -71,10 +74,12 @@ class BestOfKTrainer(RewardTrainer):
             processing_class=processing_class,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=collator or ComparisonCollator(processing_class.pad_token_id),
+            data_collator=collator,
             peft_config=peft_config,
         )
         assert self.model is not None
+        # transformers' pooling tells padding by this id, whatever token it stands for.
+        model.config.get_text_config().pad_token_id = collator.pad_token_id
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantised base
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -210,7 +215,7 @@ def normalize(
 
     Args:
         roles: with a reward adapter whose gain is 1 and bias 0.
-        prompts: token ids; gone through in turn until there are enough samples.
+        prompts: token ids, or ``Prompts``; gone through in turn until there are enough samples.
         rule: how completions are sampled.
         tokenizer: for padding.
         samples: how many; 0 leaves the scores as they are.
@@ -229,12 +234,15 @@ def normalize(
     if samples == 0:
         return {"gain": 1.0, "bias": 0.0, "samples": 0}
     generator = torch.Generator().manual_seed(seed)
-    chosen = [prompts[i % len(prompts)] for i in range(samples)]
+    known = prompts if isinstance(prompts, Prompts) else Prompts(prompts)
+    chosen = [i % len(known) for i in range(samples)]
     raw: list[float] = []
     for start in tqdm(range(0, samples, batch_size), desc="Normalising", leave=False):
-        batch = chosen[start : start + batch_size]
+        batch = known.pick(chosen[start : start + batch_size])
         _, sampled = rule.sample(roles.step(REFERENCE), batch, generator, roles.device)
-        visible = sampled.mask if whole else rule.visible(sampled)[0]
+        # Whole or not, the scorer never sees a stop token.
+        shown = replace(rule, truncate_id=None) if whole else rule
+        visible, _ = shown.visible(sampled)
         raw += score(roles, batch, sampled.completion_ids, visible, tokenizer).tolist()
     tensor = torch.tensor(raw)
     try:

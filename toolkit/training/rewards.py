@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.text import decode_pair
+from toolkit.data.prompts import Prompts
+from toolkit.data.text import answers, decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import Actors
@@ -25,8 +26,8 @@ class Rewards:
     """A weighted sum of scores.
 
     Attributes:
-        parts: functions ``fn(prompts, completions, **columns) -> scores``; None stands for the
-            reward model among the roles.
+        parts: functions ``fn(prompts, completions, **columns) -> scores``, called with what
+            ``as_asked`` gives; None stands for the reward model among the roles.
         weights: one for each part.
     """
 
@@ -67,20 +68,34 @@ class Rewards:
         """
         total = torch.zeros(len(prompts), device=actors.device)
         kept = [ids[keep].tolist() for ids, keep in zip(completion_ids, visible, strict=True)]
-        texts: tuple[list[str], list[str]] | None = None
+        asked: tuple[list[Any], list[Any]] | None = None
         for part, weight in zip(self.parts, self.weights, strict=True):
             if part is None:
                 scores = model_scores(actors, prompts, kept, tokenizer, batch_size)
             else:
-                if texts is None:
-                    pairs = [
-                        decode_pair(tokenizer, p, c) for p, c in zip(prompts, kept, strict=True)
-                    ]
-                    texts = [p for p, _ in pairs], [c for _, c in pairs]
-                values = call_reward_function(part, *texts, columns or {}, all_scored=False)
+                asked = asked or as_asked(prompts, kept, tokenizer)
+                values = call_reward_function(part, *asked, columns or {}, all_scored=False)
                 scores = torch.tensor(values, device=actors.device)
             total = total + weight * scores
         return total
+
+
+def as_asked(
+    prompts: Sequence[list[int]], kept: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Any], list[Any]]:
+    """Prompts and completions as functions, judges and people get them, in TRL's form.
+
+    Strings, or, where a prompt is messages, these and a list with the assistant's message.
+
+    Args:
+        prompts: token ids; ``Prompts`` know how they were given.
+        kept: token ids of what is seen of each completion.
+        tokenizer: of both.
+    """
+    known = prompts if isinstance(prompts, Prompts) else Prompts(prompts)
+    shown = [known.shown(i, tokenizer) for i in range(len(known))]
+    texts = [decode_pair(tokenizer, p, c)[1] for p, c in zip(prompts, kept, strict=True)]
+    return shown, answers(shown, texts)
 
 
 @torch.no_grad()
@@ -96,7 +111,7 @@ def model_scores(
         tokenizer: its pad token.
         batch_size: rows in one pass.
     """
-    rows = [prompt + completion for prompt, completion in zip(prompts, kept, strict=True)]
+    rows = actors.reading.rows(tokenizer, prompts, kept)
     scores = torch.empty(len(rows), device=actors.device)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(order), batch_size):
@@ -155,7 +170,7 @@ def _wanted(function: RewardFunction, columns: Columns) -> Columns:
 
 
 def call_reward_function(
-    function: RewardFunction, prompts: list[str], completions: list[str], columns: Columns,
+    function: RewardFunction, prompts: list[Any], completions: list[Any], columns: Columns,
     all_scored: bool = True,
 ) -> list[float]:  # fmt: skip
     """Its scores as floats, one for each completion, or an InputError that names it.

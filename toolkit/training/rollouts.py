@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import token_id
+from toolkit.data.text import stop_ids, token_id
 from toolkit.errors import InputError
-from toolkit.maths.sequences import pad, truncate
+from toolkit.maths.sequences import is_any, pad, truncate
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, Step, draw_uniforms, sample
 from toolkit.training.rewards import Rewards
@@ -25,12 +25,13 @@ class SamplingRule:
         response_length: C.
         temperature: of sampling and of all log-probs.
         pad_id: written behind an end.
-        stop_id: end a completion behind this token; None samples C tokens whatever they are.
+        stop_ids: end a completion behind any of these; without any C tokens are sampled, whatever
+            they are.
         truncate_id: the scorer sees a completion up to the first such token ...
         truncate_after: ... at this index or later.
         penalty: score of a completion without one there.
-        missing_eos_penalty: taken off the score of a completion without ``end_id``.
-        end_id: by default ``stop_id``.
+        missing_eos_penalty: taken off the score of a completion without any of ``ends``.
+        end_ids: what ends a completion though sampling goes on; by default ``stop_ids``.
         show_stop: the scorer sees the stop token too, as TRL's reward models do, which were trained
             with it.
     """
@@ -38,13 +39,18 @@ class SamplingRule:
     response_length: int
     temperature: float
     pad_id: int
-    stop_id: int | None = None
+    stop_ids: tuple[int, ...] = ()
     truncate_id: int | None = None
     truncate_after: int = 0
     penalty: float = -1.0
     missing_eos_penalty: float | None = None
     show_stop: bool = False
-    end_id: int | None = None
+    end_ids: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """What ends a completion."""
+        return self.end_ids or self.stop_ids
 
     def sample(
         self, step: Step, prompts: list[list[int]], generator: torch.Generator, device: torch.device
@@ -52,7 +58,7 @@ class SamplingRule:
         """A completion for each prompt: the prompts' mask (B, P), padded left, and what came."""
         uniforms = draw_uniforms(len(prompts), self.response_length, generator)
         ids, mask = (t.to(device) for t in pad(prompts, self.pad_id, "left"))
-        return mask, sample(step, ids, mask, uniforms, self.temperature, self.pad_id, self.stop_id)
+        return mask, sample(step, ids, mask, uniforms, self.temperature, self.pad_id, self.stop_ids)
 
     def visible(self, sampled: Sampled) -> tuple[Tensor, Tensor]:
         """What the scorer sees of each completion: bool mask (B, C); and bool (B,) valid.
@@ -62,8 +68,8 @@ class SamplingRule:
         harm.
         """
         mask = sampled.mask
-        if self.stop_id is not None and not self.show_stop:
-            mask = mask & (sampled.completion_ids != self.stop_id)
+        if self.stop_ids and not self.show_stop:
+            mask = mask & ~is_any(sampled.completion_ids, self.stop_ids)
         if self.truncate_id is None:
             return mask, torch.ones_like(mask[:, 0])
         ids = torch.where(mask, sampled.completion_ids, -1)
@@ -92,16 +98,17 @@ def sampling_rule(
             f"truncate_after is {truncate_after}, but must be below response_length "
             f"({response_length}), or every completion is penalised", "truncate_after",
         )  # fmt: skip
-    stop_id = stop_token_id
-    if stop_id is None:
-        stop_id = token_id(tokenizer, stop_token, "stop_token")
-    elif stop_id >= len(tokenizer):
+    if stop_token_id is None:
+        stops = stop_ids(tokenizer, stop_token)
+    elif stop_token_id >= len(tokenizer):
         raise InputError(
-            f"stop_token_id is {stop_id}, but the tokenizer has {len(tokenizer)} tokens",
+            f"stop_token_id is {stop_token_id}, but the tokenizer has {len(tokenizer)} tokens",
             "stop_token_id",
         )
+    else:
+        stops = (stop_token_id,)
     truncate_id = token_id(tokenizer, truncate_token, "truncate_token")
-    if truncate_id is not None and truncate_id == stop_id:
+    if truncate_id is not None and truncate_id in stops:
         raise InputError(
             f"truncate_token and stop token are both {truncate_token!r}: the scorer never sees the "
             "stop token, so every completion would be penalised", "truncate_token",
@@ -110,7 +117,7 @@ def sampling_rule(
         response_length=response_length,
         temperature=temperature,
         pad_id=tokenizer.pad_token_id,
-        stop_id=stop_id,
+        stop_ids=stops,
         truncate_id=truncate_id,
         truncate_after=truncate_after,
         penalty=penalty,
@@ -212,7 +219,7 @@ def collect(
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
         with clock("sample"):
             sampled = sample(
-                step, ids, attention, uniforms[piece], rule.temperature, rule.pad_id, rule.stop_id,
+                step, ids, attention, uniforms[piece], rule.temperature, rule.pad_id, rule.stop_ids,
                 in_step,
             )  # fmt: skip
         completion_ids[index], mask[index] = sampled.completion_ids, sampled.mask
@@ -239,9 +246,8 @@ def collect(
         scores = rewards(
             actors, prompts, completion_ids, visible, tokenizer, prompts.columns, batch_size
         )
-    end_id = rule.stop_id if rule.end_id is None else rule.end_id
-    if rule.missing_eos_penalty is not None and end_id is not None:
-        ended = (completion_ids == end_id).any(dim=1)
+    if rule.missing_eos_penalty is not None and rule.ends:
+        ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
     scores = torch.where(valid, scores, rule.penalty)
     scored = ~scores.isnan()

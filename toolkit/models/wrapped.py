@@ -1,0 +1,169 @@
+"""What peft wraps: layers that an adapter changes, switched all at once, and the output head's weights.
+
+An adapter is often more than LoRA matrices. Beside ``LoraLayer`` peft has a wrapper for modules that
+were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
+embedding (``trainable_token_indices``). Each holds a copy for each adapter and passes the base's own
+through while none is active. Trained biases, and base weights that peft saved beside LoRA, have no
+wrapper; ``Overrides`` holds one for each adapter and lays it over the base's while that is active.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.utils.other import (
+    AuxiliaryTrainingWrapper,
+    ModulesToSaveWrapper,
+    TrainableTokensWrapper,
+)
+from torch import Tensor, nn
+
+from toolkit.errors import InputError
+
+
+def switchable(model: nn.Module) -> list[Any]:
+    """All modules of the model that an adapter changes."""
+    kinds = (LoraLayer, TrainableTokensLayer, AuxiliaryTrainingWrapper)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def switch(modules: Sequence[Any], adapter: str | None) -> None:
+    """Make ``adapter`` the active one in all these modules; None for the base as it is.
+
+    peft's own ``set_adapter`` also flips ``requires_grad``, and a leaf that is frozen between forward
+    and backward gets no gradient, silently; so only the two flags that its forward passes read are
+    set. Seen in peft 0.21.2; a test holds this against ``set_adapter``.
+    """
+    for module in modules:
+        absent = adapter is None or (
+            not isinstance(module, LoraLayer) and adapter not in _adapters_of(module)
+        )
+        module._disable_adapters = absent  # a wrapper without this adapter would fail, not pass by
+        if adapter is not None:
+            module._active_adapter = [adapter]
+
+
+def _adapters_of(module: Any) -> Any:
+    return module.token_indices if isinstance(module, TrainableTokensLayer) else module._adapters
+
+
+class Overrides(nn.Module):
+    """Weights of an adapter's own that stand in for the base's, one tensor for one of its attributes.
+
+    ``module.bias`` is looked up in the instance before it is looked up among the parameters, so that
+    a tensor laid there is read by every forward pass, while the base's stays where it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = nn.ModuleDict()
+        self.places: dict[str, list[tuple[nn.Module, str]]] = {}
+        self.keys: dict[str, list[str]] = {}
+        self._laid: list[tuple[nn.Module, str]] = []
+
+    def add(self, adapter: str, places: dict[str, tuple[nn.Module, str]], state: dict[str, Tensor]) -> None:
+        """Hold these tensors for the adapter.
+
+        Args:
+            adapter: its name.
+            places: key -> the base's module and the attribute's name.
+            state: key -> the tensor.
+        """
+        names = list(state)
+        parameters = nn.ParameterList(nn.Parameter(state[name], requires_grad=False) for name in names)
+        self.held[adapter] = parameters
+        self.places[adapter] = [places[name] for name in names]
+        self.keys[adapter] = names
+
+    def lay(self, adapter: str | None) -> None:
+        """Lay the adapter's over the base's, and take away whose lay there."""
+        if not self.places:
+            return
+        for module, name in self._laid:
+            vars(module).pop(name, None)
+        self._laid = self.places.get(adapter or "", [])
+        for (module, name), tensor in zip(self._laid, self.tensors(adapter), strict=True):
+            vars(module)[name] = tensor
+
+    def tensors(self, adapter: str | None) -> list[Tensor]:
+        """The adapter's, in the order of ``places``."""
+        if adapter is None or adapter not in self.places:
+            return []
+        held: Any = self.held[adapter]
+        return list(held)
+
+
+def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight (V, d) and bias (V,) or None of an output head as its active adapter has it.
+
+    LoRA on the head is added to the weight, so that sampling, scoring and training read one thing.
+    Gradients flow to whatever of it is trained.
+
+    Raises:
+        InputError: a head that cannot be told so (LoRA with DoRA on it, another kind of layer).
+    """
+    held: Any = head
+    if isinstance(head, ModulesToSaveWrapper):
+        if head.disable_adapters:
+            return head_weights(head.original_module)
+        inner: Any = head.modules_to_save[head.active_adapters[0]]
+        return head_weights(inner)
+    if isinstance(head, TrainableTokensWrapper):
+        if head.disable_adapters:
+            return head_weights(head.original_module)
+        return held.token_adapter.get_merged_weights(held.token_adapter.active_adapters), None
+    if isinstance(head, LoraLayer):
+        weight, bias = head_weights(held.base_layer)
+        name = held._active_adapter[0]
+        if held._disable_adapters or name not in held.lora_A:
+            return weight, bias
+        if name in held.lora_variant or name in held.lora_embedding_A:
+            raise InputError(
+                "the adapter has DoRA or another variant of LoRA on the output head, which is not "
+                "supported (merge it into the base first: recipes/merge.py)"
+            )
+        scale, down, up = held.scaling[name], held.lora_A[name], held.lora_B[name]
+        weight = weight + scale * (up.weight @ down.weight).to(weight.dtype)
+        if up.bias is not None:
+            bias = scale * up.bias if bias is None else bias + scale * up.bias
+        return weight, bias
+    if not isinstance(getattr(head, "weight", None), Tensor):
+        raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
+    return held.weight, getattr(held, "bias", None)
+
+
+def base_module(model: nn.Module, path: str) -> nn.Module | None:
+    """The base's own module at ``path``, below whatever wraps it; None if there is none."""
+    module: Any = model
+    for name in path.split("."):
+        if name == "base_layer":
+            continue
+        module = _unwrapped(module)
+        module = module._modules.get(name) if isinstance(module, nn.Module) else None
+        if module is None:
+            return None
+    return _unwrapped(module)
+
+
+def _unwrapped(module: Any) -> Any:
+    while True:
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            module = module.original_module
+        elif isinstance(module, LoraLayer | TrainableTokensLayer):
+            module = module.get_base_layer()
+        else:
+            return module
+
+
+def of_adapter(name: str, adapter: str) -> bool:
+    """Whether a parameter of that name, as ``named_parameters`` gives it, is this adapter's."""
+    return f".{adapter}." in name or name.endswith(f".{adapter}")
+
+
+def equal_weights(saved: Tensor, own: Tensor) -> bool:
+    """Whether a saved copy of a base's weight is that weight, but for the type it was saved in."""
+    if saved.shape != own.shape:
+        return False
+    return torch.equal(saved.to(own.device, own.dtype), own.detach())
