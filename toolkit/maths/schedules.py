@@ -20,6 +20,15 @@ def linear_decay(done: int, total: int) -> float:
     return 1 - done / total
 
 
+def updates_between(steps: float, updates: int) -> int:
+    """Updates from one checkpoint (or evaluation) to the next.
+
+    ``steps`` below 1 is a part of the run, rounded up, as in transformers' Trainer: 0.25 of 10
+    updates is 3.
+    """
+    return math.ceil(updates * steps) if steps < 1 else int(steps)
+
+
 def retrain_points(total_episodes: int, rounds: int) -> list[int]:
     """Episodes at which the reward model is trained anew: evenly spaced, the first at 0.
 

@@ -41,7 +41,7 @@ FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "
 
 def save_checkpoint(
     folder: Path, update: int, weights: dict[str, Tensor], optimizer: Optimizer,
-    names: list[str], state: dict[str, Any], keep: int,
+    names: list[str], state: dict[str, Any], keep: int | None,
 ) -> Path:  # fmt: skip
     """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
@@ -52,7 +52,7 @@ def save_checkpoint(
         optimizer: over those, in the order of ``names``.
         names: of the optimizer's parameters.
         state: everything else, as JSON can hold it.
-        keep: checkpoints to keep.
+        keep: checkpoints to keep; None for all.
 
     Raises:
         OSError: the disk is full, say; what was there before is still there, whole.
@@ -70,7 +70,7 @@ def save_checkpoint(
     there = checkpoints(folder)
     later = [path for number, path in there if number > update]  # broken, or of a future given up
     earlier = [path for number, path in there if number <= update]
-    for old in later + earlier[keep:]:
+    for old in later + ([] if keep is None else earlier[keep:]):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -231,8 +231,8 @@ def _optimizer_state(
     tensors: dict[str, Tensor] = {}
     for name, parameter in zip(names, parameters, strict=True):
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+            if isinstance(value, Tensor):  # bitsandbytes has one table for all parameters
+                tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
             else:
                 scalars[f"{name}|{key}"] = value
     return scalars, tensors
@@ -241,13 +241,15 @@ def _optimizer_state(
 def _restore_optimizer(
     optimizer: Optimizer, names: list[str], scalars: dict[str, Any], tensors: dict[str, Tensor]
 ) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    by_name = dict(zip(names, parameters, strict=True))
+    places = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    by_name = dict(zip(names, places, strict=True))
     optimizer.state.clear()
     for key, value in (scalars | tensors).items():
         name, _, slot = key.rpartition("|")
-        parameter = by_name[name]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
+        parameter, group = by_name[name]
+        # torch counts steps on the CPU, unless the kernel is fused or captured.
+        on_device = slot != "step" or group.get("fused") or group.get("capturable")
+        if isinstance(value, Tensor) and on_device:
             value = value.to(parameter.device)
         optimizer.state[parameter][slot] = value
 

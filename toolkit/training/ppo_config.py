@@ -7,10 +7,13 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from toolkit.data.text import end_ids
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
+from toolkit.training.optimizers import make_schedule, optimizer_class
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trackers import check_trackers
 
@@ -20,8 +23,32 @@ USED = {
     "lr_scheduler_type", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed",
     "use_cpu", "bf16", "gradient_checkpointing", "activation_checkpointing", "num_train_epochs",
     "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
-    "per_device_eval_batch_size",
+    "per_device_eval_batch_size", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
+    "weight_decay", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
 }  # fmt: skip
+# Of those, the ones that a run notes only where they were changed: runs that were begun before PPO
+# acted on them go on.
+NOTED_IF_CHANGED = {
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
+}  # fmt: skip
+# Optimizers that transformers' Trainer builds from packages that are installed here.
+OPTIMIZERS = (
+    "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
+    "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix",
+    "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "lion_8bit",
+    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+)  # fmt: skip
+# Schedules that depend on the update alone. transformers' others want a metric at every step.
+SCHEDULES = (
+    "linear", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts",
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial", "inverse_sqrt",
+    "warmup_stable_decay",
+)  # fmt: skip
+# What torch.utils.checkpoint.checkpoint takes besides the function and its inputs.
+CHECKPOINTING = (
+    "use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "context_fn",
+)  # fmt: skip
 # Fields that may differ when a run is resumed: nothing of what is learned depends on them.
 FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
@@ -29,6 +56,18 @@ FREE = {
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online",
 }  # fmt: skip
+# What to say in place of a field that is refused.
+INSTEAD = {
+    "max_steps": "say total_episodes: updates times the batch",
+    "fp16": "say bf16, or leave it out",
+    "fp16_full_eval": "leave it out: evaluation runs as training does",
+    "bf16_full_eval": "leave it out: evaluation runs as training does",
+    "load_best_model_at_end": "leave it out: the best is kept in output_dir/best",
+    "fsdp": "launch with recipes/accelerate/fsdp_qlora.yaml",
+    "fsdp_config": "launch with recipes/accelerate/fsdp_qlora.yaml",
+    "deepspeed": "launch with recipes/accelerate/several_gpus.yaml",
+    "optim_target_modules": "its optimizers are not supported; see optim",
+}
 PUBLISH = (
     "push_to_hub: a run sends nothing to the Hub (leave it out, and publish the adapter when you "
     "have seen what would go: recipes/publish.py)"
@@ -48,7 +87,9 @@ class PPOConfig(TrainingArguments):
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED
-    NEEDS_STOP: ClassVar[bool] = True  # missing_eos_penalty is refused without a stop token
+    # A chat model's completions end at its end tokens unless told otherwise, and a
+    # missing_eos_penalty is refused where none does; TRL 1.12 had neither.
+    ENDS_TURNS: ClassVar[bool] = True
     HELP_FIELDS: ClassVar[tuple[str, ...]] = (
         "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
         "learning_rate", "max_grad_norm", "seed", "adam_epsilon", "bf16", "gradient_checkpointing",
@@ -87,8 +128,10 @@ class PPOConfig(TrainingArguments):
     response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
     temperature: float = field(default=0.7, metadata={"help": "Of sampling and of all log-probs."})
     stop_token: str | None = field(
-        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
-    )
+        default=None,
+        metadata={"help": "End completions at this token; eos for all end tokens of model and "
+                  "chat template, none for none. By default eos with a chat template, else none."},
+    )  # fmt: skip
     stop_token_id: int | None = field(default=None, metadata={"help": "The same, by its id."})
     missing_eos_penalty: float | None = field(
         default=None, metadata={"help": "Taken off the score of a completion without stop_token."}
@@ -147,15 +190,24 @@ class PPOConfig(TrainingArguments):
         metadata={"help": "Stop if scores fall so many of their first std below their best."},
     )
     sample_every: int = field(default=20, metadata={"help": "Show samples every so many updates."})
-    eval_every: int = field(
-        default=20, metadata={"help": "Updates between evaluations on held-out prompts."}
+    eval_every: float = field(
+        default=20,
+        metadata={"help": "Updates between evaluations on held-out prompts; or a part of the run."},
     )
     num_sample_generations: int = field(
         default=0, metadata={"help": "TRL's: tables of generate_completions in a run."}
     )
-    save_strategy: str = field(default="steps", metadata={"help": "steps or no."})
-    save_steps: int = field(default=20, metadata={"help": "Updates between checkpoints."})
-    save_total_limit: int = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "steps (save_steps), epoch (each pass through the prompts) or no."},
+    )
+    save_steps: float = field(
+        default=20,
+        metadata={"help": "Updates between checkpoints; below 1, a part of the run (0.25)."},
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints that are kept; none for all."}
+    )
     resume: str | None = field(
         default=None,
         metadata={"help": "auto: from the newest good checkpoint in output_dir; or a folder."},
@@ -180,8 +232,8 @@ class PPOConfig(TrainingArguments):
         if self.resume is not None and not self.resume.strip():
             raise InputError("resume is empty, but must be auto or a checkpoint's folder", "resume")
         for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
-                     "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps",
-                     "local_rollout_forward_batch_size", "sample_every", "eval_every",
+                     "per_device_train_batch_size", "gradient_accumulation_steps",
+                     "local_rollout_forward_batch_size", "sample_every",
                      "save_total_limit", "world_size", "max_skipped",
                      "stop_at_update"):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
@@ -189,7 +241,10 @@ class PPOConfig(TrainingArguments):
                      "adam_epsilon", "kl_k_beta", "kl_coef_max", "max_kl",
                      "max_score_drop"):  # fmt: skip
             check_range(name, getattr(self, name), above=0)
+        for name in ("save_steps", "eval_every"):
+            check_steps(name, getattr(self, name))
         for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after",
+                     "warmup_steps", "weight_decay",
                      "kl_coef_min", "stop_token_id", "num_sample_generations"):  # fmt: skip
             check_range(name, getattr(self, name), low=0)
         for name in ("gamma", "lam", "adam_beta1", "adam_beta2"):
@@ -201,13 +256,17 @@ class PPOConfig(TrainingArguments):
         check_choice("value", self.value, ("adapter", "trunk"))
         check_choice("value_init", self.value_init, ("zero", "reward"))
         check_choice("on_fault", self.on_fault, ("stop", "skip"))
-        check_choice("save_strategy", self.save_strategy, ("steps", "no"))
-        check_choice("lr_scheduler_type", self.lr_scheduler_type, ("linear", "constant"))
+        check_choice("save_strategy", _plain(self.save_strategy), ("steps", "epoch", "no"))
+        check_choice("lr_scheduler_type", _plain(self.lr_scheduler_type), SCHEDULES)
+        check_choice("optim", _plain(self.optim), OPTIMIZERS)
         self._check_together()
         check_trackers(self.report_to)
-        if self.activation_checkpointing is None:  # transformers' new name for it
+        if self.activation_checkpointing is None:  # transformers' new names for them
             self.activation_checkpointing = bool(self.gradient_checkpointing)
-        super().__post_init__()
+        if self.activation_checkpointing_kwargs is None:
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+        super().__post_init__()  # reads the dictionaries that came as JSON
+        self._check_dictionaries()
 
     def _check_together(self) -> None:
         """What is right by itself and wrong beside something else."""
@@ -228,14 +287,23 @@ class PPOConfig(TrainingArguments):
         check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
-        if self.NEEDS_STOP and self.missing_eos_penalty is not None and not self.stops:
-            raise InputError(
-                "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
-            )
         if self.stop_at_update is not None and self.save_strategy == "no":
             raise InputError("stop_at_update needs save_strategy: steps", "stop_at_update")
+        plain_adam = _plain(self.optim) in ("adamw_torch", "adamw_torch_fused")
+        if self.adam_tf_style and (not plain_adam or self.weight_decay):
+            raise InputError(
+                "adam_tf_style is an optimizer of its own (leave out optim and weight_decay)",
+                "adam_tf_style",
+            )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward needs value: adapter", "value_init")
+
+    def _check_dictionaries(self) -> None:
+        """Refuse what would fail at the first update: a name that nothing takes."""
+        for name in self.activation_checkpointing_kwargs or {}:
+            check_choice("gradient_checkpointing_kwargs", name, CHECKPOINTING)
+        make_schedule(self, torch.optim.SGD([torch.zeros(1)], lr=1.0), updates=10**6)
+        optimizer_class(self)
 
     def _refuse_what_is_not_used(self) -> None:
         """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
@@ -246,16 +314,24 @@ class PPOConfig(TrainingArguments):
                 continue
             default = f.default if f.default_factory is MISSING else f.default_factory()
             if getattr(self, f.name) not in (default, None, False):
-                raise InputError(f"{f.name} is not used by PPO (leave it out)", f.name)
+                cure = INSTEAD.get(f.name, "leave it out")
+                raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
     def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
         """How completions are sampled and scored, in token ids (``sampling_rule``)."""
+        stop_token = self.stop_token
+        if stop_token is None and not self.ENDS_TURNS:
+            stop_token = "none"
         rule = sampling_rule(
-            tokenizer, self.response_length, self.temperature, self.stop_token,
+            tokenizer, self.response_length, self.temperature, stop_token,
             self.truncate_token, self.truncate_after, self.penalty_reward_value,
             self.missing_eos_penalty, self.stop_token_id,
         )  # fmt: skip
-        rule.end_id = tokenizer.eos_token_id if rule.stop_id is None else rule.stop_id
+        if self.ENDS_TURNS and self.missing_eos_penalty is not None and not rule.stop_ids:
+            raise InputError(
+                "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
+            )
+        rule.end_ids = rule.stop_ids or end_ids(tokenizer)
         return rule
 
     def kl_state(self) -> FixedKLController:
@@ -273,13 +349,12 @@ class PPOConfig(TrainingArguments):
         own = {f.name for f in dataclasses.fields(PPOConfig)} - {
             f.name for f in dataclasses.fields(TrainingArguments)
         }
-        names = sorted((own | USED) - FREE)
-        return {name: _plain(getattr(self, name)) for name in names}
-
-    @property
-    def stops(self) -> bool:
-        """Whether completions end at a stop token."""
-        return self.stop_token is not None or self.stop_token_id is not None
+        values = {name: _plain(getattr(self, name)) for name in sorted((own | USED) - FREE)}
+        defaults = {f.name: _plain(f.default) for f in dataclasses.fields(TrainingArguments)}
+        for name in NOTED_IF_CHANGED:
+            if values[name] == defaults[name]:
+                del values[name]
+        return values
 
     @property
     def folder(self) -> Path:
@@ -290,6 +365,13 @@ class PPOConfig(TrainingArguments):
     def local_batch_size(self) -> int:
         """Episodes of one process in one update."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+def check_steps(name: str, value: float | None) -> None:
+    """Raise InputError unless ``value`` counts updates, or is a part of the run above 0."""
+    check_range(name, value, above=0)
+    if value is not None and value >= 1 and value != int(value):
+        raise InputError(f"{name} is {value}, but must be whole, or a part below 1", name)
 
 
 def _plain(value: Any) -> Any:

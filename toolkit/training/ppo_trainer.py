@@ -16,21 +16,23 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError, check_range
 from toolkit.maths.advantages import gae
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.losses import policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, masked_var, whiten
-from toolkit.maths.optimizers import AdamTFStyle
-from toolkit.maths.schedules import linear_decay, num_updates
+from toolkit.maths.schedules import linear_decay, num_updates, updates_between
+from toolkit.maths.sequences import is_any
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
 from toolkit.training.guards import Guards, RunStopped, check_signs
 from toolkit.training.journal import Journal, Row
+from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo_config import PUBLISH, PPOConfig
-from toolkit.training.ppo_run import Run, as_actors, as_prompts, as_rewards
+from toolkit.training.ppo_run import Run, as_actors, as_eval_prompts, as_prompts, as_rewards
 from toolkit.training.ranks import Ranks
 from toolkit.training.rewards import RewardFunction
 from toolkit.training.rollouts import Rollout, by_length, collect
@@ -48,13 +50,15 @@ class PPOTrainer:
         reward_model: None for the reward adapter in the roles; a sequence classifier; or functions
             ``fn(prompts, completions, **columns) -> scores``, one or a list (None in the list is
             the reward adapter), whose weighted sum counts.
-        train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``; its
-            other columns go to the reward functions. They come round again, shuffled anew.
+        train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``, read
+            by their ``attention_mask`` where there is one; its other columns go to the reward
+            functions. They come round again, shuffled anew.
         value_model: with a plain ``model``, a sequence classifier that learns the values.
         data_collator: TRL's only pads, which is done here; None or that one.
-        eval_dataset: held-out prompts, for evaluation every ``eval_every`` updates.
+        eval_dataset: held-out prompts, for evaluation every ``eval_every`` updates; or several
+            sets by name, each of which has its own metrics besides those of all.
         optimizers: an optimizer over what is trained and a schedule that is stepped once an update;
-            by default Adam and the schedule that ``args`` name.
+            by default those that ``args`` name.
         callbacks: transformers' TrainerCallbacks.
         peft_config: with a plain ``model``, the adapter to put on it.
         reward_weights: of the reward functions, in their order.
@@ -85,34 +89,37 @@ class PPOTrainer:
         self.accelerator = Accelerator()
         self.model = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
         self.rewards = as_rewards(reward_model, reward_weights, self.model)
-        self.train_dataset = as_prompts(train_dataset, data_collator)
-        self.eval_dataset = None if eval_dataset is None else as_prompts(eval_dataset)
+        self.train_dataset = as_prompts(train_dataset, data_collator, processing_class)
+        self.eval_dataset, self.eval_parts = as_eval_prompts(eval_dataset, processing_class)
         self.rule = args.rule(processing_class)
         self.rule.show_stop = self.model.scores_stop
+        self.model.keep_only(processing_class)
         self.kl = args.kl_state()
         self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.batch_size = args.local_batch_size * self.ranks.world
         if args.kl_controller == "adaptive":
             check_range("kl_horizon", args.kl_horizon, low=self.batch_size)
-        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.train_dataset))
-        self.num_updates = num_updates(episodes, self.batch_size)
-        adam = AdamTFStyle if args.adam_tf_style else torch.optim.Adam
+        if args.total_episodes is None:  # from here on it is noted: a run is resumed with the same
+            args.total_episodes = max(1, int(args.num_train_epochs * len(self.train_dataset)))
+        self.num_updates = num_updates(args.total_episodes, self.batch_size)
+        self.save_every = updates_between(args.save_steps, self.num_updates)
+        if args.save_strategy == "epoch":
+            self.save_every = math.ceil(len(self.train_dataset) / self.batch_size)
+        self.eval_every = updates_between(args.eval_every, self.num_updates)
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
             shard_base(self.model.language_models())
-        self.optimizer, self.lr_scheduler = optimizers
-        if self.optimizer is None:
-            self.optimizer = adam(
-                self.parameters, lr=args.learning_rate, eps=args.adam_epsilon,
-                betas=(args.adam_beta1, args.adam_beta2),
-            )  # fmt: skip
+        self.optimizer, self.lr_scheduler = optimizers_of(
+            args, optimizers, self.model, self.num_updates
+        )
         self.journal = Journal(
             args, self.num_updates, self.ranks.is_main, callbacks or [], model=self.model,
             processing_class=processing_class, optimizer=self.optimizer,
         )  # fmt: skip
         self.state = self.journal.state
+        self.state.save_steps, self.state.eval_steps = self.save_every, self.eval_every
         self.run = Run(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> list[Row]:
@@ -312,7 +319,7 @@ class PPOTrainer:
 
     def _learning_rate(self, update: int) -> float:
         if self.lr_scheduler is not None:
-            return self.lr_scheduler.get_last_lr()[0]
+            return float(self.lr_scheduler.get_last_lr()[0])
         falls = self.args.lr_scheduler_type == "linear"
         factor = linear_decay(update - 1, self.num_updates) if falls else 1.0
         group = self.optimizer.param_groups[0]
@@ -324,8 +331,7 @@ class PPOTrainer:
         kl_sum = masked_mean((kl * rollout.mask).sum(dim=1), total=total).item()
         scores = masked_mean(rollout.scores, rollout.scored, total).item()
         non_score = -self.kl.value * kl_sum
-        eos = self.processing_class.eos_token_id
-        ended = (rollout.completion_ids == eos) & rollout.mask
+        ended = is_any(rollout.completion_ids, self.rule.ends) & rollout.mask
         return {
             "update": update,
             "episode": update * self.batch_size,
@@ -348,17 +354,31 @@ class PPOTrainer:
         """Scores and KL on ``eval_dataset``, one completion for each prompt, always the same noise.
 
         Returns:
-            eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward.
+            eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Of several
+            datasets each has its own besides, as eval/NAME/scores and so on: what it would get as
+            the only one.
         """
         if self.eval_dataset is None:
             raise InputError("evaluate needs an eval_dataset")
-        rank, world, count = self.ranks.rank, self.ranks.world, len(self.eval_dataset)
+        if not self.eval_parts:
+            return self._evaluation("eval", *self._evaluate(self.eval_dataset))
+        row: dict[str, float] = {}
+        sums, count = torch.zeros(4, dtype=torch.float64), 0
+        for name, prompts in self.eval_parts.items():
+            part, number = self._evaluate(prompts)
+            row |= self._evaluation(f"eval/{name}", part, number)
+            sums, count = sums + part, count + number
+        return self._evaluation("eval", sums, count) | row
+
+    def _evaluate(self, prompts: Prompts) -> tuple[Tensor, int]:
+        """Sums (4,) over these prompts: scores, their squares, KL, how many were scored; and B."""
+        rank, world, count = self.ranks.rank, self.ranks.world, len(prompts)
         noise = torch.Generator().manual_seed(self.args.seed + 1)
         uniforms = draw_uniforms(count, self.rule.response_length, noise)
         mine = list(range(rank, count, world))
         filled = mine + [0] * (math.ceil(count / world) - len(mine))
         rollout = collect(
-            self.model, self.eval_dataset.pick(filled), uniforms[filled], self.rule,
+            self.model, prompts.pick(filled), uniforms[filled], self.rule,
             self.processing_class, self.rewards, self.args.local_rollout_forward_batch_size,
             in_step=self.ranks.sharded,
         )  # fmt: skip
@@ -367,15 +387,19 @@ class PPOTrainer:
         scored = rollout.scored[own]
         scores = rollout.scores[own][scored].double()
         sums = torch.stack([scores.sum(), scores.square().sum(), kl.double().sum(), scored.sum()])
-        score, square, kl_sum, number = self.ranks.total(sums).tolist()
+        return self.ranks.total(sums).cpu(), count
+
+    def _evaluation(self, prefix: str, sums: Tensor, count: int) -> dict[str, float]:
+        """The metrics of ``_evaluate``'s sums over ``count`` prompts."""
+        score, square, kl_sum, number = sums.tolist()
         mean = score / number if number else math.nan
         spread = max(square - number * mean**2, 0.0)
         error = (spread / (number - 1) / number) ** 0.5 if number > 1 else math.nan
         return {
-            "eval/scores": mean,
-            "eval/scores_error": error,
-            "eval/kl": kl_sum / count,
-            "eval/rlhf_reward": mean - self.kl.value * kl_sum / count,
+            f"{prefix}/scores": mean,
+            f"{prefix}/scores_error": error,
+            f"{prefix}/kl": kl_sum / count,
+            f"{prefix}/rlhf_reward": mean - self.kl.value * kl_sum / count,
         }
 
     def generate_completions(self, sampling: bool = False) -> list[Row]:

@@ -1,0 +1,151 @@
+"""The optimizer and the schedule of a run, as transformers' Trainer would build them.
+
+By default that is Adam and a learning rate that falls linearly to 0, which this project works out
+by itself (``toolkit/maths/schedules.py``). ``optim``, ``optim_args``, ``weight_decay``,
+``lr_scheduler_type``, ``lr_scheduler_kwargs`` and ``warmup_steps`` of TrainingArguments change it.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from transformers import TrainingArguments
+from transformers.optimization import get_scheduler
+
+from toolkit.errors import InputError
+from toolkit.maths.optimizers import AdamTFStyle
+
+# transformers' names for AdamW. Fused or not is a matter of speed, so both are torch's own choice.
+ADAMW = ("adamw_torch", "adamw_torch_fused")
+
+
+def optimizer_class(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
+    """The optimizer that ``args`` name, and its arguments but for the parameters.
+
+    AdamW without weight decay is Adam, to the last bit.
+
+    Raises:
+        InputError: transformers cannot build it, with its reason.
+    """
+    name = getattr(args.optim, "value", args.optim)
+    adam = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    if getattr(args, "adam_tf_style", False):
+        return AdamTFStyle, adam
+    if name in ADAMW:
+        if args.optim_args:
+            raise InputError("optim_args: AdamW takes none (leave it out)", "optim_args")
+        return (torch.optim.AdamW if args.weight_decay else torch.optim.Adam), adam
+
+    from transformers import Trainer
+
+    try:
+        return Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ValueError, ImportError, TypeError) as error:
+        what = f"optim_args {args.optim_args!r}: " if args.optim_args else ""
+        reason = " ".join(str(error).split())
+        raise InputError(f"optim: {name}: {what}{reason}", "optim") from None
+
+
+def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
+    """The optimizer that ``args`` name, over what requires a gradient in ``model``.
+
+    Weight decay spares biases and the weights of norms, and bitsandbytes' 8-bit optimizers hold
+    embeddings in 32 bits, as transformers' Trainer does.
+    """
+    kind, options = optimizer_class(args)
+    if options.get("optim_bits") == 8:
+        from bitsandbytes.optim import GlobalOptimManager
+
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                overrides = GlobalOptimManager.get_instance()
+                overrides.register_module_override(module, "weight", {"optim_bits": 32})
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not args.weight_decay:
+        return kind([p for _, p in trained], **options)
+
+    from transformers import Trainer
+
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    groups = [
+        {"params": [p for name, p in trained if name in decayed],
+         "weight_decay": args.weight_decay},
+        {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
+    ]  # fmt: skip
+    return kind([group for group in groups if group["params"]], **options)
+
+
+def make_schedule(
+    args: TrainingArguments, optimizer: Optimizer, updates: int
+) -> LRScheduler | None:
+    """The schedule that ``args`` name, to be stepped once an update.
+
+    Returns:
+        None for a constant rate and for one that falls linearly from the first update on, which
+        the trainer works out without a state.
+
+    Raises:
+        InputError: transformers cannot build it, with its reason.
+    """
+    name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    warmup = args.get_warmup_steps(updates)
+    if not args.lr_scheduler_kwargs and (name == "constant" or (name == "linear" and not warmup)):
+        return None
+    options = args.lr_scheduler_kwargs or {}
+    if name in ("constant", "constant_with_warmup") and options:
+        raise InputError(f"lr_scheduler_kwargs: {name} takes none", "lr_scheduler_kwargs")
+    try:
+        return get_scheduler(name, optimizer, warmup, updates, dict(options))
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"lr_scheduler_kwargs {options!r} for {name}: {reason}", "lr_scheduler_kwargs"
+        ) from None
+
+
+def optimizers_of(
+    args: TrainingArguments, given: tuple[Any, Any], model: nn.Module, updates: int
+) -> tuple[Optimizer, LRScheduler | None]:
+    """The caller's optimizer and schedule, or those that ``args`` name where they are None.
+
+    Raises:
+        InputError: they do not go together, or the optimizer trains nothing of ``model``.
+    """
+    optimizer, schedule = given
+    if optimizer is None and schedule is not None:
+        raise InputError("optimizers: a schedule without its optimizer (pass both, or neither)")
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise InputError(
+            "optimizers: ReduceLROnPlateau wants a metric at every step (take another schedule)"
+        )
+    if optimizer is not None:
+        known = {id(p): p for p in model.parameters()}
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        strange = sum(id(p) not in known for p in held)
+        if strange:
+            raise InputError(
+                f"optimizers: {strange} of {len(held)} parameters of the optimizer are of no model "
+                "of this trainer (build it from the models that you pass)"
+            )
+        trained = sum(p.requires_grad for p in held)
+        if not trained:
+            raise InputError(
+                "optimizers: nothing in the optimizer requires a gradient (with peft_config, put "
+                "the adapter on by get_peft_model first, and build the optimizer from that)"
+            )
+        left_out = sum(p.requires_grad for p in model.parameters()) - trained
+        if left_out:
+            logging.getLogger(__name__).warning(
+                "the optimizer that was passed leaves out %d parameters that require a gradient",
+                left_out,
+            )
+    else:
+        optimizer = make_optimizer(args, model)
+    return optimizer, schedule or make_schedule(args, optimizer, updates)
