@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,12 +18,54 @@ from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.lean import make_lean
+from toolkit.models.loading import cure_cpu_repacking
+from toolkit.models.wrapped import of_adapter, switch, switchable
+
+# Ways to start LoRA that change the base's own weights, so that off is not what it was before.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def _is_plain_lora(policy: PeftModel) -> bool:
-    layers = [m for m in policy.modules() if isinstance(m, BaseTunerLayer)]
-    saved_whole = any(isinstance(m, AuxiliaryTrainingWrapper) for m in policy.modules())
-    return not saved_whole and all(isinstance(layer, LoraLayer) for layer in layers)
+def _stays_on(policy: PeftModel) -> str | None:
+    """What of the policy's adapters would still be there with them switched off, if anything."""
+    known = {id(module) for module in switchable(policy)}
+    for module in policy.modules():
+        if isinstance(module, BaseTunerLayer) and id(module) not in known:
+            return f"a {type(module).__name__}"
+    for name, config in policy.peft_config.items():
+        start = getattr(config, "init_lora_weights", None)
+        if getattr(config, "bias", "none") != "none":
+            return f"the biases of adapter {name}"
+        if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+            return f"what init_lora_weights={start!r} took out of the base"
+        if getattr(config, "layer_replication", None):
+            return "replicated layers"
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and not any(of_adapter(name, a) for a in policy.peft_config):
+            return f"the base's {name}, which is trained"
+    return None
+
+
+def _classifier(model: Any, what: str) -> Any:
+    """The sequence classifier in ``model``, below its adapter if it has one.
+
+    Raises:
+        InputError: it has no head called score with one output.
+    """
+    if isinstance(model, PeftModel):
+        if model.active_peft_config.is_prompt_learning:
+            raise InputError(f"{what}: prompt tuning is not supported (merge it, or use LoRA)")
+        model = model.get_base_model()
+    kind = type(model).__name__
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Module) or not hasattr(model, "base_model_prefix"):
+        raise InputError(
+            f"{what}: a {kind} has no head called score (load it by "
+            "AutoModelForSequenceClassification with num_labels=1)"
+        )
+    labels = getattr(model.config, "num_labels", 1)
+    if labels != 1:
+        raise InputError(f"{what}: its head has {labels} outputs (load it with num_labels=1)")
+    return model
 
 
 class SeparateModels(Actors):
@@ -36,8 +76,9 @@ class SeparateModels(Actors):
             it is trained.
         reference: another one; None for the policy with its adapter off (or with the adapter
             ``ref_adapter_name`` on), or, of a plain policy, for a copy of it.
-        reward_model: a sequence classifier with one output, or None (functions score).
-        value_model: another one, trained.
+        reward_model: a sequence classifier with one output, plain or with a peft adapter, or None
+            (functions score).
+        value_model: another one; what requires a gradient in it is trained.
         peft_config: puts an adapter on a plain policy.
         autocast_dtype: run every pass under autocast to this type.
         model_adapter_name, ref_adapter_name: of adapters that the policy has.
@@ -66,36 +107,99 @@ class SeparateModels(Actors):
             raise InputError("value_model and reward_model are one object (pass a copy)")
         if value_model is None:
             raise InputError("value_model: a plain model needs one (or build Roles on one base)")
+        given = {"model": policy, "ref_model": reference, "reward_model": reward_model,
+                 "value_model": value_model}  # fmt: skip
+        given = {name: model for name, model in given.items() if model is not None}
+        for model in given.values():  # before the first pass, which would repack 4-bit weights
+            cure_cpu_repacking(model)
         if peft_config is not None:
             if isinstance(policy, PeftModel):
                 raise InputError("peft_config: the model has an adapter already (pass one of both)")
-            policy = get_peft_model(policy, peft_config)
+            policy = given["model"] = get_peft_model(policy, peft_config)
         self.autocast_dtype = autocast_dtype
-        has_adapter = isinstance(policy, PeftModel)
-        if has_adapter and reference is None and not _is_plain_lora(policy):
-            raise InputError(
-                "the policy's adapter is more than LoRA (modules_to_save, or another method) and "
-                "cannot be switched off for the reference: pass a ref_model"
-            )
-        if reference is None and not has_adapter:
+        self._policy_adapter: str | None = None
+        self._reference_adapter: str | None = None
+        if isinstance(policy, PeftModel):
+            self._name_adapters(policy, model_adapter_name, ref_adapter_name)
+            remains = None if reference is not None else _stays_on(policy)
+            if remains is not None:
+                raise InputError(
+                    "the policy's adapter cannot be switched off for the reference: "
+                    f"{remains} would stay (pass a ref_model)"
+                )
+        elif model_adapter_name or ref_adapter_name:
+            raise InputError("model_adapter_name, ref_adapter_name: the model has no adapter")
+        elif reference is None:
             reference = copy.deepcopy(policy).requires_grad_(False)
+        self._check_apart(given)
         self.policy, self.reference = policy, reference
         self.value_model, self.reward_model = value_model, reward_model
         for frozen in (reference, reward_model):
             if frozen is not None:
                 frozen.requires_grad_(False)
         self.has_value, self.has_reward = True, reward_model is not None
-        self._layers = make_lean(policy) if has_adapter else []
+        for role in (VALUE, REWARD) if self.has_reward else (VALUE,):
+            self._classifier(role)
+        if not any(p.requires_grad for p in value_model.parameters()):
+            raise InputError(
+                "value_model: nothing in it requires a gradient, so it would not learn (load an "
+                "adapter with is_trainable=True)"
+            )
+        self._layers: list[Any] = []
+        if isinstance(policy, PeftModel):
+            make_lean(policy)
+            self._layers = switchable(policy)
         for model in (policy, reference, value_model, reward_model):
             if model is not None:
                 lean_decoder(model)
-        self._policy_adapter = model_adapter_name or (policy.active_adapter if has_adapter else "")
-        self._reference_adapter = ref_adapter_name
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.eval().to(next(policy.parameters()).device)
-        self.check_head(self._act_as(POLICY))
+        self.check_head()
+        self.check_head(REFERENCE)
+
+    def _name_adapters(self, policy: PeftModel, name: str | None, reference: str | None) -> None:
+        """Settle which of the policy's adapters is trained, and which is the reference."""
+        if policy.active_peft_config.is_prompt_learning:
+            raise InputError(
+                "the model's adapter is prompt tuning, which is not supported (LoRA is)"
+            )
+        for field, wanted in (("model_adapter_name", name), ("ref_adapter_name", reference)):
+            if wanted is not None and wanted not in policy.peft_config:
+                there = ", ".join(policy.peft_config)
+                raise InputError(f"{field}: no adapter {wanted!r} (there are: {there})", field)
+        active = policy.active_adapters
+        if name is None and len(active) != 1:
+            raise InputError(
+                f"{len(active)} adapters are active (say which is trained: model_adapter_name)",
+                "model_adapter_name",
+            )
+        self._policy_adapter, self._reference_adapter = name or active[0], reference
+        if self._policy_adapter == reference:
+            raise InputError(
+                f"ref_adapter_name: {reference!r} is what is trained, so the KL would always be 0",
+                "ref_adapter_name",
+            )
+        if name is not None and name != active[0]:
+            policy.set_adapter(name)  # it is what is trained from here on
+
+    @staticmethod
+    def _check_apart(models: dict[str, Any]) -> None:
+        """Refuse two models with weights in common of which one is trained and one is frozen."""
+        trained: dict[int, str] = {}
+        for name in ("model", "value_model"):
+            for parameter in models[name].parameters():
+                other = trained.setdefault(id(parameter), name)
+                if parameter.requires_grad and other != name:
+                    raise InputError(f"{name} and {other} share weights (load each by itself)")
+        for name in ("ref_model", "reward_model"):
+            for parameter in models[name].parameters() if name in models else ():
+                if parameter.requires_grad and id(parameter) in trained:
+                    raise InputError(
+                        f"{trained[id(parameter)]} and {name} share weights that are trained (load "
+                        "each by itself)"
+                    )
 
     @property
     def _causal(self) -> Any:
@@ -106,15 +210,13 @@ class SeparateModels(Actors):
         """The language model of policy or reference, the right adapter on."""
         if role == REFERENCE and self.reference is not None:
             return self.reference
-        adapter = self._policy_adapter if role == POLICY else self._reference_adapter
-        for layer in self._layers:
-            layer._disable_adapters = adapter is None
-            if adapter is not None:
-                layer._active_adapter = [adapter]
+        switch(self._layers, self._policy_adapter if role == POLICY else self._reference_adapter)
         return self._causal
 
     def _classifier(self, role: str) -> Any:
-        return self.value_model if role == VALUE else self.reward_model
+        """The sequence classifier that plays the role; its adapter is on, and is never switched."""
+        model = self.value_model if role == VALUE else self.reward_model
+        return _classifier(model, f"{role}_model")
 
     def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
         if role in (VALUE, REWARD):
@@ -122,9 +224,11 @@ class SeparateModels(Actors):
             return last_states(getattr(model, model.base_model_prefix), last, **inputs)
         return last_states(self._act_as(role).base_model, last, **inputs)
 
+    def language_model(self, role: str) -> Any:
+        return self._act_as(role)
+
     def output_head(self, role: str) -> nn.Module:
-        model = self.reference if role == REFERENCE and self.reference is not None else self._causal
-        return model.get_output_embeddings()
+        return self._act_as(role).get_output_embeddings()
 
     def read_values(self, hidden: Tensor) -> Tensor:
         return self._classifier(VALUE).score(hidden).float().squeeze(-1)
@@ -133,7 +237,7 @@ class SeparateModels(Actors):
         return self._classifier(REWARD).score(hidden).float().squeeze(-1)
 
     def language_models(self) -> list[Any]:
-        return [self._causal, self.value_model]
+        return [self._causal, self._classifier(VALUE)]
 
     def identity(self) -> dict[str, Any]:
         return {"models": {name: list(p.shape) for name, p in self.trainable()}}

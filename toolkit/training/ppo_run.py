@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from toolkit.training.checkpoints import (
     save_checkpoint,
     torch_random_state,
 )
+from toolkit.training.guards import RunStopped
 from toolkit.training.journal import Row, read_rows
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rewards import Rewards
@@ -47,8 +48,11 @@ if TYPE_CHECKING:
     from toolkit.training.ppo_trainer import PPOTrainer
 
 # Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
-# autocast, 2e-2 in pure bf16 (measured). Beyond this something else is wrong with them.
+# autocast, 2e-2 in pure bf16 (measured). Beyond this they are recomputed where the arithmetic rounds
+# (a router of experts may flip there); in fp32, or beyond the second, sampling and training do not
+# run the same model, and nothing that is learned would be right.
 CAPTURE_TOLERANCE = 0.1
+CAPTURE_LIMIT = 2.0
 
 
 class Interrupted(Exception):
@@ -80,7 +84,11 @@ def as_actors(
         if actors.autocast_dtype != autocast:
             raise InputError(f"bf16 is {args.bf16}, but the roles were built otherwise", "bf16")
     else:
-        classifier = reward_model if isinstance(reward_model, nn.Module) else None
+        listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+        classifiers = [part for part in listed if isinstance(part, nn.Module)]
+        if len(classifiers) > 1:
+            raise InputError("reward_model: one sequence classifier, and functions beside it")
+        classifier = classifiers[0] if classifiers else None
         actors = SeparateModels(
             model, ref_model, classifier, value_model, peft_config, autocast,
             getattr(args, "model_adapter_name", None), getattr(args, "ref_adapter_name", None),
@@ -90,20 +98,24 @@ def as_actors(
     if not actors.trainable():
         raise InputError("nothing to train: every parameter is frozen")
     if args.gradient_checkpointing:
-        actors.use_checkpointing()
+        options: Any = args.activation_checkpointing_kwargs  # a dictionary by now, not JSON
+        actors.use_checkpointing(options)
     return actors
 
 
 def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> Rewards:
     """The scorers: a function, a list of them, a classifier, or None for the roles' own.
 
+    A classifier in a list stands for the reward model among the actors, as None does.
+
     Raises:
         InputError: there is none, or weights do not go with them.
     """
-    if reward_model is None or isinstance(reward_model, nn.Module):
-        parts: list[Any] = [None]
-    else:
-        parts = list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
+    listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+    parts: list[Any] = [None if isinstance(part, nn.Module) else part for part in listed]
+    unfit = next((part for part in parts if part is not None and not callable(part)), None)
+    if unfit is not None:
+        raise InputError(f"reward_model: {unfit!r:.60} is neither a model nor a function")
     if not parts or (None in parts and not actors.has_reward):
         raise InputError("PPO needs a reward: a reward adapter, or a reward function")
     weights = [1.0] * len(parts) if weights is None else list(weights)
@@ -114,8 +126,19 @@ def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -
     return Rewards(parts, weights)
 
 
-def as_prompts(dataset: Any, data_collator: Any = None) -> Prompts:
+def as_prompts(
+    dataset: Any, data_collator: Any = None, tokenizer: Any = None, name: str = "train_dataset"
+) -> Prompts:
     """Prompts of lists of ids, or of a dataset with ``input_ids``; other columns are kept.
+
+    Rows that come padded are read by their ``attention_mask``. Rows without one are read as TRL
+    1.12 read them, which took every pad token for padding: those at the ends are left out.
+
+    Args:
+        dataset: lists of ids, ``Prompts``, or a dataset whose rows have ``input_ids``.
+        data_collator: None, or one that pads.
+        tokenizer: for its pad token.
+        name: what to call the dataset in messages.
 
     Raises:
         InputError: no prompts, an empty one, or a collator that does more than pad.
@@ -127,18 +150,72 @@ def as_prompts(dataset: Any, data_collator: Any = None) -> Prompts:
         )
     if isinstance(dataset, Prompts):
         prompts = dataset
-    elif dataset is None or not len(dataset):
-        raise InputError("train_dataset: no prompts")
-    elif isinstance(dataset[0], dict):
+    elif dataset is None or (hasattr(dataset, "__len__") and not len(dataset)):
+        raise InputError(f"{name}: no prompts")
+    elif isinstance(dataset, Mapping) or not hasattr(dataset, "__len__"):
+        raise InputError(
+            f"{name}: a {type(dataset).__name__}, but prompts are counted and shuffled: pass one "
+            "split, a Dataset with input_ids"
+        )
+    elif isinstance(dataset[0], Mapping):
         rows = list(dataset)
-        names = [n for n in rows[0] if n not in ("input_ids", "attention_mask", *TAKEN)]
-        ids = [[int(i) for i in row["input_ids"]] for row in rows]
-        prompts = Prompts(ids, {name: [row[name] for row in rows] for name in names})
+        columns = [n for n in rows[0] if n not in ("input_ids", "attention_mask", *TAKEN)]
+        ids = [_unpadded(row, tokenizer, f"{name}: row {i}") for i, row in enumerate(rows)]
+        prompts = Prompts(ids, {column: [row[column] for row in rows] for column in columns})
     else:
-        prompts = Prompts(dataset)
+        prompts = Prompts([[int(i) for i in row] for row in dataset])
     if not len(prompts) or not all(prompts):
-        raise InputError("train_dataset: no prompts, or one without tokens")
+        raise InputError(f"{name}: no prompts, or one without tokens")
     return prompts
+
+
+def _unpadded(row: Any, tokenizer: Any, place: str) -> list[int]:
+    """The real tokens of a row's ``input_ids``."""
+    if row.get("input_ids") is None:
+        raise InputError(f"{place}: no input_ids (tokenize the prompts first)")
+    ids = [int(i) for i in row["input_ids"]]
+    if row.get("attention_mask") is not None:
+        mask = [int(i) for i in row["attention_mask"]]
+        if len(mask) != len(ids):
+            raise InputError(f"{place}: {len(ids)} input_ids, but {len(mask)} in attention_mask")
+        return [i for i, real in zip(ids, mask, strict=True) if real]
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or pad == tokenizer.unk_token_id:
+        return ids
+    start, stop = 0, len(ids)
+    while start < stop and ids[start] == pad:
+        start += 1
+    while stop > start and ids[stop - 1] == pad and pad != tokenizer.eos_token_id:
+        stop -= 1
+    return ids[start:stop]
+
+
+def as_eval_prompts(dataset: Any, tokenizer: Any) -> tuple[Prompts | None, dict[str, Prompts]]:
+    """Held-out prompts, all of them; and by name, where several datasets came in a dictionary."""
+    if dataset is None or (isinstance(dataset, Mapping) and not dataset):
+        return None, {}
+    if not isinstance(dataset, Mapping):
+        return as_prompts(dataset, None, tokenizer, "eval_dataset"), {}
+    parts = {
+        str(name): as_prompts(part, None, tokenizer, f"eval_dataset {name}")
+        for name, part in dataset.items()
+    }
+    names = sorted({column for part in parts.values() for column in part.columns})
+    columns = {
+        column: [
+            value
+            for part in parts.values()
+            for value in part.columns.get(column, [None] * len(part))
+        ]
+        for column in names
+    }
+    whole = Prompts([ids for part in parts.values() for ids in part], columns)
+    start = 0
+    for part in parts.values():
+        whole.given |= {start + i: given for i, given in part.given.items()}
+        whole.template = whole.template or part.template
+        start += len(part)
+    return whole, parts
 
 
 class Run:
@@ -212,6 +289,9 @@ class Run:
         t.generator.set_state(_from_hex(state["generator"]))
         if t.lr_scheduler is not None:
             t.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            rates = t.lr_scheduler.get_last_lr()  # its state holds them, the optimizer's does not
+            for group, rate in zip(t.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
         self.best, self.recomputes = state["best"], state["recomputes"]
         if self.reward is None or self.reward == state["reward"]:
             t.model.gain, t.model.bias = state["gain"], state["bias"]
@@ -229,7 +309,7 @@ class Run:
 
     def _optimized(self) -> list[str]:
         """The names of the optimizer's parameters, in its order."""
-        names = {id(p): name for name, p in self.trainer.model.trainable()}
+        names = {id(p): name for name, p in self.trainer.model.named_parameters()}
         groups = self.trainer.optimizer.param_groups
         return [names[id(p)] for group in groups for p in group["params"]]
 
@@ -274,7 +354,7 @@ class Run:
             row["reward"] = self.reward
         if t.lr_scheduler is not None:
             t.lr_scheduler.step()
-        if t.eval_dataset is not None and (update % args.eval_every == 0 or last):
+        if t.eval_dataset is not None and (update % t.eval_every == 0 or last):
             with t.journal.clock("evaluate"):
                 row |= t.evaluate()
             self._keep_best(update, row)
@@ -284,22 +364,51 @@ class Run:
         every = max(1, t.num_updates // max(1, args.num_sample_generations))
         if args.num_sample_generations and t.eval_dataset is not None and (update - 1) % every == 0:
             self.generate_completions(sampling=True)
-        error = row["val/first_max_log_ratio"]
-        if error is not None and error > CAPTURE_TOLERANCE and not self.recomputes:
-            t.journal.say(
-                f"update {update}: captured log-probs differ from recomputed ones by {error:.2g}; "
-                "from here on they are recomputed (--recompute_logprobs)"
-            )
-            self.recomputes = True
+        self._check_capture(update, row["val/first_max_log_ratio"], rollout.capture_gap)
         stop = int(t.ranks.largest(torch.tensor(float(self._signal), device=t.model.device)))
-        wanted = t.journal.control.should_training_stop
-        due = update % args.save_steps == 0 or last or pause or stop or wanted
+        control = t.journal.control
+        asked = torch.tensor(float(control.should_training_stop or control.should_save))
+        wanted = bool(t.ranks.largest(asked.to(t.model.device)))
+        control.should_save = False  # in every process: on_save, which does it too, is the main's
+        due = update % t.save_every == 0 or last or pause or stop or wanted
         if args.save_strategy != "no" and due:
             path = self.checkpoint(update)
             if stop:
                 raise Interrupted(stop, path)
         elif stop:
             raise Interrupted(stop, None)
+
+    def _check_capture(self, update: int, ratio: float | None, gap: float) -> None:
+        """Recompute log-probs from here on where rounding moved them; stop where more did.
+
+        Args:
+            update: its number.
+            ratio: the largest difference between log-probs and those of the first training pass.
+            gap: between captured and recomputed ones, where these were recomputed.
+        """
+        t = self.trainer
+        shared = t.ranks.largest(torch.tensor(gap, device=t.model.device)).item()
+        error = max(ratio or 0.0, shared)
+        limit = CAPTURE_TOLERANCE if t.model.in_fp32 else CAPTURE_LIMIT
+        if error > limit:
+            raise RunStopped(
+                f"update {update}: log-probs captured while sampling differ from recomputed ones by "
+                f"{error:.2g} nats, far more than rounding: sampling and training do not run the same "
+                "model (does its cached step give what a whole pass gives?); nothing was saved"
+            )
+        if error > CAPTURE_TOLERANCE and not self.recomputes:
+            t.journal.say(
+                f"update {update}: captured log-probs differ from recomputed ones by {error:.2g}; "
+                "from here on they are recomputed (--recompute_logprobs)"
+            )
+            self.recomputes = True
+
+    def _save(self, folder: Path, **facts: Any) -> None:
+        """What was trained, with the tokenizer where that is not the base's own."""
+        t = self.trainer
+        t.model.save(folder, kl_coef=t.kl.value, **facts)
+        if getattr(t.processing_class, "beside_base", False):
+            t.processing_class.save_pretrained(folder / POLICY)
 
     def _keep_best(self, update: int, row: Row) -> None:
         t = self.trainer
@@ -315,7 +424,7 @@ class Run:
         self.best = worth
         if t.ranks.is_main:
             with atomic_directory(self.folder / "best") as aside:
-                t.model.save(aside, kl_coef=t.kl.value)
+                self._save(aside)
                 facts = {k: v for k, v in row.items() if k.startswith("eval/")}
                 write_json(aside / "evaluation.json", facts | {"update": update})
 
@@ -385,7 +494,7 @@ class Run:
         target = output_dir if whole else output_dir / "adapters"
         if t.ranks.is_main and not whole:
             with atomic_directory(target) as aside:
-                t.model.save(aside, kl_coef=t.kl.value, **facts)
+                self._save(aside, **facts)
         elif t.ranks.is_main:  # the folder holds the run's own files too: file by file
             target.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=".model.", dir=target))
@@ -415,7 +524,7 @@ def digest_of(model: Actors, reward: bool) -> str:
     digest = hashlib.sha256(repr((model.gain, model.bias) if reward else None).encode())
     for name, parameter in model.named_parameters():
         of_reward = f".{REWARD}." in name or name.startswith("reward")
-        frozen = "lora_" in name and not parameter.requires_grad
+        frozen = model.is_frozen_adapter(name, parameter)
         if of_reward == reward and (of_reward or frozen):
             digest.update(name.encode())
             digest.update(parameter.detach().float().cpu().numpy().tobytes())
