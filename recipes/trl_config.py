@@ -3,17 +3,19 @@
     python recipes/trl_config.py --input their_ppo.yaml --output outputs/ppo.yaml
 
 You should see a line for everything that changed: fields with another name here, fields that TRL's
-PPO ignored, and TRL's defaults where they differ from ours, so that the run means the same. Then:
-accelerate launch recipes/ppo.py --config outputs/ppo.yaml --prompts ... --reward_adapter ...
+PPO ignored, and TRL's defaults where they differ from ours, so that the run means the same; then
+the command that runs it. What ppo.py would refuse is listed, all of it at once, and nothing is
+written.
 """
 
+import shlex
 from dataclasses import dataclass, field
 
 import yaml
 
 from toolkit.cli import run
 from toolkit.data.files import claim_output, require_file, write_text
-from toolkit.trl_dialect import read_trl_config
+from toolkit.trl_yaml import read_trl_config
 
 
 @dataclass
@@ -26,13 +28,15 @@ class ConfigArguments:
 def main(args: ConfigArguments) -> None:
     require_file(args.input, "--input")
     claim_output(args.output, args.overwrite, "output")
-    values, notes = read_trl_config(args.input)
-    for note in notes:
+    read = read_trl_config(args.input)
+    for note in read.notes:
         print(f"  {note}")
     write_text(
-        args.output, f"# From {args.input}, written for TRL 1.12.\n" + yaml.safe_dump(values)
+        args.output, f"# From {args.input}, written for TRL 1.12.\n" + yaml.safe_dump(read.values)
     )
-    print(f"{args.output}: {len(values)} settings, {len(notes)} changes")
+    print(f"{args.output}: {len(read.values)} settings, {len(read.notes)} changes. Run it with:")
+    words = ["accelerate", "launch", "recipes/ppo.py", "--config", args.output]
+    print(" ".join([shlex.join(words), *read.missing]))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from transformers import (
 from toolkit.errors import InputError
 from toolkit.models.separate import SeparateModels
 from toolkit.training.ppo_config import PPOConfig as OurConfig
-from toolkit.trl_dialect import PPOConfig, PPOTrainer, read_trl_config
+from toolkit.training.ppo_run import as_prompts
+from toolkit.trl_dialect import PPOConfig, PPOTrainer
+from toolkit.trl_yaml import read_trl_config
 
 
 def parts(model: str, **kwargs: Any) -> dict[str, Any]:
@@ -242,7 +244,8 @@ def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> 
         "gradient_checkpointing: true\nmissing_eos_penalty: 1.0\nstop_token: eos\n"
         "lora_target_modules: [q_proj, v_proj]\nnum_mini_batches: 2\n"
     )
-    values, notes = read_trl_config(tmp_path / "theirs.yaml")
+    read = read_trl_config(tmp_path / "theirs.yaml")
+    values, notes = read.values, read.notes
     assert values["model_name_or_path"] == "a/model" and values["reward_model"] == "a/reward"
     assert values["precision"] == "4bit" and values["lora_target_modules"] == "q_proj,v_proj"
     assert values["kl_coef"] == 0.1 and values["kl_controller"] == "fixed"
@@ -253,8 +256,8 @@ def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> 
             "gradient_checkpointing", "response_length", "kl_controller"} <= named  # fmt: skip
     assert not {"learning_rate", "kl_coef", "lora_r", "stop_token"} & named
     own = {k: v for k, v in values.items() if k in OurConfig.__dataclass_fields__}
-    read = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
-    assert read.kl_coef == 0.1 and read.stop_token == "eos"
+    ours = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
+    assert ours.kl_coef == 0.1 and ours.stop_token == "eos"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +304,8 @@ def test_an_adapter_that_cannot_be_switched_off_needs_a_reference(
 ) -> None:
     for config_ in (
         IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[]),
-        LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+        LoraConfig(r=4, target_modules=["q_proj"], bias="all"),
+        LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"),
     ):
         with pytest.raises(InputError, match="pass a ref_model"):
             PPOTrainer(config(tmp_path), **parts(demo_model, ref_model=None), peft_config=config_)
@@ -339,7 +343,150 @@ def test_completions_with_markup_are_shown_as_they_are(
 def test_odd_yaml_is_named_too(tmp_path: Path, text: str, message: str | None) -> None:
     (tmp_path / "theirs.yaml").write_text(text)
     if message is None:
-        assert read_trl_config(tmp_path / "theirs.yaml")[0]["precision"] == "fp32"
+        assert read_trl_config(tmp_path / "theirs.yaml").values["precision"] == "fp32"
         return
     with pytest.raises(InputError, match=re.escape(message)):
         read_trl_config(tmp_path / "theirs.yaml")
+
+
+def padded(model: str) -> tuple[Any, list[list[int]]]:
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    texts = ["We went to the market.", "I met my aunt at the cafe by the lake.", "Oh."]
+    return tokenizer, tokenizer(texts)["input_ids"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("form", ["lists", "torch", "numpy", "without a mask"])
+def test_prompts_that_come_padded_are_what_they_are_without_padding(
+    demo_model: str, side: str, form: str
+) -> None:
+    """Old scripts pad in their map, keep the mask, and ask for tensors by set_format."""
+    tokenizer, plain = padded(demo_model)
+    tokenizer.padding_side = side
+    rows = Dataset.from_dict(dict(tokenizer.pad({"input_ids": plain})))
+    assert len(set(map(len, rows["input_ids"]))) == 1
+    if form in ("torch", "numpy"):
+        rows.set_format(form, columns=["input_ids", "attention_mask"])
+    elif form == "without a mask":
+        rows = rows.remove_columns("attention_mask")
+    assert list(as_prompts(rows, None, tokenizer)) == plain
+
+
+def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: str) -> None:
+    """With pad == eos, TRL's reading by the id took real tokens out of the prompt."""
+    tokenizer, _ = padded(demo_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    end = tokenizer.eos_token_id
+    row = {"input_ids": [end, end, 5, end, 6], "attention_mask": [0, 1, 1, 1, 1]}
+    assert list(as_prompts([row], None, tokenizer)) == [[end, 5, end, 6]]
+
+
+def test_padded_prompts_train_to_the_same_numbers(demo_model: str, tmp_path: Path) -> None:
+    tokenizer, plain = padded(demo_model)
+    rows = Dataset.from_dict({"input_ids": plain * 6})
+    wide = Dataset.from_dict(dict(tokenizer.pad({"input_ids": plain * 6}))).with_format("torch")
+    first, second = (
+        PPOTrainer(
+            config(tmp_path / name), **parts(demo_model, train_dataset=data, eval_dataset=data)
+        ).train()
+        for name, data in (("plain", rows), ("padded", wide))
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "Hello"}], "row 0: no input_ids .tokenize"),
+        ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0: 2 input_ids, but 1 in"),
+        ([{"input_ids": [3, 4], "attention_mask": [0, 0]}], "one without tokens"),
+        ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "a dict, but .* pass one split"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_prompts_are_named(demo_model: str, rows: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
+        as_prompts(rows, None, padded(demo_model)[0])
+
+
+def test_several_eval_datasets_have_metrics_by_name_and_together(
+    demo_model: str, tmp_path: Path
+) -> None:
+    """Each has what it would have alone; together, the mean over all their prompts."""
+    given = parts(demo_model)
+    rows = given["train_dataset"]
+    sets = {"short": rows.select(range(0, 6, 2)), "long": rows.select(range(1, 10, 2))}
+    both = PPOTrainer(config(tmp_path / "both"), **(given | {"eval_dataset": sets})).evaluate()
+    for name, data in sets.items():
+        one = PPOTrainer(config(tmp_path / name), **parts(demo_model, eval_dataset=data)).evaluate()
+        for metric in ("scores", "scores_error", "kl", "rlhf_reward"):
+            assert both[f"eval/{name}/{metric}"] == pytest.approx(one[f"eval/{metric}"], abs=1e-5)
+    for metric in ("scores", "kl"):
+        mean = (3 * both[f"eval/short/{metric}"] + 5 * both[f"eval/long/{metric}"]) / 8
+        assert both[f"eval/{metric}"] == pytest.approx(mean, abs=1e-6)
+    assert both["eval/short/scores"] != both["eval/long/scores"]
+
+
+def test_several_eval_datasets_are_logged_and_completed(demo_model: str, tmp_path: Path) -> None:
+    given = parts(demo_model)
+    sets = {"a": given["train_dataset"].select(range(3)), "b": given["train_dataset"].select([3])}
+    trainer = PPOTrainer(
+        config(tmp_path, eval_strategy="steps", eval_steps=2), **(given | {"eval_dataset": sets})
+    )
+    rows = trainer.train()
+    assert ["eval/b/scores" in row for row in rows] == [False, True, True]  # and at the end
+    assert len(trainer.generate_completions()) == 4
+    assert (tmp_path / "out" / "best" / "evaluation.json").is_file()
+
+
+def test_a_classifier_and_a_function_score_together(demo_model: str, tmp_path: Path) -> None:
+    """The sum, weighted: twice the model's score and three for every completion."""
+
+    def three(prompts: list[str], completions: list[str]) -> list[float]:
+        return [3.0] * len(completions)
+
+    given = parts(demo_model)
+    alone = PPOTrainer(config(tmp_path / "a"), **given).evaluate()["eval/scores"]
+    rewards = [given["reward_model"], three]
+    both = PPOTrainer(
+        config(tmp_path / "b"), **(parts(demo_model) | {"reward_model": rewards}),
+        reward_weights=[2.0, 1.0],
+    ).evaluate()["eval/scores"]  # fmt: skip
+    assert both == pytest.approx(2 * alone + 3, abs=1e-5)
+
+
+def test_the_trainer_works_out_the_sizes_that_scripts_read(demo_model: str, tmp_path: Path) -> None:
+    """The seven fields of TRL's that this configuration lacked: a script may set and read them."""
+    args = config(
+        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, num_mini_batches=2,
+        total_episodes=None, num_train_epochs=1.5, batch_size=99, ds3_gather_for_generation=False,
+    )  # fmt: skip
+    trainer = PPOTrainer(args, **parts(demo_model))
+    sizes = (args.batch_size, args.local_batch_size, args.micro_batch_size, args.mini_batch_size,
+             args.local_mini_batch_size, args.num_total_batches, args.world_size)  # fmt: skip
+    assert sizes == (8, 8, 4, 4, 4, 3, 1)
+    assert args.total_episodes == 24 and trainer.num_updates == 3  # 1.5 times 16 prompts
+
+
+def test_a_callback_may_ask_for_a_checkpoint(demo_model: str, tmp_path: Path) -> None:
+    class Asks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+            control.should_save = state.global_step == 2
+
+    trainer = PPOTrainer(config(tmp_path, save_total_limit=3), **parts(demo_model))
+    trainer.add_callback(Asks())
+    trainer.train()
+    saved = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
+    assert saved == ["checkpoint-000002", "checkpoint-000003"]
+
+
+def test_another_number_of_epochs_is_another_run(demo_model: str, tmp_path: Path) -> None:
+    """The schedule depends on it, so going on under another one would not be exact."""
+    options = {"total_episodes": None, "save_steps": 1}
+    PPOTrainer(config(tmp_path, num_train_epochs=1, **options), **parts(demo_model)).train()
+    again = PPOTrainer(
+        config(tmp_path, num_train_epochs=2, resume_from_checkpoint="true", **options),
+        **parts(demo_model),
+    )
+    with pytest.raises(InputError, match="total_episodes: was 16, is 32"):
+        again.train()
