@@ -129,16 +129,16 @@ def test_the_most_confident_mistakes_come_first() -> None:
 
 def test_the_verdict_is_earned() -> None:
     rows, raw, _ = made()
-    good, sentence = verdict(analyse(rows, raw, 1.0, 0.0))
-    assert good and "It has learned what people pick" in sentence
+    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0))
+    assert answer == "yes" and "It has learned what people pick" in sentence
     noise = np.random.default_rng(5)
     lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
-    good, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
-    assert not good and sentence.startswith("Not to be told from chance")
+    answer, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
+    assert answer == "no" and sentence.startswith("Not to be told from chance")
     oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
     picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
-    good, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
-    assert not good and "But no better than: oracle (99.8%)" in sentence
+    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
+    assert answer == "no" and "But no better than: oracle (99.8%)" in sentence
 
 
 def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:

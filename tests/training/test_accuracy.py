@@ -28,7 +28,7 @@ def test_a_tie_is_worth_its_share_and_equal_texts_are_one() -> None:
 def test_a_head_that_says_the_same_of_everything_is_at_chance_wherever_the_best_stands() -> None:
     facts = best_of_k_accuracy([[0.0, 0.0, 0.0]] * 60, [0] * 60)
     assert facts["accuracy"] == pytest.approx(1 / 3) and facts["p"] > 0.4
-    assert not judge(facts)[0]
+    assert judge(facts).answer == "no"  # a useful model would be right on more than half of 60
 
 
 def test_independent_rows_have_wilsons_interval_and_the_binomial_test() -> None:
@@ -60,13 +60,72 @@ def test_models_without_skill_are_seldom_trusted_though_prompts_are_few_and_rows
     assert naive > 40 and trusted <= 4
 
 
-def test_the_verdict_has_three_answers() -> None:
-    def of(right: int, n: int) -> tuple[bool, str]:
-        return judge(best_of_k_accuracy([[1.0, 0.0]] * n, [0] * right + [1] * (n - right)))
+def measured(right: int, n: int, k: int = 2) -> dict:
+    """The figures of a model that is right on so many of n comparisons of k completions."""
+    row = [1.0] + [0.0] * (k - 1)
+    return best_of_k_accuracy([row] * n, [0] * right + [1] * (n - right))
 
-    good, sentence = of(300, 400)
-    assert good and sentence.startswith("It has learned what people pick: 75.0% of 400")
-    good, sentence = of(12, 15)
-    assert not good and sentence.startswith("Probably better than chance") and "0.018" in sentence
-    good, sentence = of(10, 20)
-    assert not good and sentence.startswith("Not to be told from chance")
+
+@pytest.mark.parametrize(
+    ("right", "n", "k", "answer", "begins"),
+    [
+        (300, 400, 2, "yes", "It has learned what people pick: 75.0% of 400"),
+        (10, 10, 2, "yes", "It has learned"),  # by luck once in 1,024 times
+        (12, 15, 2, "not decided", "Probably better than chance, but not surely"),
+        (7, 15, 2, "not decided", "Too few comparisons to tell"),  # 15 labels say little
+        (4, 15, 4, "not decided", "Too few comparisons to tell"),
+        (20, 40, 2, "no", "Not to be told from chance"),
+        (100, 400, 4, "no", "Not to be told from chance"),
+        (120, 400, 2, "no", "Worse than chance"),  # labels turned round
+        (2, 15, 2, "no", "Worse than chance"),
+    ],
+)
+def test_the_verdict_is_yes_no_or_not_decided(
+    right: int, n: int, k: int, answer: str, begins: str
+) -> None:
+    verdict = judge(measured(right, n, k))
+    assert verdict.answer == answer and verdict.sentence.startswith(begins)
+    assert f"{verdict.p:.2g}" in verdict.sentence
+    side = "less" if begins.startswith("Worse") else "greater"
+    assert verdict.p == pytest.approx(stats.binomtest(right, n, 1 / k, side).pvalue)
+
+
+@pytest.mark.parametrize(("n", "k"), [(15, 2), (40, 2), (20, 4), (200, 4)])
+def test_the_interval_is_clopper_and_pearsons(n: int, k: int) -> None:
+    for right in range(0, n + 1, 3):
+        facts = measured(right, n, k)
+        theirs = stats.binomtest(right, n).proportion_ci(0.95, "exact")
+        mine = facts["accuracy_low"], facts["accuracy_high"]
+        assert mine == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_no_verdict_contradicts_the_interval_beside_it() -> None:
+    """Whatever was measured: right, wrong and tied picks, of several K, of repeated prompts."""
+    rng = np.random.default_rng(0)
+    answers = set()
+    for _ in range(300):
+        n, skill = int(rng.integers(2, 120)), rng.uniform(-2, 3)
+        sizes = rng.integers(2, 6, size=n)
+        scores = [[skill * (j == 0) + rng.normal() for j in range(k)] for k in sizes]
+        scores = [[0.0] * len(row) if rng.random() < 0.05 else row for row in scores]
+        prompts = [int(i) for i in rng.integers(0, max(2, n // 3), size=n)]
+        facts = best_of_k_accuracy(scores, [0] * n, prompts=prompts if rng.random() < 0.5 else None)
+        low, high, chance = facts["accuracy_low"], facts["accuracy_high"], facts["chance"]
+        answers.add(verdict := judge(facts).answer)
+        assert low <= facts["accuracy"] + 1e-9 and facts["accuracy"] - 1e-9 <= high
+        assert (low > chance) == (facts["p"] < 0.025)
+        assert (high < chance) == (facts["p_below"] < 0.025)
+        if verdict == "yes":
+            assert low > chance
+        if verdict == "no":
+            assert low <= chance
+        if verdict == "not decided":
+            assert high >= chance
+    assert answers == {"yes", "no", "not decided"}
+
+
+def test_rounding_is_no_sign_that_rows_hang_together() -> None:
+    """2 of 15: the design effect is 1 but for the last digit, and the test stays the exact one."""
+    right = [1.0] * 2 + [0.0] * 13
+    expected = stats.binomtest(13, 15, 0.5, "greater").pvalue
+    assert luck([1 - c for c in right], [0.5] * 15, range(15)) == pytest.approx(expected)

@@ -47,9 +47,11 @@ def analyse(
     texts = [row["completions"] for row in rows]
     right = [credit(s, b, x) for s, b, x in zip(raw, best, texts, strict=True)]
     everyone = {"longest completion": lambda texts: [len(text) for text in texts]}
+    metrics = best_of_k_accuracy(raw, best, texts, _prompts(rows))
     report: Row = {
-        "metrics": best_of_k_accuracy(raw, best, texts, _prompts(rows)),
-        "accuracy": _share(right, rows),
+        "metrics": metrics,
+        "accuracy": _share(right, rows)  # with the interval that the verdict is about
+        | {"low": metrics["accuracy_low"], "high": metrics["accuracy_high"]},
         "chance": math.fsum(1 / len(scores) for scores in raw) / len(raw),
         "pairwise_accuracy": _pairwise(raw, best, texts),
         "baselines": {

@@ -7,24 +7,28 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from toolkit.data.files import write_json
+from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.training.accuracy import judge
 
 Row = dict[str, Any]
 
 
-def verdict(analysis: Row) -> tuple[bool, str]:
-    """Whether to go on with this model, and why: as ``judge``, and no baseline may be better."""
-    trusted, sentence = judge(analysis["metrics"])
+def verdict(analysis: Row) -> tuple[str, str]:
+    """Whether to go on with this model ("yes", "no", "not decided"), and why.
+
+    As ``judge`` has it, but no baseline may be better.
+    """
+    found = judge(analysis["metrics"])
     value = analysis["accuracy"]["value"]
     better = [
         f"{name} ({s['value']:.1%})"
         for name, s in analysis["baselines"].items()
         if s["value"] > value
     ]
-    if trusted and better:
-        return False, f"{sentence} But no better than: {', '.join(better)}."
-    return trusted, sentence
+    if found.answer == "yes" and better:
+        return "no", f"{found.sentence} But no better than: {', '.join(better)}."
+    return found.answer, found.sentence
 
 
 def facts(analysis: Row) -> list[tuple[str, str, str]]:
@@ -33,7 +37,7 @@ def facts(analysis: Row) -> list[tuple[str, str, str]]:
     def interval(s: Row) -> str:
         return f"{s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
 
-    trusted, sentence = verdict(analysis)
+    answer, sentence = verdict(analysis)
     rows = [("held-out accuracy", interval(analysis["accuracy"])),
             ("chance", f"{analysis['chance']:.3f}")]  # fmt: skip
     rows += [(name, interval(s)) for name, s in analysis["baselines"].items()]
@@ -44,9 +48,7 @@ def facts(analysis: Row) -> list[tuple[str, str, str]]:
         c = analysis["calibration"]
         rows.append(("calibration error, with temperature",
                      f"{c['before']['ece']:.3f}, {c['after']['ece']:.3f}"))  # fmt: skip
-    return [(name, value, "") for name, value in rows] + [
-        ("verdict", sentence, "yes" if trusted else "no")
-    ]
+    return [(name, value, "") for name, value in rows] + [("verdict", sentence, answer)]
 
 
 def curve_point(fraction: float, metrics: Row) -> Row:
@@ -66,7 +68,7 @@ def write_reward_report(folder: Path, analysis: Row, curve: list[Row], identity:
         curve: rows ``fraction, train, value, low, high, loss``, the smallest share first; or none.
         identity: what made the model (``run.json``).
     """
-    trusted, sentence = verdict(analysis)
+    answer, sentence = verdict(analysis)
     pictures = {
         "accuracy": picture(
             lambda f: _draw_accuracy(f, analysis), "Accuracy beside chance and baselines", (9, 2.8)
@@ -94,23 +96,17 @@ def write_reward_report(folder: Path, analysis: Row, curve: list[Row], identity:
         "trained on": f"{data.get('train_comparisons')}, loss {settings.get('loss_type')}",
         "trained at": identity.get("written"),
     }
-    shown = [m | {"prompt": _prompt_text(m["prompt"])} for m in analysis["mistakes"]]
+    shown = [m | {"prompt": prompt_text(m["prompt"])} for m in analysis["mistakes"]]
     render(
         folder / "reward_report.html", "reward_report.html", title,
         a=analysis, heading=heading, curve=curve, pictures=pictures, verdict=sentence,
-        trusted=trusted, mistakes=shown,
+        answer=answer, mistakes=shown,
         identity=json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True),
     )  # fmt: skip
     write_json(
         folder / "reward_report.json",
         {"analysis": analysis, "label_curve": curve, "run": identity, "verdict": sentence},
     )
-
-
-def _prompt_text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def _draw_accuracy(figure: Figure, a: Row) -> None:

@@ -55,11 +55,11 @@ def read_reward_run(folder: str | Path) -> Row:
     identity = read_object(folder / "run.json", "--rewards")
     if "metrics" not in identity or "accuracy" not in identity["metrics"]:
         raise InputError(f"--rewards: {folder}/run.json: no metrics in it (reward.py writes it)")
-    trusted, sentence = judge(identity["metrics"])
+    found_out = judge(identity["metrics"])
     found = _object(folder / "report" / "reward_report.json").get("analysis", {})
     return {
-        "folder": str(folder), "metrics": identity["metrics"], "trusted": trusted,
-        "verdict": sentence, "history": identity.get("history", []),
+        "folder": str(folder), "metrics": identity["metrics"], "trusted": found_out.answer,
+        "verdict": found_out.sentence, "history": identity.get("history", []),
         "baselines": found.get("baselines", {}), "people": found.get("people", {}),
         "length_bias": found.get("length_bias", {}), "identity": identity,
     }  # fmt: skip
@@ -214,7 +214,7 @@ def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) 
         facts.append((
             f"{name}: held-out accuracy",
             f"{m['accuracy']:.1%} [{m['accuracy_low']:.1%}, {m['accuracy_high']:.1%}], chance "
-            f"{m['chance']:.0%}", "yes" if reward["trusted"] else "no",
+            f"{m['chance']:.0%}", reward["trusted"],
         ))  # fmt: skip
     if result is None:
         return facts

@@ -315,8 +315,10 @@ def _accuracy(source: Source) -> str:
     )
     if isinstance(m.get("p"), int | float):
         text += f" Chance alone would do as well with a probability of {m['p']:.2g}."
-        if m["p"] >= 0.001:
+        if m["p"] >= 0.025:  # the interval reaches down to chance
             text += " **So it is not shown to be better than chance.**"
+        elif m["p"] >= 0.001:
+            text += " **So it is probably better than chance, but not surely.**"
     return text
 
 

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from scipy.stats import t
+from scipy.stats import binom, t
 
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.maths.statistics import design_effect, tail_probability, wilson_interval
 
 Facts = dict[str, Any]
-SURE, HINT = 0.001, 0.05  # probabilities of luck below which a model is trusted, or hoped for
+SURE = 0.001  # a model is trusted where luck alone does as well with a lower probability
+TAIL = 0.025  # luck's on each side of a 95 % interval
+USEFUL = 1 / 3  # of the way from chance to always right: what a useful model should reach
 
 
 def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> float:
@@ -44,14 +47,58 @@ def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Facts:
 
 def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]) -> float:
     """Probability of so many right ones by chance: exact, or by a t test over prompts if larger."""
-    exact = tail_probability(math.floor(math.fsum(credits) + 1e-9), chances)
+    right = math.floor(math.fsum(credits) + 1e-9)
+    if len(set(chances)) == 1:  # the same distribution, sooner
+        exact = float(binom.sf(right - 1, len(chances), chances[0]))
+    else:
+        exact = tail_probability(right, chances)
     groups = len(set(prompts))
     effect = design_effect(credits, prompts)
-    if effect <= 1 or groups < 2:
+    if effect <= 1 + 1e-9 or groups < 2:  # of rounding, too, where no prompt is repeated
         return exact
     spread = math.sqrt(effect * math.fsum(p * (1 - p) for p in chances))
     excess = math.fsum(credits) - math.fsum(chances)
     return max(exact, float(t.sf(excess / spread, groups - 1)))
+
+
+def chance_of(chances: Sequence[float], skill: float) -> list[float]:
+    """Each row's probability of a right pick, its odds being exp(skill) times those of chance."""
+    found = []
+    for p in chances:
+        if p >= 1:
+            found.append(1.0)
+        else:
+            found.append(1 / (1 + math.exp(-(math.log(p / (1 - p)) + skill))))
+    return found
+
+
+def interval(
+    credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]
+) -> tuple[float, float]:
+    """95 % interval of the accuracy: those values that ``luck`` would not call too far off.
+
+    It is the test turned round, so the two cannot contradict each other: the interval lies above
+    chance where luck alone gives as many right picks with a probability below 0.025, and below
+    chance where it gives as few. Without repeated prompts, and with one K, it is that of C. J.
+    Clopper and E. S. Pearson (1934), Biometrika 26:404-413.
+    """
+    everyone = len(chances)
+
+    def least(right: Sequence[float], by_luck: Sequence[float]) -> float:
+        """The smallest accuracy under which so many right picks are not too many."""
+        low, high = -30.0, 30.0
+        if luck(right, chance_of(by_luck, low), prompts) >= TAIL:
+            return 0.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            if luck(right, chance_of(by_luck, middle), prompts) < TAIL:
+                low = middle
+            else:
+                high = middle
+        return math.fsum(chance_of(by_luck, low)) / everyone
+
+    wrong = [1 - c for c in credits]
+    return least(credits, chances), 1 - least(wrong, [1 - p for p in chances])
 
 
 def best_of_k_accuracy(
@@ -60,7 +107,7 @@ def best_of_k_accuracy(
     texts: Sequence[Sequence[Hashable]] | None = None,
     prompts: Sequence[Hashable] | None = None,
 ) -> Facts:
-    """How often the highest score is the pick, with its interval, beside chance.
+    """How often the highest score is the pick, with its interval (``interval``), beside chance.
 
     Args:
         scores: raw, for each comparison.
@@ -69,46 +116,84 @@ def best_of_k_accuracy(
         prompts: by which rows belong together; None takes all as different.
 
     Returns:
-        accuracy, accuracy_low, accuracy_high, p (``luck``), chance, loss, comparisons, prompts.
+        accuracy, accuracy_low, accuracy_high, p and p_below (probabilities that luck alone gives
+        so many right picks, and so few), chance, loss, comparisons, prompts.
     """
     texts = texts or [range(len(row)) for row in scores]
     prompts = prompts or range(len(scores))
     credits = [credit(s, b, x) for s, b, x in zip(scores, best, texts, strict=True)]
     chances = [1 / len(row) for row in scores]
-    found = share(credits, prompts)
+    wrong = [1 - c for c in credits]
+    low, high = interval(credits, chances, prompts)
     losses = [
         best_of_k_loss(torch.tensor([row], dtype=torch.float64), torch.tensor([b])).item()
         for row, b in zip(scores, best, strict=True)
     ]
     return {
-        "accuracy": found["value"], "accuracy_low": found["low"], "accuracy_high": found["high"],
-        "p": luck(credits, chances, prompts), "chance": math.fsum(chances) / len(chances),
-        "loss": math.fsum(losses) / len(losses), "comparisons": found["n"],
-        "prompts": found["prompts"],
+        "accuracy": math.fsum(credits) / len(credits), "accuracy_low": low, "accuracy_high": high,
+        "p": luck(credits, chances, prompts),
+        "p_below": luck(wrong, [1 - p for p in chances], prompts),
+        "chance": math.fsum(chances) / len(chances), "loss": math.fsum(losses) / len(losses),
+        "comparisons": len(credits), "prompts": len(set(prompts)),
     }  # fmt: skip
 
 
-def judge(metrics: Facts) -> tuple[bool, str]:
-    """Whether a reward model can be trusted, and a sentence that says why.
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a reward model has learned what people pick.
 
-    Trusted: luck alone gives such an accuracy with a probability below 0.001.
+    Attributes:
+        answer: "yes", "no" or "not decided".
+        p: the probability that decides: of luck giving so many right picks, or so few.
+        sentence: the same in words, with the figures.
+    """
+
+    answer: Literal["yes", "no", "not decided"]
+    p: float
+    sentence: str
+
+
+def judge(metrics: Facts) -> Verdict:
+    """Whether a reward model can be trusted, by its picks of held-out comparisons.
+
+    "yes": luck alone gives so many right picks with a probability below 0.001.
+
+    "no": it is worthless for training, in one of two ways. It does worse than chance (the interval
+    lies below: are the labels turned round?); or chance explains it (the interval reaches down to
+    it) and it cannot be of much use (the interval ends before a third of the way from chance to
+    always right: 67 % of pairs, 50 % of four).
+
+    "not decided": anything else, as where few comparisons are held out. With 15 pairs a useless
+    model and a useful one look alike, and nobody should be kept from going on; they are warned.
 
     Args:
         metrics: of ``best_of_k_accuracy``.
     """
+    low, high, chance, p = (metrics[k] for k in ("accuracy_low", "accuracy_high", "chance", "p"))
     figures = (
         f"{metrics['accuracy']:.1%} of {metrics['comparisons']} held-out picks right "
-        f"[{metrics['accuracy_low']:.1%}, {metrics['accuracy_high']:.1%}], by chance "
-        f"{metrics['chance']:.1%}; chance gives as many with probability {metrics['p']:.2g}"
+        f"[{low:.1%}, {high:.1%}], by chance {chance:.1%}"
     )
-    if metrics["p"] < SURE:
-        return True, f"It has learned what people pick: {figures}."
-    if metrics["p"] < HINT:
-        return False, (
-            f"Probably better than chance, but not surely: {figures}. Hold out more (--eval_rows), "
-            "or collect more comparisons."
-        )
-    return False, (
-        f"Not to be told from chance: {figures}. PPO would learn nothing from it; try a higher "
-        "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
-    )
+    by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
+    more = "hold out more (--eval_rows), or collect more comparisons"
+    if p < SURE:
+        return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
+    if high < chance:
+        p = metrics.get("p_below", 1 - p)
+        return Verdict("no", p, (
+            f"Worse than chance: {figures}; luck alone gives as few with probability {p:.2g}. PPO "
+            "would learn the opposite of what people pick; are the labels turned round?"
+        ))  # fmt: skip
+    if p >= TAIL and high < chance + (1 - chance) * USEFUL:
+        return Verdict("no", p, (
+            f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
+            f"--learning_rate, more --num_train_epochs, or {more}."
+        ))  # fmt: skip
+    if p < TAIL:
+        return Verdict("not decided", p, (
+            f"Probably better than chance, but not surely: {by_luck}, not below {SURE:g}. To be "
+            f"sure, {more}."
+        ))  # fmt: skip
+    return Verdict("not decided", p, (
+        f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
+    ))  # fmt: skip
