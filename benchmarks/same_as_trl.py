@@ -1,13 +1,15 @@
 """The same batch, weights and settings through TRL 1.12's PPOTrainer and this one, compared.
 
-    python benchmarks/same_as_trl.py
+    python benchmarks/same_as_trl.py [--adapters]
 
 TRL 1.12 (in the environment that ppo_vs_trl.py makes) runs one update of tiny random models, four
 of them, with KL between policy and reference, and writes down its tensors. This project's trainer
 gets the same models and the same completions, and works everything else out anew. Compared are
 log-probs, KL, values, scores, returns, advantages, and the statistics of both epochs. TRL whitens
 by the sample variance, this project by the population's (as the original code): its advantages are
-multiplied by sqrt(n / (n - 1)) for that, and nothing else is adjusted.
+multiplied by sqrt(n / (n - 1)) for that, and nothing else is adjusted. The second epoch's numbers
+are those of weights that the optimizer has moved, here AdamW with weight decay. With --adapters the
+reward and the value model are PeftModels, LoRA in the trunk and the head in modules_to_save.
 """
 
 import argparse
@@ -31,7 +33,8 @@ def settings(folder: str) -> dict[str, Any]:
         "local_rollout_forward_batch_size": COUNT, "response_length": NEW, "temperature": 0.7,
         "total_episodes": COUNT, "learning_rate": 3e-3, "kl_coef": 0.2, "use_cpu": True,
         "num_sample_generations": 0, "report_to": "none", "save_strategy": "no", "seed": 0,
-        "bf16": False, "gamma": 0.97, "lam": 0.9, "vf_coef": 0.3,
+        "bf16": False, "gamma": 0.97, "lam": 0.9, "vf_coef": 0.3, "weight_decay": 0.1,
+        "lr_scheduler_type": "cosine",
     }  # fmt: skip
 
 
@@ -59,15 +62,38 @@ def make_models(folder: Path) -> None:
         model.save_pretrained(folder / name)
 
 
+def make_adapters(folder: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForSequenceClassification
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="SEQ_CLS")
+    for name in ("reward", "value"):
+        base = LlamaForSequenceClassification.from_pretrained(folder / name)
+        model: Any = get_peft_model(base, config)
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(folder / f"{name}-adapter")
+
+
 def load_models(folder: Path) -> dict[str, Any]:
+    from peft import PeftModel
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-    return {
+    models: dict[str, Any] = {
         "model": LlamaForCausalLM.from_pretrained(folder / "policy"),
         "ref_model": LlamaForCausalLM.from_pretrained(folder / "reference"),
         "reward_model": LlamaForSequenceClassification.from_pretrained(folder / "reward"),
         "value_model": LlamaForSequenceClassification.from_pretrained(folder / "value"),
     }
+    for name in ("reward", "value"):
+        adapter = folder / f"{name}-adapter"
+        if adapter.is_dir():
+            models[f"{name}_model"] = PeftModel.from_pretrained(
+                models[f"{name}_model"], str(adapter), is_trainable=name == "value"
+            )
+    return models
 
 
 def run_trl(folder: Path) -> None:
@@ -170,6 +196,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", type=Path, default=ROOT / ".venv-trl-1.12", help="its environment"
     )
+    parser.add_argument("--adapters", action="store_true", help="reward and value by LoRA")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -177,6 +204,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_models(folder)
+        if args.adapters:
+            make_adapters(folder)
         env = os.environ | {"ACCELERATE_USE_CPU": "true", "CI": "1", "HF_HUB_OFFLINE": "1"}
         words = [peer_python(args.peer), __file__, "--worker", name]
         subprocess.run(words, check=True, env=env, capture_output=True)

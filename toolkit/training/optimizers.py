@@ -98,7 +98,7 @@ def make_schedule(
     warmup = args.get_warmup_steps(updates)
     if not args.lr_scheduler_kwargs and (name == "constant" or (name == "linear" and not warmup)):
         return None
-    options = args.lr_scheduler_kwargs or {}
+    options: Any = args.lr_scheduler_kwargs or {}  # a dictionary by now, not JSON
     if name in ("constant", "constant_with_warmup") and options:
         raise InputError(f"lr_scheduler_kwargs: {name} takes none", "lr_scheduler_kwargs")
     try:
