@@ -21,12 +21,13 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
 from toolkit.data.prompts import given_prompts, read_prompts
 from toolkit.errors import InputError
-from toolkit.evaluation.arguments import EvaluationArguments
+from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.judges import judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
+from toolkit.evaluation.trained_prompts import notes, trained_on
 from toolkit.models.roles import Roles
 
 Row = dict[str, Any]
@@ -45,6 +46,7 @@ def main(
         tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
         prompts = given_prompts(asked, tokenizer, args.chat_template)
     else:
+        args.prompts = model_args.prompts(args.prompts, HELD_OUT)
         contenders = args.load_contenders(name, model_args.precision)
         tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
         found, left_out = read_prompts(
@@ -60,6 +62,7 @@ def main(
         for line in other_settings(contenders, sampling_args):
             print(f"note: {line}")
     sampling_args.rule(tokenizer)
+    trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
     sampling = Sampling(
@@ -71,9 +74,11 @@ def main(
         outputs[contender.name] = sampling.write(
             contender, contenders, reranker(judges, picked_by, sampling)
         )
-    rows = contender_rows(contenders, outputs, {}, sampling.texts)
+    rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
+    for name, sentence in notes(rows, len(prompts)).items():
+        print(f"note: {name}: {sentence}")
     if args.samples is None:  # kept whatever the judges do
-        write_jsonl(out / "samples.jsonl", sample_rows(prompts, tokenizer, outputs, {}))
+        write_jsonl(out / "samples.jsonl", sample_rows(prompts.asked(tokenizer), outputs, {}))
         write_json(out / "evaluation.json", {"contenders": rows, "prompts": len(prompts)})
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
@@ -83,7 +88,7 @@ def main(
     # Counted, with errors, and kept.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
-    rows = contender_rows(contenders, outputs, scores, sampling.texts)
+    rows = contender_rows(contenders, outputs, scores, sampling.texts, trained)
     result: Row = {
         "prompts": len(prompts), "seed": args.seed, "reference": names[0], "contenders": rows,
         "judges": [
@@ -97,7 +102,7 @@ def main(
             picked_by,
         ),
     }  # fmt: skip
-    samples = sample_rows(prompts, tokenizer, outputs, scores)
+    samples = sample_rows(prompts.asked(tokenizer), outputs, scores)
     write_jsonl(out / "samples.jsonl", samples)
     write_json(out / "evaluation.json", result)
     write_run(out / "run.json", model_args, sampling_args, args)

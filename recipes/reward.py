@@ -94,7 +94,7 @@ def main(
             model_args.verify_reload(folder, probes, expected)
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
-            "chat_template": encoder.template,
+            "chat_template": "plain" if encoder.plain else encoder.template,
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(
@@ -103,7 +103,7 @@ def main(
         roles.keep_only(tokenizer)
         scores = score_candidates(roles, data.held_out, data.pad_id)  # raw, as trained
         metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
-        metrics["train_comparisons"] = len(data.train)
+        metrics |= {"train_comparisons": len(data.train), "verdict": judge(metrics).answer}
         facts = normalize(
             roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
             whole=not args.normalize_truncated,

@@ -167,11 +167,12 @@ def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
     made = {"ref": outputs(["é", "\x1b[31m"], [0.0, 0.0]),
             "b4": outputs(["b", "c"], [0.5, -0.25], best_of_n_kl(4))}  # fmt: skip
     scores = {"s": {"ref": [1.0, 2.0], "b4": [3.0, 4.0]}}
-    write_jsonl(tmp_path / "samples.jsonl", sample_rows(["p", "q"], made, scores))
+    asked = [{"prompt": "p"}, {"prompt": [{"role": "user", "content": "q"}], "tag": 3}]
+    write_jsonl(tmp_path / "samples.jsonl", sample_rows(asked, made, scores))
     rows = contender_rows(contenders, made, scores, ["p", "q"])
     write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
     again, prompts, read = read_samples(tmp_path / "samples.jsonl")
-    assert again == contenders and prompts == ["p", "q"]
+    assert again == contenders and prompts == asked
     for name, one in made.items():
         assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios
         assert read[name].kl_of_picking == pytest.approx(one.kl_of_picking, abs=1e-12)

@@ -136,7 +136,9 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
     staged = stage(source, base, card, None, tmp_path / "staged").folder
     spoil(staged)
 
-    def here(kind: str, lines: str, staged: Path, base: Path, names: Names) -> Probes:
+    def here(
+        kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str
+    ) -> Probes:
         cache = tmp_path / "cache"
         gate._pretend(cache, names.repo_id, "f" * 40, staged)
         gate._pretend(cache, names.base_id, names.sha, base)

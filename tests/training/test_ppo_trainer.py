@@ -456,10 +456,8 @@ def test_timings_are_kept_apart_from_what_was_learned(new_trainer: Any, tmp_path
     assert not [name for name in rows[0] if "second" in name or "time" in name]
 
 
-def test_captured_logprobs_that_are_wrong_are_noticed_and_no_longer_used(
-    new_trainer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = new_trainer(total_episodes=24)
+def sampling_otherwise(trainer: Any) -> Any:
+    """The trainer with a sampler whose logits are not those that are trained."""
     honest = trainer.model.step
 
     def wrong(role: str = "policy") -> Any:
@@ -472,6 +470,25 @@ def test_captured_logprobs_that_are_wrong_are_noticed_and_no_longer_used(
         return step
 
     trainer.model.step = wrong
+    return trainer
+
+
+def test_captured_logprobs_off_by_more_than_rounding_stop_a_run_in_fp32(new_trainer: Any) -> None:
+    trainer = sampling_otherwise(new_trainer(total_episodes=24))
+    with pytest.raises(RunStopped, match="do not run the same model"):
+        trainer.train()
+    # Nor does a wish to recompute hide it: what was sampled is not what would be learned from.
+    again = sampling_otherwise(
+        new_trainer("again", total_episodes=24, recompute_logprobs=True)
+    )
+    with pytest.raises(RunStopped, match="do not run the same model"):
+        again.train()
+
+
+def test_captured_logprobs_that_rounding_moved_are_noticed_and_no_longer_used(
+    new_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = sampling_otherwise(new_trainer(total_episodes=24, autocast=True))
     rows = trainer.train()
     assert rows[0]["val/first_max_log_ratio"] > 0.1
     assert "captured log-probs differ" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def from_dialogues(
         _checked([d] if isinstance(d, dict) else d, n)
         for d, n in zip(dialogues, names, strict=True)
     ]
-    if prompt is None or (isinstance(prompt, str) and _hold(prompt, dialogues, names)):
+    if prompt is None or (isinstance(prompt, str) and _hold(prompt, dialogues)):
         return *split_dialogues(dialogues), False
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
@@ -98,19 +98,15 @@ def _checked(dialogue: Any, name: str) -> list[Row]:
     return [{n: value for n, value in m.items() if value is not None} for m in dialogue]
 
 
-def _hold(prompt: str, dialogues: list[list[Row]], names: list[str]) -> bool:
-    """Whether dialogues hold a text prompt; they do, as TRL reads them, if a user speaks first."""
-    said = [
-        any(m["role"] != "assistant" and m["content"].strip() == prompt.strip() for m in dialogue)
+def _hold(prompt: str, dialogues: list[list[Row]]) -> bool:
+    """Whether dialogues hold a text prompt: a user, or a system's text, speaks first or says it."""
+    return all(
+        dialogue[0]["role"] != "assistant"
+        or any(
+            m["role"] != "assistant" and m["content"].strip() == prompt.strip() for m in dialogue
+        )
         for dialogue in dialogues
-    ]
-    held = [
-        here or dialogue[0]["role"] != "assistant"
-        for here, dialogue in zip(said, dialogues, strict=True)
-    ]
-    if any(held) and not all(held):
-        raise ValueError(_half(names, held))
-    return all(held)
+    )
 
 
 def _half(names: list[str], repeats: Sequence[Any]) -> str:

@@ -71,6 +71,10 @@ class Prompts(list[list[int]]):
         given = self.given.get(i)
         return decode_pair(tokenizer, self[i], [])[0] if given is None else given
 
+    def asked(self, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+        """Each prompt as it is shown, with its row's other fields; ``given_prompts`` reads it."""
+        return [{"prompt": self.shown(i, tokenizer)} | self.row(i) for i in range(len(self))]
+
     def once(self) -> "Prompts":
         """Each prompt at its first place: what is paired by prompt must not count one twice."""
         places: dict[tuple[int, ...], int] = {}

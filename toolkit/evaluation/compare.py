@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
-from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.files import read_jsonl
-from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.judges import Scores, Verdicts, pairs_of
@@ -107,13 +104,13 @@ def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
 
 def contender_rows(
     contenders: Sequence[Contender], outputs: dict[str, Outputs], scores: dict[str, Scores],
-    prompts: Sequence[str],
+    prompts: Sequence[str], trained: dict[str, Row] | None = None,
 ) -> list[Row]:  # fmt: skip
     """One row a contender: KL with its error, scores under each judge, what its texts are like.
 
     ``gain`` is the rise of the mean score in standard deviations of the reference's scores. The
     KL of best-of-n is its bound ln n - (n - 1) / n, which is exact without ties, plus that of
-    what it picks from.
+    what it picks from. ``trained`` is that of ``trained_prompts.trained_on``.
     """
     first = contenders[0].name
     rows = []
@@ -121,7 +118,7 @@ def contender_rows(
         o = outputs[c.name]
         row: Row = {"name": c.name, "kind": c.kind, "source": c.source, "adapter": c.adapter,
                     "n": c.n, "tokens": math.fsum(o.tokens) / len(o.tokens)}  # fmt: skip
-        row |= {"kl": None, "kl_error": None}
+        row |= {"kl": None, "kl_error": None} | (trained or {}).get(c.name, {})
         if o.log_ratios is not None:
             kl, error = mean_and_error(o.log_ratios)
             row |= {"kl": kl + o.kl_of_picking, "kl_error": error}
@@ -166,19 +163,20 @@ def gaps(rows: Sequence[Row], pairs: Sequence[Row], training: str) -> list[Row]:
 
 
 def sample_rows(
-    prompts: Prompts, tokenizer: PreTrainedTokenizerBase, outputs: dict[str, Outputs],
-    scores: dict[str, Scores],
-) -> list[Row]:  # fmt: skip
+    asked: Sequence[Row], outputs: dict[str, Outputs], scores: dict[str, Scores]
+) -> list[Row]:
     """One row a prompt: every contender's text, scores, log-ratio and number of tokens.
 
-    The prompt stands there as it was read, text or messages, with its row's other fields, so that
-    ``--samples`` has judges see the same again.
+    Args:
+        asked: of each prompt ``prompt``, text or messages as it was read, and its row's other
+            fields, so that ``--samples`` has judges see the same again (``Prompts.asked``).
+        outputs, scores: of the contenders.
     """
     rows: list[Row] = []
-    for i in range(len(prompts)):
-        fields = {name: value for name, value in prompts.row(i).items() if value is not None}
+    for i, question in enumerate(asked):
+        fields = {name: v for name, v in question.items() if name != "prompt" and v is not None}
         rows.append({
-            "prompt": prompts.shown(i, tokenizer),
+            "prompt": question["prompt"],
             **({"row": fields} if fields else {}),
             "completions": {name: o.texts[i] for name, o in outputs.items()},
             "scores": {j: {name: s[i] for name, s in of.items()} for j, of in scores.items()},
@@ -199,7 +197,7 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
     rows = []
     for number, row in read_jsonl(path, "--samples"):
         texts: Any = row.get("completions")
-        whole = not problems_of(row, "prompt") and isinstance(texts, dict)
+        whole = isinstance(row.get("prompt"), str | list) and isinstance(texts, dict)
         for name in names:
             if not whole or not isinstance(texts.get(name), str):
                 raise InputError(

@@ -56,8 +56,8 @@ class Probes:
 @torch.no_grad()
 def measure(source: Source, base: Path) -> Probes:
     """The probes as training's own code computes them, from the adapter's own folder."""
-    tokenizer = load_tokenizer(str(base))
-    rows = [list(map(int, tokenizer(text)["input_ids"])) for text in PROBES]
+    tokenizer = load_tokenizer(str(source.tokenizer_home(base)), base=str(base))
+    rows = [list(map(int, tokenizer(text + source.ends_with)["input_ids"])) for text in PROBES]
     model = load_base(str(base), source.precision)
     if source.kind == "reward":
         roles = Roles(model, reward_adapter=source.folder)
@@ -105,8 +105,17 @@ def _gaps(some: list[list[float]], others: list[list[float]]) -> list[float]:
     return [abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)]
 
 
-def run_lines(kind: str, lines: str, staged: Path, base: Path, names: Names) -> Probes:
+def run_lines(
+    kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str = ""
+) -> Probes:
     """Run the card's lines, and below them the probes, in a clean process.
+
+    Args:
+        kind: of adapter.
+        lines: the card's Python.
+        staged, base: folders that stand for the repositories.
+        names: of these.
+        ends_with: what the card's lines put behind a text, for the tokens to be compared.
 
     Raises:
         InputError: they fail.
@@ -118,7 +127,7 @@ def run_lines(kind: str, lines: str, staged: Path, base: Path, names: Names) -> 
         script = Path(scratch) / "card.py"
         probe = (
             f"{PROBE[kind]}\nimport json as _json\n\n_texts = {list(PROBES)!r}\n"
-            '_ids = [list(map(int, tokenizer(t)["input_ids"])) for t in _texts]\n'
+            f'_ids = [list(map(int, tokenizer(t + {ends_with!r})["input_ids"])) for t in _texts]\n'
             f"print({MARK!r} + _json.dumps([_ids, [_numbers(t) for t in _texts]]))\n"
         )
         script.write_text(lines + probe, encoding="utf-8")
@@ -209,7 +218,9 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
     names = Names(repo_id, base.repo_id, base.sha)
     try:
         ours = measure(source, base.files)
-        theirs = run_lines(source.kind, python_of(card), staged, base.files, names)
+        theirs = run_lines(
+            source.kind, python_of(card), staged, base.files, names, source.ends_with
+        )
         print(compare(ours, theirs, source.precision))
     except InputError as error:
         problems.append(str(error))

@@ -18,6 +18,10 @@ for module in model.modules():  # bitsandbytes 0.50 repacks weights on CPUs with
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
 """
+# A pad token that is the end token too would be taken for padding.
+UNPADDED = """\
+model.config.get_text_config().pad_token_id = None  # one text at a time: read on its last token
+"""
 USES = {
     "policy": """\
 prompt = tokenizer("We went to the market.", return_tensors="pt").to(device)
@@ -27,7 +31,7 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=24, do_sample=Tru
 
 
 def score(text):
-    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    ids = tokenizer({closed}, return_tensors="pt")["input_ids"].to(device)
     with torch.no_grad():
         raw = model(ids).logits.float().item()
     return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
@@ -73,8 +77,9 @@ class Names(NamedTuple):
 
 
 def loading_lines(
-    kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0
-) -> str:
+    kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0,
+    ends_with: str = "",
+) -> str:  # fmt: skip
     """Python that loads the adapter and uses it once.
 
     Args:
@@ -82,6 +87,7 @@ def loading_lines(
         precision: of the base in training.
         names: of the repositories.
         gain, bias: of a reward.
+        ends_with: the token's text that closes what a reward model reads; "" for nothing.
     """
     auto = "AutoModelForSequenceClassification" if kind == "reward" else "AutoModelForCausalLM"
     four_bit = precision == "4bit"
@@ -109,5 +115,8 @@ def loading_lines(
         + (CURE if four_bit else "")
         + "model = PeftModel.from_pretrained(model, adapter).eval()\n"
         + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
-        + USES[kind].format(gain=gain, bias=bias)
+        + (UNPADDED if ends_with else "")
+        + USES[kind].format(
+            gain=gain, bias=bias, closed=f"text + {ends_with!r}" if ends_with else "text"
+        )
     )

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
 
 from toolkit.data.files import read_object
 from toolkit.errors import InputError, check_choice
 from toolkit.models.adapters import FACTS, check_adapter, read_facts
+from toolkit.models.reading import reading_of
 
 Facts = dict[str, Any]
 VALUE_HEAD = "value_head.safetensors"
@@ -48,6 +50,31 @@ class Source:
     def base_name(self) -> str:
         """The base that the adapter names: a folder, or an id on the Hub."""
         return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether this project wrote it; another tool's reward model is read as TRL's."""
+        return (self.folder / FACTS).is_file()
+
+    @property
+    def ends_with(self) -> str:
+        """The text of the token that closes what a reward model reads; "" for nothing."""
+        if self.kind != "reward":
+            return ""
+        if self.trained_here:
+            return str(self.facts.get("ends_with") or "")
+        home = self.tokenizer_home(Path(self.base_name))
+        if not (home / "tokenizer_config.json").is_file():
+            return ""
+        tokenizer = AutoTokenizer.from_pretrained(str(home))
+        reading = reading_of(self.folder, tokenizer)
+        if reading.ends_with is None or reading.ends_with == reading.padding:
+            return ""
+        return str(tokenizer.convert_ids_to_tokens(reading.ends_with))
+
+    def tokenizer_home(self, base: Path) -> Path:
+        """Where its tokenizer's files lie: beside the adapter, or with the base."""
+        return self.folder if (self.folder / "tokenizer_config.json").is_file() else base
 
     @property
     def method(self) -> str | None:

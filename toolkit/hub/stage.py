@@ -3,7 +3,8 @@
 adapter_config.json            its base and revision are the Hub's, not a folder of this machine
 adapter_model.safetensors      byte for byte; of a value, value_head.safetensors too
 toolkit.json                   numbers, the base's precision and fingerprint; no text beside these
-tokenizer*, vocab*, ...        the base's, byte for byte
+tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter, which
+                               was trained with them (with new tokens, say)
 chat_template.jinja            the base's, or the one that a reward model was trained with
 README.md                      the card
 """
@@ -66,15 +67,20 @@ def stage(source: Source, base: Base, card: str, template: str | None, folder: P
     check_stage(folder)
     sent = [*ADAPTER_FILES, VALUE_HEAD] if source.kind == "value" else [*ADAPTER_FILES]
     with one_line(folder), atomic_directory(folder) as aside:
+        home = source.tokenizer_home(base.files)
         for name in TOKENIZER_FILES:
-            if (base.files / name).is_file():
-                shutil.copyfile(base.files / name, aside / name)
+            if (home / name).is_file():
+                shutil.copyfile(home / name, aside / name)
         for name in sent[1:]:
             if name != FACTS:
                 shutil.copyfile(source.folder / name, aside / name)
         config = source.config | {"base_model_name_or_path": base.repo_id, "revision": base.sha}
         write_json(aside / "adapter_config.json", config)
-        write_json(aside / FACTS, _without_text(source.facts) | {"precision": source.precision})
+        facts = _without_text(source.facts) | {"precision": source.precision}
+        if source.kind == "reward":  # a token's text, and it would be misread without
+            facts["ends_with"] = source.ends_with or None
+            facts["whole_turns"] = bool(facts.get("whole_turns")) or not source.trained_here
+        write_json(aside / FACTS, facts)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
         write_text(aside / CARD, card)
@@ -159,6 +165,6 @@ def _without_text(value: Any) -> Any:
         return None
     if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32", value):
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32|plain", value):
         return value
     return None

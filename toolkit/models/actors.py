@@ -97,6 +97,17 @@ class Actors(nn.Module):
         weight, bias = head_weights(self.output_head(role))
         return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
 
+    def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a parameter of that name is of an adapter that is not trained."""
+        return "lora_" in name and not parameter.requires_grad
+
+    @property
+    def in_fp32(self) -> bool:
+        """Whether every pass is made in fp32, so that equal passes give equal numbers."""
+        wide = all(model.get_input_embeddings().weight.dtype == torch.float32
+                   for model in self.language_models())  # fmt: skip
+        return wide and self.autocast_dtype is None
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

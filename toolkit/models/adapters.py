@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.loading import base_fingerprint, vocabulary_size
-from toolkit.models.wrapped import Overrides, base_module, equal_weights, of_adapter
+from toolkit.models.wrapped import (
+    Overrides,
+    base_module,
+    equal_weights,
+    heed_whose_rows,
+    of_adapter,
+)
 
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 
@@ -73,7 +79,8 @@ class Parts:
 
     Attributes:
         lora: LoRA's own matrices and vectors.
-        saved: of modules that were trained whole (``modules_to_save``).
+        saved: of modules that were trained whole (``modules_to_save``): embedding, head, norms. A
+            whole block (all of an MLP, say) is among the unknown: other adapters' LoRA is inside it.
         tokens: rows of the embedding (``trainable_token_indices``).
         biases: of the base's layers (``bias``).
         copies: the base's embedding or head, which peft saves beside LoRA on them.
@@ -94,8 +101,13 @@ class Parts:
         """Sort the keys of a file by what its ``adapter_config.json`` says."""
         parts = cls([], [], [], [], [], [], [])
         whole = [name for name in config.get("modules_to_save") or [] if name != "score"]
-        for key in keys:
-            module = key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer")
+        known = set(keys)
+        for key in sorted(known):
+            if key.replace(".modules_to_save.", ".") in known - {key}:
+                continue  # peft wrote it twice, beside a copy of the embedding
+            module = key.removeprefix(PREFIX).rpartition(".")[0]
+            copied = module.endswith((".base_layer", ".original_module"))
+            module = module.removesuffix(".base_layer").removesuffix(".original_module")
             last = module.rpartition(".")[2]
             if last == "score":
                 parts.score.append(key)
@@ -103,7 +115,7 @@ class Parts:
                 parts.lora.append(key)
             elif ".token_adapter." in key:
                 parts.tokens.append(key)
-            elif any(f".{name}." in f".{module}." for name in whole):
+            elif not copied and any(module.endswith(name) for name in whole):  # as peft does
                 parts.saved.append(key)
             elif key.endswith("bias") and config.get("bias", "none") != "none":
                 parts.biases.append(key)
@@ -203,8 +215,8 @@ def _check_weights(
         )
     rows = vocabulary_size(base_name)
     for key in parts.saved + parts.copies:
-        last = key.removesuffix(".weight").removesuffix(".base_layer").rpartition(".")[2]
-        if rows is not None and last in EMBEDDINGS and shapes[key][0] != rows:
+        last = next((name for name in key.split(".") if name in EMBEDDINGS), "")
+        if rows is not None and last and shapes[key][0] != rows:
             raise InputError(
                 f"{what}: {folder}: its {last} has {shapes[key][0]} rows, but the base has {rows}: "
                 f"the vocabulary was resized ({MERGE.format(folder=folder)})"
@@ -239,6 +251,7 @@ def add_saved_adapter(
     whole = [module for module in config.modules_to_save or [] if module != "score"]
     config.modules_to_save = whole or None
     model.add_adapter(name, config)
+    heed_whose_rows(model)
     kept = {key: state[key] for key in parts.lora + parts.saved + parts.tokens}
     try:
         outcome: Any = set_peft_model_state_dict(model, kept, adapter_name=name)
@@ -251,7 +264,11 @@ def add_saved_adapter(
             "another model?)"
         ) from None
     unexpected = list(outcome.unexpected_keys) + parts.unknown
-    missing = [key for key in outcome.missing_keys if of_adapter(key, name)]
+    # Of tied rows the file holds one copy, which both names stand for.
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(p) for key, p in named.items() if key not in outcome.missing_keys}
+    missing = [key for key in outcome.missing_keys
+               if of_adapter(key, name) and id(named.get(key)) not in loaded]  # fmt: skip
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise InputError(

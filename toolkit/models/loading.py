@@ -60,7 +60,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer, with a pad token, which is not the end-of-text token where that can be.
 
-    It is given three attributes, with which tokenizer, embedding, pad and end ids are compared once:
+    It is given attributes, with which tokenizer, embedding, pad and end ids are compared once:
 
         embedding_rows   of the model, by its config; None where that is not known. A pad token
                          beyond them is replaced; end ids beyond them are left out
@@ -89,6 +89,7 @@ def load_tokenizer(
         raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
     rows = vocabulary_size(base or name, revision)
     tokenizer.embedding_rows = rows
+    tokenizer.beside_base = base not in (None, name)  # to be saved with what is trained on it
     tokenizer.stock_pad_token_id = tokenizer.pad_token_id  # as TRL finds it
     outside = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= (rows or 1 << 60)
     if outside:
@@ -277,12 +278,13 @@ def cure_cpu_repacking(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-            state = getattr(module.weight, "quant_state", None)
+            weight: Any = module.weight
+            state: Any = getattr(weight, "quant_state", None)
             if getattr(state, "packing_format_for_cpu", False):
-                module.weight.data, state = unpacked_for_cpu(module.weight.data, state)
+                weight.data, state = unpacked_for_cpu(weight.data, state)
                 if not state.nested:  # which bitsandbytes leaves in the packed order
                     state.absmax = state.absmax.T.reshape(-1).float()
-                module.weight.quant_state = module.quant_state = state
+                weight.quant_state = module.quant_state = state
 
 
 def base_fingerprint(name: str) -> str | None:

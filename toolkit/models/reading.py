@@ -163,9 +163,10 @@ def reading_of(
     """
     facts = read_facts(folder) if (Path(folder) / FACTS).is_file() else None
     if facts is not None:
+        template = facts.get("chat_template")
         found = Reading(
             token_id(tokenizer, facts.get("ends_with"), f"{folder}: ends_with"),
-            template=facts.get("chat_template"),
+            whole=bool(facts.get("whole_turns")), template=PLAIN_TEMPLATE if template == "plain" else template,
         )
     else:
         pad = padding if padding is not None else _stock_padding(folder, tokenizer)

@@ -91,6 +91,8 @@ class Roles(Actors):
         if policy_adapter is not None:
             self.model.delete_adapter(POLICY)
             self._add(policy_adapter, POLICY)
+            # Deleting the last adapter left peft without an active one, which it needs to add more.
+            self.model.active_adapter = self.model.base_model.active_adapter = POLICY
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")

@@ -7,6 +7,7 @@ through while none is active. Trained biases, and base weights that peft saved b
 wrapper; ``Overrides`` holds one for each adapter and lays it over the base's while that is active.
 """
 
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,12 +42,36 @@ def switch(modules: Sequence[Any], adapter: str | None) -> None:
             not isinstance(module, LoraLayer) and adapter not in _adapters_of(module)
         )
         module._disable_adapters = absent  # a wrapper without this adapter would fail, not pass by
-        if adapter is not None:
+        if not absent:
             module._active_adapter = [adapter]
 
 
 def _adapters_of(module: Any) -> Any:
     return module.token_indices if isinstance(module, TrainableTokensLayer) else module._adapters
+
+
+def heed_whose_rows(model: nn.Module) -> None:
+    """Have the wrappers of single rows pass by adapters that have none, when one is saved or loaded.
+
+    peft 0.21.2 asks every wrapper for every adapter's rows (peft/utils/other.py,
+    ``TrainableTokensWrapper.adapter_state_dict``), and one without them ends in a KeyError.
+    """
+    for module in model.modules():
+        if isinstance(module, TrainableTokensWrapper):
+            vars(module)["adapter_state_dict"] = types.MethodType(_rows_to_save, module)
+            vars(module)["adapter_state_dict_load_map"] = types.MethodType(_rows_to_load, module)
+
+
+def _rows_to_save(wrapper: Any, adapter: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    if adapter not in wrapper._adapters:
+        return {}
+    return TrainableTokensWrapper.adapter_state_dict(wrapper, adapter, state_dict)
+
+
+def _rows_to_load(wrapper: Any, adapter: str) -> dict[str, str]:
+    if adapter not in wrapper._adapters:
+        return {}
+    return TrainableTokensWrapper.adapter_state_dict_load_map(wrapper, adapter)
 
 
 class Overrides(nn.Module):
@@ -138,7 +163,7 @@ def base_module(model: nn.Module, path: str) -> nn.Module | None:
     """The base's own module at ``path``, below whatever wraps it; None if there is none."""
     module: Any = model
     for name in path.split("."):
-        if name == "base_layer":
+        if name in ("base_layer", "original_module"):
             continue
         module = _unwrapped(module)
         module = module._modules.get(name) if isinstance(module, nn.Module) else None

@@ -136,6 +136,8 @@ class Rollout:
         scores: (B,) after penalties; 0 where there is none.
         valid: bool (B,), the truncation rule was met.
         scored: bool (B,), False where no score could be given: nothing is learned from these.
+        capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
+            where they were not recomputed.
     """
 
     prompt_ids: Tensor
@@ -148,6 +150,7 @@ class Rollout:
     scores: Tensor
     valid: Tensor
     scored: Tensor
+    capture_gap: float = 0.0
 
     @property
     def learned(self) -> Tensor:
@@ -212,7 +215,7 @@ def collect(
     completion_ids = torch.full((count, length), rule.pad_id, device=device)
     mask = torch.zeros((count, length), dtype=torch.bool, device=device)
     logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
-    step = actors.step(POLICY)
+    step, gap = actors.step(POLICY), 0.0
     for piece in by_length([len(prompt) for prompt in prompts], batch_size):
         index = piece.to(device)
         start = width - max(len(prompts[i]) for i in piece)
@@ -231,6 +234,8 @@ def collect(
         with clock("value"):
             if recompute:
                 again = actors.policy_outputs(*passage, sampled.completion_ids, rule.temperature)
+                gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
+                gap = max(gap, gaps.max().item())
                 logprobs[index] = again.logprobs
                 sampled = sampled._replace(values=again.values)
             if sampled.values is None:
@@ -253,5 +258,5 @@ def collect(
     scored = ~scores.isnan()
     return Rollout(
         prompt_ids, prompt_mask, completion_ids, mask, logprobs * mask, ref_logprobs * mask,
-        values * mask, scores.nan_to_num(), valid, scored,
+        values * mask, scores.nan_to_num(), valid, scored, gap,
     )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Merge an adapter of any kind into its base, as a model of its own to start from.
+
+    python recipes/merge.py --adapter some/adapter --model_name_or_path its-base --output_dir merged
+
+For adapters that one base cannot hold beside the others: a vocabulary that was resized, IA3 and other
+kinds than LoRA, DoRA on the output head. peft loads it (with the tokenizer that lies beside it, whose
+new tokens the embedding is grown for) and merges it; the result is loaded again and must give the same
+log-probs. Then pass --model_name_or_path OUTPUT_DIR. You should see by how much they differ.
+"""
+
+from dataclasses import dataclass, field
+
+from toolkit.cli import run
+from toolkit.data.files import claim_output
+from toolkit.errors import InputError, check_choice
+from toolkit.models.merging import DTYPES, merge_adapter
+
+
+@dataclass
+class MergeArguments:
+    adapter: str | None = field(default=None, metadata={"help": "The adapter's folder."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Its base; by default the one that it names."}
+    )
+    output_dir: str = field(default="outputs/merged", metadata={"help": "Folder to write."})
+    dtype: str = field(
+        default="bf16",
+        metadata={"help": "How the merged weights are held: bf16 or fp32. The base is loaded so too, "
+                  "never in 4-bit, where a merge would be rounded away."},
+    )  # fmt: skip
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
+
+    def __post_init__(self) -> None:
+        if self.adapter is None:
+            raise InputError("adapter: missing (name the adapter's folder)", "adapter")
+        check_choice("dtype", self.dtype, tuple(DTYPES))
+
+
+def main(args: MergeArguments) -> None:
+    out = claim_output(args.output_dir, args.overwrite, "output_dir")
+    print(merge_adapter(str(args.adapter), args.model_name_or_path, out, args.dtype))
+    print(f"merged model: {out} (pass it as --model_name_or_path)")
+
+
+if __name__ == "__main__":
+    run(main)

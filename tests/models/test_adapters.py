@@ -1,0 +1,329 @@
+"""Adapters that other tools saved: whole, exactly as plain peft has them, or refused by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from toolkit.errors import InputError
+from toolkit.models.adapters import Parts, check_adapter, lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.merging import merge_adapter
+from toolkit.models.roles import Roles
+
+pytestmark = [
+    # What peft says of adapters as other tools save them; it saves and loads them all the same.
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed"),
+    pytest.mark.filterwarnings("ignore:Adapter '.*'. . LoRA tensor.s. have invalid shape"),
+]
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [40, 41, 5, 6, 7, 300, 301, 302]])
+MASK = torch.ones_like(IDS, dtype=torch.bool)
+# What peft can write, and one base can hold.
+KINDS: dict[str, dict[str, Any]] = {
+    "embedding and head": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "head alone": {"modules_to_save": ["lm_head"]},
+    "norms": {"modules_to_save": ["norm", "input_layernorm"]},
+    "biases": {"bias": "all"},
+    "rows of the embedding": {"trainable_token_indices": [5, 6, 300]},
+    "LoRA on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "LoRA on the embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "LoRA's own bias": {"lora_bias": True},
+    "DoRA": {"use_dora": True},
+    "rank-stabilized LoRA on the head": {"target_modules": ["lm_head"], "use_rslora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> str:
+    """A model with biases whose head is not its embedding."""
+    folder = tmp_path_factory.mktemp("untied")
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )).save_pretrained(folder)  # fmt: skip
+    for file in Path(demo_model).glob("*token*"):
+        shutil.copy(file, folder)
+    return str(folder)
+
+
+def saved(base: str, folder: Path, scale: float = 0.1, **kwargs: Any) -> Path:
+    """An adapter as plain peft saves it, every trained weight moved."""
+    options = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | kwargs
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, **options)
+    )
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += scale * torch.randn_like(parameter)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@torch.no_grad()
+def plain(base: str, folder: Path | None) -> Tensor:
+    """Log-probs (2, 4) of the last four tokens, by transformers and peft alone."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base).eval()
+    if folder is not None:
+        model = PeftModel.from_pretrained(model, str(folder)).eval()
+    logits = model(input_ids=IDS).logits[:, 3:7].float()
+    return logits.log_softmax(-1).gather(-1, IDS[:, 4:, None]).squeeze(-1)
+
+
+@torch.no_grad()
+def by_roles(roles: Roles, role: str) -> Tensor:
+    if role == "reference":
+        return roles.reference_logprobs(IDS, MASK, IDS[:, 4:], 1.0)
+    return roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_and_its_frozen_start_have_plain_pefts_logprobs_and_the_base_stays_the_base(
+    kind: str, tied: bool, demo_model: str, untied: str, tmp_path: Path
+) -> None:
+    base = demo_model if tied else untied
+    folder = saved(base, tmp_path / "adapter", **KINDS[kind])
+    expected, bare = plain(base, folder), plain(base, None)
+    if not (kind == "biases" and tied):  # the embedded model has none
+        assert (expected - bare).abs().max() > 1e-2
+    check_adapter(folder, base, "CAUSAL_LM", "--policy_adapter")
+    frozen = Roles(load_base(base, "fp32"), value="adapter", policy_adapter=folder,
+                   reference="policy_adapter")  # fmt: skip
+    for role in ("policy", "reference", "policy"):
+        torch.testing.assert_close(by_roles(frozen, role), expected, rtol=0, atol=1e-4)
+    from_base = Roles(load_base(base, "fp32"), policy_adapter=folder)
+    torch.testing.assert_close(by_roles(from_base, "policy"), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(by_roles(from_base, "reference"), bare, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sampler_reads_what_the_trainer_reads(kind: str, untied: str, tmp_path: Path) -> None:
+    """One step of sampling without a cache: the policy's logits at the last position."""
+    folder = saved(untied, tmp_path / "adapter", **KINDS[kind])
+    roles = Roles(load_base(untied, "fp32"), policy_adapter=folder)
+    with torch.no_grad():
+        logits, _ = roles.step()(IDS, MASK, torch.arange(8).expand(2, -1), None)
+        model: Any = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(untied), str(folder)
+        ).eval()
+        torch.testing.assert_close(logits, model(IDS).logits[:, -1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_an_adapter_is_trained_and_saved_and_plain_peft_loads_it(
+    kind: str, untied: str, tmp_path: Path
+) -> None:
+    folder = saved(untied, tmp_path / "adapter", **KINDS[kind])
+    roles = Roles(load_base(untied, "fp32"), value="adapter", policy_adapter=folder,
+                  reference="policy_adapter")  # fmt: skip
+    trained = dict(roles.trainable())
+    optimizer = torch.optim.SGD(trained.values(), lr=0.05)
+    outputs = roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0)
+    (-outputs.logprobs.sum()).backward()
+    still = [name for name, p in trained.items() if ".policy." in name or name.endswith(".policy")]
+    still = [name for name in still if trained[name].grad is None]
+    # Layers behind the last attention's queries and keys of one position still get theirs.
+    assert not still, still
+    optimizer.step()
+    after = by_roles(roles, "policy")
+    assert (after - outputs.logprobs).abs().max() > 1e-3
+    torch.testing.assert_close(
+        by_roles(roles, "reference"), plain(untied, folder), rtol=0, atol=1e-4
+    )
+    roles.save(tmp_path / "saved")
+    torch.testing.assert_close(
+        plain(untied, tmp_path / "saved" / "policy"), after, rtol=0, atol=1e-4
+    )
+
+
+def test_gradients_are_plain_pefts_for_weights_beside_lora(untied: str, tmp_path: Path) -> None:
+    folder = saved(untied, tmp_path / "adapter", modules_to_save=["lm_head", "norm"], bias="all")
+    roles = Roles(load_base(untied, "fp32"), policy_adapter=folder)
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(untied), str(folder), is_trainable=True
+    ).eval()
+    logits = model(input_ids=IDS).logits[:, 3:7].log_softmax(-1)
+    (-logits.gather(-1, IDS[:, 4:, None])).sum().backward()
+    (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs).sum().backward()
+    theirs = {n.replace(".default", ""): p.grad for n, p in model.named_parameters()}
+    keys = roles.overrides.keys["policy"]
+    ours = {n.removeprefix("model.").replace(".policy", ""): p.grad
+            for n, p in roles.trainable() if n.startswith("model.")}  # fmt: skip
+    ours |= {k: p.grad for k, p in zip(keys, roles.overrides.tensors("policy"), strict=True)}
+    held = [name for name in theirs if "lm_head" in name or "model.norm" in name or "bias" in name]
+    compared = [name for name in held if theirs[name] is not None and name in ours]
+    assert len([n for n in compared if "bias" in n]) == 6 and len(compared) >= 8
+    for name in compared:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_four_bits_hold_what_is_beside_lora_too(untied: str, tmp_path: Path) -> None:
+    folder = saved(untied, tmp_path / "adapter", modules_to_save=["embed_tokens", "lm_head"])
+    base = load_base(untied, "4bit")
+    roles = Roles(base, policy_adapter=folder)
+    after = by_roles(roles, "policy")
+    again: Any = PeftModel.from_pretrained(load_base(untied, "4bit"), str(folder)).eval()
+    with torch.no_grad():
+        logits = again(input_ids=IDS).logits[:, 3:7].float().log_softmax(-1)
+    expected = logits.gather(-1, IDS[:, 4:, None]).squeeze(-1)
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
+
+
+def test_a_reward_adapter_with_an_embedding_of_its_own_scores_as_plain_peft(
+    demo_model: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    base: Any = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=1)
+    model = get_peft_model(base, LoraConfig(
+        r=4, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["embed_tokens"]))  # fmt: skip
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.eval().save_pretrained(str(tmp_path / "reward"))
+    check_adapter(tmp_path / "reward", demo_model, "SEQ_CLS", "--reward_adapter")
+    roles = Roles(load_base(demo_model, "fp32"), reward_adapter=tmp_path / "reward")
+    with torch.no_grad():
+        for row in IDS:
+            expected = model(input_ids=row[None]).logits.item()
+            found = roles.scores(row[None], torch.ones(1, 8, dtype=torch.bool)).item()
+            assert found == pytest.approx(expected, abs=1e-4)
+        bare = plain(demo_model, None)
+        torch.testing.assert_close(by_roles(roles, "reference"), bare, rtol=0, atol=1e-4)
+
+
+def test_two_policies_on_one_base_keep_their_own_heads(untied: str, tmp_path: Path) -> None:
+    one = saved(untied, tmp_path / "one", modules_to_save=["norm"])
+    other = saved(untied, tmp_path / "other", 0.2, bias="all")
+    roles = Roles(load_base(untied, "fp32"), policy_adapter=one)
+    roles.add_policy("rival", other)
+    rows = saved(untied, tmp_path / "rows", trainable_token_indices=[5, 6])
+    roles.add_policy("rows", rows)
+    with torch.no_grad():
+        for role, folder in (("rival", other), ("policy", one), ("reference", None),
+                             ("rows", rows), ("rival", other)):  # fmt: skip
+            logits = roles.logits(role, IDS, MASK, 4).float().log_softmax(-1)
+            found = logits.gather(-1, IDS[:, 4:, None]).squeeze(-1)
+            torch.testing.assert_close(found, plain(untied, folder), rtol=0, atol=1e-4)
+
+
+def grown(base: str, folder: Path) -> Path:
+    """An adapter for which two tokens were added to the vocabulary, with its tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model = get_peft_model(model, LoraConfig(
+        r=4, target_modules=["q_proj"], task_type="CAUSAL_LM",
+        modules_to_save=["embed_tokens", "lm_head"]))  # fmt: skip
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def other_kind(base: str, folder: Path) -> Path:
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), IA3Config(
+        task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj"], feedforward_modules=[]))  # fmt: skip
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def whole_block(base: str, folder: Path) -> Path:
+    return saved(base, folder, modules_to_save=["mlp"])
+
+
+def stray_weight(base: str, folder: Path) -> Path:
+    saved(base, folder)
+    path = folder / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.model.norm.weight": torch.ones(64)}, path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (grown, "has 1026 rows, but the base has 1024: the vocabulary was resized"),
+        (other_kind, "a IA3 adapter, but LoRA is wanted"),
+        (whole_block, "mlp.down_proj.weight for one; they would be lost"),
+        (stray_weight, "model.norm.weight for one; they would be lost"),
+    ],
+)
+def test_what_one_base_cannot_hold_is_named_before_a_model_is_loaded_with_the_cure(
+    make: Callable[[str, Path], Path], said: str, untied: str, tmp_path: Path
+) -> None:
+    folder = make(untied, tmp_path / "adapter")
+    with pytest.raises(InputError, match=said) as refusal:
+        check_adapter(folder, untied, "CAUSAL_LM", "--policy_adapter")
+    assert f"recipes/merge.py --adapter {folder}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("make", [grown, other_kind, whole_block])
+def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
+    make: Callable[[str, Path], Path], untied: str, tmp_path: Path
+) -> None:
+    folder = make(untied, tmp_path / "adapter")
+    said = merge_adapter(str(folder), untied, tmp_path / "merged", "fp32")
+    assert "differ by up to" in said
+    model: Any = AutoModelForCausalLM.from_pretrained(untied)
+    if make is grown:
+        model.resize_token_embeddings(1026)
+    model = PeftModel.from_pretrained(model, str(folder)).eval()
+    merged: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    ids = torch.tensor([[5, 6, 7, model.get_input_embeddings().weight.shape[0] - 1, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_merging_refuses_what_is_no_policy_and_leaves_nothing(
+    untied: str, tmp_path: Path
+) -> None:
+    folder = saved(untied, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "SEQ_CLS"}))
+    with pytest.raises(InputError, match="a reward adapter; a language model's is wanted"):
+        merge_adapter(str(folder), untied, tmp_path / "merged", "fp32")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_keys_are_sorted_by_what_the_config_names() -> None:
+    at = "base_model.model.model.layers.0."
+    parts = Parts.of(
+        [f"{at}self_attn.q_proj.lora_A.weight", f"{at}input_layernorm.weight", f"{at}mlp.up.bias",
+         "base_model.model.lm_head.base_layer.weight", "base_model.model.score.weight"],
+        {"modules_to_save": ["norm", "score"], "bias": "none"},
+    )  # fmt: skip
+    assert parts.lora == [f"{at}self_attn.q_proj.lora_A.weight"]
+    assert parts.saved == [f"{at}input_layernorm.weight"]  # peft matches the end of a name
+    assert parts.copies == ["base_model.model.lm_head.base_layer.weight"]
+    assert parts.score == ["base_model.model.score.weight"]
+    assert parts.unknown == [f"{at}mlp.up.bias"]  # biases, but bias is "none"
+
+
+def test_lora_on_the_head_is_trained_and_the_value_has_none_of_it(untied: str) -> None:
+    lora = lora_config(4, 8, "q_proj,lm_head", "CAUSAL_LM")
+    roles = Roles(load_base(untied, "fp32"), lora, value="adapter")
+    (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs.sum()).backward()
+    head = dict(roles.trainable())
+    gradient = head["model.base_model.model.lm_head.lora_B.policy.weight"].grad
+    assert gradient is not None and gradient.abs().max() > 0
+    assert not [name for name in head if "lm_head" in name and ".value." in name]

@@ -1,0 +1,115 @@
+"""An adapter of any kind that peft can merge, made one model with its base."""
+
+import gc
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from toolkit.data.files import atomic_directory
+from toolkit.errors import InputError
+from toolkit.models.loading import check_base
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
+ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
+
+
+def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
+    """Write base and adapter as one model, with its tokenizer; load it again and compare.
+
+    Args:
+        adapter: its folder; safetensors only.
+        base: Hub id or folder; None for the one that the adapter names.
+        out: the folder to write, which appears when all of it is done.
+        dtype: "bf16" or "fp32", of base and result.
+
+    Returns:
+        a line on how far the log-probs of the result are from those of base and adapter.
+
+    Raises:
+        InputError: no such adapter, one that cannot be merged, or a result that is another model.
+    """
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"adapter: {adapter}: no adapter_model.safetensors")
+    config = PeftConfig.from_pretrained(adapter)
+    if config.task_type == "SEQ_CLS":
+        raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
+    name = base or str(config.base_model_name_or_path or "")
+    check_base(name)
+    own = (folder / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if own else name)
+
+    model = _load(name, dtype)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if own and len(tokenizer) > rows:  # as peft's AutoPeftModel does; the adapter brings the rows
+        model.resize_token_embeddings(len(tokenizer))
+    whole = _with_adapter(model, adapter)
+    probes = _probes(len(tokenizer))
+    before = _logprobs(whole, probes)
+    if not hasattr(whole, "merge_and_unload"):
+        raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
+    merged = whole.merge_and_unload()
+    with atomic_directory(out) as aside:
+        merged.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        del model, whole, merged
+        gc.collect()
+        after = _logprobs(_load(str(aside), dtype), probes)
+        difference = max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
+        largest = max(b.abs().max().item() for b in before)
+        if not difference <= ALLOWED[dtype] * max(1.0, largest):
+            raise InputError(
+                f"{out}: merged, its log-probs differ by up to {difference:.3g}: it is not what base "
+                "and adapter were (try --dtype fp32); nothing was written"
+            )
+    return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
+
+
+def _load(name: str, dtype: str) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=DTYPES[dtype], use_safetensors=True
+        ).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise InputError(f"{name}: model not loaded: {first}") from None
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    """The adapter on its base by plain peft; what does not fit is an error, not a warning."""
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            whole = PeftModel.from_pretrained(model, adapter)
+    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"adapter: {adapter}: peft does not load it: {reason[:300]}") from None
+    missing = [str(w.message) for w in heard if "missing adapter keys" in str(w.message).lower()]
+    if missing:
+        raise InputError(f"adapter: {adapter}: does not fit this base: {missing[0][:300]}")
+    return whole.eval()
+
+
+def _probes(tokens: int) -> list[Tensor]:
+    """Rows of ids that have every part of the vocabulary in them, the newest tokens too."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, tokens, (3, 16), generator=generator)
+    return [*drawn.split(1), torch.arange(max(0, tokens - 16), tokens)[None]]
+
+
+@torch.no_grad()
+def _logprobs(model: Any, probes: list[Tensor]) -> list[Tensor]:
+    found = []
+    for ids in probes:
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        found.append(logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0])
+    return found
