@@ -318,9 +318,12 @@ def test_a_prompt_of_text_is_the_user_before_answers_that_are_messages() -> None
 
 def test_nulls_that_a_table_puts_into_messages_make_no_other_prompt() -> None:
     empty = {"name": None, "tool_calls": None}
-    row = {"prompt": [user("Hi.")], "chosen": [user("Hi.") | empty, bot("Ho.") | empty],
-           "rejected": [user("Hi.") | empty, bot("No.") | empty]}  # fmt: skip
+    row = {
+        "chosen": [user("Hi.") | empty, bot("Ho.") | empty],
+        "rejected": [user("Hi."), bot("No.")],
+    }
     assert one(row)["prompt"] == [user("Hi.")]
+    assert one(row | {"prompt": [user("Hi.") | empty]})["prompt"] == [user("Hi.")]
 
 
 HALF = [
@@ -399,6 +402,23 @@ def test_a_short_prompt_is_judged_by_the_other_rows() -> None:
         one(short)
     assert picked(one(short, repeated_prompt="keep")) == "Yes, sir."
     assert picked(one(short, repeated_prompt="cut")) == ", sir."
+
+
+def test_short_prompts_alone_are_judged_by_each_other() -> None:
+    """Ten different prompts that each of two answers begins with are no chance."""
+    again = [{"prompt": f"No {i}", "chosen": f"No {i}: a", "rejected": f"No {i}: b"}
+             for i in range(10)]  # fmt: skip
+    apart = {"prompt": "Hi.", "chosen": "a", "rejected": "b"}
+    assert {picked(row) for row in rows_of(*again)} == {": a"}
+    assert picked(rows_of(again[3], apart)[0]) == "No 3: a"
+    with pytest.raises(InputError, match="; 8 more bad rows"):
+        rows_of(*again[:9])
+
+
+def test_a_sample_that_says_the_prompt_again_behind_a_space_is_a_sample() -> None:
+    texts = [" We went to the cafe. We sat.", " It was good."]
+    made = one({"prompt": "We went to the cafe.", "completions": texts, "best": 1})
+    assert made["completions"] == texts
 
 
 def test_an_answer_may_greet_with_the_prompts_one_word() -> None:
