@@ -14,12 +14,14 @@ judge on the labelling page: --judges people=people:outputs/matches.sqlite, then
 then again with --samples.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
 from toolkit.data.prompts import given_prompts, read_prompts
+from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
@@ -42,8 +44,10 @@ def main(
     judges = args.load_judges(name, model_args.precision)
     outputs: dict[str, Outputs] = {}
     if args.samples is not None:
-        contenders, asked, outputs = read_samples(args.samples)
+        contenders, asked, outputs, digest = read_samples(args.samples)
         tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
+        if digest != vocabulary_digest(tokenizer):  # other tokens: the texts are what there is
+            outputs = {name: replace(o, ids=None) for name, o in outputs.items()}
         prompts = given_prompts(asked, tokenizer, args.chat_template)
     else:
         args.prompts = model_args.prompts(args.prompts, HELD_OUT)
@@ -79,7 +83,8 @@ def main(
         print(f"note: {name}: {sentence}")
     if args.samples is None:  # kept whatever the judges do
         write_jsonl(out / "samples.jsonl", sample_rows(prompts.asked(tokenizer), outputs, {}))
-        write_json(out / "evaluation.json", {"contenders": rows, "prompts": len(prompts)})
+        kept = {"contenders": rows, "prompts": len(prompts)}
+        write_json(out / "evaluation.json", kept | {"vocabulary": vocabulary_digest(tokenizer)})
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
@@ -90,7 +95,8 @@ def main(
     pairs, ratings = compare(names, scores, verdicts, args.seed)
     rows = contender_rows(contenders, outputs, scores, sampling.texts, trained)
     result: Row = {
-        "prompts": len(prompts), "seed": args.seed, "reference": names[0], "contenders": rows,
+        "prompts": len(prompts), "vocabulary": vocabulary_digest(tokenizer), "seed": args.seed,
+        "reference": names[0], "contenders": rows,
         "judges": [
             {"name": j.name, "kind": j.kind, "training_reward": j.name == args.training_reward}
             for j in judges

@@ -171,7 +171,7 @@ def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "samples.jsonl", sample_rows(asked, made, scores))
     rows = contender_rows(contenders, made, scores, ["p", "q"])
     write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
-    again, prompts, read = read_samples(tmp_path / "samples.jsonl")
+    again, prompts, read, _ = read_samples(tmp_path / "samples.jsonl")
     assert again == contenders and prompts == asked
     for name, one in made.items():
         assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios

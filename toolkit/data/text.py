@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,12 @@ def closing_id(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int | 
     """
     turn = getattr(tokenizer, "turn_end_id", None)
     return turn if turn in ids else next(iter(ids), None)
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of the tokens and their ids: equal ones make equal ids of what is kept in ids."""
+    content = repr(sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -165,7 +165,10 @@ def gaps(rows: Sequence[Row], pairs: Sequence[Row], training: str) -> list[Row]:
 def sample_rows(
     asked: Sequence[Row], outputs: dict[str, Outputs], scores: dict[str, Scores]
 ) -> list[Row]:
-    """One row a prompt: every contender's text, scores, log-ratio and number of tokens.
+    """One row a prompt: every contender's text, scores, log-ratio, number of tokens, and token ids.
+
+    The ids are there because a text does not tell them: a policy may write a word in other tokens
+    than a tokenizer makes of it.
 
     Args:
         asked: of each prompt ``prompt``, text or messages as it was read, and its row's other
@@ -184,6 +187,7 @@ def sample_rows(
                 name: o.log_ratios[i] for name, o in outputs.items() if o.log_ratios is not None
             },
             "tokens": {name: o.tokens[i] for name, o in outputs.items()},
+            "ids": {name: o.ids[i] for name, o in outputs.items() if o.ids is not None},
         })  # fmt: skip
     return rows
 
@@ -216,11 +220,14 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
     return rows
 
 
-def read_samples(path: str | Path) -> tuple[list[Contender], list[Row], dict[str, Outputs]]:
+def read_samples(
+    path: str | Path,
+) -> tuple[list[Contender], list[Row], dict[str, Outputs], str | None]:
     """What an earlier evaluation sampled (``samples.jsonl``, and ``evaluation.json`` beside it).
 
     Returns:
-        the contenders; of each prompt ``prompt`` and its row's other fields; and what was written.
+        the contenders; of each prompt ``prompt`` and its row's other fields; what was written; and
+        the digest of the vocabulary that its token ids are of (``vocabulary_digest``).
 
     Raises:
         InputError: files that are missing or not such.
@@ -239,11 +246,11 @@ def read_samples(path: str | Path) -> tuple[list[Contender], list[Row], dict[str
             ratios = [float(r["log_ratios"][c.name]) for r in rows] if known else None
             picking = row["kl"] - mean_and_error(ratios)[0] if ratios else 0.0
             outputs[c.name] = Outputs(
-                [r["completions"][c.name] for r in rows], None, ratios,
+                [r["completions"][c.name] for r in rows], _ids(rows, c.name), ratios,
                 [int(r["tokens"][c.name]) for r in rows], picking,
             )  # fmt: skip
         asked = [{"prompt": r["prompt"]} | (r.get("row") or {}) for r in rows]
-        return contenders, asked, outputs
+        return contenders, asked, outputs, kept.get("vocabulary")
     except OSError as error:
         raise InputError(
             f"--samples: {facts}: {error.strerror} (evaluate.py writes both)"
@@ -252,3 +259,10 @@ def read_samples(path: str | Path) -> tuple[list[Contender], list[Row], dict[str
         if isinstance(error, InputError):
             raise
         raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error!r})") from None
+
+
+def _ids(rows: Sequence[Row], name: str) -> list[list[int]] | None:
+    """A contender's token ids, if every row has them."""
+    found = [(row.get("ids") or {}).get(name) for row in rows]
+    whole = all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in found)
+    return found if whole else None
