@@ -38,7 +38,7 @@ BAD_CONFIGS = [
     ("true: 1", r"c\.yaml:1: unknown key True"),
     ("null: 1", r"c\.yaml:1: unknown key None"),
     ("kl_coef: 1\nkl_coef: 2", r"c\.yaml:2: kl_coef is given twice, first in line 1"),
-    ("weight_decay: 0.1", r"c\.yaml:1: weight_decay is not used by PPO"),
+    ("label_smoothing_factor: 0.1", r"c\.yaml:1: label_smoothing_factor is not used by PPO"),
     ("- 1\n- 2", r"c\.yaml:1: not a YAML mapping"),
     ("", r"c\.yaml:1: not a YAML mapping"),
     ("precision: 8bit", r"c\.yaml:1: precision is '8bit', but must be one of 4bit, bf16, fp32"),

@@ -167,13 +167,16 @@ def test_without_ref_model_a_plain_policy_is_copied_and_an_adapter_switched_off(
     assert abs(rows[0]["objective/kl"]) < 1e-4 < abs(rows[2]["objective/kl"])
 
 
-def test_a_run_of_whole_models_resumes_exactly(demo_model: str, tmp_path: Path) -> None:
-    whole = PPOTrainer(config(tmp_path / "a", save_steps=1), **parts(demo_model)).train()
-    short = PPOTrainer(config(tmp_path / "b", save_steps=1), **parts(demo_model))
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_bnb_8bit"])
+def test_a_run_of_whole_models_resumes_exactly(demo_model: str, tmp_path: Path, optim: str) -> None:
+    """bitsandbytes' 8-bit moments read a table that all parameters have in common."""
+    options = {"save_steps": 1, "optim": optim}
+    whole = PPOTrainer(config(tmp_path / "a", **options), **parts(demo_model)).train()
+    short = PPOTrainer(config(tmp_path / "b", **options), **parts(demo_model))
     short.num_updates, updates = 3, short.run.updates
     short.run.updates = lambda resume: (u for u in updates(resume) if u < 3)
     short.train()
-    again = PPOTrainer(config(tmp_path / "b", save_steps=1), **parts(demo_model))
+    again = PPOTrainer(config(tmp_path / "b", **options), **parts(demo_model))
     assert again.train(resume_from_checkpoint=True) == whole
 
 
@@ -490,3 +493,12 @@ def test_another_number_of_epochs_is_another_run(demo_model: str, tmp_path: Path
     )
     with pytest.raises(InputError, match="total_episodes: was 16, is 32"):
         again.train()
+
+
+def test_an_optimizer_of_what_the_adapter_froze_is_refused(demo_model: str, tmp_path: Path) -> None:
+    """peft_config freezes the model's own weights, and nothing would be learned, in silence."""
+    given = parts(demo_model, ref_model=None)
+    optimizer = torch.optim.SGD(given["model"].parameters(), lr=0.1)
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(InputError, match="nothing in the optimizer requires a gradient"):
+        PPOTrainer(config(tmp_path), **given, peft_config=lora, optimizers=(optimizer, None))

@@ -62,7 +62,7 @@ class PPOConfig(_PPOConfig):
 
     output_dir: str | None = field(default="trainer_output", metadata={"help": "Folder."})
     learning_rate: float = field(
-        default=3e-6, metadata={"help": "Falls linearly to 0, or as lr_scheduler_type says."}
+        default=3e-6, metadata={"help": "The highest rate; see lr_scheduler_type."}
     )
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Episodes in a pass."})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})

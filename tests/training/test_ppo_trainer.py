@@ -332,7 +332,7 @@ def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
 
 
 @pytest.mark.parametrize(
-    "flag", [{"fp16": True}, {"warmup_steps": 10}, {"weight_decay": 0.1},
+    "flag", [{"fp16": True}, {"max_steps": 10}, {"label_smoothing_factor": 0.1},
              {"torch_compile": True}, {"hub_token": "hf_x"}],
 )  # fmt: skip
 def test_a_flag_that_would_be_ignored_is_refused(tmp_path: Path, flag: dict) -> None:

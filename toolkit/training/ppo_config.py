@@ -92,12 +92,29 @@ class PPOConfig(TrainingArguments):
     ENDS_TURNS: ClassVar[bool] = True
     HELP_FIELDS: ClassVar[tuple[str, ...]] = (
         "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "max_grad_norm", "seed", "adam_epsilon", "bf16", "gradient_checkpointing",
+        "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "adam_epsilon",
+        "bf16", "gradient_checkpointing",
         "save_steps", "save_total_limit", "report_to", "disable_tqdm",
     )  # fmt: skip
 
     output_dir: str | None = field(default="outputs/ppo", metadata={"help": "Folder of the run."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Falls linearly to 0."})
+    learning_rate: float = field(
+        default=1e-4, metadata={"help": "The highest rate; see lr_scheduler_type."}
+    )
+    lr_scheduler_type: str = field(
+        default="linear",
+        metadata={
+            "help": "How it goes on: linear (falls to 0), constant, cosine, or another of "
+            "transformers' schedules that needs no metric."
+        },
+    )
+    optim: str = field(
+        default="adamw_torch_fused",
+        metadata={
+            "help": "transformers' name of the optimizer: AdamW, adafactor, sgd, adagrad, "
+            "rmsprop, or one of bitsandbytes'."
+        },
+    )
     per_device_train_batch_size: int = field(
         default=64, metadata={"help": "Episodes in one forward and backward pass."}
     )
