@@ -158,6 +158,14 @@ def test_a_wrong_label_among_labels_from_0_is_skipped(tmp_path: Path) -> None:
     assert len(open_comparisons(path, "best", "--comparisons", skip_invalid=True)) == 4
 
 
+def test_a_0_that_means_a_tie_does_not_hide_that_labels_count_from_1(tmp_path: Path) -> None:
+    path = labeled(tmp_path / "c.jsonl", *[0, 0, 1, 2, 3, 1, 2] * 4)
+    with pytest.raises(InputError, match="4 of 28 rows have .*--first 1"):
+        open_comparisons(path, "best", "--comparisons", skip_invalid=True)
+    path = labeled(tmp_path / "c.jsonl", *[0, 0, 1, 2, 0, 1, 2] * 4, 3)
+    assert len(open_comparisons(path, "best", "--comparisons", skip_invalid=True)) == 28
+
+
 def test_each_file_of_a_folder_counts_for_itself(tmp_path: Path) -> None:
     """One file's picks of the first completion say nothing of how another counts."""
     labeled(tmp_path / "from0.jsonl", 0, 0, 0, 1, 2)

@@ -153,9 +153,9 @@ def _read(
             made = FORMATS[form](row, reading)
         except Dropped as reason:
             dropped[str(reason)] += 1
-        except (
-            ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
-        ) as error:  # fmt: skip
+        except ValueError as error:
+            bad.add(f"{place}: {error}")
+        except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             named = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             bad.add(f"{place}: {named} (is this a row of the format {form}?)")
         else:

@@ -22,6 +22,8 @@ def is_missing(value: Any) -> bool:
 
 def as_index(value: Any) -> int | None:
     """The integer that a value is or spells: 1, 1.0, numpy's, "1" or "1.0"; None for all else."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool | np.bool_):
         return None
     if isinstance(value, str):
@@ -38,9 +40,9 @@ def as_index(value: Any) -> int | None:
 def with_whole_numbers(row: Row) -> Row:
     """The row with ``best`` and ``ranking`` as integers, wherever they spell some."""
     best, ranking = as_index(row.get("best")), row.get("ranking")
-    if best is not None:
+    if best is not None and type(row["best"]) is not int:
         row = row | {"best": best}
-    if isinstance(ranking, list):
+    if isinstance(ranking, list) and any(type(value) is not int for value in ranking):
         indices = [as_index(value) for value in ranking]
         row = row | {
             "ranking": [v if i is None else i for v, i in zip(ranking, indices, strict=True)]
@@ -52,11 +54,13 @@ class Numbering:
     """Notices files whose labels count from another number than they are read with.
 
     A label that is one too high shows it, unless labels of the first completion outnumber such
-    (a file that counts from 1 has none, or calls a tie 0); the other way round for one too low.
-    Skipping the rows that are out of range would leave the others with shifted labels.
+    (a file that counts from 1 has none, or calls a tie 0), in larger files by four to one; the
+    other way round for one too low. Skipping the rows that are out of range would leave the others
+    with shifted labels.
 
     Attributes:
-        SUSPECT: from so many rows on, a file in which nobody picked the first is worth a note.
+        SUSPECT: from so many rows on, a file is a larger one, and one in which nobody picked the
+            first completion is worth a note.
     """
 
     SUSPECT = 20
@@ -79,7 +83,7 @@ class Numbering:
         seen = self.files.setdefault(
             file, dict.fromkeys(("low", "first", "last", "high", "all"), 0)
         )
-        found = {label for label in labels if label is not None}
+        found = [label for label in labels if label is not None]
         seen["low"] += first - 1 in found
         seen["first"] += first in found
         seen["last"] += first + count - 1 in found
@@ -90,9 +94,10 @@ class Numbering:
         """What is wrong with the first file whose labels count from another number; else None."""
         for file, seen in self.files.items():
             first = self.firsts[file]
-            if seen["high"] > seen["first"] and first == 0:
+            share = 4 if seen["all"] >= self.SUSPECT else 1
+            if share * seen["high"] > seen["first"] and first == 0:
                 other, count, which = first + 1, seen["high"], "one more than the last completion's"
-            elif seen["low"] > seen["last"] and first in (1, 2):
+            elif share * seen["low"] > seen["last"] and first in (1, 2):
                 other, count, which = first - 1, seen["low"], "one less than the first completion's"
             else:
                 continue
