@@ -50,7 +50,7 @@ BAD_ROWS = [
     ({"best": "B"}, r"best: 'B', but must be .*\(convert.py reads letters"),
     ({"best": True}, "best: True, but must be"),
     ({"best": 1.5}, "best: 1.5, but must be"),
-    ({"best": 3}, r"best: 3, out of range for 3 completions \(.*run convert.py --first 1\)"),
+    ({"best": 3}, r"best: 3, out of range for 3 completions \(.*; .*, run convert.py --first 1"),
     ({"best": -1}, "best: -1, out of range"),
     ({"ranking": "201"}, "ranking: '201', but must be a list of indices"),
     ({"ranking": []}, r"ranking: \[\], but must be"),

@@ -231,6 +231,27 @@ def test_the_normalising_samples_are_cut_when_asked(
     assert facts["data"]["held_out_comparisons"] == 4  # a fifth, since no --eval_rows was given
 
 
+def test_converting_says_what_was_done_to_rows_and_takes_labels_from_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
+    again = ["Name a fruit. A plum.", "Name a fruit. A fig."]
+    rows = [{"prompt": "Name a fruit.", "completions": again, "best": best} for best in (1, 2)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["--input", str(source), "--output", str(out)]
+    with pytest.raises(InputError, match="--first 1"):
+        call(convert.main, [*args, "--skip_invalid"])
+    with pytest.raises(InputError, match="first is 2, but must be 0 or 1"):
+        call(convert.main, [*args, "--first", "2"])
+    assert not out.exists()
+    capsys.readouterr()
+    call(convert.main, [*args, "--first", "1"])
+    assert "2 rows whose completions repeat the prompt, which was cut" in capsys.readouterr().out
+    assert [row["best"] for _, row in read_table(out, "--input")] == [0, 1]
+    call(convert.main, [*args, "--first", "1", "--repeated_prompt", "keep", "--overwrite"])
+    assert [row["completions"] for _, row in read_table(out, "--input")] == [again, again]
+
+
 def test_comparisons_go_to_pairs_and_csv_comes_in(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('prompt,sample0,sample1,best\nHi., a," b, c",1\nHo., d, d,0\n')
     with pytest.raises(InputError, match=r"c\.csv:3: completions: all 2 are ' d'"):

@@ -150,9 +150,9 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         cure = " (convert.py reads letters and names of columns)" if isinstance(best, str) else ""
         problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}{cure}")
     elif best is not None and not (_is_index(best) and 0 <= best < k):
-        cure = "; if 1 is the first, run convert.py --first 1" if best == k else ""
+        cure = "; if the first one is 1, run convert.py --first 1" if best == k else ""
         problems.append(
-            f"best: {best!r:.40}, out of range for {k} completions (count from 0{cure})"
+            f"best: {best!r:.40}, out of range for {k} completions (count from 0){cure}"
         )
     if ranking is not None:
         if not isinstance(ranking, list) or not ranking or not all(_is_index(i) for i in ranking):
