@@ -19,7 +19,7 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.models.adapters import check_adapter
+from toolkit.models.adapters import check_adapter, check_copied
 from toolkit.models.other_base import TextRewardModel
 from toolkit.training.baseline_config import RLOOBaselineConfig
 from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
@@ -50,14 +50,16 @@ def main(
         check_adapter(
             args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
         )
+        check_copied(args.policy_adapter, "--policy_adapter")
         if args.reference == "base":
             raise InputError(
                 "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
             )
+    args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
     model_args.check_context(prompts + (held_out or []), config.response_length)
-    facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts,
-             "held_out_prompts": len(held_out or [])}  # fmt: skip
+    facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
+    facts |= args.held_out_facts(prompts, held_out)
     print(json.dumps(facts, indent=2))
     both = (prompts, held_out or Prompts())
     reward = VisibleReward(parts, weights, rule, tokenizer, *both)
@@ -71,7 +73,7 @@ def main(
         out, model_args.base, name, model_args.precision, prompts[:8],
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
-              metrics=metrics, history=history)  # fmt: skip
+              metrics=metrics, history=history, reward_verdicts=reward_args.verdicts)  # fmt: skip
     print(json.dumps(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

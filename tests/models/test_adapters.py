@@ -18,6 +18,7 @@ from toolkit.models.adapters import Parts, check_adapter, lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
+from toolkit.training.checkpoints import export_policy
 
 pytestmark = [
     # What peft says of adapters as other tools save them; it saves and loads them all the same.
@@ -294,9 +295,7 @@ def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
         torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_merging_refuses_what_is_no_policy_and_leaves_nothing(
-    untied: str, tmp_path: Path
-) -> None:
+def test_merging_refuses_what_is_no_policy_and_leaves_nothing(untied: str, tmp_path: Path) -> None:
     folder = saved(untied, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "SEQ_CLS"}))
@@ -327,3 +326,45 @@ def test_lora_on_the_head_is_trained_and_the_value_has_none_of_it(untied: str) -
     gradient = head["model.base_model.model.lm_head.lora_B.policy.weight"].grad
     assert gradient is not None and gradient.abs().max() > 0
     assert not [name for name in head if "lm_head" in name and ".value." in name]
+
+
+@pytest.mark.parametrize(
+    "kind", ["DoRA", "biases", "norms", "rows of the embedding", "rank-stabilized LoRA on the head"]
+)
+def test_a_checkpoints_policy_is_the_one_that_the_run_saved(
+    kind: str, demo_model: str, untied: str, tmp_path: Path, new_trainer: Any
+) -> None:
+    """Exported for an evaluation: by rank and alpha alone, other scales and weights were lost."""
+    base = untied if kind == "biases" else demo_model
+    folder = saved(base, tmp_path / "adapter", 0.01, **KINDS[kind])
+    roles = Roles(load_base(base, "fp32"), value="trunk", policy_adapter=folder,
+                  reference="policy_adapter")  # fmt: skip
+    trainer = new_trainer(model=roles, total_episodes=8, save_steps=1)
+    trainer.train()
+    finished = trainer.save_model()
+    export_policy(tmp_path / "run" / "checkpoint-000001", tmp_path / "exported")
+    config = json.loads((tmp_path / "exported" / "adapter_config.json").read_text())
+    assert config["use_rslora"] == KINDS[kind].get("use_rslora", False)
+    before, after = plain(base, finished), plain(base, tmp_path / "exported")
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert (after - plain(base, folder)).abs().max() > 1e-4  # it has learned
+
+
+def test_a_run_on_such_an_adapter_resumes_exactly(
+    untied: str, tmp_path: Path, new_trainer: Any
+) -> None:
+    folder = saved(untied, tmp_path / "adapter", 0.01, bias="all",
+                   modules_to_save=["lm_head", "norm"])  # fmt: skip
+
+    def trainer(name: str, **kwargs: Any) -> Any:
+        roles = Roles(load_base(untied, "fp32"), value="trunk", policy_adapter=folder,
+                      reference="policy_adapter")  # fmt: skip
+        return new_trainer(name, model=roles, total_episodes=24, save_steps=1, **kwargs)
+
+    whole = trainer("whole")
+    rows = whole.train()
+    trainer("cut", stop_at_update=1).train()
+    resumed = trainer("cut", resume="auto")
+    assert resumed.train() == rows
+    for (name, a), (_, b) in zip(whole.model.trainable(), resumed.model.trainable(), strict=True):
+        assert torch.equal(a, b), name

@@ -124,9 +124,7 @@ class Encoder:
             )  # fmt: skip
         return render(self.tokenizer, prompt, self.template, row, add_generation_prompt=True)
 
-    def prompt_ids(
-        self, prompt: str | list[dict[str, str]], row: Row | None = None
-    ) -> list[int]:
+    def prompt_ids(self, prompt: str | list[dict[str, str]], row: Row | None = None) -> list[int]:
         """Token ids of a prompt by itself, as PPO starts from."""
         (ids,) = self._prompts([(self.prompt_text(prompt, row), not isinstance(prompt, str))])
         return ids
@@ -272,7 +270,11 @@ class Encoder:
     def pad_id(self) -> int:
         """A padding id that no candidate ends in: transformers' pooling tells padding by the id."""
         own = self.tokenizer.pad_token_id
-        return own if own not in self.last_ids else min(set(range(len(self.last_ids) + 1)) - self.last_ids)
+        return (
+            own
+            if own not in self.last_ids
+            else min(set(range(len(self.last_ids) + 1)) - self.last_ids)
+        )
 
     def notes(self) -> list[str]:
         """What was unusual about the texts, in a line each."""

@@ -187,6 +187,26 @@ def check_adapter(
         )
 
 
+def check_copied(folder: str | Path, what: str) -> None:
+    """Raise InputError if TRL's frozen copy of this adapter, its reference, would not be one.
+
+    TRL 1.16 adds a second adapter and copies what is named after the first
+    (trl/trainer/dpo_trainer.py, rloo_trainer.py). Biases are the base's own, so that the reference
+    would move with the policy; rows of the embedding are not copied.
+    """
+    path = Path(folder)
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as weights:
+        keys = list(weights.keys())
+    parts = Parts.of(keys, read_object(path / "adapter_config.json", what))
+    held = {"biases": parts.biases, "rows of the embedding": parts.tokens}
+    for name, found in held.items():
+        if found:
+            raise InputError(
+                f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for the "
+                f"reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
+            )
+
+
 def _check_weights(
     folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
 ) -> None:
@@ -200,7 +220,9 @@ def _check_weights(
     parts = Parts.of(shapes, config)
     if task_type == "SEQ_CLS":
         heads = {key: shapes[key] for key in parts.score}
-        if len(heads) != 1 or not all(k.endswith(".weight") and s[0] == 1 for k, s in heads.items()):
+        if len(heads) != 1 or not all(
+            k.endswith(".weight") and s[0] == 1 for k, s in heads.items()
+        ):
             raise InputError(
                 f"{what}: {folder}: no score head with one output and no bias in it, but "
                 f"{heads or 'nothing'} (was it trained with num_labels=1?)"

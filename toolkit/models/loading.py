@@ -163,7 +163,10 @@ def vocabulary_size(name: str, revision: str = "main") -> int | None:
     """How many rows the model's embedding has, by its config; None where that cannot be read."""
     try:
         config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
-    except (OSError, ValueError):  # a config in code of its own, or no network: the weights will tell
+    except (
+        OSError,
+        ValueError,
+    ):  # a config in code of its own, or no network: the weights will tell
         return None
     return getattr(config, "vocab_size", None)
 

@@ -166,7 +166,8 @@ def reading_of(
         template = facts.get("chat_template")
         found = Reading(
             token_id(tokenizer, facts.get("ends_with"), f"{folder}: ends_with"),
-            whole=bool(facts.get("whole_turns")), template=PLAIN_TEMPLATE if template == "plain" else template,
+            whole=bool(facts.get("whole_turns")),
+            template=PLAIN_TEMPLATE if template == "plain" else template,
         )
     else:
         pad = padding if padding is not None else _stock_padding(folder, tokenizer)
@@ -197,5 +198,3 @@ def said(reading: Reading, tokenizer: PreTrainedTokenizerBase, name: str) -> str
         end = f"{tokenizer.convert_ids_to_tokens(reading.ends_with)}"
     turns = ", of messages with what the chat template closes a turn with" if reading.whole else ""
     return f"{name}: texts are scored with {end} behind them{turns}"
-
-

@@ -13,6 +13,7 @@ that role's adapter first; nothing is switched back, for every other method does
 
 import copy
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
+from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
@@ -275,6 +276,22 @@ class Roles(Actors):
                 digest.update(parameter.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def policy_facts(self) -> dict[str, Any]:
+        """What makes an adapter of the policy's trained weights, as JSON can hold it.
+
+        Returns:
+            config: of ``adapter_config.json``; overrides: the keys of those weights, in order;
+            frozen: those of them that are not trained.
+        """
+        config = self.model.peft_config[POLICY].to_dict() | {"bias": self.policy_bias}
+        keys = self.overrides.keys.get(POLICY, [])
+        held = zip(keys, self.overrides.tensors(POLICY), strict=True)
+        return {
+            "config": json.loads(json.dumps(config, default=_plain)),
+            "overrides": keys,
+            "frozen": [key for key, tensor in held if not tensor.requires_grad],
+        }
+
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
         return not parameter.requires_grad and any(
             of_adapter(name, adapter) for adapter in self.model.peft_config
@@ -315,3 +332,8 @@ class Roles(Actors):
         save_file(load_file(path) | own, path, metadata={"format": "pt"})
         config = read_object(folder / "adapter_config.json", "adapter")
         write_json(folder / "adapter_config.json", config | {"bias": self.policy_bias})
+
+
+def _plain(value: Any) -> Any:
+    """A set or an enumeration, as JSON holds it."""
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

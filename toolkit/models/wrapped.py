@@ -88,7 +88,9 @@ class Overrides(nn.Module):
         self.keys: dict[str, list[str]] = {}
         self._laid: list[tuple[nn.Module, str]] = []
 
-    def add(self, adapter: str, places: dict[str, tuple[nn.Module, str]], state: dict[str, Tensor]) -> None:
+    def add(
+        self, adapter: str, places: dict[str, tuple[nn.Module, str]], state: dict[str, Tensor]
+    ) -> None:
         """Hold these tensors for the adapter.
 
         Args:
@@ -97,7 +99,9 @@ class Overrides(nn.Module):
             state: key -> the tensor.
         """
         names = list(state)
-        parameters = nn.ParameterList(nn.Parameter(state[name], requires_grad=False) for name in names)
+        parameters = nn.ParameterList(
+            nn.Parameter(state[name], requires_grad=False) for name in names
+        )
         self.held[adapter] = parameters
         self.places[adapter] = [places[name] for name in names]
         self.keys[adapter] = names

@@ -13,7 +13,6 @@ All of it is written aside, synced, and renamed: a folder of that name is whole,
 and then the manifest tells. No pickle is written or read.
 """
 
-import ast
 import hashlib
 import json
 import random
@@ -32,7 +31,8 @@ from torch.optim import Optimizer
 from toolkit.data.files import atomic_directory
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
-from toolkit.models.adapters import FACTS, lora_config
+from toolkit.models.adapters import FACTS
+from toolkit.models.wrapped import of_adapter
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
 MANIFEST = "manifest.json"
@@ -152,23 +152,34 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
     problem = problem_of(checkpoint)
     if problem is not None:
         raise InputError(f"{checkpoint}: {problem}")
-    settings = read_state(checkpoint)["settings"]
-    if POLICY not in settings.get("adapters", {}):
-        raise InputError(f"{checkpoint}: whole models are in it, and no policy adapter")
-    r, alpha, targets = settings["adapters"][POLICY]
-    if targets.startswith("["):
-        targets = ",".join(ast.literal_eval(targets))
-    config = lora_config(r, alpha, targets, "CAUSAL_LM")
-    config.inference_mode, config.base_model_name_or_path = True, settings["base"]
+    state = read_state(checkpoint)
+    base, policy = state["settings"].get("base"), state.get("policy")
+    if policy is None:
+        raise InputError(f"{checkpoint}: no policy adapter in it that could be written by itself")
+    if policy["frozen"]:
+        raise InputError(
+            f"{checkpoint}: its policy has weights that are not trained, {policy['frozen'][0]} for "
+            "one, and are not in a checkpoint (name adapters/policy of the finished run)"
+        )
+    overrides = dict(enumerate(policy["overrides"]))
     weights = {
-        name.removeprefix("model.").replace(f".{POLICY}.", "."): tensor
+        _as_peft(name, overrides): tensor
         for name, tensor in load_file(checkpoint / FILES[0]).items()
-        if f".{POLICY}." in name
+        if of_adapter(name, POLICY)
     }
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file(weights, folder / "adapter_model.safetensors")
-    (folder / FACTS).write_text(json.dumps({"base_fingerprint": settings["base"]}), "utf-8")
+    config = policy["config"] | {"inference_mode": True, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / FACTS).write_text(json.dumps({"base_fingerprint": base}), "utf-8")
+
+
+def _as_peft(name: str, overrides: dict[int, str]) -> str:
+    """The key in an adapter's file of a parameter that ``Roles`` calls ``name``."""
+    if name.startswith("overrides."):
+        return overrides[int(name.rpartition(".")[2])]
+    name = name.removeprefix("model.").replace(f".modules_to_save.{POLICY}.", ".")
+    return f"{name}.".replace(f".{POLICY}.", ".").removesuffix(".")
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

@@ -24,6 +24,7 @@ from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REWARD, Actors
+from toolkit.models.roles import Roles
 from toolkit.models.separate import SeparateModels
 from toolkit.training.checkpoints import (
     check_same,
@@ -334,6 +335,8 @@ class Run:
             "recomputes": self.recomputes,
             "other_ranks": everyone[1:],
         }
+        if isinstance(t.model, Roles):
+            state["policy"] = t.model.policy_facts()
         if self.reward is not None:
             state["reward"] = self.reward
         path = self.folder / f"checkpoint-{update:06d}"
