@@ -12,7 +12,7 @@ scores`, are comparisons: sft.py can be trained on their picks.
 import math
 from dataclasses import dataclass, field
 
-from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
@@ -29,7 +29,10 @@ from toolkit.models.roles import Roles
 @dataclass
 class BestOfArguments:
     n: int = field(default=16, metadata={"help": "Completions of each prompt."})
-    prompts: str = field(default="data/prompts.jsonl", metadata={"help": PROMPTS_HELP})
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
+    )
     output: str = field(default="outputs/best_of_n.jsonl", metadata={"help": "JSONL to write."})
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter to sample."})
     limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
@@ -68,6 +71,7 @@ def main(
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
     sampling_args.rule(tokenizer)
+    args.prompts = model_args.prompts(args.prompts)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
         args.limit, args.skip, chat_template=args.chat_template, skip_invalid=args.skip_invalid,

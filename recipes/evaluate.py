@@ -29,7 +29,7 @@ from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tok
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.judges import judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
-from toolkit.evaluation.trained_prompts import notes, trained_on
+from toolkit.evaluation.trained_prompts import print_notes, trained_on
 from toolkit.models.roles import Roles
 
 Row = dict[str, Any]
@@ -79,8 +79,7 @@ def main(
             contender, contenders, reranker(judges, picked_by, sampling)
         )
     rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
-    for name, sentence in notes(rows, len(prompts)).items():
-        print(f"note: {name}: {sentence}")
+    print_notes(rows, len(prompts))
     if args.samples is None:  # kept whatever the judges do
         write_jsonl(out / "samples.jsonl", sample_rows(prompts.asked(tokenizer), outputs, {}))
         kept = {"contenders": rows, "prompts": len(prompts)}

@@ -38,7 +38,8 @@ def main(
 ) -> int:  # fmt: skip
     # Everything that can be wrong is found before a model is loaded.
     labeller = labeller_of(scorer, judge, args)
-    model = [w for k, v in dataclasses.asdict(model_args).items() for w in (f"--{k}", str(v))]
+    given = {k: v for k, v in dataclasses.asdict(model_args).items() if v is not None}
+    model = [w for k, v in given.items() for w in (f"--{k}", str(v))]
     configs = {"sample": args.sample_config, "reward": args.reward_config, "ppo": args.ppo_config}
     words = {name: [*(["--config", path] if path else []), *model, "--seed", str(args.seed)]
              for name, path in configs.items()}  # fmt: skip
@@ -46,7 +47,8 @@ def main(
     (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
     check_stages(model_args, bound, args)
     plan = args.plan(config.total_episodes, config.local_batch_size)
-    prompts = [row for _, row in read_jsonl(sample_args.prompts, "--prompts")][: sample_args.limit]
+    path = model_args.prompts(sample_args.prompts)
+    prompts = [row for _, row in read_jsonl(path, "--prompts")][: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
     out = claim(args, settings | {"scorer": changed(scorer, judge)})
 
@@ -85,9 +87,10 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     if eval_rows is not None and eval_rows >= args.initial_labels:
         raise InputError(f"reward_config: eval_rows {eval_rows} of {args.initial_labels} labels")
     tokenizer = model_args.tokenizer()
+    model_args.prompts(prompt_args.prompts)
     asked, _ = read_prompts(
-        sample_args.prompts, tokenizer, sampling.max_prompt_length, sampling.prompt_tokens,
-        sample_args.limit, chat_template=sample_args.chat_template,
+        model_args.prompts(sample_args.prompts), tokenizer, sampling.max_prompt_length,
+        sampling.prompt_tokens, sample_args.limit, chat_template=sample_args.chat_template,
     )  # fmt: skip
     prompts, held_out, _ = prompt_args.load(tokenizer)
     config.rule(tokenizer), sampling.rule(tokenizer)

@@ -30,6 +30,7 @@ from toolkit.training.checkpoints import clear_run
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
 from toolkit.training.ranks import Ranks
+from toolkit.training.trust import with_earlier
 
 
 def main(
@@ -48,6 +49,7 @@ def main(
         check_adapter(args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter")
     if config.value_init == "reward" and reward_args.reward_adapter is None:
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
+    args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
     reading = reward_args.reading(tokenizer)
     if reading is not None:
@@ -83,8 +85,10 @@ def main(
         clear_run(config.folder)
     if ranks.is_main:
         facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
-        write_run(config.folder / "run.json", model_args, lora, reward_args, args, config,
-                  data=facts)  # fmt: skip
+        facts |= args.held_out_facts(prompts, held_out)
+        path, resumed = config.folder / "run.json", config.resume is not None
+        write_run(path, model_args, lora, reward_args, args, config, data=facts,
+                  reward_verdicts=with_earlier(path, reward_args.verdicts, resumed))  # fmt: skip
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)

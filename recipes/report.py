@@ -78,7 +78,7 @@ def main(args: ReportArguments) -> list[Fact]:
         result, samples = read_evaluation(args.evaluation, args.samples)
     sheet = None if args.comparisons is None else data_sheet(args.comparisons)
 
-    facts = verdicts(runs, rewards, result)
+    facts = verdicts(runs, rewards, result, trainings)
     page = write_run_report(
         out, args.title, facts, runs, rewards, result, samples, sheet, trainings
     )

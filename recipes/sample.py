@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.arguments import ModelArguments, SamplingArguments
+from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
 from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
@@ -25,7 +25,10 @@ from toolkit.models.roles import Roles
 
 @dataclass
 class SampleArguments:
-    prompts: str = field(default="data/prompts.jsonl", metadata={"help": PROMPTS_HELP})
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
+    )
     output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
     chat_template: str | None = field(
         default=None,
@@ -56,6 +59,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     name = model_args.model_name_or_path
     tokenizer = model_args.tokenizer(args.adapter)
     rule = sampling.rule(tokenizer)
+    args.prompts = model_args.prompts(args.prompts)
     prompts, left_out = read_prompts(
         args.prompts,
         tokenizer,

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.data.comparisons import Comparisons, open_comparisons, read_rows, split_by_prompt
 from toolkit.data.encoding import LONG_ROWS, Encoder
 from toolkit.data.files import require_file
-from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.prompts import PROMPTS_HELP, Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
@@ -28,8 +28,9 @@ from toolkit.labeling.server import (
     serve,
 )
 from toolkit.labeling.store import Settings, Store
-from toolkit.models.adapters import check_adapter, lora_config
+from toolkit.models.adapters import check_adapter, check_copied, lora_config
 from toolkit.models.loading import (
+    check_base,
     check_context,
     context_length,
     load_base,
@@ -37,13 +38,17 @@ from toolkit.models.loading import (
 )
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.reading import Reading, reading_of, said
 from toolkit.models.reload import verify_reload
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rewards import RewardFunction, call_reward_function
 from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.trust import check_trust
 
 ADMIN = " admin"  # no name that anybody could type or import
 PRECISIONS = ("4bit", "bf16", "fp32")
+DEMO_MODEL = "data/model"
+DEMO_PROMPTS = "data/prompts.jsonl"
 
 
 @dataclass
@@ -51,7 +56,7 @@ class ModelArguments:
     """Which base model, and how it is loaded. Field names are those of TRL's ModelConfig."""
 
     model_name_or_path: str = field(
-        default="data/model", metadata={"help": "Hub id or folder of the base model."}
+        default=DEMO_MODEL, metadata={"help": "Hub id or folder of the base model."}
     )
     model_revision: str = field(
         default="main", metadata={"help": "Branch, tag or commit on the Hub."}
@@ -60,6 +65,11 @@ class ModelArguments:
         default="4bit",
         metadata={"help": "How the base is held: 4bit (NF4, double quantised), bf16 or fp32."},
     )
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, where it is not the model's own: of an adapter that was "
+                  "trained with new tokens, say. By default the policy adapter's, if it has one."},
+    )  # fmt: skip
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run Python code that the model's repository ships."}
     )
@@ -67,9 +77,38 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer (``load_tokenizer``)."""
-        return load_tokenizer(self.model_name_or_path, self.model_revision, self.trust_remote_code)
+    def tokenizer(self, adapter: str | None = None) -> PreTrainedTokenizerBase:
+        """The tokenizer (``load_tokenizer``): the one that was named, the adapter's, or the base's.
+
+        Args:
+            adapter: a policy adapter's folder; peft too takes the tokenizer that lies in it.
+        """
+        base, named = self.model_name_or_path, self.tokenizer_name_or_path
+        if named is None and adapter and (Path(adapter) / "tokenizer_config.json").is_file():
+            named = adapter
+        if named is None or named == base:
+            return load_tokenizer(base, self.model_revision, self.trust_remote_code)
+        check_base(base)
+        found = load_tokenizer(named, "main", self.trust_remote_code, base)
+        print(f"tokenizer: that of {named}, with {len(found)} tokens")
+        return found
+
+    def prompts(self, given: str | None, demo: str = DEMO_PROMPTS) -> str:
+        """The prompts that were given, or the demo's, which go with the embedded model alone.
+
+        Raises:
+            InputError: none were given for another model.
+        """
+        if given is not None:
+            return given
+        folder = Path(self.model_name_or_path).resolve()
+        embedded = Path(__file__).resolve().parents[1] / DEMO_MODEL
+        if folder not in (embedded, Path(DEMO_MODEL).resolve()):
+            raise InputError(
+                f"prompts: none were given, and {demo} is made for the embedded model (say which "
+                f"prompts {self.model_name_or_path} is to continue: --prompts)", "prompts",
+            )  # fmt: skip
+        return demo
 
     def check_context(self, prompts: list[list[int]], response_length: int) -> None:
         """Raise InputError if the longest prompt and its completion would not fit."""
@@ -129,8 +168,10 @@ class SamplingArguments:
     response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
     temperature: float = field(default=0.7, metadata={"help": "Of the sampling."})
     stop_token: str | None = field(
-        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
-    )
+        default=None,
+        metadata={"help": "End completions at this token; eos for all end tokens of model and "
+                  "chat template, none for none. By default eos with a chat template, else none."},
+    )  # fmt: skip
     truncate_token: str | None = field(
         default=None, metadata={"help": "Cut each completion behind this token (say a full stop)."}
     )
@@ -201,7 +242,7 @@ class ComparisonArguments:
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
         """How its rows become token ids."""
-        return Encoder(tokenizer, max_length, self.long_rows, self.chat_template)
+        return Encoder(tokenizer, max_length, self.long_rows, self.chat_template, self.skip_invalid)
 
 
 @dataclass
@@ -209,18 +250,27 @@ class StartArguments:
     """Where fine-tuning on completions starts, and how these end."""
 
     stop_token: str | None = field(
-        default=None, metadata={"help": "Texts end with this token; 'eos' for the tokenizer's."}
-    )
+        default=None,
+        metadata={"help": "Texts end with this token; eos for the end token, none for nothing. By "
+                  "default eos with a chat template (its end of turn), else none."},
+    )  # fmt: skip
     policy_adapter: str | None = field(
         default=None, metadata={"help": "Adapter that the policy starts from (sft.py's, say)."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
-    def check(self, base_name: str, precision: str) -> None:
-        """Raise InputError unless the adapter, if there is one, fits the base."""
+    def check(self, base_name: str, precision: str, copied: bool = False) -> None:
+        """Raise InputError unless the adapter, if there is one, fits the base.
+
+        Args:
+            base_name, precision: of the base.
+            copied: TRL makes a frozen copy of it, for its reference.
+        """
         if self.policy_adapter is not None:
             what = "--policy_adapter"
             check_adapter(self.policy_adapter, base_name, "CAUSAL_LM", what, precision)
+            if copied:
+                check_copied(self.policy_adapter, what)
 
 
 @dataclass
@@ -239,7 +289,11 @@ class FunctionArguments:
     @property
     def given(self) -> bool:
         """Whether there is one."""
-        return any(getattr(self, f.name) is not None for f in dataclasses.fields(self))
+        return any(getattr(self, name) is not None for name in self._scorers())
+
+    def _scorers(self) -> list[str]:
+        """The flags that name one."""
+        return [f.name for f in dataclasses.fields(self) if f.default is None]
 
     def function(self) -> RewardFunction:
         """The function.
@@ -247,7 +301,7 @@ class FunctionArguments:
         Raises:
             InputError: none of them or more than one, or the one does not load.
         """
-        names = [f.name for f in dataclasses.fields(self)]
+        names = self._scorers()
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
@@ -436,16 +490,27 @@ class ScorerArguments(FunctionArguments):
     reward_adapter: str | None = field(
         default=None, metadata={"help": "Folder of a trained reward adapter."}
     )
+    reward_end_token: str = field(
+        default="auto",
+        metadata={"help": "What closes a text before a reward model scores it: auto for what it was "
+                  "trained with (toolkit.json; of TRL's models the end token), none, eos, a token."},
+    )  # fmt: skip
+    allow_untrusted_reward: bool = field(
+        default=False,
+        metadata={"help": "Go on with a reward model that is known to be at chance, or below it."},
+    )
 
     def load(self, base_name: str, precision: str | None = None) -> RewardFunction | None:
         """The function, or None for the reward adapter, which is then known to fit the base.
 
         Raises:
-            InputError: none of the three or more than one, or the one does not load.
+            InputError: none of the three or more than one, the one does not load, or the adapter is
+                known to be worthless (``check_trust``).
         """
         if self.reward_adapter is None or self.lexicon or self.reward_function:
             return self.function()
         check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
+        check_trust({"reward_adapter": self.reward_adapter}, self.allow_untrusted_reward)
         return None
 
 
@@ -469,16 +534,26 @@ class RewardArguments:
         metadata={"help": "module:function(prompts, completions, **columns) -> scores; or several, "
                   "joined by commas."},
     )  # fmt: skip
+    reward_end_token: str = field(
+        default="auto",
+        metadata={"help": "What closes a text before a reward model scores it: auto for what it was "
+                  "trained with (toolkit.json; of TRL's models the end token), none, eos, a token."},
+    )  # fmt: skip
     reward_weights: list[float] | None = field(
         default=None,
         metadata={"help": "A weight for each of the above that is given, in this order."},
+    )
+    allow_untrusted_reward: bool = field(
+        default=False,
+        metadata={"help": "Go on with a reward model that is known to be at chance, or below it."},
     )
 
     def load(self, base_name: str, precision: str) -> list[RewardFunction | None]:
         """The rewards in the order of the fields; None stands for the reward adapter.
 
         Raises:
-            InputError: none is given, one does not load, or the weights do not fit.
+            InputError: none is given, one does not load, or the weights do not fit; or a reward
+                model is known to be worthless (``check_trust``).
         """
         functions = [f.strip() for f in (self.reward_function or "").split(",") if f.strip()]
         given = [self.reward_adapter, self.reward_model, self.lexicon, *functions]
@@ -499,18 +574,33 @@ class RewardArguments:
         if self.reward_adapter is not None:
             check_adapter(self.reward_adapter, base_name, "SEQ_CLS", "--reward_adapter", precision)
             parts.append(None)
+        models = {"reward_adapter": self.reward_adapter, "reward_model": self.reward_model}
+        self.verdicts = check_trust(models, self.allow_untrusted_reward)
         if self.reward_model is not None:
-            parts.append(TextRewardModel(self.reward_model, precision))
+            model = TextRewardModel(self.reward_model, precision, end_token=self.reward_end_token)
+            print(said(model.reading, model.tokenizer, model.__name__))
+            parts.append(model)
         if self.lexicon is not None:
             parts.append(Lexicon(self.lexicon))
         return parts + [load_function(name) for name in functions]
+
+    def reading(self, tokenizer: PreTrainedTokenizerBase) -> Reading | None:
+        """How the reward adapter reads a text (``reading_of``), which is said; None without one."""
+        if self.reward_adapter is None:
+            return None
+        found = reading_of(self.reward_adapter, tokenizer, self.reward_end_token)
+        print(said(found, tokenizer, "reward adapter"))
+        return found
 
 
 @dataclass
 class PromptArguments:
     """PPO's prompts, and where the policy starts."""
 
-    prompts: str = field(default="data/prompts.jsonl", metadata={"help": "JSONL with `prompt`."})
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
+    )
     eval_prompts: str | None = field(
         default=None, metadata={"help": "Held-out prompts: evaluated every --eval_every updates."}
     )
@@ -533,6 +623,9 @@ class PromptArguments:
         default="policy_adapter",
         metadata={"help": "With --policy_adapter: policy_adapter (a frozen copy of it), or base."},
     )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
     def __post_init__(self) -> None:
@@ -549,16 +642,26 @@ class PromptArguments:
     def load(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Prompts, Prompts | None, int]:
         """Prompts, held-out prompts if there are any, and how many were left out by length."""
         prompts, left_out = read_prompts(
-            self.prompts, tokenizer, self.max_prompt_length, self.prompt_tokens, self.limit,
-            chat_template=self.chat_template,
+            self.prompts or DEMO_PROMPTS, tokenizer, self.max_prompt_length, self.prompt_tokens,
+            self.limit, chat_template=self.chat_template, skip_invalid=self.skip_invalid,
         )  # fmt: skip
         if self.eval_prompts is None:
             return prompts, None, left_out
         held_out, _ = read_prompts(
             self.eval_prompts, tokenizer, self.max_prompt_length, self.prompt_tokens,
             self.eval_limit, self.eval_skip, "--eval_prompts", self.chat_template,
+            self.skip_invalid,
         )  # fmt: skip
         return prompts, held_out, left_out
+
+    def held_out_facts(self, prompts: Prompts, held_out: Prompts | None) -> dict[str, int]:
+        """For run.json: how many prompts are held out, and how many of these are trained on."""
+        seen = {tuple(ids) for ids in prompts}
+        again = sum(tuple(ids) in seen for ids in held_out or [])
+        count = len(held_out or [])
+        if again:
+            print(f"note: {again} of the {count} prompts of --eval_prompts are trained on")
+        return {"held_out_prompts": count, "held_out_trained_on": again}
 
 
 def memory_planner(

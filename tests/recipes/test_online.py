@@ -85,6 +85,27 @@ def test_each_round_labels_what_is_due_and_goes_on_with_one_run(whole: Path) -> 
     assert digests[0] == digests[1] != digests[2] == digests[3]
 
 
+def test_a_rounds_worthless_reward_model_ends_the_loop_unless_it_is_allowed(
+    whole: Path, words: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "round-002")  # as if the loop had been killed at the end of round 1
+    (out / "round-001" / "ppo.json").unlink()
+    chance = {"accuracy": 0.25, "accuracy_low": 0.19, "accuracy_high": 0.32, "p": 0.53,
+              "chance": 0.25, "comparisons": 200}  # fmt: skip
+    write_json(out / "round-001" / "reward" / "adapter" / "metrics.json", chance)
+    words = [*words, "--output_dir", str(out)]
+    with pytest.raises(InputError, match=r"round-001/\S+: Not to be told from chance"):
+        call(online.main, words)
+
+    assert call(online.main, [*words, "--allow_untrusted_reward"]) == 0
+    found = json.loads((out / "ppo" / "run.json").read_text())["reward_verdicts"]
+    assert [row["allowed"] for row in found] == [False, False, True]  # two of the first loop
+    record = rows(out / "rounds.jsonl")
+    assert {row["reward_verdict"] for row in record[:2]} <= {"yes", "no", "not decided"}
+
+
 def test_reward_models_are_trained_on_all_picks_so_far(whole: Path) -> None:
     first, second = (rows(whole / f"round-00{n}" / "comparisons.jsonl") for n in (0, 1))
     assert second[: len(first)] == first

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from toolkit.data.prompts import PROMPTS_HELP
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
 from toolkit.evaluation.judges import Judge, ScoreJudge, parse_judges
+
+HELD_OUT = "data/prompts.heldout.jsonl"
 
 
 @dataclass
@@ -34,6 +37,11 @@ class EvaluationArguments:
     reward_adapter: str | None = field(
         default=None, metadata={"help": "Short for --judges reward=reward_adapter:FOLDER."}
     )
+    reward_end_token: str = field(
+        default="auto",
+        metadata={"help": "What closes a text before reward models score it: auto for what each was "
+                  "trained with, none, eos, or a token."},
+    )  # fmt: skip
     training_reward: str | None = field(
         default=None,
         metadata={"help": "The judge that policies were trained on: the gap to others is shown."},
@@ -42,8 +50,9 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "The judge that best-of-n picks by; the training reward, or the first."},
     )
-    prompts: str = field(
-        default="data/prompts.heldout.jsonl", metadata={"help": "JSONL with `prompt`."}
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {HELD_OUT}."},
     )
     limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
     skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
@@ -55,6 +64,9 @@ class EvaluationArguments:
     chat_template: str | None = field(
         default=None,
         metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
     frontier_prompts: int = field(
@@ -105,8 +117,9 @@ class EvaluationArguments:
             InputError: nobody, one that does not load, or a name that is nobody's.
         """
         judges = parse_judges(
-            [*self._scoring(), *self.judges], base, precision, self.judge_key_variable
-        )
+            [*self._scoring(), *self.judges], base, precision, self.judge_key_variable,
+            self.reward_end_token,
+        )  # fmt: skip
         if not judges:
             raise InputError(
                 "no judge: give --lexicon, --reward_function, --reward_adapter or --judges"

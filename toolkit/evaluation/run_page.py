@@ -20,6 +20,7 @@ from toolkit.evaluation.tables import (
     place_table,
     text_table,
 )
+from toolkit.evaluation.trained_prompts import notes as trained_notes
 
 Row = dict[str, Any]
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -86,6 +87,7 @@ def write_run_report(
         folder / "report.html", "run_report.html", title, facts=facts, runs=runs, rewards=rewards,
         result=result, sheet=sheet, pictures=pictures, fronts=fronts,
         samples=[row | {"prompt": prompt_text(row["prompt"])} for row in samples],
+        trained=bool(result and trained_notes(result["contenders"], result["prompts"])),
         tables=tables, run_rows=_run_rows(runs), sheet_rows=_sheet_rows(sheet),
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},
         identities={n: _identity(i) for n, i in identities.items()},

@@ -12,6 +12,7 @@ from toolkit.data.files import read_jsonl, read_object
 from toolkit.errors import InputError
 from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
+from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
 from toolkit.training.accuracy import judge
 from toolkit.training.journal import read_rows
@@ -58,7 +59,8 @@ def read_reward_run(folder: str | Path) -> Row:
     found_out = judge(identity["metrics"])
     found = _object(folder / "report" / "reward_report.json").get("analysis", {})
     return {
-        "folder": str(folder), "metrics": identity["metrics"], "trusted": found_out.answer,
+        "folder": str(folder), "metrics": identity["metrics"],
+        "trusted": found_out.answer == "yes", "answer": found_out.answer,
         "verdict": found_out.sentence, "history": identity.get("history", []),
         "baselines": found.get("baselines", {}), "people": found.get("people", {}),
         "length_bias": found.get("length_bias", {}), "identity": identity,
@@ -181,6 +183,21 @@ def overoptimised(result: Row) -> list[str]:
     return found
 
 
+def _untrusted(name: str, identity: Row) -> list[Fact]:
+    """A fact for each reward model of a run that is not known to have learned anything."""
+    facts: list[Fact] = []
+    for row in identity.get("reward_verdicts") or []:
+        if row["answer"] == "yes":
+            continue
+        how = "trained all the same (--allow_untrusted_reward): " if row["allowed"] else ""
+        shown = "" if row["answer"] == "not measured" else row["answer"]
+        facts.append((
+            f"{name}: its reward model can be trusted", f"{how}{row['model']}: {row['sentence']}",
+            shown,
+        ))  # fmt: skip
+    return facts
+
+
 def headline_judge(result: Row) -> str:
     """The first judge that policies were not trained on and that judged; else the first of all."""
     judged = {p["judge"] for p in result["pairs"] if p["wins"] + p["ties"] + p["losses"]}
@@ -191,8 +208,11 @@ def headline_judge(result: Row) -> str:
     return result["judges"][0]["name"]
 
 
-def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) -> list[Fact]:
-    """The headline facts: each with "yes", "no" or nothing.
+def verdicts(
+    runs: dict[str, Row], rewards: dict[str, Row], result: Row | None,
+    trainings: dict[str, Row] | None = None,
+) -> list[Fact]:  # fmt: skip
+    """The headline facts: each with "yes", "no", "not decided" or nothing.
 
     Contenders (not checkpoints) are shown against the reference under ``headline_judge`` alone.
     """
@@ -211,13 +231,27 @@ def verdicts(runs: dict[str, Row], rewards: dict[str, Row], result: Row | None) 
             ))  # fmt: skip
     for name, reward in rewards.items():
         m = reward["metrics"]
+        doubted = "not decided" if reward["answer"] == "not decided" else "no"
         facts.append((
             f"{name}: held-out accuracy",
             f"{m['accuracy']:.1%} [{m['accuracy_low']:.1%}, {m['accuracy_high']:.1%}], chance "
-            f"{m['chance']:.0%}", reward["trusted"],
+            f"{m['chance']:.0%}", "yes" if reward["trusted"] else doubted,
         ))  # fmt: skip
+    for name, run in runs.items():
+        data = run["identity"].get("data") or {}
+        if data.get("held_out_trained_on"):
+            facts.append((
+                f"{name}: its held-out prompts are held out",
+                f"{data['held_out_trained_on']} of {data['held_out_prompts']} of --eval_prompts "
+                "are among its prompts", "no",
+            ))  # fmt: skip
+    everyone = {name: run["identity"] for name, run in runs.items()} | (trainings or {})
+    facts += [fact for name, identity in everyone.items() for fact in _untrusted(name, identity)]
     if result is None:
         return facts
+    for name, sentence in trained_notes(result["contenders"], result["prompts"]).items():
+        facts.append((f"{name}: judged on held-out prompts", sentence,
+                      "" if sentence.startswith("it could not") else "no"))  # fmt: skip
     kl = {c["name"]: c["kl"] for c in result["contenders"] if c["kind"] != "checkpoint"}
     judge_wanted = headline_judge(result)
     for p in result["pairs"]:

@@ -11,7 +11,7 @@ from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 
 Row = dict[str, Any]
-Fact = tuple[str, str, str]  # name, value, and "yes", "no" or ""
+Fact = tuple[str, str, str]  # name, value, and "yes", "no", "not decided" or ""
 TEXT_MEASURES = (
     ("words", "words", "{:.1f}"), ("tokens sampled", "tokens", "{:.1f}"),
     ("distinct-1", "distinct_1", "{:.3f}"), ("distinct-2", "distinct_2", "{:.3f}"),

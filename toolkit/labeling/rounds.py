@@ -141,6 +141,10 @@ class OnlineArguments:
     )
     overlap: float = field(default=0.0, metadata={"help": "Share of items for two labellers."})
     on_alarm: str = field(default="warn", metadata={"help": "Score up, win rate down: stop, warn."})
+    allow_untrusted_reward: bool = field(
+        default=False,
+        metadata={"help": "Go on with a round's reward model that is at chance, or below it."},
+    )
     labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
     noise: float = field(default=0.0, metadata={"help": "Share of its picks made by lot."})
     seed: int = field(default=0, metadata={"help": "Of every stage."})
@@ -182,7 +186,7 @@ class Plan(NamedTuple):
 
 
 # May differ when a loop goes on.
-FREE = {"output_dir", "wait", "poll_seconds", "on_alarm"}
+FREE = {"output_dir", "wait", "poll_seconds", "on_alarm", "allow_untrusted_reward"}
 
 
 def claim(args: OnlineArguments, settings: Row) -> Path:
@@ -522,6 +526,7 @@ class Loop:
             "--reward_adapter", str(folder / "reward" / "adapter"), "--output_dir",
             str(self.out / "ppo"), "--resume", "auto", "--online", "true",
             "--stop_at_update", str(until),
+            *(["--allow_untrusted_reward", "true"] if self.args.allow_untrusted_reward else []),
         ])  # fmt: skip
         policy = adapter_digest(self.out / "ppo" / "adapters" / POLICY)
         write_json(folder / "ppo.json", {"update": until, "policy": policy})
@@ -592,6 +597,7 @@ class Loop:
                 metrics = read_object(folder / "reward" / "run.json", "run")["metrics"]
                 names = ("accuracy", "accuracy_low", "accuracy_high")
                 row |= {f"reward_{name}": metrics[name] for name in names}
+                row["reward_verdict"] = metrics.get("verdict")
             if (folder / "ppo.json").is_file():
                 row |= scores_of(log, first + 1, self.plan.stops[number])
                 row |= read_object(folder / "ppo.json", "ppo")
@@ -641,7 +647,9 @@ def summary(row: Row) -> str:
         interval = f"[{w['low']:.0%}, {w['high']:.0%}]"
         parts.append(f"policy preferred in {w['rate']:.0%} of {w['trials']} {interval}")
     if "reward_accuracy" in row:
-        parts.append(f"reward accuracy {row['reward_accuracy']:.1%}")
+        verdict = row.get("reward_verdict")
+        doubt = "" if verdict in ("yes", None) else f" (better than chance: {verdict})"
+        parts.append(f"reward accuracy {row['reward_accuracy']:.1%}{doubt}")
     if "proxy_end" in row:
         parts.append(f"score {row['proxy_start']:.2f} -> {row['proxy_end']:.2f}")
         parts.append(f"KL {row['kl']:.2f}")

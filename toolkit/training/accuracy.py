@@ -187,7 +187,7 @@ def judge(metrics: Facts) -> Verdict:
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
         return Verdict("no", p, (
             f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
-            f"--learning_rate, more --num_train_epochs, or {more}."
+            "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
         ))  # fmt: skip
     if p < TAIL:
         return Verdict("not decided", p, (

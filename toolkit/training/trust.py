@@ -1,0 +1,90 @@
+"""Nothing is trained on a reward model that is known to be worthless by its metrics.json."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError
+from toolkit.training.accuracy import judge
+
+Row = dict[str, Any]
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "chance", "p", "comparisons")
+
+
+def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Row]:
+    """The verdicts on reward models, before one of them is loaded; each is said, but for a "yes".
+
+    The verdict (``accuracy.judge``) is that of metrics.json in the model's folder, which reward.py
+    leaves there. "no" is refused; "not decided" goes on with a warning; a model without such a file
+    (another tool's, or one on the Hub) goes on as "not measured".
+
+    Args:
+        given: the flag that names a reward model -> its folder or Hub id; None for none.
+        allowed: go on with one that is worthless (``--allow_untrusted_reward``).
+
+    Returns:
+        for each model, for ``run.json``: model, answer, sentence, p and accuracy (None where nobody
+        measured it) and allowed, which says that it was refused but for the flag.
+
+    Raises:
+        InputError: the verdict is "no", and that was not allowed.
+    """
+    found = []
+    for flag, model in given.items():
+        if model is None:
+            continue
+        row = _verdict(model)
+        row["allowed"] = row["answer"] == "no" and allowed
+        if row["answer"] == "no" and not allowed:
+            raise InputError(
+                f"{flag}: {model}: {row['sentence']} (--allow_untrusted_reward goes on with it all "
+                "the same)", flag,
+            )  # fmt: skip
+        if row["answer"] != "yes":
+            print(f"{'warning' if row['allowed'] else 'note'}: {flag}: {model}: {row['sentence']}")
+        found.append(row)
+    return found
+
+
+def _verdict(model: str) -> Row:
+    """The verdict on one model by what lies in its folder."""
+    metrics = _metrics(Path(model) / "metrics.json")
+    if metrics is None:
+        sentence = (
+            "Nobody measured whether it has learned what people pick: there is no metrics.json of "
+            "reward.py in its folder."
+        )
+        return {"model": model, "answer": "not measured", "sentence": sentence, "p": None,
+                "accuracy": None}  # fmt: skip
+    verdict = judge(metrics)
+    return {"model": model, "answer": verdict.answer, "sentence": verdict.sentence, "p": verdict.p,
+            "accuracy": metrics["accuracy"]}  # fmt: skip
+
+
+def _metrics(path: Path) -> Row | None:
+    """The figures that a verdict is made of; None unless all of them are there."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(metrics, dict):
+        return None
+    values = [metrics.get(name) for name in FIGURES]
+    whole = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    return metrics if whole else None
+
+
+def with_earlier(path: Path, now: list[Row], resumed: bool) -> list[Row]:
+    """Verdicts for a run's run.json: those of a run that is taken up again stay, in their order.
+
+    An online run has another reward model in each round, and one of them may have been worthless.
+    """
+    then: Any = []
+    if resumed and path.is_file():
+        try:
+            then = json.loads(path.read_text(encoding="utf-8")).get("reward_verdicts") or []
+        except (ValueError, AttributeError):
+            then = []
+    return [row for row in then if row not in now] + now
