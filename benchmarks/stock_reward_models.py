@@ -2,11 +2,11 @@
 
     python benchmarks/stock_reward_models.py
 
-Samples pairs from the embedded model, picks by its lexicon, and trains TRL's own RewardTrainer on 256
-of them, as a LoRA adapter and whole, on text and on messages. On 300 other pairs it prints TRL's own
-accuracy (``trainer.evaluate``) beside that of the scorer of ``ppo.py``: of the adapter on the policy's
-base (``--reward_adapter``), of either by its text (``--reward_model``), and without the end that TRL
-trained them with (``--reward_end_token none``). About two minutes on one CPU core.
+Samples pairs from the embedded model, picks by its lexicon, and trains TRL's own RewardTrainer on
+256 of them, as a LoRA adapter and whole, on text and on messages. On 300 other pairs it prints
+TRL's own accuracy (``trainer.evaluate``) beside that of the scorer of ``ppo.py``: of the adapter on
+the policy's base (``--reward_adapter``), of either by its text (``--reward_model``), and without
+the end that TRL trained them with (``--reward_end_token none``). About two minutes on one CPU core.
 """
 
 import argparse
@@ -79,8 +79,8 @@ def train(train_pairs: list[Pair], held_out: list[Pair], lora: bool, folder: Pat
     trainer = RewardTrainer(
         model, RewardConfig(
             str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
-            per_device_train_batch_size=16, num_train_epochs=6, learning_rate=2e-3 if lora else 5e-4,
-            save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=0,
+            per_device_train_batch_size=16, num_train_epochs=6, learning_rate=2e-3 if lora else
+            5e-4, save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=0,
         ),
         train_dataset=as_dataset(train_pairs), eval_dataset=as_dataset(held_out),
         processing_class=tokenizer, peft_config=config if lora else None,

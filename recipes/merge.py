@@ -2,10 +2,11 @@
 
     python recipes/merge.py --adapter some/adapter --model_name_or_path its-base --output_dir merged
 
-For adapters that one base cannot hold beside the others: a vocabulary that was resized, IA3 and other
-kinds than LoRA, DoRA on the output head. peft loads it (with the tokenizer that lies beside it, whose
-new tokens the embedding is grown for) and merges it; the result is loaded again and must give the same
-log-probs. Then pass --model_name_or_path OUTPUT_DIR. You should see by how much they differ.
+For adapters that one base cannot hold beside the others: a vocabulary that was resized, IA3 and
+other kinds than LoRA, DoRA on the output head. peft loads it (with the tokenizer that lies beside
+it, whose new tokens the embedding is grown for) and merges it; the result is loaded again and must
+give the same log-probs. Then pass --model_name_or_path OUTPUT_DIR. You should see by how much they
+differ.
 """
 
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ class MergeArguments:
     output_dir: str = field(default="outputs/merged", metadata={"help": "Folder to write."})
     dtype: str = field(
         default="bf16",
-        metadata={"help": "How the merged weights are held: bf16 or fp32. The base is loaded so too, "
-                  "never in 4-bit, where a merge would be rounded away."},
+        metadata={"help": "How the merged weights are held: bf16 or fp32. The base is loaded so "
+                  "too, never in 4-bit, where a merge would be rounded away."},
     )  # fmt: skip
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 

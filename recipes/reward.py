@@ -70,9 +70,7 @@ def main(
     comparisons = data_args.open(config.wants, config.seed)
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = data_args.encoder(tokenizer, longest)
-    data = prepare(
-        *comparisons, encoder, config, args.normalize_samples, room, out.parent, end_id
-    )
+    data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out.parent, end_id)
     print(json.dumps(data.facts, indent=2))
 
     # Model and trainer.

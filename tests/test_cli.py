@@ -28,7 +28,6 @@ BAD_CONFIGS = [
     ("kl_controller: pid", r"c\.yaml:1: kl_controller is 'pid'"),
     ("num_mini_batches: 7", r"c\.yaml:1: num_mini_batches is 7, but must divide the batch of 64"),
     ("per_device_train_batch_size: 4", r"c\.yaml:1: a batch of 4 is too small to whiten"),
-    ("missing_eos_penalty: 1.0", r"c\.yaml:1: missing_eos_penalty needs a stop_token"),
     ("a: [1", r"c\.yaml:1: not YAML|c\.yaml:2: not YAML"),
     ("kl_coef: 0", r"c\.yaml:1: kl_coef is 0, but must be above 0"),
     ("kl_horizon: 8", r"c\.yaml:1: kl_horizon is 8, but must be at least 64"),

@@ -492,8 +492,9 @@ class ScorerArguments(FunctionArguments):
     )
     reward_end_token: str = field(
         default="auto",
-        metadata={"help": "What closes a text before a reward model scores it: auto for what it was "
-                  "trained with (toolkit.json; of TRL's models the end token), none, eos, a token."},
+        metadata={"help": "What closes a text before a reward model scores it: auto for what it "
+                  "was trained with (toolkit.json; TRL's models: the end token), none, eos, or a "
+                  "token."},
     )  # fmt: skip
     allow_untrusted_reward: bool = field(
         default=False,
@@ -536,8 +537,9 @@ class RewardArguments:
     )  # fmt: skip
     reward_end_token: str = field(
         default="auto",
-        metadata={"help": "What closes a text before a reward model scores it: auto for what it was "
-                  "trained with (toolkit.json; of TRL's models the end token), none, eos, a token."},
+        metadata={"help": "What closes a text before a reward model scores it: auto for what it "
+                  "was trained with (toolkit.json; TRL's models: the end token), none, eos, or a "
+                  "token."},
     )  # fmt: skip
     reward_weights: list[float] | None = field(
         default=None,

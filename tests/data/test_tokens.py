@@ -24,8 +24,8 @@ from toolkit.training.baseline_data import prepare_text
 from toolkit.training.rollouts import sampling_rule
 
 CHATML = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PROMPT = "We went to the cafe."
 USER = [{"role": "user", "content": PROMPT}]
@@ -205,7 +205,8 @@ def test_a_prompt_of_messages_is_what_transformers_makes_of_it_with_tools_and_ar
     )
     tokenizer, own = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     tool = {"type": "function", "function": {
-        "name": "clock", "description": "The time.", "parameters": {"type": "object", "properties": {}}}}  # fmt: skip
+        "name": "clock", "description": "The time.", "parameters": {"type": "object", "properties":
+        {}}}}  # fmt: skip
     rows = [
         {"prompt": USER, "tools": [tool], "chat_template_kwargs": {"mood": "glad"}},
         {"prompt": USER, "tools": json.dumps([tool])},
@@ -387,8 +388,9 @@ def trl_rows(folder: str, chat: bool, tmp_path: Path) -> list[list[int]]:
             AutoConfig.from_pretrained(folder, num_labels=1)
         ),
         RewardConfig(str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[],
-                     gradient_checkpointing=False),
-        train_dataset=Dataset.from_list(pairs), processing_class=AutoTokenizer.from_pretrained(folder),
+                     activation_checkpointing=False),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=AutoTokenizer.from_pretrained(folder),
     )  # fmt: skip
     assert trainer.train_dataset is not None
     row = trainer.train_dataset[0]

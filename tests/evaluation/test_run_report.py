@@ -72,7 +72,7 @@ def evaluation(texts: list[str], shift: float = 1.0, kind: str = "adapter") -> t
         "ratings": ratings, "gaps": gaps(rows, pairs, "rm"), "frontier": {"rm": curve},
         "judges": [{"name": n, "kind": "function", "training_reward": n == "rm"} for n in scores],
     }  # fmt: skip
-    return json.loads(json.dumps(result)), sample_rows(texts, made, scores)
+    return json.loads(json.dumps(result)), sample_rows([{"prompt": t} for t in texts], made, scores)
 
 
 @pytest.fixture

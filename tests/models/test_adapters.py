@@ -189,8 +189,10 @@ def test_a_reward_adapter_with_an_embedding_of_its_own_scores_as_plain_peft(
     from transformers import AutoModelForSequenceClassification
 
     base: Any = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=1)
-    model = get_peft_model(base, LoraConfig(
-        r=4, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["embed_tokens"]))  # fmt: skip
+    config = LoraConfig(
+        r=4, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["embed_tokens"]
+    )
+    model = get_peft_model(base, config)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -243,8 +245,10 @@ def grown(base: str, folder: Path) -> Path:
 
 
 def other_kind(base: str, folder: Path) -> Path:
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), IA3Config(
-        task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj"], feedforward_modules=[]))  # fmt: skip
+    config = IA3Config(
+        task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj"], feedforward_modules=[]
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     model.save_pretrained(str(folder))
     return folder
 

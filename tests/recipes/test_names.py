@@ -95,7 +95,8 @@ def test_the_working_folder_comes_before_whatever_else_the_path_names(
     for name, factor in (("other", 1), ("here", 2)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "my_own_scores.py").write_text(
-            f"def score(prompts, completions):\n    return [{factor} * len(c) for c in completions]\n"
+            "def score(prompts, completions):\n"
+            f"    return [{factor} * len(c) for c in completions]\n"
         )
     monkeypatch.chdir(tmp_path / "here")
     path = [str(tmp_path / "other"), str(tmp_path / "here"), *sys.path]

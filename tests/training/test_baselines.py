@@ -143,7 +143,6 @@ def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root
     joined = 0
     for before, after in (("Once upon a time", " there was a cat."), ("Once upon a time", "ly dog"),
                           ("She saw a do", "g. It ran"), ("He wen", "t home")):  # fmt: skip
-        line = {"prompt": before, "completions": [after, " x"], "best": 0}
         prompt = encoder.prompt_ids(before)
         assert prompt[0] == tokenizer.bos_token_id == 1
         ids = encoder.completion_ids(prompt, before, after, chat=False)

@@ -456,6 +456,15 @@ def test_timings_are_kept_apart_from_what_was_learned(new_trainer: Any, tmp_path
     assert not [name for name in rows[0] if "second" in name or "time" in name]
 
 
+def test_a_penalty_for_a_missing_end_needs_an_end(demo_model: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(demo_model)  # no chat template, so nothing ends a completion
+    config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, missing_eos_penalty=1.0)
+    with pytest.raises(InputError, match="missing_eos_penalty needs a stop_token"):
+        config.rule(tokenizer)
+    config.stop_token = "eos"
+    assert config.rule(tokenizer).ends == (tokenizer.eos_token_id,)
+
+
 def sampling_otherwise(trainer: Any) -> Any:
     """The trainer with a sampler whose logits are not those that are trained."""
     honest = trainer.model.step
@@ -478,9 +487,7 @@ def test_captured_logprobs_off_by_more_than_rounding_stop_a_run_in_fp32(new_trai
     with pytest.raises(RunStopped, match="do not run the same model"):
         trainer.train()
     # Nor does a wish to recompute hide it: what was sampled is not what would be learned from.
-    again = sampling_otherwise(
-        new_trainer("again", total_episodes=24, recompute_logprobs=True)
-    )
+    again = sampling_otherwise(new_trainer("again", total_episodes=24, recompute_logprobs=True))
     with pytest.raises(RunStopped, match="do not run the same model"):
         again.train()
 

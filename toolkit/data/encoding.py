@@ -10,8 +10,8 @@ Sampling, reward training, PPO, SFT, preference training and evaluation read the
                   is left out. Both are counted
     candidate     prompt, completion and, if the stage closes its texts, an end token
 
-Nothing closes a candidate of a reward model unless it is told to: the scorer never sees a stop token
-in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
+Nothing closes a candidate of a reward model unless it is told to: the scorer never sees a stop
+token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 """
 
 import json
@@ -34,7 +34,8 @@ LONG_ROWS = ("drop", "truncate_prompt")
 # HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '\n\n' + {'user': 'Human', 'assistant': 'Assistant', 'system': 'System', 'tool': 'Tool'}"
+    "{{ '\n\n' + {'user': 'Human', 'assistant': 'Assistant', 'system': 'System', 'tool': 'Tool', "
+    "'developer': 'System'}"
     "[message['role']] + ': ' + message['content'] }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
@@ -66,8 +67,8 @@ class Encoder:
         tokenizer: of the base.
         max_length: tokens of prompt and completion; None for no limit.
         long_rows: for a row with a longer candidate: "drop" it, or "truncate_prompt": take so many
-            tokens from the prompt's start (not its BOS), and drop the row only where no prompt would
-            be left.
+            tokens from the prompt's start (not its BOS), and drop the row only where no prompt
+            would be left.
         chat_template: for prompts that are messages: None takes the tokenizer's own, "plain" is
             "Human: ... Assistant: ...", anything else is the path of a Jinja file.
         skip_invalid: pass over rows that a template refuses, or whose completion is only an end
@@ -143,10 +144,13 @@ class Encoder:
 
     def _tokenize(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
         raw = {chat: [text for text, c in texts if c == chat] for chat in (False, True)}
-        bare = self.tokenizer(
-            raw[True], truncation=False, verbose=False, add_special_tokens=False,
-            return_attention_mask=False,
-        )["input_ids"] if raw[True] and not self.plain else text_ids(self.tokenizer, raw[True])  # fmt: skip
+        if self.plain or not raw[True]:
+            bare = text_ids(self.tokenizer, raw[True])
+        else:  # the template has put its special tokens there
+            bare = self.tokenizer(
+                raw[True], truncation=False, verbose=False, add_special_tokens=False,
+                return_attention_mask=False,
+            )["input_ids"]  # fmt: skip
         rows = {False: iter(text_ids(self.tokenizer, raw[False])), True: iter(bare)}
         return [next(rows[chat]) for _, chat in texts]
 
@@ -246,7 +250,7 @@ class Encoder:
         return ids
 
     def encode(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Row]:
-        """Rows of ``candidate_ids`` (K lists), the labels, and ``row``, which counts those given."""
+        """Rows of ``candidate_ids`` (K lists), labels, and ``row``, which counts those given."""
         for row, number, prompt, completions in self.pieces(rows, end_id):
             yield _labels(row) | {
                 "candidate_ids": [prompt + ids for ids in completions],
@@ -292,8 +296,8 @@ class Encoder:
             )
         if self.spaced:
             lines.append(
-                f"{self.spaced} prompts end in a space: it is a token of its own, here as in PPO, and "
-                "completions follow it"
+                f"{self.spaced} prompts end in a space: it is a token of its own, here as in PPO, "
+                "and completions follow it"
             )
         if self.bad.count:
             lines.append(f"{self.bad.count} rows skipped; the first: {self.bad.shown[0]}")

@@ -98,9 +98,9 @@ def read_prompts(
 
     Args:
         source: what ``read_table`` reads (JSON Lines, Parquet, CSV, a folder, a dataset on disk or
-            on the Hub), or a .txt file with a prompt a line. Rows have ``prompt``, text or messages,
-            or ``messages``, of which an assistant's last one is left out; with ``prompt_tokens``,
-            ``text`` will do too.
+            on the Hub), or a .txt file with a prompt a line. Rows have ``prompt``, text or
+            messages, or ``messages``, of which an assistant's last one is left out; with
+            ``prompt_tokens``, ``text`` will do too.
         tokenizer: its own special tokens (a BOS, say) are added to text.
         max_prompt_length: longer prompts are left out and counted.
         prompt_tokens: cut each text to its first so many tokens, BOS included (fewer where the last
@@ -123,20 +123,7 @@ def read_prompts(
         if len(kept) == limit:
             break
         row = _with_prompt(raw, prompt_tokens is not None)
-        problem = next(iter(problems_of(row, "prompt")), None)
-        if problem is None and prompt_tokens and not isinstance(row["prompt"], str):
-            problem = "prompt: messages, but prompt_tokens cuts text only"
-        ids: list[int] = []
-        if problem is None:
-            try:
-                ids = encoder.prompt_ids(row["prompt"], row)
-            except InputError as error:
-                if "no chat template" in str(error):
-                    raise
-                problem = str(error)
-        elif "text" in row and not prompt_tokens:
-            problem += '; for rows of "text", say --prompt_tokens N'
-        problem = problem or _outside(ids, tokenizer)
+        ids, problem = _encoded(encoder, row, prompt_tokens)
         if problem and skip_invalid:
             bad.add(f"{place}: {problem}")
             continue
@@ -171,6 +158,27 @@ def read_prompts(
     kept.columns = {name: [row.get(name) for row in rows] for name in names}
     kept.template = encoder.template
     return kept, left_out
+
+
+def _encoded(encoder: Encoder, row: Row, prompt_tokens: int | None) -> tuple[list[int], str | None]:
+    """A row's prompt as token ids, and what is wrong with it.
+
+    Raises:
+        InputError: messages, and no chat template: a mistake of the run, not of the row.
+    """
+    problem = next(iter(problems_of(row, "prompt")), None)
+    if problem is None and prompt_tokens and not isinstance(row["prompt"], str):
+        problem = "prompt: messages, but prompt_tokens cuts text only"
+    if problem is not None:
+        hint = "text" in row and not prompt_tokens
+        return [], problem + ('; for rows of "text", say --prompt_tokens N' if hint else "")
+    try:
+        ids = encoder.prompt_ids(row["prompt"], row)
+    except InputError as error:
+        if "no chat template" in str(error):
+            raise
+        return [], str(error)
+    return ids, _outside(ids, encoder.tokenizer)
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:

@@ -37,8 +37,8 @@ def token_id(tokenizer: PreTrainedTokenizerBase, text: str | None, what: str) ->
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The ids that close a completion, the tokenizer's own end token first.
 
-    ``load_tokenizer`` notes those of generation_config.json, and a chat template's end of turn; of a
-    tokenizer that somebody else loaded only its own end token is known.
+    ``load_tokenizer`` notes those of generation_config.json, and a chat template's end of turn; of
+    a tokenizer that somebody else loaded only its own end token is known.
     """
     noted: tuple[int, ...] | None = getattr(tokenizer, "end_token_ids", None)
     if noted is not None:

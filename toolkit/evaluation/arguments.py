@@ -39,8 +39,8 @@ class EvaluationArguments:
     )
     reward_end_token: str = field(
         default="auto",
-        metadata={"help": "What closes a text before reward models score it: auto for what each was "
-                  "trained with, none, eos, or a token."},
+        metadata={"help": "What closes a text before reward models score it: auto for what each "
+                  "was trained with, none, eos, or a token."},
     )  # fmt: skip
     training_reward: str | None = field(
         default=None,

@@ -263,6 +263,6 @@ def read_samples(
 
 def _ids(rows: Sequence[Row], name: str) -> list[list[int]] | None:
     """A contender's token ids, if every row has them."""
-    found = [(row.get("ids") or {}).get(name) for row in rows]
+    found: list[Any] = [(row.get("ids") or {}).get(name) for row in rows]
     whole = all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in found)
     return found if whole else None

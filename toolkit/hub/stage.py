@@ -3,7 +3,8 @@
 adapter_config.json            its base and revision are the Hub's, not a folder of this machine
 adapter_model.safetensors      byte for byte; of a value, value_head.safetensors too
 toolkit.json                   numbers, the base's precision and fingerprint; no text beside these
-tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter, which
+tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter,
+which
                                was trained with them (with new tokens, say)
 chat_template.jinja            the base's, or the one that a reward model was trained with
 README.md                      the card
@@ -165,6 +166,8 @@ def _without_text(value: Any) -> Any:
         return None
     if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32|plain", value):
+    if isinstance(value, str) and re.fullmatch(
+        "[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32|plain", value
+    ):
         return value
     return None

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.data.files import require_file
+from toolkit.data.text import answer_text
 from toolkit.errors import InputError
 
 Scorer = Callable[..., list[float]]
@@ -62,11 +63,11 @@ class Lexicon:
         content = repr(sorted(self.valences.items())).encode()
         return f"lexicon {hashlib.sha256(content).hexdigest()[:16]}"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-        """Sums of valences, one for each completion; prompts do not count."""
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        """Sums of valences, one for each completion (text or message); prompts do not count."""
         return [
             sum(self.valences.get(word, 0.0) for word in WORD.findall(text.lower()))
-            for text in completions
+            for text in map(answer_text, completions)
         ]
 
 

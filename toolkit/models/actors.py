@@ -280,7 +280,7 @@ def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def banned_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor | None:
-    """fp32 (rows,), 0 for the tokenizer's tokens and NEVER for other ids; None if all are tokens."""
+    """fp32 (rows,), 0 for the tokenizer's tokens, NEVER for other ids; None if all are tokens."""
     without = sorted(set(range(rows)) - set(tokenizer.get_vocab().values()))
     if not without:
         return None

@@ -80,7 +80,8 @@ class Parts:
     Attributes:
         lora: LoRA's own matrices and vectors.
         saved: of modules that were trained whole (``modules_to_save``): embedding, head, norms. A
-            whole block (all of an MLP, say) is among the unknown: other adapters' LoRA is inside it.
+            whole block (all of an MLP, say) is among the unknown: other adapters' LoRA is inside
+            it.
         tokens: rows of the embedding (``trainable_token_indices``).
         biases: of the base's layers (``bias``).
         copies: the base's embedding or head, which peft saves beside LoRA on them.
@@ -202,15 +203,15 @@ def check_copied(folder: str | Path, what: str) -> None:
     for name, found in held.items():
         if found:
             raise InputError(
-                f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for the "
-                f"reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
+                f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for "
+                f"the reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
             )
 
 
 def _check_weights(
     folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
 ) -> None:
-    """Read the header of the adapter's weights: all of it has a place, and a reward has its head."""
+    """Read the header of the adapter's weights: all has a place, and a reward has its head."""
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, framework="pt") as weights:
@@ -248,7 +249,8 @@ def _check_weights(
 def add_saved_adapter(
     model: PeftModel, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Put a saved LoRA adapter on the base under ``name``, whole and frozen; return a reward's head.
+    """Put a saved LoRA adapter on the base under ``name``, whole and frozen; return a reward's
+    head.
 
     A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
     language model, and the score head is left over, to be kept by the caller.

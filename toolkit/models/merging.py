@@ -68,8 +68,8 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         largest = max(b.abs().max().item() for b in before)
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(
-                f"{out}: merged, its log-probs differ by up to {difference:.3g}: it is not what base "
-                "and adapter were (try --dtype fp32); nothing was written"
+                f"{out}: merged, its log-probs differ by up to {difference:.3g}: it is not what "
+                "base and adapter were (try --dtype fp32); nothing was written"
             )
     return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
 

@@ -20,8 +20,8 @@ from toolkit.models.reading import reading_of
 class TextRewardModel:
     """Scores text by a sequence classifier with one output; text is tokenized anew for it.
 
-    Prompts that are messages are rendered by its own chat template. The model is loaded at the first
-    call, so that a run's other inputs are checked before.
+    Prompts that are messages are rendered by its own chat template. The model is loaded at the
+    first call, so that a run's other inputs are checked before.
 
     Args:
         name: Hub id or folder of a classifier, or folder of a reward adapter, whose own

@@ -1,10 +1,11 @@
 """How a reward model reads a text: what it was trained to find behind a completion.
 
 A reward model reads its score on the last token of a text, so a text that ends otherwise than those
-of its training gets a score that means nothing, and nothing says so (a stock TRL model's accuracy fell
-from 0.987 to 0.427). What closes a text:
+of its training gets a score that means nothing, and nothing says so (a stock TRL model's accuracy
+fell from 0.987 to 0.427). What closes a text:
 
-    trained here             what toolkit.json says: nothing, or one end token, behind the prompt and
+    trained here             what toolkit.json says: nothing, or one end token, behind the prompt
+    and
                              the completion's own tokens
     trained by TRL, text     the tokenizer's end token (trl 1.16 reward_trainer.py:684)
     trained by TRL, chat     what the chat template writes behind the assistant's message; messages
@@ -44,7 +45,7 @@ class Reading:
     padding: int | None = None
 
     def check(self, prompts: Prompts) -> None:
-        """Raise InputError if messages reach the policy through another template than the reward's."""
+        """Raise InputError if the policy's messages go through another template than these did."""
         if prompts.messages and not self.whole and self.template != prompts.template:
             known = {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}
             raise InputError(
@@ -181,7 +182,8 @@ def reading_of(
 
 
 def _stock_padding(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The pad token that TRL had: its own tokenizer's, or else the end token (trl 1.16, line 563)."""
+    """The pad token that TRL had: its own tokenizer's, or else the end token (trl 1.16, line
+    563)."""
     own: Any = tokenizer
     if (Path(folder) / "tokenizer_config.json").is_file():
         own = AutoTokenizer.from_pretrained(str(folder))

@@ -58,7 +58,8 @@ def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
     """Scores of rows of token ids, one row at a time, so nothing is padded."""
     device = next(model.parameters()).device
     config = model.config.get_text_config()
-    # Nothing is padded here: without a pad token the score is read on the last token, whatever it is.
+    # Nothing is padded here: without a pad token the score is read on the last token, whatever it
+    # is.
     before, config.pad_token_id = config.pad_token_id, None
     try:
         return [

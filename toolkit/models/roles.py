@@ -93,7 +93,8 @@ class Roles(Actors):
             self.model.delete_adapter(POLICY)
             self._add(policy_adapter, POLICY)
             # Deleting the last adapter left peft without an active one, which it needs to add more.
-            self.model.active_adapter = self.model.base_model.active_adapter = POLICY
+            base_model: Any = self.model.base_model
+            self.model.active_adapter = base_model.active_adapter = POLICY
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")
@@ -202,8 +203,8 @@ class Roles(Actors):
             self.model.add_adapter(VALUE, self._without_head(lora))
 
     def _without_head(self, lora: LoraConfig) -> LoraConfig:
-        """The value's adapter: the policy's, but for the output head, which the value never reads."""
-        targets = lora.target_modules
+        """The value's adapter: the policy's but for the output head, which no value reads."""
+        targets: Any = lora.target_modules
         if not isinstance(targets, set | list):
             return lora
         head = self._causal.get_output_embeddings()
@@ -215,7 +216,7 @@ class Roles(Actors):
                 "lora_target_modules: only the output head, so a value adapter would have nothing "
                 "(add layers, or pass --value trunk)", "lora_target_modules",
             )  # fmt: skip
-        made = copy.deepcopy(lora)
+        made: Any = copy.deepcopy(lora)
         made.target_modules = set(kept)
         return made
 

@@ -1,10 +1,12 @@
-"""What peft wraps: layers that an adapter changes, switched all at once, and the output head's weights.
+"""What peft wraps: layers that an adapter changes, switched all at once, and the output head's
+weights.
 
-An adapter is often more than LoRA matrices. Beside ``LoraLayer`` peft has a wrapper for modules that
-were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
-embedding (``trainable_token_indices``). Each holds a copy for each adapter and passes the base's own
-through while none is active. Trained biases, and base weights that peft saved beside LoRA, have no
-wrapper; ``Overrides`` holds one for each adapter and lays it over the base's while that is active.
+An adapter is often more than LoRA matrices. Beside ``LoraLayer`` peft has a wrapper for modules
+that were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
+embedding (``trainable_token_indices``). Each holds a copy for each adapter and passes the base's
+own through while none is active. Trained biases, and base weights that peft saved beside LoRA, have
+no wrapper; ``Overrides`` holds one for each adapter and lays it over the base's while that is
+active.
 """
 
 import types
@@ -33,9 +35,9 @@ def switchable(model: nn.Module) -> list[Any]:
 def switch(modules: Sequence[Any], adapter: str | None) -> None:
     """Make ``adapter`` the active one in all these modules; None for the base as it is.
 
-    peft's own ``set_adapter`` also flips ``requires_grad``, and a leaf that is frozen between forward
-    and backward gets no gradient, silently; so only the two flags that its forward passes read are
-    set. Seen in peft 0.21.2; a test holds this against ``set_adapter``.
+    peft's own ``set_adapter`` also flips ``requires_grad``, and a leaf that is frozen between
+    forward and backward gets no gradient, silently; so only the two flags that its forward passes
+    read are set. Seen in peft 0.21.2; a test holds this against ``set_adapter``.
     """
     for module in modules:
         absent = adapter is None or (
@@ -51,7 +53,8 @@ def _adapters_of(module: Any) -> Any:
 
 
 def heed_whose_rows(model: nn.Module) -> None:
-    """Have the wrappers of single rows pass by adapters that have none, when one is saved or loaded.
+    """Have the wrappers of single rows pass by adapters that have none, when one is saved or
+    loaded.
 
     peft 0.21.2 asks every wrapper for every adapter's rows (peft/utils/other.py,
     ``TrainableTokensWrapper.adapter_state_dict``), and one without them ends in a KeyError.
@@ -75,10 +78,11 @@ def _rows_to_load(wrapper: Any, adapter: str) -> dict[str, str]:
 
 
 class Overrides(nn.Module):
-    """Weights of an adapter's own that stand in for the base's, one tensor for one of its attributes.
+    """Weights of an adapter's own that stand in for the base's, one tensor for one of its
+    attributes.
 
-    ``module.bias`` is looked up in the instance before it is looked up among the parameters, so that
-    a tensor laid there is read by every forward pass, while the base's stays where it was.
+    ``module.bias`` is looked up in the instance before it is looked up among the parameters, so
+    that a tensor laid there is read by every forward pass, while the base's stays where it was.
     """
 
     def __init__(self) -> None:

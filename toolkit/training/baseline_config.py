@@ -213,8 +213,10 @@ class RLOOBaselineConfig(BaselineDefaults, RLOOConfig):  # type: ignore[misc]  #
     response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
     temperature: float = field(default=0.7, metadata={"help": "Of sampling and of all log-probs."})
     stop_token: str | None = field(
-        default=None, metadata={"help": "End completions at this token; 'eos' for the tokenizer's."}
-    )
+        default=None,
+        metadata={"help": "End completions at this token; eos for all end tokens of model and "
+                  "chat template, none for none. By default eos with a chat template, else none."},
+    )  # fmt: skip
     truncate_token: str | None = field(
         default=None,
         metadata={"help": "Score only what stands up to this token (say a full stop)."},

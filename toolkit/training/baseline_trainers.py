@@ -208,7 +208,8 @@ class SampledRLOOTrainer(RLOOTrainer):
         model.eval()  # in training mode checkpointing would go without the cache
         device = self.accelerator.device
         with self.accelerator.autocast():
-            banned = banned_of(self.processing_class, model.config.get_text_config().vocab_size)
+            tokenizer: Any = self.processing_class
+            banned = banned_of(tokenizer, model.config.get_text_config().vocab_size)
             step = step_of(model, None if banned is None else banned.to(device))
             _, sampled = self.rule.sample(step, prompt_ids, self.noise, device)
         model.train(was_training)

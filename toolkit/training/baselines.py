@@ -104,7 +104,8 @@ def train_and_save(
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
         write_facts(folder, name, precision=precision)
         if getattr(trainer.processing_class, "beside_base", False):  # not the base's own
-            trainer.processing_class.save_pretrained(folder)
+            tokenizer: Any = trainer.processing_class
+            tokenizer.save_pretrained(folder)
         del trainer, model
         gc.collect()  # a trainer is part of cycles
         metrics["reload_difference"] = _check_reload(

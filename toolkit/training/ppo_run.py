@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from toolkit.training.ppo_trainer import PPOTrainer
 
 # Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
-# autocast, 2e-2 in pure bf16 (measured). Beyond this they are recomputed where the arithmetic rounds
-# (a router of experts may flip there); in fp32, or beyond the second, sampling and training do not
-# run the same model, and nothing that is learned would be right.
+# autocast, 2e-2 in pure bf16 (measured). Beyond this they are recomputed where the arithmetic
+# rounds (a router of experts may flip there); in fp32, or beyond the second, sampling and training
+# do not run the same model, and nothing that is learned would be right.
 CAPTURE_TOLERANCE = 0.1
 CAPTURE_LIMIT = 2.0
 
@@ -395,9 +395,10 @@ class Run:
         limit = CAPTURE_TOLERANCE if t.model.in_fp32 else CAPTURE_LIMIT
         if error > limit:
             raise RunStopped(
-                f"update {update}: log-probs captured while sampling differ from recomputed ones by "
-                f"{error:.2g} nats, far more than rounding: sampling and training do not run the same "
-                "model (does its cached step give what a whole pass gives?); nothing was saved"
+                f"update {update}: log-probs captured while sampling differ from recomputed ones "
+                f"by {error:.2g} nats, far more than rounding: sampling and training do not run "
+                "the same model (does its cached step give what a whole pass gives?); nothing was "
+                "saved"
             )
         if error > CAPTURE_TOLERANCE and not self.recomputes:
             t.journal.say(

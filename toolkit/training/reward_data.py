@@ -88,9 +88,7 @@ def prepare(
     """
     folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
-        train_set, eval_set, rows = _tokenize(
-            comparisons, train, held_out, encoder, folder, end_id
-        )
+        train_set, eval_set, rows = _tokenize(comparisons, train, held_out, encoder, folder, end_id)
         none = sum(each.data.column("margin").null_count for each in (train_set, eval_set))
         if config.use_margin and none:
             raise InputError(f"{comparisons.source}: {none} rows have no margin", "use_margin")
