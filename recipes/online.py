@@ -21,8 +21,7 @@ from transformers import set_seed
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
 from toolkit.cli import bind, call, changed, recipe, run
-from toolkit.data.files import read_jsonl
-from toolkit.data.prompts import read_prompts
+from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.errors import InputError
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
@@ -48,7 +47,7 @@ def main(
     check_stages(model_args, bound, args)
     plan = args.plan(config.total_episodes, config.local_batch_size)
     path = model_args.prompts(sample_args.prompts)
-    prompts = [row for _, row in read_jsonl(path, "--prompts")][: sample_args.limit]
+    prompts = read_prompt_rows(path)[: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
     out = claim(args, settings | {"scorer": changed(scorer, judge)})
 
@@ -91,6 +90,7 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     asked, _ = read_prompts(
         model_args.prompts(sample_args.prompts), tokenizer, sampling.max_prompt_length,
         sampling.prompt_tokens, sample_args.limit, chat_template=sample_args.chat_template,
+        skip_invalid=sample_args.skip_invalid,
     )  # fmt: skip
     prompts, held_out, _ = prompt_args.load(tokenizer)
     config.rule(tokenizer), sampling.rule(tokenizer)

@@ -208,6 +208,11 @@ def given_prompts(
     return prompts
 
 
+def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
+    """The rows that ``read_prompts`` would read, as they are, with ``prompt`` or ``text``."""
+    return [_with_prompt(row, False) for _, row in _rows(source, what, BadRows(), False)]
+
+
 def _rows(
     source: str | Path, what: str, bad: BadRows, skip_invalid: bool
 ) -> Iterator[tuple[str, Row]]:

@@ -97,7 +97,7 @@ def verify_reload(
     request = {"folder": str(folder), "base": base, "precision": precision, "revision": revision,
                "trust": trust_remote_code, "rows": rows}  # fmt: skip
     child = subprocess.run(
-        [sys.executable, "-m", "toolkit.models.reload"],
+        [sys.executable, "-P", "-m", "toolkit.models.reload"],  # -P: not the working folder first
         input=json.dumps(request), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if child.returncode:
