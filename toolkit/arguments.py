@@ -28,7 +28,12 @@ from toolkit.labeling.server import (
     serve,
 )
 from toolkit.labeling.store import Settings, Store
-from toolkit.models.adapters import check_adapter, check_copied, lora_config
+from toolkit.models.adapters import (
+    check_adapter,
+    check_copied,
+    count_beside_lora,
+    lora_config,
+)
 from toolkit.models.loading import (
     check_base,
     check_context,
@@ -681,4 +686,5 @@ def memory_planner(
         reward=rewards.reward_adapter is not None,
         reference_adapter=args.reference_role == "policy_adapter",
         bf16=config.bf16, checkpointing=checkpointing, device=device,
+        beside_lora=0 if args.policy_adapter is None else count_beside_lora(args.policy_adapter),
     )  # fmt: skip

@@ -23,6 +23,7 @@ from toolkit.training.checkpoints import export_policy
 pytestmark = [
     # What peft says of adapters as other tools save them; it saves and loads them all the same.
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`, but no tied"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed"),
     pytest.mark.filterwarnings("ignore:Adapter '.*'. . LoRA tensor.s. have invalid shape"),
@@ -40,6 +41,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "LoRA on the embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     "LoRA's own bias": {"lora_bias": True},
     "DoRA": {"use_dora": True},
+    "an orthogonal start": {"init_lora_weights": "orthogonal"},
+    "an embedding that ties the head": {
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
     "rank-stabilized LoRA on the head": {"target_modules": ["lm_head"], "use_rslora": True},
 }
 
@@ -264,9 +270,30 @@ def stray_weight(base: str, folder: Path) -> Path:
     return folder
 
 
+def begun_by(start: str) -> Callable[[str, Path], Path]:
+    """An adapter relative to a base that its own start changed."""
+
+    def make(base: str, folder: Path) -> Path:
+        return saved(base, folder, init_lora_weights=start)
+
+    return make
+
+
+def by_tokens(base: str, folder: Path) -> Path:
+    saved(base, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"alora_invocation_tokens": [5, 6]})
+    )
+    return folder
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (begun_by("pissa"), "begun by pissa, which changed the base's weights"),
+        (begun_by("olora"), "begun by olora"),
+        (by_tokens, "switched on by tokens of the prompt"),
         (grown, "has 1026 rows, but the base has 1024: the vocabulary was resized"),
         (other_kind, "a IA3 adapter, but LoRA is wanted"),
         (whole_block, "mlp.down_proj.weight for one; they would be lost"),
@@ -282,7 +309,7 @@ def test_what_one_base_cannot_hold_is_named_before_a_model_is_loaded_with_the_cu
     assert f"recipes/merge.py --adapter {folder}" in str(refusal.value)
 
 
-@pytest.mark.parametrize("make", [grown, other_kind, whole_block])
+@pytest.mark.parametrize("make", [grown, other_kind, whole_block, begun_by("pissa")])
 def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
     make: Callable[[str, Path], Path], untied: str, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from toolkit.models.wrapped import (
     equal_weights,
     heed_whose_rows,
     of_adapter,
+    tie_copies,
 )
 
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
@@ -73,6 +74,17 @@ EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_e
 MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
 
 
+# How peft may begin LoRA without changing the base that it sits on.
+HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+# What an adapter may ask for that roles switched on one base do not give it.
+NOT_HELD = {
+    "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
+    "layer_replication": "repeats layers of the base",
+    "arrow_config": "routes between other adapters (Arrow)",
+    "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
+}
+
+
 @dataclass
 class Parts:
     """What lies in an adapter's file, key by key.
@@ -102,6 +114,8 @@ class Parts:
         """Sort the keys of a file by what its ``adapter_config.json`` says."""
         parts = cls([], [], [], [], [], [], [])
         whole = [name for name in config.get("modules_to_save") or [] if name != "score"]
+        if config.get("ensure_weight_tying") and set(whole) & set(EMBEDDINGS):
+            whole += EMBEDDINGS  # the head goes with the embedding
         known = set(keys)
         for key in sorted(known):
             if key.replace(".modules_to_save.", ".") in known - {key}:
@@ -162,6 +176,19 @@ def check_adapter(
             f"{what}: {folder}: a {config['peft_type']} adapter, but LoRA is wanted "
             f"({MERGE.format(folder=folder)})"
         )
+    start = config.get("init_lora_weights", True)
+    if start not in HARMLESS_STARTS:
+        raise InputError(
+            f"{what}: {folder}: its LoRA was begun by {start}, which changed the base's weights for "
+            "all roles (save it by peft with path_initial_model_for_weight_conversion, which makes "
+            f"plain LoRA of it, or {MERGE.format(folder=folder)})"
+        )
+    for name, does in NOT_HELD.items():
+        if config.get(name):
+            raise InputError(
+                f"{what}: {folder}: it {does}, which is not supported "
+                f"({MERGE.format(folder=folder)}, where peft can)"
+            )
     if config.get("task_type") != task_type and (config.get("task_type"), task_type) != (
         None, "CAUSAL_LM",
     ):  # fmt: skip
@@ -188,6 +215,19 @@ def check_adapter(
         )
 
 
+def _header(folder: Path) -> tuple[Parts, dict[str, list[int]]]:
+    """What lies in an adapter's file, and the shape of each weight; nothing is loaded."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    return Parts.of(shapes, read_object(folder / "adapter_config.json", "adapter")), shapes
+
+
+def count_beside_lora(folder: str | Path) -> int:
+    """How many weights an adapter has beside LoRA, each of which is held in full."""
+    parts, shapes = _header(Path(folder))
+    return sum(math.prod(shapes[k]) for k in parts.saved + parts.tokens + parts.biases)
+
+
 def check_copied(folder: str | Path, what: str) -> None:
     """Raise InputError if TRL's frozen copy of this adapter, its reference, would not be one.
 
@@ -195,10 +235,7 @@ def check_copied(folder: str | Path, what: str) -> None:
     (trl/trainer/dpo_trainer.py, rloo_trainer.py). Biases are the base's own, so that the reference
     would move with the policy; rows of the embedding are not copied.
     """
-    path = Path(folder)
-    with safe_open(path / "adapter_model.safetensors", framework="pt") as weights:
-        keys = list(weights.keys())
-    parts = Parts.of(keys, read_object(path / "adapter_config.json", what))
+    parts, _ = _header(Path(folder))
     held = {"biases": parts.biases, "rows of the embedding": parts.tokens}
     for name, found in held.items():
         if found:
@@ -212,13 +249,11 @@ def _check_weights(
     folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
 ) -> None:
     """Read the header of the adapter's weights: all has a place, and a reward has its head."""
-    path = folder / "adapter_model.safetensors"
     try:
-        with safe_open(path, framework="pt") as weights:
-            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+        parts, shapes = _header(folder)
     except SafetensorError as error:
+        path = folder / "adapter_model.safetensors"
         raise InputError(f"{what}: {path}: not readable: {error}") from None
-    parts = Parts.of(shapes, config)
     if task_type == "SEQ_CLS":
         heads = {key: shapes[key] for key in parts.score}
         if len(heads) != 1 or not all(
@@ -265,6 +300,7 @@ def add_saved_adapter(
     Raises:
         InputError: a key of the adapter has no place in this base, or the other way round.
     """
+    base: Any = model.base_model.model
     config = LoraConfig.from_pretrained(str(folder))
     state = load_file(Path(folder) / "adapter_model.safetensors")
     written = read_object(Path(folder) / "adapter_config.json", "adapter")
@@ -272,9 +308,17 @@ def add_saved_adapter(
     _lay_over(model, folder, name, overrides, {k: state[k] for k in parts.biases + parts.copies})
 
     config.task_type, config.inference_mode, config.bias = "CAUSAL_LM", True, "none"
+    config.init_lora_weights = True  # all of them come from the file
     whole = [module for module in config.modules_to_save or [] if module != "score"]
+    tied = bool(config.ensure_weight_tying) and bool(set(whole) & set(EMBEDDINGS))
+    if tied:  # peft 0.21.2 finds what is tied for the first adapter alone
+        config.ensure_weight_tying = False
+        held = {key.rpartition(".")[0].rpartition(".")[2] for key in parts.saved}
+        whole = sorted(set(whole) | held & set(EMBEDDINGS))
     config.modules_to_save = whole or None
     model.add_adapter(name, config)
+    if tied:
+        tie_copies(base, name)
     heed_whose_rows(model)
     kept = {key: state[key] for key in parts.lora + parts.saved + parts.tokens}
     try:

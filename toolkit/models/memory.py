@@ -132,6 +132,7 @@ def plan_memory(
     bf16: bool = False,
     checkpointing: bool = False,
     device: str = "cpu",
+    beside_lora: int = 0,
 ) -> MemoryPlan:
     """The plan of a PPO run on one base.
 
@@ -149,6 +150,8 @@ def plan_memory(
         checkpointing: activations are recomputed, layer by layer.
         device: "cpu" or "cuda": of what is not quantised, 4-bit holds fp32 on the one, bf16 on
             the other.
+        beside_lora: weights that the policy's first adapter has beside LoRA (an embedding of its
+            own, say): trained, and once more in a frozen reference.
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -162,11 +165,13 @@ def plan_memory(
         if checkpointing:
             roles.use_checkpointing()
         adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
-        trained = sum(p.numel() for _, p in roles.trainable()) * 4
+        trained = (sum(p.numel() for _, p in roles.trainable()) + beside_lora) * 4
         kept = _training_bytes(roles, micro_batch, prompt_length, response_length)
     held = {
         f"base ({precision})": base_bytes,
-        "adapters and heads (fp32)": trained + (int(reward) + int(reference_adapter)) * adapter,
+        "adapters and heads (fp32)": trained
+        + (int(reward) + int(reference_adapter)) * adapter
+        + int(reference_adapter) * beside_lora * 4,
         "optimizer (two moments)": 2 * trained,
     }
     number = 2 if bf16 or dtype == torch.bfloat16 else 4

@@ -77,6 +77,16 @@ def _rows_to_load(wrapper: Any, adapter: str) -> dict[str, str]:
     return TrainableTokensWrapper.adapter_state_dict_load_map(wrapper, adapter)
 
 
+def tie_copies(base: Any, adapter: str) -> None:
+    """Make the adapter's copies of embedding and head one weight, where the base's are one."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    wrapped = isinstance(embedding, ModulesToSaveWrapper) and isinstance(head, ModulesToSaveWrapper)
+    if not wrapped or not (adapter in embedding._adapters and adapter in head._adapters):
+        return
+    if embedding.original_module.weight is head.original_module.weight:
+        head.modules_to_save[adapter].weight = embedding.modules_to_save[adapter].weight
+
+
 class Overrides(nn.Module):
     """Weights of an adapter's own that stand in for the base's, one tensor for one of its
     attributes.
