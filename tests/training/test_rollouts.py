@@ -113,7 +113,8 @@ def test_a_batch_in_pieces_is_the_batch_as_a_whole(roles: Roles, demo_model: str
     pieces = rollout_of(roles, demo_model, function, 3, truncate_token=".", truncate_after=3)
     for name in Rollout.__dataclass_fields__:
         one, other = getattr(whole, name), getattr(pieces, name)
-        assert torch.allclose(one.float(), other.float(), atol=1e-4), name
+        one, other = torch.as_tensor(one).float(), torch.as_tensor(other).float()
+        assert torch.allclose(one, other, atol=1e-4), name
 
 
 def test_a_passage_has_no_column_of_padding_alone(roles: Roles, demo_model: str) -> None:
