@@ -156,6 +156,24 @@ def test_all_of_an_adapter_is_trained_and_saved_and_plain_peft_loads_it(
     )
 
 
+def test_copies_that_were_tied_stay_one_weight_and_are_saved_as_peft_reads_them(
+    demo_model: str, tmp_path: Path
+) -> None:
+    folder = saved(demo_model, tmp_path / "adapter", modules_to_save=["embed_tokens"],
+                   ensure_weight_tying=True)  # fmt: skip
+    roles = Roles(load_base(demo_model, "fp32"), policy_adapter=folder, reference="policy_adapter")
+    trained = dict(roles.trainable())
+    assert len([name for name in trained if "modules_to_save" in name]) == 1
+    (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs.sum()).backward()
+    torch.optim.SGD(trained.values(), lr=0.05).step()
+    roles.save(tmp_path / "saved")
+    after = by_roles(roles, "policy")
+    assert (after - plain(demo_model, folder)).abs().max() > 1e-3
+    torch.testing.assert_close(
+        plain(demo_model, tmp_path / "saved" / "policy"), after, rtol=0, atol=1e-4
+    )
+
+
 def test_gradients_are_plain_pefts_for_weights_beside_lora(untied: str, tmp_path: Path) -> None:
     folder = saved(untied, tmp_path / "adapter", modules_to_save=["lm_head", "norm"], bias="all")
     roles = Roles(load_base(untied, "fp32"), policy_adapter=folder)

@@ -173,6 +173,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
                 "ppo",
             ],
         )
+        call(recipe("sft").main, [
+            *base, *quiet, "--policy_adapter", "sft", "--comparisons", "comparisons.jsonl",
+            "--max_steps", "1", "--eval_rows", "10", "--output_dir", "more"])  # fmt: skip
         judges = ["--reward_function", "chat_scorer:length", "--reward_adapter", "reward/adapter"]
         call(
             recipe("evaluate").main,
@@ -252,6 +255,14 @@ def test_sampling_has_plain_pefts_logprobs_of_the_tokens_and_ends_where_the_mode
             logits = plain(torch.tensor([prompt + kept.tolist()])).logits[0, len(prompt) - 1 : -1]
         logprobs = logits[:, :1028].log_softmax(-1).gather(1, kept[:, None])[:, 0]
         torch.testing.assert_close(found.logprobs[i][: len(kept)], logprobs, rtol=0, atol=1e-4)
+
+
+def test_fine_tuning_goes_on_from_such_an_adapter_with_its_tokens_and_an_end_of_turn(
+    chain: Path,
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(chain / "more" / "adapter")
+    assert len(tokenizer) == 1028 and "<|note|>" in tokenizer.chat_template
+    assert json.loads((chain / "more" / "run.json").read_text())["data"]["stop_id"] == 1026
 
 
 def test_scores_are_plain_pefts_of_texts_closed_as_in_training(chain: Path) -> None:
