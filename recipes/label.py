@@ -22,7 +22,7 @@ from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.errors import check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
 from toolkit.training.rewards import call_reward_function
@@ -109,13 +109,14 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
             dropped += 1
         else:
             labelled.append(row | {"best": best, "scores": scores, "labeler": labeler})
-    if not labelled:
-        raise InputError(
-            f"{samples}: all {dropped} rows are ties, so there is no pick "
-            "(does the lexicon know these words? --ties random keeps them)"
-        )
     write_jsonl(output, labelled)
     print(f"{output}: {len(labelled)} comparisons; {dropped} ties dropped")
+    if not labelled:  # as with a store, an answer of the labeller and no mistake in the file
+        print(
+            f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on (does "
+            "the scorer tell the completions apart? where prompts are messages, each completion is "
+            "a list with one message; --ties random picks by lot)"
+        )
 
 
 if __name__ == "__main__":

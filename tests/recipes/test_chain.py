@@ -421,3 +421,13 @@ def test_the_demo_says_no_with_its_exit_code(
     page = (tmp_path / "outputs/demo/report/report.html").read_text()
     assert "the KL was held" in page and "data:image/png" in page
     assert (tmp_path / "outputs/demo/report/frontier_lexicon.png").stat().st_size > 10_000
+
+
+def test_a_labeller_that_finds_all_alike_leaves_no_comparison_and_says_so(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text("nosuchword\t1\n")
+    call(label.main, ["--samples", str(run / "samples.jsonl"), "--lexicon",
+                      str(tmp_path / "words.txt"), "--output", str(tmp_path / "c.jsonl")])  # fmt: skip
+    assert (tmp_path / "c.jsonl").read_text() == ""
+    assert "rows are ties, so there is no pick to train on" in capsys.readouterr().out
