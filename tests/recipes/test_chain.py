@@ -427,7 +427,8 @@ def test_a_labeller_that_finds_all_alike_leaves_no_comparison_and_says_so(
     run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "words.txt").write_text("nosuchword\t1\n")
-    call(label.main, ["--samples", str(run / "samples.jsonl"), "--lexicon",
-                      str(tmp_path / "words.txt"), "--output", str(tmp_path / "c.jsonl")])  # fmt: skip
+    samples, words = str(run / "samples.jsonl"), str(tmp_path / "words.txt")
+    out = str(tmp_path / "c.jsonl")
+    call(label.main, ["--samples", samples, "--lexicon", words, "--output", out])
     assert (tmp_path / "c.jsonl").read_text() == ""
     assert "rows are ties, so there is no pick to train on" in capsys.readouterr().out
