@@ -97,7 +97,7 @@ def main(
             "prompt": prompts.shown(i, tokenizer), "completions": drawn.texts[part],
             "best": max(range(args.n), key=scores[part].__getitem__), "scores": scores[part],
             "labeler": f"best_of_{args.n}",
-        } | prompts.template_fields(i))  # fmt: skip
+        } | prompts.handed_on(i))  # fmt: skip
     write_jsonl(args.output, rows)
     best, error = mean_and_error([max(row["scores"]) for row in rows])
     facts = [

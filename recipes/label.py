@@ -114,8 +114,8 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
     if not labelled:  # as with a store, an answer of the labeller and no mistake in the file
         print(
             f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on "
-            "(does the scorer tell the completions apart? where prompts are messages, each completion is "
-            "a list with one message; --ties random picks by lot)"
+            "(does the scorer tell the completions apart? where prompts are messages, each "
+            "completion is a list with one message; --ties random picks by lot)"
         )
 
 

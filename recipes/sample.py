@@ -101,7 +101,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             "prompt": prompts.shown(i, tokenizer),
             "completions": kept,
         }
-        | prompts.template_fields(i)
+        | prompts.handed_on(i)
         for i, kept in enumerate(texts)
         if len(kept) == args.completions
     ]

@@ -365,8 +365,9 @@ def load_picker(
         raise InputError("judge_url and a scorer given: one labeller at a time", "judge_url")
     if judge is not None:
         return judge.model, JudgePicker(judge)
-    function = partial(call_reward_function, scorer_args.function(), columns={})
-    return scorer_args.reward_function or "lexicon", ScorePicker(function)
+    function = partial(call_reward_function, scorer_args.function())
+    name = scorer_args.reward_function or "lexicon"
+    return name, ScorePicker(function, takes_columns=True)
 
 
 @dataclass

@@ -41,6 +41,7 @@ from toolkit.data.sources import Placed, read_table
 from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]
+MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
@@ -81,6 +82,9 @@ def problems_of(row: Row, wants: str) -> list[str]:
 def _problems_of_prompt(prompt: Any) -> list[str]:
     if isinstance(prompt, str):
         problem = _problem_of_text(prompt)
+        if MESSAGES_AS_TEXT.match(prompt):
+            problem = "messages that were written as text (convert.py reads them, or save the rows "
+            problem += "as JSON Lines)"
         return [f"prompt: {problem}"] if problem else []
     if not isinstance(prompt, list) or not prompt:
         found = "missing" if prompt is None else f"{prompt!r:.40}"

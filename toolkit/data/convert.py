@@ -38,6 +38,7 @@ from toolkit.data.dialogues import (
     Dropped,
     from_dialogues,
     hh_messages,
+    prompt_of,
     split_dialogues,
     unpacked,
 )
@@ -53,8 +54,6 @@ LETTERED = re.compile(r"(?i:completion|sample|response|answer)(?:[_ ]([a-z])|[_ 
 
 KEPT = ("labeler", "source", "id", "tools", "chat_template_kwargs")
 ALIGNED = ("ratings", "models", "contenders")  # one value for each completion
-PROMPTS = ("prompt", "query", "instruction", "question")
-SYSTEMS = ("system", "system_prompt")
 SCORES = ("overall_score", "fine-grained_score", "score")
 UNSCORED = ("", "n/a", "na", "nan", "none", "null")
 LABELS = ("best", "ranking", "scores", "margin", "labeler", "tools", "chat_template_kwargs")
@@ -270,7 +269,7 @@ def from_pairs(row: Row, reading: Reading) -> Row:
 
     Which of the two comes first is drawn by a hash of the texts, so that position tells nothing.
     """
-    prompt = _prompt_of(row)
+    prompt = prompt_of(row)
     chosen, rejected = (unpacked(row[name], name) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise Dropped("chosen equals rejected")
@@ -317,7 +316,7 @@ def from_ranked(row: Row, reading: Reading) -> Row:
         raise Dropped("fewer than two ranked replies")
     if len(named) < len(ranks):
         reading.noted["replies without a rank left out"] += len(ranks) - len(named)
-    prompt, texts = _texts(_prompt_of(row), [replies[k] for k in named], "responses", reading)
+    prompt, texts = _texts(prompt_of(row), [replies[k] for k in named], "responses", reading)
     made = {"prompt": prompt, "completions": texts} | _aligned(row, named, len(replies))
     return made | _by_rank([ranks[k] for k in named])
 
@@ -358,7 +357,7 @@ def from_scored(row: Row, reading: Reading) -> Row:
         raise Dropped("fewer than two scored answers")
 
     texts = [_answer_text(answers[k]) for k in kept]
-    prompt, texts = _texts(_prompt_of(row), texts, "completions", reading)
+    prompt, texts = _texts(prompt_of(row), texts, "completions", reading)
     made = {"prompt": prompt, "completions": texts} | _best_by_score(scores)
     made |= _aligned(row, kept, len(answers))
     if all("model" in answers[k] for k in kept):
@@ -383,7 +382,7 @@ def from_columns(row: Row, reading: Reading) -> Row:
     """One completion a column; ``best`` is the number, letter or name of a column."""
     columns = _columns(row)
     known = _numbers(columns)
-    prompt, texts = _texts(_prompt_of(row), [row[c] for c in columns], "completions", reading)
+    prompt, texts = _texts(prompt_of(row), [row[c] for c in columns], "completions", reading)
     made: Row = {"prompt": prompt, "completions": texts}
     made["best"] = pick_of(row["best"], "best", known, columns, texts, reading.first)
     if row.get("mean_rating") is not None:
@@ -418,21 +417,6 @@ def from_openai(row: Row, reading: Reading) -> Row:
 
 
 # Fields that several formats have
-
-
-def _prompt_of(row: Row) -> Any:
-    """The prompt by whichever of its names; a system text of its own makes it messages."""
-    named = next((name for name in PROMPTS if row.get(name) not in (None, "")), None)
-    prompt = None if named is None else unpacked(row[named], named)
-    system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
-    if named == "instruction" and row.get("input") not in (None, ""):
-        raise ValueError("input: beside instruction (join them as prompt)")
-    if not isinstance(system, str) or not system.strip() or prompt is None:
-        return prompt
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    has_one = bool(prompt) and isinstance(prompt[0], dict) and prompt[0].get("role") == "system"
-    return prompt if has_one else [{"role": "system", "content": system}, *prompt]
 
 
 def _score(value: Any, name: str) -> float | None:

@@ -5,12 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.data.comparisons import problem_of_messages
+from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
 
 Row = dict[str, Any]
 ANSWER = ("assistant", "tool")  # who may speak after the user
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
-MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
+PROMPTS = ("prompt", "query", "instruction", "question")
+SYSTEMS = ("system", "system_prompt")
 
 
 class Dropped(Exception):
@@ -28,6 +29,21 @@ def unpacked(value: Any, name: str) -> Any:
             f"{name}: messages that some program wrote as text (save the table as JSON Lines or "
             "Parquet)"
         ) from None
+
+
+def prompt_of(row: Row) -> Any:
+    """The prompt by whichever of its names; a system text of its own makes it messages."""
+    named = next((name for name in PROMPTS if row.get(name) not in (None, "")), None)
+    prompt = None if named is None else unpacked(row[named], named)
+    system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
+    if named == "instruction" and row.get("input") not in (None, ""):
+        raise ValueError("input: beside instruction (join them as prompt)")
+    if not isinstance(system, str) or not system.strip() or prompt is None:
+        return prompt
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    has_one = bool(prompt) and isinstance(prompt[0], dict) and prompt[0].get("role") == "system"
+    return prompt if has_one else [{"role": "system", "content": system}, *prompt]
 
 
 def hh_messages(text: str) -> list[dict[str, str]]:

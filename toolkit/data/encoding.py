@@ -15,6 +15,7 @@ token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -80,6 +81,7 @@ class Encoder:
             words, and where the first of them does.
         ended, behind: completions that carried an end token, and those with text behind it.
         rendered: text prompts that begin with the BOS already.
+        kinds: of prompts: "messages" (or text that a template had rendered), "text".
         spaced: text prompts that end in a space.
         last_ids: the tokens that candidates end in.
     """
@@ -101,6 +103,7 @@ class Encoder:
         self.ended = self.behind = self.rendered = self.spaced = 0
         self.example = ""
         self.last_ids: set[int] = set()
+        self.kinds: set[str] = set()
         self.ends = end_ids(tokenizer)
         # A token that does nothing but pad is a mistake in a text; <unk> or an end token is none.
         pad, unknown = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None)
@@ -171,6 +174,7 @@ class Encoder:
             for place, row in chunk:
                 number += 1
                 chat = not isinstance(row["prompt"], str)
+                self.kinds.add("messages" if chat or is_rendered(row["prompt"]) else "text")
                 try:
                     text = self.prompt_text(row["prompt"], row)
                 except InputError as error:
@@ -332,6 +336,14 @@ def render(
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"chat_template: makes nothing of {messages!r:.80}", "chat_template")
     return text
+
+
+RENDERED = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|Human: )")
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a text begins as one that a chat template wrote."""
+    return RENDERED.match(text) is not None
 
 
 def template_arguments(row: Row | None) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.comparisons import Row, problems_of
+from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
 from toolkit.data.sources import read_table
@@ -19,7 +20,9 @@ PROMPTS_HELP = (
     "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
     "owner/name:split; rows of `prompt` or `messages`."
 )
-TEMPLATE_FIELDS = ("tools", "chat_template_kwargs")  # TRL's names
+# Of other completions, or of the text that a prompt was cut out of.
+NOT_HANDED_ON = ("text", "best", "ranking", "scores", "margin", "labeler", "models", "ratings",
+                 "turn", "sides")  # fmt: skip
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -61,10 +64,11 @@ class Prompts(list[list[int]]):
         """The other fields of a prompt's row."""
         return {name: values[i] for name, values in self.columns.items()}
 
-    def template_fields(self, i: int) -> Row:
-        """What a prompt's row tells its chat template, to be handed on with it."""
+    def handed_on(self, i: int) -> Row:
+        """What of a prompt's row goes on with its completions: all but labels of other ones."""
         row = self.row(i)
-        return {name: row[name] for name in TEMPLATE_FIELDS if row.get(name) is not None}
+        return {name: value for name, value in row.items()
+                if value is not None and name not in NOT_HANDED_ON}  # fmt: skip
 
     def shown(self, i: int, tokenizer: PreTrainedTokenizerBase) -> str | Messages:
         """A prompt as functions, judges and people see it: as it was read, or else decoded."""
@@ -122,8 +126,13 @@ def read_prompts(
     for place, raw in itertools.islice(_rows(source, what, bad, skip_invalid), skip, None):
         if len(kept) == limit:
             break
-        row = _with_prompt(raw, prompt_tokens is not None)
-        ids, problem = _encoded(encoder, row, prompt_tokens)
+        try:
+            row = _with_prompt(raw, prompt_tokens is not None)
+            ids, problem = _encoded(encoder, row, prompt_tokens)
+        except InputError:
+            raise
+        except ValueError as error:
+            problem = str(error)
         if problem and skip_invalid:
             bad.add(f"{place}: {problem}")
             continue
@@ -210,7 +219,10 @@ def given_prompts(
 
 def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
     """The rows that ``read_prompts`` would read, as they are, with ``prompt`` or ``text``."""
-    return [_with_prompt(row, False) for _, row in _rows(source, what, BadRows(), False)]
+    return [
+        row | {"prompt": prompt} if (prompt := _with_prompt(row, False)["prompt"]) else row
+        for _, row in _rows(source, what, BadRows(), False)
+    ]
 
 
 def _rows(
@@ -235,16 +247,38 @@ def _rows(
 
 
 def _with_prompt(row: Row, cut: bool) -> Row:
-    """The row with ``prompt``: from ``messages``, or from ``text`` where that is to be cut."""
-    if "prompt" in row:
-        return row
-    messages = row.get("messages")
+    """The row with ``prompt``, as ``convert.py`` reads it, or from ``messages``, or ``text``.
+
+    Args:
+        row: as read.
+        cut: the prompt is to be cut out of ``text``, where there is no other.
+
+    Raises:
+        ValueError: a prompt and messages that do not begin alike, or messages in some program's
+            text.
+    """
+    prompt, messages = prompt_of(row), unpacked(row.get("messages"), "messages")
     if isinstance(messages, list) and messages:
-        last = messages[-1]
-        answered = isinstance(last, dict) and last.get("role") == "assistant"
-        rest = {name: value for name, value in row.items() if name != "messages"}
-        return rest | {"prompt": messages[:-1] if answered else messages}
-    return row | {"prompt": row.get("text")} if cut else row
+        asked = _asked(messages)
+        first = next((m.get("content") for m in asked if isinstance(m, dict)
+                      and m.get("role") == "user"), None)  # fmt: skip
+        if prompt is None or prompt == asked:
+            prompt = asked
+        elif isinstance(prompt, str) and prompt == first:  # the first turn of a whole dialogue
+            roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
+            prompt = messages[: roles.index("user") + 1]
+        else:
+            raise ValueError("prompt and messages: they begin otherwise (drop one of the columns)")
+    if prompt is None and cut:
+        prompt = row.get("text")
+    rest = {name: value for name, value in row.items() if name not in ("messages", *SYSTEMS)}
+    return rest | {"prompt": prompt}
+
+
+def _asked(messages: list[Any]) -> list[Any]:
+    """Messages without the answer that closes them."""
+    last = messages[-1]
+    return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages
 
 
 def _outside(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str | None:

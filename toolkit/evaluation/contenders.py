@@ -201,8 +201,8 @@ def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
     Raises:
         InputError: two came with other tokens each, so that no prompt is one for both.
     """
-    folders = [c.source for c in contenders
-               if c.adapter and (Path(c.source) / "tokenizer_config.json").is_file()]  # fmt: skip
+    found = [_tokenizer_of(c) for c in contenders]
+    folders = [folder for folder in found if folder is not None]
     vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders]
     for folder, vocabulary in zip(folders, vocabularies, strict=True):
         if vocabulary != vocabularies[0]:
@@ -211,6 +211,21 @@ def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
                 "(evaluate them apart, or name one by --tokenizer_name_or_path)"
             )
     return folders[0] if folders else None
+
+
+def _tokenizer_of(contender: Contender) -> str | None:
+    """The folder of the tokenizer that came with an adapter, or with a checkpoint's run."""
+    places = [contender.source]
+    if contender.kind == "checkpoint":
+        run = Path(contender.source).parent
+        settings: Any = {}
+        if (run / "run.json").is_file():
+            settings = read_object(run / "run.json", "run.json").get("settings", {})
+        named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]
+        places = [str(run / "adapters" / "policy"), *filter(None, named)]
+    elif contender.kind != "adapter":
+        return None
+    return next((p for p in places if (Path(p) / "tokenizer_config.json").is_file()), None)
 
 
 class Sampling:

@@ -167,7 +167,7 @@ def _without_text(value: Any) -> Any:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, str) and re.fullmatch(
-        "[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32|plain", value
+        "[0-9a-f]{16}|[0-9a-f]{64}|4bit|bf16|fp32|plain|messages|text|both", value
     ):
         return value
     return None

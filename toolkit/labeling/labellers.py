@@ -9,7 +9,7 @@ before: a labeller that is killed and started again labels the rest as if nothin
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
@@ -20,6 +20,7 @@ from toolkit.labeling.scripted import Scorer, pick_best
 from toolkit.labeling.store import Refused, Store, draw
 
 Prompt = str | list[dict[str, str]]
+Fields = dict[str, Any]
 
 
 class Picker(Protocol):
@@ -29,8 +30,13 @@ class Picker(Protocol):
     def cost(self) -> float:
         """What asking has cost so far."""
 
-    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
-        """Indices of the best: one, several for a tie, none if no answer was given."""
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
+        """Indices of the best: one, several for a tie, none if no answer was given.
+
+        ``fields`` are the further ones of the row.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,20 +45,28 @@ class ScorePicker:
 
     Attributes:
         scorer: TRL's signature, ``fn(prompts, completions) -> scores``. To have a user's function
-            checked and named in errors: ``partial(call_reward_function, fn, columns={})``.
+            checked and named in errors: ``partial(call_reward_function, fn)``.
+        takes_columns: it wants the row's further fields too, as ``columns``.
     """
 
     scorer: Scorer
     cost: float = 0.0
+    takes_columns: bool = False
 
-    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
         """Indices of the highest score.
 
         Raises:
             InputError: not one finite number for each completion.
         """
         prompts = [prompt] * len(completions)
-        scores = list(self.scorer(prompts=prompts, completions=answers(prompts, completions)))
+        more: Fields = {}
+        if self.takes_columns:
+            more["columns"] = {name: [v] * len(prompts) for name, v in (fields or {}).items()}
+        said = answers(prompts, completions)
+        scores = list(self.scorer(prompts=prompts, completions=said, **more))
         if len(scores) != len(completions):
             raise InputError(f"scorer: {len(scores)} scores for {len(completions)} completions")
         for score, completion in zip(scores, completions, strict=True):
@@ -72,7 +86,9 @@ class JudgePicker:
         """What the judge has cost so far."""
         return self.judge.cost
 
-    def best(self, prompt: Prompt, completions: list[str]) -> list[int]:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
         """The judge's pick; none if it refused."""
         index = self.judge.pick(prompt, completions)
         return [] if index is None else [index]
@@ -119,11 +135,13 @@ class ScriptedLabeller:
         check_seed(seed)
         self.name, self.picker, self.noise, self.ties, self.seed = name, picker, noise, ties, seed
 
-    def decide(self, prompt: Prompt, completions: list[str]) -> tuple[str, int | None]:
+    def decide(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> tuple[str, int | None]:
         """What this labeller says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
         if len(set(completions)) == 1:  # no pick could tell them apart
             return "tie", None
-        best = self.picker.best(prompt, completions)
+        best = self.picker.best(prompt, completions, fields)
         if not best:
             return "skip", None
         scores = [float(k in best) for k in range(len(completions))]
@@ -158,7 +176,7 @@ class ScriptedLabeller:
                 task = store.next_task(labeller)
                 if task is None:
                     break
-                action, index = self.decide(task.prompt, task.completions)
+                action, index = self.decide(task.prompt, task.completions, task.extra)
                 position = None if index is None else task.order.index(index)
                 reason = "refused" if action == "skip" else None
                 try:

@@ -139,7 +139,10 @@ class Settings:
 
 
 class Task(NamedTuple):
-    """What a labeller is asked: ``order[position]`` is the index of the completion shown there."""
+    """What a labeller is asked: ``order[position]`` is the index of the completion shown there.
+
+    ``extra`` holds the row's further fields, which a script's function may ask for.
+    """
 
     form: str
     item: int
@@ -148,6 +151,7 @@ class Task(NamedTuple):
     prompt: Any
     completions: list[str]
     order: list[int]
+    extra: dict[str, Any]
 
 
 class Labeller(NamedTuple):
@@ -459,11 +463,12 @@ class Store:
         self, db: sqlite3.Connection, labeller: Labeller, item: int, turn: int, form: str
     ) -> Task:
         row = db.execute(
-            "SELECT kind, prompt, completions FROM items WHERE id = ?", (item,)
+            "SELECT kind, prompt, completions, extra FROM items WHERE id = ?", (item,)
         ).fetchone()
         completions = json.loads(row["completions"])
         order = shown_order(item, labeller.id, turn, len(completions))
-        return Task(form, item, turn, row["kind"], json.loads(row["prompt"]), completions, order)
+        prompt, extra = json.loads(row["prompt"]), json.loads(row["extra"])
+        return Task(form, item, turn, row["kind"], prompt, completions, order, extra)
 
     def _reap(self, db: sqlite3.Connection, now: float) -> None:
         """Leases that ran out: their items are free again."""

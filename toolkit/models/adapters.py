@@ -75,11 +75,12 @@ MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder
 
 
 # How peft may begin LoRA without changing the base that it sits on.
-HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # What an adapter may ask for that roles switched on one base do not give it.
 NOT_HELD = {
     "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
     "layer_replication": "repeats layers of the base",
+    "target_parameters": "has LoRA on bare parameters (of experts, say)",
     "arrow_config": "routes between other adapters (Arrow)",
     "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
 }
@@ -134,7 +135,7 @@ class Parts:
                 parts.saved.append(key)
             elif key.endswith("bias") and config.get("bias", "none") != "none":
                 parts.biases.append(key)
-            elif last in EMBEDDINGS and key.endswith("weight"):
+            elif last in EMBEDDINGS and (key.endswith("weight") or copied):
                 parts.copies.append(key)
             else:
                 parts.unknown.append(key)
@@ -218,7 +219,8 @@ def check_adapter(
 def _header(folder: Path) -> tuple[Parts, dict[str, list[int]]]:
     """What lies in an adapter's file, and the shape of each weight; nothing is loaded."""
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+        keys = list(weights.keys())
+        shapes = {key: weights.get_slice(key).get_shape() for key in keys}
     return Parts.of(shapes, read_object(folder / "adapter_config.json", "adapter")), shapes
 
 
@@ -271,14 +273,32 @@ def _check_weights(
             f"adapter_config.json names, {parts.unknown[0]} for one; they would be lost "
             f"({MERGE.format(folder=folder)})"
         )
+    whole = [key for key in parts.saved if len(shapes[key]) > 1 and not _embedding_of(key)]
+    if whole:
+        raise InputError(
+            f"{what}: {folder}: {whole[0]} is a linear layer that was trained whole, where other "
+            f"roles have LoRA ({MERGE.format(folder=folder)})"
+        )
     rows = vocabulary_size(base_name)
+    listed = config.get("trainable_token_indices") or []
+    ids = [i for part in (listed.values() if isinstance(listed, dict) else [listed]) for i in part]
+    if rows is not None and max(ids, default=0) >= rows:
+        raise InputError(
+            f"{what}: {folder}: it has a row for token {max(ids)}, but the base has {rows}: the "
+            f"vocabulary was resized ({MERGE.format(folder=folder)})"
+        )
     for key in parts.saved + parts.copies:
-        last = next((name for name in key.split(".") if name in EMBEDDINGS), "")
+        last = _embedding_of(key)
         if rows is not None and last and shapes[key][0] != rows:
             raise InputError(
                 f"{what}: {folder}: its {last} has {shapes[key][0]} rows, but the base has {rows}: "
                 f"the vocabulary was resized ({MERGE.format(folder=folder)})"
             )
+
+
+def _embedding_of(key: str) -> str:
+    """Which embedding or head a key is of; "" for none."""
+    return next((name for name in key.split(".") if name in EMBEDDINGS), "")
 
 
 def add_saved_adapter(
@@ -316,7 +336,14 @@ def add_saved_adapter(
         held = {key.rpartition(".")[0].rpartition(".")[2] for key in parts.saved}
         whole = sorted(set(whole) | held & set(EMBEDDINGS))
     config.modules_to_save = whole or None
-    model.add_adapter(name, config)
+    try:
+        model.add_adapter(name, config)
+    except (ValueError, TypeError, IndexError) as error:  # peft's own refusals
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{folder}: it has no place beside the other roles' adapters: {reason[:200]} "
+            f"({MERGE.format(folder=folder)})"
+        ) from None
     if tied:
         tie_copies(base, name)
     heed_whose_rows(model)

@@ -142,8 +142,10 @@ def _turn_end(tokenizer: Any) -> int | None:
     except Exception:  # a template is a program; one that refuses this is told of when it is used
         return None
     behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return next((i for i in behind if i in special), None)
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    named = {i for i, token in added.items() if str(token).strip()}  # "\n\n" is no end
+    return next((i for known in (special, named) for i in behind if i in known), None)
 
 
 def context_length(name: str, revision: str = "main") -> int | None:

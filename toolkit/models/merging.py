@@ -48,16 +48,22 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     own = (folder / "tokenizer_config.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(adapter if own else name)
 
-    model = _load(name, dtype)
+    model = _load(name, dtype, config.revision or "main")
     rows = model.get_input_embeddings().weight.shape[0]
     if own and len(tokenizer) > rows:  # as peft's AutoPeftModel does; the adapter brings the rows
         model.resize_token_embeddings(len(tokenizer))
+    _untie(model)
     whole = _with_adapter(model, adapter)
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
     if not hasattr(whole, "merge_and_unload"):
         raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
-    merged = whole.merge_and_unload()
+    try:
+        merged = whole.merge_and_unload()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or config.peft_type
+        raise InputError(f"adapter: {adapter}: peft cannot merge it: {reason[:200]}") from None
+    _tie_again(merged)
     with atomic_directory(out) as aside:
         merged.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
@@ -74,10 +80,28 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
 
 
-def _load(name: str, dtype: str) -> Any:
+def _untie(model: Any) -> None:
+    """Give the head a weight of its own: an adapter on one of two tied ones is merged into one."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+
+
+def _tie_again(model: Any) -> None:
+    """Make equal ones one, as they were."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and torch.equal(head.weight, embedding.weight):
+        head.weight = embedding.weight
+        model.config.get_text_config().tie_word_embeddings = True
+        model.config.tie_word_embeddings = True
+
+
+def _load(name: str, dtype: str, revision: str = "main") -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
-            name, dtype=DTYPES[dtype], use_safetensors=True
+            name, dtype=DTYPES[dtype], use_safetensors=True, revision=revision
         ).eval()
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]

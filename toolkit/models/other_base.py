@@ -44,12 +44,14 @@ class TextRewardModel:
         self.__name__ = f"reward model {Path(name).name}"
         self.gain, self.bias = 1.0, 0.0
         self.adapter: Path | None = None
+        self.revision = "main"
         self.base = name
         if (Path(name) / "adapter_config.json").is_file():
             self.adapter = Path(name)
             config = read_object(self.adapter / "adapter_config.json", "--reward_model")
             self.base = config.get("base_model_name_or_path") or ""
             check_adapter(self.adapter, self.base, "SEQ_CLS", "--reward_model", precision)
+            self.revision = config.get("revision") or "main"  # of the base that it was trained on
             facts = read_facts(self.adapter)
             self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
         check_base(self.base)
@@ -80,7 +82,7 @@ class TextRewardModel:
         """The model, frozen."""
         if self._model is None:
             kind = "new" if self.adapter is not None else "own"
-            model: Any = load_base(self.base, self.precision, score_head=kind)
+            model: Any = load_base(self.base, self.precision, self.revision, score_head=kind)
             if self.adapter is not None:
                 model = PeftModel.from_pretrained(model, str(self.adapter))
             self._model = model.eval().requires_grad_(False)

@@ -20,9 +20,15 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder, render
+from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder, is_rendered, render
 from toolkit.data.prompts import Messages, Prompts
-from toolkit.data.text import answer_text, decode_pair, text_ids, token_id
+from toolkit.data.text import (
+    answer_text,
+    decode_pair,
+    special_prefix,
+    text_ids,
+    token_id,
+)
 from toolkit.errors import InputError
 from toolkit.models.adapters import FACTS, read_facts
 
@@ -35,6 +41,7 @@ class Reading:
         ends_with: the id of the token that closes each text; None for nothing.
         whole: messages are rendered whole, the assistant's among them, as TRL does.
         template: what made text of messages in training; None for the tokenizer's own.
+        trained_on: "messages" (or text that a template had rendered), "text", or "both".
         padding: an id that transformers' pooling takes for padding, and so passes over, at a text's
             end; None for none.
     """
@@ -42,10 +49,20 @@ class Reading:
     ends_with: int | None = None
     whole: bool = False
     template: str | None = None
+    trained_on: str = "both"
     padding: int | None = None
 
     def check(self, prompts: Prompts) -> None:
         """Raise InputError if the policy's messages go through another template than these did."""
+        if self.trained_on != "both":
+            kinds = {"messages" if not isinstance(given, str) or is_rendered(given) else "text"
+                     for given in prompts.given.values()}  # fmt: skip
+            other = next((kind for kind in sorted(kinds) if kind != self.trained_on), None)
+            if other is not None:
+                raise InputError(
+                    f"reward_adapter: it was trained on {self.trained_on}, but there are prompts "
+                    f"of {other} (give it what it knows: its scores of others mean nothing)"
+                )
         if prompts.messages and not self.whole and self.template != prompts.template:
             known = {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}
             raise InputError(
@@ -68,6 +85,7 @@ class Reading:
         """
         if isinstance(prompts, Prompts):
             self.check(prompts)
+        closing = self._closing(tokenizer)
         rows = []
         for i, (prompt, completion) in enumerate(zip(prompts, kept, strict=True)):
             given = prompts.given.get(i) if isinstance(prompts, Prompts) else None
@@ -76,8 +94,7 @@ class Reading:
                 text = decode_pair(tokenizer, prompt, completion)[1]
                 row = self._turn(tokenizer, given, text, prompts.row(i), prompts.template)
             else:
-                row = prompt + completion
-                row = row if self.ends_with is None else [*row, self.ends_with]
+                row = prompt + completion + closing
             rows.append(self._read(row))
         return rows
 
@@ -118,6 +135,15 @@ class Reading:
         follows = f" {text.lstrip(' ')}" if chat and encoder.plain else text
         whole = ids + encoder.completion_ids(ids, asked, follows, chat)
         return whole if self.ends_with is None else [*whole, self.ends_with]
+
+    def _closing(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The ids behind a completion; of TRL's text, what the tokenizer appends by itself too."""
+        if self.ends_with is None:
+            return []
+        if not self.whole:
+            return [self.ends_with]
+        ids: list[int] = tokenizer([self._end_text(tokenizer)])["input_ids"][0]
+        return ids[len(special_prefix(tokenizer)) :]
 
     def _end_text(self, tokenizer: PreTrainedTokenizerBase) -> str:
         if self.ends_with is None:
@@ -168,6 +194,7 @@ def reading_of(
         found = Reading(
             token_id(tokenizer, facts.get("ends_with"), f"{folder}: ends_with"),
             whole=bool(facts.get("whole_turns")),
+            trained_on=facts.get("trained_on", "both"),
             template=PLAIN_TEMPLATE if template == "plain" else template,
         )
     else:

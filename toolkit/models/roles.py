@@ -78,6 +78,12 @@ class Roles(Actors):
         lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
         self.base_name = absolute_if_local(base.name_or_path or "")
         self.autocast_dtype = autocast_dtype
+        for name, _ in base.named_modules():
+            if {POLICY, REFERENCE, VALUE, REWARD} & set(name.split(".")):
+                raise InputError(
+                    f"{type(base).__name__}: its module {name} is called as a role is, and peft "
+                    "tells adapters by name: such models are not supported"
+                )
         lean_decoder(base)
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)

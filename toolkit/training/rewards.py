@@ -162,10 +162,21 @@ def function_name(function: RewardFunction) -> str:
 
 
 def _wanted(function: RewardFunction, columns: Columns) -> Columns:
-    """The columns that the function takes: those it names, or all if it has ``**columns``."""
+    """The columns that the function takes: those it names, or all if it has ``**columns``.
+
+    Raises:
+        InputError: it cannot do without a column that the rows do not have.
+    """
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return columns
+    for name, p in parameters.items():
+        given = name in columns or name in ("prompts", "completions")
+        if not given and p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
+            raise InputError(
+                f"reward function {function_name(function)}: it asks for the column {name!r}, but "
+                f"the prompts' rows have {', '.join(sorted(columns)) or 'no further ones'}"
+            )
     return {name: values for name, values in columns.items() if name in parameters}
 
 
@@ -182,6 +193,8 @@ def call_reward_function(
     try:
         wanted = _wanted(function, columns)
         scores = function(prompts=prompts, completions=completions, **wanted)
+    except InputError:
+        raise
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import stop_ids, token_id
+from toolkit.data.text import end_ids, stop_ids, token_id
 from toolkit.errors import InputError
 from toolkit.maths.sequences import is_any, pad, truncate
 from toolkit.models.actors import POLICY, Actors
@@ -32,6 +32,7 @@ class SamplingRule:
         penalty: score of a completion without one there.
         missing_eos_penalty: taken off the score of a completion without any of ``ends``.
         end_ids: what ends a completion though sampling goes on; by default ``stop_ids``.
+        known_ends: the model's end tokens, which the scorer does not see where text is cut at one.
         show_stop: the scorer sees the stop token too, as TRL's reward models do, which were trained
             with it.
     """
@@ -46,6 +47,7 @@ class SamplingRule:
     missing_eos_penalty: float | None = None
     show_stop: bool = False
     end_ids: tuple[int, ...] = ()
+    known_ends: tuple[int, ...] = ()
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -74,7 +76,10 @@ class SamplingRule:
             return mask, torch.ones_like(mask[:, 0])
         ids = torch.where(mask, sampled.completion_ids, -1)
         kept, valid = truncate(ids, self.truncate_id, self.truncate_after, pad_id=-1)
-        return kept != -1, valid
+        seen = kept != -1
+        if self.truncate_id in self.known_ends and not self.show_stop:
+            seen &= kept != self.truncate_id  # an end, and no part of the text
+        return seen, valid
 
 
 def sampling_rule(
@@ -122,6 +127,7 @@ def sampling_rule(
         truncate_after=truncate_after,
         penalty=penalty,
         missing_eos_penalty=missing_eos_penalty,
+        known_ends=end_ids(tokenizer),
     )
 
 
