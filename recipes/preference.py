@@ -41,7 +41,8 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
-    args.check(name, model_args.precision, copied=config.method in ("dpo", "kto"))
+    fused = config.method in ("dpo", "kto")  # with a reference, and TRL's fused head
+    args.check(name, model_args.precision, lora, fused, fused)
     data = prepare_completions(
         data_args.open("best", config.seed),
         data_args.encoder(tokenizer, model_args.longest(config.max_length)), stop_id,

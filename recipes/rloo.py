@@ -19,7 +19,7 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.models.adapters import check_adapter, check_copied
+from toolkit.models.adapters import check_adapter, check_for_trl
 from toolkit.models.other_base import TextRewardModel
 from toolkit.training.baseline_config import RLOOBaselineConfig
 from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
@@ -50,11 +50,13 @@ def main(
         check_adapter(
             args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
         )
-        check_copied(args.policy_adapter, "--policy_adapter")
+        check_for_trl(args.policy_adapter, name, "--policy_adapter", True, True)
         if args.reference == "base":
             raise InputError(
                 "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
             )
+    else:
+        lora.check_for_trl()
     args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
     model_args.check_context(prompts + (held_out or []), config.response_length)

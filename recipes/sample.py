@@ -18,7 +18,7 @@ from toolkit.cli import run
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.data.text import decode_pair
-from toolkit.errors import check_range, check_seed
+from toolkit.errors import InputError, check_range, check_seed
 from toolkit.models.adapters import check_adapter
 from toolkit.models.roles import Roles
 
@@ -105,10 +105,18 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         for i, kept in enumerate(texts)
         if len(kept) == args.completions
     ]
+    without = len(prompts) - len(rows)
+    lacking = f"{without} without {args.completions} that are not empty"
+    lacking += " and end" if rule.truncate_id is not None else ""
+    if not rows:
+        raise InputError(
+            f"{args.prompts}: no row to write: {lacking} (the first of {args.tries} "
+            "--tries may do with a longer --response_length, or --stop_token none)"
+        )
     write_jsonl(args.output, rows)
     print(
         f"{args.output}: {len(rows)} rows of {args.completions} completions; left out: "
-        f"{left_out} prompts by length, {len(prompts) - len(rows)} without enough that end"
+        f"{left_out} prompts by length, {lacking}"
     )
 
 

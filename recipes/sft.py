@@ -48,7 +48,7 @@ def main(
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     longest = model_args.longest(config.max_length)
-    args.check(name, model_args.precision)
+    args.check(name, model_args.precision, lora)
     if args.text is not None:
         data = prepare_text(
             args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent

@@ -30,11 +30,12 @@ from toolkit.labeling.server import (
 from toolkit.labeling.store import Settings, Store
 from toolkit.models.adapters import (
     check_adapter,
-    check_copied,
+    check_for_trl,
     count_beside_lora,
     lora_config,
 )
 from toolkit.models.loading import (
+    HEADS,
     check_base,
     check_context,
     context_length,
@@ -161,6 +162,15 @@ class LoraArguments:
         if not self.lora_target_modules.strip(" ,"):
             raise InputError("lora_target_modules is empty", "lora_target_modules")
 
+    def check_for_trl(self, head: bool = True) -> None:
+        """Raise InputError if TRL's trainers would refuse LoRA on the output head."""
+        names = {name.strip().rpartition(".")[2] for name in self.lora_target_modules.split(",")}
+        if head and names & set(HEADS[:2]):
+            raise InputError(
+                "lora_target_modules: TRL's trainers refuse LoRA on the output head (leave it out; "
+                "ppo.py trains it)", "lora_target_modules",
+            )  # fmt: skip
+
     def config(self, task_type: str) -> LoraConfig:
         """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
         return lora_config(self.lora_r, self.lora_alpha, self.lora_target_modules, task_type)
@@ -264,18 +274,22 @@ class StartArguments:
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
-    def check(self, base_name: str, precision: str, copied: bool = False) -> None:
-        """Raise InputError unless the adapter, if there is one, fits the base.
+    def check(
+        self, base_name: str, precision: str, lora: LoraArguments, copied: bool = False,
+        head: bool = True,
+    ) -> None:  # fmt: skip
+        """Raise InputError unless the adapter, if there is one, fits the base and TRL's trainers.
 
         Args:
             base_name, precision: of the base.
-            copied: TRL makes a frozen copy of it, for its reference.
+            lora: the adapter that is trained where none is given.
+            copied, head: as for ``check_for_trl``.
         """
-        if self.policy_adapter is not None:
-            what = "--policy_adapter"
-            check_adapter(self.policy_adapter, base_name, "CAUSAL_LM", what, precision)
-            if copied:
-                check_copied(self.policy_adapter, what)
+        if self.policy_adapter is None:
+            return lora.check_for_trl(head)
+        what = "--policy_adapter"
+        check_adapter(self.policy_adapter, base_name, "CAUSAL_LM", what, precision)
+        return check_for_trl(self.policy_adapter, base_name, what, copied, head)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 from trl import RewardConfig, RewardTrainer
@@ -17,6 +17,7 @@ from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, given_prompts, joined, read_prompts
 from toolkit.data.text import closing_id, end_ids, stop_ids, text_ids
 from toolkit.errors import InputError
+from toolkit.models.generation import Sampled
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import Reading, reading_of
 from toolkit.models.roles import Roles
@@ -446,3 +447,117 @@ def test_messages_through_another_template_than_the_rewards_are_refused(chat: st
 
 def test_text_ids_of_nothing_are_nothing(demo_model: str) -> None:
     assert text_ids(load_tokenizer(demo_model), []) == []
+
+
+# What a hostile tester found.
+
+
+def test_a_stock_model_of_a_tokenizer_that_appends_eos_saw_both_ends(
+    variant: Callable[..., str], tmp_path: Path
+) -> None:
+    """TRL writes the end's text, and its tokenizer then appends another: its rows are asked."""
+    folder = variant(single="$A <|endoftext|>")
+    tokenizer = load_tokenizer(folder)
+    expected = trl_rows(folder, False, tmp_path)
+    assert expected[0][-2:] == [1, 1]
+    reading = reading_of(tmp_path, tokenizer)
+    prompts = given_prompts([{"prompt": PROMPT}] * 2, tokenizer)
+    kept = text_ids(tokenizer, [" Good.", " No!"])
+    assert reading.rows(tokenizer, prompts, kept) == expected
+    assert reading.text_rows(tokenizer, [PROMPT] * 2, [" Good.", " No!"]) == expected
+
+
+def test_messages_that_a_table_holds_as_text_are_messages_and_others_text_is_refused(
+    chat: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(chat)
+    rows = [{"prompt": json.dumps(USER)}, {"messages": json.dumps(USER)}, {"prompt": USER}]
+    prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
+    assert prompts[0] == prompts[1] == prompts[2] and prompts.given[0] == USER
+    file = jsonl(tmp_path / "q.jsonl", [{"prompt": str(USER)}])
+    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt: messages that some program wrote"):
+        read_prompts(file, tokenizer, 64)
+
+
+def test_a_system_text_and_a_dialogue_beside_its_first_turn_make_messages(
+    chat: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(chat)
+    dialogue = [*USER, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "No."}]
+    rows = [{"prompt": PROMPT, "system": "Be brief."}, {"prompt": PROMPT, "messages": dialogue}]
+    prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
+    assert prompts.given[0] == [{"role": "system", "content": "Be brief."}, *USER]
+    assert prompts.given[1] == USER
+    file = jsonl(tmp_path / "q.jsonl", [{"prompt": "Other.", "messages": dialogue}])
+    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt and messages: they begin otherwise"):
+        read_prompts(file, tokenizer, 64)
+
+
+def test_text_before_a_chat_model_is_said_to_be_continued_not_answered(
+    chat: str, demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = jsonl(tmp_path / "p.jsonl", [{"prompt": PROMPT}])
+    read_prompts(file, load_tokenizer(chat), 64)
+    assert "continued as they stand, not answered" in capsys.readouterr().out
+    read_prompts(file, load_tokenizer(demo_model), 64)
+    read_prompts(jsonl(tmp_path / "m.jsonl", [{"prompt": USER}]), load_tokenizer(chat), 64)
+    assert "not answered" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "prompt", "refused"),
+    [("messages", PROMPT, True), ("messages", USER, False), ("text", USER, True),
+     ("text", PROMPT, False), ("both", PROMPT, False), ("messages", "<|im_start|>user\nHi", False)],
+)  # fmt: skip
+def test_a_reward_model_scores_the_kind_of_prompt_that_it_was_trained_on(
+    trained_on: str, prompt: Any, refused: bool, chat: str
+) -> None:
+    prompts = given_prompts([{"prompt": prompt}], load_tokenizer(chat))
+    reading = Reading(trained_on=trained_on)
+    if not refused:
+        return reading.check(prompts)
+    with pytest.raises(InputError, match=f"it was trained on {trained_on}, but there are prompts"):
+        reading.check(prompts)
+    return None
+
+
+def test_an_end_token_at_which_text_is_truncated_is_hidden_from_the_scorer(demo_model: str) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    rule = sampling_rule(tokenizer, 4, 1.0, "none", tokenizer.eos_token, 0)
+    ids = torch.tensor([[20, 21, 1, 22], [20, 21, 22, 23]])
+    seen, valid = rule.visible(Sampled(ids, torch.ones_like(ids, dtype=torch.bool), ids * 0.0))
+    assert [row[mask].tolist() for row, mask in zip(ids, seen, strict=True)] == [
+        [20, 21], [20, 21, 22, 23]
+    ]  # fmt: skip
+    assert valid.tolist() == [True, False]
+    dot = sampling_rule(tokenizer, 4, 1.0, None, ".", 0)  # part of the text: it stays
+    full_stop = dot.truncate_id
+    ids = torch.tensor([[20, full_stop, 22, 23]])
+    seen, _ = dot.visible(Sampled(ids, torch.ones_like(ids, dtype=torch.bool), ids * 0.0))
+    assert ids[seen].tolist() == [20, full_stop]
+
+
+def test_white_space_behind_an_answer_is_no_end_of_turn(variant: Callable[..., str]) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    folder = variant("blank", template=template)
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["\n\n"])
+    tokenizer.save(str(path))
+    assert load_tokenizer(folder).turn_end_id is None
+
+
+def test_a_split_of_a_saved_dataset_is_named_or_said(
+    demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    DatasetDict({
+        name: Dataset.from_list([{"prompt": text}])
+        for name, text in (("train", "We ate."), ("test", "It rained."))
+    }).save_to_disk(str(tmp_path / "saved"))  # fmt: skip
+    (test,), _ = read_prompts(f"{tmp_path / 'saved'}:test", tokenizer, 64)
+    assert test == tokenizer("It rained.")["input_ids"]
+    capsys.readouterr()
+    (train,), _ = read_prompts(tmp_path / "saved", tokenizer, 64)
+    assert train == tokenizer("We ate.")["input_ids"]
+    assert "split train of train, test" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from toolkit.hub.base import Base, find_base
 from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info
 from toolkit.hub.gate import Probes, compare, measure, pass_gate, python_of, run_lines
-from toolkit.hub.lines import PROBE, Names
+from toolkit.hub.lines import Names, ids_line, probe_lines
 from toolkit.hub.source import Source, read_source
 from toolkit.hub.stage import stage
 from toolkit.hub.upload import publish
@@ -40,7 +40,7 @@ def ours(adapters: Path, demo_model: str) -> dict[str, tuple[Source, Probes]]:
 def run_here(lines: str, kind: str) -> Probes:
     """The card's lines and the probes, in this process."""
     scope: dict[str, Any] = {}
-    exec(compile(lines + PROBE[kind], "card", "exec"), scope)
+    exec(compile(lines + probe_lines(kind, ids_line("text")), "card", "exec"), scope)
     ids = [list(map(int, scope["tokenizer"](text)["input_ids"])) for text in gate.PROBES]
     return Probes(ids, [scope["_numbers"](text) for text in gate.PROBES])
 
@@ -136,9 +136,7 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
     staged = stage(source, base, card, None, tmp_path / "staged").folder
     spoil(staged)
 
-    def here(
-        kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str
-    ) -> Probes:
+    def here(kind: str, lines: str, staged: Path, base: Path, names: Names, *more: Any) -> Probes:
         cache = tmp_path / "cache"
         gate._pretend(cache, names.repo_id, "f" * 40, staged)
         gate._pretend(cache, names.base_id, names.sha, base)

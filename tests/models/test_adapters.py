@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from toolkit.errors import InputError
-from toolkit.models.adapters import Parts, check_adapter, lora_config
+from toolkit.models.adapters import Parts, check_adapter, check_for_trl, lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
@@ -306,9 +306,26 @@ def by_tokens(base: str, folder: Path) -> Path:
     return folder
 
 
+def linear_layer(base: str, folder: Path) -> Path:
+    return saved(base, folder, modules_to_save=["o_proj"])
+
+
+def rows_of_new_tokens(base: str, folder: Path) -> Path:
+    """Rows 1024 and 1025, for which the base was resized."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(1026)
+    model = get_peft_model(model, LoraConfig(
+        r=4, target_modules=["q_proj"], task_type="CAUSAL_LM",
+        trainable_token_indices=[1024, 1025]))  # fmt: skip
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (linear_layer, "o_proj.weight is a linear layer that was trained whole"),
+        (rows_of_new_tokens, "it has a row for token 1025, but the base has 1024"),
         (begun_by("pissa"), "begun by pissa, which changed the base's weights"),
         (begun_by("olora"), "begun by olora"),
         (by_tokens, "switched on by tokens of the prompt"),
@@ -342,6 +359,48 @@ def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
     ids = torch.tensor([[5, 6, 7, model.get_input_embeddings().weight.shape[0] - 1, 8]])
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["LoRA on the head", "LoRA on the embedding"])
+def test_merging_an_adapter_on_one_of_two_tied_weights_unties_them(
+    kind: str, demo_model: str, tmp_path: Path
+) -> None:
+    folder = saved(demo_model, tmp_path / "adapter", **KINDS[kind])
+    merge_adapter(str(folder), demo_model, tmp_path / "merged", "fp32")
+    torch.testing.assert_close(
+        plain(str(tmp_path / "merged"), None), plain(demo_model, folder), rtol=0, atol=1e-3
+    )
+
+
+def test_merging_into_another_base_than_the_adapters_is_said(
+    untied: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(untied, tmp_path / "adapter")
+    shutil.copytree(untied, tmp_path / "moved")
+    merge_adapter(str(folder), str(tmp_path / "moved"), tmp_path / "merged", "fp32")
+    said = capsys.readouterr().out
+    assert f"names {untied}, and is merged into {tmp_path / 'moved'}" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "tied", "copied", "said"),
+    [("biases", False, True, "trained biases, of which TRL keeps no frozen copy"),
+     ("rows of the embedding", False, True, "trained rows of the embedding, of which"),
+     ("LoRA on the head", False, False, "LoRA on the output head, which TRL's trainers refuse"),
+     ("rows of the embedding", True, False, "rows of an embedding that is the output head too"),
+     ("rows of the embedding", False, False, None), ("norms", True, True, None)],
+)  # fmt: skip
+def test_what_trls_trainers_cannot_go_on_from_is_refused_before_a_model_is_loaded(
+    kind: str, tied: bool, copied: bool, said: str | None, demo_model: str, untied: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    base = demo_model if tied else untied
+    folder = saved(base, tmp_path / "adapter", **KINDS[kind])
+    if said is None:
+        return check_for_trl(folder, base, "--policy_adapter", copied, head=True)
+    with pytest.raises(InputError, match=said):
+        check_for_trl(folder, base, "--policy_adapter", copied, head=True)
+    return None
 
 
 def test_merging_refuses_what_is_no_policy_and_leaves_nothing(untied: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.comparisons import Row, problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
-from toolkit.data.encoding import Encoder, last_whole
+from toolkit.data.encoding import Encoder, is_rendered, last_whole
 from toolkit.data.files import require_file
 from toolkit.data.sources import read_table
 from toolkit.data.text import decode_pair
@@ -152,7 +152,15 @@ def read_prompts(
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
             left_out += 1
-    for line in encoder.notes():
+    notes = encoder.notes()
+    plain = any(_kind(given) == "text" for given in kept.given.values())
+    if plain and getattr(tokenizer, "chat_template", None):
+        notes.append(
+            "prompts are text, and the model has a chat template: they are continued as they "
+            'stand, not answered (for that, write rows of {"messages": [{"role": "user", '
+            '"content": ...}]})'
+        )
+    for line in notes:
         print(f"{source}: {line}")
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
@@ -223,6 +231,10 @@ def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
         row | {"prompt": prompt} if (prompt := _with_prompt(row, False)["prompt"]) else row
         for _, row in _rows(source, what, BadRows(), False)
     ]
+
+
+def _kind(given: str | Messages) -> str:
+    return "messages" if not isinstance(given, str) or is_rendered(given) else "text"
 
 
 def _rows(

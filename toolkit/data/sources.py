@@ -1,7 +1,7 @@
 """Tables of rows, one row at a time, from where people keep them; and back into files.
 
     comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
-    a folder: all such files in it, by name; or what datasets' save_to_disk made
+    a folder: all such files in it, by name; or what datasets' save_to_disk made (folder:split)
     owner/name or owner/name:split, a dataset on the Hub
 
 Each row comes with its place, for messages: ``file:line`` where there are lines, else
@@ -46,7 +46,9 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
         for file in files:
             yield from read_table(file, what, on_bad)
         return
-    if path.is_dir() or (not path.exists() and HUB_ID.fullmatch(str(source))):
+    folder = Path(str(source).rpartition(":")[0])
+    split = not path.exists() and str(folder) != "." and folder.is_dir()
+    if path.is_dir() or split or (not path.exists() and HUB_ID.fullmatch(str(source))):
         yield from _read_dataset(str(source), what)
         return
     require_file(path, what)
@@ -143,10 +145,11 @@ def _read_dataset(source: str, what: str) -> Iterator[Placed]:
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetNotFoundError
 
-    name, _, split = source.partition(":") if not Path(source).is_dir() else (source, "", "")
+    name, _, split = source.rpartition(":") if not Path(source).is_dir() else (source, "", "")
+    name, split = (name, split) if name else (source, "")
     try:
-        if Path(source).is_dir():
-            loaded: Any = load_from_disk(source)
+        if Path(name).is_dir():
+            loaded: Any = load_from_disk(name)
         else:
             loaded = load_dataset(name)
     except (OSError, ValueError, DatasetNotFoundError) as error:
@@ -159,6 +162,8 @@ def _read_dataset(source: str, what: str) -> Iterator[Placed]:
         wanted = split or ("train" if "train" in loaded else next(iter(loaded)))
         if wanted not in loaded:
             raise InputError(f"{what}: {source}: its splits are {', '.join(loaded)}")
+        if not split and len(loaded) > 1:
+            print(f"{source}: split {wanted} of {', '.join(loaded)} ({source}:SPLIT for another)")
         loaded = loaded[wanted]
     for index, row in enumerate(loaded):
         yield f"{source}:{index}", row

@@ -114,7 +114,10 @@ def render(
     """
     names = Names(repo_id, base.repo_id, base.sha)
     gain, bias = (float(source.facts.get(k, d)) for k, d in (("gain", 1.0), ("bias", 0.0)))
-    lines = loading_lines(source.kind, source.precision, names, gain, bias, source.ends_with)
+    lines = loading_lines(
+        source.kind, source.precision, names, gain, bias, source.ends_with,
+        source.written_prefix(base.files),
+    )  # fmt: skip
     licence: dict[str, Any] = dict(base.licence)
     metadata = ModelCardData(
         base_model=base.repo_id,

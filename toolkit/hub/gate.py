@@ -22,7 +22,7 @@ from torch import Tensor
 
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
-from toolkit.hub.lines import PROBE, Names
+from toolkit.hub.lines import Names, ids_line, probe_lines
 from toolkit.hub.scan import scan, scrub
 from toolkit.hub.source import VALUE_HEAD, Source
 from toolkit.models.actors import REFERENCE
@@ -57,7 +57,7 @@ class Probes:
 def measure(source: Source, base: Path) -> Probes:
     """The probes as training's own code computes them, from the adapter's own folder."""
     tokenizer = load_tokenizer(str(source.tokenizer_home(base)), base=str(base))
-    rows = [list(map(int, tokenizer(text + source.ends_with)["input_ids"])) for text in PROBES]
+    rows = source.rows(tokenizer, PROBES)
     model = load_base(str(base), source.precision)
     if source.kind == "reward":
         roles = Roles(model, reward_adapter=source.folder)
@@ -106,8 +106,9 @@ def _gaps(some: list[list[float]], others: list[list[float]]) -> list[float]:
 
 
 def run_lines(
-    kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str = ""
-) -> Probes:
+    kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str = "",
+    prefix: list[int] | None = None,
+) -> Probes:  # fmt: skip
     """Run the card's lines, and below them the probes, in a clean process.
 
     Args:
@@ -115,7 +116,7 @@ def run_lines(
         lines: the card's Python.
         staged, base: folders that stand for the repositories.
         names: of these.
-        ends_with: what the card's lines put behind a text, for the tokens to be compared.
+        ends_with, prefix: how the card's lines make tokens of a text (``ids_line``).
 
     Raises:
         InputError: they fail.
@@ -125,9 +126,10 @@ def run_lines(
         _pretend(cache, names.repo_id, "f" * 40, staged)
         _pretend(cache, names.base_id, names.sha, base)
         script = Path(scratch) / "card.py"
+        ids = ids_line("text", ends_with, prefix)
         probe = (
-            f"{PROBE[kind]}\nimport json as _json\n\n_texts = {list(PROBES)!r}\n"
-            f'_ids = [list(map(int, tokenizer(t + {ends_with!r})["input_ids"])) for t in _texts]\n'
+            f"{probe_lines(kind, ids)}\nimport json as _json\n\n_texts = {list(PROBES)!r}\n"
+            f"_ids = [{ids}[0].tolist() for text in _texts]\n"
             f"print({MARK!r} + _json.dumps([_ids, [_numbers(t) for t in _texts]]))\n"
         )
         script.write_text(lines + probe, encoding="utf-8")
@@ -219,8 +221,9 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
     try:
         ours = measure(source, base.files)
         theirs = run_lines(
-            source.kind, python_of(card), staged, base.files, names, source.ends_with
-        )
+            source.kind, python_of(card), staged, base.files, names, source.ends_with,
+            source.written_prefix(base.files),
+        )  # fmt: skip
         print(compare(ours, theirs, source.precision))
     except InputError as error:
         problems.append(str(error))

@@ -24,14 +24,14 @@ model.config.get_text_config().pad_token_id = None  # one text at a time: read o
 """
 USES = {
     "policy": """\
-prompt = tokenizer("We went to the market.", return_tensors="pt").to(device)
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=24, do_sample=True)[0]))
+prompt = {prompt}.to(device)
+print(tokenizer.decode(model.generate({passed}, max_new_tokens=24, do_sample=True)[0]))
 """,
     "reward": """\
 
 
 def score(text):
-    ids = tokenizer({closed}, return_tensors="pt")["input_ids"].to(device)
+    ids = {ids}.to(device)
     with torch.no_grad():
         raw = model(ids).logits.float().item()
     return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
@@ -44,7 +44,7 @@ head = load_file(hf_hub_download(adapter, "value_head.safetensors"))
 
 
 def values(text):
-    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    ids = {ids}.to(device)
     with torch.no_grad():
         trunk = model.get_base_model().base_model
         states = trunk(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
@@ -55,10 +55,10 @@ print(values("We went to the market. It was great."))  # one a token: of the tex
 """,
 }
 # What the gate adds below them: the same texts' numbers, as JSON.
-PROBE = {
+_PROBES = {
     "policy": """
 def _numbers(text):
-    ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+    ids = {ids}.to(device)
     with torch.no_grad():
         logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
     return logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
@@ -66,6 +66,32 @@ def _numbers(text):
     "reward": "\ndef _numbers(text):\n    return [score(text)]\n",
     "value": "\n_numbers = values\n",
 }
+
+
+def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) -> str:
+    """Python that makes token ids (1, T) of a text.
+
+    Args:
+        text: an expression.
+        ends_with: put behind it.
+        prefix: of a tokenizer that appends its end token by itself: the ids that it puts before a
+            text, which are written out, since a text must not be closed so; None for any other.
+    """
+    closed = f"{text} + {ends_with!r}" if ends_with else text
+    if prefix is None:
+        return f'tokenizer({closed}, return_tensors="pt")["input_ids"]'
+    bare = f'tokenizer({closed}, add_special_tokens=False)["input_ids"]'
+    return f"torch.tensor([{prefix} + {bare}])" if prefix else f"torch.tensor([{bare}])"
+
+
+def probe_lines(kind: str, ids: str) -> str:
+    """Python that defines ``_numbers`` of a text, below the card's lines.
+
+    Args:
+        kind: of adapter.
+        ids: what ``ids_line`` says of ``text``.
+    """
+    return _PROBES[kind].replace("{ids}", ids)
 
 
 class Names(NamedTuple):
@@ -78,7 +104,7 @@ class Names(NamedTuple):
 
 def loading_lines(
     kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0,
-    ends_with: str = "",
+    ends_with: str = "", prefix: list[int] | None = None,
 ) -> str:  # fmt: skip
     """Python that loads the adapter and uses it once.
 
@@ -88,6 +114,7 @@ def loading_lines(
         names: of the repositories.
         gain, bias: of a reward.
         ends_with: the token's text that closes what a reward model reads; "" for nothing.
+        prefix: as for ``ids_line``.
     """
     auto = "AutoModelForSequenceClassification" if kind == "reward" else "AutoModelForCausalLM"
     four_bit = precision == "4bit"
@@ -117,6 +144,12 @@ def loading_lines(
         + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
         + (UNPADDED if ends_with else "")
         + USES[kind].format(
-            gain=gain, bias=bias, closed=f"text + {ends_with!r}" if ends_with else "text"
-        )
+            gain=gain,
+            bias=bias,
+            ids=ids_line("text", ends_with, prefix),
+            prompt='tokenizer("We went to the market.", return_tensors="pt")'
+            if prefix is None
+            else ids_line('"We went to the market."', prefix=prefix),
+            passed="**prompt" if prefix is None else "prompt",
+        )  # fmt: skip
     )

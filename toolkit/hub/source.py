@@ -7,14 +7,16 @@ value    task_type CAUSAL_LM and value_head.safetensors     the policy's toolkit
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.data.files import read_object
+from toolkit.data.text import special_prefix, text_ids
 from toolkit.errors import InputError, check_choice
 from toolkit.models.adapters import FACTS, check_adapter, read_facts
 from toolkit.models.reading import reading_of
@@ -72,9 +74,23 @@ class Source:
             return ""
         return str(tokenizer.convert_ids_to_tokens(reading.ends_with))
 
+    def written_prefix(self, base: Path) -> list[int] | None:
+        """What a tokenizer that appends its end token puts before a text; None for any other."""
+        home = self.tokenizer_home(base)
+        if not (home / "tokenizer_config.json").is_file():
+            return None
+        tokenizer = AutoTokenizer.from_pretrained(str(home))
+        prefix = special_prefix(tokenizer)
+        (inner,) = tokenizer(["a"], add_special_tokens=False)["input_ids"]
+        return None if tokenizer(["a"])["input_ids"][0] == prefix + inner else prefix
+
     def tokenizer_home(self, base: Path) -> Path:
         """Where its tokenizer's files lie: beside the adapter, or with the base."""
         return self.folder if (self.folder / "tokenizer_config.json").is_file() else base
+
+    def rows(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts as training had them, closed as a reward model wants them."""
+        return text_ids(tokenizer, [text + self.ends_with for text in texts])
 
     @property
     def method(self) -> str | None:

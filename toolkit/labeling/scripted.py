@@ -84,6 +84,7 @@ def load_function(spec: str) -> Scorer:
         InputError: no such module or function, or the module fails to import.
     """
     module_name, _, function_name = spec.partition(":")
+    module_name = module_name.removesuffix(".py")  # a file's name will do
     if not module_name or not function_name:
         raise InputError(f"reward_function: {spec!r} is not module:function", "reward_function")
     try:

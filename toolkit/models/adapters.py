@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
-from toolkit.models.loading import base_fingerprint, vocabulary_size
+from toolkit.models.loading import HEADS, base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
     base_module,
@@ -168,7 +168,10 @@ def check_adapter(
     folder = Path(folder)
     config_path = folder / "adapter_config.json"
     if not config_path.is_file():
-        raise InputError(f"{what}: {folder}: no adapter_config.json (give an adapter's folder)")
+        hint = "give an adapter's folder"
+        if (folder / "config.json").is_file():
+            hint = "it holds a whole model: a reward model goes by --reward_model"
+        raise InputError(f"{what}: {folder}: no adapter_config.json ({hint})")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
     config = read_object(config_path, what)
@@ -180,9 +183,9 @@ def check_adapter(
     start = config.get("init_lora_weights", True)
     if start not in HARMLESS_STARTS:
         raise InputError(
-            f"{what}: {folder}: its LoRA was begun by {start}, which changed the base's weights for "
-            "all roles (save it by peft with path_initial_model_for_weight_conversion, which makes "
-            f"plain LoRA of it, or {MERGE.format(folder=folder)})"
+            f"{what}: {folder}: its LoRA was begun by {start}, which changed the base's weights "
+            "for all roles (save it by peft with path_initial_model_for_weight_conversion, which "
+            f"makes plain LoRA of it, or {MERGE.format(folder=folder)})"
         )
     for name, does in NOT_HELD.items():
         if config.get(name):
@@ -212,7 +215,8 @@ def check_adapter(
     if known is None or known != here:
         raise InputError(
             f"{what}: {folder}: trained on {trained_on or 'an unnamed base'}, not on {base_name} "
-            "(pass that base as --model_name_or_path, or train the adapter on this one)"
+            "(pass that base as --model_name_or_path; if it is the same model at another place, "
+            "put that into base_model_name_or_path of adapter_config.json)"
         )
 
 
@@ -230,21 +234,39 @@ def count_beside_lora(folder: str | Path) -> int:
     return sum(math.prod(shapes[k]) for k in parts.saved + parts.tokens + parts.biases)
 
 
-def check_copied(folder: str | Path, what: str) -> None:
-    """Raise InputError if TRL's frozen copy of this adapter, its reference, would not be one.
+def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, head: bool) -> None:
+    """Raise InputError if TRL's trainers could not go on from this adapter as it is.
 
-    TRL 1.16 adds a second adapter and copies what is named after the first
+    TRL 1.16 adds a second adapter and copies what is named after the first, for a frozen reference
     (trl/trainer/dpo_trainer.py, rloo_trainer.py). Biases are the base's own, so that the reference
-    would move with the policy; rows of the embedding are not copied.
+    would move with the policy; rows of the embedding are not copied. Its fused output head refuses
+    LoRA there, and fails on rows of a tied embedding.
+
+    Args:
+        folder: the adapter's.
+        base_name: of the base.
+        what: the argument that named the folder.
+        copied: the method has a reference.
+        head: the method computes its loss by TRL's fused head (all but ORPO and CPO).
     """
     parts, _ = _header(Path(folder))
     held = {"biases": parts.biases, "rows of the embedding": parts.tokens}
     for name, found in held.items():
-        if found:
+        if copied and found:
             raise InputError(
                 f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for "
                 f"the reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
             )
+    if head and any(f".{name}." in key for key in parts.lora for name in HEADS[:2]):
+        raise InputError(
+            f"{what}: {folder}: it has LoRA on the output head, which TRL's trainers refuse "
+            f"({MERGE.format(folder=folder)}; or use ppo.py, which trains it)"
+        )
+    if head and parts.tokens and is_tied(base_name):
+        raise InputError(
+            f"{what}: {folder}: it has rows of an embedding that is the output head too, on which "
+            f"TRL's trainers fail ({MERGE.format(folder=folder)}; or use ppo.py, which trains them)"
+        )
 
 
 def _check_weights(

@@ -173,6 +173,15 @@ def vocabulary_size(name: str, revision: str = "main") -> int | None:
     return getattr(config, "vocab_size", None)
 
 
+def is_tied(name: str, revision: str = "main") -> bool:
+    """Whether the model's embedding is its output head too, by its config."""
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    except (OSError, ValueError):
+        return False
+    return bool(getattr(config, "tie_word_embeddings", False))
+
+
 def check_context(name: str, tokens: int, revision: str = "main") -> None:
     """Raise InputError if ``tokens`` of prompt and completion do not fit the model's context."""
     context = context_length(name, revision)

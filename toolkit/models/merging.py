@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from toolkit.data.files import atomic_directory
 from toolkit.errors import InputError
+from toolkit.models.adapters import absolute_if_local
 from toolkit.models.loading import check_base
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -45,6 +46,9 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
     name = base or str(config.base_model_name_or_path or "")
     check_base(name)
+    named = str(config.base_model_name_or_path or "")
+    if base is not None and absolute_if_local(base) != absolute_if_local(named):
+        print(f"warning: {adapter} names {named or 'no base'}, and is merged into {base}")
     own = (folder / "tokenizer_config.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(adapter if own else name)
 
