@@ -334,7 +334,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     monkeypatch.chdir(root)
     (tmp_path / "policy.yaml").write_text("response_length: 12\n")
     (tmp_path / "lexicon.yaml").write_text(CONFIGS["ppo"] + "lexicon: data/lexicon.txt\n")
-    (tmp_path / "broken.jsonl").write_text('{"question": "?"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"ask": "?"}\n')
     (tmp_path / "prompts.yaml").write_text(RULE + f"prompts: {tmp_path / 'broken.jsonl'}\n")
     files = {
         "PROMPTS": tmp_path / "prompts.yaml",
