@@ -456,6 +456,34 @@ def test_timings_are_kept_apart_from_what_was_learned(new_trainer: Any, tmp_path
     assert not [name for name in rows[0] if "second" in name or "time" in name]
 
 
+def test_empty_completions_and_equal_scores_are_said_once(
+    new_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A chat model that is given bare text ends at once, and nothing is learned."""
+    trainer = new_trainer(total_episodes=24, stop_token="eos")
+    honest = trainer.model.step
+
+    def ending(role: str = "policy") -> Any:
+        right = honest(role)
+
+        def step(*inputs: Any) -> Any:
+            logits, values = right(*inputs)
+            logits[:, 1] += 1e3  # <|endoftext|>
+            return logits, values
+
+        return step
+
+    trainer.model.step = ending
+    trainer.run._check_capture = lambda *row: None
+    trainer.train()
+    said = capsys.readouterr().out
+    assert said.count("100% of the completions are empty: the model ends at once") == 1
+    trainer = new_trainer("equal", total_episodes=24, reward_model=lambda prompts, completions: [
+        1.0 for _ in completions])  # fmt: skip
+    trainer.train()
+    assert capsys.readouterr().out.count("all scores are 1, so there is nothing to learn") == 1
+
+
 def test_a_penalty_for_a_missing_end_needs_an_end(demo_model: str, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(demo_model)  # no chat template, so nothing ends a completion
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, missing_eos_penalty=1.0)

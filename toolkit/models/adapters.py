@@ -193,6 +193,13 @@ def check_adapter(
                 f"{what}: {folder}: it {does}, which is not supported "
                 f"({MERGE.format(folder=folder)}, where peft can)"
             )
+    targets = config.get("target_modules") or []
+    named = {targets} if isinstance(targets, str) else set(targets)
+    if config.get("ensure_weight_tying") and named & set(EMBEDDINGS):
+        raise InputError(
+            f"{what}: {folder}: it ties LoRA on the embedding to the output head, which is not "
+            f"supported ({MERGE.format(folder=folder)})"
+        )
     if config.get("task_type") != task_type and (config.get("task_type"), task_type) != (
         None, "CAUSAL_LM",
     ):  # fmt: skip

@@ -69,7 +69,11 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         raise InputError(f"adapter: {adapter}: peft cannot merge it: {reason[:200]}") from None
     _tie_again(merged)
     with atomic_directory(out) as aside:
-        merged.save_pretrained(aside)
+        try:
+            merged.save_pretrained(aside)
+        except RuntimeError as error:  # weights that peft left shared
+            reason = " ".join(str(error).split())
+            raise InputError(f"adapter: {adapter}: not saved as a model: {reason[:200]}") from None
         tokenizer.save_pretrained(aside)
         del model, whole, merged
         gc.collect()

@@ -23,6 +23,8 @@ from toolkit.data.files import atomic_directory, clear_leftovers, write_json, wr
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError
+from toolkit.maths.masking import masked_mean
+from toolkit.maths.sequences import is_any
 from toolkit.models.actors import POLICY, REWARD, Actors
 from toolkit.models.roles import Roles
 from toolkit.models.separate import SeparateModels
@@ -227,6 +229,7 @@ class Run:
         self.best: float | None = None
         self.recomputes = trainer.args.recompute_logprobs
         self._signal = 0
+        self._warned: set[str] = set()
         # Of an online run: which reward model it has now, noted with all that it scores.
         self.reward = digest_of(trainer.model, reward=True) if trainer.args.online else None
 
@@ -367,6 +370,7 @@ class Run:
         every = max(1, t.num_updates // max(1, args.num_sample_generations))
         if args.num_sample_generations and t.eval_dataset is not None and (update - 1) % every == 0:
             self.generate_completions(sampling=True)
+        self._warn_of_nothing(update, row, rollout)
         self._check_capture(update, row["val/first_max_log_ratio"], rollout.capture_gap)
         stop = int(t.ranks.largest(torch.tensor(float(self._signal), device=t.model.device)))
         control = t.journal.control
@@ -380,6 +384,24 @@ class Run:
                 raise Interrupted(stop, path)
         elif stop:
             raise Interrupted(stop, None)
+
+    def _warn_of_nothing(self, update: int, row: Row, rollout: Rollout) -> None:
+        """Say, once a run, that completions are empty or that scores do not differ."""
+        t = self.trainer
+        ends = is_any(rollout.completion_ids[:, 0], t.rule.ends).float()
+        empty = masked_mean(ends, total=t.ranks.total).item()
+        if empty > 0.5 and "empty" not in self._warned:
+            self._warned.add("empty")
+            t.journal.say(
+                f"warning: update {update}: {empty:.0%} of the completions are empty: the model "
+                "ends at once (are the prompts in the form that it was trained on?)"
+            )
+        if row["objective/scored"] and not row["objective/scores_std"] and not self._warned:
+            self._warned.add("equal")
+            t.journal.say(
+                f"warning: update {update}: all scores are {row['objective/scores']:.3g}, so there "
+                "is nothing to learn from but the KL"
+            )
 
     def _check_capture(self, update: int, ratio: float | None, gap: float) -> None:
         """Recompute log-probs from here on where rounding moved them; stop where more did.
