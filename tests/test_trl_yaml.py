@@ -36,6 +36,14 @@ def test_the_model_that_was_trained_is_the_model_whatever_the_order(tmp_path: Pa
         assert read(tmp_path, text).values["model_name_or_path"] == "a/policy"
 
 
+def test_an_adapter_that_was_trained_is_where_the_policy_starts(tmp_path: Path) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
+    found = read(tmp_path, f"model_name_or_path: a/tokenizer\nsft_model_path: {tmp_path / 'sft'}\n")
+    assert found.values["model_name_or_path"] == "a/base"
+    assert found.values["policy_adapter"] == str(tmp_path / "sft")
+
+
 def test_schedules_optimizer_and_parts_of_the_run_are_kept(tmp_path: Path) -> None:
     text = (
         "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1.0e-6}\n"

@@ -13,6 +13,7 @@ import yaml
 
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
 from toolkit.cli import parse
+from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.training.ppo_config import PPOConfig as OwnConfig
 from toolkit.trl_dialect import TAKEN, PPOConfig
@@ -223,7 +224,14 @@ def _precision(given: Settings, done: Translation) -> None:
 def _model(given: Settings, done: Translation) -> None:
     """The policy's model: TRL's script read sft_model_path, and of the other the tokenizer."""
     sft, name = given.get("sft_model_path"), given.get("model_name_or_path")
-    if sft is not None:
+    config = Path(str(sft)) / "adapter_config.json"
+    if sft is not None and config.is_file():
+        base = read_object(config, "sft_model_path").get("base_model_name_or_path") or name
+        done.values |= {"model_name_or_path": base, "policy_adapter": sft}
+        done.notes.append(
+            f"sft_model_path: an adapter, so it is policy_adapter here, on its base {base}"
+        )
+    elif sft is not None:
         done.values["model_name_or_path"] = sft
         done.notes.append("sft_model_path: is model_name_or_path here: one base serves all roles")
         if name is not None and name != sft:
