@@ -80,7 +80,6 @@ HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 NOT_HELD = {
     "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
     "layer_replication": "repeats layers of the base",
-    "target_parameters": "has LoRA on bare parameters (of experts, say)",
     "arrow_config": "routes between other adapters (Arrow)",
     "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
 }
