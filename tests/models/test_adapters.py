@@ -11,7 +11,13 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from toolkit.errors import InputError
 from toolkit.models.adapters import Parts, check_adapter, check_for_trl, lora_config
@@ -24,6 +30,7 @@ pytestmark = [
     # What peft says of adapters as other tools save them; it saves and loads them all the same.
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`, but no tied"),
+    pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match any"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed"),
     pytest.mark.filterwarnings("ignore:Adapter '.*'. . LoRA tensor.s. have invalid shape"),
@@ -476,3 +483,21 @@ def test_a_run_on_such_an_adapter_resumes_exactly(
     assert resumed.train() == rows
     for (name, a), (_, b) in zip(whole.model.trainable(), resumed.model.trainable(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_lora_on_the_parameters_of_experts_is_held(demo_model: str, tmp_path: Path) -> None:
+    """peft puts it there by itself, on all linear layers of a mixture."""
+    torch.manual_seed(0)
+    MixtralForCausalLM(MixtralConfig(
+        vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+        max_position_embeddings=64,
+    )).save_pretrained(tmp_path / "base")  # fmt: skip
+    base = str(tmp_path / "base")
+    folder = saved(base, tmp_path / "adapter", target_modules="all-linear")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["target_parameters"]
+    check_adapter(folder, base, "CAUSAL_LM", "--policy_adapter")
+    roles = Roles(load_base(base, "fp32"), policy_adapter=folder, value="adapter")
+    torch.testing.assert_close(by_roles(roles, "policy"), plain(base, folder), rtol=0, atol=1e-4)
+    torch.testing.assert_close(by_roles(roles, "reference"), plain(base, None), rtol=0, atol=1e-4)
