@@ -18,6 +18,7 @@ from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
 from toolkit.hub.stage import TOKENIZER_FILES, one_line
 from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.merging import tie_again, untie
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -56,7 +57,8 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
         InputError: something local got into the files, or they could not be written.
     """
     before = _outputs(_with_adapter(source, base, source.precision), base)
-    merged = _with_adapter(source, base, dtype).merge_and_unload()
+    merged = _with_adapter(source, base, dtype, apart=True).merge_and_unload()
+    tie_again(merged)
     with one_line(folder), atomic_directory(folder) as aside:
         try:
             merged.save_pretrained(aside)
@@ -82,9 +84,15 @@ def _auto(source: Source) -> Any:
     return AutoModelForSequenceClassification if source.kind == "reward" else AutoModelForCausalLM
 
 
-def _with_adapter(source: Source, base: Base, precision: str) -> Any:
-    """The adapter on its base by plain peft, with a head if it has one."""
+def _with_adapter(source: Source, base: Base, precision: str, apart: bool = False) -> Any:
+    """The adapter on its base by plain peft, with a head if it has one.
+
+    ``apart`` gives embedding and output head a weight each, so that merging into one of them leaves
+    the other as it is.
+    """
     model = load_base(str(base.files), precision, score_head=source.kind == "reward")
+    if apart:
+        untie(model)
     return PeftModel.from_pretrained(model, str(source.folder)).eval()
 
 

@@ -56,7 +56,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     rows = model.get_input_embeddings().weight.shape[0]
     if own and len(tokenizer) > rows:  # as peft's AutoPeftModel does; the adapter brings the rows
         model.resize_token_embeddings(len(tokenizer))
-    _untie(model)
+    untie(model)
     whole = _with_adapter(model, adapter)
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
@@ -67,7 +67,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     except (NotImplementedError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or config.peft_type
         raise InputError(f"adapter: {adapter}: peft cannot merge it: {reason[:200]}") from None
-    _tie_again(merged)
+    tie_again(merged)
     with atomic_directory(out) as aside:
         try:
             merged.save_pretrained(aside)
@@ -88,7 +88,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
 
 
-def _untie(model: Any) -> None:
+def untie(model: Any) -> None:
     """Give the head a weight of its own: an adapter on one of two tied ones is merged into one."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is embedding.weight:
@@ -97,7 +97,7 @@ def _untie(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _tie_again(model: Any) -> None:
+def tie_again(model: Any) -> None:
     """Make equal ones one, as they were."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and torch.equal(head.weight, embedding.weight):
