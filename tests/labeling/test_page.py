@@ -36,9 +36,11 @@ def site(root: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
             for i in range(ITEMS)
         )
     )  # fmt: skip
+    # A script presses keys faster than people do.
     words = [sys.executable, "recipes/label.py", "--serve", "--store", str(path), "--samples",
              str(samples), "--port", "0", "--invite", "ann,bob", "--overlap", "1", "--repeats",
-             "0", "--gold_share", "0"]  # fmt: skip
+             "0", "--gold_share", "0",
+             "--requests_per_second", "1000"]  # fmt: skip
     env = os.environ | {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(words, cwd=root, env=env, text=True, stdout=subprocess.PIPE)
     links: dict[str, str] = {}
