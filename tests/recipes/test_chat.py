@@ -1,5 +1,4 @@
-"""A chat model from messages to a publication: every stage's numbers are plain transformers' and
-peft's.
+"""A chat model from messages to a publication, held against plain transformers and peft.
 
 The base is small and random, with a chat template, two end tokens, and more rows in its embedding
 than the tokenizer has tokens; the policy starts from an adapter that was trained with a token of

@@ -2,10 +2,9 @@
 
 adapter_config.json            its base and revision are the Hub's, not a folder of this machine
 adapter_model.safetensors      byte for byte; of a value, value_head.safetensors too
-toolkit.json                   numbers, the base's precision and fingerprint; no text beside these
-tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter,
-which
-                               was trained with them (with new tokens, say)
+toolkit.json                   numbers, the base's precision and fingerprint, and how a reward model
+                               reads; no other text
+tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter
 chat_template.jinja            the base's, or the one that a reward model was trained with
 README.md                      the card
 """

@@ -332,8 +332,7 @@ def _embedding_of(key: str) -> str:
 def add_saved_adapter(
     model: PeftModel, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Put a saved LoRA adapter on the base under ``name``, whole and frozen; return a reward's
-    head.
+    """Put a saved LoRA adapter on the base, whole and frozen; return a reward's head.
 
     A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
     language model, and the score head is left over, to be kept by the caller.

@@ -4,9 +4,8 @@ A reward model reads its score on the last token of a text, so a text that ends 
 of its training gets a score that means nothing, and nothing says so (a stock TRL model's accuracy
 fell from 0.987 to 0.427). What closes a text:
 
-    trained here             what toolkit.json says: nothing, or one end token, behind the prompt
-    and
-                             the completion's own tokens
+    trained here             what toolkit.json says: nothing, or one end token, behind the tokens of
+                             prompt and completion
     trained by TRL, text     the tokenizer's end token (trl 1.16 reward_trainer.py:684)
     trained by TRL, chat     what the chat template writes behind the assistant's message; messages
                              are rendered whole, for a template may write a turn that is finished
@@ -209,8 +208,7 @@ def reading_of(
 
 
 def _stock_padding(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The pad token that TRL had: its own tokenizer's, or else the end token (trl 1.16, line
-    563)."""
+    """The pad token that TRL had: its tokenizer's, or else the end token (trl 1.16, line 563)."""
     own: Any = tokenizer
     if (Path(folder) / "tokenizer_config.json").is_file():
         own = AutoTokenizer.from_pretrained(str(folder))

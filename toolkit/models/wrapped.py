@@ -1,5 +1,4 @@
-"""What peft wraps: layers that an adapter changes, switched all at once, and the output head's
-weights.
+"""What peft wraps: layers that an adapter changes, all switched at once, and the head's weights.
 
 An adapter is often more than LoRA matrices. Beside ``LoraLayer`` peft has a wrapper for modules
 that were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
@@ -53,8 +52,7 @@ def _adapters_of(module: Any) -> Any:
 
 
 def heed_whose_rows(model: nn.Module) -> None:
-    """Have the wrappers of single rows pass by adapters that have none, when one is saved or
-    loaded.
+    """Have the wrappers of single rows pass by adapters without any, when one is saved or loaded.
 
     peft 0.21.2 asks every wrapper for every adapter's rows (peft/utils/other.py,
     ``TrainableTokensWrapper.adapter_state_dict``), and one without them ends in a KeyError.
@@ -88,8 +86,7 @@ def tie_copies(base: Any, adapter: str) -> None:
 
 
 class Overrides(nn.Module):
-    """Weights of an adapter's own that stand in for the base's, one tensor for one of its
-    attributes.
+    """Weights of an adapter's own that stand in for the base's, tensor for tensor.
 
     ``module.bias`` is looked up in the instance before it is looked up among the parameters, so
     that a tensor laid there is read by every forward pass, while the base's stays where it was.
