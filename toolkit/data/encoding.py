@@ -104,7 +104,7 @@ class Encoder:
         self.example = ""
         self.last_ids: set[int] = set()
         self.kinds: set[str] = set()
-        self.ends = end_ids(tokenizer)
+        self.ends, self.prefix = end_ids(tokenizer), special_prefix(tokenizer)
         # A token that does nothing but pad is a mistake in a text; <unk> or an end token is none.
         pad, unknown = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None)
         self.padding = None if pad in (*self.ends, unknown) else pad
@@ -135,8 +135,7 @@ class Encoder:
 
     def _prompts(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
         """Token ids of prompts; of those that a chat template wrote, without special tokens."""
-        found = self._tokenize(texts)
-        prefix = special_prefix(self.tokenizer)
+        found, prefix = self._tokenize(texts), self.prefix
         for (text, chat), ids in zip(texts, found, strict=True):
             if chat:
                 continue
@@ -148,13 +147,13 @@ class Encoder:
     def _tokenize(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
         raw = {chat: [text for text, c in texts if c == chat] for chat in (False, True)}
         if self.plain or not raw[True]:
-            bare = text_ids(self.tokenizer, raw[True])
+            bare = text_ids(self.tokenizer, raw[True], self.prefix)
         else:  # the template has put its special tokens there
             bare = self.tokenizer(
                 raw[True], truncation=False, verbose=False, add_special_tokens=False,
                 return_attention_mask=False,
             )["input_ids"]  # fmt: skip
-        rows = {False: iter(text_ids(self.tokenizer, raw[False])), True: iter(bare)}
+        rows = {False: iter(text_ids(self.tokenizer, raw[False], self.prefix)), True: iter(bare)}
         return [next(rows[chat]) for _, chat in texts]
 
     def pieces(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Encoded]:

@@ -101,14 +101,21 @@ def special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [bos] if bos is not None and whole[:1] == [bos] else []
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: list[int] | None = None
+) -> list[list[int]]:
     """Token ids of texts as a model continues them: BOS once, where the tokenizer adds one, no end.
 
     A text that begins with the BOS already (a chat template wrote it) gets no second one.
+
+    Args:
+        tokenizer: of the model.
+        texts: any number of them.
+        prefix: ``special_prefix(tokenizer)``, where that is known.
     """
     if not texts:
         return []
-    prefix = special_prefix(tokenizer)
+    prefix = special_prefix(tokenizer) if prefix is None else prefix
     rows = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False,
                      return_attention_mask=False)["input_ids"]  # fmt: skip
     return [row if prefix and row[: len(prefix)] == prefix else prefix + row for row in rows]
