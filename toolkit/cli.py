@@ -34,6 +34,7 @@ from toolkit.errors import InputError
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
+from toolkit.training.ranks import leave
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -63,6 +64,7 @@ def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
             # times slower than one for small models.
             torch.set_num_threads(1)
         code = call(main, sys.argv[1:])
+        leave()
     except (InputError, NoMatchingPeftModuleError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         for detail in getattr(error, "details", []):
