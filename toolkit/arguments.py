@@ -56,6 +56,13 @@ PRECISIONS = ("4bit", "bf16", "fp32")
 DEMO_MODEL = "data/model"
 DEMO_PROMPTS = "data/prompts.jsonl"
 
+# Help texts of options that both a scorer and PPO's rewards have.
+REWARD_END_TOKEN = (
+    "What closes a text before a reward model scores it: auto for what it was trained with "
+    "(toolkit.json; TRL's models: the end token), none, eos, or a token."
+)
+UNTRUSTED_REWARD = "Go on with a reward model that is known to be at chance, or below it."
+
 
 @dataclass
 class ModelArguments:
@@ -510,16 +517,8 @@ class ScorerArguments(FunctionArguments):
     reward_adapter: str | None = field(
         default=None, metadata={"help": "Folder of a trained reward adapter."}
     )
-    reward_end_token: str = field(
-        default="auto",
-        metadata={"help": "What closes a text before a reward model scores it: auto for what it "
-                  "was trained with (toolkit.json; TRL's models: the end token), none, eos, or a "
-                  "token."},
-    )  # fmt: skip
-    allow_untrusted_reward: bool = field(
-        default=False,
-        metadata={"help": "Go on with a reward model that is known to be at chance, or below it."},
-    )
+    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
+    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
 
     def load(self, base_name: str, precision: str | None = None) -> RewardFunction | None:
         """The function, or None for the reward adapter, which is then known to fit the base.
@@ -555,20 +554,12 @@ class RewardArguments:
         metadata={"help": "module:function(prompts, completions, **columns) -> scores; or several, "
                   "joined by commas."},
     )  # fmt: skip
-    reward_end_token: str = field(
-        default="auto",
-        metadata={"help": "What closes a text before a reward model scores it: auto for what it "
-                  "was trained with (toolkit.json; TRL's models: the end token), none, eos, or a "
-                  "token."},
-    )  # fmt: skip
+    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
     reward_weights: list[float] | None = field(
         default=None,
         metadata={"help": "A weight for each of the above that is given, in this order."},
     )
-    allow_untrusted_reward: bool = field(
-        default=False,
-        metadata={"help": "Go on with a reward model that is known to be at chance, or below it."},
-    )
+    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
 
     def load(self, base_name: str, precision: str) -> list[RewardFunction | None]:
         """The rewards in the order of the fields; None stands for the reward adapter.
