@@ -1,0 +1,383 @@
+"""Experts in 4 bits: the 3-D weights of mixture-of-experts models, which quantised loading leaves.
+
+transformers 5 holds all experts of a layer in one parameter (E, out, in), and bitsandbytes' 4-bit
+loading quantises ``nn.Linear`` alone: of Qwen3-30B-A3B 58 GB would stay in 16 bits. Here these
+parameters are NF4 with double quantisation, as the linear layers are, by bitsandbytes' own
+parametrisation: whoever reads ``experts.gate_up_proj`` gets the unpacked weight.
+
+Two things are added to it. A layer's weights are unpacked once for each pass, not at each of a
+hundred reads. And autograd does not keep them: it would save the unpacked weights of every layer
+for the backward pass, and the memory won would be lost. Of a view of such a weight only its place
+is noted, and that place alone is unpacked again when the backward pass comes to it.
+"""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from bitsandbytes.nn.parametrize import (
+    Bnb4bitParametrization,
+    replace_parameter_4bit_prequantized,
+)
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from toolkit.maths.precision import autocast_type
+
+BLOCK = 64  # weights with one 8-bit scale
+BLOCKS = 256  # scales with one scale of their own
+KERNEL_LIMIT = 1 << 31  # bitsandbytes counts weights in an int
+ROUTERS = ("gate", "router")  # beside the experts, in all families of transformers 5.23
+
+
+class _Packed(Bnb4bitParametrization):
+    """A weight in NF4; what reads it gets it unpacked.
+
+    Attributes:
+        quant_state: its scales and its shape.
+        whole: the unpacked weight while its module's forward pass runs, else None.
+    """
+
+    whole: Tensor | None = None
+
+    def forward(self, packed: Tensor) -> Tensor:
+        return self.unpacked(packed) if self.whole is None else self.whole
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """The whole weight in its own shape."""
+        shape = self.quant_state.shape
+        return self.piece(packed, 0, shape.numel()).view(shape)
+
+    @torch.no_grad()
+    def piece(self, packed: Tensor, start: int, stop: int) -> Tensor:
+        """Weights ``start`` to ``stop`` (N,) of the flattened one, the same to the last bit.
+
+        ``start`` is a multiple of BLOCK * BLOCKS, where a scale of scales begins.
+        """
+        state = self.quant_state
+        assert start % (BLOCK * BLOCKS) == 0 and state.state2 is not None
+        wide = QuantState(
+            absmax=state.state2.absmax[start // BLOCK // BLOCKS : -(-stop // BLOCK // BLOCKS)],
+            blocksize=BLOCKS, code=state.state2.code, dtype=state.state2.dtype,
+        )  # fmt: skip
+        part = QuantState(
+            absmax=state.absmax[start // BLOCK : -(-stop // BLOCK)], shape=(stop - start,),
+            code=state.code, blocksize=BLOCK, quant_type="nf4", dtype=state.dtype,
+            offset=state.offset, state2=wide,
+        )  # fmt: skip
+        return dequantize_4bit(packed.view(-1)[start // 2 : -(-stop // 2)], part)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """``Module.to`` and the like: bitsandbytes' scales are no buffers and would stay behind."""
+        self.quant_state.to(fn(self.quant_state.absmax).device)
+        return super()._apply(fn, recurse)
+
+
+@dataclass
+class _Place:
+    """Where in a packed weight a saved tensor lay."""
+
+    of: _Packed
+    packed: Tensor
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: Any
+
+    def unpacked(self) -> Tensor:
+        """The tensor, made of the blocks that it touches: of 128 experts one, if it was one."""
+        reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        aligned = BLOCK * BLOCKS
+        start = self.offset // aligned * aligned
+        stop = -(-(self.offset + reach + 1) // aligned) * aligned
+        stop = min(stop, self.of.quant_state.shape.numel())
+        values = self.of.piece(self.packed, start, stop).to(self.dtype)
+        return values.as_strided(self.shape, self.stride, self.offset - start)
+
+
+def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """The experts' own forward pass, their weights unpacked for as long as it runs."""
+    with ExitStack() as stack:
+        storages: dict[int, tuple[_Packed, Tensor]] = {}
+        for held, packed in _packed_in(module):
+            held.whole = held.unpacked(packed)
+            stack.callback(setattr, held, "whole", None)
+            dtype = autocast_type(held.whole)
+            if dtype is not None and _autocast_rounds(module):
+                held.whole = held.whole.to(dtype)
+            storages[held.whole.untyped_storage()._cdata] = held, packed
+        if torch.is_grad_enabled():
+            stack.enter_context(_kept_as_places(storages))
+        return type(module).forward(module, *args, **kwargs)
+
+
+def _autocast_rounds(module: Any) -> bool:
+    """Whether autocast would round the weights at each use, and autograd keep the rounded copies.
+
+    It does not touch the grouped products that transformers has beside these.
+    """
+    own_forward = not hasattr(module, "has_gate")
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    return own_forward or implementation in (None, "eager", "batched_mm")
+
+
+@contextmanager
+def _kept_as_places(storages: dict[int, tuple[_Packed, Tensor]]) -> Iterator[None]:
+    """Autograd notes views of these storages by their place; others go the way they would have.
+
+    Only the innermost hooks are called, so those around these (gradient checkpointing's, which
+    keep nothing) are called from here.
+    """
+    outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+    def pack(tensor: Tensor) -> Any:
+        found = storages.get(tensor.untyped_storage()._cdata)
+        if found is not None and found[0].whole is not None:
+            held, packed = found
+            return _Place(held, packed, tensor.dtype, tensor.shape, tensor.stride(),
+                          tensor.storage_offset())  # fmt: skip
+        return outer[0](tensor) if outer else tensor
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, _Place):
+            return kept.unpacked()
+        return outer[1](kept) if outer else kept
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def _packed_in(module: Any) -> list[tuple[_Packed, Tensor]]:
+    """The module's weights in 4 bits."""
+    lists = getattr(module, "parametrizations", {})
+    return [(p[0], p.original) for p in lists.values() if isinstance(p[0], _Packed)]
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether a module is one of experts.
+
+    transformers' ``use_experts_implementation`` sets ``has_gate`` and ``is_transposed``; families
+    with a forward pass of their own (Llama 4) are known by the name of the class.
+    """
+    marked = hasattr(module, "has_gate") and hasattr(module, "is_transposed")
+    return marked or "Experts" in type(module).__name__
+
+
+def expert_parameters(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Module and name of each frozen expert weight that is not in 4 bits: 3-D or more, floating.
+
+    Biases have two dimensions and stay; so do weights of more than 2**31 numbers, which
+    bitsandbytes cannot count.
+    """
+    return [
+        (module, name)
+        for module in model.modules()
+        if _holds_experts(module)
+        for name, parameter in module._parameters.items()
+        if parameter is not None and not parameter.requires_grad and _fits(parameter)
+    ]
+
+
+def _fits(parameter: Tensor) -> bool:
+    known = parameter.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return known and parameter.dim() >= 3 and parameter.numel() < KERNEL_LIMIT
+
+
+def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
+    """Put all frozen expert weights in NF4 with double quantisation, one after the other.
+
+    Those that were quantised while they were loaded (``experts_in_4bit``) are taken as they are.
+
+    Args:
+        model: frozen; trained parameters stay as they are.
+        compute_dtype: what they are unpacked to.
+
+    Returns:
+        How many parameters are in 4 bits now that were not before.
+    """
+    loaded = [
+        (module, name)
+        for module in model.modules()
+        if _holds_experts(module)
+        for name, parameter in module._parameters.items()
+        if isinstance(parameter, bnb.nn.Params4bit)
+    ]
+    wide = expert_parameters(model)
+    for module, name in loaded + wide:
+        weight: Any = getattr(module, name)
+        if isinstance(weight, bnb.nn.Params4bit):
+            packed, state = weight.data, weight.quant_state
+        else:
+            packed, state = quantize_4bit(
+                weight.data.contiguous(), blocksize=BLOCK, compress_statistics=True,
+                quant_type="nf4",
+            )  # fmt: skip
+        del weight
+        state.dtype = compute_dtype
+        setattr(module, name, nn.Parameter(packed, requires_grad=False))
+        replace_parameter_4bit_prequantized(module, name, state.as_dict(packed=True), packed.device)
+        lists: Any = module.parametrizations
+        lists[name][0] = _Packed(state)
+        # A bound method, not a closure: a deep copy's must be bound to the copy.
+        module.forward = types.MethodType(_forward, module)
+    return len(loaded) + len(wide)
+
+
+class _Quantise(ConversionOps):
+    """transformers' quantisation of weights at hand, experts among them."""
+
+    def __init__(self, quantizer: "_Quantizer") -> None:
+        self.quantizer = quantizer
+        self.of_linear = Bnb4bitQuantize(quantizer)
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        model, result = kwargs["model"], {}
+        for name, value in input_dict.items():
+            module, _ = get_module_from_name(model, name)
+            if isinstance(module, bnb.nn.Linear4bit):
+                result[name] = self.of_linear.convert({name: value}, model=model)[name]
+            elif self.quantizer.param_needs_quantization(model, name):
+                tensor = value[0] if isinstance(value, list) else value
+                weight: Any = bnb.nn.Params4bit(
+                    tensor.contiguous(), quant_type="nf4", compress_statistics=True, blocksize=BLOCK
+                )
+                result[name] = weight.to(tensor.device)  # where it is packed
+            else:
+                result[name] = value
+        return result
+
+
+class _Quantizer(Bnb4BitHfQuantizer):
+    """transformers' 4-bit loading, of experts too."""
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        module, name = get_module_from_name(model, param_name)
+        if _holds_experts(module):
+            parameter = module._parameters.get(name)
+            return isinstance(parameter, bnb.nn.Params4bit) or (
+                parameter is not None and _fits(parameter)
+            )
+        return super().param_needs_quantization(model, param_name, **kwargs)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Quantise(self)
+
+
+@contextmanager
+def experts_in_4bit() -> Iterator[None]:
+    """Around ``from_pretrained`` of a 4-bit model: experts are quantised as they are loaded.
+
+    No more than one layer's are then wide at a time. ``quantise_experts`` must follow: until then
+    the model cannot run.
+    """
+    usual = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]
+    AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = _Quantizer
+    try:
+        yield
+    finally:
+        AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = usual
+
+
+def share_in_4bit(model: nn.Module) -> str:
+    """A line: "experts: 93 % of the weights are in 4 bits, the others take 1.3 GB"."""
+    in_four = sum(
+        held.quant_state.shape.numel() for m in model.modules() for held, _ in _packed_in(m)
+    )
+    wide = size = 0
+    for parameter in model.parameters():
+        if isinstance(parameter, bnb.nn.Params4bit):
+            in_four += parameter.quant_state.shape.numel()
+        elif parameter.is_floating_point():
+            wide += parameter.numel()
+            size += parameter.nbytes
+    share = 100 * in_four / (in_four + wide)
+    return (
+        f"experts: {share:.0f} % of the weights are in 4 bits, the others take {size / 1e9:.1f} GB"
+    )
+
+
+def untrained_parts(model: PreTrainedModel) -> list[str]:
+    """Full paths of the modules that LoRA must leave alone in a model with experts; else none.
+
+    Found by experiment with peft 0.21.2 on Qwen3-MoE, Mixtral, GPT-OSS, DeepSeek-V3, Qwen3.5-MoE,
+    Qwen3-Next and Llama 4. "all-linear" there means a different thing in each family:
+
+    Experts. peft reads "all-linear" as experts and routers too (``target_parameters``) in families
+    whose layers were modules in transformers 4 (Qwen3-MoE, Mixtral, DeepSeek), and not in others
+    (GPT-OSS, Qwen3.5-MoE). On wide weights that is exact, and several adapters can be switched. In
+    4 bits peft finds no such parameter by its short name and says nothing: the same adapter has
+    other layers on a 4-bit base than on a wide one, and what was trained on the one is lost on the
+    other. Named by their full paths they are wrapped in another order, and do not load. And
+    autograd keeps W + B A of a trained expert whole for each layer, so that in 16 bits memory is
+    as if nothing were in 4.
+
+    Routers. They choose experts for all roles; peft adapts them in the families above alone. One
+    that is a linear layer with a forward pass of its own (Llama 4, Phi-MoE) returns a tuple, on
+    which peft's layer fails.
+
+    Linear layers that peft takes for parts of experts by their last name. In the families above it
+    maps ``gate_proj``, ``up_proj`` and ``down_proj`` to the experts' parameters wherever they are:
+    dense layers and shared experts (DeepSeek-V3, Qwen3-Next) get no LoRA, whichever way they are
+    named. To name them would bring in the experts.
+    """
+    parts = []
+    mapped: dict[str, bool] = {}
+    siblings = {
+        path.rpartition(".")[0] for path, module in model.named_modules() if _holds_experts(module)
+    }
+    if not siblings:
+        return []
+    for path, module in model.named_modules():
+        parent, _, name = path.rpartition(".")
+        if _holds_experts(module) or (parent in siblings and name in ROUTERS):
+            parts.append(path)
+        elif isinstance(module, nn.Linear):
+            if name not in mapped:
+                mapped[name] = _taken_for_experts(model, name)
+            own_forward = type(module).forward not in (nn.Linear.forward, bnb.nn.Linear4bit.forward)
+            if mapped[name] or own_forward:
+                parts.append(path)
+    return parts
+
+
+def _taken_for_experts(model: PreTrainedModel, name: str) -> bool:
+    """Whether peft reads a target of this name as a part of the experts."""
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # one of two that are one parameter in the experts
+        return True
+    return name not in (config.target_modules or ())
+
+
+def linear_targets(model: PreTrainedModel) -> list[str]:
+    """What "all-linear" is to mean in a model with experts: ``target_modules`` for its LoRA.
+
+    Full paths of all linear layers but the output head and what is in or is one of
+    ``untrained_parts``.
+    """
+    left_out = untrained_parts(model)
+    within = tuple(f"{path}." for path in left_out)
+    head = model.get_output_embeddings() or getattr(model, "score", None)
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not head
+        and path not in left_out
+        and not path.startswith(within)
+    ]
