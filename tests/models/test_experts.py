@@ -1,6 +1,7 @@
 """Experts in 4 bits: exact values and gradients, little kept, and LoRA beside them."""
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -33,6 +34,7 @@ from transformers import (
 )
 
 from toolkit.models.experts import (
+    _Packed,
     expert_parameters,
     experts_in_4bit,
     linear_targets,
@@ -214,7 +216,7 @@ def test_under_checkpointing_nothing_of_a_layer_is_kept() -> None:
 @pytest.mark.parametrize("shape", [(8, 72, 32), (3, 10, 7), (3, 5, 7), (5, 130, 131)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_piece_is_the_whole_weights_to_the_last_bit(
-    shape: tuple[int, ...], dtype: torch.dtype
+    shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class TinyExperts(nn.Module):
         def __init__(self) -> None:
@@ -230,7 +232,18 @@ def test_a_piece_is_the_whole_weights_to_the_last_bit(
     assert weight.dtype == dtype and torch.equal(weight, experts.weight)
     x = torch.randn(2, shape[2], dtype=dtype, requires_grad=True)
     gradient = torch.randn(shape[0], 2, shape[1], dtype=dtype)
-    (ours,) = torch.autograd.grad(experts(x), x, gradient)
+    out = experts(x)
+    sizes = []
+
+    def counted(held: _Packed, packed: Tensor, start: int, stop: int) -> Tensor:
+        sizes.append(stop - start)
+        return piece(held, packed, start, stop)
+
+    piece = _Packed.piece
+    monkeypatch.setattr(_Packed, "piece", counted)
+    (ours,) = torch.autograd.grad(out, x, gradient)
+    assert len(sizes) == shape[0]  # no more of each expert than it takes, in blocks of 16384
+    assert max(sizes) <= min(shape[1] * shape[2] + 2 * 16384, math.prod(shape))
     every = torch.stack([x @ weight[e].t() for e in range(shape[0])])
     (theirs,) = torch.autograd.grad(every, x, gradient)
     assert torch.equal(ours, theirs)
@@ -287,6 +300,8 @@ def test_a_copy_is_its_own_and_scales_move_with_the_weights() -> None:
         four.model.layers[0].mlp.experts, type(new("qwen3_moe").model.layers[0].mlp.experts)
     )
     experts.to("meta")
+    state = experts.parametrizations.down_proj[0].quant_state
+    assert {state.absmax.device.type, state.state2.absmax.device.type} == {"meta"}
     assert experts.down_proj.device.type == "meta"
 
 

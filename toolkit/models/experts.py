@@ -8,7 +8,11 @@ parametrisation: whoever reads ``experts.gate_up_proj`` gets the unpacked weight
 Two things are added to it. A layer's weights are unpacked once for each pass, not at each of a
 hundred reads. And autograd does not keep them: it would save the unpacked weights of every layer
 for the backward pass, and the memory won would be lost. Of a view of such a weight only its place
-is noted, and that place alone is unpacked again when the backward pass comes to it.
+is noted, and that place alone is unpacked again when the backward pass comes to it. Measured on a
+CPU with 103 million weights in 8 layers, fp32: a forward pass left 77 MB, as with wide weights;
+bitsandbytes' parametrisation alone left 461. One layer at a time is unpacked.
+
+A base in this form is not for saving: transformers cannot load it again (5.23).
 """
 
 import types
@@ -313,26 +317,25 @@ def share_in_4bit(model: nn.Module) -> str:
 def untrained_parts(model: PreTrainedModel) -> list[str]:
     """Full paths of the modules that LoRA must leave alone in a model with experts; else none.
 
-    Found by experiment with peft 0.21.2 on Qwen3-MoE, Mixtral, GPT-OSS, DeepSeek-V3, Qwen3.5-MoE,
-    Qwen3-Next and Llama 4. "all-linear" there means a different thing in each family:
+    To be asked before peft has wrapped anything. Found by experiment with peft 0.21.2 on Qwen3-MoE,
+    Qwen3-Next, Mixtral, DeepSeek-V2 and V3, GPT-OSS, Qwen3.5-MoE and Llama 4. What they are:
 
     Experts. peft reads "all-linear" as experts and routers too (``target_parameters``) in families
-    whose layers were modules in transformers 4 (Qwen3-MoE, Mixtral, DeepSeek), and not in others
-    (GPT-OSS, Qwen3.5-MoE). On wide weights that is exact, and several adapters can be switched. In
-    4 bits peft finds no such parameter by its short name and says nothing: the same adapter has
-    other layers on a 4-bit base than on a wide one, and what was trained on the one is lost on the
-    other. Named by their full paths they are wrapped in another order, and do not load. And
-    autograd keeps W + B A of a trained expert whole for each layer, so that in 16 bits memory is
-    as if nothing were in 4.
+    whose experts were linear layers in transformers 4 (the first five), and not in the others. On
+    wide weights that is exact, and adapters take turns. In 4 bits peft finds no such parameter by
+    its short name and says nothing: one configuration means other layers on a 4-bit base than on a
+    wide one, and what was trained on the one does not fit the other. Named by full paths they are
+    wrapped in another order, and do not fit either. And autograd keeps W + B A of trained experts
+    for every layer, unpacked.
 
-    Routers. They choose experts for all roles; peft adapts them in the families above alone. One
-    that is a linear layer with a forward pass of its own (Llama 4, Phi-MoE) returns a tuple, on
-    which peft's layer fails.
+    Routers. peft adapts them in the same five families alone. One that is a linear layer with a
+    forward pass of its own (Llama 4; Phi-MoE, by its source) returns a tuple, on which peft's layer
+    fails.
 
-    Linear layers that peft takes for parts of experts by their last name. In the families above it
-    maps ``gate_proj``, ``up_proj`` and ``down_proj`` to the experts' parameters wherever they are:
-    dense layers and shared experts (DeepSeek-V3, Qwen3-Next) get no LoRA, whichever way they are
-    named. To name them would bring in the experts.
+    Linear layers whose last name was an expert's. In the same families peft takes ``gate_proj``,
+    ``up_proj`` and ``down_proj`` for the experts' parameters wherever they are, and whichever way
+    they are named: dense layers and shared experts (DeepSeek, Qwen3-Next) get no LoRA of their own,
+    and to name them brings the experts in.
     """
     parts = []
     mapped: dict[str, bool] = {}
@@ -367,8 +370,8 @@ def _taken_for_experts(model: PreTrainedModel, name: str) -> bool:
 def linear_targets(model: PreTrainedModel) -> list[str]:
     """What "all-linear" is to mean in a model with experts: ``target_modules`` for its LoRA.
 
-    Full paths of all linear layers but the output head and what is in or is one of
-    ``untrained_parts``.
+    Full paths of all linear layers but the output head, ``untrained_parts`` and what is in these:
+    the same on a 4-bit base as on a wide one. To be asked before peft has wrapped anything.
     """
     left_out = untrained_parts(model)
     within = tuple(f"{path}." for path in left_out)
