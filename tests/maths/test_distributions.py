@@ -79,6 +79,35 @@ def test_logprobs_from_hidden_states_equal_those_of_whole_logits(
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 40 * 4, 1 << 20])
+def test_capped_logprobs_equal_those_of_whole_capped_logits(
+    bias: bool, frozen: bool, chunk_bytes: int
+) -> None:
+    """With logits that the cap bends (up to 3 caps), some of them banned behind it."""
+    hidden, weight, offset, ids = a_head(bias, frozen)
+    cap, banned = 3.0, torch.zeros(40)
+    banned[5:7] = -1e30
+    ids = ids.masked_fill((ids == 5) | (ids == 6), 0)
+    parameters = [p for p in (hidden, weight, offset) if p is not None and p.requires_grad]
+    factors = torch.randn(3, 5)
+    logprobs, entropies = head_logprobs(
+        hidden, weight, offset, ids, 0.7, chunk_bytes, cap=cap, banned=banned
+    )
+    ours = torch.autograd.grad((logprobs * factors).sum(), parameters)
+
+    raw = torch.nn.functional.linear(hidden, weight, offset)
+    assert raw.abs().max() > 3 * cap
+    logits = cap * torch.tanh(raw / cap) + banned
+    whole = token_logprobs(logits, ids, 0.7)
+    theirs = torch.autograd.grad((whole * factors).sum(), parameters)
+    assert torch.allclose(logprobs, whole, atol=1e-5)
+    assert torch.allclose(entropies, entropy(logits, 0.7), atol=1e-5)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_no_tensor_of_all_logits_is_ever_made() -> None:
     """40 tokens by 5,000 words would be 200,000 numbers; none larger than a piece comes to be."""
     hidden = torch.randn(4, 10, 8, requires_grad=True)

@@ -33,11 +33,11 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from toolkit.models.adapters import linear_targets
 from toolkit.models.experts import (
     _Packed,
     expert_parameters,
     experts_in_4bit,
-    linear_targets,
     quantise_experts,
     share_in_4bit,
     untrained_parts,

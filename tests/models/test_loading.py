@@ -37,7 +37,8 @@ def generate(roles: Roles) -> None:
 
 
 def test_canary_gradients_are_equal_before_and_after_a_generate(demo_model: str) -> None:
-    roles = Roles(load_base(demo_model, "4bit"))
+    lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+    roles = Roles(load_base(demo_model, "4bit"), lora)
     before = lora_gradients(roles)
     generate(roles)
     after = lora_gradients(roles)

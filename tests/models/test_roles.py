@@ -18,6 +18,9 @@ IDS, MASK = pad([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15]], pad_id=0, side="lef
 C = 3
 
 
+LORA = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+
+
 def perturb(roles: Roles, adapter: str) -> None:
     """Give an adapter something to say: its B starts at zero."""
     generator = torch.Generator().manual_seed(len(adapter))
@@ -57,7 +60,7 @@ def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: st
 
 
 def test_a_new_policy_is_the_reference_bit_for_bit(demo_model: str) -> None:
-    roles = Roles(load_base(demo_model, "4bit"))
+    roles = Roles(load_base(demo_model, "4bit"), LORA)
     with torch.no_grad():
         policy, reference = (roles.logits(r, IDS, MASK, C) for r in ("policy", "reference"))
     assert torch.equal(policy, reference)
@@ -170,7 +173,7 @@ def test_a_value_is_of_the_state_before_its_token(demo_model: str) -> None:
 def saved_adapters(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy adapter and a reward adapter, as the recipes leave them."""
     folder = tmp_path_factory.mktemp("adapters")
-    Roles(load_base(demo_model, "fp32")).save(folder)
+    Roles(load_base(demo_model, "fp32"), LORA).save(folder)
     classifier = load_base(demo_model, "fp32", score_head=True)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
     get_peft_model(classifier, config).save_pretrained(str(folder / "reward"))
@@ -253,7 +256,7 @@ def test_plain_peft_loads_the_policy(demo_model: str, tmp_path: Path, precision:
 def test_a_policy_adapter_that_is_loaded_does_not_disturb_the_reference(
     demo_model: str, tmp_path: Path
 ) -> None:
-    roles = Roles(load_base(demo_model, "fp32"))
+    roles = Roles(load_base(demo_model, "fp32"), LORA)
     perturb(roles, "policy")
     roles.save(tmp_path / "out")
     loaded = Roles(load_base(demo_model, "fp32"), policy_adapter=tmp_path / "out" / "policy")

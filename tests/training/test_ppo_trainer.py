@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -471,7 +472,7 @@ def test_empty_completions_and_equal_scores_are_said_once(
             logits[:, 1] += 1e3  # <|endoftext|>
             return logits, values
 
-        return step
+        return replace(right, run=step)
 
     trainer.model.step = ending
     trainer.run._check_capture = lambda *row: None
@@ -504,7 +505,7 @@ def sampling_otherwise(trainer: Any) -> Any:
             logits, values = right(*inputs)
             return logits * 1.2, values
 
-        return step
+        return replace(right, run=step)
 
     trainer.model.step = wrong
     return trainer

@@ -38,6 +38,8 @@ def head_logprobs(
     token_ids: Tensor,
     temperature: float,
     chunk_bytes: int | None = None,
+    cap: float | None = None,
+    banned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of tokens, and entropies, straight from hidden states: logits a piece at a time.
 
@@ -46,13 +48,18 @@ def head_logprobs(
     at all: with p = softmax, d logprob / d hidden = (weight[token] - p @ weight) / temperature,
     which is known while p is at hand; kept are d numbers a token instead of V.
 
+    Capped logits are cap tanh(z / cap); each row of ``weight`` then counts by the cap's derivative
+    there, 1 - tanh(z / cap)^2.
+
     Args:
         hidden: (B, C, d), the state before each token.
         weight: (V, d); under autocast it is used in autocast's type.
         bias: (V,) or None.
         token_ids: int (B, C).
-        temperature: > 0.
+        temperature: > 0. A family's constant factor on its logits divides it.
         chunk_bytes: of fp32 logits that may exist at once; by default CHUNK_BYTES.
+        cap: what the logits are capped at before the temperature divides them; None for nothing.
+        banned: (V,), added to the logits behind the cap; None for nothing.
 
     Returns:
         log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without one: they are
@@ -61,22 +68,34 @@ def head_logprobs(
     chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
     states, ids = hidden.reshape(-1, hidden.shape[-1]), token_ids.reshape(-1)
+    if cap is None and banned is not None:
+        bias, banned = banned if bias is None else bias.float() + banned, None
     trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     if trains and torch.is_grad_enabled():
         pieces = [
-            checkpoint(_logits_path, s, weight, bias, i, temperature, use_reentrant=False)
+            checkpoint(
+                _logits_path, s, weight, bias, i, temperature, cap, banned, use_reentrant=False
+            )
             for s, i in zip(states.split(chunk), ids.split(chunk), strict=True)
         ]
         logprobs, entropies = (torch.cat([piece[n] for piece in pieces]) for n in (0, 1))
     else:
-        logprobs, entropies = _FrozenHead.apply(states, weight, bias, ids, temperature, chunk)
+        logprobs, entropies = _FrozenHead.apply(
+            states, weight, bias, ids, temperature, chunk, cap, banned
+        )
     return logprobs.view(token_ids.shape), entropies.detach().view(token_ids.shape)
 
 
 def _logits_path(
-    states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logprobs = torch.log_softmax(linear(states, weight, bias).float() / temperature, dim=-1)
+    states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float,
+    cap: float | None, banned: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    logits = linear(states, weight, bias).float()
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    if banned is not None:
+        logits = logits + banned
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)
     entropies = -(logprobs.detach().exp() * logprobs.detach()).sum(dim=-1)
     return logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropies
 
@@ -90,12 +109,14 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor,
-        temperature: float, chunk: int,
+        temperature: float, chunk: int, cap: float | None, banned: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         dtype = autocast_type(states)
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        divided = None if bias is None else bias / temperature
+        # What the head's output is divided by: the temperature, or what the cap is tanh's of.
+        divisor = temperature if cap is None else cap
+        divided = None if bias is None else bias / divisor
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
         entropies = torch.full_like(logprobs, float("nan"))  # no by-product without a gradient
@@ -106,24 +127,36 @@ class _FrozenHead(torch.autograd.Function):
                 rows = slice(start, start + chunk)
                 state = states[rows].to(weight.dtype)
                 if weight.dtype == torch.float32:  # d divisions a token instead of V
-                    scaled = linear(state / temperature, weight, divided)
+                    scaled = linear(state / divisor, weight, divided)
                 else:  # the rounded logits are the model's: they are divided
-                    scaled = linear(state, weight, bias).float().div_(temperature)
+                    scaled = linear(state, weight, bias).float().div_(divisor)
+                slope = None
+                if cap is not None:
+                    scaled.tanh_()
+                    if wants_gradient:
+                        slope = scaled.new_ones(()).addcmul(scaled, scaled, value=-1)
+                    scaled.mul_(cap / temperature)
+                if banned is not None:
+                    scaled.add_(banned)
                 # logsumexp without a pass of its own: max z - log max p.
                 p = torch.softmax(scaled, dim=-1)
                 total = scaled.amax(dim=-1) - p.amax(dim=-1).log()
-                token = ids[rows]
-                logprobs[rows] = scaled.gather(-1, token.unsqueeze(-1)).squeeze(-1) - total
+                token = ids[rows].unsqueeze(-1)
+                logprobs[rows] = scaled.gather(-1, token).squeeze(-1) - total
                 if direction is None:
                     continue
-                mean_row = (p.to(weight.dtype) @ weight).float()
-                expected = (state.float() * mean_row).sum(dim=-1)
-                if bias is not None:
-                    expected = expected + p @ bias.float()
-                entropies[rows] = total - expected / temperature
-                direction[rows] = ((weight[token].float() - mean_row) / temperature).to(
-                    direction.dtype
-                )
+                own = weight[ids[rows]].float()
+                if slope is None:
+                    mean_row = (p.to(weight.dtype) @ weight).float()
+                    expected = (state.float() * mean_row).sum(dim=-1)
+                    if bias is not None:
+                        expected = expected + p @ bias.float()
+                    entropies[rows] = total - expected / temperature
+                else:
+                    entropies[rows] = total - torch.linalg.vecdot(p, scaled)
+                    own = own * slope.gather(-1, token)
+                    mean_row = (slope.mul_(p).to(weight.dtype) @ weight).float()
+                direction[rows] = ((own - mean_row) / temperature).to(direction.dtype)
         if direction is not None:
             ctx.save_for_backward(direction)
         ctx.mark_non_differentiable(entropies)
@@ -132,14 +165,8 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (direction,) = ctx.saved_tensors
-        return (
-            (direction * grads[0].unsqueeze(-1)).to(direction.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        states = (direction * grads[0].unsqueeze(-1)).to(direction.dtype)
+        return states, *(None,) * 7
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.errors import InputError
 from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
+from toolkit.models.families import LogitRule, logit_rule
 from toolkit.models.generation import Step
 from toolkit.models.reading import Reading
-from toolkit.models.wrapped import head_weights
+from toolkit.models.wrapped import filler, head_weights
 
 # Added to the logit of an id that shall never come. Finite, so that 0 times it is 0 and no NaN.
 NEVER = -1e30
@@ -60,6 +60,10 @@ class Actors(nn.Module):
     banned: Tensor | None = None
     reading: Reading = Reading()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._logit_rules: dict[str, LogitRule] = {}
+
     @abstractmethod
     def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
         """The role's last hidden states of the last ``last`` positions: (B, last, d)."""
@@ -91,11 +95,6 @@ class Actors(nn.Module):
     @abstractmethod
     def language_model(self, role: str) -> Any:
         """The causal language model that plays the role, its adapter on."""
-
-    def _head_in(self, states: Tensor, role: str) -> tuple[Tensor, Tensor | None]:
-        """The head's weights in the states' type."""
-        weight, bias = head_weights(self.output_head(role))
-        return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether a parameter of that name is of an adapter that is not trained."""
@@ -158,7 +157,8 @@ class Actors(nn.Module):
             self.eval()
 
     def _hidden(self, role: str, ids: Tensor, mask: Tensor, last: int) -> Tensor:
-        ids = ids.masked_fill(~mask, 0)  # a pad token may lie outside the embedding
+        # A pad token may lie outside the embedding.
+        ids = ids.masked_fill(~mask, filler(self.language_models()[0].get_input_embeddings()))
         return self.trunk(
             role, last, input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask),
             use_cache=False,
@@ -172,9 +172,14 @@ class Actors(nn.Module):
         self, role: str, hidden: Tensor, completion_ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         weight, bias = head_weights(self.output_head(role))
-        if self.banned is not None:
-            bias = self.banned if bias is None else bias.float() + self.banned
-        return head_logprobs(hidden, weight, bias, completion_ids, temperature)
+        rule = self.logit_rule(role)
+        if rule.cap is not None and rule.scale != 1.0:  # the cap is of what was multiplied
+            weight, bias = weight * rule.scale, None if bias is None else bias * rule.scale
+        elif rule.cap is None:
+            temperature = temperature / rule.scale
+        return head_logprobs(
+            hidden, weight, bias, completion_ids, temperature, cap=rule.cap, banned=self.banned
+        )
 
     def keep_only(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """From now on ids that are no token have no probability (rows of the embedding to spare).
@@ -205,10 +210,16 @@ class Actors(nn.Module):
         self, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
     ) -> Tensor:
         """Reference: log-probs (B, C) fp32; arguments as for policy_outputs."""
+        return self.logprobs(REFERENCE, ids, mask, completion_ids, temperature)
+
+    def logprobs(
+        self, role: str, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
+    ) -> Tensor:
+        """Any role that has logits: log-probs (B, C) fp32; arguments as for policy_outputs."""
         with self.precision():
-            states = self._before(REFERENCE, ids, mask, completion_ids.shape[1])
+            states = self._before(role, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
-            return self._logprobs(REFERENCE, states, tokens, temperature)[0]
+            return self._logprobs(role, states, tokens, temperature)[0]
 
     def values(self, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Value: (B, T) -> (B, C) fp32, V of the state before each completion token."""
@@ -228,7 +239,7 @@ class Actors(nn.Module):
 
     def step(self, role: str = POLICY) -> Step:
         """One pass of sampling; with the policy's values where they share its trunk."""
-        head = self.output_head(role)
+        head, rule = self.output_head(role), self.logit_rule(role)
         with_value = role == POLICY and self.shares_trunk
 
         def step(
@@ -239,39 +250,25 @@ class Actors(nn.Module):
                     role, 1, input_ids=inputs, attention_mask=mask, position_ids=positions,
                     past_key_values=cache, use_cache=True,
                 )[:, -1]  # fmt: skip
-                logits = head(hidden)
+                logits = rule(head(hidden))
                 if self.banned is not None:
                     logits = logits.float() + self.banned
                 return logits, self.read_values(hidden) if with_value else None
 
-        return step
+        return Step(step, self.language_model(role).config)
 
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Logits (B, C, V) of policy or reference, whole: for looking at, not for training."""
         with self.precision():
             states = self._before(role, ids, mask, completion_length)
-            logits = self.output_head(role)(states)
+            logits = self.logit_rule(role)(self.output_head(role)(states))
             return logits if self.banned is None else logits.float() + self.banned
 
-    @torch.no_grad()
-    def check_head(self, role: str = POLICY) -> None:
-        """Raise InputError if the logits are not those of the role's own forward pass.
-
-        Some families scale or cap their logits behind the head; log-probs made without that would
-        be wrong in silence.
-        """
-        ids = torch.arange(4, device=self.device).unsqueeze(0)
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        with self.precision():
-            states = self._before(role, ids, mask, 3)
-            ours = nn.functional.linear(states, *self._head_in(states, role)).float()
-            model = self.language_model(role)
-            theirs = model(input_ids=ids, position_ids=ids).logits[:, :3].float()
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item()):
-            raise InputError(
-                f"{type(model).__name__}: its logits are not its output head's of its hidden "
-                "states (it scales or caps them); such models are not supported by PPO"
-            )
+    def logit_rule(self, role: str) -> LogitRule:
+        """What the role's model does to its head's output."""
+        if role not in self._logit_rules:
+            self._logit_rules[role] = logit_rule(self.language_model(role).config)
+        return self._logit_rules[role]
 
 
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:

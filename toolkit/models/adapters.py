@@ -1,6 +1,8 @@
 """Adapter folders: what they say of themselves, and whether they fit the base at hand."""
 
+import copy
 import math
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
+from toolkit.models.experts import untrained_parts
+from toolkit.models.families import heads_of, language_names
 from toolkit.models.loading import HEADS, base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
     base_module,
+    base_of,
     equal_weights,
     heed_whose_rows,
     of_adapter,
@@ -43,6 +49,99 @@ def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> Lora
     return LoraConfig(
         r=r, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type=task_type
     )
+
+
+def language_lora(model: Any, lora: LoraConfig) -> LoraConfig:
+    """The same LoRA, on layers of the language model alone, and of these on what peft does right.
+
+    "all-linear" becomes ``linear_targets``. Names that were given are looked up in the language
+    model only: a vision tower has layers of the same names, which text never reaches.
+
+    Args:
+        model: the base, before any adapter is on it.
+        lora: as it was asked for.
+
+    Raises:
+        InputError: none of the names is a layer's.
+    """
+    made: Any = copy.deepcopy(lora)
+    if lora.target_modules == "all-linear":
+        made.target_modules = set(linear_targets(model))
+    else:
+        inside = language_names(model)
+        if inside is None:
+            return lora
+        made.target_modules = {name for name in inside if _matches(name, lora.target_modules)}
+    if not made.target_modules:
+        raise InputError(
+            f"lora_target_modules: no layer of the language model is called so: "
+            f"{lora.target_modules}", "lora_target_modules",
+        )  # fmt: skip
+    config: LoraConfig = made
+    return config
+
+
+def linear_targets(model: Any) -> list[str]:
+    """What "all-linear" means: full paths of the language model's linear layers, heads left out.
+
+    Left out are also layers that are more than linear (routers that return two things), and what
+    ``out_of_reach`` and ``untrained_parts`` name.
+
+    Args:
+        model: the base, before any adapter is on it.
+    """
+    inside, heads, named = language_names(model), heads_of(model), dict(model.named_modules())
+    left_out = out_of_reach(model) | set(untrained_parts(model))
+    within = tuple(f"{path}." for path in left_out)
+    return [
+        name for name in (named if inside is None else inside)
+        if isinstance(named[name], nn.Linear | Conv1D)
+        and not type(named[name]).__module__.startswith("transformers.models.")
+        and not any(named[name] is head for head in heads)
+        and name not in left_out and not name.startswith(within)
+    ]  # fmt: skip
+
+
+def _matches(name: str, targets: Any) -> bool:
+    """Whether peft would take the layer of this name for one of the targets."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def out_of_reach(model: Any) -> set[str]:
+    """Linear layers whose LoRA would do nothing, or not always.
+
+    Mamba's layers (which have parameters A_log and D) read the weights of ``out_proj`` and
+    ``dt_proj`` past an adapter, in their fused kernels or always; peft refuses ``out_proj`` of five
+    families. Layers that take over the keys and values of an earlier one have projections of their
+    own that are never called.
+    """
+    found = set()
+    for name, module in model.named_modules():
+        if hasattr(module, "A_log") and hasattr(module, "D"):
+            found |= {f"{name}.out_proj", f"{name}.dt_proj"}
+        if getattr(module, "is_kv_shared_layer", False):
+            found |= {f"{name}.k_proj", f"{name}.v_proj"}
+    return found
+
+
+def put_adapter(model: Any, config: LoraConfig, name: str) -> PeftModel:
+    """The model with one more adapter: peft's model from the first one on.
+
+    Raises:
+        InputError: peft's own refusals.
+    """
+    try:
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, config)
+            return model
+        config.base_model_name_or_path = None  # peft would warn that the base is called otherwise
+        made = get_peft_model(model, config, adapter_name=name)
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(f"peft: {' '.join(str(error).split())[:300]}") from None
+    assert isinstance(made, PeftModel)
+    return made
 
 
 def absolute_if_local(base_name: str) -> str:
@@ -330,15 +429,15 @@ def _embedding_of(key: str) -> str:
 
 
 def add_saved_adapter(
-    model: PeftModel, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
-) -> dict[str, Tensor]:
-    """Put a saved LoRA adapter on the base, whole and frozen; return a reward's head.
+    model: Any, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
+) -> tuple[PeftModel, dict[str, Tensor]]:
+    """Put a saved LoRA adapter on the base, whole and frozen; return the model and a reward's head.
 
     A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
     language model, and the score head is left over, to be kept by the caller.
 
     Args:
-        model: the base, with peft's layers.
+        model: the base, with peft's layers if it has adapters already.
         folder: the adapter's.
         name: of the adapter on this base.
         overrides: gets what has no place of its own in peft's layers (biases, copies of weights).
@@ -347,7 +446,7 @@ def add_saved_adapter(
     Raises:
         InputError: a key of the adapter has no place in this base, or the other way round.
     """
-    base: Any = model.base_model.model
+    base = base_of(model)
     config = LoraConfig.from_pretrained(str(folder))
     state = load_file(Path(folder) / "adapter_model.safetensors")
     written = read_object(Path(folder) / "adapter_config.json", "adapter")
@@ -364,11 +463,10 @@ def add_saved_adapter(
         whole = sorted(set(whole) | held & set(EMBEDDINGS))
     config.modules_to_save = whole or None
     try:
-        model.add_adapter(name, config)
-    except (ValueError, TypeError, IndexError) as error:  # peft's own refusals
-        reason = " ".join(str(error).split())
+        model = put_adapter(model, config, name)
+    except InputError as error:
         raise InputError(
-            f"{folder}: it has no place beside the other roles' adapters: {reason[:200]} "
+            f"{folder}: it has no place on the base, or beside the other roles' adapters: {error} "
             f"({MERGE.format(folder=folder)})"
         ) from None
     if tied:
@@ -400,14 +498,14 @@ def add_saved_adapter(
     for key, parameter in model.named_parameters():
         if dtype is not None and ".lora_" not in key and of_adapter(key, name):
             parameter.data = parameter.data.to(dtype)
-    return {key: state[key] for key in parts.score}
+    return model, {key: state[key] for key in parts.score}
 
 
 def _lay_over(
-    model: PeftModel, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
+    model: Any, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
 ) -> None:
     """Hold these weights for the adapter, but those that are the base's own."""
-    base: Any = model.base_model.model
+    base = base_of(model)
     places: dict[str, tuple[nn.Module, str]] = {}
     tensors: dict[str, Tensor] = {}
     for key, saved in state.items():

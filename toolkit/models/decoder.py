@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from toolkit.models.families import fit_inputs
+
 # Those whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
 # transformers 5.23 has them; each is held against its own pass before it is changed.
 DECODER_LAYERS = (
@@ -200,7 +202,7 @@ def last_states(trunk: Any, last: int, **inputs: Any) -> Tensor:
     if short:
         layer.last = last
     try:
-        return trunk(**inputs).last_hidden_state[:, -last:]
+        return trunk(**fit_inputs(trunk, inputs)).last_hidden_state[:, -last:]
     finally:
         if short:
             layer.last = None

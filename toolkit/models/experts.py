@@ -35,7 +35,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
-from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
@@ -365,22 +364,3 @@ def _taken_for_experts(model: PreTrainedModel, name: str) -> bool:
     except ValueError:  # one of two that are one parameter in the experts
         return True
     return name not in (config.target_modules or ())
-
-
-def linear_targets(model: PreTrainedModel) -> list[str]:
-    """What "all-linear" is to mean in a model with experts: ``target_modules`` for its LoRA.
-
-    Full paths of all linear layers but the output head, ``untrained_parts`` and what is in these:
-    the same on a 4-bit base as on a wide one. To be asked before peft has wrapped anything.
-    """
-    left_out = untrained_parts(model)
-    within = tuple(f"{path}." for path in left_out)
-    head = model.get_output_embeddings() or getattr(model, "score", None)
-    return [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and module is not head
-        and path not in left_out
-        and not path.startswith(within)
-    ]

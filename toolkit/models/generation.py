@@ -1,15 +1,17 @@
 """Sampling completions, with the log-probability (and the value) of each sampled token."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from toolkit.maths.distributions import inverse_cdf_sample
 from toolkit.maths.sequences import is_any, mask_after_stop, position_ids
+from toolkit.models.families import fit_inputs
 
 
 class Sampled(NamedTuple):
@@ -24,9 +26,23 @@ class Sampled(NamedTuple):
     values: Tensor | None = None
 
 
-# inputs (B, n), attention mask (B, past + n), positions (B, n), cache -> logits (B, V) of the last
-# position, and its value (B,) or None.
-Step = Callable[[Tensor, Tensor, Tensor, Cache], tuple[Tensor, Tensor | None]]
+@dataclass(frozen=True)
+class Step:
+    """One pass of a language model while sampling.
+
+    Attributes:
+        run: inputs (B, n), attention mask (B, past + n), positions (B, n), cache -> logits (B, V)
+            of the last position, and its value (B,) or None.
+        config: of the model, which says what each layer keeps.
+    """
+
+    run: Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Tensor | None]]
+    config: PreTrainedConfig
+
+    def __call__(
+        self, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.run(inputs, mask, positions, cache)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -56,7 +72,20 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def step_of(model: nn.Module, banned: Tensor | None = None) -> Step:
+def new_cache(config: PreTrainedConfig, room: int) -> Cache:
+    """An empty cache for ``room`` tokens, with a layer of the right kind for each of the model's.
+
+    Layers with full attention keep keys and values in a buffer; what slides, or has a state instead
+    (convolutions, linear attention, Mamba), is kept by transformers' own layers.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        _RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
     """The step of a plain causal language model, which has no values.
 
     Args:
@@ -65,16 +94,16 @@ def step_of(model: nn.Module, banned: Tensor | None = None) -> Step:
     """
 
     def step(
-        inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache
+        inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
-        output = model(
-            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        logits = output.logits[:, -1]
+        passed = {
+            "input_ids": inputs, "attention_mask": mask, "position_ids": positions,
+            "past_key_values": cache, "use_cache": True, "logits_to_keep": 1,
+        }  # fmt: skip
+        logits = model(**fit_inputs(model, passed)).logits[:, -1]
         return logits if banned is None else logits.float() + banned, None
 
-    return step
+    return Step(step, model.config)
 
 
 def draw_uniforms(batch: int, response_length: int, generator: torch.Generator) -> Tensor:
@@ -121,8 +150,7 @@ def sample(
     mask[:, :prompt_length] = prompt_mask
     positions = position_ids(mask)
     running = torch.ones(batch, dtype=torch.bool, device=device)
-    room: Any = partial(_RoomyLayer, prompt_length + response_length)
-    cache = Cache(layer_class_to_replicate=room)
+    cache = new_cache(step.config, prompt_length + response_length)
     inputs, value = prompt_ids.masked_fill(~prompt_mask, 0), None
     for t in range(response_length):
         end = prompt_length + t

@@ -8,6 +8,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+import transformers
 from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked_for_cpu
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from toolkit.errors import InputError
 from toolkit.maths.normalization import head_init_std
 from toolkit.maths.precision import autocast_device
+from toolkit.models.experts import experts_in_4bit, quantise_experts, share_in_4bit
+from toolkit.models.families import family_of
+from toolkit.models.trunk_head import with_score_head
+from toolkit.models.wrapped import head_weights
 
 # Output heads of the families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ["lm_head", "embed_out", "score"]
@@ -148,16 +153,27 @@ def _turn_end(tokenizer: Any) -> int | None:
     return next((i for known in (special, named) for i in behind if i in known), None)
 
 
+def load_config(name: str, revision: str = "main", trust_remote_code: bool = False) -> Any:
+    """The model's config.
+
+    Raises:
+        InputError: there is none, or transformers does not know its type.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{name}: config not loaded: {_first_line(error)}") from None
+
+
 def context_length(name: str, revision: str = "main") -> int | None:
     """The most tokens that the model was made for, by its config; None where it does not say.
 
     A model with rotary positions would run on beyond it and write nonsense; one with learned
     positions would crash. Reads no weights.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: config not loaded: {_first_line(error)}") from None
+    config = load_config(name, revision).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
@@ -202,8 +218,8 @@ def load_base(
 ) -> PreTrainedModel:
     """The base model, frozen, in eval mode, on this process's device.
 
-    4bit is NF4 with double quantisation; what is not quantised, and the arithmetic, is fp32 on a
-    CPU and bf16 on a GPU.
+    4bit is NF4 with double quantisation, of linear layers and of experts; what is not quantised,
+    and the arithmetic, is fp32 on a CPU and bf16 on a GPU.
 
     Args:
         name: Hub id or folder.
@@ -232,11 +248,19 @@ def load_base(
             bnb_4bit_compute_dtype=compute,
             llm_int8_skip_modules=HEADS,
         )
-    auto = AutoModelForSequenceClassification if score_head else AutoModelForCausalLM
+    config = load_config(name, revision, trust_remote_code)
+    on_trunk = False
+    auto: Any = AutoModelForCausalLM
+    if not trust_remote_code:
+        family = family_of(config, name)
+        auto = getattr(transformers, family.auto)
+        on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
+    if score_head and not on_trunk:
+        auto = AutoModelForSequenceClassification
     # A new score head is wanted here; without this transformers reports it as a fault.
     quiet = suppress_seqcls_warning() if score_head else nullcontext()
     try:
-        with quiet:
+        with quiet, experts_in_4bit():  # which concerns no other precision
             loaded: Any = auto.from_pretrained(
                 name,
                 revision=revision,
@@ -246,7 +270,7 @@ def load_base(
                 quantization_config=quantization,
                 device_map={"": device},
                 output_loading_info=True,
-                **({"num_labels": 1} if score_head else {}),
+                **({"num_labels": 1} if score_head and not on_trunk else {}),
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{name}: model not loaded: {_first_line(error)}") from None
@@ -263,10 +287,15 @@ def load_base(
         raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
     cure_cpu_repacking(model)
     model.requires_grad_(False)
+    if precision == "4bit" and quantise_experts(model, compute):
+        print(share_in_4bit(model))
     if score_head == "own" and not hasattr(model, "score"):
         raise InputError(f"{name}: a {type(model).__name__} has no head called score")
-    if made_new:
-        model.score = new_score_head(model.config.get_text_config().hidden_size, seed).to(device)
+    if on_trunk:
+        width = head_weights(model.get_output_embeddings())[0].shape[1]
+        model = with_score_head(model, new_score_head(width, seed).to(device))
+    elif made_new:
+        model.score = new_score_head(model.score.in_features, seed).to(device)
     return model.eval()
 
 

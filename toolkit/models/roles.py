@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -29,15 +29,26 @@ from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
+    language_lora,
     lora_config,
+    put_adapter,
     read_facts,
     write_facts,
 )
 from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.families import trunk_of
 from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
 from toolkit.models.reading import Reading
-from toolkit.models.wrapped import Overrides, of_adapter, switch, switchable
+from toolkit.models.self_checks import check_passes
+from toolkit.models.wrapped import (
+    Overrides,
+    base_of,
+    head_weights,
+    of_adapter,
+    switch,
+    switchable,
+)
 
 
 class Roles(Actors):
@@ -45,7 +56,8 @@ class Roles(Actors):
 
     Args:
         base: a frozen causal language model.
-        lora: the configuration of the adapters that are trained.
+        lora: the configuration of the adapters that are trained. Without it there is no new
+            adapter, unless there is a value, which comes with a policy to be trained.
         value: "adapter" (its own), "trunk" (a head on the policy's hidden states), or None.
         reward_adapter: folder of a trained reward adapter, or None.
         policy_adapter: folder of an adapter that the policy starts from, or None for a new one.
@@ -55,10 +67,10 @@ class Roles(Actors):
         value_init: "zero", or "reward": adapter and head start as the reward's.
         autocast_dtype: run every pass under autocast to this type; the base's frozen linear weights
             are then held in it.
-        checked: run the base once, to see that its head is what makes its logits (``check_head``).
+        checked: hold a few passes against the base's own (``check_passes``).
 
     Raises:
-        InputError: the base's logits are not its output head's of its hidden states.
+        InputError: an adapter that does not fit, or a base whose passes are not what they seem.
     """
 
     def __init__(
@@ -75,7 +87,10 @@ class Roles(Actors):
         reading: Reading | None = None,
     ) -> None:
         super().__init__()
-        lora = lora or lora_config(8, 16, "all-linear", "CAUSAL_LM")
+        if lora is None and value is not None:
+            lora = lora_config(8, 16, "all-linear", "CAUSAL_LM")
+        if lora is not None:
+            lora = language_lora(base, lora)
         self.base_name = absolute_if_local(base.name_or_path or "")
         self.autocast_dtype = autocast_dtype
         for name, _ in base.named_modules():
@@ -88,47 +103,50 @@ class Roles(Actors):
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
             attend_in_fp32(base)
-        hidden_size = base.config.get_text_config().hidden_size
+        hidden_size = head_weights(base.get_output_embeddings())[0].shape[1]
         device = next(base.parameters()).device
-        self.model: PeftModel = get_peft_model(base, lora, adapter_name=POLICY)
+        self.model: Any = base  # peft's model from the first adapter on
         self.overrides = Overrides()
         self.policy_bias = "none"
         self.value_head: Fp32Head | None = None
         self.reward_head: Fp32Head | None = None
         if policy_adapter is not None:
-            self.model.delete_adapter(POLICY)
             self._add(policy_adapter, POLICY)
-            # Deleting the last adapter left peft without an active one, which it needs to add more.
-            base_model: Any = self.model.base_model
-            self.model.active_adapter = base_model.active_adapter = POLICY
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")
             if reference == "policy_adapter":
                 self._add(policy_adapter, REFERENCE)
+        elif lora is not None:
+            self.model = put_adapter(self.model, copy.deepcopy(lora), POLICY)
         if reward_adapter is not None:
-            self._add_reward(reward_adapter, hidden_size, device)
+            self._add_reward(reward_adapter)
         if value is not None:
+            assert lora is not None
             self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
         self.reading = reading or Reading()
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
         self._rewards: dict[str, tuple[str, Fp32Head, float, float, Reading]] = {}
         self.shares_trunk = value == "trunk"
         self._adapter_of = {
-            POLICY: POLICY,
-            REFERENCE: REFERENCE if REFERENCE in self.model.peft_config else None,
+            POLICY: POLICY if POLICY in self.adapters else None,
+            REFERENCE: REFERENCE if REFERENCE in self.adapters else None,
             VALUE: POLICY if self.shares_trunk else VALUE,
             REWARD: REWARD,
         }
         self._settle()
         if checked:
-            self.check_head()
+            check_passes(self, POLICY)
 
-    def _add_reward(
-        self, folder: str | Path, hidden_size: int, device: torch.device, name: str = REWARD
-    ) -> None:
+    @property
+    def adapters(self) -> dict[str, Any]:
+        """The configuration of each adapter, by its name."""
+        return dict(self.model.peft_config) if isinstance(self.model, PeftModel) else {}
+
+    def _add_reward(self, folder: str | Path, name: str = REWARD) -> None:
         (weight,) = self._add(folder, name).values()
-        self.reward_head = Fp32Head(hidden_size, 1, bias=False).to(device).requires_grad_(False)
+        head = Fp32Head(weight.shape[1], 1, bias=False).to(self.device)
+        self.reward_head = head.requires_grad_(False)
         self.reward_head.weight.copy_(weight)
         facts = read_facts(folder)
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
@@ -143,7 +161,7 @@ class Roles(Actors):
         self._add(folder, name)
         self._adapter_of[name] = name
         self._settle()
-        self.check_head(name)
+        check_passes(self, name)
 
     def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
         """From now on this reward adapter plays the reward; others that did are kept on the base.
@@ -155,8 +173,7 @@ class Roles(Actors):
         key = str(Path(folder).resolve())
         if key not in self._rewards:
             name = f"reward{len(self._rewards)}"
-            hidden_size = self._causal.config.get_text_config().hidden_size
-            self._add_reward(folder, hidden_size, self.device, name)
+            self._add_reward(folder, name)
             assert self.reward_head is not None
             kept = name, self.reward_head, self.gain, self.bias, reading or Reading()
             self._rewards[key] = kept
@@ -173,9 +190,10 @@ class Roles(Actors):
         """
         embedding = self._causal.get_input_embeddings().weight
         wide = self.autocast_dtype is not None or embedding.dtype == torch.float32
-        return add_saved_adapter(
+        self.model, head = add_saved_adapter(
             self.model, folder, name, self.overrides, torch.float32 if wide else None
         )
+        return head
 
     def _settle(self) -> None:
         """What adapters need once they are on: what is trained, the leaner pass, eval mode."""
@@ -206,7 +224,7 @@ class Roles(Actors):
                 self.value_head.weight.copy_(self.gain * self.reward_head.weight)
                 self.value_head.bias.fill_(self.bias)
         elif value == "adapter":
-            self.model.add_adapter(VALUE, self._without_head(lora))
+            self.model = put_adapter(self.model, self._without_head(lora), VALUE)
 
     def _without_head(self, lora: LoraConfig) -> LoraConfig:
         """The value's adapter: the policy's but for the output head, which no value reads."""
@@ -216,7 +234,7 @@ class Roles(Actors):
         head = self._causal.get_output_embeddings()
         own = {name.rpartition(".")[2] for name, module in self._causal.named_modules()
                if module is head}  # fmt: skip
-        kept = sorted(set(targets) - own)
+        kept = [target for target in targets if target.rpartition(".")[2] not in own]
         if not kept:
             raise InputError(
                 "lora_target_modules: only the output head, so a value adapter would have nothing "
@@ -228,9 +246,7 @@ class Roles(Actors):
 
     @property
     def _causal(self) -> PreTrainedModel:
-        base: Any = self.model.base_model.model  # get_base_model asks for an active adapter
-        assert isinstance(base, PreTrainedModel)
-        return base
+        return base_of(self.model)
 
     def act_as(self, role: str) -> PreTrainedModel:
         """The causal language model with this role's adapter on."""
@@ -240,7 +256,7 @@ class Roles(Actors):
         return self._causal
 
     def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
-        return last_states(self.act_as(role).base_model, last, **inputs)
+        return last_states(trunk_of(self.act_as(role)), last, **inputs)
 
     def language_model(self, role: str) -> PreTrainedModel:
         return self.act_as(role)
@@ -261,14 +277,13 @@ class Roles(Actors):
 
     def identity(self) -> dict[str, Any]:
         weight = next(p for p in self._causal.parameters() if not p.requires_grad)
-        configs: dict[str, Any] = dict(self.model.peft_config)
         return {
             "base": base_fingerprint(self.base_name) or self.base_name,
             "base_type": str(weight.dtype)
             + (" 4bit" if getattr(self._causal, "is_loaded_in_4bit", False) else ""),
             "adapters": {
                 name: [config.r, config.lora_alpha, str(self._targets(config))]
-                for name, config in configs.items()
+                for name, config in self.adapters.items()
             },
             "shared_trunk": self.shares_trunk,
             "frozen": self._frozen_digest(),
@@ -301,7 +316,7 @@ class Roles(Actors):
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
         return not parameter.requires_grad and any(
-            of_adapter(name, adapter) for adapter in self.model.peft_config
+            of_adapter(name, adapter) for adapter in self.adapters
         )
 
     @staticmethod
@@ -312,7 +327,7 @@ class Roles(Actors):
     def save(self, folder: str | Path, **facts: Any) -> None:
         """Write ``folder/policy`` (plain peft loads it) and, if there is one, ``folder/value``."""
         folder = Path(folder)
-        names = [POLICY] + ([VALUE] if VALUE in self.model.peft_config else [])
+        names = [POLICY] + ([VALUE] if VALUE in self.adapters else [])
         for name in names:
             self.model.peft_config[name].base_model_name_or_path = self.base_name
         self.act_as(POLICY)

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.families import trunk_of
 from toolkit.models.lean import make_lean
 from toolkit.models.loading import cure_cpu_repacking
+from toolkit.models.self_checks import check_passes
 from toolkit.models.wrapped import of_adapter, switch, switchable
 
 # Ways to start LoRA that change the base's own weights, so that off is not what it was before.
@@ -156,8 +158,8 @@ class SeparateModels(Actors):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.eval().to(next(policy.parameters()).device)
-        self.check_head()
-        self.check_head(REFERENCE)
+        check_passes(self, POLICY)
+        check_passes(self, REFERENCE)
 
     def _name_adapters(self, policy: PeftModel, name: str | None, reference: str | None) -> None:
         """Settle which of the policy's adapters is trained, and which is the reference."""
@@ -222,7 +224,7 @@ class SeparateModels(Actors):
         if role in (VALUE, REWARD):
             model = self._classifier(role)
             return last_states(getattr(model, model.base_model_prefix), last, **inputs)
-        return last_states(self._act_as(role).base_model, last, **inputs)
+        return last_states(trunk_of(self._act_as(role)), last, **inputs)
 
     def language_model(self, role: str) -> Any:
         return self._act_as(role)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils.other import (
@@ -172,6 +173,20 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     if not isinstance(getattr(head, "weight", None), Tensor):
         raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
     return held.weight, getattr(held, "bias", None)
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model below peft's, if there is one; needs no active adapter."""
+    return model.base_model.model if isinstance(model, PeftModel) else model
+
+
+def filler(embedding: Any) -> int:
+    """The token id to read where there is padding: one whose embedding is not the padding token's.
+
+    That row is often all zeros, and the norm of zeros has no gradient: Gemma 3n takes a root of it,
+    and a gradient of all weights is NaN then, although nothing of it is read.
+    """
+    return int(getattr(_unwrapped(embedding), "padding_idx", None) == 0)
 
 
 def base_module(model: nn.Module, path: str) -> nn.Module | None:

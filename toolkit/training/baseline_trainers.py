@@ -22,6 +22,7 @@ from trl import RLOOTrainer, SFTTrainer
 from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import banned_of
+from toolkit.models.adapters import language_lora
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.other_base import TextRewardModel
 from toolkit.training.baseline_config import (
@@ -63,7 +64,7 @@ def _start(
 ) -> tuple[Any, LoraConfig | None]:
     """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
     if policy_adapter is None:
-        return base, lora
+        return base, language_lora(base, lora)
     return PeftModel.from_pretrained(base, policy_adapter, is_trainable=True), None
 
 

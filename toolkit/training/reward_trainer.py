@@ -31,6 +31,7 @@ from toolkit.maths.losses import (
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
+from toolkit.models.adapters import language_lora
 from toolkit.models.roles import Roles
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rewards import score
@@ -75,7 +76,7 @@ class BestOfKTrainer(RewardTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=collator,
-            peft_config=peft_config,
+            peft_config=language_lora(model, peft_config),
         )
         assert self.model is not None
         # transformers' pooling tells padding by this id, whatever token it stands for.

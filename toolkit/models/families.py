@@ -1,0 +1,204 @@
+"""What a model is, by its config alone: which class holds it, how its logits are made, its cache.
+
+Everything here is decided before a weight is read, so that a model that cannot be used is refused
+in one line. What a config promises is held against the loaded model by ``self_checks``.
+
+    language model     AutoModelForCausalLM knows most, composite ones among them (Gemma 3 and 4, as
+                       published; of Qwen3.5 it takes the language model alone). Others that read
+                       images and text (Ministral 3, Qwen-VL) come by AutoModelForImageTextToText.
+                       Text goes in and text comes out; adapters stay off the other parts
+    reward model       transformers' sequence classifier, where it has one whose trunk is the
+                       language model's; elsewhere a score head on that trunk itself
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+from toolkit.errors import InputError
+
+# Fields of configs by which logits are multiplied behind the head, and those that divide them.
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+DIVISORS = ("logits_scaling",)
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
+
+
+@dataclass(frozen=True)
+class LogitRule:
+    """What a family does to its head's output: z -> scale z, then cap tanh(z / cap).
+
+    Attributes:
+        scale: a constant, which is as good as another temperature.
+        cap: a bound that logits approach; None for none.
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The model's logits, fp32 where anything is done to them, of its head's output."""
+        if self == LogitRule():
+            return logits
+        logits = logits.float() * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def said(self) -> str:
+        """The rule in words; empty if there is none."""
+        words = [] if self.scale == 1.0 else [f"multiplied by {self.scale:g}"]
+        words += [] if self.cap is None else [f"capped at {self.cap:g}"]
+        return " and ".join(words)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one type are held.
+
+    Attributes:
+        model_type: as configs have it.
+        auto: the class of transformers that loads the language model.
+        model_class: what that makes.
+        classifier: "stock" (AutoModelForSequenceClassification), or "trunk": a head on the trunk.
+        composite: there is more in the checkpoint than a language model.
+        logits: what happens behind the head.
+    """
+
+    model_type: str
+    auto: str
+    model_class: Any
+    classifier: str
+    composite: bool
+    logits: LogitRule
+
+    def notes(self) -> list[str]:
+        """What of this family is unlike a plain language model, in a line each."""
+        lines = []
+        if self.composite:
+            lines.append(
+                f"{self.model_type}: text alone goes in, and adapters are on its language model"
+            )
+        if self.logits.said():
+            lines.append(f"{self.model_type}: its logits are {self.logits.said()}")
+        return lines
+
+
+def family_of(config: PreTrainedConfig, name: str = "") -> Family:
+    """How models with this config are held.
+
+    Args:
+        config: of the model.
+        name: of the model, for messages.
+
+    Raises:
+        InputError: a model that no causal language model can be had of, with the reason.
+    """
+    kind = config.model_type or type(config).__name__
+    before = f"{name}: a {kind} model" if name else f"a {kind} model"
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{before} has an encoder and a decoder (take a causal language model)")
+    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if reads_both_ways and not getattr(config, "is_decoder", False):
+        raise InputError(f"{before} reads in both directions (take a causal language model)")
+    auto, found = "AutoModelForCausalLM", MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if found is None:
+        auto = "AutoModelForImageTextToText"
+        found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if found is None:
+        raise InputError(
+            f"{before}: transformers {transformers.__version__} has no causal language model for it"
+        )
+    model_class: Any = found[0] if isinstance(found, tuple) else found
+    if not {"past_key_values", "cache_params"} & set(_inputs(model_class.forward)):
+        raise InputError(
+            f"{before} keeps what it has read in a state of its own, which is not supported (its "
+            "sampled tokens would not be those of a whole pass)"
+        )
+    return Family(
+        kind, auto, model_class, _classifier(config, model_class),
+        config.get_text_config() is not config, logit_rule(config),
+    )  # fmt: skip
+
+
+def _inputs(forward: Any) -> list[str]:
+    return list(inspect.signature(forward).parameters)
+
+
+def _classifier(config: PreTrainedConfig, model_class: Any) -> str:
+    """Whether transformers' classifier has the language model's trunk."""
+    found: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if found is None:
+        return "trunk"
+    # Qwen3.5's takes the whole checkpoint, and its language model a part of it.
+    return "stock" if found.config_class is model_class.config_class else "trunk"
+
+
+def logit_rule(config: PreTrainedConfig) -> LogitRule:
+    """What a model with this config does to its head's output."""
+    text: Any = config.get_text_config()
+
+    def first(names: tuple[str, ...]) -> float | None:
+        found = (getattr(text, name, None) for name in names)
+        return next((float(value) for value in found if isinstance(value, int | float)), None)
+
+    scale, divisor = first(MULTIPLIERS) or 1.0, first(DIVISORS) or 1.0
+    turned = config.model_type.startswith(MULTIPLIED)
+    return LogitRule(scale * divisor if turned else scale / divisor, first(CAPS))
+
+
+def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a pass under the names that the model knows.
+
+    State-space models (Mamba) take their cache as ``cache_params``, need no positions, and want the
+    mask of the new tokens alone.
+    """
+    known = _inputs(type(model).forward)
+    if "past_key_values" in known or "cache_params" not in known:
+        return inputs
+    fitted = dict(inputs)
+    fitted.pop("position_ids", None)
+    if "past_key_values" in fitted:
+        fitted["cache_params"] = fitted.pop("past_key_values")
+    if fitted.get("attention_mask") is not None:
+        fitted["attention_mask"] = fitted["attention_mask"][:, -fitted["input_ids"].shape[1] :]
+    return fitted
+
+
+def trunk_of(model: Any) -> Any:
+    """What gives a language model's last hidden states: the model without its head."""
+    return model.model if model.base_model is model else model.base_model
+
+
+def heads_of(model: Any) -> list[nn.Module]:
+    """The output head and the score head, of those that there are."""
+    found = (model.get_output_embeddings(), getattr(model, "score", None))
+    return [head for head in found if head is not None]
+
+
+def language_names(model: Any) -> list[str] | None:
+    """Names of all modules of the language model, with its heads; None where there are no others.
+
+    A composite model has more: a vision tower, say, and what projects its output.
+    """
+    decoder = trunk_of(model).get_decoder()
+    inside = {id(module) for module in decoder.modules()}
+    heads = heads_of(model)
+    others = [
+        module for module in model.modules()
+        if id(module) not in inside and isinstance(module, nn.Linear)
+        and not any(module is head for head in heads)
+    ]  # fmt: skip
+    if not others:
+        return None
+    inside |= {id(head) for head in heads}
+    return [name for name, module in model.named_modules() if id(module) in inside]

@@ -1,0 +1,56 @@
+"""A reward model of a language model that transformers has no sequence classifier for.
+
+The score head is put beside the output head, on the trunk that both read. An adapter trained so
+loads with plain peft by giving the language model a linear layer called ``score``
+(``load_plain``, and the lines of a published card).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from toolkit.maths.sequences import last_real_token
+from toolkit.models.families import fit_inputs, trunk_of
+from toolkit.models.wrapped import filler, head_weights
+
+
+class _ScoresByTrunk(PreTrainedModel):
+    """What a language model's class is given in place of its own forward pass."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Scores (B, 1) as ``logits``: the head's of the state at each row's last real token."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        ids = input_ids.masked_fill(mask == 0, filler(self.get_input_embeddings()))
+        inputs = {"input_ids": ids, "attention_mask": attention_mask, **kwargs}
+        trunk = trunk_of(self)
+        states = trunk(**fit_inputs(trunk, inputs)).last_hidden_state
+        rows = torch.arange(len(input_ids), device=states.device)
+        head: Any = self.score
+        return SequenceClassifierOutput(logits=head(states[rows, last_real_token(mask)]))
+
+    def get_output_embeddings(self) -> None:
+        """None: what it puts out are scores."""
+        return None
+
+
+def with_score_head(model: Any, head: nn.Linear) -> Any:
+    """The same model as one that scores; its output head goes, where nothing else reads that.
+
+    Args:
+        model: a causal language model.
+        head: one output, no bias.
+    """
+    output: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if head_weights(output)[0] is not embedding.weight:
+        model.set_output_embeddings(nn.Identity())
+    language_class = type(model)
+    model.__class__ = type(f"{language_class.__name__}WithScore",
+                           (_ScoresByTrunk, language_class), {})  # fmt: skip
+    model.score, model.config.num_labels = head, 1
+    return model
