@@ -17,6 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
     GptOssConfig,
     GptOssForCausalLM,
+    LlamaPreTrainedModel,
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
@@ -77,7 +78,7 @@ def by_hand(folder: Path) -> dict[str, Tensor]:
                 outer = saved[f"{name}.nested_absmax"].repeat_interleave(facts["nested_blocksize"])
                 codes = saved[f"{name}.nested_quant_map"][scales.long()]
                 scales = codes * outer[: len(codes)] + facts["nested_offset"]
-            packed = saved[name].flatten()
+            packed = saved[name].view(torch.uint8).flatten()
             places = torch.stack([packed >> 4, packed & 15], -1).flatten().long()
             values = saved[f"{name}.quant_map"][places]
             wide = scales.repeat_interleave(facts["blocksize"])
@@ -94,10 +95,11 @@ def reference(folder: Path, weights: dict[str, Tensor]) -> PreTrainedModel:
     return model.eval()
 
 
-BITS = {
+BITS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
-}
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4",
+            "bnb_4bit_quant_storage": torch.bfloat16},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", BITS)
@@ -208,11 +210,21 @@ def test_dequantised_is_what_the_file_says_and_saves_so(
     model, expected = load(folder, "fp32"), wanted(IDS).logits
     torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-5, atol=1e-5)
     assert not getattr(model, "is_loaded_in_4bit", False)
+    assert not hasattr(model.config, "_is_quantized")
     model.save_pretrained(folder.with_name("saved"))
     again = AutoModelForCausalLM.from_pretrained(folder.with_name("saved"), dtype=torch.float32)
     torch.testing.assert_close(again(IDS).logits, expected, rtol=1e-5, atol=1e-5)
     narrow = load(folder, "bf16")
     assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+
+
+def test_what_a_family_keeps_in_fp32_stays_so(
+    checkpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaPreTrainedModel, "_keep_in_fp32_modules_strict", {"layernorm"})
+    layer = load(checkpoint("fp8")[0], "bf16").model.layers[0]
+    assert layer.input_layernorm.weight.dtype == torch.float32
+    assert layer.mlp.up_proj.weight.dtype == torch.bfloat16
 
 
 def test_a_new_score_head_is_not_quantised_with_the_blocks(demo_model: str, tmp_path: Path) -> None:
@@ -280,6 +292,7 @@ def test_settings_of_the_text_model_are_found_and_moved() -> None:
     held = check_quantized(config, "4bit")
     assert held is not None
     used = held.arguments(torch.bfloat16)["config"]
+    held.arguments(torch.float32)
     assert used.quantization_config["bnb_4bit_compute_dtype"] == "bfloat16"
     assert not hasattr(used.text_config, "quantization_config")
     assert config.text_config.quantization_config == settings  # of the caller
