@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from toolkit.errors import InputError
@@ -80,7 +81,7 @@ def load_tokenizer(
         base: the model that reads the tokens, where that is another than ``name``.
 
     Raises:
-        InputError: there is none at ``name``.
+        InputError: there is none at ``name``, or it needs a package that is not installed.
     """
     if base is None:
         check_base(name)
@@ -88,8 +89,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no tokenizer loaded: {_first_line(error)}") from None
+    except Exception as error:  # a broken file comes as KeyError, AttributeError or plain Exception
+        raise InputError(f"{name}: no tokenizer loaded: {_why_none(name, error)}") from None
     if not tokenizer.vocab_size:
         raise InputError(f"{name}: the tokenizer has no vocabulary (is tokenizer.json there?)")
     rows = vocabulary_size(base or name, revision)
@@ -102,13 +103,59 @@ def load_tokenizer(
             f"note: {tokenizer.pad_token} is token {tokenizer.pad_token_id}, but the embedding has "
             f"{rows} rows: another token pads (padding is told by the mask alone)"
         )
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token or outside:
-        unknown = tokenizer.unk_token
-        tokenizer.pad_token = (
-            unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
-        )
     note_ends(tokenizer, base or name, revision)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token or outside:
+        named = tokenizer.pad_token or tokenizer.eos_token
+        tokenizer.pad_token = _padding(tokenizer)
+        if not named:
+            print(
+                f"note: the tokenizer has neither pad nor end token: {tokenizer.pad_token!r} pads "
+                "(padding is told by the mask alone)"
+            )
     return tokenizer
+
+
+def _padding(tokenizer: Any) -> str:
+    """A token that can pad, of a tokenizer that names none which can.
+
+    One that no text ends in, where there is one: rows that do would be refused. Else the token of
+    the byte 0, as byte-level and SentencePiece vocabularies write it; at last the first token.
+    """
+    eos = tokenizer.eos_token_id
+    unknown = None if tokenizer.unk_token == tokenizer.eos_token else tokenizer.unk_token_id
+    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    zero = [tokenizer.get_vocab().get(token) for token in ("<0x00>", "\u0100")]
+    first, rows = min(tokenizer.get_vocab().values()), tokenizer.embedding_rows or len(tokenizer)
+    found = [unknown, eos, *tokenizer.end_token_ids, tokenizer.bos_token_id, *special, *zero, first]
+    return next(
+        token
+        for i in found
+        if i is not None and i < rows and (token := tokenizer.convert_ids_to_tokens(i)) is not None
+    )
+
+
+def _why_none(name: str, error: Exception) -> str:
+    """Why transformers made no tokenizer, and what helps, where that is known."""
+    text = str(error)
+    if "mistral-common" in text:
+        return "its tekken.json needs mistral-common, which is not installed (pip install it)"
+    if "backend tokenizer" in text:
+        return "no tokenizer.json or tokenizer.model (give --tokenizer_name_or_path)"
+    if "tiktoken" in text:  # tried last with every tokenizer.model, and what is said to be missing
+        lacking = [
+            package
+            for package, there in (
+                ("sentencepiece", is_sentencepiece_available()),
+                ("protobuf", is_protobuf_available()),
+            )
+            if not there and not (Path(name) / "tiktoken.model").is_file()
+        ]
+        needed = " ".join(lacking) or "tiktoken"
+        return f"its vocabulary file needs what is not installed: pip install {needed}"
+    if "custom code" in text:
+        return "it is code that the repository ships (--trust_remote_code runs it)"
+    known = isinstance(error, (OSError, ValueError)) and text.strip()
+    return _first_line(error) if known else f"its files are broken ({error!r:.80})"
 
 
 def note_ends(tokenizer: Any, name: str, revision: str = "main") -> None:

@@ -1,0 +1,237 @@
+"""Checkpoints that are saved quantised: which load exactly, and how; told by the config alone.
+
+transformers takes what config.json says over what it is asked for. What it then does was measured,
+with 5.23 on a CPU, against the files' tensors dequantised by hand:
+
+    bitsandbytes, 4 bits    exact, once ``Quantized.settle`` has been over it
+    bitsandbytes, 8 bits    rounds activations too (logits off by 1%, gradients by 2%); dequantised
+                            it is exact
+    fp8, mxfp8, mxfp4       dequantised exactly (Llama, Qwen3-MoE, DeepSeek-V3, Mixtral; gpt-oss);
+                            FP8 where its blocks divide the weights, else it errs in silence
+
+All others need a package, a GPU or a kernel that this toolkit is not tested with. A method that
+transformers does not know (NVIDIA's modelopt), it leaves out: the weights come without scales.
+"""
+
+import copy
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import bitsandbytes as bnb
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    FineGrainedFP8Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.integrations.finegrained_fp8 import FP8Experts, FP8Linear
+from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
+
+from toolkit.errors import InputError
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+FOUR_BIT_TYPES = ("nf4", "fp4")
+# Names of output heads in transformers' families.
+LANGUAGE_HEADS = ("lm_head", "embed_out")
+SCORE_HEAD = "score"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantised checkpoint that loads exactly, and how.
+
+    Attributes:
+        config: of the model, with the quantisation that it is to be loaded with.
+        kind: of quantisation, in words.
+        precision: "4bit" for as it is saved; "bf16" or "fp32" for dequantised to that.
+    """
+
+    config: PreTrainedConfig
+    kind: str
+    precision: str
+
+    @property
+    def note(self) -> str:
+        """What is loaded, in a line."""
+        how = "taken as it is" if self.precision == "4bit" else f"dequantised to {self.precision}"
+        return f"the checkpoint is in {self.kind}: {how}"
+
+    def arguments(self, compute: torch.dtype) -> dict[str, Any]:
+        """What ``from_pretrained`` is to be given: config and dtype.
+
+        No ``quantization_config``: of bitsandbytes' transformers would ignore it, and None would
+        wipe out the checkpoint's own (the bytes are then read as weights).
+
+        Args:
+            compute: type of the arithmetic in 4 bits.
+        """
+        config, dtype = copy.deepcopy(self.config), DTYPES.get(self.precision, compute)
+        settings: Any = config.quantization_config
+        if settings["quant_method"] == "bitsandbytes":
+            settings["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
+        return {"config": config, "dtype": dtype}
+
+    def settle(self, model: PreTrainedModel, compute: torch.dtype) -> None:
+        """Make a model that was loaded so what it would be without quantisation, as far as it can.
+
+        transformers leaves the weights beside quantised ones (embedding, norms) in the file's type;
+        bitsandbytes makes the weights in the type of the day they were quantised when it goes
+        backward, though not forward (gradients off by 0.2% where the saved type is bf16); and what
+        was dequantised would be saved with the file's names, partly quantised again, and reload as
+        nonsense.
+
+        Args:
+            model: as ``from_pretrained`` returned it.
+            compute: as it was loaded with.
+        """
+        dtype = DTYPES.get(self.precision, compute)
+        kept: Any = model._keep_in_fp32_modules_strict or ()
+        for name, parameter in model.named_parameters():
+            packed = isinstance(parameter, (bnb.nn.Params4bit, bnb.nn.Int8Params))
+            if parameter.is_floating_point() and not packed:
+                wide = any(re.search(pattern, name) for pattern in kept)
+                parameter.data = parameter.data.to(torch.float32 if wide else dtype)
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                weight: Any = module.weight
+                weight.quant_state.dtype = dtype
+        held: Any = model
+        held._weight_conversions = None  # of the file; for saving, the family's are found anew
+        if self.precision == "4bit":
+            return
+        if getattr(model, "hf_quantizer", None) is not None:  # bitsandbytes: after loading alone
+            held.dequantize(dtype)
+            held.is_loaded_in_4bit = held.is_loaded_in_8bit = False
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                vars(module.config).pop("_is_quantized", None)
+
+
+def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -> Quantized | None:
+    """How a checkpoint that is saved quantised loads with ``precision``; None for any other.
+
+    Reads no weights. FP8 takes a moment: the model is made without storage, for its shapes.
+
+    Args:
+        config: of the model, or its dictionary. ``quantization_config`` may be in its text_config.
+        precision: "4bit", "bf16" or "fp32".
+
+    Raises:
+        InputError: it does not load exactly, or not with ``precision``.
+    """
+    if isinstance(config, dict):
+        if not (config.get("quantization_config") or _nested(config)):
+            return None
+        name = str(config.get("_name_or_path") or "the checkpoint")
+        try:
+            config = AutoConfig.for_model(**config)
+        except (TypeError, ValueError):
+            raise InputError(f"{name}: transformers knows no such model_type") from None
+    found = _settings(config)
+    if found is None:
+        return None
+    name = config.name_or_path or "the checkpoint"
+    settings, method = found, str(found.get("quant_method"))
+    if found.get("load_in_4bit") or found.get("load_in_8bit"):
+        settings = found = {**found, "quant_method": "bitsandbytes"}
+        kind = _check_bitsandbytes(name, config, found, precision)
+        if found.get("llm_int8_skip_modules") is not None:
+            # A new score head beside a language model's blocks would be made in 4 bits too.
+            heads = (*LANGUAGE_HEADS, SCORE_HEAD)
+            listed = found["llm_int8_skip_modules"]
+            settings = {**found, "llm_int8_skip_modules": [*listed, *heads]}
+    elif method in ("fp8", "mxfp8", "mxfp4"):
+        kind = method.upper()
+        if precision == "4bit":
+            _refuse(name, f"{kind}, which 4bit would quantise a second time", "--precision bf16")
+        if method == "mxfp4" and config.model_type != "gpt_oss":
+            _refuse(name, f"MXFP4, but {config.model_type} is not gpt_oss")
+        if method != "mxfp4":
+            _check_fp8(name, config, found)
+        settings = {**found, "dequantize": True}
+    else:
+        method = "no quant_method" if found.get("quant_method") is None else method
+        _refuse(name, f"a quantisation that is not loaded here ({method})")
+    config = copy.deepcopy(config)
+    if hasattr(text := config.get_text_config(decoder=True), "quantization_config"):
+        del text.quantization_config  # or it would be saved with what was dequantised
+    config.quantization_config = settings
+    return Quantized(config, kind, precision)
+
+
+def _nested(config: dict[str, Any]) -> Any:
+    return (config.get("text_config") or {}).get("quantization_config")
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """The checkpoint's ``quantization_config``, where transformers looks for it."""
+    text = config.get_text_config(decoder=True)
+    found = getattr(config, "quantization_config", None)
+    found = found or getattr(text, "quantization_config", None)
+    if found is None or isinstance(found, dict):
+        return found
+    return dict(found.to_dict())
+
+
+def _refuse(name: str, what: str, instead: str | None = None) -> NoReturn:
+    how = "take the unquantised checkpoint, which its card names"
+    give = f"give {instead}, or {how}" if instead else how
+    raise InputError(f"{name}: saved in {what} ({give})")
+
+
+def _check_bitsandbytes(
+    name: str, config: PreTrainedConfig, settings: dict[str, Any], precision: str
+) -> str:
+    """The kind, in words; InputError if such a checkpoint does not load with ``precision``."""
+    if settings.get("load_in_8bit"):
+        kind = "8 bits (bitsandbytes)"
+        if precision == "4bit":
+            _refuse(name, f"{kind}, which 4bit would quantise again", "--precision bf16")
+    else:
+        saved_as = settings.get("bnb_4bit_quant_type", "fp4")  # transformers' own default
+        if saved_as not in FOUR_BIT_TYPES:
+            _refuse(name, f"{saved_as} (bitsandbytes), not one of {', '.join(FOUR_BIT_TYPES)}")
+        kind = f"{saved_as.upper()} (bitsandbytes)"
+    listed = settings.get("llm_int8_skip_modules")
+    scores = any("ForSequenceClassification" in a for a in config.architectures or [])
+    heads = (SCORE_HEAD,) if scores else LANGUAGE_HEADS
+    if listed is not None and not any(skipped.endswith(heads) for skipped in listed):
+        _refuse(name, f"{kind}, and its output head too: llm_int8_skip_modules lacks {heads[0]}")
+    return kind
+
+
+def _check_fp8(name: str, config: PreTrainedConfig, settings: dict[str, Any]) -> None:
+    """Raise InputError unless transformers' blocks are those that the file was quantised in.
+
+    It divides a weight evenly by its number of scales (``Fp8Dequantize``): 192 rows in blocks of
+    128 are 128 and 64, but would be dequantised as 96 and 96.
+    """
+    if settings.get("expert_dtype", "fp8") != "fp8":
+        _refuse(name, f"FP8 with experts in {settings['expert_dtype']}")
+    try:
+        quantization = FineGrainedFP8Config(**{**settings, "dequantize": False})
+    except ValueError as error:
+        _refuse(name, f"FP8 with settings that are not understood: {error}")
+    if quantization.weight_block_size is None:
+        return  # one scale for all of a weight
+    plain = copy.deepcopy(config)
+    vars(plain).pop("quantization_config", None)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(plain)
+    except ValueError:
+        _refuse(name, f"FP8, and the shapes of {config.model_type} are not known")
+    FineGrainedFP8HfQuantizer(quantization, pre_quantized=True).preprocess_model(model)
+    for module_name, module in model.named_modules():
+        if isinstance(module, FP8Linear):
+            shape = tuple(module.weight.shape)
+        elif isinstance(module, FP8Experts):  # gate and up are apart in the file, of this shape too
+            shape = tuple(module.down_proj.shape[-2:])
+        else:
+            continue
+        blocks = quantization.weight_block_size
+        if any(size > block and size % block for size, block in zip(shape, blocks, strict=True)):
+            _refuse(name, f"FP8 whose blocks of {blocks} do not divide {module_name}, {shape}")
