@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from toolkit.data.files import atomic_directory, write_text
 from toolkit.errors import InputError, check_choice
@@ -17,10 +16,10 @@ from toolkit.hub.gate import PROBES
 from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
 from toolkit.hub.stage import TOKENIZER_FILES, one_line
-from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.families import family_of
+from toolkit.models.loading import load_base, load_config, load_tokenizer
 from toolkit.models.merging import tie_again, untie
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+from toolkit.models.quantized import DTYPES
 
 
 def check_merge(source: Source, dtype: str, into_full_precision: bool) -> None:
@@ -56,6 +55,12 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
     Raises:
         InputError: something local got into the files, or they could not be written.
     """
+    files = str(base.files)
+    if source.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
+        raise InputError(
+            "merged_output: transformers has no sequence classifier for this base that a merged "
+            "reward model could be (publish the adapter)", "merged_output",
+        )  # fmt: skip
     before = _outputs(_with_adapter(source, base, source.precision), base)
     merged = _with_adapter(source, base, dtype, apart=True).merge_and_unload()
     tie_again(merged)
@@ -71,17 +76,12 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
                 shutil.copyfile(base.files / name, aside / name)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
-        auto = _auto(source)
-        again: Any = auto.from_pretrained(aside, dtype=DTYPES[dtype])
-        said = _difference(before, _outputs(again.eval(), base), source, dtype)
+        again = load_base(str(aside), dtype, score_head="own" if source.kind == "reward" else False)
+        said = _difference(before, _outputs(again, base), source, dtype)
         write_text(aside / "README.md", _card(source, base, said))
         if problems := scan(aside, [source.folder, base.files, folder.resolve()]):
             raise InputError(f"merged_output: {problems[0]}", details=problems[1:])
     return said
-
-
-def _auto(source: Source) -> Any:
-    return AutoModelForSequenceClassification if source.kind == "reward" else AutoModelForCausalLM
 
 
 def _with_adapter(source: Source, base: Base, precision: str, apart: bool = False) -> Any:

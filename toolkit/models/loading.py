@@ -3,6 +3,7 @@
 import hashlib
 import json
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,14 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from toolkit.errors import InputError
 from toolkit.maths.normalization import head_init_std
 from toolkit.maths.precision import autocast_device
-from toolkit.models.experts import experts_in_4bit, quantise_experts, share_in_4bit
+from toolkit.models.experts import (
+    expert_parameters,
+    experts_in_4bit,
+    quantise_experts,
+    share_in_4bit,
+)
 from toolkit.models.families import family_of
+from toolkit.models.quantized import DTYPES, Quantized, check_quantized
 from toolkit.models.trunk_head import with_score_head
 from toolkit.models.wrapped import head_weights
 
@@ -255,6 +262,93 @@ def check_context(name: str, tokens: int, revision: str = "main") -> None:
         )
 
 
+@dataclass
+class Way:
+    """How a model is loaded (``way_to_load``).
+
+    Attributes:
+        auto: the class of transformers that loads it.
+        arguments: of its ``from_pretrained``.
+        precision: "4bit", "bf16" or "fp32".
+        compute: type of the arithmetic in 4 bits.
+        held: how a checkpoint that is saved quantised is taken; None for any other.
+        on_trunk: a score head goes on the language model that comes, for want of a classifier.
+    """
+
+    auto: Any
+    arguments: dict[str, Any]
+    precision: str
+    compute: torch.dtype
+    held: Quantized | None = None
+    on_trunk: bool = False
+
+    def load(self, name: str, **more: Any) -> Any:
+        """What ``from_pretrained`` returns."""
+        packs = experts_in_4bit() if self._packs_experts else nullcontext()
+        with packs:
+            return self.auto.from_pretrained(name, **self.arguments, **more)
+
+    def settle(self, model: Any) -> list[str]:
+        """Mend what loading in this precision leaves to be mended; returns what is to be said."""
+        cure_cpu_repacking(model)
+        said = []
+        if self.held is not None:
+            self.held.settle(model, self.compute)
+            said.append(self.held.note)
+        packed = quantise_experts(model, self.compute) if self._packs_experts else 0
+        if packed or (self.precision == "4bit" and expert_parameters(model)):
+            said.append(share_in_4bit(model))
+        return said
+
+    @property
+    def _packs_experts(self) -> bool:
+        """Whether experts are put in 4 bits here; a checkpoint in 4 bits is taken as it is."""
+        return self.precision == "4bit" and self.held is None
+
+
+def way_to_load(
+    name: str, precision: str, device: Any, revision: str = "main", trust_remote_code: bool = False,
+    score_head: bool | str = False,
+) -> Way:  # fmt: skip
+    """How a model is loaded, by its config alone.
+
+    Args:
+        name, precision, revision, trust_remote_code, score_head: as for ``load_base``.
+        device: where it goes.
+
+    Raises:
+        InputError: a model that cannot be used, or not in this precision (``family_of``,
+            ``check_quantized``).
+    """
+    config = load_config(name, revision, trust_remote_code)
+    compute = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    auto: Any = AutoModelForCausalLM
+    on_trunk = False
+    if not (trust_remote_code and getattr(config, "auto_map", None)):
+        family = family_of(config, name)
+        auto = getattr(transformers, family.auto)
+        on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
+    if score_head and not on_trunk:
+        auto, config.num_labels = AutoModelForSequenceClassification, 1
+    held = check_quantized(config, precision)
+    arguments: dict[str, Any] = {"config": config, "dtype": DTYPES.get(precision, compute)}
+    if held is not None:
+        arguments = held.arguments(compute)
+    elif precision == "4bit":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=HEADS,
+        )
+    arguments |= {
+        "revision": revision, "trust_remote_code": trust_remote_code, "use_safetensors": True,
+        "device_map": {"": device},
+    }  # fmt: skip
+    return Way(auto, arguments, precision, compute, held, on_trunk)
+
+
 def load_base(
     name: str,
     precision: str,
@@ -285,40 +379,12 @@ def load_base(
 
     check_base(name)
     device = PartialState().device
-    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
-    quantization = None
-    if precision == "4bit":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-            llm_int8_skip_modules=HEADS,
-        )
-    config = load_config(name, revision, trust_remote_code)
-    on_trunk = False
-    auto: Any = AutoModelForCausalLM
-    if not trust_remote_code:
-        family = family_of(config, name)
-        auto = getattr(transformers, family.auto)
-        on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
-    if score_head and not on_trunk:
-        auto = AutoModelForSequenceClassification
+    way = way_to_load(name, precision, device, revision, trust_remote_code, score_head)
     # A new score head is wanted here; without this transformers reports it as a fault.
     quiet = suppress_seqcls_warning() if score_head else nullcontext()
     try:
-        with quiet, experts_in_4bit():  # which concerns no other precision
-            loaded: Any = auto.from_pretrained(
-                name,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-                dtype={"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision],
-                quantization_config=quantization,
-                device_map={"": device},
-                output_loading_info=True,
-                **({"num_labels": 1} if score_head and not on_trunk else {}),
-            )
+        with quiet:
+            loaded = way.load(name, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{name}: model not loaded: {_first_line(error)}") from None
     except RuntimeError as error:
@@ -332,13 +398,12 @@ def load_base(
     )
     if missing:  # transformers would fill them at random, and go on
         raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
-    cure_cpu_repacking(model)
+    for line in way.settle(model):
+        print(line)
     model.requires_grad_(False)
-    if precision == "4bit" and quantise_experts(model, compute):
-        print(share_in_4bit(model))
     if score_head == "own" and not hasattr(model, "score"):
         raise InputError(f"{name}: a {type(model).__name__} has no head called score")
-    if on_trunk:
+    if way.on_trunk:
         width = head_weights(model.get_output_embeddings())[0].shape[1]
         model = with_score_head(model, new_score_head(width, seed).to(device))
     elif made_new:

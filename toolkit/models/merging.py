@@ -9,14 +9,13 @@ import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from toolkit.data.files import atomic_directory
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local
-from toolkit.models.loading import check_base
+from toolkit.models.loading import check_base, way_to_load
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
 
@@ -107,13 +106,16 @@ def tie_again(model: Any) -> None:
 
 
 def _load(name: str, dtype: str, revision: str = "main") -> Any:
+    """The language model, on a CPU; of a checkpoint that is saved quantised, what it stands for."""
+    way = way_to_load(name, dtype, "cpu", revision)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=DTYPES[dtype], use_safetensors=True, revision=revision
-        ).eval()
+        model = way.load(name)
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(f"{name}: model not loaded: {first}") from None
+    for line in way.settle(model):
+        print(line)
+    return model.eval()
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:

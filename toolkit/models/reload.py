@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from toolkit.errors import InputError
-from toolkit.models.experts import experts_in_4bit, quantise_experts
-from toolkit.models.families import family_of, trunk_of
-from toolkit.models.loading import HEADS, cure_cpu_repacking
+from toolkit.models.families import trunk_of
+from toolkit.models.loading import way_to_load
 
 # Of the largest probe score's size. fp32 and 4-bit on a CPU repeat to the last bits; in bf16 plain
 # peft rounds the head to bf16 (8 bits of mantissa), which the toolkit does not.
@@ -34,39 +31,13 @@ def load_plain(
     folder: str | Path, base: str, precision: str, revision: str = "main", trust: bool = False
 ) -> Any:
     """The adapter on its base by peft and transformers alone, on this process's device."""
-    device = PartialState().device
-    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=HEADS,
-    )
-    options: dict[str, Any] = {
-        "revision": revision, "trust_remote_code": trust, "use_safetensors": True, "dtype": dtype,
-        "quantization_config": quantization if precision == "4bit" else None,
-        "device_map": {"": device},
-    }  # fmt: skip
-    with experts_in_4bit():
-        model = _plain_model(base, trust, options)
-    cure_cpu_repacking(model)
-    if precision == "4bit":
-        quantise_experts(model, compute)
+    way = way_to_load(base, precision, PartialState().device, revision, trust, score_head=True)
+    model = way.load(base)
+    way.settle(model)
+    if way.on_trunk:
+        head = model.get_output_embeddings().weight
+        model.score = torch.nn.Linear(head.shape[1], 1, bias=False).to(head.device)
     return PeftModel.from_pretrained(model, str(folder)).eval()
-
-
-def _plain_model(base: str, trust: bool, options: dict[str, Any]) -> Any:
-    """A sequence classifier, or a language model with a score head beside its output head."""
-    revision = options["revision"]
-    family = None if trust else family_of(AutoConfig.from_pretrained(base, revision=revision))
-    if family is None or family.classifier == "stock":
-        return AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
-    model = getattr(transformers, family.auto).from_pretrained(base, **options)
-    head = model.get_output_embeddings().weight
-    model.score = torch.nn.Linear(head.shape[1], 1, bias=False).to(head.device)
-    return model
 
 
 @torch.no_grad()
