@@ -68,6 +68,7 @@ def language_lora(model: Any, lora: LoraConfig) -> LoraConfig:
     if lora.target_modules == "all-linear":
         made.target_modules = set(linear_targets(model))
     else:
+        _check_targets(model, lora.target_modules)
         inside = language_names(model)
         if inside is None:
             return lora
@@ -79,6 +80,30 @@ def language_lora(model: Any, lora: LoraConfig) -> LoraConfig:
         )  # fmt: skip
     config: LoraConfig = made
     return config
+
+
+def _check_targets(model: Any, targets: Any) -> None:
+    """Raise InputError for a layer that was named, and whose LoRA would not be what it seems."""
+    refused = dict.fromkeys(out_of_reach(model), "reads its weight past an adapter")
+    if getattr(model, "is_loaded_in_4bit", False):
+        reason = (
+            "has experts in 4 bits, for which peft takes it, and which it leaves out in silence"
+        )
+        refused |= dict.fromkeys(untrained_parts(model), reason)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and not _is_plain(module):
+            refused[path] = f"has a {type(module).__name__} there, which is more than linear"
+        if path in refused and _matches(path, targets):
+            raise InputError(
+                f"lora_target_modules: {path}: {type(model).__name__} {refused[path]} (leave it "
+                "out)", "lora_target_modules",
+            )  # fmt: skip
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether it is a linear layer and nothing more, quantised or not."""
+    own = type(module).__module__.startswith("transformers.models.")
+    return isinstance(module, nn.Linear | Conv1D) and not own
 
 
 def linear_targets(model: Any) -> list[str]:
@@ -95,9 +120,7 @@ def linear_targets(model: Any) -> list[str]:
     within = tuple(f"{path}." for path in left_out)
     return [
         name for name in (named if inside is None else inside)
-        if isinstance(named[name], nn.Linear | Conv1D)
-        and not type(named[name]).__module__.startswith("transformers.models.")
-        and not any(named[name] is head for head in heads)
+        if _is_plain(named[name]) and not any(named[name] is head for head in heads)
         and name not in left_out and not name.startswith(within)
     ]  # fmt: skip
 
@@ -112,15 +135,15 @@ def _matches(name: str, targets: Any) -> bool:
 def out_of_reach(model: Any) -> set[str]:
     """Linear layers whose LoRA would do nothing, or not always.
 
-    Mamba's layers (which have parameters A_log and D) read the weights of ``out_proj`` and
-    ``dt_proj`` past an adapter, in their fused kernels or always; peft refuses ``out_proj`` of five
-    families. Layers that take over the keys and values of an earlier one have projections of their
+    Mamba's layers (which have parameters A_log and D) read the weights of ``x_proj``, ``dt_proj``
+    and ``out_proj`` past an adapter, in their fused kernels or always; peft refuses the last of
+    five families. Layers that take over the keys and values of an earlier one have projections of their
     own that are never called.
     """
     found = set()
     for name, module in model.named_modules():
         if hasattr(module, "A_log") and hasattr(module, "D"):
-            found |= {f"{name}.out_proj", f"{name}.dt_proj"}
+            found |= {f"{name}.{read}" for read in ("x_proj", "dt_proj", "out_proj")}
         if getattr(module, "is_kv_shared_layer", False):
             found |= {f"{name}.k_proj", f"{name}.v_proj"}
     return found

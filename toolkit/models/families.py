@@ -35,6 +35,10 @@ CAPS = ("final_logit_softcapping", "logits_soft_cap")
 MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 
 
+# Families whose code reads a quantised weight as if it were none (transformers 5.23).
+NOT_IN_4BIT = {"mamba": "dt_proj"}
+
+
 @dataclass(frozen=True)
 class LogitRule:
     """What a family does to its head's output: z -> scale z, then cap tanh(z / cap).
@@ -128,6 +132,16 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
         kind, auto, model_class, _classifier(config, model_class),
         config.get_text_config() is not config, logit_rule(config),
     )  # fmt: skip
+
+
+def check_precision(family: Family, precision: str, name: str) -> None:
+    """Raise InputError for a family that cannot be held in 4 bits, where that is asked for."""
+    read = NOT_IN_4BIT.get(family.model_type)
+    if precision == "4bit" and read is not None:
+        raise InputError(
+            f"{name}: a {family.model_type} model reads the weight of {read} past bitsandbytes, so "
+            "it cannot be held in 4 bits (pass --precision bf16 or fp32)", "precision",
+        )  # fmt: skip
 
 
 def _inputs(forward: Any) -> list[str]:

@@ -35,7 +35,7 @@ from toolkit.models.experts import (
     quantise_experts,
     share_in_4bit,
 )
-from toolkit.models.families import family_of
+from toolkit.models.families import check_precision, family_of
 from toolkit.models.quantized import DTYPES, Quantized, check_quantized
 from toolkit.models.trunk_head import with_score_head
 from toolkit.models.wrapped import head_weights
@@ -291,6 +291,10 @@ class Way:
     def settle(self, model: Any) -> list[str]:
         """Mend what loading in this precision leaves to be mended; returns what is to be said."""
         cure_cpu_repacking(model)
+        text: Any = model.config.get_text_config()
+        if getattr(text, "altup_coef_clip", None) is not None:
+            # Gemma 3n clips weights of its own in training mode, of a frozen base too.
+            text.altup_coef_clip = None
         said = []
         if self.held is not None:
             self.held.settle(model, self.compute)
@@ -326,6 +330,7 @@ def way_to_load(
     on_trunk = False
     if not (trust_remote_code and getattr(config, "auto_map", None)):
         family = family_of(config, name)
+        check_precision(family, precision, name)
         auto = getattr(transformers, family.auto)
         on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
     if score_head and not on_trunk:

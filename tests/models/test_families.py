@@ -1,0 +1,408 @@
+"""Every way in which a family is unlike Llama, once: against plain transformers and plain peft.
+
+A tiny random model stands for each mechanism. Its numbers are compared with those that the plain
+libraries give for one row at a time, without padding and without a cache.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from toolkit.errors import InputError
+from toolkit.maths.sequences import pad
+from toolkit.models.adapters import language_lora, linear_targets, lora_config
+from toolkit.models.families import LogitRule, family_of, logit_rule
+from toolkit.models.generation import draw_uniforms, sample
+from toolkit.models.loading import load_base, load_tokenizer, way_to_load
+from toolkit.models.reload import load_plain, plain_scores
+from toolkit.models.roles import Roles
+from toolkit.models.self_checks import check_passes
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 128,
+    "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None, "initializer_range": 0.08,
+}  # fmt: skip
+DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+         "linear_value_head_dim": 16, "head_dim": 16,
+         "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
+PIXTRAL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+           "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def qwen3_5() -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True, "partial_rotary_factor": 0.5}  # fmt: skip
+    return tf.Qwen3_5ForConditionalGeneration(
+        tf.Qwen3_5Config(
+            text_config=SMALL | DELTA | {"rope_parameters": rope},
+            vision_config={"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
+                           "out_hidden_size": 64, "num_position_embeddings": 16},
+            image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+        )
+    )  # fmt: skip
+
+
+def ministral_3() -> Any:
+    return tf.Mistral3ForConditionalGeneration(
+        tf.Mistral3Config(
+            text_config=tf.Ministral3Config(**SMALL, head_dim=16),
+            vision_config=tf.PixtralVisionConfig(**PIXTRAL), image_token_index=5,
+        )
+    )  # fmt: skip
+
+
+def gemma3() -> Any:
+    text = SMALL | {"pad_token_id": 0, "head_dim": 16, "sliding_window": 6,
+                    "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
+    return tf.Gemma3ForConditionalGeneration(
+        tf.Gemma3Config(
+            text_config=text, vision_config=PIXTRAL, mm_tokens_per_image=4, boi_token_index=5,
+            eoi_token_index=6, image_token_index=7,
+        )
+    )  # fmt: skip
+
+
+def gemma4() -> Any:
+    return tf.Gemma4ForCausalLM(
+        tf.Gemma4TextConfig(
+            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}), final_logit_softcapping=5.0,
+            vocab_size_per_layer_input=1024, hidden_size_per_layer_input=16, head_dim=16,
+            global_head_dim=16, sliding_window=6, num_kv_shared_layers=2,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        )
+    )  # fmt: skip
+
+
+MECHANISMS = {
+    "a hybrid's cache: convolutions": lambda: tf.Lfm2ForCausalLM(
+        tf.Lfm2Config(
+            **SMALL,
+            layer_types=["conv", "full_attention"],
+            block_ff_dim=96,
+            block_auto_adjust_ff_dim=False,
+        )  # fmt: skip
+    ),
+    "a hybrid's cache: linear attention, out of a composite checkpoint": qwen3_5,
+    "a composite model, held whole": ministral_3,
+    "a composite model with a classifier of its own": gemma3,
+    "capped logits, shared keys, a head on the trunk": gemma4,
+    "scaled logits": lambda: tf.GraniteForCausalLM(
+        tf.GraniteConfig(**SMALL, logits_scaling=8.0, embedding_multiplier=12.0)
+    ),
+    "experts": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**SMALL, **MIXTURE)),
+    "a cache by another name": lambda: tf.MambaForCausalLM(
+        tf.MambaConfig(
+            vocab_size=1024,
+            hidden_size=32,
+            num_hidden_layers=2,
+            state_size=8,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+        )  # fmt: skip
+    ),
+    "an embedding of another width": lambda: tf.OPTForCausalLM(
+        tf.OPTConfig(
+            vocab_size=1024,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=96,
+            max_position_embeddings=128,
+            word_embed_proj_dim=32,
+            do_layer_norm_before=False,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    ),  # fmt: skip
+}
+LORA = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [40, 41, 42, 43], [90, 91, 92, 93, 94, 95]]
+
+
+def save(model: Any, folder: Path) -> str:
+    """With weights that all count, and the embedded model's tokenizer."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2 and parameter.std() < 0.03 and "A_log" not in name:
+                parameter.copy_(0.08 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    demo = Path(__file__).parents[2] / "data" / "model"
+    for file in demo.glob("*token*"):
+        shutil.copy(file, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def name(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    return save(MECHANISMS[request.param]().float().eval(), tmp_path_factory.mktemp("model"))
+
+
+def speak(model: nn.Module) -> None:
+    """Give adapters something to say."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def plain_model(name: str, precision: str) -> Any:
+    way = way_to_load(name, precision, "cpu")
+    model = way.load(name)
+    way.settle(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def plain_logprobs(model: Any, completions: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Of each row alone: nothing padded, nothing cached, the model's own logits."""
+    found = []
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        row = torch.tensor([prompt + completion.tolist()])
+        logits = model(input_ids=row, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        logprobs = (logits / temperature).log_softmax(-1)
+        found.append(logprobs.gather(-1, completion.unsqueeze(1)).squeeze(1))
+    return torch.stack(found)
+
+
+PRECISIONS = [
+    (mechanism, precision) for mechanism in MECHANISMS for precision in ("fp32", "4bit")
+    if (mechanism, precision) != ("a cache by another name", "4bit")  # refused
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS, indirect=["name"])
+def test_policy_reference_and_value_are_what_plain_libraries_give(
+    name: str, precision: str, tmp_path: Path
+) -> None:
+    """Sampled behind left padding, in a whole pass with gradients, and reloaded by plain peft."""
+    roles = Roles(load_base(name, precision), LORA, value="adapter")
+    speak(roles)
+    ids, mask = pad(PROMPTS, 0, "left")
+    noise = draw_uniforms(3, 6, torch.Generator().manual_seed(0))
+    sampled = sample(roles.step(), ids, mask, noise, 0.7, 0)
+    whole = torch.cat([ids, sampled.completion_ids], 1), torch.cat([mask, sampled.mask], 1)
+    outputs = roles.policy_outputs(*whole, sampled.completion_ids, 0.7)
+    outputs.logprobs.sum().backward()
+    with torch.no_grad():
+        reference = roles.reference_logprobs(*whole, sampled.completion_ids, 0.7)
+        nn.init.normal_(roles.value_head.weight)
+        values = roles.values(*whole, 6)
+        alone = [
+            roles.values(torch.tensor([p + c]), torch.ones(1, len(p) + 6, dtype=torch.bool), 6)
+            for p, c in zip(PROMPTS, sampled.completion_ids.tolist(), strict=True)
+        ]
+    roles.save(tmp_path)
+
+    base = plain_model(name, precision)
+    expected = plain_logprobs(base, sampled.completion_ids, 0.7)
+    assert torch.allclose(reference, expected, atol=1e-4)
+    tuned = PeftModel.from_pretrained(base, tmp_path / "policy").eval()
+    expected = plain_logprobs(tuned, sampled.completion_ids, 0.7)
+    assert torch.allclose(sampled.logprobs, expected, atol=1e-4)
+    assert torch.allclose(outputs.logprobs, expected, atol=1e-4)
+    assert (expected - reference).abs().max() > 1e-2  # the adapter says something
+    assert torch.allclose(values, torch.cat(alone), atol=1e-4)
+
+    trained = {n: p.grad for n, p in roles.trainable() if ".policy." in n}
+    assert trained and all(grad is not None and grad.isfinite().all() for grad in trained.values())
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS, indirect=["name"])
+def test_a_reward_adapter_scores_as_trained_and_by_plain_peft(
+    name: str, precision: str, tmp_path: Path
+) -> None:
+    """Trained on what ``load_base`` gives the trainer, with a gradient in every layer of it."""
+    model = load_base(name, precision, score_head=True)
+    lora = language_lora(model, lora_config(4, 8, "all-linear", "SEQ_CLS"))
+    trained = get_peft_model(model, lora)
+    speak(trained)
+    ids, mask = pad(PROMPTS, 3)
+    model.config.get_text_config().pad_token_id = 3  # as the trainer sets it
+    scores = trained(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
+    scores.square().sum().backward()
+    missing = [n for n, p in trained.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    trained.save_pretrained(str(tmp_path))
+
+    plain = plain_scores(load_plain(tmp_path, name, precision), PROMPTS)
+    roles = Roles(load_base(name, precision), reward_adapter=tmp_path)
+    for side in ("left", "right"):
+        with torch.no_grad():
+            ours = roles.scores(*pad(PROMPTS, 0, side))
+        assert torch.allclose(ours, torch.tensor(plain), atol=1e-4)
+    assert torch.allclose(scores.detach(), torch.tensor(plain), atol=1e-4)
+
+
+def test_adapters_are_on_the_language_model_alone(tmp_path: Path) -> None:
+    """Layers of the vision tower have the same names, and no text ever reaches them."""
+    name = save(ministral_3(), tmp_path)
+    base = load_base(name, "fp32")
+    tower = {n for n, m in base.named_modules() if isinstance(m, nn.Linear) and "vision" in n}
+    targets = linear_targets(base)
+    assert tower and len(targets) == 14
+    assert all(n.startswith("model.language_model.layers") for n in targets)
+    named = language_lora(base, lora_config(4, 8, "q_proj,lm_head", "CAUSAL_LM")).target_modules
+    layers = [f"model.language_model.layers.{i}.self_attn.q_proj" for i in range(2)]
+    assert named == {*layers, "lm_head"}
+    with pytest.raises(InputError, match="no layer of the language model is called so"):
+        language_lora(base, lora_config(4, 8, "patch_conv", "CAUSAL_LM"))
+
+
+def test_layers_that_read_past_an_adapter_get_none(tmp_path: Path) -> None:
+    name = save(MECHANISMS["a cache by another name"](), tmp_path)
+    base = load_base(name, "fp32")
+    assert {n.rpartition(".")[2] for n in linear_targets(base)} == {"in_proj"}
+    with pytest.raises(InputError, match="x_proj: MambaForCausalLM reads its weight past"):
+        Roles(base, lora_config(4, 8, "in_proj,x_proj", "CAUSAL_LM"))
+    with pytest.raises(InputError, match="mamba model reads the weight of dt_proj"):
+        load_base(name, "4bit")
+
+
+def test_experts_and_routers_are_named_only_where_peft_does_them_right(tmp_path: Path) -> None:
+    name = save(MECHANISMS["experts"](), tmp_path)
+    with pytest.raises(InputError, match="gate: MixtralForCausalLM has experts in 4 bits"):
+        Roles(load_base(name, "4bit"), lora_config(4, 8, "q_proj,gate", "CAUSAL_LM"))
+    router = tf.Llama4ForCausalLM(
+        tf.Llama4TextConfig(**SMALL, intermediate_size_mlp=96, head_dim=16, num_local_experts=2,
+                            num_experts_per_tok=1, moe_layers=[1])
+    )  # fmt: skip
+    with pytest.raises(InputError, match="has a Llama4Router there, which is more than linear"):
+        language_lora(router, lora_config(4, 8, "q_proj,router", "CAUSAL_LM"))
+
+
+def test_no_adapter_is_put_on_where_none_is_wanted(demo_model: str) -> None:
+    base = load_base(demo_model, "fp32")
+    before = {n for n, _ in base.named_parameters()}
+    roles = Roles(base)
+    assert {n.removeprefix("model.") for n, _ in roles.named_parameters()} == {
+        n.removeprefix("model.") if n.startswith("model.model.") else n for n in before
+    }
+    assert roles.trainable() == [] and roles.adapters == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (tf.T5Config(), "encoder and a decoder"), (tf.BartConfig(), "encoder and a decoder"),
+        (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "state of its own"),
+        (tf.CLIPConfig(), "no causal language model"),
+    ],
+)  # fmt: skip
+def test_what_is_no_causal_language_model_is_refused_by_its_config(
+    config: tf.PreTrainedConfig, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason) as refused:
+        family_of(config, "some/model")
+    assert str(refused.value).startswith(f"some/model: a {config.model_type} model")
+
+
+def test_what_is_done_to_logits_is_read_from_the_config() -> None:
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+    assert logit_rule(tf.LlamaConfig(**small)) == LogitRule()
+    assert logit_rule(tf.GraniteConfig(**small, logits_scaling=8.0)) == LogitRule(0.125)
+    assert logit_rule(tf.CohereConfig(**small, logit_scale=0.0625)) == LogitRule(0.0625)
+    assert logit_rule(tf.FalconH1Config(**small, lm_head_multiplier=0.5)) == LogitRule(0.5)
+    assert logit_rule(tf.Gemma2Config(**small)) == LogitRule(1.0, 30.0)
+    assert LogitRule(2.0, 3.0)(torch.tensor([1.5])).item() == pytest.approx(3 * 0.761594, rel=1e-5)
+    assert LogitRule(0.5, 30.0).said() == "multiplied by 0.5 and capped at 30"
+
+
+def roles_of(demo_model: str, **changes: Any) -> Roles:
+    """Roles on the embedded model, not checked, with attributes of its class changed."""
+    base: Any = load_base(demo_model, "fp32")
+    roles = Roles(base, LORA, checked=False)
+    base.__class__ = type("OddForCausalLM", (type(base),), changes)
+    return roles
+
+
+def test_a_cap_that_the_config_does_not_name_is_seen_whatever_the_logits(demo_model: str) -> None:
+    """The embedded model's logits stay far below 300, so the numbers alone would not tell."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = tf.LlamaForCausalLM.forward(self, *args, **kwargs)
+        output.logits = 300 * torch.tanh(output.logits / 300)
+        return output
+
+    with pytest.raises(InputError, match="taken as they are, but it does something else"):
+        check_passes(roles_of(demo_model, forward=forward), "policy")
+
+
+def test_a_head_that_reads_something_else_is_seen(demo_model: str) -> None:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = self.model(*args, **kwargs)
+        logits = self.lm_head(output.last_hidden_state * 1.1)
+        return tf.modeling_outputs.CausalLMOutputWithPast(logits=logits)
+
+    with pytest.raises(InputError, match="reads something else than its trunk's last states"):
+        check_passes(roles_of(demo_model, forward=forward), "policy")
+
+
+def test_a_cache_that_is_swallowed_is_seen(demo_model: str) -> None:
+    """As RWKV and Mamba did: sampled log-probs were nats off, and PPO went on."""
+    roles = roles_of(demo_model)
+    honest = roles.trunk
+
+    def forgetful(role: str, last: int, **inputs: Any) -> torch.Tensor:
+        inputs.pop("past_key_values", None)
+        inputs["attention_mask"] = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :]
+        return honest(role, last, **inputs)
+
+    roles.trunk = forgetful
+    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
+        check_passes(roles, "policy")
+
+
+def test_positions_that_padding_shifts_are_seen(demo_model: str) -> None:
+    """A prompt with padding in front of it must read as it does without."""
+    roles = roles_of(demo_model)
+    honest = roles.trunk
+
+    def blind(role: str, last: int, **inputs: Any) -> torch.Tensor:
+        if inputs.get("past_key_values") is None:
+            inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+        return honest(role, last, **inputs)
+
+    roles.trunk = blind
+    with pytest.raises(InputError, match="rows padded on the left gives log-probs that differ"):
+        check_passes(roles, "policy")
+
+
+def test_the_checks_leave_a_new_adapter_at_its_start(demo_model: str) -> None:
+    """They fill B with noise, or a pass that skipped the adapter would go unseen."""
+    roles = Roles(load_base(demo_model, "fp32"), LORA, value="adapter")
+    assert all(not p.any() for n, p in roles.named_parameters() if "lora_B" in n)
+    state = torch.get_rng_state()
+    check_passes(roles, "policy")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_merged_checkpoint_is_the_language_model(tmp_path: Path) -> None:
+    """Of a composite checkpoint whose language model alone is held."""
+    from toolkit.models.merging import merge_adapter
+
+    name = save(qwen3_5(), tmp_path / "base")
+    roles = Roles(load_base(name, "fp32"), LORA)
+    speak(roles)
+    roles.save(tmp_path)
+    said = merge_adapter(str(tmp_path / "policy"), None, tmp_path / "merged", "fp32")
+    assert said.startswith("merged in fp32")
+    tokenizer = load_tokenizer(str(tmp_path / "merged"))
+    ids = torch.tensor([tokenizer("We went to the market.")["input_ids"]])
+    merged = Roles(load_base(str(tmp_path / "merged"), "fp32"))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        ours, theirs = (r.logits("policy", ids, mask, 4) for r in (roles, merged))
+    assert torch.allclose(ours, theirs, atol=1e-4)
