@@ -47,8 +47,10 @@ def test_the_run_tells_the_template_and_a_row_goes_over_it_key_by_key(tokenizer:
     assert asked(tokenizer, off) == "<user>Hi.\n<assistant><no thoughts>"
     assert asked(tokenizer, off, chat_template_kwargs={"enable_thinking": True}) == "<user>Hi.\n" \
         "<assistant>"  # fmt: skip
-    for more in ({"other": 1}, {"enable_thinking": None}, '{"other": 1}'):
+    for more in ({"other": 1}, '{"other": 1}'):
         assert "<no thoughts>" in asked(tokenizer, off, chat_template_kwargs=more)
+    # A table's null, where another row has a value, says nothing.
+    assert off.told({"chat_template_kwargs": {"enable_thinking": None}}) == off.kwargs
     assert off.told({"chat_template_kwargs": {"other": 1}}) == {
         "enable_thinking": False, "other": 1,
     }  # fmt: skip
@@ -124,6 +126,7 @@ def test_what_the_template_never_reads_is_said_once_for_all_files(
     assert "never reads x (leave it out" in notes(tokenizer, read_chat("plain", '{"x": 1}'))[0]
     tokenizer.chat_template = "{% generation %}{{ x }}{% endgeneration %}{% break %}" + THINKING
     assert notes(tokenizer, read_chat(None, '{"x": 1}')) == []
+    assert "never reads y" in notes(tokenizer, read_chat(None, '{"y": 1}'))[0]
 
 
 def test_a_template_that_does_not_begin_the_assistants_turn_is_noticed(tokenizer: Any) -> None:
