@@ -243,8 +243,6 @@ def _read_kwargs(given: Any) -> Row | None:
         found = given
     problem = problem_of_kwargs(found)
     if problem is not None:
-        raise InputError(
-            f"chat_template_kwargs: {problem} (write it as '{{\"enable_thinking\": false}}')",
-            "chat_template_kwargs",
-        )
+        cure = "" if isinstance(found, dict) else " (write it as '{\"enable_thinking\": false}')"
+        raise InputError(f"chat_template_kwargs: {problem}{cure}", "chat_template_kwargs")
     return dict(found)

@@ -73,6 +73,7 @@ class Encoder:
         kinds: of prompts: "messages" (or text that a template had rendered), "text".
         spaced: text prompts that end in a space.
         told: what the template was told of messages: one, or two if rows differ.
+        template_notes: what the first of them showed to be wrong with it (``Chat.notes``).
         last_ids: the tokens that candidates end in.
     """
 
