@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.cli import run
+from toolkit.data.chat import ChatArguments
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.errors import check_range, check_seed
@@ -23,11 +24,12 @@ from toolkit.evaluation.tables import Fact, print_facts
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.statistics import mean_and_error
 from toolkit.models.adapters import check_adapter
+from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 
 
 @dataclass
-class BestOfArguments:
+class BestOfArguments(ChatArguments):
     n: int = field(default=16, metadata={"help": "Completions of each prompt."})
     prompts: str | None = field(
         default=None,
@@ -37,10 +39,6 @@ class BestOfArguments:
     adapter: str | None = field(default=None, metadata={"help": "A policy adapter to sample."})
     limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
     batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
     skip_invalid: bool = field(
         default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
@@ -49,6 +47,7 @@ class BestOfArguments:
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_seed(self.seed)
         check_range("n", self.n, low=2)
         check_range("limit", self.limit, low=1)
@@ -74,9 +73,12 @@ def main(
     args.prompts = model_args.prompts(args.prompts)
     prompts, left_out = read_prompts(
         args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-        args.limit, args.skip, chat_template=args.chat_template, skip_invalid=args.skip_invalid,
+        args.limit, args.skip, chat=args.chat, skip_invalid=args.skip_invalid,
     )  # fmt: skip
     model_args.check_context(prompts, sampling_args.response_length)
+    judge.check(prompts, tokenizer)
+    for line in other_rendering(args.adapter, prompts, "--adapter"):
+        print(f"note: {line}")
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
     # n completions of each, all scored.

@@ -14,20 +14,19 @@ judge on the labelling page: --judges people=people:outputs/matches.sqlite, then
 then again with --samples.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
-from toolkit.data.prompts import given_prompts, read_prompts
+from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
-from toolkit.evaluation.judges import judge_all, reranker
+from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on
 from toolkit.models.roles import Roles
@@ -44,18 +43,17 @@ def main(
     judges = args.load_judges(name, model_args.precision)
     outputs: dict[str, Outputs] = {}
     if args.samples is not None:
-        contenders, asked, outputs, digest = read_samples(args.samples)
+        samples = read_samples(args.samples)
+        contenders = samples.contenders
         tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
-        if digest != vocabulary_digest(tokenizer):  # other tokens: the texts are what there is
-            outputs = {name: replace(o, ids=None) for name, o in outputs.items()}
-        prompts = given_prompts(asked, tokenizer, args.chat_template)
+        prompts, outputs = samples.read_by(tokenizer, args.chat)
     else:
         args.prompts = model_args.prompts(args.prompts, HELD_OUT)
         contenders = args.load_contenders(name, model_args.precision)
         tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
         found, left_out = read_prompts(
             args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-            args.limit, args.skip, chat_template=args.chat_template, skip_invalid=args.skip_invalid,
+            args.limit, args.skip, chat=args.chat, skip_invalid=args.skip_invalid,
         )  # fmt: skip
         prompts = found.once()
         model_args.check_context(prompts, sampling_args.response_length)
@@ -63,9 +61,14 @@ def main(
         print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
         if len(prompts) < 2:
             raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
-        for line in other_settings(contenders, sampling_args):
+        for line in other_settings(contenders, sampling_args, prompts):
             print(f"note: {line}")
+    for judge in judges:
+        if isinstance(judge, ScoreJudge):
+            judge.check(prompts, tokenizer)
     sampling_args.rule(tokenizer)
+    facts = {"prompts": len(prompts), "vocabulary": vocabulary_digest(tokenizer)}
+    facts |= {"chat_template": prompts.chat.name, "chat_template_kwargs": prompts.chat.kwargs}
     trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
@@ -81,9 +84,8 @@ def main(
     rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
     print_notes(rows, len(prompts))
     if args.samples is None:  # kept whatever the judges do
-        write_jsonl(out / "samples.jsonl", sample_rows(prompts.asked(tokenizer), outputs, {}))
-        kept = {"contenders": rows, "prompts": len(prompts)}
-        write_json(out / "evaluation.json", kept | {"vocabulary": vocabulary_digest(tokenizer)})
+        write_jsonl(out / "samples.jsonl", sample_rows(prompts, tokenizer, outputs, {}))
+        write_json(out / "evaluation.json", {"contenders": rows} | facts)
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
@@ -94,8 +96,7 @@ def main(
     pairs, ratings = compare(names, scores, verdicts, args.seed)
     rows = contender_rows(contenders, outputs, scores, sampling.texts, trained)
     result: Row = {
-        "prompts": len(prompts), "vocabulary": vocabulary_digest(tokenizer), "seed": args.seed,
-        "reference": names[0], "contenders": rows,
+        **facts, "seed": args.seed, "reference": names[0], "contenders": rows,
         "judges": [
             {"name": j.name, "kind": j.kind, "training_reward": j.name == args.training_reward}
             for j in judges
@@ -107,11 +108,11 @@ def main(
             picked_by,
         ),
     }  # fmt: skip
-    samples = sample_rows(prompts.asked(tokenizer), outputs, scores)
-    write_jsonl(out / "samples.jsonl", samples)
+    shown = sample_rows(prompts, tokenizer, outputs, scores)
+    write_jsonl(out / "samples.jsonl", shown)
     write_json(out / "evaluation.json", result)
     write_run(out / "run.json", model_args, sampling_args, args)
-    print_evaluation(result, samples[: args.show])
+    print_evaluation(result, shown[: args.show])
     return result
 
 

@@ -77,6 +77,10 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     (_, sampling, sample_args), eval_rows = bound["sample"], bound["reward"][3].eval_rows
     _, _, rewards, prompt_args, config = bound["ppo"]
     check_alike(sampling, config)
+    if sample_args.chat != prompt_args.chat:
+        raise InputError(
+            "chat_template, or chat_template_kwargs: not the same in sample_config and ppo_config"
+        )
     if rewards.reward_model or rewards.lexicon or rewards.reward_function:
         raise InputError("ppo_config: the reward is the adapter of each round, and no other")
     if prompt_args.policy_adapter is not None:
@@ -89,7 +93,7 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     model_args.prompts(prompt_args.prompts)
     asked, _ = read_prompts(
         model_args.prompts(sample_args.prompts), tokenizer, sampling.max_prompt_length,
-        sampling.prompt_tokens, sample_args.limit, chat_template=sample_args.chat_template,
+        sampling.prompt_tokens, sample_args.limit, chat=sample_args.chat,
         skip_invalid=sample_args.skip_invalid,
     )  # fmt: skip
     prompts, held_out, _ = prompt_args.load(tokenizer)

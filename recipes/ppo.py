@@ -25,6 +25,7 @@ from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
+from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.training.checkpoints import clear_run
 from toolkit.training.ppo_config import PPOConfig
@@ -51,6 +52,8 @@ def main(
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
+    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+        print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)

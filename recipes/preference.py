@@ -43,10 +43,10 @@ def main(
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     fused = config.method in ("dpo", "kto")  # with a reference, and TRL's fused head
     args.check(name, model_args.precision, lora, fused, fused)
+    encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     data = prepare_completions(
-        data_args.open("best", config.seed),
-        data_args.encoder(tokenizer, model_args.longest(config.max_length)), stop_id,
-        *preference_shape(config), out.parent,
+        data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
+        out.parent,
     )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 
@@ -57,6 +57,7 @@ def main(
             args.policy_adapter,
         ),
         out, model_args.base, name, model_args.precision, data.probes,
+        encoder.rendering(),
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip

@@ -92,8 +92,7 @@ def main(
             model_args.verify_reload(folder, probes, expected)
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
-            "trained_on": "both" if len(encoder.kinds) > 1 else encoder.kinds.pop(),
-            "chat_template": "plain" if encoder.plain else encoder.template,
+            **encoder.rendering(),
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(

@@ -21,6 +21,7 @@ from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.reading import other_rendering
 from toolkit.training.baseline_config import RLOOBaselineConfig
 from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
 from toolkit.training.baselines import train_and_save
@@ -59,6 +60,11 @@ def main(
         lora.check_for_trl()
     args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
+    for part in parts:
+        if isinstance(part, TextRewardModel) and part.takes_ids:
+            part.reading.check(prompts)
+    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+        print(f"note: {line}")
     model_args.check_context(prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
     facts |= args.held_out_facts(prompts, held_out)
@@ -72,7 +78,7 @@ def main(
             model_args.base(), config, tokenizer, prompts, held_out, reward,
             lora.config("CAUSAL_LM"), args.policy_adapter,
         ),
-        out, model_args.base, name, model_args.precision, prompts[:8],
+        out, model_args.base, name, model_args.precision, prompts[:8], prompts.rendering(),
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
               metrics=metrics, history=history, reward_verdicts=reward_args.verdicts)  # fmt: skip

@@ -15,25 +15,23 @@ from tqdm.auto import tqdm
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
 from toolkit.cli import run
+from toolkit.data.chat import ChatArguments
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError, check_range, check_seed
 from toolkit.models.adapters import check_adapter
+from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 
 
 @dataclass
-class SampleArguments:
+class SampleArguments(ChatArguments):
     prompts: str | None = field(
         default=None,
         metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
     )
     output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
     skip_invalid: bool = field(
         default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
     )
@@ -47,6 +45,7 @@ class SampleArguments:
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_seed(self.seed)
         check_range("completions", self.completions, low=2)
         for name in ("batch_size", "tries", "limit", "rows_per_prompt"):
@@ -66,13 +65,15 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         sampling.max_prompt_length,
         sampling.prompt_tokens,
         args.limit,
-        chat_template=args.chat_template,
+        chat=args.chat,
         skip_invalid=args.skip_invalid,
     )
     model_args.check_context(prompts, rule.response_length)
     prompts = prompts.pick([i for i in range(len(prompts)) for _ in range(args.rows_per_prompt)])
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
+    for line in other_rendering(args.adapter, prompts, "--adapter"):
+        print(f"note: {line}")
 
     roles = Roles(model_args.base(), policy_adapter=args.adapter)
     roles.keep_only(tokenizer)

@@ -49,14 +49,14 @@ def main(
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     longest = model_args.longest(config.max_length)
     args.check(name, model_args.precision, lora)
+    encoder = data_args.encoder(tokenizer, longest)
     if args.text is not None:
         data = prepare_text(
             args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent
         )
     else:
         data = prepare_completions(
-            data_args.open("best", config.seed), data_args.encoder(tokenizer, longest), stop_id,
-            sft_rows, SFT_SCHEMA, out.parent,
+            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out.parent,
         )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 
@@ -67,6 +67,7 @@ def main(
             args.policy_adapter,
         ),
         out, model_args.base, name, model_args.precision, data.probes,
+        encoder.rendering() if args.text is None else {"trained_on": "text"},
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip

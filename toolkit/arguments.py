@@ -10,6 +10,7 @@ import numpy as np
 from peft import LoraConfig
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit.data.chat import ChatArguments
 from toolkit.data.comparisons import Comparisons, open_comparisons, read_rows, split_by_prompt
 from toolkit.data.encoding import LONG_ROWS, Encoder
 from toolkit.data.files import require_file
@@ -224,7 +225,7 @@ class SamplingArguments:
 
 
 @dataclass
-class ComparisonArguments:
+class ComparisonArguments(ChatArguments):
     """Which comparisons, and what is done with those that are bad or too long."""
 
     comparisons: str = field(
@@ -238,10 +239,6 @@ class ComparisonArguments:
         default="drop",
         metadata={"help": "Rows over max_length: drop, or truncate_prompt (its start)."},
     )
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
     eval_rows: int | None = field(
         default=None,
         metadata={"help": "Comparisons held out, by prompt; 200, or a fifth if that is fewer."},
@@ -251,6 +248,7 @@ class ComparisonArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("long_rows", self.long_rows, LONG_ROWS)
         check_range("eval_rows", self.eval_rows, low=1)
         check_range("train_fraction", self.train_fraction, above=0, high=1)
@@ -264,7 +262,7 @@ class ComparisonArguments:
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoder:
         """How its rows become token ids."""
-        return Encoder(tokenizer, max_length, self.long_rows, self.chat_template, self.skip_invalid)
+        return Encoder(tokenizer, max_length, self.long_rows, self.chat, self.skip_invalid)
 
 
 @dataclass
@@ -607,7 +605,7 @@ class RewardArguments:
 
 
 @dataclass
-class PromptArguments:
+class PromptArguments(ChatArguments):
     """PPO's prompts, and where the policy starts."""
 
     prompts: str | None = field(
@@ -624,10 +622,6 @@ class PromptArguments:
         default=None,
         metadata={"help": "Cut prompts out of text: its first so many tokens (rows of `text`)."},
     )
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
     limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
     policy_adapter: str | None = field(
         default=None, metadata={"help": "Adapter that the policy starts from (fine-tuned, say)."}
@@ -642,6 +636,7 @@ class PromptArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("reference", self.reference, ("policy_adapter", "base"))
         for name in ("max_prompt_length", "prompt_tokens", "limit", "eval_limit"):
             check_range(name, getattr(self, name), low=1)
@@ -656,14 +651,13 @@ class PromptArguments:
         """Prompts, held-out prompts if there are any, and how many were left out by length."""
         prompts, left_out = read_prompts(
             self.prompts or DEMO_PROMPTS, tokenizer, self.max_prompt_length, self.prompt_tokens,
-            self.limit, chat_template=self.chat_template, skip_invalid=self.skip_invalid,
+            self.limit, chat=self.chat, skip_invalid=self.skip_invalid,
         )  # fmt: skip
         if self.eval_prompts is None:
             return prompts, None, left_out
         held_out, _ = read_prompts(
             self.eval_prompts, tokenizer, self.max_prompt_length, self.prompt_tokens,
-            self.eval_limit, self.eval_skip, "--eval_prompts", self.chat_template,
-            self.skip_invalid,
+            self.eval_limit, self.eval_skip, "--eval_prompts", self.chat, self.skip_invalid,
         )  # fmt: skip
         return prompts, held_out, left_out
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder, encode_to_disk
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
@@ -37,7 +38,7 @@ def test_a_row_with_scores_alone_gets_its_best_from_them(tokenizer: Any) -> None
 
 
 def test_text_and_messages_may_stand_in_one_file_and_keep_their_order(tokenizer: Any) -> None:
-    encoder = Encoder(tokenizer, 64, chat_template="plain")
+    encoder = Encoder(tokenizer, 64, chat=read_chat("plain"))
     chat = GOOD | {"prompt": CHAT}
     rows = encode(encoder, GOOD, chat, GOOD, chat)
     assert [row["row"] for row in rows] == [0, 1, 2, 3]
@@ -46,7 +47,7 @@ def test_text_and_messages_may_stand_in_one_file_and_keep_their_order(tokenizer:
 
 
 def test_the_plain_template_writes_a_dialogue(tokenizer: Any) -> None:
-    encoder = Encoder(tokenizer, 64, chat_template="plain")
+    encoder = Encoder(tokenizer, 64, chat=read_chat("plain"))
     whole = "\n\nHuman: Hi.\n\nAssistant: Ho.\n\nHuman: Well?\n\nAssistant:"
     assert encoder.prompt_text(CHAT) == whole
     (row,) = encode(encoder, GOOD | {"prompt": CHAT, "completions": ["a", " b"], "best": 0})
@@ -64,7 +65,7 @@ def test_a_jinja_file_is_a_template_and_its_special_tokens_are_not_doubled(
         "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
-    encoder = Encoder(tokenizer, 200, chat_template=str(tmp_path / "t.jinja"))
+    encoder = Encoder(tokenizer, 200, chat=read_chat(str(tmp_path / "t.jinja")))
     (row,) = encode(encoder, GOOD | {"prompt": CHAT})
     for ids in row["candidate_ids"]:
         assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
@@ -76,12 +77,12 @@ def test_messages_without_a_template_are_refused_with_the_cure(tokenizer: Any) -
     with pytest.raises(InputError, match="no chat template .pass --chat_template plain"):
         encode(Encoder(tokenizer, 64), GOOD | {"prompt": CHAT})
     with pytest.raises(InputError, match="nowhere.jinja: neither plain nor a Jinja file"):
-        Encoder(tokenizer, 64, chat_template="nowhere.jinja")
+        Encoder(tokenizer, 64, chat=read_chat("nowhere.jinja"))
 
 
 def test_a_template_that_refuses_is_named(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ raise_exception('only two turns') }}")
-    encoder = Encoder(tokenizer, 64, chat_template=str(tmp_path / "t.jinja"))
+    encoder = Encoder(tokenizer, 64, chat=read_chat(str(tmp_path / "t.jinja")))
     with pytest.raises(InputError, match="chat_template: refuses .*only two turns"):
         encode(encoder, GOOD | {"prompt": CHAT})
 
@@ -194,6 +195,6 @@ def test_a_template_that_fails_in_any_way_is_named(
     tokenizer: Any, tmp_path: Path, template: str
 ) -> None:
     (tmp_path / "t.jinja").write_text(template)
-    encoder = Encoder(tokenizer, 64, chat_template=str(tmp_path / "t.jinja"))
+    encoder = Encoder(tokenizer, 64, chat=read_chat(str(tmp_path / "t.jinja")))
     with pytest.raises(InputError, match="chat_template: (refuses|makes nothing of)"):
         encode(encoder, GOOD | {"prompt": CHAT})

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
+from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, given_prompts, joined, read_prompts
 from toolkit.data.text import closing_id, end_ids, stop_ids, text_ids
@@ -438,10 +439,10 @@ def test_what_toolkit_json_says_counts_unless_a_flag_does(
 
 
 def test_messages_through_another_template_than_the_rewards_are_refused(chat: str) -> None:
-    prompts = given_prompts([{"prompt": USER}], load_tokenizer(chat), "plain")
+    prompts = given_prompts([{"prompt": USER}], load_tokenizer(chat), read_chat("plain"))
     with pytest.raises(InputError, match="trained on messages by the tokenizer's own, .* by plain"):
         Reading().check(prompts)
-    Reading(template=prompts.template).check(prompts)
+    Reading(chat=prompts.chat).check(prompts)
     Reading(whole=True).check(prompts)  # a stock model's messages are rendered whole
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import permutation_test
 
 from toolkit.data.files import write_json, write_jsonl
+from toolkit.data.prompts import Prompts
 from toolkit.evaluation.compare import (
     compare,
     contender_rows,
@@ -22,6 +23,7 @@ from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.ratings import rate_pairs
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.ratings import ELO_SCALE
+from toolkit.models.loading import load_tokenizer
 
 
 def outputs(texts: list[str], ratios: list[float] | None = None, more: float = 0.0) -> Outputs:
@@ -162,17 +164,21 @@ def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
     assert found["hacked"]["gap"] > found["good"]["gap"] > 0
 
 
-def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
+def test_samples_are_read_back_as_they_were(demo_model: str, tmp_path: Path) -> None:
     contenders = [Contender("ref", "reference"), Contender("b4", "best_of_n", "ref", 4)]
     made = {"ref": outputs(["é", "\x1b[31m"], [0.0, 0.0]),
             "b4": outputs(["b", "c"], [0.5, -0.25], best_of_n_kl(4))}  # fmt: skip
     scores = {"s": {"ref": [1.0, 2.0], "b4": [3.0, 4.0]}}
-    asked = [{"prompt": "p"}, {"prompt": [{"role": "user", "content": "q"}], "tag": 3}]
-    write_jsonl(tmp_path / "samples.jsonl", sample_rows(asked, made, scores))
+    asked = Prompts([[7, 8], [9]], {"tag": [None, 3]})
+    asked.given = {0: "p", 1: [{"role": "user", "content": "q"}]}
+    tokenizer = load_tokenizer(demo_model)
+    write_jsonl(tmp_path / "samples.jsonl", sample_rows(asked, tokenizer, made, scores))
     rows = contender_rows(contenders, made, scores, ["p", "q"])
     write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
-    again, prompts, read, _ = read_samples(tmp_path / "samples.jsonl")
-    assert again == contenders and prompts == asked
+    found = read_samples(tmp_path / "samples.jsonl")
+    read = found.outputs
+    assert found.contenders == contenders and found.asked == asked.asked(tokenizer)
+    assert found.prompt_ids == [[7, 8], [9]]
     for name, one in made.items():
         assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios
         assert read[name].kl_of_picking == pytest.approx(one.kl_of_picking, abs=1e-12)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from toolkit.arguments import SamplingArguments
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import (
     Contender,
@@ -173,10 +174,10 @@ def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> No
     (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
     contenders = [Contender("reference", "reference"), Contender("p", "adapter", str(adapter))]
     same = SamplingArguments(truncate_token=".", truncate_after=12)
-    assert other_settings(contenders, same) == []
-    assert other_settings(contenders, SamplingArguments(temperature=1.0)) == [
+    assert other_settings(contenders, same, Prompts()) == []
+    assert other_settings(contenders, SamplingArguments(temperature=1.0), Prompts()) == [
         "p was trained with temperature 0.7, and is judged with 1.0",
         "p was trained with truncate_token '.', and is judged with None",
     ]
     (tmp_path / "run" / "run.json").unlink()
-    assert other_settings(contenders, SamplingArguments()) == []
+    assert other_settings(contenders, SamplingArguments(), Prompts()) == []

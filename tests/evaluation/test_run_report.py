@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from toolkit.data.files import write_json, write_jsonl
+from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.compare import (
     compare,
@@ -72,7 +73,10 @@ def evaluation(texts: list[str], shift: float = 1.0, kind: str = "adapter") -> t
         "ratings": ratings, "gaps": gaps(rows, pairs, "rm"), "frontier": {"rm": curve},
         "judges": [{"name": n, "kind": "function", "training_reward": n == "rm"} for n in scores],
     }  # fmt: skip
-    return json.loads(json.dumps(result)), sample_rows([{"prompt": t} for t in texts], made, scores)
+    asked = Prompts([[i] for i in range(count)])
+    asked.given = dict(enumerate(texts))
+    tokenizer: Any = None  # nothing is decoded
+    return json.loads(json.dumps(result)), sample_rows(asked, tokenizer, made, scores)
 
 
 @pytest.fixture

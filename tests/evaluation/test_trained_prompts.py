@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts, given_prompts, read_prompts
@@ -29,7 +30,7 @@ def run(folder: Path, data: dict[str, Any] | None = None, **settings: Any) -> st
 
 
 def asked(texts: list[Any], tokenizer: PreTrainedTokenizerBase) -> Prompts:
-    return given_prompts([{"prompt": text} for text in texts], tokenizer, "plain")
+    return given_prompts([{"prompt": text} for text in texts], tokenizer, read_chat("plain"))
 
 
 def count(source: str, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -22,7 +22,7 @@ from toolkit.hub.connection import connect, model_info
 from toolkit.hub.gate import Probes, compare, measure, pass_gate, python_of, run_lines
 from toolkit.hub.lines import Names, ids_line, probe_lines
 from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import stage
+from toolkit.hub.stage import read_template, stage
 from toolkit.hub.upload import publish
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
@@ -37,12 +37,16 @@ def ours(adapters: Path, demo_model: str) -> dict[str, tuple[Source, Probes]]:
     return {kind: (s, measure(s, Path(demo_model))) for kind, s in sources.items()}
 
 
-def run_here(lines: str, kind: str) -> Probes:
+def run_here(
+    lines: str, kind: str, ends_with: str = "", prefix: list[int] | None = None, chat: bool = False
+) -> Probes:
     """The card's lines and the probes, in this process."""
     scope: dict[str, Any] = {}
-    exec(compile(lines + probe_lines(kind, ids_line("text")), "card", "exec"), scope)
-    ids = [list(map(int, scope["tokenizer"](text)["input_ids"])) for text in gate.PROBES]
-    return Probes(ids, [scope["_numbers"](text) for text in gate.PROBES])
+    line = ids_line("text", ends_with, prefix)
+    exec(compile(lines + probe_lines(kind, line), "card", "exec"), scope)
+    texts = [scope["chat"](text) for text in gate.PROBES] if chat else gate.PROBES
+    ids = [eval(line, scope, {"text": text})[0].tolist() for text in texts]
+    return Probes(ids, [scope["_numbers"](text) for text in texts])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,7 +145,7 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
         gate._pretend(cache, names.repo_id, "f" * 40, staged)
         gate._pretend(cache, names.base_id, names.sha, base)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        return run_here(lines, kind)
+        return run_here(lines, kind, *more)
 
     monkeypatch.setattr(gate, "run_lines", here)
     monkeypatch.setattr(gate, "measure", lambda source, base: expected)
@@ -189,3 +193,60 @@ def test_a_repository_cannot_be_its_own_base(adapters: Path, demo_model: str) ->
     assert pass_gate(source, base, "org/base", "", Path(demo_model)) == [
         "repo_id: org/base is the base itself (name another)"
     ]
+
+
+MOODY = (
+    "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant {{ mood }}:{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind, template", [
+    ("policy", None), ("policy", "plain"), ("reward", None), ("reward", "plain"), ("value", MOODY),
+])  # fmt: skip
+def test_an_adapter_of_messages_is_shown_with_one_as_it_was_trained_to_read_it(
+    kind: str, template: str | None, adapters: Path, demo_model: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(demo_model, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text("other" if template else MOODY)
+    shutil.copytree(adapters, tmp_path / "made")
+    folder = tmp_path / "made" / KINDS[kind]
+    facts = (folder if kind != "value" else folder.parent / "policy") / "toolkit.json"
+    told = {"mood": 'so "glad"'} if template != "plain" else {}
+    reads = {"trained_on": "messages", "chat_template": template, "chat_template_kwargs": told,
+             "ends_with": "<|endoftext|>"}  # fmt: skip
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | reads))
+    source, base = read_source(folder), Base(tmp_path / "base", "org/base", "a" * 40, {})
+    card = render(source, base, "me/model")
+    staged = stage(source, base, card, read_template(source, None), tmp_path / "staged").folder
+    lines = python_of(card)
+    assert 'chat("Where did you go?")' in lines and "add_generation_prompt=True" in lines
+    assert ("**{'mood': 'so \"glad\"'}" in lines) == bool(told)
+    kept = json.loads((staged / "toolkit.json").read_text())
+    assert kept["chat_template_kwargs"] == told and kept["trained_on"] == "messages"
+
+    def here(kind: str, lines: str, staged: Path, base: Path, names: Names, *more: Any) -> Probes:
+        cache = tmp_path / "cache"
+        gate._pretend(cache, names.repo_id, "f" * 40, staged)
+        gate._pretend(cache, names.base_id, names.sha, base)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        return run_here(lines, kind, *more)
+
+    monkeypatch.setattr(gate, "run_lines", here)
+    assert pass_gate(source, base, "me/model", card, staged) == []
+    # The rendering is part of what is held against training's.
+    shutil.rmtree(tmp_path / "cache")
+    (staged / "chat_template.jinja").write_text(MOODY.replace("assistant", "robot"))
+    (problem,) = pass_gate(source, base, "me/model", card, staged)
+    assert "the staged tokenizer makes other tokens" in problem
+
+
+def test_text_that_some_template_rendered_is_shown_as_text_where_the_base_has_none(
+    adapters: Path, demo_model: str, tmp_path: Path
+) -> None:
+    shutil.copytree(adapters / "ppo", tmp_path / "ppo")
+    facts = tmp_path / KINDS["policy"] / "toolkit.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"trained_on": "messages"}))
+    base = Base(Path(demo_model), "org/base", "a" * 40, {})
+    assert "chat(" not in render(read_source(facts.parent), base, "me/model")

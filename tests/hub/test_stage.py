@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.encoding import PLAIN_TEMPLATE
+from toolkit.data.chat import PLAIN_TEMPLATE
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
 from toolkit.hub.source import Source, read_source

@@ -319,6 +319,7 @@ def test_people_on_the_page_are_waited_for(
         (["--initial_labels", "5"], "eval_rows 8 of 5 labels"),
         (["--ppo_config", "no.yaml"], "no.yaml: no such file"),
         (["--sample_config", "POLICY"], "truncate_token: None in sample_config, but '.'"),
+        (["--sample_config", "THINKING"], "chat_template_kwargs: not the same in sample_"),
         (["--ppo_config", "LEXICON"], "the reward is the adapter of each round"),
         (["--model_name_or_path", "./no"], "./no: no such folder"),
         (["--sample_config", "PROMPTS"], "broken.jsonl:1: prompt: missing"),
@@ -334,11 +335,13 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     monkeypatch.chdir(root)
     (tmp_path / "policy.yaml").write_text("response_length: 12\n")
     (tmp_path / "lexicon.yaml").write_text(CONFIGS["ppo"] + "lexicon: data/lexicon.txt\n")
+    (tmp_path / "thinking.yaml").write_text(RULE + "chat_template_kwargs: {think: false}\n")
     (tmp_path / "broken.jsonl").write_text('{"ask": "?"}\n')
     (tmp_path / "prompts.yaml").write_text(RULE + f"prompts: {tmp_path / 'broken.jsonl'}\n")
     files = {
         "PROMPTS": tmp_path / "prompts.yaml",
         "POLICY": tmp_path / "policy.yaml",
+        "THINKING": tmp_path / "thinking.yaml",
         "LEXICON": tmp_path / "lexicon.yaml",
     }
     more = [str(files.get(word, word)) for word in more]

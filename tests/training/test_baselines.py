@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from toolkit.arguments import ComparisonArguments
+from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.text import decode_pair
@@ -155,7 +156,7 @@ def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root
 def test_messages_go_through_the_template(tokenizer: Any) -> None:
     chat = [{"role": "user", "content": "Well?"}]
     (row,) = encoded(
-        tokenizer, {"prompt": chat, "completions": ["a", " b"], "best": 1}, chat_template="plain"
+        tokenizer, {"prompt": chat, "completions": ["a", " b"], "best": 1}, chat=read_chat("plain")
     )
     whole = "\n\nHuman: Well?\n\nAssistant:"
     assert row["prompt_ids"] == tokenizer(whole)["input_ids"]
@@ -436,7 +437,13 @@ def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it
         return trainer
 
     metrics, history = train_and_save(
-        make, tmp_path, lambda: load_base(demo_model, "4bit"), demo_model, "4bit", data.probes
+        make,
+        tmp_path,
+        lambda: load_base(demo_model, "4bit"),
+        demo_model,
+        "4bit",
+        data.probes,
+        {"trained_on": "text"},
     )
     assert metrics["eval_loss"] > 0 and metrics["reload_difference"] < 1e-4 and history
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
@@ -26,7 +27,7 @@ def prepared(
     config = BestOfKConfig(output_dir=str(folder / "out"), use_cpu=True, **kwargs)
     source = open_comparisons(folder / "c.jsonl", config.wants, "--comparisons")
     train, held_out = split_by_prompt(source.order, 10, seed=0)
-    encoder = Encoder(load_tokenizer(demo_model), 64, chat_template=template)
+    encoder = Encoder(load_tokenizer(demo_model), 64, chat=read_chat(template))
     return prepare(source, train, held_out, encoder, config, 5, longest, folder)
 
 

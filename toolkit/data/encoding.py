@@ -14,8 +14,6 @@ Nothing closes a candidate of a reward model unless it is told to: the scorer ne
 token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,21 +24,13 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import Chat, is_rendered, rendering
 from toolkit.data.sources import Placed
 from toolkit.data.text import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 
 Row = dict[str, Any]
 LONG_ROWS = ("drop", "truncate_prompt")
-# HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '\n\n' + {'user': 'Human', 'assistant': 'Assistant', 'system': 'System', 'tool': 'Tool', "
-    "'developer': 'System'}"
-    "[message['role']] + ': ' + message['content'] }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-)
 HALF = "\ufffd"  # what a part of a character is decoded to
 SCHEMA = pyarrow.schema({
     "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
@@ -70,8 +60,7 @@ class Encoder:
         long_rows: for a row with a longer candidate: "drop" it, or "truncate_prompt": take so many
             tokens from the prompt's start (not its BOS), and drop the row only where no prompt
             would be left.
-        chat_template: for prompts that are messages: None takes the tokenizer's own, "plain" is
-            "Human: ... Assistant: ...", anything else is the path of a Jinja file.
+        chat: how prompts that are messages become text; None for the tokenizer's own template.
         skip_invalid: pass over rows that a template refuses, or whose completion is only an end
             token, instead of raising; ``bad`` counts and shows them.
 
@@ -83,6 +72,8 @@ class Encoder:
         rendered: text prompts that begin with the BOS already.
         kinds: of prompts: "messages" (or text that a template had rendered), "text".
         spaced: text prompts that end in a space.
+        told: what the template was told of messages: one, or two if rows differ.
+        template_notes: what the first of them showed to be wrong with it (``Chat.notes``).
         last_ids: the tokens that candidates end in.
     """
 
@@ -91,19 +82,20 @@ class Encoder:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int | None,
         long_rows: str = "drop",
-        chat_template: str | None = None,
+        chat: Chat | None = None,
         skip_invalid: bool = False,
     ) -> None:
         check_choice("long_rows", long_rows, LONG_ROWS)
         self.tokenizer, self.max_length, self.long_rows = tokenizer, max_length, long_rows
-        self.template = _read_template(chat_template)
-        self.plain = chat_template == "plain"
+        self.chat = chat or Chat()
         self.skip_invalid, self.bad = skip_invalid, BadRows()
         self.rows = self.dropped = self.truncated = self.joined = 0
         self.ended = self.behind = self.rendered = self.spaced = 0
         self.example = ""
         self.last_ids: set[int] = set()
         self.kinds: set[str] = set()
+        self.told: list[Row] = []
+        self.template_notes: list[str] = []
         self.ends, self.prefix = end_ids(tokenizer), special_prefix(tokenizer)
         # A token that does nothing but pad is a mistake in a text; <unk> or an end token is none.
         pad, unknown = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None)
@@ -121,12 +113,24 @@ class Encoder:
         """
         if isinstance(prompt, str):
             return prompt
-        if self.template is None and self.tokenizer.chat_template is None:
+        if self.chat.template is None and self.tokenizer.chat_template is None:
             raise InputError(
                 "the prompts are messages, but the tokenizer has no chat template (pass "
                 "--chat_template plain, or a Jinja file)", "chat_template",
             )  # fmt: skip
-        return render(self.tokenizer, prompt, self.template, row, add_generation_prompt=True)
+        text = self.chat.render(self.tokenizer, prompt, row, ask=True)
+        self._note(prompt, row)
+        return text
+
+    def _note(self, messages: list[dict[str, str]], row: Row | None) -> None:
+        told = self.chat.told(row)
+        if len(self.told) < 2 and told not in self.told:
+            self.told.append(told)
+        self.template_notes += self.chat.notes(self.tokenizer, messages, row)
+
+    def rendering(self) -> Row:
+        """Of the rows that were encoded, for toolkit.json."""
+        return rendering(self.chat, self.kinds, self.told)
 
     def prompt_ids(self, prompt: str | list[dict[str, str]], row: Row | None = None) -> list[int]:
         """Token ids of a prompt by itself, as PPO starts from."""
@@ -146,7 +150,7 @@ class Encoder:
 
     def _tokenize(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
         raw = {chat: [text for text, c in texts if c == chat] for chat in (False, True)}
-        if self.plain or not raw[True]:
+        if self.chat.plain or not raw[True]:
             bare = text_ids(self.tokenizer, raw[True], self.prefix)
         else:  # the template has put its special tokens there
             bare = self.tokenizer(
@@ -219,7 +223,7 @@ class Encoder:
 
     def _completions(self, row: Row, chat: bool) -> list[str]:
         """The texts as they follow the prompt: behind "Assistant:" comes a space."""
-        spaced = chat and self.plain
+        spaced = chat and self.chat.plain
         return [f" {text.lstrip(' ')}" if spaced else text for text in row["completions"]]
 
     def completion_ids(
@@ -286,7 +290,7 @@ class Encoder:
     def notes(self) -> list[str]:
         """What was unusual about the texts, in a line each."""
         names = [self.tokenizer.convert_ids_to_tokens(i) for i in self.ends]
-        lines = []
+        lines = [*self.template_notes]
         if self.ended:
             lines.append(
                 f"{self.ended} completions carry an end token ({', '.join(map(str, names))}): each "
@@ -305,55 +309,6 @@ class Encoder:
         if self.bad.count:
             lines.append(f"{self.bad.count} rows skipped; the first: {self.bad.shown[0]}")
         return lines
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], template: str | None,
-    row: Row | None = None, **kwargs: Any,
-) -> str:  # fmt: skip
-    """What a chat template makes of messages.
-
-    Args:
-        tokenizer: whose template it is, if ``template`` is None.
-        messages: roles and contents.
-        template: Jinja.
-        row: ``tools`` (a list, or its JSON) and ``chat_template_kwargs`` go to the template.
-        kwargs: of ``apply_chat_template``.
-
-    Raises:
-        InputError: the template refuses them, or makes nothing of them.
-    """
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, **kwargs, **template_arguments(row)
-        )
-    except Exception as error:  # a template is a program
-        raise InputError(
-            f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
-            "chat_template",
-        ) from None
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"chat_template: makes nothing of {messages!r:.80}", "chat_template")
-    return text
-
-
-RENDERED = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|Human: )")
-
-
-def is_rendered(text: str) -> bool:
-    """Whether a text begins as one that a chat template wrote."""
-    return RENDERED.match(text) is not None
-
-
-def template_arguments(row: Row | None) -> Row:
-    """What a row tells its chat template, as TRL reads it (trl 1.16 reward_trainer.py:702-704)."""
-    row = row or {}
-    tools = row.get("tools")
-    given = row.get("chat_template_kwargs")
-    if isinstance(given, str):  # Parquet and the like keep objects as text
-        given = json.loads(given)
-    made = {"tools": json.loads(tools) if isinstance(tools, str) else tools or None}
-    return made | {name: value for name, value in (given or {}).items() if value is not None}
 
 
 def first_whole(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
@@ -410,18 +365,6 @@ def _labels(row: Row) -> Row:
         "best": best, "ranking": row.get("ranking") or [best],
         "scores": scores or None, "margin": row.get("margin"),
     }  # fmt: skip
-
-
-def _read_template(chat_template: str | None) -> str | None:
-    if chat_template is None or chat_template == "plain":
-        return PLAIN_TEMPLATE if chat_template else None
-    try:
-        return Path(chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(
-            f"chat_template: {chat_template}: neither plain nor a Jinja file in UTF-8",
-            "chat_template",
-        ) from None
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

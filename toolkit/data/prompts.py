@@ -7,15 +7,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import Chat, Messages, is_rendered, rendering
 from toolkit.data.comparisons import Row, problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
-from toolkit.data.encoding import Encoder, is_rendered, last_whole
+from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
 from toolkit.data.sources import read_table
 from toolkit.data.text import decode_pair
 from toolkit.errors import BadRows, InputError
 
-Messages = list[dict[str, Any]]
 PROMPTS_HELP = (
     "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
     "owner/name:split; rows of `prompt` or `messages`."
@@ -33,7 +33,7 @@ class Prompts(list[list[int]]):
         columns: name -> one value for each prompt; reward functions get them by name.
         given: each prompt as it was read, by its place: text, or messages. What was cut out of a
             longer text, or came as token ids, is not there.
-        template: what made text of messages (``Encoder.template``); None for the tokenizer's own.
+        chat: what made text of messages.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Prompts(list[list[int]]):
         super().__init__(ids)
         self.columns = columns or {}
         self.given: dict[int, str | Messages] = {}
-        self.template: str | None = None
+        self.chat = Chat()
 
     @property
     def messages(self) -> dict[int, Messages]:
@@ -55,7 +55,7 @@ class Prompts(list[list[int]]):
             [self[i] for i in indices],
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
         )
-        chosen.template = self.template
+        chosen.chat = self.chat
         chosen.given = {new: self.given[old] for new, old in enumerate(indices)
                         if old in self.given}  # fmt: skip
         return chosen
@@ -67,8 +67,21 @@ class Prompts(list[list[int]]):
     def handed_on(self, i: int) -> Row:
         """What of a prompt's row goes on with its completions: all but labels of other ones."""
         row = self.row(i)
+        if not isinstance(self.given.get(i, ""), str):
+            row |= {"chat_template_kwargs": self.told(i) or None}  # every later stage does alike
         return {name: value for name, value in row.items()
                 if value is not None and name not in NOT_HANDED_ON}  # fmt: skip
+
+    def rendering(self) -> Row:
+        """Of all of them, for toolkit.json; empty where it is not known how they were given."""
+        if not self.given:
+            return {}
+        kinds = {_kind(given) for given in self.given.values()}
+        return rendering(self.chat, kinds, [self.told(i) for i in self.messages])
+
+    def told(self, i: int) -> Row:
+        """What the template was told of a prompt of messages (``Chat.told``)."""
+        return self.chat.told(self.row(i))
 
     def shown(self, i: int, tokenizer: PreTrainedTokenizerBase) -> str | Messages:
         """A prompt as functions, judges and people see it: as it was read, or else decoded."""
@@ -95,7 +108,7 @@ def read_prompts(
     limit: int | None = None,
     skip: int = 0,
     what: str = "--prompts",
-    chat_template: str | None = None,
+    chat: Chat | None = None,
     skip_invalid: bool = False,
 ) -> tuple[Prompts, int]:
     """Prompts with their rows' other columns, and how many were left out.
@@ -112,13 +125,13 @@ def read_prompts(
         limit: stop once this many are kept.
         skip: pass over so many rows first (held-out text in the same file).
         what: the argument that named the source, for messages.
-        chat_template: for prompts of messages, as for ``Encoder``.
+        chat: for prompts of messages, as for ``Encoder``.
         skip_invalid: pass over broken rows, and say how many, instead of raising.
 
     Raises:
         InputError: a broken row (file:line), or no prompt left.
     """
-    encoder = Encoder(tokenizer, None, chat_template=chat_template)
+    encoder = Encoder(tokenizer, None, chat=chat)
     bad = BadRows()
     kept = Prompts()
     rows: list[Row] = []
@@ -173,7 +186,7 @@ def read_prompts(
         )
     names = sorted(set().union(*rows))
     kept.columns = {name: [row.get(name) for row in rows] for name in names}
-    kept.template = encoder.template
+    kept.chat = encoder.chat
     return kept, left_out
 
 
@@ -205,7 +218,7 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
     whole.columns = {name: [] for name in names}
     for part in parts:
         whole.given |= {len(whole) + i: given for i, given in part.given.items()}
-        whole.template = part.template or whole.template
+        whole.chat = part.chat if part.messages else whole.chat
         for name in names:
             whole.columns[name] += part.columns.get(name, [None] * len(part))
         whole += part
@@ -213,13 +226,23 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
 
 
 def given_prompts(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
-) -> Prompts:
-    """Prompts of rows that were read, and written down, before: ``prompt`` and further fields."""
-    encoder = Encoder(tokenizer, None, chat_template=chat_template)
-    prompts = Prompts([encoder.prompt_ids(row["prompt"], row) for row in rows])
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, chat: Chat | None = None,
+    ids: Sequence[list[int]] | None = None,
+) -> Prompts:  # fmt: skip
+    """Prompts of rows that were read, and written down, before: ``prompt`` and further fields.
+
+    Args:
+        rows: of ``Prompts.asked``.
+        tokenizer, chat: as for ``Encoder``.
+        ids: of each prompt, where they were written down too: of one that was cut out of a longer
+            text, they are not what the tokenizer makes of it.
+    """
+    encoder = Encoder(tokenizer, None, chat=chat)
+    if ids is None:
+        ids = [encoder.prompt_ids(row["prompt"], row) for row in rows]
+    prompts = Prompts(ids)
     prompts.given = {i: row["prompt"] for i, row in enumerate(rows)}
-    prompts.template = encoder.template
+    prompts.chat = encoder.chat
     names = sorted({name for row in rows for name in row} - set(TAKEN))
     prompts.columns = {name: [row.get(name) for row in rows] for name in names}
     return prompts

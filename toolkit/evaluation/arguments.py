@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from toolkit.data.chat import ChatArguments
 from toolkit.data.prompts import PROMPTS_HELP
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
@@ -11,7 +12,7 @@ HELD_OUT = "data/prompts.heldout.jsonl"
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ChatArguments):
     """Who is compared, on what, and who judges."""
 
     adapter: str | None = field(
@@ -61,10 +62,6 @@ class EvaluationArguments:
         metadata={"help": "Judge what an earlier evaluation sampled (its samples.jsonl)."},
     )
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
     skip_invalid: bool = field(
         default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
     )
@@ -89,6 +86,7 @@ class EvaluationArguments:
     seed: int = field(default=0, metadata={"help": "Of everybody's sampling."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_seed(self.seed)
         check_choice("pick_pairs", self.pick_pairs, ("reference", "all"))
         for name in ("limit", "frontier_samples", "pick_limit", "batch_size"):

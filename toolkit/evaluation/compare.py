@@ -3,13 +3,18 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
+from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import Chat, chat_of, named
 from toolkit.data.files import read_jsonl
+from toolkit.data.prompts import Prompts, given_prompts
+from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.judges import Scores, Verdicts, pairs_of
@@ -163,23 +168,26 @@ def gaps(rows: Sequence[Row], pairs: Sequence[Row], training: str) -> list[Row]:
 
 
 def sample_rows(
-    asked: Sequence[Row], outputs: dict[str, Outputs], scores: dict[str, Scores]
-) -> list[Row]:
+    prompts: Prompts, tokenizer: PreTrainedTokenizerBase, outputs: dict[str, Outputs],
+    scores: dict[str, Scores],
+) -> list[Row]:  # fmt: skip
     """One row a prompt: every contender's text, scores, log-ratio, number of tokens, and token ids.
 
     The ids are there because a text does not tell them: a policy may write a word in other tokens
-    than a tokenizer makes of it.
+    than a tokenizer makes of it, and a prompt may end where a longer text was cut.
 
     Args:
-        asked: of each prompt ``prompt``, text or messages as it was read, and its row's other
-            fields, so that ``--samples`` has judges see the same again (``Prompts.asked``).
+        prompts: as they were read, with their rows' other fields, so that ``--samples`` has judges
+            see the same again (``Prompts.asked``).
+        tokenizer: of their ids.
         outputs, scores: of the contenders.
     """
     rows: list[Row] = []
-    for i, question in enumerate(asked):
-        fields = {name: v for name, v in question.items() if name != "prompt" and v is not None}
+    for i, question in enumerate(prompts.asked(tokenizer)):
+        fields = {name: v for name, v in question.items() if name != "prompt"}
         rows.append({
             "prompt": question["prompt"],
+            "prompt_ids": prompts[i],
             **({"row": fields} if fields else {}),
             "completions": {name: o.texts[i] for name, o in outputs.items()},
             "scores": {j: {name: s[i] for name, s in of.items()} for j, of in scores.items()},
@@ -220,14 +228,54 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
     return rows
 
 
-def read_samples(
-    path: str | Path,
-) -> tuple[list[Contender], list[Row], dict[str, Outputs], str | None]:
-    """What an earlier evaluation sampled (``samples.jsonl``, and ``evaluation.json`` beside it).
+@dataclass
+class Samples:
+    """What an earlier evaluation sampled.
 
-    Returns:
-        the contenders; of each prompt ``prompt`` and its row's other fields; what was written; and
-        the digest of the vocabulary that its token ids are of (``vocabulary_digest``).
+    Attributes:
+        contenders: the reference first.
+        asked: of each prompt ``prompt`` and its row's other fields.
+        outputs: what was written.
+        prompt_ids: of each prompt; None where the file lacks them.
+        vocabulary: the digest of the vocabulary that ids are of (``vocabulary_digest``).
+        chat: how messages were rendered; None where that was not noted.
+    """
+
+    contenders: list[Contender]
+    asked: list[Row]
+    outputs: dict[str, Outputs]
+    prompt_ids: list[list[int]] | None
+    vocabulary: str | None
+    chat: Chat | None
+
+    def read_by(
+        self, tokenizer: PreTrainedTokenizerBase, chat: Chat
+    ) -> tuple[Prompts, dict[str, Outputs]]:
+        """Prompts and completions in a tokenizer's ids: those that were sampled, if it knows them.
+
+        Args:
+            tokenizer: the base's.
+            chat: what this run was told of messages.
+
+        Raises:
+            InputError: the run was told something else than the one that sampled.
+        """
+        if self.chat is not None and chat not in (Chat(), self.chat):
+            raise InputError(
+                f"chat_template: the samples answer prompts rendered by "
+                f"{named(self.chat.template)}, told {json.dumps(self.chat.kwargs)} (leave "
+                "--chat_template and --chat_template_kwargs out)", "chat_template",
+            )  # fmt: skip
+        chat = self.chat or chat
+        if self.vocabulary == vocabulary_digest(tokenizer):
+            return given_prompts(self.asked, tokenizer, chat, self.prompt_ids), self.outputs
+        # Other tokens: the texts are what there is.
+        texts = {name: replace(o, ids=None) for name, o in self.outputs.items()}
+        return given_prompts(self.asked, tokenizer, chat), texts
+
+
+def read_samples(path: str | Path) -> Samples:
+    """``samples.jsonl``, and ``evaluation.json`` beside it.
 
     Raises:
         InputError: files that are missing or not such.
@@ -246,11 +294,15 @@ def read_samples(
             ratios = [float(r["log_ratios"][c.name]) for r in rows] if known else None
             picking = row["kl"] - mean_and_error(ratios)[0] if ratios else 0.0
             outputs[c.name] = Outputs(
-                [r["completions"][c.name] for r in rows], _ids(rows, c.name), ratios,
+                [r["completions"][c.name] for r in rows],
+                _ids([(r.get("ids") or {}).get(c.name) for r in rows]), ratios,
                 [int(r["tokens"][c.name]) for r in rows], picking,
             )  # fmt: skip
         asked = [{"prompt": r["prompt"]} | (r.get("row") or {}) for r in rows]
-        return contenders, asked, outputs, kept.get("vocabulary")
+        return Samples(
+            contenders, asked, outputs, _ids([row.get("prompt_ids") for row in rows]),
+            kept.get("vocabulary"), chat_of(kept) if "chat_template" in kept else None,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(
             f"--samples: {facts}: {error.strerror} (evaluate.py writes both)"
@@ -261,8 +313,7 @@ def read_samples(
         raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error!r})") from None
 
 
-def _ids(rows: Sequence[Row], name: str) -> list[list[int]] | None:
-    """A contender's token ids, if every row has them."""
-    found: list[Any] = [(row.get("ids") or {}).get(name) for row in rows]
+def _ids(found: list[Any]) -> list[list[int]] | None:
+    """Token ids, if every row has them."""
     whole = all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in found)
     return found if whole else None

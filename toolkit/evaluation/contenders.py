@@ -23,7 +23,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder
+from toolkit.data.chat import Chat
+from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
@@ -33,6 +34,7 @@ from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_adapter
 from toolkit.models.loading import check_base, load_base, load_tokenizer
+from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.training.checkpoints import NAME, export_policy
 from toolkit.training.rollouts import SamplingRule
@@ -170,18 +172,20 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
             check_base(c.source)
 
 
-def other_settings(contenders: Sequence[Contender], sampling: Any) -> list[str]:
-    """A line for each contender that was trained with another sampling than it is judged with.
+def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prompts) -> list[str]:
+    """A line for each contender that was trained with other settings than it is judged with.
 
     Args:
-        contenders: of adapters, ``run.json`` of their run tells.
+        contenders: of adapters, ``run.json`` of their run tells, and their toolkit.json.
         sampling: with TRL's names as attributes.
+        prompts: how their messages are rendered counts too.
     """
     names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
     lines = []
     for c in contenders:
         if c.kind not in ("adapter", "checkpoint"):
             continue
+        lines += other_rendering(c.adapter, prompts, c.name)
         parents = Path(c.source).resolve().parents
         path = next((p / "run.json" for p in parents[:2] if (p / "run.json").is_file()), None)
         settings = {} if path is None else read_object(path, "run.json").get("settings", {})
@@ -344,16 +348,15 @@ class Sampling:
         tokenizer = load_tokenizer(contender.source)
         prompts, own = self.prompts, tokenizer.chat_template
         same = tokenizer.get_vocab() == self.tokenizer.get_vocab()
-        if prompts.messages and prompts.template is None:
+        if prompts.messages and prompts.chat.template is None:
             same = same and own == self.tokenizer.chat_template
         if not same:
-            encoder = Encoder(tokenizer, None)
-            encoder.template = None if own else prompts.template
-            encoder.plain = encoder.template == PLAIN_TEMPLATE
+            chat = Chat(None if own else prompts.chat.template, prompts.chat.kwargs)
+            encoder = Encoder(tokenizer, None, chat=chat)
             shown = [prompts.shown(i, self.tokenizer) for i in range(len(prompts))]
             made = Prompts(encoder.prompt_ids(p, prompts.row(i)) for i, p in enumerate(shown))
             made.given, made.columns = dict(enumerate(shown)), prompts.columns
-            made.template = encoder.template
+            made.chat = chat
             prompts = made
         other = Sampling(
             Roles(load_base(contender.source, self.precision)), tokenizer, prompts, self.rule_of,

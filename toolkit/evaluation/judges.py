@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder
+from toolkit.data.encoding import Encoder
+from toolkit.data.prompts import Prompts
 from toolkit.data.text import answers
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
@@ -54,6 +56,11 @@ class ScoreJudge:
     folder: str = ""
     end_token: str = "auto"
 
+    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise InputError if these prompts are not rendered as a reward adapter's were."""
+        if self.function is None:
+            reading_of(self.folder, tokenizer, self.end_token).check(prompts)
+
     def score(
         self, sampling: Sampling, outputs: Outputs, indices: Sequence[int] | None = None
     ) -> list[float]:
@@ -72,9 +79,7 @@ class ScoreJudge:
             return call_reward_function(self.function, shown, asked, prompts.columns)
         kept = outputs.ids
         if kept is None:  # text of other tokens, or of a file: as the base would read it
-            encoder = Encoder(sampling.tokenizer, None)
-            encoder.template = prompts.template
-            encoder.plain = encoder.template == PLAIN_TEMPLATE
+            encoder = Encoder(sampling.tokenizer, None, chat=prompts.chat)
             kept = [
                 encoder.completion_ids(ids, encoder.prompt_text(given, prompts.row(i)), text,
                                        not isinstance(given, str))

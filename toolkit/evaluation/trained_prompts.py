@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts, read_prompts
@@ -135,7 +136,7 @@ def _of_prompts(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -
     found, _ = read_prompts(
         settings["prompts"], tokenizer, settings.get("max_prompt_length") or 1 << 30,
         settings.get("prompt_tokens"), settings.get("limit"),
-        chat_template=settings.get("chat_template"),
+        chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
     )  # fmt: skip
     then = facts.get("data", {}).get("prompts")

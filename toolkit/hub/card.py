@@ -50,7 +50,8 @@ SETTINGS = {
     "reward": (
         "loss_type", "label_smoothing", "num_train_epochs", "per_device_train_batch_size",
         "gradient_accumulation_steps", "learning_rate", "max_length", "chat_template",
-        "normalize_samples", "lora_r", "lora_alpha", "lora_target_modules", "precision", "seed",
+        "chat_template_kwargs", "normalize_samples", "lora_r", "lora_alpha", "lora_target_modules",
+        "precision", "seed",
     ),
 }  # fmt: skip
 SETTINGS["value"] = SETTINGS["ppo"]
@@ -116,7 +117,7 @@ def render(
     gain, bias = (float(source.facts.get(k, d)) for k, d in (("gain", 1.0), ("bias", 0.0)))
     lines = loading_lines(
         source.kind, source.precision, names, gain, bias, source.ends_with,
-        source.written_prefix(base.files),
+        source.written_prefix(base.files), source.chat(base.files),
     )  # fmt: skip
     licence: dict[str, Any] = dict(base.licence)
     metadata = ModelCardData(

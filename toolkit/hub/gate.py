@@ -57,7 +57,7 @@ class Probes:
 def measure(source: Source, base: Path) -> Probes:
     """The probes as training's own code computes them, from the adapter's own folder."""
     tokenizer = load_tokenizer(str(source.tokenizer_home(base)), base=str(base))
-    rows = source.rows(tokenizer, PROBES)
+    rows = source.rows(tokenizer, PROBES, source.chat(base))
     model = load_base(str(base), source.precision)
     if source.kind == "reward":
         roles = Roles(model, reward_adapter=source.folder)
@@ -107,7 +107,7 @@ def _gaps(some: list[list[float]], others: list[list[float]]) -> list[float]:
 
 def run_lines(
     kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str = "",
-    prefix: list[int] | None = None,
+    prefix: list[int] | None = None, chat: bool = False,
 ) -> Probes:  # fmt: skip
     """Run the card's lines, and below them the probes, in a clean process.
 
@@ -117,6 +117,7 @@ def run_lines(
         staged, base: folders that stand for the repositories.
         names: of these.
         ends_with, prefix: how the card's lines make tokens of a text (``ids_line``).
+        chat: the probes are messages, which these lines render.
 
     Raises:
         InputError: they fail.
@@ -128,7 +129,8 @@ def run_lines(
         script = Path(scratch) / "card.py"
         ids = ids_line("text", ends_with, prefix)
         probe = (
-            f"{probe_lines(kind, ids)}\nimport json as _json\n\n_texts = {list(PROBES)!r}\n"
+            f"{probe_lines(kind, ids)}\nimport json as _json\n\n"
+            f"_texts = [{'chat(t)' if chat else 't'} for t in {list(PROBES)!r}]\n"
             f"_ids = [{ids}[0].tolist() for text in _texts]\n"
             f"print({MARK!r} + _json.dumps([_ids, [_numbers(t) for t in _texts]]))\n"
         )
@@ -222,7 +224,7 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
         ours = measure(source, base.files)
         theirs = run_lines(
             source.kind, python_of(card), staged, base.files, names, source.ends_with,
-            source.written_prefix(base.files),
+            source.written_prefix(base.files), source.chat(base.files) is not None,
         )  # fmt: skip
         print(compare(ours, theirs, source.precision))
     except InputError as error:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from toolkit.data.chat import Chat
+
 # Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
 FOUR_BIT = """\
     dtype=compute,
@@ -22,6 +24,16 @@ for module in model.modules():  # bitsandbytes 0.50 repacks weights on CPUs with
 UNPADDED = """\
 model.config.get_text_config().pad_token_id = None  # one text at a time: read on its last token
 """
+CHAT = """\
+
+
+def chat(message):
+    return tokenizer.apply_chat_template(
+        [{{"role": "user", "content": message}}],
+        tokenize=False,
+        add_generation_prompt=True,{told}
+    )
+"""
 USES = {
     "policy": """\
 prompt = {prompt}.to(device)
@@ -37,7 +49,7 @@ def score(text):
     return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
 
 
-print(score("We went to the market. It was great."))
+print(score({text}))
 """,
     "value": """\
 head = load_file(hf_hub_download(adapter, "value_head.safetensors"))
@@ -51,9 +63,10 @@ def values(text):
     return (states @ head["weight"].float().T + head["bias"].float()).flatten().tolist()
 
 
-print(values("We went to the market. It was great."))  # one a token: of the text up to there
+print(values({text}))  # one a token: of the text up to there
 """,
 }
+_PASSAGE = "We went to the market. It was great."
 # What the gate adds below them: the same texts' numbers, as JSON.
 _PROBES = {
     "policy": """
@@ -74,8 +87,9 @@ def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) ->
     Args:
         text: an expression.
         ends_with: put behind it.
-        prefix: of a tokenizer that appends its end token by itself: the ids that it puts before a
-            text, which are written out, since a text must not be closed so; None for any other.
+        prefix: where the tokenizer is not to put its special tokens around a text (it appends its
+            end token by itself, or a chat template has written them): the ids before a text, which
+            are written out; None where it is.
     """
     closed = f"{text} + {ends_with!r}" if ends_with else text
     if prefix is None:
@@ -104,7 +118,7 @@ class Names(NamedTuple):
 
 def loading_lines(
     kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0,
-    ends_with: str = "", prefix: list[int] | None = None,
+    ends_with: str = "", prefix: list[int] | None = None, chat: Chat | None = None,
 ) -> str:  # fmt: skip
     """Python that loads the adapter and uses it once.
 
@@ -115,7 +129,18 @@ def loading_lines(
         gain, bias: of a reward.
         ends_with: the token's text that closes what a reward model reads; "" for nothing.
         prefix: as for ``ids_line``.
+        chat: how it was trained to read messages; None for an adapter that continues text.
     """
+    text = '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
+    rendering = ""
+    if chat is not None:
+        told = f"\n        **{chat.kwargs!r}," if chat.kwargs else ""
+        rendering = CHAT.format(told=told) + ("" if kind == "reward" else "\n\n")
+        asked, space = 'chat("Where did you go?")', " " if chat.plain else ""  # "Assistant: We"
+        if kind == "policy":
+            rendering, text = f"{rendering}text = {asked}\n", "text"
+        else:
+            text = f'{asked} + "{space}{_PASSAGE}"'
     auto = "AutoModelForSequenceClassification" if kind == "reward" else "AutoModelForCausalLM"
     four_bit = precision == "4bit"
     imports = ["import torch"]
@@ -143,13 +168,15 @@ def loading_lines(
         + "model = PeftModel.from_pretrained(model, adapter).eval()\n"
         + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
         + (UNPADDED if ends_with else "")
+        + rendering
         + USES[kind].format(
+            text=text,
             gain=gain,
             bias=bias,
             ids=ids_line("text", ends_with, prefix),
-            prompt='tokenizer("We went to the market.", return_tensors="pt")'
+            prompt=f'tokenizer({text}, return_tensors="pt")'
             if prefix is None
-            else ids_line('"We went to the market."', prefix=prefix),
+            else ids_line(text, prefix=prefix),
             passed="**prompt" if prefix is None else "prompt",
         )  # fmt: skip
     )

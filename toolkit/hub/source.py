@@ -15,8 +15,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from toolkit.data.chat import Chat, chat_of
+from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
-from toolkit.data.text import special_prefix, text_ids
+from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
 from toolkit.models.adapters import FACTS, check_adapter, read_facts
 from toolkit.models.reading import reading_of
@@ -74,8 +76,27 @@ class Source:
             return ""
         return str(tokenizer.convert_ids_to_tokens(reading.ends_with))
 
+    def chat(self, base: Path) -> Chat | None:
+        """How it was trained to read messages; None where it knows text, or text as well."""
+        if self.facts.get("trained_on") != "messages":
+            return None
+        found, home = chat_of(self.facts), self.tokenizer_home(base)
+        if found.template is None and (
+            not (home / "tokenizer_config.json").is_file()
+            or AutoTokenizer.from_pretrained(str(home)).chat_template is None
+        ):
+            return None  # its rows were text already, which some template had rendered
+        return found
+
     def written_prefix(self, base: Path) -> list[int] | None:
-        """What a tokenizer that appends its end token puts before a text; None for any other."""
+        """What stands before a text that the tokenizer is not to put its special tokens around.
+
+        That is one of a tokenizer that appends its end token; nothing before a text in which a chat
+        template has put them. None for any other.
+        """
+        chat = self.chat(base)
+        if chat is not None and not chat.plain:
+            return []
         home = self.tokenizer_home(base)
         if not (home / "tokenizer_config.json").is_file():
             return None
@@ -88,8 +109,18 @@ class Source:
         """Where its tokenizer's files lie: beside the adapter, or with the base."""
         return self.folder if (self.folder / "tokenizer_config.json").is_file() else base
 
-    def rows(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts as training had them, closed as a reward model wants them."""
+    def rows(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: Chat | None = None
+    ) -> list[list[int]]:
+        """Token ids of texts, or of a user's messages, as training had them.
+
+        They are closed as a reward model wants them.
+        """
+        if chat is not None:
+            encoder = Encoder(tokenizer, None, chat=chat)
+            rows = [encoder.prompt_ids([{"role": "user", "content": text}]) for text in texts]
+            end = token_id(tokenizer, self.ends_with or None, "ends_with")
+            return rows if end is None else [[*row, end] for row in rows]
         return text_ids(tokenizer, [text + self.ends_with for text in texts])
 
     @property

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.data.encoding import PLAIN_TEMPLATE
+from toolkit.data.chat import PLAIN_TEMPLATE, chat_of
 from toolkit.data.files import atomic_directory, write_json, write_text
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
@@ -77,6 +77,8 @@ def stage(source: Source, base: Base, card: str, template: str | None, folder: P
         config = source.config | {"base_model_name_or_path": base.repo_id, "revision": base.sha}
         write_json(aside / "adapter_config.json", config)
         facts = _without_text(source.facts) | {"precision": source.precision}
+        if source.facts.get("chat_template_kwargs"):  # with its words, or it would be misread
+            facts["chat_template_kwargs"] = source.facts["chat_template_kwargs"]
         if source.kind == "reward":  # a token's text, and it would be misread without
             facts["ends_with"] = source.ends_with or None
             facts["whole_turns"] = bool(facts.get("whole_turns")) or not source.trained_here
@@ -101,11 +103,13 @@ def check_stage(folder: Path) -> None:
 
 
 def read_template(source: Source, given: str | None) -> str | None:
-    """The chat template that a reward model was trained with, if that is not the tokenizer's own.
+    """The chat template that an adapter was trained with, if that is not the tokenizer's own.
 
     Raises:
         InputError: a Jinja file that is not there any more.
     """
+    if given is None and "chat_template" in source.facts:
+        return chat_of(source.facts).template
     name = given or source.setting("chat_template")
     if name is None:
         return None

@@ -12,14 +12,16 @@ fell from 0.987 to 0.427). What closes a text:
                              otherwise than one that is begun
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from toolkit.data.encoding import PLAIN_TEMPLATE, Encoder, is_rendered, render
+from toolkit.data.chat import Chat, chat_of, is_rendered, named
+from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Messages, Prompts
 from toolkit.data.text import (
     answer_text,
@@ -39,7 +41,8 @@ class Reading:
     Attributes:
         ends_with: the id of the token that closes each text; None for nothing.
         whole: messages are rendered whole, the assistant's among them, as TRL does.
-        template: what made text of messages in training; None for the tokenizer's own.
+        chat: what made text of messages in training.
+        told: what the template was told then; None for not known, or not the same of all rows.
         trained_on: "messages" (or text that a template had rendered), "text", or "both".
         padding: an id that transformers' pooling takes for padding, and so passes over, at a text's
             end; None for none.
@@ -47,12 +50,13 @@ class Reading:
 
     ends_with: int | None = None
     whole: bool = False
-    template: str | None = None
+    chat: Chat = field(default_factory=Chat)
+    told: dict[str, Any] | None = None
     trained_on: str = "both"
     padding: int | None = None
 
     def check(self, prompts: Prompts) -> None:
-        """Raise InputError if the policy's messages go through another template than these did."""
+        """Raise InputError if the policy's messages are rendered otherwise than these were."""
         if self.trained_on != "both":
             kinds = {"messages" if not isinstance(given, str) or is_rendered(given) else "text"
                      for given in prompts.given.values()}  # fmt: skip
@@ -62,14 +66,22 @@ class Reading:
                     f"reward_adapter: it was trained on {self.trained_on}, but there are prompts "
                     f"of {other} (give it what it knows: its scores of others mean nothing)"
                 )
-        if prompts.messages and not self.whole and self.template != prompts.template:
-            known = {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}
+        if not prompts.messages or self.whole:
+            return
+        if self.chat.template != prompts.chat.template:
             raise InputError(
                 "chat_template: the reward adapter was trained on messages by "
-                f"{known.get(self.template, 'a file')}, but the prompts are rendered by "
-                f"{known.get(prompts.template, 'a file')} (pass the same --chat_template)",
-                "chat_template",
-            )
+                f"{named(self.chat.template)}, but the prompts are rendered by "
+                f"{named(prompts.chat.template)} (pass the same --chat_template)", "chat_template",
+            )  # fmt: skip
+        told = map(prompts.told, prompts.messages)
+        now = next((now for now in told if self.told not in (None, now)), None)
+        if now is not None:
+            raise InputError(
+                f"chat_template_kwargs: the reward adapter was trained on messages whose template "
+                f"was told {json.dumps(self.told)}, but there are prompts of {json.dumps(now)} "
+                "(pass the same --chat_template_kwargs)", "chat_template_kwargs",
+            )  # fmt: skip
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]],
@@ -91,7 +103,7 @@ class Reading:
             if self.whole and given is not None and not isinstance(given, str):
                 assert isinstance(prompts, Prompts)
                 text = decode_pair(tokenizer, prompt, completion)[1]
-                row = self._turn(tokenizer, given, text, prompts.row(i), prompts.template)
+                row = self._turn(tokenizer, given, text, prompts.row(i), prompts.chat)
             else:
                 row = prompt + completion + closing
             rows.append(self._read(row))
@@ -109,8 +121,7 @@ class Reading:
             completions: each text, or a list with the assistant's message.
             columns: further fields of the prompts' rows.
         """
-        encoder = Encoder(tokenizer, None)
-        encoder.template, encoder.plain = self.template, self.template == PLAIN_TEMPLATE
+        encoder = Encoder(tokenizer, None, chat=self.chat)
         rows = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {name: values[i] for name, values in (columns or {}).items()}
@@ -122,7 +133,7 @@ class Reading:
                 ids: list[int] = tokenizer(whole, truncation=False, verbose=False)["input_ids"]
             elif self.whole:
                 assert not isinstance(prompt, str)
-                ids = self._turn(tokenizer, prompt, text, row, self.template)
+                ids = self._turn(tokenizer, prompt, text, row, self.chat)
             else:
                 ids = self._pieces(encoder, prompt, text, row)
             rows.append(self._read(ids))
@@ -131,7 +142,7 @@ class Reading:
     def _pieces(self, encoder: Encoder, prompt: str | Messages, text: str, row: Any) -> list[int]:
         asked, chat = encoder.prompt_text(prompt, row), not isinstance(prompt, str)
         ids = encoder.prompt_ids(prompt, row)
-        follows = f" {text.lstrip(' ')}" if chat and encoder.plain else text
+        follows = f" {text.lstrip(' ')}" if chat and encoder.chat.plain else text
         whole = ids + encoder.completion_ids(ids, asked, follows, chat)
         return whole if self.ends_with is None else [*whole, self.ends_with]
 
@@ -154,11 +165,11 @@ class Reading:
     @staticmethod
     def _turn(
         tokenizer: PreTrainedTokenizerBase, prompt: Messages, text: str, row: Any,
-        template: str | None,
+        chat: Chat,
     ) -> list[int]:  # fmt: skip
         dialogue = [*prompt, {"role": "assistant", "content": text}]
-        whole = render(tokenizer, dialogue, template, row)
-        if template == PLAIN_TEMPLATE:
+        whole = chat.render(tokenizer, dialogue, row)
+        if chat.plain:
             return text_ids(tokenizer, [whole])[0]
         ids: list[int] = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
@@ -169,6 +180,33 @@ class Reading:
         while end > 1 and row[end - 1] == self.padding:
             end -= 1
         return row[:end]
+
+
+def other_rendering(adapter: str | Path | None, prompts: Prompts, name: str) -> list[str]:
+    """A line for each way in which a policy's messages were rendered otherwise in its training.
+
+    Args:
+        adapter: its folder, where toolkit.json tells; None for no adapter.
+        prompts: that it is to answer now.
+        name: of it, for the lines.
+    """
+    then = {} if adapter is None else read_facts(adapter)
+    if not prompts.messages or then.get("trained_on") not in ("messages", "both"):
+        return []
+    now, lines = prompts.rendering(), []
+    if then.get("chat_template") != now["chat_template"]:
+        here, there = named(prompts.chat.template), named(chat_of(then).template)
+        lines.append(
+            f"{name} was trained on messages rendered by {there}, and the prompts are by {here}"
+        )
+    told, tells = then.get("chat_template_kwargs"), now["chat_template_kwargs"]
+    if told is not None and told != tells:
+        have = "various ones" if tells is None else json.dumps(tells)
+        lines.append(
+            f"{name} was trained with chat_template_kwargs {json.dumps(told)}, and the prompts "
+            f"have {have}"
+        )
+    return lines
 
 
 def reading_of(
@@ -189,12 +227,12 @@ def reading_of(
     """
     facts = read_facts(folder) if (Path(folder) / FACTS).is_file() else None
     if facts is not None:
-        template = facts.get("chat_template")
         found = Reading(
             token_id(tokenizer, facts.get("ends_with"), f"{folder}: ends_with"),
             whole=bool(facts.get("whole_turns")),
             trained_on=facts.get("trained_on", "both"),
-            template=PLAIN_TEMPLATE if template == "plain" else template,
+            chat=chat_of(facts),
+            told=facts.get("chat_template_kwargs"),
         )
     else:
         pad = padding if padding is not None else _stock_padding(folder, tokenizer)

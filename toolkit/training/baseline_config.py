@@ -35,7 +35,7 @@ NOT_USED = {
     "label_smoothing_factor", "train_sampling_strategy", "shuffle_dataset", "use_vllm", "top_p",
     "top_k", "min_p", "repetition_penalty", "generation_kwargs", "mask_truncated_completions",
     "use_transformers_continuous_batching", "use_transformers_paged", "cache_implementation",
-    "chat_template_kwargs", "log_completions", "use_liger_kernel", "remove_unused_columns",
+    "log_completions", "use_liger_kernel", "remove_unused_columns",
 }  # fmt: skip
 
 
@@ -233,6 +233,7 @@ class RLOOBaselineConfig(BaselineDefaults, RLOOConfig):  # type: ignore[misc]  #
         default=True, metadata={"help": "Or the ratio is not 1 before the first step."}
     )
     max_completion_length: int | None = field(default=None, init=False)  # response_length
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, init=False)  # ChatArguments
     reward_weights: list[float] | None = field(default=None, init=False)  # RewardArguments has it
     output_dir: str | None = field(default="outputs/rloo", metadata={"help": "Folder of the run."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Falls linearly to 0."})

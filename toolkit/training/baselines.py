@@ -66,6 +66,7 @@ def train_and_save(
     name: str,
     precision: str,
     probes: list[list[int]],
+    rendering: Row,
 ) -> tuple[dict[str, float], list[Row]]:
     """Train, evaluate on what is held out, save the adapter, load it again and compare.
 
@@ -78,6 +79,7 @@ def train_and_save(
         load: gives the base.
         name, precision: of the base.
         probes: token ids of texts whose log-probs must be the same after reloading.
+        rendering: of these texts, for toolkit.json.
 
     Returns:
         metrics, and the logged rows with a loss.
@@ -102,7 +104,7 @@ def train_and_save(
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         model.save_pretrained(str(folder), selected_adapters=["default"])
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
-        write_facts(folder, name, precision=precision)
+        write_facts(folder, name, precision=precision, **rendering)
         if getattr(trainer.processing_class, "beside_base", False):  # not the base's own
             tokenizer: Any = trainer.processing_class
             tokenizer.save_pretrained(folder)

@@ -216,7 +216,7 @@ def as_eval_prompts(dataset: Any, tokenizer: Any) -> tuple[Prompts | None, dict[
     start = 0
     for part in parts.values():
         whole.given |= {start + i: given for i, given in part.given.items()}
-        whole.template = whole.template or part.template
+        whole.chat = part.chat if part.messages else whole.chat
         start += len(part)
     return whole, parts
 
@@ -432,7 +432,7 @@ class Run:
     def _save(self, folder: Path, **facts: Any) -> None:
         """What was trained, with the tokenizer where that is not the base's own."""
         t = self.trainer
-        t.model.save(folder, kl_coef=t.kl.value, **facts)
+        t.model.save(folder, kl_coef=t.kl.value, **t.train_dataset.rendering(), **facts)
         if getattr(t.processing_class, "beside_base", False):
             t.processing_class.save_pretrained(folder / POLICY)
 

@@ -143,7 +143,7 @@ def _prompts(
     comparisons: Comparisons, train: np.ndarray, encoder: Encoder, count: int, longest: int
 ) -> Prompts:
     kept = Prompts()
-    kept.template = encoder.template
+    kept.chat = encoder.chat
     rows = []
     for _, row in comparisons.where(train):
         if len(kept) == count:

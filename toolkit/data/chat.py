@@ -1,0 +1,248 @@
+"""How messages become text: a chat template, and what it is told beside the messages."""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.comparisons import Row, problem_of_kwargs
+from toolkit.errors import InputError
+
+Messages = list[dict[str, Any]]
+# HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '\n\n' + {'user': 'Human', 'assistant': 'Assistant', 'system': 'System', 'tool': 'Tool', "
+    "'developer': 'System'}"
+    "[message['role']] + ': ' + message['content'] }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+)
+RENDERED = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|Human: )")
+GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a tag of transformers' own
+
+
+@dataclass
+class ChatArguments:
+    """How a recipe makes text of messages."""
+
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
+                  "row's own chat_template_kwargs go over it, key by key."},
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self.chat_template_kwargs = _read_kwargs(self.chat_template_kwargs)
+
+    @cached_property
+    def chat(self) -> "Chat":
+        """The same as one object, for all of a run: what it notices is said once.
+
+        Raises:
+            InputError: no such file.
+        """
+        assert not isinstance(self.chat_template_kwargs, str)
+        return Chat(_read_template(self.chat_template), self.chat_template_kwargs or {})
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How messages become text.
+
+    Attributes:
+        template: Jinja; None for the tokenizer's own.
+        kwargs: what all messages' template is told; a row's own go over it.
+    """
+
+    template: str | None = None
+    kwargs: Row = field(default_factory=dict)
+    _looked: list[bool] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is "Human: ... Assistant: ..."."""
+        return self.template == PLAIN_TEMPLATE
+
+    @property
+    def name(self) -> str | None:
+        """The template as toolkit.json has it: "plain", or as ``template``."""
+        return "plain" if self.plain else self.template
+
+    def told(self, row: Row | None) -> Row:
+        """What the template is told of a row, beside messages and tools."""
+        given = (row or {}).get("chat_template_kwargs")
+        if isinstance(given, str):  # Parquet and the like keep objects as text
+            given = json.loads(given)
+        # Tables put a null where another row has a value.
+        return self.kwargs | {k: value for k, value in (given or {}).items() if value is not None}
+
+    def render(
+        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None = None,
+        ask: bool = False,
+    ) -> str:  # fmt: skip
+        """What the template makes of messages.
+
+        Args:
+            tokenizer: whose template it is, if it has none of its own.
+            messages: roles and contents.
+            row: ``tools`` (a list, or its JSON) and ``chat_template_kwargs`` go to the template, as
+                TRL reads them (trl 1.16 reward_trainer.py:702-704).
+            ask: up to where the assistant begins.
+
+        Raises:
+            InputError: the template refuses them, or makes nothing of them.
+        """
+        tools = (row or {}).get("tools")
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask,
+                tools=json.loads(tools) if isinstance(tools, str) else tools or None,
+                **self.told(row),
+            )  # fmt: skip
+        except Exception as error:  # a template is a program
+            raise InputError(
+                f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
+                "chat_template",
+            ) from None
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"chat_template: makes nothing of {messages!r:.80}", "chat_template")
+        return text
+
+    def notes(
+        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None = None
+    ) -> list[str]:
+        """What the first messages of a run show to be wrong with the template, in a line each.
+
+        Only the first call says something: one object serves all of a run's files.
+        """
+        if self._looked:
+            return []
+        self._looked.append(True)
+        lines = [self._unread(tokenizer, row), self._without_start(tokenizer, messages, row)]
+        return [line for line in lines if line is not None]
+
+    def _unread(self, tokenizer: Any, row: Row | None) -> str | None:
+        """A line on what the template is told and never reads."""
+        told = self.told(row)
+        try:
+            source = tokenizer.get_chat_template(self.template, (row or {}).get("tools") or None)
+            environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+            tree = environment.parse(GENERATION.sub("", source))
+        except (ValueError, jinja2.TemplateError):  # it is told of where it renders
+            return None
+        read = jinja2.meta.find_undeclared_variables(tree)
+        unread = sorted(set(told) - read)
+        if not unread:
+            return None
+        close = difflib.get_close_matches(unread[0], read, n=1)
+        cure = f"did you mean {close[0]}?" if close else "leave it out, or name what it reads"
+        return (
+            f"warning: chat_template_kwargs: the template never reads {', '.join(unread)} ({cure})"
+        )
+
+    def _without_start(self, tokenizer: Any, messages: Messages, row: Row | None) -> str | None:
+        """A line on a template that leaves out what it writes before the assistant's text."""
+        answer = "ANSWER"
+        try:
+            asked = self.render(tokenizer, messages, row, ask=True)
+            if asked != self.render(tokenizer, messages, row):
+                return None
+            dialogue = [*messages, {"role": "assistant", "content": answer}]
+            whole = self.render(tokenizer, dialogue, row)
+        except InputError:  # not a dialogue that can be looked at so
+            return None
+        # Some templates close the last turn otherwise where another follows.
+        common = len(os.path.commonprefix([asked, whole]))
+        start = whole[common:].partition(answer)[0]
+        if answer not in whole[common:] or not start.strip():
+            return None
+        return (
+            f"warning: chat_template: before the assistant's text it writes {start!r}, but not "
+            "where it is asked to begin the assistant's turn: the model goes on with the user's "
+            "(end a copy of it with {% if add_generation_prompt %}{{ "
+            f"{start!r} }}}}{{% endif %}} and pass that file as --chat_template)"
+        )
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a text begins as one that a chat template wrote."""
+    return RENDERED.match(text) is not None
+
+
+def rendering(chat: Chat, kinds: Collection[str], told: Sequence[Row]) -> Row:
+    """What toolkit.json says of the texts that an adapter was trained on.
+
+    Args:
+        chat: the run's.
+        kinds: of prompts: "messages", "text".
+        told: what the template was told, of each row or of each kind of rows (``Chat.told``).
+
+    Returns:
+        ``trained_on``: of ``kinds``, or "both"; ``chat_template``: "plain", Jinja, or None for the
+        tokenizer's own; ``chat_template_kwargs``: None where not all rows had the same.
+    """
+    first = next(iter(told), {})
+    return {
+        "trained_on": next(iter(kinds)) if len(kinds) == 1 else "both",
+        "chat_template": chat.name,
+        "chat_template_kwargs": first if all(other == first for other in told) else None,
+    }
+
+
+def chat_of(facts: Row) -> Chat:
+    """The ``Chat`` that such facts speak of."""
+    template = facts.get("chat_template")
+    return Chat(
+        PLAIN_TEMPLATE if template == "plain" else template, facts.get("chat_template_kwargs") or {}
+    )
+
+
+def named(template: str | None) -> str:
+    """A template in a message."""
+    return {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}.get(template, "a file")
+
+
+def read_chat(chat_template: str | None = None, kwargs: Any = None) -> Chat:
+    """The ``Chat`` of these arguments of a recipe."""
+    return ChatArguments(chat_template, kwargs).chat
+
+
+def _read_template(chat_template: str | None) -> str | None:
+    if chat_template is None or chat_template == "plain":
+        return PLAIN_TEMPLATE if chat_template else None
+    try:
+        return Path(chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"chat_template: {chat_template}: neither plain nor a Jinja file in UTF-8",
+            "chat_template",
+        ) from None
+
+
+def _read_kwargs(given: Any) -> Row | None:
+    """The run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML."""
+    if given is None:
+        return None
+    try:
+        found = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        found = given
+    problem = problem_of_kwargs(found)
+    if problem is not None:
+        cure = "" if isinstance(found, dict) else " (write it as '{\"enable_thinking\": false}')"
+        raise InputError(f"chat_template_kwargs: {problem}{cure}", "chat_template_kwargs")
+    return dict(found)
