@@ -101,9 +101,19 @@ def _check_targets(model: Any, targets: Any) -> None:
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether it is a linear layer and nothing more, quantised or not."""
-    own = type(module).__module__.startswith("transformers.models.")
-    return isinstance(module, nn.Linear | Conv1D) and not own
+    """Whether it is a linear layer and nothing more, quantised or not.
+
+    Families have such layers with a forward pass of their own: Falcon's adds its bias otherwise,
+    while Llama 4's router returns two things, which LoRA cannot be added to.
+    """
+    if not isinstance(module, nn.Linear | Conv1D):
+        return False
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    weight: Any = module.weight
+    with torch.no_grad():
+        output: Any = module(torch.zeros_like(weight[:1]))
+    return isinstance(output, Tensor)
 
 
 def linear_targets(model: Any) -> list[str]:
@@ -137,8 +147,8 @@ def out_of_reach(model: Any) -> set[str]:
 
     Mamba's layers (which have parameters A_log and D) read the weights of ``x_proj``, ``dt_proj``
     and ``out_proj`` past an adapter, in their fused kernels or always; peft refuses the last of
-    five families. Layers that take over the keys and values of an earlier one have projections of their
-    own that are never called.
+    five families. Layers that take over the keys and values of an earlier one have projections of
+    their own that are never called.
     """
     found = set()
     for name, module in model.named_modules():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -79,7 +79,7 @@ class Family:
     """
 
     model_type: str
-    auto: str
+    auto: Any
     model_class: Any
     classifier: str
     composite: bool
@@ -114,9 +114,10 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if reads_both_ways and not getattr(config, "is_decoder", False):
         raise InputError(f"{before} reads in both directions (take a causal language model)")
-    auto, found = "AutoModelForCausalLM", MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    auto: Any = AutoModelForCausalLM
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if found is None:
-        auto = "AutoModelForImageTextToText"
+        auto = AutoModelForImageTextToText
         found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     if found is None:
         raise InputError(

@@ -9,7 +9,6 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-import transformers
 from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked_for_cpu
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -331,7 +330,7 @@ def way_to_load(
     if not (trust_remote_code and getattr(config, "auto_map", None)):
         family = family_of(config, name)
         check_precision(family, precision, name)
-        auto = getattr(transformers, family.auto)
+        auto = family.auto
         on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
     if score_head and not on_trunk:
         auto, config.num_labels = AutoModelForSequenceClassification, 1
