@@ -15,7 +15,8 @@ from toolkit.hub.card import code, render
 from toolkit.hub.source import Source, read_results, read_source
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
-BASE = Base(Path("/"), "org/base", "a" * 40, {"license": "apache-2.0"})
+DEMO = Path(__file__).parents[2] / "data" / "model"
+BASE = Base(DEMO, "org/base", "a" * 40, {"license": "apache-2.0"})
 
 
 def evaluation(adapter: Path | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from toolkit.errors import InputError
 from toolkit.hub.connection import HubError
-from toolkit.models.loading import base_fingerprint, check_base
+from toolkit.models.experts import expert_parameters
+from toolkit.models.families import Family, empty_model, family_of
+from toolkit.models.loading import base_fingerprint, check_base, load_config
 
 # Put into a dry run's card where the true ones are not known; a real run is refused.
 UNKNOWN_ID, UNKNOWN_SHA = "base-model-id/is-missing", "0" * 40
@@ -39,6 +42,16 @@ class Base:
     sha: str = UNKNOWN_SHA
     licence: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def family(self) -> Family:
+        """How models of its type are held."""
+        return family_of(load_config(str(self.files)), str(self.files))
+
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts whose weights are no linear layers."""
+        return bool(expert_parameters(empty_model(load_config(str(self.files)))))
 
 
 def check_repo_id(repo_id: str | None, argument: str) -> str:

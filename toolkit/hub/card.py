@@ -117,7 +117,7 @@ def render(
     gain, bias = (float(source.facts.get(k, d)) for k, d in (("gain", 1.0), ("bias", 0.0)))
     lines = loading_lines(
         source.kind, source.precision, names, gain, bias, source.ends_with,
-        source.written_prefix(base.files), source.chat(base.files),
+        source.written_prefix(base.files), source.chat(base.files), base.family, base.has_experts,
     )  # fmt: skip
     licence: dict[str, Any] = dict(base.licence)
     metadata = ModelCardData(
@@ -133,7 +133,7 @@ def render(
         f"A LoRA adapter on [{base.repo_id}](https://huggingface.co/{base.repo_id}) (commit "
         f"`{base.sha}`): {WHAT[source.kind]}.",
         f"## How to load it\n\n```python\n{lines}```",
-        _loading_notes(source, gain, bias),
+        _loading_notes(source, base, gain, bias),
         f"## Data\n\n{_prose(data)}{_table(source.run.get('data'), bool(data))}",
         f"## Labels\n\n{_prose(labels)}{_labels(source, bool(labels))}",
         f"## Method\n\n{_method(source)}\n\n{_table(_chosen(source))}",
@@ -237,7 +237,7 @@ def _labels(source: Source, told: bool) -> str:
     )
 
 
-def _loading_notes(source: Source, gain: float, bias: float) -> str:
+def _loading_notes(source: Source, base: Base, gain: float, bias: float) -> str:
     notes = [
         "These lines were run in a clean process on the files of this repository before they were "
         "uploaded, and gave the same numbers as the code that trained it.",
@@ -251,9 +251,18 @@ def _loading_notes(source: Source, gain: float, bias: float) -> str:
     if source.kind == "reward":
         notes.append(
             "`score` is gain x raw + bias: the raw score is the model's logit, "
-            f"gain {gain:.6g}, bias {bias:.6g}. transformers says that `score.weight` is newly "
-            "initialised; the adapter's fills it in the next line."
+            f"gain {gain:.6g}, bias {bias:.6g}. "
+            + (
+                "transformers says that `score.weight` is newly initialised; the adapter's fills "
+                "it in the next line."
+                if base.family.classifier == "stock"
+                else "transformers has no sequence classifier for this base, so the head is put "
+                "beside the language model's own, on the same last hidden states."
+            )
         )
+    notes += [f"{line[:1].upper()}{line[1:]}." for line in base.family.notes()]
+    if base.has_experts and source.precision == "4bit":
+        notes.append("Its experts were in 4 bits too, which transformers by itself does not do.")
     if source.kind == "value":
         notes.append("The head is a file of its own, since no class of transformers loads it.")
     return "\n".join(f"- {note}" for note in notes)

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor
 
+from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
 from toolkit.hub.lines import Names, ids_line, probe_lines
@@ -218,6 +219,11 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
     """
     if repo_id == base.repo_id:
         return [f"repo_id: {repo_id} is the base itself (name another)"]
+    if "quantization_config" in read_object(base.files / "config.json", "base"):
+        return [
+            f"base {base.repo_id}: its checkpoint is saved quantised, for which there are no lines "
+            "that load it as it was in training (train on the checkpoint that it was made from)"
+        ]
     problems = scan(staged, [source.folder, base.files, staged.resolve()])
     names = Names(repo_id, base.repo_id, base.sha)
     try:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from toolkit.data.chat import Chat
+from toolkit.models.families import Family
 
 # Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
 FOUR_BIT = """\
@@ -34,6 +35,23 @@ def chat(message):
         add_generation_prompt=True,{told}
     )
 """
+# Experts, which are no linear layers, and which transformers leaves as they are.
+EXPERTS = """\
+for module in list(model.modules()):  # experts in 4 bits, as in training
+    if "Experts" in type(module).__name__:
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dim() >= 3:
+                weight.requires_grad_(False)
+                replace_parameter_4bit(
+                    module, name, compress_statistics=True, quant_type="nf4", blocksize=64
+                )
+"""
+# Of a reward model that no class of transformers holds: the head is beside the output head.
+SCORE_HEAD = """\
+model.score = torch.nn.Linear(
+    model.get_output_embeddings().weight.shape[1], 1, bias=False, device=device
+)
+"""
 USES = {
     "policy": """\
 prompt = {prompt}.to(device)
@@ -45,7 +63,7 @@ print(tokenizer.decode(model.generate({passed}, max_new_tokens=24, do_sample=Tru
 def score(text):
     ids = {ids}.to(device)
     with torch.no_grad():
-        raw = model(ids).logits.float().item()
+        {raw}
     return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
 
 
@@ -67,6 +85,13 @@ print(values({text}))  # one a token: of the text up to there
 """,
 }
 _PASSAGE = "We went to the market. It was great."
+RAW = {
+    "stock": "raw = model(ids).logits.float().item()",
+    "trunk": """\
+base = model.get_base_model()
+        states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        raw = base.score(states[:, -1].float()).item()""",
+}
 # What the gate adds below them: the same texts' numbers, as JSON.
 _PROBES = {
     "policy": """
@@ -119,6 +144,7 @@ class Names(NamedTuple):
 def loading_lines(
     kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0,
     ends_with: str = "", prefix: list[int] | None = None, chat: Chat | None = None,
+    family: Family | None = None, experts: bool = False,
 ) -> str:  # fmt: skip
     """Python that loads the adapter and uses it once.
 
@@ -130,6 +156,8 @@ def loading_lines(
         ends_with: the token's text that closes what a reward model reads; "" for nothing.
         prefix: as for ``ids_line``.
         chat: how it was trained to read messages; None for an adapter that continues text.
+        family: of the base; None for one that is like most.
+        experts: it has experts, which were in 4 bits if its linear layers were.
     """
     text = '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
     rendering = ""
@@ -141,9 +169,15 @@ def loading_lines(
             rendering, text = f"{rendering}text = {asked}\n", "text"
         else:
             text = f'{asked} + "{space}{_PASSAGE}"'
-    auto = "AutoModelForSequenceClassification" if kind == "reward" else "AutoModelForCausalLM"
+    auto = "AutoModelForCausalLM" if family is None else family.auto.__name__
+    classifier = "stock" if family is None else family.classifier
+    stock = kind == "reward" and classifier == "stock"
+    if stock:
+        auto = "AutoModelForSequenceClassification"
     four_bit = precision == "4bit"
     imports = ["import torch"]
+    if four_bit and experts:
+        imports.append("from bitsandbytes.nn.parametrize import replace_parameter_4bit")
     if kind == "value":
         imports.append("from huggingface_hub import hf_hub_download")
     imports.append("from peft import PeftModel")
@@ -161,18 +195,21 @@ def loading_lines(
         + (compute if four_bit else "")
         + f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n'
         + f'    revision="{names.sha}",\n'
-        + ("    num_labels=1,\n" if kind == "reward" else "")
+        + ("    num_labels=1,\n" if stock else "")
         + (FOUR_BIT if four_bit else f"    dtype=torch.{dtype},\n")
         + "    device_map=device,\n)\n"
         + (CURE if four_bit else "")
+        + (EXPERTS if four_bit and experts else "")
+        + (SCORE_HEAD if kind == "reward" and not stock else "")
         + "model = PeftModel.from_pretrained(model, adapter).eval()\n"
         + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
-        + (UNPADDED if ends_with else "")
+        + (UNPADDED if ends_with and stock else "")
         + rendering
         + USES[kind].format(
             text=text,
             gain=gain,
             bias=bias,
+            raw=RAW[classifier],
             ids=ids_line("text", ends_with, prefix),
             prompt=f'tokenizer({text}, return_tensors="pt")'
             if prefix is None

@@ -225,10 +225,12 @@ def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
         if isinstance(weight, bnb.nn.Params4bit):
             packed, state = weight.data, weight.quant_state
         else:
+            # Flat: on a CPU bitsandbytes errs by a quarter where rows are no multiple of a block.
             packed, state = quantize_4bit(
-                weight.data.contiguous(), blocksize=BLOCK, compress_statistics=True,
+                weight.data.reshape(-1), blocksize=BLOCK, compress_statistics=True,
                 quant_type="nf4",
             )  # fmt: skip
+            state.shape = weight.shape
         del weight
         state.dtype = compute_dtype
         setattr(module, name, nn.Parameter(packed, requires_grad=False))

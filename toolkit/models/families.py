@@ -171,6 +171,18 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
     return LogitRule(scale * divisor if turned else scale / divisor, first(CAPS))
 
 
+def empty_model(config: PreTrainedConfig, **options: Any) -> Any:
+    """The language model without storage, frozen: for looking at its layers.
+
+    Args:
+        config: of the model.
+        options: of ``from_config`` (dtype, attn_implementation).
+    """
+    with torch.device("meta"):
+        model = family_of(config).auto.from_config(config, **options)
+    return model.requires_grad_(False).eval()
+
+
 def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a pass under the names that the model knows.
 
