@@ -1,5 +1,6 @@
 """The base model and its tokenizer: 4-bit, bf16 or fp32; safetensors only."""
 
+import copy
 import hashlib
 import json
 from contextlib import nullcontext
@@ -290,10 +291,7 @@ class Way:
     def settle(self, model: Any) -> list[str]:
         """Mend what loading in this precision leaves to be mended; returns what is to be said."""
         cure_cpu_repacking(model)
-        text: Any = model.config.get_text_config()
-        if getattr(text, "altup_coef_clip", None) is not None:
-            # Gemma 3n clips weights of its own in training mode, of a frozen base too.
-            text.altup_coef_clip = None
+        _keep_from_clipping(model)
         said = []
         if self.held is not None:
             self.held.settle(model, self.compute)
@@ -413,6 +411,18 @@ def load_base(
     elif made_new:
         model.score = new_score_head(model.score.in_features, seed).to(device)
     return model.eval()
+
+
+def _keep_from_clipping(model: Any) -> None:
+    """Keep Gemma 3n from clipping weights of a frozen base, which it does in training mode.
+
+    In 4 bits it would clip the packed bytes. The clipping modules get a config of their own, so
+    that the model's is saved as it was; past its setter, which would refuse None.
+    """
+    for module in model.modules():
+        if hasattr(module, "prediction_coefs"):
+            module.config = copy.copy(module.config)
+            vars(module.config)["altup_coef_clip"] = None
 
 
 def new_score_head(hidden_size: int, seed: int) -> Fp32Head:
