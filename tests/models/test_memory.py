@@ -251,7 +251,7 @@ def test_what_would_fit_is_said() -> None:
     plan = partial(plan_of, config)
     room = plan(4, False).peak + 1
     assert "per_device_train_batch_size: 4" in what_fits(plan, 16, room)
-    config.num_hidden_layers = 24
+    config.num_hidden_layers = 12
     tight = partial(plan_of, config, prompt_length=64, rollout_batch=1)
     assert "gradient_checkpointing" in what_fits(tight, 64, tight(1, False).peak - 1)
     assert "no micro-batch" in what_fits(plan, 4, 1000)
