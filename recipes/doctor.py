@@ -3,9 +3,10 @@
     python recipes/doctor.py --config recipes/configs/demo/ppo.yaml
 
 Takes the arguments of ppo.py. You should see versions and devices, the roles and which adapter and
-head each has, what trains, the memory plan by phase with what would fit if it does not, and the
-canaries: small checks of the libraries below that once gave wrong results in silence. The exit code
-is 1 if a canary fails or the memory does not suffice.
+head each has, what is unlike a plain language model in this one, what trains, the memory plan by
+phase with what would fit if it does not, and the canaries: small checks of the libraries below that
+once gave wrong results in silence. A model that cannot be used is refused before anything else. The
+exit code is 1 if a canary fails or the memory does not suffice by a plan that was counted.
 """
 
 import importlib.metadata
@@ -25,8 +26,10 @@ from toolkit.arguments import (
 from toolkit.cli import run
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
+from toolkit.models.families import family_of
 from toolkit.models.loading import check_base
 from toolkit.models.memory import MIB, available_memory, what_fits
+from toolkit.models.quantized import check_quantized
 from toolkit.training.ppo_config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -49,6 +52,11 @@ def main(
     args: PromptArguments,
     config: PPOConfig,
 ) -> int:
+    # Whether the model can be used at all.
+    name = model_args.model_name_or_path
+    check_base(name)
+    notes = _notes(model_args)
+
     # The machine.
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     print(f"python {platform.python_version()}, {versions}")
@@ -57,8 +65,6 @@ def main(
     print(f"device: {where}, {room / MIB:,.0f} MiB free, {os.cpu_count()} cores")
 
     # The roles.
-    name = model_args.model_name_or_path
-    check_base(name)
     frozen = "a frozen copy of the policy's first adapter" if args.policy_adapter else "no adapter"
     value = "head on the policy's trunk" if config.value == "trunk" else "adapter of its own, head"
     scorers = [rewards.reward_adapter and "adapter, frozen, with its head", rewards.reward_model,
@@ -69,19 +75,30 @@ def main(
     print(f"value       {value} (fp32): trains")
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
 
+    for note in notes:
+        print(f"note        {note}")
+
     # The memory plan.
+    suffices = True
     longest = args.prompt_tokens or doctor.prompt_length
     micro = config.per_device_train_batch_size
+    print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
     try:
         plan = memory_planner(model_args, lora, rewards, args, config, longest, device)
         chosen = plan(micro, bool(config.gradient_checkpointing))
+        fits = chosen.peak < room
+        verdict = "this fits" if fits else f"this does not fit; {what_fits(plan, micro, room)}"
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"{name}: no memory plan can be made: {error!s:.160}") from None
-    print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
-    print("\n".join(chosen.lines()))
-    print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")
-    fits = chosen.peak < room
-    print("this fits" if fits else f"this does not fit; {what_fits(plan, micro, room)}")
+        print(f"no memory plan can be made: {' '.join(str(error).split()):.160}")
+    else:
+        print("\n".join(chosen.lines()))
+        print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")
+        if "in 4 bits" in chosen.facts:
+            print(f"with its experts {chosen.facts['in 4 bits']} are in 4 bits")
+        print(verdict)
+        suffices = fits or not chosen.counted
 
     # The canaries.
     sound = True
@@ -91,7 +108,20 @@ def main(
         print(
             f"{'ok  ' if problem is None else 'FAIL'}  {title}{f': {problem}' if problem else ''}"
         )
-    return 0 if fits and sound else 1
+    return 0 if suffices and sound else 1
+
+
+def _notes(model_args: ModelArguments) -> list[str]:
+    """What of the model is unlike a plain language model, in a line each.
+
+    Raises:
+        InputError: it cannot be used, or not in this precision.
+    """
+    shape, notes = model_args.shape(), []
+    if not (model_args.trust_remote_code and getattr(shape, "auto_map", None)):
+        notes = family_of(shape, model_args.model_name_or_path).notes()
+    held = check_quantized(shape, model_args.precision)
+    return notes if held is None else [*notes, held.note]
 
 
 if __name__ == "__main__":

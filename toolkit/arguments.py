@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from peft import LoraConfig
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.chat import ChatArguments
 from toolkit.data.comparisons import Comparisons, open_comparisons, read_rows, split_by_prompt
@@ -41,6 +41,7 @@ from toolkit.models.loading import (
     check_context,
     context_length,
     load_base,
+    load_config,
     load_tokenizer,
 )
 from toolkit.models.memory import MemoryPlan, plan_memory
@@ -136,6 +137,10 @@ class ModelArguments:
         if not self.trust_remote_code:
             context = context_length(self.model_name_or_path, self.model_revision)
         return min(max_length or 1 << 30, context or 1 << 30)
+
+    def shape(self) -> PreTrainedConfig:
+        """The model's config (``load_config``)."""
+        return load_config(self.model_name_or_path, self.model_revision, self.trust_remote_code)
 
     def base(self, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
         """The base itself (``load_base``)."""
@@ -676,9 +681,7 @@ def memory_planner(
     args: PromptArguments, config: PPOConfig, longest: int, device: str,
 ) -> Callable[[int, bool], MemoryPlan]:  # fmt: skip
     """The memory plan of a PPO run, as a function of micro-batch and checkpointing."""
-    shape = AutoConfig.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision
-    )
+    shape = model_args.shape()
     return lambda micro_batch, checkpointing: plan_memory(
         shape, model_args.precision, lora.config("CAUSAL_LM"), config.value, longest,
         config.response_length, micro_batch,

@@ -31,8 +31,9 @@ class _Rounded:
         self.source = self.result = torch.empty(0)
 
     def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        key = (x.data_ptr(), x._version, x.shape, x.stride(), x.dtype, dtype)
-        if key != self.key or x.device.type == "meta":
+        place = x.untyped_storage()._cdata, x.storage_offset()  # on meta no data has an address
+        key = (place, x._version, x.shape, x.stride(), x.dtype, dtype)
+        if key != self.key:
             self.key, self.source, self.result = key, x.detach(), x.to(dtype)
         return self.result
 

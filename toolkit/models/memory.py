@@ -1,8 +1,9 @@
 """How much memory a PPO run will take, from its configuration alone; nothing is loaded.
 
-Weights are counted on a model without storage (the meta device). Activations are not estimated by
-a formula for one family: the roles' own forward pass is run without storage, and what autograd
-keeps for the backward pass is added up. What remains is arithmetic: optimizer, KV cache, logits.
+Weights are counted on a model without storage (the meta device), and so is what autograd and the
+cache keep of its passes (``memory_count``). Where a family's passes cannot be made so, that is
+estimated from the sizes of its layers (``memory_estimate``), and the plan says so. What remains is
+arithmetic: optimizer, logits, the layer at work.
 
 The plan counts bytes in use. A CPU's allocator may hold more than that (glibc's, twice as much
 after a while), unless MALLOC_MMAP_THRESHOLD_=1048576 has it give memory back, which takes half as
@@ -12,26 +13,34 @@ long again; the benchmark measures so.
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch import nn
+from transformers import PreTrainedConfig
 
 from toolkit.errors import InputError
 from toolkit.maths.distributions import CHUNK_BYTES
-from toolkit.maths.precision import autocast_type
+from toolkit.models.experts import expert_parameters
+from toolkit.models.families import family_of
 from toolkit.models.loading import HEADS
+from toolkit.models.memory_count import ShapesOnly, count_cache, count_kept
+from toolkit.models.memory_estimate import (
+    estimate_cache,
+    estimate_kept,
+    heads_of,
+    stand_in,
+    width_of,
+)
 from toolkit.models.roles import Roles
 
 MIB = 1 << 20
+COUNTED = "counted"
 # NF4: half a byte a weight; an 8-bit scale for each 64 of them, and an fp32 one for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -43,7 +52,8 @@ class MemoryPlan:
     Attributes:
         held: throughout the run: base, adapters, heads, optimizer.
         phases: besides these, at the height of each phase.
-        facts: what the plan was made for, in words.
+        facts: what the plan was made for, in words. "kind" is "counted", or "estimated from sizes"
+            and why.
     """
 
     held: dict[str, int]
@@ -60,62 +70,19 @@ class MemoryPlan:
         """That phase's name."""
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
+    @property
+    def counted(self) -> bool:
+        """Whether nothing in it is estimated from the sizes of layers."""
+        return self.facts.get("kind", COUNTED) == COUNTED
+
     def lines(self) -> list[str]:
-        """The plan as a table."""
+        """The plan as a table; first, where it is an estimate, that it is."""
         rows = [f"{name:44}{size / MIB:12,.0f} MiB" for name, size in self.held.items()]
         for phase, parts in self.phases.items():
             rows.append(f"{phase:44}{sum(parts.values()) / MIB:12,.0f} MiB")
             rows += [f"    {name:40}{size / MIB:12,.0f} MiB" for name, size in parts.items()]
-        return [*rows, f"{'peak, while ' + self.hungriest:44}{self.peak / MIB:12,.0f} MiB"]
-
-
-class _ShapeAttention(torch.autograd.Function):
-    """What a fused attention kernel keeps: q, k, v, its output and a number for each row."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
-        return out.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
-
-
-def _attention(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any
-) -> Any:
-    dtype = autocast_type(q)
-    if dtype is not None:
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    return _ShapeAttention.apply(q, k, v), None
-
-
-@contextmanager
-def _shapes_only() -> Iterator[str]:
-    """An attention implementation for models without storage; yields its name."""
-    name = "shapes_only"
-    ALL_ATTENTION_FUNCTIONS.register(name, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, lambda *args, **kwargs: None)
-    yield name
-
-
-def _kept(forward: Callable[[], Any], model: nn.Module) -> int:
-    """Bytes that autograd keeps of a pass, parameters left out, each storage once."""
-    held = {p.untyped_storage()._cdata for p in model.parameters()}
-    seen: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in held:
-            seen[key] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()
-    del result
-    return sum(t.untyped_storage().nbytes() for t in seen.values())
+        said = [] if self.counted else [self.facts["kind"]]
+        return [*said, *rows, f"{'peak, while ' + self.hungriest:44}{self.peak / MIB:12,.0f} MiB"]
 
 
 def plan_memory(
@@ -155,18 +122,48 @@ def plan_memory(
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    with _shapes_only() as attention, torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    number = 2 if bf16 or dtype == torch.bfloat16 else 4
+    tokens = prompt_length + response_length
+    doubts: list[str] = []
+    with torch.device("meta"):
+        base, config = _base(config, dtype, doubts)
         base.requires_grad_(False).eval()
-        linear = _linear_weights(base)
-        base_bytes = _base_bytes(base, linear, precision, bf16)
-        roles = Roles(base, copy.deepcopy(lora), value=value, checked=False)
-        roles.autocast_dtype = torch.bfloat16 if bf16 else None
-        if checkpointing:
-            roles.use_checkpointing()
+        eager = base.config._attn_implementation == "eager"
+        packed, widest = _packed_weights(base, config) if precision == "4bit" else (set(), 0)
+        base_bytes = _base_bytes(base, packed, bf16)
+        weights = sum(p.numel() for p in base.parameters())
+        in_four = sum(p.numel() for p in base.parameters() if id(p) in packed)
+        mixture = bool(expert_parameters(base))
+        roles = Roles(
+            base, copy.deepcopy(lora), value=value, checked=False,
+            autocast_dtype=torch.bfloat16 if bf16 else None,
+        )  # fmt: skip
         adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
         trained = (sum(p.numel() for _, p in roles.trainable()) + beside_lora) * 4
-        kept = _training_bytes(roles, micro_batch, prompt_length, response_length)
+
+        def either(count: Callable[[], Any], estimate: Callable[[], Any]) -> Any:
+            try:
+                with ShapesOnly(device):
+                    return count()
+            except Exception as error:  # whatever a family's code does without storage
+                doubts.append(_reason(error))
+                return estimate()
+
+        sizes = micro_batch, prompt_length, response_length
+        cache = either(
+            lambda: count_cache(roles, rollout_batch, tokens),
+            lambda: estimate_cache(config, rollout_batch, tokens, number),
+        )
+        whole = kept = either(
+            lambda: count_kept(roles, *sizes),
+            lambda: estimate_kept(base, config, micro_batch, tokens, number, False, eager),
+        )
+        if checkpointing:
+            roles.use_checkpointing()
+            kept = either(
+                lambda: count_kept(roles, *sizes),
+                lambda: estimate_kept(base, config, micro_batch, tokens, number, True, eager),
+            )
     held = {
         f"base ({precision})": base_bytes,
         "adapters and heads (fp32)": trained
@@ -174,52 +171,95 @@ def plan_memory(
         + int(reference_adapter) * beside_lora * 4,
         "optimizer (two moments)": 2 * trained,
     }
-    number = 2 if bf16 or dtype == torch.bfloat16 else 4
     lengths, batches = (prompt_length, response_length), (micro_batch, rollout_batch)
-    phases = _phases(config, lengths, batches, number, CHUNK_BYTES[device], trained, kept)
+    again = whole.layer if checkpointing else 0
+    phases = _phases(
+        config, lengths, batches, number, CHUNK_BYTES[device], trained, cache, kept, again, eager
+    )
     if precision == "4bit":
-        widest = max(p.numel() for p in base.parameters() if p.dim() == 2 and id(p) in linear)
         for parts in phases.values():
             parts["the widest layer, dequantised"] = widest * number
     facts = {
         "trained": f"{trained // 4:,} parameters",
-        "base": f"{sum(p.numel() for p in base.parameters() if not p.requires_grad):,} parameters",
+        "base": f"{weights:,} parameters",
+        "kind": f"estimated from sizes ({doubts[0]})" if doubts else COUNTED,
     }
+    if precision == "4bit" and mixture:
+        facts["in 4 bits"] = f"{100 * in_four / weights:.0f} % of the weights"
     return MemoryPlan(held, phases, facts)
 
 
-def _linear_weights(base: nn.Module) -> set[int]:
-    """The ids of the weights that 4-bit quantises: linear layers but for the output heads."""
-    return {
-        id(module.weight)
+def _base(
+    config: PreTrainedConfig, dtype: torch.dtype, doubts: list[str]
+) -> tuple[Any, PreTrainedConfig]:
+    """The language model without storage, and its config; a stand-in, which is noted in ``doubts``.
+
+    Raises:
+        InputError: of a model that cannot be used (``family_of``).
+    """
+    auto: Any = getattr(transformers, family_of(config).auto)
+    plain = copy.deepcopy(config)
+    vars(plain).pop("quantization_config", None)  # the weights' shapes are those of the whole model
+    try:
+        return auto.from_config(plain, dtype=dtype), config
+    except Exception as error:
+        doubts.append(f"taken for a Llama: {_reason(error)}")
+        plain = stand_in(config)
+        auto = getattr(transformers, family_of(plain).auto)
+        return auto.from_config(plain, dtype=dtype), plain
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words."""
+    return f"{' '.join(str(error).split()) or type(error).__name__:.80}"
+
+
+def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int], int]:
+    """What is in 4 bits.
+
+    Returns:
+        The ids of these parameters; and the most numbers that are unpacked at once: one linear
+        layer's, or those of all experts of a layer.
+    """
+    linear = [
+        module.weight
         for name, module in base.named_modules()
         if type(module).__name__ in ("Linear", "Conv1D") and name.split(".")[-1] not in HEADS
+    ]
+    at_once = {id(weight): weight.numel() for weight in linear}
+    packed = set(at_once)
+    # A checkpoint that is saved in 4 bits is taken as it is, its experts wide.
+    saved_so = getattr(config, "quantization_config", None) is not None
+    for module, name in [] if saved_so else expert_parameters(base):
+        weight = module._parameters[name]
+        assert weight is not None
+        packed.add(id(weight))
+        at_once[id(module)] = at_once.get(id(module), 0) + weight.numel()
+    return packed, max(at_once.values(), default=0)
+
+
+def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
+    """Bytes of the base's weights, tied ones counted once; under autocast as the roles hold them.
+
+    Args:
+        base: the model.
+        packed: ids of what is in 4 bits.
+        bf16: whether there is autocast.
+    """
+    rounded = {
+        id(module.weight)
+        for name, module in base.named_modules()
+        if type(module) is nn.Linear and name.split(".")[-1] not in HEADS
     }
-
-
-def _base_bytes(base: nn.Module, linear: set[int], precision: str, bf16: bool) -> int:
-    """Bytes of the base's weights, tied ones counted once."""
     total = 0.0
     for parameter in base.parameters():
         size: float = parameter.element_size()
-        if id(parameter) in linear and precision == "4bit":
+        if id(parameter) in packed:
             size = NF4_BYTES
-        elif id(parameter) in linear and bf16:
+        elif id(parameter) in rounded and bf16:
             size = 2
         total += parameter.numel() * size
     return int(total)
-
-
-def _training_bytes(roles: Roles, batch: int, prompt_length: int, response_length: int) -> int:
-    """Kept of one micro-batch: of the hungrier role, as they go one after the other."""
-    ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    completion = ids[:, -response_length:]
-    with roles.optimizing():
-        kept = _kept(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
-        if not roles.shares_trunk:
-            kept = max(kept, _kept(lambda: roles.values(ids, mask, response_length), roles))
-    return kept
 
 
 def available_memory(device: str) -> tuple[int, str]:
@@ -261,7 +301,7 @@ def check_memory(
 ) -> None:  # fmt: skip
     """Raise InputError if a run would not fit into what is free, with what would.
 
-    A family that the plan cannot be made for (its code needs real numbers) is warned of.
+    Warned of is a run that would not fit by an estimate, and a model that there is no plan for.
 
     Args:
         planner: makes the plan of a micro-batch and of whether activations are recomputed.
@@ -273,48 +313,65 @@ def check_memory(
     try:
         plan = planner()
         chosen = plan(micro_batch, checkpointing)
+    except InputError:
+        raise
     except Exception as error:
         warnings.warn(f"no memory plan for this model: {error!s:.120}", stacklevel=2)
         return
     if chosen.peak > room:
-        raise InputError(
+        problem = (
             f"about {chosen.peak / MIB:,.0f} MiB are needed while {chosen.hungriest}, {where} has "
-            f"{room / MIB:,.0f} free; {what_fits(plan, micro_batch, room)}",
-            "per_device_train_batch_size",
+            f"{room / MIB:,.0f} free; {what_fits(plan, micro_batch, room)}"
         )
+        if chosen.counted:
+            raise InputError(problem, "per_device_train_batch_size")
+        warnings.warn(f"{problem} ({chosen.facts['kind']})", stacklevel=2)
 
 
 def _phases(
     config: PreTrainedConfig, lengths: tuple[int, int], batches: tuple[int, int], number: int,
-    chunk_bytes: int, trained: int, kept: int,
+    chunk_bytes: int, trained: int, cache: int, kept: int, again: int, eager: bool,
 ) -> dict[str, dict[str, int]]:  # fmt: skip
-    """Bytes at the height of each phase, besides what is held; ``number`` is bytes a number."""
+    """Bytes at the height of each phase, besides what is held.
+
+    Args:
+        config: of the base.
+        lengths: of prompt and response, tokens.
+        batches: rows with gradients, and without.
+        number: bytes a number.
+        chunk_bytes: of logits that exist at once.
+        trained: bytes of what is trained.
+        cache, kept: bytes, of sampling and of the backward pass.
+        again: bytes of a layer whose activations are made again in the backward pass.
+        eager: attention makes whole matrices of scores, and their softmax.
+    """
     text = config.get_text_config()
-    hidden, vocab = text.hidden_size, text.vocab_size
-    width = max(hidden, getattr(text, "intermediate_size", None) or 4 * hidden)
+    hidden, vocab, width = text.hidden_size, text.vocab_size, width_of(config)
     (prompt_length, response_length), (micro_batch, rollout_batch) = lengths, batches
     tokens = prompt_length + response_length
     chunk = (
         3 * min(chunk_bytes, micro_batch * response_length * vocab * 4)
         + micro_batch * response_length * hidden * 4
     )
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * rollout_batch * heads * head_size * tokens * number
+
+    def at_work(times: int, rows: int, length: int) -> int:
+        scores = 3 * heads_of(config) * length * length if eager else 0
+        return rows * max(times * length * width, scores) * number
+
     return {
         "sampling": {
             "KV cache": cache,
             "logits and cumulative probabilities": rollout_batch * vocab * (4 + 4 + 8 + 8),
-            "one layer at work": 4 * rollout_batch * prompt_length * width * number,
+            "one layer at work": at_work(4, rollout_batch, prompt_length),
         },
         "reference and scores": {
-            "one layer at work": 4 * rollout_batch * tokens * width * number,
+            "one layer at work": at_work(4, rollout_batch, tokens),
             "a chunk of logits": chunk,
         },
         "optimising": {
             "gradients": trained,
-            "activations kept for the backward pass": kept,
-            "one layer at work": 3 * micro_batch * tokens * width * number,
+            "activations kept for the backward pass": int(kept),
+            "one layer at work": max(again, at_work(3, micro_batch, tokens)),
             "a chunk of logits": chunk,
         },
     }

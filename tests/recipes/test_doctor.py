@@ -1,0 +1,112 @@
+"""The doctor: a plan of any family, refusals by name, and canaries whatever becomes of the plan."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertConfig, Gemma2Config, MixtralConfig, PreTrainedConfig
+
+from toolkit.cli import call, recipe
+from toolkit.errors import InputError
+from toolkit.models import memory
+
+doctor = recipe("doctor")
+SMALL: dict[str, Any] = {
+    "vocab_size": 1024, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CANARIES", {"a canary": lambda: None})
+
+
+def words(folder: Path, config: PreTrainedConfig, demo_model: str, *more: str) -> list[str]:
+    """A command line for a model of which there is no more than a config and a name of weights."""
+    config.save_pretrained(folder)
+    (folder / "model.safetensors").touch()
+    for file in Path(demo_model).glob("*token*"):
+        shutil.copy(file, folder)
+    return ["--model_name_or_path", str(folder), "--use_cpu", "true", "--lexicon", "lexicon.txt",
+            *more]  # fmt: skip
+
+
+def test_a_family_s_notes_are_shown(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=30.0)
+    assert call(doctor.main, words(tmp_path, config, demo_model)) == 0
+    shown = capsys.readouterr().out
+    assert "gemma2: its logits are capped at 30" in shown
+    assert "ok    a canary" in shown and "estimated" not in shown
+
+
+def test_a_quantised_checkpoint_is_said_or_refused(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = MixtralConfig(**SMALL, num_local_experts=4)
+    held = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    config.quantization_config = held
+    line = words(tmp_path, config, demo_model, "--precision", "4bit")
+    assert call(doctor.main, line) == 0
+    shown = capsys.readouterr().out
+    assert "the checkpoint is in NF4 (bitsandbytes): taken as it is" in shown
+    config.quantization_config = {"quant_method": "awq"}
+    with pytest.raises(InputError, match="awq"):
+        call(doctor.main, words(tmp_path, config, demo_model))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_that_cannot_be_used_is_refused_before_anything(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="reads in both directions"):
+        call(doctor.main, words(tmp_path, BertConfig(), demo_model))
+    assert capsys.readouterr().out == ""
+
+
+def test_of_a_mixture_the_share_in_four_bits_is_said(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = MixtralConfig(**SMALL, num_local_experts=4)
+    line = words(tmp_path, config, demo_model, "--precision")
+    assert call(doctor.main, [*line, "4bit"]) == 0
+    assert "of the weights are in 4 bits" in capsys.readouterr().out
+    assert call(doctor.main, [*line, "fp32"]) == 0
+    assert "in 4 bits" not in capsys.readouterr().out
+
+
+def test_without_a_plan_the_canaries_still_sing(
+    demo_model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such thing\nat all")
+
+    monkeypatch.setattr(memory, "_base", broken)
+    line = ["--model_name_or_path", demo_model, "--use_cpu", "true", "--lexicon", "lexicon.txt"]
+    assert call(doctor.main, line) == 0
+    shown = capsys.readouterr().out
+    assert "no memory plan can be made: no such thing at all\n" in shown
+    assert "ok    a canary" in shown
+    monkeypatch.setattr(doctor, "CANARIES", {"a canary": lambda: "silent"})
+    assert call(doctor.main, line) == 1
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_only_a_plan_that_was_counted_decides(
+    counted: bool, demo_model: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def broken(*args: Any) -> None:
+        raise RuntimeError("no storage")
+
+    monkeypatch.setattr(doctor, "available_memory", lambda device: (1 << 20, "a toy"))
+    if not counted:
+        monkeypatch.setattr(memory, "count_kept", broken)
+    line = ["--model_name_or_path", demo_model, "--use_cpu", "true", "--lexicon", "lexicon.txt"]
+    assert call(doctor.main, line) == int(counted)
+    shown = capsys.readouterr().out
+    assert "this does not fit" in shown and "ok    a canary" in shown
+    assert ("estimated from sizes (no storage)" in shown) is not counted

@@ -1,0 +1,223 @@
+"""What a run's passes keep, counted on a model without storage (the meta device).
+
+No formula for any family: the roles' own passes are run, and what autograd keeps for the backward
+pass, or the cache for the next token, is added up. Three things cannot be done without storage, and
+are stood in for by what would be kept of them: fused attention, the product of tokens with the
+experts that they are sent to, and questions put to values ("are all tokens real?": they are).
+Families are counted as transformers runs them without further kernels.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from toolkit.maths.precision import autocast_type
+from toolkit.maths.sequences import position_ids
+from toolkit.models.actors import POLICY
+from toolkit.models.generation import new_cache
+from toolkit.models.roles import Roles
+
+GROUPED = (getattr(nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
+
+MOST_STEPS = 4000  # of layers that go token by token: a few seconds
+
+# What autocast computes in its type, though not on meta.
+AUTOCAST = (
+    nn.functional.linear, nn.functional.conv1d, torch.conv1d, torch.matmul, torch.bmm, torch.mm,
+    torch.baddbmm, torch.addmm, torch.addbmm, torch.einsum, Tensor.matmul, Tensor.__matmul__,
+    Tensor.bmm, Tensor.mm, Tensor.baddbmm, Tensor.addmm,
+)  # fmt: skip
+
+
+class Kept(int):
+    """Bytes that autograd keeps of a pass.
+
+    Attributes:
+        layer: of these, bytes of the layer that keeps the most.
+    """
+
+    layer: int = 0
+
+
+class _ShapeAttention(torch.autograd.Function):
+    """What a fused attention kernel keeps: q, k, v, its output and a number for each row."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if q.shape[-1] == v.shape[-1]:
+            out = torch.empty_like(q)  # laid out as q is: whether its reshaping copies hangs on it
+        else:
+            batch, heads, tokens, _ = q.shape
+            out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)
+        rows = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, rows, mask)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
+
+
+class _ShapeGrouped(torch.autograd.Function):
+    """A grouped product with frozen weights (E, i, o), which are all it keeps: (S, i) -> (S, o)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x.new_empty((x.shape[0], weight.shape[-1]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
+
+
+class ShapesOnly(TorchFunctionMode):
+    """Inside, passes on the meta device do what they could not, for what is kept of them.
+
+    Args:
+        device: that is meant, "cpu" or "cuda".
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if func in GROUPED:
+            return _ShapeGrouped.apply(args[0], args[1])
+        if func in AUTOCAST:
+            tensor = next(value for value in args if isinstance(value, Tensor))
+            if (dtype := autocast_type(tensor)) is not None:
+                args = tuple(map(partial(_cast, dtype=dtype), args))
+                kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        if func is Tensor.__bool__ and args[0].device.type == "meta":
+            return True
+        return func(*args, **kwargs)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        dtype = autocast_type(q)
+        if dtype is not None:  # on a CPU the toolkit leaves attention out of autocast
+            dtype = torch.float32 if self.device == "cpu" else dtype
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = attn_mask.to(q.dtype)  # each call makes its own
+        if self.device == "cpu" and q.shape[-1] != v.shape[-1]:
+            # No fused kernel for this: whole matrices of scores are kept.
+            return torch.ops.aten._scaled_dot_product_attention_math(
+                q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+            )[0]
+        out: Tensor = _ShapeAttention.apply(q, k, v, attn_mask)
+        return out
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    wide = isinstance(value, Tensor) and value.device.type == "meta" and value.is_floating_point()
+    return value.to(dtype) if wide else value
+
+
+def kept_of(forward: Callable[[], Any], model: nn.Module) -> Kept:
+    """Bytes that autograd keeps of a pass, parameters left out, each storage once."""
+    held = {p.untyped_storage()._cdata for p in model.parameters()}
+    seen: dict[int, Tensor] = {}
+    sizes: dict[int, int] = {}  # by layer; 0 for what is outside of any
+    at = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in held and key not in seen:
+            seen[key] = tensor
+            sizes[at[-1]] = sizes.get(at[-1], 0) + tensor.untyped_storage().nbytes()
+        return tensor
+
+    def enter(layer: nn.Module, args: Any) -> None:
+        at.append(id(layer))
+
+    def leave(layer: nn.Module, args: Any, output: Any) -> None:
+        at.pop()
+
+    hooks = []
+    for layer in layers_of(model):
+        hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    for hook in hooks:
+        hook.remove()
+    kept = Kept(sum(sizes.values()))
+    kept.layer = max((size for layer, size in sizes.items() if layer), default=0)
+    return kept
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The decoder's layers: of the lists of modules in it, the one with the most parameters."""
+
+    def weights(modules: Any) -> int:
+        return sum(p.numel() for p in modules.parameters())
+
+    lists: list[Any] = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=weights)) if lists else []
+
+
+def _check_scans(model: nn.Module, tokens: int) -> None:
+    """Raise ValueError if Mamba's layers, which go token by token, would take a minute or more."""
+    scans = sum(hasattr(m, "A_log") and hasattr(m, "x_proj") for m in model.modules())
+    if scans * tokens > MOST_STEPS:
+        raise ValueError("its layers scan token by token, which takes long to count")
+
+
+def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: int) -> Kept:
+    """Kept of one micro-batch: of the hungrier role, as they go one after the other."""
+    _check_scans(roles, prompt_length + response_length)
+    ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    completion = ids[:, -response_length:]
+    with roles.optimizing():
+        kept = kept_of(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
+        if not roles.shares_trunk:
+            kept = max(kept, kept_of(lambda: roles.values(ids, mask, response_length), roles))
+    return kept
+
+
+def count_cache(roles: Roles, batch: int, tokens: int) -> int:
+    """Bytes of keys, values and states that sampling holds for so many tokens of each row."""
+    _check_scans(roles, tokens)
+    cache = new_cache(roles.language_model(POLICY).config, tokens)
+    ids = torch.zeros((batch, tokens), dtype=torch.long, device="meta")
+    mask = torch.ones_like(ids)
+    with torch.no_grad(), roles.precision():
+        roles.trunk(
+            POLICY, 1, input_ids=ids, attention_mask=mask, position_ids=position_ids(mask),
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+    sizes: dict[int, int] = {}
+    for tensor in _tensors([vars(layer) for layer in cache.layers]):
+        key = tensor.untyped_storage()._cdata
+        # A window is a view of all that was read, until the next token makes a tensor of it.
+        sizes[key] = max(sizes.get(key, 0), tensor.nbytes)
+    return sum(sizes.values())
+
+
+def _tensors(held: Any) -> list[Tensor]:
+    """All tensors in lists and dictionaries, however deep."""
+    if isinstance(held, Tensor):
+        return [held]
+    inside = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
+    return [tensor for item in inside for tensor in _tensors(item)]
