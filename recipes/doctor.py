@@ -26,10 +26,7 @@ from toolkit.arguments import (
 from toolkit.cli import run
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
-from toolkit.models.families import family_of
-from toolkit.models.loading import check_base
 from toolkit.models.memory import MIB, available_memory, what_fits
-from toolkit.models.quantized import check_quantized
 from toolkit.training.ppo_config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -54,8 +51,7 @@ def main(
 ) -> int:
     # Whether the model can be used at all.
     name = model_args.model_name_or_path
-    check_base(name)
-    notes = _notes(model_args)
+    notes = model_args.check()
 
     # The machine.
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
@@ -109,19 +105,6 @@ def main(
             f"{'ok  ' if problem is None else 'FAIL'}  {title}{f': {problem}' if problem else ''}"
         )
     return 0 if suffices and sound else 1
-
-
-def _notes(model_args: ModelArguments) -> list[str]:
-    """What of the model is unlike a plain language model, in a line each.
-
-    Raises:
-        InputError: it cannot be used, or not in this precision.
-    """
-    shape, notes = model_args.shape(), []
-    if not (model_args.trust_remote_code and getattr(shape, "auto_map", None)):
-        notes = family_of(shape, model_args.model_name_or_path).notes()
-    held = check_quantized(shape, model_args.precision)
-    return notes if held is None else [*notes, held.note]
 
 
 if __name__ == "__main__":

@@ -35,14 +35,15 @@ from toolkit.models.adapters import (
     count_beside_lora,
     lora_config,
 )
+from toolkit.models.families import HEADS
 from toolkit.models.loading import (
-    HEADS,
     check_base,
     check_context,
     context_length,
     load_base,
     load_config,
     load_tokenizer,
+    way_to_load,
 )
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
@@ -92,18 +93,31 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
 
+    def check(self) -> list[str]:
+        """What of the model is unlike a plain language model, in a line each, by its config.
+
+        Raises:
+            InputError: there is none, it cannot be used, or not in this precision.
+        """
+        check_base(self.model_name_or_path)
+        way = way_to_load(
+            self.model_name_or_path, self.precision, "cpu", self.model_revision,
+            self.trust_remote_code,
+        )  # fmt: skip
+        return way.notes
+
     def tokenizer(self, adapter: str | None = None) -> PreTrainedTokenizerBase:
         """The tokenizer (``load_tokenizer``): the one that was named, the adapter's, or the base's.
 
         Args:
             adapter: a policy adapter's folder; peft too takes the tokenizer that lies in it.
         """
+        self.check()
         base, named = self.model_name_or_path, self.tokenizer_name_or_path
         if named is None and adapter and (Path(adapter) / "tokenizer_config.json").is_file():
             named = adapter
         if named is None or named == base:
             return load_tokenizer(base, self.model_revision, self.trust_remote_code)
-        check_base(base)
         found = load_tokenizer(named, "main", self.trust_remote_code, base)
         print(f"tokenizer: that of {named}, with {len(found)} tokens")
         return found

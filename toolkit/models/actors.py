@@ -264,11 +264,20 @@ class Actors(nn.Module):
             logits = self.logit_rule(role)(self.output_head(role)(states))
             return logits if self.banned is None else logits.float() + self.banned
 
+    def _model_of(self, role: str) -> str:
+        """A name for the model that plays the role: roles of one model have one logit rule."""
+        return role
+
     def logit_rule(self, role: str) -> LogitRule:
         """What the role's model does to its head's output."""
-        if role not in self._logit_rules:
-            self._logit_rules[role] = logit_rule(self.language_model(role).config)
-        return self._logit_rules[role]
+        name = self._model_of(role)
+        if name not in self._logit_rules:
+            self._logit_rules[name] = logit_rule(self.language_model(role).config)
+        return self._logit_rules[name]
+
+    def set_logit_rule(self, role: str, rule: LogitRule) -> None:
+        """Take another rule than the config's: what the model was seen to do (``self_checks``)."""
+        self._logit_rules[self._model_of(role)] = rule
 
 
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:

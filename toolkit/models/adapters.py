@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.experts import untrained_parts
-from toolkit.models.families import heads_of, language_names
-from toolkit.models.loading import HEADS, base_fingerprint, is_tied, vocabulary_size
+from toolkit.models.families import HEADS, heads_of, language_names
+from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
     base_module,

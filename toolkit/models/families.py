@@ -35,6 +35,8 @@ CAPS = ("final_logit_softcapping", "logits_soft_cap")
 MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 
 
+# Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
+HEADS = ("lm_head", "embed_out", "score")
 # Families whose code reads a quantised weight as if it were none (transformers 5.23).
 NOT_IN_4BIT = {"mamba": "dt_proj"}
 
@@ -85,6 +87,13 @@ class Family:
     composite: bool
     logits: LogitRule
 
+    @property
+    def heads(self) -> list[str]:
+        """Names of the output head, by which bitsandbytes is told to leave it as it is."""
+        tied = getattr(self.model_class, "_tied_weights_keys", None) or {}
+        own = [key.split(".")[-2] for key in tied if key.endswith(".weight") and "." in key]
+        return sorted({*HEADS, *own})
+
     def notes(self) -> list[str]:
         """What of this family is unlike a plain language model, in a line each."""
         lines = []
@@ -111,7 +120,7 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     before = f"{name}: a {kind} model" if name else f"a {kind} model"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{before} has an encoder and a decoder (take a causal language model)")
-    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    reads_both_ways = kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation")
     if reads_both_ways and not getattr(config, "is_decoder", False):
         raise InputError(f"{before} reads in both directions (take a causal language model)")
     auto: Any = AutoModelForCausalLM

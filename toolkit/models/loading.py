@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,10 @@ from toolkit.models.experts import (
     quantise_experts,
     share_in_4bit,
 )
-from toolkit.models.families import check_precision, family_of
+from toolkit.models.families import HEADS, check_precision, family_of
 from toolkit.models.quantized import DTYPES, Quantized, check_quantized
 from toolkit.models.trunk_head import with_score_head
 from toolkit.models.wrapped import head_weights
-
-# Output heads of the families: never quantised (a quantised `score` asserts in its forward pass).
-HEADS = ["lm_head", "embed_out", "score"]
 
 
 class Fp32Head(nn.Linear):
@@ -273,6 +270,7 @@ class Way:
         compute: type of the arithmetic in 4 bits.
         held: how a checkpoint that is saved quantised is taken; None for any other.
         on_trunk: a score head goes on the language model that comes, for want of a classifier.
+        notes: what of the model is unlike a plain language model, in a line each.
     """
 
     auto: Any
@@ -281,6 +279,7 @@ class Way:
     compute: torch.dtype
     held: Quantized | None = None
     on_trunk: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def load(self, name: str, **more: Any) -> Any:
         """What ``from_pretrained`` returns."""
@@ -292,10 +291,9 @@ class Way:
         """Mend what loading in this precision leaves to be mended; returns what is to be said."""
         cure_cpu_repacking(model)
         _keep_from_clipping(model)
-        said = []
         if self.held is not None:
             self.held.settle(model, self.compute)
-            said.append(self.held.note)
+        said = list(self.notes)
         packed = quantise_experts(model, self.compute) if self._packs_experts else 0
         if packed or (self.precision == "4bit" and expert_parameters(model)):
             said.append(share_in_4bit(model))
@@ -324,12 +322,13 @@ def way_to_load(
     config = load_config(name, revision, trust_remote_code)
     compute = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     auto: Any = AutoModelForCausalLM
-    on_trunk = False
-    if not (trust_remote_code and getattr(config, "auto_map", None)):
+    on_trunk, notes, heads = False, [], list(HEADS)
+    remote = trust_remote_code and getattr(config, "auto_map", None)  # its code is not known here
+    if not remote and score_head != "own":
         family = family_of(config, name)
         check_precision(family, precision, name)
-        auto = family.auto
-        on_trunk = bool(score_head) and score_head != "own" and family.classifier == "trunk"
+        auto, notes, heads = family.auto, family.notes(), family.heads
+        on_trunk = bool(score_head) and family.classifier == "trunk"
     if score_head and not on_trunk:
         auto, config.num_labels = AutoModelForSequenceClassification, 1
     held = check_quantized(config, precision)
@@ -342,13 +341,14 @@ def way_to_load(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute,
-            llm_int8_skip_modules=HEADS,
+            llm_int8_skip_modules=heads,
         )
     arguments |= {
         "revision": revision, "trust_remote_code": trust_remote_code, "use_safetensors": True,
         "device_map": {"": device},
     }  # fmt: skip
-    return Way(auto, arguments, precision, compute, held, on_trunk)
+    notes += [] if held is None else [held.note]
+    return Way(auto, arguments, precision, compute, held, on_trunk, notes)
 
 
 def load_base(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedConfig
@@ -27,8 +26,7 @@ from transformers import PreTrainedConfig
 from toolkit.errors import InputError
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.models.experts import expert_parameters
-from toolkit.models.families import family_of
-from toolkit.models.loading import HEADS
+from toolkit.models.families import HEADS, family_of
 from toolkit.models.memory_count import ShapesOnly, count_cache, count_kept
 from toolkit.models.memory_estimate import (
     estimate_cache,
@@ -197,7 +195,7 @@ def _base(
     Raises:
         InputError: of a model that cannot be used (``family_of``).
     """
-    auto: Any = getattr(transformers, family_of(config).auto)
+    auto = family_of(config).auto
     plain = copy.deepcopy(config)
     vars(plain).pop("quantization_config", None)  # the weights' shapes are those of the whole model
     try:
@@ -205,8 +203,7 @@ def _base(
     except Exception as error:
         doubts.append(f"taken for a Llama: {_reason(error)}")
         plain = stand_in(config)
-        auto = getattr(transformers, family_of(plain).auto)
-        return auto.from_config(plain, dtype=dtype), plain
+        return family_of(plain).auto.from_config(plain, dtype=dtype), plain
 
 
 def _reason(error: Exception) -> str:

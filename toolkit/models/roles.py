@@ -248,6 +248,9 @@ class Roles(Actors):
     def _causal(self) -> PreTrainedModel:
         return base_of(self.model)
 
+    def _model_of(self, role: str) -> str:
+        return "base"
+
     def act_as(self, role: str) -> PreTrainedModel:
         """The causal language model with this role's adapter on."""
         adapter = self._adapter_of[role]

@@ -12,6 +12,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -172,6 +173,8 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
         return weight, bias
     if not isinstance(getattr(head, "weight", None), Tensor):
         raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
+    if isinstance(held.weight, bnb.nn.Params4bit | bnb.nn.Int8Params):
+        raise InputError("the output head is quantised, which is not supported (take it as it is)")
     return held.weight, getattr(held, "bias", None)
 
 
