@@ -324,7 +324,7 @@ def test_no_adapter_is_put_on_where_none_is_wanted(demo_model: str) -> None:
     ("config", "reason"),
     [
         (tf.T5Config(), "encoder and a decoder"), (tf.BartConfig(), "encoder and a decoder"),
-        (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "state of its own"),
+        (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "takes no cache"),
         (tf.CLIPConfig(), "no causal language model"),
     ],
 )  # fmt: skip
@@ -399,6 +399,17 @@ def test_a_cache_that_is_swallowed_is_seen(demo_model: str) -> None:
 
     roles.trunk = forgetful
     with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
+        check_passes(roles, "policy")
+
+
+def test_a_family_whose_code_fails_under_a_cache_is_refused_in_a_line(demo_model: str) -> None:
+    roles = roles_of(demo_model)
+
+    def failing(role: str, last: int, **inputs: Any) -> torch.Tensor:
+        raise IndexError("list index out of range")
+
+    roles.trunk = failing
+    with pytest.raises(InputError, match="OddForCausalLM: a first pass .* list index out of range"):
         check_passes(roles, "policy")
 
 

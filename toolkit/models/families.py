@@ -37,6 +37,8 @@ MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 
 # Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ("lm_head", "embed_out", "score")
+# Types whose sequence classifier has a head that is not called `score`.
+OTHER_CLASSIFIERS = ("ctrl", "modernbert-decoder")
 # Families whose code reads a quantised weight as if it were none (transformers 5.23).
 NOT_IN_4BIT = {"mamba": "dt_proj"}
 
@@ -135,8 +137,8 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     model_class: Any = found[0] if isinstance(found, tuple) else found
     if not {"past_key_values", "cache_params"} & set(_inputs(model_class.forward)):
         raise InputError(
-            f"{before} keeps what it has read in a state of its own, which is not supported (its "
-            "sampled tokens would not be those of a whole pass)"
+            f"{before} takes no cache of transformers' (past_key_values), without which it cannot "
+            "be sampled from here"
         )
     return Family(
         kind, auto, model_class, _classifier(config, model_class),
@@ -161,7 +163,7 @@ def _inputs(forward: Any) -> list[str]:
 def _classifier(config: PreTrainedConfig, model_class: Any) -> str:
     """Whether transformers' classifier has the language model's trunk."""
     found: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
-    if found is None:
+    if found is None or config.model_type in OTHER_CLASSIFIERS:
         return "trunk"
     # Qwen3.5's takes the whole checkpoint, and its language model a part of it.
     return "stock" if found.config_class is model_class.config_class else "trunk"
