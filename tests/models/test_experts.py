@@ -252,7 +252,7 @@ def test_a_piece_is_the_whole_weights_to_the_last_bit(
 def load_in_4bit(folder: Path, around: AbstractContextManager[None]) -> Any:
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=HEADS,
+        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=list(HEADS),
     )  # fmt: skip
     with around:
         model, info = AutoModelForCausalLM.from_pretrained(

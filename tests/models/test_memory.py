@@ -121,7 +121,7 @@ UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
 def test_unusual_families_are_counted_exactly(name: str, bf16: bool) -> None:
     config = UNUSUAL[name]()
     plan = plan_of(config, 2, bf16=bf16, reward=False, rollout_batch=2)
-    auto: Any = getattr(transformers, family_of(config).auto)
+    auto: Any = family_of(config).auto
     base = auto.from_config(config, dtype=torch.float32).requires_grad_(False).eval()
     roles = Roles(base, copy.deepcopy(LORA), value="trunk", checked=False,
                   autocast_dtype=torch.bfloat16 if bf16 else None)  # fmt: skip

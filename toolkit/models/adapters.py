@@ -111,8 +111,11 @@ def _is_plain(module: Any) -> bool:
     if not type(module).__module__.startswith("transformers.models."):
         return True
     weight: Any = module.weight
-    with torch.no_grad():
-        output: Any = module(torch.zeros_like(weight[:1]))
+    try:
+        with torch.no_grad():
+            output: Any = module(torch.zeros_like(weight[:1]))
+    except RuntimeError:  # it wants its input in another shape (DeepSeek V4's groups)
+        return False
     return isinstance(output, Tensor)
 
 

@@ -78,6 +78,7 @@ def _attention_forward(
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
     past_key_values: Any = None,
+    cache: Any = None,
     last: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
@@ -93,8 +94,9 @@ def _attention_forward(
     count = asking.shape[1]
     query = _Rotary.apply(query.transpose(1, 2), cos[:, :, -count:], sin[:, :, -count:])
     key = _Rotary.apply(key.transpose(1, 2), cos, sin)
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, attention.layer_idx)
+    kept = past_key_values if cache is None else cache  # as transformers 5.24 calls it
+    if kept is not None:
+        key, value = kept.update(key, value, attention.layer_idx)
     if last is not None and last < hidden_states.shape[1]:
         attention_mask = _rows(attention_mask, last, key)
     implementation = attention.config._attn_implementation

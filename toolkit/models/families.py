@@ -19,6 +19,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -37,6 +38,8 @@ MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 
 # Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ("lm_head", "embed_out", "score")
+# What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
+CACHES = ("past_key_values", "cache_params", "cache")
 # Types whose sequence classifier has a head that is not called `score`.
 OTHER_CLASSIFIERS = ("ctrl", "modernbert-decoder")
 # Families whose code reads a quantised weight as if it were none (transformers 5.23).
@@ -135,7 +138,7 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
             f"{before}: transformers {transformers.__version__} has no causal language model for it"
         )
     model_class: Any = found[0] if isinstance(found, tuple) else found
-    if not {"past_key_values", "cache_params"} & set(_inputs(model_class.forward)):
+    if not set(CACHES) & set(_inputs(model_class.forward)):
         raise InputError(
             f"{before} takes no cache of transformers' (past_key_values), without which it cannot "
             "be sampled from here"
@@ -197,17 +200,17 @@ def empty_model(config: PreTrainedConfig, **options: Any) -> Any:
 def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a pass under the names that the model knows.
 
-    State-space models (Mamba) take their cache as ``cache_params``, need no positions, and want the
-    mask of the new tokens alone.
+    Its own word for the cache is found; positions go to models that take them; and state-space
+    models (Mamba), which remember nothing token by token, want the mask of the new tokens alone.
     """
-    known = _inputs(type(model).forward)
-    if "past_key_values" in known or "cache_params" not in known:
-        return inputs
-    fitted = dict(inputs)
-    fitted.pop("position_ids", None)
-    if "past_key_values" in fitted:
-        fitted["cache_params"] = fitted.pop("past_key_values")
-    if fitted.get("attention_mask") is not None:
+    known, fitted = _inputs(type(model).forward), dict(inputs)
+    if "position_ids" not in known:
+        fitted.pop("position_ids", None)
+    cache = fitted.pop("past_key_values", None)
+    if cache is None:
+        return fitted
+    fitted[next((name for name in CACHES if name in known), CACHES[0])] = cache
+    if not any(isinstance(layer, DynamicLayer) for layer in cache.layers):
         fitted["attention_mask"] = fitted["attention_mask"][:, -fitted["input_ids"].shape[1] :]
     return fitted
 
