@@ -286,7 +286,9 @@ def test_the_recipe_writes_a_config_that_ppo_reads(tmp_path: Path) -> None:
     assert (read.kl_coef, read.response_length, read.adam_epsilon) == (0.1, 20, 1e-8)
 
 
-def test_logits_that_are_capped_without_a_word_in_the_config_are_refused(demo_model: str, tmp_path: Path) -> None:
+def test_logits_that_are_capped_without_a_word_in_the_config_are_refused(
+    demo_model: str, tmp_path: Path
+) -> None:
     given = parts(demo_model)
     forward = given["model"].forward
 

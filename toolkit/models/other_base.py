@@ -13,8 +13,10 @@ from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapters import check_adapter, read_facts
+from toolkit.models.families import fit_inputs, trunk_of
 from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
 from toolkit.models.reading import reading_of
+from toolkit.models.wrapped import filler
 
 
 class TextRewardModel:
@@ -117,9 +119,9 @@ class TextRewardModel:
         # Not by the classifier's own forward pass, which takes a real token for padding where both
         # have one id.
         classifier: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        trunk = getattr(classifier, classifier.base_model_prefix)
-        hidden = trunk(
-            input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long()
-        ).last_hidden_state
+        trunk = trunk_of(classifier)
+        filled = ids.masked_fill(~mask, filler(trunk.get_input_embeddings()))
+        inputs = {"input_ids": filled, "attention_mask": mask.long(), "use_cache": False}
+        hidden = trunk(**fit_inputs(trunk, inputs)).last_hidden_state
         last = hidden[torch.arange(len(ids), device=ids.device), last_real_token(mask)]
         return classifier.score(last).float().squeeze(-1)

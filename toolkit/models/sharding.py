@@ -23,7 +23,8 @@ def shard_base(models: list[Any]) -> int:
         models: transformers models, adapters already on; what requires a gradient is left whole.
 
     Raises:
-        InputError: a model whose layers are not known (no ``_no_split_modules``).
+        InputError: a model whose layers are not known (no ``_no_split_modules``), or whose experts
+            are in 4 bits.
     """
     count = 0
     for model in models:
@@ -31,6 +32,8 @@ def shard_base(models: list[Any]) -> int:
         layers = [m for m in model.modules() if type(m).__name__ in kinds]
         if not layers:
             raise InputError(f"FSDP: {type(model).__name__} does not name its layers")
+        if any(hasattr(module, "parametrizations") for module in model.modules()):
+            raise InputError("FSDP: experts in 4 bits cannot be shared out (pass --precision bf16)")
         device = next(model.parameters()).device
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for layer in layers:
