@@ -298,6 +298,22 @@ def test_layers_that_read_past_an_adapter_get_none(tmp_path: Path) -> None:
         load_base(name, "4bit")
 
 
+def test_weights_that_peft_would_not_load_again_are_refused_before_training(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with Laguna, where peft writes shared_experts..down_proj for shared_experts.down_proj."""
+    from toolkit.models import adapters
+
+    honest = adapters.get_peft_model_state_dict
+
+    def renamed(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        return {key.replace("o_proj", ".o_proj"): t for key, t in honest(*args, **kwargs).items()}
+
+    monkeypatch.setattr(adapters, "get_peft_model_state_dict", renamed)
+    with pytest.raises(InputError, match="peft would not load 16 weights .* again, .*[.][.]o_proj"):
+        Roles(load_base(demo_model, "fp32"), LORA)
+
+
 def test_experts_and_routers_are_named_only_where_peft_does_them_right(tmp_path: Path) -> None:
     name = save(MECHANISMS["experts"](), tmp_path)
     with pytest.raises(InputError, match="gate: MixtralForCausalLM has experts in 4 bits"):

@@ -29,6 +29,7 @@ from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
+    check_round_trip,
     language_lora,
     lora_config,
     put_adapter,
@@ -119,6 +120,8 @@ class Roles(Actors):
                 self._add(policy_adapter, REFERENCE)
         elif lora is not None:
             self.model = put_adapter(self.model, copy.deepcopy(lora), POLICY)
+            if checked:
+                check_round_trip(self.model, POLICY)
         if reward_adapter is not None:
             self._add_reward(reward_adapter)
         if value is not None:

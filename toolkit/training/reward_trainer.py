@@ -31,7 +31,7 @@ from toolkit.maths.losses import (
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
-from toolkit.models.adapters import language_lora
+from toolkit.models.adapters import check_round_trip, language_lora
 from toolkit.models.roles import Roles
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rewards import score
@@ -79,6 +79,7 @@ class BestOfKTrainer(RewardTrainer):
             peft_config=language_lora(model, peft_config),
         )
         assert self.model is not None
+        check_round_trip(self.model, "default")
         # transformers' pooling tells padding by this id, whatever token it stands for.
         model.config.get_text_config().pad_token_id = collator.pad_token_id
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantised base
