@@ -288,6 +288,17 @@ def test_adapters_are_on_the_language_model_alone(tmp_path: Path) -> None:
         language_lora(base, lora_config(4, 8, "patch_conv", "CAUSAL_LM"))
 
 
+def test_layers_that_no_pass_calls_get_no_adapter(demo_model: str) -> None:
+    """LoRA there would be saved and counted, and never learn."""
+    base: Any = load_base(demo_model, "fp32")
+    everywhere = linear_targets(base)
+    base.model.layers[1].speculative = nn.Linear(4, 4)
+    state = torch.get_rng_state()
+    assert linear_targets(base) == everywhere
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in base.modules())
+
+
 def test_layers_that_read_past_an_adapter_get_none(tmp_path: Path) -> None:
     name = save(MECHANISMS["a cache by another name"](), tmp_path)
     base = load_base(name, "fp32")

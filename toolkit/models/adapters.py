@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.experts import untrained_parts
-from toolkit.models.families import HEADS, heads_of, language_names
+from toolkit.models.families import FAILURES, HEADS, heads_of, language_names
 from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
@@ -128,20 +129,50 @@ def _is_plain(module: Any) -> bool:
 def linear_targets(model: Any) -> list[str]:
     """What "all-linear" means: full paths of the language model's linear layers, heads left out.
 
-    Left out are also layers that are more than linear (routers that return two things), and what
-    ``out_of_reach`` and ``untrained_parts`` name.
+    Left out are also layers that are more than linear (routers that return two things), those that
+    no text reaches, and what ``out_of_reach`` and ``untrained_parts`` name.
 
     Args:
         model: the base, before any adapter is on it.
     """
     inside, heads, named = language_names(model), heads_of(model), dict(model.named_modules())
-    left_out = out_of_reach(model) | set(untrained_parts(model))
+    left_out = out_of_reach(model) | set(untrained_parts(model)) | _never_called(model)
     within = tuple(f"{path}." for path in left_out)
     return [
         name for name in (named if inside is None else inside)
         if _is_plain(named[name]) and not any(named[name] is head for head in heads)
         and name not in left_out and not name.startswith(within)
     ]  # fmt: skip
+
+
+@torch.no_grad()
+def _never_called(model: Any) -> set[str]:
+    """Linear layers that a pass over a few tokens does not call: LoRA there would never learn.
+
+    Some families have such layers (Zamba 2's shared blocks, layers for speculative decoding).
+    Single experts may just not have been chosen. Of a model without storage nothing is said.
+    """
+    linear = {name: module for name, module in model.named_modules()
+              if isinstance(module, nn.Linear | Conv1D) and ".experts." not in name}  # fmt: skip
+    device = next(model.parameters()).device
+    if device.type == "meta":
+        return set()
+    silent, hooks = dict(linear), []
+    for name, module in linear.items():
+        hooks.append(module.register_forward_hook(partial(_note_call, silent, name)))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model(input_ids=torch.arange(4, device=device).unsqueeze(0), use_cache=False)
+    except FAILURES:  # the checks at load will say what is wrong with this model
+        return set()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return set(silent)
+
+
+def _note_call(silent: dict[str, nn.Module], name: str, *_: Any) -> None:
+    silent.pop(name, None)
 
 
 def _matches(name: str, targets: Any) -> bool:

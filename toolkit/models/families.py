@@ -40,6 +40,8 @@ MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 HEADS = ("lm_head", "embed_out", "score")
 # What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
 CACHES = ("past_key_values", "cache_params", "cache")
+# What a family's code may end in that was not made for a cache, a mask or positions from outside.
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 # Types whose sequence classifier has a head that is not called `score`.
 OTHER_CLASSIFIERS = ("ctrl", "modernbert-decoder")
 # Families whose code reads a quantised weight as if it were none (transformers 5.23).
@@ -217,7 +219,9 @@ def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
 
 def trunk_of(model: Any) -> Any:
     """What gives a language model's last hidden states: the model without its head."""
-    return model.model if model.base_model is model else model.base_model
+    if model.base_model is not model:
+        return model.base_model
+    return getattr(model, "model", None) or model.get_decoder()
 
 
 def heads_of(model: Any) -> list[nn.Module]:

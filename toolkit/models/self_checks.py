@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
-from toolkit.models.families import LogitRule
+from toolkit.models.families import FAILURES, LogitRule
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.wrapped import head_weights
 
@@ -28,8 +28,6 @@ LENGTHS, NEW = (7, 4), 4  # tokens of the rows that are sampled from, and new on
 # rounding alone makes 1e-6 in fp32 and 5e-3 in bf16, where another token of the past read or not
 # makes tenths.
 ALLOWED = {True: 1e-4, False: 2e-2}
-# What a family's code may end in that was not made for a cache, a mask or positions from outside.
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 RAMP = 60.0  # the largest logit of the ramp, beyond any trained model's
 
 
