@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from toolkit.cli import run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError, check_choice
-from toolkit.models.merging import DTYPES, merge_adapter
+from toolkit.models.merging import merge_adapter
+from toolkit.models.quantized import DTYPES
 
 
 @dataclass

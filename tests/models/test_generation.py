@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad
@@ -47,6 +49,21 @@ def test_captured_logprobs_equal_recomputed_ones(
         )  # fmt: skip
     again = token_logprobs(logits, sampled.completion_ids, temperature)
     assert (again - sampled.logprobs).abs().max() < 2e-5
+
+
+def test_a_model_with_pefts_wrapper_is_sampled_at_its_tokens_positions() -> None:
+    """Learned positions are wrong by the padding unless they are given, past peft's own pass."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=32)
+    model = get_peft_model(GPT2LMHeadModel(config).eval(), LoraConfig(task_type="CAUSAL_LM"))
+    rows = [[5, 6, 7, 8, 9], [10, 11]]
+    sampled = sample(step_of(model), *pad(rows, 0, "left"), noise(2, 4), 1.0, 0)
+    with torch.no_grad():
+        for row, completion, logprobs in zip(rows, *sampled[::2], strict=True):
+            ids = torch.tensor([row + completion.tolist()])
+            logits = model(input_ids=ids).logits[:, len(row) - 1 : -1]
+            expected = token_logprobs(logits, completion.unsqueeze(0), 1.0)
+            assert torch.allclose(logprobs, expected[0], atol=1e-5)
 
 
 def test_equal_seeds_give_equal_samples(roles: Roles, demo_model: str) -> None:

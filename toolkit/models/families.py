@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from toolkit.errors import InputError
+from toolkit.models.wrapped import base_of
 
 # Fields of configs by which logits are multiplied behind the head, and those that divide them.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
@@ -205,7 +206,8 @@ def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     Its own word for the cache is found; positions go to models that take them; and state-space
     models (Mamba), which remember nothing token by token, want the mask of the new tokens alone.
     """
-    known, fitted = _inputs(type(model).forward), dict(inputs)
+    # peft's own forward pass names few of the inputs that it hands on.
+    known, fitted = _inputs(type(base_of(model)).forward), dict(inputs)
     if "position_ids" not in known:
         fitted.pop("position_ids", None)
     cache = fitted.pop("past_key_values", None)
