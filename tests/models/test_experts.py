@@ -33,7 +33,6 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from toolkit.models.adapters import linear_targets
 from toolkit.models.experts import (
     _Packed,
     expert_parameters,
@@ -44,6 +43,7 @@ from toolkit.models.experts import (
 )
 from toolkit.models.loading import HEADS, cure_cpu_repacking
 from toolkit.models.roles import Roles
+from toolkit.models.targets import linear_targets
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

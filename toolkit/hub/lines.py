@@ -1,9 +1,10 @@
 """The lines that load a published adapter by transformers and peft alone: shown, and run."""
 
+import json
 from typing import NamedTuple
 
 from toolkit.data.chat import Chat
-from toolkit.models.families import Family
+from toolkit.models.families import HEADS, Family
 
 # Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
 FOUR_BIT = """\
@@ -13,7 +14,7 @@ FOUR_BIT = """\
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=["lm_head", "embed_out", "score"],
+        llm_int8_skip_modules={heads},
     ),
 """
 CURE = """\
@@ -175,6 +176,7 @@ def loading_lines(
     if stock:
         auto = "AutoModelForSequenceClassification"
     four_bit = precision == "4bit"
+    heads = json.dumps(list(HEADS) if family is None else family.heads)
     imports = ["import torch"]
     if four_bit and experts:
         imports.append("from bitsandbytes.nn.parametrize import replace_parameter_4bit")
@@ -196,7 +198,7 @@ def loading_lines(
         + f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n'
         + f'    revision="{names.sha}",\n'
         + ("    num_labels=1,\n" if stock else "")
-        + (FOUR_BIT if four_bit else f"    dtype=torch.{dtype},\n")
+        + (FOUR_BIT.replace("{heads}", heads) if four_bit else f"    dtype=torch.{dtype},\n")
         + "    device_map=device,\n)\n"
         + (CURE if four_bit else "")
         + (EXPERTS if four_bit and experts else "")

@@ -35,8 +35,6 @@ MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
-
-
 # Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
 HEADS = ("lm_head", "embed_out", "score")
 # What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
@@ -99,7 +97,7 @@ class Family:
     def heads(self) -> list[str]:
         """Names of the output head, by which bitsandbytes is told to leave it as it is."""
         tied = getattr(self.model_class, "_tied_weights_keys", None) or {}
-        own = [key.split(".")[-2] for key in tied if key.endswith(".weight") and "." in key]
+        own = [key.removesuffix(".weight") for key in tied if key.count(".") == 1]
         return sorted({*HEADS, *own})
 
     def notes(self) -> list[str]:

@@ -30,7 +30,6 @@ from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
     check_round_trip,
-    language_lora,
     lora_config,
     put_adapter,
     read_facts,
@@ -42,6 +41,7 @@ from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
 from toolkit.models.reading import Reading
 from toolkit.models.self_checks import check_passes
+from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import (
     Overrides,
     base_of,

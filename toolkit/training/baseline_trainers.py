@@ -22,9 +22,9 @@ from trl import RLOOTrainer, SFTTrainer
 from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import banned_of
-from toolkit.models.adapters import language_lora
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.targets import language_lora
 from toolkit.training.baseline_config import (
     PreferenceConfig,
     RLOOBaselineConfig,

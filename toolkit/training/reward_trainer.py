@@ -31,8 +31,9 @@ from toolkit.maths.losses import (
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
-from toolkit.models.adapters import check_round_trip, language_lora
+from toolkit.models.adapters import check_round_trip
 from toolkit.models.roles import Roles
+from toolkit.models.targets import language_lora
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rewards import score
 from toolkit.training.rollouts import SamplingRule
