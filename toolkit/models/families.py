@@ -13,6 +13,7 @@ in one line. What a config promises is held against the loaded model by ``self_c
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
             f"{before}: transformers {transformers.__version__} has no causal language model for it"
         )
     model_class: Any = found[0] if isinstance(found, tuple) else found
-    if not set(CACHES) & set(_inputs(model_class.forward)):
+    if not _inputs(model_class.forward).intersection(CACHES):
         raise InputError(
             f"{before} takes no cache of transformers' (past_key_values), without which it cannot "
             "be sampled from here"
@@ -160,8 +161,9 @@ def check_precision(family: Family, precision: str, name: str) -> None:
         )  # fmt: skip
 
 
-def _inputs(forward: Any) -> list[str]:
-    return list(inspect.signature(forward).parameters)
+@cache
+def _inputs(forward: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _classifier(config: PreTrainedConfig, model_class: Any) -> str:
@@ -208,11 +210,11 @@ def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     known, fitted = _inputs(type(base_of(model)).forward), dict(inputs)
     if "position_ids" not in known:
         fitted.pop("position_ids", None)
-    cache = fitted.pop("past_key_values", None)
-    if cache is None:
+    kept = fitted.pop("past_key_values", None)
+    if kept is None:
         return fitted
-    fitted[next((name for name in CACHES if name in known), CACHES[0])] = cache
-    if not any(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    fitted[next((name for name in CACHES if name in known), CACHES[0])] = kept
+    if not any(isinstance(layer, DynamicLayer) for layer in kept.layers):
         fitted["attention_mask"] = fitted["attention_mask"][:, -fitted["input_ids"].shape[1] :]
     return fitted
 
