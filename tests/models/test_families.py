@@ -470,3 +470,37 @@ def test_a_merged_checkpoint_is_the_language_model(tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = (r.logits("policy", ids, mask, 4) for r in (roles, merged))
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def opt() -> Any:
+    """Dropout is a number in its layers, and no module."""
+    return tf.OPTForCausalLM(
+        tf.OPTConfig(
+            vocab_size=1024, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, ffn_dim=96,
+            max_position_embeddings=128, word_embed_proj_dim=64, dropout=0.5, attention_dropout=0.5,
+            layerdrop=0.5, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def phimoe() -> Any:
+    """Its router draws experts at random in training mode."""
+    return tf.PhimoeForCausalLM(tf.PhimoeConfig(**SMALL, **MIXTURE, router_jitter_noise=0.5))
+
+
+@pytest.mark.parametrize("model", [opt, phimoe])
+def test_recomputed_activations_are_those_of_sampling(model: Any, tmp_path: Path) -> None:
+    """Training mode, in which transformers checkpoints, changes nothing else."""
+    roles = Roles(load_base(save(model().float().eval(), tmp_path), "fp32"), LORA)
+    ids, mask = pad(PROMPTS, 0, "left")
+    expected = roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs
+    roles.use_checkpointing()
+    with roles.optimizing():
+        found = roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs
+    assert gap(found, expected) < 1e-5
+
+
+def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:
+    roles = roles_of(demo_model, supports_gradient_checkpointing=False)
+    with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
+        roles.use_checkpointing()

@@ -14,7 +14,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from toolkit.arguments import ComparisonArguments
 from toolkit.data.chat import read_chat
@@ -595,6 +595,20 @@ def test_rloos_logprobs_do_not_depend_on_padding_where_positions_are_learned(
         torch.cat([padding, torch.ones_like(ids)], 1), 4,
     )  # fmt: skip
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_rloo_balances_the_experts_of_a_mixture_as_trl_does(tokenizer: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=1024, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2, num_local_experts=4,
+        )
+    ).requires_grad_(False)  # fmt: skip
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+    trainer.train()
+    (logged,) = [row["aux_loss"] for row in trainer.state.log_history if "aux_loss" in row]
+    assert logged > 0
 
 
 def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:

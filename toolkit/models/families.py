@@ -159,6 +159,16 @@ def check_precision(family: Family, precision: str, name: str) -> None:
         )  # fmt: skip
 
 
+def check_recomputing(model: Any, wanted: bool | None) -> None:
+    """Raise InputError if activations are to be recomputed, and the family's code does not."""
+    if wanted and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"{type(model).__name__} cannot recompute its activations (leave out "
+            "gradient_checkpointing and activation_checkpointing; a smaller "
+            "--per_device_train_batch_size saves memory too)", "gradient_checkpointing",
+        )  # fmt: skip
+
+
 def _inputs(forward: Any) -> list[str]:
     return list(inspect.signature(forward).parameters)
 

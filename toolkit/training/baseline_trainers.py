@@ -23,6 +23,7 @@ from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import banned_of
 from toolkit.models.adapters import language_lora
+from toolkit.models.families import check_recomputing
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.other_base import TextRewardModel
 from toolkit.training.baseline_config import (
@@ -60,9 +61,10 @@ def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
 
 
 def _start(
-    base: PreTrainedModel, lora: LoraConfig, policy_adapter: str | None
+    base: PreTrainedModel, config: Any, lora: LoraConfig, policy_adapter: str | None
 ) -> tuple[Any, LoraConfig | None]:
     """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
+    check_recomputing(base, config.activation_checkpointing)
     if policy_adapter is None:
         return base, language_lora(base, lora)
     return PeftModel.from_pretrained(base, policy_adapter, is_trainable=True), None
@@ -73,7 +75,7 @@ def sft_trainer(
     data: BaselineData, lora: LoraConfig, policy_adapter: str | None = None,
 ) -> SFTTrainer:  # fmt: skip
     """TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new one."""
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SFTTrainer(
             model, config, train_dataset=data.train, eval_dataset=data.held_out,
@@ -90,7 +92,7 @@ def preference_trainer(
     The reference of DPO and KTO is the base with the adapter off, or a frozen copy of
     ``policy_adapter``; ORPO and CPO have none.
     """
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     trainer_class = _takes_ids(method_classes(config.method)[1], config.method)
     sets, weight = (data.train, data.held_out), 1.0
     if config.method == "kto":
@@ -221,10 +223,12 @@ class SampledRLOOTrainer(RLOOTrainer):
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
-        batch_size: int | None = None, compute_entropy: bool = False, **images: Any,
-    ) -> tuple[Tensor, Tensor | None, None]:  # fmt: skip
+        batch_size: int | None = None, compute_entropy: bool = False,
+        compute_aux_loss: bool = False, **images: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """With position ids, which TRL leaves out: learned positions go wrong by the padding."""
-        logps, entropies = [], []
+        logps, entropies, balances = [], [], []
+        routers = {"output_router_logits": True} if compute_aux_loss else {}
         for ids, mask in zip(
             *(t.split(batch_size or len(input_ids)) for t in (input_ids, attention_mask)),
             strict=True,
@@ -234,11 +238,13 @@ class SampledRLOOTrainer(RLOOTrainer):
             with self.accelerator.autocast():
                 outputs = model(
                     input_ids=ids, attention_mask=mask, position_ids=position_ids(mask),
-                    labels=labels, fused_lm_head=True,
+                    labels=labels, fused_lm_head=True, **routers,
                 )  # fmt: skip
             logps.append(outputs.log_probs[:, -logits_to_keep:])
             entropies.append(outputs.entropy[:, -logits_to_keep:])
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+            balances.append(outputs.aux_loss)  # of experts; a family without them has none
+        balance = torch.stack(balances).mean() if compute_aux_loss else None
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
 
 
 def rloo_trainer(
@@ -247,7 +253,7 @@ def rloo_trainer(
     policy_adapter: str | None = None,
 ) -> SampledRLOOTrainer:  # fmt: skip
     """TRL's RLOOTrainer on these prompts and this reward."""
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SampledRLOOTrainer(
             reward.rule, model=model, args=config, reward_funcs=[reward],
