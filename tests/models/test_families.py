@@ -504,3 +504,9 @@ def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) 
     roles = roles_of(demo_model, supports_gradient_checkpointing=False)
     with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
         roles.use_checkpointing()
+
+
+def test_a_name_of_no_layer_is_refused_beside_one_that_is_right(demo_model: str) -> None:
+    lora = lora_config(4, 8, "q_proj,v_porj", "CAUSAL_LM")
+    with pytest.raises(InputError, match="no layer called v_porj .* q_proj, k_proj, v_proj"):
+        language_lora(load_base(demo_model, "fp32"), lora)
