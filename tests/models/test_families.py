@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from toolkit.errors import InputError
@@ -354,6 +354,8 @@ def test_no_adapter_is_put_on_where_none_is_wanted(demo_model: str) -> None:
         (tf.T5Config(), "encoder and a decoder"), (tf.BartConfig(), "encoder and a decoder"),
         (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "takes no cache"),
         (tf.CLIPConfig(), "no causal language model"),
+        (tf.MiniMaxConfig(), "keeps its cache in a form of its own"),
+        (tf.PaliGemmaConfig(), "reads its prompt in both directions"),
     ],
 )  # fmt: skip
 def test_what_is_no_causal_language_model_is_refused_by_its_config(
@@ -465,6 +467,18 @@ def test_the_checks_leave_a_new_adapter_at_its_start(demo_model: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_an_adapter_on_experts_is_refused_where_they_are_in_4_bits(tmp_path: Path) -> None:
+    name = save(MECHANISMS["experts"](), tmp_path / "base")
+    lora = LoraConfig(
+        r=2, task_type="CAUSAL_LM", target_modules=["q_proj"],
+        target_parameters=["mlp.experts.down_proj"],
+    )  # fmt: skip
+    trained = get_peft_model(load_base(name, "fp32"), lora)
+    trained.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="LoRA on experts, which are in 4 bits here .pass --prec"):
+        Roles(load_base(name, "4bit"), policy_adapter=tmp_path / "adapter")
+
+
 def test_a_merged_checkpoint_is_the_language_model(tmp_path: Path) -> None:
     """Of a composite checkpoint whose language model alone is held."""
     from toolkit.models.merging import merge_adapter
@@ -482,3 +496,43 @@ def test_a_merged_checkpoint_is_the_language_model(tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = (r.logits("policy", ids, mask, 4) for r in (roles, merged))
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def opt() -> Any:
+    """Dropout is a number in its layers, and no module."""
+    return tf.OPTForCausalLM(
+        tf.OPTConfig(
+            vocab_size=1024, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, ffn_dim=96,
+            max_position_embeddings=128, word_embed_proj_dim=64, dropout=0.5, attention_dropout=0.5,
+            layerdrop=0.5, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def phimoe() -> Any:
+    """Its router draws experts at random in training mode."""
+    return tf.PhimoeForCausalLM(tf.PhimoeConfig(**SMALL, **MIXTURE, router_jitter_noise=0.5))
+
+
+@pytest.mark.parametrize("model", [opt, phimoe])
+def test_recomputed_activations_are_those_of_sampling(model: Any, tmp_path: Path) -> None:
+    """Training mode, in which transformers checkpoints, changes nothing else."""
+    roles = Roles(load_base(save(model().float().eval(), tmp_path), "fp32"), LORA)
+    ids, mask = pad(PROMPTS, 0, "left")
+    expected = roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs
+    roles.use_checkpointing()
+    with roles.optimizing():
+        found = roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs
+    assert gap(found, expected) < 1e-5
+
+
+def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:
+    roles = roles_of(demo_model, supports_gradient_checkpointing=False)
+    with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
+        roles.use_checkpointing()
+
+
+def test_a_name_of_no_layer_is_refused_beside_one_that_is_right(demo_model: str) -> None:
+    lora = lora_config(4, 8, "q_proj,v_porj", "CAUSAL_LM")
+    with pytest.raises(InputError, match="no layer called v_porj .* q_proj, k_proj, v_proj"):
+        language_lora(load_base(demo_model, "fp32"), lora)

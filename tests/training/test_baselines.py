@@ -11,6 +11,7 @@ import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -580,9 +581,11 @@ def test_rloos_logprobs_do_not_depend_on_padding_where_positions_are_learned(
     tokenizer: Any, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    base = GPT2LMHeadModel(
-        GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=1024, n_positions=64)
-    ).requires_grad_(False)
+    base = (
+        GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=1024, n_positions=64))
+        .requires_grad_(False)
+        .eval()
+    )
     rule = sampling_rule(tokenizer, 4, 1.0)
     trainer, _, _ = rloo(tokenizer, base, tmp_path, rule)
     ids = torch.randint(2, 1000, (1, 9))
@@ -595,6 +598,52 @@ def test_rloos_logprobs_do_not_depend_on_padding_where_positions_are_learned(
         torch.cat([padding, torch.ones_like(ids)], 1), 4,
     )  # fmt: skip
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tf.MixtralConfig(**SMALL),
+        tf.GraniteMoeSharedConfig(**SMALL, shared_intermediate_size=32),  # no num_experts
+        tf.Llama4TextConfig(**SMALL, intermediate_size_mlp=32, moe_layers=[1]),  # nor base_model
+    ],
+)
+def test_rloo_balances_the_experts_of_a_mixture_as_trl_does(
+    tokenizer: Any, tmp_path: Path, config: Any
+) -> None:
+    torch.manual_seed(0)
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+    trainer.train()
+    (logged,) = [row["aux_loss"] for row in trainer.state.log_history if "aux_loss" in row]
+    assert logged > 0
+
+
+def test_a_model_that_could_not_be_loaded_as_a_policy_is_refused_before_it_is_trained(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    config = tf.MiniMaxConfig(**SMALL, layer_types=["linear_attention", "full_attention"])
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    with pytest.raises(InputError, match="MiniMaxForCausalLM: a first pass .* fails"):
+        rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+
+
+def test_rloo_does_not_read_padding_as_the_padding_token(tokenizer: Any, tmp_path: Path) -> None:
+    """Its embedding is zeros, of which Gemma 3n takes a root: the gradients were NaN."""
+    config = tf.LlamaConfig(**SMALL, pad_token_id=0)
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+    seen: list[torch.Tensor] = []
+    base.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ids = torch.tensor([[0, 0, 5, 6, 7, 8]])
+    trainer._get_per_token_logps_and_entropies(trainer.model, ids, (ids != 0).long(), 2)
+    assert seen and all((read != 0).all() for read in seen)
 
 
 def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
-from toolkit.models.families import LogitRule, logit_rule
+from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.generation import Step
 from toolkit.models.reading import Reading
 from toolkit.models.wrapped import filler, head_weights
@@ -138,19 +138,24 @@ class Actors(nn.Module):
         options = {"use_reentrant": False} | (options or {})
         self.checkpointing = True
         for model in self.language_models():
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-                elif isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = 0.0
+            check_recomputing(model, True)
+            for module in _recomputed(model):
+                for name, value in vars(module).items():
+                    if isinstance(value, float) and "drop" in name:  # read while it is training
+                        setattr(module, name, 0.0)
             model.activation_checkpointing_enable(options)
 
     @contextmanager
     def optimizing(self) -> Iterator[None]:
-        """Around passes with gradients: transformers checkpoints in training mode alone."""
+        """Around passes with gradients: transformers checkpoints in training mode alone.
+
+        The layers that are recomputed are put in that mode by themselves: below them are dropout,
+        and routers that draw experts at random, and the ratio of the first pass would not be 1.
+        """
         if self.checkpointing:
             for model in self.language_models():
-                model.train()
+                for module in _recomputed(model):
+                    module.training = True
         try:
             yield
         finally:  # in training mode sampling would go without its cache
@@ -278,6 +283,11 @@ class Actors(nn.Module):
     def set_logit_rule(self, role: str, rule: LogitRule) -> None:
         """Take another rule than the config's: what the model was seen to do (``self_checks``)."""
         self._logit_rules[self._model_of(role)] = rule
+
+
+def _recomputed(model: nn.Module) -> list[nn.Module]:
+    """The modules that transformers recomputes, and those that loop over them."""
+    return [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
 
 
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:

@@ -392,6 +392,11 @@ def add_saved_adapter(
     """
     base = base_of(model)
     config = LoraConfig.from_pretrained(str(folder))
+    if config.target_parameters and getattr(base, "is_loaded_in_4bit", False):
+        raise InputError(
+            f"{folder}: it has LoRA on experts, which are in 4 bits here (pass --precision bf16 or "
+            "fp32)"
+        )
     state = load_file(Path(folder) / "adapter_model.safetensors")
     written = read_object(Path(folder) / "adapter_config.json", "adapter")
     parts = Parts.of(state, written)

@@ -44,6 +44,13 @@ CACHES = ("past_key_values", "cache_params", "cache")
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 # Types whose sequence classifier has a head that is not called `score`.
 OTHER_CLASSIFIERS = ("ctrl", "modernbert-decoder")
+# Families that fail the checks at load, by what they do otherwise (transformers 5.23).
+REFUSED = {
+    "minimax": "keeps its cache in a form of its own",
+    "paligemma": "reads its prompt in both directions",
+    "recurrent_gemma": "does not keep padding out of its recurrent layers",
+    "xlstm": "keeps its cache in a form of its own",
+}
 # Families whose code reads a quantised weight as if it were none (transformers 5.23).
 NOT_IN_4BIT = {"mamba": "dt_proj"}
 
@@ -130,6 +137,11 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     reads_both_ways = kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation")
     if reads_both_ways and not getattr(config, "is_decoder", False):
         raise InputError(f"{before} reads in both directions (take a causal language model)")
+    if kind in REFUSED:
+        raise InputError(
+            f"{before} {REFUSED[kind]}: sampled log-probs would not be those of a whole pass, so "
+            "it is not supported (take another family)"
+        )
     auto: Any = AutoModelForCausalLM
     found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if found is None:
@@ -158,6 +170,16 @@ def check_precision(family: Family, precision: str, name: str) -> None:
         raise InputError(
             f"{name}: a {family.model_type} model reads the weight of {read} past bitsandbytes, so "
             "it cannot be held in 4 bits (pass --precision bf16 or fp32)", "precision",
+        )  # fmt: skip
+
+
+def check_recomputing(model: Any, wanted: bool | None) -> None:
+    """Raise InputError if activations are to be recomputed, and the family's code does not."""
+    if wanted and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"{type(model).__name__} cannot recompute its activations (leave out "
+            "gradient_checkpointing and activation_checkpointing; a smaller "
+            "--per_device_train_batch_size saves memory too)", "gradient_checkpointing",
         )  # fmt: skip
 
 

@@ -17,6 +17,10 @@ from toolkit.models.adapters import absolute_if_local
 from toolkit.models.loading import check_base, way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
+WAYS_OUT = {
+    "bf16": "try --dtype fp32",
+    "fp32": "LoRA on layers that share a weight cannot be merged, as in Zamba",
+}
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
 
 
@@ -82,7 +86,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(
                 f"{out}: merged, its log-probs differ by up to {difference:.3g}: it is not what "
-                "base and adapter were (try --dtype fp32); nothing was written"
+                f"base and adapter were ({WAYS_OUT[dtype]}); nothing was written"
             )
     return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
 

@@ -51,12 +51,22 @@ def language_lora(model: Any, lora: LoraConfig) -> LoraConfig:
 
 
 def _check_targets(model: Any, targets: Any) -> None:
-    """Raise InputError for a layer that was named, and whose LoRA would not be what it seems."""
+    """Raise InputError for a name of no layer, or of one whose LoRA would not be what it seems.
+
+    peft passes by a name that is wrong as long as another is right.
+    """
+    names = [name for name, _ in model.named_modules()]
+    for target in [targets] if isinstance(targets, str) else targets:
+        wanted = target if isinstance(targets, str) else [target]
+        if not any(_matches(name, wanted) for name in names):
+            raise InputError(
+                f"lora_target_modules: {type(model).__name__} has no layer called {target} (names "
+                f"are joined by commas; some that it has: {_some_layers(model)})",
+                "lora_target_modules",
+            )
     refused = dict.fromkeys(out_of_reach(model), "reads its weight past an adapter")
     if getattr(model, "is_loaded_in_4bit", False):
-        reason = (
-            "has experts in 4 bits, for which peft takes it, and which it leaves out in silence"
-        )
+        reason = "has experts in 4 bits, which peft leaves out in silence where this is named"
         refused |= dict.fromkeys(untrained_parts(model), reason)
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and not _is_plain(module):
@@ -66,6 +76,14 @@ def _check_targets(model: Any, targets: Any) -> None:
                 f"lora_target_modules: {path}: {type(model).__name__} {refused[path]} (leave it "
                 "out)", "lora_target_modules",
             )  # fmt: skip
+
+
+def _some_layers(model: Any) -> str:
+    """Last names of its linear layers, joined by commas."""
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    ]
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 def _is_plain(module: Any) -> bool:

@@ -21,10 +21,14 @@ from trl import RLOOTrainer, SFTTrainer
 
 from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
-from toolkit.models.actors import banned_of
+from toolkit.models.actors import POLICY, Actors, banned_of
+from toolkit.models.decoder import last_states
+from toolkit.models.families import check_recomputing, trunk_of
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
+from toolkit.models.wrapped import filler
 from toolkit.training.baseline_config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -59,10 +63,41 @@ def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
             held.is_loaded_in_4bit = True
 
 
+class _Alone(Actors):
+    """A language model without adapters, in the form that ``check_passes`` takes."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+        return last_states(trunk_of(self.model), last, **inputs)
+
+    def output_head(self, role: str) -> Any:
+        return self.model.get_output_embeddings()
+
+    def language_model(self, role: str) -> Any:
+        return self.model
+
+    def language_models(self) -> list[Any]:
+        return [self.model]
+
+
 def _start(
-    base: PreTrainedModel, lora: LoraConfig, policy_adapter: str | None
+    base: PreTrainedModel, config: Any, lora: LoraConfig, policy_adapter: str | None
 ) -> tuple[Any, LoraConfig | None]:
     """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
+    check_recomputing(base, config.activation_checkpointing)
+    held: Any = base
+    if held.base_model is held:  # where TRL's fused head looks for the trunk (Llama 4)
+        held.base_model_prefix = "model"
+    text: Any = base.config.get_text_config()
+    if not hasattr(text, "num_experts"):  # what TRL's fused head reads: Granite 4, Phi-MoE, Llama 4
+        text.num_experts = getattr(text, "num_local_experts", None)
+    if not text.num_experts and hasattr(text, "router_aux_loss_coef"):
+        text.router_aux_loss_coef = 0.0  # a Granite 4 without experts has nothing to balance
+    with torch.no_grad():  # before it is trained, for the sake of whoever loads the adapter
+        check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # what it does not ask for
     if policy_adapter is None:
         return base, language_lora(base, lora)
     return PeftModel.from_pretrained(base, policy_adapter, is_trainable=True), None
@@ -73,7 +108,7 @@ def sft_trainer(
     data: BaselineData, lora: LoraConfig, policy_adapter: str | None = None,
 ) -> SFTTrainer:  # fmt: skip
     """TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new one."""
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SFTTrainer(
             model, config, train_dataset=data.train, eval_dataset=data.held_out,
@@ -90,7 +125,7 @@ def preference_trainer(
     The reference of DPO and KTO is the base with the adapter off, or a frozen copy of
     ``policy_adapter``; ORPO and CPO have none.
     """
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     trainer_class = _takes_ids(method_classes(config.method)[1], config.method)
     sets, weight = (data.train, data.held_out), 1.0
     if config.method == "kto":
@@ -221,10 +256,16 @@ class SampledRLOOTrainer(RLOOTrainer):
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
-        batch_size: int | None = None, compute_entropy: bool = False, **images: Any,
-    ) -> tuple[Tensor, Tensor | None, None]:  # fmt: skip
-        """With position ids, which TRL leaves out: learned positions go wrong by the padding."""
-        logps, entropies = [], []
+        batch_size: int | None = None, compute_entropy: bool = False,
+        compute_aux_loss: bool = False, **images: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """With position ids, which TRL leaves out: learned positions go wrong by the padding.
+
+        Padding is not read as the padding token, whose gradient may be none (``filler``).
+        """
+        fill = filler(self.accelerator.unwrap_model(model).get_input_embeddings())
+        logps, entropies, balances = [], [], []
+        routers = {"output_router_logits": True} if compute_aux_loss else {}
         for ids, mask in zip(
             *(t.split(batch_size or len(input_ids)) for t in (input_ids, attention_mask)),
             strict=True,
@@ -233,12 +274,14 @@ class SampledRLOOTrainer(RLOOTrainer):
             labels[:, :-logits_to_keep] = -100
             with self.accelerator.autocast():
                 outputs = model(
-                    input_ids=ids, attention_mask=mask, position_ids=position_ids(mask),
-                    labels=labels, fused_lm_head=True,
+                    input_ids=ids.masked_fill(mask == 0, fill), attention_mask=mask,
+                    position_ids=position_ids(mask), labels=labels, fused_lm_head=True, **routers,
                 )  # fmt: skip
             logps.append(outputs.log_probs[:, -logits_to_keep:])
             entropies.append(outputs.entropy[:, -logits_to_keep:])
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+            balances.append(outputs.aux_loss)  # of experts; a family without them has none
+        balance = torch.stack(balances).mean() if compute_aux_loss else None
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
 
 
 def rloo_trainer(
@@ -247,7 +290,7 @@ def rloo_trainer(
     policy_adapter: str | None = None,
 ) -> SampledRLOOTrainer:  # fmt: skip
     """TRL's RLOOTrainer on these prompts and this reward."""
-    model, peft_config = _start(base, lora, policy_adapter)
+    model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SampledRLOOTrainer(
             reward.rule, model=model, args=config, reward_funcs=[reward],

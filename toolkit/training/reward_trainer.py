@@ -32,6 +32,7 @@ from toolkit.maths.normalization import gain_and_bias
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
+from toolkit.models.families import check_recomputing
 from toolkit.models.roles import Roles
 from toolkit.models.targets import language_lora
 from toolkit.training.reward_config import BestOfKConfig
@@ -70,6 +71,7 @@ class BestOfKTrainer(RewardTrainer):
         self.config = args
         collator = collator or ComparisonCollator(processing_class.pad_token_id)
         set_seed(args.seed)  # before peft draws the adapter's A
+        check_recomputing(model, args.activation_checkpointing)
         super().__init__(
             model=model,
             args=args,
