@@ -35,7 +35,7 @@ from toolkit.models.adapters import (
     count_beside_lora,
     lora_config,
 )
-from toolkit.models.families import HEADS
+from toolkit.models.families import LANGUAGE_HEADS
 from toolkit.models.loading import (
     check_base,
     check_context,
@@ -192,7 +192,7 @@ class LoraArguments:
     def check_for_trl(self, head: bool = True) -> None:
         """Raise InputError if TRL's trainers would refuse LoRA on the output head."""
         names = {name.strip().rpartition(".")[2] for name in self.lora_target_modules.split(",")}
-        if head and names & set(HEADS[:2]):
+        if head and names & set(LANGUAGE_HEADS):
             raise InputError(
                 "lora_target_modules: TRL's trainers refuse LoRA on the output head (leave it out; "
                 "ppo.py trains it)", "lora_target_modules",

@@ -20,6 +20,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.families import LogitRule, family_of, logit_rule
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.loading import load_base, load_tokenizer, way_to_load
+from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reload import load_plain, plain_scores
 from toolkit.models.roles import Roles
 from toolkit.models.self_checks import check_passes
@@ -245,9 +246,11 @@ def reward_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
     roles = Roles(load_base(name, precision), reward_adapter=folder)
     with torch.no_grad():
         left, right = (roles.scores(*pad(PROMPTS, 0, side)) for side in ("left", "right"))
+    beside = TextRewardModel(str(folder), precision)  # as the reward of a policy on another base
     return {
         "in training": gap(scores.detach(), plain), "padded left": gap(left, plain),
         "padded right": gap(right, plain), "without a gradient": len(missing),
+        "beside": gap(torch.tensor(beside.score_rows(PROMPTS)), plain),
     }  # fmt: skip
 
 
@@ -524,6 +527,36 @@ def test_recomputed_activations_are_those_of_sampling(model: Any, tmp_path: Path
     with roles.optimizing():
         found = roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs
     assert gap(found, expected) < 1e-5
+
+
+def gemma3n() -> Any:
+    return tf.Gemma3nForCausalLM(
+        tf.Gemma3nTextConfig(
+            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}), head_dim=16, laurel_rank=8,
+            vocab_size_per_layer_input=1024, hidden_size_per_layer_input=16, sliding_window=6,
+            num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2,
+            activation_sparsity_pattern=[0.0] * 4, altup_coef_clip=0.01,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "4bit"])
+def test_gemma_3n_learns_behind_padding_and_leaves_its_base_as_it_is(
+    precision: str, tmp_path: Path
+) -> None:
+    """It takes a root of the embedding's norm, which is 0 for the padding token, and clips."""
+    base = load_base(save(gemma3n().float().eval(), tmp_path), precision)
+    before = {name: p.detach().clone() for name, p in base.named_parameters()}
+    roles = Roles(base, LORA)
+    speak(roles)
+    roles.use_checkpointing()
+    ids, mask = pad(PROMPTS, 0, "left")
+    with roles.optimizing():
+        roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in roles.trainable())
+    held = {n.removeprefix("model.base_model.model.").replace(".base_layer", ""): p
+            for n, p in roles.named_parameters() if not p.requires_grad}  # fmt: skip
+    assert all(torch.equal(held[name], p) for name, p in before.items())
 
 
 def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:

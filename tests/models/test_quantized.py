@@ -302,3 +302,18 @@ def test_others_load_as_ever(demo_model: str) -> None:
     config = AutoConfig.from_pretrained(demo_model)
     assert check_quantized(config, "4bit") is None
     assert check_quantized(config.to_dict(), "4bit") is None
+
+
+def test_fp8_of_a_model_with_several_parts_is_judged_by_its_own_class() -> None:
+    """AutoModelForCausalLM does not know Qwen3-VL, whose checkpoints come in FP8 too."""
+    text = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 128,
+            "vocab_size": 64}  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 128, "intermediate_size": 128, "num_heads": 1,
+              "out_hidden_size": 128, "deepstack_visual_indexes": [0]}  # fmt: skip
+    fp8 = {"quant_method": "fp8", "modules_to_not_convert": ["visual"]}
+    config = AutoConfig.for_model(
+        "qwen3_vl", text_config=text, vision_config=vision, quantization_config=fp8
+    )
+    held = check_quantized(config, "bf16")
+    assert held is not None and held.note == "the checkpoint is in FP8: dequantised to bf16"

@@ -39,7 +39,7 @@ def chat(message):
 # Experts, which are no linear layers, and which transformers leaves as they are.
 EXPERTS = """\
 for module in list(model.modules()):  # experts in 4 bits, as in training
-    if "Experts" in type(module).__name__:
+    if "Experts" in type(module).__name__ or hasattr(module, "is_transposed"):
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.dim() >= 3:
                 weight.requires_grad_(False)

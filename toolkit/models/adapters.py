@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
-from toolkit.models.families import HEADS
+from toolkit.models.families import LANGUAGE_HEADS
 from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
@@ -306,7 +306,7 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
                 f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for "
                 f"the reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
             )
-    if head and any(f".{name}." in key for key in parts.lora for name in HEADS[:2]):
+    if head and any(f".{name}." in key for key in parts.lora for name in LANGUAGE_HEADS):
         raise InputError(
             f"{what}: {folder}: it has LoRA on the output head, which TRL's trainers refuse "
             f"({MERGE.format(folder=folder)}; or use ppo.py, which trains it)"

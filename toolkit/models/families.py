@@ -37,7 +37,8 @@ DIVISORS = ("logits_scaling",)
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
 # Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
-HEADS = ("lm_head", "embed_out", "score")
+LANGUAGE_HEADS, SCORE_HEAD = ("lm_head", "embed_out"), "score"
+HEADS = (*LANGUAGE_HEADS, SCORE_HEAD)
 # What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
 CACHES = ("past_key_values", "cache_params", "cache")
 # What a family's code may end in that was not made for a cache, a mask or positions from outside.

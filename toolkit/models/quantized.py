@@ -22,7 +22,6 @@ import bitsandbytes as bnb
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     FineGrainedFP8Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,12 +30,10 @@ from transformers.integrations.finegrained_fp8 import FP8Experts, FP8Linear
 from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
 
 from toolkit.errors import InputError
+from toolkit.models.families import HEADS, LANGUAGE_HEADS, SCORE_HEAD, empty_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FOUR_BIT_TYPES = ("nf4", "fp4")
-# Names of output heads in transformers' families.
-LANGUAGE_HEADS = ("lm_head", "embed_out")
-SCORE_HEAD = "score"
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,8 @@ def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -
         kind = _check_bitsandbytes(name, config, found, precision)
         if found.get("llm_int8_skip_modules") is not None:
             # A new score head beside a language model's blocks would be made in 4 bits too.
-            heads = (*LANGUAGE_HEADS, SCORE_HEAD)
             listed = found["llm_int8_skip_modules"]
-            settings = {**found, "llm_int8_skip_modules": [*listed, *heads]}
+            settings = {**found, "llm_int8_skip_modules": [*listed, *HEADS]}
     elif method in ("fp8", "mxfp8", "mxfp4"):
         kind = method.upper()
         if precision == "4bit":
@@ -220,8 +216,7 @@ def _check_fp8(name: str, config: PreTrainedConfig, settings: dict[str, Any]) ->
     plain = copy.deepcopy(config)
     vars(plain).pop("quantization_config", None)
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(plain)
+        model = empty_model(plain)
     except ValueError:
         _refuse(name, f"FP8, and the shapes of {config.model_type} are not known")
     FineGrainedFP8HfQuantizer(quantization, pre_quantized=True).preprocess_model(model)
