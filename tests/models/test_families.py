@@ -435,6 +435,17 @@ def test_a_cache_that_is_swallowed_is_seen(demo_model: str) -> None:
         check_passes(roles, "policy")
 
 
+def test_sampling_past_the_adapter_is_seen_before_the_adapter_says_anything(
+    demo_model: str,
+) -> None:
+    """A new adapter changes nothing, so the checks give it something to say."""
+    roles = roles_of(demo_model)
+    honest = roles.step
+    roles.step = lambda role: honest("reference")
+    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
+        check_passes(roles, "policy")
+
+
 def test_a_family_whose_code_fails_under_a_cache_is_refused_in_a_line(demo_model: str) -> None:
     roles = roles_of(demo_model)
 
@@ -541,22 +552,25 @@ def gemma3n() -> Any:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])
-def test_gemma_3n_learns_behind_padding_and_leaves_its_base_as_it_is(
-    precision: str, tmp_path: Path
-) -> None:
-    """It takes a root of the embedding's norm, which is 0 for the padding token, and clips."""
-    base = load_base(save(gemma3n().float().eval(), tmp_path), precision)
-    before = {name: p.detach().clone() for name, p in base.named_parameters()}
-    roles = Roles(base, LORA)
+def test_gemma_3n_learns_behind_padding(precision: str, tmp_path: Path) -> None:
+    """It takes a root of the embedding's norm, which is 0 for the padding token."""
+    roles = Roles(load_base(save(gemma3n().float().eval(), tmp_path), precision), LORA)
     speak(roles)
     roles.use_checkpointing()
     ids, mask = pad(PROMPTS, 0, "left")
     with roles.optimizing():
         roles.policy_outputs(ids, mask, ids[:, -3:], 1.0).logprobs.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for _, p in roles.trainable())
-    held = {n.removeprefix("model.base_model.model.").replace(".base_layer", ""): p
-            for n, p in roles.named_parameters() if not p.requires_grad}  # fmt: skip
-    assert all(torch.equal(held[name], p) for name, p in before.items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "4bit"])
+def test_training_mode_does_not_clip_a_frozen_base(precision: str, tmp_path: Path) -> None:
+    """Gemma 3n clips weights of its own while it trains, as a reward model does."""
+    model = load_base(save(gemma3n().float().eval(), tmp_path), precision, score_head=True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ids, mask = pad(PROMPTS, 0)
+    model.train()(input_ids=ids, attention_mask=mask.long())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:

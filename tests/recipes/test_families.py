@@ -7,15 +7,19 @@ loads it.
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import GraniteConfig, GraniteForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tests.recipes.test_chat import make_base
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,30 @@ def test_the_cards_lines_give_trainings_numbers(
     assert "Granite: its logits are multiplied by 0.25." in card
     assert ("model.score = torch.nn.Linear(" in card) == (adapter == "reward/adapter")
     assert "apply_chat_template" in card
+
+
+def test_a_policy_on_experts_in_4_bits_is_loaded_by_its_cards_lines(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By bitsandbytes' own parametrisation, which transformers does not put on by itself."""
+    shutil.copytree(demo_model, tmp_path / "base")
+    torch.manual_seed(0)
+    MixtralForCausalLM(MixtralConfig(
+        vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        max_position_embeddings=128, initializer_range=0.1, bos_token_id=None,
+    )).save_pretrained(tmp_path / "base")  # fmt: skip
+    roles = Roles(
+        load_base(str(tmp_path / "base"), "4bit"), lora_config(4, 8, "all-linear", "CAUSAL_LM")
+    )
+    for name, parameter in roles.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    roles.save(tmp_path, precision="4bit")
+    call(recipe("publish").main, [
+        "--adapter", str(tmp_path / "policy"), "--repo_id", "me/it", "--base_model_id", "me/base",
+        "--license", "apache-2.0", "--output_dir", str(tmp_path / "staged"), "--dry_run",
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "gate: loaded in a clean process by the card's lines" in said, said
+    assert "replace_parameter_4bit" in (tmp_path / "staged" / "me--it" / "README.md").read_text()
