@@ -121,9 +121,9 @@ def main() -> None:
     torch.set_num_threads(1)
     versions = f"transformers {transformers.__version__}, peft {peft.__version__}, on a CPU"
     made = (
-        f"Measured with {versions}.\n\n{table(family_tests())}\n\nBy their configs alone, these "
-        "are the types of models that transformers knows. What is below each was not run as such: "
-        f"it is checked when a model is loaded.\n\n{types()}\n"
+        f"Measured with {versions}.\n\n{table(family_tests())}\n\nBy their configs alone, the "
+        "types of models that transformers knows divide as follows. Most of them were not run one "
+        f"by one; each model is checked when it is loaded.\n\n{types()}\n"
     )
     if not write:
         print(made)
