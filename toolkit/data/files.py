@@ -122,13 +122,14 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
             nothing can be written there, or the disk is full.
     """
     path = Path(path)
-    if field == "output" and path.is_dir():
+    is_file, is_folder = os.path.isfile(path), os.path.isdir(path)  # no error for a name too long
+    if field == "output" and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
     for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
+        if os.path.exists(parent) and not os.path.isdir(parent):
             raise InputError(f"{field}: {path}: {parent} is a file, not a folder", field)
 
-    is_folder = field != "output" and not path.is_file()
+    is_folder = field != "output" and not is_file
     if is_folder:
         lock_folder(path, field)
     else:
@@ -136,7 +137,7 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
     taken = any(not is_lock(p) for p in path.iterdir()) if is_folder else path.exists()
     if taken and not overwrite:
         raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
-    if field != "output" and path.is_file():
+    if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
     _try_to_write(path, field, beside=whole or not is_folder)
     return path
