@@ -131,16 +131,31 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
 
     is_folder = field != "output" and not is_file
     if is_folder:
-        lock_folder(path, field)
+        hold_folder(path, field, whole)
     else:
         lock_file(path, field)
+        _try_to_write(path, field, beside=True)
     taken = any(not is_lock(p) for p in path.iterdir()) if is_folder else path.exists()
     if taken and not overwrite:
         raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
     if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
-    _try_to_write(path, field, beside=whole or not is_folder)
     return path
+
+
+def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
+    """Lock a folder until the recipe ends, whatever is in it, and see that it can be written to.
+
+    Args:
+        path: of the folder, which is made.
+        field: the argument's name.
+        whole: it will be replaced as a whole.
+
+    Raises:
+        InputError: another run writes there, nothing can be written there, or the disk is full.
+    """
+    lock_folder(path, field)
+    _try_to_write(Path(path), field, beside=whole)
 
 
 ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare

@@ -26,8 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.data.files import claim_output, read_jsonl, read_object, write_json, write_jsonl
-from toolkit.data.locks import lock_folder
+from toolkit.data.files import (
+    claim_output,
+    hold_folder,
+    read_jsonl,
+    read_object,
+    write_json,
+    write_jsonl,
+)
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.store import Store
@@ -198,7 +204,7 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
     settings = json.loads(json.dumps(own | settings))
-    lock_folder(out, "output_dir")
+    hold_folder(out, "output_dir")
     if not (out / "online.json").is_file():
         claim_output(out, False, "output_dir")
         write_json(out / "online.json", settings)

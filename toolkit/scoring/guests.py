@@ -121,8 +121,9 @@ def as_guest(name: str, field: str | None = None) -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     """An exception in one line: where, what, and no secrets."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [f for f in frames if not f.filename.startswith("<frozen ")][-1]  # not of exit()
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit):
         what = f"it called sys.exit({error.code!r}) (raise an error to stop)"
     return scrub(f"{place.filename}:{place.lineno}: {what}")
