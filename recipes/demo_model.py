@@ -7,6 +7,8 @@ tokenizer and a small Llama on them, and cuts prompts (the opening sentences) fr
 model never saw. You should see the held-out perplexity fall to about 2.2, in eleven minutes.
 """
 
+from toolkit.cli import run
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,6 @@ from transformers import (
     set_seed,
 )
 
-from toolkit.cli import run
 from toolkit.data.demo_text import reviews
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
 from toolkit.errors import check_range, check_seed

@@ -14,10 +14,11 @@ judge on the labelling page: --judges people=people:outputs/matches.sqlite, then
 then again with --samples.
 """
 
+from toolkit.cli import run, write_run
+
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output, write_json, write_jsonl
 from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest

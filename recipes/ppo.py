@@ -9,6 +9,8 @@ rise, the KL climb to its target and stay there, and samples on the way; log.jso
 each update, timings.jsonl the seconds, and adapters/policy loads with plain peft.
 """
 
+from toolkit.cli import run, write_run
+
 from functools import partial
 
 import torch
@@ -20,7 +22,6 @@ from toolkit.arguments import (
     RewardArguments,
     memory_planner,
 )
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter

@@ -12,6 +12,8 @@ see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of hel
 policy tells right, above a half.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from typing import Any
 
@@ -21,7 +23,6 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig

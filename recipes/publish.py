@@ -12,11 +12,12 @@ same command without --dry_run sends these bytes in one commit, verifies them, a
 address; cut off, it goes on when run again. The token is HF_TOKEN or that of `hf auth login`.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from toolkit.cli import run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.hub.base import check_repo_id, find_base

@@ -10,12 +10,13 @@ beside it lie held_out.jsonl and run.json, from which reward_report.py makes its
 see the loss fall from ln K and a held-out accuracy, with its interval, above chance.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
-from toolkit.cli import run, write_run
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
 from toolkit.data.text import token_id
 from toolkit.errors import check_range

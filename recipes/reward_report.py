@@ -9,6 +9,8 @@ confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether 
 look at, with the same figures as JSON beside it.
 """
 
+from toolkit.cli import bind, call, read_run, recipe, run, write_config
+
 import contextlib
 import io
 import tempfile
@@ -16,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import bind, call, read_run, recipe, run, write_config
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError

@@ -22,6 +22,7 @@ from transformers import DataCollatorWithPadding, set_seed
 from toolkit.data.files import atomic_directory, clear_leftovers, write_json, write_jsonl
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
+from toolkit.endings import SIGNALS, Stopped, call_out
 from toolkit.errors import InputError
 from toolkit.maths.masking import masked_mean
 from toolkit.maths.sequences import is_any
@@ -466,18 +467,20 @@ class Run:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT are noted, and obeyed after the update; a second one at once."""
+        """A signal is noted, and obeyed after the update; a second one at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def note(signum: int, frame: Any) -> None:
             if self._signal:
-                raise KeyboardInterrupt
+                raise Stopped(signum)
             self._signal = signum
-            self.trainer.journal.say("finishing this update, then saving (once more to stop now)")
+            if self.trainer.ranks.is_main:
+                call_out("\nfinishing this update, then saving (once more to stop now)")
 
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # nohup's
+        before = {s: signal.signal(s, note) for s in heeded}
         try:
             yield
         finally:
