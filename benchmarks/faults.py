@@ -1,11 +1,12 @@
-"""What was tried to break it: faults by the hundred, and what happened. The table in docs/faults.md.
+"""What was tried to break it: faults by the hundred, and what happened; see docs/faults.md.
 
     python benchmarks/faults.py                      all of it (about half an hour on two cores)
     python benchmarks/faults.py --only kills page    some kinds, by a part of their name
     python benchmarks/faults.py --write              puts the table into docs/faults.md
 
-Each fault is tried in an empty folder. It counts as wrong if anything was lost or half-written, if a
-wrong result was given without a word, or if what was said is not one line. Exit code 1 if any was.
+Each fault is tried in an empty folder. It counts as wrong if anything was lost or half-written, if
+a wrong result was given without a word, or if what was said is not one line. Exit code 1 if any
+was.
 """
 
 import argparse

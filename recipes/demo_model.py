@@ -62,7 +62,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def main(args: DemoModelArguments) -> None:
-    claim_output(args.output_dir, args.overwrite, "output_dir")
+    claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     set_seed(args.seed)
     train = list(reviews(args.reviews, args.seed))
     held_out = list(reviews(6_000, args.seed + 1))

@@ -40,7 +40,7 @@ class MergeArguments:
 
 
 def main(args: MergeArguments) -> None:
-    out = claim_output(args.output_dir, args.overwrite, "output_dir")
+    out = claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     print(merge_adapter(str(args.adapter), args.model_name_or_path, out, args.dtype))
     print(f"merged model: {out} (pass it as --model_name_or_path)")
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from toolkit.data.files import claim_output
+from toolkit.data.locks import lock_file
 from toolkit.errors import InputError
 from toolkit.hub.base import check_repo_id, find_base
 from toolkit.hub.card import render
@@ -81,12 +82,14 @@ class PublishArguments:
 def main(args: PublishArguments) -> int:
     # What there is, checked before a model is loaded.
     repo_id = check_repo_id(args.repo_id, "repo_id")
+    folder = Path(args.output_dir) / repo_id.replace("/", "--")
+    lock_file(folder, "output_dir")  # beside it, since staging replaces it as a whole
     source = read_source(args.adapter, args.precision)
     results = read_results(args.evaluation, source.folder, args.contender)
     template = read_template(source, args.chat_template)
     if args.merged_output is not None:
         check_merge(source, args.merged_dtype, args.merge_into_full_precision)
-        claim_output(args.merged_output, False, "merged_output")
+        claim_output(args.merged_output, False, "merged_output", whole=True)
     if not args.dry_run:
         require_token()
 
@@ -97,7 +100,6 @@ def main(args: PublishArguments) -> int:
         args.base_revision or source.revision, source.facts.get("base_fingerprint"), args.license,
     )  # fmt: skip
     card = render(source, base, repo_id, results, args.data, args.labels)
-    folder = Path(args.output_dir) / repo_id.replace("/", "--")
     staged = stage(source, base, card, template, folder)
     print(describe(staged, repo_id, private=not args.public))
     problems = base.problems + pass_gate(source, base, repo_id, card, folder)

@@ -32,6 +32,7 @@ from trl import TrlParser
 
 from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
+from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
@@ -126,8 +127,12 @@ def recipe(name: str) -> types.ModuleType:
 
 
 def call(main: Callable[..., Any], argv: list[str]) -> Any:
-    """``main``'s result for these words of a command line: a recipe as a function."""
-    return main(*bind(main, argv))
+    """``main``'s result for these words of a command line: a recipe as a function.
+
+    What it locked of its outputs is let go of when it ends.
+    """
+    with letting_go():
+        return main(*bind(main, argv))
 
 
 def bind(main: Callable[..., Any], argv: list[str]) -> tuple[Any, ...]:

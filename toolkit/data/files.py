@@ -1,5 +1,6 @@
 """Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
 
+import errno
 import gzip
 import json
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 
 
@@ -102,24 +104,74 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
     return value
 
 
-def claim_output(path: str | Path, overwrite: bool, field: str) -> Path:
-    """The path, if nothing would be lost by writing there; its parent folder is made.
+def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = False) -> Path:
+    """The path, if nothing would be lost by writing there, and if something can be written there.
+
+    It is locked until the recipe ends, so that no other run writes there too. A folder is made, and
+    goes again if nothing is written to it; of a file, the folder that it is to lie in.
+
+    Args:
+        path: a file if ``field`` is "output", a folder otherwise.
+        overwrite: replace what is there.
+        field: the argument's name.
+        whole: the folder will be replaced as a whole, by ``atomic_directory``.
 
     Raises:
-        InputError: a file or a folder with something in it is there and ``overwrite`` is off, or a
-            folder stands where a file is to be (or the other way round).
+        InputError: a file or a folder with something in it is there and ``overwrite`` is off; a
+            folder stands where a file is to be (or the other way round); another run writes there;
+            nothing can be written there, or the disk is full.
     """
     path = Path(path)
     if field == "output" and path.is_dir():
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not overwrite:
-        raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise InputError(f"{field}: {path}: {parent} is a file, not a folder", field)
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+    is_folder = field != "output" and not path.is_file()
+    if is_folder:
+        lock_folder(path, field)
+    else:
+        lock_file(path, field)
+    taken = any(not is_lock(p) for p in path.iterdir()) if is_folder else path.exists()
+    if taken and not overwrite:
+        raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
+    if field != "output" and path.is_file():
+        raise InputError(f"{field}: {path} is a file, but must be a folder", field)
+    _try_to_write(path, field, beside=whole or not is_folder)
     return path
+
+
+ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare
+
+
+def _try_to_write(path: Path, field: str, beside: bool) -> None:
+    """Raise InputError unless a file of some size can be written where the work will end.
+
+    Args:
+        path: of the output.
+        field: the argument's name.
+        beside: it will be written beside its place and then be renamed (``atomic_file``), as
+            against into the folder ``path``.
+    """
+    if beside and path.is_dir() and os.path.ismount(path):
+        raise InputError(
+            f"{field}: {path} is a mount point, which cannot be replaced (name a folder in it)",
+            field,
+        )
+    folder, name = (path.parent, f".{path.name}.") if beside else (path, ".try.")
+    try:
+        handle, aside = tempfile.mkstemp(prefix=name, suffix=".old" if beside else "", dir=folder)
+        try:
+            os.posix_fallocate(handle, 0, ROOM)
+        finally:
+            os.close(handle)
+            Path(aside).unlink()
+    except OSError as error:
+        cure = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another"
+        raise InputError(
+            f"{field}: {path} cannot be written: {error.strerror} ({cure})", field
+        ) from None
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.data.files import claim_output, read_jsonl, read_object, write_json, write_jsonl
+from toolkit.data.locks import lock_folder
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import load_function
@@ -193,11 +194,12 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     """The loop's folder: new, or that of a loop under the same settings.
 
     Raises:
-        InputError: something else is there, or a loop under other settings.
+        InputError: something else is there, a loop under other settings, or one that is running.
     """
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
     settings = json.loads(json.dumps(own | settings))
+    lock_folder(out, "output_dir")
     if not (out / "online.json").is_file():
         claim_output(out, False, "output_dir")
         write_json(out / "online.json", settings)

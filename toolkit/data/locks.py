@@ -1,0 +1,190 @@
+"""One run per output: whoever writes a folder or a file holds its lock until the recipe ends.
+
+    outputs/ppo/.lock             of the folder outputs/ppo
+    outputs/.lock-picks.jsonl     of the file outputs/picks.jsonl
+
+The operating system holds the lock (flock, by filelock) and lets go of it when the process is gone,
+however that ended. The file says who holds it: host, process and start. It is deleted at an orderly
+end, so one that is there and not locked was left by a run that was killed.
+"""
+
+import atexit
+import datetime
+import json
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from toolkit.errors import InputError
+
+LOCK = ".lock"
+
+
+@dataclass
+class _Held:
+    """A lock of this process.
+
+    Attributes:
+        lock: filelock's.
+        made: folders that were made for it, which go again if nothing was written there.
+        pid: of the process that took it; a fork of it lets go of nothing.
+        record: what it wrote into the file.
+    """
+
+    lock: BaseFileLock
+    made: list[Path]
+    pid: int = field(default_factory=os.getpid)
+    record: str = ""
+
+
+_held: dict[Path, _Held] = {}
+_scopes: list[list[Path]] = []
+
+
+@contextmanager
+def letting_go() -> Iterator[None]:
+    """What is locked inside is let go of at the end; without this, when the process ends."""
+    _scopes.append([])
+    try:
+        yield
+    finally:
+        for marker in reversed(_scopes.pop()):
+            _release(marker)
+
+
+def lock_folder(path: str | Path, field: str) -> None:
+    """Hold this folder until the recipe ends; it is made if it is not there.
+
+    Raises:
+        InputError: another run holds it, or nothing can be written there.
+    """
+    _lock(Path(path) / LOCK, Path(path), field)
+
+
+def lock_file(path: str | Path, field: str) -> None:
+    """Hold this file until the recipe ends; it need not be there, its folder is made.
+
+    Raises:
+        InputError: another run holds it, or nothing can be written there.
+    """
+    path = Path(path)
+    _lock(path.with_name(f"{LOCK}-{path.name}"), path, field)
+
+
+def is_lock(path: Path) -> bool:
+    """Whether this file is a folder's lock."""
+    return path.name == LOCK
+
+
+def _lock(marker: Path, shown: Path, field: str) -> None:
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # of several processes that train together, the first holds it for all
+    marker = Path(os.path.abspath(marker.parent.resolve() / marker.name))
+    if marker in _held and _held[marker].pid == os.getpid():
+        return
+
+    made = [folder for folder in marker.parents if not folder.exists()]
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(marker)
+        if lock is not None:
+            _held[marker] = _Held(lock, made)
+            if _scopes:
+                _scopes[-1].append(marker)
+            _sign(marker, shown, _held[marker])
+    except OSError as error:
+        if marker in _held:  # it was taken, and then could not be signed
+            _forget(marker)
+        else:
+            _remove_empty(made)
+        raise InputError(
+            f"{field}: {shown} cannot be written: {error.strerror} (name another)", field
+        ) from None
+    if lock is None:
+        raise InputError(
+            f"{field}: {shown} is being written by another run, {_holder(marker)} (wait until it "
+            "has ended, stop it, or name another)", field,
+        )  # fmt: skip
+
+
+def _acquire(marker: Path) -> BaseFileLock | None:
+    """The lock, or None if another process has it."""
+    lock = FileLock(marker, timeout=0, thread_local=False)
+    with warnings.catch_warnings():
+        # Without flock, filelock goes by the file's being there, and by the process that it names.
+        warnings.filterwarnings("ignore", message="flock not supported")
+        for _ in range(3):  # its holder may delete the file between two looks of ours
+            try:
+                lock.acquire()
+                return lock
+            except Timeout:
+                if marker.exists():
+                    return None
+    return None
+
+
+def _sign(marker: Path, shown: Path, held: _Held) -> None:
+    """Say in the file who holds it; tell the user if a run that was killed held it before."""
+    if isinstance(held.lock, SoftFileLock):  # it has written its own
+        return
+    if marker.stat().st_size:
+        print(
+            f"note: {shown} was being written by {_holder(marker)}, which ended before it was done;"
+            " this run takes over",
+            file=sys.stderr,
+        )
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    record = {"host": socket.gethostname(), "pid": os.getpid(), "start": now}
+    held.record = json.dumps(record) + "\n"
+    marker.write_text(held.record, encoding="utf-8")
+
+
+def _holder(marker: Path) -> str:
+    """Who holds or held a lock, in words."""
+    try:
+        record: Any = json.loads(marker.read_text(encoding="utf-8"))
+        return f"process {record['pid']:d} on {record['host']}, begun {record['start']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "of which nothing more is known"
+
+
+def _release(marker: Path) -> None:
+    """Let go of a lock, unless a fork asks for it."""
+    if marker in _held and _held[marker].pid == os.getpid():
+        _forget(marker)
+
+
+def _forget(marker: Path) -> None:
+    """Delete the file, let go of the lock, and remove the folders made for it that are empty."""
+    held = _held.pop(marker)
+    with suppress(OSError):
+        # Deleted while it is held, so that nobody can take a file that is about to go; and only if
+        # it is ours still: the folder may have been replaced as a whole.
+        if not isinstance(held.lock, SoftFileLock) and marker.read_text("utf-8") == held.record:
+            marker.unlink()
+    with suppress(OSError):
+        held.lock.release()
+    _remove_empty(held.made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the deepest first, as long as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+@atexit.register
+def _release_all() -> None:
+    for marker in list(_held):
+        _release(marker)
