@@ -47,7 +47,7 @@ def main(
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     data = prepare_completions(
         data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
-        out.parent,
+        out,
     )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from toolkit.data.files import claim_output
+from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.errors import InputError
 from toolkit.hub.base import check_repo_id, find_base
@@ -84,6 +85,7 @@ def main(args: PublishArguments) -> int:
     repo_id = check_repo_id(args.repo_id, "repo_id")
     folder = Path(args.output_dir) / repo_id.replace("/", "--")
     lock_file(folder, "output_dir")  # beside it, since staging replaces it as a whole
+    clear_leftovers(folder.parent, folder.name)
     source = read_source(args.adapter, args.precision)
     results = read_results(args.evaluation, source.folder, args.contender)
     template = read_template(source, args.chat_template)

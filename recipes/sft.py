@@ -53,11 +53,11 @@ def main(
     encoder = data_args.encoder(tokenizer, longest)
     if args.text is not None:
         data = prepare_text(
-            args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent
+            args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out
         )
     else:
         data = prepare_completions(
-            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out.parent,
+            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out,
         )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.data.files import claim_output, read_jsonl, read_object, write_json, write_jsonl
+from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_folder
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
@@ -200,6 +201,7 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
     settings = json.loads(json.dumps(own | settings))
     lock_folder(out, "output_dir")
+    clear_leftovers(out)
     if not (out / "online.json").is_file():
         claim_output(out, False, "output_dir")
         write_json(out / "online.json", settings)
@@ -512,8 +514,7 @@ class Loop:
         folder = self.folder(number)
         if (folder / "reward" / "run.json").is_file():
             return
-        for left in (folder / "reward", *folder.glob(".tokens-*")):  # of one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(folder / "reward", ignore_errors=True)  # of one that was killed
         self.say(number, "train the reward model")
         self.stage("reward", ["--comparisons", str(folder / "comparisons.jsonl"),
                               "--output_dir", str(folder / "reward")])  # fmt: skip

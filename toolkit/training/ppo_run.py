@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, set_seed
 
-from toolkit.data.files import atomic_directory, clear_leftovers, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.leftovers import clear_leftovers, part_folder
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.endings import SIGNALS, Stopped, call_out
@@ -526,7 +526,7 @@ class Run:
                 self._save(aside, **facts)
         elif t.ranks.is_main:  # the folder holds the run's own files too: file by file
             target.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".model.", dir=target))
+            aside = part_folder(target / "model")
             try:
                 t.model.save(aside)
                 t.processing_class.save_pretrained(aside)
