@@ -26,7 +26,7 @@ from toolkit.data.text import answers
 from toolkit.errors import check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
-from toolkit.training.rewards import call_reward_function
+from toolkit.scoring.functions import call_reward_function
 
 
 @dataclass

@@ -22,6 +22,7 @@ import torch
 from transformers import set_seed
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
+from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
@@ -52,6 +53,8 @@ def main(
     prompts = read_prompt_rows(path)[: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
     out = claim(args, settings | {"scorer": changed(scorer, judge)})
+    where = args.store or out / "labels.sqlite"
+    lock_file(where, "store")  # one loop a store, whatever their folders
 
     def stage(name: str, more: list[str]) -> Any:
         set_seed(args.seed)  # whichever stages this process has run before
@@ -61,7 +64,7 @@ def main(
         return result
 
     # The rounds.
-    with Store(args.store or out / "labels.sqlite", Settings(overlap=args.overlap)) as store:
+    with Store(where, Settings(overlap=args.overlap)) as store:
         loop = Loop(args, plan, stage, store, labeller, prompts, sample_args.completions, {
             "model": model_args.model_name_or_path, "temperature": sampling.temperature,
         })  # fmt: skip

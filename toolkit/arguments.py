@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
 from toolkit.labeling.quality import quality
-from toolkit.labeling.scripted import Lexicon, load_function
+from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.server import (
     Pages,
     PageSettings,
@@ -49,8 +48,8 @@ from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import Reading, reading_of, said
 from toolkit.models.reload import verify_reload
+from toolkit.scoring.functions import RewardFunction, load_function
 from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rewards import RewardFunction, call_reward_function
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trust import check_trust
 
@@ -403,9 +402,7 @@ def load_picker(
         raise InputError("judge_url and a scorer given: one labeller at a time", "judge_url")
     if judge is not None:
         return judge.model, JudgePicker(judge)
-    function = partial(call_reward_function, scorer_args.function())
-    name = scorer_args.reward_function or "lexicon"
-    return name, ScorePicker(function, takes_columns=True)
+    return scorer_args.reward_function or "lexicon", ScorePicker(scorer_args.function())
 
 
 @dataclass

@@ -34,6 +34,7 @@ from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
+from toolkit.scoring.guests import new_guests
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
@@ -129,9 +130,10 @@ def recipe(name: str) -> types.ModuleType:
 def call(main: Callable[..., Any], argv: list[str]) -> Any:
     """``main``'s result for these words of a command line: a recipe as a function.
 
-    What it locked of its outputs is let go of when it ends.
+    What it locked of its outputs is let go of when it ends, and users' functions draw from random
+    states of this call's own.
     """
-    with letting_go():
+    with letting_go(), new_guests():
         return main(*bind(main, argv))
 
 

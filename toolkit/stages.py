@@ -12,9 +12,7 @@ import torch
 from transformers import set_seed
 
 from toolkit.cli import bind, call, changed
-from toolkit.data.files import read_object, write_json
-from toolkit.data.leftovers import clear_leftovers
-from toolkit.data.locks import lock_folder
+from toolkit.data.files import hold_folder, read_object, write_json
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
 
@@ -64,8 +62,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
         InputError: a mistake in a stage's words; a stage was made with other settings; another run
             is at work in the folder, or nothing can be written there.
     """
-    lock_folder(folder, "output_dir")
-    clear_leftovers(folder)
+    hold_folder(folder, "output_dir")
     told = {stage.name: stage.settings() for stage in stages}
     path = folder / RECORD
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}

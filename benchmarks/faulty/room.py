@@ -14,9 +14,11 @@ import hashlib
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,11 +120,17 @@ class Room:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
-    def start(self, recipe: str, *words: object, **environment: str) -> Process:
-        """Begin a recipe on a CPU in a process of its own; ``wait`` ends it."""
-        here = self.folder
+    def start(
+        self, recipe: str, *words: object, first: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> Process:  # fmt: skip
+        """Begin a recipe on a CPU in a process of its own; ``wait`` ends it.
+
+        ``first``, a function of a module, is called in that process before the recipe is.
+        """
+        told = [str(word) for word in words]
         process = _context.Process(
-            target=_work, args=(recipe, [str(word) for word in words], str(here), environment)
+            target=_work, args=(recipe, told, str(self.folder), environment, first)
         )
         process.before = self.files()
         process.start()
@@ -135,8 +143,8 @@ class Room:
             process.kill()
             process.join()
             raise Wrong(f"it hung for {seconds} s")
-        out, err = ((self.folder / n).read_text("utf-8", "replace") for n in ("stdout", "stderr"))
-        return Ended(self, process.exitcode, out, _without_bars(err), process.before)
+        out, err = (_text((self.folder / name).read_bytes()) for name in ("stdout", "stderr"))
+        return Ended(self, process.exitcode, out, err, process.before)
 
     def recipe(self, name: str, *words: object, seconds: float = 300, **environment: str) -> Ended:
         """Run a recipe to its end."""
@@ -157,9 +165,9 @@ class Room:
         before = self.files()
         done = subprocess.run(
             [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])], cwd=self.folder,
-            capture_output=True, text=True, timeout=seconds, check=False, **options,
+            capture_output=True, timeout=seconds, check=False, **options,
         )  # fmt: skip
-        return Ended(self, done.returncode, done.stdout, _without_bars(done.stderr), before)
+        return Ended(self, done.returncode, _text(done.stdout), _text(done.stderr), before)
 
     def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for something to happen, or raise Wrong."""
@@ -170,19 +178,28 @@ class Room:
             time.sleep(0.02)
 
 
-def _without_bars(text: str) -> str:
-    """Standard error without progress bars."""
-    return re.sub(r"[^\n]*\r", "", text)
+def _text(printed: bytes) -> str:
+    """What was printed, without what a progress bar has overwritten."""
+    return re.sub(r"[^\n]*\r", "", printed.decode("utf-8", "replace"))
 
 
-def _work(recipe: str, words: list[str], folder: str, environment: dict[str, str]) -> None:
+def _work(
+    recipe: str, words: list[str], folder: str, environment: dict[str, str],
+    first: Callable[[], None] | None,
+) -> None:  # fmt: skip
     """In the new process: the recipe as ``python recipes/RECIPE.py WORDS`` would run it."""
     os.chdir(folder)
     os.environ.update(environment)
+    tempfile.tempdir = None  # read TMPDIR anew
     for name, number in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    if size := environment.get("FAULTY_FILE_SIZE"):  # as a quota would
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"recipes/{recipe}.py", *words]
-    from toolkit import cli
+    if first is not None:
+        first()
+    from toolkit import cli, endings
 
+    endings.prepare()
     cli.run(cli.recipe(recipe).main)

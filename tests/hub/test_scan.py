@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from toolkit.hub.scan import scan, scrub
+from toolkit.data.secrets import scrub
+from toolkit.hub.scan import scan
 
 SECRETS = {
     "hf_" + "aB3" * 10: "what looks like a Hub token",
@@ -29,7 +30,7 @@ SECRETS = {
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "hunter2-hunter2")
     monkeypatch.setenv("SHORT_TOKEN", "card")  # too short to be one: every text would have it
-    monkeypatch.setattr("toolkit.hub.scan.get_token", lambda: "login-token-0123")
+    monkeypatch.setattr("toolkit.data.secrets.get_token", lambda: "login-token-0123")
 
 
 @pytest.mark.parametrize("secret", SECRETS)

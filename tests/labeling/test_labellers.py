@@ -1,7 +1,6 @@
 """Scripted labellers at work on a store."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from toolkit.errors import InputError
 from toolkit.labeling.labellers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
-from toolkit.training.rewards import call_reward_function
 
 Row = dict[str, Any]
 NO_OVERLAP = Settings(overlap=0.0)
@@ -78,14 +76,12 @@ def test_a_users_function_is_checked_and_named(tmp_path: Path) -> None:
         return [1.0]
 
     store = open_store(tmp_path, 1)
-    checked = ScorePicker(partial(call_reward_function, by_number, columns={}))
-    assert ScriptedLabeller("x", checked).decide("p", ["1", "3", "2"]) == ("pick", 1)
-    checked = ScorePicker(partial(call_reward_function, broken, columns={}))
+    assert ScriptedLabeller("x", ScorePicker(by_number)).decide("p", ["1", "3", "2"]) == ("pick", 1)
     with pytest.raises(InputError, match="reward function broken: 1 scores for 4"):
-        ScriptedLabeller("x", checked).work(store, progress=False)
+        ScriptedLabeller("x", ScorePicker(broken)).work(store, progress=False)
     for scores, message in [([1.0], "1 scores for 2"), ([1.0, float("nan")], "scored 'b' as nan"),
-                            ([None, 1.0], "scored 'a' as None")]:  # fmt: skip
-        with pytest.raises(InputError, match=f"scorer: {message}"):
+                            ([None, 1.0], "scored 'a' as nan")]:  # fmt: skip
+        with pytest.raises(InputError, match=f"reward function <lambda>: {message}"):
             ScorePicker(lambda scores=scores, **_: scores).best("p", ["a", "b"])
     store.close()
 

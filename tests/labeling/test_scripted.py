@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import Lexicon, load_function, pick_best
-from toolkit.training.rewards import call_reward_function
+from toolkit.labeling.scripted import Lexicon, pick_best
+from toolkit.scoring.functions import call_reward_function, load_function
 
 
 @pytest.fixture

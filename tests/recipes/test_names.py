@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.cli import RECIPES, recipe
 from toolkit.errors import InputError
-from toolkit.labeling import scripted
+from toolkit.scoring import functions
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
 SAMPLES = '{"prompt": "We went.", "completions": [" No.", " It was a good day."]}\n'
@@ -73,7 +73,7 @@ def test_a_library_that_is_not_installed_is_missing(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(IMPORTS)
     code, said, _ = labelled(tmp_path, "mine:score")
     assert code == 2
-    assert "mine: ModuleNotFoundError: No module named 'preview_kl'" in said
+    assert "mine.py:1: ModuleNotFoundError: No module named 'preview_kl'" in said
 
 
 def test_that_holds_for_someone_who_works_in_recipes_as_well(
@@ -82,11 +82,11 @@ def test_that_holds_for_someone_who_works_in_recipes_as_well(
     (tmp_path / "preview_kl.py").touch()
     (tmp_path / "mine.py").write_text(IMPORTS)
     (tmp_path / "yours.py").write_text(LENGTH)
-    monkeypatch.setattr(scripted, "RECIPES", tmp_path)
+    monkeypatch.setattr(functions, "RECIPES", tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="mine: ModuleNotFoundError: No module named 'preview_kl'"):
-        scripted.load_function("mine:score")
-    assert scripted.load_function("yours:score")([], ["ab"]) == [2]
+    with pytest.raises(InputError, match="mine.py:1: ModuleNotFoundError: No module"):
+        functions.load_function("mine:score")
+    assert functions.load_function("yours:score")([], ["ab"]) == [2]
 
 
 def test_the_working_folder_comes_before_whatever_else_the_path_names(
@@ -101,7 +101,7 @@ def test_the_working_folder_comes_before_whatever_else_the_path_names(
     monkeypatch.chdir(tmp_path / "here")
     path = [str(tmp_path / "other"), str(tmp_path / "here"), *sys.path]
     monkeypatch.setattr(sys, "path", path)
-    assert scripted.load_function("my_own_scores:score")([], ["abc"]) == [6]
+    assert functions.load_function("my_own_scores:score")([], ["abc"]) == [6]
 
 
 def test_recipes_that_start_others_leave_a_users_names_alone(tmp_path: Path) -> None:

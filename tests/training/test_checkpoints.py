@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
+from toolkit.scoring.guests import as_guest
 from toolkit.training.checkpoints import (
     FILES,
     checkpoints,
@@ -85,6 +87,65 @@ def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
     rows = again.train()
     assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert_same_ending(tmp_path / "whole", tmp_path / "broken")
+
+
+def noisy(prompts: list[str], completions: list[str]) -> list[float]:
+    return [len(text) + random.random() + torch.rand(1).item() for text in completions]
+
+
+def test_what_a_reward_function_draws_goes_on_where_it_stopped(
+    new_trainer: Make, tmp_path: Path
+) -> None:
+    options = {"total_episodes": 48, "save_steps": 2, "reward_model": noisy}
+    new_trainer("whole", **options).train()
+    new_trainer("broken", **options, stop_at_update=3).train()
+    for folder in (tmp_path / "broken").glob("checkpoint-000003"):  # as if it had been killed
+        shutil.rmtree(folder)
+    random.seed(99), torch.manual_seed(99)
+    with as_guest("somebody else's"):
+        random.random()
+    new_trainer("broken", **options, resume="auto").train()
+    assert_same_ending(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_reward_function_that_seeds_and_changes_all_it_finds_changes_no_run(
+    new_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    def careless(prompts: list[str], completions: list[str]) -> list[float]:
+        scores = plain(prompts, completions)
+        random.seed(7), torch.manual_seed(7), torch.set_default_dtype(torch.float64)
+        os.chdir("/")
+        prompts.clear(), completions.clear()
+        return scores
+
+    careless.__qualname__ = plain.__qualname__
+    monkeypatch.chdir(tmp_path)
+    for name, function in (("plain", plain), ("careless", careless)):
+        folder = Path(name)  # not a full path
+        trainer = new_trainer("run", folder=folder, reward_model=function, total_episodes=32)
+        trainer.train()
+    one, other = (ending(tmp_path / name / "run") for name in ("plain", "careless"))
+    assert one["log"] == other["log"]
+    assert one["state"].pop("guests") != other["state"].pop("guests")  # seeded, and its own
+    assert one["state"] == other["state"]
+    assert all(torch.equal(t, other["tensors"][name]) for name, t in one["tensors"].items())
+
+
+def test_a_second_trainer_in_the_folder_is_refused(new_trainer: Make, tmp_path: Path) -> None:
+    """It is another process's folder until that one's updates are made."""
+    options = {"total_episodes": 16, "save_strategy": "no"}
+    first = new_trainer("run", **options)
+    steps = first.run.updates(None)
+    next(steps)
+    second = in_a_child(lambda: new_trainer("run", **options).train())
+    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 1
+    steps.close()
+    assert not (tmp_path / "run" / ".lock").exists()
+    third = in_a_child(lambda: new_trainer("run", **options).train())
+    assert os.waitpid(third, 0)[1] == 0
 
 
 def test_killed_at_twenty_moments_a_run_still_ends_the_same(

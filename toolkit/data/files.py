@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toolkit.data.leftovers import OLD, clear_leftovers, part_file, part_folder
-from toolkit.data.locks import is_first, is_lock, lock_file, lock_folder
+from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 
 
@@ -122,34 +122,49 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
             nothing can be written there, or the disk is full.
     """
     path = Path(path)
-    if field == "output" and path.is_dir():
+    is_file, is_folder = os.path.isfile(path), os.path.isdir(path)  # no error for a name too long
+    if field == "output" and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
     for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
+        if os.path.exists(parent) and not os.path.isdir(parent):
             raise InputError(f"{field}: {path}: {parent} is a file, not a folder", field)
 
-    is_folder = field != "output" and not path.is_file()
-    if is_folder and not whole:
-        lock_folder(path, field)
+    is_folder = field != "output" and not is_file
+    if is_folder:
+        hold_folder(path, field, whole)
     else:
         lock_file(path, field)
-    if is_first():
-        _clear(path, beside=whole or not is_folder)
+        clear_leftovers(path.parent, path.name)
+        _try_to_write(path, field, beside=True)
     taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
-    if field != "output" and path.is_file():
+    if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
-    _try_to_write(path, field, beside=whole or not is_folder)
     return path
 
 
-def _clear(path: Path, beside: bool) -> None:
-    """Remove what killed runs left of an output whose lock is held; ``beside`` as below."""
-    if beside:
+def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
+    """Lock a folder until the recipe ends, whatever is in it, and see that it can be written to.
+
+    What killed runs left of it is removed.
+
+    Args:
+        path: of the folder, which is made.
+        field: the argument's name.
+        whole: it will be replaced as a whole; it need not be there.
+
+    Raises:
+        InputError: another run writes there, nothing can be written there, or the disk is full.
+    """
+    path = Path(path)
+    if whole:  # beside it, since the folder may be the one that a killed run moved away
+        lock_file(path, field)
         clear_leftovers(path.parent, path.name)
     else:
+        lock_folder(path, field)
         clear_leftovers(path)
+    _try_to_write(path, field, beside=whole)
 
 
 ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare

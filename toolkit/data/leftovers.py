@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from toolkit.data.locks import LOCK
+from toolkit.data.locks import LOCK, is_first
 
 PART, OLD = ".part", ".old"
 UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)
@@ -39,13 +39,16 @@ def part_file(path: Path) -> tuple[int, Path]:
 def clear_leftovers(folder: str | Path, names: str = "*") -> None:
     """Mend what killed runs left: put back what was moved away, drop what was begun.
 
-    Call it with the lock of the outputs held. Without a lock for all of the folder, what others
+    Call it with the lock of the outputs held; of several processes that train together the first
+    does it for all. Without a lock for all of the folder, what others
     hold a lock of their own for is passed over.
 
     Args:
         folder: where the outputs are written.
         names: theirs, as a pattern; one that has no wildcard must be held.
     """
+    if not is_first():
+        return
     folder = Path(folder)
     with suppress(FileNotFoundError):
         found = {path: UNFINISHED.fullmatch(path.name) for path in folder.iterdir()}

@@ -52,11 +52,14 @@ _scopes: list[list[Path]] = []
 @contextmanager
 def letting_go() -> Iterator[None]:
     """What is locked inside is let go of at the end; without this, when the process ends."""
-    _scopes.append([])
+    scope: list[Path] = []
+    _scopes.append(scope)
     try:
         yield
     finally:
-        for marker in reversed(_scopes.pop()):
+        # By identity: a generator may leave its scope after an outer one was left.
+        _scopes[:] = [other for other in _scopes if other is not scope]
+        for marker in reversed(scope):
             _release(marker)
 
 
@@ -96,8 +99,9 @@ def _lock(marker: Path, shown: Path, field: str) -> None:
     if marker in _held and _held[marker].pid == os.getpid():
         return
 
-    made = [folder for folder in marker.parents if not folder.exists()]
+    made: list[Path] = []
     try:
+        made = [folder for folder in marker.parents if not folder.exists()]
         marker.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquire(marker)
         if lock is not None:
@@ -105,14 +109,15 @@ def _lock(marker: Path, shown: Path, field: str) -> None:
             if _scopes:
                 _scopes[-1].append(marker)
             _sign(marker, shown, _held[marker])
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         if marker in _held:  # it was taken, and then could not be signed
             _forget(marker)
         else:
             _remove_empty(made)
-        raise InputError(
-            f"{field}: {shown} cannot be written: {error.strerror} (name another)", field
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{field}: {shown} cannot be written: {why} (name another)", field) from (
+            None
+        )
     if lock is None:
         raise InputError(
             f"{field}: {shown} is being written by another run, {_holder(marker)} (wait until it "

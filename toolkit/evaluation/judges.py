@@ -24,12 +24,13 @@ from toolkit.data.text import answers
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
 from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.scripted import Lexicon, load_function
+from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.store import Settings, Store
 from toolkit.models.adapters import check_adapter
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
-from toolkit.training.rewards import RewardFunction, call_reward_function, model_scores
+from toolkit.scoring.functions import RewardFunction, call_reward_function, load_function
+from toolkit.training.rewards import model_scores
 
 KINDS = ("lexicon", "function", "reward_adapter", "reward_model", "http", "people")
 # 1: the first is better, -1: the second, 0: equally good; None: not judged.

@@ -22,8 +22,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils._http import default_client_factory
 
+from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
-from toolkit.hub.scan import scrub
 
 ATTEMPTS = 4  # huggingface_hub itself tries some of its requests six times, within each of these
 LONGEST_WAIT = 300.0  # seconds; the Hub's limits are of five minutes

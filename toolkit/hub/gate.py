@@ -21,10 +21,11 @@ from torch import Tensor
 
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
+from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
 from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.scan import scan, scrub
+from toolkit.hub.scan import scan
 from toolkit.hub.source import VALUE_HEAD, Source
 from toolkit.models.actors import REFERENCE
 from toolkit.models.loading import load_base, load_tokenizer

@@ -1,21 +1,13 @@
 """A look through the files for what must not leave the machine: tokens, keys, local paths."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_token
+from toolkit.data.secrets import SECRETS, known_secrets
 
-SECRETS = {
-    "what looks like a Hub token (hf_...)": r"hf_[A-Za-z0-9]{16,}",
-    "what looks like an API key (sk-...)": r"\bsk-[A-Za-z0-9_-]{16,}",
-    "what looks like a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})",
-    "what looks like an AWS key (AKIA...)": r"\bAKIA[0-9A-Z]{16}\b",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
-}
 HOMES = {
     # Not within a longer path: https://host/home/news is none.
     "a path in somebody's home folder": r"(?<![\w.-])(/home/|/Users/)[^/\s\"'`]"
@@ -23,7 +15,6 @@ HOMES = {
 }
 # Word lists: of ten thousand pieces of text one may well be "/root". They are the base's own files.
 WORD_LISTS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
-SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
 def scan(folder: Path, local_paths: Iterable[str | Path] = ()) -> list[str]:
@@ -42,31 +33,13 @@ def scan(folder: Path, local_paths: Iterable[str | Path] = ()) -> list[str]:
         found = [what for what, p in patterns.items() if any(re.search(p, t) for t in texts)]
         found += [
             f"the value of the environment variable {name}" if name else "the Hub token"
-            for name, secret in _secrets()
+            for name, secret in known_secrets()
             if any(secret in text for text in texts)
         ]
         if any(local in text for local in paths for text in texts):
             found.append("the path of a folder of this machine")
         problems += [f"{path.relative_to(folder)}: {what} (take it out)" for what in found]
     return problems
-
-
-def scrub(text: str) -> str:
-    """The text in one line, with every secret of this process replaced by ***."""
-    for _, secret in _secrets():
-        text = text.replace(secret, "***")
-    for pattern in SECRETS.values():
-        text = re.sub(pattern, "***", text)
-    return " ".join(text.split())
-
-
-def _secrets() -> Iterator[tuple[str, str]]:
-    """Names and values of environment variables that look like secrets, and the login's token."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(SECRET_NAMES) and len(value.strip()) >= 8:
-            yield name, value.strip()
-    if login := get_token():
-        yield "", login
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from toolkit.data.text import answers
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.errors import check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.scripted import Scorer, pick_best
+from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Refused, Store, draw
+from toolkit.scoring.functions import RewardFunction, call_reward_function
 
 Prompt = str | list[dict[str, str]]
 Fields = dict[str, Any]
@@ -44,14 +45,12 @@ class ScorePicker:
     """The best are those of the highest score.
 
     Attributes:
-        scorer: TRL's signature, ``fn(prompts, completions) -> scores``. To have a user's function
-            checked and named in errors: ``partial(call_reward_function, fn)``.
-        takes_columns: it wants the row's further fields too, as ``columns``.
+        scorer: TRL's signature, ``fn(prompts, completions, **columns) -> scores``; ``columns`` are
+            the row's further fields, as many of them as it takes.
     """
 
-    scorer: Scorer
+    scorer: RewardFunction
     cost: float = 0.0
-    takes_columns: bool = False
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
@@ -62,16 +61,9 @@ class ScorePicker:
             InputError: not one finite number for each completion.
         """
         prompts = [prompt] * len(completions)
-        more: Fields = {}
-        if self.takes_columns:
-            more["columns"] = {name: [v] * len(prompts) for name, v in (fields or {}).items()}
+        columns = {name: [value] * len(prompts) for name, value in (fields or {}).items()}
         said = answers(prompts, completions)
-        scores = list(self.scorer(prompts=prompts, completions=said, **more))
-        if len(scores) != len(completions):
-            raise InputError(f"scorer: {len(scores)} scores for {len(completions)} completions")
-        for score, completion in zip(scores, completions, strict=True):
-            if score is None or not math.isfinite(score):
-                raise InputError(f"scorer: scored {completion!r:.60} as {score}")
+        scores = call_reward_function(self.scorer, prompts, said, columns)
         return [k for k, score in enumerate(scores) if score == max(scores)]
 
 

@@ -26,15 +26,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.data.files import claim_output, read_jsonl, read_object, write_json, write_jsonl
-from toolkit.data.leftovers import clear_leftovers
-from toolkit.data.locks import lock_folder
+from toolkit.data.files import (
+    claim_output,
+    hold_folder,
+    read_jsonl,
+    read_object,
+    write_json,
+    write_jsonl,
+)
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
-from toolkit.labeling.scripted import load_function
 from toolkit.labeling.store import Store
 from toolkit.maths.schedules import num_updates
 from toolkit.maths.statistics import wilson_interval
+from toolkit.scoring.functions import load_function
+from toolkit.scoring.guests import as_guest
 
 Row = dict[str, Any]
 Schedule = Callable[[float, float, float, float], float]
@@ -87,10 +93,7 @@ def schedule_of(name: str) -> Schedule:
             f"schedule is {name!r}, but must be {', '.join(SCHEDULES)} or module:function",
             "schedule",
         )
-    try:
-        return load_function(name)  # type: ignore[return-value]  # any function; checked when used
-    except InputError as error:
-        raise InputError(str(error).replace("reward_function", "schedule"), "schedule") from None
+    return load_function(name, "schedule")  # any function; checked when it is used
 
 
 def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: int) -> list[int]:
@@ -106,7 +109,8 @@ def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: in
     """
     wanted: list[int] = []
     for n in starts:
-        value = schedule(n, starts[-1], initial, total)
+        with as_guest("schedule", "schedule"):
+            value = schedule(n, starts[-1], initial, total)
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
             raise InputError(f"schedule: {value!r} labels at {n} episodes", "schedule")
         wanted.append(math.ceil(value - 1e-9))
@@ -200,8 +204,7 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
     settings = json.loads(json.dumps(own | settings))
-    lock_folder(out, "output_dir")
-    clear_leftovers(out)
+    hold_folder(out, "output_dir")
     if not (out / "online.json").is_file():
         claim_output(out, False, "output_dir")
         write_json(out / "online.json", settings)

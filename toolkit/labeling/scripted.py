@@ -5,24 +5,17 @@ what labels can also be what PPO is tuned against, or what judges it.
 """
 
 import hashlib
-import importlib
-import importlib.util
-import os
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from toolkit.data.files import require_file
 from toolkit.data.text import answer_text
 from toolkit.errors import InputError
 
-Scorer = Callable[..., list[float]]
 WORD = re.compile(r"[a-z']+")
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 class Lexicon:
@@ -75,48 +68,6 @@ def by_lexicon(path: str | Path) -> Callable[[list[str]], list[float]]:
     """A lexicon's scores of completions alone."""
     lexicon = Lexicon(path)
     return lambda texts: lexicon([], texts)
-
-
-def load_function(spec: str) -> Scorer:
-    """The function that ``module:function`` names; the working folder is searched first.
-
-    Raises:
-        InputError: no such module or function, or the module fails to import.
-    """
-    module_name, _, function_name = spec.partition(":")
-    module_name = module_name.removesuffix(".py")  # a file's name will do
-    if not module_name or not function_name:
-        raise InputError(f"reward_function: {spec!r} is not module:function", "reward_function")
-    try:
-        module = _import_from_here(module_name)
-    except Exception as error:
-        raise InputError(
-            f"reward_function: {module_name}: {type(error).__name__}: {error}", "reward_function"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise InputError(
-            f"reward_function: {module_name} has no function {function_name!r}", "reward_function"
-        )
-    return function
-
-
-def _import_from_here(name: str) -> ModuleType:
-    """Import a module, searching the working folder before anything else."""
-    here = os.getcwd()
-    if Path(here).resolve() != RECIPES:
-        if sys.path[:1] not in ([here], [""]):
-            sys.path.insert(0, here)
-        return importlib.import_module(name)
-
-    # Somebody works in recipes/: on the path, its files would be taken for libraries.
-    path = Path(here, f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if name in sys.modules or not path.is_file() or spec is None or spec.loader is None:
-        return importlib.import_module(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pick_best(scores: list[float], ties: str, noise: float, rng: random.Random) -> int | None:

@@ -29,6 +29,7 @@ from toolkit.models.other_base import TextRewardModel
 from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import filler
+from toolkit.scoring.functions import call_reward_function, function_name
 from toolkit.training.baseline_config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -39,8 +40,6 @@ from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_
 from toolkit.training.rewards import (
     RewardFunction,
     as_asked,
-    call_reward_function,
-    function_name,
 )
 from toolkit.training.rollouts import SamplingRule
 

@@ -15,13 +15,11 @@ and then the manifest tells. No pickle is written or read.
 
 import hashlib
 import json
-import random
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,6 +31,12 @@ from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
 from toolkit.models.adapters import FACTS
 from toolkit.models.wrapped import of_adapter
+from toolkit.random_state import (
+    python_random_state,
+    restore_python_random_state,
+    restore_torch_random_state,
+    torch_random_state,
+)
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
 MANIFEST = "manifest.json"
@@ -263,35 +267,3 @@ def _restore_optimizer(
         if isinstance(value, Tensor) and on_device:
             value = value.to(parameter.device)
         optimizer.state[parameter][slot] = value
-
-
-def torch_random_state() -> dict[str, Tensor]:
-    """torch's global generators, as tensors of bytes."""
-    states = {"cpu": torch.get_rng_state()}
-    for i in range(torch.cuda.device_count()):
-        states[f"cuda{i}"] = torch.cuda.get_rng_state(i)
-    return states
-
-
-def restore_torch_random_state(states: dict[str, Tensor]) -> None:
-    """Put them back; a GPU that is not there any more is passed over."""
-    torch.set_rng_state(states["cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda{i}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{i}"], i)
-
-
-def python_random_state() -> dict[str, Any]:
-    """Python's and numpy's global generators, as JSON can hold them."""
-    version, numbers, gauss = random.getstate()
-    state: Any = np.random.get_state(legacy=True)
-    kind, keys, *rest = state
-    return {"python": [version, list(numbers), gauss], "numpy": [kind, keys.tolist(), *rest]}
-
-
-def restore_python_random_state(state: dict[str, Any]) -> None:
-    """Put them back."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))

@@ -20,6 +20,7 @@ from transformers import DataCollatorWithPadding, set_seed
 
 from toolkit.data.files import atomic_directory, write_json, write_jsonl
 from toolkit.data.leftovers import clear_leftovers, part_folder
+from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.endings import SIGNALS, Stopped, call_out
@@ -29,18 +30,21 @@ from toolkit.maths.sequences import is_any
 from toolkit.models.actors import POLICY, REWARD, Actors
 from toolkit.models.roles import Roles
 from toolkit.models.separate import SeparateModels
+from toolkit.random_state import (
+    python_random_state,
+    restore_python_random_state,
+    restore_torch_random_state,
+    torch_random_state,
+)
+from toolkit.scoring.guests import guests_state, set_guests_state
 from toolkit.training.checkpoints import (
     check_same,
     checkpoints,
     choose_checkpoint,
     load_checkpoint,
     newest_good,
-    python_random_state,
     read_state,
-    restore_python_random_state,
-    restore_torch_random_state,
     save_checkpoint,
-    torch_random_state,
 )
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import Row, read_rows
@@ -252,18 +256,25 @@ class Run:
         return whole | {"batch_size": t.batch_size, "prompts": digest, "rewards": rewards}
 
     def updates(self, resume: str | bool | None) -> Iterator[int]:
-        """The updates still to be made, by number, from the checkpoint on; signals are heard."""
+        """The updates still to be made, by number, from the checkpoint on; signals are heard.
+
+        The run's folder is locked meanwhile.
+        """
+        with letting_go():
+            lock_folder(self.folder, "output_dir")
+            yield from self._updates(resume)
+
+    def _updates(self, resume: str | bool | None) -> Iterator[int]:
         t = self.trainer
         wish = "auto" if resume is True else resume or t.args.resume
-        if t.ranks.is_main:
-            for names in ("checkpoint-*", "best", "adapters"):
-                clear_leftovers(self.folder, names)
+        clear_leftovers(self.folder)
         if not wish and checkpoints(self.folder):
             raise InputError(
                 f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
                 "--overwrite, or another folder)", "output_dir",
             )  # fmt: skip
-        set_seed(t.args.seed + 100_003 * t.ranks.rank)  # for reward functions that draw
+        set_seed(t.args.seed + 100_003 * t.ranks.rank)  # for callbacks and functions that draw
+        set_guests_state(None)
         done = self._resume(str(wish)) if wish else 0
         t.journal.start(done)
         self._signal = 0
@@ -304,11 +315,13 @@ class Run:
             t.journal.say(f"the reward model has changed: {state['reward']} to {self.reward}")
             t.guards.forget_scores()
             self.best = None
-        others = state["other_ranks"]
+        guests, others = state.get("guests"), state["other_ranks"]
         if t.ranks.rank and t.ranks.rank <= len(others):
             mine = others[t.ranks.rank - 1]
             restore_python_random_state(mine["python"])
             restore_torch_random_state({"cpu": _from_hex(mine["torch"])})
+            guests = mine.get("guests")
+        set_guests_state(guests)
         t.journal.say(f"resumed from {path} after update {state['update']} of {t.num_updates}")
         return state["update"]
 
@@ -324,6 +337,7 @@ class Run:
         mine = {
             "python": python_random_state(),
             "torch": _to_hex(torch_random_state()["cpu"]),
+            "guests": guests_state(),
         }
         everyone = t.ranks.gather(mine)
         state = {
@@ -337,6 +351,7 @@ class Run:
             "lr_scheduler": None if t.lr_scheduler is None else t.lr_scheduler.state_dict(),
             "best": self.best,
             "recomputes": self.recomputes,
+            "guests": everyone[0]["guests"],
             "other_ranks": everyone[1:],
         }
         if isinstance(t.model, Roles):

@@ -1,9 +1,6 @@
 """Who scores a completion: a reward model among the roles, Python functions, or a weighted sum."""
 
-import inspect
-import math
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +13,12 @@ from toolkit.data.text import answers, decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import Actors
-
-RewardFunction = Callable[..., list[float]]
-Columns = dict[str, list[Any]]
+from toolkit.scoring.functions import (
+    Columns,
+    RewardFunction,
+    call_reward_function,
+    function_name,
+)
 
 
 @dataclass
@@ -154,64 +154,3 @@ def _identity_of(function: Any) -> str:
         return str(known)
     kind = function if hasattr(function, "__qualname__") else type(function)
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def function_name(function: RewardFunction) -> str:
-    """What a reward function is called in messages and logs."""
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _wanted(function: RewardFunction, columns: Columns) -> Columns:
-    """The columns that the function takes: those it names, or all if it has ``**columns``.
-
-    Raises:
-        InputError: it cannot do without a column that the rows do not have.
-    """
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return columns
-    for name, p in parameters.items():
-        given = name in columns or name in ("prompts", "completions")
-        if not given and p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
-            raise InputError(
-                f"reward function {function_name(function)}: it asks for the column {name!r}, but "
-                f"the prompts' rows have {', '.join(sorted(columns)) or 'no further ones'}"
-            )
-    return {name: values for name, values in columns.items() if name in parameters}
-
-
-def call_reward_function(
-    function: RewardFunction, prompts: list[Any], completions: list[Any], columns: Columns,
-    all_scored: bool = True,
-) -> list[float]:  # fmt: skip
-    """Its scores as floats, one for each completion, or an InputError that names it.
-
-    NaN, or None, says that a completion cannot be scored, which is a mistake where ``all_scored``;
-    an infinite score always is.
-    """
-    name = function_name(function)
-    try:
-        wanted = _wanted(function, columns)
-        scores = function(prompts=prompts, completions=completions, **wanted)
-    except InputError:
-        raise
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"reward function {name}: {place.filename}:{place.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    try:
-        if isinstance(scores, str | bytes | dict):
-            raise TypeError
-        values = [math.nan if s is None else float(s) for s in scores]
-    except (TypeError, ValueError):
-        raise InputError(f"reward function {name}: returned {scores!r:.80}, not numbers") from None
-    if len(values) != len(completions):
-        raise InputError(
-            f"reward function {name}: {len(values)} scores for {len(completions)} completions"
-        )
-    for value, completion in zip(values, completions, strict=True):
-        if math.isinf(value) or (all_scored and math.isnan(value)):
-            raise InputError(f"reward function {name}: scored {completion!r:.60} as {value}")
-    return values

@@ -1,0 +1,179 @@
+"""One run per output: the second is refused, a dead one's place is taken, nothing stays behind."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data import files
+from toolkit.data.files import atomic_directory, claim_output
+from toolkit.data.locks import letting_go, lock_file, lock_folder
+from toolkit.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+sys.path.insert(0, {root!r})
+from toolkit.data.files import claim_output
+claim_output({path!r}, True, {field!r})
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another(path: Path, field: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of this output."""
+    code = HOLD.format(root=str(ROOT), path=str(path), field=field)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("name", "field"), [("run", "output_dir"), ("picks.jsonl", "output")])
+def test_a_live_run_is_refused_with_its_host_process_and_start(
+    name: str, field: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / name
+    with another(path, field) as process:
+        with pytest.raises(InputError) as caught:
+            claim_output(path, True, field)
+        said = str(caught.value)
+        assert said.startswith(f"{field}: {path} is being written by another run, process")
+        assert f"process {process.pid} on {socket.gethostname()}, begun 20" in said
+
+        link = tmp_path / "link"  # by another road
+        link.symlink_to(tmp_path / "new")
+        with pytest.raises(InputError, match="is being written by another run"):
+            claim_output(link / name, True, field)
+
+
+def test_a_dead_runs_place_is_taken_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    with another(path, "output_dir") as process:
+        pass
+    assert (path / ".lock").is_file()
+    with letting_go():
+        claim_output(path, False, "output_dir")  # a lock is nothing that could be lost
+        said = capsys.readouterr().err
+        assert said.startswith(f"note: {path} was being written by process {process.pid} on ")
+        assert "this run takes over" in said
+        assert json.loads((path / ".lock").read_text())["pid"] == os.getpid()
+    assert os.listdir(path) == []
+
+
+def test_a_claim_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with letting_go():
+        claim_output(tmp_path / "a" / "b" / "run", False, "output_dir")
+        claim_output(tmp_path / "c" / "d.jsonl", False, "output")
+        assert (tmp_path / "a" / "b" / "run").is_dir()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_was_written_stays_and_the_lock_goes(tmp_path: Path) -> None:
+    with letting_go():
+        out = claim_output(tmp_path / "run", False, "output_dir")
+        (out / "log.jsonl").write_text("{}\n")
+        with letting_go():
+            claim_output(out, True, "output_dir")  # ours already, and so it stays
+        assert (out / ".lock").exists()
+    assert os.listdir(out) == ["log.jsonl"]
+    with pytest.raises(InputError, match="exists"), letting_go():
+        claim_output(out, False, "output_dir")
+    assert os.listdir(out) == ["log.jsonl"]
+
+
+def test_a_folder_that_is_replaced_as_a_whole_stays_locked(tmp_path: Path) -> None:
+    with letting_go():
+        out = claim_output(tmp_path / "merged", False, "output_dir", whole=True)
+        with atomic_directory(out) as aside:
+            (aside / "x").write_text("x")
+        assert sorted(os.listdir(tmp_path)) == [".lock-merged", "merged"]
+    assert os.listdir(tmp_path) == ["merged"] and os.listdir(out) == ["x"]
+
+
+def test_only_the_first_of_several_processes_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with another(tmp_path / "run", "output_dir"):
+        monkeypatch.setenv("RANK", "1")
+        claim_output(tmp_path / "run", True, "output_dir")
+
+
+def test_where_files_cannot_be_locked_being_there_is_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with letting_go():
+            lock_folder(tmp_path / "run", "output_dir")
+            assert (tmp_path / "run" / ".lock").read_text().startswith(str(os.getpid()))
+    assert os.listdir(tmp_path) == []
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "said"),
+    [("/proc/x/run", "output_dir", "No such file or directory"),
+     ("/sys/x.jsonl", "output", "(Permission denied|Operation not permitted|Read-only)"),
+     ("n" * 300, "output_dir", "File name too long"),
+     ("n" * 245, "output", "File name too long"),  # what is written aside has a longer name
+     ("a\0b", "output", "embedded null byte")],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_when_it_is_claimed(
+    name: str, field: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name  # an absolute name stays what it is
+    with pytest.raises(InputError, match=f"^{field}: .* cannot be written: {said}"), letting_go():
+        claim_output(path, False, field)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_told_when_it_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for name, field in (("run", "output_dir"), ("x.jsonl", "output")):
+        with pytest.raises(InputError, match=r"No space left on device \(free some"), letting_go():
+            claim_output(tmp_path / name, False, field)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_mount_point_cannot_be_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.os.path, "ismount", lambda path: True)
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(InputError, match="is a mount point"), letting_go():
+        claim_output(tmp_path / "merged", False, "output_dir", whole=True)
+
+
+def test_two_files_in_one_folder_are_two_outputs(tmp_path: Path) -> None:
+    with another(tmp_path / "a.jsonl", "output"), letting_go():
+        lock_file(tmp_path / "b.jsonl", "output")
+        claim_output(tmp_path / "c.jsonl", False, "output")

@@ -1,0 +1,198 @@
+"""A user's code leaves the process as it found it, and ends in one line."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.errors import InputError
+from toolkit.random_state import random_state, restore_random_state
+from toolkit.scoring import guests
+from toolkit.scoring.guests import as_guest, guests_state, new_guests, set_guests_state
+
+ROOT = Path(__file__).parents[2]
+
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "the working folder": (lambda: os.chdir("/"), os.getcwd),
+    "torch's default dtype": (
+        lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "torch's default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "torch's number of threads": (lambda: torch.set_num_threads(2), torch.get_num_threads),
+    "whether torch keeps gradients": (
+        lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "torch's precision of matrix products": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision),
+    "whether torch is deterministic": (
+        lambda: torch.use_deterministic_algorithms(True),
+        torch.are_deterministic_algorithms_enabled),
+    "numpy's handling of errors": (lambda: np.seterr(all="raise"), np.geterr),
+    "standard output": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout),
+    "what SIGTERM does": (
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.getsignal(signal.SIGTERM)),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "_told", set())
+    monkeypatch.setattr(guests, "PATIENCE", 20.0)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_guest_changes_is_put_back_and_said_once(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, read = CHANGES[what]
+    before = read()
+    for _ in range(2):
+        with as_guest("reward function f"):
+            change()
+        assert read() == before
+    assert capsys.readouterr().err == (f"note: reward function f changed {what}; it was put back\n")
+
+
+def test_it_is_put_back_as_well_when_the_guest_fails() -> None:
+    with pytest.raises(InputError), as_guest("f"):
+        torch.set_default_dtype(torch.float64)
+        raise ValueError
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_working_folder_that_a_guest_deleted_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with as_guest("f"):
+        os.mkdir("gone")
+        os.chdir("gone")
+        os.rmdir(tmp_path / "gone")
+    assert Path.cwd() == tmp_path
+
+
+def draws() -> list[float]:
+    return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+
+def test_seeding_moves_nobody_elses_numbers() -> None:
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    kept = random_state()
+    expected = draws()
+    restore_random_state(kept)
+    with as_guest("f"):
+        torch.manual_seed(7), random.seed(7), np.random.seed(7)
+        torch.rand(100)
+    assert draws() == expected
+
+
+def test_guests_draw_on_where_the_last_one_stopped() -> None:
+    with new_guests():
+        found = []
+        for _ in range(3):
+            with as_guest("f"):
+                found.append(draws())
+        assert len({str(numbers) for numbers in found}) == 3
+
+        kept = guests_state()
+        with as_guest("f"):
+            after = draws()
+        torch.manual_seed(99)
+        set_guests_state(kept)  # as a run that is resumed
+        with as_guest("f"):
+            assert draws() == after
+
+
+def test_calls_within_calls_have_states_of_their_own() -> None:
+    with new_guests():
+        with as_guest("f"):
+            draws()
+        outer = guests_state()
+        with new_guests():
+            assert guests_state() is None
+            with as_guest("f"):
+                draws()
+        assert guests_state() is outer
+
+
+@pytest.mark.parametrize("code", [0, 3, None, "bye"])
+def test_sys_exit_is_a_mistake(code: Any) -> None:
+    with pytest.raises(InputError, match=r"^f: .*test_guests.py:\d+: it called sys.exit\("):  # noqa: SIM117
+        with as_guest("f"):
+            sys.exit(code)
+
+
+class Odd(BaseException):
+    """Neither Exception nor one of Python's own."""
+
+
+@pytest.mark.parametrize("error", [Odd("x"), MemoryError(), RecursionError("deep"), StopIteration])
+def test_any_exception_is_one_line(error: BaseException) -> None:
+    with pytest.raises(InputError, match=r"^f: ") as caught, as_guest("f"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_passes() -> None:
+    with pytest.raises(KeyboardInterrupt), as_guest("f"):
+        raise KeyboardInterrupt
+
+
+SAID = {
+    "an environment variable's value": "no answer for hunter2-hunter2",
+    "a Hub token": "hf_" + "aB3" * 10,
+    "a header": "{'Authorization': 'Bearer abcdef-123456'}",
+    "a password in an address": "https://ann:s3cr3t-word@host/x",
+    "a key in an address": "https://host/x?api_key=abcdef123456&y=1",
+    "a key in a dictionary": "{'openai_token': 'abcdef123456'}",
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_an_exception_is_shown_without_secrets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORES_API_KEY", "hunter2-hunter2")
+    with pytest.raises(InputError) as caught, as_guest("f"):
+        raise RuntimeError(SAID[kind])
+    for secret in ("hunter2", "aB3aB3", "abcdef", "s3cr3t"):
+        assert secret not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
+FORKS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from toolkit.scoring.guests import as_guest
+from toolkit.errors import InputError
+try:
+    with as_guest("reward function f"):
+        {body}
+    print("came out", flush=True)
+except InputError as error:
+    print(error, flush=True)
+finally:
+    print("cleaned up", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("os.fork()", "reward function f: it forked, and both processes came back"),
+     ("if not os.fork(): raise ValueError", "it forked, and both processes came back"),
+     ("os.fork() or os._exit(0)", "came out"), ("os.fork() or sys.exit(0)", "came out"),
+     ("__import__('subprocess').run(['true'])", "came out")],
+)  # fmt: skip
+def test_a_fork_that_comes_back_is_ended_and_told(body: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS.format(root=str(ROOT), body=body)],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    assert said in done.stdout
+    assert done.stdout.count("cleaned up") == 1  # by one process only

@@ -1,0 +1,213 @@
+"""A user's code at work among ours: whatever it does, the process is afterwards as it was before.
+
+    with as_guest("reward function score"):
+        scores = function(...)
+
+The working folder, torch's defaults, signal handlers and the like are put back, which is said once.
+A guest draws from random states of its own, so seeding them moves no one else's numbers. What it
+raises becomes one line without secrets; ``sys.exit`` and a fork that comes back are mistakes too.
+"""
+
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit.data.secrets import scrub
+from toolkit.errors import InputError
+from toolkit.random_state import random_state, restore_random_state
+
+
+def _set_device(device: torch.device) -> None:
+    # A default of "cpu" is held by a mode that every call goes through; none is as good.
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+# What a guest might leave changed: how it is called, read and set.
+SETTINGS: list[tuple[str, Callable[[], Any], Callable[[Any], Any]]] = [
+    ("the working folder", os.getcwd, os.chdir),
+    ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("torch's default device", torch.get_default_device, _set_device),
+    ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("whether torch keeps gradients", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("torch's precision of matrix products", torch.get_float32_matmul_precision,
+     torch.set_float32_matmul_precision),
+    ("whether torch is deterministic", torch.are_deterministic_algorithms_enabled,
+     torch.use_deterministic_algorithms),
+    ("numpy's handling of errors", np.geterr, lambda kept: np.seterr(**kept)),
+    ("standard output", lambda: sys.stdout, lambda kept: setattr(sys, "stdout", kept)),
+    ("standard error", lambda: sys.stderr, lambda kept: setattr(sys, "stderr", kept)),
+]  # fmt: skip
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 1.0  # seconds that a fork has to come back before the guest's answer is taken
+
+_told: set[tuple[str, str]] = set()
+_own_state: dict[str, Any] | None = None
+_forks = 0
+_flag: tuple[int, mmap.mmap] | None = None
+
+
+def guests_state() -> dict[str, Any] | None:
+    """The guests' random states, as JSON can hold them; None before the first of them came."""
+    return _own_state
+
+
+def set_guests_state(state: dict[str, Any] | None) -> None:
+    """Put back what ``guests_state`` gave; None has them begin with ours as they are then."""
+    global _own_state
+    _own_state = state
+
+
+@contextmanager
+def new_guests() -> Iterator[None]:
+    """Guests inside begin with random states of their own, whoever drew before; outer ones after.
+
+    They begin with ours as they are when the first of them comes.
+    """
+    outer = guests_state()
+    set_guests_state(None)
+    try:
+        yield
+    finally:
+        set_guests_state(outer)
+
+
+@contextmanager
+def as_guest(name: str, field: str | None = None) -> Iterator[None]:
+    """Run a user's code inside.
+
+    Args:
+        name: what to call it in messages.
+        field: the argument that named it.
+
+    Raises:
+        InputError: it raised, called ``sys.exit``, or forked and came back from both sides. Its
+            own InputErrors pass.
+    """
+    pid, forks, came_back = os.getpid(), _forks, _shared_flag()
+    before = _settings()
+    try:
+        with _own_randomness():
+            yield
+    except (InputError, KeyboardInterrupt, GeneratorExit):
+        _end_a_fork(pid, name, came_back)
+        raise
+    except BaseException as error:
+        if os.getpid() != pid and isinstance(error, SystemExit):
+            os._exit(error.code if isinstance(error.code, int) else int(error.code is not None))
+        _end_a_fork(pid, name, came_back)
+        raise InputError(f"{name}: {_said(error)}", field) from error
+    else:
+        _end_a_fork(pid, name, came_back)
+    finally:
+        _put_back(name, before)
+    if forks != _forks:
+        _wait_for_a_fork(came_back)
+    if came_back[0]:
+        raise InputError(
+            f"{name}: it forked, and both processes came back from it (end the child by os._exit, "
+            "or use subprocess)", field,
+        )  # fmt: skip
+
+
+def _said(error: BaseException) -> str:
+    """An exception in one line: where, what, and no secrets."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = [f for f in frames if not f.filename.startswith("<frozen ")][-1]  # not of exit()
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, SystemExit):
+        what = f"it called sys.exit({error.code!r}) (raise an error to stop)"
+    return scrub(f"{place.filename}:{place.lineno}: {what}")
+
+
+def _settings() -> list[Any]:
+    kept: list[Any] = []
+    for _, read, _ in SETTINGS:
+        try:
+            kept.append(read())
+        except OSError:  # the working folder was deleted
+            kept.append(None)
+    return [*kept, [signal.getsignal(number) for number in SIGNALS]]
+
+
+def _put_back(name: str, before: list[Any]) -> None:
+    *kept, handlers = before
+    for (what, read, put), value in zip(SETTINGS, kept, strict=True):
+        try:
+            changed = read() != value
+        except OSError:  # it deleted the folder that it went to
+            changed = True
+        if changed and value is not None:
+            put(value)
+            _tell(name, what)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+            _tell(name, f"what {number.name} does")
+
+
+def _tell(name: str, what: str) -> None:
+    if (name, what) not in _told:
+        _told.add((name, what))
+        print(f"note: {name} changed {what}; it was put back", file=sys.stderr)
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Random states that go on from guest to guest; ours stay as they are."""
+    global _own_state
+    ours = random_state()
+    if _own_state is not None:
+        restore_random_state(_own_state)
+    try:
+        yield
+    finally:
+        _own_state = random_state()
+        restore_random_state(ours)
+
+
+# Forks
+
+
+def _count() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_parent=_count)
+
+
+def _shared_flag() -> mmap.mmap:
+    """A byte that this process and its forks see."""
+    global _flag
+    if _flag is None or _flag[0] != os.getpid():
+        _flag = os.getpid(), mmap.mmap(-1, 1)
+    return _flag[1]
+
+
+def _end_a_fork(pid: int, name: str, came_back: mmap.mmap) -> None:
+    """End this process if it is a fork of the one that called the guest.
+
+    At once, since its ``finally`` blocks would delete the files of the other.
+    """
+    if os.getpid() != pid:
+        came_back[0] = 1
+        print(f"error: {name}: a fork of it came back, and was ended", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def _wait_for_a_fork(came_back: mmap.mmap) -> None:
+    end = time.monotonic() + PATIENCE
+    while not came_back[0] and time.monotonic() < end:
+        time.sleep(0.01)
