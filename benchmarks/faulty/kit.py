@@ -18,7 +18,17 @@ BASE = ("--model_name_or_path", MODEL, "--precision", "fp32")
 CUT = ("--response_length", 8)
 TRAIN = ("--use_cpu", "--max_steps", 3, "--eval_rows", 8, "--per_device_train_batch_size", 4)
 PROMPTS = ROOT / "data" / "prompts.jsonl"
-TIMES = ("seconds", "peak_mb", "written", "git", "runtime", "per_second", "arguments", "settings")
+TIMES = (
+    "seconds",
+    "peak_mb",
+    "written",
+    "git",
+    "runtime",
+    "per_second",
+    "step_time",
+    "arguments",
+    "settings",
+)
 _making = threading.Lock()
 
 
@@ -30,14 +40,14 @@ class Stage:
         recipe: its name.
         words: of its command line, given the kit's folder.
         output: what it writes, in the folder that it works in.
-        again: words that have it go on, where it was killed and something is there.
+        again: words that it may ask for, where it was killed and something is there.
         code: how it ends.
     """
 
     recipe: str
     words: Callable[[Path], tuple[object, ...]]
     output: str
-    again: tuple[str, ...] = ("--overwrite",)
+    again: tuple[str, ...] = ("--overwrite",)  # one of these, the first that it names
     code: int = 0
 
 
@@ -55,7 +65,7 @@ STAGES = {
         "--output", "out.jsonl"), "out.jsonl"),
     "label by a judge": Stage("label", lambda kit: (
         "--samples", kit / "samples.jsonl", "--judge_url", judge(), "--judge_model", "judge",
-        "--store", "labels.sqlite", "--limit", 60, "--output", "out.jsonl"), "out.jsonl"),
+        "--store", "labels.sqlite", "--output", "out.jsonl"), "out.jsonl"),
     "convert": Stage("convert", lambda kit: (
         "--input", kit / "picks.jsonl", "--to", "pairs", "--output", "out.parquet"),
         "out.parquet"),
@@ -77,13 +87,13 @@ STAGES = {
     "ppo": Stage("ppo", lambda kit: (
         *BASE, *CUT, "--use_cpu", "--lexicon", LEXICON, "--prompts", PROMPTS, "--total_episodes",
         96, "--per_device_train_batch_size", 16, "--save_steps", 2, "--kl_horizon", 80,
-        "--output_dir", "out"), "out", ("--resume", "auto")),
+        "--output_dir", "out"), "out", ("--resume auto", "--overwrite")),
     "merge": Stage("merge", lambda kit: (
         "--adapter", kit / "sft" / "adapter", "--dtype", "fp32", "--output_dir", "out"), "out"),
     "evaluate": Stage("evaluate", lambda kit: (
         *BASE, *CUT, "--prompts", PROMPTS, "--limit", 24, "--lexicon", LEXICON, "--contenders",
         f"sft={kit / 'sft' / 'adapter'}", "best2=best_of_2", "--frontier_prompts", 4,
-        "--frontier_samples", 8, "--output_dir", "out"), "out"),
+        "--frontier_samples", 16, "--output_dir", "out"), "out"),
     "reward_report": Stage("reward_report", lambda kit: (
         "--run", kit / "reward", "--label_fractions", "0.5", "--lexicon", LEXICON, "--output",
         "out"), "out"),
@@ -151,9 +161,8 @@ def results(folder: Path) -> dict[str, Any]:
         if path.name in ("timings.jsonl",) or path.suffix in (".html", ".png"):
             found[name] = "there"  # seconds are in it
         elif path.suffix in (".json", ".jsonl"):
-            lines = path.read_text("utf-8").splitlines() if path.suffix == ".jsonl" else [
-                path.read_text("utf-8")
-            ]  # fmt: skip
+            text = path.read_text("utf-8").replace(str(folder), "ROOM")
+            lines = text.splitlines() if path.suffix == ".jsonl" else [text]
             found[name] = [_untimed(json.loads(line)) for line in lines]
         else:
             found[name] = path.read_bytes()
@@ -166,10 +175,24 @@ def _untimed(value: Any) -> Any:
     return [_untimed(v) for v in value] if isinstance(value, list) else value
 
 
+def difference(one: Any, other: Any, place: str = "") -> str:
+    """Where two such values first differ, and how; "" if they are the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys: list[Any] = sorted({*one, *other})
+        pairs = [(f"{place}/{k}", one.get(k, "absent"), other.get(k, "absent")) for k in keys]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{place}/{i}", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return "" if one == other else f"{place}: {one!r:.200} and {other!r:.200}"
+    return next(filter(None, (difference(a, b, where) for where, a, b in pairs)), "")
+
+
 def expect_tidy(room: Room) -> None:
     """Raise Wrong if anything unfinished, a lock or a scratch folder is left in the room."""
     for path in room.folder.rglob("*"):
-        if path.name.startswith(".") or (path.parent.name == "tmp"):
+        if path.name.startswith("torchinductor_"):  # torch's cache, one for all of a user's runs
+            continue
+        if path.name.startswith(".") or path.parent.name == "tmp":
             raise Wrong(f"left behind: {path.relative_to(room.folder)}")
 
 

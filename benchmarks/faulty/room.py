@@ -134,6 +134,9 @@ class Room:
         )
         process.before = self.files()
         process.start()
+        # Else another thread that starts one would look whether this one has ended, at the same
+        # moment as ``wait``, and one of the two would miss its exit code.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
 
     def wait(self, process: Process, seconds: float = 300) -> Ended:
@@ -143,6 +146,8 @@ class Room:
             process.kill()
             process.join()
             raise Wrong(f"it hung for {seconds} s")
+        for name in ("stdout", "stderr"):
+            (self.folder / name).touch()  # of one that was killed at its very start
         out, err = (_text((self.folder / name).read_bytes()) for name in ("stdout", "stderr"))
         return Ended(self, process.exitcode, out, err, process.before)
 
@@ -191,6 +196,7 @@ def _work(
     os.chdir(folder)
     os.environ.update(environment)
     tempfile.tempdir = None  # read TMPDIR anew
+    multiprocessing.set_start_method("fork", force=True)  # as it is in a new interpreter
     for name, number in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if size := environment.get("FAULTY_FILE_SIZE"):  # as a quota would

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit.cli import call, recipe
+from toolkit.errors import InputError
 from toolkit.training import baselines
 
 ROWS = (
@@ -60,3 +61,13 @@ def test_killed_while_it_overwrites_another_run_it_leaves_no_mixture(
     killed_at(monkeypatch, "write_jsonl", [*words, "--overwrite", "--learning_rate", "1e-2"])
     assert (tmp_path / "out" / "sft" / "adapter").is_dir()  # the new one
     assert not (tmp_path / "out" / "sft" / "run.json").exists()  # the old one's
+
+
+def test_a_run_with_checkpoints_is_gone_on_with_and_not_overwritten(tmp_path: Path) -> None:
+    for name, cure in (("begun", "--resume auto to go on, --overwrite"), ("other", "--overwrite")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").touch()
+        if name == "begun":
+            (tmp_path / name / "checkpoint-000002").mkdir()
+        with pytest.raises(InputError, match=rf"exists \(pass {cure}, or name another\)"):
+            call(recipe("ppo").main, ["--output_dir", str(tmp_path / name), "--use_cpu"])

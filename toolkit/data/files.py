@@ -104,7 +104,9 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
     return value
 
 
-def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = False) -> Path:
+def claim_output(
+    path: str | Path, overwrite: bool, field: str, whole: bool = False, goes_on: bool = False
+) -> Path:
     """The path, if nothing would be lost by writing there, and if something can be written there.
 
     It is locked until the recipe ends, so that no other run writes there too. A folder is made, and
@@ -115,6 +117,7 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
         overwrite: replace what is there.
         field: the argument's name.
         whole: the folder will be replaced as a whole, by ``atomic_directory``.
+        goes_on: what is there can be gone on with, by --resume auto.
 
     Raises:
         InputError: a file or a folder with something in it is there and ``overwrite`` is off; a
@@ -138,7 +141,10 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
         _try_to_write(path, field, beside=True)
     taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
-        raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
+        resume = "--resume auto to go on, " if goes_on else ""
+        raise InputError(
+            f"{field}: {path} exists (pass {resume}--overwrite, or name another)", field
+        )
     if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
     return path
