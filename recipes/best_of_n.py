@@ -9,11 +9,12 @@ score of the picked completions against the mean of all. The rows, `prompt, comp
 scores`, are comparisons: sft.py can be trained on their picks.
 """
 
+from toolkit.cli import run
+
 import math
 from dataclasses import dataclass, field
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
-from toolkit.cli import run
 from toolkit.data.chat import ChatArguments
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts

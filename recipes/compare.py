@@ -9,11 +9,12 @@ the same command; what is done is not done again. You should see a line and a pr
 stage, then tables, and OUTPUT_DIR/report/report.html with the frontier: score against KL.
 """
 
+from toolkit.cli import bind, recipe, run
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import bind, recipe, run
 from toolkit.errors import InputError
 from toolkit.stages import Stage, run_stages
 

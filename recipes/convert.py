@@ -9,10 +9,11 @@ completion, OpenAI's label files (token ids: pass --tokenizer). Writes JSON Line
 was done to rows that were kept (a prompt cut off completions that repeat it, say).
 """
 
+from toolkit.cli import run
+
 from collections import Counter
 from dataclasses import dataclass, field
 
-from toolkit.cli import run
 from toolkit.data.convert import FORMATS, convert, load_decoder, to_pairs, with_space
 from toolkit.data.files import claim_output
 from toolkit.data.repeats import REPEATED

@@ -11,10 +11,11 @@ outputs/demo/report/report.html to look at. The exit code is 1 if a verdict of t
 policy did not get better, or the KL was not held within 10 % of its target over the last fifth.
 """
 
+from toolkit.cli import recipe, run
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolkit.cli import recipe, run
 from toolkit.errors import check_range, check_seed
 from toolkit.stages import run_stages
 

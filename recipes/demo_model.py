@@ -7,6 +7,8 @@ tokenizer and a small Llama on them, and cuts prompts (the opening sentences) fr
 model never saw. You should see the held-out perplexity fall to about 2.2, in eleven minutes.
 """
 
+from toolkit.cli import run
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,6 @@ from transformers import (
     set_seed,
 )
 
-from toolkit.cli import run
 from toolkit.data.demo_text import reviews
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
 from toolkit.errors import check_range, check_seed
@@ -62,6 +63,10 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def main(args: DemoModelArguments) -> None:
     claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
+    prompts, held_out_prompts = (
+        claim_output(Path(args.prompts_dir) / name, args.overwrite, "output")
+        for name in ("prompts.jsonl", "prompts.heldout.jsonl")
+    )
     set_seed(args.seed)
     train = list(reviews(args.reviews, args.seed))
     held_out = list(reviews(6_000, args.seed + 1))
@@ -106,11 +111,8 @@ def main(args: DemoModelArguments) -> None:
         write_json(folder / "training.json", facts | {"reviews": args.reviews, "seed": args.seed})
     seen = {opening for opening, _ in train}
     openings = [o for o in dict.fromkeys(opening for opening, _ in held_out) if o not in seen]
-    prompts = Path(args.prompts_dir)
-    write_jsonl(prompts / "prompts.jsonl", [{"prompt": text} for text in openings[:2000]])
-    write_jsonl(
-        prompts / "prompts.heldout.jsonl", [{"prompt": text} for text in openings[2000:2600]]
-    )
+    write_jsonl(prompts, [{"prompt": text} for text in openings[:2000]])
+    write_jsonl(held_out_prompts, [{"prompt": text} for text in openings[2000:2600]])
     print(facts)
 
 

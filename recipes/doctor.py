@@ -9,6 +9,8 @@ once gave wrong results in silence. A model that cannot be used is refused befor
 exit code is 1 if a canary fails or the memory does not suffice by a plan that was counted.
 """
 
+from toolkit.cli import run
+
 import importlib.metadata
 import os
 import platform
@@ -23,7 +25,6 @@ from toolkit.arguments import (
     RewardArguments,
     memory_planner,
 )
-from toolkit.cli import run
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
 from toolkit.models.memory import MIB, available_memory, what_fits

@@ -14,11 +14,13 @@ judge on the labelling page: --judges people=people:outputs/matches.sqlite, then
 then again with --samples.
 """
 
+from toolkit.cli import run, write_run
+
+from pathlib import Path
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
-from toolkit.cli import run, write_run
-from toolkit.data.files import claim_output, write_json, write_jsonl
+from toolkit.data.files import claim_output, forget_run, write_json, write_jsonl
 from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
@@ -84,6 +86,7 @@ def main(
     rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
     print_notes(rows, len(prompts))
     if args.samples is None:  # kept whatever the judges do
+        forget_run(out)
         write_jsonl(out / "samples.jsonl", sample_rows(prompts, tokenizer, outputs, {}))
         write_json(out / "evaluation.json", {"contenders": rows} | facts)
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
@@ -109,6 +112,8 @@ def main(
         ),
     }  # fmt: skip
     shown = sample_rows(prompts, tokenizer, outputs, scores)
+    if args.samples is not None and Path(args.samples).resolve().parent != out.resolve():
+        forget_run(out)
     write_jsonl(out / "samples.jsonl", shown)
     write_json(out / "evaluation.json", result)
     write_run(out / "run.json", model_args, sampling_args, args)

@@ -11,13 +11,14 @@ left, then --serve opens the page (it prints an invite link for each name, and o
 page), and when that ends --output gets all picks so far. You should see how many were labelled.
 """
 
+from toolkit.cli import run
+
 import random
 from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments, load_picker
-from toolkit.cli import run
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import TAKEN

@@ -9,9 +9,10 @@ give the same log-probs. Then pass --model_name_or_path OUTPUT_DIR. You should s
 differ.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 
-from toolkit.cli import run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError, check_choice
 from toolkit.models.merging import merge_adapter

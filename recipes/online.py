@@ -11,6 +11,8 @@ OUTPUT_DIR/STOP ends it in order. You should see a line for each phase, and in r
 reward accuracy, score, KL, and how often labellers prefer the policy to the untuned model.
 """
 
+from toolkit.cli import bind, call, changed, recipe, run
+
 import dataclasses
 import gc
 from collections.abc import Callable
@@ -20,9 +22,9 @@ import torch
 from transformers import set_seed
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
-from toolkit.cli import bind, call, changed, recipe, run
 from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
+from toolkit.endings import goes_on
 from toolkit.errors import InputError
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
@@ -67,7 +69,8 @@ def main(
             "model": model_args.model_name_or_path, "temperature": sampling.temperature,
         })  # fmt: skip
         try:
-            rows = loop.run()
+            with goes_on():
+                rows = loop.run()
         except LoopEnded as ending:
             print(f"ended: {ending}")
             return ending.code

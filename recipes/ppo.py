@@ -9,6 +9,8 @@ rise, the KL climb to its target and stay there, and samples on the way; log.jso
 each update, timings.jsonl the seconds, and adapters/policy loads with plain peft.
 """
 
+from toolkit.cli import run, write_run
+
 from functools import partial
 
 import torch
@@ -20,14 +22,13 @@ from toolkit.arguments import (
     RewardArguments,
     memory_planner,
 )
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
-from toolkit.training.checkpoints import clear_run
+from toolkit.training.checkpoints import checkpoints, clear_run
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
 from toolkit.training.ranks import Ranks
@@ -43,7 +44,9 @@ def main(
 ) -> list[Row]:
     # Data, rewards and memory, checked before the model is loaded.
     ranks = Ranks(config.world_size)
-    claim_output(str(config.output_dir), args.overwrite or config.resume is not None, "output_dir")
+    again = args.overwrite or config.resume is not None
+    begun = bool(checkpoints(config.folder))
+    claim_output(config.folder, again, "output_dir", goes_on=begun)
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:

@@ -12,6 +12,8 @@ see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of hel
 policy tells right, above a half.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from typing import Any
 
@@ -21,7 +23,6 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig
@@ -46,7 +47,7 @@ def main(
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     data = prepare_completions(
         data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
-        out.parent,
+        out,
     )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 

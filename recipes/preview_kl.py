@@ -7,9 +7,10 @@ a delay, and prints KL and coefficient over the updates, whether the KL settles 
 target in the last fifth, and how far it overshoots. A sketch of the controller, not of learning.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 
-from toolkit.cli import run
 from toolkit.errors import check_choice, check_range
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController, preview_kl
 from toolkit.maths.schedules import num_updates

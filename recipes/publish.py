@@ -12,12 +12,14 @@ same command without --dry_run sends these bytes in one commit, verifies them, a
 address; cut off, it goes on when run again. The token is HF_TOKEN or that of `hf auth login`.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from toolkit.cli import run
 from toolkit.data.files import claim_output
+from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.errors import InputError
 from toolkit.hub.base import check_repo_id, find_base
@@ -83,6 +85,7 @@ def main(args: PublishArguments) -> int:
     repo_id = check_repo_id(args.repo_id, "repo_id")
     folder = Path(args.output_dir) / repo_id.replace("/", "--")
     lock_file(folder, "output_dir")  # beside it, since staging replaces it as a whole
+    clear_leftovers(folder.parent, folder.name)
     source = read_source(args.adapter, args.precision)
     results = read_results(args.evaluation, source.folder, args.contender)
     template = read_template(source, args.chat_template)

@@ -8,13 +8,14 @@ become a z-score for each completion, which reward.py trains on (--loss_type sca
 should see a table, the best first, or how many prompts got scores.
 """
 
+from toolkit.cli import run
+
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.cli import run
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.files import claim_output, write_json
 from toolkit.data.sources import check_table_name, write_table

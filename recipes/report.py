@@ -9,11 +9,12 @@ reward model be trusted, are there signs of over-optimisation), and OUTPUT_DIR/r
 self-contained page; report.json and the pictures as PNGs lie beside it.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import run
 from toolkit.data.files import claim_output, read_object
 from toolkit.errors import InputError, check_range
 from toolkit.evaluation.run_page import write_run_report

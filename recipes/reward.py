@@ -10,13 +10,14 @@ beside it lie held_out.jsonl and run.json, from which reward_report.py makes its
 see the loss fall from ln K and a held-out accuracy, with its interval, above chance.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
-from toolkit.cli import run, write_run
-from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, claim_output, forget_run, write_json, write_jsonl
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local, write_facts
@@ -70,7 +71,7 @@ def main(
     comparisons = data_args.open(config.wants, config.seed)
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = data_args.encoder(tokenizer, longest)
-    data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out.parent, end_id)
+    data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
     print(json.dumps(data.facts, indent=2))
 
     # Model and trainer.
@@ -108,6 +109,7 @@ def main(
         )  # fmt: skip
         write_facts(folder, name, precision=model_args.precision, **reads, **facts)
         write_json(folder / "metrics.json", metrics)
+        forget_run(out)
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip

@@ -9,16 +9,17 @@ confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether 
 look at, with the same figures as JSON beside it.
 """
 
+from toolkit.cli import bind, call, read_run, recipe, run, write_config
+
 import contextlib
 import io
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import bind, call, read_run, recipe, run, write_config
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output
+from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
 from toolkit.evaluation.reward_analysis import analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
@@ -54,8 +55,8 @@ class ReportArguments:
 
 
 def main(args: ReportArguments) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        return report(args, Path(scratch))
+    with scratch_folder() as scratch:
+        return report(args, scratch)
 
 
 def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:

@@ -11,11 +11,12 @@ metrics.json lie there too. You should see `reward` rise and `kl` (nats per toke
 --eval_prompts the same on held-out prompts at the end.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from typing import Any
 
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError

@@ -8,13 +8,14 @@ without one are drawn again: people are asked only about completions that end (s
 You should see a progress bar, then how many rows were written and left out.
 """
 
+from toolkit.cli import run
+
 from dataclasses import dataclass, field
 
 import torch
 from tqdm.auto import tqdm
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
-from toolkit.cli import run
 from toolkit.data.chat import ChatArguments
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts

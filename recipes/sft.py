@@ -10,6 +10,8 @@ by default. OUTPUT_DIR/adapter holds the adapter, which ppo.py and preference.py
 should see loss and eval_loss fall; when eval_loss rises again, take fewer epochs.
 """
 
+from toolkit.cli import run, write_run
+
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +22,6 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.cli import run, write_run
 from toolkit.data.files import claim_output
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import SFTBaselineConfig
@@ -52,11 +53,11 @@ def main(
     encoder = data_args.encoder(tokenizer, longest)
     if args.text is not None:
         data = prepare_text(
-            args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out.parent
+            args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out
         )
     else:
         data = prepare_completions(
-            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out.parent,
+            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out,
         )  # fmt: skip
     print(json.dumps(data.facts, indent=2))
 

@@ -10,11 +10,12 @@ same command. You should see a line for each stage, and OUTPUT_DIR/report/report
 picture has a point for each target, below the KL-optimal curve.
 """
 
+from toolkit.cli import bind, recipe, run
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.cli import bind, recipe, run
 from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_range, check_seed
 from toolkit.stages import Stage, run_stages

@@ -8,12 +8,13 @@ the command that runs it. What ppo.py would refuse is listed, all of it at once,
 written.
 """
 
+from toolkit.cli import run
+
 import shlex
 from dataclasses import dataclass, field
 
 import yaml
 
-from toolkit.cli import run
 from toolkit.data.files import claim_output, require_file, write_text
 from toolkit.trl_yaml import read_trl_config
 

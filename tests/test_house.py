@@ -1,20 +1,27 @@
 """The house's own rules: imports go down only, and what is public says what it does."""
 
 import ast
+import importlib.util
+import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    "errors": -1, "random_state": 0, "maths": 0, "data": 1, "scoring": 2, "models": 2,
-    "training": 3, "labeling": 3, "evaluation": 3, "hub": 3, "trl_dialect": 4, "arguments": 4,
-    "cli": 4, "stages": 5, "trl_yaml": 5, "__init__": 5,
+    "endings": -1, "errors": -1, "random_state": 0, "maths": 0, "data": 1, "scoring": 2,
+    "models": 2, "training": 3, "labeling": 3, "evaluation": 3, "hub": 3, "trl_dialect": 4,
+    "arguments": 4, "cli": 4, "stages": 5, "trl_yaml": 5, "__init__": 5,
 }  # fmt: skip
 # Rooms of one floor that may be entered from their neighbours: evaluation scores completions
 # exactly as PPO does, and its judges are those that label.
 DOORS = {("evaluation", "training"), ("evaluation", "labeling")}
+# Declared and imported by no file of ours: starlette reads forms with it, and says so only then.
+INDIRECT = {"python-multipart"}
 SOURCES = sorted((ROOT / "toolkit").rglob("*.py"))
 
 
@@ -64,9 +71,78 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
             assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}: no docstring"
 
 
-def test_every_dependency_is_pinned_without_local_tags() -> None:
-    import re
+def imported_packages(folder: str) -> dict[str, str]:
+    """Top-level modules that a folder's files import, and where: none of Python's or our own."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        own = {"toolkit", "recipes", "tests", "benchmarks"}
+        own |= {p.stem for p in (ROOT / "benchmarks").glob("*.py")}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            elif isinstance(node, ast.Call) and node.args:
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                first = node.args[0]
+                if called in ("import_module", "importorskip") and isinstance(first, ast.Constant):
+                    names = [str(first.value)]
+            for name in {name.split(".")[0] for name in names} - own - sys.stdlib_module_names:
+                found.setdefault(name, f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found
 
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> tuple[set[str], set[str]]:
+    """What pyproject.toml names for use, and for the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    use, dev = project["dependencies"], project["optional-dependencies"]["dev"]
+    names = [{normal(re.split(r"[<>=\[ ]", line)[0]) for line in lines} for lines in (use, dev)]
+    return names[0], names[1]
+
+
+@pytest.mark.parametrize("folder", ["toolkit", "recipes", "tests", "benchmarks"])
+def test_what_is_imported_is_declared(folder: str) -> None:
+    use, dev = declared()
+    allowed = use | dev if folder in ("tests", "benchmarks") else use
+    packages = packages_distributions()
+    for name, place in imported_packages(folder).items():
+        of = {normal(package) for package in packages.get(name, [name])}
+        assert of & allowed, f"{place}: {name} is imported, but pyproject.toml does not name {of}"
+
+
+def test_what_is_declared_is_imported() -> None:
+    packages = packages_distributions()
+    modules = {**imported_packages("toolkit"), **imported_packages("recipes")}
+    used = {normal(package) for name in modules for package in packages.get(name, [])}
+    assert declared()[0] - used == INDIRECT
+
+
+def licences() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("licences", ROOT / "benchmarks" / "licences.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_licences_has_every_pin_and_nothing_for_use_is_under_the_gpl() -> None:
+    tool = licences()
+    text = tool.PAGE.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \**([\w-]+)\** \| (\S+) \|", text, flags=re.M))
+    for name, version in tool.pins().items():
+        assert rows.get(name) == version, f"{name} {version}: run benchmarks/licences.py again"
+    for name, package in tool.closure(tool.declared()).items():
+        licence = tool.licence_of(package)
+        assert "GPL" not in licence and "unknown" not in licence, f"{name}: {licence}"
+    assert "krippendorff" not in imported_packages("toolkit") | imported_packages("recipes")
+
+
+def test_every_dependency_is_pinned_without_local_tags() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}

@@ -10,25 +10,35 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from toolkit import endings
 
-def _leave_recipes() -> None:
-    """Take recipes/ off ``sys.path`` if one of its files is the script that Python was told to run.
+
+def _recipe() -> Path | None:
+    """The script that Python was told to run, if it is one of recipes/."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None:
+        return None
+
+    path = Path(script).resolve()
+    folder = path.parent
+    of_toolkit = folder.name == "recipes" and (folder.parent / "toolkit" / "cli.py").is_file()
+    return path if of_toolkit else None
+
+
+def _leave_recipes(folder: Path) -> None:
+    """Take recipes/ off ``sys.path``.
 
     Python puts the folder of a script first on the path. Left there, recipes/evaluate.py would be
     what a library gets by ``import evaluate``, and recipes/reward.py what a user gets by
     ``--reward_function reward:score``. Recipes find each other by their path (``cli.recipe``).
     """
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script is None or not sys.path:
-        return
-
-    folder = Path(script).resolve().parent
-    of_toolkit = folder.name == "recipes" and (folder.parent / "toolkit" / "cli.py").is_file()
-    if of_toolkit and sys.path[0] and Path(sys.path[0]).resolve() == folder:
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == folder:
         del sys.path[0]
 
 
-_leave_recipes()
+if (_script := _recipe()) is not None:
+    _leave_recipes(_script.parent)
+    endings.prepare()
 
 _PUBLIC = {
     "PPOConfig": "toolkit.training.ppo_config",

@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import difflib
 import enum
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -29,6 +30,7 @@ import yaml
 from peft.utils.error import NoMatchingPeftModuleError
 from trl import TrlParser
 
+from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
@@ -38,6 +40,8 @@ from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
 from toolkit.training.ranks import leave
 
+WHOLE = "no file is half-written; the same command starts again"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -56,43 +60,49 @@ def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
     Several processes are refused unless ``processes`` says that ``main`` can share its work.
 
     Exit codes: 0 done, main's own if it returns an int, 2 for a mistake that the user can mend
-    (one line on stderr), 130 for Ctrl-C.
+    (one line on stderr), 1 for a run that diverged, 128 + its number for a signal (``endings``).
     """
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not processes:
-            raise InputError("this recipe runs in one process (launch with --num_processes 1)")
-        if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-            # As `accelerate launch` does. Measured on two busy cores: two threads were 10 to 40
-            # times slower than one for small models.
-            torch.set_num_threads(1)
-        code = call(main, sys.argv[1:])
-        leave()
-    except (InputError, NoMatchingPeftModuleError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        for detail in getattr(error, "details", []):
-            print(f"       {' '.join(detail.split())}", file=sys.stderr)
-        sys.exit(2)
-    except RunStopped as error:  # a run that diverged: nobody's typing mistake
-        print(f"stopped: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
-    except Interrupted as error:
-        print(f"interrupted: {_one_line(error)}", file=sys.stderr)
-        sys.exit(error.code)
-    except sqlite3.Error as error:  # the store of labels: locked, full, gone
-        print(f"error: the store of labels: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # no such folder, no permission, disk full: nothing to debug
-        if error.filename is None:
+        with endings.heard():
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not processes:
+                raise InputError("this recipe runs in one process (launch with --num_processes 1)")
+            if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+                # As `accelerate launch` does. Measured on two busy cores: two threads were 10 to
+                # 40 times slower than one for small models.
+                torch.set_num_threads(1)
+            code = call(main, sys.argv[1:])
+            leave()
+    except (Exception, KeyboardInterrupt) as error:
+        code, lines = _ending(error)
+        if not lines:  # a bug: its traceback is wanted
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        endings.let_go(error)
+        endings.say("\n       ".join(lines))
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _one_line(error: Exception) -> str:
+def _ending(error: BaseException) -> tuple[int, list[str]]:
+    """The exit code and the lines for what ended a recipe; no lines if it is a bug."""
+    said = _one_line(error)
+    if isinstance(error, InputError | NoMatchingPeftModuleError):
+        details = [" ".join(detail.split()) for detail in getattr(error, "details", [])]
+        return 2, [f"error: {said}", *details]
+    if isinstance(error, RunStopped):  # a run that diverged: nobody's typing mistake
+        return 1, [f"stopped: {said}"]
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        kept = getattr(error, "__notes__", [said if isinstance(error, Interrupted) else WHOLE])
+        return getattr(error, "code", 130), [f"interrupted: {kept[0]}"]
+    if isinstance(error, sqlite3.Error):  # the store of labels: locked, full, gone
+        return 2, [f"error: the store of labels: {said}"]
+    if isinstance(error, OSError) and error.filename is not None:
+        # No such folder, no permission: nothing to debug.
+        return 2, [f"error: {error.filename}: {error.strerror}"]
+    if isinstance(error, OSError) and error.errno in DISK:
+        return 2, [f"error: a file was not written: {error.strerror} (make room on the disk)"]
+    return 1, []
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 

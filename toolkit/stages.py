@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from toolkit.cli import bind, call, changed
 from toolkit.data.files import hold_folder, read_object, write_json
+from toolkit.endings import goes_on
 from toolkit.errors import InputError
 
 RECORD = "stages.json"
@@ -94,7 +95,8 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
         record[stage.name] = {"state": "begun", "settings": told[stage.name]}
         write_json(path, record)
         set_seed(0)  # whichever stages this process has run before
-        results[stage.name] = call(stage.main, [*stage.words, *more])
+        with goes_on():
+            results[stage.name] = call(stage.main, [*stage.words, *more])
         record[stage.name]["state"] = "done"
         write_json(path, record)
         gc.collect()  # a trainer's circles, before the next model is loaded

@@ -2,7 +2,6 @@
 
 import math
 import re
-import tempfile
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,6 +13,7 @@ import yaml
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
 from toolkit.cli import parse
 from toolkit.data.files import read_object
+from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
 from toolkit.training.ppo_config import PPOConfig as OwnConfig
 from toolkit.trl_dialect import TAKEN, PPOConfig
@@ -291,8 +291,8 @@ def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
                "eval_every": "eval_steps", "warmup_steps": "warmup_ratio"}  # fmt: skip
     left = dict(values)
     found: list[tuple[int, str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "config.yaml"
+    with scratch_folder() as folder:
+        written = folder / "config.yaml"
         for _ in range(len(values) + 1):
             written.write_text(yaml.safe_dump(left, sort_keys=False), encoding="utf-8")
             try:

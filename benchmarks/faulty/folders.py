@@ -20,6 +20,7 @@ FILES: dict[str, list[object]] = {
     "convert": ["--input", "i.jsonl"], "ratings": ["--comparisons", "c.jsonl"],
     "trl_config": ["--input", "recipes/configs/demo/ppo.yaml"],
 }  # fmt: skip
+WHOLE = ("merge", "demo_model")  # replaced as a whole, and so locked beside their place
 WHERE_DEMO_WRITES = Path("outputs/demo")
 
 
@@ -35,7 +36,8 @@ def _words(recipe: str, output: str | Path) -> list[object]:
 def _lock_of(recipe: str, output: Path) -> Path:
     if recipe == "publish":
         return output.with_name(".lock-a--x")
-    return output / ".lock" if recipe in FOLDERS else output.with_name(f".lock-{output.name}")
+    inside = recipe in FOLDERS and recipe not in WHOLE
+    return output / ".lock" if inside else output.with_name(f".lock-{output.name}")
 
 
 def _output(room: Room, recipe: str) -> Path:

@@ -18,6 +18,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,14 +120,23 @@ class Room:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
-    def start(self, recipe: str, *words: object, **environment: str) -> Process:
-        """Begin a recipe on a CPU in a process of its own; ``wait`` ends it."""
-        here = self.folder
+    def start(
+        self, recipe: str, *words: object, first: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> Process:  # fmt: skip
+        """Begin a recipe on a CPU in a process of its own; ``wait`` ends it.
+
+        ``first``, a function of a module, is called in that process before the recipe is.
+        """
+        told = [str(word) for word in words]
         process = _context.Process(
-            target=_work, args=(recipe, [str(word) for word in words], str(here), environment)
+            target=_work, args=(recipe, told, str(self.folder), environment, first)
         )
         process.before = self.files()
         process.start()
+        # Else another thread that starts one would look whether this one has ended, at the same
+        # moment as ``wait``, and one of the two would miss its exit code.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
 
     def wait(self, process: Process, seconds: float = 300) -> Ended:
@@ -136,6 +146,8 @@ class Room:
             process.kill()
             process.join()
             raise Wrong(f"it hung for {seconds} s")
+        for name in ("stdout", "stderr"):
+            (self.folder / name).touch()  # of one that was killed at its very start
         out, err = (_text((self.folder / name).read_bytes()) for name in ("stdout", "stderr"))
         return Ended(self, process.exitcode, out, err, process.before)
 
@@ -176,16 +188,24 @@ def _text(printed: bytes) -> str:
     return re.sub(r"[^\n]*\r", "", printed.decode("utf-8", "replace"))
 
 
-def _work(recipe: str, words: list[str], folder: str, environment: dict[str, str]) -> None:
+def _work(
+    recipe: str, words: list[str], folder: str, environment: dict[str, str],
+    first: Callable[[], None] | None,
+) -> None:  # fmt: skip
     """In the new process: the recipe as ``python recipes/RECIPE.py WORDS`` would run it."""
     os.chdir(folder)
     os.environ.update(environment)
+    tempfile.tempdir = None  # read TMPDIR anew
+    multiprocessing.set_start_method("fork", force=True)  # as it is in a new interpreter
     for name, number in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if size := environment.get("FAULTY_FILE_SIZE"):  # as a quota would
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"recipes/{recipe}.py", *words]
-    from toolkit import cli
+    if first is not None:
+        first()
+    from toolkit import cli, endings
 
+    endings.prepare()
     cli.run(cli.recipe(recipe).main)

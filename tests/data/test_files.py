@@ -8,7 +8,6 @@ import pytest
 from toolkit.data.files import (
     atomic_directory,
     claim_output,
-    clear_leftovers,
     read_jsonl,
     write_bytes,
     write_jsonl,
@@ -86,16 +85,3 @@ def test_output_that_exists_is_not_written_over_unasked(tmp_path: Path) -> None:
         claim_output(taken / "inside", False, "output")
     (tmp_path / "empty").mkdir()
     claim_output(tmp_path / "empty", False, "output_dir")
-
-
-def test_what_a_kill_left_of_a_folder_is_mended(tmp_path: Path) -> None:
-    """Between its two renames atomic_directory has moved the old folder away already."""
-    (tmp_path / "good").mkdir()
-    (tmp_path / ".good.abc").mkdir()
-    (tmp_path / ".gone.abc.old").mkdir()
-    (tmp_path / ".gone.abc.old" / "file").write_text("kept")
-    (tmp_path / ".gone.def").mkdir()
-    for name in ("good", "gone"):
-        clear_leftovers(tmp_path, name)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gone", "good"]
-    assert (tmp_path / "gone" / "file").read_text() == "kept"

@@ -99,14 +99,13 @@ def test_what_was_written_stays_and_the_lock_goes(tmp_path: Path) -> None:
     assert os.listdir(out) == ["log.jsonl"]
 
 
-def test_a_folder_that_is_replaced_as_a_whole_may_be_locked(tmp_path: Path) -> None:
+def test_a_folder_that_is_replaced_as_a_whole_stays_locked(tmp_path: Path) -> None:
     with letting_go():
         out = claim_output(tmp_path / "merged", False, "output_dir", whole=True)
         with atomic_directory(out) as aside:
             (aside / "x").write_text("x")
-        (out / ".lock").write_text("of somebody who came after")
-    assert (out / ".lock").read_text() == "of somebody who came after"
-    assert sorted(os.listdir(out)) == [".lock", "x"]
+        assert sorted(os.listdir(tmp_path)) == [".lock-merged", "merged"]
+    assert os.listdir(tmp_path) == ["merged"] and os.listdir(out) == ["x"]
 
 
 def test_only_the_first_of_several_processes_holds_it(
@@ -169,6 +168,7 @@ def test_a_mount_point_cannot_be_replaced_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files.os.path, "ismount", lambda path: True)
+    (tmp_path / "merged").mkdir()
     with pytest.raises(InputError, match="is a mount point"), letting_go():
         claim_output(tmp_path / "merged", False, "output_dir", whole=True)
 

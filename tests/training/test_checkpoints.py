@@ -289,7 +289,9 @@ def test_only_the_newest_checkpoints_are_kept(new_trainer: Make, tmp_path: Path)
     assert [update for update, _ in checkpoints(tmp_path / "run")] == [5, 4]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_finishes_the_update_saves_and_goes_on_later(
     new_trainer: Make, tmp_path: Path, signum: int, code: int
 ) -> None:

@@ -5,13 +5,13 @@ import gzip
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from toolkit.data.leftovers import OLD, clear_leftovers, part_file, part_folder
 from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 
@@ -104,7 +104,9 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
     return value
 
 
-def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = False) -> Path:
+def claim_output(
+    path: str | Path, overwrite: bool, field: str, whole: bool = False, goes_on: bool = False
+) -> Path:
     """The path, if nothing would be lost by writing there, and if something can be written there.
 
     It is locked until the recipe ends, so that no other run writes there too. A folder is made, and
@@ -115,6 +117,7 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
         overwrite: replace what is there.
         field: the argument's name.
         whole: the folder will be replaced as a whole, by ``atomic_directory``.
+        goes_on: what is there can be gone on with, by --resume auto.
 
     Raises:
         InputError: a file or a folder with something in it is there and ``overwrite`` is off; a
@@ -134,10 +137,14 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
         hold_folder(path, field, whole)
     else:
         lock_file(path, field)
+        clear_leftovers(path.parent, path.name)
         _try_to_write(path, field, beside=True)
-    taken = any(not is_lock(p) for p in path.iterdir()) if is_folder else path.exists()
+    taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
-        raise InputError(f"{field}: {path} exists (pass --overwrite, or name another)", field)
+        resume = "--resume auto to go on, " if goes_on else ""
+        raise InputError(
+            f"{field}: {path} exists (pass {resume}--overwrite, or name another)", field
+        )
     if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
     return path
@@ -146,16 +153,24 @@ def claim_output(path: str | Path, overwrite: bool, field: str, whole: bool = Fa
 def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
     """Lock a folder until the recipe ends, whatever is in it, and see that it can be written to.
 
+    What killed runs left of it is removed.
+
     Args:
         path: of the folder, which is made.
         field: the argument's name.
-        whole: it will be replaced as a whole.
+        whole: it will be replaced as a whole; it need not be there.
 
     Raises:
         InputError: another run writes there, nothing can be written there, or the disk is full.
     """
-    lock_folder(path, field)
-    _try_to_write(Path(path), field, beside=whole)
+    path = Path(path)
+    if whole:  # beside it, since the folder may be the one that a killed run moved away
+        lock_file(path, field)
+        clear_leftovers(path.parent, path.name)
+    else:
+        lock_folder(path, field)
+        clear_leftovers(path)
+    _try_to_write(path, field, beside=whole)
 
 
 ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare
@@ -175,14 +190,13 @@ def _try_to_write(path: Path, field: str, beside: bool) -> None:
             f"{field}: {path} is a mount point, which cannot be replaced (name a folder in it)",
             field,
         )
-    folder, name = (path.parent, f".{path.name}.") if beside else (path, ".try.")
     try:
-        handle, aside = tempfile.mkstemp(prefix=name, suffix=".old" if beside else "", dir=folder)
+        handle, aside = part_file(path if beside else path / "try")
         try:
             os.posix_fallocate(handle, 0, ROOM)
         finally:
             os.close(handle)
-            Path(aside).unlink()
+            aside.unlink()
     except OSError as error:
         cure = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another"
         raise InputError(
@@ -198,7 +212,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    aside = part_folder(path)
+    old = aside.with_name(aside.name + OLD)
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -206,29 +221,25 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
                 os.chmod(file, 0o644)
                 _sync(file)
         os.chmod(aside, 0o755)
-        old = aside.with_name(aside.name + ".old")
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
         _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not path.exists():  # interrupted between the two
+            os.replace(old, path)
+        for left in (old, aside):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def clear_leftovers(folder: str | Path, names: str) -> None:
-    """Mend what a kill in ``atomic_directory`` left: put back what was moved, drop what was begun.
+def forget_run(folder: str | Path) -> None:
+    """Delete the records that are written last, before what they tell of is replaced.
 
-    Args:
-        folder: where the folders were being written.
-        names: a pattern for their names.
+    So a run that overwrites another and is killed never leaves its adapter beside the other's
+    figures.
     """
-    for old in Path(folder).glob(f".{names}.*.old"):
-        target = old.with_name(old.name[1:].rsplit(".", 2)[0])
-        if not target.exists():
-            os.replace(old, target)
-    for aside in Path(folder).glob(f".{names}.*"):
-        shutil.rmtree(aside, ignore_errors=True)
+    for name in ("run.json", "evaluation.json"):
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -236,7 +247,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """A stream whose content takes the place of ``path`` once all of it is written and synced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, aside = part_file(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -246,7 +257,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(aside, path)
         _sync(path.parent)
     finally:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

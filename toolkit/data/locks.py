@@ -82,14 +82,19 @@ def lock_file(path: str | Path, field: str) -> None:
     _lock(path.with_name(f"{LOCK}-{path.name}"), path, field)
 
 
+def is_first() -> bool:
+    """Whether this process is the one that holds locks for all that train together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def is_lock(path: Path) -> bool:
     """Whether this file is a folder's lock."""
     return path.name == LOCK
 
 
 def _lock(marker: Path, shown: Path, field: str) -> None:
-    if int(os.environ.get("RANK", "0")) > 0:
-        return  # of several processes that train together, the first holds it for all
+    if not is_first():
+        return
     marker = Path(os.path.abspath(marker.parent.resolve() / marker.name))
     if marker in _held and _held[marker].pid == os.getpid():
         return

@@ -11,7 +11,6 @@ All but whole models are adapters on one base in memory.
 """
 
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from toolkit.data.chat import Chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
+from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError
@@ -165,8 +165,8 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
         if c.kind == "adapter":
             check_adapter(c.source, base, "CAUSAL_LM", f"contenders: {c.name}", precision)
         elif c.kind == "checkpoint":
-            with tempfile.TemporaryDirectory() as scratch:
-                export_policy(Path(c.source), Path(scratch))
+            with scratch_folder() as scratch:
+                export_policy(Path(c.source), scratch)
                 check_adapter(scratch, base, "CAUSAL_LM", f"contenders: {c.source}")
         elif c.kind == "model":
             check_base(c.source)
@@ -264,8 +264,8 @@ class Sampling:
         if contender.name not in self._roles_of:
             role = f"contender{len(self._roles_of)}"
             if contender.kind == "checkpoint":
-                with tempfile.TemporaryDirectory() as scratch:
-                    export_policy(Path(contender.source), Path(scratch))
+                with scratch_folder() as scratch:
+                    export_policy(Path(contender.source), scratch)
                     self.roles.add_policy(role, scratch)
             else:
                 self.roles.add_policy(role, contender.source)

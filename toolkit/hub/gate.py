@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.data.files import read_object
+from toolkit.data.leftovers import scratch_folder
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
@@ -124,11 +124,11 @@ def run_lines(
     Raises:
         InputError: they fail.
     """
-    with tempfile.TemporaryDirectory(prefix="toolkit-gate-") as scratch:
-        cache = Path(scratch) / "hub"
+    with scratch_folder() as folder:
+        scratch, cache = str(folder), folder / "hub"
         _pretend(cache, names.repo_id, "f" * 40, staged)
         _pretend(cache, names.base_id, names.sha, base)
-        script = Path(scratch) / "card.py"
+        script = folder / "card.py"
         ids = ids_line("text", ends_with, prefix)
         probe = (
             f"{probe_lines(kind, ids)}\nimport json as _json\n\n"

@@ -517,8 +517,7 @@ class Loop:
         folder = self.folder(number)
         if (folder / "reward" / "run.json").is_file():
             return
-        for left in (folder / "reward", *folder.glob(".tokens-*")):  # of one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(folder / "reward", ignore_errors=True)  # of one that was killed
         self.say(number, "train the reward model")
         self.stage("reward", ["--comparisons", str(folder / "comparisons.jsonl"),
                               "--output_dir", str(folder / "reward")])  # fmt: skip

@@ -6,7 +6,6 @@ than PPO does. So its trainers get token ids.
 
 import hashlib
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
+from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.sources import Placed, read_table
 from toolkit.data.text import end_ids, text_ids
@@ -122,7 +122,7 @@ def with_kl_rows(dataset: Dataset, batch_size: int, seed: int) -> Dataset:
 
 @contextmanager
 def _scratch(near: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=near))
+    folder = part_folder(near / "tokens")
     try:
         yield folder
     except BaseException:

@@ -17,7 +17,8 @@ Each imports from those above it only.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
-from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, forget_run, write_json, write_jsonl
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, write_facts
 from toolkit.models.reload import TOLERANCE
@@ -71,7 +72,8 @@ def train_and_save(
     """Train, evaluate on what is held out, save the adapter, load it again and compare.
 
     ``out/adapter`` appears when all of it is done: the adapter (plain peft loads it), toolkit.json
-    and metrics.json; ``out/log.jsonl`` holds what the trainer logged.
+    and metrics.json; then ``out/log.jsonl``, which holds what the trainer logged. Of a run that
+    fails the log is kept; one that is killed leaves nothing that would be in the next one's way.
 
     Args:
         make: gives the trainer, which is let go before the base is loaded a second time.
@@ -95,11 +97,10 @@ def train_and_save(
     seconds = trainer.train().metrics["train_runtime"]
     metrics = dict(trainer.evaluate()) if trainer.eval_dataset is not None else {}
     history = list(trainer.state.log_history)
-    write_jsonl(out / "log.jsonl", history)
-    if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
-        raise RunStopped("the adapter is not finite (lower --learning_rate)")
     metrics |= {"seconds": seconds, "steps": trainer.state.global_step, "peak_mb": peak_mb()}
-    with atomic_directory(out / "adapter") as folder:
+    with _log_of_a_failure(out, history), atomic_directory(out / "adapter") as folder:
+        if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
+            raise RunStopped("the adapter is not finite (lower --learning_rate)")
         expected = token_logprobs(model.eval(), probes)
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         model.save_pretrained(str(folder), selected_adapters=["default"])
@@ -114,7 +115,18 @@ def train_and_save(
             Roles(load(), policy_adapter=folder), probes, expected, folder, precision
         )
         write_json(folder / "metrics.json", metrics)
+        forget_run(out)
+    write_jsonl(out / "log.jsonl", history)
     return metrics, [row for row in history if "loss" in row]
+
+
+@contextmanager
+def _log_of_a_failure(out: Path, history: list[Row]) -> Iterator[None]:
+    try:
+        yield
+    except (RunStopped, InputError):
+        write_jsonl(out / "log.jsonl", history)
+        raise
 
 
 def _check_reload(

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +18,12 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, set_seed
 
-from toolkit.data.files import atomic_directory, clear_leftovers, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.leftovers import clear_leftovers, part_folder
 from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.text import decode_pair, printable
+from toolkit.endings import SIGNALS, Stopped, call_out
 from toolkit.errors import InputError
 from toolkit.maths.masking import masked_mean
 from toolkit.maths.sequences import is_any
@@ -266,9 +267,7 @@ class Run:
     def _updates(self, resume: str | bool | None) -> Iterator[int]:
         t = self.trainer
         wish = "auto" if resume is True else resume or t.args.resume
-        if t.ranks.is_main:
-            for names in ("checkpoint-*", "best", "adapters"):
-                clear_leftovers(self.folder, names)
+        clear_leftovers(self.folder)
         if not wish and checkpoints(self.folder):
             raise InputError(
                 f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
@@ -483,18 +482,20 @@ class Run:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT are noted, and obeyed after the update; a second one at once."""
+        """A signal is noted, and obeyed after the update; a second one at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def note(signum: int, frame: Any) -> None:
             if self._signal:
-                raise KeyboardInterrupt
+                raise Stopped(signum)
             self._signal = signum
-            self.trainer.journal.say("finishing this update, then saving (once more to stop now)")
+            if self.trainer.ranks.is_main:
+                call_out("\nfinishing this update, then saving (once more to stop now)")
 
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # nohup's
+        before = {s: signal.signal(s, note) for s in heeded}
         try:
             yield
         finally:
@@ -540,7 +541,7 @@ class Run:
                 self._save(aside, **facts)
         elif t.ranks.is_main:  # the folder holds the run's own files too: file by file
             target.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".model.", dir=target))
+            aside = part_folder(target / "model")
             try:
                 t.model.save(aside)
                 t.processing_class.save_pretrained(aside)

@@ -1,7 +1,6 @@
 """From checked comparisons to what the reward trainer reads: split, token ids on disk, prompts."""
 
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +14,7 @@ from datasets import Dataset
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoding import Encoder, best_of, encode_to_disk
+from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.training.reward_config import BestOfKConfig
@@ -86,7 +86,7 @@ def prepare(
     Raises:
         InputError: no row fits, no prompt does, or a row has no margin and one is wanted.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
+    folder = part_folder(scratch / "tokens")
     try:
         train_set, eval_set, rows = _tokenize(comparisons, train, held_out, encoder, folder, end_id)
         none = sum(each.data.column("margin").null_count for each in (train_set, eval_set))

@@ -1,0 +1,94 @@
+"""What is not finished yet has a name that tells, so that the next run removes what a kill left.
+
+    .picks.jsonl.k3v9x2ab.part        a file or folder that is written beside its place
+    .adapter.k3v9x2ab.part.old        what lay in that place, for the moment between two renames
+    TMPDIR/toolkit-7f3a09c2           a scratch folder, and beside it .lock, held while it is in use
+
+Who holds the lock of an output (``locks``) may take all of its unfinished parts for a dead run's.
+"""
+
+import fnmatch
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from toolkit.data.locks import LOCK, is_first
+
+PART, OLD = ".part", ".old"
+UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)
+
+
+def part_folder(path: Path) -> Path:
+    """A new folder beside ``path``, for what is to take its place or is needed on the way there."""
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent))
+
+
+def part_file(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``: its open descriptor and its own path."""
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+    return handle, Path(aside)
+
+
+def clear_leftovers(folder: str | Path, names: str = "*") -> None:
+    """Mend what killed runs left: put back what was moved away, drop what was begun.
+
+    Call it with the lock of the outputs held; of several processes that train together the first
+    does it for all. Without a lock for all of the folder, what others
+    hold a lock of their own for is passed over.
+
+    Args:
+        folder: where the outputs are written.
+        names: theirs, as a pattern; one that has no wildcard must be held.
+    """
+    if not is_first():
+        return
+    folder = Path(folder)
+    with suppress(FileNotFoundError):
+        found = {path: UNFINISHED.fullmatch(path.name) for path in folder.iterdir()}
+        parts = [
+            (path, folder / match[1], match[2])
+            for path, match in found.items()
+            if match is not None and (match[1] == names or fnmatch.fnmatchcase(match[1], names))
+        ]
+        for path, target, moved in parts:
+            if target.name != names and (folder / f"{LOCK}-{target.name}").exists():
+                continue
+            if moved and not os.path.lexists(target):
+                os.replace(path, target)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that goes at the end; those of processes that were killed go now."""
+    home = Path(tempfile.gettempdir())
+    for left in home.glob("toolkit-" + 8 * "[0-9a-f]"):
+        with suppress(OSError, Timeout):  # in use, or another user's
+            _remove(left)
+
+    folder = home / f"toolkit-{secrets.token_hex(4)}"
+    with FileLock(f"{folder}.lock", timeout=0):  # before the folder, which nobody then takes away
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return
+    with FileLock(f"{folder}.lock", timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(f"{folder}.lock").unlink(missing_ok=True)
