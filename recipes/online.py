@@ -49,7 +49,8 @@ def main(
     path = model_args.prompts(sample_args.prompts)
     prompts = read_prompt_rows(path)[: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
-    out = claim(args, settings | {"scorer": changed(scorer, judge)})
+    asked = {k: v for k, v in changed(scorer, judge).items() if k not in JudgeArguments.FREE}
+    out = claim(args, settings | {"scorer": asked})
 
     def stage(name: str, more: list[str]) -> Any:
         set_seed(args.seed)  # whichever stages this process has run before

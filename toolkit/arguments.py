@@ -360,6 +360,9 @@ class FunctionArguments:
 class JudgeArguments:
     """A language model behind an OpenAI-compatible endpoint, as a labeller."""
 
+    # How it is asked, which may differ when a run goes on: no label depends on it.
+    FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
+
     judge_url: str | None = field(
         default=None, metadata={"help": "Its address, as http://localhost:8000/v1."}
     )
@@ -371,8 +374,23 @@ class JudgeArguments:
         default_factory=lambda: [0.0, 0.0],
         metadata={"help": "Per million tokens of requests, and of answers: to count the cost."},
     )
+    judge_max_tokens: int = field(
+        default=8,
+        metadata={"help": "Of an answer, one letter; a model that thinks needs thousands."},
+    )
+    judge_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds for one request, from its start to its end."}
+    )
+    judge_patience: int = field(
+        default=20,
+        metadata={"help": "End after so many answers in a row that are no letter. Their items are "
+                  "asked again by the next call."},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_range("judge_max_tokens", self.judge_max_tokens, low=1)
+        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
+        check_range("judge_patience", self.judge_patience, low=1)
         if (self.judge_url is None) != (self.judge_model is None):
             raise InputError("judge_url and judge_model: give both or neither", "judge_url")
         if len(self.judge_prices) != 2:
@@ -384,7 +402,9 @@ class JudgeArguments:
             return None
         return HTTPJudge(
             self.judge_url, self.judge_model, self.judge_key_variable,
-            input_price=self.judge_prices[0], output_price=self.judge_prices[1],
+            max_tokens=self.judge_max_tokens, timeout=self.judge_timeout,
+            patience=self.judge_patience, input_price=self.judge_prices[0],
+            output_price=self.judge_prices[1],
         )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from toolkit.errors import InputError
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeller less
+REFUSED = "refused"  # a script's reason for a skip: its judge gave no answer
 # How the forms of imported picks begin; the second of such as did not say when they were made.
 IMPORT, UNDATED = "import dated", "import undated"
 
@@ -619,18 +620,67 @@ class Store:
             ).fetchone()  # fmt: skip
             if last is None or after not in (None, last["event"]):
                 return False
-            self._event(
-                db, f"undo {last['event']}", last["item"], labeller, last["turn"], "undo", None,
-                None, None, None, now,
-            )  # fmt: skip
-            db.execute(
-                "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
-                (last["item"], labeller.id, last["turn"]),
-            )
-            if last["action"] in DECIDED:
-                self._count(db, last["item"], last["turn"], -1)
+            self._void(db, labeller, last["event"], last["item"], last["turn"], last["action"], now)
             self._lease(db, labeller, last["item"], last["turn"], now)
         return True
+
+    def take_back(self, labeller: Labeller, events: Iterable[int]) -> int:
+        """Take back these labels of a labeller, so that their items are to be asked again.
+
+        Returns:
+            How many still held.
+        """
+        taken, now = 0, time.time()
+        with self._writing() as db:
+            for event in events:
+                label = db.execute(
+                    "SELECT item, turn, action FROM labels WHERE event = ? AND labeller = ?",
+                    (event, labeller.id),
+                ).fetchone()
+                if label is not None:
+                    item, turn, action = label
+                    self._void(db, labeller, event, item, turn, action, now)
+                    taken += 1
+        return taken
+
+    def ask_again(self, labeller: Labeller) -> int:
+        """Take back all refusals of a script; how many there were."""
+        return self.take_back(labeller, self.refusals(labeller))
+
+    def refusals(self, labeller: Labeller) -> list[int]:
+        """The events by which a script passed over items, as its judge gave no answer."""
+        rows = self.db.execute(
+            "SELECT e.id FROM labels l JOIN events e ON e.id = l.event WHERE l.labeller = ? AND "
+            "l.action = 'skip' AND e.reason = ?", (labeller.id, REFUSED),
+        )  # fmt: skip
+        return [row[0] for row in rows]
+
+    def has_picked(self, labeller: Labeller) -> bool:
+        """Whether a pick of this labeller holds."""
+        query = "SELECT 1 FROM labels WHERE labeller = ? AND action = 'pick' LIMIT 1"
+        return self.db.execute(query, (labeller.id,)).fetchone() is not None
+
+    def release(self, labeller: Labeller) -> None:
+        """Let go of the items that a script was handed and will not answer."""
+        with self._writing() as db:
+            for item, turn in db.execute(
+                "SELECT item, turn FROM leases WHERE labeller = ?", (labeller.id,)
+            ).fetchall():
+                self._count(db, item, turn, -1)
+            db.execute("DELETE FROM leases WHERE labeller = ?", (labeller.id,))
+
+    def _void(
+        self, db: sqlite3.Connection, labeller: Labeller, event: int, item: int, turn: int,
+        action: str, now: float,
+    ) -> None:  # fmt: skip
+        """Add the event that undoes a label, and drop the label."""
+        self._event(db, f"undo {event}", item, labeller, turn, "undo", None, None, None, None, now)
+        db.execute(
+            "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
+            (item, labeller.id, turn),
+        )
+        if action in DECIDED:
+            self._count(db, item, turn, -1)
 
     def last_event(self, labeller: Labeller) -> int | None:
         """The event that ``undo`` would take back."""
@@ -774,12 +824,7 @@ class Store:
             later = undated or (when is not None and when >= old["at"])
             if old["choice"] == choice or not later:
                 return False
-            self._event(
-                db, f"undo {old['event']}", item, who, turn, "undo", None, None, None, None, now
-            )
-            db.execute(f"DELETE FROM labels {where}", place)
-            if old["action"] in DECIDED:
-                self._count(db, item, turn, -1)
+            self._void(db, who, old["event"], item, turn, old["action"], now)
 
         if db.execute(f"DELETE FROM leases {where}", place).rowcount:
             self._count(db, item, turn, -1)
