@@ -2,6 +2,7 @@
 
     accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
     python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
+    python recipes/label.py --store outputs/labels.sqlite --backup labels.monday.sqlite
 
 A scripted labeller is a word-valence lexicon (the best is the highest sum), any Python function
 `module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise has
@@ -43,7 +44,9 @@ class LabelArguments:
         default=None,
         metadata={"help": "JSONL to write (outputs/comparisons.jsonl, if there is no store)."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace what is at --output or --backup."}
+    )
     labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
     ties: str = field(default="drop", metadata={"help": "Ties at the top: drop or random."})
     noise: float = field(default=0.0, metadata={"help": "Share of picks made by lot, 0 to 1."})
@@ -75,6 +78,19 @@ def main(
         if args.ask_again:
             raise InputError("ask_again needs a --store", "ask_again")
         return to_file(scorer_args, args)
+    if store_args.backup is not None:
+        others = (
+            args.samples,
+            args.output,
+            judge_args.judge_url,
+            scorer_args.given,
+            store_args.gold,
+        )
+        if any(others):
+            raise InputError(
+                "backup: does nothing but copy the store (give --store alone)", "backup"
+            )
+        return store_args.make_backup(args.overwrite)
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
     scripted = None
