@@ -39,7 +39,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolkit.data.text import printable
 from toolkit.errors import InputError
-from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
+from toolkit.labeling.connections import (
+    AT_ONCE,
+    WAITING,
+    Connection,
+    Server,
+    allow_descriptors,
+)
 from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.logs import hide_secrets
 from toolkit.labeling.store import Labeller, Refused, Store, person_name
@@ -546,6 +552,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(WAITING)  # who comes before the server is ready waits
     except OSError as error:
         listening.close()
         raise InputError(f"{host}:{port}: {error.strerror} (another --port?)", "port") from None
