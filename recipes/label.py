@@ -2,6 +2,7 @@
 
     accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
     python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
+    python recipes/label.py --store outputs/labels.sqlite --backup labels.monday.sqlite
 
 A scripted labeller is a word-valence lexicon (the best is the highest sum), any Python function
 `module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise has
@@ -9,6 +10,11 @@ it pick by lot now and then, as people do. Without --store its picks go straight
 --store, an SQLite file, people and scripts share the same items: a scorer works through what is
 left, then --serve opens the page (it prints an invite link for each name, and one for the admin
 page), and when that ends --output gets all picks so far. You should see how many were labelled.
+
+A judge that is of no use ends the work with exit code 2: one whose answers are no letter so many
+times in a row (--judge_patience), or the same letter too often to be chance. Those answers are
+taken back, so the same command goes on once the judge is mended. What it refused only now and then
+is recorded as skipped; --ask_again asks it again.
 """
 
 from toolkit.cli import run
@@ -23,7 +29,7 @@ from toolkit.data.comparisons import read_rows
 from toolkit.data.files import claim_output, write_jsonl
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
-from toolkit.errors import check_choice, check_range, check_seed
+from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
 from toolkit.scoring.functions import call_reward_function
@@ -39,10 +45,17 @@ class LabelArguments:
         default=None,
         metadata={"help": "JSONL to write (outputs/comparisons.jsonl, if there is no store)."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace what is at --output or --backup."}
+    )
     labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
     ties: str = field(default="drop", metadata={"help": "Ties at the top: drop or random."})
     noise: float = field(default=0.0, metadata={"help": "Share of picks made by lot, 0 to 1."})
+    ask_again: bool = field(
+        default=False,
+        metadata={"help": "Ask the scripted labeller again about what it refused in earlier calls "
+                  "(skips with the reason `refused` in the store)."},
+    )  # fmt: skip
     limit: int | None = field(default=None, metadata={"help": "Stop at so many comparisons."})
     seed: int = field(default=0, metadata={"help": "Of noise and of ties."})
 
@@ -59,9 +72,26 @@ def main(
     store_args: StoreArguments,
     args: LabelArguments,
 ) -> None:
+    if args.ask_again and not (judge_args.judge_url or scorer_args.given):
+        raise InputError("ask_again: whom? (give --judge_url, or the scorer)", "ask_again")
     if store_args.path is None:
         store_args.needed_by(judge_args.judge_url)
+        if args.ask_again:
+            raise InputError("ask_again needs a --store", "ask_again")
         return to_file(scorer_args, args)
+    if store_args.backup is not None:
+        others = (
+            args.samples,
+            args.output,
+            judge_args.judge_url,
+            scorer_args.given,
+            store_args.gold,
+        )
+        if any(others):
+            raise InputError(
+                "backup: does nothing but copy the store (give --store alone)", "backup"
+            )
+        return store_args.make_backup(args.overwrite)
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
     scripted = None
@@ -75,7 +105,18 @@ def main(
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
     if scripted is not None:
-        print(scripted.work(store, args.limit))
+        if args.ask_again:
+            again = store.ask_again(store.script(scripted.name))
+            print(f"{scripted.name}: {again} refused items are asked again")
+        counts = scripted.work(store, args.limit)
+        scripted.check(store)
+        print(counts)
+        if doubt := scripted.picker.doubt():
+            print(f"warning: {doubt}")
+        if counts.refused:
+            print(
+                f"the last refusal: {scripted.picker.refusal}; --ask_again asks all of them again"
+            )
     if store_args.serve:
         store_args.run(store)
     if args.output is not None:

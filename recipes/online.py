@@ -52,7 +52,8 @@ def main(
     path = model_args.prompts(sample_args.prompts)
     prompts = read_prompt_rows(path)[: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
-    out = claim(args, settings | {"scorer": changed(scorer, judge)})
+    asked = {k: v for k, v in changed(scorer, judge).items() if k not in JudgeArguments.FREE}
+    out = claim(args, settings | {"scorer": asked})
     where = args.store or out / "labels.sqlite"
     lock_file(where, "store")  # one loop a store, whatever their folders
 

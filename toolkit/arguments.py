@@ -15,6 +15,7 @@ from toolkit.data.encoding import LONG_ROWS, Encoder
 from toolkit.data.files import require_file
 from toolkit.data.prompts import PROMPTS_HELP, Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
+from toolkit.labeling.backup import backup
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
 from toolkit.labeling.quality import quality
@@ -27,7 +28,7 @@ from toolkit.labeling.server import (
     listen,
     serve,
 )
-from toolkit.labeling.store import Settings, Store
+from toolkit.labeling.store import Settings, Store, person_name
 from toolkit.models.adapters import (
     check_adapter,
     check_for_trl,
@@ -359,6 +360,9 @@ class FunctionArguments:
 class JudgeArguments:
     """A language model behind an OpenAI-compatible endpoint, as a labeller."""
 
+    # How it is asked, which may differ when a run goes on: no label depends on it.
+    FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
+
     judge_url: str | None = field(
         default=None, metadata={"help": "Its address, as http://localhost:8000/v1."}
     )
@@ -370,8 +374,23 @@ class JudgeArguments:
         default_factory=lambda: [0.0, 0.0],
         metadata={"help": "Per million tokens of requests, and of answers: to count the cost."},
     )
+    judge_max_tokens: int = field(
+        default=8,
+        metadata={"help": "Of an answer, one letter; a model that thinks needs thousands."},
+    )
+    judge_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds for one request, from its start to its end."}
+    )
+    judge_patience: int = field(
+        default=20,
+        metadata={"help": "End after so many answers in a row that are no letter. Their items are "
+                  "asked again by the next call."},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_range("judge_max_tokens", self.judge_max_tokens, low=1)
+        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
+        check_range("judge_patience", self.judge_patience, low=1)
         if (self.judge_url is None) != (self.judge_model is None):
             raise InputError("judge_url and judge_model: give both or neither", "judge_url")
         if len(self.judge_prices) != 2:
@@ -383,7 +402,9 @@ class JudgeArguments:
             return None
         return HTTPJudge(
             self.judge_url, self.judge_model, self.judge_key_variable,
-            input_price=self.judge_prices[0], output_price=self.judge_prices[1],
+            max_tokens=self.judge_max_tokens, timeout=self.judge_timeout,
+            patience=self.judge_patience, input_price=self.judge_prices[0],
+            output_price=self.judge_prices[1],
         )  # fmt: skip
 
 
@@ -427,6 +448,11 @@ class StoreArguments:
     reinvite: bool = field(
         default=False, metadata={"help": "New links for names that have one; the old ones end."}
     )
+    backup: str | None = field(
+        default=None,
+        metadata={"help": "Copy --store to this file and end; also while people label. The copy is "
+                  "whole, or not there."},
+    )  # fmt: skip
     guidelines: str | None = field(
         default=None, metadata={"help": "Text file of what to look for, shown above the items."}
     )
@@ -448,16 +474,35 @@ class StoreArguments:
         for name in ("overlap", "repeats", "gold_share"):
             check_range(name, getattr(self, name), low=0, high=1)
         check_range("repeats + gold_share", self.repeats + self.gold_share, low=0, high=0.9)
-        check_range("lease_minutes", self.lease_minutes, above=0)
+        check_range("lease_minutes", self.lease_minutes, above=0, high=60 * 24 * 365)
         check_range("requests_per_second", self.requests_per_second, above=0, high=1e6)
         for name in self.public_host:
             if "/" in name or not name:
                 raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
+        if self.names and not self.serve:
+            raise InputError("invite: a link is of the page, so give --serve too", "invite")
+        if self.reinvite and not self.names:
+            raise InputError("reinvite: whom? (--invite NAME,NAME)", "reinvite")
+        if self.backup is not None and self.serve:
+            raise InputError(
+                "backup: does nothing but copy the store, also while another process serves it "
+                "(leave out --serve)", "backup",
+            )  # fmt: skip
         if self.serve and not is_loopback(self.host) and not self.public_host:
             raise InputError(
                 f"host: {self.host} can be reached from other machines: say by which names, "
                 "--public_host NAME:PORT (and put a proxy with https before it)", "host",
             )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """Whom to invite, each once.
+
+        Raises:
+            InputError: what is no name.
+        """
+        given = [name for name in (self.invite or "").split(",") if name.strip()]
+        return list(dict.fromkeys(map(person_name, given)))
 
     @property
     def path(self) -> str | None:
@@ -466,10 +511,17 @@ class StoreArguments:
 
     def needed_by(self, judge_url: str | None) -> None:
         """Raise InputError if something was asked for that works in a store alone."""
-        given = {"judge_url": judge_url, "invite": self.invite, "gold": self.gold}
+        given = {"judge_url": judge_url, "invite": self.invite, "gold": self.gold,
+                 "backup": self.backup}  # fmt: skip
         for name, value in given.items():
             if value is not None:
                 raise InputError(f"{name} needs a --store", name)
+
+    def make_backup(self, overwrite: bool) -> None:
+        """Copy the store to ``backup``, and say so."""
+        assert self.path is not None and self.backup is not None
+        copy = backup(self.path, self.backup, overwrite)
+        print(f"{copy}: a copy of {self.path}, {copy.stat().st_size:,} bytes")
 
     def open(self, filled: bool = True) -> Store:
         """The store, with the gold items in it.
@@ -504,7 +556,15 @@ class StoreArguments:
             ) from None
 
     def run(self, store: Store) -> None:
-        """Print the links and serve the page until Ctrl-C."""
+        """Print the links and serve the page until Ctrl-C.
+
+        Raises:
+            InputError: a name that a script or the like has, before any link is made; or an address
+                that can not be had.
+        """
+        for name in self.names:
+            if (kind := store.kind_of(name)) not in (None, "person"):
+                raise InputError(f"invite: {name!r} is a {kind}: take another name", "invite")
         listening = listen(self.host, self.port)
         hosts = host_names(listening, self.public_host)
         address = f"{'https' if self.https else 'http'}://{(self.public_host or hosts)[0]}"
@@ -513,12 +573,14 @@ class StoreArguments:
             burst=int(3 * self.requests_per_second) + 1,
             guidelines=self.text() or PageSettings.guidelines,
         )  # fmt: skip
-        for name in filter(None, (n.strip() for n in (self.invite or "").split(","))):
-            if store.has_token(name) and not self.reinvite:
+        for name in self.names:
+            known = store.invitation(name)
+            if known is not None and not self.reinvite:
                 print(f"{name} has a link already (--reinvite makes a new one and ends the old)")
             else:
-                print(f"invite link for {name}: {address}/invite/{store.invite(name)}")
-        admin = store.invite(ADMIN, "admin", end_sessions=False)
+                token = store.invite(name, replaces=known)
+                print(f"invite link for {name}: {address}/invite/{token}")
+        admin = store.invite(ADMIN, "admin", end_sessions=False, replaces=store.invitation(ADMIN))
         print(f"admin link: {address}/invite/{admin}")
         print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
         serve(Pages(store, settings, quality).app(), listening)

@@ -1,5 +1,6 @@
 """Judges: their specs, what scorers and reward adapters say, people by way of the store."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ class First:
     """Stands for an HTTP judge: likes the text that sorts first; "?" gets no answer."""
 
     asked = 0
+    refusal = "'Hm'"
+
+    def doubt(self) -> str | None:
+        return None
 
     def pick(self, prompt: Any, completions: list[str]) -> int | None:
         self.asked += 1
@@ -156,3 +161,64 @@ def test_people_judge_by_the_store_blind_and_what_is_left_is_none(
         assert list(store.picks()) == []  # matches are not trained on
     assert judge.verdicts(questions) == [1, -1, 1, 0]
     assert len(capsys.readouterr().out.splitlines()) == 1  # nothing left: nothing said
+
+
+def test_a_judge_without_any_answer_gives_no_table() -> None:
+    judge: Any = First()
+    questions = [("p", "a?", "?"), ("p", "same", "same"), ("q", "?", "b")]
+    with pytest.raises(InputError, match="judges: h: gave no answer on any of 2 pairs.*'Hm'"):
+        AskJudge("h", judge).verdicts(questions)
+    assert AskJudge("h", judge).verdicts([*questions, ("q", "a", "b")]) == [None, 0, None, 1]
+
+
+def test_a_judge_whose_letters_are_doubtful_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    judge: Any = First()
+    judge.doubt = lambda: "it said A too often"
+    AskJudge("h", judge).verdicts([("q", "a", "b")])
+    assert capsys.readouterr().out == "warning: h: it said A too often\n"
+
+
+def test_judges_are_asked_as_the_arguments_say(demo_model: str) -> None:
+    from toolkit.evaluation.arguments import EvaluationArguments
+
+    args = EvaluationArguments(
+        judges=["h=http:m@http://127.0.0.1:9/v1"], judge_max_tokens=99, judge_timeout=7.0,
+        judge_patience=3,
+    )  # fmt: skip
+    (judge,) = args.load_judges(demo_model, "fp32")
+    asked = judge.judge  # type: ignore[union-attr]
+    assert (asked.max_tokens, asked.timeout, asked.patience) == (99, 7.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("no.sqlite", "not an SQLite file"), ("/proc/x/matches.sqlite", "No such file"),
+     ("a folder", "can not be opened")],
+)  # fmt: skip
+def test_a_store_for_people_is_tried_before_anything_is_sampled(
+    path: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("no.sqlite").write_text("no database" * 100)
+    Path("a folder").mkdir()
+    with pytest.raises((InputError, OSError), match=said):
+        parse_judges([f"people=people:{path}"], "base", "fp32")
+
+
+def test_a_store_that_cannot_be_written_is_told_of_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "matches.sqlite"
+    parse_judges([f"people=people:{path}"], "base", "fp32")
+    assert not path.exists()  # an empty store is nothing that anybody asked for
+    Store(path).close()
+    parse_judges([f"people=people:{path}"], "base", "fp32")
+
+    def read_only(store: Store) -> None:
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(Store, "_writing", read_only)
+    with pytest.raises(InputError, match="judges: people: .*can not be written"):
+        parse_judges([f"people=people:{path}"], "base", "fp32")

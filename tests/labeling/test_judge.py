@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 import traceback
@@ -14,7 +15,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.labeling import judge as judge_module
-from toolkit.labeling.judge import HTTPJudge, shown_order
+from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]
@@ -88,6 +89,19 @@ def trickle(handler: Handler) -> None:
     for _ in range(100):
         handler.wfile.write(b" ")
         handler.server.over.wait(0.02)
+
+
+def raw(*parts: bytes, pause: float = 0.02, times: int = 1) -> Callable[[Handler], None]:
+    """A step that writes these bytes as they are, the last of them so many times."""
+
+    def step(handler: Handler) -> None:
+        for part in [*parts[:-1], *[parts[-1]] * times]:
+            handler.wfile.write(part)
+            handler.wfile.flush()
+            if handler.server.over.wait(pause if times > 1 else 0):
+                break
+
+    return step
 
 
 def first(handler: Handler) -> None:
@@ -367,3 +381,144 @@ def test_what_is_no_address_is_refused(url: str, message: str) -> None:
 def test_more_completions_than_letters_are_refused(make: Make) -> None:
     with pytest.raises(InputError, match="27 completions, but a judge takes 2 to 26"):
         make(first).pick("p", [str(k) for k in range(27)])
+
+
+# A deadline for the whole request
+
+
+SLOW = {
+    "a header line for ever": raw(b"HTTP/1.1 200 OK\r\nX: ", b"x", times=200),
+    "headers for ever": raw(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", times=200),
+    "a status line for ever": raw(b"HTTP/1.1 200 ", b"O", times=200),
+    "one interim answer after another": raw(b"HTTP/1.1 100 Continue\r\n\r\n", times=200),
+    "a chunk for ever": raw(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", times=200
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slow", SLOW)
+def test_the_whole_request_has_one_deadline(make: Make, stub: Stub, slow: str) -> None:
+    """No step takes 0.2 s, so that timeouts of single reads never come: in all it would be 4 s."""
+    judge = make(SLOW[slow], timeout=0.2, retries=0)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"ReadTimeout: no whole answer in 0.2 s"):
+        judge.pick("p", COMPLETIONS)
+    assert time.monotonic() - start < 2.0  # of the 4: a deadline, no measure of speed
+    for thread in threading.enumerate():
+        if thread.name == "judge":
+            thread.join(5)
+            assert not thread.is_alive()  # it was hung up on
+
+
+def test_what_comes_behind_an_answer_is_not_taken_for_the_next(make: Make, stub: Stub) -> None:
+    def twice(handler: Handler) -> None:
+        for letter in "AB":
+            body = said(letter)
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+            handler.wfile.write(head.encode() + body)
+
+    stub.RequestHandlerClass.protocol_version = "HTTP/1.1"  # type: ignore[attr-defined]
+    try:
+        judge = make(twice)
+        for i in range(3):
+            assert judge.pick(f"p {i}", COMPLETIONS) == shown_order(f"p {i}", COMPLETIONS)[0]
+    finally:
+        stub.RequestHandlerClass.protocol_version = "HTTP/1.0"  # type: ignore[attr-defined]
+
+
+# Judges that are of no use
+
+
+def cut_short(text: Any) -> bytes:
+    """What a model says that has spent its tokens on thinking."""
+    return json.dumps(
+        {"choices": [{"message": {"content": text}, "finish_reason": "length"}]}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [(said(""), "''"), (said("I can not choose between them." * 9), "'I can not choose"),
+     (said("b"), "'b'"), (said('{"answer": "B"}'), "'{\"answer\": \"B\"}'"),
+     (said(["B"]), "'[\"B\"]'"), (said(None), "'null'"), (said("\x1b[31mB\n\nis"), "'[31mB is'"),
+     (json.dumps({"choices": [{"message": {"content": None, "refusal": "No way"}}]}).encode(),
+      "'No way'"),
+     (cut_short(None), "cut at 8 tokens (a model that thinks first needs thousands: --judge_m"),
+     (cut_short("<think>So, A is"), "'<think>So, A is', cut at 8 tokens")],
+)  # fmt: skip
+def test_no_answer_many_times_in_a_row_ends_the_work(make: Make, body: bytes, begins: str) -> None:
+    judge = make(first, reply(body), patience=4)
+    assert judge.pick("p", COMPLETIONS) is not None
+    assert [judge.pick(f"p {i}", COMPLETIONS) for i in range(3)] == [None] * 3
+    with pytest.raises(UselessJudge, match="4 answers in a row were not one letter") as useless:
+        judge.pick("p 3", COMPLETIONS)
+    assert useless.value.count == 4 and begins in str(useless.value)
+    assert str(useless.value).isprintable() and len(str(useless.value)) < 400
+
+
+def test_a_letter_now_and_then_is_enough(make: Make) -> None:
+    judge = make(*[reply(said("?")), reply(said("?")), first, reply(said("?"))] * 5, patience=4)
+    for i in range(20):
+        judge.pick(f"p {i}", COMPLETIONS)
+    assert (judge.answered, judge.refused) == (5, 15)
+
+
+def test_what_a_model_thinks_aloud_is_left_out(make: Make) -> None:
+    judge = make(reply(said("<think>\nA or B? A.\n</think>\n\nB")))
+    assert judge.pick("p", COMPLETIONS) == shown_order("p", COMPLETIONS)[1]
+    assert make(reply(said("A</think>B"))).pick("p", COMPLETIONS) is None
+
+
+@pytest.mark.parametrize(("count", "rows"), [(2, 21), (4, 11)])
+def test_the_same_letter_again_and_again_is_no_judgement(make: Make, count: int, rows: int) -> None:
+    """By chance 2 * 2^-21 and 4 * 4^-11: under 1e-6."""
+    judge, shown = make(reply(said("B"))), list("abcd")[:count]
+    for i in range(rows - 1):
+        assert judge.pick(f"p {i}", shown) is not None
+    assert judge.pick("p 0", shown) is not None  # the same question has the same answer
+    with pytest.raises(UselessJudge, match=f"said B {rows + 1} times in a row") as useless:
+        judge.pick(f"p {rows}", shown)
+    assert useless.value.count == rows + 1
+
+
+def test_a_judge_who_reads_is_never_found_out(make: Make, stub: Stub) -> None:
+    """The longer text wins: letters come as the order is drawn."""
+
+    def longest(handler: Handler) -> None:
+        asked = stub.seen[-1][2]["messages"][0]["content"]
+        texts = re.findall(r"\n\[[AB] \w{8}\]\n(x+)", asked)
+        reply(said("AB"[len(texts[1]) > len(texts[0])]))(handler)
+
+    judge = make(longest)
+    picks = [judge.pick(f"p {i}", ["x", "xx"]) for i in range(150)]
+    assert picks == [1] * 150 and judge.doubt() is None
+
+
+def test_a_letter_that_comes_too_often_is_doubted(make: Make) -> None:
+    judge = make(*([reply(said("A"))] * 9 + [reply(said("B"))]) * 4)
+    assert judge.doubt() is None
+    for i in range(40):
+        judge.pick(f"p {i}", ["x", "y"])
+    assert "said A in 36 of 40 answers on 2 completions" in (judge.doubt() or "")
+
+
+@pytest.mark.parametrize("count", [-5, 10**400, 1e300, "7", None, True, [3]])
+def test_counts_that_can_not_be_are_none(make: Make, count: Any) -> None:
+    judge = make(
+        reply(said("A", {"prompt_tokens": count, "completion_tokens": 3})), input_price=1.0
+    )
+    assert judge.pick("p", COMPLETIONS) is not None
+    assert (judge.prompt_tokens, judge.completion_tokens, judge.cost) == (0, 3, 0.0)
+
+
+@pytest.mark.parametrize("usage", [[1], "many", 7, True])
+def test_a_usage_that_is_none_is_passed_over(make: Make, usage: Any) -> None:
+    assert make(reply(said("A", usage))).pick("p", COMPLETIONS) is not None
+
+
+def test_a_redirect_names_where_it_points_and_the_key_stays(make: Make, stub: Stub) -> None:
+    judge = make(reply(b"", 302, Location="http://elsewhere.example/v1?key=abc"))
+    with pytest.raises(InputError, match="redirects to http://elsewhere.example/v1, which is not"):
+        judge.pick("p", COMPLETIONS)
+    assert len(stub.seen) == 1

@@ -1,12 +1,15 @@
 """Scripted labellers at work on a store."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolkit.data.locks import letting_go, lock_part
 from toolkit.errors import InputError
+from toolkit.labeling.judge import UselessJudge
 from toolkit.labeling.labellers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
 
@@ -43,6 +46,8 @@ def labels(store: Store) -> dict[str, tuple[str, int | None]]:
 
 class Chance:
     """A judge who refuses now and then, costs two a question, and gives out at ``limit``."""
+
+    refusal = "'Well'"
 
     def __init__(self, limit: int | None = None) -> None:
         self.asked, self.limit, self.cost = 0, limit, 0.0
@@ -176,6 +181,25 @@ def test_scripts_work_beside_people_and_not_in_their_name(tmp_path: Path) -> Non
     store.close()
 
 
+def test_one_process_a_name(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 3)
+    with letting_go():
+        lock_part(store.path, "numbers", "labeler")
+        if (child := os.fork()) == 0:  # another process, to which that lock is somebody's
+            other = Store(store.path)
+            try:
+                ScriptedLabeller("numbers", ScorePicker(by_number)).work(other, progress=False)
+            except InputError as problem:
+                said = f"'numbers', is being written by another run, process {os.getppid()}"
+                os._exit(0 if said in str(problem) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        others = ScriptedLabeller("others", ScorePicker(by_number))
+        assert others.work(store, progress=False).picked == 3
+    assert [path.name for path in tmp_path.glob(".lock*")] == []
+    store.close()
+
+
 def test_a_lease_that_ran_out_meanwhile_costs_no_label(tmp_path: Path) -> None:
     store = open_store(tmp_path, 3, Settings(overlap=0.0, lease=0.02))
     other = store.script("other")
@@ -198,3 +222,75 @@ def test_values_out_of_range_are_refused() -> None:
     for options in ({"noise": 1.5}, {"ties": "keep"}, {"seed": -1}):
         with pytest.raises(InputError):
             ScriptedLabeller("x", ScorePicker(by_number), **options)  # type: ignore[arg-type]
+
+
+class Failing(Chance):
+    """Answers what its script says: "3" the best, "?" nothing; at its end it raises ``ending``."""
+
+    def __init__(self, script: str, ending: Exception) -> None:
+        super().__init__()
+        self.script, self.ending = list(script), ending
+
+    def pick(self, prompt: Any, completions: list[str]) -> int | None:
+        if not self.script:
+            raise self.ending
+        return completions.index("3") if self.script.pop(0) == "3" else None
+
+
+def test_what_a_useless_judge_said_is_taken_back_and_asked_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 12)
+    store.add_items([{"prompt": "alike", "completions": ["x", "x"]}])  # nobody is asked of it
+    useless = judged(Failing("33?3???", UselessJudge("no use", 4)))
+    with pytest.raises(UselessJudge, match=r"no use \(3 of its labels are taken back\)"):
+        useless.work(store, progress=False)
+    store.check()
+    held = [row[0] for row in store.db.execute("SELECT action FROM labels ORDER BY event")]
+    assert [action for action in held if action != "tie"] == ["pick", "pick", "skip", "pick"]
+    other = store.by_token(store.invite("ann"))
+    assert other is not None and store.next_task(other) is not None  # no lease is left behind
+    mended = judged(Failing("3" * 20, UselessJudge("never", 1))).work(store, progress=False)
+    assert mended.picked >= 12 - 4 - 1 and mended.refused == 0
+    store.check()
+    store.close()
+
+
+def test_void_picks_of_one_letter_are_taken_back_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 8)
+    with pytest.raises(UselessJudge):
+        judged(Failing("33333", UselessJudge("always A", 5))).work(store, progress=False)
+    assert len(list(store.picks())) == 1
+    store.close()
+
+
+def test_refusals_before_a_failure_are_taken_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 8)
+    with pytest.raises(InputError, match="gone"):
+        judged(Failing("3?3??", InputError("gone"))).work(store, progress=False)
+    actions = [row[0] for row in store.db.execute("SELECT action FROM labels ORDER BY event")]
+    assert actions == ["pick", "skip", "pick"]
+    store.close()
+
+
+def test_refused_items_can_be_asked_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 10)
+    assert judged(Chance()).work(store, progress=False).refused == 1
+    judge = store.script("judge")
+    assert (store.ask_again(judge), store.ask_again(judge)) == (1, 0)
+    store.check()
+    again = judged(Failing("3", InputError("once"))).work(store, progress=False)
+    assert again == Counts(picked=1) and len(list(store.picks())) == 10
+    store.close()
+
+
+def test_a_labeller_that_has_only_ever_refused_has_not_labelled(tmp_path: Path) -> None:
+    store = open_store(tmp_path, 3)
+    labeller = judged(Failing("???", InputError("never")))
+    labeller.work(store, progress=False)
+    with pytest.raises(
+        InputError, match="'judge': refused all 3 items.* last answer begins 'Well'"
+    ):
+        labeller.check(store)
+    assert store.db.execute("SELECT count(*) FROM labels").fetchone()[0] == 0
+    judged(Failing("3??", InputError("never"))).work(store, progress=False)
+    labeller.check(store)  # two refusals beside a pick are what a judge may do
+    store.close()

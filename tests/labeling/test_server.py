@@ -1,6 +1,7 @@
 """The page: what is shown and what is not, and what hostile or broken requests come to."""
 
 import json
+import logging
 import re
 import sqlite3
 import urllib.parse
@@ -20,6 +21,7 @@ from toolkit.labeling.server import (
     host_names,
     is_loopback,
     listen,
+    server_of,
     shown,
 )
 from toolkit.labeling.store import Settings, Store
@@ -424,3 +426,161 @@ def test_an_admin_invites_imports_and_exports(site: Site) -> None:
         assert "0 items and 0 picks came in" in _upload(whole, name)(site).text
     assert len(site.admin.get("/admin/export/events.jsonl").text.splitlines()) == 1
     assert urllib.parse.urlsplit(link[0]).netloc == HOST
+
+
+def admins_form(site: Site, **fields: str) -> dict[str, str]:
+    csrf = re.search(r'csrf" value="([^"]*)', site.admin.get("/admin").text)
+    assert csrf is not None
+    return {"csrf": csrf[1]} | fields
+
+
+def test_a_name_that_has_a_link_is_asked_about_first(site: Site) -> None:
+    form, cookie = site.form(site.ann), site.ann.cookies["labelling"]
+    for name in ("ann", "  ann "):
+        asked = post(site.admin, "/admin/invite", admins_form(site, name=name))
+        assert "ann has a link already" in asked.text and "/invite/" not in asked.text.replace(
+            "/admin/invite", ""
+        )
+        assert post(site.ann, "/label", form).status_code == 303  # she is still signed in
+    question = dict(re.findall(r'name="(name|replaces)" value="([^"]+)"', asked.text))
+    assert question["name"] == "ann"
+    answer = post(site.admin, "/admin/invite", admins_form(site, **question))
+    link = re.search(rf"{BASE}/invite/([\w-]+)", answer.text)
+    assert link is not None and site.store.by_token(link[1]) is not None
+    assert site.store.by_session(cookie) is None
+    # The button pressed twice, or the page loaded again: the link that was just made stays.
+    again = post(site.admin, "/admin/invite", admins_form(site, **question))
+    assert "ann has a link already" in again.text and site.store.by_token(link[1]) is not None
+    assert question["replaces"] not in again.text
+
+
+def test_names_that_look_the_same_are_the_same(site: Site) -> None:
+    made = post(site.admin, "/admin/invite", admins_form(site, name="Jose\u0301  Ruiz"))
+    assert f"{BASE}/invite/" in made.text
+    assert site.store.invitation("Jos\u00e9 Ruiz") is not None
+    asked = post(site.admin, "/admin/invite", admins_form(site, name="Jos\u00e9 Ruiz"))
+    assert "has a link already" in asked.text
+
+
+class Locals(logging.Handler):
+    """A handler that writes all that a record carries, the local variables of its traceback too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += logging.Formatter().format(record) + repr(vars(record))
+        trace = record.exc_info[2] if record.exc_info else None
+        while trace is not None:
+            self.text += repr(trace.tb_frame.f_locals)
+            trace = trace.tb_next
+
+
+@pytest.fixture
+def logged() -> Iterator[Locals]:
+    handler = Locals()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+
+
+FAILURES: dict[str, Callable[[str], Exception]] = {
+    "locked": lambda _: sqlite3.OperationalError("database is locked"),
+    "an error that tells": lambda secret: sqlite3.OperationalError(f"no such row: {secret!r}"),
+    "no file": lambda secret: FileNotFoundError(2, "No such file", f"/x/{secret}"),
+    "a bug": lambda secret: KeyError(secret),
+    "a bug about text": lambda secret: ValueError(f"of {secret}, {secret[:40]}... and {secret}"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_no_secret_reaches_a_log_when_the_store_fails(
+    site: Site, failure: str, logged: Locals, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    token, form = site.store.invite("dora"), site.form(site.ann)
+    secrets = [token, site.ann.cookies["labelling"], form["csrf"]]
+    called: list[str] = []
+
+    def failing(name: str, secret: str) -> Callable[..., Any]:
+        def call(*_: Any, **__: Any) -> Any:
+            called.append(name)
+            raise FAILURES[failure](secret) from KeyError(secret)
+
+        return call
+
+    for name, secret in (("by_token", token), ("record", form["csrf"])):
+        monkeypatch.setattr(site.store, name, failing(name, secret))
+    site.client().get(f"/invite/{token}")
+    site.client().get(f"/invite/{token}?again={token}")
+    post(site.client(), "/invite", {"token": token})
+    post(site.ann, "/label", form)
+    monkeypatch.setattr(site.store, "by_session", failing("by_session", secrets[1]))
+    answer = site.ann.get("/")
+    assert answer.status_code in (500, 503)
+    assert len(called) == 5 and len(caplog.records) >= 5  # it was told
+    written = [logged.text, caplog.text, *capfd.readouterr(), answer.text]
+    for text in written:
+        for secret in secrets:
+            assert secret[:12] not in text
+
+
+def test_what_uvicorn_and_asyncio_log_holds_no_secret(logged: Locals) -> None:
+    server_of(lambda *_: None)  # type: ignore[arg-type,return-value]
+    token = "Xy_9-" * 9
+    for name in ("uvicorn.error", "asyncio"):
+        try:
+            raise KeyError(token)
+        except KeyError as error:
+            logging.getLogger(name).error("of %s", token, exc_info=error)
+    assert "[hidden]" in logged.text and "Xy_9-Xy" not in logged.text
+
+
+def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
+    site = Site(tmp_path, count=0)
+    texts = ["<b>" * 100_000, "\u00a0\u4f60" * 100_000, "a\u202e" * 9_000]
+    site.store.add_items([{"prompt": "p" * 1_000_000, "completions": texts}])
+    page = site.ann.get("/").text
+    assert "p" * 1_000_000 in page and page.count("&lt;b&gt;") == 100_000
+    assert page.count("\u00a0\u4f60") == 100_000 and page.count("\\u202e") == 9_000
+    assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
+    site.store.close()
+
+
+def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit import arguments
+
+    monkeypatch.setattr(arguments, "serve", lambda app, listening: listening.close())
+    with Store(tmp_path / "labels.sqlite") as store:
+
+        def serve(invite: str, **options: Any) -> str:
+            arguments.StoreArguments(serve=True, port=0, invite=invite, **options).run(store)
+            return capsys.readouterr().out
+
+        first = serve("ann, ann,bob,,")
+        assert len(re.findall("invite link for ann", first)) == 1  # the second would end the first
+        ann = store.invitation("ann")
+        assert (
+            "ann has a link already (--reinvite" in serve("ann") and store.invitation("ann") == ann
+        )
+        assert "invite link for ann" in serve("ann", reinvite=True)
+        assert store.invitation("ann") not in (None, ann)
+
+        bot = store.script("bot")
+        store.add_items(rows(1))
+        task = store.next_task(bot)
+        assert task is not None and store.record(bot, task.form, "pick", 0)
+        with pytest.raises(InputError, match="invite: 'bot' is a script"):
+            serve("cleo,bot")
+        assert store.invitation("cleo") is None  # nobody saw a link of hers
+    for options, match in [
+        ({"invite": "ann"}, "give --serve too"),
+        ({"serve": True, "reinvite": True}, "reinvite: whom"),
+        ({"serve": True, "invite": "a\u202eb"}, "printable"),
+        ({"serve": True, "invite": "x" * 61}, "1 to 60"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            arguments.StoreArguments(**options)  # type: ignore[arg-type]

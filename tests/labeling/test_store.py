@@ -235,7 +235,10 @@ def test_tokens_and_sessions_are_kept_hashed_and_end_with_a_new_invitation(tmp_p
     store.close()
     files = b"".join(p.read_bytes() for p in tmp_path.glob("labels.sqlite*"))
     assert token.encode() not in files and session.encode() not in files
-    store.invite("cleo")
+    with pytest.raises(Refused, match="cleo has a link already"):
+        store.invite("cleo")
+    assert store.by_token(token) == cleo
+    store.invite("cleo", replaces=store.invitation("cleo"))
     assert store.by_token(token) is None and store.by_session(session) is None
     with pytest.raises(InputError, match="'cleo' is a person, not a script"):
         store.script("cleo")
@@ -368,7 +371,7 @@ def test_who_was_imported_can_be_invited_but_a_script_that_worked_can_not(tmp_pa
     store, _, _ = new(tmp_path, 2)
     store.add_picks([rows(1)[0] | {"best": 1, "labeler": "cleo"}])
     cleo = store.by_token(store.invite("cleo"))
-    assert cleo.kind == "person" and store.has_token("cleo") and not store.has_token("dora")
+    assert cleo.kind == "person" and store.invitation("cleo") and not store.invitation("dora")
     label_all(store, store.script("bot"))
     with pytest.raises(InputError, match="'bot' is a script"):
         store.invite("bot")
@@ -500,3 +503,84 @@ def test_the_time_of_a_label_is_kept_and_is_no_part_of_the_item(tmp_path: Path) 
     assert "updated_at" not in pick
     with pytest.raises(InputError, match="updated_at: 'noon', but must be a time"):
         store.add_picks([said(1, "noon")])
+
+
+# A clock that is set
+
+
+DAY = 86_400.0
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    import toolkit.labeling.store as module
+
+    now = module.time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now + by)
+
+
+@pytest.mark.parametrize("by", [-DAY, -2 * PLAIN.lease, 365 * DAY])
+@pytest.mark.parametrize("anew", [False, True])
+def test_after_the_clock_was_set_leases_are_free_and_no_time_is_negative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: float, anew: bool
+) -> None:
+    store, ann, bob = new(tmp_path, 2)
+    held = [store.next_task(who) for who in (ann, bob)]
+    set_clock(monkeypatch, by)
+    if anew:  # the server is started again, too
+        store.close()
+        store = Store(store.path, PLAIN)
+    assert store.record(bob, held[1].form, "pick", 0)  # hers is nobody else's yet
+    theirs = store.next_task(bob)
+    assert theirs is not None and theirs.item == held[0].item
+    assert store.record(bob, theirs.form, "pick", 0)
+    seconds = [event["seconds"] for event in store.events()]
+    assert all(s is None or 0 <= s < 60 for s in seconds), seconds
+    assert seconds[0] is not None or anew  # this store's own clock was not set
+    store.check()
+    assert store.progress()["left"] == 0
+
+
+@pytest.mark.parametrize("by", [-60.0, 60.0])
+def test_a_small_step_of_the_clock_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: float
+) -> None:
+    store, ann, bob = new(tmp_path, 1)
+    task = store.next_task(ann)
+    set_clock(monkeypatch, by)
+    assert store.next_task(ann) == task and store.next_task(bob) is None
+
+
+def test_a_session_of_a_clock_that_was_a_year_ahead_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ann, _ = new(tmp_path)
+    month = 30 * DAY
+    now = store.start_session(ann)
+    with monkeypatch.context() as patch:
+        set_clock(patch, 365 * DAY)
+        ahead = store.start_session(ann)
+        assert store.by_session(ahead, month) == ann and store.by_session(now, month) is None
+    assert store.by_session(ahead, month) is None and store.by_session(now, month) == ann
+    set_clock(monkeypatch, -DAY)
+    assert store.by_session(now, month) == ann  # one day back is no reason to sign people out
+
+
+def test_negative_times_of_an_older_version_are_not_counted(tmp_path: Path) -> None:
+    store, ann, _ = new(tmp_path)
+    task = store.next_task(ann)
+    store.record(ann, task.form, "pick", 0)
+    store._event(
+        store.db, "old", task.item, ann, 0, "skip", None, None, None, -DAY, 0.0
+    )  # fmt: skip
+    assert 0 <= store.own_progress(ann)["seconds"] < 60
+
+
+def test_connections_of_threads_that_ended_are_closed(tmp_path: Path) -> None:
+    """A server's threads come and go; each left three files open."""
+    store, _, _ = new(tmp_path)
+    for _ in range(30):
+        thread = threading.Thread(target=store.progress)
+        thread.start()
+        thread.join()
+    assert len(store._connections) <= 3
+    store.close()

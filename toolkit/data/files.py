@@ -140,7 +140,7 @@ def claim_output(
     else:
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
-        _try_to_write(path, field, beside=True)
+        try_to_write(path, field, beside=True)
     taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         resume = "--resume auto to go on, " if goes_on else ""
@@ -172,13 +172,13 @@ def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
     else:
         lock_folder(path, field)
         clear_leftovers(path)
-    _try_to_write(path, field, beside=whole)
+    try_to_write(path, field, beside=whole)
 
 
 ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare
 
 
-def _try_to_write(path: Path, field: str, beside: bool) -> None:
+def try_to_write(path: Path, field: str, beside: bool) -> None:
     """Raise InputError unless a file of some size can be written where the work will end.
 
     Args:

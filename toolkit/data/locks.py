@@ -10,6 +10,7 @@ end, so one that is there and not locked was left by a run that was killed.
 
 import atexit
 import datetime
+import hashlib
 import json
 import os
 import socket
@@ -87,12 +88,22 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def lock_part(path: str | Path, name: str, field: str) -> None:
+    """Hold what this name stands for in a file that others may write to at the same time.
+
+    Raises:
+        InputError: another run holds it, or nothing can be written there.
+    """
+    path, digest = Path(path), hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+    _lock(path.with_name(f"{LOCK}-{path.name}-{digest}"), f"{path}, {name!r},", field)
+
+
 def is_lock(path: Path) -> bool:
     """Whether this file is a folder's lock."""
     return path.name == LOCK
 
 
-def _lock(marker: Path, shown: Path, field: str) -> None:
+def _lock(marker: Path, shown: Path | str, field: str) -> None:
     if not is_first():
         return
     marker = Path(os.path.abspath(marker.parent.resolve() / marker.name))
@@ -141,7 +152,7 @@ def _acquire(marker: Path) -> BaseFileLock | None:
     return None
 
 
-def _sign(marker: Path, shown: Path, held: _Held) -> None:
+def _sign(marker: Path, shown: Path | str, held: _Held) -> None:
     """Say in the file who holds it; tell the user if a run that was killed held it before."""
     if isinstance(held.lock, SoftFileLock):  # it has written its own
         return

@@ -81,6 +81,15 @@ class EvaluationArguments(ChatArguments):
     judge_key_variable: str = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable of HTTP judges' key."}
     )
+    judge_max_tokens: int = field(
+        default=8, metadata={"help": "Of their answers; a model that thinks needs thousands."}
+    )
+    judge_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds for one request to them, from start to end."}
+    )
+    judge_patience: int = field(
+        default=20, metadata={"help": "End after so many answers in a row that are no letter."}
+    )
     batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
     show: int = field(default=8, metadata={"help": "Samples in the table."})
     seed: int = field(default=0, metadata={"help": "Of everybody's sampling."})
@@ -89,7 +98,9 @@ class EvaluationArguments(ChatArguments):
         super().__post_init__()
         check_seed(self.seed)
         check_choice("pick_pairs", self.pick_pairs, ("reference", "all"))
-        for name in ("limit", "frontier_samples", "pick_limit", "batch_size"):
+        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
+        for name in ("judge_max_tokens", "judge_patience", "limit", "frontier_samples",
+                     "pick_limit", "batch_size"):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
         for name in ("skip", "show", "frontier_prompts"):
             check_range(name, getattr(self, name), low=0)
@@ -116,7 +127,8 @@ class EvaluationArguments(ChatArguments):
         """
         judges = parse_judges(
             [*self._scoring(), *self.judges], base, precision, self.judge_key_variable,
-            self.reward_end_token,
+            self.reward_end_token, max_tokens=self.judge_max_tokens, timeout=self.judge_timeout,
+            patience=self.judge_patience,
         )  # fmt: skip
         if not judges:
             raise InputError(

@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
@@ -25,7 +24,7 @@ from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.scripted import Lexicon
-from toolkit.labeling.store import Settings, Store
+from toolkit.labeling.store import Settings, Store, check_writable
 from toolkit.models.adapters import check_adapter
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
@@ -114,14 +113,28 @@ class AskJudge:
     kind: str = "http"
 
     def verdicts(self, questions: list[tuple[Any, str, str]]) -> list[Verdict]:
-        """Its answers; equal texts are a tie without asking, no clear answer is None."""
+        """Its answers; equal texts are a tie without asking, no clear answer is None.
+
+        Raises:
+            InputError: it could not be asked, or it gave no answer at all; a table of those would
+                look as if it had judged.
+        """
         found: list[Verdict] = []
+        asked = answered = 0
         for prompt, first, second in tqdm(questions, desc=f"{self.name} judges", unit="pair"):
             if first == second:
                 found.append(0)
                 continue
             pick = self.judge.pick(prompt, [first, second])
+            asked, answered = asked + 1, answered + (pick is not None)
             found.append(None if pick is None else 1 - 2 * pick)
+        if asked and not answered:
+            raise InputError(
+                f"judges: {self.name}: gave no answer on any of {asked} pairs; its last begins "
+                f"{self.judge.refusal}"
+            )
+        if doubt := self.judge.doubt():
+            print(f"warning: {self.name}: {doubt}")
         return found
 
 
@@ -178,14 +191,15 @@ Judge = ScoreJudge | AskJudge | PeopleJudge
 
 def parse_judges(
     specs: Sequence[str], base: str, precision: str, key_variable: str = "OPENAI_API_KEY",
-    end_token: str = "auto",
+    end_token: str = "auto", **http: Any,
 ) -> list[Judge]:  # fmt: skip
-    """Judges from ``name=kind:value``; nothing large is loaded.
+    """Judges from ``name=kind:value``; nothing large is loaded. ``http`` is for ``HTTPJudge``.
 
     Raises:
         InputError: another form or kind, a name twice, something that does not load.
     """
     judges: list[Judge] = []
+    http_options = {"key_variable": key_variable} | http
     for spec in specs:
         name, _, what = spec.partition("=")
         kind, _, value = what.partition(":")
@@ -195,13 +209,14 @@ def parse_judges(
             )
         if any(j.name == name for j in judges):
             raise InputError(f"judges: two are called {name!r}")
-        judges.append(_load(name, kind, value, base, precision, key_variable, end_token))
+        judges.append(_load(name, kind, value, base, precision, end_token, http_options))
     return judges
 
 
 def _load(
-    name: str, kind: str, value: str, base: str, precision: str, key_variable: str, end_token: str
-) -> Judge:
+    name: str, kind: str, value: str, base: str, precision: str, end_token: str,
+    http: dict[str, Any],
+) -> Judge:  # fmt: skip
     if kind == "lexicon":
         return ScoreJudge(name, kind, Lexicon(value))
     if kind == "function":
@@ -212,12 +227,12 @@ def _load(
         check_adapter(value, base, "SEQ_CLS", f"judges: {name}", precision)
         return ScoreJudge(name, kind, folder=value, end_token=end_token)
     if kind == "people":
-        Path(value).parent.mkdir(parents=True, exist_ok=True)
+        check_writable(value, f"judges: {name}")
         return PeopleJudge(name, value)
     model, _, url = value.partition("@")
     if not url:
         raise InputError(f"judges: {name}: {value!r} is not MODEL@URL")
-    return AskJudge(name, HTTPJudge(url, model, key_variable))
+    return AskJudge(name, HTTPJudge(url, model, **http))
 
 
 def reranker(judges: Sequence[Judge], name: str | None, sampling: Sampling) -> Reranker | None:

@@ -3,18 +3,28 @@
 The completions are lettered, in an order that a hash of them decides: a judge who likes the first
 one best thereby likes no index best, and the same completions make the same request whatever order
 they come in. Anything but one letter is no answer. Nothing is sent anywhere but to ``base_url``.
+
+A judge that is of no use ends the work (``UselessJudge``): one who gives no answer many times in a
+row, and one who says the same letter again and again, and so knows nothing of the completions.
 """
 
+import contextlib
 import email.utils
 import hashlib
 import json
+import math
 import os
+import queue
 import re
+import socket
 import string
+import threading
 import time
+from collections import Counter
 from typing import Any
 
 import httpx2
+from scipy.stats import binomtest
 
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
@@ -22,6 +32,18 @@ from toolkit.errors import InputError, check_range
 QUESTION = "Which of these completions of the prompt is best?"
 ANSWER = re.compile(r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*""")  # the letter, in marks but not in words
 LARGEST = 1 << 20  # bytes of an answer; a letter's is under two thousand
+MOST_TOKENS = 10**9  # of one answer; an endpoint that counts more has miscounted
+# How unlikely a row of one letter has to be. All answers so far are looked at but once, so that is
+# asked for less than a row that begins anywhere among hundreds of thousands.
+UNLIKELY_FROM_THE_START, UNLIKELY = math.log(1e-6), math.log(1e-9)
+
+
+class UselessJudge(InputError):
+    """A judge whose last ``count`` answers say nothing; those given out as labels are void."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
 
 
 class HTTPJudge:
@@ -36,7 +58,9 @@ class HTTPJudge:
         key_variable: environment variable with the API key; none is sent where it is not set.
         question: what the judge is asked; completions and the form of the answer are added.
         max_tokens: of the answer. More than a letter takes: a judge who chats is thus found out.
-        timeout: seconds to connect, to wait for a next byte, and for an answer's whole body.
+            A model that thinks first needs thousands; what it puts before </think> is left out.
+        timeout: seconds for one request, from looking up the address to the answer's last byte.
+        patience: so many answers in a row that are no letter are the last ones (``UselessJudge``).
         retries: of one request.
         backoff: seconds before the first retry.
         longest_wait: seconds; a server that asks for more ends the work instead (what is labelled
@@ -47,7 +71,9 @@ class HTTPJudge:
     Attributes:
         requests: sent, retries among them.
         retries: of these.
+        answered: answers that were a letter.
         refused: answers that were not a letter.
+        refusal: how the last of these begins.
         prompt_tokens: as the endpoint counts them, 0 if it does not.
         completion_tokens: likewise.
 
@@ -57,11 +83,12 @@ class HTTPJudge:
 
     def __init__(
         self, base_url: str, model: str, key_variable: str = "OPENAI_API_KEY",
-        question: str = QUESTION, max_tokens: int = 8, timeout: float = 60.0, retries: int = 4,
-        backoff: float = 1.0, longest_wait: float = 120.0, input_price: float = 0.0,
-        output_price: float = 0.0,
+        question: str = QUESTION, max_tokens: int = 8, timeout: float = 60.0, patience: int = 20,
+        retries: int = 4, backoff: float = 1.0, longest_wait: float = 120.0,
+        input_price: float = 0.0, output_price: float = 0.0,
     ) -> None:  # fmt: skip
         check_range("max_tokens", max_tokens, low=1)
+        check_range("patience", patience, low=1)
         check_range("timeout", timeout, above=0)
         for name, value in [("retries", retries), ("backoff", backoff),
                             ("longest_wait", longest_wait), ("input_price", input_price),
@@ -69,9 +96,13 @@ class HTTPJudge:
             check_range(name, value, low=0)
         self.base_url, self.model, self.question = _address(base_url), model, question
         self.max_tokens, self.timeout, self.backoff = max_tokens, timeout, backoff
+        self.patience = patience
         self.tries, self.longest_wait = retries + 1, longest_wait
         self.input_price, self.output_price = input_price, output_price
-        self.requests = self.retries = self.refused = 0
+        self.requests = self.retries = self.answered = self.refused = 0
+        self.refusal, self._why = "", ""
+        self._letters = _Letters()
+        self._row = 0  # of answers without a letter, up to the last
         self.prompt_tokens = self.completion_tokens = 0
         self._key_variable = key_variable
         key = _key(key_variable)
@@ -80,7 +111,12 @@ class HTTPJudge:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        self._client = httpx2.Client(headers=headers, timeout=timeout, follow_redirects=False)
+        # A connection for each request: what an endpoint sends beyond an answer is never taken for
+        # the next one.
+        self._client = httpx2.Client(
+            headers=headers, timeout=timeout, follow_redirects=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"HTTPJudge({self.base_url!r}, {self.model!r})"
@@ -109,6 +145,7 @@ class HTTPJudge:
             completions: 2 to 26 texts.
 
         Raises:
+            UselessJudge: it has named none, or the same letter, too often in a row.
             InputError: the endpoint refuses such requests (a wrong key, model or address), answers
                 something else, or could not be reached however often it was tried.
         """
@@ -118,12 +155,38 @@ class HTTPJudge:
         order = shown_order(prompt, completions)
         content = self.request_text(prompt, [completions[k] for k in order])
         answer = self._ask(content)
-        match = ANSWER.fullmatch(answer) if isinstance(answer, str) else None
+        match = ANSWER.fullmatch(_without_thoughts(answer)) if isinstance(answer, str) else None
         position = letters.index(match[1]) if match else count
         if position >= count:
-            self.refused += 1
+            self._refuse(answer)
             return None
+        self.answered += 1
+        self._row = 0
+        if self._letters.add(content, position, count, self.answered + self.refused):
+            row = self._letters
+            raise UselessJudge(
+                f"{self.base_url}: {self.model!r} said {letters[position]} {row.length} times in a "
+                "row, though completions are lettered by lot: it does not read them (another "
+                "model?)", self.answered + self.refused - row.since + 1,
+            )  # fmt: skip
         return order[position]
+
+    def _refuse(self, answer: Any) -> None:
+        """Count an answer without a letter; raise UselessJudge where it is one too many."""
+        self.refused += 1
+        self._row += 1
+        said = self._cut(answer if isinstance(answer, str) else json.dumps(answer), 80)
+        self.refusal = repr(said) + self._why
+        if self._row >= self.patience:
+            raise UselessJudge(
+                f"{self.base_url}: {self._row} answers in a row were not one letter; the last "
+                f"begins {self.refusal} (does {self.model!r} follow such an instruction? "
+                "--judge_patience bears with more)", self._row,
+            )  # fmt: skip
+
+    def doubt(self) -> str | None:
+        """A line on letters that it says more often than chance would have it; None for none."""
+        return self._letters.doubt(f"{self.base_url}: {self.model!r}")
 
     def request_text(self, prompt: str | list[dict[str, str]], shown: list[str]) -> str:
         """What the judge reads: the completions in the order in which they are lettered."""
@@ -148,7 +211,7 @@ class HTTPJudge:
             self.retries += attempt > 0
             asked: float | None = None
             try:
-                status, header, answer = self._post(body)
+                status, headers, answer = self._post(body)
             except httpx2.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
@@ -156,8 +219,8 @@ class HTTPJudge:
                     return self._content(answer)
                 problem = f"HTTP {status}: {answer.decode('utf-8', 'replace')}"
                 if status != 429 and status < 500:
-                    raise InputError(self._line(problem) + self._cure(status))
-                asked = _seconds(header)
+                    raise InputError(self._line(problem) + self._cure(status, headers))
+                asked = _seconds(headers.get("retry-after"))
             if asked is not None and asked > self.longest_wait:
                 raise InputError(f"{self._line(problem)} (asks for {asked:.0f} s: come back then)")
             if attempt + 1 < self.tries:
@@ -165,19 +228,41 @@ class HTTPJudge:
                 time.sleep(own if asked is None else asked)
         raise InputError(f"{self._line(problem)} (tried {self.tries} times)")
 
-    def _post(self, body: bytes) -> tuple[int, str | None, bytes]:
-        """Status, Retry-After and at most LARGEST + 1 bytes of the answer."""
-        deadline = time.monotonic() + self.timeout
-        url = f"{self.base_url}/chat/completions"
-        answer = b""
-        with self._client.stream("POST", url, content=body) as response:
+    def _post(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and at most LARGEST + 1 bytes of the answer, by the deadline.
+
+        The client's own timeouts are for each read anew: a server that sends a byte now and then
+        would keep it for ever. So a thread asks, and is hung up on when the time is over.
+        """
+        outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        call = _Call()
+
+        def ask() -> None:
+            try:
+                outcome.put(self._exchange(body, call))
+            except BaseException as error:
+                outcome.put(error)
+
+        threading.Thread(target=ask, name="judge", daemon=True).start()
+        try:
+            found = outcome.get(timeout=self.timeout)
+        except queue.Empty:
+            raise httpx2.ReadTimeout(f"no whole answer in {self.timeout:g} s") from None
+        finally:
+            call.hang_up()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _exchange(self, body: bytes, call: "_Call") -> tuple[int, dict[str, str], bytes]:
+        url, answer = f"{self.base_url}/chat/completions", b""
+        extensions = {"trace": call.trace}
+        with self._client.stream("POST", url, content=body, extensions=extensions) as response:
             for chunk in response.iter_raw():  # undecoded: nothing small can become large
                 answer += chunk
                 if len(answer) > LARGEST:
                     break
-                if time.monotonic() > deadline:  # the client's own is for each read anew
-                    raise httpx2.ReadTimeout(f"no whole answer in {self.timeout:g} s")
-            return response.status_code, response.headers.get("retry-after"), answer[: LARGEST + 1]
+            return response.status_code, dict(response.headers), answer[: LARGEST + 1]
 
     def _content(self, answer: bytes) -> Any:
         """``choices[0].message.content``, and the tokens that it took are counted."""
@@ -185,31 +270,105 @@ class HTTPJudge:
             raise InputError(f"{self.base_url}: an answer of more than {LARGEST} bytes")
         try:
             value = json.loads(answer)
-            content = value["choices"][0]["message"].get("content")
-            usage = value.get("usage") or {}
-            spent = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+            choice = value["choices"][0]
+            message, usage = choice["message"], value.get("usage")
+            content = message.get("content")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             said = answer.decode("utf-8", "replace")
         else:
-            counted = [n if type(n) is int and n > 0 else 0 for n in spent]
-            self.prompt_tokens += counted[0]
-            self.completion_tokens += counted[1]
-            return content
+            counts = usage if isinstance(usage, dict) else {}
+            self.prompt_tokens += _tokens(counts.get("prompt_tokens"))
+            self.completion_tokens += _tokens(counts.get("completion_tokens"))
+            self._why = ""
+            if choice.get("finish_reason") == "length":
+                self._why = (
+                    f", cut at {self.max_tokens} tokens (a model that thinks first needs "
+                    "thousands: --judge_max_tokens)"
+                )
+            return content or message.get("refusal") or content
         raise InputError(self._line(f"no chat completion: {said}"))
 
     def _line(self, problem: str) -> str:
         """A line with what the server said of it: no key, no control characters, no end of it."""
-        # Cut only once the key is out of it: else a part of one could stay.
-        words = "".join(c if c.isprintable() else " " for c in self._hide(problem)).split()
-        return f"{self.base_url}: {' '.join(words)[:200]}"
+        return f"{self.base_url}: {self._cut(problem, 200)}"
 
-    def _cure(self, status: int) -> str:
+    def _cut(self, text: str, length: int) -> str:
+        # Cut only once the key is out of it: else a part of one could stay.
+        words = "".join(c if c.isprintable() else " " for c in self._hide(text)).split()
+        return " ".join(words)[:length]
+
+    def _cure(self, status: int, headers: dict[str, str]) -> str:
+        if 300 <= status < 400:
+            there = self._cut(headers.get("location", "").split("?")[0], 100) or "nowhere"
+            return f" (it redirects to {there}, which is not followed: give the right --judge_url)"
         cures = {
             401: f" (is {self._key_variable} set to a key of this endpoint?)",
             403: f" (may the key in {self._key_variable} use model {self.model!r}?)",
             404: f" (does base_url end as in .../v1, and is there a model {self.model!r}?)",
         }
         return cures.get(status, "")
+
+
+class _Call:
+    """One request's connection, to be cut from another thread."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.over = threading.Event()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """What the client tells of each of its steps; the one that finds the call over ends it."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self.sockets.append(info["return_value"].get_extra_info("socket"))
+        if self.over.is_set() and event.endswith(".started") and "close" not in event:
+            raise httpx2.ReadTimeout("hung up")
+
+    def hang_up(self) -> None:
+        """Wake whoever waits for this connection; it is theirs to close."""
+        self.over.set()
+        for one in self.sockets:
+            with contextlib.suppress(OSError):  # it is closed already
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+
+
+class _Letters:
+    """Which positions a judge has named; by chance each is as likely, as the order is drawn."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, Counter[int]] = {}  # number of completions: positions
+        self.position, self.chance = -1, 0.0  # of the present row: its letter, its log-probability
+        self.requests: set[bytes] = set()  # of the row: one that comes again has the same answer
+        self.length, self.since, self.unbroken = 0, 0, True
+
+    def add(self, content: str, position: int, count: int, number: int) -> bool:
+        """The answer of this number; whether the row of its letter is too long to be chance."""
+        request = hashlib.sha256(content.encode("utf-8", "replace")).digest()
+        if position != self.position:
+            self.unbroken = self.position == -1
+            self.position, self.chance = position, math.log(count)
+            self.length, self.since = 0, number
+            self.requests.clear()
+        self.length += 1
+        if request not in self.requests:
+            self.requests.add(request)
+            self.chance -= math.log(count)
+            self.counts.setdefault(count, Counter())[position] += 1
+        limit = UNLIKELY_FROM_THE_START if self.unbroken else UNLIKELY
+        return self.chance < limit
+
+    def doubt(self, who: str) -> str | None:
+        """A line if a letter comes up so often that it is one in a thousand; None otherwise."""
+        for count, positions in sorted(self.counts.items()):
+            position, times = max(positions.items(), key=lambda pair: pair[1])
+            total = sum(positions.values())
+            p = count * binomtest(times, total, 1 / count, alternative="greater").pvalue
+            if p < 1e-3:
+                return (
+                    f"{who} said {string.ascii_uppercase[position]} in {times} of {total} answers "
+                    f"on {count} completions, which are lettered by lot (p = {min(p, 1):.1g}): it "
+                    "goes by the place more than by the text"
+                )
+        return None
 
 
 def shown_order(prompt: str | list[dict[str, str]], completions: list[str]) -> list[int]:
@@ -246,6 +405,16 @@ def _key(variable: str) -> str:
             f"{variable}: has spaces or characters in it that no key has (set it anew)"
         )
     return key
+
+
+def _without_thoughts(answer: str) -> str:
+    """What comes after a block in which a model thinks."""
+    return answer.rpartition("</think>")[2] if answer.lstrip().startswith("<think>") else answer
+
+
+def _tokens(count: Any) -> int:
+    """A count of tokens, or 0 where it can be none."""
+    return count if type(count) is int and 0 < count <= MOST_TOKENS else 0
 
 
 def _seconds(header: str | None) -> float | None:

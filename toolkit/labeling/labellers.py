@@ -7,21 +7,25 @@ What is said of an item depends on the item, the labeller's name and the seed, o
 before: a labeller that is killed and started again labels the rest as if nothing had happened.
 """
 
+import itertools
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from toolkit.data.locks import letting_go, lock_part
 from toolkit.data.text import answers
-from toolkit.errors import check_choice, check_range, check_seed
-from toolkit.labeling.judge import HTTPJudge
+from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.labeling.judge import HTTPJudge, UselessJudge
 from toolkit.labeling.scripted import pick_best
-from toolkit.labeling.store import Refused, Store, draw
+from toolkit.labeling.store import REFUSED, Labeller, Refused, Store, draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
 
 Prompt = str | list[dict[str, str]]
 Fields = dict[str, Any]
+REMEMBERED = 1000  # of the last answers; more than any row that finds a judge out
 
 
 class Picker(Protocol):
@@ -30,6 +34,13 @@ class Picker(Protocol):
     @property
     def cost(self) -> float:
         """What asking has cost so far."""
+
+    @property
+    def refusal(self) -> str:
+        """How the last answer began that was none."""
+
+    def doubt(self) -> str | None:
+        """A line on why its answers are to be doubted; None where nothing speaks against them."""
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
@@ -51,6 +62,11 @@ class ScorePicker:
 
     scorer: RewardFunction
     cost: float = 0.0
+    refusal: str = ""
+
+    def doubt(self) -> str | None:
+        """None: a function does not see where completions stand."""
+        return None
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
@@ -77,6 +93,15 @@ class JudgePicker:
     def cost(self) -> float:
         """What the judge has cost so far."""
         return self.judge.cost
+
+    @property
+    def refusal(self) -> str:
+        """How the judge's last answer began that was no letter."""
+        return self.judge.refusal
+
+    def doubt(self) -> str | None:
+        """A line where the judge goes by the place of completions; else None."""
+        return self.judge.doubt()
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
@@ -126,6 +151,8 @@ class ScriptedLabeller:
         check_choice("ties", ties, ("drop", "random"))
         check_seed(seed)
         self.name, self.picker, self.noise, self.ties, self.seed = name, picker, noise, ties, seed
+        # The last events that the picker was asked for, and whether it refused.
+        self._last: deque[tuple[int, bool]] = deque(maxlen=REMEMBERED)
 
     def decide(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
@@ -144,8 +171,10 @@ class ScriptedLabeller:
     def work(self, store: Store, limit: int | None = None, progress: bool = True) -> Counts:
         """Label what the store hands out until nothing is left.
 
-        Each label is on the disk before the next item is asked for. One process a name: two would
-        be handed the same items, and ask the judge twice.
+        Each label is on the disk before the next item is asked for. One process a name, which is
+        locked: two would be handed the same items, and ask the judge twice. Where the judge turns
+        out to be of no use, what it said last is taken back, and asked again by whoever labels
+        next.
 
         Args:
             store: of the items.
@@ -156,9 +185,16 @@ class ScriptedLabeller:
             What was done in this call.
 
         Raises:
-            InputError: the name is a person's, or the picker failed; labels made before stay.
+            UselessJudge: its last answers say nothing; labels made before these stay.
+            InputError: the name is a person's, or at work elsewhere; or the picker failed; labels
+                made before stay, but not refusals up to then.
         """
         check_range("limit", limit, low=0)
+        with letting_go():
+            lock_part(store.path, self.name, "labeler")
+            return self._work(store, limit, progress)
+
+    def _work(self, store: Store, limit: int | None, progress: bool) -> Counts:
         labeller = store.script(self.name)
         counts, before = Counts(), self.picker.cost
         left = store.progress()  # of an item that two shall see, this one sees but one
@@ -168,9 +204,13 @@ class ScriptedLabeller:
                 task = store.next_task(labeller)
                 if task is None:
                     break
-                action, index = self.decide(task.prompt, task.completions, task.extra)
+                try:
+                    action, index = self.decide(task.prompt, task.completions, task.extra)
+                except InputError as problem:
+                    self._take_back(store, labeller, problem)
+                    raise
                 position = None if index is None else task.order.index(index)
-                reason = "refused" if action == "skip" else None
+                reason = REFUSED if action == "skip" else None
                 try:
                     if not store.record(labeller, task.form, action, position, reason):
                         continue  # a process of the same name was faster
@@ -178,6 +218,10 @@ class ScriptedLabeller:
                     if problem.status != 409:
                         raise
                     continue  # it took longer than the lease: the item was handed out anew
+                if len(set(task.completions)) > 1:  # else nobody was asked
+                    event = store.last_event(labeller)
+                    assert event is not None
+                    self._last.append((event, action == "skip"))
                 counts.picked += action == "pick"
                 counts.ties += action == "tie"
                 counts.refused += action == "skip"
@@ -185,3 +229,25 @@ class ScriptedLabeller:
                 bar.update()
         counts.cost = self.picker.cost - before
         return counts
+
+    def _take_back(self, store: Store, labeller: Labeller, problem: InputError) -> None:
+        """Void what was said last: all that a useless judge said, or a failing one's refusals."""
+        if isinstance(problem, UselessJudge):
+            void = list(self._last)[1 - problem.count :] if problem.count > 1 else []
+        else:
+            void = list(itertools.takewhile(lambda said: said[1], reversed(self._last)))
+        self._last.clear()
+        taken = store.take_back(labeller, [event for event, _ in void])
+        store.release(labeller)
+        if taken:
+            problem.args = (f"{problem} ({taken} of its labels are taken back)",)
+
+    def check(self, store: Store) -> None:
+        """Raise InputError if all that this labeller ever did was to refuse; that is taken back."""
+        labeller = store.script(self.name)
+        if store.refusals(labeller) and not store.has_picked(labeller):
+            taken = store.ask_again(labeller)
+            raise InputError(
+                f"labeler {self.name!r}: refused all {taken} items, so it has labelled none; its "
+                f"last answer begins {self.picker.refusal} (its refusals are taken back)"
+            )

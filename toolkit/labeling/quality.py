@@ -20,7 +20,8 @@ from scipy.special import chdtrc
 from toolkit.labeling.store import Store
 from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
 
-HOUR = 3600.0
+HOUR, DAY = 3600.0, 24  # in seconds, in hours
+SLACK = 60.0  # seconds by which two machines' clocks may differ
 # What an event says, as one number: a pick's index, or one of these.
 TIE, BAD, SKIP, UNDO = -1, -2, -3, -4
 SAYS = (
@@ -166,7 +167,9 @@ def quality(store: Store, now: float | None = None) -> Quality:
     counted = labels.only(decided & ~on_gold)
     table, category = _counts(counted)
     alpha, ends = krippendorff_alpha(table), alpha_interval(table)
-    ago = np.maximum((now - labels.at) // HOUR, 0).astype(int)
+    # Labels of the future were made before the clock was set back, or are imported: of no hour.
+    ahead = labels.at > now + SLACK
+    ago = np.where(ahead, DAY, np.maximum((now - labels.at) // HOUR, 0)).astype(int)
     return Quality(
         labellers=_labellers(people, events, labels, ago == 0, [
             _agreement(counted, table, category),
@@ -183,7 +186,7 @@ def quality(store: Store, now: float | None = None) -> Quality:
         alpha_interval=None if math.isnan(ends[0]) else ends,
         alpha_items=int((table.sum(axis=1) >= 2).sum()),
         positions=positions,
-        hourly=np.bincount(23 - ago[ago < 24], minlength=24).tolist(),
+        hourly=np.bincount(23 - ago[ago < DAY], minlength=24).tolist(),
     )  # fmt: skip
 
 

@@ -508,6 +508,8 @@ class Loop:
             self.store, number, wanted, self.args.train_on_validation, self.labeller, more,
             self.check, self.args.poll_seconds,
         )  # fmt: skip
+        if self.labeller is not None and (doubt := self.labeller.picker.doubt()):
+            print(f"warning: {doubt}", file=sys.stderr, flush=True)
         rates = {"labels": len(picks), "win_rate": win_rate(self.store.picks(), number)}
         write_json(folder / "validation.json", rates)
         write_jsonl(folder / "comparisons.jsonl", picks)

@@ -6,20 +6,21 @@ escaped by the templates, with invisible and bidirectional characters written ou
 page comes from another address, and nothing that tells the model, its step or a score is sent.
 """
 
-import contextlib
+import functools
 import hashlib
 import hmac
 import ipaddress
-import itertools
 import logging
 import math
-import signal
+import re
 import socket
 import sqlite3
+import sys
 import time
+import unicodedata
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolkit.data.text import printable
 from toolkit.errors import InputError
+from toolkit.labeling.connections import (
+    AT_ONCE,
+    WAITING,
+    Connection,
+    Server,
+    allow_descriptors,
+)
 from toolkit.labeling.exchange import EXPORTS, read_upload
-from toolkit.labeling.store import Labeller, Refused, Store
+from toolkit.labeling.logs import hide_secrets
+from toolkit.labeling.store import Labeller, Refused, Store, person_name
 
 logger = logging.getLogger(__name__)
+hide_secrets(__name__)
 HERE = Path(__file__).parent
 COOKIE = "labelling"
 REASONS = ("too hard to tell", "not understandable", "offensive or private", "broken", "other")
@@ -192,11 +202,26 @@ HIDDEN = Markup('<span class="hidden-character">{}</span>')
 
 def shown(text: Any) -> Markup:
     """Text for the page: escaped, with characters that an eye would miss written out and marked."""
-    pieces: list[Markup] = []
-    for hidden, run in itertools.groupby(str(text), lambda c: c != "\n" and printable(c) != c):
-        piece = "".join(run)
-        pieces.append(HIDDEN.format(printable(piece)) if hidden else escape(piece))
-    return Markup("").join(pieces)
+    whole, pieces, end = str(text), [], 0
+    if whole.replace("\n", " ").replace("\t", " ").isprintable():  # most are; it is quick
+        return escape(whole)
+    for run in _hidden_characters().finditer(whole):
+        pieces += [escape(whole[end : run.start()]), HIDDEN.format(printable(run[0]))]
+        end = run.end()
+    return Markup("").join([*pieces, escape(whole[end:])])
+
+
+@functools.cache
+def _hidden_characters() -> re.Pattern[str]:
+    """Runs of characters that ``printable`` writes out. Looking at each in turn took seconds."""
+    every = (chr(c) for c in range(sys.maxunicode + 1) if chr(c) not in "\n\t")
+    hidden = "".join(c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs"))
+    return re.compile(f"[{re.escape(hidden)}]+")
+
+
+def _page_of(request: Request) -> str:
+    """Which page a request was for, for the log: nothing that came with it, where tokens may be."""
+    return getattr(request.scope.get("endpoint"), "__name__", "no page")
 
 
 def _plain(text: str, status: int) -> Response:
@@ -248,8 +273,9 @@ class Pages:
             Route("/favicon.ico", lambda request: Response(status_code=204)),
         ]
         handlers: Any = {
-            HTTPException: self.failed, Refused: self.refused, InputError: self.wrong_input,
-            sqlite3.Error: self.unsaved, OSError: self.unsaved, Exception: self.broken,
+            ClientDisconnect: self.gone, HTTPException: self.failed, Refused: self.refused,
+            InputError: self.wrong_input, sqlite3.Error: self.unsaved, OSError: self.unsaved,
+            Exception: self.broken,
         }  # fmt: skip
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
 
@@ -267,18 +293,22 @@ class Pages:
             return RedirectResponse("/?note=late", 303)
         return _plain(str(error), error.status)
 
+    def gone(self, request: Request, error: Exception) -> Response:
+        """Whoever sent half a form will not read this."""
+        return _plain("the rest of this did not come", 400)
+
     def wrong_input(self, request: Request, error: Exception) -> Response:
         """An import that has mistakes."""
         return _plain(" ".join(printable(str(error)).split()), 422)
 
     def unsaved(self, request: Request, error: Exception) -> Response:
         """The disk is full, or the file locked, read-only or gone."""
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        logger.error("%s: %s", _page_of(request), error)
         return _plain("not saved: the store of labels can not be written now; try again", 503)
 
     def broken(self, request: Request, error: Exception) -> Response:
         """Anything else is a bug."""
-        logger.error("%s %s", request.method, request.url.path, exc_info=error)
+        logger.error("%s: this is a bug", _page_of(request), exc_info=error)
         return _plain("something is broken here; it was noted", 500)
 
     # Sessions
@@ -419,24 +449,33 @@ class Pages:
 
     async def admin(self, request: Request) -> Response:
         """How the labelling goes."""
-        secret, who = await self.session(request, ("admin",))
-        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
-        return self.page("admin.html", q=quality, csrf=csrf_of(secret), link=None, note="",
-                         who=who.name)  # fmt: skip
+        _, who = await self.session(request, ("admin",))
+        return await self.admin_page(request, who)
 
-    async def invite(self, request: Request) -> Response:
-        """Make an invite link, shown this once."""
-        who, fields = await self.form(request, ("admin",))
-        name = " ".join(fields.get("name", "").split())
-        if not 1 <= len(name) <= 60 or not name.isprintable():
-            raise HTTPException(400, "a name of 1 to 60 printable characters is wanted")
-        token = await run_in_threadpool(self.store.invite, name)
-        scheme = "https" if self.settings.https else "http"
-        link = f"{scheme}://{request.headers['host']}/invite/{token}"
+    async def admin_page(self, request: Request, who: Labeller, note: str = "",
+                         **shown: Any) -> Response:  # fmt: skip
+        """The admin's page, with a note, and below it a link or a question."""
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
         csrf = csrf_of(request.cookies[COOKIE])
-        return self.page("admin.html", q=quality, csrf=csrf, link=link, note=f"For {name}, once:",
-                         who=who.name)  # fmt: skip
+        shown = {"link": None, "known": None, "replaces": ""} | shown
+        return self.page("admin.html", q=quality, csrf=csrf, note=note, who=who.name, **shown)
+
+    async def invite(self, request: Request) -> Response:
+        """Make an invite link, shown this once; where the name has one, ask first."""
+        who, fields = await self.form(request, ("admin",))
+        try:
+            name = person_name(fields.get("name", ""))
+        except InputError as error:
+            raise HTTPException(400, str(error)) from None
+        replaces = fields.get("replaces") or None
+        try:
+            token = await run_in_threadpool(self.store.invite, name, replaces=replaces)
+        except Refused:
+            present = await run_in_threadpool(self.store.invitation, name)
+            return await self.admin_page(request, who, known=name, replaces=present or "")
+        scheme = "https" if self.settings.https else "http"
+        link = f"{scheme}://{request.headers['host']}/invite/{token}"
+        return await self.admin_page(request, who, f"For {name}, once:", link=link)
 
     async def take_in(self, request: Request) -> Response:
         """Import an uploaded file: items, or comparisons with their picks."""
@@ -453,13 +492,11 @@ class Pages:
         others = [row for row in rows if "best" not in row]
         items = await run_in_threadpool(self.store.add_items, others)
         picks = await run_in_threadpool(self.store.add_picks, picked)
-        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
         note = (f"{items[0]} items and {picks[0]} picks came in; "
                 f"{items[1] + picks[1]} were there already.")  # fmt: skip
         if rows.skipped:
             note += f" Annotations without a choice, which were skipped: {rows.skipped}."
-        return self.page("admin.html", q=quality, csrf=csrf_of(secret), link=None, note=note,
-                         who=who.name)  # fmt: skip
+        return await self.admin_page(request, who, note)
 
     async def export(self, request: Request) -> Response:
         """Labels as a file."""
@@ -515,6 +552,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(WAITING)  # who comes before the server is ready waits
     except OSError as error:
         listening.close()
         raise InputError(f"{host}:{port}: {error.strerror} (another --port?)", "port") from None
@@ -530,23 +568,19 @@ def host_names(listening: socket.socket, more: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([f"{name}:{port}" for name in names] + more))
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but the signal is not raised again at the end: picks are to be written."""
-        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+def server_of(app: ASGIApp) -> Server:
+    """What answers with the application. Nothing that is asked is logged."""
+    Connection.most = allow_descriptors()
+    config = uvicorn.Config(
+        app, access_log=False, server_header=False, proxy_headers=False, log_level="error",
+        limit_concurrency=None, timeout_keep_alive=15, h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=5, http=Connection, loop="asyncio", ws="none", lifespan="off",
+        backlog=AT_ONCE,
+    )  # fmt: skip
+    hide_secrets("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
+    return Server(config)
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM. Requests are not logged: invite links are in some."""
-    config = uvicorn.Config(
-        app, access_log=False, server_header=False, proxy_headers=False, log_level="warning",
-        limit_concurrency=512, timeout_keep_alive=15, h11_max_incomplete_event_size=16 * 1024,
-        timeout_graceful_shutdown=5, http="h11", ws="none", lifespan="off",
-    )  # fmt: skip
-    _Server(config).run(sockets=[listening])
+    """Answer until SIGINT or SIGTERM."""
+    server_of(app).run(sockets=[listening])

@@ -11,28 +11,36 @@
 
 Completions are shown in an order of their own for each labeller (``shown_order``), so nobody learns
 that the first is usually the best; events hold both index and position.
+
+Clocks are set, by hand or by a network: a lease or a session that begins in the future is none, and
+how long an answer took is told by a clock that nobody sets, or not at all.
 """
 
 import hashlib
 import json
 import math
+import os
 import random
 import secrets
 import sqlite3
 import threading
 import time
+import unicodedata
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.data.files import try_to_write
 from toolkit.data.labels import TIMES, label_time
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeller less
+REFUSED = "refused"  # a script's reason for a skip: its judge gave no answer
 # How the forms of imported picks begin; the second of such as did not say when they were made.
 IMPORT, UNDATED = "import dated", "import undated"
 
@@ -105,6 +113,11 @@ CREATE TABLE labels (
 ) WITHOUT ROWID;
 CREATE INDEX labels_labeller ON labels (labeller, event);
 """
+# A lease that holds at the time ?1. One that begins further in the future than it lasts was made
+# before the clock was set back.
+HOLDS = "(expires > ?1 AND since <= ?1 + (expires - since))"
+HANDED_OUT = 10_000  # forms of which it is remembered when they were handed out
+steady = time.monotonic  # a clock that nobody sets
 # Each brings a file from its index to the next version; PRAGMA user_version says where it is.
 MIGRATIONS = (SCHEMA,)
 
@@ -167,6 +180,21 @@ def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
+def person_name(text: str) -> str:
+    """A person's name as it is kept: spaces one at a time, letters composed.
+
+    Raises:
+        InputError: none of 1 to 60 printable characters.
+    """
+    name = " ".join(unicodedata.normalize("NFC", text).split())
+    if not 1 <= len(name) <= 60 or not name.isprintable():
+        raise InputError(
+            f"invite: {printable(name)!r:.80}: a name of 1 to 60 printable characters is wanted",
+            "invite",
+        )
+    return name
+
+
 def draw(*parts: Any) -> random.Random:
     """A generator that these parts decide."""
     return random.Random(hashlib.sha256(repr(parts).encode("utf-8", "replace")).digest())
@@ -193,13 +221,14 @@ class Store:
     def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
         self.path, self.settings = Path(path), settings or Settings()
         self._local, self._turn = threading.local(), threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        self._handed: OrderedDict[str, float] = OrderedDict()  # forms: ``steady`` when handed out
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._migrate()
             self.check()
         except sqlite3.Error as error:
-            raise InputError(f"{self.path}: {_cure(error)}") from None
+            raise InputError(f"{self.path}: {cure(error)}") from None
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -207,7 +236,9 @@ class Store:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
-            self._connections.append(connection)
+            for thread in [t for t in self._connections.copy() if not t.is_alive()]:
+                self._connections.pop(thread).close()  # a server's threads come and go
+            self._connections[threading.current_thread()] = connection
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -233,7 +264,7 @@ class Store:
 
     def close(self) -> None:
         """Close every thread's connection."""
-        for connection in self._connections:
+        for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._local = threading.local()
@@ -359,11 +390,28 @@ class Store:
 
     # Labellers
 
-    def invite(self, name: str, kind: str = "person", end_sessions: bool = True) -> str:
-        """A new token for this name, kept hashed; the earlier one ends, and sessions too."""
+    def invite(
+        self, name: str, kind: str = "person", end_sessions: bool = True,
+        replaces: str | None = None,
+    ) -> str:  # fmt: skip
+        """A new token for this name, kept hashed; the earlier one ends, and sessions too.
+
+        Args:
+            name: of a new labeller, or of one who gets another token.
+            kind: person or admin.
+            end_sessions: sessions end with the earlier token.
+            replaces: what ``invitation`` says of the token that is to end, so that none ends by
+                mistake; None where there is none yet.
+
+        Raises:
+            Refused: the name has another token than that.
+            InputError: the name is that of another kind of labeller.
+        """
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
             labeller = self._labeller(db, name, kind)
+            if self._invitation(db, name) != replaces:
+                raise Refused(f"{name} has a link already, which a new one would end", 409)
             db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeller.id))
             if end_sessions:
                 db.execute("DELETE FROM sessions WHERE labeller = ?", (labeller.id,))
@@ -398,10 +446,21 @@ class Store:
         query = "SELECT 1 FROM events WHERE labeller = ? AND form NOT LIKE 'import %' LIMIT 1"
         return db.execute(query, (labeller,)).fetchone() is not None
 
-    def has_token(self, name: str) -> bool:
-        """Whether this name has an invite link."""
-        row = self.db.execute("SELECT token FROM labellers WHERE name = ?", (name,)).fetchone()
-        return row is not None and row[0] is not None
+    def invitation(self, name: str) -> str | None:
+        """What this name's token is told from others by; it opens nothing. None for no token."""
+        return self._invitation(self.db, name)
+
+    @staticmethod
+    def _invitation(db: sqlite3.Connection, name: str) -> str | None:
+        row = db.execute("SELECT token FROM labellers WHERE name = ?", (name,)).fetchone()
+        return None if row is None or row[0] is None else hashed(row[0])[:16]
+
+    def kind_of(self, name: str) -> str | None:
+        """What kind of labeller has this name; None for nobody, and for imported labels' names."""
+        row = self.db.execute("SELECT id, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+        if row is None or (row["kind"] == "script" and not self._worked(self.db, row["id"])):
+            return None
+        return row["kind"]
 
     def by_token(self, token: str) -> Labeller | None:
         """Whose token it is."""
@@ -420,10 +479,10 @@ class Store:
         return secret
 
     def by_session(self, secret: str, longest: float = math.inf) -> Labeller | None:
-        """Whose session it is, unless it began more than ``longest`` seconds ago."""
+        """Whose session it is, unless it began more than ``longest`` seconds ago, or from now."""
         row = self.db.execute(
             "SELECT l.id, l.name, l.kind FROM sessions s JOIN labellers l ON l.id = s.labeller "
-            "WHERE s.hash = ? AND s.created > ?", (hashed(secret), time.time() - longest),
+            "WHERE s.hash = ? AND abs(? - s.created) < ?", (hashed(secret), time.time(), longest),
         ).fetchone()  # fmt: skip
         return None if row is None else Labeller(*row)
 
@@ -454,8 +513,8 @@ class Store:
 
     def _held(self, db: sqlite3.Connection, labeller: Labeller, now: float) -> Task | None:
         row = db.execute(
-            "SELECT form, item, turn FROM leases WHERE labeller = ? AND expires > ? "
-            "ORDER BY since DESC LIMIT 1", (labeller.id, now),
+            f"SELECT form, item, turn FROM leases WHERE {HOLDS} AND labeller = ?2 "
+            "ORDER BY since DESC LIMIT 1", (now, labeller.id),
         ).fetchone()  # fmt: skip
         return None if row is None else self._task(db, labeller, row[1], row[2], row[0])
 
@@ -474,10 +533,10 @@ class Store:
         """Leases that ran out: their items are free again."""
         db.execute(
             "UPDATE items SET taken = taken - (SELECT count(*) FROM leases WHERE item = items.id "
-            "AND turn = 0 AND expires <= ?1) WHERE gold IS NULL AND id IN "
-            "(SELECT item FROM leases WHERE expires <= ?1)", (now,),
+            f"AND turn = 0 AND NOT {HOLDS}) WHERE gold IS NULL AND id IN "
+            f"(SELECT item FROM leases WHERE NOT {HOLDS})", (now,),
         )  # fmt: skip
-        db.execute("DELETE FROM leases WHERE expires <= ?", (now,))
+        db.execute(f"DELETE FROM leases WHERE NOT {HOLDS}", (now,))
 
     def _choose(self, db: sqlite3.Connection, labeller: Labeller) -> tuple[int, int] | None:
         """An item and a turn: now and then a hidden repeat or a gold item, else a new one."""
@@ -530,7 +589,19 @@ class Store:
             (form, item, labeller.id, turn, now, now + self.settings.lease),
         )
         self._count(db, item, turn, 1)
+        self._handed[form] = steady()
+        while len(self._handed) > HANDED_OUT:
+            self._handed.popitem(last=False)
         return form
+
+    def _seconds(self, lease: sqlite3.Row, now: float) -> float | None:
+        """How long ago a form was handed out; None where clocks do not tell."""
+        begun = self._handed.pop(lease["form"], None)
+        if begun is not None:
+            return max(0.0, steady() - begun)
+        # Handed out by another process, or by one before this: the clock may have been set.
+        seconds = now - lease["since"]
+        return seconds if 0 <= seconds <= lease["expires"] - lease["since"] else None
 
     def _count(self, db: sqlite3.Connection, item: int, turn: int, by: int) -> None:
         """An item is taken by one labeller more, or fewer; repeats and gold items never are."""
@@ -580,7 +651,7 @@ class Store:
                 choice = shown_order(item, labeller.id, turn, count)[position]
             event = self._event(
                 db, form, item, labeller, turn, action, choice, position, reason,
-                now - lease["since"], now,
+                self._seconds(lease, now), now,
             )  # fmt: skip
             db.execute(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)",
@@ -619,18 +690,67 @@ class Store:
             ).fetchone()  # fmt: skip
             if last is None or after not in (None, last["event"]):
                 return False
-            self._event(
-                db, f"undo {last['event']}", last["item"], labeller, last["turn"], "undo", None,
-                None, None, None, now,
-            )  # fmt: skip
-            db.execute(
-                "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
-                (last["item"], labeller.id, last["turn"]),
-            )
-            if last["action"] in DECIDED:
-                self._count(db, last["item"], last["turn"], -1)
+            self._void(db, labeller, last["event"], last["item"], last["turn"], last["action"], now)
             self._lease(db, labeller, last["item"], last["turn"], now)
         return True
+
+    def take_back(self, labeller: Labeller, events: Iterable[int]) -> int:
+        """Take back these labels of a labeller, so that their items are to be asked again.
+
+        Returns:
+            How many still held.
+        """
+        taken, now = 0, time.time()
+        with self._writing() as db:
+            for event in events:
+                label = db.execute(
+                    "SELECT item, turn, action FROM labels WHERE event = ? AND labeller = ?",
+                    (event, labeller.id),
+                ).fetchone()
+                if label is not None:
+                    item, turn, action = label
+                    self._void(db, labeller, event, item, turn, action, now)
+                    taken += 1
+        return taken
+
+    def ask_again(self, labeller: Labeller) -> int:
+        """Take back all refusals of a script; how many there were."""
+        return self.take_back(labeller, self.refusals(labeller))
+
+    def refusals(self, labeller: Labeller) -> list[int]:
+        """The events by which a script passed over items, as its judge gave no answer."""
+        rows = self.db.execute(
+            "SELECT e.id FROM labels l JOIN events e ON e.id = l.event WHERE l.labeller = ? AND "
+            "l.action = 'skip' AND e.reason = ?", (labeller.id, REFUSED),
+        )  # fmt: skip
+        return [row[0] for row in rows]
+
+    def has_picked(self, labeller: Labeller) -> bool:
+        """Whether a pick of this labeller holds."""
+        query = "SELECT 1 FROM labels WHERE labeller = ? AND action = 'pick' LIMIT 1"
+        return self.db.execute(query, (labeller.id,)).fetchone() is not None
+
+    def release(self, labeller: Labeller) -> None:
+        """Let go of the items that a script was handed and will not answer."""
+        with self._writing() as db:
+            for item, turn in db.execute(
+                "SELECT item, turn FROM leases WHERE labeller = ?", (labeller.id,)
+            ).fetchall():
+                self._count(db, item, turn, -1)
+            db.execute("DELETE FROM leases WHERE labeller = ?", (labeller.id,))
+
+    def _void(
+        self, db: sqlite3.Connection, labeller: Labeller, event: int, item: int, turn: int,
+        action: str, now: float,
+    ) -> None:  # fmt: skip
+        """Add the event that undoes a label, and drop the label."""
+        self._event(db, f"undo {event}", item, labeller, turn, "undo", None, None, None, None, now)
+        db.execute(
+            "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
+            (item, labeller.id, turn),
+        )
+        if action in DECIDED:
+            self._count(db, item, turn, -1)
 
     def last_event(self, labeller: Labeller) -> int | None:
         """The event that ``undo`` would take back."""
@@ -655,7 +775,7 @@ class Store:
             "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
         ).fetchone()[0]
         late = self.db.execute(
-            "SELECT seconds FROM events WHERE labeller = ? AND seconds IS NOT NULL "
+            "SELECT seconds FROM events WHERE labeller = ? AND seconds >= 0 "
             "ORDER BY id DESC LIMIT 25", (labeller.id,),
         ).fetchall()  # fmt: skip
         times = sorted(row[0] for row in late)
@@ -774,12 +894,7 @@ class Store:
             later = undated or (when is not None and when >= old["at"])
             if old["choice"] == choice or not later:
                 return False
-            self._event(
-                db, f"undo {old['event']}", item, who, turn, "undo", None, None, None, None, now
-            )
-            db.execute(f"DELETE FROM labels {where}", place)
-            if old["action"] in DECIDED:
-                self._count(db, item, turn, -1)
+            self._void(db, who, old["event"], item, turn, old["action"], now)
 
         if db.execute(f"DELETE FROM leases {where}", place).rowcount:
             self._count(db, item, turn, -1)
@@ -806,7 +921,8 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _cure(error: sqlite3.Error) -> str:
+def cure(error: sqlite3.Error) -> str:
+    """What SQLite says, and how to mend it."""
     text = str(error)
     cures = {
         "unable to open": "can not be opened (is the folder there, and yours?)",
@@ -817,3 +933,18 @@ def _cure(error: sqlite3.Error) -> str:
         "full": "the disk is full",
     }
     return next((cure for word, cure in cures.items() if word in text), text)
+
+
+def check_writable(path: str | Path, field: str) -> None:
+    """Raise InputError unless a store is there that can be written, or could be made there."""
+    path = Path(path)
+    if not os.path.exists(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try_to_write(path, field, beside=True)
+        return
+    with Store(path) as store:
+        try:
+            with store._writing():
+                pass
+        except sqlite3.Error as error:
+            raise InputError(f"{field}: {path}: {cure(error)}") from None
