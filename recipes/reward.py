@@ -19,7 +19,8 @@ from toolkit.cli import run, write_run
 from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
-from toolkit.models.adapters import absolute_if_local, write_facts
+from toolkit.models.adapters import absolute_if_local
+from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles

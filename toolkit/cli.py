@@ -30,7 +30,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from trl import TrlParser
 
 from toolkit.data.files import read_object, require_file, write_json, write_text
-from toolkit.errors import InputError
+from toolkit.errors import InputError, check_finite
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
@@ -159,6 +159,7 @@ def parse(
         parser.set_defaults_with_config(**values)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+        check_finite(*filter(dataclasses.is_dataclass, parsed))
     except InputError as error:
         given = any(arg.split("=")[0] == f"--{error.field}" for arg in args)
         if error.field in lines and not given:

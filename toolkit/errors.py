@@ -1,7 +1,9 @@
 """The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -67,6 +69,29 @@ def check_range(
         wants.append(f"above {above:g}")
     if wants:
         raise InputError(f"{name} is {value:g}, but must be {' and '.join(wants)}", field=name)
+
+
+def check_finite(*arguments: Any) -> None:
+    """Raise InputError for the first field of these dataclasses that holds NaN or an infinity.
+
+    Lists and mappings are looked through, and fields that other libraries declare as well.
+    """
+    for instance in arguments:
+        for f in dataclasses.fields(instance):
+            for value in _floats(getattr(instance, f.name, None)):
+                if not math.isfinite(value):
+                    raise InputError(f"{f.name} is {value:g}, but must be finite", field=f.name)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _floats(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _floats(inner)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

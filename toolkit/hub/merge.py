@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 
 from toolkit.data.files import atomic_directory, write_text
@@ -16,6 +15,7 @@ from toolkit.hub.gate import PROBES
 from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
 from toolkit.hub.stage import TOKENIZER_FILES, one_line
+from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import family_of
 from toolkit.models.loading import load_base, load_config, load_tokenizer
 from toolkit.models.merging import tie_again, untie
@@ -93,7 +93,7 @@ def _with_adapter(source: Source, base: Base, precision: str, apart: bool = Fals
     model = load_base(str(base.files), precision, score_head=source.kind == "reward")
     if apart:
         untie(model)
-    return PeftModel.from_pretrained(model, str(source.folder)).eval()
+    return plain_adapter(model, source.folder).eval()
 
 
 @torch.no_grad()

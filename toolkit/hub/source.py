@@ -20,7 +20,8 @@ from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
 from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
-from toolkit.models.adapters import FACTS, check_adapter, read_facts
+from toolkit.models.adapters import check_adapter
+from toolkit.models.facts import FACTS, read_facts
 from toolkit.models.reading import reading_of
 
 Facts = dict[str, Any]

@@ -23,7 +23,7 @@ from toolkit.data.files import atomic_directory, write_json, write_text
 from toolkit.errors import InputError
 from toolkit.hub.base import Base
 from toolkit.hub.source import VALUE_HEAD, Source
-from toolkit.models.adapters import FACTS
+from toolkit.models.facts import FACTS
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)
 TOKENIZER_FILES = (

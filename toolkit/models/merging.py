@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from toolkit.data.files import atomic_directory
 from toolkit.errors import InputError
-from toolkit.models.adapters import absolute_if_local
+from toolkit.models.adapters import absolute_if_local, check_for_merging
+from toolkit.models.finite import check_weights_of
 from toolkit.models.loading import check_base, way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
@@ -44,6 +45,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {adapter}: no adapter_model.safetensors")
+    check_for_merging(folder)
     config = PeftConfig.from_pretrained(adapter)
     if config.task_type == "SEQ_CLS":
         raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
@@ -111,6 +113,7 @@ def tie_again(model: Any) -> None:
 
 def _load(name: str, dtype: str, revision: str = "main") -> Any:
     """The language model, on a CPU; of a checkpoint that is saved quantised, what it stands for."""
+    check_weights_of(name, revision)
     way = way_to_load(name, dtype, "cpu", revision)
     try:
         model = way.load(name)
