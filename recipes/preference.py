@@ -12,7 +12,6 @@ see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of hel
 policy tells right, above a half.
 """
 
-import json
 from typing import Any
 
 from toolkit.arguments import (
@@ -22,7 +21,7 @@ from toolkit.arguments import (
     StartArguments,
 )
 from toolkit.cli import run, write_run
-from toolkit.data.files import claim_output
+from toolkit.data.files import claim_output, json_text
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig
 from toolkit.training.baseline_data import preference_shape, prepare_completions
@@ -48,7 +47,7 @@ def main(
         data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
         out.parent,
     )  # fmt: skip
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
@@ -61,7 +60,7 @@ def main(
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}
 

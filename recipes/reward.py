@@ -10,13 +10,18 @@ beside it lie held_out.jsonl and run.json, from which reward_report.py makes its
 see the loss fall from ln K and a held-out accuracy, with its interval, above chance.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
 from toolkit.cli import run, write_run
-from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
+from toolkit.data.files import (
+    atomic_directory,
+    claim_output,
+    json_text,
+    write_json,
+    write_jsonl,
+)
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local
@@ -72,7 +77,7 @@ def main(
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = data_args.encoder(tokenizer, longest)
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out.parent, end_id)
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Model and trainer.
     trainer = BestOfKTrainer(
@@ -112,7 +117,7 @@ def main(
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"{out / 'adapter'}: {judge(metrics).sentence}")
     return metrics | {"history": history}
 

@@ -10,7 +10,6 @@ by default. OUTPUT_DIR/adapter holds the adapter, which ppo.py and preference.py
 should see loss and eval_loss fall; when eval_loss rises again, take fewer epochs.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from toolkit.arguments import (
     StartArguments,
 )
 from toolkit.cli import run, write_run
-from toolkit.data.files import claim_output
+from toolkit.data.files import claim_output, json_text
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import SFTBaselineConfig
 from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
@@ -58,7 +57,7 @@ def main(
         data = prepare_completions(
             data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out.parent,
         )  # fmt: skip
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
@@ -71,7 +70,7 @@ def main(
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}
 

@@ -13,6 +13,7 @@ import difflib
 import enum
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sqlite3
@@ -30,7 +31,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from trl import TrlParser
 
 from toolkit.data.files import read_object, require_file, write_json, write_text
-from toolkit.errors import InputError, check_finite
+from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 from toolkit.training.ppo_run import Interrupted
@@ -152,6 +153,9 @@ def parse(
         args = ["--help"]
     else:
         _hide_inherited(parser, dataclass_types)
+    for action in parser._actions:
+        if action.type is float:  # before a library's own checks, which trip over an infinity
+            action.type = _finite
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
@@ -267,6 +271,17 @@ def git_commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
+def _finite(word: str) -> float:
+    """A number of the command line."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{word} is no number (give a finite one)")
+    return value
+
+
+_finite.__name__ = "float"  # as argparse is to call it
+
+
 def _names(parser: argparse.ArgumentParser) -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in ("help", "help_all")]
 
@@ -335,6 +350,10 @@ def _read_config(
             if isinstance(hints[key], types.UnionType):
                 wanted = str(hints[key])
             raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
+        try:
+            check_numbers(key, values[key])
+        except InputError as error:
+            raise InputError(f"{where}: {error}", key) from None
     return values, lines
 
 

@@ -78,9 +78,14 @@ def check_finite(*arguments: Any) -> None:
     """
     for instance in arguments:
         for f in dataclasses.fields(instance):
-            for value in _floats(getattr(instance, f.name, None)):
-                if not math.isfinite(value):
-                    raise InputError(f"{f.name} is {value:g}, but must be finite", field=f.name)
+            check_numbers(f.name, getattr(instance, f.name, None))
+
+
+def check_numbers(name: str, value: Any) -> None:
+    """Raise InputError if there is NaN or an infinity in the value, however deep."""
+    for number in _floats(value):
+        if not math.isfinite(number):
+            raise InputError(f"{name} is {number:g}, but must be finite", field=name)
 
 
 def _floats(value: Any) -> Iterator[float]:

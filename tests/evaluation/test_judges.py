@@ -156,3 +156,15 @@ def test_people_judge_by_the_store_blind_and_what_is_left_is_none(
         assert list(store.picks()) == []  # matches are not trained on
     assert judge.verdicts(questions) == [1, -1, 1, 0]
     assert len(capsys.readouterr().out.splitlines()) == 1  # nothing left: nothing said
+
+
+def test_a_score_that_is_no_number_is_the_judges_fault_by_name(
+    new_sampling: Make, reward_adapter: list[str]
+) -> None:
+    sampling = new_sampling()
+    outputs = sampling.write(Contender("r", "reference"), [], None)
+    judge = ScoreJudge("rm", "reward_adapter", folder=reward_adapter[0])
+    assert len(judge.score(sampling, outputs)) == len(outputs.texts)
+    sampling.roles.reward_head.weight.data.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"judges: rm: scored .* as .*broken"):
+        judge.score(sampling, outputs)

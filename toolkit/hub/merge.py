@@ -113,6 +113,8 @@ def _difference(
     before: list[torch.Tensor], after: list[torch.Tensor], source: Source, dtype: str
 ) -> str:
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
+    if not bool(gaps.isfinite().all()):
+        raise InputError("merged_output: merged or not, it gives numbers that are not finite")
     held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[source.precision]
     what = "raw scores" if source.kind == "reward" else "log-probs of all next tokens"
     text = (

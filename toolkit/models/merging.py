@@ -65,6 +65,10 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     whole = _with_adapter(model, adapter)
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
+    if not all(bool(logprobs.isfinite().all()) for logprobs in before):
+        raise InputError(
+            f"adapter: {adapter}: with it the base gives log-probs that are no numbers"
+        )
     if not hasattr(whole, "merge_and_unload"):
         raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
     try:
@@ -83,7 +87,9 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         del model, whole, merged
         gc.collect()
         after = _logprobs(_load(str(aside), dtype), probes)
-        difference = max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
+        difference = torch.stack([
+            (a - b).abs().max() for a, b in zip(before, after, strict=True)
+        ]).max().item()  # NaN, if anything is  # fmt: skip
         largest = max(b.abs().max().item() for b in before)
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(
