@@ -1,7 +1,6 @@
 """The adapter merged into its base, as a model of its own, with the difference that this makes."""
 
 import gc
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import torch
 from safetensors import SafetensorError
 
 from toolkit.data.files import atomic_directory, write_text
+from toolkit.data.inside import copy_inside
 from toolkit.errors import InputError, check_choice
-from toolkit.hub.base import Base
-from toolkit.hub.gate import PROBES
+from toolkit.hub.base import TOKENIZER_FILES, Base, check_tokenizer
+from toolkit.hub.gate import PROBES, publicly_known
 from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
-from toolkit.hub.stage import TOKENIZER_FILES, one_line
+from toolkit.hub.stage import one_line
 from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import family_of
 from toolkit.models.loading import load_base, load_config, load_tokenizer
@@ -55,6 +55,7 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
     Raises:
         InputError: something local got into the files, or they could not be written.
     """
+    check_tokenizer(base.files)
     files = str(base.files)
     if source.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
         raise InputError(
@@ -72,14 +73,15 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
         del merged
         gc.collect()
         for name in TOKENIZER_FILES:
-            if (base.files / name).is_file():
-                shutil.copyfile(base.files / name, aside / name)
+            copy_inside(base.files, name, aside / name)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
         again = load_base(str(aside), dtype, score_head="own" if source.kind == "reward" else False)
         said = _difference(before, _outputs(again, base), source, dtype)
         write_text(aside / "README.md", _card(source, base, said))
-        if problems := scan(aside, [source.folder, base.files, folder.resolve()]):
+        if problems := scan(
+            aside, [source.folder, base.files, folder.resolve()], *publicly_known(base, aside)
+        ):
             raise InputError(f"merged_output: {problems[0]}", details=problems[1:])
     return said
 

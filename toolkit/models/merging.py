@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from toolkit.data.files import atomic_directory
+from toolkit.data.inside import check_inside
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, check_for_merging
 from toolkit.models.finite import check_weights_of
@@ -22,6 +23,7 @@ WAYS_OUT = {
     "bf16": "try --dtype fp32",
     "fp32": "LoRA on layers that share a weight cannot be merged, as in Zamba",
 }
+COPIED = (".json", ".jinja", ".txt", ".model", ".py")  # what a tokenizer saves again, and code
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
 
 
@@ -55,6 +57,9 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     if base is not None and absolute_if_local(base) != absolute_if_local(named):
         print(f"warning: {adapter} names {named or 'no base'}, and is merged into {base}")
     own = (folder / "tokenizer_config.json").is_file()
+    for home in (folder, Path(name)):
+        if home.is_dir():
+            check_inside(home, COPIED, "additional_chat_templates")
     tokenizer = AutoTokenizer.from_pretrained(adapter if own else name)
 
     model = _load(name, dtype, config.revision or "main")
