@@ -300,3 +300,14 @@ def test_a_gain_or_bias_that_is_no_number_is_not_written(
     with pytest.raises(InputError, match=f"{name} is nan, but must be a finite number"):
         write_facts(tmp_path, demo_model, **{name: float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_finite_weights_whose_products_are_not_are_told_of_as_such(
+    adapter: Make, demo_model: str
+) -> None:
+    folder = adapter()
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path)
+    save_file({k: torch.full_like(v, 1e38) if "lora_B" in k else v for k, v in state.items()}, path)
+    with pytest.raises(InputError, match="as the policy it gives hidden states that are not fin"):
+        Roles(load_base(demo_model, "fp32"), policy_adapter=folder)

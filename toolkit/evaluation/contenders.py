@@ -264,12 +264,15 @@ class Sampling:
             return REFERENCE
         if contender.name not in self._roles_of:
             role = f"contender{len(self._roles_of)}"
-            if contender.kind == "checkpoint":
-                with tempfile.TemporaryDirectory() as scratch:
-                    export_policy(Path(contender.source), Path(scratch))
-                    self.roles.add_policy(role, scratch)
-            else:
-                self.roles.add_policy(role, contender.source)
+            try:
+                if contender.kind == "checkpoint":
+                    with tempfile.TemporaryDirectory() as scratch:
+                        export_policy(Path(contender.source), Path(scratch))
+                        self.roles.add_policy(role, scratch)
+                else:
+                    self.roles.add_policy(role, contender.source)
+            except InputError as error:
+                raise InputError(f"contenders: {contender.name}: {error}") from None
             self._roles_of[contender.name] = role
         return self._roles_of[contender.name]
 
