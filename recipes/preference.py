@@ -14,7 +14,6 @@ policy tells right, above a half.
 
 from toolkit.cli import run, write_run
 
-import json
 from typing import Any
 
 from toolkit.arguments import (
@@ -23,7 +22,7 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.data.files import claim_output
+from toolkit.data.files import claim_output, json_text
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig
 from toolkit.training.baseline_data import preference_shape, prepare_completions
@@ -49,7 +48,7 @@ def main(
         data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
         out,
     )  # fmt: skip
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
@@ -62,7 +61,7 @@ def main(
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}
 

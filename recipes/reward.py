@@ -12,15 +12,22 @@ see the loss fall from ln K and a held-out accuracy, with its interval, above ch
 
 from toolkit.cli import run, write_run
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
-from toolkit.data.files import atomic_directory, claim_output, forget_run, write_json, write_jsonl
+from toolkit.data.files import (
+    atomic_directory,
+    claim_output,
+    forget_run,
+    json_text,
+    write_json,
+    write_jsonl,
+)
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
-from toolkit.models.adapters import absolute_if_local, write_facts
+from toolkit.models.adapters import absolute_if_local
+from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
@@ -72,7 +79,7 @@ def main(
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = data_args.encoder(tokenizer, longest)
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Model and trainer.
     trainer = BestOfKTrainer(
@@ -113,7 +120,7 @@ def main(
     write_jsonl(out / "held_out.jsonl", data.rows)
     write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"{out / 'adapter'}: {judge(metrics).sentence}")
     return metrics | {"history": history}
 

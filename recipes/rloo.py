@@ -13,11 +13,10 @@ metrics.json lie there too. You should see `reward` rise and `kl` (nats per toke
 
 from toolkit.cli import run, write_run
 
-import json
 from typing import Any
 
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
-from toolkit.data.files import claim_output
+from toolkit.data.files import claim_output, json_text
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
@@ -69,7 +68,7 @@ def main(
     model_args.check_context(prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
     facts |= args.held_out_facts(prompts, held_out)
-    print(json.dumps(facts, indent=2))
+    print(json_text(facts, indent=2))
     both = (prompts, held_out or Prompts())
     reward = VisibleReward(parts, weights, rule, tokenizer, *both)
 
@@ -83,7 +82,7 @@ def main(
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
               metrics=metrics, history=history, reward_verdicts=reward_args.verdicts)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}
 

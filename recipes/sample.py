@@ -90,6 +90,11 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             chosen = wanted[start : start + args.batch_size]
             batch = [prompts[i] for i in chosen]
             _, sampled = rule.sample(roles.step(), batch, generator, roles.device)
+            if not bool(sampled.logprobs.isfinite().all()):
+                raise InputError(
+                    "the model's log-probs are not finite: what it writes means nothing (its "
+                    "weights are broken, or the precision is too low: try --precision fp32)"
+                )
             visible, valid = rule.visible(sampled)
             for i, row, keep, ok in zip(
                 chosen, sampled.completion_ids, visible, valid, strict=True

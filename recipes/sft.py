@@ -12,7 +12,6 @@ should see loss and eval_loss fall; when eval_loss rises again, take fewer epoch
 
 from toolkit.cli import run, write_run
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,7 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.data.files import claim_output
+from toolkit.data.files import claim_output, json_text
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import SFTBaselineConfig
 from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
@@ -59,7 +58,7 @@ def main(
         data = prepare_completions(
             data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out,
         )  # fmt: skip
-    print(json.dumps(data.facts, indent=2))
+    print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
@@ -72,7 +71,7 @@ def main(
     )  # fmt: skip
     write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
-    print(json.dumps(metrics, indent=2))
+    print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}
 

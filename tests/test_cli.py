@@ -1,12 +1,15 @@
 """The door: every mistake in a config is one line that says where and how to mend it."""
 
+import dataclasses
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
-from toolkit.cli import call, parse, run
+from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.reward_trainer import BestOfKConfig
@@ -33,6 +36,8 @@ BAD_CONFIGS = [
     ("kl_horizon: 8", r"c\.yaml:1: kl_horizon is 8, but must be at least 64"),
     ("penalty_reward_value: .nan", r"c\.yaml:1: penalty_reward_value is nan, but must be finite"),
     ("learning_rate: .inf", r"c\.yaml:1: learning_rate is inf, but must be finite"),
+    ("adam_beta1: .nan", r"c\.yaml:1: adam_beta1 is nan, but must be finite"),
+    ("lr_scheduler_kwargs: {power: .inf}", r"c\.yaml:1: lr_scheduler_kwargs is inf, but must be"),
     ("seed: -1", r"c\.yaml:1: seed is -1, but must be at least 0"),
     ("true: 1", r"c\.yaml:1: unknown key True"),
     ("null: 1", r"c\.yaml:1: unknown key None"),
@@ -177,3 +182,28 @@ def test_scorers_that_do_not_load(scorer: ScorerArguments, message: str) -> None
 def test_sampling_arguments_check_their_ranges() -> None:
     with pytest.raises(InputError, match="temperature is 0"):
         SamplingArguments(temperature=0)
+
+
+def float_fields(main: Any) -> list[str]:
+    """The names of the arguments that are numbers, or lists of such, inherited ones too."""
+    hints = typing.get_type_hints(main)
+    hints.pop("return", None)
+    found = []
+    for cls in hints.values():
+        types = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            hint = str(types[f.name])  # a tuple is none that a command line could give
+            found += [f.name] if f.init and "float" in hint and "tuple" not in hint else []
+    return found
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "name", ["evaluate", "label", "ppo", "preference", "reward", "rloo", "sample", "sft"]
+)
+def test_no_recipe_takes_a_number_that_is_none(name: str, word: str) -> None:
+    main = recipe(name).main
+    for field_name in float_fields(main):
+        with pytest.raises(InputError, match=field_name) as caught:
+            call(main, [f"--{field_name}={word}", *(["--use_cpu"] if name == "ppo" else [])])
+        assert "\n" not in str(caught.value)

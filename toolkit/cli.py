@@ -14,6 +14,7 @@ import enum
 import errno
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sqlite3
@@ -33,7 +34,7 @@ from trl import TrlParser
 from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.data.locks import letting_go
-from toolkit.errors import InputError
+from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.scoring.guests import new_guests
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
@@ -169,6 +170,9 @@ def parse(
         args = ["--help"]
     else:
         _hide_inherited(parser, dataclass_types)
+    for action in parser._actions:
+        if action.type is float:  # before a library's own checks, which trip over an infinity
+            action.type = _finite
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
@@ -176,6 +180,7 @@ def parse(
         parser.set_defaults_with_config(**values)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+        check_finite(*filter(dataclasses.is_dataclass, parsed))
     except InputError as error:
         given = any(arg.split("=")[0] == f"--{error.field}" for arg in args)
         if error.field in lines and not given:
@@ -283,6 +288,17 @@ def git_commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
+def _finite(word: str) -> float:
+    """A number of the command line."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{word} is no number (give a finite one)")
+    return value
+
+
+_finite.__name__ = "float"  # as argparse is to call it
+
+
 def _names(parser: argparse.ArgumentParser) -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in ("help", "help_all")]
 
@@ -351,6 +367,10 @@ def _read_config(
             if isinstance(hints[key], types.UnionType):
                 wanted = str(hints[key])
             raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
+        try:
+            check_numbers(key, values[key])
+        except InputError as error:
+            raise InputError(f"{where}: {error}", key) from None
     return values, lines
 
 

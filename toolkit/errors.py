@@ -1,7 +1,9 @@
 """The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -67,6 +69,34 @@ def check_range(
         wants.append(f"above {above:g}")
     if wants:
         raise InputError(f"{name} is {value:g}, but must be {' and '.join(wants)}", field=name)
+
+
+def check_finite(*arguments: Any) -> None:
+    """Raise InputError for the first field of these dataclasses that holds NaN or an infinity.
+
+    Lists and mappings are looked through, and fields that other libraries declare as well.
+    """
+    for instance in arguments:
+        for f in dataclasses.fields(instance):
+            check_numbers(f.name, getattr(instance, f.name, None))
+
+
+def check_numbers(name: str, value: Any) -> None:
+    """Raise InputError if there is NaN or an infinity in the value, however deep."""
+    for number in _floats(value):
+        if not math.isfinite(number):
+            raise InputError(f"{name} is {number:g}, but must be finite", field=name)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _floats(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _floats(inner)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Files: whole or absent, and mistakes named by line."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from toolkit.data.files import (
     atomic_directory,
     claim_output,
     read_jsonl,
+    read_object,
     write_bytes,
+    write_json,
     write_jsonl,
     write_text,
 )
+from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 
 
@@ -85,3 +89,27 @@ def test_output_that_exists_is_not_written_over_unasked(tmp_path: Path) -> None:
         claim_output(taken / "inside", False, "output")
     (tmp_path / "empty").mkdir()
     claim_output(tmp_path / "empty", False, "output_dir")
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400", "9" * 400])
+def test_a_number_that_is_none_is_named_by_line_and_not_within_a_text(
+    tmp_path: Path, word: str
+) -> None:
+    (tmp_path / "f.jsonl").write_text(f'{{"a": "{word}"}}\n{{"a": [1, {word}]}}\n')
+    with pytest.raises(InputError, match=r"f\.jsonl:2: not JSON.*is no number"):
+        list(read_jsonl(tmp_path / "f.jsonl"))
+    (tmp_path / "f.json").write_text(f'{{\n"a": "{word}",\n"b": {{"c":\n{word}}}\n}}')
+    with pytest.raises(InputError, match=r"f\.json:4: not JSON.*is no number"):
+        read_object(tmp_path / "f.json", "file")
+    (tmp_path / "a.json").write_text(f'[{{"a": 1}},\n{{"a": {word}}}]')
+    with pytest.raises(InputError, match=r"a\.json:2: not JSON.*is no number"):
+        list(read_table(tmp_path / "a.json", "file"))
+
+
+def test_what_is_undefined_is_null_in_every_file(tmp_path: Path) -> None:
+    row = {"mean": 1.0, "error": math.nan, "deep": [{"x": (math.inf, 2)}], "name": "NaN"}
+    write_json(tmp_path / "f.json", row)
+    write_jsonl(tmp_path / "f.jsonl", [row])
+    expected = {"mean": 1.0, "error": None, "deep": [{"x": [None, 2]}], "name": "NaN"}
+    assert read_object(tmp_path / "f.json", "file") == expected
+    assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, expected)]

@@ -10,6 +10,7 @@ from scipy.stats import permutation_test
 
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts
+from toolkit.errors import InputError
 from toolkit.evaluation.compare import (
     compare,
     contender_rows,
@@ -182,3 +183,29 @@ def test_samples_are_read_back_as_they_were(demo_model: str, tmp_path: Path) -> 
     for name, one in made.items():
         assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios
         assert read[name].kl_of_picking == pytest.approx(one.kl_of_picking, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_ranks_nobody(value: float) -> None:
+    scores = {"judge": {"reference": [0.0, 1.0], "policy": [2.0, value]}}
+    with pytest.raises(InputError, match="judge: a score of policy is not finite"):
+        compare(["reference", "policy"], scores, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("log_ratios", {"policy": "nan"}), ("log_ratios", {"policy": True}),
+     ("log_ratios", {"policy": None}), ("tokens", {"policy": "7", "reference": 1}),
+     ("scores", {"judge": {"policy": "inf"}}), ("scores", {"judge": "nan"})],
+)  # fmt: skip
+def test_samples_with_a_word_for_a_number_are_named_by_line(
+    field: str, value: object, tmp_path: Path
+) -> None:
+    row = {"prompt": "a", "completions": {"reference": "b", "policy": "c"}, "scores": {},
+           "log_ratios": {"policy": 0.5}, "tokens": {"reference": 1, "policy": 1}}  # fmt: skip
+    write_jsonl(tmp_path / "samples.jsonl", [row, row | {field: value}])
+    rows = [{"name": name, "kind": "reference", "source": "", "n": 1, "kl": None}
+            for name in ("reference", "policy")]  # fmt: skip
+    write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
+    with pytest.raises(InputError, match=r"samples.jsonl:2: .*(is no number|missing)"):
+        read_samples(tmp_path)

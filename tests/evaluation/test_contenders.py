@@ -181,3 +181,23 @@ def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> No
     ]
     (tmp_path / "run" / "run.json").unlink()
     assert other_settings(contenders, SamplingArguments(), Prompts()) == []
+
+
+def test_a_policy_whose_logits_are_no_numbers_takes_no_part(
+    new_sampling: Make, adapter: str
+) -> None:
+    sampling, contenders = new_sampling(), parse_contenders([f"broken={adapter}"])
+    role = sampling.role(contenders[1])
+    for name, parameter in sampling.roles.named_parameters():
+        if f"lora_B.{role}" in name:
+            parameter.data.fill_(1e38)  # finite, but no product of it is
+    with pytest.raises(InputError, match=r"broken: its log-probs on .* are not finite, so that"):
+        sampling.write(contenders[1], contenders, None)
+    assert sampling.write(contenders[0], contenders, None).log_ratios == [0.0] * 3
+
+
+def test_a_base_whose_logits_are_no_numbers_takes_no_part(new_sampling: Make) -> None:
+    sampling, contenders = new_sampling(), parse_contenders(["best_of_2"])
+    sampling.roles.output_head(REFERENCE).weight.data[7] = math.nan
+    with pytest.raises(InputError, match=r"reference: its log-probs on .* are not finite"):
+        sampling.write(contenders[0], contenders, None)

@@ -33,7 +33,7 @@ def reward_adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) ->
     """Two reward adapters with heads of their own, gain and bias."""
     from peft import get_peft_model
 
-    from toolkit.models.adapters import write_facts
+    from toolkit.models.facts import write_facts
 
     folders = []
     for seed in (1, 2):
@@ -222,3 +222,15 @@ def test_a_store_that_cannot_be_written_is_told_of_before_anything_is_sampled(
     monkeypatch.setattr(Store, "_writing", read_only)
     with pytest.raises(InputError, match="judges: people: .*can not be written"):
         parse_judges([f"people=people:{path}"], "base", "fp32")
+
+
+def test_a_score_that_is_no_number_is_the_judges_fault_by_name(
+    new_sampling: Make, reward_adapter: list[str]
+) -> None:
+    sampling = new_sampling()
+    outputs = sampling.write(Contender("r", "reference"), [], None)
+    judge = ScoreJudge("rm", "reward_adapter", folder=reward_adapter[0])
+    assert len(judge.score(sampling, outputs)) == len(outputs.texts)
+    sampling.roles.reward_head.weight.data.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"judges: rm: scored .* as .*broken"):
+        judge.score(sampling, outputs)

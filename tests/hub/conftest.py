@@ -12,7 +12,8 @@ import huggingface_hub.hf_api
 import pytest
 import torch
 
-from toolkit.models.adapters import lora_config, write_facts
+from toolkit.models.adapters import lora_config
+from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, new_score_head
 from toolkit.models.roles import Roles
 

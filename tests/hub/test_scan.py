@@ -59,11 +59,29 @@ def test_a_clean_folder_passes(tmp_path: Path, demo_model: str) -> None:
     assert scan(Path(demo_model)) == []
 
 
-def test_a_word_list_may_hold_what_looks_like_a_path_but_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": {"/root": 1, "/home/x": 2}}))
-    assert scan(tmp_path) == []
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": {"hunter2-hunter2": 1}}))
-    assert len(scan(tmp_path)) == 1
+NAMES = ["tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_word_list_is_looked_through_like_any_other_file(tmp_path: Path, name: str) -> None:
+    """But for one that everybody has from the Hub, which may hold what looks like a path."""
+    (tmp_path / name).write_text(json.dumps({"vocab": {"/root": 1, "/home/x": 2}}))
+    assert [line.partition(" (")[0] for line in scan(tmp_path)] == [
+        f"{name}: a path in somebody's home folder"
+    ]
+    assert scan(tmp_path, public=[name]) == []
+    (tmp_path / name).write_text(json.dumps({"vocab": {"hunter2-hunter2": 1}}))
+    assert len(scan(tmp_path)) == len(scan(tmp_path, public=[name])) == 1
+
+
+def test_a_public_piece_of_text_is_passed_over_where_it_stands_alone(tmp_path: Path) -> None:
+    words = ["/root", "/home/x", "a"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"/root": 1, "/home/x": 2}))
+    (tmp_path / "vocab.txt").write_text("/root\nx\n")
+    assert scan(tmp_path, words=words) == []
+    (tmp_path / "vocab.txt").write_text("see /root\n")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"/root/x": 1}))
+    assert len(scan(tmp_path, words=words)) == 2
 
 
 def test_the_working_folder_is_found(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def source(adapters: Path, tmp_path: Path) -> Source:
     (folder / ".env").write_text("HF_TOKEN=x")
     (folder / "toolkit.json").write_text(json.dumps(
         {"precision": "fp32", "gain": 2.0, "base_fingerprint": "0123456789abcdef", "at": "/srv/x",
-         "note": "hello", "deep": {"path": "~/x", "n": 3}, "bad": float("inf")}
+         "note": "hello", "deep": {"path": "~/x", "n": 3}}
     ))  # fmt: skip
     return read_source(folder)
 
@@ -112,7 +112,8 @@ def test_a_reward_brings_the_template_that_it_was_trained_with(
     assert read_template(source, None) is None
     source.run = {"settings": {"chat_template": "plain"}}
     assert read_template(source, None) == PLAIN_TEMPLATE
-    source.run = {"settings": {"chat_template": str(tmp_path / "gone.jinja")}}
+    (tmp_path / "there.jinja").write_text("{{ messages }}")
+    source.run = {"settings": {"chat_template": str(tmp_path / "there.jinja")}}  # of anybody's
     with pytest.raises(InputError, match="pass the one that the adapter was trained with"):
         read_template(source, None)
     assert read_template(source, "plain") == PLAIN_TEMPLATE

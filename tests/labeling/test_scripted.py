@@ -30,8 +30,10 @@ def test_lexicon_does_not_count_the_prompt(lexicon: Lexicon) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("good 2\n", r"l\.txt:1: 'good 2' is not"), ("good\ttwo\n", r"l\.txt:1"), ("", "no words")],
-)
+    [("good 2\n", r"l\.txt:1: 'good 2' is not"), ("good\ttwo\n", r"l\.txt:1"), ("", "no words"),
+     *((f"bad\t-1\ngood\t{word}\n", r"l\.txt:2: the valence of 'good' is .*finite number")
+       for word in ("nan", "NaN", "inf", "-Infinity", "1e999"))],
+)  # fmt: skip
 def test_broken_lexicon_is_named_by_line(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "l.txt"
     path.write_text(content)

@@ -17,7 +17,8 @@ from toolkit import cli
 from toolkit.cli import recipe
 from toolkit.errors import InputError
 from toolkit.hub import gate
-from toolkit.models.adapters import lora_config, write_facts
+from toolkit.models.adapters import lora_config
+from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 

@@ -3,7 +3,9 @@
 import errno
 import gzip
 import json
+import math
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -69,7 +71,7 @@ def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
         first: a byte order mark is passed over.
     """
     try:
-        row = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+        row = parse_json(raw.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(
             f"{place}: not UTF-8 at byte {error.start} (save the file as UTF-8)"
@@ -79,6 +81,8 @@ def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
             f"{place}: not JSON, {error.msg} at column {error.colno} "
             "(each line must be one JSON object; mend or delete the line)"
         ) from None
+    except NoNumber as error:
+        raise InputError(f"{place}: {error}") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of 5,000 digits
         raise InputError(f"{place}: not JSON that can be read: {error} (delete the line)") from None
     if not isinstance(row, dict):
@@ -96,12 +100,58 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
     """
     path = require_file(path, what)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except NoNumber as error:
+        raise InputError(f"{path}:{error.line}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: a {type(value).__name__}, not a JSON object")
     return value
+
+
+class NoNumber(ValueError):
+    """A text of JSON has NaN, Infinity, or a number that is too large for a float.
+
+    Args:
+        word: as it stands there.
+        line: from 1.
+    """
+
+    def __init__(self, word: str, line: int) -> None:
+        shown = word if len(word) <= 24 else f"{word[:20]}..."
+        super().__init__(
+            f"not JSON that can be read: {shown} is no number (write a finite one, or null)"
+        )
+        self.line = line
+
+
+# Strings are matched first, so that a word within one is not taken for a number.
+_WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?', re.S)
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text of JSON is, in which every number is one.
+
+    Python's own reader takes NaN and Infinity, which are no JSON, and makes an infinity of 1e999.
+
+    Raises:
+        NoNumber: the text has one of these.
+        ValueError: it is not JSON (``json.JSONDecodeError``), or cannot be read.
+    """
+
+    def refuse(word: str) -> Any:
+        found = next((m for m in _WORDS.finditer(text) if m[0] == word), None)
+        raise NoNumber(word, 1 if found is None else text.count("\n", 0, found.start()) + 1)
+
+    def number(word: str) -> Any:
+        value = float(word)
+        return value if math.isfinite(value) else refuse(word)
+
+    def whole(word: str) -> Any:
+        return int(word) if len(word) < 300 else refuse(word)
+
+    return json.loads(text, parse_float=number, parse_int=whole, parse_constant=refuse)
 
 
 def claim_output(
@@ -274,24 +324,49 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """``value`` as indented JSON, atomically."""
+    """``value`` as indented JSON, atomically; what is undefined (NaN) becomes null."""
     write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, atomically: a killed run leaves the old file or none."""
+    """One JSON object a line, atomically: a killed run leaves the old file or none.
+
+    What is undefined (NaN) becomes null.
+    """
     with atomic_file(path) as stream:
         for row in rows:
             stream.write(_dump(row))
 
 
+def json_text(value: Any, **kwargs: Any) -> str:
+    """JSON that every reader takes: NaN and infinities, which it does not have, become null.
+
+    A metric that is undefined (an error of one value, say) is nothing, and no number. What must be
+    a number is checked where it is made, or where it is read.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **kwargs)
+    except ValueError:
+        return json.dumps(_without_nan(value), allow_nan=False, **kwargs)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return value
+
+
 def _dump(value: Any, **kwargs: Any) -> bytes:
     """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
-    text = json.dumps(value, ensure_ascii=False, default=str, **kwargs) + "\n"
+    text = json_text(value, ensure_ascii=False, default=str, **kwargs) + "\n"
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        return (json.dumps(value, default=str, **kwargs) + "\n").encode("ascii")
+        return (json_text(value, default=str, **kwargs) + "\n").encode("ascii")
 
 
 def _sync(path: Path) -> None:

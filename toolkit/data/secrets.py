@@ -10,6 +10,9 @@ SECRETS = {
     "what looks like a Hub token (hf_...)": r"hf_[A-Za-z0-9]{16,}",
     "what looks like an API key (sk-...)": r"\bsk-[A-Za-z0-9_-]{16,}",
     "what looks like a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})",
+    "what looks like a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "what looks like a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "what looks like a Google key": r"\bAIza[A-Za-z0-9_-]{35}",
     "what looks like an AWS key (AKIA...)": r"\bAKIA[0-9A-Z]{16}\b",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
 }

@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.files import atomic_file, read_jsonl, require_file, write_jsonl
+from toolkit.data.files import (
+    NoNumber,
+    atomic_file,
+    parse_json,
+    read_jsonl,
+    require_file,
+    write_jsonl,
+)
 from toolkit.errors import InputError
 
 Row = dict[str, Any]
@@ -76,11 +83,13 @@ def _read_json_array(path: Path, on_bad: OnBad) -> Iterator[Placed]:
         yield from _read_lines(path, on_bad)
         return
     try:
-        rows = json.loads(text.decode("utf-8-sig"))
+        rows = parse_json(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start} (save it as UTF-8)") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON, {error.msg}") from None
+    except NoNumber as error:
+        raise InputError(f"{path}:{error.line}: {error}") from None
     except (RecursionError, ValueError) as error:
         raise InputError(f"{path}: not JSON that can be read: {error}") from None
     for index, row in enumerate(rows):

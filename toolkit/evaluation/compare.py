@@ -1,7 +1,9 @@
 """Contenders against each other on the same prompts: win rates, significance, ratings, KL, gaps."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat, chat_of, named
-from toolkit.data.files import read_jsonl
+from toolkit.data.files import read_jsonl, read_object
 from toolkit.data.prompts import Prompts, given_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
@@ -40,7 +42,14 @@ def compare(
     Returns:
         Rows of ``pair_row`` with ``judge``, ``a`` and ``b``; and judge -> ratings, the best first,
         where every contender met every other.
+
+    Raises:
+        InputError: a score that is NaN or infinite, by which nothing can be ranked.
     """
+    for judge, of in scores.items():
+        for name, values in of.items():
+            if not np.isfinite(values).all():
+                raise InputError(f"judges: {judge}: a score of {name} is not finite: nobody ranks")
     pairs: list[Row] = []
     ratings: dict[str, list[Row]] = {}
     for judge in [*scores, *verdicts]:
@@ -219,6 +228,17 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Row]:
         for field in ("scores", "log_ratios", "tokens"):
             if not isinstance(row.get(field), dict):
                 raise InputError(f"{path}:{number}: {field}: missing (evaluate again)")
+        numbers: Row = {}
+        for field in ("log_ratios", "tokens"):
+            numbers |= {f"{field} of {name}": value for name, value in row[field].items()}
+        for judge, of in row["scores"].items():
+            by_name = of if isinstance(of, dict) else {"": of}
+            numbers |= {f"{judge}'s score of {name}": score for name, score in by_name.items()}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(
+                    f"{path}:{number}: {name}: {value!r:.40} is no number (evaluate again)"
+                )
         rows.append(row)
     if len(rows) != count:
         raise InputError(
@@ -283,7 +303,9 @@ def read_samples(path: str | Path) -> Samples:
     path = Path(path) / "samples.jsonl" if Path(path).is_dir() else Path(path)
     facts = path.parent / "evaluation.json"
     try:
-        kept = json.loads(facts.read_text(encoding="utf-8"))
+        if not facts.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        kept = read_object(facts, "--samples")
         contenders = [
             Contender(c["name"], c["kind"], c["source"], c["n"]) for c in kept["contenders"]
         ]

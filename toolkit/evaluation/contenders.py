@@ -10,6 +10,7 @@
 All but whole models are adapters on one base in memory.
 """
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -263,12 +264,15 @@ class Sampling:
             return REFERENCE
         if contender.name not in self._roles_of:
             role = f"contender{len(self._roles_of)}"
-            if contender.kind == "checkpoint":
-                with scratch_folder() as scratch:
-                    export_policy(Path(contender.source), scratch)
-                    self.roles.add_policy(role, scratch)
-            else:
-                self.roles.add_policy(role, contender.source)
+            try:
+                if contender.kind == "checkpoint":
+                    with scratch_folder() as scratch:
+                        export_policy(Path(contender.source), scratch)
+                        self.roles.add_policy(role, scratch)
+                else:
+                    self.roles.add_policy(role, contender.source)
+            except InputError as error:
+                raise InputError(f"contenders: {contender.name}: {error}") from None
             self._roles_of[contender.name] = role
         return self._roles_of[contender.name]
 
@@ -299,7 +303,11 @@ class Sampling:
         self, role: str, indices: Sequence[int], generator: torch.Generator, name: str,
         reference: Roles | None = None,
     ) -> Outputs:  # fmt: skip
-        """A completion for each of these prompts, which may stand there several times."""
+        """A completion for each of these prompts, which may stand there several times.
+
+        Raises:
+            InputError: log-probs that are NaN or infinite, by name and prompt.
+        """
         texts: list[str] = []
         kept: list[list[int]] = []
         ratios: list[float] = []
@@ -308,6 +316,14 @@ class Sampling:
         for start in tqdm(starts, desc=f"{name} writes", leave=False):
             batch = [self.prompts[i] for i in indices[start : start + self.batch_size]]
             found = sample_batch(self.roles, role, batch, self.rule, generator, reference)
+            for prompt, ratio in zip(batch, found.log_ratios, strict=True):
+                if not math.isfinite(ratio):
+                    text = decode_pair(self.tokenizer, prompt, [])[0]
+                    raise InputError(
+                        f"contenders: {name}: its log-probs on {text!r:.60} are not finite, so "
+                        "that it takes no part (its weights are broken, or the precision is too "
+                        "low: try --precision fp32)"
+                    )
             ratios += found.log_ratios
             tokens += found.tokens
             kept += found.kept
@@ -382,6 +398,8 @@ def sample_batch(
 ) -> _Batch:  # fmt: skip
     """Completions of one role, what is seen of each, and how far each is from the reference.
 
+    A log-ratio that is not finite tells of a log-prob that is not.
+
     Args:
         roles: with that role.
         role: who writes.
@@ -392,7 +410,8 @@ def sample_batch(
     """
     mask, sampled = rule.sample(roles.step(role), prompts, generator, roles.device)
     visible, _ = rule.visible(sampled)
-    ratios = torch.zeros(len(prompts))
+    # 0 unless there is a log-prob that is no number, as the ratio would be.
+    ratios = ((sampled.logprobs - sampled.logprobs) * sampled.mask).sum(dim=1)
     if role != REFERENCE or reference is not None:
         ids, _ = pad(prompts, rule.pad_id, "left")
         passage = (

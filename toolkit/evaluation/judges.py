@@ -9,6 +9,7 @@ people=people:outputs/matches.sqlite           a store that label.py serves
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ class ScoreJudge:
             sampling: base and prompts.
             outputs: the completions.
             indices: the prompt of each; by default all prompts in their order.
+
+        Raises:
+            InputError: a score that is NaN or infinite.
         """
         chosen = range(len(sampling.prompts)) if indices is None else indices
         prompts = sampling.prompts.pick(chosen)
@@ -90,8 +94,14 @@ class ScoreJudge:
         sampling.roles.use_reward(self.folder, reading)
         scores = model_scores(
             sampling.roles, prompts, kept, sampling.tokenizer, sampling.batch_size
-        )
-        return scores.tolist()
+        ).tolist()
+        for value, text in zip(scores, outputs.texts, strict=True):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"judges: {self.name}: scored {text!r:.60} as {value} (the weights of "
+                    f"{self.folder} are broken, or the precision is too low: try --precision fp32)"
+                )
+        return scores
 
 
 class PickJudge(Protocol):

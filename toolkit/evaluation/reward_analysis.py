@@ -10,6 +10,7 @@ from typing import Any
 
 from scipy.stats import chisquare, spearmanr
 
+from toolkit.errors import InputError
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
     as_table,
@@ -41,7 +42,16 @@ def analyse(
         gain, bias: of the normalisation.
         baselines: by name, functions from completions to numbers whose highest is the guess; the
             longest completion is always among them.
+
+    Raises:
+        InputError: a score that is NaN or infinite.
     """
+    for row, scores in zip(rows, raw, strict=True):
+        if not all(map(math.isfinite, scores)):
+            raise InputError(
+                f"reward: a score of {row['completions'][0]!r:.60} or of its rivals is not finite "
+                "(the reward model's weights are broken, or the precision is too low)"
+            )
     best = [row["best"] for row in rows]
     guesses = [_top(scores) for scores in raw]
     texts = [row["completions"] for row in rows]

@@ -1,12 +1,11 @@
 """The reward model's report as a page: what ``reward_analysis`` found, drawn and explained."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from toolkit.data.files import write_json
+from toolkit.data.files import json_text, write_json
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.training.accuracy import judge
@@ -101,7 +100,7 @@ def write_reward_report(folder: Path, analysis: Row, curve: list[Row], identity:
         folder / "reward_report.html", "reward_report.html", title,
         a=analysis, heading=heading, curve=curve, pictures=pictures, verdict=sentence,
         answer=answer, mistakes=shown,
-        identity=json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True),
+        identity=json_text(identity, indent=2, ensure_ascii=False, sort_keys=True),
     )  # fmt: skip
     write_json(
         folder / "reward_report.json",

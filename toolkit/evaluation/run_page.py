@@ -1,6 +1,5 @@
 """The report on runs as one page: HTML with everything in it, JSON and PNGs beside it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toolkit.data.files import write_json
+from toolkit.data.files import json_text, write_json
 from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.tables import (
@@ -91,7 +90,7 @@ def write_run_report(
         tables=tables, run_rows=_run_rows(runs), sheet_rows=_sheet_rows(sheet),
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},
         identities={n: _identity(i) for n, i in identities.items()},
-        whole={n: json.dumps(i, indent=2, ensure_ascii=False) for n, i in identities.items()},
+        whole={n: json_text(i, indent=2, ensure_ascii=False) for n, i in identities.items()},
     )  # fmt: skip
     write_json(folder / "report.json", {
         "title": title, "facts": [list(fact) for fact in facts], "evaluation": result,

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from toolkit.data.inside import inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import HubError
 from toolkit.models.experts import expert_parameters
@@ -22,6 +23,11 @@ from toolkit.models.loading import base_fingerprint, check_base, load_config
 
 # Put into a dry run's card where the true ones are not known; a real run is refused.
 UNKNOWN_ID, UNKNOWN_SHA = "base-model-id/is-missing", "0" * 40
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 ModelInfo = Callable[[str, str | None], Any]
 
@@ -35,6 +41,7 @@ class Base:
         repo_id, sha: what it is called on the Hub.
         licence: the card's fields for it.
         problems: why the adapter cannot be published on it, a line each.
+        known: what the Hub says of each file of that commit, by name; None if it was not asked.
     """
 
     files: Path
@@ -42,6 +49,7 @@ class Base:
     sha: str = UNKNOWN_SHA
     licence: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    known: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def family(self) -> Family:
@@ -52,6 +60,17 @@ class Base:
     def has_experts(self) -> bool:
         """Whether it is a mixture of experts whose weights are no linear layers."""
         return bool(expert_parameters(empty_model(load_config(str(self.files)))))
+
+    def has(self, path: Path) -> bool:
+        """Whether this very file, by name and content, is in the base's commit on the Hub."""
+        sibling = (self.known or {}).get(path.name)
+        return sibling is not None and _same(path, sibling)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise InputError if one of the tokenizer's files that would be sent is not in the folder."""
+    for name in TOKENIZER_FILES:
+        inside(folder, name)
 
 
 def check_repo_id(repo_id: str | None, argument: str) -> str:
@@ -84,7 +103,8 @@ def find_base(
         licence: for a base whose card does not say.
 
     Raises:
-        InputError: the base is not on this machine, or not the one that was trained on.
+        InputError: the base is not on this machine, or not the one that was trained on; or a file
+            of its tokenizer is a link out of its folder.
     """
     if not name:
         raise InputError("model_name_or_path: the adapter names no base (pass it)")
@@ -97,6 +117,7 @@ def find_base(
                 "model_name_or_path",
             )
         base = Base(Path(name).resolve())
+        check_tokenizer(base.files)
         if base_model_id is None:
             base.problems.append(
                 "base_model_id: the base is a local folder (pass the Hub id of the same model)"
@@ -132,6 +153,7 @@ def _cached(name: str, revision: str, base_model_id: str | None) -> Base:
         )  # fmt: skip
     files = Path(config).parent  # models--OWNER--NAME/snapshots/COMMIT
     check_base(str(files))
+    check_tokenizer(files)
     return Base(files, name, files.name)
 
 
@@ -145,20 +167,33 @@ def _look_up(base: Base, ask: ModelInfo, revision: str) -> None:
         base.problems.append(f"base {base.repo_id}: not verified on the Hub: {error}")
         return
     base.sha = str(info.sha)
-    there = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    for path in [base.files / "config.json", *sorted(base.files.glob("*.safetensors"))]:
-        known = there.get(path.name)
-        if known is None:
-            base.problems.append(
-                f"base {base.repo_id}: has no {path.name}, as the local base has (is it this id?)"
-            )
-        elif not _same(path, known):
-            base.problems.append(
-                f"base {base.repo_id}: its {path.name} is another than the local one (give the id "
-                "and --base_revision that this base was downloaded from)"
-            )
+    base.known = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    weights = [path for path in sorted(base.files.glob("*.safetensors")) if path.is_file()]
+    for path in [base.files / "config.json", *weights]:
+        problem = problem_of(base, path)
+        base.problems += [problem] if problem else []
     data = info.card_data.to_dict() if info.card_data else {}
     base.licence = {k: str(data[k]) for k in LICENCE_FIELDS if data.get(k)}
+
+
+def problem_of(base: Base, path: Path) -> str | None:
+    """Why this file is not the base's on the Hub, in a line; None if it is, or nobody knows.
+
+    Args:
+        base: looked up.
+        path: the file, or a copy of it under its name.
+    """
+    if base.known is None or base.has(path):
+        return None
+    if path.name not in base.known:
+        return (
+            f"base {base.repo_id}: has no {shown(path.name)}, as the local base has (is it this "
+            "id?)"
+        )
+    return (
+        f"base {base.repo_id}: its {path.name} is another than the local one (give the id and "
+        "--base_revision that this base was downloaded from)"
+    )
 
 
 def _same(path: Path, known: Any) -> bool:
@@ -185,9 +220,12 @@ def _licence(base: Base, given: str | None) -> dict[str, str]:
 
 def _front_matter(path: Path) -> dict[str, str]:
     """The licence fields of a model card, if it is there."""
-    if not path.is_file():
+    stream = open_inside(path.parent, path.name)
+    if stream is None:
         return {}
-    parts = re.split(r"^---\s*$", path.read_text(encoding="utf-8", errors="replace"), flags=re.M)
+    with stream:
+        text = stream.read(1 << 20).decode("utf-8", "replace")
+    parts = re.split(r"^---\s*$", text, flags=re.M)
     try:
         data = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else {}
     except yaml.YAMLError:

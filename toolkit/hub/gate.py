@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.data.files import read_object
+from toolkit.data.inside import inside, open_inside
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.base import TOKENIZER_FILES, Base, problem_of
 from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.scan import scan
+from toolkit.hub.scan import scan, words_of
 from toolkit.hub.source import VALUE_HEAD, Source
 from toolkit.models.actors import REFERENCE
 from toolkit.models.loading import load_base, load_tokenizer
@@ -225,7 +226,14 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
             f"base {base.repo_id}: its checkpoint is saved quantised, for which there are no lines "
             "that load it as it was in training (train on the checkpoint that it was made from)"
         ]
-    problems = scan(staged, [source.folder, base.files, staged.resolve()])
+    problems = []
+    if source.tokenizer_home(base.files) == base.files:
+        for path in sorted(staged.iterdir()):
+            if path.name in TOKENIZER_FILES and _is_copy(path, base.files):
+                problem = problem_of(base, path)
+                problems += [problem] if problem else []
+    local = [source.folder, base.files, staged.resolve()]
+    problems += scan(staged, local, *publicly_known(base, staged))
     names = Names(repo_id, base.repo_id, base.sha)
     try:
         ours = measure(source, base.files)
@@ -237,6 +245,31 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
     except InputError as error:
         problems.append(str(error))
     return problems
+
+
+def _is_copy(path: Path, folder: Path) -> bool:
+    """Whether the folder has this file, byte for byte."""
+    stream = open_inside(folder, path.name)
+    if stream is None:
+        return False
+    with stream:
+        return stream.read() == path.read_bytes()
+
+
+def publicly_known(base: Base, folder: Path) -> tuple[set[str], set[str]]:
+    """What of these files everybody can read in the base's commit on the Hub already.
+
+    Returns:
+        names of files that are the base's own, byte for byte; and the pieces of text in the base's
+        own word lists, which a tokenizer that was saved anew has too ("/root" may be one).
+    """
+    files = {path.name for path in folder.iterdir() if path.is_file() and base.has(path)}
+    words: set[str] = set()
+    for name in ("tokenizer.json", "vocab.json"):
+        path = inside(base.files, name)
+        if path is not None and base.has(base.files / name):
+            words |= words_of(path)
+    return files, words
 
 
 def python_of(card: str) -> str:

@@ -1,21 +1,21 @@
 """The adapter merged into its base, as a model of its own, with the difference that this makes."""
 
 import gc
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 
 from toolkit.data.files import atomic_directory, write_text
+from toolkit.data.inside import copy_inside
 from toolkit.errors import InputError, check_choice
-from toolkit.hub.base import Base
-from toolkit.hub.gate import PROBES
+from toolkit.hub.base import TOKENIZER_FILES, Base, check_tokenizer
+from toolkit.hub.gate import PROBES, publicly_known
 from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
-from toolkit.hub.stage import TOKENIZER_FILES, one_line
+from toolkit.hub.stage import one_line
+from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import family_of
 from toolkit.models.loading import load_base, load_config, load_tokenizer
 from toolkit.models.merging import tie_again, untie
@@ -55,6 +55,7 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
     Raises:
         InputError: something local got into the files, or they could not be written.
     """
+    check_tokenizer(base.files)
     files = str(base.files)
     if source.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
         raise InputError(
@@ -72,14 +73,15 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
         del merged
         gc.collect()
         for name in TOKENIZER_FILES:
-            if (base.files / name).is_file():
-                shutil.copyfile(base.files / name, aside / name)
+            copy_inside(base.files, name, aside / name)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
         again = load_base(str(aside), dtype, score_head="own" if source.kind == "reward" else False)
         said = _difference(before, _outputs(again, base), source, dtype)
         write_text(aside / "README.md", _card(source, base, said))
-        if problems := scan(aside, [source.folder, base.files, folder.resolve()]):
+        if problems := scan(
+            aside, [source.folder, base.files, folder.resolve()], *publicly_known(base, aside)
+        ):
             raise InputError(f"merged_output: {problems[0]}", details=problems[1:])
     return said
 
@@ -93,7 +95,7 @@ def _with_adapter(source: Source, base: Base, precision: str, apart: bool = Fals
     model = load_base(str(base.files), precision, score_head=source.kind == "reward")
     if apart:
         untie(model)
-    return PeftModel.from_pretrained(model, str(source.folder)).eval()
+    return plain_adapter(model, source.folder).eval()
 
 
 @torch.no_grad()
@@ -113,6 +115,8 @@ def _difference(
     before: list[torch.Tensor], after: list[torch.Tensor], source: Source, dtype: str
 ) -> str:
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
+    if not bool(gaps.isfinite().all()):
+        raise InputError("merged_output: merged or not, it gives numbers that are not finite")
     held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[source.precision]
     what = "raw scores" if source.kind == "reward" else "log-probs of all next tokens"
     text = (

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,55 @@ HOMES = {
     "a path in somebody's home folder": r"(?<![\w.-])(/home/|/Users/)[^/\s\"'`]"
     r"|[A-Za-z]:\\+Users\\|(?<![\w.-])/root(?![\w-])",
 }
-# Word lists: of ten thousand pieces of text one may well be "/root". They are the base's own files.
-WORD_LISTS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 
 
-def scan(folder: Path, local_paths: Iterable[str | Path] = ()) -> list[str]:
+def scan(
+    folder: Path, local_paths: Iterable[str | Path] = (), public: Collection[str] = (),
+    words: Collection[str] = (),
+) -> list[str]:  # fmt: skip
     """A line for each file and kind of thing found; never the thing itself.
 
     Args:
         folder: of the files; of safetensors the header is read, metadata and names.
         local_paths: folders of this machine whose names must not be found either.
+        public: names of files that are the base's own on the Hub, byte for byte: of ten thousand
+            pieces of text in a word list one may well be "/root", which tells nothing of anybody.
+        words: pieces of text that are so public; they are passed over where they stand alone.
     """
     problems = []
+    like_paths = [w for w in words if any(re.search(p, w) for p in HOMES.values())]
     paths = [str(path) for path in [Path.cwd(), *local_paths] if len(str(path)) > 3]
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        word_list = path.name in WORD_LISTS or path.suffix == ".model"
-        patterns = SECRETS if word_list else SECRETS | HOMES
         texts = list(_texts(path))
-        found = [what for what, p in patterns.items() if any(re.search(p, t) for t in texts)]
+        found = [what for what, p in SECRETS.items() if any(re.search(p, t) for t in texts)]
+        own = [] if path.name in public else [_without(text, like_paths) for text in texts]
+        found += [what for what, p in HOMES.items() if any(re.search(p, t) for t in own)]
         found += [
             f"the value of the environment variable {name}" if name else "the Hub token"
             for name, secret in known_secrets()
             if any(secret in text for text in texts)
         ]
-        if any(local in text for local in paths for text in texts):
+        if any(local in text for local in paths for text in own):
             found.append("the path of a folder of this machine")
         problems += [f"{path.relative_to(folder)}: {what} (take it out)" for what in found]
     return problems
+
+
+def _without(text: str, words: Sequence[str]) -> str:
+    """The text without these pieces, where one is a whole string of JSON or a line of its own."""
+    for word in words:
+        for quoted in (json.dumps(word), json.dumps(word, ensure_ascii=False)):
+            text = text.replace(quoted, '""')
+        text = re.sub(rf"^{re.escape(word)}$", "", text, flags=re.M)
+    return text
+
+
+def words_of(path: Path) -> set[str]:
+    """The pieces of text in a JSON file; none of one that is not JSON."""
+    try:
+        return set(_strings(json.loads(path.read_bytes())))
+    except (ValueError, RecursionError):
+        return set()
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -18,9 +18,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
+from toolkit.data.inside import inside
 from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
-from toolkit.models.adapters import FACTS, check_adapter, read_facts
+from toolkit.hub.base import check_tokenizer
+from toolkit.models.adapters import check_adapter
+from toolkit.models.facts import FACTS, read_facts
+from toolkit.models.finite import check_file
 from toolkit.models.reading import reading_of
 
 Facts = dict[str, Any]
@@ -163,6 +167,9 @@ def read_source(adapter: str | Path, precision: str | None = None) -> Source:
     config_path = folder / "adapter_config.json"
     if not config_path.is_file():
         raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
+    for name in ("adapter_config.json", FACTS, VALUE_HEAD, "adapter_model.safetensors"):
+        inside(folder, name)
+    check_tokenizer(folder)
     config = read_object(config_path, "adapter")
     task = "SEQ_CLS" if config.get("task_type") == "SEQ_CLS" else "CAUSAL_LM"
     # Held against the base that it names, so only its form is checked here.
@@ -195,6 +202,7 @@ def _read_if_there(path: Path) -> Facts:
 
 
 def _check_head(path: Path) -> None:
+    check_file(path, "adapter")
     try:
         with safe_open(path, framework="pt") as weights:
             found = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
@@ -251,7 +259,8 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
         for pair in pairs:
             _numbers(pair, "wins", "ties", "losses", "win_rate", "low", "high")
         for score in row["scores"].values():
-            _numbers(score, "mean", "error")
+            _numbers(score, "mean", "error", *(["gain"] if score.get("gain") is not None else []))
+        _numbers(row, *(name for name in ("kl", "kl_error") if row.get(name) is not None))
         judges = {judge["name"]: judge for judge in whole["judges"]}
         return Results(int(whole["prompts"]), judges, row, pairs)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -274,5 +283,9 @@ def _turned(pair: Facts) -> Facts:
 def _numbers(row: Facts, *names: str) -> None:
     for name in names:
         value = row[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise TypeError(f"{name} is {value!r}")

@@ -12,26 +12,22 @@ README.md                      the card
 import hashlib
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.data.chat import PLAIN_TEMPLATE, chat_of
-from toolkit.data.files import atomic_directory, write_json, write_text
+from toolkit.data.files import atomic_directory, require_file, write_json, write_text
+from toolkit.data.inside import copy_inside, open_inside, shown
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.base import TOKENIZER_FILES, Base
 from toolkit.hub.source import VALUE_HEAD, Source
-from toolkit.models.adapters import FACTS
+from toolkit.models.facts import FACTS
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
 CARD = "README.md"
+LONGEST_TEMPLATE = 1 << 20  # bytes
 SENT = {*ADAPTER_FILES, VALUE_HEAD, *TOKENIZER_FILES, CARD}
 
 
@@ -69,11 +65,10 @@ def stage(source: Source, base: Base, card: str, template: str | None, folder: P
     with one_line(folder), atomic_directory(folder) as aside:
         home = source.tokenizer_home(base.files)
         for name in TOKENIZER_FILES:
-            if (home / name).is_file():
-                shutil.copyfile(home / name, aside / name)
+            copy_inside(home, name, aside / name)
         for name in sent[1:]:
-            if name != FACTS:
-                shutil.copyfile(source.folder / name, aside / name)
+            if name != FACTS and not copy_inside(source.folder, name, aside / name):
+                raise InputError(f"adapter: {source.folder}: no {name}")
         config = source.config | {"base_model_name_or_path": base.repo_id, "revision": base.sha}
         write_json(aside / "adapter_config.json", config)
         facts = _without_text(source.facts) | {"precision": source.precision}
@@ -86,7 +81,7 @@ def stage(source: Source, base: Base, card: str, template: str | None, folder: P
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
         write_text(aside / CARD, card)
-    left_out = sorted(p.name for p in source.folder.iterdir() if p.name not in sent)
+    left_out = sorted(shown(p.name) for p in source.folder.iterdir() if p.name not in sent)
     return Staged(folder, listing(folder), left_out)
 
 
@@ -97,7 +92,7 @@ def check_stage(folder: Path) -> None:
     strangers = [p.name for p in folder.iterdir() if p.name not in SENT] if folder.is_dir() else []
     if strangers:
         raise InputError(
-            f"output_dir: {folder} holds {strangers[0]}, which was not staged (name another "
+            f"output_dir: {folder} holds {shown(strangers[0])}, which was not staged (name another "
             "folder: this one would be replaced)", "output_dir",
         )  # fmt: skip
 
@@ -106,7 +101,8 @@ def read_template(source: Source, given: str | None) -> str | None:
     """The chat template that an adapter was trained with, if that is not the tokenizer's own.
 
     Raises:
-        InputError: a Jinja file that is not there any more.
+        InputError: a file that is not there any more, or no Jinja; or one that only run.json
+            names.
     """
     if given is None and "chat_template" in source.facts:
         return chat_of(source.facts).template
@@ -115,23 +111,45 @@ def read_template(source: Source, given: str | None) -> str | None:
         return None
     if name == "plain":
         return PLAIN_TEMPLATE
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    if given is None:  # run.json may come from anywhere, and would name any file of this machine
         raise InputError(
-            f"chat_template: {name}: neither plain nor a Jinja file in UTF-8 (pass the one that "
+            f"chat_template: run.json names the file {name!r:.200} (pass the one that the adapter "
+            "was trained with)", "chat_template",
+        )  # fmt: skip
+    try:
+        path = require_file(given, "chat_template")
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= LONGEST_TEMPLATE else ""
+    except (OSError, UnicodeDecodeError, InputError):
+        text = ""
+    if "{{" not in text and "{%" not in text:
+        raise InputError(
+            f"chat_template: {given}: neither plain nor a Jinja file in UTF-8 (pass the one that "
             "the adapter was trained with)", "chat_template",
         ) from None  # fmt: skip
+    return text
 
 
 def listing(folder: Path) -> list[StagedFile]:
     """Name, bytes and SHA-256 of every file in the folder, by name."""
     files = []
     for path in sorted(folder.iterdir()):
-        with open(path, "rb") as stream:
+        stream = open_inside(folder, path.name)
+        if stream is None:
+            continue
+        with stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files.append(StagedFile(path.name, path.stat().st_size, digest))
+            files.append(StagedFile(path.name, stream.tell(), digest))
     return files
+
+
+def check_unchanged(folder: Path, files: list[StagedFile]) -> None:
+    """Raise InputError if the folder's files are not, byte for byte, those that were looked at."""
+    changed = sorted({f.name for f in set(files) ^ set(listing(folder))})
+    if changed:
+        raise InputError(
+            f"{folder}: {shown(changed[0])} was changed after it had been looked through (run the "
+            "same command again)"
+        )
 
 
 def describe(staged: Staged, repo_id: str, private: bool) -> str:

@@ -1,5 +1,6 @@
 """Sending staged files to the Hub: in one commit, then compared with what is there."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,12 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils.sha import git_hash
 
+from toolkit.data.inside import open_inside, shown
+from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
-from toolkit.hub.stage import StagedFile
+from toolkit.hub.stage import StagedFile, check_unchanged
+
+IN_MEMORY = 1 << 26  # bytes; larger files are sent from where they lie
 
 
 def publish(
@@ -27,9 +32,11 @@ def publish(
         the commit's address.
 
     Raises:
+        InputError: a file is not what was looked through any more; nothing was sent.
         HubError: in one line. The commit is all or nothing: the repository has all of the files
             or is as it was, and a second run completes it.
     """
+    check_unchanged(folder, files)
     info = _existing(api, repo_id)
     if info is None:
         persist(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, say)
@@ -43,10 +50,10 @@ def publish(
         )
     others = sorted({s.rfilename for s in info.siblings or []} - {f.name for f in files})
     if strangers := [name for name in others if name != ".gitattributes"]:
-        say(f"also in {repo_id}, and left alone: {', '.join(strangers)}")
+        say(f"also in {repo_id}, and left alone: {', '.join(map(shown, strangers))}")
 
     def send() -> str:
-        operations = [CommitOperationAdd(f.name, folder / f.name) for f in files]
+        operations = [_operation(folder, file) for file in files]
         commit = api.create_commit(repo_id, operations, commit_message="Publish")
         return str(commit.oid)
 
@@ -63,6 +70,26 @@ def publish(
     return f"{api.endpoint}/{repo_id}" + (f"/commit/{oid}" if oid else "")
 
 
+def _operation(folder: Path, file: StagedFile) -> CommitOperationAdd:
+    """What sends a file's bytes, if they are still those that were looked through.
+
+    Small files are sent from memory. Of a large one huggingface_hub tells the Hub the hash, and the
+    Hub takes no other bytes for it.
+    """
+    stream = open_inside(folder, file.name)
+    if stream is None:
+        raise InputError(f"{folder}: {file.name} is gone (run the same command again)")
+    with stream:
+        small = stream.read() if file.size <= IN_MEMORY else None
+    operation = CommitOperationAdd(file.name, folder / file.name if small is None else small)
+    if operation.upload_info.sha256.hex() != file.sha256:
+        raise InputError(
+            f"{folder}: {file.name} was changed after it had been looked through (run the same "
+            "command again)"
+        )
+    return operation
+
+
 def differences(info: Any, files: list[StagedFile], folder: Path) -> list[str]:
     """The names of those files that the Hub does not have, byte for byte."""
     there = {s.rfilename: s for s in (info.siblings if info is not None else None) or []}
@@ -74,8 +101,11 @@ def differences(info: Any, files: list[StagedFile], folder: Path) -> list[str]:
         elif known.lfs is not None:
             if known.lfs.sha256 != file.sha256:
                 wrong.append(file.name)
-        elif known.blob_id != git_hash((folder / file.name).read_bytes()):
-            wrong.append(file.name)
+        else:
+            content = (folder / file.name).read_bytes()
+            looked_at = hashlib.sha256(content).hexdigest() == file.sha256
+            if not looked_at or known.blob_id != git_hash(content):
+                wrong.append(file.name)
     return wrong
 
 

@@ -5,6 +5,7 @@ what labels can also be what PPO is tuned against, or what judges it.
 """
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable
@@ -26,7 +27,8 @@ class Lexicon:
             and lines that start with "# " are passed over.
 
     Raises:
-        InputError: no such file, or a line that is not of that form (file:line).
+        InputError: no such file, a line that is not of that form, or a valence that is not finite
+            (file:line).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,11 +44,17 @@ class Lexicon:
                 continue
             fields = line.split("\t")
             try:
-                self.valences[fields[0].lower()] = float(fields[1])
+                valence = float(fields[1])
             except (IndexError, ValueError):
                 raise InputError(
                     f"{path}:{number}: {line[:40]!r} is not `word TAB valence`"
                 ) from None
+            if not math.isfinite(valence):
+                raise InputError(
+                    f"{path}:{number}: the valence of {fields[0][:40]!r} is {fields[1][:20]!r}, "
+                    "but must be a finite number"
+                )
+            self.valences[fields[0].lower()] = valence
         if not self.valences:
             raise InputError(f"{path}: no words (lines of `word TAB valence` are wanted)")
 

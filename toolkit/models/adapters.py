@@ -19,9 +19,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from toolkit.data.files import read_object, write_json
+from toolkit.data.files import read_object
 from toolkit.errors import InputError
+from toolkit.models.adapter_config import (
+    CONFIG,
+    MERGE,
+    check_common_fields,
+    check_patterns,
+    check_ranks,
+    lora_config_of,
+    read_config,
+)
+from toolkit.models.base_weights import BaseWeights
+from toolkit.models.facts import read_facts
 from toolkit.models.families import LANGUAGE_HEADS
+from toolkit.models.finite import check_file, check_tensors
 from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.wrapped import (
     Overrides,
@@ -32,8 +44,6 @@ from toolkit.models.wrapped import (
     of_adapter,
     tie_copies,
 )
-
-FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
@@ -71,6 +81,32 @@ def put_adapter(model: Any, config: LoraConfig, name: str) -> PeftModel:
     return made
 
 
+def plain_adapter(model: Any, folder: str | Path, is_trainable: bool = False) -> PeftModel:
+    """The model with a saved adapter on it by peft alone; the base below is what it was.
+
+    Args:
+        model: a base of its own, which has no adapter yet.
+        folder: the adapter's, which ``check_adapter`` has passed.
+        is_trainable: the adapter is to be trained.
+
+    Raises:
+        InputError: a configuration that is not held, weights that are not finite or do not fit.
+    """
+    config, path = read_config(folder, "adapter"), Path(folder) / WEIGHTS
+    check_patterns(config, [name for name, _ in model.named_modules()], f"{Path(folder) / CONFIG}")
+    check_file(path)
+    before = BaseWeights(model)
+    try:
+        made = PeftModel.from_pretrained(
+            model, str(folder), is_trainable=is_trainable, config=lora_config_of(config)
+        )
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: peft does not load it: {reason[:300]}") from None
+    before.check(folder)
+    return made
+
+
 def check_round_trip(model: Any, name: str) -> None:
     """Raise InputError if peft would not load again what it saves of a new adapter.
 
@@ -93,39 +129,10 @@ def absolute_if_local(base_name: str) -> str:
     return str(Path(base_name).resolve()) if Path(base_name).is_dir() else base_name
 
 
-def write_facts(folder: str | Path, base_name: str, **facts: Any) -> None:
-    """Write ``toolkit.json``: the base's fingerprint and what else the next stage must know."""
-    write_json(Path(folder) / FACTS, {"base_fingerprint": base_fingerprint(base_name)} | facts)
-
-
-def read_facts(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``toolkit.json``; empty where another tool wrote the adapter."""
-    path = Path(folder) / FACTS
-    if not path.is_file():
-        return {}
-    facts = read_object(path, "adapter")
-    for name in ("gain", "bias"):
-        value = facts.get(name, 0.0)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"{path}: {name} is {value!r}, but must be a finite number")
-    return facts
-
-
+WEIGHTS = "adapter_model.safetensors"
 # Where plain peft puts the base's model in the keys of an adapter's file.
 PREFIX = "base_model.model."
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
-MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
-
-
-# How peft may begin LoRA without changing the base that it sits on.
-HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-# What an adapter may ask for that roles switched on one base do not give it.
-NOT_HELD = {
-    "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
-    "layer_replication": "repeats layers of the base",
-    "arrow_config": "routes between other adapters (Arrow)",
-    "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
-}
 
 
 @dataclass
@@ -208,33 +215,14 @@ def check_adapter(
         precision: how the base will be held; another than in training is warned of.
     """
     folder = Path(folder)
-    config_path = folder / "adapter_config.json"
-    if not config_path.is_file():
+    if not (folder / CONFIG).is_file():
         hint = "give an adapter's folder"
         if (folder / "config.json").is_file():
             hint = "it holds a whole model: a reward model goes by --reward_model"
         raise InputError(f"{what}: {folder}: no adapter_config.json ({hint})")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{what}: {folder}: no adapter_model.safetensors (pickles are not loaded)")
-    config = read_object(config_path, what)
-    if config.get("peft_type", "LORA") != "LORA":
-        raise InputError(
-            f"{what}: {folder}: a {config['peft_type']} adapter, but LoRA is wanted "
-            f"({MERGE.format(folder=folder)})"
-        )
-    start = config.get("init_lora_weights", True)
-    if start not in HARMLESS_STARTS:
-        raise InputError(
-            f"{what}: {folder}: its LoRA was begun by {start}, which changed the base's weights "
-            "for all roles (save it by peft with path_initial_model_for_weight_conversion, which "
-            f"makes plain LoRA of it, or {MERGE.format(folder=folder)})"
-        )
-    for name, does in NOT_HELD.items():
-        if config.get(name):
-            raise InputError(
-                f"{what}: {folder}: it {does}, which is not supported "
-                f"({MERGE.format(folder=folder)}, where peft can)"
-            )
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{what}: {folder}: no {WEIGHTS} (pickles are not loaded)")
+    config = read_config(folder, what)
     targets = config.get("target_modules") or []
     named = {targets} if isinstance(targets, str) else set(targets)
     if config.get("ensure_weight_tying") and named & set(EMBEDDINGS):
@@ -271,10 +259,14 @@ def check_adapter(
 
 def _header(folder: Path) -> tuple[Parts, dict[str, list[int]]]:
     """What lies in an adapter's file, and the shape of each weight; nothing is loaded."""
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        keys = list(weights.keys())
-        shapes = {key: weights.get_slice(key).get_shape() for key in keys}
-    return Parts.of(shapes, read_object(folder / "adapter_config.json", "adapter")), shapes
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as weights:
+            keys = list(weights.keys())
+            shapes = {key: weights.get_slice(key).get_shape() for key in keys}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not readable: {error}") from None
+    return Parts.of(shapes, read_config(folder, "adapter")), shapes
 
 
 def count_beside_lora(folder: str | Path) -> int:
@@ -321,12 +313,10 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
 def _check_weights(
     folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
 ) -> None:
-    """Read the header of the adapter's weights: all has a place, and a reward has its head."""
-    try:
-        parts, shapes = _header(folder)
-    except SafetensorError as error:
-        path = folder / "adapter_model.safetensors"
-        raise InputError(f"{what}: {path}: not readable: {error}") from None
+    """Read the adapter's weights: all has a place, is a number, and a reward has its head."""
+    check_file(folder / WEIGHTS, what)
+    parts, shapes = _header(folder)
+    check_patterns(config, _modules_of(shapes), f"{what}: {folder / CONFIG}")
     if task_type == "SEQ_CLS":
         heads = {key: shapes[key] for key in parts.score}
         if len(heads) != 1 or not all(
@@ -344,6 +334,7 @@ def _check_weights(
             f"adapter_config.json names, {parts.unknown[0]} for one; they would be lost "
             f"({MERGE.format(folder=folder)})"
         )
+    check_ranks(config, shapes, f"{what}: {folder / CONFIG}")
     whole = [key for key in parts.saved if len(shapes[key]) > 1 and not _embedding_of(key)]
     if whole:
         raise InputError(
@@ -365,6 +356,31 @@ def _check_weights(
                 f"{what}: {folder}: its {last} has {shapes[key][0]} rows, but the base has {rows}: "
                 f"the vocabulary was resized ({MERGE.format(folder=folder)})"
             )
+
+
+def check_for_merging(folder: Path) -> None:
+    """Raise InputError for an adapter of any kind that is not safe to be loaded by plain peft.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+    """
+    config = read_object(folder / CONFIG, "adapter")
+    check_common_fields(config, folder / CONFIG)
+    check_file(folder / WEIGHTS, "adapter")
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        shapes = {k: weights.get_slice(k).get_shape() for k in weights.keys()}  # noqa: SIM118
+    check_patterns(config, _modules_of(shapes), f"adapter: {folder / CONFIG}")
+    if config["peft_type"] == "LORA":
+        check_ranks(config, shapes, f"adapter: {folder / CONFIG}")
+
+
+def _modules_of(keys: Iterable[str]) -> list[str]:
+    """The names of the base's modules that the keys of an adapter's file are in, by peft's rule."""
+    names: set[str] = set()
+    for key in keys:
+        parts = key.removeprefix(PREFIX).partition(".lora_")[0].split(".")
+        names |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return sorted(names)
 
 
 def _embedding_of(key: str) -> str:
@@ -391,14 +407,18 @@ def add_saved_adapter(
         InputError: a key of the adapter has no place in this base, or the other way round.
     """
     base = base_of(model)
-    config = LoraConfig.from_pretrained(str(folder))
+    place = f"{Path(folder) / CONFIG}"
+    written = read_config(folder, "adapter")
+    check_patterns(written, [path for path, _ in base.named_modules()], place)
+    config = lora_config_of(written)
     if config.target_parameters and getattr(base, "is_loaded_in_4bit", False):
         raise InputError(
             f"{folder}: it has LoRA on experts, which are in 4 bits here (pass --precision bf16 or "
             "fp32)"
         )
-    state = load_file(Path(folder) / "adapter_model.safetensors")
-    written = read_object(Path(folder) / "adapter_config.json", "adapter")
+    state = load_file(Path(folder) / WEIGHTS)
+    check_tensors(state.items(), f"{Path(folder) / WEIGHTS}")
+    check_ranks(written, {key: tensor.shape for key, tensor in state.items()}, place)
     parts = Parts.of(state, written)
     _lay_over(model, folder, name, overrides, {k: state[k] for k in parts.biases + parts.copies})
 

@@ -36,6 +36,7 @@ from toolkit.models.experts import (
     share_in_4bit,
 )
 from toolkit.models.families import HEADS, check_precision, family_of
+from toolkit.models.finite import check_weights_of
 from toolkit.models.quantized import DTYPES, Quantized, check_quantized
 from toolkit.models.trunk_head import with_score_head
 from toolkit.models.wrapped import head_weights
@@ -375,11 +376,13 @@ def load_base(
         seed: for that head.
 
     Raises:
-        InputError: no model at ``name``, or not one that can be loaded so.
+        InputError: no model at ``name``, not one that can be loaded so, or weights that are NaN or
+            infinite.
     """
     from accelerate import PartialState
 
     check_base(name)
+    looked_at = check_weights_of(name, revision)
     device = PartialState().device
     way = way_to_load(name, precision, device, revision, trust_remote_code, score_head)
     # A new score head is wanted here; without this transformers reports it as a fault.
@@ -400,6 +403,8 @@ def load_base(
     )
     if missing:  # transformers would fill them at random, and go on
         raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
+    if not looked_at:  # the files were not on this machine before
+        check_weights_of(name, revision)
     for line in way.settle(model):
         print(line)
     model.requires_grad_(False)

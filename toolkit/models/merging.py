@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from toolkit.data.files import atomic_directory
+from toolkit.data.inside import check_inside
 from toolkit.errors import InputError
-from toolkit.models.adapters import absolute_if_local
+from toolkit.models.adapters import absolute_if_local, check_for_merging
+from toolkit.models.finite import check_weights_of
 from toolkit.models.loading import check_base, way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
@@ -21,6 +23,7 @@ WAYS_OUT = {
     "bf16": "try --dtype fp32",
     "fp32": "LoRA on layers that share a weight cannot be merged, as in Zamba",
 }
+COPIED = (".json", ".jinja", ".txt", ".model", ".py")  # what a tokenizer saves again, and code
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
 
 
@@ -44,6 +47,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {adapter}: no adapter_model.safetensors")
+    check_for_merging(folder)
     config = PeftConfig.from_pretrained(adapter)
     if config.task_type == "SEQ_CLS":
         raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
@@ -53,6 +57,9 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     if base is not None and absolute_if_local(base) != absolute_if_local(named):
         print(f"warning: {adapter} names {named or 'no base'}, and is merged into {base}")
     own = (folder / "tokenizer_config.json").is_file()
+    for home in (folder, Path(name)):
+        if home.is_dir():
+            check_inside(home, COPIED, "additional_chat_templates")
     tokenizer = AutoTokenizer.from_pretrained(adapter if own else name)
 
     model = _load(name, dtype, config.revision or "main")
@@ -63,6 +70,10 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     whole = _with_adapter(model, adapter)
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
+    if not all(bool(logprobs.isfinite().all()) for logprobs in before):
+        raise InputError(
+            f"adapter: {adapter}: with it the base gives log-probs that are no numbers"
+        )
     if not hasattr(whole, "merge_and_unload"):
         raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
     try:
@@ -81,7 +92,9 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         del model, whole, merged
         gc.collect()
         after = _logprobs(_load(str(aside), dtype), probes)
-        difference = max((a - b).abs().max().item() for a, b in zip(before, after, strict=True))
+        difference = torch.stack([
+            (a - b).abs().max() for a, b in zip(before, after, strict=True)
+        ]).max().item()  # NaN, if anything is  # fmt: skip
         largest = max(b.abs().max().item() for b in before)
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(
@@ -111,6 +124,7 @@ def tie_again(model: Any) -> None:
 
 def _load(name: str, dtype: str, revision: str = "main") -> Any:
     """The language model, on a CPU; of a checkpoint that is saved quantised, what it stands for."""
+    check_weights_of(name, revision)
     way = way_to_load(name, dtype, "cpu", revision)
     try:
         model = way.load(name)

@@ -9,10 +9,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from toolkit.data.files import read_object
 from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
-from toolkit.models.adapters import check_adapter, read_facts
+from toolkit.models.adapter_config import read_config
+from toolkit.models.adapters import check_adapter, plain_adapter
+from toolkit.models.facts import read_facts
 from toolkit.models.families import fit_inputs, trunk_of
 from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
 from toolkit.models.reading import reading_of
@@ -50,7 +51,7 @@ class TextRewardModel:
         self.base = name
         if (Path(name) / "adapter_config.json").is_file():
             self.adapter = Path(name)
-            config = read_object(self.adapter / "adapter_config.json", "--reward_model")
+            config = read_config(self.adapter, "--reward_model")
             self.base = config.get("base_model_name_or_path") or ""
             check_adapter(self.adapter, self.base, "SEQ_CLS", "--reward_model", precision)
             self.revision = config.get("revision") or "main"  # of the base that it was trained on
@@ -86,7 +87,7 @@ class TextRewardModel:
             kind = "new" if self.adapter is not None else "own"
             model: Any = load_base(self.base, self.precision, self.revision, score_head=kind)
             if self.adapter is not None:
-                model = PeftModel.from_pretrained(model, str(self.adapter))
+                model = plain_adapter(model, self.adapter)
             self._model = model.eval().requires_grad_(False)
         return self._model
 

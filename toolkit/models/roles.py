@@ -32,10 +32,10 @@ from toolkit.models.adapters import (
     check_round_trip,
     lora_config,
     put_adapter,
-    read_facts,
-    write_facts,
 )
+from toolkit.models.base_weights import BaseWeights
 from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.facts import read_facts, write_facts
 from toolkit.models.families import trunk_of
 from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
@@ -106,6 +106,7 @@ class Roles(Actors):
             attend_in_fp32(base)
         hidden_size = head_weights(base.get_output_embeddings())[0].shape[1]
         device = next(base.parameters()).device
+        self.base_weights = BaseWeights(base)
         self.model: Any = base  # peft's model from the first adapter on
         self.overrides = Overrides()
         self.policy_bias = "none"
@@ -120,6 +121,7 @@ class Roles(Actors):
                 self._add(policy_adapter, REFERENCE)
         elif lora is not None:
             self.model = put_adapter(self.model, copy.deepcopy(lora), POLICY)
+            self.base_weights.check("the policy's new adapter")
             if checked:
                 check_round_trip(self.model, POLICY)
         if reward_adapter is not None:
@@ -196,6 +198,7 @@ class Roles(Actors):
         self.model, head = add_saved_adapter(
             self.model, folder, name, self.overrides, torch.float32 if wide else None
         )
+        self.base_weights.check(folder)
         return head
 
     def _settle(self) -> None:
@@ -228,6 +231,7 @@ class Roles(Actors):
                 self.value_head.bias.fill_(self.bias)
         elif value == "adapter":
             self.model = put_adapter(self.model, self._without_head(lora), VALUE)
+            self.base_weights.check("the value's new adapter")
 
     def _without_head(self, lora: LoraConfig) -> LoraConfig:
         """The value's adapter: the policy's but for the output head, which no value reads."""

@@ -84,6 +84,11 @@ def _check_head(actors: "Actors", role: str) -> None:
         role, 4, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False,
         position_ids=torch.arange(4, device=ids.device).unsqueeze(0),
     )  # fmt: skip
+    if not bool(states.isfinite().all()):
+        raise InputError(
+            f"{kind}: as the {role} it gives hidden states that are not finite (its weights are "
+            "broken, or the precision is too low: try --precision fp32)"
+        )
     rounding = 1e-3 if actors.in_fp32 else 0.1
     if not _close(states, read[0], rounding):
         raise InputError(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import RLOOTrainer, SFTTrainer
@@ -22,6 +22,7 @@ from trl import RLOOTrainer, SFTTrainer
 from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import POLICY, Actors, banned_of
+from toolkit.models.adapters import plain_adapter
 from toolkit.models.decoder import last_states
 from toolkit.models.families import check_recomputing, trunk_of
 from toolkit.models.generation import Sampled, step_of
@@ -99,7 +100,7 @@ def _start(
         check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # what it does not ask for
     if policy_adapter is None:
         return base, language_lora(base, lora)
-    return PeftModel.from_pretrained(base, policy_adapter, is_trainable=True), None
+    return plain_adapter(base, policy_adapter, is_trainable=True), None
 
 
 def sft_trainer(

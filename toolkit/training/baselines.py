@@ -28,7 +28,8 @@ from transformers import PreTrainedModel, Trainer
 
 from toolkit.data.files import atomic_directory, forget_run, write_json, write_jsonl
 from toolkit.errors import InputError
-from toolkit.models.adapters import absolute_if_local, write_facts
+from toolkit.models.adapters import absolute_if_local
+from toolkit.models.facts import write_facts
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 from toolkit.training.baseline_data import Row

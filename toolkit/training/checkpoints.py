@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from toolkit.data.files import atomic_directory
+from toolkit.data.files import atomic_directory, json_text
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
-from toolkit.models.adapters import FACTS
+from toolkit.models.facts import FACTS
 from toolkit.models.wrapped import of_adapter
 from toolkit.random_state import (
     python_random_state,
@@ -68,7 +68,7 @@ def save_checkpoint(
         save_file(moments, aside / FILES[1])
         save_file(torch_random_state(), aside / FILES[2])
         whole = state | {"update": update, "optimizer": scalars, "random": python_random_state()}
-        (aside / FILES[3]).write_text(json.dumps(whole), encoding="utf-8")
+        (aside / FILES[3]).write_text(json_text(whole), encoding="utf-8")
         manifest = {name: _fingerprint(aside / name) for name in FILES}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     there = checkpoints(folder)

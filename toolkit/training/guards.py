@@ -99,7 +99,8 @@ class Guards:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value)
+            # What was not known yet (NaN) is null in a checkpoint's JSON.
+            setattr(self, name, math.nan if value is None else value)
 
 
 def check_signs(

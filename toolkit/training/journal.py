@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from toolkit.data.files import write_text
+from toolkit.data.files import json_text, write_text
 
 Row = dict[str, Any]
 
@@ -131,12 +131,12 @@ def read_rows(path: Path) -> list[Row]:
 
 def _keep_rows(path: Path, done: int) -> None:
     kept = [row for row in read_rows(path) if row["update"] <= done]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_text(path, "".join(json_text(row) + "\n" for row in kept))
 
 
 def _append(path: Path, row: Row) -> None:
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+        stream.write(json_text(row) + "\n")
 
 
 def peak_mb() -> int:

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -461,7 +462,7 @@ class Run:
             worth = row["eval/scores"]
             if row["eval/kl"] > 1.1 * target:
                 return
-        if self.best is not None and worth <= self.best:
+        if not math.isfinite(worth) or (self.best is not None and worth <= self.best):
             return
         self.best = worth
         if t.ranks.is_main:

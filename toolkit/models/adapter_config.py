@@ -1,0 +1,369 @@
+"""adapter_config.json is data: fields that are known and held exactly pass, all others are named.
+
+peft acts on this file before it looks at a weight: it starts LoRA in ways that change the base,
+runs regular expressions over the names of modules, and asks for memory by rank. So each field has a
+type and a range here. A field that is not held must have peft's default; one that this peft does
+not know must be empty.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import EvaConfig, LoraConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils.other import get_pattern_key
+
+from toolkit.data.files import read_object
+from toolkit.errors import InputError
+
+Config = dict[str, Any]
+CONFIG = "adapter_config.json"
+MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
+# How peft may begin LoRA without changing the base that it sits on.
+HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# What an adapter may ask for that roles switched on one base do not give it.
+NOT_HELD = {
+    "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
+    "layer_replication": "repeats layers of the base",
+    "arrow_config": "routes between other adapters (Arrow)",
+    "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
+    "kasa_config": "takes a part of the base's own weights away (KaSA)",
+    "use_bdlora": "has matrices of blocks (BD-LoRA)",
+    "velora_config": "compresses what it is trained on (VeLoRA)",
+    "use_qalora": "pools what it reads (QALoRA)",
+    "megatron_config": "is of Megatron's layers",
+}
+# Fields of starts that change the base; peft passes them by when the start is another.
+OTHER_STARTS = ("loftq_config", "corda_config", "lora_ga_config")
+# Fields that mean the same in every kind of adapter.
+COMMON = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
+    "modules_to_save", "peft_version", "revision", "target_modules", "task_type",
+}  # fmt: skip
+SECONDS = 10.0  # for all patterns over all names; those that people write take a hundredth of one
+MOST_TOKENS = MOST_NAMES = 100_000
+LARGEST_RANK = 1024  # of layers of which the file holds nothing
+_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_REVISION = re.compile(r"\w(?!.*\.\.)[\w.+/-]{0,250}")
+_MATCH = """
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+for pattern in map(re.compile, patterns):
+    for name in names:
+        pattern.fullmatch(name)
+"""
+
+
+def _whole(value: Any, low: int = 0) -> bool:
+    return type(value) is int and value >= low
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _name(value: Any) -> bool:
+    """Of a module: no path, no wildcard, nothing that Python keeps for itself."""
+    return isinstance(value, str) and bool(_NAME.fullmatch(value)) and "__" not in value
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_NAMES and all(map(_name, value))
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 10_000 and value.isprintable()
+
+
+def _targets(value: Any) -> bool:
+    """A pattern, or names as they end or in full."""
+    listed = isinstance(value, list) and len(value) <= MOST_NAMES
+    return _text(value) or (listed and all(map(_text, value)))
+
+
+def _by_pattern(value: Any, held: Callable[[Any], bool]) -> bool:
+    return (
+        isinstance(value, dict) and len(value) <= MOST_NAMES
+        and all(_text(key) and held(inner) for key, inner in value.items())
+    )  # fmt: skip
+
+
+def _ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_TOKENS and all(map(_whole, value))
+
+
+def _indices(value: Any) -> bool:
+    return _ids(value) or (
+        isinstance(value, dict) and all(_name(k) and _ids(v) for k, v in value.items())
+    )
+
+
+def _base(value: Any) -> bool:
+    return value == "" or (_text(value) and ".." not in Path(value).parts)
+
+
+def _origin(value: Any) -> bool:
+    """What peft notes of a model whose task is not named; nothing is imported by it here."""
+    if not isinstance(value, dict) or value.keys() - {
+        "base_model_class", "parent_library", "unsloth_fixed",
+    }:  # fmt: skip
+        return False
+    library = value.get("parent_library", "transformers")
+    of_transformers = _name(library) and library.split(".")[0].startswith("transformers")
+    return (
+        of_transformers and _name(value.get("base_model_class", "A"))
+        and isinstance(value.get("unsloth_fixed", True), bool)
+    )  # fmt: skip
+
+
+def _eva(value: Any) -> bool:
+    known = {f.name for f in dataclasses.fields(EvaConfig)}
+    plain = isinstance(value, dict) and not value.keys() - known
+    return plain and all(isinstance(v, bool) or _number(v) for v in value.values())
+
+
+def _switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# What each field that is held must be, in words and as a test. None is peft's default of many.
+HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "peft_type": ("LORA", lambda v: v == "LORA"),
+    "task_type": ("a task of peft's", lambda v: v is None or _name(v)),
+    "auto_mapping": ("a class of transformers", lambda v: v is None or _origin(v)),
+    "peft_version": ("a version", lambda v: v is None or _text(v)),
+    "base_model_name_or_path": ("a name or a path without ..", lambda v: v is None or _base(v)),
+    "revision": (
+        "a branch, tag or commit",
+        lambda v: v is None or (isinstance(v, str) and bool(_REVISION.fullmatch(v))),
+    ),
+    "inference_mode": ("true or false", _switch),
+    "r": ("a whole number from 1", lambda v: _whole(v, 1)),
+    "target_modules": ("a pattern or names", lambda v: v is None or _targets(v)),
+    "exclude_modules": ("a pattern or names", lambda v: v is None or _targets(v)),
+    "target_parameters": ("names", lambda v: v is None or _names(v)),
+    "lora_alpha": ("a finite number above 0", lambda v: _number(v) and v > 0),
+    "lora_dropout": ("from 0 to below 1", lambda v: _number(v) and 0 <= v < 1),
+    "fan_in_fan_out": ("true or false", _switch),
+    "bias": ("none, all or lora_only", lambda v: v in ("none", "all", "lora_only")),
+    "use_rslora": ("true or false", _switch),
+    "use_dora": ("true or false", _switch),
+    "lora_bias": ("true or false", _switch),
+    "ensure_weight_tying": ("true or false", _switch),
+    "modules_to_save": ("names of modules", lambda v: v is None or _names(v)),
+    "layers_to_transform": (
+        "indices of layers", lambda v: v is None or _whole(v) or _ids(v),
+    ),
+    "layers_pattern": ("names", lambda v: v is None or v == "" or _name(v) or _names(v)),
+    "rank_pattern": (
+        "ranks by name", lambda v: v is None or _by_pattern(v, lambda rank: _whole(rank, 1)),
+    ),
+    "alpha_pattern": (
+        "numbers above 0 by name",
+        lambda v: v is None or _by_pattern(v, lambda alpha: _number(alpha) and alpha > 0),
+    ),
+    "trainable_token_indices": ("ids of tokens", lambda v: v is None or _indices(v)),
+    "eva_config": ("EVA's settings", lambda v: v is None or _eva(v)),
+    "qalora_group_size": ("a whole number", _whole),
+    "runtime_config": ("nothing", lambda v: v in (None, {"ephemeral_gpu_offload": False})),
+}  # fmt: skip
+
+
+def read_config(folder: str | Path, what: str) -> Config:
+    """An adapter's configuration, if every field of it is known and is what it must be.
+
+    Args:
+        folder: with adapter_config.json.
+        what: the argument that named the folder.
+
+    Raises:
+        InputError: a field that is not held, or of another type or range (file:line).
+    """
+    path = Path(folder) / CONFIG
+    config = read_object(path, what)
+    check_fields(config, path, what)
+    return config
+
+
+def lora_config_of(config: Config) -> LoraConfig:
+    """peft's configuration of a checked one; what peft does not know was empty, and is left out."""
+    known = {f.name for f in dataclasses.fields(LoraConfig)} - {"runtime_config"}
+    return LoraConfig(**{name: value for name, value in config.items() if name in known})
+
+
+def check_fields(config: Config, path: Path, what: str) -> None:
+    """Raise InputError unless every field is known and held exactly; see the head of this file."""
+    folder = path.parent
+    if config.get("peft_type", "LORA") != "LORA":
+        kind = str(config.get("peft_type"))[:40]
+        raise InputError(
+            f"{what}: {folder}: a {kind} adapter, but LoRA is wanted "
+            f"({MERGE.format(folder=folder)})"
+        )
+    start = config.get("init_lora_weights", True)
+    if not any(start is known or (type(start) is str and start == known)
+               for known in HARMLESS_STARTS):  # fmt: skip
+        raise InputError(
+            f"{what}: {folder}: its LoRA was begun by {str(start)[:40]}, which changed the base's "
+            "weights for all roles (save it by peft with path_initial_model_for_weight_conversion, "
+            f"which makes plain LoRA of it, or {MERGE.format(folder=folder)})"
+        )
+    for name, does in NOT_HELD.items():
+        if config.get(name):
+            raise InputError(
+                f"{what}: {folder}: it {does}, which is not supported "
+                f"({MERGE.format(folder=folder)}, where peft can)"
+            )
+    defaults = {f.name: f for f in dataclasses.fields(LoraConfig)}
+    for name, value in config.items():
+        place = f"{what}: {path}:{line_of(path, name)}"
+        if name in HELD:
+            wanted, holds = HELD[name]
+            if not holds(value):
+                raise InputError(f"{place}: {name} is {_shown(value)}, but must be {wanted}")
+        elif name in OTHER_STARTS and value:
+            raise InputError(
+                f"{place}: {name} is of a start that changes the base's weights (write null there "
+                "if peft has made plain LoRA of it)"
+            )
+        elif name == "init_lora_weights" or not value:
+            continue
+        elif name not in defaults:
+            raise InputError(
+                f"{place}: {name[:60]!r} is not known to the peft that is installed, so that what "
+                f"it says would be passed by (take it out if it says nothing, or "
+                f"{MERGE.format(folder=folder)})"
+            )
+        elif value != defaults[name].default:
+            raise InputError(
+                f"{place}: {name} is {_shown(value)}, which is not supported "
+                f"({MERGE.format(folder=folder)}, where peft can)"
+            )
+
+
+def check_common_fields(config: Config, path: Path) -> None:
+    """Raise InputError unless plain peft would load an adapter of whatever kind as it is written.
+
+    For merging, where a start may change the base and any kind of adapter will do. Fields that peft
+    does not know would be passed by with a warning, and another model would be the result.
+    """
+    kind = config.get("peft_type")
+    kinds: Any = PEFT_TYPE_TO_CONFIG_MAPPING
+    known = kinds.get(kind) if isinstance(kind, str) else None
+    if known is None:
+        raise InputError(f"adapter: {path}: peft_type is {_shown(kind)}, which peft does not know")
+    names = {f.name for f in dataclasses.fields(known)}
+    of_lora = {*HELD} if kind == "LORA" else COMMON
+    for name, value in config.items():
+        place = f"adapter: {path}:{line_of(path, name)}"
+        if name in HELD and name in of_lora:
+            wanted, holds = HELD[name]
+            if not holds(value) and name != "peft_type":
+                raise InputError(f"{place}: {name} is {_shown(value)}, but must be {wanted}")
+        elif value and name not in names:
+            raise InputError(
+                f"{place}: {name[:60]!r} is not known to the peft that is installed, so that what "
+                "it says would be passed by (take it out if it says nothing)"
+            )
+        elif name == "megatron_config" and value or name == "megatron_core" and value not in (
+            None, "megatron.core",
+        ):  # fmt: skip
+            raise InputError(f"{place}: {name} is {_shown(value)}, which is not supported")
+
+
+def line_of(path: Path, name: str) -> int:
+    """The line in which a JSON file names a key; 1 where that cannot be told."""
+    key = re.compile(rf"\s*{re.escape(json.dumps(name))}\s*:")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((i for i, line in enumerate(lines, start=1) if key.match(line)), 1)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str) -> None:
+    """Raise InputError unless the ranks are those of the file's matrices, before memory is asked.
+
+    Args:
+        config: checked, its patterns too.
+        shapes: of each weight in the file.
+        place: the argument and the file, for the message.
+    """
+    ranks = config.get("rank_pattern") or {}
+    largest = LARGEST_RANK
+    for key, shape in shapes.items():
+        if not key.endswith((".lora_A.weight", ".lora_embedding_A")):
+            continue
+        module = key.removesuffix(".weight").rpartition(".")[0].removeprefix("base_model.model.")
+        rank = ranks.get(get_pattern_key([*ranks], module), config.get("r", 8))
+        largest = max(largest, shape[0])
+        # LoRA on experts (target_parameters) has the matrices of all of them in one.
+        experts = config.get("target_parameters")
+        if shape[0] != rank and not (
+            experts and any(shape[0] % k == 0 for k in (config.get("r", 8), *ranks.values()))
+        ):
+            raise InputError(
+                f"{place}: its rank of {module} is {rank}, but the file has {key} of "
+                f"{list(shape)} (the configuration is of another adapter)"
+            )
+    for rank in (config.get("r", 8), *ranks.values()):
+        if rank > largest:
+            raise InputError(
+                f"{place}: a rank of {rank}, but the file has none above {largest} (the "
+                "configuration is of another adapter)"
+            )
+
+
+def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
+    """Raise InputError for a regular expression that is none, or that does not come to an end.
+
+    They are tried on all names in a process of its own, which is stopped after ``SECONDS``: Python
+    cannot stop a match that it has begun.
+
+    Args:
+        config: its fields checked.
+        names: of the modules that the patterns will be held against.
+        place: the argument and the file, for the message.
+    """
+    found: dict[str, str] = {}  # as peft will match it -> the field
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(field), str):
+            found[config[field]] = field
+    for field in ("rank_pattern", "alpha_pattern"):
+        found |= {rf"(.*\.)?({key})$": field for key in config.get(field) or {}}
+    odd = {pattern: field for pattern, field in found.items() if not _is_plain(pattern)}
+    for pattern, field in odd.items():
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise InputError(
+                f"{place}: {field}: {_shown(pattern)} is no regular expression: {error}"
+            ) from None
+    if not odd:
+        return
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _MATCH], input=json.dumps([list(odd), [*names]]),
+            text=True, capture_output=True, timeout=SECONDS, check=True,
+        )  # fmt: skip
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        field = next(iter(odd.values()))
+        raise InputError(
+            f"{place}: {field}: {_shown(next(iter(odd)))} does not come to an end on the names of "
+            f"the model's layers within {SECONDS:g} s (name the layers in a list)"
+        ) from None
+
+
+def _is_plain(pattern: str) -> bool:
+    """A name, or one of peft's patterns made of a name: nothing in it that could take long."""
+    inner = pattern.removeprefix(r"(.*\.)?(").removesuffix(")$")
+    return bool(re.fullmatch(r"\^?(\w|\\?\.|-)+\$?", inner))

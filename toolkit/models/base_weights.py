@@ -1,0 +1,66 @@
+"""Proof that the base is what it was before an adapter was put on it."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import InputError
+
+SAMPLED = 1 << 16  # elements of each tensor: a base of 300 tensors takes a third of a second
+
+
+class BaseWeights:
+    """A mark of each of the base's tensors, by which a change is seen.
+
+    All elements count of a tensor of up to ``SAMPLED``, so many in equal steps of a larger one:
+    what changes a base (a start by PiSSA, OLoRA, KaSA) changes each of a layer's weights. A weight
+    in 4 bits is marked by its packed bytes and its scales.
+
+    Args:
+        model: the base, before its first adapter. Its modules are looked up again in ``check``
+            wherever peft has put them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._marks = [
+            (f"{path}.{name}".lstrip("."), module, name, _mark(tensor))
+            for path, module in model.named_modules()
+            for name, tensor in _own(module)
+        ]
+
+    @torch.no_grad()
+    def check(self, adapter: object) -> None:
+        """Raise InputError, naming tensor and adapter, unless every tensor is as it was."""
+        for path, module, name, mark in self._marks:
+            now = dict(_own(module)).get(name)
+            if now is None or _mark(now) != mark:
+                raise InputError(
+                    f"{adapter}: putting it on changed {path} of the base, which all roles share "
+                    "(start it otherwise, or merge it into the base first: recipes/merge.py)"
+                )
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's own parameters and buffers; not those of modules within."""
+    for held in (module._parameters, module._buffers):
+        yield from ((name, tensor) for name, tensor in held.items() if tensor is not None)
+
+
+def _mark(tensor: Tensor) -> tuple[Any, ...]:
+    state: Any = getattr(tensor, "quant_state", None)
+    scales = [] if state is None else [state.absmax, getattr(state.state2, "absmax", None)]
+    parts = [tensor, *(scale for scale in scales if isinstance(scale, Tensor))]
+    return tuple(tensor.shape), str(tensor.dtype), *map(_sum, parts)
+
+
+def _sum(tensor: Tensor) -> int:
+    """A checksum of a tensor's sampled elements, bit by bit."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return 0
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
+    # An odd step, so that the sample is not of a few columns alone.
+    sample = flat[:: (flat.numel() // SAMPLED) | 1].contiguous().cpu()
+    return zlib.crc32(sample.view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,71 @@
+"""toolkit.json, beside an adapter: what the next stage must know of it, each fact of its type."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.files import read_object, write_json
+from toolkit.errors import InputError
+from toolkit.models.adapter_config import line_of
+from toolkit.models.loading import base_fingerprint
+
+FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
+PRECISIONS = ("4bit", "bf16", "fp32")
+TRAINED_ON = ("messages", "text", "both")
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+# What the facts that are acted on must be, in words and as a test; a file comes from anywhere.
+FACTS_HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "gain": ("a finite number", _finite),
+    "bias": ("a finite number", _finite),
+    "precision": (
+        "4bit, bf16 or fp32", lambda v: v is None or (isinstance(v, str) and v in PRECISIONS),
+    ),
+    "base_fingerprint": ("a text", _text_or_none),
+    "ends_with": ("a token's text", _text_or_none),
+    "whole_turns": ("true or false", lambda v: isinstance(v, bool)),
+    "trained_on": (
+        "messages, text or both", lambda v: isinstance(v, str) and v in TRAINED_ON,
+    ),
+    "chat_template": ("a template's text", _text_or_none),
+    "chat_template_kwargs": ("an object", lambda v: v is None or isinstance(v, dict)),
+}  # fmt: skip
+
+
+def write_facts(folder: str | Path, base_name: str, **facts: Any) -> None:
+    """Write ``toolkit.json``: the base's fingerprint and what else the next stage must know.
+
+    Raises:
+        InputError: gain or bias, say, is not what ``read_facts`` would take.
+    """
+    for name, (wanted, holds) in FACTS_HELD.items():
+        if name in facts and not holds(facts[name]):
+            raise InputError(f"{folder}: {name} is {facts[name]!r:.60}, but must be {wanted}")
+    write_json(Path(folder) / FACTS, {"base_fingerprint": base_fingerprint(base_name)} | facts)
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """The contents of ``toolkit.json``; empty where another tool wrote the adapter.
+
+    Raises:
+        InputError: a fact of another type than it is written with (file:line).
+    """
+    path = Path(folder) / FACTS
+    if not path.is_file():
+        return {}
+    facts = read_object(path, "adapter")
+    for name, (wanted, holds) in FACTS_HELD.items():
+        if name in facts and not holds(facts[name]):
+            raise InputError(
+                f"{path}:{line_of(path, name)}: {name} is {facts[name]!r:.60}, but must be {wanted}"
+            )
+    return facts
