@@ -1,6 +1,7 @@
 """Labellers at work over HTTP while the server is killed: is every acknowledged label there, once?
 
     python benchmarks/labelling_load.py --labels 5000 --labellers 8 --kills 50
+    python benchmarks/labelling_load.py --labels 3000 --labellers 100 --kills 0 --silent 2000
 
 Starts the real server as a process of its own, on a store of made-up items; labellers sign in by
 invite links and answer as fast as they can, each picking, skipping and taking back by a seeded lot.
@@ -8,6 +9,7 @@ At random moments the server is killed with SIGKILL and started anew; a labeller
 breaks tries again, and sends its last form again, as a person would. Afterwards each answer that
 was acknowledged (the redirect came) is looked for in the store: lost and doubled ones are counted.
 Printed besides: the time from a form's departure to its acknowledgement, while no kill was near.
+--silent connections say nothing all the while; the server ends them, and they come again.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import statistics
@@ -148,7 +151,37 @@ class Kills:
         return self.number if time.monotonic() - self.since > 1 else 0
 
 
-def measure(labels: int, labellers: int, kills: int, folder: Path, seed: int = 0) -> dict[str, Any]:
+class Silent(threading.Thread):
+    """So many connections that say nothing; one that was ended comes again."""
+
+    def __init__(self, count: int, port: int) -> None:
+        super().__init__(daemon=True)
+        self.count, self.port, self.over = count, port, threading.Event()
+        if count:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
+
+    def run(self) -> None:
+        held: list[socket.socket] = []
+        while self.count and not self.over.wait(0.1):
+            for one in held[:]:
+                with contextlib.suppress(BlockingIOError):
+                    with contextlib.suppress(ConnectionError):
+                        one.recv(1)
+                    held.remove(one)
+                    one.close()
+            with contextlib.suppress(OSError):
+                while len(held) < self.count:
+                    one = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+                    one.setblocking(False)
+                    held.append(one)
+        for one in held:
+            one.close()
+
+
+def measure(
+    labels: int, labellers: int, kills: int, folder: Path, seed: int = 0, silent: int = 0
+) -> dict[str, Any]:
     """Run the load; returns counts and latencies in milliseconds."""
     rng, path = random.Random(seed), folder / "labels.sqlite"
     with Store(path, SETTINGS) as store:
@@ -165,6 +198,8 @@ def measure(labels: int, labellers: int, kills: int, folder: Path, seed: int = 0
     lives.number, lives.since = 1, time.monotonic()
     share = -(-labels // labellers)
     people = [Person(n, port, token, share, lives) for n, token in enumerate(tokens)]
+    crowd = Silent(silent, port)
+    crowd.start()
     began = time.monotonic()
     for person in people:
         person.start()
@@ -181,8 +216,11 @@ def measure(labels: int, labellers: int, kills: int, folder: Path, seed: int = 0
         time.sleep(0.005)
     seconds = time.monotonic() - began
     server.kill()
+    crowd.over.set()
+    crowd.join()
     return count(path, people) | {"labels": sum(len(p.said) for p in people), "kills": kills,
-                                  "labellers": labellers, "seconds": round(seconds, 1)}  # fmt: skip
+                                  "labellers": labellers, "silent": silent,
+                                  "seconds": round(seconds, 1)}  # fmt: skip
 
 
 def count(path: Path, people: list[Person]) -> dict[str, Any]:
@@ -215,13 +253,14 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=5000)
     parser.add_argument("--labellers", type=int, default=8)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--silent", type=int, default=0)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         return run_server(args.serve, args.port)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(args.labels, args.labellers, args.kills, Path(folder))
+        result = measure(args.labels, args.labellers, args.kills, Path(folder), silent=args.silent)
     print(json.dumps(result, indent=2))
     if result["lost"] or result["doubled"] or result["changed"]:
         raise SystemExit("labels were lost, doubled or changed")

@@ -28,7 +28,7 @@ from toolkit.labeling.server import (
     listen,
     serve,
 )
-from toolkit.labeling.store import Settings, Store, person_name
+from toolkit.labeling.store import Refused, Settings, Store, person_name
 from toolkit.models.adapters import (
     check_adapter,
     check_for_trl,
@@ -560,7 +560,7 @@ class StoreArguments:
 
         Raises:
             InputError: a name that a script or the like has, before any link is made; or an address
-                that can not be had.
+                that can not be had; or somebody else is making links at this moment.
         """
         for name in self.names:
             if (kind := store.kind_of(name)) not in (None, "person"):
@@ -573,6 +573,14 @@ class StoreArguments:
             burst=int(3 * self.requests_per_second) + 1,
             guidelines=self.text() or PageSettings.guidelines,
         )  # fmt: skip
+        try:
+            self._print_links(store, address)
+        except Refused as problem:
+            raise InputError(f"invite: {problem} (another process is inviting, too)") from None
+        print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
+        serve(Pages(store, settings, quality).app(), listening)
+
+    def _print_links(self, store: Store, address: str) -> None:
         for name in self.names:
             known = store.invitation(name)
             if known is not None and not self.reinvite:
@@ -582,8 +590,6 @@ class StoreArguments:
                 print(f"invite link for {name}: {address}/invite/{token}")
         admin = store.invite(ADMIN, "admin", end_sessions=False, replaces=store.invitation(ADMIN))
         print(f"admin link: {address}/invite/{admin}")
-        print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
-        serve(Pages(store, settings, quality).app(), listening)
 
 
 @dataclass

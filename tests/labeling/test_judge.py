@@ -9,13 +9,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolkit import cli
+from toolkit.data.files import write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling import judge as judge_module
 from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
+from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
+from toolkit.labeling.rounds import label_until
+from toolkit.labeling.store import Settings, Store
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]
@@ -522,3 +528,52 @@ def test_a_redirect_names_where_it_points_and_the_key_stays(make: Make, stub: St
     with pytest.raises(InputError, match="redirects to http://elsewhere.example/v1, which is not"):
         judge.pick("p", COMPLETIONS)
     assert len(stub.seen) == 1
+
+
+def test_the_recipe_ends_with_a_useless_judge_and_goes_on_once_it_is_mended(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    store, output = tmp_path / "labels.sqlite", tmp_path / "picks.jsonl"
+    samples = [{"prompt": f"p {i}", "completions": ["x", "y", "z"]} for i in range(9)]
+    write_jsonl(tmp_path / "samples.jsonl", samples)
+    words = ["--samples", str(tmp_path / "samples.jsonl"), "--store", str(store), "--overlap", "0",
+             "--judge_url", f"http://127.0.0.1:{stub.server_address[1]}/v1", "--judge_model", "m",
+             "--judge_patience", "4", "--output", str(output)]  # fmt: skip
+
+    def label(*more: str) -> str:
+        cli.call(cli.recipe("label").main, [*words, *more])
+        return capsys.readouterr().out
+
+    stub.script = [first, reply(said("As a model, I"))]
+    with pytest.raises(InputError, match=r"4 answers in a row.*As a model.*3 of its labels are ta"):
+        label()
+    assert not output.exists() and len(stub.seen) == 5
+
+    stub.script = [reply(said("Hm")), first]
+    assert "7 picks, 0 ties, 1 refused" in (out := label()) and "--ask_again asks" in out
+    assert "0 picks" in label("--overwrite") and len(stub.seen) == 5 + 8
+    assert "1 refused items are asked again\n1 picks" in label("--overwrite", "--ask_again")
+    assert len(output.read_text().splitlines()) == 9
+
+    few = tmp_path / "few.sqlite"  # fewer than its patience would bear
+    words[words.index("--store") + 1 : words.index("--overlap")] = [str(few), "--limit", "3"]
+    stub.script = [reply(said("Hm"))]
+    with pytest.raises(InputError, match="'m': refused all 3 items.*begins 'Hm'"):
+        label("--overwrite")
+    with Store(few) as left:
+        assert left.db.execute("SELECT count(*) FROM labels").fetchone()[0] == 0
+
+
+def test_a_useless_judge_ends_a_round_of_the_online_loop(make: Make, tmp_path: Path) -> None:
+    def more(count: int) -> None:
+        raise AssertionError("it samples on and on")
+
+    with Store(tmp_path / "labels.sqlite", Settings(overlap=0.0)) as store:
+        store.add_items({"prompt": f"p {i}", "completions": ["x", "y"]} for i in range(30))
+        labeller = ScriptedLabeller("m", JudgePicker(make(reply(said("no")), patience=20)))
+        with pytest.raises(UselessJudge, match="20 answers in a row"):
+            label_until(store, 0, 10, True, labeller, more, lambda: None)
+        store.check()
+        assert store.progress()["left"] == 30

@@ -24,7 +24,7 @@ from collections import Counter
 from typing import Any
 
 import httpx2
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
@@ -361,7 +361,7 @@ class _Letters:
         for count, positions in sorted(self.counts.items()):
             position, times = max(positions.items(), key=lambda pair: pair[1])
             total = sum(positions.values())
-            p = count * binomtest(times, total, 1 / count, alternative="greater").pvalue
+            p = count * float(bdtrc(times - 1, total, 1 / count))  # so often, or more
             if p < 1e-3:
                 return (
                     f"{who} said {string.ascii_uppercase[position]} in {times} of {total} answers "
