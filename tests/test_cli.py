@@ -192,8 +192,7 @@ def float_fields(main: Any) -> list[str]:
     for cls in hints.values():
         types = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
-            hint = str(types[f.name])  # a tuple is none that a command line could give
-            found += [f.name] if f.init and "float" in hint and "tuple" not in hint else []
+            found += [f.name] if f.init and "float" in str(types[f.name]) else []
     return found
 
 

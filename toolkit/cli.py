@@ -170,9 +170,9 @@ def parse(
         args = ["--help"]
     else:
         _hide_inherited(parser, dataclass_types)
-    for action in parser._actions:
-        if action.type is float:  # before a library's own checks, which trip over an infinity
-            action.type = _finite
+    for action in parser._actions:  # before a library's own checks, which trip over an infinity
+        if action.type is not None:
+            action.type = _checked(action.type)
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
@@ -288,15 +288,19 @@ def git_commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _finite(word: str) -> float:
-    """A number of the command line."""
-    value = float(word)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{word} is no number (give a finite one)")
-    return value
+def _checked(inner: Any) -> Callable[[str], Any]:
+    """The converter of a word of the command line, which takes no NaN and no infinity."""
 
+    def convert(word: str) -> Any:
+        value = inner(word)
+        if isinstance(value, tuple):  # a word that was split into its letters
+            raise argparse.ArgumentTypeError("several numbers: give them as a list in --config")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{word} is no number (give a finite one)")
+        return value
 
-_finite.__name__ = "float"  # as argparse is to call it
+    convert.__name__ = getattr(inner, "__name__", "value")  # what argparse calls it in messages
+    return convert
 
 
 def _names(parser: argparse.ArgumentParser) -> list[str]:

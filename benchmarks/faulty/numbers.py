@@ -15,11 +15,11 @@ PROMPT = '{"prompt": "It rained."}\n{"prompt": "We went home."}\n'
 WORDS = ("nan", "inf", "-inf", "1e999")
 NONE = {"NaN": np.nan, "infinite": np.inf}
 FLAGS = {
-    "ppo": ("kl_coef", "learning_rate", "temperature", "gamma", "max_grad_norm", "adam_beta1"),
-    "reward": ("learning_rate", "label_smoothing"),
-    "sft": ("learning_rate", "num_train_epochs"),
-    "preference": ("beta",),
-    "rloo": ("temperature", "beta"),
+    "ppo": ("kl_coef", "reward_weights", "num_train_epochs"),
+    "reward": ("warmup_steps", "logging_steps", "neftune_noise_alpha"),
+    "sft": ("max_grad_norm", "adam_epsilon", "eval_delay"),
+    "preference": ("weight_decay", "adam_beta1", "ld_alpha"),
+    "rloo": ("reward_weights", "epsilon_high"),
     "label": ("noise",),
     "sample": ("temperature",),
     "evaluate": ("temperature",),

@@ -311,3 +311,16 @@ def test_finite_weights_whose_products_are_not_are_told_of_as_such(
     save_file({k: torch.full_like(v, 1e38) if "lora_B" in k else v for k, v in state.items()}, path)
     with pytest.raises(InputError, match="as the policy it gives hidden states that are not fin"):
         Roles(load_base(demo_model, "fp32"), policy_adapter=folder)
+
+
+@pytest.mark.parametrize("key", ["lora_A", "lora_B", "score"])
+def test_a_weight_without_dimensions_is_named(key: str, adapter: Make, demo_model: str) -> None:
+    folder = adapter(task_type="SEQ_CLS" if key == "score" else "CAUSAL_LM")
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path) | {"base_model.model.score.weight": torch.ones(1, 128)}
+    if key != "score":
+        state.pop("base_model.model.score.weight")
+    name = next(k for k in state if key in k)
+    save_file(state | {name: torch.tensor(1.0)}, path)
+    with pytest.raises(InputError, match=f"{name} is a single number"):
+        check_adapter(folder, demo_model, "SEQ_CLS" if key == "score" else "CAUSAL_LM", "--adapter")

@@ -301,7 +301,7 @@ def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str)
     ranks = config.get("rank_pattern") or {}
     largest = LARGEST_RANK
     for key, shape in shapes.items():
-        if not key.endswith((".lora_A.weight", ".lora_embedding_A")):
+        if not key.endswith((".lora_A.weight", ".lora_embedding_A")) or not len(shape):
             continue
         module = key.removesuffix(".weight").rpartition(".")[0].removeprefix("base_model.model.")
         rank = ranks.get(get_pattern_key([*ranks], module), config.get("r", 8))

@@ -316,6 +316,12 @@ def _check_weights(
     """Read the adapter's weights: all has a place, is a number, and a reward has its head."""
     check_file(folder / WEIGHTS, what)
     parts, shapes = _header(folder)
+    for key, shape in shapes.items():
+        if not shape:
+            raise InputError(
+                f"{what}: {folder / WEIGHTS}: {key} is a single number, where a matrix is wanted "
+                "(the file is broken)"
+            )
     check_patterns(config, _modules_of(shapes), f"{what}: {folder / CONFIG}")
     if task_type == "SEQ_CLS":
         heads = {key: shapes[key] for key in parts.score}
