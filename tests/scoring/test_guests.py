@@ -18,8 +18,6 @@ from toolkit.random_state import random_state, restore_random_state
 from toolkit.scoring import guests
 from toolkit.scoring.guests import as_guest, guests_state, new_guests, set_guests_state
 
-ROOT = Path(__file__).parents[2]
-
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "the working folder": (lambda: os.chdir("/"), os.getcwd),
     "torch's default dtype": (
@@ -166,33 +164,48 @@ def test_an_exception_is_shown_without_secrets(kind: str, monkeypatch: pytest.Mo
     assert "***" in str(caught.value)
 
 
-FORKS = """
-import os, sys
-sys.path.insert(0, {root!r})
-from toolkit.scoring.guests import as_guest
-from toolkit.errors import InputError
-try:
-    with as_guest("reward function f"):
-        {body}
-    print("came out", flush=True)
-except InputError as error:
-    print(error, flush=True)
-finally:
-    print("cleaned up", flush=True)
-"""
+def ended_child() -> None:
+    if not os.fork():
+        os._exit(0)
+
+
+def exiting_child() -> None:
+    if not os.fork():
+        sys.exit(0)
+
+
+def failing_child() -> None:
+    if not os.fork():
+        raise ValueError
+
+
+TOLD = "f: it forked, and both processes came back from it"
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
-    [("os.fork()", "reward function f: it forked, and both processes came back"),
-     ("if not os.fork(): raise ValueError", "it forked, and both processes came back"),
-     ("os.fork() or os._exit(0)", "came out"), ("os.fork() or sys.exit(0)", "came out"),
-     ("__import__('subprocess').run(['true'])", "came out")],
+    ("guest", "said"),
+    [(os.fork, TOLD), (failing_child, TOLD), (ended_child, "came out"),
+     (exiting_child, "came out"), (lambda: subprocess.run(["true"], check=True), "came out")],
 )  # fmt: skip
-def test_a_fork_that_comes_back_is_ended_and_told(body: str, said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS.format(root=str(ROOT), body=body)],
-        capture_output=True, text=True, check=True, timeout=100,
-    )  # fmt: skip
-    assert said in done.stdout
-    assert done.stdout.count("cleaned up") == 1  # by one process only
+def test_a_fork_that_comes_back_is_ended_and_told(
+    guest: Callable[[], Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said == "came out":
+        monkeypatch.setattr(guests, "PATIENCE", 0.2)
+    if (child := os.fork()) == 0:  # the program that has the guest
+        for number in (1, 2):
+            os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        sys.stderr = os.fdopen(2, "w")
+        try:
+            with as_guest("f"):
+                guest()
+            os.write(1, b"came out\n")
+        except InputError as error:
+            os.write(1, f"{error}\n".encode())
+        finally:
+            os.write(1, b"cleaned up\n")
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    words = (tmp_path / "said").read_text()
+    assert said in words
+    assert words.count("cleaned up") == 1  # by one process only
