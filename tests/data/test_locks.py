@@ -114,6 +114,9 @@ def test_only_the_first_of_several_processes_holds_it(
     with another(tmp_path / "run", "output_dir"):
         monkeypatch.setenv("RANK", "1")
         claim_output(tmp_path / "run", True, "output_dir")
+        claim_output(tmp_path / "run", False, "output_dir")  # which the first has written to
+        claim_output(tmp_path / "next", False, "output_dir")  # which the first is about to make
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_where_files_cannot_be_locked_being_there_is_the_lock(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toolkit.data.leftovers import OLD, clear_leftovers, part_file, part_folder
-from toolkit.data.locks import is_lock, lock_file, lock_folder
+from toolkit.data.locks import is_first, is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 
 
@@ -125,6 +125,8 @@ def claim_output(
             nothing can be written there, or the disk is full.
     """
     path = Path(path)
+    if not is_first():  # the first of the processes that train together looks for all of them
+        return path
     is_file, is_folder = os.path.isfile(path), os.path.isdir(path)  # no error for a name too long
     if field == "output" and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
@@ -164,6 +166,8 @@ def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
         InputError: another run writes there, nothing can be written there, or the disk is full.
     """
     path = Path(path)
+    if not is_first():
+        return
     if whole:  # beside it, since the folder may be the one that a killed run moved away
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
