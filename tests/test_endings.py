@@ -1,19 +1,23 @@
 """Signals and broken pipes: one line or none, the right exit code, nothing left half done."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from toolkit import cli, endings
 from toolkit.cli import RECIPES
+from toolkit.errors import InputError
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 ROOT = RECIPES.parent
@@ -243,3 +247,53 @@ def test_endings_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", lines], env=ENV, capture_output=True, text=True)
     assert done.stdout == "[]\n"
     assert endings.SIGNALS
+
+
+# What cli.run says
+
+
+@dataclass
+class Toy:
+    n: int = 1
+
+
+def ended_by(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    around: Callable[[], Any] = contextlib.nullcontext,
+) -> tuple[Any, str]:  # fmt: skip
+    """Exit code and last line of a recipe that raises this in the midst of a progress bar."""
+
+    def main(toy: Toy) -> None:
+        with around():
+            for _ in tqdm(range(3)):
+                raise error
+
+    monkeypatch.setattr("sys.argv", ["toy.py"])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    return caught.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_error_in_the_midst_of_a_bar_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended_by(InputError("x"), monkeypatch, capsys) == (2, "error: x")
+
+
+def test_who_interrupts_a_row_of_stages_is_told_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = endings.Stopped(signal.SIGTERM)
+    assert ended_by(stop, monkeypatch, capsys, endings.goes_on) == (
+        143, "interrupted: what is done is kept, and the same command goes on"
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_one_line_though_python_names_no_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    code, said = ended_by(error, monkeypatch, capsys)
+    assert (code, said) == (
+        2, "error: a file was not written: No space left on device (make room on the disk)"
+    )  # fmt: skip

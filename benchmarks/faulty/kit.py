@@ -86,7 +86,7 @@ STAGES = {
         "--per_device_train_batch_size", 8, "--output_dir", "out"), "out"),
     "ppo": Stage("ppo", lambda kit: (
         *BASE, *CUT, "--use_cpu", "--lexicon", LEXICON, "--prompts", PROMPTS, "--total_episodes",
-        96, "--per_device_train_batch_size", 16, "--save_steps", 2, "--kl_horizon", 80,
+        96, "--per_device_train_batch_size", 16, "--save_steps", 1, "--kl_horizon", 80,
         "--output_dir", "out"), "out", ("--resume auto", "--overwrite")),
     "merge": Stage("merge", lambda kit: (
         "--adapter", kit / "sft" / "adapter", "--dtype", "fp32", "--output_dir", "out"), "out"),

@@ -114,7 +114,8 @@ def test_only_the_first_of_several_processes_holds_it(
     with another(tmp_path / "run", "output_dir"):
         monkeypatch.setenv("RANK", "1")
         claim_output(tmp_path / "run", True, "output_dir")
-        claim_output(tmp_path / "made by the first", False, "output_dir")
+        claim_output(tmp_path / "run", False, "output_dir")  # which the first has written to
+        claim_output(tmp_path / "next", False, "output_dir")  # which the first is about to make
     assert os.listdir(tmp_path) == ["run"]
 
 

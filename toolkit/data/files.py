@@ -216,6 +216,8 @@ def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
         InputError: another run writes there, nothing can be written there, or the disk is full.
     """
     path = Path(path)
+    if not is_first():
+        return
     if whole:  # beside it, since the folder may be the one that a killed run moved away
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
