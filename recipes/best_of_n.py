@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.data.chat import ChatArguments
-from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.files import write_jsonl
+from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.contenders import Sampling, parse_contenders

@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from toolkit.data.demo_text import reviews
-from toolkit.data.files import atomic_directory, claim_output, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.outputs import claim_output
 from toolkit.errors import check_range, check_seed
 
 END, PAD = "<|endoftext|>", "<|pad|>"

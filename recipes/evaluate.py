@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
-from toolkit.data.files import claim_output, forget_run, write_json, write_jsonl
+from toolkit.data.files import write_json, write_jsonl
+from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments, load_picker
 from toolkit.data.comparisons import read_rows
-from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.files import write_jsonl
+from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed

@@ -13,7 +13,7 @@ from toolkit.cli import run
 
 from dataclasses import dataclass, field
 
-from toolkit.data.files import claim_output
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError, check_choice
 from toolkit.models.merging import merge_adapter
 from toolkit.models.quantized import DTYPES

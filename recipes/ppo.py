@@ -22,7 +22,7 @@ from toolkit.arguments import (
     RewardArguments,
     memory_planner,
 )
-from toolkit.data.files import claim_output
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory

@@ -22,7 +22,8 @@ from toolkit.arguments import (
     ModelArguments,
     StartArguments,
 )
-from toolkit.data.files import claim_output, json_text
+from toolkit.data.files import json_text
+from toolkit.data.outputs import claim_output
 from toolkit.data.text import closing_id, stop_ids
 from toolkit.training.baseline_config import PreferenceConfig
 from toolkit.training.baseline_data import preference_shape, prepare_completions

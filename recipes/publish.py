@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from toolkit.data.files import claim_output
 from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.hub.base import check_repo_id, find_base
 from toolkit.hub.card import render

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.data.comparisons import open_comparisons
-from toolkit.data.files import claim_output, write_json
+from toolkit.data.files import write_json
+from toolkit.data.outputs import claim_output
 from toolkit.data.sources import check_table_name, write_table
 from toolkit.data.text import printable
 from toolkit.errors import check_choice, check_range, check_seed

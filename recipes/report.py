@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.files import claim_output, read_object
+from toolkit.data.files import read_object
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError, check_range
 from toolkit.evaluation.run_page import write_run_report
 from toolkit.evaluation.run_report import (

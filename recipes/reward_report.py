@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.comparisons import read_rows
-from toolkit.data.files import claim_output
 from toolkit.data.leftovers import scratch_folder
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.evaluation.reward_analysis import analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report

@@ -16,7 +16,8 @@ from toolkit.cli import run, write_run
 from typing import Any
 
 from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
-from toolkit.data.files import claim_output, json_text
+from toolkit.data.files import json_text
+from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
 from toolkit.data.chat import ChatArguments
-from toolkit.data.files import claim_output, write_jsonl
+from toolkit.data.files import write_jsonl
+from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError, check_range, check_seed

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from toolkit.data.files import claim_output, require_file, write_text
+from toolkit.data.files import require_file, write_text
+from toolkit.data.outputs import claim_output
 from toolkit.trl_yaml import read_trl_config
 
 

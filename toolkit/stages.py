@@ -12,7 +12,8 @@ import torch
 from transformers import set_seed
 
 from toolkit.cli import bind, call, changed
-from toolkit.data.files import hold_folder, read_object, write_json
+from toolkit.data.files import read_object, write_json
+from toolkit.data.outputs import hold_folder
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
 

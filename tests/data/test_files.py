@@ -8,7 +8,6 @@ import pytest
 
 from toolkit.data.files import (
     atomic_directory,
-    claim_output,
     read_jsonl,
     read_object,
     write_bytes,
@@ -16,6 +15,7 @@ from toolkit.data.files import (
     write_jsonl,
     write_text,
 )
+from toolkit.data.outputs import claim_output
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.data.files import atomic_directory, atomic_file, claim_output
+from toolkit.data.files import atomic_directory, atomic_file
 from toolkit.data.leftovers import clear_leftovers, part_file, part_folder, scratch_folder
 from toolkit.data.locks import letting_go, lock_file
+from toolkit.data.outputs import claim_output
 
 
 @pytest.fixture(autouse=True)

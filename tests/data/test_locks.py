@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 
-from toolkit.data import files
-from toolkit.data.files import atomic_directory, claim_output
+from toolkit.data import outputs
+from toolkit.data.files import atomic_directory
 from toolkit.data.locks import letting_go, lock_file, lock_folder
+from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 sys.path.insert(0, {root!r})
-from toolkit.data.files import claim_output
+from toolkit.data.outputs import claim_output
 claim_output({path!r}, True, {field!r})
 print("held", flush=True)
 time.sleep(600)
@@ -170,7 +171,7 @@ def test_a_full_disk_is_told_when_it_is_claimed(
 def test_a_mount_point_cannot_be_replaced_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.os.path, "ismount", lambda path: True)
+    monkeypatch.setattr(outputs.os.path, "ismount", lambda path: True)
     (tmp_path / "merged").mkdir()
     with pytest.raises(InputError, match="is a mount point"), letting_go():
         claim_output(tmp_path / "merged", False, "output_dir", whole=True)

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.data.files import try_to_write
 from toolkit.data.labels import TIMES, label_time
+from toolkit.data.outputs import try_to_write
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
-from toolkit.data.files import atomic_directory, forget_run, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, write_json, write_jsonl
+from toolkit.data.outputs import forget_run
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local
 from toolkit.models.facts import write_facts
