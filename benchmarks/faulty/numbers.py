@@ -145,7 +145,8 @@ LINEAR = "model.layers.1.mlp.up_proj.weight"
 KIND = "no numbers: "
 FAULTS = [
     *(Fault(f"{KIND}flags", f"{recipe} --{flag}={word}", _flag(recipe, flag, word))
-      for recipe, flags in FLAGS.items() for flag in flags for word in WORDS[: 4 if recipe == "ppo" else 2]),
+      for recipe, flags in FLAGS.items() for flag in flags
+      for word in WORDS[: 4 if recipe == "ppo" else 2]),
     *(Fault(f"{KIND}YAML", f"{recipe} {flag}: {word}", _yaml(recipe, flag, word))
       for recipe in ("ppo", "reward", "sft") for flag in ("learning_rate", "weight_decay")
       for word in (".nan", ".inf", "-.inf")),
