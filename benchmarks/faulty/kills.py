@@ -37,14 +37,17 @@ def undisturbed(name: str) -> tuple[dict[str, Any], float]:
 @functools.cache
 def _undisturbed(name: str) -> tuple[dict[str, Any], float]:
     stage, inputs = STAGES[name], kit()
-    with tempfile.TemporaryDirectory() as folder:
-        room = Room(Path(folder))
-        started = time.monotonic()
-        ended = room.recipe(stage.recipe, *stage.words(inputs), **in_room(room))
-        seconds = time.monotonic() - started
-        ended.expect(ended.code == stage.code, "undisturbed it did not end well")
-        expect_tidy(room)
-        return results(room.folder), seconds
+    seconds = float("inf")
+    for _ in range(2):  # the shorter time: the machine may have been busy with other faults
+        with tempfile.TemporaryDirectory() as folder:
+            room = Room(Path(folder))
+            started = time.monotonic()
+            ended = room.recipe(stage.recipe, *stage.words(inputs), **in_room(room))
+            seconds = min(seconds, time.monotonic() - started)
+            ended.expect(ended.code == stage.code, "undisturbed it did not end well")
+            expect_tidy(room)
+            found = results(room.folder)
+    return found, seconds
 
 
 def again(room: Room, stage: Stage) -> tuple[Ended, str]:
