@@ -3,7 +3,9 @@
 import contextlib
 import http.client
 import logging
+import os
 import resource
+import signal
 import socket
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from toolkit.labeling import connections
 from toolkit.labeling.connections import Connection, allow_descriptors, shed
@@ -207,3 +210,23 @@ def _connection(site: Site) -> Any:
     found = next(iter(site.server.server_state.connections))
     one.close()
     return found
+
+
+@pytest.mark.parametrize("signum", connections.SIGNALS)
+def test_a_signal_ends_the_page_in_order_so_that_picks_are_written(signum: int) -> None:
+    server = connections.Server(uvicorn.Config("x"))
+    with server.capture_signals():
+        os.kill(os.getpid(), signum)
+        assert server.should_exit
+    assert signal.getsignal(signum) is not server.handle_exit
+
+
+def test_a_page_that_was_started_by_nohup_stays() -> None:
+    server = connections.Server(uvicorn.Config("x"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with server.capture_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not server.should_exit
+    finally:
+        signal.signal(signal.SIGHUP, before)

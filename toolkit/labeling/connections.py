@@ -26,6 +26,7 @@ STUCK = 30.0  # seconds in which a client has to read something of its answer
 MOST = 10_000  # connections
 RESERVED = 300  # descriptors for other things: each of 40 threads has the store's three files open
 AT_ONCE, WAITING = 50, 2048  # connections accepted in one go; those that may wait for it
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each ends the page in order
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -130,7 +131,8 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():  # signals are not for it
             yield
             return
-        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as by nohup
+        before = {s: signal.signal(s, self.handle_exit) for s in heard}
         try:
             yield
         finally:

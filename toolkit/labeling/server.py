@@ -582,5 +582,5 @@ def server_of(app: ASGIApp) -> Server:
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM."""
+    """Answer until SIGINT, SIGTERM or SIGHUP."""
     server_of(app).run(sockets=[listening])
