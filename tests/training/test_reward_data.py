@@ -32,7 +32,7 @@ def prepared(
 
 
 def folders(path: Path) -> list[Path]:
-    return list(path.glob(".tokens-*"))
+    return list(path.glob(".tokens.*"))
 
 
 def test_every_row_is_on_one_side_and_its_tokens_lie_on_disk(
