@@ -1,6 +1,7 @@
 """The door: every mistake in a config is one line that says where and how to mend it."""
 
 import dataclasses
+import random
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
+from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.reward_trainer import BestOfKConfig
 
@@ -206,3 +208,17 @@ def test_no_recipe_takes_a_number_that_is_none(name: str, word: str) -> None:
         with pytest.raises(InputError, match=field_name) as caught:
             call(main, [f"--{field_name}={word}", *(["--use_cpu"] if name == "ppo" else [])])
         assert "\n" not in str(caught.value)
+
+
+def test_functions_of_each_call_draw_from_states_of_their_own() -> None:
+    def draws() -> float:
+        with as_guest("f"):
+            return random.random()
+
+    def twice(toy: Toy) -> list[float]:
+        return [draws(), draws()]
+
+    random.seed(1)
+    first = call(twice, [])
+    random.seed(1)
+    assert call(twice, []) == first and len(set(first)) == 2

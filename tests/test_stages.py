@@ -1,5 +1,6 @@
 """Recipes in a row: what is done is not done again, what was begun is, other settings are told."""
 
+import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,3 +79,12 @@ def test_a_mistake_in_the_last_stages_words_is_found_before_the_first_runs(tmp_p
     with pytest.raises(InputError, match="unknown argument --nmber .did you mean number"):
         run_stages(wrong, tmp_path, False)
     assert ran == []
+
+
+def test_a_folder_in_which_others_are_at_work_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / ".lock", "w") as held:  # as another process holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ran.clear()
+        with pytest.raises(InputError, match="output_dir: .* is being written by another run"):
+            run_stages(stages(tmp_path), tmp_path, overwrite=False)
+        assert ran == [] and not (tmp_path / "stages.json").exists()

@@ -1,6 +1,9 @@
 """Labels when they are due, samples in turn, people's verdict, and the alarm."""
 
+import fcntl
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +267,27 @@ def test_people_judge_what_ppo_is_scored_on() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         OnlineArguments(**wrong)
+
+
+def test_a_loop_that_others_run_is_refused(tmp_path: Path) -> None:
+    args = OnlineArguments(output_dir=str(tmp_path))
+    with open(tmp_path / ".lock", "w") as held:  # as another process holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="is being written by another run"):
+            claim(args, {})
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_schedule_is_a_guest() -> None:
+    def leaves(*_: float) -> float:
+        sys.exit(0)
+
+    def wanders(n: float, *_: float) -> float:
+        os.chdir("/")
+        return n + 1
+
+    with pytest.raises(InputError, match=r"schedule: .*it called sys.exit\(0\)"):
+        wanted_labels(leaves, [0, 5], 1, 2)
+    here = os.getcwd()
+    assert wanted_labels(wanders, [0, 5], 1, 2) == [1, 6]
+    assert os.getcwd() == here
