@@ -19,7 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from toolkit.data.locks import LOCK, is_first
+from toolkit.data.locks import LOCK
+from toolkit.launched import is_first
 
 PART, OLD = ".part", ".old"
 UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)

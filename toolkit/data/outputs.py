@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from toolkit.data.leftovers import clear_leftovers, part_file
-from toolkit.data.locks import is_first, is_lock, lock_file, lock_folder
+from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
+from toolkit.launched import is_first
 
 
 def claim_output(
