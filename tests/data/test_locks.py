@@ -265,3 +265,39 @@ def test_another_users_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(locks, "_acquire", refused)
     with pytest.raises(InputError, match=r"its lock, .*/\.lock, is another user's: name another"):
         lock_folder(tmp_path, "output_dir")
+
+
+@pytest.mark.parametrize("field", ["output", "output_dir"])
+def test_a_pipe_is_not_replaced_by_a_file(field: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null"), Path("/dev/stdout"),
+                 Path("/dev/new.jsonl")):  # fmt: skip
+        with letting_go(), pytest.raises(InputError, match="a pipe, a device or the like"):
+            claim_output(path, True, field)
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_when_that_is_replaced_as_a_whole(
+    there: bool, tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to("big")
+    with letting_go():
+        out = claim_output(tmp_path / "out", False, "output_dir", whole=True)
+        with atomic_directory(out) as aside:
+            (aside / "x").write_text("x")
+    assert sorted(os.listdir(tmp_path)) == ["big", "out"] and (tmp_path / "out").is_symlink()
+    assert os.listdir(tmp_path / "big") == ["x"]
+
+
+def test_the_working_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for path in (".", "..", "../a", str(tmp_path)):
+        with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
+            claim_output(path, True, "output_dir", whole=True)

@@ -139,7 +139,9 @@ HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task_type": ("a task of peft's", lambda v: v is None or _name(v)),
     "auto_mapping": ("a class of transformers", lambda v: v is None or _origin(v)),
     "peft_version": ("a version", lambda v: v is None or _text(v)),
-    "base_model_name_or_path": ("a name or a path without ..", lambda v: v is None or _base(v)),
+    "base_model_name_or_path": (
+        "a path without .. or a name (write the base's full path or its Hub id)",
+        lambda v: v is None or _base(v)),
     "revision": (
         "a branch, tag or commit",
         lambda v: v is None or (isinstance(v, str) and bool(_REVISION.fullmatch(v))),
