@@ -63,7 +63,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def main(args: DemoModelArguments) -> None:
-    claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
+    out = claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     prompts, held_out_prompts = (
         claim_output(Path(args.prompts_dir) / name, args.overwrite, "output")
         for name in ("prompts.jsonl", "prompts.heldout.jsonl")
@@ -106,7 +106,7 @@ def main(args: DemoModelArguments) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"held_out_perplexity": round(perplexity, 3), "parameters": parameters}
 
-    with atomic_directory(args.output_dir) as folder:
+    with atomic_directory(out) as folder:
         model.to(torch.float32).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / "training.json", facts | {"reviews": args.reviews, "seed": args.seed})

@@ -89,9 +89,10 @@ def main(args: PublishArguments) -> int:
     source = read_source(args.adapter, args.precision)
     results = read_results(args.evaluation, source.folder, args.contender)
     template = read_template(source, args.chat_template)
+    merged = None
     if args.merged_output is not None:
         check_merge(source, args.merged_dtype, args.merge_into_full_precision)
-        claim_output(args.merged_output, False, "merged_output", whole=True)
+        merged = claim_output(args.merged_output, False, "merged_output", whole=True)
     if not args.dry_run:
         require_token()
 
@@ -105,8 +106,8 @@ def main(args: PublishArguments) -> int:
     staged = stage(source, base, card, template, folder)
     print(describe(staged, repo_id, private=not args.public))
     problems = base.problems + pass_gate(source, base, repo_id, card, folder)
-    if args.merged_output is not None:
-        print(merge(source, base, Path(args.merged_output), args.merged_dtype, template))
+    if merged is not None:
+        print(merge(source, base, merged, args.merged_dtype, template))
 
     # Show, or send.
     if args.dry_run:

@@ -35,6 +35,7 @@ from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError, check_finite, check_numbers
+from toolkit.launched import world_size
 from toolkit.scoring.guests import new_guests
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
@@ -65,7 +66,7 @@ def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
     """
     try:
         with endings.heard():
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not processes:
+            if world_size() > 1 and not processes:
                 raise InputError("this recipe runs in one process (launch with --num_processes 1)")
             if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
                 # As `accelerate launch` does. Measured on two busy cores: two threads were 10 to

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,26 @@ def test_what_is_undefined_is_null_in_every_file(tmp_path: Path) -> None:
     expected = {"mean": 1.0, "error": None, "deep": [{"x": [None, 2]}], "name": "NaN"}
     assert read_object(tmp_path / "f.json", "file") == expected
     assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, expected)]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o002])
+def test_who_may_read_a_file_is_up_to_the_umask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.json", "x")
+        with atomic_directory(tmp_path / "b") as aside:
+            handle, name = tempfile.mkstemp(dir=aside)  # for the owner alone, as safetensors does
+            os.close(handle)
+    finally:
+        os.umask(before)
+    modes = [p.stat().st_mode & 0o777 for p in (tmp_path / "a.json", tmp_path / "b")]
+    assert modes == [0o666 & ~mask, 0o777 & ~mask]
+    assert (tmp_path / "b" / os.path.basename(name)).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_link_to_a_folder_that_is_replaced_leaves_no_litter(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").symlink_to("other")
+    with atomic_directory(tmp_path / "out"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]

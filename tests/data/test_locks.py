@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data import outputs
+from toolkit.data import locks, outputs
 from toolkit.data.files import atomic_directory
 from toolkit.data.locks import letting_go, lock_file, lock_folder
 from toolkit.data.outputs import claim_output
@@ -114,6 +114,7 @@ def test_only_the_first_of_several_processes_holds_it(
 ) -> None:
     with another(tmp_path / "run", "output_dir"):
         monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
         claim_output(tmp_path / "run", True, "output_dir")
         claim_output(tmp_path / "run", False, "output_dir")  # which the first has written to
         claim_output(tmp_path / "next", False, "output_dir")  # which the first is about to make
@@ -181,3 +182,122 @@ def test_two_files_in_one_folder_are_two_outputs(tmp_path: Path) -> None:
     with another(tmp_path / "a.jsonl", "output"), letting_go():
         lock_file(tmp_path / "b.jsonl", "output")
         claim_output(tmp_path / "c.jsonl", False, "output")
+
+
+def test_a_rank_that_was_left_in_the_environment_does_not_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picks.jsonl").write_text("precious")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="exists"):
+        claim_output(tmp_path / "picks.jsonl", False, "output")
+
+
+@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", ""), ("WORLD_SIZE", "two"),
+                                             ("RANK", "-1")])  # fmt: skip
+def test_a_launchers_number_that_is_none_is_named(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{name} is .* in the environment, which is no number"):
+        claim_output(tmp_path / "run", False, "output_dir")
+
+
+FOREIGN = [b"12345 of another tool\n", b"\xff\xfe\x01", b"[" * 100_000, b'{"pid": 1}', b"null"]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=range(len(FOREIGN)))
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_lock_of_another_program_is_left_as_it_is(
+    content: bytes, linked: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / ".lock"
+    (tmp_path / "precious").write_bytes(content)
+    os.link(tmp_path / "precious", lock) if linked else lock.write_bytes(content)
+    with letting_go(), pytest.raises(InputError, match=r"\.lock was not written by this toolkit"):
+        claim_output(tmp_path / "run", True, "output_dir")
+    assert lock.read_bytes() == (tmp_path / "precious").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 80])
+def test_a_lock_that_lost_its_content_is_taken_over(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_bytes(content)
+    with letting_go():
+        claim_output(tmp_path / "run", False, "output_dir")
+    assert os.listdir(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dangling", "pipe"])
+def test_what_is_no_file_is_no_lock(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    lock = tmp_path / "run" / ".lock"
+    make = {
+        "folder": lock.mkdir,
+        "link": lambda: lock.symlink_to("../precious"),
+        "dangling": lambda: lock.symlink_to("../none"),
+        "pipe": lambda: os.mkfifo(lock),
+    }
+    make[kind]()
+    with letting_go(), pytest.raises(InputError, match=r"\.lock is a link, a folder or the like"):
+        claim_output(tmp_path / "run", True, "output_dir")
+    assert os.path.lexists(lock) and (tmp_path / "precious").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["precious", "run"]
+
+
+def test_a_lock_that_changes_while_it_is_held_is_left(tmp_path: Path) -> None:
+    with letting_go():
+        out = claim_output(tmp_path / "run", False, "output_dir")
+        (out / ".lock").write_bytes(b"\xff")
+    assert (out / ".lock").read_bytes() == b"\xff"
+
+
+def test_another_users_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").touch()
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(locks, "_acquire", refused)
+    with pytest.raises(InputError, match=r"its lock, .*/\.lock, is another user's: name another"):
+        lock_folder(tmp_path, "output_dir")
+
+
+@pytest.mark.parametrize("field", ["output", "output_dir"])
+def test_a_pipe_is_not_replaced_by_a_file(field: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null"), Path("/dev/stdout"),
+                 Path("/dev/new.jsonl")):  # fmt: skip
+        with letting_go(), pytest.raises(InputError, match="a pipe, a device or the like"):
+            claim_output(path, True, field)
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_when_that_is_replaced_as_a_whole(
+    there: bool, tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to("big")
+    with letting_go():
+        out = claim_output(tmp_path / "out", False, "output_dir", whole=True)
+        with atomic_directory(out) as aside:
+            (aside / "x").write_text("x")
+    assert sorted(os.listdir(tmp_path)) == ["big", "out"] and (tmp_path / "out").is_symlink()
+    assert os.listdir(tmp_path / "big") == ["x"]
+
+
+def test_the_working_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for path in (".", "..", "../a", str(tmp_path)):
+        with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
+            claim_output(path, True, "output_dir", whole=True)

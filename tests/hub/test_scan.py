@@ -92,3 +92,11 @@ def test_the_working_folder_is_found(tmp_path: Path) -> None:
 def test_scrubbed_text_is_one_line_without_secrets() -> None:
     text = scrub("a\nhunter2-hunter2 and hf_" + "aB3" * 10 + "\tand login-token-0123.")
     assert text == "a *** and *** and ***."
+
+
+@pytest.mark.parametrize("text", [
+    "ConnectError: http://localhost:8000/v1/score refused",
+    "eos_token = <|endoftext|> is not in the vocabulary", "mask_token: [MASK_1] is missing",
+])  # fmt: skip
+def test_what_only_looks_like_the_place_of_a_secret_stays(text: str) -> None:
+    assert scrub(text) == text

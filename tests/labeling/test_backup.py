@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from toolkit import cli
+from toolkit.data.leftovers import part_folder
 from toolkit.errors import InputError
 from toolkit.labeling import backup as module
 from toolkit.labeling.backup import backup
@@ -81,7 +82,11 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     refused(tmp_path, tmp_path / "link.sqlite", "is the store itself", overwrite=True)
     (tmp_path / "folder").mkdir()
     refused(tmp_path, tmp_path / "folder", "is a folder", overwrite=True)
-    refused(tmp_path, target / "in" / "a" / "file", "copy.sqlite/in/a/file: Not a directory")
+    refused(
+        tmp_path,
+        target / "in" / "a" / "file",
+        "copy.sqlite/in/a/file cannot be written: Not a directory",
+    )
     backup(tmp_path / "labels.sqlite", target, overwrite=True)
     Store(target).close()
 
@@ -162,3 +167,20 @@ def test_the_recipe_copies_and_does_nothing_else(
             cli.call(main, words)
     assert not Path(f"{path}.none").exists()
     cli.call(main, ["--store", path, "--backup", copy, "--overwrite"])
+
+
+def test_what_a_killed_backup_left_goes_with_the_next(tmp_path: Path) -> None:
+    store = filled(tmp_path / "a.sqlite", 3)
+    left = part_folder(tmp_path / "b.sqlite")
+    (left / "b.sqlite").write_bytes(b"half")
+    backup(tmp_path / "a.sqlite", tmp_path / "b.sqlite")
+    store.close()
+    assert sorted(os.listdir(tmp_path)) == ["a.sqlite", "b.sqlite"]
+
+
+def test_a_pipe_is_no_place_for_a_backup(tmp_path: Path) -> None:
+    filled(tmp_path / "a.sqlite", 3).close()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="backup: .* is a pipe"):
+        backup(tmp_path / "a.sqlite", tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()

@@ -473,6 +473,8 @@ def test_a_letter_now_and_then_is_enough(make: Make) -> None:
 def test_what_a_model_thinks_aloud_is_left_out(make: Make) -> None:
     judge = make(reply(said("<think>\nA or B? A.\n</think>\n\nB")))
     assert judge.pick("p", COMPLETIONS) == shown_order("p", COMPLETIONS)[1]
+    opened_by_the_template = make(reply(said("A or B? A.\n</think>\n\nB")))
+    assert opened_by_the_template.pick("p", COMPLETIONS) == judge.pick("p", COMPLETIONS)
     assert make(reply(said("A</think>B"))).pick("p", COMPLETIONS) is None
 
 

@@ -389,6 +389,12 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
     assert site.bob.get("/").status_code == 200
 
 
+def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> None:
+    answer = _upload(b" " * (1 << 20))(Site(tmp_path, import_limit=1 << 20))
+    assert answer.status_code == 413
+    assert "more than 1 MiB at once: import the file in parts, or by label.py" in answer.text
+
+
 def test_another_address_than_loopback_wants_its_names() -> None:
     from toolkit.arguments import StoreArguments
 

@@ -167,6 +167,12 @@ GOOD: dict[str, dict[str, Any]] = {
             "parent_library": "transformers.models.llama.modeling_llama",
         },
     },
+    "of remote code": {"auto_mapping": {
+        "base_model_class": "ChatGLMForConditionalGeneration", "parent_library":
+        "transformers_modules.THUDM.chatglm3-6b.103caa40027ebfd8.modeling_chatglm"}},
+    "Unsloth's own module": {"auto_mapping": {
+        "base_model_class": "Gemma3ForCausalLM", "unsloth_fixed": True,
+        "parent_library": "unsloth_compiled_module_gemma3"}},
     "of peft long ago": {"enable_lora": None, "merge_weights": False, "eva_config": ...,
                          "corda_config": ..., "lora_bias": ..., "peft_version": ...},
     "begun by EVA": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99,

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
+from toolkit.labeling.scripted import Lexicon
+from toolkit.scoring import functions
 from toolkit.scoring.functions import call_reward_function, load_function
 
 CHAT = [{"role": "user", "content": "Hi."}]
@@ -51,3 +53,12 @@ def test_a_module_that_ends_at_its_import_is_named(
     with pytest.raises(InputError, match=f"^reward_function: {name}: .*{said}") as caught:
         load_function(f"{name}:score")
     assert caught.value.field == "reward_function"
+
+
+def test_the_toolkits_own_scorers_are_no_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").write_text("good\t1.5\n")
+    monkeypatch.setattr(functions, "as_guest", lambda _: pytest.fail("it costs time"))
+    lexicon = Lexicon(tmp_path / "words.txt")
+    assert call_reward_function(lexicon, ["p"], ["a good one"], {"n": [1]}) == [1.5]

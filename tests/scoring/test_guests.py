@@ -1,5 +1,6 @@
 """A user's code leaves the process as it found it, and ends in one line."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -118,7 +119,7 @@ def test_calls_within_calls_have_states_of_their_own() -> None:
             assert guests_state() is None
             with as_guest("f"):
                 draws()
-        assert guests_state() is outer
+        assert guests_state() == outer
 
 
 @pytest.mark.parametrize("code", [0, 3, None, "bye"])
@@ -209,3 +210,46 @@ def test_a_fork_that_comes_back_is_ended_and_told(
     words = (tmp_path / "said").read_text()
     assert said in words
     assert words.count("cleaned up") == 1  # by one process only
+
+
+def test_processes_of_a_pool_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "_wait_for_a_fork", lambda _: pytest.fail("it waits"))
+    with as_guest("reward function f"):
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        subprocess.run(["true"], preexec_fn=lambda: None, check=True)  # noqa: PLW1509
+
+
+def test_a_fork_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_children(*_: int) -> None:
+        raise ChildProcessError
+
+    with as_guest("reward function f"):
+        if not (child := os.fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+        monkeypatch.setattr(os, "waitid", no_children)  # those of other tests may be there
+        monkeypatch.setattr(guests.time, "sleep", lambda _: pytest.fail("it waits"))
+
+
+def test_a_gpu_that_is_not_in_use_is_not_asked_for_its_random_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: pytest.fail("it takes the GPU"))
+    with as_guest("reward function f"):
+        pass
+    assert [*random_state()["torch"]] == ["cpu"]
+
+
+def test_a_gpu_that_a_guest_takes_into_use_begins_anew_for_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(11)
+    seeds.clear()
+    with as_guest("reward function f"):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert seeds == [11]

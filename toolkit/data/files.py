@@ -164,11 +164,11 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     old = aside.with_name(aside.name + OLD)
     try:
         yield aside
+        mode = aside.stat().st_mode & 0o666
         for file in aside.rglob("*"):
             if file.is_file():
-                os.chmod(file, 0o644)
+                os.chmod(file, mode)  # safetensors writes for the owner alone
                 _sync(file)
-        os.chmod(aside, 0o755)
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
@@ -176,6 +176,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     finally:
         if old.exists() and not path.exists():  # interrupted between the two
             os.replace(old, path)
+        if old.is_symlink():  # what lay there was a link to a folder
+            old.unlink()
         for left in (old, aside):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -191,7 +193,6 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(aside, 0o644)
         os.replace(aside, path)
         _sync(path.parent)
     finally:

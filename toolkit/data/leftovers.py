@@ -19,7 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from toolkit.data.locks import LOCK, is_first
+from toolkit.data.locks import LOCK
+from toolkit.launched import is_first
 
 PART, OLD = ".part", ".old"
 UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)
@@ -27,13 +28,22 @@ UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)
 
 def part_folder(path: Path) -> Path:
     """A new folder beside ``path``, for what is to take its place or is needed on the way there."""
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent))
+    aside = _aside(path)
+    aside.mkdir()
+    return aside
 
 
 def part_file(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``: its open descriptor and its own path."""
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    return handle, Path(aside)
+    """A new file beside ``path``: its open descriptor and its own path.
+
+    Who may read it is up to the folder and the umask, as with every file of the user's.
+    """
+    aside = _aside(path)
+    return os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), aside
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def clear_leftovers(folder: str | Path, names: str = "*") -> None:

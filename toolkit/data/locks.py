@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from toolkit.errors import InputError
+from toolkit.launched import is_first
 
 LOCK = ".lock"
 
@@ -83,11 +85,6 @@ def lock_file(path: str | Path, field: str) -> None:
     _lock(path.with_name(f"{LOCK}-{path.name}"), path, field)
 
 
-def is_first() -> bool:
-    """Whether this process is the one that holds locks for all that train together."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def lock_part(path: str | Path, name: str, field: str) -> None:
     """Hold what this name stands for in a file that others may write to at the same time.
 
@@ -114,21 +111,26 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
     try:
         made = [folder for folder in marker.parents if not folder.exists()]
         marker.parent.mkdir(parents=True, exist_ok=True)
+        _check_kind(marker, field)
         lock = _acquire(marker)
         if lock is not None:
             _held[marker] = _Held(lock, made)
             if _scopes:
                 _scopes[-1].append(marker)
-            _sign(marker, shown, _held[marker])
+            _sign(marker, shown, field, _held[marker])
+    except InputError:
+        if marker in _held:
+            _forget(marker)
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         if marker in _held:  # it was taken, and then could not be signed
             _forget(marker)
         else:
             _remove_empty(made)
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{field}: {shown} cannot be written: {why} (name another)", field) from (
-            None
-        )
+        why, cure = getattr(error, "strerror", None) or error, "name another"
+        if isinstance(error, PermissionError) and os.path.lexists(marker):
+            cure = f"its lock, {marker}, is another user's: {cure}"
+        raise InputError(f"{field}: {shown} cannot be written: {why} ({cure})", field) from None
     if lock is None:
         raise InputError(
             f"{field}: {shown} is being written by another run, {_holder(marker)} (wait until it "
@@ -152,11 +154,30 @@ def _acquire(marker: Path) -> BaseFileLock | None:
     return None
 
 
-def _sign(marker: Path, shown: Path | str, held: _Held) -> None:
-    """Say in the file who holds it; tell the user if a run that was killed held it before."""
+def _check_kind(marker: Path, field: str) -> None:
+    """Raise InputError if something else than a file has the lock's name."""
+    if os.path.lexists(marker) and not stat.S_ISREG(marker.lstat().st_mode):
+        raise InputError(
+            f"{field}: {marker} is a link, a folder or the like, where the lock is to be (take it "
+            "away, or name another output)", field,
+        )  # fmt: skip
+
+
+def _sign(marker: Path, shown: Path | str, field: str, held: _Held) -> None:
+    """Say in the file who holds it; tell the user if a run that was killed held it before.
+
+    Raises:
+        InputError: the file is another program's, which is left as it is.
+    """
     if isinstance(held.lock, SoftFileLock):  # it has written its own
         return
-    if marker.stat().st_size:
+    # After a power cut a file may have its length, but nothing of its content.
+    if marker.stat().st_size and marker.read_bytes().strip(b"\0"):
+        if _record(marker) is None:
+            raise InputError(
+                f"{field}: {marker} was not written by this toolkit (delete it, if no other "
+                "program needs it, or name another output)", field,
+            )  # fmt: skip
         print(
             f"note: {shown} was being written by {_holder(marker)}, which ended before it was done;"
             " this run takes over",
@@ -165,16 +186,26 @@ def _sign(marker: Path, shown: Path | str, held: _Held) -> None:
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     record = {"host": socket.gethostname(), "pid": os.getpid(), "start": now}
     held.record = json.dumps(record) + "\n"
-    marker.write_text(held.record, encoding="utf-8")
+    with open(marker, "w", encoding="utf-8", opener=_no_link) as stream:
+        stream.write(held.record)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _holder(marker: Path) -> str:
     """Who holds or held a lock, in words."""
+    return _record(marker) or "of which nothing more is known"
+
+
+def _record(marker: Path) -> str | None:
+    """What a lock's file says, in words; None if that is nothing that ``_sign`` has written."""
     try:
         record: Any = json.loads(marker.read_text(encoding="utf-8"))
-        return f"process {record['pid']:d} on {record['host']}, begun {record['start']}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return "of which nothing more is known"
+        return f"process {record['pid']:d} on {record['host']:s}, begun {record['start']:s}"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _release(marker: Path) -> None:
@@ -189,7 +220,7 @@ def _forget(marker: Path) -> None:
     with suppress(OSError):
         # Deleted while it is held, so that nobody can take a file that is about to go; and only if
         # it is ours still: the folder may have been replaced as a whole.
-        if not isinstance(held.lock, SoftFileLock) and marker.read_text("utf-8") == held.record:
+        if not isinstance(held.lock, SoftFileLock) and marker.read_bytes() == held.record.encode():
             marker.unlink()
     with suppress(OSError):
         held.lock.release()

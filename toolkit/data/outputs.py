@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from toolkit.data.leftovers import clear_leftovers, part_file
-from toolkit.data.locks import is_first, is_lock, lock_file, lock_folder
+from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
+from toolkit.launched import is_first
 
 
 def claim_output(
@@ -21,7 +22,8 @@ def claim_output(
         path: a file if ``field`` is "output", a folder otherwise.
         overwrite: replace what is there.
         field: the argument's name.
-        whole: the folder will be replaced as a whole, by ``atomic_directory``.
+        whole: the folder will be replaced as a whole, by ``atomic_directory``; where ``path`` is a
+            link, the folder that it leads to, which is returned.
         goes_on: what is there can be gone on with, by --resume auto.
 
     Raises:
@@ -30,8 +32,11 @@ def claim_output(
             nothing can be written there, or the disk is full.
     """
     path = Path(path)
+    if whole and (os.path.islink(path) or path.name in ("", "..")):
+        path = Path(os.path.realpath(path))
     if not is_first():  # of several processes that train together, the first claims it for all
         return path
+    check_place(path, field)
     is_file, is_folder = os.path.isfile(path), os.path.isdir(path)  # no error for a name too long
     if field == "output" and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
@@ -55,6 +60,26 @@ def claim_output(
     if field != "output" and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
     return path
+
+
+def check_place(path: str | Path, field: str) -> None:
+    """Raise InputError if the output is a pipe or a device, which a file would take the place of.
+
+    Args:
+        path: of the output; nothing need be there. A link to a file may be: it is replaced.
+        field: the argument's name.
+    """
+    try:
+        home = Path(os.path.realpath(os.path.dirname(path) or "."))
+    except ValueError:  # a null byte in the name, of which the lock will tell
+        return
+    devices = home.is_relative_to("/dev") and not home.is_relative_to("/dev/shm")  # noqa: S108
+    odd = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    if odd or devices:
+        raise InputError(
+            f"{field}: {path} is a pipe, a device or the like, but must be a plain path (name a "
+            "file, and read it when the recipe has ended)", field,
+        )  # fmt: skip
 
 
 def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
@@ -99,6 +124,11 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
             f"{field}: {path} is a mount point, which cannot be replaced (name a folder in it)",
             field,
         )
+    if beside and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise InputError(
+            f"{field}: {path} is the folder that you work in, or around it, and would be replaced "
+            "(name another)", field,
+        )  # fmt: skip
     try:
         handle, aside = part_file(path if beside else path / "try")
         try:

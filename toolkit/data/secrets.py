@@ -19,9 +19,9 @@ SECRETS = {
 SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 # What only the place gives away, as it stands in the errors of programs that speak HTTP.
 _GIVEN_AWAY = re.compile(
-    r"(?i)(?P<before>\b(?:bearer|basic)\s+|://[^/\s:@]*:|"
+    r"(?i)(?P<before>\b(?:bearer|basic)\s+|://[^/\s:@]*:(?=[^\s@]+@)|"
     r"\b[\w-]*(?:token|api[_-]?key|secret|password|passwd)\b[\"']?\s*[=:]\s*[\"']?)"
-    r"(?P<secret>[^\s\"',;&)}\]@]{6,})"
+    r"(?P<secret>(?![<\[])[^\s\"',;&)}\]@]{6,})"  # <|endoftext|> and [MASK] are tokens of a text
 )
 
 

@@ -4,9 +4,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
 from pathlib import Path
 
+from toolkit.data.leftovers import clear_leftovers, part_folder
+from toolkit.data.locks import letting_go, lock_file
+from toolkit.data.outputs import check_place
 from toolkit.errors import InputError
 from toolkit.labeling.store import Store, cure
 
@@ -28,16 +30,22 @@ def backup(source: str | Path, target: str | Path, overwrite: bool = False) -> P
         The copy's path.
 
     Raises:
-        InputError: no store, or a damaged one; something is at ``target``, or it is in use as a
-            store; or it can not be written.
+        InputError: no store, or a damaged one; something is at ``target``, or it is being written
+            or in use as a store; or it can not be written.
     """
-    source, target = Path(source), Path(target)
+    with letting_go():
+        return _backup(Path(source), Path(target), overwrite)
+
+
+def _backup(source: Path, target: Path, overwrite: bool) -> Path:
     if not source.is_file():
         raise InputError(f"store: {source}: no such file, so there is nothing to back up", "store")
     _check_target(source, target, overwrite)
+    lock_file(target, "backup")
+    clear_leftovers(target.parent, target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        aside = part_folder(target)
     except OSError as error:
         raise InputError(f"backup: {target}: {error.strerror}", "backup") from None
     try:
@@ -56,6 +64,7 @@ def backup(source: str | Path, target: str | Path, overwrite: bool = False) -> P
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    check_place(target, "backup")
     if target.is_dir():
         raise InputError(f"backup: {target} is a folder, but must be a file", "backup")
     if target.exists():

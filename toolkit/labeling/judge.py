@@ -408,8 +408,12 @@ def _key(variable: str) -> str:
 
 
 def _without_thoughts(answer: str) -> str:
-    """What comes after a block in which a model thinks."""
-    return answer.rpartition("</think>")[2] if answer.lstrip().startswith("<think>") else answer
+    """What comes after a block in which a model thinks.
+
+    Many a chat template opens the block itself, so that the answer has its end alone, on a line.
+    """
+    thinks = answer.lstrip().startswith("<think>") or "</think>\n" in answer
+    return answer.rpartition("</think>")[2] if thinks else answer
 
 
 def _tokens(count: Any) -> int:

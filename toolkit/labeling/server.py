@@ -153,7 +153,7 @@ class Guard:
             if length and not (length.isascii() and length.isdigit()):
                 return "no such length", 400
             if length and int(length) > self.limit(scope):
-                return "too much at once", 413
+                return self.too_much(scope), 413
         if not self.has_time(headers, scope):
             return "too many requests: wait a few seconds", 429
         return None
@@ -162,6 +162,15 @@ class Guard:
         """Bytes that a body may have."""
         is_import = scope["path"] == "/admin/import"
         return self.settings.import_limit if is_import else self.settings.body_limit
+
+    def too_much(self, scope: Scope) -> str:
+        """What is said of a larger body."""
+        if scope["path"] != "/admin/import":
+            return "too much at once"
+        return (
+            f"more than {self.settings.import_limit >> 20} MiB at once: import the file in parts, "
+            "or by label.py --samples"
+        )
 
     def limited(self, scope: Scope, receive: Receive) -> Receive:
         """``receive`` that stops at the limit, for bodies that do not say how long they are."""
@@ -172,7 +181,7 @@ class Guard:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413, "too much at once")
+                raise HTTPException(413, self.too_much(scope))
             return message
 
         return receiving

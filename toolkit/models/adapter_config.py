@@ -51,6 +51,8 @@ SECONDS = 10.0  # for all patterns over all names; those that people write take 
 MOST_TOKENS = MOST_NAMES = 100_000
 LARGEST_RANK = 1024  # of layers of which the file holds nothing
 _NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+# Remote code lies in transformers_modules, below a repository's name and a commit.
+_LIBRARY = re.compile(r"(transformers(_modules)?|unsloth\w*)(\.[\w-]+)*", re.ASCII)
 _REVISION = re.compile(r"\w(?!.*\.\.)[\w.+/-]{0,250}")
 _MATCH = """
 import json, re, sys
@@ -116,9 +118,9 @@ def _origin(value: Any) -> bool:
     }:  # fmt: skip
         return False
     library = value.get("parent_library", "transformers")
-    of_transformers = _name(library) and library.split(".")[0].startswith("transformers")
     return (
-        of_transformers and _name(value.get("base_model_class", "A"))
+        isinstance(library, str) and bool(_LIBRARY.fullmatch(library))
+        and _name(value.get("base_model_class", "A"))
         and isinstance(value.get("unsloth_fixed", True), bool)
     )  # fmt: skip
 
@@ -139,7 +141,9 @@ HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task_type": ("a task of peft's", lambda v: v is None or _name(v)),
     "auto_mapping": ("a class of transformers", lambda v: v is None or _origin(v)),
     "peft_version": ("a version", lambda v: v is None or _text(v)),
-    "base_model_name_or_path": ("a name or a path without ..", lambda v: v is None or _base(v)),
+    "base_model_name_or_path": (
+        "a path without .. or a name (write the base's full path or its Hub id)",
+        lambda v: v is None or _base(v)),
     "revision": (
         "a branch, tag or commit",
         lambda v: v is None or (isinstance(v, str) and bool(_REVISION.fullmatch(v))),

@@ -44,9 +44,17 @@ class BaseWeights:
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A module's own parameters and buffers; not those of modules within."""
+    """A module's own parameters and buffers; not those of modules within.
+
+    Nor buffers that are worked out anew, as a rotary embedding's frequencies are for a longer text.
+    """
+    passing = module._non_persistent_buffers_set
     for held in (module._parameters, module._buffers):
-        yield from ((name, tensor) for name, tensor in held.items() if tensor is not None)
+        yield from (
+            (name, tensor)
+            for name, tensor in held.items()
+            if tensor is not None and name not in passing
+        )
 
 
 def _mark(tensor: Tensor) -> tuple[Any, ...]:

@@ -71,15 +71,18 @@ def call_reward_function(
 ) -> list[float]:  # fmt: skip
     """Its scores as floats, one for each completion, or an InputError that names it.
 
-    It gets copies, which it may change as it likes, and runs as a guest (``guests``). NaN, or None,
-    says that a completion cannot be scored, which is a mistake where ``all_scored``; an infinite
-    score always is.
+    It gets copies, which it may change as it likes, and runs as a guest (``guests``); the toolkit's
+    own scorers need neither. NaN, or None, says that a completion cannot be scored, which is a
+    mistake where ``all_scored``; an infinite score always is.
     """
     name = f"reward function {function_name(function)}"
-    with as_guest(name):
-        wanted = _wanted(function, columns)
-        given = copy.deepcopy({"prompts": prompts, "completions": completions} | wanted)
-        values = _as_floats(function(**given), name)
+    if type(function).__module__.startswith("toolkit."):
+        values = _as_floats(function(prompts=prompts, completions=completions, **columns), name)
+    else:
+        with as_guest(name):
+            wanted = _wanted(function, columns)
+            given = copy.deepcopy({"prompts": prompts, "completions": completions} | wanted)
+            values = _as_floats(function(**given), name)
     if len(values) != len(completions):
         raise InputError(f"{name}: {len(values)} scores for {len(completions)} completions")
     for value, completion in zip(values, completions, strict=True):

@@ -24,7 +24,13 @@ import torch
 
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
-from toolkit.random_state import random_state, restore_random_state
+from toolkit.random_state import (
+    RandomState,
+    current,
+    random_state,
+    restore,
+    restore_random_state,
+)
 
 
 def _set_device(device: torch.device) -> None:
@@ -51,20 +57,33 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds that a fork has to come back before the guest's answer is taken
 
 _told: set[tuple[str, str]] = set()
-_own_state: dict[str, Any] | None = None
+_own_state: RandomState | None = None
 _forks = 0
 _flag: tuple[int, mmap.mmap] | None = None
 
 
 def guests_state() -> dict[str, Any] | None:
     """The guests' random states, as JSON can hold them; None before the first of them came."""
-    return _own_state
+    if _own_state is None:
+        return None
+    ours = current()
+    restore(_own_state)
+    try:
+        return random_state()
+    finally:
+        restore(ours)
 
 
 def set_guests_state(state: dict[str, Any] | None) -> None:
     """Put back what ``guests_state`` gave; None has them begin with ours as they are then."""
     global _own_state
-    _own_state = state
+    if state is None:
+        _own_state = None
+        return
+    ours = current()
+    restore_random_state(state)
+    _own_state = current()
+    restore(ours)
 
 
 @contextmanager
@@ -73,12 +92,12 @@ def new_guests() -> Iterator[None]:
 
     They begin with ours as they are when the first of them comes.
     """
-    outer = guests_state()
-    set_guests_state(None)
+    global _own_state
+    outer, _own_state = _own_state, None
     try:
         yield
     finally:
-        set_guests_state(outer)
+        _own_state = outer
 
 
 @contextmanager
@@ -167,22 +186,28 @@ def _tell(name: str, what: str) -> None:
 def _own_randomness() -> Iterator[None]:
     """Random states that go on from guest to guest; ours stay as they are."""
     global _own_state
-    ours = random_state()
+    ours = current()
     if _own_state is not None:
-        restore_random_state(_own_state)
+        restore(_own_state)
     try:
         yield
     finally:
-        _own_state = random_state()
-        restore_random_state(ours)
+        _own_state = current()
+        restore(ours)
 
 
 # Forks
 
+# Who forks processes that end of themselves, or become another program, and never come back.
+NEVER_BACK = {
+    "multiprocessing.popen_fork", "multiprocess.popen_fork", "billiard.popen_fork", "subprocess",
+}  # fmt: skip
+
 
 def _count() -> None:
     global _forks
-    _forks += 1
+    if sys._getframe(1).f_globals.get("__name__") not in NEVER_BACK:
+        _forks += 1
 
 
 os.register_at_fork(after_in_parent=_count)
@@ -209,5 +234,14 @@ def _end_a_fork(pid: int, name: str, came_back: mmap.mmap) -> None:
 
 def _wait_for_a_fork(came_back: mmap.mmap) -> None:
     end = time.monotonic() + PATIENCE
-    while not came_back[0] and time.monotonic() < end:
+    while not came_back[0] and _has_children() and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def _has_children() -> bool:
+    """Whether a process that this one made is at work, or has ended and was not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from toolkit.errors import InputError
+from toolkit.launched import world_size
 
 
 def leave() -> None:
@@ -55,7 +56,7 @@ class Ranks:
         self.rank, self.world = state.process_index, state.num_processes
         fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         self.sharded = fsdp and self.world > 1
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        launched = world_size()
         for wanted, by in ((asked_for, "world_size"), (launched, "the launcher's WORLD_SIZE")):
             if wanted is not None and wanted != self.world:
                 raise InputError(
