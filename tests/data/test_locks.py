@@ -301,3 +301,19 @@ def test_the_working_folder_is_not_replaced(
     for path in (".", "..", "../a", str(tmp_path)):
         with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
             claim_output(path, True, "output_dir", whole=True)
+
+
+def test_a_folder_that_another_run_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, removed = locks._acquire, []
+
+    def removing(marker: Path) -> Any:
+        if not removed:
+            removed.append(marker.parent.rmdir())
+        return acquire(marker)
+
+    monkeypatch.setattr(locks, "_acquire", removing)
+    with letting_go():
+        claim_output(tmp_path / "a" / "run", False, "output_dir")
+        assert (tmp_path / "a" / "run" / ".lock").exists()
