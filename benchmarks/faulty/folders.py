@@ -90,6 +90,51 @@ def something_there(room: Room, recipe: str) -> str:
     return room.recipe(recipe, *_words(recipe, output)).refused("exists (pass --overwrite")
 
 
+def foreign_lock(room: Room, recipe: str) -> str:
+    """Another program's file, which has a second name elsewhere: it stays as it is."""
+    output = _output(room, recipe)
+    marker = room.write(str(_lock_of(recipe, output)), "12345 of another program")
+    os.link(marker, room.folder / "precious")
+    ended = room.recipe(recipe, *_words(recipe, output))
+    ended.expect((room.folder / "precious").read_text() == "12345 of another program", "lost")
+    ended.expect(marker.samefile(room.folder / "precious"), "the lock's file is gone")
+    return ended.refused("was not written by this toolkit (delete it")
+
+
+def no_lock(room: Room, recipe: str, kind: str) -> str:
+    """What has the lock's name is no file: it is neither followed nor waited for."""
+    output = _output(room, recipe)
+    marker = room.folder / _lock_of(recipe, output)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    room.write("precious", "mine")
+    if kind == "link":
+        marker.symlink_to(room.folder / "precious")
+    else:
+        os.mkfifo(marker)
+    ended = room.recipe(recipe, *_words(recipe, output), seconds=60)
+    ended.expect((room.folder / "precious").read_text() == "mine", "followed the link")
+    ended.expect(os.path.lexists(marker), "took it away")
+    return ended.refused("is a link, a folder or the like, where the lock is to be")
+
+
+def a_pipe(room: Room, recipe: str) -> str:
+    """Where a pipe is, no file takes its place, not even when told to overwrite."""
+    _output(room, recipe)
+    os.mkfifo(room.folder / "pipe.jsonl")
+    ended = room.recipe(recipe, *_words(recipe, "pipe.jsonl"), "--overwrite", "true", seconds=60)
+    ended.expect((room.folder / "pipe.jsonl").is_fifo(), "the pipe is gone")
+    return ended.refused("a pipe, a device or the like")
+
+
+def rank_left(room: Room, recipe: str) -> str:
+    """RANK=1 in the environment of a process that is alone: nothing is overwritten unasked."""
+    output = _output(room, recipe)
+    there = room.write(str(output if recipe in FILES else output / "mine.txt"), "mine")
+    ended = room.recipe(recipe, *_words(recipe, output), RANK="1")
+    ended.expect(there.read_text() == "mine", "overwritten")
+    return ended.refused("exists (pass --overwrite")
+
+
 SAMPLE = ["--limit", 8, "--completions", 2, "--response_length", 4, "--output", "s.jsonl"]
 
 
@@ -137,6 +182,7 @@ def _each(
 
 
 KINDS = "two runs in one place", "outputs that cannot be written"
+TAKEN = "outputs that are taken"
 NAMED = [name for name in [*FOLDERS, *FILES] if name != "demo"]
 FAULTS = [
     *_each(KINDS[0], held, [*FOLDERS, *FILES, "publish"], "its output is another's"),
@@ -146,6 +192,10 @@ FAULTS = [
     *_each(KINDS[1], below_a_file, NAMED, "in a file as if it were a folder"),
     *_each(KINDS[1], not_writable, NAMED, "where nothing can be written"),
     *_each(KINDS[1], no_room, NAMED, "no room"),
-    *_each("outputs that are taken", something_there, [n for n in NAMED if n != "sweep"],
-           "somebody's file is there"),
+    *_each(KINDS[1], a_pipe, [*FILES], "a pipe"),
+    *_each(TAKEN, something_there, [n for n in NAMED if n != "sweep"], "somebody's file is there"),
+    *_each(TAKEN, rank_left, [n for n in NAMED if n != "sweep"], "a RANK is left over"),
+    *_each(TAKEN, foreign_lock, [*NAMED, "publish"], "another program's lock is there"),
+    *_each(TAKEN, partial(no_lock, kind="link"), [*NAMED, "publish"], "its lock is a link"),
+    *_each(TAKEN, partial(no_lock, kind="pipe"), [*NAMED, "publish"], "its lock is a pipe"),
 ]  # fmt: skip

@@ -301,3 +301,40 @@ def test_the_working_folder_is_not_replaced(
     for path in (".", "..", "../a", str(tmp_path)):
         with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
             claim_output(path, True, "output_dir", whole=True)
+
+
+def test_a_folder_that_another_run_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, removed = locks._acquire, []
+
+    def removing(marker: Path) -> Any:
+        if not removed:
+            removed.append(marker.parent.rmdir())
+        return acquire(marker)
+
+    monkeypatch.setattr(locks, "_acquire", removing)
+    with letting_go():
+        claim_output(tmp_path / "a" / "run", False, "output_dir")
+        assert (tmp_path / "a" / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_where_room_cannot_be_allocated_it_is_written(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    written, write = [0], os.write
+
+    def counting(handle: int, content: bytes) -> int:
+        written[0] += len(content)
+        return write(handle, content)
+
+    monkeypatch.setattr(outputs, "ROOM", 3_000_000)
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    monkeypatch.setattr(os, "write", counting)
+    with letting_go():
+        claim_output(tmp_path / "run", False, "output_dir")
+    assert written[0] >= 3_000_000 and os.listdir(tmp_path) == []

@@ -110,9 +110,8 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
     made: list[Path] = []
     try:
         made = [folder for folder in marker.parents if not folder.exists()]
-        marker.parent.mkdir(parents=True, exist_ok=True)
         _check_kind(marker, field)
-        lock = _acquire(marker)
+        lock = _acquire_in_a_folder(marker)
         if lock is not None:
             _held[marker] = _Held(lock, made)
             if _scopes:
@@ -136,6 +135,17 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
             f"{field}: {shown} is being written by another run, {_holder(marker)} (wait until it "
             "has ended, stop it, or name another)", field,
         )  # fmt: skip
+
+
+def _acquire_in_a_folder(marker: Path) -> BaseFileLock | None:
+    """``_acquire``, after its folder was made; an empty one may be removed by a run that ends."""
+    for _ in range(5):
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            return _acquire(marker)
+        except FileNotFoundError as error:
+            problem = error
+    raise problem
 
 
 def _acquire(marker: Path) -> BaseFileLock | None:

@@ -132,7 +132,7 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
     try:
         handle, aside = part_file(path if beside else path / "try")
         try:
-            os.posix_fallocate(handle, 0, ROOM)
+            _fill(handle)
         finally:
             os.close(handle)
             aside.unlink()
@@ -141,6 +141,21 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
         raise InputError(
             f"{field}: {path} cannot be written: {error.strerror} ({cure})", field
         ) from None
+
+
+def _fill(handle: int) -> None:
+    """Take up ROOM bytes: at once where the file system can do that, else by writing them."""
+    allocate = getattr(os, "posix_fallocate", None)
+    try:
+        if allocate is not None:
+            allocate(handle, 0, ROOM)
+            return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+    left = ROOM
+    while left:
+        left -= os.write(handle, bytes(min(left, 1 << 20)))
 
 
 def forget_run(folder: str | Path) -> None:
