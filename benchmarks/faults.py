@@ -1,6 +1,6 @@
 """What was tried to break it: faults by the hundred, and what happened; see docs/faults.md.
 
-    python benchmarks/faults.py                      all of it (about half an hour on two cores)
+    python benchmarks/faults.py                      all of it (about 8 minutes on two cores)
     python benchmarks/faults.py --only kills page    some kinds, by a part of their name
     python benchmarks/faults.py --write              puts the table into docs/faults.md
 
