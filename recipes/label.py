@@ -33,6 +33,7 @@ from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
+from toolkit.labeling.store import Store
 from toolkit.scoring.functions import call_reward_function
 
 
@@ -81,17 +82,9 @@ def main(
             raise InputError("ask_again needs a --store", "ask_again")
         return to_file(scorer_args, args)
     if store_args.backup is not None:
-        others = (
-            args.samples,
-            args.output,
-            judge_args.judge_url,
-            scorer_args.given,
-            store_args.gold,
-        )
-        if any(others):
-            raise InputError(
-                "backup: does nothing but copy the store (give --store alone)", "backup"
-            )
+        more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
+        if any(more):
+            raise InputError("backup: only copies the store (give --store alone)", "backup")
         return store_args.make_backup(args.overwrite)
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
@@ -106,18 +99,7 @@ def main(
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
     if scripted is not None:
-        if args.ask_again:
-            again = store.ask_again(store.script(scripted.name))
-            print(f"{scripted.name}: {again} refused items are asked again")
-        counts = scripted.work(store, args.limit)
-        scripted.check(store)
-        print(counts)
-        if doubt := scripted.picker.doubt():
-            print(f"warning: {doubt}")
-        if counts.refused:
-            print(
-                f"the last refusal: {scripted.picker.refusal}; --ask_again asks all of them again"
-            )
+        by_script(store, scripted, args)
     if store_args.serve:
         store_args.run(store)
     if args.output is not None:
@@ -126,6 +108,20 @@ def main(
         print(f"{args.output}: {len(picks)} comparisons")
     store.close()
     return None
+
+
+def by_script(store: Store, scripted: ScriptedLabeller, args: LabelArguments) -> None:
+    """The scripted labeller works through what is left, and what came of it is said."""
+    if args.ask_again:
+        again = store.ask_again(store.script(scripted.name))
+        print(f"{scripted.name}: {again} refused items are asked again")
+    counts = scripted.work(store, args.limit)
+    scripted.check(store)
+    print(counts)
+    if doubt := scripted.picker.doubt():
+        print(f"warning: {doubt}")
+    if counts.refused:
+        print(f"the last refusal: {scripted.picker.refusal}; --ask_again asks all of them again")
 
 
 def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:

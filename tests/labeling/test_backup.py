@@ -160,7 +160,7 @@ def test_the_recipe_copies_and_does_nothing_else(
         (["--store", path, "--backup", copy], "exists"),
         (["--backup", copy], "backup needs a --store"),
         (["--store", path, "--backup", copy, "--serve"], "leave out --serve"),
-        (["--store", path, "--backup", copy, "--output", "x.jsonl"], "does nothing but copy"),
+        (["--store", path, "--backup", copy, "--output", "x.jsonl"], "only copies the store"),
         (["--store", f"{path}.none", "--backup", f"{copy}.2"], "no such file"),
     ]:
         with pytest.raises(InputError, match=match):
