@@ -1,5 +1,6 @@
 """The online loop: rounds that build on each other, and end the same wherever they were killed."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -308,6 +309,19 @@ def test_people_on_the_page_are_waited_for(
 
 
 # Mistakes
+
+
+def test_two_loops_do_not_share_a_store(
+    words: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.chdir(root)
+    more = ["--output_dir", str(tmp_path / "o"), "--store", str(tmp_path / "labels.sqlite")]
+    with open(tmp_path / ".lock-labels.sqlite", "w") as held:  # as another loop holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="store: .* is being written by another run"):
+            call(online.main, [*words, *more])
+    assert not (tmp_path / "labels.sqlite").exists()
 
 
 @pytest.mark.parametrize(

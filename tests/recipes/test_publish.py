@@ -3,6 +3,7 @@
 The gate's two sides are tested in tests/hub/test_gate.py; here they agree without being asked.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from toolkit import cli
-from toolkit.cli import recipe
+from toolkit.cli import call, recipe
 from toolkit.errors import InputError
 from toolkit.hub import gate
 from toolkit.models.adapters import lora_config
@@ -174,3 +175,11 @@ def test_a_secret_in_a_staged_file_stops_it(
 def test_a_repository_must_be_named(words: list[str]) -> None:
     with pytest.raises(InputError, match="repo_id: give it as OWNER/NAME"):
         cli.call(publish.main, words[:2])
+
+
+def test_two_do_not_stage_in_one_folder(tmp_path: Path) -> None:
+    words = ["--adapter", "none", "--repo_id", "ann/x", "--output_dir", str(tmp_path), "--dry_run"]
+    with open(tmp_path / ".lock-ann--x", "w") as held:  # as another run holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="output_dir: .*ann--x is being written by another"):
+            call(publish.main, words)
