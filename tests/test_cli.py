@@ -210,6 +210,12 @@ def test_no_recipe_takes_a_number_that_is_none(name: str, word: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", ['{"power": NaN}', '{"power": 1e999}', '{"a": [-Infinity]}'])
+def test_a_dictionary_of_a_flag_holds_numbers_that_are_some(words: str) -> None:
+    with pytest.raises(InputError, match="lr_scheduler_kwargs is .*must be finite"):
+        call(recipe("sft").main, ["--lr_scheduler_kwargs", words, "--use_cpu"])
+
+
 def test_functions_of_each_call_draw_from_states_of_their_own() -> None:
     def draws() -> float:
         with as_guest("f"):

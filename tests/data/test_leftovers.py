@@ -145,3 +145,15 @@ def test_scratch_folders_of_the_dead_are_removed_and_no_others(
             assert mine.is_dir() and other.is_dir()
             assert len(list(tmp_path.iterdir())) == 4  # each with its lock
     assert not list(tmp_path.iterdir())
+
+
+def test_of_several_processes_the_first_clears_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one might take away what the first is writing."""
+    part_folder(tmp_path / "adapter")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, left in (("1", 1), ("0", 0)):
+        monkeypatch.setenv("RANK", rank)
+        clear_leftovers(tmp_path)
+        assert len(os.listdir(tmp_path)) == left

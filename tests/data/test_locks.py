@@ -338,3 +338,16 @@ def test_where_room_cannot_be_allocated_it_is_written(
     with letting_go():
         claim_output(tmp_path / "run", False, "output_dir")
     assert written[0] >= 3_000_000 and os.listdir(tmp_path) == []
+
+
+def test_an_output_that_is_ours_already_is_ours_by_another_road_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with letting_go():
+        out = claim_output(tmp_path / "run", False, "output_dir")
+        (tmp_path / "link").symlink_to(out)
+        for again in ("run", "./run/../run", "link"):
+            claim_output(again, True, "output_dir")
+        (tmp_path / "link").unlink()
+    assert os.listdir(tmp_path) == []
