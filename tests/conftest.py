@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ from transformers import (
 )
 
 torch.set_num_threads(1)
+
+# What a shell has its background jobs ignore (`make test &`) they would hand on to what is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for signum in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(signum, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 
