@@ -298,3 +298,26 @@ def test_a_full_disk_is_one_line_though_python_names_no_file(
     assert (code, said) == (
         2, "error: a file was not written: No space left on device (make room on the disk)"
     )  # fmt: skip
+
+
+def test_a_signal_waits_until_a_line_is_printed_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Raised in the midst of it, it would have the line printed twice."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, endings._Handler(heard.append))
+    try:
+        monkeypatch.setattr(endings._Stream, "writing", True)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert heard == []
+        monkeypatch.setattr(endings._Stream, "writing", False)
+        end = time.monotonic() + 20
+        while not heard and time.monotonic() < end:
+            time.sleep(0.01)
+        assert heard == [signal.SIGUSR1]
+        monkeypatch.setattr(endings._Stream, "writing", True)
+        monkeypatch.setattr(endings, "PUT_OFF", 0)  # its reader has stopped reading
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert heard == [signal.SIGUSR1] * 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)

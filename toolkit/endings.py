@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PUT_OFF = 50  # times, of 0.02 s, for which a signal waits until what is being printed is printed
 _said = False  # the line that a process may end with
 
 
@@ -53,10 +54,16 @@ class _Handler:
     """Does ``act`` in this process; in those forked from it a signal does what it did at first."""
 
     def __init__(self, act: Callable[[int], Any]) -> None:
-        self.act, self.owner = act, os.getpid()
+        self.act, self.owner, self.put_off = act, os.getpid(), 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() == self.owner:
+            if _Stream.writing and self.put_off < PUT_OFF:
+                # What was written, but not yet counted as written, would be written once more.
+                self.put_off += 1
+                threading.Timer(0.02, os.kill, (self.owner, signum)).start()
+                return
+            self.put_off = 0
             self.act(signum)
         else:
             signal.signal(signum, signal.SIG_DFL)
@@ -202,8 +209,17 @@ class _Stream(io.FileIO):
     """
 
     in_a_line = False
+    writing = False  # of all of them, as signals are of all
 
     def write(self, data: Any) -> int:
+        """All of the data."""
+        _Stream.writing = True
+        try:
+            return self._write(data)
+        finally:
+            _Stream.writing = False
+
+    def _write(self, data: Any) -> int:
         left = memoryview(data).cast("B")
         size = len(left)
         if size:
