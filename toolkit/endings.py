@@ -58,7 +58,8 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() == self.owner:
-            if _Stream.writing and self.put_off < PUT_OFF:
+            printing = frame is not None and frame.f_code is _Stream.write.__code__
+            if printing and self.put_off < PUT_OFF:
                 # What was written, but not yet counted as written, would be written once more.
                 self.put_off += 1
                 threading.Timer(0.02, os.kill, (self.owner, signum)).start()
@@ -209,17 +210,8 @@ class _Stream(io.FileIO):
     """
 
     in_a_line = False
-    writing = False  # of all of them, as signals are of all
 
     def write(self, data: Any) -> int:
-        """All of the data."""
-        _Stream.writing = True
-        try:
-            return self._write(data)
-        finally:
-            _Stream.writing = False
-
-    def _write(self, data: Any) -> int:
         left = memoryview(data).cast("B")
         size = len(left)
         if size:

@@ -10,13 +10,9 @@ from typing import Any
 
 from benchmarks.faulty.adapters import weights, write_adapter
 from benchmarks.faulty.room import MODEL, REFUSED, Fault, Room, Wrong
+from toolkit.hub.base import TOKENIZER_FILES
 
 DIARY = "a diary that looks like no secret at all\n"
-NAMES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
 OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "toolkit.json")
 
 
@@ -190,7 +186,7 @@ def piped(path: Path, diary: Path) -> None:
 KIND = "publishing: "
 FAULTS = [
     *(Fault(f"{KIND}links in the base", f"{way.__name__} {name}", _of_the_base(name, way))
-      for name in NAMES
+      for name in TOKENIZER_FILES
       for way in (WAYS if name in ("vocab.txt", "chat_template.jinja") else (link,))),
     *(Fault(f"{KIND}links in the adapter", f"{way.__name__} {name}", _of_the_adapter(name, way))
       for name in OF_ADAPTERS for way in (link, relative_link, link_to_a_link)),

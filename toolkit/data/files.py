@@ -168,11 +168,11 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         for file in aside.rglob("*"):
             if file.is_file():
                 os.chmod(file, mode)  # safetensors writes for the owner alone
-                _sync(file)
+                sync(file)
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         if old.exists() and not path.exists():  # interrupted between the two
             os.replace(old, path)
@@ -194,7 +194,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -256,7 +256,8 @@ def _dump(value: Any, **kwargs: Any) -> bytes:
         return (json_text(value, default=str, **kwargs) + "\n").encode("ascii")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the file or folder on the disk before anything else is done."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -50,8 +50,7 @@ def clear_leftovers(folder: str | Path, names: str = "*") -> None:
     """Mend what killed runs left: put back what was moved away, drop what was begun.
 
     Call it with the lock of the outputs held; of several processes that train together the first
-    does it for all. Without a lock for all of the folder, what others
-    hold a lock of their own for is passed over.
+    does it for all. Outputs in the folder that others hold a lock of their own for are passed over.
 
     Args:
         folder: where the outputs are written.

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from toolkit.data.files import sync
 from toolkit.data.leftovers import clear_leftovers, part_folder
 from toolkit.data.locks import letting_go, lock_file
 from toolkit.data.outputs import check_place
@@ -52,10 +53,10 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
         copy = aside / target.name
         _copy(source, copy)
         Store(copy).close()  # checks it
-        _sync(copy)
+        sync(copy)
         _check_target(source, target, overwrite)  # it took a while
         _place(copy, target, overwrite)
-        _sync(target.parent)
+        sync(target.parent)
     except sqlite3.Error as error:
         raise InputError(f"backup: {source} to {target}: {cure(error)}", "backup") from None
     finally:
@@ -108,11 +109,3 @@ def _place(copy: Path, target: Path, overwrite: bool) -> None:
         except OSError:  # a file system without links
             pass
     os.replace(copy, target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
