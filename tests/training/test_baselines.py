@@ -48,9 +48,9 @@ from toolkit.training.baseline_trainers import (
     sft_trainer,
 )
 from toolkit.training.baselines import role_logprobs, train_and_save
+from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_data import prepare
-from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
 EOS = 1  # of the embedded model

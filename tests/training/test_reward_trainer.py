@@ -19,6 +19,7 @@ from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.training.accuracy import best_of_k_accuracy
+from toolkit.training.ppo.rollouts import sampling_rule
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import (
     BestOfKTrainer,
@@ -27,7 +28,6 @@ from toolkit.training.reward_trainer import (
     score_candidates,
     score_in_buckets,
 )
-from toolkit.training.rollouts import sampling_rule
 
 GOOD, BAD = " The honey was wonderful.", " The honey was terrible."
 

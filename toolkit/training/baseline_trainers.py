@@ -38,11 +38,11 @@ from toolkit.training.baseline_config import (
     method_classes,
 )
 from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_kl_rows
+from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.rewards import (
     RewardFunction,
     as_asked,
 )
-from toolkit.training.rollouts import SamplingRule
 
 
 @contextmanager
