@@ -190,7 +190,7 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
         class Turns(TrainerCallback):
             def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
                 wait_for_turn()
-                trainer.journal.last = time.perf_counter()
+                trainer.run_log.last = time.perf_counter()
 
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
                 row = read_rows(Path(folder) / "timings.jsonl")[-1]
@@ -201,7 +201,7 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
                     "optimize": phases["optimize"],
                 })  # fmt: skip
                 wait_for_turn()
-                trainer.journal.last = time.perf_counter()
+                trainer.run_log.last = time.perf_counter()
 
         args = PPOConfig(
             **settings(folder, updates, autocast), kl_controller="fixed", value=value,

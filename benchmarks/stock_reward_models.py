@@ -29,7 +29,7 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.ppo.rollouts import sampling_rule
+from toolkit.models.sampling import sampling_rule
 from toolkit.training.rewards import model_scores
 
 ROOT = Path(__file__).parent.parent

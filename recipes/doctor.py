@@ -63,13 +63,14 @@ def main(
 
     # The roles.
     frozen = "a frozen copy of the policy's first adapter" if args.policy_adapter else "no adapter"
-    value = "head on the policy's trunk" if config.value == "trunk" else "adapter of its own, head"
+    values = {"trunk": "head on the policy's trunk", "adapter": "adapter of its own, head"}
+    value = f"{values[config.value_role]} (fp32): trains" if config.value_role else "none"
     scorers = [rewards.reward_adapter and "adapter, frozen, with its head", rewards.reward_model,
                rewards.lexicon, rewards.reward_function]  # fmt: skip
     print(f"\nbase        {name} in {model_args.precision}, held once")
     print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}: trains")
     print(f"reference   {frozen if args.reference == 'policy_adapter' else 'no adapter'}")
-    print(f"value       {value} (fp32): trains")
+    print(f"value       {value}")
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
 
     for note in notes:

@@ -76,7 +76,7 @@ def main(
     # Model: one base, its adapters and heads.
     torch.manual_seed(config.seed)  # peft draws the adapters' A
     roles = Roles(
-        model_args.base(), lora.config("CAUSAL_LM"), value=config.value,
+        model_args.base(), lora.config("CAUSAL_LM"), value=config.value_role,
         reward_adapter=reward_args.reward_adapter, policy_adapter=args.policy_adapter,
         reference=args.reference_role, value_init=config.value_init,
         autocast_dtype=torch.bfloat16 if config.bf16 else None, reading=reading,

@@ -107,7 +107,7 @@ def new_sampling(demo_model: str) -> Callable[..., Any]:
     from toolkit.evaluation.contenders import Sampling
     from toolkit.models.loading import load_base, load_tokenizer
     from toolkit.models.roles import Roles
-    from toolkit.training.ppo.rollouts import sampling_rule
+    from toolkit.models.sampling import sampling_rule
 
     texts = ["We went to the market.", "I met my aunt at the cafe by the river.", "It rained."]
 

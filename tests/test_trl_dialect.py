@@ -173,8 +173,8 @@ def test_a_run_of_whole_models_resumes_exactly(demo_model: str, tmp_path: Path, 
     options = {"save_steps": 1, "optim": optim}
     whole = PPOTrainer(config(tmp_path / "a", **options), **parts(demo_model)).train()
     short = PPOTrainer(config(tmp_path / "b", **options), **parts(demo_model))
-    short.num_updates, updates = 3, short.run.updates
-    short.run.updates = lambda resume: (u for u in updates(resume) if u < 3)
+    short.num_updates, updates = 3, short.updates
+    short.updates = lambda resume: (u for u in updates(resume) if u < 3)
     short.train()
     again = PPOTrainer(config(tmp_path / "b", **options), **parts(demo_model))
     assert again.train(resume_from_checkpoint=True) == whole
@@ -330,11 +330,12 @@ def test_learning_rates_of_ones_own_groups_fall_each_from_its_own(
 
 
 def test_completions_with_markup_are_shown_as_they_are(
-    demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toolkit.training.ppo.inputs import _print_table
+    from toolkit.training.ppo.evaluation import show_completions
 
-    _print_table([{"query": "Hello [/INST] there", "model response": "\x1b[31mred", "score": 1.0}])
+    row = {"query": "Hello [/INST] there", "model response": "\x1b[31mred", "score": 1.0}
+    show_completions([row], tmp_path / "completions.jsonl")
     shown = capsys.readouterr().out
     assert "[/INST]" in shown and "\x1b[31m" not in shown
 
@@ -375,7 +376,7 @@ def test_prompts_that_come_padded_are_what_they_are_without_padding(
         rows.set_format(form, columns=["input_ids", "attention_mask"])
     elif form == "without a mask":
         rows = rows.remove_columns("attention_mask")
-    assert list(as_prompts(rows, None, tokenizer)) == plain
+    assert list(as_prompts(rows, tokenizer)) == plain
 
 
 def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: str) -> None:
@@ -384,7 +385,7 @@ def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: st
     tokenizer.pad_token = tokenizer.eos_token
     end = tokenizer.eos_token_id
     row = {"input_ids": [end, end, 5, end, 6], "attention_mask": [0, 1, 1, 1, 1]}
-    assert list(as_prompts([row], None, tokenizer)) == [[end, 5, end, 6]]
+    assert list(as_prompts([row], tokenizer)) == [[end, 5, end, 6]]
 
 
 def test_padded_prompts_train_to_the_same_numbers(demo_model: str, tmp_path: Path) -> None:
@@ -411,7 +412,7 @@ def test_padded_prompts_train_to_the_same_numbers(demo_model: str, tmp_path: Pat
 )  # fmt: skip
 def test_rows_that_are_no_prompts_are_named(demo_model: str, rows: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
-        as_prompts(rows, None, padded(demo_model)[0])
+        as_prompts(rows, padded(demo_model)[0])
 
 
 def test_several_eval_datasets_have_metrics_by_name_and_together(

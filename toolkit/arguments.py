@@ -49,9 +49,9 @@ from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import Reading, reading_of, said
 from toolkit.models.reload import verify_reload
+from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.scoring.functions import RewardFunction, load_function
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trust import check_trust
 
 ADMIN = " admin"  # no name that anybody could type or import
@@ -762,7 +762,7 @@ def memory_planner(
     """The memory plan of a PPO run, as a function of micro-batch and checkpointing."""
     shape = model_args.shape()
     return lambda micro_batch, checkpointing: plan_memory(
-        shape, model_args.precision, lora.config("CAUSAL_LM"), config.value, longest,
+        shape, model_args.precision, lora.config("CAUSAL_LM"), config.value_role, longest,
         config.response_length, micro_batch,
         min(config.local_rollout_forward_batch_size, config.local_batch_size),
         reward=rewards.reward_adapter is not None,

@@ -39,7 +39,7 @@ from toolkit.launched import world_size
 from toolkit.scoring.guests import new_guests
 from toolkit.training.distributed import leave
 from toolkit.training.ppo.guards import RunStopped
-from toolkit.training.ppo.inputs import Interrupted
+from toolkit.training.ppo.signals import Interrupted
 from toolkit.training.run_log import peak_mb
 
 WHOLE = "no file is half-written; the same command starts again"

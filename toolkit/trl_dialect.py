@@ -11,10 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import TrainerCallback
-
 from toolkit.training.ppo.config import PPOConfig as _PPOConfig
-from toolkit.training.ppo.trainer import PPOTrainer as _PPOTrainer
+from toolkit.trl_compat.trainer import PPOTrainer as _PPOTrainer
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
@@ -148,7 +146,7 @@ class PPOConfig(_PPOConfig):
 
 
 class PPOTrainer(_PPOTrainer):
-    """The toolkit's trainer, which also writes into ``args`` what TRL's worked out there."""
+    """The trainer that takes separate models, which also writes into ``args`` what TRL's did."""
 
     args: PPOConfig
 
@@ -163,11 +161,3 @@ class PPOTrainer(_PPOTrainer):
         args.local_mini_batch_size = self.batch_size // world // steps
         if args.eval_strategy == "epoch":
             self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
-
-    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
-        """One more callback, as transformers' Trainer takes it."""
-        self.journal.handler.add_callback(callback)
-
-    def is_world_process_zero(self) -> bool:
-        """Whether this process is the main one, which writes."""
-        return self.ranks.is_main

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.maths.advantages import gae
+from toolkit.maths.advantages import gae, leave_one_out
 from toolkit.maths.masking import whiten
 
 VALUES = torch.tensor([[0.5, 0.4, 0.3]], dtype=torch.float64)
@@ -78,3 +78,31 @@ def test_lambda_one_telescopes_to_the_whole_return_minus_value() -> None:
     for t in range(8):
         expected = (rewards[:, t:] * discounts[: 8 - t]).sum(1) - values[:, t]
         np.testing.assert_allclose(advantages[:, t], expected, atol=1e-9)
+
+
+def test_a_completion_is_measured_against_its_siblings_mean() -> None:
+    totals = torch.tensor([1.0, 0.0, 0.5, -1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 1.0, 1.0, 3.0])
+    baseline = leave_one_out(totals, torch.ones(12, dtype=torch.bool), 4)
+    expected = [
+        1.166667,
+        -0.166667,
+        0.5,
+        -1.5,
+        0,
+        0,
+        0,
+        0,
+        1.333333,
+        -1.333333,
+        -1.333333,
+        1.333333,
+    ]
+    np.testing.assert_allclose(totals - baseline, expected, atol=1e-6)
+
+
+def test_what_has_no_score_is_nobodys_sibling() -> None:
+    totals = torch.tensor([1.0, 9.0, 3.0, 5.0, 7.0, 7.0])
+    scored = torch.tensor([True, False, True, True, False, False])
+    baseline = leave_one_out(totals, scored, 3)
+    np.testing.assert_allclose(baseline[:3], [3.0, 2.0, 1.0])
+    np.testing.assert_allclose(baseline[3:], [0.0, 5.0, 5.0])

@@ -26,6 +26,7 @@ from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training import baselines
 from toolkit.training.baseline_config import PreferenceConfig, RLOOBaselineConfig, SFTBaselineConfig
 from toolkit.training.baseline_data import (
@@ -48,7 +49,6 @@ from toolkit.training.baseline_trainers import (
     sft_trainer,
 )
 from toolkit.training.baselines import role_logprobs, train_and_save
-from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_data import prepare
 

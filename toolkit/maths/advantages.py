@@ -1,4 +1,4 @@
-"""Generalised advantage estimation."""
+"""Advantages: generalised advantage estimation, and the baseline of a completion's siblings."""
 
 import torch
 from torch import Tensor
@@ -36,3 +36,23 @@ def gae(
         next_value = values[:, t]
     returns = advantages + values
     return advantages, returns
+
+
+def leave_one_out(totals: Tensor, scored: Tensor, size: int) -> Tensor:
+    """The mean total of each completion's siblings: b_i = mean over j != i of R_j in its group.
+
+    R_i - b_i = n/(n-1) (R_i - mean R) for the n scored completions of a group.
+    Source: RLOO, arXiv 2402.14740 eq. 7.
+
+    Args:
+        totals: (B,), each ``size`` in a row being completions of one prompt.
+        scored: bool (B,); what has no score is nobody's sibling.
+        size: of a group.
+
+    Returns:
+        (B,); 0 where a completion has no scored sibling.
+    """
+    groups, counts = totals.view(-1, size), scored.view(-1, size).to(totals.dtype)
+    known = groups * counts
+    others = counts.sum(dim=1, keepdim=True) - counts
+    return ((known.sum(dim=1, keepdim=True) - known) / others.clamp(min=1)).view(-1)

@@ -56,6 +56,11 @@ def penalized_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) 
 class FixedKLController:
     """The coefficient stays as it is."""
 
+    @property
+    def kl_target(self) -> float | None:
+        """Nats; None where nothing is aimed at."""
+        return None
+
     def __init__(self, kl_coef: float) -> None:
         self.value = kl_coef
 
@@ -97,10 +102,14 @@ class AdaptiveKLController(FixedKLController):
         ceiling: float = math.inf,
     ) -> None:
         super().__init__(kl_coef)
-        self.kl_target = kl_target
+        self._target = kl_target
         self.kl_horizon = kl_horizon
         self.k_beta = k_beta
         self.floor, self.ceiling = floor, ceiling
+
+    @property
+    def kl_target(self) -> float:
+        return self._target
 
     def update(self, kl: float, episodes: int) -> None:
         """Adjust by the KL seen on the last rollouts.
@@ -114,7 +123,7 @@ class AdaptiveKLController(FixedKLController):
         """
         if not math.isfinite(kl):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
-        error = min(max(kl / self.kl_target - 1, -0.2), 0.2)
+        error = min(max(kl / self._target - 1, -0.2), 0.2)
         gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
         self.value = min(max(self.value * (1 + error * gain), self.floor), self.ceiling)
 

@@ -96,6 +96,10 @@ class Actors(nn.Module):
     def language_model(self, role: str) -> Any:
         """The causal language model that plays the role, its adapter on."""
 
+    def policy_facts(self) -> dict[str, Any] | None:
+        """What makes an adapter of the policy's trained weights; None for whole models."""
+        return None
+
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether a parameter of that name is of an adapter that is not trained."""
         return "lora_" in name and not parameter.requires_grad

@@ -87,7 +87,7 @@ def plan_memory(
     config: PreTrainedConfig,
     precision: str,
     lora: LoraConfig,
-    value: str,
+    value: str | None,
     prompt_length: int,
     response_length: int,
     micro_batch: int,
@@ -105,7 +105,7 @@ def plan_memory(
         config: of the base.
         precision: "4bit", "bf16" or "fp32".
         lora: of the adapters.
-        value: "adapter" or "trunk".
+        value: "adapter", "trunk", or None for no value.
         prompt_length, response_length: P and C, tokens.
         micro_batch: episodes in a pass with gradients.
         rollout_batch: episodes in a pass without.

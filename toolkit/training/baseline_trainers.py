@@ -27,6 +27,7 @@ from toolkit.models.decoder import last_states
 from toolkit.models.families import check_recomputing, trunk_of
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.other_base import TextRewardModel
+from toolkit.models.sampling import SamplingRule
 from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import filler
@@ -38,7 +39,6 @@ from toolkit.training.baseline_config import (
     method_classes,
 )
 from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_kl_rows
-from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.rewards import (
     RewardFunction,
     as_asked,

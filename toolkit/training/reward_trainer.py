@@ -34,8 +34,8 @@ from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
 from toolkit.models.roles import Roles
+from toolkit.models.sampling import SamplingRule
 from toolkit.models.targets import language_lora
-from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rewards import score
 

@@ -23,7 +23,7 @@ from toolkit.data.files import json_text, write_text
 Row = dict[str, Any]
 
 
-class Journal:
+class RunLog:
     """Writes a run down as it goes.
 
     Args:

@@ -24,7 +24,7 @@ from toolkit.training.ppo.checkpoints import (
     newest_good,
     problem_of,
 )
-from toolkit.training.ppo.inputs import Interrupted
+from toolkit.training.ppo.signals import Interrupted
 
 Make = Callable[..., Any]
 
@@ -72,14 +72,14 @@ def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
         pass
 
     broken = new_trainer("broken", **options)
-    finish = broken.run.finish
+    finish = broken.finish
 
     def finish_three(update: int, *args: Any) -> None:
         finish(update, *args)
         if update == 3:  # after the checkpoint of update 2
             raise Stop
 
-    broken.run.finish = finish_three
+    broken.finish = finish_three
     with pytest.raises(Stop):
         broken.train()
     random.seed(99), torch.manual_seed(99)  # a new process starts from other states
@@ -138,7 +138,7 @@ def test_a_second_trainer_in_the_folder_is_refused(new_trainer: Make, tmp_path: 
     """It is another process's folder until that one's updates are made."""
     options = {"total_episodes": 16, "save_strategy": "no"}
     first = new_trainer("run", **options)
-    steps = first.run.updates(None)
+    steps = first.updates(None)
     next(steps)
     second = in_a_child(lambda: new_trainer("run", **options).train())
     assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 1
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(new_trainer: Make, tmp_path
 
     def work() -> None:
         trainer = new_trainer("run", **options)
-        checkpoint = trainer.run.checkpoint
+        checkpoint = trainer.checkpoint
 
         def full(update: int) -> Any:
             if update == 4:
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(new_trainer: Make, tmp_path
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             return checkpoint(update)
 
-        trainer.run.checkpoint = full
+        trainer.checkpoint = full
         try:
             trainer.train()
         except Exception as error:
@@ -301,7 +301,7 @@ def test_a_signal_finishes_the_update_saves_and_goes_on_later(
     optimize = trainer.optimize
 
     def interrupted(*args: Any) -> Any:
-        if trainer.journal.state.global_step == 1:  # in the midst of the second update
+        if trainer.run_log.state.global_step == 1:  # in the midst of the second update
             os.kill(os.getpid(), signum)
         return optimize(*args)
 
@@ -355,13 +355,13 @@ def test_a_good_checkpoint_is_not_deleted_in_favour_of_a_broken_later_one(
     for update in (6, 4):
         (tmp_path / "run" / f"checkpoint-{update:06d}" / FILES[0]).write_bytes(b"")
     trainer = new_trainer(**(options | {"save_steps": 1, "save_total_limit": 1, "resume": "auto"}))
-    finish = trainer.run.finish
+    finish = trainer.finish
     left: list[list[int]] = []
 
     def watch(update: int, *args: Any) -> None:
         finish(update, *args)
         left.append([number for number, _ in checkpoints(tmp_path / "run")])
 
-    trainer.run.finish = watch
+    trainer.finish = watch
     trainer.train()
     assert left == [[3], [4], [5], [6]]

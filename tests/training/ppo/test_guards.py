@@ -45,7 +45,7 @@ def test_or_it_is_skipped_and_counted_and_nothing_moves(new_trainer: Make, tmp_p
     )
     moved: list[bool] = []
     before = [p.detach().clone() for p in trainer.parameters]
-    finish = trainer.run.finish
+    finish = trainer.finish
 
     def watch(update: int, *args: Any) -> None:
         moved.append(any(not torch.equal(a, b) for a, b in zip(
@@ -53,7 +53,7 @@ def test_or_it_is_skipped_and_counted_and_nothing_moves(new_trainer: Make, tmp_p
         before[:] = [p.detach().clone() for p in trainer.parameters]
         finish(update, *args)
 
-    trainer.run.finish = watch
+    trainer.finish = watch
     rows = trainer.train()
     assert moved == [True, False, True, False, True]
     assert [row["guard/skipped"] for row in rows] == [0, 1, 1, 2, 2]
@@ -79,13 +79,13 @@ def test_a_kl_beyond_the_cap_is_a_fault(new_trainer: Make) -> None:
 
 def test_a_loss_that_is_not_finite_moves_nothing(new_trainer: Make) -> None:
     trainer = new_trainer(total_episodes=8, on_fault="skip")
-    advantages = trainer.advantages
+    honest = trainer.algorithm.credit
 
     def broken(*args: Any) -> Any:
-        first, returns = advantages(*args)
-        return first, returns.fill_(math.inf)
+        credit = honest(*args)
+        return credit._replace(returns=credit.returns.fill_(math.inf))
 
-    trainer.advantages = broken
+    object.__setattr__(trainer.algorithm, "credit", broken)
     before = [p.detach().clone() for p in trainer.parameters]
     row = trainer.train()[0]
     assert row["guard/skipped"] == 1

@@ -8,7 +8,8 @@ from toolkit.errors import InputError
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.ppo.rollouts import Rollout, SamplingRule, collect, sampling_rule
+from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.training.ppo.rollouts import Rollout, collect
 from toolkit.training.rewards import Rewards
 
 STOP, END = 13, 1

@@ -16,6 +16,7 @@ from toolkit.labeling.scripted import Lexicon
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.training.ppo.algorithms import Credit
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.guards import RunStopped
 from toolkit.training.ppo.trainer import PPOTrainer
@@ -230,7 +231,7 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     advantages, returns = torch.randn((2, 16, 12), generator=generator)
     everything = torch.arange(16)
     for _ in range(2):  # away from where the rollout was made, so that the clips are at work
-        trainer._step(rollout, advantages, returns, everything)
+        trainer._step(rollout, Credit(advantages, returns), everything)
     trainer.optimizer.zero_grad()
     passage = rollout.passage(everything)
     logits, values = (trainer.model.logits("policy", *passage, 12),
@@ -242,7 +243,7 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
     critic = torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean() / 2
     (policy + 0.3 * critic).backward()
     expected = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
-    trainer._step(rollout, advantages, returns, everything)
+    trainer._step(rollout, Credit(advantages, returns), everything)
     gradients = {n: p.grad.clone() for n, p in trainer.model.trainable() if p.grad is not None}
     assert gradients.keys() == expected.keys()
     assert (ratio - 1).abs().max() > 0.2  # the clip is at work
@@ -269,8 +270,8 @@ def test_an_update_feeds_the_optimizer_what_the_paper_says(
     torch.nn.init.normal_(trainer.model.value_head.weight, std=0.3)
     seen: list[tuple] = []
 
-    def spy(rollout: Any, advantages: Any, returns: Any, lr: float) -> dict[str, float]:
-        seen.append((rollout, advantages, returns))
+    def spy(rollout: Any, credit: Credit, lr: float) -> dict[str, float]:
+        seen.append((rollout, credit.advantages, credit.returns))
         return dict.fromkeys(
             ("approxkl", "clipfrac", "entropy", "policy", "value", "value_clipfrac",
              "value_error", "ratio", "first_max_log_ratio"), 0.0,
@@ -311,12 +312,12 @@ def test_each_epoch_takes_the_batch_in_another_order(
     trainer = trainer_of(demo_model, tmp_path, num_mini_batches=2)
     orders: list[list[int]] = []
 
-    def step(rollout: Any, advantages: Any, returns: Any, minibatch: Any) -> dict[str, float]:
+    def step(rollout: Any, credit: Any, minibatch: Any) -> dict[str, float]:
         orders.append(minibatch.tolist())
         return {"max_log_ratio": 0.0, "ratio": 1.0}
 
     monkeypatch.setattr(trainer, "_step", step)
-    trainer.optimize(None, torch.zeros(16, 1), None, 1e-3)  # type: ignore[arg-type]
+    trainer.optimize(None, None, 1e-3)  # type: ignore[arg-type]
     epochs = [orders[i] + orders[i + 1] for i in range(0, 8, 2)]
     assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -475,7 +476,7 @@ def test_empty_completions_and_equal_scores_are_said_once(
         return replace(right, run=step)
 
     trainer.model.step = ending
-    trainer.run._check_capture = lambda *row: None
+    trainer.watch.must_recompute = lambda *given: False
     trainer.train()
     said = capsys.readouterr().out
     assert said.count("100% of the completions are empty: the model ends at once") == 1

@@ -1,16 +1,12 @@
-"""Checkpoints from which a run goes on exactly as if it had never stopped.
+"""A run's state as a folder: written whole or not at all, verified by hash, no pickle.
 
     checkpoint-000040/
-        weights.safetensors      what is trained: adapters and heads (or whole models)
-        optimizer.safetensors    its moments
-        random.safetensors       torch's random states
-        state.json               update, prompt cursor, KL controller, gain and bias, guards,
-                                 schedule, Python's and numpy's random states, and the settings
-                                 under which the run is made
+        weights.safetensors, optimizer.safetensors, random.safetensors, state.json
         manifest.json            size and SHA-256 of each of these; written last
 
-All of it is written aside, synced, and renamed: a folder of that name is whole, or the disk lied,
-and then the manifest tells. No pickle is written or read.
+What is in them is ``state.py``'s matter (docs/checkpoints.md has the table). All of it is written
+aside, synced, and renamed: a folder of that name is whole, or the disk lied, and then the manifest
+tells.
 """
 
 import hashlib
@@ -20,60 +16,45 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.optim import Optimizer
 
 from toolkit.data.files import atomic_directory, json_text
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
 from toolkit.models.facts import FACTS
 from toolkit.models.wrapped import of_adapter
-from toolkit.random_state import (
-    python_random_state,
-    restore_python_random_state,
-    restore_torch_random_state,
-    torch_random_state,
-)
+from toolkit.training.ppo.state import TENSORS, PPOState
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
 MANIFEST = "manifest.json"
-FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+STATE = "state.json"
+FILES = (*TENSORS.values(), STATE)
 
 
-def save_checkpoint(
-    folder: Path, update: int, weights: dict[str, Tensor], optimizer: Optimizer,
-    names: list[str], state: dict[str, Any], keep: int | None,
-) -> Path:  # fmt: skip
+def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
     """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
     Args:
         folder: the run's.
-        update: updates made.
-        weights: name -> tensor, of what is trained.
-        optimizer: over those, in the order of ``names``.
-        names: of the optimizer's parameters.
-        state: everything else, as JSON can hold it.
+        state: what is written.
         keep: checkpoints to keep; None for all.
 
     Raises:
         OSError: the disk is full, say; what was there before is still there, whole.
     """
-    target = folder / f"checkpoint-{update:06d}"
-    scalars, moments = _optimizer_state(optimizer, names)
+    target = folder / f"checkpoint-{state.update:06d}"
     with atomic_directory(target) as aside:
-        save_file(_plain(weights), aside / FILES[0])
-        save_file(moments, aside / FILES[1])
-        save_file(torch_random_state(), aside / FILES[2])
-        whole = state | {"update": update, "optimizer": scalars, "random": python_random_state()}
-        (aside / FILES[3]).write_text(json_text(whole), encoding="utf-8")
+        for name, file in TENSORS.items():
+            save_file(getattr(state, name), aside / file)
+        (aside / STATE).write_text(json_text(state.to_json()), encoding="utf-8")
         manifest = {name: _fingerprint(aside / name) for name in FILES}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
     there = checkpoints(folder)
-    later = [path for number, path in there if number > update]  # broken, or of a future given up
-    earlier = [path for number, path in there if number <= update]
+    # Later ones are broken, or of a future that was given up.
+    later = [path for number, path in there if number > state.update]
+    earlier = [path for number, path in there if number <= state.update]
     for old in later + ([] if keep is None else earlier[keep:]):
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -138,9 +119,21 @@ def choose_checkpoint(resume: str, folder: Path) -> tuple[Path | None, list[str]
     return Path(resume), []
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """``state.json``."""
-    return json.loads((folder / FILES[3]).read_text(encoding="utf-8"))
+def load_checkpoint(folder: Path) -> PPOState:
+    """The state that a checkpoint holds.
+
+    Raises:
+        InputError: a file cannot be read, or is of a version that this one cannot go on from.
+    """
+    try:
+        tensors = {name: load_file(folder / file) for name, file in TENSORS.items()}
+    except SafetensorError as error:  # the manifest would have told; a bug, or a race
+        raise InputError(f"{folder}: not readable: {error}") from None
+    return PPOState.from_json(_read_state(folder), folder, tensors)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
 def export_policy(checkpoint: Path, folder: Path) -> None:
@@ -156,7 +149,7 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
     problem = problem_of(checkpoint)
     if problem is not None:
         raise InputError(f"{checkpoint}: {problem}")
-    state = read_state(checkpoint)
+    state = _read_state(checkpoint)
     base, policy = state["settings"].get("base"), state.get("policy")
     if policy is None:
         raise InputError(f"{checkpoint}: no policy adapter in it that could be written by itself")
@@ -168,7 +161,7 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
     overrides = dict(enumerate(policy["overrides"]))
     weights = {
         _as_peft(name, overrides): tensor
-        for name, tensor in load_file(checkpoint / FILES[0]).items()
+        for name, tensor in load_file(checkpoint / TENSORS["weights"]).items()
         if of_adapter(name, POLICY)
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,68 +195,9 @@ def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
         )  # fmt: skip
 
 
-def load_checkpoint(
-    folder: Path, weights: dict[str, Tensor], optimizer: Optimizer, names: list[str]
-) -> dict[str, Any]:
-    """Put a checkpoint's tensors in place, in memory that is there already; returns its state."""
-    state = read_state(folder)
-    try:
-        saved = load_file(folder / FILES[0])
-        moments = load_file(folder / FILES[1])
-        randoms = load_file(folder / FILES[2])
-    except SafetensorError as error:  # the manifest would have told; a bug, or a race
-        raise InputError(f"{folder}: not readable: {error}") from None
-    if saved.keys() != weights.keys():
-        odd = sorted(saved.keys() ^ weights.keys())
-        raise InputError(f"{folder}: not this run's weights ({len(odd)} differ, {odd[0]} for one)")
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            tensor.copy_(saved[name])
-    _restore_optimizer(optimizer, names, state["optimizer"], moments)
-    restore_torch_random_state(randoms)
-    restore_python_random_state(state["random"])
-    return state
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def _fingerprint(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _optimizer_state(
-    optimizer: Optimizer, names: list[str]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Numbers ("name|key" -> value) and tensors of an optimizer's state."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    scalars: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in zip(names, parameters, strict=True):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):  # bitsandbytes has one table for all parameters
-                tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
-            else:
-                scalars[f"{name}|{key}"] = value
-    return scalars, tensors
-
-
-def _restore_optimizer(
-    optimizer: Optimizer, names: list[str], scalars: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
-    places = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-    by_name = dict(zip(names, places, strict=True))
-    optimizer.state.clear()
-    for key, value in (scalars | tensors).items():
-        name, _, slot = key.rpartition("|")
-        parameter, group = by_name[name]
-        # torch counts steps on the CPU, unless the kernel is fused or captured.
-        on_device = slot != "step" or group.get("fused") or group.get("capturable")
-        if isinstance(value, Tensor) and on_device:
-            value = value.to(parameter.device)
-        optimizer.state[parameter][slot] = value

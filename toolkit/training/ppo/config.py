@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from toolkit.data.text import end_ids
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
+from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training.optimizers import make_schedule, optimizer_class
-from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trackers import check_trackers
 
 # The fields of TrainingArguments that PPOTrainer acts on.
@@ -29,7 +29,8 @@ USED = {
 # Of those, the ones that a run notes only where they were changed: runs that were begun before PPO
 # acted on them go on.
 NOTED_IF_CHANGED = {
-    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
+    "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
 }  # fmt: skip
 # Optimizers that transformers' Trainer builds from packages that are installed here.
@@ -182,6 +183,16 @@ class PPOConfig(TrainingArguments):
     cliprange: float = field(default=0.2, metadata={"help": "Clip of the ratio."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
     cliprange_value: float = field(default=0.2, metadata={"help": "Clip of the value's move."})
+    algorithm: str = field(
+        default="ppo",
+        metadata={
+            "help": "ppo, or group_relative: no value role; a completion is compared with the "
+            "other completions of its prompt, num_generations in all."
+        },
+    )
+    num_generations: int = field(
+        default=4, metadata={"help": "Completions of a prompt (with group_relative)."}
+    )
     value: str = field(
         default="adapter",
         metadata={"help": "adapter (LoRA of its own) or trunk (a head on the policy)."},
@@ -270,6 +281,8 @@ class PPOConfig(TrainingArguments):
             check_range(name, getattr(self, name))
         check_choice("kl_controller", self.kl_controller, ("adaptive", "adaptive_paper", "fixed"))
         check_choice("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
+        check_choice("algorithm", self.algorithm, ("ppo", "group_relative"))
+        check_range("num_generations", self.num_generations, low=2)
         check_choice("value", self.value, ("adapter", "trunk"))
         check_choice("value_init", self.value_init, ("zero", "reward"))
         check_choice("on_fault", self.on_fault, ("stop", "skip"))
@@ -312,6 +325,12 @@ class PPOConfig(TrainingArguments):
                 "adam_tf_style is an optimizer of its own (leave out optim and weight_decay)",
                 "adam_tf_style",
             )
+        if self.algorithm == "group_relative" and self.local_batch_size % self.num_generations:
+            raise InputError(
+                f"num_generations is {self.num_generations}, but must divide the batch of "
+                f"{self.local_batch_size}: all completions of a prompt are in one batch",
+                "num_generations",
+            )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward needs value: adapter", "value_init")
 
@@ -334,8 +353,13 @@ class PPOConfig(TrainingArguments):
                 cure = INSTEAD.get(f.name, "leave it out")
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
-    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
-        """How completions are sampled and scored, in token ids (``sampling_rule``)."""
+    def rule(self, tokenizer: PreTrainedTokenizerBase, show_stop: bool = False) -> SamplingRule:
+        """How completions are sampled and scored, in token ids (``sampling_rule``).
+
+        Args:
+            tokenizer: of the policy.
+            show_stop: the scorer sees the stop token too.
+        """
         stop_token = self.stop_token
         if stop_token is None and not self.ENDS_TURNS:
             stop_token = "none"
@@ -348,8 +372,9 @@ class PPOConfig(TrainingArguments):
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
-        rule.end_ids = rule.stop_ids or end_ids(tokenizer)
-        return rule
+        return dataclasses.replace(
+            rule, end_ids=rule.stop_ids or end_ids(tokenizer), show_stop=show_stop
+        )
 
     def kl_state(self) -> FixedKLController:
         """The controller that ``kl_controller`` names, at its start."""
@@ -367,7 +392,10 @@ class PPOConfig(TrainingArguments):
             f.name for f in dataclasses.fields(TrainingArguments)
         }
         values = {name: _plain(getattr(self, name)) for name in sorted((own | USED) - FREE)}
-        defaults = {f.name: _plain(f.default) for f in dataclasses.fields(TrainingArguments)}
+        defaults = {
+            f.name: _plain(f.default)
+            for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
+        }
         for name in NOTED_IF_CHANGED:
             if values[name] == defaults[name]:
                 del values[name]
@@ -377,6 +405,11 @@ class PPOConfig(TrainingArguments):
     def folder(self) -> Path:
         """``output_dir`` as a path."""
         return Path(self.output_dir or "")
+
+    @property
+    def value_role(self) -> str | None:
+        """How the value is held, "adapter" or "trunk"; None where the algorithm has no value."""
+        return None if self.algorithm == "group_relative" else self.value
 
     @property
     def local_batch_size(self) -> int:

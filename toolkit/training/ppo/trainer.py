@@ -1,41 +1,62 @@
-"""PPO from human preferences: collect, penalise, advantages, optimise, adapt, log.
+"""PPO from human preferences: collect, penalize, give credit, optimize, adapt, log.
 
-TRL took its PPOTrainer out in 1.13; this one is the toolkit's own, and takes its place: the same
-constructor, configuration, metrics and methods. The semantics are those of arXiv 1909.08593 and of
-openai/lm-human-preferences lm_human_preferences/train_policy.py:145-371.
+TRL took its PPOTrainer out in 1.13; this one is the toolkit's own, with the same names, metrics and
+methods. The semantics are those of arXiv 1909.08593 and of openai/lm-human-preferences
+lm_human_preferences/train_policy.py:145-371. What is learned from a batch is the algorithm's matter
+(``algorithms.py``); this is the loop around it.
 """
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+from toolkit.data.files import atomic_directory
+from toolkit.data.leftovers import clear_leftovers
+from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair, printable
 from toolkit.errors import InputError, check_range
-from toolkit.maths.advantages import gae
 from toolkit.maths.kl import kl_estimate, penalized_rewards
-from toolkit.maths.losses import policy_loss, value_loss
-from toolkit.maths.masking import masked_mean, masked_var, whiten
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
-from toolkit.maths.sequences import is_any
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
+from toolkit.scoring.guests import set_guests_state
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
+from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
+from toolkit.training.ppo.checkpoints import (
+    check_same,
+    checkpoints,
+    choose_checkpoint,
+    load_checkpoint,
+    newest_good,
+    save_checkpoint,
+)
 from toolkit.training.ppo.config import PUBLISH, PPOConfig
-from toolkit.training.ppo.guards import Guards, RunStopped, check_signs
-from toolkit.training.ppo.inputs import Run, as_actors, as_eval_prompts, as_prompts, as_rewards
-from toolkit.training.ppo.rollouts import Rollout, by_length, collect
-from toolkit.training.rewards import RewardFunction
-from toolkit.training.run_log import Journal, Row
+from toolkit.training.ppo.evaluation import evaluate, near_greedy_completions, show_completions
+from toolkit.training.ppo.guards import Guards, RunStopped, Watch, check_signs
+from toolkit.training.ppo.inputs import (
+    as_eval_prompts,
+    as_prompts,
+    as_rewards,
+    check_actors,
+    digest_of,
+    hash_of,
+)
+from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
+from toolkit.training.ppo.outputs import save_adapters, save_best, worth
+from toolkit.training.ppo.rollouts import Clock, Rollout, by_length, collect, no_clock
+from toolkit.training.ppo.signals import Interrupted, Signals
+from toolkit.training.ppo.state import PPOState
+from toolkit.training.run_log import Row, RunLog, read_rows
 
 
 class PPOTrainer:
@@ -44,69 +65,73 @@ class PPOTrainer:
     Args:
         args: the configuration.
         processing_class: the tokenizer.
-        model: ``Roles`` (all four on one base: the better way), or a causal language model.
-        ref_model: with a plain ``model``, the reference; None copies it, or, where ``model`` has an
-            adapter, switches that off.
-        reward_model: None for the reward adapter in the roles; a sequence classifier; or functions
+        model: ``Roles``, all four on one base.
+        reward_model: None for the reward adapter in the roles; or functions
             ``fn(prompts, completions, **columns) -> scores``, one or a list (None in the list is
             the reward adapter), whose weighted sum counts.
         train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``, read
             by their ``attention_mask`` where there is one; its other columns go to the reward
             functions. They come round again, shuffled anew.
-        value_model: with a plain ``model``, a sequence classifier that learns the values.
-        data_collator: TRL's only pads, which is done here; None or that one.
         eval_dataset: held-out prompts, for evaluation every ``eval_every`` updates; or several
             sets by name, each of which has its own metrics besides those of all.
         optimizers: an optimizer over what is trained and a schedule that is stepped once an update;
             by default those that ``args`` name.
         callbacks: transformers' TrainerCallbacks.
-        peft_config: with a plain ``model``, the adapter to put on it.
         reward_weights: of the reward functions, in their order.
 
     Raises:
-        InputError: no reward, no value, models that do not go together, or another number of
-            processes than was asked for.
+        InputError: no reward, roles that do not fit the algorithm, or another number of processes
+            than was asked for.
     """
 
     def __init__(
         self,
         args: PPOConfig,
         processing_class: PreTrainedTokenizerBase,
-        model: Actors | PreTrainedModel,
-        ref_model: PreTrainedModel | None = None,
+        model: Actors,
         reward_model: Any = None,
         train_dataset: Any = None,
-        value_model: PreTrainedModel | None = None,
-        data_collator: Any = None,
         eval_dataset: Any = None,
         optimizers: tuple[Any, Any] = (None, None),
         callbacks: list[TrainerCallback] | None = None,
-        peft_config: Any = None,
         reward_weights: list[float] | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
         self.ranks = Ranks(args.world_size)
         self.accelerator = Accelerator()
-        self.model = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
+        self.algorithm = algorithm_of(args)
+
+        # The roles, the data, and who scores.
+        self.model = check_actors(model, self.algorithm, args)
         self.rewards = as_rewards(reward_model, reward_weights, self.model)
-        self.train_dataset = as_prompts(train_dataset, data_collator, processing_class)
+        self.train_dataset = as_prompts(train_dataset, processing_class)
         self.eval_dataset, self.eval_parts = as_eval_prompts(eval_dataset, processing_class)
-        self.rule = args.rule(processing_class)
-        self.rule.show_stop = self.model.scores_stop
+        self.rule = args.rule(processing_class, show_stop=self.model.scores_stop)
         self.model.keep_only(processing_class)
-        self.kl = args.kl_state()
-        self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
-        self.generator = torch.Generator().manual_seed(args.seed)
+
+        # How many updates there are, and when something is due.
+        group = self.algorithm.group_size
         self.batch_size = args.local_batch_size * self.ranks.world
         if args.kl_controller == "adaptive":
             check_range("kl_horizon", args.kl_horizon, low=self.batch_size)
         if args.total_episodes is None:  # from here on it is noted: a run is resumed with the same
-            args.total_episodes = max(1, int(args.num_train_epochs * len(self.train_dataset)))
+            epochs = args.num_train_epochs * len(self.train_dataset)
+            args.total_episodes = max(1, int(epochs)) * group
         self.num_updates = num_updates(args.total_episodes, self.batch_size)
         self.save_every = updates_between(args.save_steps, self.num_updates)
         if args.save_strategy == "epoch":
-            self.save_every = math.ceil(len(self.train_dataset) / self.batch_size)
+            self.save_every = math.ceil(len(self.train_dataset) * group / self.batch_size)
         self.eval_every = updates_between(args.eval_every, self.num_updates)
+
+        # What moves while it learns: all of it is in a checkpoint (``PPOState``).
+        self.kl = args.kl_state()
+        self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.best: float | None = None
+        self.recomputes = args.recompute_logprobs
+        # Online the reward model may change between stretches: its digest is noted with all that
+        # it scores.
+        self.reward_digest = digest_of(self.model, reward=True) if args.online else None
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
@@ -114,13 +139,26 @@ class PPOTrainer:
         self.optimizer, self.lr_scheduler = optimizers_of(
             args, optimizers, self.model, self.num_updates
         )
-        self.journal = Journal(
-            args, self.num_updates, self.ranks.is_main, callbacks or [], model=self.model,
-            processing_class=processing_class, optimizer=self.optimizer,
-        )  # fmt: skip
-        self.state = self.journal.state
+
+        # What is seen of it.
+        self.run_log = RunLog(
+            args,
+            self.num_updates,
+            self.ranks.is_main,
+            callbacks or [],
+            model=self.model,
+            processing_class=processing_class,
+            optimizer=self.optimizer,
+        )
+        self.state = self.run_log.state
         self.state.save_steps, self.state.eval_steps = self.save_every, self.eval_every
-        self.run = Run(self)
+        self.signals = Signals(self.ranks.is_main)
+        self.watch = Watch(in_fp32=self.model.in_fp32)
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return self.args.folder
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> list[Row]:
         """Run all updates; returns what ``log.jsonl`` holds, one row an update.
@@ -135,187 +173,290 @@ class PPOTrainer:
             InputError: the checkpoint was made under other settings.
         """
         check_signs(gain=self.model.gain, kl_coef=self.kl.value)
-        for update in self.run.updates(resume_from_checkpoint):
+        for update in self.updates(resume_from_checkpoint):
             lr = self._learning_rate(update)
 
             # 1. Collect: sample, then ask the four roles.
             rollout = self.collect(update)
-            # 2. Penalise: the KL enters the rewards here, the score on the last token.
+
+            # 2. Penalize: the KL enters the rewards here, the score on the last token.
             kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.args.kl_estimator)
             rewards = penalized_rewards(rollout.scores, kl, self.kl.value, rollout.mask)
-            # 3. Advantages, from whitened rewards, whitened in turn.
-            advantages, returns = self.advantages(rewards, rollout)
-            # 4. Optimise: some epochs over the batch, unless a guard finds it at fault.
-            row = self._row(update, lr, rollout, kl, returns)
-            with self.journal.clock("optimize"):
-                row |= self.guarded(self.optimize, rollout, advantages, returns, lr, row=row)
+
+            # 3. Give credit: advantages and returns of the rewards, as the algorithm has it.
+            credit = self.algorithm.credit(rewards, rollout, self.ranks.total)
+
+            # 4. Optimize: some epochs over the batch, unless a guard finds it at fault.
+            row = self._row(update, lr, rollout, kl, credit)
+            with self.run_log.clock("optimize"):
+                row |= self.guarded(self.optimize, rollout, credit, lr, row)
+
             # 5. Adapt the coefficient by the KL of this batch.
             if math.isfinite(row["objective/kl"]):
                 self.kl.update(row["objective/kl"], self.batch_size)
+
             # 6. Log, with the coefficient that these rewards were made with; evaluate; save.
-            self.run.finish(update, row, rollout)
-        return self.run.close()
+            self.finish(update, row, rollout)
+        return self.close()
+
+    def updates(self, resume: str | bool | None) -> Iterator[int]:
+        """The updates still to be made, by number, from the checkpoint on; signals are heard.
+
+        The run's folder is locked meanwhile.
+        """
+        with letting_go():
+            lock_folder(self.folder, "output_dir")
+            done = self._start(resume)
+            self.run_log.start(done)
+            last = min(self.num_updates, self.args.stop_at_update or self.num_updates)
+            with self.signals.heard():
+                for update in range(done + 1, last + 1):
+                    yield update
+                    if self.run_log.control.should_training_stop:  # a callback's wish
+                        return
+
+    def _start(self, resume: str | bool | None) -> int:
+        """Begin anew, or go on from a checkpoint; how many updates are done."""
+        wish = "auto" if resume is True else resume or self.args.resume
+        clear_leftovers(self.folder)
+        if not wish and checkpoints(self.folder):
+            raise InputError(
+                f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
+                "--overwrite, or another folder)",
+                "output_dir",
+            )
+        # For callbacks and functions that draw; sampling has a generator of its own.
+        set_seed(self.args.seed + 100_003 * self.ranks.rank)
+        set_guests_state(None)
+        return self._resume(str(wish)) if wish else 0
+
+    def _resume(self, wish: str) -> int:
+        path, passed_over = choose_checkpoint(wish, self.folder)
+        for line in passed_over:
+            self.run_log.say(f"passed over {line}")
+        if path is None and (self.folder / "adapters").exists():
+            raise InputError(
+                f"resume: no good checkpoint in {self.folder}, but finished adapters (pass "
+                "--overwrite, or another output_dir)",
+                "resume",
+            )
+        if path is None:
+            self.run_log.say(
+                f"{self.folder}: no checkpoint to resume from; starting at the beginning"
+            )
+            return 0
+
+        state = load_checkpoint(path)
+        check_same(state.settings, self.identity(), path)
+        state.restore(self, self.ranks, path)
+        if self.reward_digest not in (None, state.reward):
+            self.run_log.say(
+                f"the reward model has changed: {state.reward} to {self.reward_digest}"
+            )
+        self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
+        return state.update
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made under for the run to go on from it."""
+        whole = self.args.identity() | self.model.identity()
+        # The batch as a whole counts, not how it is cut up into processes and passes.
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            whole.pop(name)
+        if self.args.online:  # the reward model may change; what else is frozen may not
+            whole |= {"online": True, "frozen": digest_of(self.model, reward=False)}
+        return whole | {
+            "batch_size": self.batch_size,
+            "prompts": hash_of([list(prompt) for prompt in self.train_dataset]),
+            "rewards": self.rewards.identity(),
+        }
 
     def collect(self, update: int) -> Rollout:
         """This process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
-        return collect(
-            self.model, self.prompts_of(update), uniforms[mine], self.rule, self.processing_class,
-            self.rewards, self.args.local_rollout_forward_batch_size, self.run.recomputes,
-            self.journal.clock, self.ranks.sharded,
-        )  # fmt: skip
+        return self._episodes(
+            self.prompts_of(update), uniforms[mine], self.recomputes, self.run_log.clock
+        )
 
-    def prompts_of(self, update: int) -> Any:
-        """This process's prompts of an update: each comes once before any comes twice."""
-        count = len(self.train_dataset)
-        first = (update - 1) * self.batch_size + self.ranks.share(self.batch_size).start
-        places = range(first, first + self.args.local_batch_size)
+    def _episodes(
+        self, prompts: Prompts, uniforms: Tensor, recompute: bool = False, clock: Clock = no_clock
+    ) -> Rollout:
+        return collect(
+            self.model,
+            prompts,
+            uniforms,
+            self.rule,
+            self.processing_class,
+            self.rewards,
+            self.args.local_rollout_forward_batch_size,
+            recompute,
+            clock,
+            in_step=self.ranks.sharded,
+        )
+
+    def prompts_of(self, update: int) -> Prompts:
+        """This process's prompts of an update: each comes once before any comes twice.
+
+        An algorithm of groups has each ``group_size`` times in a row, and never split up.
+        """
+        group, count = self.algorithm.group_size, len(self.train_dataset)
+        first = ((update - 1) * self.batch_size + self.ranks.share(self.batch_size).start) // group
+        places = range(first, first + self.args.local_batch_size // group)
         orders = {
             turn: random.Random(f"{self.args.seed} {turn}").sample(range(count), count)
             for turn in range(places[0] // count, places[-1] // count + 1)
         }
-        return self.train_dataset.pick([orders[p // count][p % count] for p in places])
+        chosen = [orders[place // count][place % count] for place in places]
+        return self.train_dataset.pick([index for index in chosen for _ in range(group)])
 
-    def advantages(self, rewards: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Advantages and returns (B, C) of rewards (B, C), whitened over all processes' batch."""
-        mask, total = rollout.learned, self.ranks.total
-        if self.args.whiten_rewards:
-            rewards = whiten(rewards, mask, shift_mean=False, total=total)
-        advantages, returns = gae(rewards, rollout.values, self.args.gamma, self.args.lam, mask)
-        return whiten(advantages, mask, total=total), returns
-
-    def optimize(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, lr: float
-    ) -> dict[str, float]:
+    def optimize(self, rollout: Rollout, credit: Credit, lr: float) -> dict[str, float]:
         """``num_ppo_epochs`` passes; statistics averaged over all optimizer steps.
 
         Args:
-            rollout, advantages (B, C), returns (B, C): this process's share of the batch.
+            rollout, credit: this process's share of the batch.
             lr: the learning rate of this update.
         """
-        if self.lr_scheduler is None:
-            groups = self.optimizer.param_groups
-            for group in groups:
-                group.setdefault("initial_lr", group["lr"])
-            factor = lr / groups[0]["initial_lr"] if groups[0]["initial_lr"] else 0.0
-            for group in groups:
-                group["lr"] = group["initial_lr"] * factor
+        self._set_learning_rate(lr)
         mine = self.ranks.share(self.batch_size)
         steps: list[dict[str, float]] = []
         with self.model.optimizing():
             for _ in range(self.args.num_ppo_epochs):
+                # All processes draw the same order, and each takes its own rows of a minibatch.
                 order = torch.randperm(self.batch_size, generator=self.generator)
                 for minibatch in order.chunk(self.args.num_mini_batches):
                     here = minibatch[(minibatch >= mine.start) & (minibatch < mine.stop)]
-                    steps.append(self._step(rollout, advantages, returns, here - mine.start))
-        steps = [step for step in steps if step]  # minibatches in which something was scored
-        names = steps[0].keys() - {"max_log_ratio"}
-        means = {name: sum(s[name] for s in steps) / len(steps) for name in names}
-        ratios = torch.tensor([s["ratio"] for s in steps])
-        means["ratio_var"] = ratios.var(correction=0).item()
-        return means | {"first_max_log_ratio": steps[0]["max_log_ratio"]}
+                    steps.append(self._step(rollout, credit, here - mine.start))
+        return mean_statistics(steps)
 
-    def _step(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, minibatch: Tensor
-    ) -> dict[str, float]:
+    def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
         """One optimizer step, its gradient gathered over passes of the micro-batch size."""
-        args = self.args
         tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
         if not tokens:
             return {}
-        sums = torch.zeros(len(STATISTICS), device=self.model.device)
-        largest = torch.zeros((), device=self.model.device)
         self.optimizer.zero_grad()
+
+        # Micro-batches of like length; those without anything to learn from are left out.
         pieces = by_length(
-            rollout.prompt_mask[minibatch].sum(dim=1).cpu(), args.per_device_train_batch_size
+            rollout.prompt_mask[minibatch].sum(dim=1).cpu(), self.args.per_device_train_batch_size
         )
         indices = [minibatch[piece].to(self.model.device) for piece in pieces]
         indices = [index for index in indices if bool(rollout.learned[index].any())]
         for _ in range(self.ranks.idle_passes(len(indices))):
             self._idle_pass(rollout)
+
+        sums: dict[str, Tensor] = {}
+        largest = torch.zeros((), device=self.model.device)
         for index in indices:
-            mask = rollout.learned[index]
-            weight = mask.sum() / tokens
-            passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
-            outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
-            pg_loss, pg = policy_loss(
-                outputs.logprobs, rollout.logprobs[index], advantages[index], args.cliprange, mask
-            )
-            loss, values = weight * pg_loss, outputs.values
-            if values is None:  # one role's activations at a time
-                loss.backward()
-                loss = torch.zeros_like(loss)
-                values = self.model.values(*passage, completion_ids.shape[1])
-            vf_loss, vf = value_loss(
-                values, rollout.values[index], returns[index], args.cliprange_value, mask
-            )
-            (loss + weight * args.vf_coef * vf_loss).backward()
-            entropy = masked_mean(outputs.entropies, mask)
-            parts = (
-                pg_loss, vf_loss, pg["approxkl"], pg["clipfrac"], pg["ratio"], vf["clipfrac"],
-                vf["error"], entropy,
-            )  # fmt: skip
-            sums += weight * torch.stack([part.detach() for part in parts])
-            largest = torch.maximum(largest, pg["max_log_ratio"])
-        stats = dict(zip(STATISTICS, self.ranks.total(sums).tolist(), strict=True))
-        if not math.isfinite(stats["policy"] + stats["value"]):
-            self.optimizer.zero_grad()
-            raise FloatingPointError(f"the loss is {stats['policy'] + stats['value']}")
+            # Each token of the minibatch weighs the same, wherever it is and in whichever process.
+            weight = rollout.learned[index].sum() / tokens
+            for name, part in self._gradients(rollout, credit, index, weight).items():
+                if name == "max_log_ratio":
+                    largest = torch.maximum(largest, part)
+                else:
+                    sums[name] = sums[name] + weight * part if name in sums else weight * part
+
+        stats = self._totals(sums)
+        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not math.isfinite(torch.nn.utils.get_total_norm(gradients).item()):
-            self.optimizer.zero_grad()
-            raise FloatingPointError("a gradient is not finite")
-        if args.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        self._check_finite(norm, "a gradient is not finite")
+        if self.args.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
         self.optimizer.step()
         return stats | {"max_log_ratio": self.ranks.largest(largest).item()}
+
+    def _gradients(
+        self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Add a micro-batch's gradients to those that are there; what its loss says of itself."""
+        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
+
+        def values() -> Tensor:
+            return self.model.values(*passage, completion_ids.shape[1])
+
+        before = Before(
+            logprobs=rollout.logprobs[index],
+            values=None if rollout.values is None else rollout.values[index],
+            advantages=credit.advantages[index],
+            returns=credit.returns[index],
+            mask=rollout.learned[index],
+        )
+        found: dict[str, Tensor] = {}
+        for term in self.algorithm.loss(outputs, values, before):
+            # One role's activations at a time: they are gone before the next term is made.
+            (weight * term.loss).backward()
+            found |= {name: part.detach() for name, part in term.statistics.items()}
+        return found
+
+    def _totals(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Statistics over all processes, in one message: one without rows has none of its own."""
+        names = self.algorithm.statistics
+        zero = torch.zeros((), device=self.model.device)
+        together = torch.stack([sums.get(name, zero) for name in names])
+        return dict(zip(names, self.ranks.total(together).tolist(), strict=True))
+
+    def _check_finite(self, number: float, problem: str) -> None:
+        if not math.isfinite(number):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(problem.format(number))
 
     def _idle_pass(self, rollout: Rollout) -> None:
         """The passes of a micro-batch, with gradients of zero: other processes have one more."""
         index = torch.zeros(1, dtype=torch.long, device=self.model.device)
         passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
-        values = outputs.values
-        if values is None:
-            (0.0 * outputs.logprobs.sum()).backward()
-            values = self.model.values(*passage, completion_ids.shape[1])
-        (0.0 * (values.sum() + outputs.logprobs.detach().sum())).backward()
+        if outputs.values is not None:
+            (0.0 * (outputs.values.sum() + outputs.logprobs.sum())).backward()
+            return
+        (0.0 * outputs.logprobs.sum()).backward()
+        if self.algorithm.uses_value:
+            (0.0 * self.model.values(*passage, completion_ids.shape[1]).sum()).backward()
 
     def guarded(
-        self, optimize: Callable[..., dict[str, float]], rollout: Rollout, advantages: Tensor,
-        returns: Tensor, lr: float, row: Row,
-    ) -> Row:  # fmt: skip
-        """``optimize``'s part of the log's row; empty where a guard had the batch skipped."""
-        scored = int(self.ranks.total(rollout.scored.sum().float()))
-        tensors = {"log-probs": rollout.logprobs, "reference log-probs": rollout.ref_logprobs,
-                   "values": rollout.values, "advantages": advantages}  # fmt: skip
-        if not scored:
-            del tensors["advantages"]  # a mean over nothing
-        fault = next((f for f in self.ranks.gather(
-            self.guards.fault(row["objective/kl"], scored, tensors)) if f), None)  # fmt: skip
+        self,
+        optimize: Callable[[Rollout, Credit, float], dict[str, float]],
+        rollout: Rollout,
+        credit: Credit,
+        lr: float,
+        row: Row,
+    ) -> Row:
+        """``optimize``'s part of the log's row; empty where a guard had the batch skipped.
+
+        Raises:
+            RunStopped: the scores have collapsed, or the guards are to stop the run at a fault.
+        """
+        fault = self._fault(rollout, credit, row)
         collapse = self.guards.collapsed(row["objective/scores"], row["objective/scores_std"])
         if collapse is not None:
-            raise RunStopped(f"{collapse}; {self.run.last_good()}")
-        stats: dict[str, Any] = {}
+            raise RunStopped(f"{collapse}; {self.last_good()}")
+
+        stats: dict[str, float] = {}
         if fault is None:
             try:
-                stats = optimize(rollout, advantages, returns, lr)
+                stats = optimize(rollout, credit, lr)
                 self.guards.went_well()
             except FloatingPointError as nonfinite:
                 fault = str(nonfinite)
+
         if fault is not None:
             halt = self.guards.skip(fault)
             if halt is not None:
-                raise RunStopped(f"{halt}; {self.run.last_good()}")
-            self.journal.say(f"update {row['update']} skipped: {fault}")
-        variance = max(row["val/returns_var"], 1e-12)
-        error = stats.get("value_error")
-        return {name: stats.get(key) for name, key in NAMES.items()} | {
-            "val/var_explained": None if error is None else 1 - error / variance,
-            "guard/skipped": self.guards.skipped,
-        }
+                raise RunStopped(f"{halt}; {self.last_good()}")
+            self.run_log.say(f"update {row['update']} skipped: {fault}")
+        return step_row(stats, row["val/returns_var"]) | {"guard/skipped": self.guards.skipped}
+
+    def _fault(self, rollout: Rollout, credit: Credit, row: Row) -> str | None:
+        """What is wrong with a batch in any process, or None."""
+        scored = int(self.ranks.total(rollout.scored.sum().float()))
+        tensors = {"log-probs": rollout.logprobs, "reference log-probs": rollout.ref_logprobs}
+        if rollout.values is not None:
+            tensors["values"] = rollout.values
+        if scored:  # else the advantages are a mean over nothing
+            tensors["advantages"] = credit.advantages
+        mine = self.guards.fault(row["objective/kl"], scored, tensors)
+        return next((fault for fault in self.ranks.gather(mine) if fault), None)
 
     def _learning_rate(self, update: int) -> float:
         if self.lr_scheduler is not None:
@@ -325,82 +466,134 @@ class PPOTrainer:
         group = self.optimizer.param_groups[0]
         return group.get("initial_lr", group["lr"]) * factor
 
-    def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, returns: Tensor) -> Row:
-        """What the log's row says of the batch; the names are TRL 1.12's, and ours besides."""
-        total = self.ranks.total
-        kl_sum = masked_mean((kl * rollout.mask).sum(dim=1), total=total).item()
-        scores = masked_mean(rollout.scores, rollout.scored, total).item()
-        non_score = -self.kl.value * kl_sum
-        ended = is_any(rollout.completion_ids, self.rule.ends) & rollout.mask
-        return {
-            "update": update,
-            "episode": update * self.batch_size,
-            "lr": lr,
-            "objective/kl": kl_sum,
-            "objective/kl_coef": self.kl.value,
-            "objective/kl_target": getattr(self.kl, "kl_target", None),
-            "objective/scores": scores,
-            "objective/scores_std": masked_var(rollout.scores, rollout.scored, total).item() ** 0.5,
-            "objective/non_score_reward": non_score,
-            "objective/rlhf_reward": scores + non_score,
-            "objective/entropy": masked_mean(-rollout.logprobs.sum(dim=1), total=total).item(),
-            "objective/valid": masked_mean(rollout.valid.float(), total=total).item(),
-            "objective/scored": masked_mean(rollout.scored.float(), total=total).item(),
-            "val/num_eos_tokens": int(total(ended.sum().float())),
-            "val/returns_var": masked_var(returns, rollout.learned, total).item(),
-        }
+    def _set_learning_rate(self, lr: float) -> None:
+        """Give every group of the optimizer its part of ``lr``, unless a schedule does."""
+        if self.lr_scheduler is not None:
+            return
+        groups = self.optimizer.param_groups
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+        first = groups[0]["initial_lr"]
+        factor = lr / first if first else 0.0
+        for group in groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, credit: Credit) -> Row:
+        row: Row = {"update": update, "episode": update * self.batch_size, "lr": lr}
+        return row | batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
+
+    def finish(self, update: int, row: Row, rollout: Rollout) -> None:
+        """Evaluate, write the row, show samples, save; then stop if a signal has come."""
+        args, last = self.args, update == self.num_updates
+        if self.reward_digest is not None:
+            row["reward"] = self.reward_digest
+
+        # The schedule moves once an update, whatever became of the batch.
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+
+        # An evaluation is a part of the row, so it comes before the row is written.
+        if self.eval_dataset is not None and (update % self.eval_every == 0 or last):
+            with self.run_log.clock("evaluate"):
+                row |= self.evaluate()
+            self._keep_best(row)
+        self.run_log.write({k: v if v == v else None for k, v in row.items()})
+
+        if update % args.sample_every == 0 or last:
+            self.show(update, rollout)
+        every = max(1, self.num_updates // max(1, args.num_sample_generations))
+        tables = args.num_sample_generations and self.eval_dataset is not None
+        if tables and (update - 1) % every == 0:
+            self.generate_completions(sampling=True)
+
+        # Nothing is saved of an update that these do not let pass.
+        for line in self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks):
+            self.run_log.say(line)
+        if self.watch.must_recompute(update, row["val/first_max_log_ratio"], rollout, self.ranks):
+            self._recompute_from_now_on(update)
+
+        self._save_if_due(update)
+
+    def _recompute_from_now_on(self, update: int) -> None:
+        if not self.recomputes:
+            self.run_log.say(
+                f"update {update}: captured log-probs differ from recomputed ones by "
+                f"{self.watch.gap:.2g}; from here on they are recomputed (--recompute_logprobs)"
+            )
+        self.recomputes = True
+
+    def _save_if_due(self, update: int) -> None:
+        """Save where it is due, was asked for, or a signal has come in any process.
+
+        Raises:
+            Interrupted: one has.
+        """
+        device, control = self.model.device, self.run_log.control
+        signum = int(self.ranks.largest(torch.tensor(float(self.signals.came), device=device)))
+        asked = torch.tensor(float(control.should_training_stop or control.should_save))
+        wanted = bool(self.ranks.largest(asked.to(device)))
+        # In every process: transformers' on_save, which does it too, is called in the main one.
+        control.should_save = False
+
+        ends = update in (self.num_updates, self.args.stop_at_update)
+        due = update % self.save_every == 0 or ends or wanted or bool(signum)
+        path = None
+        if self.args.save_strategy != "no" and due:
+            path = self.checkpoint(update)
+        if signum:
+            raise Interrupted(signum, path)
+
+    def checkpoint(self, update: int) -> Path:
+        """Write one, from the main process; returns its folder."""
+        state = PPOState.capture(
+            self, update, update * self.batch_size, self.identity(), self.ranks
+        )
+        if self.ranks.is_main:
+            save_checkpoint(self.folder, state, self.args.save_total_limit)
+            log = self.run_log
+            log.handler.on_save(self.args, log.state, log.control)
+        self.ranks.wait()
+        return self.folder / f"checkpoint-{update:06d}"
+
+    def _keep_best(self, row: Row) -> None:
+        found = worth(row)
+        if found is None or (self.best is not None and found <= self.best):
+            return
+        self.best = found
+        if self.ranks.is_main:
+            save_best(self.model, self.processing_class, self.folder / "best", row, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What is noted with saved adapters."""
+        return {"kl_coef": self.kl.value, **self.train_dataset.rendering()}
+
+    def close(self) -> list[Row]:
+        """All rows of the log, the run being over."""
+        self.run_log.close()
+        return read_rows(self.folder / "log.jsonl")
+
+    def last_good(self) -> str:
+        """Where a stopped run can be taken up again, in words."""
+        path, _ = newest_good(self.folder)
+        return f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
 
     def evaluate(self) -> dict[str, float]:
-        """Scores and KL on ``eval_dataset``, one completion for each prompt, always the same noise.
+        """Scores and KL on ``eval_dataset`` (``evaluation.evaluate``).
 
-        Returns:
-            eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Of several
-            datasets each has its own besides, as eval/NAME/scores and so on: what it would get as
-            the only one.
+        Raises:
+            InputError: there is no ``eval_dataset``.
         """
         if self.eval_dataset is None:
             raise InputError("evaluate needs an eval_dataset")
-        if not self.eval_parts:
-            return self._evaluation("eval", *self._evaluate(self.eval_dataset))
-        row: dict[str, float] = {}
-        sums, count = torch.zeros(4, dtype=torch.float64), 0
-        for name, prompts in self.eval_parts.items():
-            part, number = self._evaluate(prompts)
-            row |= self._evaluation(f"eval/{name}", part, number)
-            sums, count = sums + part, count + number
-        return self._evaluation("eval", sums, count) | row
-
-    def _evaluate(self, prompts: Prompts) -> tuple[Tensor, int]:
-        """Sums (4,) over these prompts: scores, their squares, KL, how many were scored; and B."""
-        rank, world, count = self.ranks.rank, self.ranks.world, len(prompts)
-        noise = torch.Generator().manual_seed(self.args.seed + 1)
-        uniforms = draw_uniforms(count, self.rule.response_length, noise)
-        mine = list(range(rank, count, world))
-        filled = mine + [0] * (math.ceil(count / world) - len(mine))
-        rollout = collect(
-            self.model, prompts.pick(filled), uniforms[filled], self.rule,
-            self.processing_class, self.rewards, self.args.local_rollout_forward_batch_size,
-            in_step=self.ranks.sharded,
-        )  # fmt: skip
-        own = slice(0, len(mine))
-        kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)[own]
-        scored = rollout.scored[own]
-        scores = rollout.scores[own][scored].double()
-        sums = torch.stack([scores.sum(), scores.square().sum(), kl.double().sum(), scored.sum()])
-        return self.ranks.total(sums).cpu(), count
-
-    def _evaluation(self, prefix: str, sums: Tensor, count: int) -> dict[str, float]:
-        """The metrics of ``_evaluate``'s sums over ``count`` prompts."""
-        score, square, kl_sum, number = sums.tolist()
-        mean = score / number if number else math.nan
-        spread = max(square - number * mean**2, 0.0)
-        error = (spread / (number - 1) / number) ** 0.5 if number > 1 else math.nan
-        return {
-            f"{prefix}/scores": mean,
-            f"{prefix}/scores_error": error,
-            f"{prefix}/kl": kl_sum / count,
-            f"{prefix}/rlhf_reward": mean - self.kl.value * kl_sum / count,
-        }
+        return evaluate(
+            self._episodes,
+            self.eval_dataset,
+            self.eval_parts,
+            self.rule.response_length,
+            self.args.seed,
+            self.ranks,
+            self.kl.value,
+        )
 
     def generate_completions(self, sampling: bool = False) -> list[Row]:
         """Near-greedy completions of ``eval_dataset``, as a table of five and in a file.
@@ -411,19 +604,36 @@ class PPOTrainer:
         Returns:
             Rows of ``query``, ``model response`` and ``score``, also in ``completions.jsonl``.
         """
-        return self.run.generate_completions(sampling)
+        if self.eval_dataset is None:
+            return []
+        count = len(self.eval_dataset)
+        if sampling:
+            count = min(count, self.args.per_device_eval_batch_size)
+        rows = near_greedy_completions(
+            self.model,
+            self.eval_dataset.pick(range(count)),
+            self.rule,
+            self.processing_class,
+            self.rewards,
+            self.args.seed,
+        )
+        if self.ranks.is_main:
+            show_completions(rows, self.folder / "completions.jsonl")
+        return rows
 
     def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
-        """Save what others load; returns its folder.
-
-        Of roles: the adapters under ``output_dir/adapters``, the policy's folder being returned. Of
-        a plain model: that model or its adapter, and the tokenizer, in ``output_dir``.
+        """Save the adapters under ``output_dir/adapters``; returns the policy's folder.
 
         Args:
             output_dir: by default the configuration's.
             facts: noted in the policy's ``toolkit.json``.
         """
-        return self.run.save_model(Path(output_dir or self.args.folder), facts)
+        target = Path(output_dir or self.folder) / "adapters"
+        if self.ranks.is_main:
+            with atomic_directory(target) as aside:
+                save_adapters(self.model, self.processing_class, aside, self._facts() | facts)
+        self.ranks.wait()
+        return target / "policy"
 
     def push_to_hub(self, **kwargs: Any) -> None:
         """TRL's name. Refused: recipes/publish.py shows what would go, checks it, and sends it."""
@@ -438,22 +648,4 @@ class PPOTrainer:
             completion_ids = rollout.completion_ids[i][visible[i]].tolist()
             prompt, completion = decode_pair(self.processing_class, prompt_ids, completion_ids)
             shown = printable(" ".join(f"{prompt} >>>{completion}".split()))
-            self.journal.say(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")
-
-
-STATISTICS = ("policy", "value", "approxkl", "clipfrac", "ratio", "value_clipfrac", "value_error",
-              "entropy")  # fmt: skip
-# The log's names of what optimize returns.
-NAMES = {
-    "policy/approxkl_avg": "approxkl",
-    "policy/clipfrac_avg": "clipfrac",
-    "policy/entropy_avg": "entropy",
-    "loss/policy_avg": "policy",
-    "loss/value_avg": "value",
-    "val/clipfrac_avg": "value_clipfrac",
-    "val/ratio": "ratio",
-    "val/ratio_var": "ratio_var",
-    "val/first_max_log_ratio": "first_max_log_ratio",
-}
-
-__all__ = ["PPOTrainer", "RewardFunction", "Row"]
+            self.run_log.say(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")

@@ -1,0 +1,218 @@
+"""What is learned from a batch: which tokens get the credit for its rewards, and by which loss.
+
+An algorithm is a small class with two hooks; sampling, the KL penalty, guards, checkpoints and the
+optimizer are the same for all and know nothing of it.
+
+    credit(rewards, rollout, total)   rewards (B, C), KL penalty included, to advantages and returns
+    loss(now, values, then)           terms of the loss on one micro-batch, with what is logged
+
+To add one: write its class here and name it in ``algorithm_of``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from toolkit.maths.advantages import gae, leave_one_out
+from toolkit.maths.losses import policy_loss, value_loss
+from toolkit.maths.masking import masked_mean, whiten
+from toolkit.models.actors import TokenOutputs
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.rollouts import Rollout
+
+Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
+OF_POLICY = ("policy", "approxkl", "clipfrac", "ratio", "entropy")  # what its term counts
+
+
+class Credit(NamedTuple):
+    """advantages (B, C), which weigh the policy's loss; returns (B, C), the rewards to come."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+class Before(NamedTuple):
+    """A micro-batch of n episodes as it was when it was sampled; each tensor is (n, C).
+
+    Attributes:
+        logprobs: of the policy that sampled.
+        values: of the value role then; None where there is none.
+        advantages, returns: as ``credit`` gave them.
+        mask: bool, the tokens that are learned from.
+    """
+
+    logprobs: Tensor
+    values: Tensor | None
+    advantages: Tensor
+    returns: Tensor
+    mask: Tensor
+
+
+class Term(NamedTuple):
+    """A part of the loss, a scalar with a gradient; and scalars to be averaged for the log."""
+
+    loss: Tensor
+    statistics: dict[str, Tensor]
+
+
+class Algorithm(Protocol):
+    """The two hooks, and what a run must have for them.
+
+    Attributes:
+        uses_value: there is a value role; without one no value pass is made.
+        group_size: completions of one prompt, which stand next to each other in a batch.
+        statistics: what the terms of the loss count between them, besides "max_log_ratio"; the log
+            has them by the names of ``metrics.py``, others as val/NAME.
+    """
+
+    @property
+    def uses_value(self) -> bool: ...
+
+    @property
+    def group_size(self) -> int: ...
+
+    @property
+    def statistics(self) -> tuple[str, ...]: ...
+
+    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+        """Advantages and returns of this process's share of a batch.
+
+        Args:
+            rewards: (B, C), with the KL penalty in them and the score on the last token.
+            rollout: the batch; what is not in ``rollout.learned`` gets no credit.
+            total: sums over all processes, for statistics of the whole batch.
+        """
+        ...
+
+    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+        """The loss on a micro-batch, term by term.
+
+        The gradient of each term is taken before the next is asked for, so that the activations of
+        one role's pass exist at a time.
+
+        Args:
+            now: the policy's outputs (n, C), with gradients; with values on a shared trunk.
+            values: makes the value role's own pass: (n, C), with gradients.
+            then: what was known when the micro-batch was sampled.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Advantages from a learned value (GAE), and the clipped loss of policy and value.
+
+    Source: arXiv 1707.06347; arXiv 1909.08593 and openai/lm-human-preferences
+    lm_human_preferences/train_policy.py:300-371.
+
+    Attributes:
+        whiten_rewards: divide rewards by their standard deviation over the batch.
+        gamma, lam: discount, and GAE's lambda.
+        cliprange, cliprange_value: how far ratio and value move before the gradient stops.
+        vf_coef: weight of the value's loss.
+    """
+
+    whiten_rewards: bool
+    gamma: float
+    lam: float
+    cliprange: float
+    cliprange_value: float
+    vf_coef: float
+    uses_value: bool = True
+    group_size: int = 1
+    statistics: tuple[str, ...] = (*OF_POLICY, "value", "value_clipfrac", "value_error")
+
+    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+        """GAE of whitened rewards; the advantages are whitened in turn, the returns are not."""
+        assert rollout.values is not None
+        mask = rollout.learned
+        if self.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False, total=total)
+        advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
+        return Credit(whiten(advantages, mask, total=total), returns)
+
+    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+        """The policy's term and the value's: one term where they share a trunk, and so a pass."""
+        assert then.values is not None
+        policy = _policy_term(now, then, self.cliprange)
+        if now.values is None:
+            yield policy
+            now_values = values()
+        else:
+            now_values = now.values
+        vf_loss, vf = value_loss(
+            now_values, then.values, then.returns, self.cliprange_value, then.mask
+        )
+        statistics = {
+            "value": vf_loss,
+            "value_clipfrac": vf["clipfrac"],
+            "value_error": vf["error"],
+        }
+        if now.values is None:
+            yield Term(self.vf_coef * vf_loss, statistics)
+        else:
+            yield Term(policy.loss + self.vf_coef * vf_loss, policy.statistics | statistics)
+
+
+@dataclass(frozen=True)
+class GroupRelative:
+    """Each completion against its siblings, the other completions of its prompt; no value.
+
+    The baseline of a completion is the mean total reward of its siblings (RLOO, arXiv 2402.14740
+    eq. 7). It plays the value in GAE with gamma = lambda = 1, so the KL that was paid before a
+    token is not charged to it. The policy's loss is PPO's.
+
+    Attributes:
+        group_size: completions of a prompt, at least 2.
+        cliprange: as in PPO.
+    """
+
+    group_size: int
+    cliprange: float
+    uses_value: bool = False
+    statistics: tuple[str, ...] = OF_POLICY
+
+    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+        """What is still to come from each token on, less the siblings' mean; not whitened."""
+        mask = rollout.learned
+        totals = (rewards * mask).sum(dim=1)
+        baseline = leave_one_out(totals, rollout.scored, self.group_size)
+        values = baseline.unsqueeze(1).expand_as(rewards)
+        advantages, returns = gae(rewards, values, 1.0, 1.0, mask)
+        # Where a completion is the only one of its prompt with a score, it is compared with none.
+        compared = _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
+        return Credit(advantages * mask * compared, returns * mask)
+
+    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+        """The policy's term alone."""
+        yield _policy_term(now, then, self.cliprange)
+
+
+def _policy_term(now: TokenOutputs, then: Before, cliprange: float) -> Term:
+    loss, statistics = policy_loss(
+        now.logprobs, then.logprobs, then.advantages, cliprange, then.mask
+    )
+    entropy = masked_mean(now.entropies, then.mask)
+    return Term(loss, {"policy": loss, "entropy": entropy} | statistics)
+
+
+def _has_sibling(scored: Tensor, size: int) -> Tensor:
+    """bool (B,): scored, as at least one other completion of its prompt is."""
+    others = scored.view(-1, size).sum(dim=1, keepdim=True) - scored.view(-1, size).long()
+    return (others > 0).view(-1) & scored
+
+
+def algorithm_of(config: PPOConfig) -> Algorithm:
+    """The algorithm that a configuration names, with its constants."""
+    if config.algorithm == "group_relative":
+        return GroupRelative(config.num_generations, config.cliprange)
+    return PPO(
+        whiten_rewards=config.whiten_rewards,
+        gamma=config.gamma,
+        lam=config.lam,
+        cliprange=config.cliprange,
+        cliprange_value=config.cliprange_value,
+        vf_coef=config.vf_coef,
+    )

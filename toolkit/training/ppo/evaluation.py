@@ -1,0 +1,141 @@
+"""Held-out prompts: what the policy gets on them with the same noise each time; and a table."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.files import write_jsonl
+from toolkit.data.prompts import Prompts
+from toolkit.data.text import decode_pair, printable
+from toolkit.models.actors import POLICY, Actors
+from toolkit.models.generation import draw_uniforms
+from toolkit.models.sampling import SamplingRule
+from toolkit.training.distributed import Ranks
+from toolkit.training.ppo.rollouts import Rollout
+from toolkit.training.rewards import Rewards
+from toolkit.training.run_log import Row
+
+Collect = Callable[[Prompts, Tensor], Rollout]  # prompts and their noise (B, C) to episodes
+
+
+def evaluate(
+    collect: Collect,
+    prompts: Prompts,
+    parts: dict[str, Prompts],
+    response_length: int,
+    seed: int,
+    ranks: Ranks,
+    kl_coef: float,
+) -> dict[str, float]:
+    """Scores and KL, one completion for each prompt, always of the same noise.
+
+    Args:
+        collect: makes episodes of prompts and noise.
+        prompts: all of them.
+        parts: the same by the name of their dataset; empty where there is only one.
+        response_length: C.
+        seed: of the noise.
+        ranks: the processes, which share the prompts out.
+        kl_coef: the coefficient that the reward is priced with.
+
+    Returns:
+        eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Of several
+        datasets each has its own besides, as eval/NAME/scores and so on: what it would get as the
+        only one.
+    """
+    if not parts:
+        sums = _sums(collect, prompts, response_length, seed, ranks)
+        return _metrics("eval", sums, len(prompts), kl_coef)
+
+    row: dict[str, float] = {}
+    whole = torch.zeros(4, dtype=torch.float64)
+    for name, part in parts.items():
+        sums = _sums(collect, part, response_length, seed, ranks)
+        row |= _metrics(f"eval/{name}", sums, len(part), kl_coef)
+        whole = whole + sums
+    return _metrics("eval", whole, sum(len(part) for part in parts.values()), kl_coef) | row
+
+
+def _sums(
+    collect: Collect, prompts: Prompts, response_length: int, seed: int, ranks: Ranks
+) -> Tensor:
+    """Sums (4,) over prompts and processes: scores, their squares, KL, and how many were scored."""
+    count = len(prompts)
+    noise = torch.Generator().manual_seed(seed + 1)
+    uniforms = draw_uniforms(count, response_length, noise)
+
+    # Every process makes as many passes as the others: who has a prompt less repeats the first.
+    mine = list(range(ranks.rank, count, ranks.world))
+    filled = mine + [0] * (math.ceil(count / ranks.world) - len(mine))
+    rollout = collect(prompts.pick(filled), uniforms[filled])
+
+    own = slice(0, len(mine))
+    kl = (rollout.logprobs - rollout.ref_logprobs).sum(dim=1)[own]
+    scored = rollout.scored[own]
+    scores = rollout.scores[own][scored].double()
+    sums = torch.stack([scores.sum(), scores.square().sum(), kl.double().sum(), scored.sum()])
+    return ranks.total(sums).cpu()
+
+
+def _metrics(prefix: str, sums: Tensor, count: int, kl_coef: float) -> dict[str, float]:
+    """The metrics of ``_sums`` over ``count`` prompts."""
+    score, square, kl_sum, number = sums.tolist()
+    mean = score / number if number else math.nan
+    spread = max(square - number * mean**2, 0.0)
+    error = (spread / (number - 1) / number) ** 0.5 if number > 1 else math.nan
+    return {
+        f"{prefix}/scores": mean,
+        f"{prefix}/scores_error": error,
+        f"{prefix}/kl": kl_sum / count,
+        f"{prefix}/rlhf_reward": mean - kl_coef * kl_sum / count,
+    }
+
+
+@torch.no_grad()
+def near_greedy_completions(
+    model: Actors,
+    prompts: Prompts,
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    rewards: Rewards,
+    seed: int,
+) -> list[Row]:
+    """Completions sampled at temperature 0.01, with their scores, as TRL 1.12 showed them.
+
+    Returns:
+        Rows of ``query``, ``model response`` and ``score``; None where there is no score.
+    """
+    cold = replace(rule, temperature=0.01)
+    noise = torch.Generator().manual_seed(seed)
+    _, sampled = cold.sample(model.step(POLICY), list(prompts), noise, model.device)
+    visible, _ = cold.visible(sampled)
+    scores = rewards(
+        model, prompts, sampled.completion_ids, visible, tokenizer, prompts.columns
+    ).tolist()
+    rows: list[Row] = []
+    for i, prompt in enumerate(prompts):
+        kept = sampled.completion_ids[i][visible[i]].tolist()
+        query, response = decode_pair(tokenizer, prompt, kept)
+        score = None if math.isnan(scores[i]) else scores[i]
+        rows.append({"query": query, "model response": response, "score": score})
+    return rows
+
+
+def show_completions(rows: list[Row], path: Path) -> None:
+    """Write them all to a file, and print the first five as a table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    write_jsonl(path, rows)
+    table = Table(show_lines=True)
+    for name in rows[0] if rows else ():
+        table.add_column(name)
+    for row in rows[:5]:
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
+    Console().print(table)

@@ -1,0 +1,270 @@
+"""Everything that a run needs to go on exactly as if it had never stopped: ``PPOState``.
+
+It is captured and put back here and nowhere else. ``checkpoints.py`` writes it to files; the table
+in docs/checkpoints.md says what each key is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from toolkit.errors import InputError
+from toolkit.maths.kl import FixedKLController
+from toolkit.models.actors import Actors
+from toolkit.random_state import (
+    python_random_state,
+    restore_python_random_state,
+    restore_torch_random_state,
+    torch_random_state,
+)
+from toolkit.scoring.guests import guests_state, set_guests_state
+from toolkit.training.distributed import Ranks
+from toolkit.training.ppo.guards import Guards
+
+Json = dict[str, Any]  # what JSON can hold
+
+
+class Moving(Protocol):
+    """What moves while a run learns: all of it is in a checkpoint.
+
+    Attributes:
+        model: the four roles; what is trained in them.
+        optimizer, lr_scheduler: over that; the schedule is None where the rate needs no state.
+        kl: the controller of the KL coefficient.
+        guards: their counts, and what they remember of the scores.
+        generator: draws the sampling's noise and the order of minibatches.
+        best: the best evaluation so far; None before there is one.
+        recomputes: log-probs are recomputed after sampling.
+        reward_digest: of the reward model; None for a run in which that cannot change.
+    """
+
+    model: Actors
+    optimizer: Optimizer
+    lr_scheduler: LRScheduler | None
+    kl: FixedKLController
+    guards: Guards
+    generator: torch.Generator
+    best: float | None
+    recomputes: bool
+    reward_digest: str | None
+
+
+@dataclass
+class PPOState:
+    """A run after ``update`` updates.
+
+    Attributes: see docs/checkpoints.md, which has a row for each. Those of tensors are files of
+    their own (``TENSORS``), all others are keys of state.json.
+    """
+
+    update: int
+    episodes: int
+    settings: Json
+    kl: Json
+    guards: Json
+    gain: float
+    bias: float
+    generator: str
+    lr_scheduler: Json | None
+    best: float | None
+    recomputes: bool
+    optimizer: Json
+    random: Json
+    other_ranks: list[Json]
+    # Keys that checkpoints of earlier versions may lack.
+    guests: Json | None = None
+    policy: Json | None = None
+    reward: str | None = None
+    # Tensors by name.
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    torch_random: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def capture(
+        cls, run: Moving, update: int, episodes: int, settings: Json, ranks: Ranks
+    ) -> "PPOState":
+        """The state as it is now; every process must call this, and the main one's is written.
+
+        Args:
+            run: what moves.
+            update, episodes: how far it has come.
+            settings: under which it is made: a run goes on under no others.
+            ranks: the processes, whose own random states are gathered.
+        """
+        mine = {
+            "python": python_random_state(),
+            "torch": _to_hex(torch_random_state()["cpu"]),
+            "guests": guests_state(),
+        }
+        everyone = ranks.gather(mine)
+        scalars, moments = _optimizer_state(run.optimizer, _optimized(run))
+        return cls(
+            update=update,
+            episodes=episodes,
+            settings=settings,
+            kl=run.kl.state_dict(),
+            guards=run.guards.state_dict(),
+            gain=run.model.gain,
+            bias=run.model.bias,
+            generator=_to_hex(run.generator.get_state()),
+            lr_scheduler=None if run.lr_scheduler is None else run.lr_scheduler.state_dict(),
+            best=run.best,
+            recomputes=run.recomputes,
+            optimizer=scalars,
+            random=python_random_state(),
+            other_ranks=everyone[1:],
+            guests=everyone[0]["guests"],
+            policy=run.model.policy_facts(),
+            reward=run.reward_digest,
+            weights={name: _copied(p) for name, p in run.model.trainable()},
+            moments=moments,
+            torch_random=torch_random_state(),
+        )
+
+    def restore(self, run: Moving, ranks: Ranks, folder: object) -> None:
+        """Put it all back, tensors in the memory that is there already.
+
+        What was measured by another reward model than ``run`` has now is forgotten: it says nothing
+        of the new one's scores.
+
+        Args:
+            run: what moves.
+            ranks: the processes; each gets back its own random state.
+            folder: of the checkpoint, for messages.
+
+        Raises:
+            InputError: the weights are another run's.
+        """
+        weights = dict(run.model.trainable())
+        if self.weights.keys() != weights.keys():
+            odd = sorted(self.weights.keys() ^ weights.keys())
+            raise InputError(
+                f"{folder}: not this run's weights ({len(odd)} differ, {odd[0]} for one)"
+            )
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(self.weights[name])
+        _restore_optimizer(run.optimizer, _optimized(run), self.optimizer, self.moments)
+
+        run.kl.load_state_dict(self.kl)
+        run.guards.load_state_dict(self.guards)
+        run.generator.set_state(_from_hex(self.generator))
+        if run.lr_scheduler is not None:
+            run.lr_scheduler.load_state_dict(self.lr_scheduler or {})
+            # The schedule's state holds the rates; the optimizer's does not.
+            rates = run.lr_scheduler.get_last_lr()
+            for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+        run.recomputes = self.recomputes
+        if run.reward_digest == self.reward or run.reward_digest is None:
+            run.best = self.best
+            run.model.gain, run.model.bias = self.gain, self.bias
+        else:
+            run.best = None
+            run.guards.forget_scores()
+
+        self._restore_random_states(ranks)
+
+    def _restore_random_states(self, ranks: Ranks) -> None:
+        """Of the process itself, and of users' functions; of GPUs the main process's alone."""
+        restore_torch_random_state(self.torch_random)
+        restore_python_random_state(self.random)
+        guests = self.guests
+
+        # A run may be resumed with more processes than it had: those beyond begin as the main one.
+        if 0 < ranks.rank <= len(self.other_ranks):
+            mine = self.other_ranks[ranks.rank - 1]
+            restore_python_random_state(mine["python"])
+            restore_torch_random_state({"cpu": _from_hex(mine["torch"])})
+            guests = mine.get("guests")
+        set_guests_state(guests)
+
+    def to_json(self) -> Json:
+        """The keys of state.json."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TENSORS}
+
+    @classmethod
+    def from_json(
+        cls, state: Mapping[str, Any], folder: object, tensors: Mapping[str, Any]
+    ) -> "PPOState":
+        """A state of state.json's keys and the tensors of the other files.
+
+        Raises:
+            InputError: keys are missing, or are none of this version's.
+        """
+        known = {f.name for f in fields(cls)} - set(TENSORS)
+        strange = sorted(state.keys() - known)
+        if strange:
+            raise InputError(
+                f"{folder}: state.json has {strange[0]}, which this version does not know (resume "
+                "with the version that wrote it)"
+            )
+        try:
+            return cls(**state, **tensors)
+        except TypeError as error:
+            missing = str(error).partition("missing")[2].strip()
+            raise InputError(f"{folder}: state.json lacks {missing or error}") from None
+
+
+# The files of the fields that hold tensors.
+TENSORS = {
+    "weights": "weights.safetensors",
+    "moments": "optimizer.safetensors",
+    "torch_random": "random.safetensors",
+}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _optimized(run: Moving) -> list[str]:
+    """The names of the optimizer's parameters, in its order."""
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    return [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_state(optimizer: Optimizer, names: list[str]) -> tuple[Json, dict[str, Tensor]]:
+    """Numbers ("name|key" -> value) and tensors of an optimizer's state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scalars: Json = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in zip(names, parameters, strict=True):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                # A copy: bitsandbytes has one table for all parameters.
+                tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
+            else:
+                scalars[f"{name}|{key}"] = value
+    return scalars, tensors
+
+
+def _restore_optimizer(
+    optimizer: Optimizer, names: list[str], scalars: Json, tensors: dict[str, Tensor]
+) -> None:
+    places = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    by_name = dict(zip(names, places, strict=True))
+    optimizer.state.clear()
+    for key, value in (scalars | tensors).items():
+        name, _, slot = key.rpartition("|")
+        parameter, group = by_name[name]
+        # torch counts steps on the CPU, unless the kernel is fused or captured.
+        on_device = slot != "step" or group.get("fused") or group.get("capturable")
+        if isinstance(value, Tensor) and on_device:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][slot] = value
+
+
+def _to_hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,151 @@
+"""PPOTrainer as TRL 1.12 had it: whole separate models beside one another, or roles on one base."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from toolkit.data.leftovers import part_folder
+from toolkit.errors import InputError
+from toolkit.models.actors import Actors
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.trainer import PPOTrainer as _PPOTrainer
+from toolkit.trl_compat.separate_models import SeparateModels
+
+
+class PPOTrainer(_PPOTrainer):
+    """The toolkit's trainer with the constructor and the methods of TRL 1.12's.
+
+    Args:
+        args: the configuration.
+        processing_class: the tokenizer.
+        model: a causal language model, plain or with an adapter; or ``Roles``.
+        ref_model: with a plain ``model``, the reference; None copies it, or, where ``model`` has an
+            adapter, switches that off.
+        reward_model: a sequence classifier; or functions, as the toolkit's own trainer takes them.
+        train_dataset: prompts, as the toolkit's own trainer takes them.
+        value_model: with a plain ``model``, a sequence classifier that learns the values.
+        data_collator: TRL's only pads, which is done here; None or that one.
+        eval_dataset, optimizers, callbacks: as in the toolkit's own trainer.
+        peft_config: with a plain ``model``, the adapter to put on it.
+        reward_weights: as in the toolkit's own trainer.
+
+    Raises:
+        InputError: models that do not go together, or a collator that does more than pad.
+    """
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        processing_class: PreTrainedTokenizerBase,
+        model: Actors | PreTrainedModel,
+        ref_model: PreTrainedModel | None = None,
+        reward_model: Any = None,
+        train_dataset: Any = None,
+        value_model: PreTrainedModel | None = None,
+        data_collator: Any = None,
+        eval_dataset: Any = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+        reward_weights: list[float] | None = None,
+    ) -> None:
+        actors = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
+        if data_collator is not None and type(data_collator) is not DataCollatorWithPadding:
+            raise InputError(
+                f"data_collator: {type(data_collator).__name__} is not used: prompts are padded "
+                "here (pass them as input_ids, ready)"
+            )
+        super().__init__(
+            args,
+            processing_class,
+            actors,
+            reward_model,
+            train_dataset,
+            eval_dataset,
+            optimizers,
+            callbacks,
+            reward_weights,
+        )
+
+    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
+        """Save what others load; returns its folder.
+
+        Of roles: the adapters under ``output_dir/adapters``, the policy's folder being returned. Of
+        a plain model: that model or its adapter, and the tokenizer, in ``output_dir``.
+        """
+        if not isinstance(self.model, SeparateModels):
+            return super().save_model(output_dir, **facts)
+        target = Path(output_dir or self.folder)
+        if self.ranks.is_main:
+            self._save_beside(target)
+        self.ranks.wait()
+        return target
+
+    def _save_beside(self, target: Path) -> None:
+        """Put the model into a folder that holds the run's own files too: file by file."""
+        target.mkdir(parents=True, exist_ok=True)
+        aside = part_folder(target / "model")
+        try:
+            self.model.save(aside)
+            self.processing_class.save_pretrained(aside)
+            for file in aside.iterdir():
+                if (target / file.name).is_dir():  # a named adapter's
+                    shutil.rmtree(target / file.name)
+                os.replace(file, target / file.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """One more callback, as transformers' Trainer takes it."""
+        self.run_log.handler.add_callback(callback)
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process is the main one, which writes."""
+        return self.ranks.is_main
+
+
+def as_actors(
+    model: Any,
+    ref_model: Any,
+    reward_model: Any,
+    value_model: Any,
+    peft_config: Any,
+    args: PPOConfig,
+) -> Actors:
+    """``Roles`` as they are; separate models in one object.
+
+    Raises:
+        InputError: roles and separate models are mixed, or these do not go together.
+    """
+    if isinstance(model, Actors):
+        if any(m is not None for m in (ref_model, value_model, peft_config)):
+            raise InputError(
+                "ref_model, value_model and peft_config belong to a plain model; Roles have their "
+                "own"
+            )
+        return model
+
+    listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+    classifiers = [part for part in listed if isinstance(part, nn.Module)]
+    if len(classifiers) > 1:
+        raise InputError("reward_model: one sequence classifier, and functions beside it")
+    return SeparateModels(
+        model,
+        ref_model,
+        classifiers[0] if classifiers else None,
+        value_model,
+        peft_config,
+        torch.bfloat16 if args.bf16 else None,
+        getattr(args, "model_adapter_name", None),
+        getattr(args, "ref_adapter_name", None),
+    )
