@@ -25,10 +25,10 @@ from toolkit.arguments import (
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.text import closing_id, stop_ids
-from toolkit.training.baseline_config import PreferenceConfig
-from toolkit.training.baseline_data import preference_shape, prepare_completions
-from toolkit.training.baseline_trainers import preference_trainer
-from toolkit.training.baselines import train_and_save
+from toolkit.training.baselines.config import PreferenceConfig
+from toolkit.training.baselines.data import preference_shape, prepare_completions
+from toolkit.training.baselines.train_and_save import train_and_save
+from toolkit.training.baselines.trainers import preference_trainer
 
 
 def main(

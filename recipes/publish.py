@@ -22,13 +22,13 @@ from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
-from toolkit.hub.base import check_repo_id, find_base
+from toolkit.hub.adapter_source import read_results, read_source
+from toolkit.hub.base_on_hub import check_repo_id, find_base
 from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info, require_token
 from toolkit.hub.gate import pass_gate
 from toolkit.hub.merge import check_merge, merge
-from toolkit.hub.source import read_results, read_source
-from toolkit.hub.stage import describe, read_template, stage
+from toolkit.hub.package import describe, read_template, stage
 from toolkit.hub.upload import publish
 
 

@@ -25,11 +25,11 @@ from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
-from toolkit.training.accuracy import best_of_k_accuracy, judge
-from toolkit.training.preflight import preflight
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_data import prepare
-from toolkit.training.reward_trainer import BestOfKTrainer, normalize, score_candidates
+from toolkit.training.reward.accuracy import best_of_k_accuracy, judge
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import prepare
+from toolkit.training.reward.preflight import preflight
+from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
 
 
 @dataclass

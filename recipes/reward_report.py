@@ -28,7 +28,7 @@ from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.reward_trainer import score_candidates
+from toolkit.training.reward.trainer import score_candidates
 
 reward = recipe("reward")
 

@@ -23,9 +23,9 @@ from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import other_rendering
-from toolkit.training.baseline_config import RLOOBaselineConfig
-from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
-from toolkit.training.baselines import train_and_save
+from toolkit.training.baselines.config import RLOOBaselineConfig
+from toolkit.training.baselines.train_and_save import train_and_save
+from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
 
 
 def main(

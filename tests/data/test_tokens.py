@@ -22,7 +22,7 @@ from toolkit.models.generation import Sampled
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import Reading, reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.baseline_data import prepare_text
+from toolkit.training.baselines.data import prepare_text
 from toolkit.training.rollouts import sampling_rule
 
 CHATML = (

@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.adapter_source import Source, read_results, read_source
+from toolkit.hub.base_on_hub import Base
 from toolkit.hub.card import code, render
-from toolkit.hub.source import Source, read_results, read_source
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
 DEMO = Path(__file__).parents[2] / "data" / "model"

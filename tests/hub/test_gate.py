@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
 from toolkit.hub import gate
-from toolkit.hub.base import Base, find_base
+from toolkit.hub.adapter_source import Source, read_source
+from toolkit.hub.base_on_hub import Base, find_base
 from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info
 from toolkit.hub.gate import Probes, compare, measure, pass_gate, python_of, run_lines
-from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import read_template, stage
+from toolkit.hub.loading_snippet import Names, ids_line, probe_lines
+from toolkit.hub.package import read_template, stage
 from toolkit.hub.upload import publish
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.

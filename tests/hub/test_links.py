@@ -12,12 +12,12 @@ import pytest
 from toolkit.data.inside import copy_inside, inside, shown
 from toolkit.errors import InputError
 from toolkit.hub import gate
-from toolkit.hub.base import TOKENIZER_FILES, Base, find_base
+from toolkit.hub.adapter_source import Source, read_source
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, find_base
 from toolkit.hub.connection import connect, model_info
 from toolkit.hub.gate import pass_gate
 from toolkit.hub.merge import merge
-from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import describe, listing, read_template, stage
+from toolkit.hub.package import describe, listing, read_template, stage
 from toolkit.hub.upload import publish
 from toolkit.models.merging import merge_adapter
 

@@ -12,10 +12,10 @@ from transformers import (
 )
 
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.adapter_source import Source, read_source
+from toolkit.hub.base_on_hub import Base
 from toolkit.hub.gate import PROBES, measure
 from toolkit.hub.merge import check_merge, merge
-from toolkit.hub.source import Source, read_source
 
 
 @pytest.fixture

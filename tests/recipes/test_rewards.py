@@ -13,7 +13,7 @@ from toolkit.data.files import read_jsonl
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import by_lexicon
-from toolkit.training.accuracy import credit
+from toolkit.training.reward.accuracy import credit
 
 convert = recipe("convert")
 ratings = recipe("ratings")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.training.accuracy import best_of_k_accuracy
+from toolkit.training.reward.accuracy import best_of_k_accuracy
 from toolkit.training.trust import check_trust, with_earlier
 
 

@@ -14,8 +14,8 @@ from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
-from toolkit.training.accuracy import judge
 from toolkit.training.journal import read_rows
+from toolkit.training.reward.accuracy import judge
 
 Row = dict[str, Any]
 TOLERANCE = 0.1  # of the KL's mean over the last fifth of a run, relative to its target

@@ -11,9 +11,9 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from toolkit.data.files import read_jsonl, read_object
-from toolkit.hub.base import Base
-from toolkit.hub.lines import Names, loading_lines
-from toolkit.hub.source import Facts, Results, Source
+from toolkit.hub.adapter_source import Facts, Results, Source
+from toolkit.hub.base_on_hub import Base
+from toolkit.hub.loading_snippet import Names, loading_lines
 
 UNMEASURED = "not measured"
 UNKNOWN = "not recorded"

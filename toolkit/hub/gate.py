@@ -24,10 +24,10 @@ from toolkit.data.inside import inside, open_inside
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
-from toolkit.hub.base import TOKENIZER_FILES, Base, problem_of
-from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.scan import scan, words_of
-from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.hub.adapter_source import VALUE_HEAD, Source
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, problem_of
+from toolkit.hub.loading_snippet import Names, ids_line, probe_lines
+from toolkit.hub.secret_scan import scan, words_of
 from toolkit.models.actors import REFERENCE
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reload import TOLERANCE

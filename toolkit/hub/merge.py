@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from toolkit.data.files import atomic_directory, write_text
 from toolkit.data.inside import copy_inside
 from toolkit.errors import InputError, check_choice
-from toolkit.hub.base import TOKENIZER_FILES, Base, check_tokenizer
+from toolkit.hub.adapter_source import Source
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, check_tokenizer
 from toolkit.hub.gate import PROBES, publicly_known
-from toolkit.hub.scan import scan
-from toolkit.hub.source import Source
-from toolkit.hub.stage import one_line
+from toolkit.hub.package import one_line
+from toolkit.hub.secret_scan import scan
 from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import family_of
 from toolkit.models.loading import load_base, load_config, load_tokenizer

@@ -11,7 +11,7 @@ from huggingface_hub.utils.sha import git_hash
 from toolkit.data.inside import open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
-from toolkit.hub.stage import StagedFile, check_unchanged
+from toolkit.hub.package import StagedFile, check_unchanged
 
 IN_MEMORY = 1 << 26  # bytes; larger files are sent from where they lie
 

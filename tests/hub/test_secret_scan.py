@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from toolkit.data.secrets import scrub
-from toolkit.hub.scan import scan
+from toolkit.hub.secret_scan import scan
 
 SECRETS = {
     "hf_" + "aB3" * 10: "what looks like a Hub token",

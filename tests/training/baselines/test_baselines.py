@@ -26,9 +26,13 @@ from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training import baselines
-from toolkit.training.baseline_config import PreferenceConfig, RLOOBaselineConfig, SFTBaselineConfig
-from toolkit.training.baseline_data import (
+from toolkit.training.baselines import train_and_save as saving
+from toolkit.training.baselines.config import (
+    PreferenceConfig,
+    RLOOBaselineConfig,
+    SFTBaselineConfig,
+)
+from toolkit.training.baselines.data import (
     SFT_SCHEMA,
     BaselineData,
     complete,
@@ -41,15 +45,15 @@ from toolkit.training.baseline_data import (
     sft_rows,
     with_kl_rows,
 )
-from toolkit.training.baseline_trainers import (
+from toolkit.training.baselines.train_and_save import role_logprobs, train_and_save
+from toolkit.training.baselines.trainers import (
     VisibleReward,
     preference_trainer,
     rloo_trainer,
     sft_trainer,
 )
-from toolkit.training.baselines import role_logprobs, train_and_save
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_data import prepare
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import prepare
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
@@ -472,9 +476,9 @@ def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it
 def test_an_adapter_that_reloads_otherwise_is_an_error(demo_model: str, tmp_path: Path) -> None:
     roles, rows = Roles(load_base(demo_model, "fp32")), [[5, 6, 7]]
     same = role_logprobs(roles, rows)
-    assert baselines._check_reload(roles, rows, same, tmp_path, "fp32") == 0
+    assert saving._check_reload(roles, rows, same, tmp_path, "fp32") == 0
     with pytest.raises(InputError, match="its log-probs differ by up to 0.01"):
-        baselines._check_reload(roles, rows, [same[0] + 0.01], tmp_path, "fp32")
+        saving._check_reload(roles, rows, [same[0] + 0.01], tmp_path, "fp32")
 
 
 # RLOO.

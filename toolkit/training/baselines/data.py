@@ -27,7 +27,7 @@ from toolkit.data.prompts import Prompts
 from toolkit.data.sources import Placed, read_table
 from toolkit.data.text import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
-from toolkit.training.baseline_config import PreferenceConfig
+from toolkit.training.baselines.config import PreferenceConfig
 
 Row = dict[str, Any]
 IDS = pyarrow.list_(pyarrow.int32())

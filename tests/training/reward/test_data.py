@@ -12,8 +12,8 @@ from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_data import RewardData, prepare
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import RewardData, prepare
 
 ROWS = [{"prompt": f"We went {'far ' * (i % 4)}{i}.", "completions": [" Good.", " Bad."],
          "best": i % 2, "margin": 1.0, "scores": [0.0, float(i)]} for i in range(40)]  # fmt: skip

@@ -21,7 +21,7 @@ from toolkit.data.files import read_object
 from toolkit.data.inside import inside
 from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
-from toolkit.hub.base import check_tokenizer
+from toolkit.hub.base_on_hub import check_tokenizer
 from toolkit.models.adapters import check_adapter
 from toolkit.models.facts import FACTS, read_facts
 from toolkit.models.finite import check_file

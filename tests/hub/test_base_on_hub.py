@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.hub.base import UNKNOWN_ID, UNKNOWN_SHA, Base, check_repo_id, find_base
+from toolkit.hub.base_on_hub import UNKNOWN_ID, UNKNOWN_SHA, Base, check_repo_id, find_base
 from toolkit.hub.connection import connect, model_info
 
 

@@ -17,7 +17,7 @@ from toolkit.data.encoding import Encoder, best_of, encode_to_disk
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.training.reward_config import BestOfKConfig
+from toolkit.training.reward.config import BestOfKConfig
 
 Row = dict[str, Any]
 

@@ -18,9 +18,9 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.accuracy import best_of_k_accuracy
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_trainer import (
+from toolkit.training.reward.accuracy import best_of_k_accuracy
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.trainer import (
     BestOfKTrainer,
     comparison_loss,
     normalize,

@@ -11,9 +11,9 @@ from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.training.preflight import preflight
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_trainer import BestOfKTrainer
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.preflight import preflight
+from toolkit.training.reward.trainer import BestOfKTrainer
 
 ROWS = [{"prompt": f"We went {i}.", "completions": [" It was good.", " It was very bad."],
          "best": i % 2} for i in range(8)]  # fmt: skip

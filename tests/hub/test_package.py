@@ -12,9 +12,9 @@ import pytest
 
 from toolkit.data.chat import PLAIN_TEMPLATE
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
-from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import SENT, describe, read_template, stage
+from toolkit.hub.adapter_source import Source, read_source
+from toolkit.hub.base_on_hub import Base
+from toolkit.hub.package import SENT, describe, read_template, stage
 
 SHA = "a" * 40
 

@@ -21,8 +21,8 @@ from toolkit.data.chat import PLAIN_TEMPLATE, chat_of
 from toolkit.data.files import atomic_directory, require_file, write_json, write_text
 from toolkit.data.inside import copy_inside, open_inside, shown
 from toolkit.errors import InputError
-from toolkit.hub.base import TOKENIZER_FILES, Base
-from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.hub.adapter_source import VALUE_HEAD, Source
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base
 from toolkit.models.facts import FACTS
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)

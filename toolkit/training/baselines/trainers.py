@@ -31,13 +31,13 @@ from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import filler
 from toolkit.scoring.functions import call_reward_function, function_name
-from toolkit.training.baseline_config import (
+from toolkit.training.baselines.config import (
     PreferenceConfig,
     RLOOBaselineConfig,
     SFTBaselineConfig,
     method_classes,
 )
-from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_kl_rows
+from toolkit.training.baselines.data import BaselineData, Row, prompt_rows, with_kl_rows
 from toolkit.training.rewards import (
     RewardFunction,
     as_asked,

@@ -8,10 +8,10 @@
     rloo                trl.RLOOTrainer                      fresh samples and their rewards
 
     module              holds
-    baseline_config     what can be set, and what is refused
-    baseline_data       rows as token ids: schemas, split, shape
-    baseline_trainers   the trainers, what is overridden in them, RLOO's sampling and rewards
-    baselines           this one: train, evaluate, save, load again and compare
+    config              what can be set, and what is refused
+    data                rows as token ids: schemas, split, shape
+    trainers            the trainers, what is overridden in them, RLOO's sampling and rewards
+    train_and_save      this one: train, evaluate, save, load again and compare
 
 Each imports from those above it only.
 """
@@ -33,7 +33,7 @@ from toolkit.models.adapters import absolute_if_local
 from toolkit.models.facts import write_facts
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
-from toolkit.training.baseline_data import Row
+from toolkit.training.baselines.data import Row
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import peak_mb
 
