@@ -117,7 +117,7 @@ def main(
         forget_run(out)
     write_jsonl(out / "samples.jsonl", shown)
     write_json(out / "evaluation.json", result)
-    write_run(out / "run.json", model_args, sampling_args, args)
+    write_run(out, "evaluate", model_args, sampling_args, args)
     print_evaluation(result, shown[: args.show])
     return result
 

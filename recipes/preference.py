@@ -60,8 +60,8 @@ def main(
         out, model_args.base, name, model_args.precision, data.probes,
         encoder.rendering(),
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
-              metrics=metrics, history=history)  # fmt: skip
+    write_run(out, config.method, model_args, lora, data_args, args, config,
+              data=data.facts, metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

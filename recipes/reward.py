@@ -112,7 +112,7 @@ def main(
         write_json(folder / "metrics.json", metrics)
         forget_run(out)
     write_jsonl(out / "held_out.jsonl", data.rows)
-    write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
+    write_run(out, "reward", model_args, lora, sampling, data_args, args, config,
               data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"{out / 'adapter'}: {judge(metrics).sentence}")

@@ -81,7 +81,7 @@ def main(
         ),
         out, model_args.base, name, model_args.precision, prompts[:8], prompts.rendering(),
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
+    write_run(out, "rloo", model_args, lora, reward_args, args, config, data=facts,
               metrics=metrics, history=history, reward_verdicts=reward_args.verdicts)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")

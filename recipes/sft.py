@@ -70,7 +70,7 @@ def main(
         out, model_args.base, name, model_args.precision, data.probes,
         encoder.rendering() if args.text is None else {"trained_on": "text"},
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
+    write_run(out, "sft", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")

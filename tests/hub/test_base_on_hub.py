@@ -58,12 +58,12 @@ def test_offline_the_problem_is_a_line_and_not_an_error(
     hub: Any, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    base = find(local, revision="a" * 40, licence="mit")
+    base = find(local, revision="a" * 40, license="mit")
     assert base.problems == [
         "base org/base: not verified on the Hub: org/base: the Hub was not asked (HF_HUB_OFFLINE "
         "is set)"
     ]
-    assert base.sha == "a" * 40 and base.licence == {"license": "mit"} and hub.seen == []
+    assert base.sha == "a" * 40 and base.license == {"license": "mit"} and hub.seen == []
 
 
 def test_a_base_of_the_hub_is_the_commit_in_the_cache_not_the_newest(
@@ -88,15 +88,15 @@ def test_the_licence_is_the_bases_or_the_given_one_where_that_says_none(
     hub: Any, local: Path
 ) -> None:
     hub.add("org/base", local)
-    assert find(local, licence="mit").licence == {"license": "mit"}
-    assert find(local, licence="mit\nmore: x").problems[0].startswith("license: 'mit")
+    assert find(local, license="mit").license == {"license": "mit"}
+    assert find(local, license="mit\nmore: x").problems[0].startswith("license: 'mit")
     (local / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
-    assert find(local).licence == {"license": "apache-2.0"}
-    assert find(local, licence="mit").problems == [
+    assert find(local).license == {"license": "apache-2.0"}
+    assert find(local, license="mit").problems == [
         "license: mit, but the base says 'apache-2.0' (leave it out)"
     ]
     hub.repos["org/base"].card = {"license": "gpl-3.0"}
-    assert find(local).licence == {"license": "gpl-3.0"}
+    assert find(local).license == {"license": "gpl-3.0"}
 
 
 def test_a_base_that_changed_since_the_training_is_refused(hub: Any, local: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from toolkit.data.chat import PLAIN_TEMPLATE
 from toolkit.errors import InputError
-from toolkit.hub.adapter_source import Source, read_source
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
 from toolkit.hub.base_on_hub import Base
-from toolkit.hub.package import SENT, describe, read_template, stage
+from toolkit.hub.package import SENT, describe, pack, read_template
+from toolkit.record import RunRecord
 
 SHA = "a" * 40
 
@@ -25,7 +26,7 @@ def base(demo_model: str) -> Base:
 
 
 @pytest.fixture
-def source(adapters: Path, tmp_path: Path) -> Source:
+def source(adapters: Path, tmp_path: Path) -> TrainedAdapter:
     """A policy's folder in which other things lie too."""
     folder = tmp_path / "ppo" / "adapters" / "policy"
     shutil.copytree(adapters / "ppo" / "adapters" / "policy", folder)
@@ -35,7 +36,7 @@ def source(adapters: Path, tmp_path: Path) -> Source:
         {"precision": "fp32", "gain": 2.0, "base_fingerprint": "0123456789abcdef", "at": "/srv/x",
          "note": "hello", "deep": {"path": "~/x", "n": 3}}
     ))  # fmt: skip
-    return read_source(folder)
+    return read_adapter(folder)
 
 
 @contextmanager
@@ -50,9 +51,9 @@ def room_for(size: int) -> Iterator[None]:
 
 
 def test_only_the_list_is_staged_and_the_rest_is_named(
-    source: Source, base: Base, tmp_path: Path
+    source: TrainedAdapter, base: Base, tmp_path: Path
 ) -> None:
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     names = [file.name for file in staged.files]
     assert names == sorted(p.name for p in (tmp_path / "out").iterdir())
     assert set(names) == {"README.md", "adapter_config.json", "adapter_model.safetensors",
@@ -65,9 +66,9 @@ def test_only_the_list_is_staged_and_the_rest_is_named(
 
 
 def test_the_weights_are_byte_for_byte_and_the_names_are_the_hubs(
-    source: Source, base: Base, tmp_path: Path
+    source: TrainedAdapter, base: Base, tmp_path: Path
 ) -> None:
-    out = stage(source, base, "# Card\n", None, tmp_path / "out").folder
+    out = pack(source, base, "# Card\n", None, tmp_path / "out").folder
     for name in ("adapter_model.safetensors", "tokenizer.json"):
         there = source.folder if name.startswith("adapter") else base.files
         assert (out / name).read_bytes() == (there / name).read_bytes()
@@ -79,41 +80,44 @@ def test_the_weights_are_byte_for_byte_and_the_names_are_the_hubs(
     }  # fmt: skip
 
 
-def test_staging_twice_gives_the_same_bytes(source: Source, base: Base, tmp_path: Path) -> None:
-    first = stage(source, base, "# Card\n", "{{ x }}", tmp_path / "out")
-    assert stage(source, base, "# Card\n", "{{ x }}", tmp_path / "out") == first
+def test_packing_twice_gives_the_same_bytes(
+    source: TrainedAdapter, base: Base, tmp_path: Path
+) -> None:
+    first = pack(source, base, "# Card\n", "{{ x }}", tmp_path / "out")
+    assert pack(source, base, "# Card\n", "{{ x }}", tmp_path / "out") == first
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ x }}"
 
 
 def test_a_folder_with_something_else_in_it_is_not_replaced(
-    source: Source, base: Base, tmp_path: Path
+    source: TrainedAdapter, base: Base, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years")
     with pytest.raises(InputError, match="holds thesis.tex, which was not staged"):
-        stage(source, base, "# Card\n", None, tmp_path / "out")
+        pack(source, base, "# Card\n", None, tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(
-    source: Source, base: Base, tmp_path: Path
+    source: TrainedAdapter, base: Base, tmp_path: Path
 ) -> None:
-    first = stage(source, base, "# Card\n", None, tmp_path / "out")
+    first = pack(source, base, "# Card\n", None, tmp_path / "out")
     with room_for(20_000), pytest.raises(InputError, match=r"out: not written: File too large \("):
-        stage(source, base, "# Another\n", None, tmp_path / "out")
-    assert stage(source, base, "# Card\n", None, tmp_path / "out") == first
+        pack(source, base, "# Another\n", None, tmp_path / "out")
+    assert pack(source, base, "# Card\n", None, tmp_path / "out") == first
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".out")] == []
 
 
 def test_a_reward_brings_the_template_that_it_was_trained_with(
     adapters: Path, tmp_path: Path
 ) -> None:
-    source = read_source(adapters / "reward" / "adapter")
+    source = read_adapter(adapters / "reward" / "adapter")
     assert read_template(source, None) is None
-    source.run = {"settings": {"chat_template": "plain"}}
+    source.record = RunRecord(settings={"chat_template": "plain"})
     assert read_template(source, None) == PLAIN_TEMPLATE
     (tmp_path / "there.jinja").write_text("{{ messages }}")
-    source.run = {"settings": {"chat_template": str(tmp_path / "there.jinja")}}  # of anybody's
+    named = str(tmp_path / "there.jinja")  # a file of anybody's
+    source.record = RunRecord(settings={"chat_template": named})
     with pytest.raises(InputError, match="pass the one that the adapter was trained with"):
         read_template(source, None)
     assert read_template(source, "plain") == PLAIN_TEMPLATE
@@ -121,29 +125,29 @@ def test_a_reward_brings_the_template_that_it_was_trained_with(
 
 def test_kinds_are_told_from_the_folder(adapters: Path, base: Base, tmp_path: Path) -> None:
     found: dict[str, Any] = {
-        name: read_source(adapters / name)
+        name: read_adapter(adapters / name)
         for name in ("ppo/adapters/policy", "ppo/adapters/value", "reward/adapter")
     }
     assert [s.kind for s in found.values()] == ["policy", "value", "reward"]
     # The value's precision is written beside the policy.
     assert {s.precision for s in found.values()} == {"fp32"}
-    staged = stage(found["ppo/adapters/value"], base, "# Card\n", None, tmp_path / "out")
+    staged = pack(found["ppo/adapters/value"], base, "# Card\n", None, tmp_path / "out")
     assert "value_head.safetensors" in [file.name for file in staged.files]
     assert {file.name for file in staged.files} <= SENT
 
 
 def test_what_is_no_adapter_is_refused(adapters: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no adapter_config.json"):
-        read_source(tmp_path)
+        read_adapter(tmp_path)
     shutil.copy(adapters / "ppo/adapters/value/value_head.safetensors", tmp_path)
     with pytest.raises(InputError, match="a value head on the policy's trunk, without an adapter"):
-        read_source(tmp_path)
+        read_adapter(tmp_path)
     other = tmp_path / "other"
     shutil.copytree(adapters / "ppo/adapters/policy", other)
     (other / "toolkit.json").unlink()
     with pytest.raises(InputError, match="pass --precision 4bit, bf16 or fp32"):
-        read_source(other)
-    assert read_source(other, "bf16").precision == "bf16"
+        read_adapter(other)
+    assert read_adapter(other, "bf16").precision == "bf16"
     (other / "adapter_model.safetensors").write_bytes(b"not one")
     with pytest.raises(InputError, match="not readable"):
-        read_source(other, "bf16")
+        read_adapter(other, "bf16")

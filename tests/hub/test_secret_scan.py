@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from toolkit.data.secrets import scrub
-from toolkit.hub.secret_scan import scan
+from toolkit.hub.secret_scan import find_secrets
 
 SECRETS = {
     "hf_" + "aB3" * 10: "what looks like a Hub token",
@@ -45,7 +45,7 @@ def test_each_is_found_in_each_kind_of_file(tmp_path: Path, secret: str, kind: s
         (tmp_path / "file").write_text(f'{{"a": "{escaped}"}}')
     else:
         save_file({"a": torch.zeros(1)}, tmp_path / "file.safetensors", metadata={"note": secret})
-    problems = scan(tmp_path, ["/srv/models/base"])
+    problems = find_secrets(tmp_path, ["/srv/models/base"])
     assert any(SECRETS[secret] in line for line in problems)
     assert all(line.startswith("file") and secret not in line for line in problems)
 
@@ -55,8 +55,8 @@ def test_a_clean_folder_passes(tmp_path: Path, demo_model: str) -> None:
         "# A card\n\nSee https://huggingface.co/home/ann and home/x; hf_hub_download; task-42; "
         "/rootless; a risk-free-and-desk-bound-thing\n"
     )
-    assert scan(tmp_path) == []
-    assert scan(Path(demo_model)) == []
+    assert find_secrets(tmp_path) == []
+    assert find_secrets(Path(demo_model)) == []
 
 
 NAMES = ["tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"]
@@ -66,27 +66,27 @@ NAMES = ["tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.m
 def test_a_word_list_is_looked_through_like_any_other_file(tmp_path: Path, name: str) -> None:
     """But for one that everybody has from the Hub, which may hold what looks like a path."""
     (tmp_path / name).write_text(json.dumps({"vocab": {"/root": 1, "/home/x": 2}}))
-    assert [line.partition(" (")[0] for line in scan(tmp_path)] == [
+    assert [line.partition(" (")[0] for line in find_secrets(tmp_path)] == [
         f"{name}: a path in somebody's home folder"
     ]
-    assert scan(tmp_path, public=[name]) == []
+    assert find_secrets(tmp_path, public=[name]) == []
     (tmp_path / name).write_text(json.dumps({"vocab": {"hunter2-hunter2": 1}}))
-    assert len(scan(tmp_path)) == len(scan(tmp_path, public=[name])) == 1
+    assert len(find_secrets(tmp_path)) == len(find_secrets(tmp_path, public=[name])) == 1
 
 
 def test_a_public_piece_of_text_is_passed_over_where_it_stands_alone(tmp_path: Path) -> None:
     words = ["/root", "/home/x", "a"]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"/root": 1, "/home/x": 2}))
     (tmp_path / "vocab.txt").write_text("/root\nx\n")
-    assert scan(tmp_path, words=words) == []
+    assert find_secrets(tmp_path, words=words) == []
     (tmp_path / "vocab.txt").write_text("see /root\n")
     (tmp_path / "tokenizer.json").write_text(json.dumps({"/root/x": 1}))
-    assert len(scan(tmp_path, words=words)) == 2
+    assert len(find_secrets(tmp_path, words=words)) == 2
 
 
 def test_the_working_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"at": str(Path.cwd() / "outputs")}))
-    assert any("a folder of this machine" in line for line in scan(tmp_path))
+    assert any("a folder of this machine" in line for line in find_secrets(tmp_path))
 
 
 def test_scrubbed_text_is_one_line_without_secrets() -> None:

@@ -94,9 +94,9 @@ def test_figures_of_an_earlier_version_without_p_below_are_judged_as_well(tmp_pa
 def test_a_run_that_goes_on_keeps_the_verdicts_of_its_earlier_reward_models(
     tmp_path: Path,
 ) -> None:
-    path, bad, good = tmp_path / "run.json", {"model": "a", "answer": "no"}, {"model": "b"}
-    assert with_earlier(path, [bad], True) == [bad]
-    path.write_text(json.dumps({"reward_verdicts": [bad]}))
-    assert with_earlier(path, [good], True) == [bad, good]
-    assert with_earlier(path, [bad], True) == [bad]
-    assert with_earlier(path, [good], False) == [good]
+    bad, good = {"model": "a", "answer": "no"}, {"model": "b"}
+    assert with_earlier(tmp_path, [bad], True) == [bad]
+    (tmp_path / "run.json").write_text(json.dumps({"reward_verdicts": [bad]}))
+    assert with_earlier(tmp_path, [good], True) == [bad, good]
+    assert with_earlier(tmp_path, [bad], True) == [bad]
+    assert with_earlier(tmp_path, [good], False) == [good]

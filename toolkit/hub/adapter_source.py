@@ -1,4 +1,4 @@
-"""What is to be published: the adapter's folder, its kind, and what is written beside it.
+"""The adapter that is to be published: its folder, its kind, and what is written beside it.
 
 kind     told by                                            found beside it
 policy   task_type CAUSAL_LM                                run.json, one folder up or two (ppo.py)
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -26,33 +26,35 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.facts import FACTS, read_facts
 from toolkit.models.finite import check_file
 from toolkit.models.reading import reading_of
+from toolkit.record import Json, RunRecord, record_beside
+from toolkit.training.methods import METHODS, Method
 
-Facts = dict[str, Any]
+Kind = Literal["policy", "reward", "value"]
 VALUE_HEAD = "value_head.safetensors"
 PRECISIONS = ("4bit", "bf16", "fp32")
 
 
 @dataclass
-class Source:
+class TrainedAdapter:
     """An adapter as its training left it.
 
     Attributes:
         folder: where it lies.
-        kind: "policy", "reward" or "value".
+        kind: what it is for.
         config: adapter_config.json.
-        facts: toolkit.json; of a value, that of the policy beside it.
+        toolkit_json: toolkit.json; of a value, that of the policy beside it.
         precision: how the base was held in training.
-        run: run.json of its training; empty where there is none.
+        record: run.json of its training; None where there is none.
         metrics: metrics.json; empty where there is none.
     """
 
     folder: Path
-    kind: str
-    config: Facts
-    facts: Facts
+    kind: Kind
+    config: Json
+    toolkit_json: Json
     precision: str
-    run: Facts = field(default_factory=dict)
-    metrics: Facts = field(default_factory=dict)
+    record: RunRecord | None = None
+    metrics: Json = field(default_factory=dict)
 
     @property
     def base_name(self) -> str:
@@ -70,7 +72,7 @@ class Source:
         if self.kind != "reward":
             return ""
         if self.trained_here:
-            return str(self.facts.get("ends_with") or "")
+            return str(self.toolkit_json.get("ends_with") or "")
         home = self.tokenizer_home(Path(self.base_name))
         if not (home / "tokenizer_config.json").is_file():
             return ""
@@ -82,9 +84,9 @@ class Source:
 
     def chat(self, base: Path) -> Chat | None:
         """How it was trained to read messages; None where it knows text, or text as well."""
-        if self.facts.get("trained_on") != "messages":
+        if self.toolkit_json.get("trained_on") != "messages":
             return None
-        found, home = chat_of(self.facts), self.tokenizer_home(base)
+        found, home = chat_of(self.toolkit_json), self.tokenizer_home(base)
         if found.template is None and (
             not (home / "tokenizer_config.json").is_file()
             or AutoTokenizer.from_pretrained(str(home)).chat_template is None
@@ -128,15 +130,16 @@ class Source:
         return text_ids(tokenizer, [text + self.ends_with for text in texts])
 
     @property
-    def method(self) -> str | None:
-        """How a policy was trained: ppo, rloo, sft, or preference.py's dpo, kto, orpo or cpo."""
-        settings = self.run.get("settings", {})
-        for name, telling in (("ppo", "kl_controller"), ("rloo", "num_generations")):
-            if telling in settings:
-                return name
-        if settings:
-            return str(settings.get("method", "sft"))
-        return "ppo" if self.folder.parent.name in ("adapters", "best") else None
+    def method(self) -> Method | None:
+        """How it was trained; None where that is not recorded."""
+        if self.kind == "reward":
+            return METHODS["reward"]
+        if self.kind == "value":
+            return METHODS["ppo"]
+
+        if self.record is not None and self.record.method is not None:
+            return METHODS.get(self.record.method)
+        return METHODS["ppo"] if self.folder.parent.name in ("adapters", "best") else None
 
     @property
     def revision(self) -> str | None:
@@ -145,28 +148,30 @@ class Source:
 
     def setting(self, name: str) -> Any:
         """What the training was told, or its default; None where that is not known."""
-        return self.run.get("settings", {}).get(name)
+        return None if self.record is None else self.record.settings.get(name)
 
 
-def read_source(adapter: str | Path, precision: str | None = None) -> Source:
+def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapter:
     """The adapter in this folder, looked at without loading a model.
 
     Args:
-        adapter: the folder.
+        path: the folder.
         precision: how its base was held; None takes toolkit.json's word.
 
     Raises:
         InputError: there is no whole LoRA adapter, or nothing says how its base was held.
     """
-    folder = Path(adapter).resolve()
+    folder = Path(path).resolve()
     if (folder / VALUE_HEAD).is_file() and not (folder / "adapter_config.json").exists():
         raise InputError(
-            f"adapter: {adapter}: a value head on the policy's trunk, without an adapter of its "
-            "own (publish the policy, or train with --value adapter)", "adapter",
-        )  # fmt: skip
+            f"adapter: {path}: a value head on the policy's trunk, without an adapter of its "
+            "own (publish the policy, or train with --value adapter)",
+            "adapter",
+        )
     config_path = folder / "adapter_config.json"
     if not config_path.is_file():
-        raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
+        raise InputError(f"adapter: {path}: no adapter_config.json (give an adapter's folder)")
+
     for name in ("adapter_config.json", FACTS, VALUE_HEAD, "adapter_model.safetensors"):
         inside(folder, name)
     check_tokenizer(folder)
@@ -174,34 +179,36 @@ def read_source(adapter: str | Path, precision: str | None = None) -> Source:
     task = "SEQ_CLS" if config.get("task_type") == "SEQ_CLS" else "CAUSAL_LM"
     # Held against the base that it names, so only its form is checked here.
     check_adapter(folder, str(config.get("base_model_name_or_path") or ""), task, "adapter")
-    kind = "reward" if task == "SEQ_CLS" else "policy"
-    beside = folder
+
+    kind: Kind = "reward" if task == "SEQ_CLS" else "policy"
+    described_in = folder
     if kind == "policy" and (folder / VALUE_HEAD).is_file():
         kind = "value"
         _check_head(folder / VALUE_HEAD)
         if not (folder / FACTS).is_file():
-            beside = folder.parent / "policy"
-    facts = read_facts(beside)
-    held = precision or facts.get("precision")
+            described_in = folder.parent / "policy"
+    toolkit_json = read_facts(described_in)
+
+    held = precision or toolkit_json.get("precision")
     if held is None:
         raise InputError(
-            f"precision: nothing in {adapter} says how its base was held (pass --precision 4bit, "
-            "bf16 or fp32)", "precision",
-        )  # fmt: skip
+            f"precision: nothing in {path} says how its base was held (pass --precision 4bit, "
+            "bf16 or fp32)",
+            "precision",
+        )
     check_choice("precision", held, PRECISIONS)
-    source = Source(folder, kind, config, facts, held)
-    source.run = _read_if_there(folder.parent / "run.json")
-    if kind != "reward" and not source.run:
-        source.run = _read_if_there(folder.parent.parent / "run.json")
-    source.metrics = _read_if_there(folder / "metrics.json")
-    return source
 
-
-def _read_if_there(path: Path) -> Facts:
-    return read_object(path, "run") if path.is_file() else {}
+    adapter = TrainedAdapter(folder, kind, config, toolkit_json, held)
+    written = record_beside(folder, levels=1 if kind == "reward" else 2)
+    if written is not None:
+        adapter.record = RunRecord.read(written)
+    if (folder / "metrics.json").is_file():
+        adapter.metrics = read_object(folder / "metrics.json", "adapter")
+    return adapter
 
 
 def _check_head(path: Path) -> None:
+    """Raise InputError unless the file holds a value head: weight (1, H) and bias."""
     check_file(path, "adapter")
     try:
         with safe_open(path, framework="pt") as weights:
@@ -224,9 +231,9 @@ class Results:
     """
 
     prompts: int
-    judges: dict[str, Facts]
-    contender: Facts
-    pairs: list[Facts]
+    judges: dict[str, Json]
+    contender: Json
+    pairs: list[Json]
 
 
 def read_results(path: str | Path | None, folder: Path, name: str | None = None) -> Results | None:
@@ -241,7 +248,7 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
     path = path / "evaluation.json" if path.is_dir() else path
     whole = read_object(path, "evaluation")
     try:
-        rows: list[Facts] = whole["contenders"]
+        rows: list[Json] = whole["contenders"]
         if name is None:
             mine = [row for row in rows if row["adapter"] and Path(row["adapter"]) == folder]
         else:
@@ -250,12 +257,14 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
             names = ", ".join(str(row["name"]) for row in rows)
             raise InputError(
                 f"evaluation: {path}: {len(mine)} contenders with this adapter (name one by "
-                f"--contender, of {names})", "evaluation",
-            )  # fmt: skip
+                f"--contender, of {names})",
+                "evaluation",
+            )
         row = mine[0]
         own = row["name"]
-        pairs = [p if p["a"] == own else _turned(p) for p in whole["pairs"] if own in
-                 (p["a"], p["b"])]  # fmt: skip
+        pairs = [
+            p if p["a"] == own else _turned(p) for p in whole["pairs"] if own in (p["a"], p["b"])
+        ]
         for pair in pairs:
             _numbers(pair, "wins", "ties", "losses", "win_rate", "low", "high")
         for score in row["scores"].values():
@@ -272,15 +281,20 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
         ) from None
 
 
-def _turned(pair: Facts) -> Facts:
+def _turned(pair: Json) -> Json:
     """The same comparison, seen from ``b``."""
     return pair | {
-        "a": pair["b"], "b": pair["a"], "wins": pair["losses"], "losses": pair["wins"],
-        "win_rate": 1 - pair["win_rate"], "low": 1 - pair["high"], "high": 1 - pair["low"],
-    }  # fmt: skip
+        "a": pair["b"],
+        "b": pair["a"],
+        "wins": pair["losses"],
+        "losses": pair["wins"],
+        "win_rate": 1 - pair["win_rate"],
+        "low": 1 - pair["high"],
+        "high": 1 - pair["low"],
+    }
 
 
-def _numbers(row: Facts, *names: str) -> None:
+def _numbers(row: Json, *names: str) -> None:
     for name in names:
         value = row[name]
         if (

@@ -1,4 +1,4 @@
-"""The base's name on the Hub: its id and commit, proof that they are this base, its licence."""
+"""The base's name on the Hub: its id and commit, proof that they are this base, its license."""
 
 import hashlib
 import re
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import ModelInfo, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
@@ -24,12 +24,21 @@ from toolkit.models.loading import base_fingerprint, check_base, load_config
 # Put into a dry run's card where the true ones are not known; a real run is refused.
 UNKNOWN_ID, UNKNOWN_SHA = "base-model-id/is-missing", "0" * 40
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-LICENCE_FIELDS = ("license", "license_name", "license_link")
-ModelInfo = Callable[[str, str | None], Any]
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+AskHub = Callable[[str, str | None], ModelInfo]  # repository and revision; raises HubError
 
 
 @dataclass
@@ -39,7 +48,7 @@ class Base:
     Attributes:
         files: the folder that it is loaded from.
         repo_id, sha: what it is called on the Hub.
-        licence: the card's fields for it.
+        license: the card's fields for it.
         problems: why the adapter cannot be published on it, a line each.
         known: what the Hub says of each file of that commit, by name; None if it was not asked.
     """
@@ -47,9 +56,9 @@ class Base:
     files: Path
     repo_id: str = UNKNOWN_ID
     sha: str = UNKNOWN_SHA
-    licence: dict[str, str] = field(default_factory=dict)
+    license: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    known: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    known: dict[str, RepoSibling] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def family(self) -> Family:
@@ -86,11 +95,11 @@ def check_repo_id(repo_id: str | None, argument: str) -> str:
 
 def find_base(
     name: str,
-    ask: ModelInfo,
+    ask: AskHub,
     base_model_id: str | None = None,
     revision: str | None = None,
     fingerprint: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Base:
     """Look up the base on the Hub; what is in the way becomes a problem, not an error.
 
@@ -100,7 +109,7 @@ def find_base(
         base_model_id: of a folder, what it is on the Hub.
         revision: branch, tag or commit; of a Hub id by default the one that is cached here.
         fingerprint: of the base at training time, where that was a folder.
-        licence: for a base whose card does not say.
+        license: for a base whose card does not say.
 
     Raises:
         InputError: the base is not on this machine, or not the one that was trained on; or a file
@@ -108,6 +117,7 @@ def find_base(
     """
     if not name:
         raise InputError("model_name_or_path: the adapter names no base (pass it)")
+
     if Path(name).is_dir():
         check_base(name)
         if fingerprint is not None and fingerprint != base_fingerprint(name):
@@ -128,7 +138,8 @@ def find_base(
     else:
         base = _cached(name, revision or "main", base_model_id)
         _look_up(base, ask, base.sha)
-    base.licence = _licence(base, licence)
+
+    base.license = _license(base, license)
     return base
 
 
@@ -145,19 +156,21 @@ def _cached(name: str, revision: str, base_model_id: str | None) -> Base:
             "base_model_id",
         )
     check_repo_id(name, "model_name_or_path")
+
     config = try_to_load_from_cache(name, "config.json", revision=revision)
     if not isinstance(config, str):
         raise InputError(
             f"model_name_or_path: {name} at {revision} is not in the Hub's cache on this machine "
-            f"(download it: hf download {name} --revision {revision})", "model_name_or_path",
-        )  # fmt: skip
+            f"(download it: hf download {name} --revision {revision})",
+            "model_name_or_path",
+        )
     files = Path(config).parent  # models--OWNER--NAME/snapshots/COMMIT
     check_base(str(files))
     check_tokenizer(files)
     return Base(files, name, files.name)
 
 
-def _look_up(base: Base, ask: ModelInfo, revision: str) -> None:
+def _look_up(base: Base, ask: AskHub, revision: str) -> None:
     """Fill in the commit, and compare the files with those of the Hub."""
     if re.fullmatch("[0-9a-f]{40}", revision):
         base.sha = revision
@@ -166,14 +179,16 @@ def _look_up(base: Base, ask: ModelInfo, revision: str) -> None:
     except HubError as error:
         base.problems.append(f"base {base.repo_id}: not verified on the Hub: {error}")
         return
+
     base.sha = str(info.sha)
     base.known = {sibling.rfilename: sibling for sibling in info.siblings or []}
     weights = [path for path in sorted(base.files.glob("*.safetensors")) if path.is_file()]
     for path in [base.files / "config.json", *weights]:
         problem = problem_of(base, path)
         base.problems += [problem] if problem else []
+
     data = info.card_data.to_dict() if info.card_data else {}
-    base.licence = {k: str(data[k]) for k in LICENCE_FIELDS if data.get(k)}
+    base.license = {k: str(data[k]) for k in LICENSE_FIELDS if data.get(k)}
 
 
 def problem_of(base: Base, path: Path) -> str | None:
@@ -196,16 +211,16 @@ def problem_of(base: Base, path: Path) -> str | None:
     )
 
 
-def _same(path: Path, known: Any) -> bool:
+def _same(path: Path, known: RepoSibling) -> bool:
     if known.lfs is not None:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest() == known.lfs.sha256
     return git_hash(path.read_bytes()) == known.blob_id
 
 
-def _licence(base: Base, given: str | None) -> dict[str, str]:
+def _license(base: Base, given: str | None) -> dict[str, str]:
     """The base's, by its card on the Hub or its README.md here; the argument where neither says."""
-    said = base.licence or _front_matter(base.files / "README.md")
+    said = base.license or _front_matter(base.files / "README.md")
     value = said.get("license") or given
     if value is None:
         base.problems.append("license: neither the Hub nor the base says (pass --license)")
@@ -219,17 +234,19 @@ def _licence(base: Base, given: str | None) -> dict[str, str]:
 
 
 def _front_matter(path: Path) -> dict[str, str]:
-    """The licence fields of a model card, if it is there."""
+    """The license fields of a model card, if it is there."""
     stream = open_inside(path.parent, path.name)
     if stream is None:
         return {}
     with stream:
         text = stream.read(1 << 20).decode("utf-8", "replace")
+
     parts = re.split(r"^---\s*$", text, flags=re.M)
     try:
         data = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else {}
     except yaml.YAMLError:
         return {}
+
     if not isinstance(data, dict) or not data.get("license"):
         return {}
-    return {k: str(data[k]) for k in LICENCE_FIELDS if data.get(k)}
+    return {k: str(data[k]) for k in LICENSE_FIELDS if data.get(k)}

@@ -142,11 +142,18 @@ class Names(NamedTuple):
     sha: str
 
 
-def loading_lines(
-    kind: str, precision: str, names: Names, gain: float = 1.0, bias: float = 0.0,
-    ends_with: str = "", prefix: list[int] | None = None, chat: Chat | None = None,
-    family: Family | None = None, experts: bool = False,
-) -> str:  # fmt: skip
+def loading_snippet(
+    kind: str,
+    precision: str,
+    names: Names,
+    gain: float = 1.0,
+    bias: float = 0.0,
+    ends_with: str = "",
+    prefix: list[int] | None = None,
+    chat: Chat | None = None,
+    family: Family | None = None,
+    experts: bool = False,
+) -> str:
     """Python that loads the adapter and uses it once.
 
     Args:
@@ -217,5 +224,5 @@ def loading_lines(
             if prefix is None
             else ids_line(text, prefix=prefix),
             passed="**prompt" if prefix is None else "prompt",
-        )  # fmt: skip
+        )
     )

@@ -15,10 +15,12 @@ HOMES = {
 }
 
 
-def scan(
-    folder: Path, local_paths: Iterable[str | Path] = (), public: Collection[str] = (),
+def find_secrets(
+    folder: Path,
+    local_paths: Iterable[str | Path] = (),
+    public: Collection[str] = (),
     words: Collection[str] = (),
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """A line for each file and kind of thing found; never the thing itself.
 
     Args:

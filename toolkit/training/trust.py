@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
+from toolkit.record import RUN_FILE, RunRecord
 from toolkit.training.reward.accuracy import judge
 
 Row = dict[str, Any]
@@ -76,15 +77,15 @@ def _metrics(path: Path) -> Row | None:
     return metrics if whole else None
 
 
-def with_earlier(path: Path, now: list[Row], resumed: bool) -> list[Row]:
+def with_earlier(folder: Path, now: list[Row], resumed: bool) -> list[Row]:
     """Verdicts for a run's run.json: those of a run that is taken up again stay, in their order.
 
     An online run has another reward model in each round, and one of them may have been worthless.
     """
-    then: Any = []
-    if resumed and path.is_file():
+    then: list[Row] = []
+    if resumed and (folder / RUN_FILE).is_file():
         try:
-            then = json.loads(path.read_text(encoding="utf-8")).get("reward_verdicts") or []
-        except (ValueError, AttributeError):
+            then = RunRecord.read(folder / RUN_FILE).reward_verdicts or []
+        except InputError:  # it is about to be written anew
             then = []
     return [row for row in then if row not in now] + now
