@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.files import read_object
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError, check_range
 from toolkit.evaluation.run_page import write_run_report
@@ -27,6 +26,7 @@ from toolkit.evaluation.run_report import (
     verdicts,
 )
 from toolkit.evaluation.tables import Fact, print_facts
+from toolkit.record import RUN_FILE, RunRecord
 
 
 @dataclass
@@ -72,7 +72,7 @@ def main(args: ReportArguments) -> list[Fact]:
     runs = {n: read_ppo_run(f) for n, f in named(args.runs, "runs").items()}
     rewards = {n: read_reward_run(f) for n, f in named(args.rewards, "rewards").items()}
     trainings: dict[str, Any] = {
-        n: read_object(f / "run.json", "--trainings")
+        n: RunRecord.read(f / RUN_FILE, "--trainings").as_json()
         for n, f in named(args.trainings, "trainings").items()
     }
     result, samples = None, []

@@ -25,7 +25,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat
 from toolkit.data.encoding import Encoder
-from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import decode_pair
@@ -37,6 +36,7 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.loading import check_base, load_base, load_tokenizer
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.record import RUN_FILE, RunRecord, record_beside
 from toolkit.training.checkpoints import NAME, export_policy
 from toolkit.training.rollouts import SamplingRule
 
@@ -187,9 +187,8 @@ def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prom
         if c.kind not in ("adapter", "checkpoint"):
             continue
         lines += other_rendering(c.adapter, prompts, c.name)
-        parents = Path(c.source).resolve().parents
-        path = next((p / "run.json" for p in parents[:2] if (p / "run.json").is_file()), None)
-        settings = {} if path is None else read_object(path, "run.json").get("settings", {})
+        path = record_beside(Path(c.source))
+        settings = {} if path is None else RunRecord.read(path).settings
         for name in names:
             then, now = settings.get(name), getattr(sampling, name)
             if name == "truncate_after" and sampling.truncate_token is None:
@@ -223,9 +222,9 @@ def _tokenizer_of(contender: Contender) -> str | None:
     places = [contender.source]
     if contender.kind == "checkpoint":
         run = Path(contender.source).parent
-        settings: Any = {}
-        if (run / "run.json").is_file():
-            settings = read_object(run / "run.json", "run.json").get("settings", {})
+        settings: dict[str, Any] = {}
+        if (run / RUN_FILE).is_file():
+            settings = RunRecord.read(run / RUN_FILE).settings
         named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]
         places = [str(run / "adapters" / "policy"), *filter(None, named)]
     elif contender.kind != "adapter":

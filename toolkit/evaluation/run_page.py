@@ -20,6 +20,7 @@ from toolkit.evaluation.tables import (
     text_table,
 )
 from toolkit.evaluation.trained_prompts import notes as trained_notes
+from toolkit.training.methods import METHODS
 
 Row = dict[str, Any]
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -123,7 +124,9 @@ def _identity(facts: Row) -> list[tuple[str, str]]:
     """What made a run, in a few lines."""
     settings = facts.get("settings", {})
     versions = facts.get("versions", {})
+    method = METHODS.get(facts.get("method", ""))
     rows = [
+        ("method", "not known" if method is None else method.source),
         ("commit", facts.get("git") or "not known"),
         ("base model", f"{settings.get('model_name_or_path')} ({settings.get('precision')})"),
         ("seed", str(facts.get("seed"))),

@@ -14,6 +14,7 @@ from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
+from toolkit.record import RUN_FILE, RunRecord
 from toolkit.training.journal import read_rows
 from toolkit.training.reward.accuracy import judge
 
@@ -36,13 +37,14 @@ def read_ppo_run(folder: str | Path) -> Row:
     timings = read_rows(folder / "timings.jsonl")
     target = rows[-1].get("objective/kl_target")
     kl = last_fifth(rows, "objective/kl")
+    record = folder / RUN_FILE
     return {
         "folder": str(folder), "log": rows, "kl": kl, "kl_target": target,
         "kl_held": None if target is None else abs(kl / target - 1) <= TOLERANCE,
         "scores": last_fifth(rows, "objective/scores"), "episodes": rows[-1]["episode"],
         "seconds": math.fsum(t["seconds"] for t in timings) if timings else None,
         "peak_mb": max((t["peak_mb"] for t in timings), default=None),
-        "identity": _object(folder / "run.json"),
+        "identity": RunRecord.read(record).as_json() if record.is_file() else {},
     }  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def read_reward_run(folder: str | Path) -> Row:
         InputError: not a folder that reward.py wrote.
     """
     folder = Path(folder)
-    identity = read_object(folder / "run.json", "--rewards")
+    identity = RunRecord.read(folder / RUN_FILE, "--rewards").as_json()
     if "metrics" not in identity or "accuracy" not in identity["metrics"]:
         raise InputError(f"--rewards: {folder}/run.json: no metrics in it (reward.py writes it)")
     found_out = judge(identity["metrics"])

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
-from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender
+from toolkit.record import RunRecord, record_beside
 
 Row = dict[str, Any]
 
@@ -95,22 +95,20 @@ def _of_adapter(
     """The prompts that an adapter or checkpoint was trained on, and what it started from."""
     if not source.is_dir():
         raise _Unknown(f"{source} is a whole model")
-    places = [source.resolve(), *source.resolve().parents[:2]]
-    path = next((p / "run.json" for p in places if (p / "run.json").is_file()), None)
+    path = record_beside(source)
     if path is None:
         raise _Unknown(f"there is no run.json beside {source}")
     if path in known:
         return known[path]
 
     known[path] = set()  # of a run that says it started from itself
-    facts = read_object(path, "run.json")
-    settings = facts.get("settings")
-    if not isinstance(settings, dict):
+    record = RunRecord.read(path)
+    if not record.settings:
         raise _Unknown(f"{path} does not say")
     try:
-        seen = _of_run(settings, facts, tokenizer)
-        if settings.get("policy_adapter") is not None:
-            seen |= _of_adapter(Path(settings["policy_adapter"]), tokenizer, known)
+        seen = _of_run(record, tokenizer)
+        if record.settings.get("policy_adapter") is not None:
+            seen |= _of_adapter(Path(record.settings["policy_adapter"]), tokenizer, known)
     except _Unknown:
         del known[path]
         raise
@@ -118,28 +116,30 @@ def _of_adapter(
     return seen
 
 
-def _of_run(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def _of_run(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """The prompts that one run was trained on, read again as it read them."""
+    settings = record.settings
     if settings.get("text") is not None:
         raise _Unknown(f"it was trained on {settings['text']}, text without prompts")
     try:
         if settings.get("prompts") is not None:
-            return _of_prompts(settings, facts, tokenizer)
+            return _of_prompts(record, tokenizer)
         if settings.get("comparisons") is not None:
-            return _of_comparisons(settings, facts)
+            return _of_comparisons(record)
     except (InputError, OSError) as error:
         raise _Unknown(" ".join(str(error).split())) from None
     raise _Unknown("its run.json names no prompts")
 
 
-def _of_prompts(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    settings = record.settings
     found, _ = read_prompts(
         settings["prompts"], tokenizer, settings.get("max_prompt_length") or 1 << 30,
         settings.get("prompt_tokens"), settings.get("limit"),
         chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
     )  # fmt: skip
-    then = facts.get("data", {}).get("prompts")
+    then = (record.data or {}).get("prompts")
     if then is not None and then != len(found):
         raise _Unknown(
             f"{settings['prompts']} has changed ({len(found)} prompts, {then} in training)"
@@ -147,15 +147,16 @@ def _of_prompts(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -
     return {_key(found.shown(i, tokenizer)) for i in range(len(found))}
 
 
-def _of_comparisons(settings: Row, facts: Row) -> set[str]:
+def _of_comparisons(record: RunRecord) -> set[str]:
+    settings = record.settings
     found = open_comparisons(
         settings["comparisons"], "best", "--comparisons", bool(settings.get("skip_invalid"))
     )
-    then = facts.get("data", {}).get("digest")
+    then = (record.data or {}).get("digest")
     if then is not None and then != found.digest:
         raise _Unknown(f"{settings['comparisons']} has changed since")
     eval_rows = settings.get("eval_rows") or max(1, min(200, len(found) // 5))
     trained, _ = split_by_prompt(
-        found.order, eval_rows, facts.get("seed") or 0, settings.get("train_fraction") or 1.0
+        found.order, eval_rows, record.seed or 0, settings.get("train_fraction") or 1.0
     )
     return {_key(row["prompt"]) for _, row in found.where(trained)}
