@@ -1,6 +1,6 @@
 """From comparisons, text and prompts to the rows that TRL's trainers take: token ids, split.
 
-TRL makes its own tokens of text: it appends an end-of-text token and tokenises prompts otherwise
+TRL makes its own tokens of text: it appends an end-of-text token and tokenizes prompts otherwise
 than PPO does. So its trainers get token ids.
 """
 
@@ -28,6 +28,7 @@ from toolkit.data.sources import Placed, read_table
 from toolkit.data.text import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
 from toolkit.training.baselines.config import PreferenceConfig
+from toolkit.training.methods import METHODS
 
 Row = dict[str, Any]
 IDS = pyarrow.list_(pyarrow.int32())
@@ -144,7 +145,7 @@ Shape = Callable[[Iterable[Row]], Iterator[Row]]
 
 def preference_shape(config: PreferenceConfig) -> tuple[Shape, pyarrow.Schema]:
     """How the method wants its rows."""
-    if config.method == "kto":
+    if METHODS[config.method].learns_from == "completions":
         return lambda rows: kto_rows(rows, config.rejected, config.seed), KTO_SCHEMA
     return lambda rows: pair_rows(rows, config.rejected, config.seed), PAIR_SCHEMA
 
@@ -157,7 +158,7 @@ def prepare_completions(
     schema: pyarrow.Schema,
     scratch: Path,
 ) -> BaselineData:
-    """Both sides of the split, tokenised and shaped as a trainer takes them.
+    """Both sides of the split, tokenized and shaped as a trainer takes them.
 
     Args:
         comparisons: checked rows, and which to train on and to hold out.
@@ -172,13 +173,17 @@ def prepare_completions(
     """
     source, *sides = comparisons
     sets, counts = [], []
+
     with _scratch(scratch) as folder:
         for name, wanted in zip(("train", "held-out"), sides, strict=True):
             before = encoder.rows
             placed = tqdm(
-                source.where(wanted), desc="Tokenizing", unit="row", total=int(wanted.sum()),
+                source.where(wanted),
+                desc="Tokenizing",
+                unit="row",
+                total=int(wanted.sum()),
                 mininterval=1,
-            )  # fmt: skip
+            )
             rows = shape(complete(encoder, placed, stop_id))
             sets.append(_to_disk(rows, schema, folder / f"{name}.arrow"))
             counts.append(encoder.rows - before)
@@ -188,14 +193,29 @@ def prepare_completions(
                     "and completion (raise --max_length, if the model's context allows; or "
                     "--long_rows truncate_prompt)"
                 )
-    data = BaselineData(sets[0], sets[1], [_text_of(row) for row in islice(sets[1], 8)], {
-        "source": source.source, "digest": source.digest, "rows": len(source),
-        "invalid_rows_skipped": source.skipped, "train_comparisons": counts[0],
-        "held_out_comparisons": counts[1], "train_rows": len(sets[0]),
-        "held_out_rows": len(sets[1]), "max_length": encoder.max_length, "stop_id": stop_id,
-        "rows_too_long": encoder.dropped, "rows_with_prompt_cut": encoder.truncated,
-        "rows_refused": encoder.bad.count, "completions_with_an_end_token": encoder.ended,
-    })  # fmt: skip
+
+    data = BaselineData(
+        sets[0],
+        sets[1],
+        [_text_of(row) for row in islice(sets[1], 8)],
+        {
+            "source": source.source,
+            "digest": source.digest,
+            "rows": len(source),
+            "invalid_rows_skipped": source.skipped,
+            "train_comparisons": counts[0],
+            "held_out_comparisons": counts[1],
+            "train_rows": len(sets[0]),
+            "held_out_rows": len(sets[1]),
+            "max_length": encoder.max_length,
+            "stop_id": stop_id,
+            "rows_too_long": encoder.dropped,
+            "rows_with_prompt_cut": encoder.truncated,
+            "rows_refused": encoder.bad.count,
+            "completions_with_an_end_token": encoder.ended,
+        },
+    )
+
     for line in encoder.notes():
         print(line)
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
@@ -234,6 +254,7 @@ def prepare_text(
         InputError: a row without text (twenty shown, all counted), or too few rows.
     """
     bad, order, cut = BadRows(), [], 0
+
     for place, row in read_table(source, "--text", bad.add):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
@@ -243,10 +264,11 @@ def prepare_text(
     bad.refuse()
     if len(order) < 2:
         raise InputError(f"{source}: {len(order)} rows of text (--text needs two or more)")
+
     hashes = np.array(order, dtype=np.uint64)
     sides = split_by_prompt(hashes, eval_rows or max(1, min(200, len(order) // 5)), seed)
 
-    def tokenise(wanted: np.ndarray) -> Iterator[Row]:
+    def tokenize(wanted: np.ndarray) -> Iterator[Row]:
         nonlocal cut
         for wants, (_, row) in zip(wanted, read_table(source, "--text"), strict=True):
             if wants:
@@ -260,14 +282,24 @@ def prepare_text(
 
     with _scratch(scratch) as folder:
         train, held_out = (
-            _to_disk(tokenise(wanted), SFT_SCHEMA, folder / f"{i}.arrow")
+            _to_disk(tokenize(wanted), SFT_SCHEMA, folder / f"{i}.arrow")
             for i, wanted in enumerate(sides)
         )
-    data = BaselineData(train, held_out, [_text_of(row) for row in islice(held_out, 8)], {
-        "source": source, "rows": len(order), "train_rows": len(train),
-        "held_out_rows": len(held_out), "max_length": max_length, "stop_id": stop_id,
-        "rows_cut": cut,
-    })  # fmt: skip
+
+    data = BaselineData(
+        train,
+        held_out,
+        [_text_of(row) for row in islice(held_out, 8)],
+        {
+            "source": source,
+            "rows": len(order),
+            "train_rows": len(train),
+            "held_out_rows": len(held_out),
+            "max_length": max_length,
+            "stop_id": stop_id,
+            "rows_cut": cut,
+        },
+    )
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
     return data
 

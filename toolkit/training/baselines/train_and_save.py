@@ -96,13 +96,16 @@ def train_and_save(
     model: Any = trainer.model
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"trains {count:,} weights of LoRA")
+
     seconds = trainer.train().metrics["train_runtime"]
     metrics = dict(trainer.evaluate()) if trainer.eval_dataset is not None else {}
     history = list(trainer.state.log_history)
     metrics |= {"seconds": seconds, "steps": trainer.state.global_step, "peak_mb": peak_mb()}
+
     with _log_of_a_failure(out, history), atomic_directory(out / "adapter") as folder:
         if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
             raise RunStopped("the adapter is not finite (lower --learning_rate)")
+
         expected = token_logprobs(model.eval(), probes)
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         model.save_pretrained(str(folder), selected_adapters=["default"])
@@ -111,6 +114,7 @@ def train_and_save(
         if getattr(trainer.processing_class, "beside_base", False):  # not the base's own
             tokenizer: Any = trainer.processing_class
             tokenizer.save_pretrained(folder)
+
         del trainer, model
         gc.collect()  # a trainer is part of cycles
         metrics["reload_difference"] = _check_reload(
@@ -124,6 +128,7 @@ def train_and_save(
 
 @contextmanager
 def _log_of_a_failure(out: Path, history: list[Row]) -> Iterator[None]:
+    """Keep the log of a run that fails within."""
     try:
         yield
     except (RunStopped, InputError):
@@ -134,6 +139,7 @@ def _log_of_a_failure(out: Path, history: list[Row]) -> Iterator[None]:
 def _check_reload(
     roles: Roles, probes: list[list[int]], expected: list[Tensor], folder: Path, precision: str
 ) -> float:
+    """The largest difference of the saved adapter's log-probs; InputError if it is too large."""
     again, before = torch.cat(role_logprobs(roles, probes)), torch.cat(expected)
     difference = (again - before).abs().max().item()
     exact = precision == "fp32" or (precision == "4bit" and roles.device.type == "cpu")

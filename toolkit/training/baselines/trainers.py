@@ -44,6 +44,10 @@ from toolkit.training.rewards import (
 )
 from toolkit.training.rollouts import SamplingRule
 
+# Methods of TRL's older trainers, which make tokens of one row at a time; the others' make them of
+# a whole dataset.
+MAKES_TOKENS_BY_ROW = ("orpo", "cpo")
+
 
 @contextmanager
 def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
@@ -84,42 +88,62 @@ class _Alone(Actors):
 
 
 def _start(
-    base: PreTrainedModel, config: Any, lora: LoraConfig, policy_adapter: str | None
+    base: PreTrainedModel,
+    config: SFTBaselineConfig | PreferenceConfig | RLOOBaselineConfig,
+    lora: LoraConfig,
+    policy_adapter: str | None,
 ) -> tuple[Any, LoraConfig | None]:
     """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
     check_recomputing(base, config.activation_checkpointing)
+
+    # Where TRL's fused head looks for the trunk (Llama 4), and for the experts (Granite 4,
+    # Phi-MoE, Llama 4). A Granite 4 without experts has nothing to balance.
     held: Any = base
-    if held.base_model is held:  # where TRL's fused head looks for the trunk (Llama 4)
+    if held.base_model is held:
         held.base_model_prefix = "model"
     text: Any = base.config.get_text_config()
-    if not hasattr(text, "num_experts"):  # what TRL's fused head reads: Granite 4, Phi-MoE, Llama 4
+    if not hasattr(text, "num_experts"):
         text.num_experts = getattr(text, "num_local_experts", None)
     if not text.num_experts and hasattr(text, "router_aux_loss_coef"):
-        text.router_aux_loss_coef = 0.0  # a Granite 4 without experts has nothing to balance
+        text.router_aux_loss_coef = 0.0
+
     with torch.no_grad():  # before it is trained, for the sake of whoever loads the adapter
         check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # what it does not ask for
+
     if policy_adapter is None:
         return base, language_lora(base, lora)
     return plain_adapter(base, policy_adapter, is_trainable=True), None
 
 
 def sft_trainer(
-    base: PreTrainedModel, config: SFTBaselineConfig, tokenizer: PreTrainedTokenizerBase,
-    data: BaselineData, lora: LoraConfig, policy_adapter: str | None = None,
-) -> SFTTrainer:  # fmt: skip
+    base: PreTrainedModel,
+    config: SFTBaselineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: BaselineData,
+    lora: LoraConfig,
+    policy_adapter: str | None = None,
+) -> SFTTrainer:
     """TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new one."""
     model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SFTTrainer(
-            model, config, train_dataset=data.train, eval_dataset=data.held_out,
-            processing_class=tokenizer, peft_config=peft_config,
-        )  # fmt: skip
+            model,
+            config,
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
 
 
 def preference_trainer(
-    base: PreTrainedModel, config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase,
-    data: BaselineData, lora: LoraConfig, policy_adapter: str | None = None,
-) -> Trainer:  # fmt: skip
+    base: PreTrainedModel,
+    config: PreferenceConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: BaselineData,
+    lora: LoraConfig,
+    policy_adapter: str | None = None,
+) -> Trainer:
     """The method's trainer on these rows (``preference_shape``).
 
     The reference of DPO and KTO is the base with the adapter off, or a frozen copy of
@@ -127,52 +151,58 @@ def preference_trainer(
     """
     model, peft_config = _start(base, config, lora, policy_adapter)
     trainer_class = _takes_ids(method_classes(config.method)[1], config.method)
-    sets, weight = (data.train, data.held_out), 1.0
+
+    train, held_out, weight = data.train, data.held_out, 1.0
     if config.method == "kto":
-        wanted = sum(data.train["label"])
-        weight = config.undesirable_weight * (len(data.train) - wanted) / wanted
-        sets = tuple(
-            with_kl_rows(each, size, config.seed)
-            for each, size in zip(sets, (config.per_device_train_batch_size,
-                                         config.per_device_eval_batch_size), strict=True)
-        )  # fmt: skip
+        wanted = sum(train["label"])
+        weight = config.undesirable_weight * (len(train) - wanted) / wanted
+        train = with_kl_rows(train, config.per_device_train_batch_size, config.seed)
+        held_out = with_kl_rows(held_out, config.per_device_eval_batch_size, config.seed)
     args = config.for_trl(weight)
-    if config.method in ("orpo", "cpo") and peft_config is not None:
+
+    if config.method in MAKES_TOKENS_BY_ROW and peft_config is not None:
         # By itself TRL would first turn what is not quantised to fp32 (prepare_model_for_kbit).
         torch.manual_seed(config.seed)
         model, peft_config = get_peft_model(model, peft_config), None
+
     with fp32_adapters(base), warnings.catch_warnings():
         # TRL's own deprecation of what it imports; nothing that the user could mend.
         warnings.simplefilter("ignore", FutureWarning)
         return trainer_class(
-            model=model, args=args, train_dataset=sets[0], eval_dataset=sets[1],
-            processing_class=tokenizer, peft_config=peft_config,
-        )  # fmt: skip
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
 
 
 def _takes_ids(trainer_class: Any, method: str) -> Any:
     """The trainer with its making of tokens passed over: rows come as token ids."""
-    if method in ("dpo", "kto"):
+    if method in MAKES_TOKENS_BY_ROW:
 
-        class TakesIds(trainer_class):
-            def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-                return dataset
+        class TakesPairs(trainer_class):
+            def tokenize_row(self, feature: Row, model: object = None) -> Row:
+                prompt = feature["prompt_ids"]
+                made: Row = {
+                    "prompt_input_ids": prompt,
+                    "prompt_attention_mask": [1] * len(prompt),
+                }
+                for side in ("chosen", "rejected"):
+                    ids = feature[f"{side}_ids"]
+                    made[f"{side}_input_ids"] = prompt + ids
+                    made[f"{side}_attention_mask"] = [1] * len(prompt + ids)
+                    made[f"{side}_labels"] = [-100] * len(prompt) + ids
+                return made
 
-        return TakesIds
+        return TakesPairs
 
-    class TakesPairs(trainer_class):
-        def tokenize_row(self, feature: Row, model: Any = None) -> Row:
-            made: Row = {}
-            prompt = feature["prompt_ids"]
-            made["prompt_input_ids"], made["prompt_attention_mask"] = prompt, [1] * len(prompt)
-            for side in ("chosen", "rejected"):
-                ids = feature[f"{side}_ids"]
-                made[f"{side}_input_ids"] = prompt + ids
-                made[f"{side}_attention_mask"] = [1] * len(prompt + ids)
-                made[f"{side}_labels"] = [-100] * len(prompt) + ids
-            return made
+    class TakesIds(trainer_class):
+        def _prepare_dataset(self, dataset: Dataset, *args: object, **kwargs: object) -> Dataset:
+            return dataset
 
-    return TakesPairs
+    return TakesIds
 
 
 class VisibleReward:
@@ -243,11 +273,13 @@ class SampledRLOOTrainer(RLOOTrainer):
         was_training = model.training
         model.eval()  # in training mode checkpointing would go without the cache
         device = self.accelerator.device
+
         with self.accelerator.autocast():
             tokenizer: Any = self.processing_class
             banned = banned_of(tokenizer, model.config.get_text_config().vocab_size)
             step = step_of(model, None if banned is None else banned.to(device))
             _, sampled = self.rule.sample(step, prompt_ids, self.noise, device)
+
         model.train(was_training)
         return [
             ids[keep].tolist()
@@ -255,10 +287,16 @@ class SampledRLOOTrainer(RLOOTrainer):
         ]
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
-        batch_size: int | None = None, compute_entropy: bool = False,
-        compute_aux_loss: bool = False, **images: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: object,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """With position ids, which TRL leaves out: learned positions go wrong by the padding.
 
         Padding is not read as the padding token, whose gradient may be none (``filler``).
@@ -266,6 +304,7 @@ class SampledRLOOTrainer(RLOOTrainer):
         fill = filler(self.accelerator.unwrap_model(model).get_input_embeddings())
         logps, entropies, balances = [], [], []
         routers = {"output_router_logits": True} if compute_aux_loss else {}
+
         for ids, mask in zip(
             *(t.split(batch_size or len(input_ids)) for t in (input_ids, attention_mask)),
             strict=True,
@@ -274,27 +313,41 @@ class SampledRLOOTrainer(RLOOTrainer):
             labels[:, :-logits_to_keep] = -100
             with self.accelerator.autocast():
                 outputs = model(
-                    input_ids=ids.masked_fill(mask == 0, fill), attention_mask=mask,
-                    position_ids=position_ids(mask), labels=labels, fused_lm_head=True, **routers,
-                )  # fmt: skip
+                    input_ids=ids.masked_fill(mask == 0, fill),
+                    attention_mask=mask,
+                    position_ids=position_ids(mask),
+                    labels=labels,
+                    fused_lm_head=True,
+                    **routers,
+                )
             logps.append(outputs.log_probs[:, -logits_to_keep:])
             entropies.append(outputs.entropy[:, -logits_to_keep:])
             balances.append(outputs.aux_loss)  # of experts; a family without them has none
+
         balance = torch.stack(balances).mean() if compute_aux_loss else None
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
 
 
 def rloo_trainer(
-    base: PreTrainedModel, config: RLOOBaselineConfig, tokenizer: PreTrainedTokenizerBase,
-    prompts: Prompts, held_out: Prompts | None, reward: VisibleReward, lora: LoraConfig,
+    base: PreTrainedModel,
+    config: RLOOBaselineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    held_out: Prompts | None,
+    reward: VisibleReward,
+    lora: LoraConfig,
     policy_adapter: str | None = None,
-) -> SampledRLOOTrainer:  # fmt: skip
+) -> SampledRLOOTrainer:
     """TRL's RLOOTrainer on these prompts and this reward."""
     model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SampledRLOOTrainer(
-            reward.rule, model=model, args=config, reward_funcs=[reward],
+            reward.rule,
+            model=model,
+            args=config,
+            reward_funcs=[reward],
             train_dataset=prompt_rows(prompts),
             eval_dataset=None if held_out is None else prompt_rows(held_out, len(prompts)),
-            processing_class=tokenizer, peft_config=peft_config,
-        )  # fmt: skip
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )

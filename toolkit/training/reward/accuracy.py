@@ -125,17 +125,23 @@ def best_of_k_accuracy(
     chances = [1 / len(row) for row in scores]
     wrong = [1 - c for c in credits]
     low, high = interval(credits, chances, prompts)
+
     losses = [
         best_of_k_loss(torch.tensor([row], dtype=torch.float64), torch.tensor([b])).item()
         for row, b in zip(scores, best, strict=True)
     ]
+
     return {
-        "accuracy": math.fsum(credits) / len(credits), "accuracy_low": low, "accuracy_high": high,
+        "accuracy": math.fsum(credits) / len(credits),
+        "accuracy_low": low,
+        "accuracy_high": high,
         "p": luck(credits, chances, prompts),
         "p_below": luck(wrong, [1 - p for p in chances], prompts),
-        "chance": math.fsum(chances) / len(chances), "loss": math.fsum(losses) / len(losses),
-        "comparisons": len(credits), "prompts": len(set(prompts)),
-    }  # fmt: skip
+        "chance": math.fsum(chances) / len(chances),
+        "loss": math.fsum(losses) / len(losses),
+        "comparisons": len(credits),
+        "prompts": len(set(prompts)),
+    }
 
 
 @dataclass(frozen=True)
@@ -176,24 +182,31 @@ def judge(metrics: Facts) -> Verdict:
     )
     by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
     more = "hold out more (--eval_rows), or collect more comparisons"
+
     if p < SURE:
         return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
+
     if high < chance:
-        p = metrics.get("p_below", 1 - p)
-        return Verdict("no", p, (
-            f"Worse than chance: {figures}; luck alone gives as few with probability {p:.2g}. PPO "
-            "would learn the opposite of what people pick; are the labels turned round?"
-        ))  # fmt: skip
+        p_below = metrics.get("p_below", 1 - p)
+        sentence = (
+            f"Worse than chance: {figures}; luck alone gives as few with probability "
+            f"{p_below:.2g}. PPO would learn the opposite of what people pick; are the labels "
+            "turned round?"
+        )
+        return Verdict("no", p_below, sentence)
+
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
-        return Verdict("no", p, (
+        sentence = (
             f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
             "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
-        ))  # fmt: skip
+        )
+        return Verdict("no", p, sentence)
+
     if p < TAIL:
-        return Verdict("not decided", p, (
+        sentence = (
             f"Probably better than chance, but not surely: {by_luck}, not below {SURE:g}. To be "
             f"sure, {more}."
-        ))  # fmt: skip
-    return Verdict("not decided", p, (
-        f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
-    ))  # fmt: skip
+        )
+    else:
+        sentence = f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
+    return Verdict("not decided", p, sentence)

@@ -43,7 +43,7 @@ class RewardData:
     score_mean: float = 0.0
     score_std: float = 1.0
     pad_id: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Row = field(default_factory=dict)
 
     def collator(self) -> ComparisonCollator:
         """Batches of these rows."""
@@ -71,14 +71,14 @@ def prepare(
     scratch: Path,
     end_id: int | None = None,
 ) -> RewardData:
-    """Tokenise both sides of the split.
+    """Tokenize both sides of the split.
 
     Args:
         comparisons: checked.
         train, held_out: bool (rows,), which rows (``split_by_prompt``).
         encoder: the rule for long rows; counts them.
         config: what the loss needs of the rows is checked here.
-        prompts: how many prompts to keep for normalising.
+        prompts: how many prompts to keep for normalizing.
         prompt_tokens: the longest of them.
         scratch: token ids go into a folder made here, which goes when the data do.
         end_id: closes every candidate; None for nothing.
@@ -99,6 +99,7 @@ def prepare(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
     if 2 * encoder.joined > len(comparisons) * (train | held_out).mean():
         print(
             f"warning: {encoder.joined} rows run from prompt to completion without a space, as "
@@ -106,14 +107,21 @@ def prepare(
         )
     for line in encoder.notes():
         print(line)
+
     weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
     data.facts = {
-        "source": comparisons.source, "digest": comparisons.digest, "rows": len(comparisons),
-        "invalid_rows_skipped": comparisons.skipped, "train_comparisons": len(train_set),
-        "held_out_comparisons": len(eval_set), "max_length": encoder.max_length,
-        "rows_too_long": encoder.dropped, "rows_with_prompt_cut": encoder.truncated,
-        "rows_refused": encoder.bad.count, "completions_with_an_end_token": encoder.ended,
-    }  # fmt: skip
+        "source": comparisons.source,
+        "digest": comparisons.digest,
+        "rows": len(comparisons),
+        "invalid_rows_skipped": comparisons.skipped,
+        "train_comparisons": len(train_set),
+        "held_out_comparisons": len(eval_set),
+        "max_length": encoder.max_length,
+        "rows_too_long": encoder.dropped,
+        "rows_with_prompt_cut": encoder.truncated,
+        "rows_refused": encoder.bad.count,
+        "completions_with_an_end_token": encoder.ended,
+    }
     return data
 
 
@@ -145,6 +153,7 @@ def _prompts(
     kept = Prompts()
     kept.chat = encoder.chat
     rows = []
+
     for _, row in comparisons.where(train):
         if len(kept) == count:
             break
@@ -156,6 +165,7 @@ def _prompts(
             kept.given[len(kept)] = row["prompt"]
             kept.append(ids)
             rows.append(row)
+
     for name in ("tools", "chat_template_kwargs"):
         kept.columns[name] = [row.get(name) for row in rows]
     if count and not kept:

@@ -102,8 +102,12 @@ class BestOfKTrainer(RewardTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [  # type: ignore[assignment]
-            "candidate_ids", "best", "ranking", "scores", "margin",
-        ]  # fmt: skip
+            "candidate_ids",
+            "best",
+            "ranking",
+            "scores",
+            "margin",
+        ]
 
     def compute_loss(
         self,
