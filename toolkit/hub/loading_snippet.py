@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 from toolkit.data.chat import Chat
+from toolkit.hub.adapter_source import Kind
 from toolkit.models.families import HEADS, Family
 
 # Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
@@ -85,6 +86,7 @@ def values(text):
 print(values({text}))  # one a token: of the text up to there
 """,
 }
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 _PASSAGE = "We went to the market. It was great."
 RAW = {
     "stock": "raw = model(ids).logits.float().item()",
@@ -124,7 +126,7 @@ def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) ->
     return f"torch.tensor([{prefix} + {bare}])" if prefix else f"torch.tensor([{bare}])"
 
 
-def probe_lines(kind: str, ids: str) -> str:
+def probe_lines(kind: Kind, ids: str) -> str:
     """Python that defines ``_numbers`` of a text, below the card's lines.
 
     Args:
@@ -143,7 +145,7 @@ class Names(NamedTuple):
 
 
 def loading_snippet(
-    kind: str,
+    kind: Kind,
     precision: str,
     names: Names,
     gain: float = 1.0,
@@ -157,7 +159,7 @@ def loading_snippet(
     """Python that loads the adapter and uses it once.
 
     Args:
-        kind: "policy", "reward" or "value".
+        kind: of adapter.
         precision: of the base in training.
         names: of the repositories.
         gain, bias: of a reward.
@@ -167,62 +169,81 @@ def loading_snippet(
         family: of the base; None for one that is like most.
         experts: it has experts, which were in 4 bits if its linear layers were.
     """
-    text = '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
-    rendering = ""
-    if chat is not None:
-        told = f"\n        **{chat.kwargs!r}," if chat.kwargs else ""
-        rendering = CHAT.format(told=told) + ("" if kind == "reward" else "\n\n")
-        asked, space = 'chat("Where did you go?")', " " if chat.plain else ""  # "Assistant: We"
-        if kind == "policy":
-            rendering, text = f"{rendering}text = {asked}\n", "text"
-        else:
-            text = f'{asked} + "{space}{_PASSAGE}"'
-    auto = "AutoModelForCausalLM" if family is None else family.auto.__name__
+    family_class = "AutoModelForCausalLM" if family is None else family.auto.__name__
     classifier = "stock" if family is None else family.classifier
     stock = kind == "reward" and classifier == "stock"
-    if stock:
-        auto = "AutoModelForSequenceClassification"
-    four_bit = precision == "4bit"
+    auto = "AutoModelForSequenceClassification" if stock else family_class
     heads = json.dumps(list(HEADS) if family is None else family.heads)
-    imports = ["import torch"]
+    four_bit = precision == "4bit"
+
+    # The base, as it was held in training.
+    pieces = [_imports(kind, auto, four_bit, experts), f'adapter = "{names.repo_id}"\n']
+    pieces.append('device = "cuda" if torch.cuda.is_available() else "cpu"\n')
+    if four_bit:
+        pieces.append('compute = torch.bfloat16 if device == "cuda" else torch.float32\n')
+    pieces.append(f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n')
+    pieces.append(f'    revision="{names.sha}",\n')
+    if stock:
+        pieces.append("    num_labels=1,\n")
+    if four_bit:
+        pieces.append(FOUR_BIT.replace("{heads}", heads))
+    else:
+        pieces.append(f"    dtype=torch.{DTYPES[precision]},\n")
+    pieces.append("    device_map=device,\n)\n")
+    if four_bit:
+        pieces.append(CURE)
     if four_bit and experts:
-        imports.append("from bitsandbytes.nn.parametrize import replace_parameter_4bit")
-    if kind == "value":
-        imports.append("from huggingface_hub import hf_hub_download")
-    imports.append("from peft import PeftModel")
-    if kind == "value":
-        imports.append("from safetensors.torch import load_file")
-    more = ", BitsAndBytesConfig" if four_bit else ""
-    imports.append(f"from transformers import {auto}, AutoTokenizer{more}")
-    device = 'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
-    compute = 'compute = torch.bfloat16 if device == "cuda" else torch.float32\n'
-    dtype = {"bf16": "bfloat16", "fp32": "float32", "4bit": ""}[precision]
-    return (
-        "\n".join(imports)
-        + f'\n\nadapter = "{names.repo_id}"\n'
-        + device
-        + (compute if four_bit else "")
-        + f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n'
-        + f'    revision="{names.sha}",\n'
-        + ("    num_labels=1,\n" if stock else "")
-        + (FOUR_BIT.replace("{heads}", heads) if four_bit else f"    dtype=torch.{dtype},\n")
-        + "    device_map=device,\n)\n"
-        + (CURE if four_bit else "")
-        + (EXPERTS if four_bit and experts else "")
-        + (SCORE_HEAD if kind == "reward" and not stock else "")
-        + "model = PeftModel.from_pretrained(model, adapter).eval()\n"
-        + "tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n"
-        + (UNPADDED if ends_with and stock else "")
-        + rendering
-        + USES[kind].format(
-            text=text,
-            gain=gain,
-            bias=bias,
-            raw=RAW[classifier],
-            ids=ids_line("text", ends_with, prefix),
-            prompt=f'tokenizer({text}, return_tensors="pt")'
-            if prefix is None
-            else ids_line(text, prefix=prefix),
-            passed="**prompt" if prefix is None else "prompt",
-        )
+        pieces.append(EXPERTS)
+
+    # The adapter on it, and the tokenizer.
+    if kind == "reward" and not stock:
+        pieces.append(SCORE_HEAD)
+    pieces.append("model = PeftModel.from_pretrained(model, adapter).eval()\n")
+    pieces.append("tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n")
+    if ends_with and stock:
+        pieces.append(UNPADDED)
+
+    # Its use.
+    rendering, text = _example(kind, chat)
+    asked = f'tokenizer({text}, return_tensors="pt")'
+    if prefix is not None:
+        asked = ids_line(text, prefix=prefix)
+    use = USES[kind].format(
+        text=text,
+        gain=gain,
+        bias=bias,
+        raw=RAW[classifier],
+        ids=ids_line("text", ends_with, prefix),
+        prompt=asked,
+        passed="**prompt" if prefix is None else "prompt",
     )
+    return "".join([*pieces, rendering, use])
+
+
+def _imports(kind: Kind, auto: str, four_bit: bool, experts: bool) -> str:
+    lines = ["import torch"]
+    if four_bit and experts:
+        lines.append("from bitsandbytes.nn.parametrize import replace_parameter_4bit")
+    if kind == "value":
+        lines.append("from huggingface_hub import hf_hub_download")
+    lines.append("from peft import PeftModel")
+    if kind == "value":
+        lines.append("from safetensors.torch import load_file")
+    more = ", BitsAndBytesConfig" if four_bit else ""
+    lines.append(f"from transformers import {auto}, AutoTokenizer{more}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _example(kind: Kind, chat: Chat | None) -> tuple[str, str]:
+    """Lines that render messages, if it reads these, and an expression for a text to try it on."""
+    if chat is None:
+        return "", '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
+
+    told = f"\n        **{chat.kwargs!r}," if chat.kwargs else ""
+    rendering = CHAT.format(told=told)
+    asked = 'chat("Where did you go?")'
+    if kind == "policy":
+        return f"{rendering}\n\ntext = {asked}\n", "text"
+
+    space = " " if chat.plain else ""  # "Assistant: We"
+    return rendering + ("" if kind == "reward" else "\n\n"), f'{asked} + "{space}{_PASSAGE}"'

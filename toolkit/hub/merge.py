@@ -66,9 +66,11 @@ def merge(
             "reward model could be (publish the adapter)",
             "merged_output",
         )
+
     before = _outputs(_with_adapter(adapter, base, adapter.precision), base)
     merged = _with_adapter(adapter, base, dtype, apart=True).merge_and_unload()
     tie_again(merged)
+
     with one_line(folder), atomic_directory(folder) as aside:
         try:
             merged.save_pretrained(aside)
@@ -76,15 +78,17 @@ def merge(
             raise OSError(str(error)) from None
         del merged
         gc.collect()
+
         for name in TOKENIZER_FILES:
             copy_inside(base.files, name, aside / name)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
-        again = load_base(
-            str(aside), dtype, score_head="own" if adapter.kind == "reward" else False
-        )
+
+        head = "own" if adapter.kind == "reward" else False
+        again = load_base(str(aside), dtype, score_head=head)
         said = _difference(before, _outputs(again, base), adapter, dtype)
         write_text(aside / "README.md", _card(adapter, base, said))
+
         if problems := find_secrets(
             aside, [adapter.folder, base.files, folder.resolve()], *publicly_known(base, aside)
         ):
@@ -123,6 +127,7 @@ def _difference(
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
     if not bool(gaps.isfinite().all()):
         raise InputError("merged_output: merged or not, it gives numbers that are not finite")
+
     held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[adapter.precision]
     what = "raw scores" if adapter.kind == "reward" else "log-probs of all next tokens"
     text = (

@@ -1,10 +1,9 @@
-"""A look through the files for what must not leave the machine: tokens, keys, local paths."""
+"""Looks through files for what must not leave the machine: tokens, keys, local paths."""
 
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from toolkit.data.secrets import SECRETS, known_secrets
 
@@ -33,10 +32,12 @@ def find_secrets(
     problems = []
     like_paths = [w for w in words if any(re.search(p, w) for p in HOMES.values())]
     paths = [str(path) for path in [Path.cwd(), *local_paths] if len(str(path)) > 3]
+
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         texts = list(_texts(path))
-        found = [what for what, p in SECRETS.items() if any(re.search(p, t) for t in texts)]
         own = [] if path.name in public else [_without(text, like_paths) for text in texts]
+
+        found = [what for what, p in SECRETS.items() if any(re.search(p, t) for t in texts)]
         found += [what for what, p in HOMES.items() if any(re.search(p, t) for t in own)]
         found += [
             f"the value of the environment variable {name}" if name else "the Hub token"
@@ -45,6 +46,7 @@ def find_secrets(
         ]
         if any(local in text for local in paths for text in own):
             found.append("the path of a folder of this machine")
+
         problems += [f"{path.relative_to(folder)}: {what} (take it out)" for what in found]
     return problems
 
@@ -80,7 +82,7 @@ def _texts(path: Path) -> Iterator[str]:
         return
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
