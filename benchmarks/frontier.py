@@ -24,8 +24,8 @@ from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.frontier import tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
+from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.rewards import score
-from toolkit.training.rollouts import SamplingRule
 
 
 @torch.no_grad()

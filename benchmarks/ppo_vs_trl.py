@@ -173,7 +173,7 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
 
     from toolkit import PPOConfig, PPOTrainer, Roles
     from toolkit.models.adapters import lora_config
-    from toolkit.training.journal import read_rows
+    from toolkit.training.run_log import read_rows
 
     torch.manual_seed(0)
     base_mb = resident_mb()

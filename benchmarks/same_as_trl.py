@@ -134,7 +134,7 @@ def run_ours(folder: Path) -> bool:
     import torch
     from safetensors.torch import load_file
 
-    from toolkit.training.rollouts import Rollout
+    from toolkit.training.ppo.rollouts import Rollout
     from toolkit.trl_dialect import PPOConfig, PPOTrainer
 
     theirs = load_file(folder / "trl.safetensors")

@@ -29,8 +29,8 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
+from toolkit.training.ppo.rollouts import sampling_rule
 from toolkit.training.rewards import model_scores
-from toolkit.training.rollouts import sampling_rule
 
 ROOT = Path(__file__).parent.parent
 BASE = str(ROOT / "data" / "model")

@@ -28,7 +28,7 @@ from toolkit.arguments import (
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
 from toolkit.models.memory import MIB, available_memory, what_fits
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo.config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 

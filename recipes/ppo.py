@@ -28,10 +28,10 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
-from toolkit.training.checkpoints import checkpoints, clear_run
-from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.ppo_trainer import PPOTrainer, Row
-from toolkit.training.ranks import Ranks
+from toolkit.training.distributed import Ranks
+from toolkit.training.ppo.checkpoints import checkpoints, clear_run
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.trainer import PPOTrainer, Row
 from toolkit.training.trust import with_earlier
 
 

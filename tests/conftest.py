@@ -67,8 +67,8 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     from toolkit.models.adapters import lora_config
     from toolkit.models.loading import load_base, load_tokenizer
     from toolkit.models.roles import Roles
-    from toolkit.training.ppo_config import PPOConfig
-    from toolkit.training.ppo_trainer import PPOTrainer
+    from toolkit.training.ppo.config import PPOConfig
+    from toolkit.training.ppo.trainer import PPOTrainer
 
     def make(
         name: str = "run", precision: str = "fp32", value: str = "trunk", eval_prompts: int = 0,
@@ -107,7 +107,7 @@ def new_sampling(demo_model: str) -> Callable[..., Any]:
     from toolkit.evaluation.contenders import Sampling
     from toolkit.models.loading import load_base, load_tokenizer
     from toolkit.models.roles import Roles
-    from toolkit.training.rollouts import sampling_rule
+    from toolkit.training.ppo.rollouts import sampling_rule
 
     texts = ["We went to the market.", "I met my aunt at the cafe by the river.", "It rained."]
 

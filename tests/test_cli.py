@@ -13,7 +13,7 @@ from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.trainer import BestOfKConfig
 
 BAD_CONFIGS = [

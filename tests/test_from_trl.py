@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainingArguments
 
 from toolkit.errors import InputError
-from toolkit.training.ppo_config import USED
+from toolkit.training.ppo.config import USED
 from toolkit.trl_dialect import TAKEN, PPOConfig, PPOTrainer
 
 # trl.experimental.ppo.PPOConfig of TRL 1.12.0 on transformers 5.23.0: each field and its default,
@@ -260,7 +260,7 @@ def test_every_field_acts_or_is_taken_or_is_refused() -> None:
 
 
 def test_the_trainer_takes_trls_arguments_in_trls_order(root: Path) -> None:
-    from toolkit.training.ppo_trainer import PPOTrainer as Own
+    from toolkit.training.ppo.trainer import PPOTrainer as Own
 
     assert list(inspect.signature(Own.__init__).parameters)[1:13] == PARAMETERS
 

@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from toolkit.errors import InputError
-from toolkit.models.separate import SeparateModels
-from toolkit.training.ppo_config import PPOConfig as OurConfig
-from toolkit.training.ppo_run import as_prompts
+from toolkit.training.ppo.config import PPOConfig as OurConfig
+from toolkit.training.ppo.inputs import as_prompts
+from toolkit.trl_compat.separate_models import SeparateModels
 from toolkit.trl_dialect import PPOConfig, PPOTrainer
 from toolkit.trl_yaml import read_trl_config
 
@@ -332,7 +332,7 @@ def test_learning_rates_of_ones_own_groups_fall_each_from_its_own(
 def test_completions_with_markup_are_shown_as_they_are(
     demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toolkit.training.ppo_run import _print_table
+    from toolkit.training.ppo.inputs import _print_table
 
     _print_table([{"query": "Hello [/INST] there", "model response": "\x1b[31mred", "score": 1.0}])
     shown = capsys.readouterr().out

@@ -41,8 +41,8 @@ if (_script := _recipe()) is not None:
     endings.prepare()
 
 _PUBLIC = {
-    "PPOConfig": "toolkit.training.ppo_config",
-    "PPOTrainer": "toolkit.training.ppo_trainer",
+    "PPOConfig": "toolkit.training.ppo.config",
+    "PPOTrainer": "toolkit.training.ppo.trainer",
     "BestOfKConfig": "toolkit.training.reward.config",
     "BestOfKTrainer": "toolkit.training.reward.trainer",
     "Roles": "toolkit.models.roles",

@@ -50,8 +50,8 @@ from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import Reading, reading_of, said
 from toolkit.models.reload import verify_reload
 from toolkit.scoring.functions import RewardFunction, load_function
-from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trust import check_trust
 
 ADMIN = " admin"  # no name that anybody could type or import

@@ -34,10 +34,10 @@ from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.launched import world_size
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guests import new_guests
-from toolkit.training.guards import RunStopped
-from toolkit.training.journal import peak_mb
-from toolkit.training.ppo_run import Interrupted
-from toolkit.training.ranks import leave
+from toolkit.training.distributed import leave
+from toolkit.training.ppo.guards import RunStopped
+from toolkit.training.ppo.inputs import Interrupted
+from toolkit.training.run_log import peak_mb
 
 WHOLE = "no file is half-written; the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from transformers import TrainerCallback
 
-from toolkit.training.ppo_config import PPOConfig as _PPOConfig
-from toolkit.training.ppo_trainer import PPOTrainer as _PPOTrainer
+from toolkit.training.ppo.config import PPOConfig as _PPOConfig
+from toolkit.training.ppo.trainer import PPOTrainer as _PPOTrainer
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 

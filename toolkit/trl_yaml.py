@@ -15,7 +15,7 @@ from toolkit.cli import parse
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
-from toolkit.training.ppo_config import PPOConfig as OwnConfig
+from toolkit.training.ppo.config import PPOConfig as OwnConfig
 from toolkit.trl_dialect import TAKEN, PPOConfig
 
 Settings = dict[str, Any]

@@ -108,6 +108,20 @@ def test_capped_logprobs_equal_those_of_whole_capped_logits(
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_head_in_bf16_without_autocast_leaves_banned_tokens_out(trains: bool) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 3, 8, dtype=torch.bfloat16)
+    weight = torch.randn(12, 8, dtype=torch.bfloat16).requires_grad_(trains)
+    ids = torch.randint(0, 10, (2, 3))
+    banned = torch.zeros(12)
+    banned[10:] = -1e30
+    logprobs, _ = head_logprobs(hidden, weight, None, ids, 0.7, banned=banned)
+    logits = (hidden @ weight.T).float()[..., :10]
+    expected = torch.log_softmax(logits / 0.7, dim=-1).gather(-1, ids[..., None]).squeeze(-1)
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+
+
 def test_no_tensor_of_all_logits_is_ever_made() -> None:
     """40 tokens by 5,000 words would be 200,000 numbers; none larger than a piece comes to be."""
     hidden = torch.randn(4, 10, 8, requires_grad=True)

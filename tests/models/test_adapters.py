@@ -24,7 +24,7 @@ from toolkit.models.adapters import Parts, check_adapter, check_for_trl, lora_co
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
-from toolkit.training.checkpoints import export_policy
+from toolkit.training.ppo.checkpoints import export_policy
 
 pytestmark = [
     # What peft says of adapters as other tools save them; it saves and loads them all the same.

@@ -23,5 +23,8 @@ def test_ppo_runs_on_a_gpu_with_ratio_one_and_kl_zero_at_the_start(
         cwd=root, env=environment, check=True,
     )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "ppo" / "log.jsonl").read_text().splitlines()]
-    assert abs(rows[0]["objective/kl"]) < 1e-6
+    # Sampling's cached step and a whole pass round differently on a GPU, by g nats a token, and a
+    # token that is drawn under the one has that much more probability there: over the 24 tokens
+    # the KL at the start is noise of about 24 g. Seen on an H200: 4e-6 in fp32, 5e-3 in 4 bits.
+    assert abs(rows[0]["objective/kl"]) < (1e-5 if precision == "fp32" else 0.05)
     assert rows[0]["val/first_max_log_ratio"] < (1e-5 if precision == "fp32" else 0.1)

@@ -25,7 +25,7 @@ from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
-from toolkit.training.ppo_trainer import PPOTrainer
+from toolkit.training.ppo.trainer import PPOTrainer
 
 online = recipe("online")
 reward = recipe("reward")

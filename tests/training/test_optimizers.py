@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from toolkit.errors import InputError
 from toolkit.maths.schedules import updates_between
 from toolkit.training.optimizers import make_optimizer
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo.config import PPOConfig
 
 
 def config(**kwargs: Any) -> PPOConfig:

@@ -15,7 +15,7 @@ from toolkit.errors import InputError
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.roles import Roles
-from toolkit.training.ppo_run import as_prompts, as_rewards
+from toolkit.training.ppo.inputs import as_prompts, as_rewards
 from toolkit.training.rewards import Rewards, call_reward_function, score
 
 TEXTS = ["We went to the market.", "I met my aunt at the cafe by the lake."]

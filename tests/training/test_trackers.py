@@ -18,7 +18,7 @@ from toolkit.training.baselines.config import (
     RLOOBaselineConfig,
     SFTBaselineConfig,
 )
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
 from toolkit.trl_dialect import PPOConfig as TheirPPOConfig

@@ -37,8 +37,8 @@ from toolkit.models.loading import check_base, load_base, load_tokenizer
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.record import RUN_FILE, RunRecord, record_beside
-from toolkit.training.checkpoints import NAME, export_policy
-from toolkit.training.rollouts import SamplingRule
+from toolkit.training.ppo.checkpoints import NAME, export_policy
+from toolkit.training.ppo.rollouts import SamplingRule
 
 BEST_OF = re.compile(r"best_of_(\d+)(?::(.+))?")
 RuleOf = Callable[[PreTrainedTokenizerBase], SamplingRule]

@@ -15,8 +15,8 @@ from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
 from toolkit.record import RUN_FILE, RunRecord
-from toolkit.training.journal import read_rows
 from toolkit.training.reward.accuracy import judge
+from toolkit.training.run_log import read_rows
 
 Row = dict[str, Any]
 TOLERANCE = 0.1  # of the KL's mean over the last fifth of a run, relative to its target

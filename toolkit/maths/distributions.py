@@ -68,7 +68,8 @@ def head_logprobs(
     chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
     states, ids = hidden.reshape(-1, hidden.shape[-1]), token_ids.reshape(-1)
-    if cap is None and banned is not None:
+    if cap is None and banned is not None and weight.dtype == torch.float32:
+        # One addition less; a rounded head takes no fp32 bias, and adds it to its logits instead.
         bias, banned = banned if bias is None else bias.float() + banned, None
     trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     if trains and torch.is_grad_enabled():

@@ -52,9 +52,9 @@ from toolkit.training.baselines.trainers import (
     rloo_trainer,
     sft_trainer,
 )
+from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import prepare
-from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
 EOS = 1  # of the embedded model

@@ -18,6 +18,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.training.ppo.rollouts import sampling_rule
 from toolkit.training.reward.accuracy import best_of_k_accuracy
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import (
@@ -27,7 +28,6 @@ from toolkit.training.reward.trainer import (
     score_candidates,
     score_in_buckets,
 )
-from toolkit.training.rollouts import sampling_rule
 
 GOOD, BAD = " The honey was wonderful.", " The honey was terrible."
 

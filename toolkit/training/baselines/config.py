@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, SFTConfig
 
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trackers import check_trackers
 
 METHODS = ("dpo", "kto", "orpo", "cpo")

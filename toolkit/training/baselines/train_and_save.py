@@ -34,8 +34,8 @@ from toolkit.models.facts import write_facts
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 from toolkit.training.baselines.data import Row
-from toolkit.training.guards import RunStopped
-from toolkit.training.journal import peak_mb
+from toolkit.training.ppo.guards import RunStopped
+from toolkit.training.run_log import peak_mb
 
 
 @torch.no_grad()

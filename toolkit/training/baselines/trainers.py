@@ -38,11 +38,11 @@ from toolkit.training.baselines.config import (
     method_classes,
 )
 from toolkit.training.baselines.data import BaselineData, Row, prompt_rows, with_kl_rows
+from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.rewards import (
     RewardFunction,
     as_asked,
 )
-from toolkit.training.rollouts import SamplingRule
 
 # Methods of TRL's older trainers, which make tokens of one row at a time; the others' make them of
 # a whole dataset.

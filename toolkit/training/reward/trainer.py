@@ -35,9 +35,9 @@ from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
 from toolkit.models.roles import Roles
 from toolkit.models.targets import language_lora
+from toolkit.training.ppo.rollouts import SamplingRule
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.rewards import score
-from toolkit.training.rollouts import SamplingRule
 
 
 class BestOfKTrainer(RewardTrainer):

@@ -16,9 +16,9 @@ from toolkit.labeling.scripted import Lexicon
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.guards import RunStopped
-from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.ppo_trainer import PPOTrainer
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.guards import RunStopped
+from toolkit.training.ppo.trainer import PPOTrainer
 
 
 def trainer_of(

@@ -28,14 +28,14 @@ from toolkit.maths.sequences import is_any
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
-from toolkit.training.guards import Guards, RunStopped, check_signs
-from toolkit.training.journal import Journal, Row
+from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo_config import PUBLISH, PPOConfig
-from toolkit.training.ppo_run import Run, as_actors, as_eval_prompts, as_prompts, as_rewards
-from toolkit.training.ranks import Ranks
+from toolkit.training.ppo.config import PUBLISH, PPOConfig
+from toolkit.training.ppo.guards import Guards, RunStopped, check_signs
+from toolkit.training.ppo.inputs import Run, as_actors, as_eval_prompts, as_prompts, as_rewards
+from toolkit.training.ppo.rollouts import Rollout, by_length, collect
 from toolkit.training.rewards import RewardFunction
-from toolkit.training.rollouts import Rollout, by_length, collect
+from toolkit.training.run_log import Journal, Row
 
 
 class PPOTrainer:

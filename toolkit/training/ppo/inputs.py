@@ -30,7 +30,6 @@ from toolkit.maths.masking import masked_mean
 from toolkit.maths.sequences import is_any
 from toolkit.models.actors import POLICY, REWARD, Actors
 from toolkit.models.roles import Roles
-from toolkit.models.separate import SeparateModels
 from toolkit.random_state import (
     python_random_state,
     restore_python_random_state,
@@ -38,7 +37,7 @@ from toolkit.random_state import (
     torch_random_state,
 )
 from toolkit.scoring.guests import guests_state, set_guests_state
-from toolkit.training.checkpoints import (
+from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
     choose_checkpoint,
@@ -47,14 +46,15 @@ from toolkit.training.checkpoints import (
     read_state,
     save_checkpoint,
 )
-from toolkit.training.guards import RunStopped
-from toolkit.training.journal import Row, read_rows
-from toolkit.training.ppo_config import PPOConfig
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.guards import RunStopped
+from toolkit.training.ppo.rollouts import Rollout
 from toolkit.training.rewards import Rewards
-from toolkit.training.rollouts import Rollout
+from toolkit.training.run_log import Row, read_rows
+from toolkit.trl_compat.separate_models import SeparateModels
 
 if TYPE_CHECKING:
-    from toolkit.training.ppo_trainer import PPOTrainer
+    from toolkit.training.ppo.trainer import PPOTrainer
 
 # Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
 # autocast, 2e-2 in pure bf16 (measured). Beyond this they are recomputed where the arithmetic

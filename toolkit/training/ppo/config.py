@@ -14,7 +14,7 @@ from toolkit.data.text import end_ids
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.training.optimizers import make_schedule, optimizer_class
-from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.training.ppo.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trackers import check_trackers
 
 # The fields of TrainingArguments that PPOTrainer acts on.

@@ -17,7 +17,7 @@ from transformers import (
 
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE
-from toolkit.models.separate import SeparateModels
+from toolkit.trl_compat.separate_models import SeparateModels
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8], [0, 0, 9, 10, 11, 12]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]], dtype=torch.bool)

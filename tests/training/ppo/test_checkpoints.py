@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest
-from toolkit.training.checkpoints import (
+from toolkit.training.ppo.checkpoints import (
     FILES,
     checkpoints,
     clear_run,
     newest_good,
     problem_of,
 )
-from toolkit.training.ppo_run import Interrupted
+from toolkit.training.ppo.inputs import Interrupted
 
 Make = Callable[..., Any]
 
@@ -169,7 +169,7 @@ def test_killed_at_twenty_moments_a_run_still_ends_the_same(
                 save_file(*args)
 
             if in_a_save:
-                monkeypatch.setattr("toolkit.training.checkpoints.save_file", telling)
+                monkeypatch.setattr("toolkit.training.ppo.checkpoints.save_file", telling)
             trainer = new_trainer("killed", resume="auto", **options)
             if not in_a_save:
                 os.write(tell, b"x")

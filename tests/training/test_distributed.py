@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toolkit.errors import InputError
-from toolkit.training.ranks import Ranks
+from toolkit.training.distributed import Ranks
 
 
 def test_alone_nothing_is_summed() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from toolkit.maths.kl import penalized_rewards
-from toolkit.training.checkpoints import checkpoints
-from toolkit.training.guards import Guards, RunStopped, check_signs
+from toolkit.training.ppo.checkpoints import checkpoints
+from toolkit.training.ppo.guards import Guards, RunStopped, check_signs
 
 Make = Callable[..., Any]
 
