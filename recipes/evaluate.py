@@ -26,9 +26,9 @@ from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
-from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
+from toolkit.evaluation.head_to_head import compare, contender_rows, gaps, read_samples, sample_rows
 from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on

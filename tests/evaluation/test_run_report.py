@@ -11,15 +11,15 @@ import pytest
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.evaluation.compare import (
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.frontier import frontier
+from toolkit.evaluation.head_to_head import (
     compare,
     contender_rows,
     gaps,
     read_samples,
     sample_rows,
 )
-from toolkit.evaluation.contenders import Contender, Outputs
-from toolkit.evaluation.frontier import frontier
 from toolkit.evaluation.run_page import write_run_report
 from toolkit.evaluation.run_report import (
     data_sheet,

@@ -21,7 +21,7 @@ from toolkit.training.baseline_config import (
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
-from toolkit.trl_dialect import PPOConfig as TheirPPOConfig
+from toolkit.trl_compat.ppo import PPOConfig as TheirPPOConfig
 
 CONFIGS = [PPOConfig, TheirPPOConfig, BestOfKConfig, SFTBaselineConfig, PreferenceConfig,
            RLOOBaselineConfig]  # fmt: skip

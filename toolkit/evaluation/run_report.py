@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.data.files import read_jsonl, read_object
 from toolkit.errors import InputError
-from toolkit.evaluation.compare import read_sample_rows
+from toolkit.evaluation.head_to_head import read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
@@ -152,7 +152,7 @@ def read_evaluation(folder: str | Path, samples: int) -> tuple[Row, list[Row]]:
 def overoptimised(result: Row) -> list[str]:
     """Sentences, one for each sign that a policy pleases its training reward alone.
 
-    A gap's alarm (``compare.gaps``); and, among checkpoints of one run, a last one that another
+    A gap's alarm (``head_to_head.gaps``); and, among checkpoints of a run, a last one that another
     judge finds worse than an earlier one (p of scores < 0.05, by Holm over the run's checkpoints)
     although the training reward finds it no worse.
     """

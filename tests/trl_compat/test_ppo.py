@@ -25,8 +25,8 @@ from toolkit.errors import InputError
 from toolkit.models.separate import SeparateModels
 from toolkit.training.ppo_config import PPOConfig as OurConfig
 from toolkit.training.ppo_run import as_prompts
-from toolkit.trl_dialect import PPOConfig, PPOTrainer
-from toolkit.trl_yaml import read_trl_config
+from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer
+from toolkit.trl_compat.yaml_reader import read_trl_config
 
 
 def parts(model: str, **kwargs: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ from transformers import (
     AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser,
 )
 from trl import ModelConfig, ScriptArguments, get_peft_config
-from toolkit.trl_dialect import PPOConfig, PPOTrainer
+from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer
 
 parser = HfArgumentParser((ScriptArguments, PPOConfig, ModelConfig))
 script, args, model_args = parser.parse_args_into_dataclasses()

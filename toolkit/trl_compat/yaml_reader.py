@@ -16,7 +16,7 @@ from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
 from toolkit.training.ppo_config import PPOConfig as OwnConfig
-from toolkit.trl_dialect import TAKEN, PPOConfig
+from toolkit.trl_compat.ppo import TAKEN, PPOConfig
 
 Settings = dict[str, Any]
 # What recipes/ppo.py reads.

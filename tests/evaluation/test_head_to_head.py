@@ -11,7 +11,8 @@ from scipy.stats import permutation_test
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.evaluation.compare import (
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.head_to_head import (
     compare,
     contender_rows,
     gaps,
@@ -20,7 +21,6 @@ from toolkit.evaluation.compare import (
     read_samples,
     sample_rows,
 )
-from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.ratings import rate_pairs
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.ratings import ELO_SCALE
