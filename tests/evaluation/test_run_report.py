@@ -3,24 +3,26 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts
+from toolkit.data.records import from_row, to_row
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.frontier import frontier
 from toolkit.evaluation.head_to_head import (
     compare,
-    contender_rows,
+    contender_results,
     gaps,
-    read_samples,
-    sample_rows,
 )
-from toolkit.evaluation.run_page import write_run_report
+from toolkit.evaluation.result import Evaluation, JudgeResult, SeenPrompts
+from toolkit.evaluation.run_page import Report, write_run_report
 from toolkit.evaluation.run_report import (
     data_sheet,
     last_fifth,
@@ -30,7 +32,9 @@ from toolkit.evaluation.run_report import (
     read_reward_run,
     verdicts,
 )
+from toolkit.evaluation.samples import SampleRow, read_samples, sample_rows, write_samples
 from toolkit.evaluation.tables import place_table, print_evaluation
+from toolkit.training.log_rows import read_log
 
 HOSTILE = [
     "<script>document.title='owned'</script>", "<img src=x onerror=\"document.title='owned'\">",
@@ -51,7 +55,9 @@ METRICS = {"accuracy": 0.6, "accuracy_low": 0.5, "accuracy_high": 0.7, "chance":
            "comparisons": 100, "loss": 1.0, "prompts": 90}  # fmt: skip
 
 
-def evaluation(texts: list[str], shift: float = 1.0, kind: str = "adapter") -> tuple[Any, Any]:
+def evaluation(
+    texts: list[str], shift: float = 1.0, kind: str = "adapter"
+) -> tuple[Evaluation, list[SampleRow]]:
     """A result and its sample rows: the reference, and one that is better by ``shift``."""
     name = "ppo" if kind == "adapter" else "ppo@2"
     contenders = [Contender("reference", "reference"), Contender(name, kind, "x")]
@@ -63,20 +69,27 @@ def evaluation(texts: list[str], shift: float = 1.0, kind: str = "adapter") -> t
         made[c.name] = Outputs(texts, None, [0.5 * place] * count, [3] * count)
         scores["rm"][c.name] = [(i * 7 % 5) + shift * place for i in range(count)]
         scores["<b>truth</b>"][c.name] = [(i * 3 % 5) + place for i in range(count)]
-    rows = contender_rows(contenders, made, scores, texts)
+    not_trained = SeenPrompts(trained_prompts=0, trained_prompts_note=None)
+    results = contender_results(contenders, made, scores, texts, dict.fromkeys(made, not_trained))
     pairs, ratings = compare([c.name for c in contenders], scores, {})
-    import torch
-
     curve = frontier(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), 1.0)
-    result = {
-        "prompts": count, "seed": 0, "reference": "reference", "contenders": rows, "pairs": pairs,
-        "ratings": ratings, "gaps": gaps(rows, pairs, "rm"), "frontier": {"rm": curve},
-        "judges": [{"name": n, "kind": "function", "training_reward": n == "rm"} for n in scores],
-    }  # fmt: skip
+    result = Evaluation(
+        prompts=count,
+        contenders=results,
+        vocabulary=None,
+        chat_template=None,
+        chat_template_kwargs={},
+        reference="reference",
+        judges=[JudgeResult(name, "function", name == "rm") for name in scores],
+        pairs=pairs,
+        ratings=ratings,
+        gaps=gaps(results, pairs, "rm"),
+        frontier={"rm": curve},
+    )
     asked = Prompts([[i] for i in range(count)])
     asked.given = dict(enumerate(texts))
     tokenizer: Any = None  # nothing is decoded
-    return json.loads(json.dumps(result)), sample_rows(asked, tokenizer, made, scores)
+    return result, sample_rows(asked, tokenizer, made, scores)
 
 
 @pytest.fixture
@@ -97,8 +110,8 @@ def leave_behind(tmp_path: Path) -> Path:
     history = [{"step": 5, "loss": 1.3, "accuracy": 0.4}, {"step": 9, "loss": 1.1, "accuracy": 0.5}]
     write_json(tmp_path / "reward" / "run.json", facts | {"metrics": METRICS, "history": history})
     result, samples = evaluation(HOSTILE)
-    write_json(tmp_path / "evaluation" / "evaluation.json", result)
-    write_jsonl(tmp_path / "evaluation" / "samples.jsonl", samples)
+    result.write(tmp_path / "evaluation" / "evaluation.json")
+    write_samples(tmp_path / "evaluation", samples)
     comparisons = [
         {"prompt": p, "completions": ["a b", "c"], "best": b, "labeler": who}
         for p, b, who in [("p", 0, "ann"), ("p", 0, "bob"), ("q", 1, "ann"), ("q", 0, "bob"),
@@ -118,7 +131,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = verdicts(runs, rewards, result)
     sheet = data_sheet(folder / "comparisons.jsonl")
     return write_run_report(
-        folder / "report", HOSTILE[0], facts, runs, rewards, result, samples, sheet, {}
+        folder / "report", Report(HOSTILE[0], facts, runs, rewards, result, samples, sheet)
     )
 
 
@@ -178,7 +191,7 @@ def test_hostile_completions_are_inert_in_a_browser(
 
 def test_hostile_text_is_no_markup_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     result, samples = evaluation(["[red]x[/red]", "\x1b[31my", "z"])
-    result["judges"].append({"name": "people", "kind": "people", "training_reward": False})
+    result.judges.append(JudgeResult("people", "people", False))
     print_evaluation(result, samples)  # people have no scores, and no curve
     out = capsys.readouterr().out
     assert "[red]x[/red]" in out.replace("\n", "") and "\x1b" not in out
@@ -190,13 +203,14 @@ def test_verdicts_say_no_where_it_is_no(runs: Path) -> None:
     write_jsonl(runs / "ppo" / "log.jsonl", [row | {"objective/kl_target": 5.7} for row in LOG])
     missed = {f[0]: f[2] for f in verdicts({"ppo": read_ppo_run(runs / "ppo")}, {}, None)}
     assert missed == {"ppo: the KL was held": "no"}
-    weak = read_reward_run(runs / "reward") | {"trusted": False}
-    assert verdicts({}, {"r": weak}, None)[0][2] == "no"
+    reward = read_reward_run(runs / "reward")
+    lost = replace(reward.verdict, answer="no")
+    assert verdicts({}, {"r": reward}, None)[0][2] == "yes"
+    assert verdicts({}, {"r": replace(reward, verdict=lost)}, None)[0][2] == "no"
     result, _ = evaluation([str(i) for i in range(40)], shift=0.0)
     facts = {f[0]: f[2] for f in verdicts({}, {}, result)}  # by whom it was not trained on
     assert facts["ppo better than reference, says <b>truth</b>"] == "yes"
-    for judge in result["judges"]:
-        judge["training_reward"] = False
+    result = replace(result, judges=[replace(j, training_reward=False) for j in result.judges])
     facts = {f[0]: f[2] for f in verdicts({}, {}, result)}  # by the first
     assert facts["ppo better than reference, says rm"] == "no"
     assert facts["free of over-optimisation"] == ""
@@ -205,21 +219,25 @@ def test_verdicts_say_no_where_it_is_no(runs: Path) -> None:
 def test_a_later_checkpoint_that_only_the_training_reward_likes_raises_the_alarm() -> None:
     result, _ = evaluation([str(i) for i in range(60)], kind="checkpoint")
     assert overoptimised(result) == []
-    for p in result["pairs"]:
-        if (p["a"], p["b"], p["judge"]) == ("ppo@2", "ppo@1", "<b>truth</b>"):
-            p["difference"] = -p["difference"]
+    place = next(
+        i for i, p in enumerate(result.pairs)
+        if (p.a, p.b, p.judge) == ("ppo@2", "ppo@1", "<b>truth</b>")
+    )  # fmt: skip
+    result.pairs[place] = replace(
+        result.pairs[place], difference=-(result.pairs[place].difference or 0.0)
+    )
     (alarm,) = overoptimised(result)
     assert alarm.startswith("ppo@2: <b>truth</b> finds it worse than ppo@1")
 
 
 def test_the_data_sheet_counts_labellers_and_how_far_they_agree(runs: Path) -> None:
     sheet = data_sheet(runs / "comparisons.jsonl")
-    assert sheet["comparisons"] == 5 and sheet["prompts"] == 3
-    assert sheet["labellers"] == {"ann": 2, "bob": 2, HOSTILE[0]: 1}
-    assert sheet["positions"] == [3, 2] and sheet["completions"] == {"2": 5}
-    assert sheet["items_twice"] == 2 and sheet["agreement"] == 0.5
+    assert sheet.comparisons == 5 and sheet.prompts == 3
+    assert sheet.labellers == {"ann": 2, "bob": 2, HOSTILE[0]: 1}
+    assert sheet.positions == [3, 2] and sheet.completions == {"2": 5}
+    assert sheet.items_twice == 2 and sheet.agreement == 0.5
     # Units (0, 0) and (1, 0): D_o = 1/4 * 2 = 1/2, D_e = 6 / 12, so alpha is 0.
-    assert sheet["alpha"] == pytest.approx(0.0)
+    assert sheet.alpha == pytest.approx(0.0)
 
 
 def test_places_below_the_curve_stop_where_its_samples_do() -> None:
@@ -228,7 +246,7 @@ def test_places_below_the_curve_stop_where_its_samples_do() -> None:
     assert found is not None
     (row,) = found[1]
     assert row[0] == "ppo" and "% ± " in row[4]
-    result["contenders"][1]["kl"] = 9.0
+    result.contenders[1] = replace(result.contenders[1], kl=9.0)
     found = place_table(result, "rm")
     assert found is not None and found[1][0][3:] == ["beyond what the samples support", ""]
     assert place_table(result, "<b>truth</b>") is None  # no curve was made for it
@@ -240,7 +258,7 @@ def test_a_few_wins_are_no_verdict_and_an_unfinished_run_says_so(runs: Path) -> 
         "ppo better than reference, says <b>truth</b>"
     ] == "no"
     run = read_ppo_run(runs / "ppo")
-    run["identity"]["settings"]["total_episodes"] = 2560
+    run.identity["settings"]["total_episodes"] = 2560
     assert verdicts({"ppo": run}, {}, None)[0] == ("ppo: finished", "100 of 2,560 episodes", "no")
 
 
@@ -263,9 +281,11 @@ def test_samples_that_were_edited_are_found_out(runs: Path, edit: Any, message: 
 
 
 def test_names_that_are_formulas_to_matplotlib_are_drawn(tmp_path: Path) -> None:
-    result, samples = evaluation(["a", "b", "c"])
-    text = json.dumps(result).replace('"ppo"', '"$x_{1}$ $"').replace('": "reference"', '": "_ref"')
-    write_run_report(tmp_path, "T", [], {}, {}, json.loads(text), [], None, {})
+    result, _ = evaluation(["a", "b", "c"])
+    text = json.dumps(to_row(result))
+    text = text.replace('"ppo"', '"$x_{1}$ $"').replace('": "reference"', '": "_ref"')
+    odd = from_row(Evaluation, json.loads(text), "evaluation.json")
+    write_run_report(tmp_path, Report("T", [], evaluation=odd))
     assert (tmp_path / "win_rates.png").is_file()
 
 
@@ -283,7 +303,15 @@ def test_a_folder_of_something_else_is_one_line(read: Any, message: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-def test_last_fifth_rounds_up_and_never_is_empty() -> None:
-    assert last_fifth(LOG, "episode") == 95.0
-    assert last_fifth(LOG[:1], "episode") == 10.0
-    assert last_fifth(LOG[:6], "episode") == 55.0
+def test_last_fifth_rounds_up_and_never_is_empty(runs: Path) -> None:
+    log = read_log(runs / "ppo" / "log.jsonl")
+    assert last_fifth(log, lambda update: update.episode) == 95.0
+    assert last_fifth(log[:1], lambda update: update.episode) == 10.0
+    assert last_fifth(log[:6], lambda update: update.episode) == 55.0
+
+
+def test_what_was_no_number_in_the_last_fifth_is_left_out_of_its_mean(runs: Path) -> None:
+    log = read_log(runs / "ppo" / "log.jsonl")
+    lost = [*log[:-1], replace(log[-1], scores=None)]
+    assert last_fifth(lost, lambda update: update.scores) == pytest.approx(0.9)  # of 0.9 and None
+    assert last_fifth(lost[-1:], lambda update: update.scores) is None
