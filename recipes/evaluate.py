@@ -62,7 +62,7 @@ def main(
         print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
         if len(prompts) < 2:
             raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
-        for line in other_settings(contenders, sampling_args, prompts):
+        for line in other_settings(contenders, vars(sampling_args), prompts):
             print(f"note: {line}")
     for judge in judges:
         if isinstance(judge, ScoreJudge):
