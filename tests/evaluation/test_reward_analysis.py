@@ -1,8 +1,6 @@
-"""The report's numbers on comparisons whose answers are known, and its page."""
+"""The report's numbers on comparisons whose answers are known."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +8,13 @@ import pytest
 from toolkit.data.records import to_row
 from toolkit.evaluation.reward_analysis import (
     Calibration,
-    CurvePoint,
     NotCalibrated,
     People,
-    RewardReport,
     analyse,
     length_bias,
     people,
     position_bias,
 )
-from toolkit.evaluation.reward_page import verdict, write_reward_report
-
-HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"
 
 
 def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]], float]:
@@ -140,37 +133,3 @@ def test_the_most_confident_mistakes_come_first() -> None:
         scores = raw[rows.index(row)]
         p = math.exp(scores[row["best"]]) / sum(map(math.exp, scores))
         assert m.people_probability == pytest.approx(p)
-
-
-def test_the_verdict_is_earned() -> None:
-    rows, raw, _ = made()
-    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0))
-    assert answer == "yes" and "It has learned what people pick" in sentence
-    noise = np.random.default_rng(5)
-    lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
-    answer, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
-    assert answer == "no" and sentence.startswith("Not to be told from chance")
-    oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
-    picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
-    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
-    assert answer == "no" and "But no better than: oracle (99.8%)" in sentence
-
-
-def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:
-    rows, raw, _ = made(60)
-    for row in rows:
-        row["prompt"] = [{"role": "user", "content": HOSTILE + row["prompt"]}]
-        row["completions"] = [HOSTILE + text for text in row["completions"]]
-    curve = [CurvePoint(0.1, 10, 0.3, 0.2, 0.4, 1.3), CurvePoint(1.0, 100, 0.5, 0.4, 0.6, 1.3)]
-    analysis = analyse(rows, raw, 1.0, 0.0)
-    write_reward_report(tmp_path, analysis, curve, {"config": HOSTILE})
-    page = (tmp_path / "reward_report.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
-    assert "{{ 7 * 7 }}" in page and "\\u202e" in page and "\x1b" not in page
-    assert "http" not in page.replace("data:image", "") and page.count("<picture>") == 5
-    for heading in ("Accuracy", "Would more labels help?", "Calibration", "Position", "Length",
-                    "Scores", "The most confident mistakes", "This run"):  # fmt: skip
-        assert f">{heading}</h" in page
-    figures = json.loads((tmp_path / "reward_report.json").read_text(encoding="utf-8"))
-    assert figures["analysis"]["accuracy"]["n"] == 60 and len(figures["label_curve"]) == 2
-    assert RewardReport.read(tmp_path / "reward_report.json", "x").analysis == analysis
