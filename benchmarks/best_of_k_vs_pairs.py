@@ -103,7 +103,7 @@ def describe(name: str, right: np.ndarray, rows: list[Row]) -> str:
     prompts, credits = [row["prompt"] for row in rows], right.astype(float).tolist()
     found = share(credits, prompts)
     p = luck(credits, [1 / len(row["completions"]) for row in rows], prompts)
-    return (f"{name:28s} {found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]  "
+    return (f"{name:28s} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]  "
             f"chance gives as many with probability {p:.1e}")  # fmt: skip
 
 

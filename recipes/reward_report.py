@@ -15,13 +15,13 @@ import contextlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toolkit.data.comparisons import read_rows
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
+from toolkit.data.records import from_row
 from toolkit.errors import InputError
-from toolkit.evaluation.reward_analysis import analyse
+from toolkit.evaluation.reward_analysis import Analysis, analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
 from toolkit.labeling.scripted import by_lexicon
@@ -29,6 +29,7 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.record import RUN_FILE, RunRecord
+from toolkit.training.reward.accuracy import RewardMetrics
 from toolkit.training.reward.trainer import score_candidates
 
 reward = recipe("reward")
@@ -56,12 +57,12 @@ class ReportArguments:
         return shares
 
 
-def main(args: ReportArguments) -> dict[str, Any]:
+def main(args: ReportArguments) -> Analysis:
     with scratch_folder() as scratch:
         return report(args, scratch)
 
 
-def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
+def report(args: ReportArguments, scratch: Path) -> Analysis:
     # What the run was, and what it held out.
     source, fractions = Path(args.run), args.fractions()
     record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
@@ -103,9 +104,10 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
                 "--check_reload", "false", "--overwrite",
             ])  # fmt: skip
         curve.append(curve_point(fraction, less))
-        print(f"trained on {fraction:.0%} of the labels: accuracy {less['accuracy']:.3f}")
+        print(f"trained on {fraction:.0%} of the labels: accuracy {less.accuracy:.3f}")
     if fractions:
-        curve.append(curve_point(1.0, record.metrics))
+        whole = from_row(RewardMetrics, record.metrics, f"{source}/{RUN_FILE}: metrics")
+        curve.append(curve_point(1.0, whole))
 
     write_reward_report(out, analysis, curve, record.as_json())
     print_facts("Reward model report", facts(analysis))

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toolkit.hub.adapter_source import TrainedAdapter, read_adapter, read_result
 from toolkit.hub.base_on_hub import Base
 from toolkit.hub.card import code, render
 from toolkit.record import RunRecord
+from toolkit.training.reward.accuracy import RewardMetrics
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
 DEMO = Path(__file__).parents[2] / "data" / "model"
@@ -21,18 +23,24 @@ BASE = Base(DEMO, "org/base", "a" * 40, {"license": "apache-2.0"})
 
 
 def evaluation(adapter: Path | None) -> dict[str, Any]:
+    """evaluation.json, as evaluate.py would have written it."""
+    like = dict.fromkeys(
+        ("words", "distinct_1", "distinct_2", "repetition", "unique", "new_sentences",
+         "copied_3grams", "copies_opening"), 0.4,
+    ) | {"n": 1, "tokens": 24.0}  # fmt: skip
     return {
         "prompts": 512, "seed": 0, "reference": "reference",
         "judges": [{"name": "vader", "kind": "lexicon", "training_reward": True}],
         "contenders": [
-            {"name": "ppo", "adapter": str(adapter), "kl": 4.9, "kl_error": 0.1, "tokens": 24.0,
-             "distinct_2": 0.4, "repetition": 0.1,
-             "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8}}},
-            {"name": "reference", "adapter": None, "kl": 0.0, "kl_error": 0.0, "tokens": 24.0,
-             "distinct_2": 0.4, "repetition": 0.1, "scores": {}},
+            like | {"name": "ppo", "kind": "adapter", "source": "x", "adapter": str(adapter),
+                    "kl": 4.9, "kl_error": 0.1,
+                    "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8, "std": 1.0}}},
+            like | {"name": "reference", "kind": "reference", "source": "", "adapter": None,
+                    "kl": 0.0, "kl_error": 0.0, "scores": {}},
         ],
         "pairs": [{"judge": "vader", "a": "reference", "b": "ppo", "wins": 100, "ties": 12,
-                   "losses": 400, "win_rate": 0.2, "low": 0.17, "high": 0.24, "p_value": 1e-9}],
+                   "losses": 400, "not_judged": 0, "win_rate": 0.2, "low": 0.17, "high": 0.24,
+                   "p_value": 1e-9, "p_holm": 1e-9}],
     }  # fmt: skip
 
 
@@ -89,8 +97,9 @@ def test_the_metadata_are_the_hubs_fields(policy: TrainedAdapter) -> None:
 
 def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Path) -> None:
     source = read_adapter(adapters / "reward" / "adapter")
-    source.metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "chance": 0.25,
-                      "comparisons": 200, "p": 1e-12}  # fmt: skip
+    source.metrics = RewardMetrics(
+        accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, p=1e-12, chance=0.25, comparisons=200
+    )
     source.record = RunRecord(
         data={"source": "/home/ann/secret/picks.jsonl", "rows": 1000},
         settings={"loss_type": "best_of_k", "chat_template": "/home/ann/t.jinja", "seed": 1},
@@ -101,7 +110,7 @@ def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Pat
     assert "| `source` | `picks.jsonl` |" in card and "| `loss_type` | `best_of_k` |" in card
     assert "Three people in Bonn." in card and "/home/ann" not in card
     assert "return 2.5 * raw + -0.75" in card  # gain and bias
-    source.metrics["p"] = 0.4
+    source.metrics = replace(source.metrics, p=0.4)
     assert "not shown to be better than chance" in render(source, BASE, "me/reward")
 
 
@@ -170,7 +179,7 @@ def test_policies_of_other_methods_say_which(
 def test_kl_is_that_of_these_adapters(adapters: Path, tmp_path: Path) -> None:
     for name in ("adapters", "best"):
         shutil.copytree(adapters / "ppo/adapters/policy", tmp_path / name / "policy")
-    rows = [{"objective/kl": float(i)} for i in range(10)]
+    rows = [{"update": i + 1, "episode": 8 * (i + 1), "objective/kl": float(i)} for i in range(10)]
     (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "best" / "evaluation.json").write_text(json.dumps({"eval/kl": 2.25}))
     said = {

@@ -13,10 +13,9 @@ All but whole models are adapters on one base in memory.
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from toolkit.data.chat import Chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
+from toolkit.data.records import Row
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.frontier import best_of_n_kl
@@ -173,12 +173,14 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
             check_base(c.source)
 
 
-def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prompts) -> list[str]:
+def other_settings(
+    contenders: Sequence[Contender], sampling: Mapping[str, object], prompts: Prompts
+) -> list[str]:
     """A line for each contender that was trained with other settings than it is judged with.
 
     Args:
         contenders: of adapters, ``run.json`` of their run tells, and their toolkit.json.
-        sampling: with TRL's names as attributes.
+        sampling: by TRL's names.
         prompts: how their messages are rendered counts too.
     """
     names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
@@ -190,8 +192,8 @@ def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prom
         path = record_beside(Path(c.source))
         settings = {} if path is None else RunRecord.read(path).settings
         for name in names:
-            then, now = settings.get(name), getattr(sampling, name)
-            if name == "truncate_after" and sampling.truncate_token is None:
+            then, now = settings.get(name), sampling[name]
+            if name == "truncate_after" and sampling["truncate_token"] is None:
                 continue
             if settings.get("truncate_token", ...) is ... or then == now:
                 continue
@@ -222,7 +224,7 @@ def _tokenizer_of(contender: Contender) -> str | None:
     places = [contender.source]
     if contender.kind == "checkpoint":
         run = Path(contender.source).parent
-        settings: dict[str, Any] = {}
+        settings: Row = {}
         if (run / RUN_FILE).is_file():
             settings = RunRecord.read(run / RUN_FILE).settings
         named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]

@@ -3,18 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.chat import read_chat
+from toolkit.data.chat import Messages, read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender
+from toolkit.evaluation.result import ContenderResult, SeenPrompts
 from toolkit.record import RunRecord, record_beside
-
-Row = dict[str, Any]
 
 
 class _Unknown(Exception):
@@ -23,22 +21,19 @@ class _Unknown(Exception):
 
 def trained_on(
     contenders: Sequence[Contender], prompts: Prompts, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Row]:
+) -> dict[str, SeenPrompts]:
     """For each contender, how many of these prompts it was trained on.
 
     What a contender was trained on is read again as its run.json says: the prompts of ppo.py and
     rloo.py, the comparisons that sft.py and preference.py did not hold out, and the same of the
     adapter that it started from. Prompts are compared by their text or messages, whatever the files
     are called.
-
-    Returns:
-        name -> ``trained_prompts``, a number, or None where it could not be checked, and
-        ``trained_prompts_note``, which says why not.
     """
     asked = [_key(prompts.shown(i, tokenizer)) for i in range(len(prompts))]
     by_name = {c.name: c for c in contenders}
     known: dict[Path, set[str]] = {}
-    found: dict[str, Row] = {}
+    found: dict[str, SeenPrompts] = {}
+
     for c in contenders:
         writer = by_name.get(c.source, c) if c.kind == "best_of_n" and c.source else c
         count: int | None = 0
@@ -49,40 +44,39 @@ def trained_on(
                 count = sum(key in seen for key in asked)
         except _Unknown as error:
             count, note = None, str(error)
-        found[c.name] = {"trained_prompts": count, "trained_prompts_note": note}
+        found[c.name] = SeenPrompts(trained_prompts=count, trained_prompts_note=note)
     return found
 
 
-def notes(contenders: Sequence[Row], prompts: int) -> dict[str, str]:
+def notes(contenders: Sequence[ContenderResult], prompts: int) -> dict[str, str]:
     """A sentence for each contender whose prompts were not all held out, or may not have been.
 
     Args:
-        contenders: rows of ``evaluation.json``.
+        contenders: of ``evaluation.json``.
         prompts: how many they were judged on.
     """
     said: dict[str, str] = {}
     for c in contenders:
-        name = c["name"].rpartition("@")[0] if c["kind"] == "checkpoint" else c["name"]
-        if c.get("trained_prompts"):
+        name = c.name.rpartition("@")[0] if c.kind == "checkpoint" else c.name
+        if c.trained_prompts:
             said[name] = (
-                f"it was trained on {c['trained_prompts']} of the {prompts} prompts, which are not "
+                f"it was trained on {c.trained_prompts} of the {prompts} prompts, which are not "
                 "held out"
             )
-        elif c.get("trained_prompts_note"):
+        elif c.trained_prompts_note:
             said[name] = (
-                "it could not be checked which prompts it was trained on: "
-                f"{c['trained_prompts_note']}"
+                f"it could not be checked which prompts it was trained on: {c.trained_prompts_note}"
             )
     return said
 
 
-def print_notes(contenders: Sequence[Row], prompts: int) -> None:
+def print_notes(contenders: Sequence[ContenderResult], prompts: int) -> None:
     """Print ``notes``, a line each."""
     for name, sentence in notes(contenders, prompts).items():
         print(f"note: {name}: {sentence}")
 
 
-def _key(prompt: Any) -> str:
+def _key(prompt: str | Messages) -> str:
     """Text or messages as something that can be looked up; blanks around text do not count."""
     if isinstance(prompt, str):
         return prompt.strip()
@@ -95,6 +89,7 @@ def _of_adapter(
     """The prompts that an adapter or checkpoint was trained on, and what it started from."""
     if not source.is_dir():
         raise _Unknown(f"{source} is a whole model")
+
     path = record_beside(source)
     if path is None:
         raise _Unknown(f"there is no run.json beside {source}")
@@ -105,6 +100,7 @@ def _of_adapter(
     record = RunRecord.read(path)
     if not record.settings:
         raise _Unknown(f"{path} does not say")
+
     try:
         seen = _of_run(record, tokenizer)
         if record.settings.get("policy_adapter") is not None:

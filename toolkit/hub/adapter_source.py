@@ -6,9 +6,8 @@ reward   task_type SEQ_CLS                                  metrics.json in it, 
 value    task_type CAUSAL_LM and value_head.safetensors     the policy's toolkit.json, in ../policy
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +18,10 @@ from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
 from toolkit.data.inside import inside
+from toolkit.data.records import from_row
 from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
+from toolkit.evaluation.result import ContenderResult, Evaluation, JudgeResult, Pair
 from toolkit.hub.base_on_hub import check_tokenizer
 from toolkit.models.adapters import check_adapter
 from toolkit.models.facts import FACTS, read_facts
@@ -28,6 +29,7 @@ from toolkit.models.finite import check_file
 from toolkit.models.reading import reading_of
 from toolkit.record import Json, RunRecord, record_beside
 from toolkit.training.methods import METHODS, Method
+from toolkit.training.reward.accuracy import RewardMetrics
 
 Kind = Literal["policy", "reward", "value"]
 VALUE_HEAD = "value_head.safetensors"
@@ -45,7 +47,7 @@ class TrainedAdapter:
         toolkit_json: toolkit.json; of a value, that of the policy beside it.
         precision: how the base was held in training.
         record: run.json of its training; None where there is none.
-        metrics: metrics.json; empty where there is none.
+        metrics: metrics.json of a reward model; None where there is none of reward.py.
     """
 
     folder: Path
@@ -54,7 +56,7 @@ class TrainedAdapter:
     toolkit_json: Json
     precision: str
     record: RunRecord | None = None
-    metrics: Json = field(default_factory=dict)
+    metrics: RewardMetrics | None = None
 
     @property
     def base_name(self) -> str:
@@ -202,9 +204,20 @@ def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapt
     written = record_beside(folder, levels=1 if kind == "reward" else 2)
     if written is not None:
         adapter.record = RunRecord.read(written)
-    if (folder / "metrics.json").is_file():
-        adapter.metrics = read_object(folder / "metrics.json", "adapter")
+    if kind == "reward":
+        adapter.metrics = _metrics(folder / "metrics.json")
     return adapter
+
+
+def _metrics(path: Path) -> RewardMetrics | None:
+    """The figures of a reward model; None where nobody measured, or another tool did."""
+    if not path.is_file():
+        return None
+    row = read_object(path, "adapter")
+    try:
+        return from_row(RewardMetrics, row, str(path))
+    except InputError:
+        return None
 
 
 def _check_head(path: Path) -> None:
@@ -231,9 +244,9 @@ class Results:
     """
 
     prompts: int
-    judges: dict[str, Json]
-    contender: Json
-    pairs: list[Json]
+    judges: dict[str, JudgeResult]
+    contender: ContenderResult
+    pairs: list[Pair]
 
 
 def read_results(path: str | Path | None, folder: Path, name: str | None = None) -> Results | None:
@@ -246,60 +259,26 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
         return None
     path = Path(path)
     path = path / "evaluation.json" if path.is_dir() else path
-    whole = read_object(path, "evaluation")
+    row = read_object(path, "evaluation")
     try:
-        rows: list[Json] = whole["contenders"]
-        if name is None:
-            mine = [row for row in rows if row["adapter"] and Path(row["adapter"]) == folder]
-        else:
-            mine = [row for row in rows if row["name"] == name]
-        if len(mine) != 1:
-            names = ", ".join(str(row["name"]) for row in rows)
-            raise InputError(
-                f"evaluation: {path}: {len(mine)} contenders with this adapter (name one by "
-                f"--contender, of {names})",
-                "evaluation",
-            )
-        row = mine[0]
-        own = row["name"]
-        pairs = [
-            p if p["a"] == own else _turned(p) for p in whole["pairs"] if own in (p["a"], p["b"])
-        ]
-        for pair in pairs:
-            _numbers(pair, "wins", "ties", "losses", "win_rate", "low", "high")
-        for score in row["scores"].values():
-            _numbers(score, "mean", "error", *(["gain"] if score.get("gain") is not None else []))
-        _numbers(row, *(name for name in ("kl", "kl_error") if row.get(name) is not None))
-        judges = {judge["name"]: judge for judge in whole["judges"]}
-        return Results(int(whole["prompts"]), judges, row, pairs)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        whole = from_row(Evaluation, row, "evaluation.json")
+    except InputError as error:
         raise InputError(
-            f"evaluation: {path}: not what an evaluation writes ({type(error).__name__}: {error})",
-            "evaluation",
+            f"evaluation: {path}: not what an evaluation writes ({error})", "evaluation"
         ) from None
 
+    if name is None:
+        mine = [c for c in whole.contenders if c.adapter and Path(c.adapter) == folder]
+    else:
+        mine = [c for c in whole.contenders if c.name == name]
+    if len(mine) != 1:
+        names = ", ".join(c.name for c in whole.contenders)
+        raise InputError(
+            f"evaluation: {path}: {len(mine)} contenders with this adapter (name one by "
+            f"--contender, of {names})",
+            "evaluation",
+        )
 
-def _turned(pair: Json) -> Json:
-    """The same comparison, seen from ``b``."""
-    return pair | {
-        "a": pair["b"],
-        "b": pair["a"],
-        "wins": pair["losses"],
-        "losses": pair["wins"],
-        "win_rate": 1 - pair["win_rate"],
-        "low": 1 - pair["high"],
-        "high": 1 - pair["low"],
-    }
-
-
-def _numbers(row: Json, *names: str) -> None:
-    for name in names:
-        value = row[name]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise TypeError(f"{name} is {value!r}")
+    own = mine[0].name
+    pairs = [p if p.a == own else p.turned() for p in whole.pairs if own in (p.a, p.b)]
+    return Results(whole.prompts, {j.name: j for j in whole.judges}, mine[0], pairs)

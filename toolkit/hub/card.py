@@ -9,11 +9,12 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from toolkit.data.files import read_jsonl, read_object
+from toolkit.data.files import read_object
 from toolkit.hub.adapter_source import Results, TrainedAdapter
 from toolkit.hub.base_on_hub import Base
 from toolkit.hub.loading_snippet import Names, loading_snippet
 from toolkit.record import Json, RunRecord
+from toolkit.training.log_rows import read_log
 from toolkit.training.methods import BASELINE_SETTINGS
 
 UNMEASURED = "not measured"
@@ -269,10 +270,9 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
         )
 
     row = results.contender
-    kl, error = row.get("kl"), row.get("kl_error")
-    held = UNMEASURED if kl is None else f"{kl:.3g} nats"
-    if kl is not None and error is not None:
-        held += f" (standard error {error:.2g})"
+    held = UNMEASURED if row.kl is None else f"{row.kl:.3g} nats"
+    if row.kl_error is not None:
+        held += f" (standard error {row.kl_error:.2g})"
     parts = [f"On {results.prompts} prompts. KL from the reference, per completion: {held}."]
 
     if results.pairs:
@@ -280,52 +280,48 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
             "| against | judge | wins / ties / losses | win rate of decided ones, 95 % interval |\n"
             "|---|---|---|---|\n"
             + "\n".join(
-                f"| {_name(p['b'])} | {_judge(results, p['judge'])} | {p['wins']} / {p['ties']} / "
-                f"{p['losses']} | {p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}] |"
+                f"| {_name(p.b)} | {_judge(results, p.judge)} | {p.wins} / {p.ties} / "
+                f"{p.losses} | {p.win_rate:.1%} [{p.low:.1%}, {p.high:.1%}] |"
                 for p in results.pairs
-                if p["wins"] + p["ties"] + p["losses"]
+                if p.judged
             )
         )
     else:
         parts.append(f"Win rates: {UNMEASURED}.")
 
-    if row["scores"]:
+    if row.scores:
         parts.append(
             "| judge | mean score (standard error) | gain on the reference, in its std |\n"
             "|---|---|---|\n"
             + "\n".join(
-                f"| {_judge(results, name)} | {s['mean']:.3g} ({s['error']:.2g}) | "
-                f"{UNMEASURED if s.get('gain') is None else format(s['gain'], '+.2f')} |"
-                for name, s in row["scores"].items()
+                f"| {_judge(results, name)} | {s.mean:.3g} ({s.error:.2g}) | {s.gain:+.2f} |"
+                for name, s in row.scores.items()
             )
         )
     return "\n\n".join(parts)
 
 
 def _judge(results: Results, name: str) -> str:
-    trained = results.judges.get(name, {}).get("training_reward")
+    judge = results.judges.get(name)
+    trained = judge is not None and judge.training_reward
     return _name(name) + (" (it was trained on this one)" if trained else "")
 
 
 def _accuracy(adapter: TrainedAdapter) -> str:
     m = adapter.metrics
-    if not all(isinstance(m.get(k), int | float) for k in ("accuracy", "comparisons", "chance")):
+    if m is None:
         return f"Accuracy on held-out comparisons: {UNMEASURED}."
 
-    interval = ""
-    if all(isinstance(m.get(k), int | float) for k in ("accuracy_low", "accuracy_high")):
-        interval = f" [{m['accuracy_low']:.3f}, {m['accuracy_high']:.3f}]"
-
     text = (
-        f"It picks the picked one in {m['accuracy']:.3f}{interval} of {m['comparisons']} held-out "
-        f"comparisons, of prompts that it was not trained on; chance is {m['chance']:.3f}."
+        f"It picks the picked one in {m.accuracy:.3f} [{m.accuracy_low:.3f}, "
+        f"{m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, of prompts that it was "
+        f"not trained on; chance is {m.chance:.3f}. Chance alone would do as well with a "
+        f"probability of {m.p:.2g}."
     )
-    if isinstance(m.get("p"), int | float):
-        text += f" Chance alone would do as well with a probability of {m['p']:.2g}."
-        if m["p"] >= 0.025:  # the interval reaches down to chance
-            text += " **So it is not shown to be better than chance.**"
-        elif m["p"] >= 0.001:
-            text += " **So it is probably better than chance, but not surely.**"
+    if m.p >= 0.025:  # the interval reaches down to chance
+        text += " **So it is not shown to be better than chance.**"
+    elif m.p >= 0.001:
+        text += " **So it is probably better than chance, but not surely.**"
     return text
 
 
@@ -337,11 +333,8 @@ def _kl_in_training(adapter: TrainedAdapter) -> str:
         if isinstance(noted, int | float):
             return f"{noted:.3g} nats, on the run's held-out prompts"
 
-    log = beside.parent / "log.jsonl"
-    if beside.name != "adapters" or not log.is_file():
-        return UNMEASURED
-    rows = [row.get("objective/kl") for _, row in read_jsonl(log)]
-    known = [float(kl) for kl in rows[-max(1, len(rows) // 5) :] if isinstance(kl, int | float)]
+    log = read_log(beside.parent / "log.jsonl") if beside.name == "adapters" else []
+    known = [update.kl for update in log[-max(1, len(log) // 5) :] if update.kl is not None]
     if not known:
         return UNMEASURED
     return f"{sum(known) / len(known):.3g} nats, as sampled over the last fifth of the training"

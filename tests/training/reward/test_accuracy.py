@@ -6,16 +6,23 @@ import torch
 from scipy import stats
 
 from toolkit.maths.statistics import wilson_interval
-from toolkit.training.reward.accuracy import best_of_k_accuracy, credit, judge, luck, share
+from toolkit.training.reward.accuracy import (
+    RewardMetrics,
+    best_of_k_accuracy,
+    credit,
+    judge,
+    luck,
+    share,
+)
 
 
 def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> None:
     facts = best_of_k_accuracy([[0.0, 2.0], [1.0, 0.0, 0.0]], [1, 2])
-    assert facts["accuracy"] == 0.5 and facts["comparisons"] == 2
-    assert facts["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert facts.accuracy == 0.5 and facts.comparisons == 2
+    assert facts.chance == pytest.approx((1 / 2 + 1 / 3) / 2)
     expected = torch.tensor([-torch.tensor([0.0, 2.0]).log_softmax(0)[1],
                              -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2]]).mean()  # fmt: skip
-    assert facts["loss"] == pytest.approx(expected.item(), abs=1e-6)
+    assert facts.loss == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_a_tie_is_worth_its_share_and_equal_texts_are_one() -> None:
@@ -27,14 +34,14 @@ def test_a_tie_is_worth_its_share_and_equal_texts_are_one() -> None:
 
 def test_a_head_that_says_the_same_of_everything_is_at_chance_wherever_the_best_stands() -> None:
     facts = best_of_k_accuracy([[0.0, 0.0, 0.0]] * 60, [0] * 60)
-    assert facts["accuracy"] == pytest.approx(1 / 3) and facts["p"] > 0.4
+    assert facts.accuracy == pytest.approx(1 / 3) and facts.p > 0.4
     assert judge(facts).answer == "no"  # a useful model would be right on more than half of 60
 
 
 def test_independent_rows_have_wilsons_interval_and_the_binomial_test() -> None:
     right = [1.0] * 130 + [0.0] * 270
     found = share(right, range(400))
-    assert (found["low"], found["high"]) == wilson_interval(130, 400)
+    assert (found.low, found.high) == wilson_interval(130, 400)
     expected = stats.binomtest(130, 400, 0.25, alternative="greater").pvalue
     assert luck(right, [0.25] * 400, range(400)) == pytest.approx(expected)
 
@@ -43,8 +50,8 @@ def test_rows_that_are_copies_of_each_other_count_once() -> None:
     right = [float(i % 3 == 0) for i in range(30) for _ in range(10)]
     prompts = [i for i in range(30) for _ in range(10)]
     found = share(right, prompts)
-    assert (found["low"], found["high"]) == pytest.approx(wilson_interval(10, 30))
-    assert (found["n"], found["prompts"]) == (300, 30)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(10, 30))
+    assert (found.n, found.prompts) == (300, 30)
 
 
 def test_models_without_skill_are_seldom_trusted_though_prompts_are_few_and_rows_are_many() -> None:
@@ -60,7 +67,7 @@ def test_models_without_skill_are_seldom_trusted_though_prompts_are_few_and_rows
     assert naive > 40 and trusted <= 4
 
 
-def measured(right: int, n: int, k: int = 2) -> dict:
+def measured(right: int, n: int, k: int = 2) -> RewardMetrics:
     """The figures of a model that is right on so many of n comparisons of k completions."""
     row = [1.0] + [0.0] * (k - 1)
     return best_of_k_accuracy([row] * n, [0] * right + [1] * (n - right))
@@ -95,7 +102,7 @@ def test_the_interval_is_clopper_and_pearsons(n: int, k: int) -> None:
     for right in range(0, n + 1, 3):
         facts = measured(right, n, k)
         theirs = stats.binomtest(right, n).proportion_ci(0.95, "exact")
-        mine = facts["accuracy_low"], facts["accuracy_high"]
+        mine = facts.accuracy_low, facts.accuracy_high
         assert mine == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
@@ -110,11 +117,11 @@ def test_no_verdict_contradicts_the_interval_beside_it() -> None:
         scores = [[0.0] * len(row) if rng.random() < 0.05 else row for row in scores]
         prompts = [int(i) for i in rng.integers(0, max(2, n // 3), size=n)]
         facts = best_of_k_accuracy(scores, [0] * n, prompts=prompts if rng.random() < 0.5 else None)
-        low, high, chance = facts["accuracy_low"], facts["accuracy_high"], facts["chance"]
+        low, high, chance = facts.accuracy_low, facts.accuracy_high, facts.chance
         answers.add(verdict := judge(facts).answer)
-        assert low <= facts["accuracy"] + 1e-9 and facts["accuracy"] - 1e-9 <= high
-        assert (low > chance) == (facts["p"] < 0.025)
-        assert (high < chance) == (facts["p_below"] < 0.025)
+        assert low <= facts.accuracy + 1e-9 and facts.accuracy - 1e-9 <= high
+        assert (low > chance) == (facts.p < 0.025)
+        assert (high < chance) == (facts.p_below < 0.025)
         if verdict == "yes":
             assert low > chance
         if verdict == "no":

@@ -143,7 +143,7 @@ def test_it_learns_what_is_praised_and_reloads_to_the_same_scores(
     scores = score_candidates(roles, encoded, pad_id=0, batch_size=7)
     assert torch.allclose(torch.tensor(scores[0]), inside, atol=1e-4)
     accuracy = best_of_k_accuracy(scores, [row["best"] for row in encoded])
-    assert accuracy["accuracy"] == 1.0 and accuracy["chance"] == 0.25
+    assert accuracy.accuracy == 1.0 and accuracy.chance == 0.25
 
 
 def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
@@ -231,7 +231,7 @@ def test_every_loss_learns_to_put_praise_first_with_mixed_k(
     with torch.no_grad():
         flat, _ = score_in_buckets(trainer.model.eval(), ids, mask.long())
     scores = [part.tolist() for part in flat.split([len(r["candidate_ids"]) for r in encoded])]
-    assert best_of_k_accuracy(scores, [row["best"] for row in data])["accuracy"] > 0.95
+    assert best_of_k_accuracy(scores, [row["best"] for row in data]).accuracy > 0.95
 
 
 def test_scores_in_buckets_are_those_of_one_padded_pass_in_their_order(

@@ -3,18 +3,71 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from scipy.stats import binom, t
 
+from toolkit.data.files import read_object, write_json
+from toolkit.data.records import from_row, to_row
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.maths.statistics import design_effect, tail_probability, wilson_interval
 
-Facts = dict[str, Any]
 SURE = 0.001  # a model is trusted where luck alone does as well with a lower probability
 TAIL = 0.025  # luck's on each side of a 95 % interval
 USEFUL = 1 / 3  # of the way from chance to always right: what a useful model should reach
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A mean of n rows with its 95 % interval, and of how many prompts they are."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    prompts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardMetrics:
+    """How good a reward model is on held-out comparisons, as metrics.json holds it.
+
+    Attributes:
+        accuracy, accuracy_low, accuracy_high: share of right picks, with its 95 % interval.
+        p, p_below: probabilities that luck alone gives so many right picks, and so few.
+        chance: share of right picks by luck.
+        loss: K-way cross-entropy, in nats; None where it is not a number.
+        comparisons, prompts: that were held out.
+        train_comparisons: that the model was trained on.
+        verdict: the answer of ``judge``.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    p: float
+    p_below: float | None = None
+    chance: float
+    loss: float | None = None
+    comparisons: int
+    prompts: int | None = None
+    train_comparisons: int | None = None
+    verdict: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, what: str) -> "RewardMetrics":
+        """Read metrics.json.
+
+        Raises:
+            InputError: no such file, or another tool's figures in it.
+        """
+        return from_row(RewardMetrics, read_object(path, what), str(path))
+
+    def write(self, path: Path) -> None:
+        """Write it, atomically."""
+        write_json(path, to_row(self))
 
 
 def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> float:
@@ -27,22 +80,20 @@ def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> flo
     return 1 / len(tied) if texts[best] in tied else 0.0
 
 
-def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Facts:
+def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Share:
     """Mean with Wilson's 95 % interval, of as many trials as the rows are worth.
 
     Rows of one prompt may be right or wrong together; the interval is widened by what they show of
     that (``design_effect``).
-
-    Returns:
-        value, low, high, n (rows) and prompts.
     """
     n = len(credits)
     if not n:
-        return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0, "prompts": 0}
+        return Share(value=0.0, low=0.0, high=1.0, n=0, prompts=0)
+
     value = math.fsum(credits) / n
     trials = n / design_effect(credits, prompts)
     low, high = wilson_interval(value * trials, trials)
-    return {"value": value, "low": low, "high": high, "n": n, "prompts": len(set(prompts))}
+    return Share(value=value, low=low, high=high, n=n, prompts=len(set(prompts)))
 
 
 def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]) -> float:
@@ -106,7 +157,7 @@ def best_of_k_accuracy(
     best: Sequence[int],
     texts: Sequence[Sequence[Hashable]] | None = None,
     prompts: Sequence[Hashable] | None = None,
-) -> Facts:
+) -> RewardMetrics:
     """How often the highest score is the pick, with its interval (``interval``), beside chance.
 
     Args:
@@ -114,10 +165,6 @@ def best_of_k_accuracy(
         best: the picks.
         texts: what was scored, to know equal candidates; None takes all as different.
         prompts: by which rows belong together; None takes all as different.
-
-    Returns:
-        accuracy, accuracy_low, accuracy_high, p and p_below (probabilities that luck alone gives
-        so many right picks, and so few), chance, loss, comparisons, prompts.
     """
     texts = texts or [range(len(row)) for row in scores]
     prompts = prompts or range(len(scores))
@@ -131,17 +178,17 @@ def best_of_k_accuracy(
         for row, b in zip(scores, best, strict=True)
     ]
 
-    return {
-        "accuracy": math.fsum(credits) / len(credits),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "p": luck(credits, chances, prompts),
-        "p_below": luck(wrong, [1 - p for p in chances], prompts),
-        "chance": math.fsum(chances) / len(chances),
-        "loss": math.fsum(losses) / len(losses),
-        "comparisons": len(credits),
-        "prompts": len(set(prompts)),
-    }
+    return RewardMetrics(
+        accuracy=math.fsum(credits) / len(credits),
+        accuracy_low=low,
+        accuracy_high=high,
+        p=luck(credits, chances, prompts),
+        p_below=luck(wrong, [1 - p for p in chances], prompts),
+        chance=math.fsum(chances) / len(chances),
+        loss=math.fsum(losses) / len(losses),
+        comparisons=len(credits),
+        prompts=len(set(prompts)),
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +206,7 @@ class Verdict:
     sentence: str
 
 
-def judge(metrics: Facts) -> Verdict:
+def judge(metrics: RewardMetrics) -> Verdict:
     """Whether a reward model can be trusted, by its picks of held-out comparisons.
 
     "yes": luck alone gives so many right picks with a probability below 0.001.
@@ -175,9 +222,9 @@ def judge(metrics: Facts) -> Verdict:
     Args:
         metrics: of ``best_of_k_accuracy``.
     """
-    low, high, chance, p = (metrics[k] for k in ("accuracy_low", "accuracy_high", "chance", "p"))
+    low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
     figures = (
-        f"{metrics['accuracy']:.1%} of {metrics['comparisons']} held-out picks right "
+        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks right "
         f"[{low:.1%}, {high:.1%}], by chance {chance:.1%}"
     )
     by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
@@ -187,7 +234,7 @@ def judge(metrics: Facts) -> Verdict:
         return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
 
     if high < chance:
-        p_below = metrics.get("p_below", 1 - p)
+        p_below = 1 - p if metrics.p_below is None else metrics.p_below
         sentence = (
             f"Worse than chance: {figures}; luck alone gives as few with probability "
             f"{p_below:.2g}. PPO would learn the opposite of what people pick; are the labels "

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
+from trl import RewardTrainer
 
 from toolkit.errors import InputError
 
@@ -34,7 +34,7 @@ class Preflight:
         )
 
 
-def preflight(trainer: Trainer) -> Preflight:
+def preflight(trainer: RewardTrainer) -> Preflight:
     """One batch forward and backward through what is about to be trained; nothing is changed.
 
     Call it before ``train``: what the trainer has logged so far is forgotten.
@@ -45,7 +45,8 @@ def preflight(trainer: Trainer) -> Preflight:
     """
     model = trainer.model
     assert model is not None
-    rows: Any = trainer.train_dataset  # the first of them, drawn from no random state
+    rows = trainer.train_dataset  # the first of them, drawn from no random state
+    assert isinstance(rows, Dataset)
     count = min(len(rows), trainer.args.per_device_train_batch_size)
     batch = trainer.data_collator([rows[i] for i in range(count)])
     was_training = model.training
@@ -53,8 +54,7 @@ def preflight(trainer: Trainer) -> Preflight:
     loss = trainer.compute_loss(model, trainer._prepare_inputs(batch))
     assert isinstance(loss, Tensor)
     trainer.accelerator.backward(loss)
-    log: Any = trainer
-    log._metrics["train"].clear()  # this batch is no part of the run's
+    trainer._metrics["train"].clear()  # this batch is no part of the run's
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     try:
         return _judge(model, gradients, loss.item())

@@ -1,6 +1,6 @@
 """For scripts that were written for TRL 1.12's PPOTrainer.
 
-    from toolkit.trl_dialect import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
+    from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
 
 The trainer is the toolkit's own, which takes whole separate models as TRL's did. The configuration
 has every field of TRL 1.12's, with its default: a fixed KL coefficient of 0.05, no whitening of

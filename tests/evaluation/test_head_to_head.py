@@ -1,30 +1,27 @@
 """Contenders against each other: counting, significance, ratings, KL, gaps."""
 
 import math
-from pathlib import Path
 
 import choix
 import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from toolkit.data.files import write_json, write_jsonl
-from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.evaluation.compare import (
-    compare,
-    contender_rows,
-    gaps,
-    pair_row,
-    paired_p_value,
-    read_samples,
-    sample_rows,
-)
 from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.head_to_head import (
+    compare,
+    contender_results,
+    count_pair,
+    gaps,
+    paired_p_value,
+)
 from toolkit.evaluation.ratings import rate_pairs
+from toolkit.evaluation.result import SeenPrompts
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.ratings import ELO_SCALE
-from toolkit.models.loading import load_tokenizer
+
+NOT_TRAINED = SeenPrompts(trained_prompts=0, trained_prompts_note=None)
 
 
 def outputs(texts: list[str], ratios: list[float] | None = None, more: float = 0.0) -> Outputs:
@@ -32,21 +29,21 @@ def outputs(texts: list[str], ratios: list[float] | None = None, more: float = 0
 
 
 def test_ties_and_what_was_not_judged_are_shown_and_are_no_wins() -> None:
-    row = pair_row([1, 1, 0, -1, None])
-    assert (row["wins"], row["ties"], row["losses"], row["not_judged"]) == (2, 1, 1, 1)
-    assert row["win_rate"] == pytest.approx(2 / 3) and row["low"] < 2 / 3 < row["high"]
-    assert row["p_value"] == pytest.approx(1.0)  # two of three, or worse, on either side
+    row = count_pair([1, 1, 0, -1, None])
+    assert (row.wins, row.ties, row.losses, row.not_judged) == (2, 1, 1, 1)
+    assert row.win_rate == pytest.approx(2 / 3) and row.low < 2 / 3 < row.high
+    assert row.p_value == pytest.approx(1.0)  # two of three, or worse, on either side
 
 
 def test_only_ties_decide_nothing() -> None:
-    row = pair_row([0, 0], np.zeros(2))
-    assert (row["win_rate"], row["low"], row["high"]) == (0.5, 0.0, 1.0)
-    assert row["p_value"] == row["p_scores"] == 1.0
+    row = count_pair([0, 0], np.zeros(2))
+    assert (row.win_rate, row.low, row.high) == (0.5, 0.0, 1.0)
+    assert row.p_value == row.p_scores == 1.0
 
 
 def test_the_sign_test_is_the_binomials() -> None:
     # 9 of 10: 2 (C(10, 0) + C(10, 1)) / 2^10
-    assert pair_row([1] * 9 + [-1])["p_value"] == pytest.approx(22 / 1024)
+    assert count_pair([1] * 9 + [-1]).p_value == pytest.approx(22 / 1024)
 
 
 def test_the_paired_test_agrees_with_scipys_exact_one() -> None:
@@ -67,9 +64,9 @@ def test_a_policy_against_itself_is_significant_in_five_of_a_hundred_repeats() -
     by_sign = by_score = 0
     for repeat in range(400):
         a, b = (np.round(hard + rng.normal(size=150), 1) for _ in range(2))
-        row = pair_row(np.sign(a - b).astype(int).tolist(), a - b, repeat)
-        by_sign += row["p_value"] < 0.05
-        by_score += row["p_scores"] < 0.05
+        row = count_pair(np.sign(a - b).astype(int).tolist(), a - b, repeat)
+        by_sign += row.p_value < 0.05
+        by_score += row.p_scores < 0.05
     # Three standard errors of 400 repeats at 5 %: 7 to 33. The sign test is discrete: at most 5 %.
     assert 7 <= by_score <= 33 and 5 <= by_sign <= 33
 
@@ -77,8 +74,8 @@ def test_a_policy_against_itself_is_significant_in_five_of_a_hundred_repeats() -
 def test_a_difference_is_found_where_pairing_shows_it() -> None:
     rng = np.random.default_rng(0)
     hard = 10 * rng.normal(size=200)
-    row = pair_row([1] * 200, hard + 0.3 - hard)
-    assert row["p_scores"] < 0.001 and row["difference"] == pytest.approx(0.3)
+    row = count_pair([1] * 200, hard + 0.3 - hard)
+    assert row.p_scores < 0.001 and row.difference == pytest.approx(0.3)
 
 
 def test_pair_ratings_are_choixs_with_ties_as_half_a_win_each() -> None:
@@ -96,10 +93,10 @@ def test_pair_ratings_are_choixs_with_ties_as_half_a_win_each() -> None:
         ]  # fmt: skip
         place = {name: i for i, name in enumerate(names)}
         theirs = choix.opt_pairwise(4, [(place[x], place[y]) for x, y in doubled], alpha=1e-9)
-        ours = {r["name"]: r for r in rate_pairs(names, verdicts, resamples=20)}
+        ours = {r.name: r for r in rate_pairs(names, verdicts, resamples=20)}
         for name, strength in zip(names, theirs - theirs.mean(), strict=True):
-            assert ours[name]["rating"] == pytest.approx(1500 + ELO_SCALE * strength, abs=0.5)
-            assert ours[name]["low"] <= ours[name]["rating"] <= ours[name]["high"]
+            assert ours[name].rating == pytest.approx(1500 + ELO_SCALE * strength, abs=0.5)
+            assert ours[name].low <= ours[name].rating <= ours[name].high
 
 
 def test_the_interval_of_a_rating_covers_the_truth() -> None:
@@ -110,7 +107,7 @@ def test_the_interval_of_a_rating_covers_the_truth() -> None:
     for repeat in range(60):
         said = np.where(rng.random(200) < truth, 1, -1).tolist()
         (best, _) = rate_pairs(["a", "b"], {("a", "b"): said}, resamples=100, seed=repeat)
-        held += best["low"] <= 1500 + ELO_SCALE * 0.4 <= best["high"]
+        held += best.low <= 1500 + ELO_SCALE * 0.4 <= best.high
     assert 51 <= held <= 60
 
 
@@ -118,14 +115,14 @@ def test_all_pairs_and_ratings_of_scores_and_of_verdicts() -> None:
     scores = {"s": {"ref": [0.0, 0.0, 1.0], "x": [1.0, 0.0, 2.0], "y": [2.0, 3.0, 0.0]}}
     verdicts = {"people": {("x", "ref"): [1, None, -1], ("y", "ref"): [None, None, None]}}
     pairs, ratings = compare(["ref", "x", "y"], scores, verdicts)
-    found = {(p["judge"], p["a"], p["b"]): (p["wins"], p["ties"], p["losses"]) for p in pairs}
+    found = {(p.judge, p.a, p.b): (p.wins, p.ties, p.losses) for p in pairs}
     assert found == {
         ("s", "x", "ref"): (2, 1, 0), ("s", "y", "ref"): (2, 0, 1), ("s", "y", "x"): (2, 0, 1),
         ("people", "x", "ref"): (1, 0, 1), ("people", "y", "ref"): (0, 0, 0),
     }  # fmt: skip
-    assert [r["name"] for r in ratings["s"]][-1] == "ref"
+    assert [r.name for r in ratings["s"]][-1] == "ref"
     assert "people" not in ratings  # y was not judged by them
-    assert all(p["p_holm"] >= p["p_value"] for p in pairs)
+    assert all(p.p_holm >= p.p_value for p in pairs)
 
 
 def test_a_contenders_row_has_kl_with_its_error_and_gain_in_the_references_deviations() -> None:
@@ -139,12 +136,14 @@ def test_a_contenders_row_has_kl_with_its_error_and_gain_in_the_references_devia
         "other": outputs(["x", "y", "z"], None),
     }
     scores = {"s": {"ref": [0.0, 1.0, 5.0], "b4": [1.0, 2.0, 6.0], "other": [0.0] * 3}}
-    ref, b4, other = contender_rows(contenders, made, scores, ["p"] * 3)
-    assert b4["kl"] == pytest.approx(1.0 + math.log(4) - 3 / 4)
-    assert b4["kl_error"] == pytest.approx(np.std([0, 1, 2], ddof=1) / math.sqrt(3))
-    assert b4["scores"]["s"]["gain"] == pytest.approx(1 / np.std([0, 1, 5]))
-    assert ref["scores"]["s"]["gain"] == ref["kl"] == 0.0
-    assert other["kl"] is None and other["kl_error"] is None
+    ref, b4, other = contender_results(
+        contenders, made, scores, ["p"] * 3, dict.fromkeys(made, NOT_TRAINED)
+    )
+    assert b4.kl == pytest.approx(1.0 + math.log(4) - 3 / 4)
+    assert b4.kl_error == pytest.approx(np.std([0, 1, 2], ddof=1) / math.sqrt(3))
+    assert b4.scores["s"].gain == pytest.approx(1 / np.std([0, 1, 5]))
+    assert ref.scores["s"].gain == ref.kl == 0.0
+    assert other.kl is None and other.kl_error is None
 
 
 def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
@@ -158,31 +157,13 @@ def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
     }  # fmt: skip
     contenders = [Contender(n, "adapter", n) for n in ("ref", "hacked", "good")]
     made = {c.name: outputs(["x"] * 200, [0.0] * 200) for c in contenders}
-    rows = contender_rows(contenders, made, scores, ["p"] * 200)
+    rows = contender_results(
+        contenders, made, scores, ["p"] * 200, dict.fromkeys(made, NOT_TRAINED)
+    )
     pairs, _ = compare(["ref", "hacked", "good"], scores, {})
-    found = {g["name"]: g for g in gaps(rows, pairs, "rm")}
-    assert found["hacked"]["alarm"] and not found["good"]["alarm"]
-    assert found["hacked"]["gap"] > found["good"]["gap"] > 0
-
-
-def test_samples_are_read_back_as_they_were(demo_model: str, tmp_path: Path) -> None:
-    contenders = [Contender("ref", "reference"), Contender("b4", "best_of_n", "ref", 4)]
-    made = {"ref": outputs(["é", "\x1b[31m"], [0.0, 0.0]),
-            "b4": outputs(["b", "c"], [0.5, -0.25], best_of_n_kl(4))}  # fmt: skip
-    scores = {"s": {"ref": [1.0, 2.0], "b4": [3.0, 4.0]}}
-    asked = Prompts([[7, 8], [9]], {"tag": [None, 3]})
-    asked.given = {0: "p", 1: [{"role": "user", "content": "q"}]}
-    tokenizer = load_tokenizer(demo_model)
-    write_jsonl(tmp_path / "samples.jsonl", sample_rows(asked, tokenizer, made, scores))
-    rows = contender_rows(contenders, made, scores, ["p", "q"])
-    write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
-    found = read_samples(tmp_path / "samples.jsonl")
-    read = found.outputs
-    assert found.contenders == contenders and found.asked == asked.asked(tokenizer)
-    assert found.prompt_ids == [[7, 8], [9]]
-    for name, one in made.items():
-        assert read[name].texts == one.texts and read[name].log_ratios == one.log_ratios
-        assert read[name].kl_of_picking == pytest.approx(one.kl_of_picking, abs=1e-12)
+    found = {g.name: g for g in gaps(rows, pairs, "rm")}
+    assert found["hacked"].alarm and not found["good"].alarm
+    assert found["hacked"].gap > found["good"].gap > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -190,22 +171,3 @@ def test_a_score_that_is_no_number_ranks_nobody(value: float) -> None:
     scores = {"judge": {"reference": [0.0, 1.0], "policy": [2.0, value]}}
     with pytest.raises(InputError, match="judge: a score of policy is not finite"):
         compare(["reference", "policy"], scores, {})
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("log_ratios", {"policy": "nan"}), ("log_ratios", {"policy": True}),
-     ("log_ratios", {"policy": None}), ("tokens", {"policy": "7", "reference": 1}),
-     ("scores", {"judge": {"policy": "inf"}}), ("scores", {"judge": "nan"})],
-)  # fmt: skip
-def test_samples_with_a_word_for_a_number_are_named_by_line(
-    field: str, value: object, tmp_path: Path
-) -> None:
-    row = {"prompt": "a", "completions": {"reference": "b", "policy": "c"}, "scores": {},
-           "log_ratios": {"policy": 0.5}, "tokens": {"reference": 1, "policy": 1}}  # fmt: skip
-    write_jsonl(tmp_path / "samples.jsonl", [row, row | {field: value}])
-    rows = [{"name": name, "kind": "reference", "source": "", "n": 1, "kl": None}
-            for name in ("reference", "policy")]  # fmt: skip
-    write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
-    with pytest.raises(InputError, match=r"samples.jsonl:2: .*(is no number|missing)"):
-        read_samples(tmp_path)

@@ -6,7 +6,6 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -16,9 +15,9 @@ from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import PPOConfig as OwnConfig
-from toolkit.trl_dialect import TAKEN, PPOConfig
+from toolkit.trl_compat.ppo import TAKEN, PPOConfig
 
-Settings = dict[str, Any]
+Settings = dict[str, object]
 # What recipes/ppo.py reads.
 READ = (ModelArguments, LoraArguments, RewardArguments, PromptArguments, OwnConfig)
 IGNORED = "TRL 1.12's PPO ignored it"
@@ -40,7 +39,7 @@ class Translation:
 
 
 # What a field of the file becomes: settings, and a note or None. InputError where it cannot be.
-Rule = Callable[[Any], tuple[Settings, str | None]]
+Rule = Callable[[object], tuple[Settings, str | None]]
 
 
 def _same(name: str) -> Rule:
@@ -55,10 +54,10 @@ def _dropped(why: str) -> Rule:
     return lambda value: ({}, f"left out: {why}")
 
 
-def _only(wanted: tuple[Any, ...], why: str) -> Rule:
+def _only(wanted: tuple[object, ...], why: str) -> Rule:
     """A field whose other values have no counterpart."""
 
-    def rule(value: Any) -> tuple[Settings, str | None]:
+    def rule(value: object) -> tuple[Settings, str | None]:
         if value not in wanted:
             raise InputError(f"{value!r}: {why}")
         return {}, None
@@ -66,10 +65,12 @@ def _only(wanted: tuple[Any, ...], why: str) -> Rule:
     return rule
 
 
-def _targets(value: Any) -> tuple[Settings, str | None]:
+def _targets(value: object) -> tuple[Settings, str | None]:
     if not value:
         return {}, None
-    return {"lora_target_modules": value if isinstance(value, str) else ",".join(value)}, None
+    if not isinstance(value, str):
+        value = ",".join(typing.cast(list[str], value))
+    return {"lora_target_modules": value}, None
 
 
 # Settled by ``_precision``, from all of them together.
@@ -180,11 +181,11 @@ def _read(path: Path) -> tuple[Settings, dict[str, int]]:
     """The file's mapping, and the line of each key."""
     try:
         text = path.read_text(encoding="utf-8")
-        given, node = yaml.safe_load(text), typing.cast(Any, yaml.compose(text))
+        given, node = yaml.safe_load(text), yaml.compose(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML: {reason}") from None
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
     lines: dict[str, int] = {}
     for key, _ in node.value:
@@ -213,7 +214,7 @@ def _precision(given: Settings, done: Translation) -> None:
         for name in dtypes:
             done.notes.append(f"{name}: left out: 4-bit computes in bf16 on a GPU, fp32 on a CPU")
         return
-    chosen = known[given[dtypes[-1]]] if dtypes else None
+    chosen = known[str(given[dtypes[-1]])] if dtypes else None
     done.values["precision"] = chosen or "fp32"
     if dtypes:
         done.notes.append(f"{dtypes[-1]}: is precision: {done.values['precision']} here")
@@ -312,7 +313,8 @@ def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
 
 def _key_at(path: Path, line: int) -> str | None:
     """The key of a YAML file's mapping that is written at a line, or the last one before it."""
-    node: Any = yaml.compose(path.read_text(encoding="utf-8"))
+    node = yaml.compose(path.read_text(encoding="utf-8"))
+    assert isinstance(node, yaml.MappingNode)
     starts = {key.start_mark.line + 1: str(key.value) for key, _ in node.value}
     return starts.get(max((start for start in starts if start <= line), default=-math.inf))
 

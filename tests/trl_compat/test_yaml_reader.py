@@ -8,7 +8,7 @@ import yaml
 
 from toolkit.cli import bind, call, recipe
 from toolkit.errors import InputError
-from toolkit.trl_yaml import Translation, read_trl_config
+from toolkit.trl_compat.yaml_reader import Translation, read_trl_config
 
 
 def read(tmp_path: Path, text: str) -> Translation:

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import USED
-from toolkit.trl_dialect import TAKEN, PPOConfig, PPOTrainer
+from toolkit.trl_compat.ppo import TAKEN, PPOConfig, PPOTrainer
 
 # trl.experimental.ppo.PPOConfig of TRL 1.12.0 on transformers 5.23.0: each field and its default,
 # written down by dataclasses.fields in an environment of its own.
