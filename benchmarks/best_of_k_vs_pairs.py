@@ -33,9 +33,9 @@ from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.training.accuracy import luck, share
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_trainer import BestOfKTrainer, score_in_buckets
+from toolkit.training.reward.accuracy import luck, share
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.trainer import BestOfKTrainer, score_in_buckets
 
 Row = dict[str, Any]
 
@@ -103,7 +103,7 @@ def describe(name: str, right: np.ndarray, rows: list[Row]) -> str:
     prompts, credits = [row["prompt"] for row in rows], right.astype(float).tolist()
     found = share(credits, prompts)
     p = luck(credits, [1 / len(row["completions"]) for row in rows], prompts)
-    return (f"{name:28s} {found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]  "
+    return (f"{name:28s} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]  "
             f"chance gives as many with probability {p:.1e}")  # fmt: skip
 
 

@@ -11,15 +11,15 @@ outputs/demo/report/report.html to look at. The exit code is 1 if a verdict of t
 policy did not get better, or the KL was not held within 10 % of its target over the last fifth.
 """
 
-from toolkit.cli import recipe, run
+from toolkit.cli import run
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit.errors import check_range, check_seed
-from toolkit.stages import run_stages
+from toolkit.pipeline.comparison import last_stages, stages_of
+from toolkit.pipeline.stages import run_stages
 
-compare = recipe("compare")
 CONFIGS = Path(__file__).parent / "configs" / "demo"
 OUTPUT = Path("outputs/demo")
 
@@ -46,8 +46,8 @@ def main(args: DemoArguments) -> int:
         words["sample"] = [*model, "--limit", str(args.prompts)]
     if args.total_episodes is not None:
         words["ppo"] += ["--total_episodes", str(args.total_episodes)]
-    stages = compare.stages_of(CONFIGS, list(words), words)
-    stages += compare.last_stages(CONFIGS, stages, OUTPUT, model, "From prompts to a tuned policy")
+    stages = stages_of(CONFIGS, list(words), words)
+    stages += last_stages(CONFIGS, stages, OUTPUT, model, "From prompts to a tuned policy")
 
     # The report's verdicts decide.
     facts = run_stages(stages, OUTPUT, overwrite=True)["report"]

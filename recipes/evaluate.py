@@ -17,29 +17,27 @@ then again with --samples.
 from toolkit.cli import run, write_run
 
 from pathlib import Path
-from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
-from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts
 from toolkit.data.text import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
-from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
+from toolkit.evaluation.head_to_head import compare, contender_results, gaps
 from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
+from toolkit.evaluation.result import Evaluation, JudgeResult, Written
+from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
 from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on
 from toolkit.models.roles import Roles
 
-Row = dict[str, Any]
-
 
 def main(
     model_args: ModelArguments, sampling_args: SamplingArguments, args: EvaluationArguments
-) -> Row:
+) -> Evaluation:
     # Contenders, judges and prompts, checked before a model is loaded.
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     name = model_args.model_name_or_path
@@ -64,14 +62,12 @@ def main(
         print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
         if len(prompts) < 2:
             raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
-        for line in other_settings(contenders, sampling_args, prompts):
+        for line in other_settings(contenders, vars(sampling_args), prompts):
             print(f"note: {line}")
     for judge in judges:
         if isinstance(judge, ScoreJudge):
             judge.check(prompts, tokenizer)
     sampling_args.rule(tokenizer)
-    facts = {"prompts": len(prompts), "vocabulary": vocabulary_digest(tokenizer)}
-    facts |= {"chat_template": prompts.chat.name, "chat_template_kwargs": prompts.chat.kwargs}
     trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
@@ -84,12 +80,18 @@ def main(
         outputs[contender.name] = sampling.write(
             contender, contenders, reranker(judges, picked_by, sampling)
         )
-    rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
-    print_notes(rows, len(prompts))
+    written = Written(
+        prompts=len(prompts),
+        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained),
+        vocabulary=vocabulary_digest(tokenizer),
+        chat_template=prompts.chat.name,
+        chat_template_kwargs=prompts.chat.kwargs,
+    )
+    print_notes(written.contenders, len(prompts))
     if args.samples is None:  # kept whatever the judges do
         forget_run(out)
-        write_jsonl(out / "samples.jsonl", sample_rows(prompts, tokenizer, outputs, {}))
-        write_json(out / "evaluation.json", {"contenders": rows} | facts)
+        write_samples(out, sample_rows(prompts, tokenizer, outputs, {}))
+        written.write(out / "evaluation.json")
         print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
@@ -98,28 +100,29 @@ def main(
     # Counted, with errors, and kept.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
-    rows = contender_rows(contenders, outputs, scores, sampling.texts, trained)
-    result: Row = {
-        **facts, "seed": args.seed, "reference": names[0], "contenders": rows,
-        "judges": [
-            {"name": j.name, "kind": j.kind, "training_reward": j.name == args.training_reward}
-            for j in judges
-        ],
-        "pairs": pairs, "ratings": ratings,
-        "gaps": gaps(rows, pairs, args.training_reward) if args.training_reward else [],
-        "frontier": frontiers(
+    results = contender_results(contenders, outputs, scores, sampling.texts, trained)
+    told = args.training_reward
+    evaluation = Evaluation(
+        **vars(written) | {"contenders": results},
+        seed=args.seed,
+        reference=names[0],
+        judges=[JudgeResult(j.name, j.kind, j.name == told) for j in judges],
+        pairs=pairs,
+        ratings=ratings,
+        gaps=gaps(results, pairs, told) if told else [],
+        frontier=frontiers(
             judges, sampling, scores, args.frontier_prompts, args.frontier_samples, args.seed,
             picked_by,
         ),
-    }  # fmt: skip
+    )  # fmt: skip
     shown = sample_rows(prompts, tokenizer, outputs, scores)
     if args.samples is not None and Path(args.samples).resolve().parent != out.resolve():
         forget_run(out)
-    write_jsonl(out / "samples.jsonl", shown)
-    write_json(out / "evaluation.json", result)
-    write_run(out / "run.json", model_args, sampling_args, args)
-    print_evaluation(result, shown[: args.show])
-    return result
+    write_samples(out, shown)
+    evaluation.write(out / "evaluation.json")
+    write_run(out, "evaluate", model_args, sampling_args, args)
+    print_evaluation(evaluation, shown[: args.show])
+    return evaluation
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from toolkit.arguments import (
     memory_planner,
 )
 from toolkit.data.outputs import claim_output
+from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
@@ -92,9 +93,10 @@ def main(
     if ranks.is_main:
         facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
         facts |= args.held_out_facts(prompts, held_out)
-        path, resumed = config.folder / "run.json", config.resume is not None
-        write_run(path, model_args, lora, reward_args, args, config, data=facts,
-                  reward_verdicts=with_earlier(path, reward_args.verdicts, resumed))  # fmt: skip
+        folder, resumed = config.folder, config.resume is not None
+        verdicts = with_earlier(folder, reward_args.verdicts, resumed)
+        write_run(folder, "ppo", model_args, lora, reward_args, args, config, data=facts,
+                  reward_verdicts=[to_row(verdict) for verdict in verdicts])  # fmt: skip
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)

@@ -25,10 +25,11 @@ from toolkit.arguments import (
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.text import closing_id, stop_ids
-from toolkit.training.baseline_config import PreferenceConfig
-from toolkit.training.baseline_data import preference_shape, prepare_completions
-from toolkit.training.baseline_trainers import preference_trainer
-from toolkit.training.baselines import train_and_save
+from toolkit.training.baselines.config import PreferenceConfig
+from toolkit.training.baselines.data import preference_shape, prepare_completions
+from toolkit.training.baselines.train_and_save import train_and_save
+from toolkit.training.baselines.trainers import preference_trainer
+from toolkit.training.methods import METHODS
 
 
 def main(
@@ -42,7 +43,7 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
-    fused = config.method in ("dpo", "kto")  # with a reference, and TRL's fused head
+    fused = METHODS[config.method].has_reference  # then TRL has its fused head too
     args.check(name, model_args.precision, lora, fused, fused)
     encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
     data = prepare_completions(
@@ -60,8 +61,8 @@ def main(
         out, model_args.base, name, model_args.precision, data.probes,
         encoder.rendering(),
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
-              metrics=metrics, history=history)  # fmt: skip
+    write_run(out, config.method, model_args, lora, data_args, args, config,
+              data=data.facts, metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

@@ -22,13 +22,13 @@ from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
-from toolkit.hub.base import check_repo_id, find_base
+from toolkit.hub.adapter_source import read_adapter, read_results
+from toolkit.hub.base_on_hub import check_repo_id, find_base
 from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info, require_token
 from toolkit.hub.gate import pass_gate
 from toolkit.hub.merge import check_merge, merge
-from toolkit.hub.source import read_results, read_source
-from toolkit.hub.stage import describe, read_template, stage
+from toolkit.hub.package import describe, pack, read_template
 from toolkit.hub.upload import publish
 
 
@@ -86,12 +86,12 @@ def main(args: PublishArguments) -> int:
     folder = Path(args.output_dir) / repo_id.replace("/", "--")
     lock_file(folder, "output_dir")  # beside it, since staging replaces it as a whole
     clear_leftovers(folder.parent, folder.name)
-    source = read_source(args.adapter, args.precision)
-    results = read_results(args.evaluation, source.folder, args.contender)
-    template = read_template(source, args.chat_template)
+    adapter = read_adapter(args.adapter, args.precision)
+    results = read_results(args.evaluation, adapter.folder, args.contender)
+    template = read_template(adapter, args.chat_template)
     merged = None
     if args.merged_output is not None:
-        check_merge(source, args.merged_dtype, args.merge_into_full_precision)
+        check_merge(adapter, args.merged_dtype, args.merge_into_full_precision)
         merged = claim_output(args.merged_output, False, "merged_output", whole=True)
     if not args.dry_run:
         require_token()
@@ -99,15 +99,19 @@ def main(args: PublishArguments) -> int:
     # The base on the Hub, the files, and whether they may go.
     hub = connect()
     base = find_base(
-        args.model_name_or_path or source.base_name, partial(model_info, hub), args.base_model_id,
-        args.base_revision or source.revision, source.facts.get("base_fingerprint"), args.license,
-    )  # fmt: skip
-    card = render(source, base, repo_id, results, args.data, args.labels)
-    staged = stage(source, base, card, template, folder)
-    print(describe(staged, repo_id, private=not args.public))
-    problems = base.problems + pass_gate(source, base, repo_id, card, folder)
+        args.model_name_or_path or adapter.base_name,
+        partial(model_info, hub),
+        args.base_model_id,
+        args.base_revision or adapter.revision,
+        adapter.toolkit_json.get("base_fingerprint"),
+        args.license,
+    )
+    card = render(adapter, base, repo_id, results, args.data, args.labels)
+    package = pack(adapter, base, card, template, folder)
+    print(describe(package, repo_id, private=not args.public))
+    problems = base.problems + pass_gate(adapter, base, repo_id, card, folder)
     if merged is not None:
-        print(merge(source, base, merged, args.merged_dtype, template))
+        print(merge(adapter, base, merged, args.merged_dtype, template))
 
     # Show, or send.
     if args.dry_run:
@@ -116,7 +120,7 @@ def main(args: PublishArguments) -> int:
         return 2 if problems else 0
     if problems:
         raise InputError(problems[0], details=problems[1:])
-    print(f"published: {publish(hub, repo_id, folder, staged.files, private=not args.public)}")
+    print(f"published: {publish(hub, repo_id, folder, package.files, private=not args.public)}")
     return 0
 
 

@@ -10,19 +10,24 @@ should see a table, the best first, or how many prompts got scores.
 
 from toolkit.cli import run
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from toolkit.data.comparisons import open_comparisons
-from toolkit.data.files import write_json
 from toolkit.data.outputs import claim_output
 from toolkit.data.sources import check_table_name, write_table
 from toolkit.data.text import printable
 from toolkit.errors import check_choice, check_range, check_seed
-from toolkit.evaluation.ratings import METHODS, contests_between_models, rate, scores_from_rankings
+from toolkit.evaluation.ratings import (
+    METHODS,
+    Ratings,
+    contests_between_models,
+    rate,
+    scores_from_rankings,
+)
 
 
 @dataclass
@@ -72,7 +77,7 @@ def main(args: RatingArguments) -> None:
         table.add_row(Text(printable(r.name)), f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}",
                       str(r.contests), f"{r.wins / r.contests:.0%}")  # fmt: skip
     Console().print(table)
-    write_json(args.output, {"method": args.method, "ratings": [asdict(r) for r in ratings]})
+    Ratings(args.method, ratings).write(args.output)
 
 
 if __name__ == "__main__":

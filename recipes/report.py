@@ -13,12 +13,11 @@ from toolkit.cli import run
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from toolkit.data.files import read_object
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError, check_range
-from toolkit.evaluation.run_page import write_run_report
+from toolkit.evaluation.result import Evaluation
+from toolkit.evaluation.run_page import Report, write_run_report
 from toolkit.evaluation.run_report import (
     data_sheet,
     read_evaluation,
@@ -26,7 +25,9 @@ from toolkit.evaluation.run_report import (
     read_reward_run,
     verdicts,
 )
+from toolkit.evaluation.samples import SampleRow
 from toolkit.evaluation.tables import Fact, print_facts
+from toolkit.record import RUN_FILE, RunRecord
 
 
 @dataclass
@@ -71,19 +72,19 @@ def main(args: ReportArguments) -> list[Fact]:
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     runs = {n: read_ppo_run(f) for n, f in named(args.runs, "runs").items()}
     rewards = {n: read_reward_run(f) for n, f in named(args.rewards, "rewards").items()}
-    trainings: dict[str, Any] = {
-        n: read_object(f / "run.json", "--trainings")
+    trainings = {
+        n: RunRecord.read(f / RUN_FILE, "--trainings").as_json()
         for n, f in named(args.trainings, "trainings").items()
     }
-    result, samples = None, []
+    result: Evaluation | None = None
+    samples: list[SampleRow] = []
     if args.evaluation is not None:
         result, samples = read_evaluation(args.evaluation, args.samples)
     sheet = None if args.comparisons is None else data_sheet(args.comparisons)
 
     facts = verdicts(runs, rewards, result, trainings)
-    page = write_run_report(
-        out, args.title, facts, runs, rewards, result, samples, sheet, trainings
-    )
+    report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
+    page = write_run_report(out, report)
     print_facts(args.title, facts)
     print(f"report: {page}")
     return facts

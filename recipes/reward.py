@@ -12,12 +12,12 @@ see the loss fall from ln K and a held-out accuracy, with its interval, above ch
 
 from toolkit.cli import run, write_run
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
-from toolkit.data.files import atomic_directory, json_text, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
+from toolkit.data.records import to_row
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local
@@ -25,11 +25,11 @@ from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
-from toolkit.training.accuracy import best_of_k_accuracy, judge
-from toolkit.training.preflight import preflight
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_data import prepare
-from toolkit.training.reward_trainer import BestOfKTrainer, normalize, score_candidates
+from toolkit.training.reward.accuracy import RewardMetrics, best_of_k_accuracy, judge
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import prepare
+from toolkit.training.reward.preflight import preflight
+from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main(
     data_args: ComparisonArguments,
     args: RewardArguments,
     config: BestOfKConfig,
-) -> dict[str, Any]:
+) -> RewardMetrics:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     tokenizer, name = model_args.tokenizer(), model_args.model_name_or_path
@@ -103,20 +103,22 @@ def main(
         roles.keep_only(tokenizer)
         scores = score_candidates(roles, data.held_out, data.pad_id)  # raw, as trained
         metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
-        metrics |= {"train_comparisons": len(data.train), "verdict": judge(metrics).answer}
+        verdict = judge(metrics)
+        metrics = replace(metrics, train_comparisons=len(data.train), verdict=verdict.answer)
         facts = normalize(
             roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
             whole=not args.normalize_truncated,
         )  # fmt: skip
         write_facts(folder, name, precision=model_args.precision, **reads, **facts)
-        write_json(folder / "metrics.json", metrics)
+        metrics.write(folder / "metrics.json")
         forget_run(out)
     write_jsonl(out / "held_out.jsonl", data.rows)
-    write_run(out / "run.json", model_args, lora, sampling, data_args, args, config,
-              data=data.facts, metrics=metrics, history=history, seconds=seconds)  # fmt: skip
-    print(json_text(metrics, indent=2))
-    print(f"{out / 'adapter'}: {judge(metrics).sentence}")
-    return metrics | {"history": history}
+    write_run(out, "reward", model_args, lora, sampling, data_args, args, config,
+              data=data.facts, metrics=to_row(metrics), history=history,
+              seconds=seconds)  # fmt: skip
+    print(json_text(to_row(metrics), indent=2))
+    print(f"{out / 'adapter'}: {verdict.sentence}")
+    return metrics
 
 
 if __name__ == "__main__":

@@ -9,28 +9,31 @@ confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether 
 look at, with the same figures as JSON beside it.
 """
 
-from toolkit.cli import bind, call, read_run, recipe, run, write_config
+from toolkit.cli import bind, call, recipe, run, write_config
 
 import contextlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toolkit.data.comparisons import read_rows
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
+from toolkit.data.records import from_row
 from toolkit.errors import InputError
-from toolkit.evaluation.reward_analysis import analyse
+from toolkit.evaluation.reward_analysis import Analysis, analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
 from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.reward_trainer import score_candidates
+from toolkit.record import RUN_FILE, RunRecord
+from toolkit.training.reward.accuracy import RewardMetrics
+from toolkit.training.reward.trainer import score_candidates
 
 reward = recipe("reward")
+NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 
 @dataclass
@@ -54,16 +57,16 @@ class ReportArguments:
         return shares
 
 
-def main(args: ReportArguments) -> dict[str, Any]:
+def main(args: ReportArguments) -> Analysis:
     with scratch_folder() as scratch:
         return report(args, scratch)
 
 
-def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
+def report(args: ReportArguments, scratch: Path) -> Analysis:
     # What the run was, and what it held out.
     source, fractions = Path(args.run), args.fractions()
-    identity = read_run(source / "run.json")
-    replay = ["--config", str(write_config(scratch, identity["arguments"])), "--report_to", "none"]
+    record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
+    replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": by_lexicon(args.lexicon)}
@@ -72,7 +75,7 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)
     if fractions:
         again, _, _ = data_args.open(config.wants, config.seed)
-        if again.digest != identity["data"]["digest"]:
+        if again.digest != record.data["digest"]:
             raise InputError(
                 f"{data_args.comparisons}: not what {source} was trained on any more (put it back, "
                 'or say --label_fractions "")'
@@ -101,11 +104,12 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
                 "--check_reload", "false", "--overwrite",
             ])  # fmt: skip
         curve.append(curve_point(fraction, less))
-        print(f"trained on {fraction:.0%} of the labels: accuracy {less['accuracy']:.3f}")
+        print(f"trained on {fraction:.0%} of the labels: accuracy {less.accuracy:.3f}")
     if fractions:
-        curve.append(curve_point(1.0, identity["metrics"]))
+        whole = from_row(RewardMetrics, record.metrics, f"{source}/{RUN_FILE}: metrics")
+        curve.append(curve_point(1.0, whole))
 
-    write_reward_report(out, analysis, curve, identity)
+    write_reward_report(out, analysis, curve, record.as_json())
     print_facts("Reward model report", facts(analysis))
     print(f"report: {out / 'reward_report.html'}")
     return analysis

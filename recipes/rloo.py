@@ -19,13 +19,14 @@ from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, Re
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts
+from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import other_rendering
-from toolkit.training.baseline_config import RLOOBaselineConfig
-from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
-from toolkit.training.baselines import train_and_save
+from toolkit.training.baselines.config import RLOOBaselineConfig
+from toolkit.training.baselines.train_and_save import train_and_save
+from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
 
 
 def main(
@@ -81,8 +82,9 @@ def main(
         ),
         out, model_args.base, name, model_args.precision, prompts[:8], prompts.rendering(),
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, reward_args, args, config, data=facts,
-              metrics=metrics, history=history, reward_verdicts=reward_args.verdicts)  # fmt: skip
+    write_run(out, "rloo", model_args, lora, reward_args, args, config, data=facts,
+              metrics=metrics, history=history,
+              reward_verdicts=[to_row(v) for v in reward_args.verdicts])  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

@@ -24,10 +24,10 @@ from toolkit.arguments import (
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.text import closing_id, stop_ids
-from toolkit.training.baseline_config import SFTBaselineConfig
-from toolkit.training.baseline_data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
-from toolkit.training.baseline_trainers import sft_trainer
-from toolkit.training.baselines import train_and_save
+from toolkit.training.baselines.config import SFTBaselineConfig
+from toolkit.training.baselines.data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
+from toolkit.training.baselines.train_and_save import train_and_save
+from toolkit.training.baselines.trainers import sft_trainer
 
 
 @dataclass
@@ -70,7 +70,7 @@ def main(
         out, model_args.base, name, model_args.precision, data.probes,
         encoder.rendering() if args.text is None else {"trained_on": "text"},
     )  # fmt: skip
-    write_run(out / "run.json", model_args, lora, data_args, args, config, data=data.facts,
+    write_run(out, "sft", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")

@@ -10,7 +10,7 @@ same command. You should see a line for each stage, and OUTPUT_DIR/report/report
 picture has a point for each target, below the KL-optimal curve.
 """
 
-from toolkit.cli import bind, recipe, run
+from toolkit.cli import run
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,8 @@ from typing import Any
 
 from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_range, check_seed
-from toolkit.stages import Stage, run_stages
-
-evaluate, ppo, report = recipe("evaluate"), recipe("ppo"), recipe("report")
+from toolkit.pipeline.comparison import judge_and_report, ppo_stage
+from toolkit.pipeline.stages import run_stages
 
 
 @dataclass
@@ -51,24 +50,17 @@ def main(args: SweepArguments) -> dict[str, Any]:
     require_file(args.ppo_config, "--ppo_config")
     require_file(args.evaluate_config, "--evaluate_config")
     out, seed = Path(args.output_dir), ["--seed", str(args.seed)]
-    more = [] if args.total_episodes is None else ["--total_episodes", str(args.total_episodes)]
-    stages = []
-    for target in sorted(args.kl_targets):
-        folder = out / f"kl{target:g}"
-        words = ["--config", args.ppo_config, *seed, *more, "--kl_target", str(target),
-                 "--output_dir", str(folder)]  # fmt: skip
-        stages.append(Stage(f"kl{target:g}", f"PPO, KL target {target:g} nats", ppo.main, words,
-                            [folder / "adapters" / "policy"], resumes=True))  # fmt: skip
+
+    # A PPO run for each target.
+    told = ["--config", args.ppo_config, *seed]
+    if args.total_episodes is not None:
+        told += ["--total_episodes", str(args.total_episodes)]
+    runs = [ppo_stage(target, told, out / f"kl{target:g}") for target in sorted(args.kl_targets)]
+
+    # All of them judged, and a report.
     told = ["--config", args.evaluate_config, *seed, "--output_dir", str(out / "evaluation")]
-    runs = [f"{stage.name}={stage.made[0]}" for stage in stages]
-    told += ["--contenders", *bind(evaluate.main, told)[-1].contenders, *runs]
-    page = ["--output_dir", str(out / "report"), "--evaluation", str(out / "evaluation")]
-    page += ["--title", "KL targets compared", "--runs", *(str(out / s.name) for s in stages)]
-    stages += [
-        Stage("evaluate", "Compare on held-out prompts", evaluate.main, told,
-              [out / "evaluation" / "evaluation.json"]),
-        Stage("report", "Report", report.main, page, [out / "report" / "report.html"]),
-    ]  # fmt: skip
+    shown = ["--runs", *(str(out / stage.name) for stage in runs)]
+    stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown)]
     return run_stages(stages, out, args.overwrite)
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
-from toolkit.trl_yaml import read_trl_config
+from toolkit.trl_compat.yaml_reader import read_trl_config
 
 
 @dataclass

@@ -14,7 +14,7 @@ from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.reward_trainer import BestOfKConfig
+from toolkit.training.reward.trainer import BestOfKConfig
 
 BAD_CONFIGS = [
     ("kl_traget: 5", r"c\.yaml:1: unknown key 'kl_traget' \(did you mean kl_target\?\)"),

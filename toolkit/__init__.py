@@ -43,8 +43,8 @@ if (_script := _recipe()) is not None:
 _PUBLIC = {
     "PPOConfig": "toolkit.training.ppo.config",
     "PPOTrainer": "toolkit.training.ppo.trainer",
-    "BestOfKConfig": "toolkit.training.reward_config",
-    "BestOfKTrainer": "toolkit.training.reward_trainer",
+    "BestOfKConfig": "toolkit.training.reward.config",
+    "BestOfKTrainer": "toolkit.training.reward.trainer",
     "Roles": "toolkit.models.roles",
     "load_base": "toolkit.models.loading",
     "load_tokenizer": "toolkit.models.loading",

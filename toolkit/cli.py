@@ -8,17 +8,13 @@ right one; a YAML value of the wrong type is refused (TrlParser passes it on unc
 
 import argparse
 import dataclasses
-import datetime
 import difflib
 import enum
 import errno
-import importlib.metadata
 import importlib.util
 import math
 import os
-import platform
 import sqlite3
-import subprocess
 import sys
 import types
 import typing
@@ -32,10 +28,11 @@ from peft.utils.error import NoMatchingPeftModuleError
 from trl import TrlParser
 
 from toolkit import endings
-from toolkit.data.files import read_object, require_file, write_json, write_text
+from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.launched import world_size
+from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guests import new_guests
 from toolkit.training.distributed import leave
 from toolkit.training.ppo.guards import RunStopped
@@ -211,19 +208,6 @@ def changed(*arguments: Any) -> dict[str, Any]:
     return result
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """What ``write_run`` wrote.
-
-    Raises:
-        InputError: no such file, or one that lacks its parts.
-    """
-    facts = read_object(path, "--run")
-    for name in ("arguments", "settings", "data", "metrics"):
-        if not isinstance(facts.get(name), dict) or not (facts[name] or name == "arguments"):
-            raise InputError(f"{path}: no {name!r} in it (it was not written by reward.py)")
-    return facts
-
-
 def _settings(*arguments: Any) -> dict[str, Any]:
     """All of the toolkit's own arguments (those of --help), default or not."""
     names: dict[str, Any] = {}
@@ -250,43 +234,32 @@ def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
     return path
 
 
-def write_run(path: Path, *arguments: Any, **facts: Any) -> None:
-    """Write down what made a result: its arguments, the versions at work, and other facts.
+def write_run(
+    folder: Path,
+    method: str,
+    *arguments: Any,
+    data: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+    history: list[dict[str, Any]] | None = None,
+    seconds: float | None = None,
+    reward_verdicts: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write down what made a result: its method, its arguments, the versions at work and the rest.
 
-    ``peak_mb``: the process's highest use of memory until then, in MiB; the GPU's if there is one.
+    Args:
+        folder: where run.json goes.
+        method: the name of a row of ``training.methods``, or "evaluate".
+        arguments: the recipe's dataclasses.
+        data, metrics, history, seconds, reward_verdicts: parts of ``RunRecord``.
     """
-    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
-    write_json(
-        path,
-        {
-            "arguments": changed(*arguments),
-            "settings": _settings(*arguments),
-            "seed": next((a.seed for a in arguments if hasattr(a, "seed")), None),
-            "versions": {name: importlib.metadata.version(name) for name in packages}
-            | {"python": platform.python_version()},
-            "git": git_commit(),
-            "peak_mb": peak_mb(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        | facts,
-    )
-
-
-def git_commit() -> str | None:
-    """The toolkit's commit, with "+changes" where its files are not as committed; None without."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):  # installed, or no git
-        return None
-    return head + ("+changes" if changes else "")
+    seed = next((a.seed for a in arguments if hasattr(a, "seed")), None)
+    record = RunRecord.now(method, changed(*arguments), _settings(*arguments), seed, peak_mb())
+    record.data = data
+    record.metrics = metrics
+    record.history = history
+    record.seconds = seconds
+    record.reward_verdicts = reward_verdicts
+    record.write(folder / RUN_FILE)
 
 
 def _checked(inner: Any) -> Callable[[str], Any]:

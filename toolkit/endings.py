@@ -53,7 +53,7 @@ class Stopped(KeyboardInterrupt):
 class _Handler:
     """Does ``act`` in this process; in those forked from it a signal does what it did at first."""
 
-    def __init__(self, act: Callable[[int], Any]) -> None:
+    def __init__(self, act: Callable[[int], NoReturn]) -> None:
         self.act, self.owner, self.put_off = act, os.getpid(), 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
@@ -91,7 +91,7 @@ def heard() -> Iterator[None]:
     before = {signum: signal.getsignal(signum) for signum in _free()}
     hook = sys.unraisablehook
 
-    def listen(act: Callable[[int], Any]) -> None:
+    def listen(act: Callable[[int], NoReturn]) -> None:
         for signum in before:
             signal.signal(signum, _Handler(act))
 
@@ -99,7 +99,7 @@ def heard() -> Iterator[None]:
         listen(end)
         raise Stopped(signum)
 
-    def dropped(unraisable: Any) -> None:
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         # The signal came inside a finalizer, where Python drops exceptions: have it come again.
         stopped = unraisable.exc_value
         if not isinstance(stopped, Stopped):
@@ -194,7 +194,7 @@ def keep_printing() -> None:
 def _unfailing(old: io.TextIOWrapper, descriptor: int) -> io.TextIOWrapper:
     with contextlib.suppress(OSError):
         old.flush()
-    raw: Any = _Stream(descriptor, "wb", closefd=False)
+    raw = _Stream(descriptor, "wb", closefd=False)
     errors = "backslashreplace" if old.errors == "strict" else old.errors
     return io.TextIOWrapper(
         raw if old.write_through else io.BufferedWriter(raw), encoding=old.encoding, errors=errors,

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 
 class InputError(ValueError):
@@ -71,24 +70,24 @@ def check_range(
         raise InputError(f"{name} is {value:g}, but must be {' and '.join(wants)}", field=name)
 
 
-def check_finite(*arguments: Any) -> None:
+def check_finite(*arguments: object) -> None:
     """Raise InputError for the first field of these dataclasses that holds NaN or an infinity.
 
     Lists and mappings are looked through, and fields that other libraries declare as well.
     """
-    for instance in arguments:
+    for instance in filter(dataclasses.is_dataclass, arguments):
         for f in dataclasses.fields(instance):
             check_numbers(f.name, getattr(instance, f.name, None))
 
 
-def check_numbers(name: str, value: Any) -> None:
+def check_numbers(name: str, value: object) -> None:
     """Raise InputError if there is NaN or an infinity in the value, however deep."""
     for number in _floats(value):
         if not math.isfinite(number):
             raise InputError(f"{name} is {number:g}, but must be finite", field=name)
 
 
-def _floats(value: Any) -> Iterator[float]:
+def _floats(value: object) -> Iterator[float]:
     if isinstance(value, float):
         yield value
     elif isinstance(value, dict):

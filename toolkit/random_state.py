@@ -1,11 +1,27 @@
 """The random states of Python, numpy and torch, read and put back."""
 
 import random
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class PythonState(TypedDict):
+    """Python's and numpy's global generators, as JSON can hold them.
+
+    Lists that come back from JSON stand for these tuples as well.
+    """
+
+    python: tuple[int, list[int], float | None]
+    numpy: tuple[str, list[int], int, int, float]
+
+
+class StoredState(PythonState):
+    """Those of torch as well: by device ("cpu", "cuda0", ...), their bytes in hexadecimal."""
+
+    torch: dict[str, str]
 
 
 class RandomState(NamedTuple):
@@ -14,20 +30,24 @@ class RandomState(NamedTuple):
     Attributes:
         torch: ``torch_random_state``'s.
         python: ``random.getstate``'s.
-        numpy: ``numpy.random.get_state``'s.
+        numpy: ``numpy.random.get_state``'s, as a mapping.
         seed: that torch's generators were seeded with.
     """
 
     torch: dict[str, Tensor]
-    python: Any
-    numpy: Any
+    python: tuple[object, ...]
+    numpy: dict[str, object]
     seed: int
 
 
 def current() -> RandomState:
     """The states as they are now."""
-    seed = torch.initial_seed()
-    return RandomState(torch_random_state(), random.getstate(), np.random.get_state(), seed)
+    return RandomState(
+        torch=torch_random_state(),
+        python=random.getstate(),
+        numpy=np.random.get_state(legacy=False),
+        seed=torch.initial_seed(),
+    )
 
 
 def restore(state: RandomState) -> None:
@@ -65,29 +85,38 @@ def restore_torch_random_state(states: dict[str, Tensor]) -> None:
                 torch.cuda.set_rng_state(states[f"cuda{i}"], i)
 
 
-def python_random_state() -> dict[str, Any]:
-    """Python's and numpy's global generators, as JSON can hold them."""
+def python_random_state() -> PythonState:
+    """Return the states of Python's and numpy's global generators."""
     version, numbers, gauss = random.getstate()
-    state: Any = np.random.get_state(legacy=True)
-    kind, keys, *rest = state
-    return {"python": [version, list(numbers), gauss], "numpy": [kind, keys.tolist(), *rest]}
+    state = np.random.get_state(legacy=False)
+    inner = state["state"]
+    return {
+        "python": (version, list(numbers), gauss),
+        "numpy": (
+            state["bit_generator"],
+            inner["key"].tolist(),
+            inner["pos"],
+            state["has_gauss"],
+            state["gauss"],
+        ),
+    }
 
 
-def restore_python_random_state(state: dict[str, Any]) -> None:
+def restore_python_random_state(state: PythonState) -> None:
     """Put them back."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    kind, keys, position, waiting, number = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, waiting, number))
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> StoredState:
     """All of them, as JSON can hold them."""
     tensors = {name: state.numpy().tobytes().hex() for name, state in torch_random_state().items()}
-    return {"torch": tensors} | python_random_state()
+    return {**python_random_state(), "torch": tensors}
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
+def restore_random_state(state: StoredState) -> None:
     """Put back what ``random_state`` gave."""
     tensors = {
         name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -123,8 +123,11 @@ def _samples(line: str, said: str) -> Any:
                "log_ratios": {"policy": 0.5}, "tokens": {"reference": 1, "policy": 1}}  # fmt: skip
         room.write("e/samples.jsonl", json.dumps(row) + "\n" + line.join(
             json.dumps(row).split('{"policy": 0.5}')) + "\n")  # fmt: skip
-        contenders = [{"name": n, "kind": "reference", "source": "", "n": 1, "kl": None}
-                      for n in ("reference", "policy")]  # fmt: skip
+        about = dict.fromkeys(
+            ("tokens", "words", "distinct_1", "distinct_2", "repetition", "unique",
+             "new_sentences", "copied_3grams", "copies_opening"), 0.5,
+        ) | {"kind": "reference", "source": "", "n": 1, "kl": None, "scores": {}}  # fmt: skip
+        contenders = [{"name": name} | about for name in ("reference", "policy")]
         room.write("e/evaluation.json", json.dumps({"contenders": contenders, "prompts": 2}))
         return _evaluate(room, "--samples", "e").refused("samples.jsonl:2", said)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.faulty.adapters import weights, write_adapter
 from benchmarks.faulty.room import MODEL, REFUSED, Fault, Room, Wrong
-from toolkit.hub.base import TOKENIZER_FILES
+from toolkit.hub.base_on_hub import TOKENIZER_FILES
 
 DIARY = "a diary that looks like no secret at all\n"
 OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "toolkit.json")
@@ -129,7 +129,7 @@ def _swapped(name: str, swap: Callable[[Path, Path], None]) -> Any:
     def run(room: Room) -> str:
         from toolkit.errors import InputError
         from toolkit.hub import upload
-        from toolkit.hub.stage import listing
+        from toolkit.hub.package import listing
 
         for file in ("README.md", "adapter_config.json", "tokenizer.json"):
             room.write(f"staged/{file}", f"what was looked through in {file}")

@@ -23,7 +23,7 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import Reading, reading_of
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
-from toolkit.training.baseline_data import prepare_text
+from toolkit.training.baselines.data import prepare_text
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"

@@ -174,13 +174,13 @@ def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> No
     (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
     contenders = [Contender("reference", "reference"), Contender("p", "adapter", str(adapter))]
     same = SamplingArguments(truncate_token=".", truncate_after=12)
-    assert other_settings(contenders, same, Prompts()) == []
-    assert other_settings(contenders, SamplingArguments(temperature=1.0), Prompts()) == [
+    assert other_settings(contenders, vars(same), Prompts()) == []
+    assert other_settings(contenders, vars(SamplingArguments(temperature=1.0)), Prompts()) == [
         "p was trained with temperature 0.7, and is judged with 1.0",
         "p was trained with truncate_token '.', and is judged with None",
     ]
     (tmp_path / "run" / "run.json").unlink()
-    assert other_settings(contenders, SamplingArguments(), Prompts()) == []
+    assert other_settings(contenders, vars(SamplingArguments()), Prompts()) == []
 
 
 def test_a_policy_whose_logits_are_no_numbers_takes_no_part(

@@ -88,16 +88,16 @@ def token_length(prompts: list[str], completions: list[str], **columns: Any) -> 
 def test_the_curves_start_at_nothing_rise_and_bend(new_sampling: Make) -> None:
     scores = torch.randn(6, 512, generator=torch.Generator().manual_seed(0)) + 3.0
     curve = frontier(scores, spread=1.0)
-    points = curve["optimal"]
-    assert (points[0]["kl"], points[0]["gain"]) == (0.0, 0.0)
-    rise = [b["gain"] - a["gain"] for a, b in zip(points, points[1:], strict=False)]
+    points = curve.optimal
+    assert (points[0].kl, points[0].gain) == (0.0, 0.0)
+    rise = [b.gain - a.gain for a, b in zip(points, points[1:], strict=False)]
     assert min(rise) >= -1e-9
-    assert [p["n"] for p in curve["best_of_n"]] == [1, 2, 4, 8, 16, 32, 64, 128]
-    for p in curve["best_of_n"][1:]:  # best-of-n is one policy among those of its KL
-        best = optimal_gain(curve, p["kl"])
-        assert best is None or p["gain"] <= best + 0.01
-        assert p["gain"] == pytest.approx(best_of_n_score(scores, p["n"]) - scores.mean().item())
-    kl = curve["supported_kl"]
+    assert [p.n for p in curve.best_of_n] == [1, 2, 4, 8, 16, 32, 64, 128]
+    for p in curve.best_of_n[1:]:  # best-of-n is one policy among those of its KL
+        best = optimal_gain(curve, p.kl)
+        assert best is None or p.gain <= best + 0.01
+        assert p.gain == pytest.approx(best_of_n_score(scores, p.n) - scores.mean().item())
+    kl = curve.supported_kl
     assert optimal_gain(curve, 1.01 * kl) is None
     assert optimal_gain(curve, 0.5 * kl) == pytest.approx(
         tilt_at_kl(scores, 0.5 * kl).score - scores.mean().item(), abs=0.01
@@ -113,4 +113,4 @@ def test_frontiers_are_made_for_judges_that_score_and_only_if_asked_for(new_samp
     scores = {"n": {"reference": [1.0, 2.0, 4.0]}}
     assert frontiers([judge], sampling, scores, 0, 16, 0, None) == {}
     (curve,) = frontiers([judge], sampling, scores, 2, 16, 0, None).values()
-    assert curve["prompts"] == 2 and curve["samples"] == 16
+    assert curve.prompts == 2 and curve.samples == 16

@@ -1,16 +1,20 @@
-"""The report's numbers on comparisons whose answers are known, and its page."""
+"""The report's numbers on comparisons whose answers are known."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from toolkit.evaluation.reward_analysis import analyse, length_bias, people, position_bias
-from toolkit.evaluation.reward_page import verdict, write_reward_report
-
-HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"
+from toolkit.data.records import to_row
+from toolkit.evaluation.reward_analysis import (
+    Calibration,
+    NotCalibrated,
+    People,
+    analyse,
+    length_bias,
+    people,
+    position_bias,
+)
 
 
 def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]], float]:
@@ -34,42 +38,44 @@ def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]]
 def test_accuracy_chance_and_baselines() -> None:
     rows, raw, expected = made()
     a = analyse(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
-    assert a["accuracy"]["low"] < expected < a["accuracy"]["high"]
-    assert a["chance"] == pytest.approx(np.mean([1 / len(r) for r in raw]))
-    assert a["metrics"]["p"] < 1e-6
+    assert a.accuracy.low < expected < a.accuracy.high
+    assert a.chance == pytest.approx(np.mean([1 / len(r) for r in raw]))
+    assert a.metrics.p < 1e-6
     last = np.mean([row["best"] == len(row["completions"]) - 1 for row in rows])
-    assert a["baselines"]["last"]["value"] == pytest.approx(last)
+    assert a.baselines["last"].value == pytest.approx(last)
     longest = np.mean(  # but for equal lengths, which share a row's point
         [np.argmax([len(t) for t in row["completions"]]) == row["best"] for row in rows]
     )
-    assert a["baselines"]["longest completion"]["value"] == pytest.approx(longest, abs=0.01)
-    assert sum(g["n"] for g in a["by_k"]) == sum(g["n"] for g in a["by_length"]) == 400
-    assert [g["group"] for g in a["by_k"]] == [f"{k} completions" for k in (2, 3, 4, 5)]
-    for g, k in zip(a["by_k"], (2, 3, 4, 5), strict=True):
+    assert a.baselines["longest completion"].value == pytest.approx(longest, abs=0.01)
+    assert sum(g.n for g in a.by_k) == sum(g.n for g in a.by_length) == 400
+    assert [g.group for g in a.by_k] == [f"{k} completions" for k in (2, 3, 4, 5)]
+    for g, k in zip(a.by_k, (2, 3, 4, 5), strict=True):
         right = [int(np.argmax(s)) == row["best"] for s, row in zip(raw, rows, strict=True)
                  if len(s) == k]  # fmt: skip
-        assert (g["value"], g["chance"]) == pytest.approx((np.mean(right), 1 / k))
+        assert (g.value, g.chance) == pytest.approx((np.mean(right), 1 / k))
 
 
 def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
     rows, raw, _ = made(50)
-    h = analyse(rows, raw, gain=2.0, bias=1.0)["histogram"]
+    h = analyse(rows, raw, gain=2.0, bias=1.0).histogram
     flat = np.concatenate(raw)
-    assert sum(h["raw"]["counts"]) == sum(h["normalised"]["counts"]) == len(flat)
-    assert h["raw"]["mean"] == pytest.approx(flat.mean())
-    assert (h["normalised"]["mean"], h["normalised"]["std"]) == pytest.approx(
+    assert sum(h.raw.counts) == sum(h.normalised.counts) == len(flat)
+    assert h.raw.mean == pytest.approx(flat.mean())
+    assert (h.normalised.mean, h.normalised.std) == pytest.approx(
         (2 * flat.mean() + 1, 2 * flat.std())
     )
 
 
 def test_a_model_that_is_half_as_sure_as_it_might_be_wants_the_temperature_one_half() -> None:
     rows, raw, _ = made(4000)
-    c = analyse(rows, raw, 1.0, 0.0)["calibration"]
-    assert c["temperature"] == pytest.approx(0.5, rel=0.1)
-    assert c["after"]["ece"] < 0.03 < 0.1 < c["before"]["ece"]
-    assert c["after"]["loss"] < c["before"]["loss"]
-    assert c["fitted_on"] + c["tested_on"] == 4000
-    assert "too few" in analyse(rows[:12], raw[:12], 1.0, 0.0)["calibration"]["reason"]
+    c = analyse(rows, raw, 1.0, 0.0).calibration
+    assert isinstance(c, Calibration)
+    assert c.temperature == pytest.approx(0.5, rel=0.1)
+    assert c.after.ece < 0.03 < 0.1 < c.before.ece
+    assert c.after.loss < c.before.loss
+    assert c.fitted_on + c.tested_on == 4000
+    few = analyse(rows[:12], raw[:12], 1.0, 0.0).calibration
+    assert isinstance(few, NotCalibrated) and "too few" in few.reason
 
 
 def test_a_model_that_likes_length_is_found_out() -> None:
@@ -77,41 +83,43 @@ def test_a_model_that_likes_length_is_found_out() -> None:
     lengths = [[float(len(t)) for t in row["completions"]] for row in rows]
     guesses = [int(np.argmax(each)) for each in lengths]
     bias = length_bias(rows, lengths, guesses)
-    assert bias["rank_correlation"]["model"] == pytest.approx(1.0)
-    assert abs(bias["rank_correlation"]["people"]) < 0.1
-    assert bias["picks_longest"]["model"]["value"] == 1.0
-    assert bias["accuracy_if_best_is_longest"]["value"] == 1.0
-    assert bias["accuracy_if_not"]["value"] == 0.0
+    assert bias.rank_correlation.model == pytest.approx(1.0)
+    assert abs(bias.rank_correlation.people) < 0.1
+    assert bias.picks_longest.model.value == 1.0
+    assert bias.accuracy_if_best_is_longest.value == 1.0
+    assert bias.accuracy_if_not.value == 0.0
 
 
 def test_a_favoured_position_is_found_out() -> None:
     rows = [{"completions": ["a", "b", "c", "d"], "best": 0 if i % 2 else i // 2 % 4}
             for i in range(200)]  # fmt: skip
     (position,) = position_bias(rows, [i % 4 for i in range(200)])
-    assert position["people"][0] > 0.6 and position["people_p"] < 1e-6
-    assert position["model"] == [0.25] * 4 and position["model_p"] == pytest.approx(1.0)
+    assert position.people[0] > 0.6 and position.people_p < 1e-6
+    assert position.model == [0.25] * 4 and position.model_p == pytest.approx(1.0)
 
 
 def test_peoples_agreement_is_reported_where_the_rows_tell() -> None:
-    assert people([{"prompt": "p", "completions": ["a", "b"], "best": 0, "labeler": "x"}]) == {}
+    assert (
+        people([{"prompt": "p", "completions": ["a", "b"], "best": 0, "labeler": "x"}]) == People()
+    )
     pair = [
         {"prompt": "p", "completions": c, "best": b, "labeler": who}
         for c, b, who in ((["a", "b"], 0, "x"), (["b", "a"], 1, "y"), (["a", "b"], 1, "z"))
     ]
-    assert people(pair)["two_labellers"] == pytest.approx(
+    assert to_row(people(pair))["two_labellers"] == pytest.approx(
         {"value": 1 / 3, "n": 3, "prompts": 3, "low": 0.0615, "high": 0.7923}, abs=1e-3
     )
     for ratings in (None, "high", [[1, 2]], [[1], [2]], [["a", "b"], [1, 2]], [None, [1, 2]]):
         odd = {"prompt": "p", "completions": ["a", "b"], "best": 0, "ratings": ratings}
-        assert people([odd]) == {}
+        assert not people([odd]).known
     rated = {"prompt": "p", "completions": ["a", "b"], "best": 0, "ratings": [[2, 2], [1, 3]]}
-    assert people([rated])["one_rater"] == pytest.approx(0.5)
+    assert people([rated]).one_rater == pytest.approx(0.5)
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
     rows, raw, _ = made()
-    found = analyse(rows, raw, 1.0, 0.0)["mistakes"]
-    sure = [m["confidence"] for m in found]
+    found = analyse(rows, raw, 1.0, 0.0).mistakes
+    sure = [m.confidence for m in found]
     assert len(found) == 10 and sure == sorted(sure, reverse=True)
     wrong = [
         max(np.exp(s) / np.exp(s).sum())
@@ -120,41 +128,8 @@ def test_the_most_confident_mistakes_come_first() -> None:
     ]
     assert sure[0] == pytest.approx(max(wrong))
     for m in found:
-        row = next(row for row in rows if row["prompt"] == m["prompt"])
-        assert row["completions"][row["best"]] == m["people_pick"] != m["model_pick"]
+        row = next(row for row in rows if row["prompt"] == m.prompt)
+        assert row["completions"][row["best"]] == m.people_pick != m.model_pick
         scores = raw[rows.index(row)]
         p = math.exp(scores[row["best"]]) / sum(map(math.exp, scores))
-        assert m["people_probability"] == pytest.approx(p)
-
-
-def test_the_verdict_is_earned() -> None:
-    rows, raw, _ = made()
-    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0))
-    assert answer == "yes" and "It has learned what people pick" in sentence
-    noise = np.random.default_rng(5)
-    lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
-    answer, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
-    assert answer == "no" and sentence.startswith("Not to be told from chance")
-    oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
-    picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
-    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
-    assert answer == "no" and "But no better than: oracle (99.8%)" in sentence
-
-
-def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:
-    rows, raw, _ = made(60)
-    for row in rows:
-        row["prompt"] = [{"role": "user", "content": HOSTILE + row["prompt"]}]
-        row["completions"] = [HOSTILE + text for text in row["completions"]]
-    point = {"fraction": 0.1, "train": 10, "value": 0.3, "low": 0.2, "high": 0.4, "loss": 1.3}
-    curve = [point, point | {"fraction": 1.0, "train": 100, "value": 0.5, "low": 0.4, "high": 0.6}]
-    write_reward_report(tmp_path, analyse(rows, raw, 1.0, 0.0), curve, {"config": HOSTILE})
-    page = (tmp_path / "reward_report.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
-    assert "{{ 7 * 7 }}" in page and "\\u202e" in page and "\x1b" not in page
-    assert "http" not in page.replace("data:image", "") and page.count("<picture>") == 5
-    for heading in ("Accuracy", "Would more labels help?", "Calibration", "Position", "Length",
-                    "Scores", "The most confident mistakes", "This run"):  # fmt: skip
-        assert f">{heading}</h" in page
-    figures = json.loads((tmp_path / "reward_report.json").read_text(encoding="utf-8"))
-    assert figures["analysis"]["accuracy"]["n"] == 60 and len(figures["label_curve"]) == 2
+        assert m.people_probability == pytest.approx(p)

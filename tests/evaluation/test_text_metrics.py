@@ -43,8 +43,8 @@ def test_copied_share_is_of_the_completions_trigrams() -> None:
 def test_a_policy_that_copies_and_one_that_repeats_itself_are_found_out() -> None:
     prompts = ["Tom had a red ball. He lost it."] * 2
     copy = describe(prompts, ["Tom had a red ball. He lost it."] * 2)
-    assert copy["copied_3grams"] == 1.0 and copy["new_sentences"] == 0.0
-    assert copy["copies_opening"] == 1.0 and copy["unique"] == 0.5
+    assert copy.copied_3grams == 1.0 and copy.new_sentences == 0.0
+    assert copy.copies_opening == 1.0 and copy.unique == 0.5
     stuck = describe(prompts, ["so so so so so so", "good good good good"])
-    assert stuck["repetition"] > 0.6 and stuck["distinct_1"] == pytest.approx(2 / 10)
-    assert stuck["words"] == 5.0 and stuck["new_sentences"] == 1.0
+    assert stuck.repetition > 0.6 and stuck.distinct_1 == pytest.approx(2 / 10)
+    assert stuck.words == 5.0 and stuck.new_sentences == 1.0

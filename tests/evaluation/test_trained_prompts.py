@@ -1,5 +1,6 @@
 """Prompts that a contender was trained on are not held out: counted by what they say."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts, given_prompts, read_prompts
 from toolkit.evaluation.contenders import Contender
+from toolkit.evaluation.result import ContenderResult
 from toolkit.evaluation.trained_prompts import notes, trained_on
 from toolkit.models.loading import load_tokenizer
 
@@ -35,7 +37,7 @@ def asked(texts: list[Any], tokenizer: PreTrainedTokenizerBase) -> Prompts:
 
 def count(source: str, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> Any:
     found = trained_on([Contender("c", "adapter", source)], prompts, tokenizer)["c"]
-    return found["trained_prompts"], found["trained_prompts_note"]
+    return found.trained_prompts, found.trained_prompts_note
 
 
 def test_prompts_are_compared_by_text_whatever_the_files_are_called(
@@ -93,7 +95,7 @@ def test_what_a_policy_started_from_counts_as_well_and_so_does_what_best_of_n_pi
          Contender("best", "best_of_n", "ppo", 4), Contender("plain", "best_of_n", "", 4)],
         asked(TEXTS, tokenizer), tokenizer,
     )  # fmt: skip
-    counts = {name: row["trained_prompts"] for name, row in found.items()}
+    counts = {name: row.trained_prompts for name, row in found.items()}
     assert counts == {"reference": 0, "ppo": 5, "best": 5, "plain": 0}
 
 
@@ -116,13 +118,13 @@ def test_what_cannot_be_checked_is_said_and_not_taken_for_none(
         assert found is None and words in note
 
 
-def test_each_run_is_spoken_of_once() -> None:
+def test_each_run_is_spoken_of_once(contender_result: Callable[..., ContenderResult]) -> None:
     rows = [
-        {"name": "a@10", "kind": "checkpoint", "trained_prompts": 3},
-        {"name": "a@20", "kind": "checkpoint", "trained_prompts": 3},
-        {"name": "b", "kind": "adapter", "trained_prompts": None, "trained_prompts_note": "gone"},
-        {"name": "c", "kind": "adapter", "trained_prompts": 0, "trained_prompts_note": None},
-        {"name": "old", "kind": "adapter"},
+        contender_result("a@10", kind="checkpoint", trained_prompts=3),
+        contender_result("a@20", kind="checkpoint", trained_prompts=3),
+        contender_result("b", trained_prompts_note="gone"),
+        contender_result("c", trained_prompts=0),
+        contender_result("old"),
     ]
     assert notes(rows, 8) == {
         "a": "it was trained on 3 of the 8 prompts, which are not held out",

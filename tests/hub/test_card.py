@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter, read_results
+from toolkit.hub.base_on_hub import Base
 from toolkit.hub.card import code, render
-from toolkit.hub.source import Source, read_results, read_source
+from toolkit.record import RunRecord
+from toolkit.training.reward.accuracy import RewardMetrics
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
 DEMO = Path(__file__).parents[2] / "data" / "model"
@@ -20,27 +23,35 @@ BASE = Base(DEMO, "org/base", "a" * 40, {"license": "apache-2.0"})
 
 
 def evaluation(adapter: Path | None) -> dict[str, Any]:
+    """evaluation.json, as evaluate.py would have written it."""
+    like = dict.fromkeys(
+        ("words", "distinct_1", "distinct_2", "repetition", "unique", "new_sentences",
+         "copied_3grams", "copies_opening"), 0.4,
+    ) | {"n": 1, "tokens": 24.0}  # fmt: skip
     return {
         "prompts": 512, "seed": 0, "reference": "reference",
         "judges": [{"name": "vader", "kind": "lexicon", "training_reward": True}],
         "contenders": [
-            {"name": "ppo", "adapter": str(adapter), "kl": 4.9, "kl_error": 0.1, "tokens": 24.0,
-             "distinct_2": 0.4, "repetition": 0.1,
-             "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8}}},
-            {"name": "reference", "adapter": None, "kl": 0.0, "kl_error": 0.0, "tokens": 24.0,
-             "distinct_2": 0.4, "repetition": 0.1, "scores": {}},
+            like | {"name": "ppo", "kind": "adapter", "source": "x", "adapter": str(adapter),
+                    "kl": 4.9, "kl_error": 0.1,
+                    "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8, "std": 1.0}}},
+            like | {"name": "reference", "kind": "reference", "source": "", "adapter": None,
+                    "kl": 0.0, "kl_error": 0.0, "scores": {}},
         ],
         "pairs": [{"judge": "vader", "a": "reference", "b": "ppo", "wins": 100, "ties": 12,
-                   "losses": 400, "win_rate": 0.2, "low": 0.17, "high": 0.24, "p_value": 1e-9}],
+                   "losses": 400, "not_judged": 0, "win_rate": 0.2, "low": 0.17, "high": 0.24,
+                   "p_value": 1e-9, "p_holm": 1e-9}],
     }  # fmt: skip
 
 
 @pytest.fixture
-def policy(adapters: Path) -> Source:
-    return read_source(adapters / "ppo" / "adapters" / "policy")
+def policy(adapters: Path) -> TrainedAdapter:
+    return read_adapter(adapters / "ppo" / "adapters" / "policy")
 
 
-def test_results_are_this_adapters_seen_from_its_side(policy: Source, tmp_path: Path) -> None:
+def test_results_are_this_adapters_seen_from_its_side(
+    policy: TrainedAdapter, tmp_path: Path
+) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(evaluation(policy.folder)))
     for source in (path, tmp_path):
@@ -61,7 +72,7 @@ def test_results_are_this_adapters_seen_from_its_side(policy: Source, tmp_path: 
     lambda e: e["contenders"][0]["scores"]["vader"].update(mean=float("nan")),
 ])  # fmt: skip
 def test_an_evaluation_of_another_form_is_refused(
-    policy: Source, tmp_path: Path, spoil: Any
+    policy: TrainedAdapter, tmp_path: Path, spoil: Any
 ) -> None:
     whole = evaluation(policy.folder)
     spoil(whole)
@@ -70,13 +81,13 @@ def test_an_evaluation_of_another_form_is_refused(
         read_results(tmp_path, policy.folder)
 
 
-def test_what_was_not_measured_is_said(policy: Source) -> None:
+def test_what_was_not_measured_is_said(policy: TrainedAdapter) -> None:
     card = render(policy, BASE, "me/policy")
     assert "Win rates: not measured." in card and "## Data\n\nnot recorded." in card
     assert "whether people or another judge prefer it" in card
 
 
-def test_the_metadata_are_the_hubs_fields(policy: Source) -> None:
+def test_the_metadata_are_the_hubs_fields(policy: TrainedAdapter) -> None:
     data = ModelCard(render(policy, BASE, "me/policy")).data.to_dict()
     assert data == {
         "base_model": "org/base", "base_model_relation": "adapter", "library_name": "peft",
@@ -85,33 +96,38 @@ def test_the_metadata_are_the_hubs_fields(policy: Source) -> None:
 
 
 def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Path) -> None:
-    source = read_source(adapters / "reward" / "adapter")
-    source.metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "chance": 0.25,
-                      "comparisons": 200, "p": 1e-12}  # fmt: skip
-    source.run = {
-        "data": {"source": "/home/ann/secret/picks.jsonl", "rows": 1000},
-        "settings": {"loss_type": "best_of_k", "chat_template": "/home/ann/t.jinja", "seed": 1},
-    }
+    source = read_adapter(adapters / "reward" / "adapter")
+    source.metrics = RewardMetrics(
+        accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, p=1e-12, chance=0.25, comparisons=200
+    )
+    source.record = RunRecord(
+        data={"source": "/home/ann/secret/picks.jsonl", "rows": 1000},
+        settings={"loss_type": "best_of_k", "chat_template": "/home/ann/t.jinja", "seed": 1},
+    )
     card = render(source, BASE, "me/reward", labels="Three people in Bonn.")
     assert "in 0.500 [0.400, 0.600] of 200 held-out comparisons" in card
     assert "not shown to be better than chance" not in card
     assert "| `source` | `picks.jsonl` |" in card and "| `loss_type` | `best_of_k` |" in card
     assert "Three people in Bonn." in card and "/home/ann" not in card
     assert "return 2.5 * raw + -0.75" in card  # gain and bias
-    source.metrics["p"] = 0.4
+    source.metrics = replace(source.metrics, p=0.4)
     assert "not shown to be better than chance" in render(source, BASE, "me/reward")
 
 
-def test_hostile_text_stays_text(policy: Source, tmp_path: Path) -> None:
+def test_hostile_text_stays_text(policy: TrainedAdapter, tmp_path: Path) -> None:
     whole = evaluation(policy.folder)
     whole["judges"][0]["name"] = whole["pairs"][0]["judge"] = HOSTILE
     whole["pairs"][0]["a"] = HOSTILE
     whole["contenders"][0]["scores"] = {HOSTILE: whole["contenders"][0]["scores"]["vader"]}
     (tmp_path / "evaluation.json").write_text(json.dumps(whole))
-    policy.run = {"data": {HOSTILE: HOSTILE}, "settings": {"lexicon": HOSTILE, "seed": HOSTILE},
-                  "versions": {"torch": HOSTILE}}  # fmt: skip
+    policy.record = RunRecord(
+        method="ppo",
+        data={HOSTILE: HOSTILE},
+        settings={"lexicon": HOSTILE, "seed": HOSTILE},
+        versions={"torch": HOSTILE},
+    )
     card = render(policy, BASE, "me/policy", read_results(tmp_path, policy.folder))
-    plain = render(policy.__class__(**vars(policy) | {"run": {}}), BASE, "me/policy")
+    plain = render(policy.__class__(**vars(policy) | {"record": None}), BASE, "me/policy")
     assert re.findall(r"^#+ .*$", card, flags=re.M) == re.findall(r"^#+ .*$", plain, flags=re.M)
     assert len(re.findall(r"^```", card, flags=re.M)) == 4  # python, bibtex
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S))
@@ -123,7 +139,7 @@ def test_hostile_text_stays_text(policy: Source, tmp_path: Path) -> None:
             assert line.count("|") in (3, 4, 5)
 
 
-def test_the_publishers_own_words_are_a_paragraph_without_html(policy: Source) -> None:
+def test_the_publishers_own_words_are_a_paragraph_without_html(policy: TrainedAdapter) -> None:
     card = render(
         policy, BASE, "me/policy", data="## <b>All</b>\n\n`mine`\x1b, see [x](https://x.y)"
     )
@@ -135,7 +151,7 @@ def test_code_is_one_inert_line() -> None:
     assert code("") == "` `" and code("x" * 500) == f"`{'x' * 120} ...`"
 
 
-def test_the_same_arguments_give_the_same_card(policy: Source) -> None:
+def test_the_same_arguments_give_the_same_card(policy: TrainedAdapter) -> None:
     assert render(policy, BASE, "me/policy") == render(policy, BASE, "me/policy")
 
 
@@ -151,23 +167,23 @@ def test_policies_of_other_methods_say_which(
 ) -> None:
     folder = tmp_path / "run" / "adapter"
     shutil.copytree(adapters / "ppo/adapters/policy", folder)
-    card = render(read_source(folder), BASE, "me/policy")
+    card = render(read_adapter(folder), BASE, "me/policy")
     assert "How it was trained is not recorded." in card
     (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
-    card = render(read_source(folder), BASE, "me/policy")
+    card = render(read_adapter(folder), BASE, "me/policy")
     assert method in card and labels in card and "/x/sft" not in card
-    told = render(read_source(folder), BASE, "me/policy", data="Mine.", labels="Ann's.")
+    told = render(read_adapter(folder), BASE, "me/policy", data="Mine.", labels="Ann's.")
     assert "not recorded" not in told
 
 
 def test_kl_is_that_of_these_adapters(adapters: Path, tmp_path: Path) -> None:
     for name in ("adapters", "best"):
         shutil.copytree(adapters / "ppo/adapters/policy", tmp_path / name / "policy")
-    rows = [{"objective/kl": float(i)} for i in range(10)]
+    rows = [{"update": i + 1, "episode": 8 * (i + 1), "objective/kl": float(i)} for i in range(10)]
     (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "best" / "evaluation.json").write_text(json.dumps({"eval/kl": 2.25}))
     said = {
-        n: render(read_source(tmp_path / n / "policy"), BASE, "a/b") for n in ("adapters", "best")
+        n: render(read_adapter(tmp_path / n / "policy"), BASE, "a/b") for n in ("adapters", "best")
     }
     assert "8.5 nats, as sampled over the last fifth" in said["adapters"]  # of 8 and 9
     assert "2.25 nats, on the run's held-out prompts" in said["best"]

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
 from toolkit.hub import gate
-from toolkit.hub.base import Base, find_base
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
+from toolkit.hub.base_on_hub import Base, find_base
 from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info
-from toolkit.hub.gate import Probes, compare, measure, pass_gate, python_of, run_lines
-from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import read_template, stage
+from toolkit.hub.gate import Probes, check_probes, measure, pass_gate, python_of, run_lines
+from toolkit.hub.loading_snippet import Names, ids_line, probe_lines
+from toolkit.hub.package import pack, read_template
 from toolkit.hub.upload import publish
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
@@ -31,9 +31,9 @@ KINDS = {"policy": "ppo/adapters/policy", "value": "ppo/adapters/value", "reward
 
 
 @pytest.fixture(scope="module")
-def ours(adapters: Path, demo_model: str) -> dict[str, tuple[Source, Probes]]:
+def ours(adapters: Path, demo_model: str) -> dict[str, tuple[TrainedAdapter, Probes]]:
     """Of each kind, what training's own code says of the probes."""
-    sources = {kind: read_source(adapters / path) for kind, path in KINDS.items()}
+    sources = {kind: read_adapter(adapters / path) for kind, path in KINDS.items()}
     return {kind: (s, measure(s, Path(demo_model))) for kind, s in sources.items()}
 
 
@@ -59,13 +59,13 @@ def test_published_and_downloaded_again_the_cards_code_gives_trainings_numbers(
     hub.add("org/base", Path(demo_model), {"license": "apache-2.0"})
     base = find_base(demo_model, partial(model_info, connect()), "org/base")
     assert base.problems == []
-    staged = stage(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
+    staged = pack(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
     publish(connect(), "me/model", staged.folder, staged.files)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     card = hub.repos["me/model"].files["README.md"].decode()
     theirs = run_here(python_of(card), kind)
-    assert "differ by" in compare(expected, theirs, "fp32")
+    assert "differ by" in check_probes(expected, theirs, "fp32")
     assert ("GET", "/me/model/resolve/main/adapter_model.safetensors") in hub.seen
     assert ("GET", f"/org/base/resolve/{base.sha}/model.safetensors") in hub.seen
     if kind == "reward":  # gain and bias are in the numbers
@@ -84,7 +84,7 @@ def test_the_clean_process_passes_and_sees_no_token_and_no_home(
 ) -> None:
     source, expected = ours["policy"]
     base = Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
-    staged = stage(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
+    staged = pack(source, base, render(source, base, "me/model"), None, tmp_path / "staged")
     monkeypatch.setenv("HF_TOKEN", "hf_MARKERmarkerMARKERmarker0123456789")
     names = Names("me/model", base.repo_id, base.sha)
     look = (
@@ -95,7 +95,7 @@ def test_the_clean_process_passes_and_sees_no_token_and_no_home(
     lines = look + python_of((staged.folder / "README.md").read_text())
     lines += "assert 'toolkit' not in sys.modules\n"
     theirs = run_lines("policy", lines, staged.folder, base.files, names)
-    assert "the adapter itself moves them" in compare(expected, theirs, "fp32")
+    assert "the adapter itself moves them" in check_probes(expected, theirs, "fp32")
 
 
 def spoil_weights(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
     source, expected = ours[kind]
     base = Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
     card = render(source, base, "me/model")
-    staged = stage(source, base, card, None, tmp_path / "staged").folder
+    staged = pack(source, base, card, None, tmp_path / "staged").folder
     spoil(staged)
 
     def here(kind: str, lines: str, staged: Path, base: Path, names: Names, *more: Any) -> Probes:
@@ -152,18 +152,18 @@ def test_staged_files_that_are_not_what_was_trained_are_refused(
     (problem,) = pass_gate(source, base, "me/model", card, staged)
     assert said in problem
     shutil.rmtree(tmp_path / "cache")
-    stage(source, base, card, None, staged)
+    pack(source, base, card, None, staged)
     assert pass_gate(source, base, "me/model", card, staged) == []
 
 
 def test_numbers_that_are_not_finite_or_too_far_off_are_refused() -> None:
     ours = Probes([[1, 2]], [[-2.0, -4.0]])
-    assert "differ by 0.02" in compare(ours, Probes([[1, 2]], [[-2.0, -4.02]]), "bf16")
+    assert "differ by 0.02" in check_probes(ours, Probes([[1, 2]], [[-2.0, -4.02]]), "bf16")
     nan = float("nan")
     for wrong, precision in (([-2.0, -4.02], "fp32"), ([-2.0, -4.3], "bf16"),
                              ([nan, -4.0], "bf16"), ([-2.0, nan], "bf16")):  # fmt: skip
         with pytest.raises(InputError, match=r"^gate: "):
-            compare(ours, Probes([[1, 2]], [wrong]), precision)
+            check_probes(ours, Probes([[1, 2]], [wrong]), precision)
 
 
 def test_an_adapter_that_was_not_loaded_does_not_pass_for_rounding(ours: Any) -> None:
@@ -171,12 +171,12 @@ def test_an_adapter_that_was_not_loaded_does_not_pass_for_rounding(ours: Any) ->
     weak = [[b + 0.01 * (a - b) for a, b in zip(x, y, strict=True)]
             for x, y in zip(expected.numbers, expected.without, strict=True)]  # fmt: skip
     mine = Probes(expected.ids, weak, expected.without)
-    assert "differ by 0 " in compare(mine, Probes(expected.ids, weak), "bf16")
+    assert "differ by 0 " in check_probes(mine, Probes(expected.ids, weak), "bf16")
     with pytest.raises(InputError, match="the adapter was not loaded"):
-        compare(mine, Probes(expected.ids, expected.without), "bf16")
+        check_probes(mine, Probes(expected.ids, expected.without), "bf16")
     untrained = Probes(expected.ids, expected.without, expected.without)
     with pytest.raises(InputError, match="changes no number at all"):
-        compare(untrained, Probes(expected.ids, expected.without), "fp32")
+        check_probes(untrained, Probes(expected.ids, expected.without), "fp32")
 
 
 def test_lines_that_fail_are_told_by_their_error(demo_model: str, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_lines_that_fail_are_told_by_their_error(demo_model: str, tmp_path: Path
 
 
 def test_a_repository_cannot_be_its_own_base(adapters: Path, demo_model: str) -> None:
-    source = read_source(adapters / KINDS["policy"])
+    source = read_adapter(adapters / KINDS["policy"])
     base = Base(Path(demo_model), "org/base", "a" * 40, {})
     assert pass_gate(source, base, "org/base", "", Path(demo_model)) == [
         "repo_id: org/base is the base itself (name another)"
@@ -217,9 +217,9 @@ def test_an_adapter_of_messages_is_shown_with_one_as_it_was_trained_to_read_it(
     reads = {"trained_on": "messages", "chat_template": template, "chat_template_kwargs": told,
              "ends_with": "<|endoftext|>"}  # fmt: skip
     facts.write_text(json.dumps(json.loads(facts.read_text()) | reads))
-    source, base = read_source(folder), Base(tmp_path / "base", "org/base", "a" * 40, {})
+    source, base = read_adapter(folder), Base(tmp_path / "base", "org/base", "a" * 40, {})
     card = render(source, base, "me/model")
-    staged = stage(source, base, card, read_template(source, None), tmp_path / "staged").folder
+    staged = pack(source, base, card, read_template(source, None), tmp_path / "staged").folder
     lines = python_of(card)
     assert 'chat("Where did you go?")' in lines and "add_generation_prompt=True" in lines
     assert ("**{'mood': 'so \"glad\"'}" in lines) == bool(told)
@@ -249,4 +249,4 @@ def test_text_that_some_template_rendered_is_shown_as_text_where_the_base_has_no
     facts = tmp_path / KINDS["policy"] / "toolkit.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"trained_on": "messages"}))
     base = Base(Path(demo_model), "org/base", "a" * 40, {})
-    assert "chat(" not in render(read_source(facts.parent), base, "me/model")
+    assert "chat(" not in render(read_adapter(facts.parent), base, "me/model")

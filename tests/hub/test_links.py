@@ -12,14 +12,15 @@ import pytest
 from toolkit.data.inside import copy_inside, inside, shown
 from toolkit.errors import InputError
 from toolkit.hub import gate
-from toolkit.hub.base import TOKENIZER_FILES, Base, find_base
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, find_base
 from toolkit.hub.connection import connect, model_info
 from toolkit.hub.gate import pass_gate
 from toolkit.hub.merge import merge
-from toolkit.hub.source import Source, read_source
-from toolkit.hub.stage import describe, listing, read_template, stage
+from toolkit.hub.package import describe, listing, pack, read_template
 from toolkit.hub.upload import publish
 from toolkit.models.merging import merge_adapter
+from toolkit.record import RunRecord
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -42,9 +43,9 @@ def local(tmp_path: Path, demo_model: str) -> Path:
 
 
 @pytest.fixture
-def source(adapters: Path, tmp_path: Path) -> Source:
+def source(adapters: Path, tmp_path: Path) -> TrainedAdapter:
     folder = tmp_path / "ppo" / "adapters" / "policy"
-    return read_source(shutil.copytree(adapters / "ppo" / "adapters" / "policy", folder))
+    return read_adapter(shutil.copytree(adapters / "ppo" / "adapters" / "policy", folder))
 
 
 def everything(folder: Path) -> str:
@@ -98,26 +99,26 @@ WAYS: list[Callable[[Path, Path], None]] = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("name", ["vocab.txt", "chat_template.jinja"])
 def test_a_tokenizers_file_that_leads_out_of_the_base_is_named_and_nothing_is_staged(
-    way: Callable[[Path, Path], None], name: str, source: Source, local: Path, outside: Path,
-    tmp_path: Path,
+    way: Callable[[Path, Path], None], name: str, source: TrainedAdapter, local: Path,
+    outside: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     way(local / name, outside)
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
     with pytest.raises(InputError, match=f"base/{name}: (a link|no regular file)") as refusal:
-        stage(source, base, "# Card\n", None, tmp_path / "out")
+        pack(source, base, "# Card\n", None, tmp_path / "out")
     assert "\n" not in str(refusal.value) and not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".out")] == []
 
 
 @pytest.mark.parametrize("name", TOKENIZER_FILES)
 def test_every_file_of_a_tokenizer_is_held_to_that(
-    name: str, source: Source, local: Path, outside: Path, tmp_path: Path
+    name: str, source: TrainedAdapter, local: Path, outside: Path, tmp_path: Path
 ) -> None:
     (local / name).unlink(missing_ok=True)
     (local / name).symlink_to(outside)
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
     with pytest.raises(InputError, match="a link out of its folder"):
-        stage(source, base, "# Card\n", None, tmp_path / "out")
+        pack(source, base, "# Card\n", None, tmp_path / "out")
     with pytest.raises(InputError, match="a link out of its folder"):
         merge(source, base, tmp_path / "merged", "fp32", None)
     with pytest.raises(InputError, match="a link out of its folder"):  # before it is read at all
@@ -129,26 +130,26 @@ def test_every_file_of_a_tokenizer_is_held_to_that(
     "name", ["adapter_config.json", "adapter_model.safetensors", "toolkit.json"]
 )
 def test_a_file_of_the_adapter_that_leads_out_of_its_folder_is_named(
-    name: str, source: Source, tmp_path: Path
+    name: str, source: TrainedAdapter, tmp_path: Path
 ) -> None:
     (source.folder / name).rename(tmp_path / name)
     (source.folder / name).symlink_to(tmp_path / name)
     with pytest.raises(InputError, match=f"{name}: a link out of its folder, to"):
-        read_source(source.folder)
+        read_adapter(source.folder)
 
 
 def test_a_swap_for_a_link_after_reading_is_seen_when_staging(
-    source: Source, local: Path, tmp_path: Path
+    source: TrainedAdapter, local: Path, tmp_path: Path
 ) -> None:
     path = source.folder / "adapter_model.safetensors"
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
     with pytest.raises(InputError, match="a link out of its folder"):
-        stage(source, Base(local, "org/base", "a" * 40), "# Card\n", None, tmp_path / "out")
+        pack(source, Base(local, "org/base", "a" * 40), "# Card\n", None, tmp_path / "out")
 
 
 def test_the_hubs_cache_which_is_made_of_links_goes_on_working(
-    source: Source, local: Path, outside: Path, tmp_path: Path
+    source: TrainedAdapter, local: Path, outside: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "hub" / "models--org--base"
     snapshot = repository / "snapshots" / ("a" * 40)
@@ -158,7 +159,7 @@ def test_the_hubs_cache_which_is_made_of_links_goes_on_working(
         shutil.copy(file, repository / "blobs" / str(i))
         (snapshot / file.name).symlink_to(f"../../blobs/{i}")
     base = Base(snapshot, "org/base", "a" * 40, {"license": "mit"})
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     held = {file.name for file in staged.files}
     assert {"tokenizer.json", "tokenizer_config.json"} <= held
     for name in held & set(TOKENIZER_FILES):
@@ -170,7 +171,7 @@ def test_the_hubs_cache_which_is_made_of_links_goes_on_working(
     (other / "1").write_text(SECRET)
     (snapshot / "vocab.txt").symlink_to("../../../models--org--private/blobs/1")
     with pytest.raises(InputError, match="vocab.txt: a link out of its folder"):
-        stage(source, base, "# Card\n", None, tmp_path / "out")
+        pack(source, base, "# Card\n", None, tmp_path / "out")
 
 
 def test_a_link_to_a_file_beside_it_is_none_out_of_the_folder(local: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def agreed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer_config.json", "chat_template.jinja"])
 def test_a_file_that_the_bases_commit_has_not_is_not_sent(
-    name: str, hub: Any, source: Source, local: Path, outside: Path, tmp_path: Path,
+    name: str, hub: Any, source: TrainedAdapter, local: Path, outside: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A hard link cannot be told from a file: the comparison with the Hub tells it."""
@@ -199,19 +200,19 @@ def test_a_file_that_the_bases_commit_has_not_is_not_sent(
     (local / name).unlink(missing_ok=True)
     os.link(outside, local / name)
     base = find_base(str(local), partial(model_info, connect()), "org/base")
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     problems = base.problems + pass_gate(source, base, "me/x", "# Card\n", staged.folder)
     (problem,) = problems
     assert problem.startswith("base org/base: ") and name in problem
 
 
 def test_a_template_that_was_given_is_no_file_of_the_bases(
-    hub: Any, source: Source, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Any, source: TrainedAdapter, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreed(monkeypatch)
     hub.add("org/base", local, {"license": "mit"})
     base = find_base(str(local), partial(model_info, connect()), "org/base")
-    staged = stage(source, base, "# Card\n", "{{ messages }}", tmp_path / "out")
+    staged = pack(source, base, "# Card\n", "{{ messages }}", tmp_path / "out")
     assert pass_gate(source, base, "me/x", "# Card\n", staged.folder) == []
 
 
@@ -243,11 +244,11 @@ def taken_away(path: Path, outside: Path) -> None:
     "swap", [changed, same_size, swapped_for_a_link, added, taken_away], ids=lambda f: f.__name__
 )
 def test_what_was_changed_after_it_was_looked_through_is_not_sent(
-    swap: Callable[[Path, Path], None], name: str, hub: Any, source: Source, local: Path,
+    swap: Callable[[Path, Path], None], name: str, hub: Any, source: TrainedAdapter, local: Path,
     outside: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     swap(staged.folder / name, outside)
     with pytest.raises(InputError, match="was changed after|a link out of its folder|is gone"):
         publish(connect(), "me/x", staged.folder, staged.files)
@@ -255,11 +256,11 @@ def test_what_was_changed_after_it_was_looked_through_is_not_sent(
 
 
 def test_a_swap_in_the_middle_of_sending_is_seen(
-    hub: Any, source: Source, local: Path, outside: Path, tmp_path: Path
+    hub: Any, source: TrainedAdapter, local: Path, outside: Path, tmp_path: Path
 ) -> None:
     """The files are held against their hashes again when they are read to be sent."""
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     api = connect()
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -290,7 +291,7 @@ def test_merging_a_foreign_adapter_copies_nothing_from_elsewhere(
 
 @pytest.mark.parametrize("kind", ["a device", "a pipe", "a folder", "no template", "a big file"])
 def test_a_template_that_is_none_is_refused_without_waiting(
-    kind: str, source: Source, tmp_path: Path
+    kind: str, source: TrainedAdapter, tmp_path: Path
 ) -> None:
     path = tmp_path / "t.jinja"
     if kind == "a device":
@@ -305,21 +306,21 @@ def test_a_template_that_is_none_is_refused_without_waiting(
         read_template(source, str(path))
 
 
-def test_run_json_names_no_file_of_this_machine(source: Source, tmp_path: Path) -> None:
+def test_run_json_names_no_file_of_this_machine(source: TrainedAdapter, tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("{{ a diary }}")
-    source.run = {"settings": {"chat_template": str(tmp_path / "diary")}}
-    source.facts.pop("chat_template", None)
+    source.record = RunRecord(settings={"chat_template": str(tmp_path / "diary")})
+    source.toolkit_json.pop("chat_template", None)
     with pytest.raises(InputError, match="run.json names the file .*pass the one"):
         read_template(source, None)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\rb", "a\u202eb"])
 def test_a_name_with_control_characters_is_shown_in_one_line(
-    name: str, source: Source, local: Path, tmp_path: Path
+    name: str, source: TrainedAdapter, local: Path, tmp_path: Path
 ) -> None:
     (source.folder / name).write_text("x")
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
-    staged = stage(source, base, "# Card\n", None, tmp_path / "out")
+    staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     text = describe(staged, "me/x", True)
     assert name not in text and text.splitlines()[-1].endswith(shown(name))
     assert listing(staged.folder) == staged.files

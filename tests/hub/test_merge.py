@@ -12,10 +12,10 @@ from transformers import (
 )
 
 from toolkit.errors import InputError
-from toolkit.hub.base import Base
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
+from toolkit.hub.base_on_hub import Base
 from toolkit.hub.gate import PROBES, measure
 from toolkit.hub.merge import check_merge, merge
-from toolkit.hub.source import Source, read_source
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def base(demo_model: str) -> Base:
     return Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
 
 
-def policy(adapters: Path, precision: str = "fp32") -> Source:
-    return read_source(adapters / "ppo/adapters/policy", precision)
+def policy(adapters: Path, precision: str = "fp32") -> TrainedAdapter:
+    return read_adapter(adapters / "ppo/adapters/policy", precision)
 
 
 def figures(said: str) -> list[float]:
@@ -66,7 +66,7 @@ def test_the_difference_from_a_4_bit_base_is_measured(
 def test_a_merged_reward_scores_as_the_adapter_before_gain_and_bias(
     adapters: Path, base: Base, tmp_path: Path
 ) -> None:
-    source = read_source(adapters / "reward/adapter")
+    source = read_adapter(adapters / "reward/adapter")
     said = merge(source, base, tmp_path / "merged", "fp32", None)
     assert figures(said)[0] < 1e-4 and "raw scores" in said
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
@@ -83,6 +83,6 @@ def test_what_nobody_trained_is_not_merged_unasked(adapters: Path) -> None:
     check_merge(policy(adapters, "4bit"), "bf16", True)
     check_merge(policy(adapters, "bf16"), "bf16", False)
     with pytest.raises(InputError, match="a value has a head"):
-        check_merge(read_source(adapters / "ppo/adapters/value"), "bf16", False)
+        check_merge(read_adapter(adapters / "ppo/adapters/value"), "bf16", False)
     with pytest.raises(InputError, match="merged_dtype is 'int8'"):
         check_merge(policy(adapters), "int8", True)

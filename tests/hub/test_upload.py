@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.hub.connection import HubError, connect, require_token
-from toolkit.hub.stage import listing
+from toolkit.hub.package import listing
 from toolkit.hub.upload import publish
 
 CARD = "---\nlicense: apache-2.0\n---\n\n# A card\n"

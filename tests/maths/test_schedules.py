@@ -1,9 +1,9 @@
-"""O13: counts, decay, retrain points."""
+"""O13: counts and decay."""
 
 import pytest
 import torch
 
-from toolkit.maths.schedules import labels_due, linear_decay, num_updates, retrain_points
+from toolkit.maths.schedules import linear_decay, num_updates
 
 
 def test_counts_of_the_published_runs() -> None:
@@ -29,12 +29,3 @@ def test_decay_equals_the_librarys_linear_schedule() -> None:
         assert schedule.get_last_lr()[0] == pytest.approx(linear_decay(step, 156), abs=1e-12)
         optimizer.step()
         schedule.step()
-
-
-def test_reward_model_is_retrained_every_hundred_thousand_episodes() -> None:
-    assert retrain_points(2_000_000, 20) == list(range(0, 2_000_000, 100_000))
-
-
-def test_label_schedule_asks_for_most_labels_early() -> None:
-    due = [labels_due(n, 1.0, 7_500, 60_000) for n in (0, 0.25, 0.5, 0.75, 1)]
-    assert due == pytest.approx([7500, 30468.75, 46875, 56718.75, 60000])

@@ -8,7 +8,6 @@ from toolkit.maths.sequences import (
     mask_after_stop,
     pad,
     position_ids,
-    trim_query,
     truncate,
 )
 
@@ -47,15 +46,6 @@ def test_where_a_sole_full_stop_counts(index: int | None, valid: bool, pads: int
 def test_position_ids_do_not_count_padding() -> None:
     mask = torch.tensor([[1, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
     assert position_ids(mask).tolist() == [[0, 1, 1, 1, 2, 3], [0, 0, 0, 1, 2, 3]]
-
-
-def test_query_is_trimmed_to_whole_sentences() -> None:
-    tokens = [4, 13, 5, 6, 13, 7, 8, 13, 9]
-    assert trim_query(tokens, 6, start=13, end=13) == [5, 6, 13, 7, 8, 13]
-    assert trim_query([4, 5], 6, start=13) is None
-    assert trim_query([4, 13, 5, 6], 6, start=13, end=13) is None
-    assert trim_query([4, 13], 6, start=13, end=13) == [4, 13]  # nothing would remain
-    assert trim_query([4, 5, 6], 2) == [4, 5]
 
 
 def test_last_real_token_under_any_padding() -> None:

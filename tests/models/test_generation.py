@@ -3,9 +3,9 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.distributions import Categorical
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from toolkit.maths.distributions import token_logprobs
 from toolkit.maths.sequences import pad
 from toolkit.models.generation import draw_uniforms, sample, step_of
 from toolkit.models.loading import load_base, load_tokenizer
@@ -47,7 +47,7 @@ def test_captured_logprobs_equal_recomputed_ones(
             "policy", torch.cat([ids, sampled.completion_ids], 1),
             torch.cat([mask, sampled.mask], 1), 12,
         )  # fmt: skip
-    again = token_logprobs(logits, sampled.completion_ids, temperature)
+    again = Categorical(logits=logits / temperature).log_prob(sampled.completion_ids)
     assert (again - sampled.logprobs).abs().max() < 2e-5
 
 
@@ -62,7 +62,7 @@ def test_a_model_with_pefts_wrapper_is_sampled_at_its_tokens_positions() -> None
         for row, completion, logprobs in zip(rows, *sampled[::2], strict=True):
             ids = torch.tensor([row + completion.tolist()])
             logits = model(input_ids=ids).logits[:, len(row) - 1 : -1]
-            expected = token_logprobs(logits, completion.unsqueeze(0), 1.0)
+            expected = Categorical(logits=logits).log_prob(completion.unsqueeze(0))
             assert torch.allclose(logprobs, expected[0], atol=1e-5)
 
 

@@ -16,8 +16,8 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reload import load_plain, plain_scores, verify_reload
 from toolkit.models.roles import Roles
-from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.reward_trainer import BestOfKTrainer
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.trainer import BestOfKTrainer
 
 WORDS = ["wonderful", "terrible", "lovely", "awful"]
 ROWS = [

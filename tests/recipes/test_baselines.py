@@ -10,9 +10,11 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from toolkit.cli import bind, call, read_run, recipe
+from toolkit.cli import bind, call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.errors import InputError
+from toolkit.record import RunRecord
+from toolkit.training.methods import METHODS
 
 label = recipe("label")
 preference = recipe("preference")
@@ -51,9 +53,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 def test_each_run_leaves_an_adapter_a_log_and_what_made_it(run: Path, name: str) -> None:
     folder = run / name
     assert sorted(p.name for p in folder.iterdir()) == ["adapter", "log.jsonl", "run.json"]
-    facts = read_run(folder / "run.json")
-    assert facts["metrics"]["reload_difference"] < 1e-3 and facts["metrics"]["steps"] == 4
-    assert facts["metrics"] == json.loads((folder / "adapter" / "metrics.json").read_text())
+    record = RunRecord.read(folder / "run.json")
+    assert record.method == name in METHODS
+    assert record.metrics["reload_difference"] < 1e-3 and record.metrics["steps"] == 4
+    assert record.metrics == json.loads((folder / "adapter" / "metrics.json").read_text())
     losses = [row["loss"] for _, row in read_jsonl(folder / "log.jsonl") if "loss" in row]
     assert len(losses) == 4 and all(map(torch.isfinite, map(torch.tensor, losses)))
     told = json.loads((folder / "adapter" / "toolkit.json").read_text())
@@ -63,7 +66,7 @@ def test_each_run_leaves_an_adapter_a_log_and_what_made_it(run: Path, name: str)
 
 
 def test_the_methods_log_what_they_should(run: Path) -> None:
-    metrics = {name: read_run(run / name / "run.json")["metrics"] for name in
+    metrics = {name: RunRecord.read(run / name / "run.json").metrics for name in
                ("sft", "dpo", "kto", "orpo", "cpo", "rloo")}  # fmt: skip
     assert 0 < metrics["sft"]["eval_mean_token_accuracy"] < 1
     for name in ("dpo", "orpo", "cpo"):

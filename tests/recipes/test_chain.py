@@ -15,6 +15,7 @@ from peft import AutoPeftModelForCausalLM
 
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
+from toolkit.data.records import to_row
 from toolkit.errors import InputError
 
 best_of_n = recipe("best_of_n")
@@ -122,12 +123,12 @@ def test_more_judges_are_asked_about_samples_that_are_there(
     ])  # fmt: skip
     first = json.loads((run / "evaluation" / "evaluation.json").read_text())
     drop = ("scores", "judge")
-    for before, after in zip(first["contenders"], again["contenders"], strict=True):
+    for before, after in zip(first["contenders"], to_row(again)["contenders"], strict=True):
         assert after["scores"]["lexicon"] == before["scores"]["lexicon"]
         assert {k: v for k, v in after.items() if k not in drop} == pytest.approx(
             {k: v for k, v in before.items() if k not in drop}
         )
-    assert [g["name"] for g in again["gaps"]] == ["policy"]
+    assert [g.name for g in again.gaps] == ["policy"]
 
 
 def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.cli import call, recipe
 from toolkit.errors import InputError
-from toolkit.training import baselines
+from toolkit.training.baselines import train_and_save as saving
 
 ROWS = (
     '{"prompt": "We went", "completions": [" in.", " out."], "best": 0}\n'
@@ -36,7 +36,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]) -> N
     child = os.fork()
     if not child:
         try:
-            monkeypatch.setattr(baselines, name, dies)
+            monkeypatch.setattr(saving, name, dies)
             call(recipe("sft").main, words)
         finally:
             os._exit(1)

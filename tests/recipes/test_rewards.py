@@ -13,7 +13,7 @@ from toolkit.data.files import read_jsonl
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import by_lexicon
-from toolkit.training.accuracy import credit
+from toolkit.training.reward.accuracy import credit
 
 convert = recipe("convert")
 ratings = recipe("ratings")
@@ -170,7 +170,7 @@ def test_messages_and_parquet_train_under_a_ranking_loss(root: Path, tmp_path: P
         "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "8",
         "--loss_type", "plackett_luce", "--chat_template", "plain", *FAST,
     ])  # fmt: skip
-    assert metrics["accuracy"] > 0.8 and 1 / 3 < metrics["chance"] < 1 / 2
+    assert metrics.accuracy > 0.8 and 1 / 3 < metrics.chance < 1 / 2
 
 
 def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> N
         "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "0",
         "--loss_type", "scalar_rating", *FAST,
     ])  # fmt: skip
-    assert metrics["accuracy"] > 0.8
+    assert metrics.accuracy > 0.8
     facts = json.loads((tmp_path / "r" / "adapter" / "toolkit.json").read_text())
     assert (facts["gain"], facts["bias"]) == (1.0, 0.0)
 

@@ -13,15 +13,15 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from toolkit.cli import parse
 from toolkit.errors import InputError
-from toolkit.training.baseline_config import (
+from toolkit.training.baselines.config import (
     PreferenceConfig,
     RLOOBaselineConfig,
     SFTBaselineConfig,
 )
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.reward_config import BestOfKConfig
+from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
-from toolkit.trl_dialect import PPOConfig as TheirPPOConfig
+from toolkit.trl_compat.ppo import PPOConfig as TheirPPOConfig
 
 CONFIGS = [PPOConfig, TheirPPOConfig, BestOfKConfig, SFTBaselineConfig, PreferenceConfig,
            RLOOBaselineConfig]  # fmt: skip

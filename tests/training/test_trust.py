@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from toolkit.data.records import to_row
 from toolkit.errors import InputError
-from toolkit.training.accuracy import best_of_k_accuracy
-from toolkit.training.trust import check_trust, with_earlier
+from toolkit.training.reward.accuracy import best_of_k_accuracy
+from toolkit.training.trust import Trust, check_trust, with_earlier
 
 
 def measured(folder: Path, right: int, n: int, k: int = 4) -> str:
@@ -16,7 +17,7 @@ def measured(folder: Path, right: int, n: int, k: int = 4) -> str:
     row = [1.0] + [0.0] * (k - 1)
     facts = best_of_k_accuracy([row] * n, [0] * right + [1] * (n - right))
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps(facts))
+    facts.write(folder / "metrics.json")
     return str(folder)
 
 
@@ -44,7 +45,7 @@ def test_fifteen_labels_that_decide_nothing_stop_nobody(
 ) -> None:
     model = measured(tmp_path / "rm", 8, 15, k=2)
     (found,) = check_trust({"reward_adapter": model, "reward_model": None}, False)
-    assert (found["answer"], found["allowed"]) == ("not decided", False)
+    assert (found.answer, found.allowed) == ("not decided", False)
     assert capsys.readouterr().out.startswith(f"note: reward_adapter: {model}: Too few comparisons")
 
 
@@ -52,7 +53,7 @@ def test_what_is_allowed_is_done_and_written_down(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (found,) = check_trust({"reward_adapter": measured(tmp_path / "rm", 50, 200)}, True)
-    assert (found["answer"], found["allowed"], found["accuracy"]) == ("no", True, 0.25)
+    assert (found.answer, found.allowed, found.accuracy) == ("no", True, 0.25)
     assert capsys.readouterr().out.startswith("warning: reward_adapter: ")
 
 
@@ -60,7 +61,7 @@ def test_a_good_model_is_passed_without_a_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (found,) = check_trust({"reward_adapter": measured(tmp_path / "rm", 150, 200)}, True)
-    assert (found["answer"], found["allowed"]) == ("yes", False)
+    assert (found.answer, found.allowed) == ("yes", False)
     assert not capsys.readouterr().out
 
 
@@ -77,7 +78,7 @@ def test_a_model_that_nobody_measured_goes_on_and_that_is_said(
     if metrics is not None:
         (tmp_path / "metrics.json").write_text(metrics)
     (found,) = check_trust({"reward_adapter": str(tmp_path)}, False)
-    assert found["answer"] == "not measured" and found["p"] is None
+    assert found.answer == "not measured" and found.p is None
     assert "Nobody measured whether it has learned" in capsys.readouterr().out
 
 
@@ -94,9 +95,10 @@ def test_figures_of_an_earlier_version_without_p_below_are_judged_as_well(tmp_pa
 def test_a_run_that_goes_on_keeps_the_verdicts_of_its_earlier_reward_models(
     tmp_path: Path,
 ) -> None:
-    path, bad, good = tmp_path / "run.json", {"model": "a", "answer": "no"}, {"model": "b"}
-    assert with_earlier(path, [bad], True) == [bad]
-    path.write_text(json.dumps({"reward_verdicts": [bad]}))
-    assert with_earlier(path, [good], True) == [bad, good]
-    assert with_earlier(path, [bad], True) == [bad]
-    assert with_earlier(path, [good], False) == [good]
+    bad = Trust("a", "no", "Not to be told from chance.", 0.5, 0.25, allowed=True)
+    good = Trust("b", "yes", "It has learned.", 1e-9, 0.9)
+    assert with_earlier(tmp_path, [bad], True) == [bad]
+    (tmp_path / "run.json").write_text(json.dumps({"reward_verdicts": [to_row(bad)]}))
+    assert with_earlier(tmp_path, [good], True) == [bad, good]
+    assert with_earlier(tmp_path, [bad], True) == [bad]
+    assert with_earlier(tmp_path, [good], False) == [good]

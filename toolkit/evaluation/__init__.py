@@ -1,1 +1,1 @@
-"""Floor 3: how good it is, and a page that shows it."""
+"""Floor 4: how good it is, and a page that shows it."""

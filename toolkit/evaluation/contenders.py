@@ -13,10 +13,9 @@ All but whole models are adapters on one base in memory.
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +24,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat
 from toolkit.data.encoding import Encoder
-from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
+from toolkit.data.records import Row
 from toolkit.data.text import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.frontier import best_of_n_kl
@@ -38,6 +37,7 @@ from toolkit.models.loading import check_base, load_base, load_tokenizer
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
+from toolkit.record import RUN_FILE, RunRecord, record_beside
 from toolkit.training.ppo.checkpoints import NAME, export_policy
 
 BEST_OF = re.compile(r"best_of_(\d+)(?::(.+))?")
@@ -173,12 +173,14 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
             check_base(c.source)
 
 
-def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prompts) -> list[str]:
+def other_settings(
+    contenders: Sequence[Contender], sampling: Mapping[str, object], prompts: Prompts
+) -> list[str]:
     """A line for each contender that was trained with other settings than it is judged with.
 
     Args:
         contenders: of adapters, ``run.json`` of their run tells, and their toolkit.json.
-        sampling: with TRL's names as attributes.
+        sampling: by TRL's names.
         prompts: how their messages are rendered counts too.
     """
     names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
@@ -187,12 +189,11 @@ def other_settings(contenders: Sequence[Contender], sampling: Any, prompts: Prom
         if c.kind not in ("adapter", "checkpoint"):
             continue
         lines += other_rendering(c.adapter, prompts, c.name)
-        parents = Path(c.source).resolve().parents
-        path = next((p / "run.json" for p in parents[:2] if (p / "run.json").is_file()), None)
-        settings = {} if path is None else read_object(path, "run.json").get("settings", {})
+        path = record_beside(Path(c.source))
+        settings = {} if path is None else RunRecord.read(path).settings
         for name in names:
-            then, now = settings.get(name), getattr(sampling, name)
-            if name == "truncate_after" and sampling.truncate_token is None:
+            then, now = settings.get(name), sampling[name]
+            if name == "truncate_after" and sampling["truncate_token"] is None:
                 continue
             if settings.get("truncate_token", ...) is ... or then == now:
                 continue
@@ -223,9 +224,9 @@ def _tokenizer_of(contender: Contender) -> str | None:
     places = [contender.source]
     if contender.kind == "checkpoint":
         run = Path(contender.source).parent
-        settings: Any = {}
-        if (run / "run.json").is_file():
-            settings = read_object(run / "run.json", "run.json").get("settings", {})
+        settings: Row = {}
+        if (run / RUN_FILE).is_file():
+            settings = RunRecord.read(run / RUN_FILE).settings
         named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]
         places = [str(run / "adapters" / "policy"), *filter(None, named)]
     elif contender.kind != "adapter":

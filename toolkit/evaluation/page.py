@@ -3,8 +3,8 @@
 import base64
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from toolkit.data.text import printable
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(path: str | Path, template: str, title: str, **values: Any) -> None:
+def render(path: str | Path, template: str, title: str, **values: object) -> None:
     """Write a page from one of ``TEMPLATES``, atomically.
 
     Strings are escaped, and characters that an eye would miss are written out (filter ``shown``).
@@ -35,31 +35,38 @@ def picture(
     With ``save``, the light one is written there too, as a PNG.
     """
     sources = []
-    for style in (LIGHT, DARK):
-        with rc_context(style):
+    for dark in (False, True):
+        with _dark() if dark else rc_context():
             figure = Figure(figsize=size, layout="constrained")
             draw(figure)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=110)
-        if save is not None and style is LIGHT:
+        if save is not None and not dark:
             write_bytes(save, buffer.getvalue())
         encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
         sources.append(Markup("data:image/png;base64,{}").format(encoded))
-    light, dark = sources
+    bright, dim = sources
     return Markup(
         '<picture><source media="(prefers-color-scheme: dark)" srcset="{}">'
         '<img alt="{}" src="{}"></picture>'
-    ).format(dark, alt, light)
+    ).format(dim, alt, bright)
 
 
-LIGHT: Any = {}
-DARK: Any = {
-    name: value
-    for value, names in {
-        "#16181b": ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"),
-        "#e4e4e4": ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
-                    "axes.titlecolor"),
-        "#888888": ("grid.color",),
-    }.items()
-    for name in names
-}  # fmt: skip
+def _dark() -> AbstractContextManager[None]:
+    """The page's own background, and what is bright enough on it."""
+    back, front = "#16181b", "#e4e4e4"
+    return rc_context(
+        {
+            "figure.facecolor": back,
+            "axes.facecolor": back,
+            "savefig.facecolor": back,
+            "legend.facecolor": back,
+            "text.color": front,
+            "axes.labelcolor": front,
+            "axes.edgecolor": front,
+            "xtick.color": front,
+            "ytick.color": front,
+            "axes.titlecolor": front,
+            "grid.color": "#888888",
+        }
+    )

@@ -10,19 +10,22 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import choix
 import numpy as np
 from tqdm.auto import tqdm
 
+from toolkit.data.files import write_json
+from toolkit.data.records import Row, to_row
 from toolkit.errors import InputError, check_choice
+from toolkit.evaluation.result import PairRating
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 
-Row = dict[str, Any]
 METHODS = ("plackett_luce", "bradley_terry", "elo")
 # Competitors; places of them, best first; and what contests of one prompt have in common.
 Contest = tuple[tuple[str, ...], tuple[int, ...], str]
+Placed = tuple[tuple[int, ...], tuple[int, ...]]  # competitors by number, and their places
 
 
 @dataclass
@@ -38,6 +41,18 @@ class Rating:
     high: float
     contests: int
     wins: int
+
+
+@dataclass
+class Ratings:
+    """What ratings.py found, as ratings.json holds it."""
+
+    method: str
+    ratings: list[Rating]
+
+    def write(self, path: str | Path) -> None:
+        """Write it, atomically."""
+        write_json(path, to_row(self))
 
 
 def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
@@ -83,19 +98,22 @@ def rate(
     """
     check_choice("method", method, METHODS)
     _check_connected(contests)
+
     names = sorted({name for competitors, _, _ in contests for name in competitors})
     place = {name: i for i, name in enumerate(names)}
     placed = [(tuple(place[n] for n in competitors), order) for competitors, order, _ in contests]
     prompts: dict[str, list[int]] = defaultdict(list)
     for i, (_, _, prompt) in enumerate(contests):
         prompts[prompt].append(i)
+
     point = _fit(placed, len(names), method)
     rng = random.Random(seed)
-    draws = np.array([
-        _fit([placed[i] for i in _resample(list(prompts.values()), rng)], len(names), method)
-        for _ in tqdm(range(resamples), desc="Bootstrap", leave=False)
-    ])  # fmt: skip
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    draws = []
+    for _ in tqdm(range(resamples), desc="Bootstrap", leave=False):
+        again = [placed[i] for i in _resample(list(prompts.values()), rng)]
+        draws.append(_fit(again, len(names), method))
+    low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0)
+
     wins = [sum(c[o[0]] == i for c, o in placed) for i in range(len(names))]
     met = [sum(i in c for c, _ in placed) for i in range(len(names))]
     ratings = [
@@ -106,9 +124,11 @@ def rate(
 
 
 def rate_pairs(
-    names: Sequence[str], verdicts: dict[tuple[str, str], list[int | None]],
-    resamples: int = 400, seed: int = 0,
-) -> list[Row]:  # fmt: skip
+    names: Sequence[str],
+    verdicts: dict[tuple[str, str], list[int | None]],
+    resamples: int = 400,
+    seed: int = 0,
+) -> list[PairRating]:
     """Bradley-Terry ratings of contenders who met on the same prompts; a tie is half a win each.
 
     Args:
@@ -118,7 +138,7 @@ def rate_pairs(
         seed: of that.
 
     Returns:
-        Rows of name, rating (Elo's scale, mean 1500), low and high, the best first.
+        the ratings, on Elo's scale with mean 1500, the best first.
     """
     place = {name: i for i, name in enumerate(names)}
     said = np.array(
@@ -135,16 +155,18 @@ def rate_pairs(
         np.add.at(wins, (losers, winners), (known - share) @ weights)
         return 1500 + ELO_SCALE * choix.ilsr_pairwise_dense(wins, alpha=0.01)
 
+    # Prompts are drawn with replacement by how often each one counts.
     count = said.shape[1]
     point = fit(np.ones(count))
     rng = np.random.default_rng(seed)
     draws = [fit(rng.multinomial(count, np.full(count, 1 / count))) for _ in range(resamples)]
     low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0)
-    rows = [
-        {"name": n, "rating": float(point[i]), "low": float(low[i]), "high": float(high[i])}
-        for n, i in place.items()
+
+    ratings = [
+        PairRating(name, float(point[i]), float(low[i]), float(high[i]))
+        for name, i in place.items()
     ]
-    return sorted(rows, key=lambda row: -row["rating"])
+    return sorted(ratings, key=lambda r: -r.rating)
 
 
 def _check_connected(contests: Sequence[Contest]) -> None:
@@ -164,7 +186,7 @@ def _resample(groups: list[list[int]], rng: random.Random) -> list[int]:
     return sorted(i for group in rng.choices(groups, k=len(groups)) for i in group)
 
 
-def _fit(contests: Sequence[Any], players: int, method: str) -> np.ndarray:
+def _fit(contests: Sequence[Placed], players: int, method: str) -> np.ndarray:
     picks = [pick for competitors, order in contests for pick in _picks(competitors, order)]
     if method == "plackett_luce":
         return 1500 + ELO_SCALE * strengths(picks, players)
@@ -211,7 +233,8 @@ def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[repr(row["prompt"])].append(row)
-    made = []
+
+    made: list[Row] = []
     for group in groups.values():
         completions = list(dict.fromkeys(text for row in group for text in row["completions"]))
         place = {text: i for i, text in enumerate(completions)}
@@ -220,14 +243,20 @@ def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
             for row in group
             for pick in _picks([place[text] for text in row["completions"]], _order(row))
         ]
+
         fitted = z_scores([round(s, 9) for s in strengths(picks, len(completions), alpha)])
         ranking = sorted(range(len(fitted)), key=lambda i: -fitted[i])
         if fitted[ranking[0]] == fitted[ranking[1]]:
             continue
-        row = {name: group[0][name] for name in ("prompt", "source") if name in group[0]}
-        row |= {"completions": completions, "best": ranking[0], "scores": fitted,
-                "labels": len(group)}  # fmt: skip
+
+        scored: Row = {name: group[0][name] for name in ("prompt", "source") if name in group[0]}
+        scored |= {
+            "completions": completions,
+            "best": ranking[0],
+            "scores": fitted,
+            "labels": len(group),
+        }
         if len(set(fitted)) == len(fitted):
-            row["ranking"] = ranking
-        made.append(row)
+            scored["ranking"] = ranking
+        made.append(scored)
     return made

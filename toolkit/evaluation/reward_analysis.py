@@ -6,10 +6,14 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from scipy.stats import chisquare, spearmanr
 
+from toolkit.data.chat import Messages
+from toolkit.data.files import read_object, write_json
+from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
@@ -20,10 +24,226 @@ from toolkit.maths.calibration import (
     fit_temperature,
 )
 from toolkit.maths.losses import best_of_k_loss
-from toolkit.training.accuracy import best_of_k_accuracy, credit, share
+from toolkit.training.reward.accuracy import (
+    RewardMetrics,
+    Share,
+    best_of_k_accuracy,
+    credit,
+    share,
+)
 
-Row = dict[str, Any]
 Scores = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group(Share):
+    """The accuracy on some of the rows, and what chance would have there."""
+
+    group: str
+    chance: float
+
+
+@dataclass(frozen=True)
+class People:
+    """How far people agree; each is None where the rows do not tell.
+
+    Attributes:
+        one_rater: how often a rater drawn for each candidate picks what all made together picked
+            (which counts that rater too).
+        split_half: how often two halves of the raters pick the same.
+        rated_rows: rows with ratings.
+        two_labellers: how often two different labellers of the same completions pick the same.
+    """
+
+    one_rater: float | None = None
+    split_half: float | None = None
+    rated_rows: int | None = None
+    two_labellers: Share | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the rows tell anything of it."""
+        return self.one_rater is not None or self.two_labellers is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SureGuesses(Share):
+    """The accuracy of guesses that the softmax was about equally sure of."""
+
+    confidence: float
+
+
+@dataclass(frozen=True)
+class CalibrationHalf:
+    """Expected calibration error, loss in nats, and the curve, at one temperature."""
+
+    ece: float
+    loss: float
+    curve: list[SureGuesses]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One half of the prompts before and after a temperature that was fitted on the other."""
+
+    temperature: float
+    fitted_on: int
+    tested_on: int
+    before: CalibrationHalf
+    after: CalibrationHalf
+
+
+@dataclass(frozen=True)
+class NotCalibrated:
+    """Why nothing can be said of the calibration."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Of comparisons with K completions, how often each position is people's pick and the model's.
+
+    ``people_p``, ``model_p``: of chi-squared against picks that do not depend on position; small
+    where people (or the file's author) favored one.
+    """
+
+    k: int
+    n: int
+    people: list[float]
+    model: list[float]
+    people_p: float
+    model_p: float
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Spearman's correlation with length, of the model's scores and of people's picks."""
+
+    model: float
+    people: float
+
+
+@dataclass(frozen=True)
+class Shares:
+    """One share of the model's picks, and the same of people's."""
+
+    model: Share
+    people: Share
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """Whether the model likes long answers more than people do."""
+
+    rank_correlation: Correlations
+    picks_longest: Shares
+    accuracy_if_best_is_longest: Share
+    accuracy_if_not: Share
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of scores in bins of one width, from ``low`` on, with mean and standard deviation."""
+
+    low: float
+    width: float
+    counts: list[int]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """The scores as trained, and as gain x raw + bias."""
+
+    raw: Histogram
+    normalised: Histogram
+    gain: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong guess, with the softmax's probability of it and of what people picked."""
+
+    prompt: str | Messages
+    model_pick: str
+    people_pick: str
+    confidence: float
+    people_probability: float
+    labeler: str | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All sections of the report.
+
+    Attributes:
+        metrics: as metrics.json has them.
+        accuracy: with the interval that the verdict is about.
+        chance: accuracy by luck.
+        pairwise_accuracy: share of (best, other) pairs in which the best scores higher.
+        baselines: by name.
+        people: how far they agree.
+        by_k, by_margin, by_length: accuracy on groups of rows; empty where no row tells.
+    """
+
+    metrics: RewardMetrics
+    accuracy: Share
+    chance: float
+    pairwise_accuracy: float
+    baselines: dict[str, Share]
+    people: People
+    by_k: list[Group]
+    by_margin: list[Group]
+    by_length: list[Group]
+    calibration: Calibration | NotCalibrated
+    position: list[Positions]
+    length_bias: LengthBias
+    histogram: Histograms
+    mistakes: list[Mistake]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The held-out accuracy, its interval and the loss after training on a share of the labels."""
+
+    fraction: float
+    train: int
+    value: float
+    low: float
+    high: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """What reward_report.py found, as reward_report.json holds it.
+
+    Attributes:
+        label_curve: the smallest share first; empty where it was not measured.
+        run: run.json of the model.
+        verdict: in a sentence.
+    """
+
+    analysis: Analysis
+    label_curve: list[CurvePoint] = field(default_factory=list)
+    run: Row = field(default_factory=dict)
+    verdict: str = ""
+
+    @classmethod
+    def read(cls, path: Path, what: str) -> "RewardReport":
+        """Read reward_report.json.
+
+        Raises:
+            InputError: no such file, or something else in it.
+        """
+        return from_row(RewardReport, read_object(path, what), str(path))
+
+    def write(self, path: Path) -> None:
+        """Write it, atomically."""
+        write_json(path, to_row(self))
 
 
 def analyse(
@@ -32,7 +252,7 @@ def analyse(
     gain: float,
     bias: float,
     baselines: dict[str, Callable[[list[str]], Sequence[float]]] | None = None,
-) -> Row:
+) -> Analysis:
     """All sections of the report for held-out comparisons.
 
     Args:
@@ -52,37 +272,41 @@ def analyse(
                 f"reward: a score of {row['completions'][0]!r:.60} or of its rivals is not finite "
                 "(the reward model's weights are broken, or the precision is too low)"
             )
+
     best = [row["best"] for row in rows]
     guesses = [_top(scores) for scores in raw]
     texts = [row["completions"] for row in rows]
     right = [credit(s, b, x) for s, b, x in zip(raw, best, texts, strict=True)]
-    everyone = {"longest completion": lambda texts: [len(text) for text in texts]}
     metrics = best_of_k_accuracy(raw, best, texts, _prompts(rows))
-    report: Row = {
-        "metrics": metrics,
-        "accuracy": _share(right, rows)  # with the interval that the verdict is about
-        | {"low": metrics["accuracy_low"], "high": metrics["accuracy_high"]},
-        "chance": math.fsum(1 / len(scores) for scores in raw) / len(raw),
-        "pairwise_accuracy": _pairwise(raw, best, texts),
-        "baselines": {
-            name: _share([credit(guess(x), b, x) for x, b in zip(texts, best, strict=True)], rows)
-            for name, guess in (everyone | (baselines or {})).items()
-        },
-        "people": people(rows),
-        "by_k": _by(rows, right, lambda row: len(row["completions"]), "completions"),
-        "by_margin": _by_quarter(rows, right, _margin),
-        "by_length": _by_quarter(rows, right, _mean_length),
-        "calibration": calibration(rows, raw, best),
-        "position": position_bias(rows, guesses),
-        "length_bias": length_bias(rows, raw, guesses),
-        "histogram": {
-            "raw": _histogram([s for scores in raw for s in scores]),
-            "normalised": _histogram([gain * s + bias for scores in raw for s in scores]),
-            "gain": gain, "bias": bias,
-        },
-        "mistakes": mistakes(rows, raw, guesses, right),
-    }  # fmt: skip
-    return report
+
+    everyone = {"longest completion": lambda texts: [len(text) for text in texts]}
+    found = {}
+    for name, guess in (everyone | (baselines or {})).items():
+        found[name] = _share(
+            [credit(guess(x), b, x) for x, b in zip(texts, best, strict=True)], rows
+        )
+
+    return Analysis(
+        metrics=metrics,
+        accuracy=replace(_share(right, rows), low=metrics.accuracy_low, high=metrics.accuracy_high),
+        chance=math.fsum(1 / len(scores) for scores in raw) / len(raw),
+        pairwise_accuracy=_pairwise(raw, best, texts),
+        baselines=found,
+        people=people(rows),
+        by_k=_by_k(rows, right),
+        by_margin=_by_quarter(rows, right, _margin),
+        by_length=_by_quarter(rows, right, _mean_length),
+        calibration=calibration(rows, raw, best),
+        position=position_bias(rows, guesses),
+        length_bias=length_bias(rows, raw, guesses),
+        histogram=Histograms(
+            raw=_histogram([s for scores in raw for s in scores]),
+            normalised=_histogram([gain * s + bias for scores in raw for s in scores]),
+            gain=gain,
+            bias=bias,
+        ),
+        mistakes=mistakes(rows, raw, guesses, right),
+    )
 
 
 def _top(values: Sequence[float]) -> int:
@@ -93,7 +317,7 @@ def _prompts(rows: Sequence[Row]) -> list[str]:
     return [repr(row["prompt"]) for row in rows]
 
 
-def _share(credits: Sequence[float], rows: Sequence[Row]) -> Row:
+def _share(credits: Sequence[float], rows: Sequence[Row]) -> Share:
     return share(credits, _prompts(rows))
 
 
@@ -113,20 +337,18 @@ def _loss(raw: Scores, best: Sequence[int], temperature: float = 1.0) -> float:
     return best_of_k_loss(table / temperature, picks, mask).item()
 
 
-def people(rows: Sequence[Row]) -> Row:
-    """How far people agree, where the rows tell: by ratings, and by several labels of one item.
-
-    ``one_rater``: a rater drawn for each candidate against the pick that all made together (which
-    counts that rater too). ``split_half``: two halves of the raters against each other.
-    ``two_labellers``: two different labellers of the same completions.
-    """
-    found: Row = {}
+def people(rows: Sequence[Row]) -> People:
+    """How far people agree, where the rows tell: by ratings, and by several labels of one item."""
+    found = People()
     rated = [row for row in rows if _has_ratings(row)]
     if rated:
         rng = random.Random(0)
-        found["one_rater"] = _mean([one_rater_accuracy(r["ratings"], r["best"]) for r in rated])
-        found["split_half"] = _mean([split_half_accuracy(r["ratings"], rng) for r in rated])
-        found["rated_rows"] = len(rated)
+        found = People(
+            one_rater=_mean([one_rater_accuracy(r["ratings"], r["best"]) for r in rated]),
+            split_half=_mean([split_half_accuracy(r["ratings"], rng) for r in rated]),
+            rated_rows=len(rated),
+        )
+
     picks: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
         if row.get("labeler"):
@@ -138,9 +360,7 @@ def people(rows: Sequence[Row]) -> Row:
         for i, a in enumerate(by_labeler.values())
         for b in list(by_labeler.values())[i + 1 :]
     ]
-    if equal:
-        found["two_labellers"] = share(equal, range(len(equal)))
-    return found
+    return replace(found, two_labellers=share(equal, range(len(equal)))) if equal else found
 
 
 def _has_ratings(row: Row) -> bool:
@@ -169,72 +389,80 @@ def _mean_length(row: Row) -> float:
     return _mean([len(text) for text in row["completions"]])
 
 
-def _by(rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], Any], what: str) -> list:
-    groups: dict[Any, list[int]] = defaultdict(list)
+def _by_k(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
+    """Accuracy for each number of completions."""
+    groups: dict[int, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        groups[key(row)].append(i)
-    return [
-        {"group": f"{name} {what}", "chance": _mean([1 / len(rows[i]["completions"]) for i in g])}
-        | _share([right[i] for i in g], [rows[i] for i in g])
-        for name, g in sorted(groups.items())
-    ]
+        groups[len(row["completions"])].append(i)
+    return [_group(f"{k} completions", of, rows, right) for k, of in sorted(groups.items())]
 
 
 def _by_quarter(
     rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], float | None]
-) -> list[Row]:
+) -> list[Group]:
     """Accuracy in each quarter of the rows, ordered by ``key``; empty where no row has one."""
     keyed = sorted((value, i) for i, row in enumerate(rows) if (value := key(row)) is not None)
     groups = []
     for q in range(4):
         part = keyed[len(keyed) * q // 4 : len(keyed) * (q + 1) // 4]
         if part:
-            groups.append(
-                {
-                    "group": f"{part[0][0]:.3g} to {part[-1][0]:.3g}",
-                    "chance": _mean([1 / len(rows[i]["completions"]) for _, i in part]),
-                }
-                | _share([right[i] for _, i in part], [rows[i] for _, i in part])
-            )
+            name = f"{part[0][0]:.3g} to {part[-1][0]:.3g}"
+            groups.append(_group(name, [i for _, i in part], rows, right))
     return groups
 
 
-def calibration(rows: Sequence[Row], raw: Scores, best: Sequence[int]) -> Row:
+def _group(name: str, of: list[int], rows: Sequence[Row], right: Sequence[float]) -> Group:
+    chosen = [rows[i] for i in of]
+    return Group(
+        group=name,
+        chance=_mean([1 / len(row["completions"]) for row in chosen]),
+        **vars(_share([right[i] for i in of], chosen)),
+    )
+
+
+def calibration(
+    rows: Sequence[Row], raw: Scores, best: Sequence[int]
+) -> Calibration | NotCalibrated:
     """ECE and loss on one half of the prompts, before and after a temperature from the other."""
+    # By the prompt's digest, so that all rows of a prompt are in one half.
     halves: tuple[list[int], list[int]] = ([], [])
     for i, row in enumerate(rows):
         digest = hashlib.blake2b(json.dumps(row["prompt"]).encode(), digest_size=1).digest()
         halves[digest[0] & 1].append(i)
     fit, test = halves
     if min(len(fit), len(test)) < 10:
-        return {"reason": f"{len(rows)} held-out comparisons are too few (two halves of 10)"}
+        return NotCalibrated(f"{len(rows)} held-out comparisons are too few (two halves of 10)")
+
     temperature = fit_temperature([raw[i] for i in fit], [best[i] for i in fit])
-    tested, picks = [raw[i] for i in test], [best[i] for i in test]
-    right = [
-        credit(s, b, rows[i]["completions"]) for s, b, i in zip(tested, picks, test, strict=True)
+    tested = [raw[i] for i in test]
+    chosen = [rows[i] for i in test]
+    return Calibration(
+        temperature=temperature,
+        fitted_on=len(fit),
+        tested_on=len(test),
+        before=_at_temperature(1.0, chosen, tested),
+        after=_at_temperature(temperature, chosen, tested),
+    )
+
+
+def _at_temperature(temperature: float, rows: Sequence[Row], raw: Scores) -> CalibrationHalf:
+    picks = [row["best"] for row in rows]
+    right = [credit(s, b, r["completions"]) for s, b, r in zip(raw, picks, rows, strict=True)]
+    sure = confidence(raw, temperature)
+    curve = [
+        SureGuesses(
+            confidence=_mean([sure[i] for i in group]),
+            **vars(_share([right[i] for i in group], [rows[i] for i in group])),
+        )
+        for group in bins(sure)
+        if group
     ]
-    found: Row = {"temperature": temperature, "fitted_on": len(fit), "tested_on": len(test)}
-    for name, t in (("before", 1.0), ("after", temperature)):
-        sure = confidence(tested, t)
-        found[name] = {
-            "ece": expected_calibration_error(sure, right),
-            "loss": _loss(tested, picks, t),
-            "curve": [
-                {"confidence": _mean([sure[i] for i in group])}
-                | _share([right[i] for i in group], [rows[test[i]] for i in group])
-                for group in bins(sure)
-                if group
-            ],
-        }
-    return found
+    error = expected_calibration_error(sure, right)
+    return CalibrationHalf(error, _loss(raw, picks, temperature), curve)
 
 
-def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Row]:
-    """For each K, how often each position is people's pick and the model's.
-
-    ``p``: of chi-squared against picks that do not depend on position; small where people (or the
-    file's author) favoured one.
-    """
+def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Positions]:
+    """For each K, how often each position is people's pick and the model's."""
     found = []
     for k in sorted({len(row["completions"]) for row in rows}):
         chosen = [i for i, row in enumerate(rows) if len(row["completions"]) == k]
@@ -242,16 +470,20 @@ def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Row]:
         for i in chosen:
             people_at[rows[i]["best"]] += 1
             model_at[guesses[i]] += 1
-        found.append({
-            "k": k, "n": len(chosen), "people": [c / len(chosen) for c in people_at],
-            "model": [c / len(chosen) for c in model_at],
-            "people_p": float(chisquare(people_at).pvalue),
-            "model_p": float(chisquare(model_at).pvalue),
-        })  # fmt: skip
+        found.append(
+            Positions(
+                k=k,
+                n=len(chosen),
+                people=[count / len(chosen) for count in people_at],
+                model=[count / len(chosen) for count in model_at],
+                people_p=float(chisquare(people_at).pvalue),
+                model_p=float(chisquare(model_at).pvalue),
+            )
+        )
     return found
 
 
-def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> Row:
+def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> LengthBias:
     """Does the model just like long answers, and more so than people do?
 
     ``rank_correlation`` is Spearman's between score and length in characters, within a comparison,
@@ -262,21 +494,20 @@ def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> Row
     longest = [_top(each) for each in lengths]
     best = [row["best"] for row in rows]
     agree = [guess == pick for guess, pick in zip(guesses, best, strict=True)]
-    is_longest = [a == b for a, b in zip(best, longest, strict=True)]
-    return {
-        "rank_correlation": {
-            "model": _rank_correlation(raw, lengths), "people": _rank_correlation(picked, lengths),
-        },
-        "picks_longest": {
-            "model": _share([a == b for a, b in zip(guesses, longest, strict=True)], rows),
-            "people": _share(is_longest, rows),
-        },
-        "accuracy_if_best_is_longest": _where(agree, is_longest, rows),
-        "accuracy_if_not": _where(agree, [not b for b in is_longest], rows),
-    }  # fmt: skip
+    guess_is_longest = [a == b for a, b in zip(guesses, longest, strict=True)]
+    pick_is_longest = [a == b for a, b in zip(best, longest, strict=True)]
+
+    return LengthBias(
+        Correlations(
+            model=_rank_correlation(raw, lengths), people=_rank_correlation(picked, lengths)
+        ),
+        Shares(model=_share(guess_is_longest, rows), people=_share(pick_is_longest, rows)),
+        accuracy_if_best_is_longest=_where(agree, pick_is_longest, rows),
+        accuracy_if_not=_where(agree, [not b for b in pick_is_longest], rows),
+    )
 
 
-def _where(agree: list[bool], chosen: list[bool], rows: Sequence[Row]) -> Row:
+def _where(agree: list[bool], chosen: list[bool], rows: Sequence[Row]) -> Share:
     kept = [i for i, each in enumerate(chosen) if each]
     return _share([agree[i] for i in kept], [rows[i] for i in kept])
 
@@ -290,15 +521,16 @@ def _rank_correlation(values: Scores, lengths: Scores) -> float:
     return float(_mean(each)) if each else 0.0
 
 
-def _histogram(values: Sequence[float], count: int = 40) -> Row:
+def _histogram(values: Sequence[float], count: int = 40) -> Histogram:
     low, high = min(values), max(values)
     width = (high - low) / count or 1.0
     counts = [0] * count
     for value in values:
         counts[min(count - 1, int((value - low) / width))] += 1
+
     mean = _mean(values)
     std = math.sqrt(_mean([(v - mean) ** 2 for v in values]))
-    return {"low": low, "width": width, "counts": counts, "mean": mean, "std": std}
+    return Histogram(low, width, counts, mean, std)
 
 
 def mistakes(
@@ -307,19 +539,24 @@ def mistakes(
     guesses: Sequence[int],
     right: Sequence[float],
     count: int = 10,
-) -> list[Row]:
+) -> list[Mistake]:
     """The wrong guesses that the softmax was surest of."""
     sure = confidence(raw)
     wrong = [i for i, each in enumerate(right) if each == 0]
     worst = sorted(wrong, key=lambda i: -sure[i])[:count]
-    return [
-        {
-            "prompt": rows[i]["prompt"],
-            "model_pick": rows[i]["completions"][guesses[i]],
-            "people_pick": rows[i]["completions"][rows[i]["best"]],
-            "confidence": sure[i],
-            "people_probability": sure[i] * math.exp(raw[i][rows[i]["best"]] - raw[i][guesses[i]]),
-            "labeler": rows[i].get("labeler"),
-        }
-        for i in worst
-    ]
+
+    found = []
+    for i in worst:
+        row, guess = rows[i], guesses[i]
+        behind = raw[i][row["best"]] - raw[i][guess]  # in log-odds, so the softmax's share follows
+        found.append(
+            Mistake(
+                prompt=row["prompt"],
+                model_pick=row["completions"][guess],
+                people_pick=row["completions"][row["best"]],
+                confidence=sure[i],
+                people_probability=sure[i] * math.exp(behind),
+                labeler=row.get("labeler"),
+            )
+        )
+    return found

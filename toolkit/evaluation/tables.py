@@ -1,7 +1,6 @@
 """What a person sees in the terminal."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -9,17 +8,22 @@ from rich.text import Text
 
 from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
+from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts
+from toolkit.evaluation.samples import SampleRow
 
-Row = dict[str, Any]
 Fact = tuple[str, str, str]  # name, value, and "yes", "no", "not decided" or ""
-TEXT_MEASURES = (
-    ("words", "words", "{:.1f}"), ("tokens sampled", "tokens", "{:.1f}"),
-    ("distinct-1", "distinct_1", "{:.3f}"), ("distinct-2", "distinct_2", "{:.3f}"),
-    ("repeats itself", "repetition", "{:.1%}"), ("unique completions", "unique", "{:.1%}"),
-    ("copied from the prompt", "copied_3grams", "{:.1%}"),
-    ("new sentences", "new_sentences", "{:.1%}"),
-    ("begins as the prompt does", "copies_opening", "{:.1%}"),
-)  # fmt: skip
+Grid = tuple[list[str], list[list[str]]]  # headers and cells
+TEXT_MEASURES: tuple[tuple[str, str, Callable[[ContenderResult], float]], ...] = (
+    ("words", "{:.1f}", lambda c: c.words),
+    ("tokens sampled", "{:.1f}", lambda c: c.tokens),
+    ("distinct-1", "{:.3f}", lambda c: c.distinct_1),
+    ("distinct-2", "{:.3f}", lambda c: c.distinct_2),
+    ("repeats itself", "{:.1%}", lambda c: c.repetition),
+    ("unique completions", "{:.1%}", lambda c: c.unique),
+    ("copied from the prompt", "{:.1%}", lambda c: c.copied_3grams),
+    ("new sentences", "{:.1%}", lambda c: c.new_sentences),
+    ("begins as the prompt does", "{:.1%}", lambda c: c.copies_opening),
+)
 
 
 def print_facts(title: str, facts: Sequence[Fact]) -> None:
@@ -31,115 +35,128 @@ def print_facts(title: str, facts: Sequence[Fact]) -> None:
     Console().print(table)
 
 
-def print_evaluation(result: Row, samples: Sequence[Row]) -> None:
-    """What evaluate.py found; names and texts are shown as they are, never as markup."""
-    _print("Contenders", *contender_table(result))
-    _print("Their texts", *text_table(result))
-    for judge in result["judges"]:
-        _print(f"Pairs, judged by {judge['name']}",
-               *pair_table(result, judge["name"]))  # fmt: skip
-        if places := place_table(result, judge["name"]):
-            _print(f"Below the KL-optimal curve of {judge['name']}", *places)
-        if judge["name"] in result["ratings"]:
-            rows = [[r["name"], f"{r['rating']:.0f}", f"{r['low']:.0f} to {r['high']:.0f}"]
-                    for r in result["ratings"][judge["name"]]]  # fmt: skip
-            _print(f"Ratings by {judge['name']} (400 points are odds of 10 to 1)",
-                   ["contender", "rating", "95 %"], rows)  # fmt: skip
-    if result["gaps"]:
-        _print("Training reward against others (gains in standard deviations)",
-               *gap_table(result))  # fmt: skip
+def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
+    """Print what evaluate.py found; names and texts are shown as they are, never as markup."""
+    _print("Contenders", contender_table(result))
+    _print("Their texts", text_table(result))
+
+    for judge in result.judges:
+        _print(f"Pairs, judged by {judge.name}", pair_table(result, judge.name))
+        if places := place_table(result, judge.name):
+            _print(f"Below the KL-optimal curve of {judge.name}", places)
+        if judge.name in result.ratings:
+            rows = [
+                [r.name, f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}"]
+                for r in result.ratings[judge.name]
+            ]
+            title = f"Ratings by {judge.name} (400 points are odds of 10 to 1)"
+            _print(title, (["contender", "rating", "95 %"], rows))
+
+    if result.gaps:
+        title = "Training reward against others (gains in standard deviations)"
+        _print(title, gap_table(result))
+
     if samples:
-        names = list(samples[0]["completions"])
-        rows = [
-            [prompt_text(row["prompt"]), *(row["completions"][n] for n in names)] for row in samples
-        ]
-        _print("Samples (first prompts, fixed seed, not picked)", ["prompt", *names], rows, True)
+        names = list(samples[0].completions)
+        rows = [[prompt_text(row.prompt), *(row.completions[n] for n in names)] for row in samples]
+        title = "Samples (first prompts, fixed seed, not picked)"
+        _print(title, (["prompt", *names], rows), lines=True)
 
 
-def contender_table(result: Row) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells: KL, and each judge's mean score, its error and the gain."""
-    judges = list(result["contenders"][0]["scores"])
+def contender_table(result: Evaluation) -> Grid:
+    """KL of each contender, and by each judge its mean score, the error and the gain."""
+    judges = list(result.contenders[0].scores)
     rows = []
-    for c in result["contenders"]:
-        kl = "not known" if c["kl"] is None else f"{c['kl']:.2f} ± {c['kl_error']:.2f}"
-        scores = [c["scores"][j] for j in judges]
-        rows.append([
-            c["name"], kl,
-            *(cell for s in scores for cell in (f"{s['mean']:.2f} ± {s['error']:.2f}",
-                                                f"{s['gain']:+.2f}")),
-        ])  # fmt: skip
-    headers = [cell for j in judges for cell in (j, "gain, std")]
+    for c in result.contenders:
+        row = [c.name, "not known" if c.kl is None else f"{c.kl:.2f} ± {c.kl_error:.2f}"]
+        for judge in judges:
+            s = c.scores[judge]
+            row += [f"{s.mean:.2f} ± {s.error:.2f}", f"{s.gain:+.2f}"]
+        rows.append(row)
+
+    headers = [header for judge in judges for header in (judge, "gain, std")]
     return ["contender", "KL, nats", *headers], rows
 
 
-def text_table(result: Row) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells, a column for each contender: what their texts are like."""
-    contenders = result["contenders"]
+def text_table(result: Evaluation) -> Grid:
+    """What the contenders' texts are like, a column for each contender."""
     rows = [
-        [label, *(shown.format(c[key]) for c in contenders)] for label, key, shown in TEXT_MEASURES
+        [label, *(shown.format(measure(c)) for c in result.contenders)]
+        for label, shown, measure in TEXT_MEASURES
     ]
-    return ["", *(c["name"] for c in contenders)], rows
+    return ["", *(c.name for c in result.contenders)], rows
 
 
-def pair_table(
-    result: Row, judge: str, with_reference: bool = False
-) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells of a judge's pairs; of those alone that the reference is one of."""
+def pair_table(result: Evaluation, judge: str, with_reference: bool = False) -> Grid:
+    """A judge's pairs; with ``with_reference`` those alone that the reference is one of."""
     rows = []
-    for p in result["pairs"]:
-        if p["judge"] == judge and (not with_reference or p["b"] == result["reference"]):
-            counts = f"{p['wins']} / {p['ties']} / {p['losses']}"
-            missing = f" ({p['not_judged']} not judged)" if p["not_judged"] else ""
-            rows.append([
-                f"{p['a']} : {p['b']}", counts + missing,
-                _rate(p), f"{p['p_value']:.2g}",
-                f"{p['p_holm']:.2g}", f"{p['p_scores']:.2g}" if "p_scores" in p else "",
-            ])  # fmt: skip
-    return ["pair", "wins / ties / losses", "win rate of decided", "p", "p, Holm",
-            "p of scores"], rows  # fmt: skip
+    for p in result.pairs:
+        if p.judge != judge or (with_reference and p.b != result.reference):
+            continue
+        missing = f" ({p.not_judged} not judged)" if p.not_judged else ""
+        rows.append(
+            [
+                f"{p.a} : {p.b}",
+                f"{p.wins} / {p.ties} / {p.losses}{missing}",
+                _rate(p),
+                f"{p.p_value:.2g}",
+                f"{p.p_holm:.2g}",
+                "" if p.p_scores is None else f"{p.p_scores:.2g}",
+            ]
+        )
+    headers = ["pair", "wins / ties / losses", "win rate of decided", "p", "p, Holm", "p of scores"]
+    return headers, rows
 
 
-def _rate(p: Row) -> str:
-    if not p["wins"] + p["losses"]:
+def _rate(p: PairCounts) -> str:
+    if not p.wins + p.losses:
         return "none decided"
-    return f"{p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}]"
+    return f"{p.win_rate:.1%} [{p.low:.1%}, {p.high:.1%}]"
 
 
-def place_table(result: Row, judge: str) -> tuple[list[str], list[list[str]]] | None:
-    """Headers and cells: each contender's place below the KL-optimal curve; None without one."""
-    curve = result["frontier"].get(judge)
+def place_table(result: Evaluation, judge: str) -> Grid | None:
+    """Each contender's place below the KL-optimal curve; None without a curve or a place."""
+    curve = result.frontier.get(judge)
     if curve is None:
         return None
-    reference = result["contenders"][0]["scores"][judge]
+
+    spread = result.contenders[0].scores[judge].std
     rows = []
-    for c in result["contenders"]:
-        if c["kl"] is None or c["kl"] <= 0:
+    for c in result.contenders:
+        if c.kl is None or c.kl <= 0:
             continue
-        gain = c["scores"][judge]["gain"]
-        error = c["scores"][judge]["error"] / reference["std"] if reference["std"] > 0 else 0.0
-        best = optimal_gain(curve, c["kl"])
+        gain = c.scores[judge].gain
+        error = c.scores[judge].error / spread if spread > 0 else 0.0
+
+        best = optimal_gain(curve, c.kl)
+        shown = "beyond what the samples support" if best is None else f"{best:+.2f}"
         share = ""
         if best is not None and best > 0:
             share = f"{gain / best:.0%} ± {error / best:.0%}"
-        shown = "beyond what the samples support" if best is None else f"{best:+.2f}"
-        rows.append([c["name"], f"{c['kl']:.2f}", f"{gain:+.2f} ± {error:.2f}", shown, share])
+        rows.append([c.name, f"{c.kl:.2f}", f"{gain:+.2f} ± {error:.2f}", shown, share])
+
     headers = ["contender", "KL", "gain", "optimal gain there", "share of it"]
     return (headers, rows) if rows else None
 
 
-def gap_table(result: Row) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells of what other judges say of the training reward's gain."""
+def gap_table(result: Evaluation) -> Grid:
+    """What other judges say of the training reward's gain."""
     rows = [
-        [g["name"], g["judge"], f"{g['trained_gain']:+.2f}", f"{g['gain']:+.2f}",
-         f"{g['gap']:+.2f}", "ALARM: not confirmed" if g["alarm"] else ""]
-        for g in result["gaps"]
-    ]  # fmt: skip
+        [
+            g.name,
+            g.judge,
+            f"{g.trained_gain:+.2f}",
+            f"{g.gain:+.2f}",
+            f"{g.gap:+.2f}",
+            "ALARM: not confirmed" if g.alarm else "",
+        ]
+        for g in result.gaps
+    ]
     return ["contender", "other judge", "training reward", "its gain", "gap", "verdict"], rows
 
 
-def _print(
-    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], lines: bool = False
-) -> None:
+def _print(title: str, grid: Grid, lines: bool = False) -> None:
+    headers, rows = grid
     table = Table(title=Text(printable(title)), show_lines=lines)
     for header in headers:
         table.add_column(Text(printable(header)), overflow="fold")

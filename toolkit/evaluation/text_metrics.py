@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from toolkit.evaluation.result import TextMeasures
+
 WORD = re.compile(r"\w+(?:'\w+)?")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 OPENING = 5  # words of a completion that make a copied opening
@@ -65,24 +67,20 @@ def copied_share(prompt: str, completion: str, n: int = 3) -> float:
     return sum(g in known for g in grams) / len(grams) if grams else 0.0
 
 
-def describe(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, float]:
-    """All of it for one contender's completions; means are over completions.
-
-    Returns:
-        words, distinct_1, distinct_2, repetition, unique (share of different completions),
-        new_sentences, copied_3grams, copies_opening: shares in [0, 1], but for words.
-    """
+def describe(prompts: Sequence[str], completions: Sequence[str]) -> TextMeasures:
+    """All of it for one contender's completions; means are over completions."""
     count = len(completions)
     pairs = list(zip(prompts, completions, strict=True))
     new = [new_sentences(p, c) for p, c in pairs]
     total = sum(n for _, n in new)
-    return {
-        "words": sum(len(words(c)) for c in completions) / count,
-        "distinct_1": distinct(completions, 1),
-        "distinct_2": distinct(completions, 2),
-        "repetition": sum(map(repetition, completions)) / count,
-        "unique": len(set(completions)) / count,
-        "new_sentences": sum(n for n, _ in new) / total if total else 0.0,
-        "copied_3grams": sum(copied_share(p, c) for p, c in pairs) / count,
-        "copies_opening": sum(copies_opening(p, c) for p, c in pairs) / count,
-    }
+
+    return TextMeasures(
+        words=sum(len(words(c)) for c in completions) / count,
+        distinct_1=distinct(completions, 1),
+        distinct_2=distinct(completions, 2),
+        repetition=sum(map(repetition, completions)) / count,
+        unique=len(set(completions)) / count,
+        new_sentences=sum(n for n, _ in new) / total if total else 0.0,
+        copied_3grams=sum(copied_share(p, c) for p, c in pairs) / count,
+        copies_opening=sum(copies_opening(p, c) for p, c in pairs) / count,
+    )

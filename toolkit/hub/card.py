@@ -6,17 +6,23 @@ or backticks, so that no text of others can become a link, HTML or a heading.
 
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from toolkit.data.files import read_jsonl, read_object
-from toolkit.hub.base import Base
-from toolkit.hub.lines import Names, loading_lines
-from toolkit.hub.source import Facts, Results, Source
+from toolkit.data.files import read_object
+from toolkit.hub.adapter_source import Results, TrainedAdapter
+from toolkit.hub.base_on_hub import Base
+from toolkit.hub.loading_snippet import Names, loading_snippet
+from toolkit.record import Json, RunRecord
+from toolkit.training.log_rows import read_log
+from toolkit.training.methods import BASELINE_SETTINGS
 
 UNMEASURED = "not measured"
 UNKNOWN = "not recorded"
+UNKNOWN_METHOD = "How it was trained is not recorded."
+VALUE_METHOD = (
+    "Trained together with its policy by PPO, on returns by generalised advantage estimation."
+)
 WHAT = {
     "policy": "a language model tuned from human preferences (or from a stand-in for them: see "
     "Labels)",
@@ -25,46 +31,8 @@ WHAT = {
     "value": "the value function of a PPO run: for each token it predicts the sum of the rewards "
     "still to come (score minus KL penalty); it is of use to go on with that run",
 }
-METHOD = {
-    "policy": "How it was trained is not recorded.",
-    "ppo": "PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
-    "rloo": "RLOO (arXiv 2402.14740) by TRL, with a KL penalty.",
-    "dpo": "Trained on comparisons directly, without a reward model: TRL's DPO (arXiv 2305.18290).",
-    "kto": "Trained on picks and on what was not picked: TRL's KTO (arXiv 2402.01306).",
-    "orpo": "Trained on comparisons directly, without a reference: TRL's ORPO (arXiv 2403.07691).",
-    "cpo": "Trained on comparisons directly, without a reference: TRL's CPO (arXiv 2401.08417).",
-    "sft": "Supervised fine-tuning on the picks of comparisons, or on text.",
-    "reward": "A scalar head on a LoRA adapter, trained on comparisons. Scores are scaled by gain "
-    "and bias to mean 0 and standard deviation 1 on samples of the untuned model.",
-    "value": "Trained together with its policy by PPO, on returns by generalised advantage "
-    "estimation.",
-}
-SETTINGS = {
-    "ppo": (
-        "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "num_ppo_epochs", "num_mini_batches", "learning_rate", "kl_controller", "kl_target",
-        "kl_coef", "kl_horizon", "cliprange", "gamma", "lam", "whiten_rewards", "value",
-        "value_init", "response_length", "temperature", "stop_token", "truncate_token",
-        "truncate_after", "lora_r", "lora_alpha", "lora_target_modules", "precision", "seed",
-    ),
-    "reward": (
-        "loss_type", "label_smoothing", "num_train_epochs", "per_device_train_batch_size",
-        "gradient_accumulation_steps", "learning_rate", "max_length", "chat_template",
-        "chat_template_kwargs", "normalize_samples", "lora_r", "lora_alpha", "lora_target_modules",
-        "precision", "seed",
-    ),
-}  # fmt: skip
-SETTINGS["value"] = SETTINGS["ppo"]
-SETTINGS["policy"] = (  # of all other methods
-    "method", "loss_type", "beta", "num_generations", "num_iterations", "max_steps",
-    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "max_length", "rejected", "response_length", "temperature", "stop_token",
-    "truncate_token", "truncate_after", "lora_r", "lora_alpha", "lora_target_modules", "precision",
-    "seed",
-)  # fmt: skip
 PIPELINES = {"policy": "text-generation", "reward": "text-classification"}
 TAGS = {"reward": "reward-model", "value": "value-function"}
-BY_REWARD = ("ppo", "rloo", None)  # methods that a reward was needed for; None: not known
 LABELS = ("reward_adapter", "reward_model", "reward_function", "lexicon", "reward_weights")
 LIMITS = {
     "policy": [
@@ -97,7 +65,7 @@ FILE_ENDINGS = (".json", ".jsonl", ".gz", ".parquet", ".csv", ".txt", ".arrow", 
 
 
 def render(
-    source: Source,
+    adapter: TrainedAdapter,
     base: Base,
     repo_id: str,
     results: Results | None = None,
@@ -107,45 +75,57 @@ def render(
     """The text of README.md; the same arguments give the same bytes.
 
     Args:
-        source: the adapter and what is known of its training.
+        adapter: the adapter and what is known of its training.
         base: its base on the Hub.
         repo_id: where it goes.
         results: of an evaluation.
         data, labels: what the publisher says of them, in a sentence.
     """
-    names = Names(repo_id, base.repo_id, base.sha)
-    gain, bias = (float(source.facts.get(k, d)) for k, d in (("gain", 1.0), ("bias", 0.0)))
-    lines = loading_lines(
-        source.kind, source.precision, names, gain, bias, source.ends_with,
-        source.written_prefix(base.files), source.chat(base.files), base.family, base.has_experts,
-    )  # fmt: skip
-    licence: dict[str, Any] = dict(base.licence)
+    record = adapter.record or RunRecord()
+    gain = float(adapter.toolkit_json.get("gain", 1.0))
+    bias = float(adapter.toolkit_json.get("bias", 0.0))
+    snippet = loading_snippet(
+        adapter.kind,
+        adapter.precision,
+        Names(repo_id, base.repo_id, base.sha),
+        gain,
+        bias,
+        adapter.ends_with,
+        adapter.written_prefix(base.files),
+        adapter.chat(base.files),
+        base.family,
+        base.has_experts,
+    )
+
+    method = "" if adapter.method is None else adapter.method.name
+    license_fields: Json = dict(base.license)
     metadata = ModelCardData(
         base_model=base.repo_id,
         library_name="peft",
-        pipeline_tag=PIPELINES.get(source.kind),
-        tags=["lora", "rlhf", *filter(None, [TAGS.get(source.kind, source.method)])],
+        pipeline_tag=PIPELINES.get(adapter.kind),
+        tags=["lora", "rlhf", *filter(None, [TAGS.get(adapter.kind, method)])],
         base_model_relation="adapter",
-        **licence,
+        **license_fields,
     )
+
     parts = [
         f"# {repo_id.split('/')[1]}",
         f"A LoRA adapter on [{base.repo_id}](https://huggingface.co/{base.repo_id}) (commit "
-        f"`{base.sha}`): {WHAT[source.kind]}.",
-        f"## How to load it\n\n```python\n{lines}```",
-        _loading_notes(source, base, gain, bias),
-        f"## Data\n\n{_prose(data)}{_table(source.run.get('data'), bool(data))}",
-        f"## Labels\n\n{_prose(labels)}{_labels(source, bool(labels))}",
-        f"## Method\n\n{_method(source)}\n\n{_table(_chosen(source))}",
-        f"## Results\n\n{_results(source, results)}",
-        f"## Limits\n\n{_limits(source, results)}",
+        f"`{base.sha}`): {WHAT[adapter.kind]}.",
+        f"## How to load it\n\n```python\n{snippet}```",
+        _loading_notes(adapter, base, gain, bias),
+        f"## Data\n\n{_prose(data)}{_table(record.data, bool(data))}",
+        f"## Labels\n\n{_prose(labels)}{_labels(adapter, bool(labels))}",
+        f"## Method\n\n{_method(adapter)}\n\n{_table(_chosen(adapter))}",
+        f"## Results\n\n{_results(adapter, results)}",
+        f"## Limits\n\n{_limits(adapter, results)}",
         f"## How to cite\n\nThis adapter by its address, `https://huggingface.co/{repo_id}`, its "
         f"base by its own card, and the paper that the method goes back to:\n\n{CITE}",
     ]
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def code(value: Any, limit: int = 120) -> str:
+def code(value: object, limit: int = 120) -> str:
     """Text from elsewhere as inline code in one line: inert in Markdown, also in a table.
 
     >>> code("a | <b>`x`</b>")
@@ -155,7 +135,7 @@ def code(value: Any, limit: int = 120) -> str:
     return f"`{text[:limit] + (' ...' if len(text) > limit else '') or ' '}`"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A setting to show; of a path on this machine the last part alone."""
     text = str(value)
     local = text.startswith(("/", "~", "./", "../")) or "\\" in text or text.count("/") > 1
@@ -164,7 +144,7 @@ def _name(value: Any) -> str:
     return code(text)
 
 
-def _one_line(value: Any) -> str:
+def _one_line(value: object) -> str:
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(value))
     return " ".join(text.split()).replace("`", "'")
 
@@ -176,17 +156,18 @@ def _prose(text: str | None) -> str:
     return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").lstrip("#>-+*=| ") + "\n\n"
 
 
-def _table(facts: Any, told: bool = False) -> str:
-    """Facts a row; where there are none and the publisher did not tell either, that is said."""
-    rows = {} if not isinstance(facts, dict) else _flat(facts)
+def _table(known: Json | None, told: bool = False) -> str:
+    """One row for each thing known. If there is none, and nothing was told, it says so."""
+    rows = _flat(known or {})
     if not rows:
         return "" if told else f"{UNKNOWN}."
     return "| | |\n|---|---|\n" + "\n".join(f"| {code(k)} | {_name(v)} |" for k, v in rows.items())
 
 
-def _flat(facts: Facts, before: str = "") -> Facts:
-    rows: Facts = {}
-    for key, value in sorted(facts.items()):
+def _flat(known: Json, before: str = "") -> Json:
+    """Nested objects as one, with dots in the names; without what is None."""
+    rows: Json = {}
+    for key, value in sorted(known.items()):
         if isinstance(value, dict):
             rows |= _flat(value, f"{before}{key}.")
         elif isinstance(value, list):
@@ -196,39 +177,43 @@ def _flat(facts: Facts, before: str = "") -> Facts:
     return rows
 
 
-def _chosen(source: Source) -> Facts:
+def _chosen(adapter: TrainedAdapter) -> Json:
     """The settings that say how it was trained; without a run.json, what the adapter says."""
-    method = source.method if source.kind == "policy" else None
-    names = SETTINGS.get(method or source.kind, SETTINGS["policy"])
-    kept = {k: source.setting(k) for k in names if source.setting(k) is not None}
+    names = BASELINE_SETTINGS if adapter.method is None else adapter.method.settings
+    kept = {k: adapter.setting(k) for k in names if adapter.setting(k) is not None}
     if not kept:
-        targets = source.config.get("target_modules")
+        targets = adapter.config.get("target_modules")
+        if isinstance(targets, list):
+            targets = ", ".join(sorted(targets))
         kept = {
-            "lora_r": source.config.get("r"), "lora_alpha": source.config.get("lora_alpha"),
-            "lora_target_modules": ", ".join(sorted(targets)) if isinstance(targets, list)
-            else targets, "precision": source.precision,
-        }  # fmt: skip
-    wanted = ("torch", "transformers", "trl", "peft")
-    versions = source.run.get("versions")
-    if isinstance(versions, dict):
+            "lora_r": adapter.config.get("r"),
+            "lora_alpha": adapter.config.get("lora_alpha"),
+            "lora_target_modules": targets,
+            "precision": adapter.precision,
+        }
+
+    versions = {} if adapter.record is None else adapter.record.versions
+    if versions:
+        wanted = ("torch", "transformers", "trl", "peft")
         kept["versions"] = ", ".join(f"{k} {versions[k]}" for k in wanted if k in versions)
     return kept
 
 
-def _method(source: Source) -> str:
-    if source.kind != "policy":
-        return METHOD[source.kind]
-    text = METHOD.get(source.method or "policy", METHOD["policy"])
-    if source.setting("policy_adapter"):
+def _method(adapter: TrainedAdapter) -> str:
+    if adapter.kind == "value":
+        return VALUE_METHOD
+    text = UNKNOWN_METHOD if adapter.method is None else adapter.method.sentence
+    if adapter.kind == "policy" and adapter.setting("policy_adapter"):
         text += " It started from another adapter on this base, which is also its reference."
     return text
 
 
-def _labels(source: Source, told: bool) -> str:
-    if source.kind == "reward" or source.method not in BY_REWARD:
+def _labels(adapter: TrainedAdapter, told: bool) -> str:
+    if adapter.method is not None and not adapter.method.needs_reward:
         picked = "Each comparison has several completions of one prompt, of which one was picked."
         return picked + ("" if told else f" By whom is {UNKNOWN}.")
-    chosen = {k: source.setting(k) for k in LABELS if source.setting(k)}
+
+    chosen = {k: adapter.setting(k) for k in LABELS if adapter.setting(k)}
     if not chosen:
         return _table(None, told)
     return (
@@ -237,7 +222,7 @@ def _labels(source: Source, told: bool) -> str:
     )
 
 
-def _loading_notes(source: Source, base: Base, gain: float, bias: float) -> str:
+def _loading_notes(adapter: TrainedAdapter, base: Base, gain: float, bias: float) -> str:
     notes = [
         "These lines were run in a clean process on the files of this repository before they were "
         "uploaded, and gave the same numbers as the code that trained it.",
@@ -246,119 +231,122 @@ def _loading_notes(source: Source, base: Base, gain: float, bias: float) -> str:
             "precision it gives other numbers.",
             "bf16": "It was trained on the base in bfloat16.",
             "fp32": "It was trained on the base in float32.",
-        }[source.precision],
+        }[adapter.precision],
     ]
-    if source.kind == "reward":
-        notes.append(
-            "`score` is gain x raw + bias: the raw score is the model's logit, "
-            f"gain {gain:.6g}, bias {bias:.6g}. "
-            + (
+
+    if adapter.kind == "reward":
+        if base.family.classifier == "stock":
+            head = (
                 "transformers says that `score.weight` is newly initialised; the adapter's fills "
                 "it in the next line."
-                if base.family.classifier == "stock"
-                else "transformers has no sequence classifier for this base, so the head is put "
+            )
+        else:
+            head = (
+                "transformers has no sequence classifier for this base, so the head is put "
                 "beside the language model's own, on the same last hidden states."
             )
+        notes.append(
+            "`score` is gain x raw + bias: the raw score is the model's logit, "
+            f"gain {gain:.6g}, bias {bias:.6g}. {head}"
         )
+
     notes += [f"{line[:1].upper()}{line[1:]}." for line in base.family.notes()]
-    if base.has_experts and source.precision == "4bit":
+    if base.has_experts and adapter.precision == "4bit":
         notes.append("Its experts were in 4 bits too, which transformers by itself does not do.")
-    if source.kind == "value":
+    if adapter.kind == "value":
         notes.append("The head is a file of its own, since no class of transformers loads it.")
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _results(source: Source, results: Results | None) -> str:
-    if source.kind == "reward":
-        return _accuracy(source)
-    if source.kind == "value":
+def _results(adapter: TrainedAdapter, results: Results | None) -> str:
+    if adapter.kind == "reward":
+        return _accuracy(adapter)
+    if adapter.kind == "value":
         return f"How well it predicts: {UNMEASURED} on its own."
-    parts = []
     if results is None:
-        parts.append(f"KL from the reference, per completion: {_kl_in_training(source)}.")
-        parts.append(f"Win rates: {UNMEASURED}.")
-        return "\n\n".join(parts)
+        return (
+            f"KL from the reference, per completion: {_kl_in_training(adapter)}.\n\n"
+            f"Win rates: {UNMEASURED}."
+        )
+
     row = results.contender
-    kl, error = row.get("kl"), row.get("kl_error")
-    held = UNMEASURED if kl is None else f"{kl:.3g} nats" + (
-        "" if error is None else f" (standard error {error:.2g})"
-    )  # fmt: skip
-    parts.append(f"On {results.prompts} prompts. KL from the reference, per completion: {held}.")
+    held = UNMEASURED if row.kl is None else f"{row.kl:.3g} nats"
+    if row.kl_error is not None:
+        held += f" (standard error {row.kl_error:.2g})"
+    parts = [f"On {results.prompts} prompts. KL from the reference, per completion: {held}."]
+
     if results.pairs:
         parts.append(
             "| against | judge | wins / ties / losses | win rate of decided ones, 95 % interval |\n"
             "|---|---|---|---|\n"
             + "\n".join(
-                f"| {_name(p['b'])} | {_judge(results, p['judge'])} | {p['wins']} / {p['ties']} / "
-                f"{p['losses']} | {p['win_rate']:.1%} [{p['low']:.1%}, {p['high']:.1%}] |"
+                f"| {_name(p.b)} | {_judge(results, p.judge)} | {p.wins} / {p.ties} / "
+                f"{p.losses} | {p.win_rate:.1%} [{p.low:.1%}, {p.high:.1%}] |"
                 for p in results.pairs
-                if p["wins"] + p["ties"] + p["losses"]
+                if p.judged
             )
         )
     else:
         parts.append(f"Win rates: {UNMEASURED}.")
-    if row["scores"]:
+
+    if row.scores:
         parts.append(
             "| judge | mean score (standard error) | gain on the reference, in its std |\n"
             "|---|---|---|\n"
             + "\n".join(
-                f"| {_judge(results, name)} | {s['mean']:.3g} ({s['error']:.2g}) | "
-                f"{UNMEASURED if s.get('gain') is None else format(s['gain'], '+.2f')} |"
-                for name, s in row["scores"].items()
+                f"| {_judge(results, name)} | {s.mean:.3g} ({s.error:.2g}) | {s.gain:+.2f} |"
+                for name, s in row.scores.items()
             )
         )
     return "\n\n".join(parts)
 
 
 def _judge(results: Results, name: str) -> str:
-    trained = results.judges.get(name, {}).get("training_reward")
+    judge = results.judges.get(name)
+    trained = judge is not None and judge.training_reward
     return _name(name) + (" (it was trained on this one)" if trained else "")
 
 
-def _accuracy(source: Source) -> str:
-    m = source.metrics
-    if not all(isinstance(m.get(k), int | float) for k in ("accuracy", "comparisons", "chance")):
+def _accuracy(adapter: TrainedAdapter) -> str:
+    m = adapter.metrics
+    if m is None:
         return f"Accuracy on held-out comparisons: {UNMEASURED}."
-    interval = ""
-    if all(isinstance(m.get(k), int | float) for k in ("accuracy_low", "accuracy_high")):
-        interval = f" [{m['accuracy_low']:.3f}, {m['accuracy_high']:.3f}]"
+
     text = (
-        f"It picks the picked one in {m['accuracy']:.3f}{interval} of {m['comparisons']} held-out "
-        f"comparisons, of prompts that it was not trained on; chance is {m['chance']:.3f}."
+        f"It picks the picked one in {m.accuracy:.3f} [{m.accuracy_low:.3f}, "
+        f"{m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, of prompts that it was "
+        f"not trained on; chance is {m.chance:.3f}. Chance alone would do as well with a "
+        f"probability of {m.p:.2g}."
     )
-    if isinstance(m.get("p"), int | float):
-        text += f" Chance alone would do as well with a probability of {m['p']:.2g}."
-        if m["p"] >= 0.025:  # the interval reaches down to chance
-            text += " **So it is not shown to be better than chance.**"
-        elif m["p"] >= 0.001:
-            text += " **So it is probably better than chance, but not surely.**"
+    if m.p >= 0.025:  # the interval reaches down to chance
+        text += " **So it is not shown to be better than chance.**"
+    elif m.p >= 0.001:
+        text += " **So it is probably better than chance, but not surely.**"
     return text
 
 
-def _kl_in_training(source: Source) -> str:
+def _kl_in_training(adapter: TrainedAdapter) -> str:
     """Of PPO's last adapters the mean of its log's last fifth; of its best ones, what it noted."""
-    beside = source.folder.parent
+    beside = adapter.folder.parent
     if beside.name == "best" and (beside / "evaluation.json").is_file():
         noted = read_object(beside / "evaluation.json", "adapter").get("eval/kl")
         if isinstance(noted, int | float):
             return f"{noted:.3g} nats, on the run's held-out prompts"
-    log = beside.parent / "log.jsonl"
-    if beside.name != "adapters" or not log.is_file():
-        return UNMEASURED
-    rows = [row.get("objective/kl") for _, row in read_jsonl(log)]
-    known = [float(kl) for kl in rows[-max(1, len(rows) // 5) :] if isinstance(kl, int | float)]
+
+    log = read_log(beside.parent / "log.jsonl") if beside.name == "adapters" else []
+    known = [update.kl for update in log[-max(1, len(log) // 5) :] if update.kl is not None]
     if not known:
         return UNMEASURED
     return f"{sum(known) / len(known):.3g} nats, as sampled over the last fifth of the training"
 
 
-def _limits(source: Source, results: Results | None) -> str:
+def _limits(adapter: TrainedAdapter, results: Results | None) -> str:
     missing = []
-    if source.kind == "policy" and (results is None or not results.pairs):
+    if adapter.kind == "policy" and (results is None or not results.pairs):
         missing.append("whether people or another judge prefer it")
-    if not source.run:
+    if adapter.record is None:
         missing.append("its training's settings and data: no record of the run was beside it")
-    lines = [*LIMITS[source.kind]]
+    lines = [*LIMITS[adapter.kind]]
     if missing:
         lines.append(f"Not known here: {'; '.join(missing)}.")
     return "\n".join(f"- {line}" for line in lines)

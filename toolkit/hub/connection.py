@@ -10,10 +10,10 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_token, set_client_factory
+from huggingface_hub import HfApi, ModelInfo, get_token, set_client_factory
 from huggingface_hub.errors import (
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -37,6 +37,8 @@ CURES = {
     429: "too many requests: run the same command again in a few minutes",
 }
 AGAIN = "run the same command again: what has arrived is not sent twice"
+
+Result = TypeVar("Result")
 
 
 class HubError(InputError):
@@ -79,7 +81,7 @@ def _shorten(record: logging.LogRecord) -> bool:
     return True
 
 
-def model_info(api: HfApi, repo_id: str, revision: str | None = None) -> Any:
+def model_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo:
     """The Hub's facts of a model, with its files' sizes and hashes; tried a few times.
 
     Raises:
@@ -89,8 +91,8 @@ def model_info(api: HfApi, repo_id: str, revision: str | None = None) -> Any:
 
 
 def persist(
-    call: Callable[[], Any], repo_id: str, say: Callable[[str], None] = lambda line: None
-) -> Any:
+    call: Callable[[], Result], repo_id: str, say: Callable[[str], None] = lambda line: None
+) -> Result:
     """``call``'s result, tried again after what may pass: 429, 5xx, a cut connection."""
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -1,7 +1,7 @@
-"""The gate: a clean process runs the card's own lines on the staged files and must get our numbers.
+"""The gate: a clean process runs the card's own lines on the packed files and must get our numbers.
 
-The process sees a Hub's cache made for it, in which the two repositories' names lead to the staged
-folder and to the base's files, no network, no token and no home folder.
+The process sees a Hub's cache made for it, in which the two repositories' names lead to the package
+and to the base's files, no network, no token and no home folder.
 """
 
 import gc
@@ -24,10 +24,10 @@ from toolkit.data.inside import inside, open_inside
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
-from toolkit.hub.base import TOKENIZER_FILES, Base, problem_of
-from toolkit.hub.lines import Names, ids_line, probe_lines
-from toolkit.hub.scan import scan, words_of
-from toolkit.hub.source import VALUE_HEAD, Source
+from toolkit.hub.adapter_source import VALUE_HEAD, Kind, TrainedAdapter
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, problem_of
+from toolkit.hub.loading_snippet import Names, ids_line, probe_lines
+from toolkit.hub.secret_scan import find_secrets, words_of
 from toolkit.models.actors import REFERENCE
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reload import TOLERANCE
@@ -57,30 +57,34 @@ class Probes:
 
 
 @torch.no_grad()
-def measure(source: Source, base: Path) -> Probes:
+def measure(adapter: TrainedAdapter, base: Path) -> Probes:
     """The probes as training's own code computes them, from the adapter's own folder."""
-    tokenizer = load_tokenizer(str(source.tokenizer_home(base)), base=str(base))
-    rows = source.rows(tokenizer, PROBES, source.chat(base))
-    model = load_base(str(base), source.precision)
-    if source.kind == "reward":
-        roles = Roles(model, reward_adapter=source.folder)
+    tokenizer = load_tokenizer(str(adapter.tokenizer_home(base)), base=str(base))
+    rows = adapter.rows(tokenizer, PROBES, adapter.chat(base))
+
+    model = load_base(str(base), adapter.precision)
+    if adapter.kind == "reward":
+        roles = Roles(model, reward_adapter=adapter.folder)
     else:
-        value = "trunk" if source.kind == "value" else None  # its adapter, and its head on that
-        roles = Roles(model, value=value, policy_adapter=source.folder)
+        value = "trunk" if adapter.kind == "value" else None  # its adapter, and its head on that
+        roles = Roles(model, value=value, policy_adapter=adapter.folder)
     if roles.value_head is not None:
-        roles.value_head.load_state_dict(load_file(source.folder / VALUE_HEAD))
+        roles.value_head.load_state_dict(load_file(adapter.folder / VALUE_HEAD))
+
     numbers, without = [], []
     for row in rows:
         ids = torch.tensor([row], device=roles.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
-        numbers.append(_flat(_numbers(roles, source.kind, ids, mask)))
-        without.append(_flat(_without(roles, source.kind, ids, mask)))
+        numbers.append(_flat(_numbers(roles, adapter.kind, ids, mask)))
+        without.append(_flat(_without(roles, adapter.kind, ids, mask)))
+
     del roles, model
     gc.collect()
     return Probes(rows, numbers, without)
 
 
-def _numbers(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
+def _numbers(roles: Roles, kind: Kind, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-probs (1, T - 1), a score (1,) or values (1, T) of ids (1, T)."""
     if kind == "reward":
         return roles.scores(ids, mask)
     if kind == "policy":
@@ -90,7 +94,8 @@ def _numbers(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
     return roles.values(more, torch.ones_like(more, dtype=torch.bool), ids.shape[1])
 
 
-def _without(roles: Roles, kind: str, ids: Tensor, mask: Tensor) -> Tensor:
+def _without(roles: Roles, kind: Kind, ids: Tensor, mask: Tensor) -> Tensor:
+    """The same with the adapter off, and the head on."""
     if kind == "policy":
         return roles.reference_logprobs(ids, mask, ids[:, 1:], 1.0)
     states = roles.trunk(REFERENCE, ids.shape[1], input_ids=ids, use_cache=False)
@@ -109,15 +114,21 @@ def _gaps(some: list[list[float]], others: list[list[float]]) -> list[float]:
 
 
 def run_lines(
-    kind: str, lines: str, staged: Path, base: Path, names: Names, ends_with: str = "",
-    prefix: list[int] | None = None, chat: bool = False,
-) -> Probes:  # fmt: skip
+    kind: Kind,
+    lines: str,
+    package: Path,
+    base: Path,
+    names: Names,
+    ends_with: str = "",
+    prefix: list[int] | None = None,
+    chat: bool = False,
+) -> Probes:
     """Run the card's lines, and below them the probes, in a clean process.
 
     Args:
         kind: of adapter.
         lines: the card's Python.
-        staged, base: folders that stand for the repositories.
+        package, base: folders that stand for the repositories.
         names: of these.
         ends_with, prefix: how the card's lines make tokens of a text (``ids_line``).
         chat: the probes are messages, which these lines render.
@@ -127,7 +138,7 @@ def run_lines(
     """
     with scratch_folder() as folder:
         scratch, cache = str(folder), folder / "hub"
-        _pretend(cache, names.repo_id, "f" * 40, staged)
+        _pretend(cache, names.repo_id, "f" * 40, package)
         _pretend(cache, names.base_id, names.sha, base)
         script = folder / "card.py"
         ids = ids_line("text", ends_with, prefix)
@@ -138,19 +149,30 @@ def run_lines(
             f"print({MARK!r} + _json.dumps([_ids, [_numbers(t) for t in _texts]]))\n"
         )
         script.write_text(lines + probe, encoding="utf-8")
+
         here = {name: os.environ[name] for name in KEPT if name in os.environ}
         here |= {
-            "HOME": scratch, "HF_HOME": scratch, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1",
+            "HOME": scratch,
+            "HF_HOME": scratch,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
+        }
         if PartialState().device.type == "cpu":
             here["CUDA_VISIBLE_DEVICES"] = ""
         elif "CUDA_VISIBLE_DEVICES" in os.environ:
             here["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+
         child = subprocess.run(
-            [sys.executable, "-I", str(script)], cwd=scratch, env=here, capture_output=True,
-            text=True, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+            [sys.executable, "-I", str(script)],
+            cwd=scratch,
+            env=here,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
     if child.returncode:
         said = child.stderr.strip().splitlines() or ["no message"]
         errors = [line for line in said if re.match(r"[\w.]+(Error|Exception)\b", line)]
@@ -171,7 +193,7 @@ def _pretend(cache: Path, repo_id: str, sha: str, files: Path) -> None:
             (root / "snapshots" / sha / file.name).symlink_to(file.resolve())
 
 
-def compare(ours: Probes, theirs: Probes, precision: str) -> str:
+def check_probes(ours: Probes, theirs: Probes, precision: str) -> str:
     """Hold the clean process's numbers against ours.
 
     Returns:
@@ -182,10 +204,10 @@ def compare(ours: Probes, theirs: Probes, precision: str) -> str:
     """
     if ours.ids != theirs.ids:
         raise InputError("gate: the staged tokenizer makes other tokens than the base's")
-    if not all(
-        math.isfinite(x) for probes in (ours, theirs) for row in probes.numbers for x in row
-    ):
+    numbers = [x for probes in (ours, theirs) for row in probes.numbers for x in row]
+    if not all(map(math.isfinite, numbers)):
         raise InputError("gate: numbers that are not finite come out (the weights are broken)")
+
     exact = precision == "fp32" or (precision == "4bit" and PartialState().device.type == "cpu")
     size = max(abs(x) for row in ours.numbers for x in row)
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, size)
@@ -195,6 +217,7 @@ def compare(ours: Probes, theirs: Probes, precision: str) -> str:
             f"gate: loaded by the card's lines it gives other numbers than in training, by up to "
             f"{difference:.3g} (allowed {allowed:.3g}): these are not the files that were trained"
         )
+
     effect = ""
     if ours.without:
         moved = max(_gaps(ours.numbers, ours.without))
@@ -214,10 +237,22 @@ def compare(ours: Probes, theirs: Probes, precision: str) -> str:
     )
 
 
-def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path) -> list[str]:
-    """Look through the staged files, and run the card's Python on them.
+def pass_gate(
+    adapter: TrainedAdapter, base: Base, repo_id: str, card: str, package: Path
+) -> list[str]:
+    """Look through the packed files, and run the card's Python on them.
 
-    Prints by how much the numbers differ; returns what is wrong, a line each.
+    Prints by how much the numbers differ.
+
+    Args:
+        adapter: the adapter.
+        base: its base on the Hub.
+        repo_id: where it is to go.
+        card: README.md's text.
+        package: the folder with the files.
+
+    Returns:
+        what is wrong, a line each.
     """
     if repo_id == base.repo_id:
         return [f"repo_id: {repo_id} is the base itself (name another)"]
@@ -226,22 +261,30 @@ def pass_gate(source: Source, base: Base, repo_id: str, card: str, staged: Path)
             f"base {base.repo_id}: its checkpoint is saved quantised, for which there are no lines "
             "that load it as it was in training (train on the checkpoint that it was made from)"
         ]
+
     problems = []
-    if source.tokenizer_home(base.files) == base.files:
-        for path in sorted(staged.iterdir()):
+    if adapter.tokenizer_home(base.files) == base.files:
+        for path in sorted(package.iterdir()):
             if path.name in TOKENIZER_FILES and _is_copy(path, base.files):
                 problem = problem_of(base, path)
                 problems += [problem] if problem else []
-    local = [source.folder, base.files, staged.resolve()]
-    problems += scan(staged, local, *publicly_known(base, staged))
+    local = [adapter.folder, base.files, package.resolve()]
+    problems += find_secrets(package, local, *publicly_known(base, package))
+
     names = Names(repo_id, base.repo_id, base.sha)
     try:
-        ours = measure(source, base.files)
+        ours = measure(adapter, base.files)
         theirs = run_lines(
-            source.kind, python_of(card), staged, base.files, names, source.ends_with,
-            source.written_prefix(base.files), source.chat(base.files) is not None,
-        )  # fmt: skip
-        print(compare(ours, theirs, source.precision))
+            adapter.kind,
+            python_of(card),
+            package,
+            base.files,
+            names,
+            adapter.ends_with,
+            adapter.written_prefix(base.files),
+            adapter.chat(base.files) is not None,
+        )
+        print(check_probes(ours, theirs, adapter.precision))
     except InputError as error:
         problems.append(str(error))
     return problems
@@ -264,6 +307,7 @@ def publicly_known(base: Base, folder: Path) -> tuple[set[str], set[str]]:
         own word lists, which a tokenizer that was saved anew has too ("/root" may be one).
     """
     files = {path.name for path in folder.iterdir() if path.is_file() and base.has(path)}
+
     words: set[str] = set()
     for name in ("tokenizer.json", "vocab.json"):
         path = inside(base.files, name)

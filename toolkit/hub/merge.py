@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from toolkit.data.files import atomic_directory, write_text
 from toolkit.data.inside import copy_inside
 from toolkit.errors import InputError, check_choice
-from toolkit.hub.base import TOKENIZER_FILES, Base, check_tokenizer
+from toolkit.hub.adapter_source import TrainedAdapter
+from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, check_tokenizer
 from toolkit.hub.gate import PROBES, publicly_known
-from toolkit.hub.scan import scan
-from toolkit.hub.source import Source
-from toolkit.hub.stage import one_line
+from toolkit.hub.package import one_line
+from toolkit.hub.secret_scan import find_secrets
 from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import family_of
 from toolkit.models.loading import load_base, load_config, load_tokenizer
@@ -22,15 +22,16 @@ from toolkit.models.merging import tie_again, untie
 from toolkit.models.quantized import DTYPES
 
 
-def check_merge(source: Source, dtype: str, into_full_precision: bool) -> None:
+def check_merge(adapter: TrainedAdapter, dtype: str, into_full_precision: bool) -> None:
     """Raise InputError where a merge would make what nobody trained, unless that is asked for."""
     check_choice("merged_dtype", dtype, tuple(DTYPES))
-    if source.kind == "value":
+    if adapter.kind == "value":
         raise InputError(
             "merged_output: a value has a head that no class of transformers loads (publish the "
-            "adapter)", "merged_output",
-        )  # fmt: skip
-    if source.precision == "4bit" and not into_full_precision:
+            "adapter)",
+            "merged_output",
+        )
+    if adapter.precision == "4bit" and not into_full_precision:
         raise InputError(
             "merged_output: the adapter was trained on a 4-bit base, and merged into 4-bit weights "
             "it would be rounded away; pass --merge_into_full_precision true to merge it into the "
@@ -39,11 +40,13 @@ def check_merge(source: Source, dtype: str, into_full_precision: bool) -> None:
         )
 
 
-def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | None) -> str:
+def merge(
+    adapter: TrainedAdapter, base: Base, folder: Path, dtype: str, template: str | None
+) -> str:
     """Write base and adapter as one model, load it again, and say how it differs.
 
     Args:
-        source: the adapter.
+        adapter: the adapter.
         base: what it sits on.
         folder: must not hold anything.
         dtype: "bf16" or "fp32".
@@ -57,14 +60,17 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
     """
     check_tokenizer(base.files)
     files = str(base.files)
-    if source.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
+    if adapter.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
         raise InputError(
             "merged_output: transformers has no sequence classifier for this base that a merged "
-            "reward model could be (publish the adapter)", "merged_output",
-        )  # fmt: skip
-    before = _outputs(_with_adapter(source, base, source.precision), base)
-    merged = _with_adapter(source, base, dtype, apart=True).merge_and_unload()
+            "reward model could be (publish the adapter)",
+            "merged_output",
+        )
+
+    before = _outputs(_with_adapter(adapter, base, adapter.precision), base)
+    merged = _with_adapter(adapter, base, dtype, apart=True).merge_and_unload()
     tie_again(merged)
+
     with one_line(folder), atomic_directory(folder) as aside:
         try:
             merged.save_pretrained(aside)
@@ -72,30 +78,34 @@ def merge(source: Source, base: Base, folder: Path, dtype: str, template: str | 
             raise OSError(str(error)) from None
         del merged
         gc.collect()
+
         for name in TOKENIZER_FILES:
             copy_inside(base.files, name, aside / name)
         if template is not None:
             write_text(aside / "chat_template.jinja", template)
-        again = load_base(str(aside), dtype, score_head="own" if source.kind == "reward" else False)
-        said = _difference(before, _outputs(again, base), source, dtype)
-        write_text(aside / "README.md", _card(source, base, said))
-        if problems := scan(
-            aside, [source.folder, base.files, folder.resolve()], *publicly_known(base, aside)
+
+        head = "own" if adapter.kind == "reward" else False
+        again = load_base(str(aside), dtype, score_head=head)
+        said = _difference(before, _outputs(again, base), adapter, dtype)
+        write_text(aside / "README.md", _card(adapter, base, said))
+
+        if problems := find_secrets(
+            aside, [adapter.folder, base.files, folder.resolve()], *publicly_known(base, aside)
         ):
             raise InputError(f"merged_output: {problems[0]}", details=problems[1:])
     return said
 
 
-def _with_adapter(source: Source, base: Base, precision: str, apart: bool = False) -> Any:
+def _with_adapter(adapter: TrainedAdapter, base: Base, precision: str, apart: bool = False) -> Any:
     """The adapter on its base by plain peft, with a head if it has one.
 
     ``apart`` gives embedding and output head a weight each, so that merging into one of them leaves
     the other as it is.
     """
-    model = load_base(str(base.files), precision, score_head=source.kind == "reward")
+    model = load_base(str(base.files), precision, score_head=adapter.kind == "reward")
     if apart:
         untie(model)
-    return plain_adapter(model, source.folder).eval()
+    return plain_adapter(model, adapter.folder).eval()
 
 
 @torch.no_grad()
@@ -112,29 +122,30 @@ def _outputs(model: Any, base: Base) -> list[torch.Tensor]:
 
 
 def _difference(
-    before: list[torch.Tensor], after: list[torch.Tensor], source: Source, dtype: str
+    before: list[torch.Tensor], after: list[torch.Tensor], adapter: TrainedAdapter, dtype: str
 ) -> str:
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
     if not bool(gaps.isfinite().all()):
         raise InputError("merged_output: merged or not, it gives numbers that are not finite")
-    held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[source.precision]
-    what = "raw scores" if source.kind == "reward" else "log-probs of all next tokens"
+
+    held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[adapter.precision]
+    what = "raw scores" if adapter.kind == "reward" else "log-probs of all next tokens"
     text = (
         f"Merged in {dtype}, against the adapter on the base in {held}, on {len(PROBES)} probe "
         f"texts: {what} differ by up to {gaps.max().item():.3g}, in the mean by "
         f"{gaps.mean().item():.3g}"
     )
-    if source.kind == "policy":
+    if adapter.kind == "policy":
         pairs = list(zip(before, after, strict=True))
         divergence = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in pairs]).mean().item()
         text += f"; KL(adapter || merged) is {divergence:.3g} nats a token"
     return text + "."
 
 
-def _card(source: Source, base: Base, said: str) -> str:
-    licence = "".join(f"{key}: {value}\n" for key, value in base.licence.items())
+def _card(adapter: TrainedAdapter, base: Base, said: str) -> str:
+    license = "".join(f"{key}: {value}\n" for key, value in base.license.items())
     return (
-        f"---\nbase_model: {base.repo_id}\nbase_model_relation: merge\n{licence}---\n\n# Merged "
-        f"model\n\nA {source.kind} adapter merged into `{base.repo_id}` (commit `{base.sha}`).\n\n"
+        f"---\nbase_model: {base.repo_id}\nbase_model_relation: merge\n{license}---\n\n# Merged "
+        f"model\n\nA {adapter.kind} adapter merged into `{base.repo_id}` (commit `{base.sha}`).\n\n"
         f"{said}\n"
     )

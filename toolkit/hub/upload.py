@@ -1,17 +1,16 @@
-"""Sending staged files to the Hub: in one commit, then compared with what is there."""
+"""Sends a package to the Hub: in one commit, then compared with what is there."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
 from huggingface_hub.utils.sha import git_hash
 
 from toolkit.data.inside import open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
-from toolkit.hub.stage import StagedFile, check_unchanged
+from toolkit.hub.package import PackedFile, check_unchanged
 
 IN_MEMORY = 1 << 26  # bytes; larger files are sent from where they lie
 
@@ -20,7 +19,7 @@ def publish(
     api: HfApi,
     repo_id: str,
     folder: Path,
-    files: list[StagedFile],
+    files: list[PackedFile],
     private: bool = True,
     say: Callable[[str], None] = print,
 ) -> str:
@@ -70,7 +69,7 @@ def publish(
     return f"{api.endpoint}/{repo_id}" + (f"/commit/{oid}" if oid else "")
 
 
-def _operation(folder: Path, file: StagedFile) -> CommitOperationAdd:
+def _operation(folder: Path, file: PackedFile) -> CommitOperationAdd:
     """What sends a file's bytes, if they are still those that were looked through.
 
     Small files are sent from memory. Of a large one huggingface_hub tells the Hub the hash, and the
@@ -90,7 +89,7 @@ def _operation(folder: Path, file: StagedFile) -> CommitOperationAdd:
     return operation
 
 
-def differences(info: Any, files: list[StagedFile], folder: Path) -> list[str]:
+def differences(info: ModelInfo | None, files: list[PackedFile], folder: Path) -> list[str]:
     """The names of those files that the Hub does not have, byte for byte."""
     there = {s.rfilename: s for s in (info.siblings if info is not None else None) or []}
     wrong = []
@@ -109,7 +108,7 @@ def differences(info: Any, files: list[StagedFile], folder: Path) -> list[str]:
     return wrong
 
 
-def _existing(api: HfApi, repo_id: str) -> Any:
+def _existing(api: HfApi, repo_id: str) -> ModelInfo | None:
     try:
         return model_info(api, repo_id)
     except HubError as error:

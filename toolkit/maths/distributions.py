@@ -14,23 +14,6 @@ from toolkit.maths.precision import autocast_device, autocast_type
 CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 
-def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) at ``token_ids``, in fp32.
-
-    The same temperature as in sampling: with another one the KL is of a distribution that nobody
-    samples from (and climbs too fast; spec 1.3).
-
-    Args:
-        logits: (B, C, V), any float type.
-        token_ids: int (B, C).
-
-    Returns:
-        (B, C) fp32, in nats.
-    """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-
-
 def head_logprobs(
     hidden: Tensor,
     weight: Tensor,
@@ -43,10 +26,12 @@ def head_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of tokens, and entropies, straight from hidden states: logits a piece at a time.
 
-    What token_logprobs and entropy give for ``hidden @ weight.T + bias``, but no (B, C, V) tensor
-    is ever whole. Where the output head is frozen, as under LoRA, the backward pass needs no logits
-    at all: with p = softmax, d logprob / d hidden = (weight[token] - p @ weight) / temperature,
-    which is known while p is at hand; kept are d numbers a token instead of V.
+    Those of softmax((hidden @ weight.T + bias) / temperature), but no (B, C, V) tensor is ever
+    whole. The temperature is that of sampling: with another one the KL is of a distribution that
+    nobody samples from, and climbs too fast. Where the output head is frozen, as under LoRA, the
+    backward pass needs no logits at all: with p = softmax,
+    d logprob / d hidden = (weight[token] - p @ weight) / temperature, which is known while p is at
+    hand; kept are d numbers a token instead of V.
 
     Capped logits are cap tanh(z / cap); each row of ``weight`` then counts by the cap's derivative
     there, 1 - tanh(z / cap)^2.
@@ -170,15 +155,6 @@ class _FrozenHead(torch.autograd.Function):
         return states, *(None,) * 7
 
 
-def entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy in nats over the vocabulary of softmax(logits / temperature): (..., V) -> (...).
-
-    Source: openai/lm-human-preferences lm_human_preferences/utils/core.py:290-292.
-    """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return -(logprobs.exp() * logprobs).sum(dim=-1)
-
-
 def inverse_cdf_sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """The token at which the cumulative probability first exceeds a uniform number.
 
@@ -196,10 +172,3 @@ def inverse_cdf_sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     mark = uniforms.double().unsqueeze(1) * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, mark, right=True).squeeze(1)
     return token.clamp(max=probabilities.shape[1] - 1)
-
-
-def kl_between(logits: Tensor, other_logits: Tensor, temperature: float) -> Tensor:
-    """KL(p || q) in nats over the whole vocabulary: (..., V) twice -> (...)."""
-    p = torch.log_softmax(logits.float() / temperature, dim=-1)
-    q = torch.log_softmax(other_logits.float() / temperature, dim=-1)
-    return (p.exp() * (p - q)).sum(dim=-1)

@@ -116,8 +116,3 @@ def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
 def best_of_n_kl(n: int) -> float:
     """ln n - (n - 1) / n: KL in nats of picking the best of n samples (no ties)."""
     return math.log(n) - (n - 1) / n
-
-
-def gaussian_frontier(kl: float) -> float:
-    """sqrt(2 KL): the best mean of a reward that is N(0, 1) under the reference."""
-    return math.sqrt(2 * kl)

@@ -1,4 +1,4 @@
-"""How many steps there are, what the learning rate is at each, and when labels are due."""
+"""How many steps there are, and what the learning rate is at each."""
 
 import math
 
@@ -27,21 +27,3 @@ def updates_between(steps: float, updates: int) -> int:
     updates is 3.
     """
     return math.ceil(updates * steps) if steps < 1 else int(steps)
-
-
-def retrain_points(total_episodes: int, rounds: int) -> list[int]:
-    """Episodes at which the reward model is trained anew: evenly spaced, the first at 0.
-
-    Source: arXiv 1909.08593 section 2.3 (20 rounds in 2M episodes: every 100,000).
-    """
-    return [total_episodes * i // rounds for i in range(rounds)]
-
-
-def labels_due(episodes: float, total_episodes: float, initial: float, total: float) -> float:
-    """Labels wanted after ``episodes``: quadratic, most of them early.
-
-    l(n) = initial + (total - initial) (1 - (1 - n / N)^2). That the paper has such a schedule is
-    known; this form of it is from memory and unverified, so callers may pass another.
-    """
-    left = 1 - episodes / total_episodes
-    return initial + (total - initial) * (1 - left**2)

@@ -100,25 +100,3 @@ def pad(
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = True
     return ids, mask
-
-
-def trim_query(
-    tokens: Sequence[int], length: int, start: int | None = None, end: int | None = None
-) -> list[int] | None:
-    """A query cut out of a longer text, or None where the text is not fit for one.
-
-    Drop everything through the first ``start`` token (if anything remains), keep ``length`` tokens,
-    then cut behind the last ``end`` token.
-    Source: openai/lm-human-preferences lm_human_preferences/language/datasets.py:49-64.
-    """
-    query = list(tokens)
-    if start is not None:
-        if start not in query:
-            return None
-        query = query[query.index(start) + 1 :] or query
-    query = query[:length]
-    if end is not None:
-        if end not in query:
-            return None
-        query = query[: len(query) - query[::-1].index(end)]
-    return query

@@ -26,6 +26,7 @@ from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 from toolkit.random_state import (
     RandomState,
+    StoredState,
     current,
     random_state,
     restore,
@@ -62,7 +63,7 @@ _forks = 0
 _flag: tuple[int, mmap.mmap] | None = None
 
 
-def guests_state() -> dict[str, Any] | None:
+def guests_state() -> StoredState | None:
     """The guests' random states, as JSON can hold them; None before the first of them came."""
     if _own_state is None:
         return None
@@ -74,7 +75,7 @@ def guests_state() -> dict[str, Any] | None:
         restore(ours)
 
 
-def set_guests_state(state: dict[str, Any] | None) -> None:
+def set_guests_state(state: StoredState | None) -> None:
     """Put back what ``guests_state`` gave; None has them begin with ours as they are then."""
     global _own_state
     if state is None:

@@ -6,7 +6,7 @@ by itself (``toolkit/maths/schedules.py``). ``optim``, ``optim_args``, ``weight_
 """
 
 import logging
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,10 +19,11 @@ from toolkit.errors import InputError
 from toolkit.maths.optimizers import AdamTFStyle
 
 # transformers' names for AdamW. Fused or not is a matter of speed, so both are torch's own choice.
+Kind = Callable[..., Optimizer]
 ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
-def optimizer_class(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
+def optimizer_class(args: TrainingArguments) -> tuple[Kind, dict[str, object]]:
     """The optimizer that ``args`` name, and its arguments but for the parameters.
 
     AdamW without weight decay is Adam, to the last bit.
@@ -98,11 +99,12 @@ def make_schedule(
     warmup = args.get_warmup_steps(updates)
     if not args.lr_scheduler_kwargs and (name == "constant" or (name == "linear" and not warmup)):
         return None
-    options: Any = args.lr_scheduler_kwargs or {}  # a dictionary by now, not JSON
+    options = args.lr_scheduler_kwargs or {}
+    assert isinstance(options, dict)  # transformers has read JSON by now
     if name in ("constant", "constant_with_warmup") and options:
         raise InputError(f"lr_scheduler_kwargs: {name} takes none", "lr_scheduler_kwargs")
     try:
-        return get_scheduler(name, optimizer, warmup, updates, dict(options))
+        return get_scheduler(name, optimizer, warmup, updates, options)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -111,7 +113,10 @@ def make_schedule(
 
 
 def optimizers_of(
-    args: TrainingArguments, given: tuple[Any, Any], model: nn.Module, updates: int
+    args: TrainingArguments,
+    given: tuple[Optimizer | None, LRScheduler | None],
+    model: nn.Module,
+    updates: int,
 ) -> tuple[Optimizer, LRScheduler | None]:
     """The caller's optimizer and schedule, or those that ``args`` name where they are None.
 

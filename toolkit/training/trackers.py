@@ -4,7 +4,6 @@ import difflib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from transformers.integrations import integration_utils as trackers
 
@@ -31,7 +30,7 @@ EXTRA = ("tensorboard", "wandb")  # pyproject.toml's extra `trackers`
 INSTALL = 'pip install -e ".[trackers]"'
 
 
-def check_trackers(report_to: Any) -> None:
+def check_trackers(report_to: str | list[str] | None) -> None:
     """Raise InputError unless every tracker is one that transformers knows, installed and working.
 
     "none", an empty list and "all" (every tracker that is installed) are left to transformers.
@@ -49,7 +48,7 @@ def check_trackers(report_to: Any) -> None:
             raise InputError(f"report_to: {problem}", "report_to")
 
 
-def _problem(name: Any) -> str | None:
+def _problem(name: str | None) -> str | None:
     """What is wrong with a tracker and how to mend it; None if nothing is."""
     if name not in KNOWN:
         close = difflib.get_close_matches(str(name).lower(), KNOWN, n=1)

@@ -1,19 +1,36 @@
 """Nothing is trained on a reward model that is known to be worthless by its metrics.json."""
 
-import json
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from toolkit.data.records import Row, from_row
 from toolkit.errors import InputError
-from toolkit.training.accuracy import judge
-
-Row = dict[str, Any]
-FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "chance", "p", "comparisons")
+from toolkit.record import RUN_FILE, RunRecord
+from toolkit.training.reward.accuracy import RewardMetrics, judge
 
 
-def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Row]:
+@dataclass(frozen=True)
+class Trust:
+    """What is known of a reward model that something was trained on, as run.json holds it.
+
+    Attributes:
+        model: its folder or Hub id.
+        answer: "yes", "no", "not decided" (``accuracy.judge``) or "not measured".
+        sentence: the same in words.
+        p, accuracy: that the answer rests on; None where nobody measured.
+        allowed: the answer is "no", and it was trained on all the same.
+    """
+
+    model: str
+    answer: str
+    sentence: str
+    p: float | None
+    accuracy: float | None
+    allowed: bool = False
+
+
+def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Trust]:
     """The verdicts on reward models, before one of them is loaded; each is said, but for a "yes".
 
     The verdict (``accuracy.judge``) is that of metrics.json in the model's folder, which reward.py
@@ -24,10 +41,6 @@ def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Row]:
         given: the flag that names a reward model -> its folder or Hub id; None for none.
         allowed: go on with one that is worthless (``--allow_untrusted_reward``).
 
-    Returns:
-        for each model, for ``run.json``: model, answer, sentence, p and accuracy (None where nobody
-        measured it) and allowed, which says that it was refused but for the flag.
-
     Raises:
         InputError: the verdict is "no", and that was not allowed.
     """
@@ -35,56 +48,55 @@ def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Row]:
     for flag, model in given.items():
         if model is None:
             continue
-        row = _verdict(model)
-        row["allowed"] = row["answer"] == "no" and allowed
-        if row["answer"] == "no" and not allowed:
+
+        trust = _trust(model)
+        if trust.answer == "no" and not allowed:
             raise InputError(
-                f"{flag}: {model}: {row['sentence']} (--allow_untrusted_reward goes on with it all "
-                "the same)", flag,
-            )  # fmt: skip
-        if row["answer"] != "yes":
-            print(f"{'warning' if row['allowed'] else 'note'}: {flag}: {model}: {row['sentence']}")
-        found.append(row)
+                f"{flag}: {model}: {trust.sentence} (--allow_untrusted_reward goes on with it all "
+                "the same)",
+                flag,
+            )
+        trust = replace(trust, allowed=trust.answer == "no")
+        if trust.answer != "yes":
+            print(f"{'warning' if trust.allowed else 'note'}: {flag}: {model}: {trust.sentence}")
+        found.append(trust)
     return found
 
 
-def _verdict(model: str) -> Row:
+def _trust(model: str) -> Trust:
     """The verdict on one model by what lies in its folder."""
-    metrics = _metrics(Path(model) / "metrics.json")
-    if metrics is None:
+    try:
+        metrics = RewardMetrics.read(Path(model) / "metrics.json", "metrics.json")
+    except (InputError, OSError):
         sentence = (
             "Nobody measured whether it has learned what people pick: there is no metrics.json of "
             "reward.py in its folder."
         )
-        return {"model": model, "answer": "not measured", "sentence": sentence, "p": None,
-                "accuracy": None}  # fmt: skip
+        return Trust(model, "not measured", sentence, p=None, accuracy=None)
+
     verdict = judge(metrics)
-    return {"model": model, "answer": verdict.answer, "sentence": verdict.sentence, "p": verdict.p,
-            "accuracy": metrics["accuracy"]}  # fmt: skip
+    return Trust(model, verdict.answer, verdict.sentence, verdict.p, metrics.accuracy)
 
 
-def _metrics(path: Path) -> Row | None:
-    """The figures that a verdict is made of; None unless all of them are there."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(metrics, dict):
-        return None
-    values = [metrics.get(name) for name in FIGURES]
-    whole = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-    return metrics if whole else None
+def read_trusts(run: Row, place: str) -> list[Trust]:
+    """Read the verdicts that stand in a run.json; none where it has none.
+
+    Raises:
+        InputError: one that is no such.
+    """
+    return [from_row(Trust, row, place) for row in run.get("reward_verdicts") or []]
 
 
-def with_earlier(path: Path, now: list[Row], resumed: bool) -> list[Row]:
+def with_earlier(folder: Path, now: list[Trust], resumed: bool) -> list[Trust]:
     """Verdicts for a run's run.json: those of a run that is taken up again stay, in their order.
 
     An online run has another reward model in each round, and one of them may have been worthless.
     """
-    then: Any = []
-    if resumed and path.is_file():
+    then: list[Trust] = []
+    if resumed and (folder / RUN_FILE).is_file():
         try:
-            then = json.loads(path.read_text(encoding="utf-8")).get("reward_verdicts") or []
-        except (ValueError, AttributeError):
-            then = []
-    return [row for row in then if row not in now] + now
+            record = RunRecord.read(folder / RUN_FILE)
+            then = read_trusts(record.as_json(), str(folder / RUN_FILE))
+        except InputError:
+            then = []  # a run.json of something else
+    return [trust for trust in then if trust not in now] + now

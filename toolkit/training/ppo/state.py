@@ -17,6 +17,8 @@ from toolkit.errors import InputError
 from toolkit.maths.kl import FixedKLController
 from toolkit.models.actors import Actors
 from toolkit.random_state import (
+    PythonState,
+    StoredState,
     python_random_state,
     restore_python_random_state,
     restore_torch_random_state,
@@ -74,10 +76,10 @@ class PPOState:
     best: float | None
     recomputes: bool
     optimizer: Json
-    random: Json
+    random: PythonState
     other_ranks: list[Json]
     # Keys that checkpoints of earlier versions may lack.
-    guests: Json | None = None
+    guests: StoredState | None = None
     policy: Json | None = None
     reward: str | None = None
     # Tensors by name.

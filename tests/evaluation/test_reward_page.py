@@ -1,0 +1,81 @@
+"""The page on a reward model: its verdict and headline figures; nothing on it is alive."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toolkit.evaluation.reward_analysis import Analysis, CurvePoint, RewardReport, analyse
+from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
+from toolkit.training.reward.accuracy import RewardMetrics
+
+HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"
+
+
+def made(count: int = 400) -> tuple[list[dict], list[list[float]]]:
+    """Comparisons of four whose pick scores highest three times in four; prompts all differ."""
+    rng = np.random.default_rng(0)
+    rows, raw = [], []
+    for i in range(count):
+        best = i // 4 % 4
+        guess = best if i % 4 else (best + 1) % 4
+        texts = [f"text {i} {k} " + "x" * int(rng.integers(1, 60)) for k in range(4)]
+        rows.append({"prompt": f"p{i}", "completions": texts, "best": best})
+        raw.append([float(2 * (k == guess) + 0.1 * rng.normal()) for k in range(4)])
+    return rows, raw
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return analyse(*made(), gain=1.0, bias=0.0)
+
+
+def test_the_verdict_is_earned(analysis: Analysis) -> None:
+    rows, raw = made()
+    answer, sentence = verdict(analysis)
+    assert answer == "yes" and "It has learned what people pick" in sentence
+    noise = np.random.default_rng(5)
+    lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
+    answer, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
+    assert answer == "no" and sentence.startswith("Not to be told from chance")
+    oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
+    picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
+    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
+    assert answer == "no" and "But no better than: oracle (100.0%)" in sentence
+
+
+def test_the_headline_figures_are_accuracy_chance_and_baselines(analysis: Analysis) -> None:
+    found = {name: value for name, value, _ in facts(analysis)}
+    assert found["held-out accuracy"].startswith("0.750 [0.7") and found["chance"] == "0.250"
+    assert list(found)[:3] == ["held-out accuracy", "chance", "longest completion"]
+    assert "one human rater" not in found  # the rows hold no ratings
+    assert facts(analysis)[-1][2] == "yes"
+
+
+def test_a_point_of_the_curve_is_the_accuracy_after_so_many_comparisons() -> None:
+    metrics = RewardMetrics(
+        accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, p=0.1, chance=0.25, comparisons=80,
+        loss=1.25, train_comparisons=30,
+    )  # fmt: skip
+    assert curve_point(0.25, metrics) == CurvePoint(0.25, 30, 0.5, 0.4, 0.6, 1.25)
+
+
+def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:
+    rows, raw = made(60)
+    for row in rows:
+        row["prompt"] = [{"role": "user", "content": HOSTILE + row["prompt"]}]
+        row["completions"] = [HOSTILE + text for text in row["completions"]]
+    curve = [CurvePoint(0.1, 10, 0.3, 0.2, 0.4, 1.3), CurvePoint(1.0, 100, 0.5, 0.4, 0.6, 1.3)]
+    analysis = analyse(rows, raw, 1.0, 0.0)
+    write_reward_report(tmp_path, analysis, curve, {"config": HOSTILE})
+    page = (tmp_path / "reward_report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
+    assert "{{ 7 * 7 }}" in page and "\\u202e" in page and "\x1b" not in page
+    assert "http" not in page.replace("data:image", "") and page.count("<picture>") == 5
+    for heading in ("Accuracy", "Would more labels help?", "Calibration", "Position", "Length",
+                    "Scores", "The most confident mistakes", "This run"):  # fmt: skip
+        assert f">{heading}</h" in page
+    figures = json.loads((tmp_path / "reward_report.json").read_text(encoding="utf-8"))
+    assert figures["analysis"]["accuracy"]["n"] == 60 and len(figures["label_curve"]) == 2
+    assert RewardReport.read(tmp_path / "reward_report.json", "x").analysis == analysis

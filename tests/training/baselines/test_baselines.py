@@ -1,0 +1,718 @@
+"""Baselines: the tokens that reach TRL's losses, the losses themselves, and what is left alone."""
+
+import gc
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from peft import AutoPeftModelForCausalLM, LoraConfig
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from toolkit.arguments import ComparisonArguments
+from toolkit.data.chat import read_chat
+from toolkit.data.encoding import Encoder
+from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.text import decode_pair
+from toolkit.errors import InputError
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.roles import Roles
+from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.training.baselines import train_and_save as saving
+from toolkit.training.baselines.config import (
+    PreferenceConfig,
+    RLOOBaselineConfig,
+    SFTBaselineConfig,
+)
+from toolkit.training.baselines.data import (
+    SFT_SCHEMA,
+    BaselineData,
+    complete,
+    kto_rows,
+    others,
+    pair_rows,
+    preference_shape,
+    prepare_completions,
+    prepare_text,
+    sft_rows,
+    with_kl_rows,
+)
+from toolkit.training.baselines.train_and_save import role_logprobs, train_and_save
+from toolkit.training.baselines.trainers import (
+    VisibleReward,
+    preference_trainer,
+    rloo_trainer,
+    sft_trainer,
+)
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import prepare
+
+ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
+EOS = 1  # of the embedded model
+QUIET: dict[str, Any] = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "max_steps": 2,
+                         "per_device_train_batch_size": 4, "learning_rate": 1e-2}  # fmt: skip
+
+
+def new_lora() -> LoraConfig:
+    return lora_config(4, 8, "all-linear", "CAUSAL_LM")  # peft writes the base's name into it
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo_model: str) -> Any:
+    return load_tokenizer(demo_model)
+
+
+@pytest.fixture(scope="module")
+def comparisons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twenty rows of two to five completions of unequal length."""
+    path = tmp_path_factory.mktemp("data") / "comparisons.jsonl"
+    rows = []
+    for i, line in enumerate((root / "data" / "prompts.jsonl").read_text().splitlines()[:20]):
+        row = json.loads(line) | {"completions": ENDS[: 2 + i % 4], "best": i % 2}
+        rows.append(json.dumps(row) + "\n")
+    path.write_text("".join(rows))
+    return str(path)
+
+
+def encoded(tokenizer: Any, row: dict, stop_id: int | None = None, **kwargs: Any) -> list[dict]:
+    encoder = Encoder(tokenizer, kwargs.pop("max_length", 64), **kwargs)
+    return list(complete(encoder, [("c.jsonl:1", row)], stop_id))
+
+
+def data_of(
+    tokenizer: Any, comparisons: str, folder: Path, config: Any, **kwargs: Any
+) -> BaselineData:
+    shape = preference_shape(config) if isinstance(config, PreferenceConfig) else (
+        sft_rows, SFT_SCHEMA)  # fmt: skip
+    split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
+    return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
+
+
+def preference(folder: Path, method: str, **kwargs: Any) -> PreferenceConfig:
+    return PreferenceConfig(output_dir=str(folder / "run"), method=method, **(QUIET | kwargs))
+
+
+def first_batch(trainer: Any) -> dict[str, Tensor]:
+    return next(iter(trainer.get_train_dataloader()))
+
+
+# Tokens.
+
+
+def test_prompts_are_ppos_and_completions_read_as_they_were_written(
+    tokenizer: Any, comparisons: str
+) -> None:
+    prompts, _ = read_prompts(comparisons, tokenizer, 64)
+    lines = [json.loads(line) for line in Path(comparisons).read_text().splitlines()]
+    for line, prompt in zip(lines, prompts, strict=True):
+        (row,) = encoded(tokenizer, line)
+        assert row["prompt_ids"] == prompt and row["best"] == line["best"]
+        for ids, text in zip(row["completion_ids"], line["completions"], strict=True):
+            assert decode_pair(tokenizer, prompt, ids) == (line["prompt"], text)
+            assert EOS not in ids
+
+
+def test_the_stop_token_comes_once_and_only_when_asked_for(tokenizer: Any) -> None:
+    row = {"prompt": "Hi.", "completions": [" a", " b<|endoftext|>"], "best": 0}
+    plain, stopped = encoded(tokenizer, row)[0], encoded(tokenizer, row, stop_id=EOS)[0]
+    assert [c.count(EOS) for c in plain["completion_ids"]] == [0, 0]
+    assert [c.count(EOS) for c in stopped["completion_ids"]] == [1, 1]
+    assert all(c[-1] == EOS for c in stopped["completion_ids"])
+
+
+def test_a_token_across_the_border_leaves_the_prompt_as_it_is_sampled_from(tokenizer: Any) -> None:
+    """Of the whole, "cafe" is one token; PPO would start from "ca"."""
+    line = {"prompt": "I sat at the ca", "completions": ["fe. She was", "r"], "best": 0}
+    (row,) = encoded(tokenizer, line)
+    prompt = tokenizer(line["prompt"])["input_ids"]
+    assert tokenizer("I sat at the cafe. She was")["input_ids"][: len(prompt)] != prompt
+    assert row["prompt_ids"] == prompt
+    for ids, text in zip(row["completion_ids"], line["completions"], strict=True):
+        assert decode_pair(tokenizer, prompt, ids)[1] == text
+
+
+def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root: Path) -> None:
+    model = root.parent / "shared" / "models" / "stories260k"
+    if not model.is_dir():
+        pytest.skip("needs the stories260k model, which is not part of this project")
+    tokenizer = load_tokenizer(str(model))
+    encoder = Encoder(tokenizer, 64)
+    joined = 0
+    for before, after in (("Once upon a time", " there was a cat."), ("Once upon a time", "ly dog"),
+                          ("She saw a do", "g. It ran"), ("He wen", "t home")):  # fmt: skip
+        prompt = encoder.prompt_ids(before)
+        assert prompt[0] == tokenizer.bos_token_id == 1
+        ids = encoder.completion_ids(prompt, before, after, chat=False)
+        assert decode_pair(tokenizer, prompt, ids) == (before, after)
+        assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids)
+        joined += tokenizer(before + after)["input_ids"][: len(prompt)] != prompt
+    assert joined  # where a token runs across the border
+
+
+def test_messages_go_through_the_template(tokenizer: Any) -> None:
+    chat = [{"role": "user", "content": "Well?"}]
+    (row,) = encoded(
+        tokenizer, {"prompt": chat, "completions": ["a", " b"], "best": 1}, chat=read_chat("plain")
+    )
+    whole = "\n\nHuman: Well?\n\nAssistant:"
+    assert row["prompt_ids"] == tokenizer(whole)["input_ids"]
+    assert [row["prompt_ids"] + c for c in row["completion_ids"]] == [
+        tokenizer(f"{whole} {c}")["input_ids"] for c in "ab"
+    ]
+
+
+def test_long_rows_are_dropped_or_lose_their_prompts_start_and_are_counted(tokenizer: Any) -> None:
+    line = {"prompt": "One two three four five.", "completions": [" a b", " c"], "best": 0}
+    (row,) = encoded(tokenizer, line)
+    length = len(row["prompt_ids"]) + len(row["completion_ids"][0])
+    drop = Encoder(tokenizer, length - 1)
+    assert list(complete(drop, [("1", line)], None)) == [] and drop.dropped == 1
+    cut = Encoder(tokenizer, length - 2, "truncate_prompt")
+    (shorter,) = complete(cut, [("1", line)], None)
+    assert shorter["prompt_ids"] == row["prompt_ids"][2:] and cut.truncated == 1
+    assert shorter["completion_ids"] == row["completion_ids"]
+    # The stop token counts too.
+    assert not list(complete(Encoder(tokenizer, length), [("1", line)], EOS))
+
+
+# Rows.
+
+ROW = {"prompt_ids": [1, 2], "completion_ids": [[3], [4, 5], [6], [3]], "best": 0}
+
+
+def test_the_pick_stands_against_each_other_completion_but_its_equals() -> None:
+    pairs = list(pair_rows([ROW], "all", 0))
+    assert [(p["chosen_ids"], p["rejected_ids"]) for p in pairs] == [([3], [4, 5]), ([3], [6])]
+    seen = {str(others(ROW, number, "one", 0)) for number in range(20)}
+    assert seen == {"[[4, 5]]", "[[6]]"}
+    assert others(ROW, 3, "one", 7) == others(ROW, 3, "one", 7)
+    labels = [(r["completion_ids"], r["label"]) for r in kto_rows([ROW], "all", 0)]
+    assert labels == [([3], True), ([4, 5], False), ([6], False)]
+    assert list(kto_rows([ROW | {"completion_ids": [[3], [3]]}], "all", 0)) == []
+
+
+def test_ktos_kl_rows_hold_another_prompts_completion(
+    tokenizer: Any, comparisons: str, tmp_path: Path
+) -> None:
+    data = data_of(tokenizer, comparisons, tmp_path, preference(tmp_path, "kto"))
+    rows = with_kl_rows(data.train, 8, seed=0)
+    for start in range(0, len(rows), 8):
+        batch = rows[start : start + 8]
+        ids = batch["completion_ids"]
+        assert batch["KL_completion_ids"] == ids[-1:] + ids[:-1]
+    prompts = [tuple(p) for p in rows["prompt_ids"]]
+    same = np.mean([a == b for a, b in zip(prompts[1:], prompts[:-1], strict=True)])
+    assert same < 0.2  # in the file's order most neighbours share a prompt
+
+
+def test_the_rows_held_out_are_the_reward_models(
+    tokenizer: Any, comparisons: str, tmp_path: Path
+) -> None:
+    args = ComparisonArguments(comparisons=comparisons, eval_rows=4)
+    reward = prepare(
+        *args.open("best", 3), Encoder(tokenizer, 64), BestOfKConfig(use_cpu=True), 1, 32, tmp_path
+    )
+    data = prepare_completions(
+        args.open("best", 3), Encoder(tokenizer, 64), None, sft_rows, SFT_SCHEMA, tmp_path
+    )
+    picked = [row["candidate_ids"][row["best"]] for row in reward.held_out]
+    assert list(data.held_out["input_ids"]) == picked and len(picked) == 4
+
+
+def test_plain_text_is_learned_whole_cut_and_counted(tokenizer: Any, tmp_path: Path) -> None:
+    texts = [f"{number} men. We loved it." for number in range(10)] + ["a " * 60]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    data = prepare_text(str(path), tokenizer, 20, EOS, 3, 0, tmp_path)
+    rows = [*data.train, *data.held_out]
+    expected = sorted((tokenizer(t)["input_ids"] + [EOS])[:20] for t in texts)
+    assert sorted(r["input_ids"] for r in rows) == expected
+    assert all(r["labels"] == r["input_ids"] for r in rows)
+    assert (len(data.held_out), data.facts["rows_cut"]) == (3, 1)
+    path.write_text('{"text": "a"}\n{"texts": "b"}\n')
+    with pytest.raises(InputError, match=r"t.jsonl:2: text: None"):
+        prepare_text(str(path), tokenizer, 20, None, None, 0, tmp_path)
+
+
+# What reaches the losses, and the losses.
+
+
+def made(
+    method: str, tokenizer: Any, demo_model: str, comparisons: str, folder: Path, **kwargs: Any
+) -> tuple[Any, BaselineData]:
+    """A trainer on the 4-bit base whose adapter is not zero, and its data."""
+    base = load_base(demo_model, "4bit")
+    if method == "sft":
+        config: Any = SFTBaselineConfig(output_dir=str(folder / "run"), **(QUIET | kwargs))
+        data = data_of(tokenizer, comparisons, folder, config)
+        trainer: Any = sft_trainer(base, config, tokenizer, data, new_lora())
+    else:
+        config = preference(folder, method, **kwargs)
+        data = data_of(tokenizer, comparisons, folder, config)
+        trainer = preference_trainer(base, config, tokenizer, data, new_lora())
+    stir(trainer)
+    return trainer, data
+
+
+def stir(trainer: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for name, p in trainer.model.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(0, 0.1, generator=generator)
+
+
+def roles_of(trainer: Any, demo_model: str, folder: Path) -> Roles:
+    """The trainer's policy, through a saved adapter."""
+    trainer.model.save_pretrained(str(folder / "adapter"))
+    return Roles(load_base(demo_model, "4bit"), policy_adapter=folder / "adapter")
+
+
+def sums(roles: Roles, rows: list[tuple[list[int], list[int]]], role: str = "policy") -> Tensor:
+    """Log-probs of whole completions, by the roles' own path."""
+    found = []
+    for prompt, completion in rows:
+        ids, target = torch.tensor([prompt + completion]), torch.tensor([completion])
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        if role == "policy":
+            found.append(roles.policy_outputs(ids, mask, target, 1.0).logprobs.sum())
+        else:
+            found.append(roles.reference_logprobs(ids, mask, target, 1.0).sum())
+    return torch.stack(found)
+
+
+def test_sft_learns_the_picks_tokens_and_its_loss_is_their_mean_nll(
+    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path
+) -> None:
+    trainer, data = made("sft", tokenizer, demo_model, comparisons, tmp_path)
+    batch = first_batch(trainer)
+    rows = {tuple(r["input_ids"]): r["labels"] for r in data.train}
+    total, count = torch.tensor(0.0), 0
+    roles = roles_of(trainer, demo_model, tmp_path)
+    for ids, mask, labels in zip(
+        batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
+    ):
+        assert labels[mask].tolist() == rows[tuple(ids[mask].tolist())]
+        assert (labels[~mask] == -100).all() and EOS not in ids
+        learned = int((labels != -100).sum())
+        whole = ids[mask].tolist()
+        total, count = total - sums(roles, [(whole[:-learned], whole[-learned:])]), count + learned
+    loss = trainer.compute_loss(trainer.model, batch)
+    torch.testing.assert_close(loss, (total / count)[0], rtol=1e-5, atol=1e-5)
+
+
+def by_hand(method: str, roles: Roles, batch: list[dict[str, list[int]]], beta: float) -> Tensor:
+    """The papers' losses of some pairs."""
+    chosen = [(r["prompt_ids"], r["chosen_ids"]) for r in batch]
+    rejected = [(r["prompt_ids"], r["rejected_ids"]) for r in batch]
+    lengths = [torch.tensor([len(c) for _, c in side]) for side in (chosen, rejected)]
+    policy = [sums(roles, side) for side in (chosen, rejected)]
+    ratios = [p - sums(roles, s, "reference")
+              for p, s in zip(policy, (chosen, rejected), strict=True)]  # fmt: skip
+    if method == "dpo":  # arXiv 2305.18290, equation 7
+        return -logsigmoid(beta * (ratios[0] - ratios[1])).mean()
+    if method == "ipo":  # arXiv 2310.12036, equation 17, of mean log-probs as TRL has it
+        h = ratios[0] / lengths[0] - ratios[1] / lengths[1]
+        return ((h - 1 / (2 * beta)) ** 2).mean()
+    if method == "cpo":  # arXiv 2401.08417, equation 5 and its NLL over the batch's tokens
+        return (
+            -logsigmoid(beta * (policy[0] - policy[1])).mean() - policy[0].sum() / lengths[0].sum()
+        )
+    means = [p / n for p, n in zip(policy, lengths, strict=True)]  # arXiv 2403.07691, equation 6
+    odds = [m - torch.log1p(-m.exp()) for m in means]
+    whole = sums(roles, [(p[:1], p[1:] + c) for p, c in chosen]).sum()  # the prompt's too
+    tokens = sum(len(p) + len(c) - 1 for p, c in chosen)
+    return -whole / tokens - beta * logsigmoid(odds[0] - odds[1]).mean()
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "orpo", "cpo"])
+def test_pairs_reach_the_loss_token_for_token_and_it_is_the_papers(
+    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path, method: str
+) -> None:
+    name, loss_type = ("dpo", "ipo") if method == "ipo" else (method, None)
+    trainer, data = made(
+        name, tokenizer, demo_model, comparisons, tmp_path, loss_type=loss_type, beta=0.3
+    )
+    batch = first_batch(trainer)
+    pairs = {(tuple(r["prompt_ids"] + r["chosen_ids"]), tuple(r["prompt_ids"] + r["rejected_ids"])):
+             r for r in data.train}  # fmt: skip
+    if name == "dpo":
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        learned = batch["completion_mask"].bool()
+    else:
+        table = trainer.concatenated_inputs(batch, padding_value=0)
+        ids, mask = table["concatenated_input_ids"], table["concatenated_attention_mask"].bool()
+        learned = table["concatenated_labels"] != -100
+    rows = [tuple(row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
+    chosen = [pairs[pair] for pair in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :],
+                                          strict=True)]  # fmt: skip
+    for side, offset in (("chosen_ids", 0), ("rejected_ids", len(chosen))):
+        for i, row in enumerate(chosen):
+            assert ids[offset + i][learned[offset + i]].tolist() == row[side]
+    assert not (ids == EOS).any()
+
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    roles = roles_of(trainer, demo_model, tmp_path)
+    expected = by_hand(method, roles, chosen, 0.3)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    expected.backward()  # the reference's pass in between must not cut the policy's gradient
+    ours = dict(roles.model.named_parameters())
+    for key, p in trainer.model.named_parameters():
+        if p.requires_grad:
+            grad = ours[key.replace(".default.", ".policy.")].grad
+            torch.testing.assert_close(p.grad, grad, rtol=1e-3, atol=1e-5)
+
+
+def test_ktos_loss_is_the_papers_with_both_sides_weighing_the_same(
+    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path
+) -> None:
+    """arXiv 2402.01306, equation 7; the KL is the mean of the mismatched pairs, at least 0."""
+    trainer, data = made("kto", tokenizer, demo_model, comparisons, tmp_path, beta=0.3)
+    rows = trainer.train_dataset[:4]
+    loss = trainer.compute_loss(trainer.model, first_batch(trainer))
+    roles = roles_of(trainer, demo_model, tmp_path)
+
+    def ratios(name: str) -> Tensor:
+        side = list(zip(rows["prompt_ids"], rows[name], strict=True))
+        return (sums(roles, side) - sums(roles, side, "reference")).detach()
+
+    z = ratios("KL_completion_ids").mean().clamp(min=0)
+    label = torch.tensor(rows["label"])
+    wanted = sum(data.train["label"])
+    weight = torch.where(label, (len(data.train) - wanted) / wanted, 1.0)
+    signed = torch.where(label, 1.0, -1.0) * (ratios("completion_ids") - z)
+    expected = (weight * (1 - torch.sigmoid(0.3 * signed))).mean()
+    assert 0 < label.sum() < 4
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+# What is left alone.
+
+
+def four_bit_layers() -> dict[int, Any]:
+    """All that are in memory, by identity."""
+    return {id(t): t for t in gc.get_objects() if type(t) is bnb.nn.Linear4bit}
+
+
+def frozen(model: Any) -> dict[str, Tensor]:
+    return {n.removeprefix("base_model.model.").replace(".base_layer", ""): p.detach().clone()
+            for n, p in model.named_parameters() if "lora_" not in n}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo", "cpo"])
+def test_adapters_are_fp32_the_base_is_held_once_and_training_leaves_it_bit_for_bit(
+    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path, method: str
+) -> None:
+    clean = frozen(load_base(demo_model, "4bit"))
+    before = four_bit_layers()
+    trainer, _ = made(method, tokenizer, demo_model, comparisons, tmp_path)
+    assert getattr(trainer, "ref_model", None) is None
+    held = {id(m) for m in trainer.model.modules() if type(m) is bnb.nn.Linear4bit}
+    assert held and four_bit_layers().keys() - before.keys() == held
+    trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in n and p.dtype == torch.float32 for n, p in trained.items())
+    start = {n: p.detach().clone() for n, p in trained.items()}
+    trainer.train()
+    assert any(not torch.equal(p, start[n]) for n, p in trained.items())
+    after = frozen(trainer.model)
+    assert clean.keys() == after.keys()
+    assert all(torch.equal(clean[name], after[name]) for name in clean)
+    assert trainer.model.is_loaded_in_4bit  # shown to TRL as none only while it was built
+
+
+def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it(
+    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path
+) -> None:
+    config = SFTBaselineConfig(output_dir=str(tmp_path), **QUIET)
+    data = data_of(tokenizer, comparisons, tmp_path, config)
+    held: list[Any] = []
+
+    def make() -> Any:
+        trainer = sft_trainer(load_base(demo_model, "4bit"), config, tokenizer, data, new_lora())
+        held.append({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
+        return trainer
+
+    metrics, history = train_and_save(
+        make,
+        tmp_path,
+        lambda: load_base(demo_model, "4bit"),
+        demo_model,
+        "4bit",
+        data.probes,
+        {"trained_on": "text"},
+    )
+    assert metrics["eval_loss"] > 0 and metrics["reload_difference"] < 1e-4 and history
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "metrics.json", "toolkit.json",
+    ]  # fmt: skip
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    for name, p in plain.named_parameters():
+        if "lora_" in name:
+            assert torch.equal(p, held[0][name])
+
+    # DPO from it: the reference is a frozen copy of it, so the first loss is ln 2.
+    pairs = preference(tmp_path, "dpo")
+    data = data_of(tokenizer, comparisons, tmp_path, pairs)
+    trainer: Any = preference_trainer(
+        load_base(demo_model, "4bit"), pairs, tokenizer, data, new_lora(), str(tmp_path / "adapter")
+    )
+    loss = trainer.compute_loss(trainer.model, first_batch(trainer))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    for name, p in trainer.model.named_parameters():
+        if ".default." in name:
+            assert p.requires_grad and torch.equal(p, held[0][name])
+        assert p.requires_grad == (".default." in name)
+
+
+def test_an_adapter_that_reloads_otherwise_is_an_error(demo_model: str, tmp_path: Path) -> None:
+    roles, rows = Roles(load_base(demo_model, "fp32")), [[5, 6, 7]]
+    same = role_logprobs(roles, rows)
+    assert saving._check_reload(roles, rows, same, tmp_path, "fp32") == 0
+    with pytest.raises(InputError, match="its log-probs differ by up to 0.01"):
+        saving._check_reload(roles, rows, [same[0] + 0.01], tmp_path, "fp32")
+
+
+# RLOO.
+
+
+class Heard:
+    """A reward function that remembers what it was asked; the score is the text's length."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.completions: list[str] = []
+        self.tags: list[int] = []
+
+    def __call__(self, prompts: list[str], completions: list[str], tag: list[int]) -> list[float]:
+        self.prompts, self.completions, self.tags = prompts, completions, tag
+        return [float(len(c)) for c in completions]
+
+
+def rloo(
+    tokenizer: Any, base: Any, folder: Path, rule: SamplingRule, **kwargs: Any
+) -> tuple[Any, Heard, Prompts]:
+    texts = ["I met my aunt at the cafe.", "Last Sunday I tried the round museum.", "He ran."]
+    prompts = Prompts([tokenizer(t)["input_ids"] for t in texts], {"tag": [7, 8, 9]})
+    config = RLOOBaselineConfig(
+        output_dir=str(folder / "rloo"), num_generations=2, response_length=rule.response_length,
+        temperature=rule.temperature, **(QUIET | {"max_steps": 1} | kwargs),
+    )  # fmt: skip
+    heard = Heard()
+    reward = VisibleReward([heard], [0.5], rule, tokenizer, prompts)
+    trainer = rloo_trainer(base, config, tokenizer, prompts, None, reward, new_lora())
+    stir(trainer)
+    return trainer, heard, prompts
+
+
+def test_rloo_samples_as_ppo_does_shows_the_visible_text_and_leaves_one_out(
+    tokenizer: Any, demo_model: str, tmp_path: Path
+) -> None:
+    rule = sampling_rule(tokenizer, 12, 0.7, truncate_token=".", truncate_after=6, penalty=-1.0)
+    trainer, heard, prompts = rloo(
+        tokenizer, load_base(demo_model, "4bit"), tmp_path, rule, beta=0.1
+    )
+    inputs = [{"prompt": list(prompts[i]), "row": i} for i in (0, 0, 1, 1, 2, 2)]
+    out = trainer._generate_and_score_completions(inputs)
+
+    roles = roles_of(trainer, demo_model, tmp_path)
+    asked = [row["prompt"] for row in inputs]
+    noise = torch.Generator().manual_seed(trainer.args.seed)
+    mask, sampled = rule.sample(roles.step(), asked, noise, roles.device)
+    assert torch.equal(out["completion_ids"], sampled.completion_ids)  # PPO's sampler, its tokens
+    assert out["completion_mask"].all() and out["completion_ids"].shape == (6, 12)
+
+    visible, valid = rule.visible(sampled)
+    texts = [
+        decode_pair(tokenizer, p, ids[keep].tolist())
+        for p, ids, keep in zip(asked, sampled.completion_ids, visible, strict=True)
+    ]
+    assert heard.prompts == [p for p, _ in texts] and heard.completions == [c for _, c in texts]
+    assert heard.tags == [7, 7, 8, 8, 9, 9]
+    assert valid.any() and all(c.endswith(".") for c, ok in zip(heard.completions, valid,
+                                                                strict=True) if ok)  # fmt: skip
+
+    passage = (torch.cat([out["prompt_ids"], out["completion_ids"]], 1),
+               torch.cat([mask, sampled.mask], 1), sampled.completion_ids, 0.7)  # fmt: skip
+    with torch.no_grad():
+        kl = roles.policy_outputs(*passage).logprobs - roles.reference_logprobs(*passage)
+    scores = torch.where(valid, torch.tensor([0.5 * len(c) for c in heard.completions]), -1.0)
+    rewards = (scores - 0.1 * kl.sum(1)).view(3, 2)
+    expected = (rewards - rewards.flip(1)).flatten()  # of two, the other one is the baseline
+    torch.testing.assert_close(out["advantages"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rloo_trains_fp32_adapters_and_sampling_leaves_the_base_bit_for_bit(
+    tokenizer: Any, demo_model: str, tmp_path: Path
+) -> None:
+    """bitsandbytes may repack a 4-bit base at its first pass in eval mode (models.loading)."""
+    clean = frozen(load_base(demo_model, "4bit"))
+    rule = sampling_rule(tokenizer, 6, 0.7)
+    trainer, _, _ = rloo(tokenizer, load_base(demo_model, "4bit"), tmp_path, rule)
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert all(after[n].dtype == torch.float32 for n in start)
+    assert any(not torch.equal(after[n], p) for n, p in start.items())
+    assert all(torch.equal(p, clean[n]) for n, p in frozen(trainer.model).items())
+    assert trainer.ref_model is None
+
+
+def test_rloo_ends_at_the_stop_token_and_counts_it_as_sampled(
+    tokenizer: Any, demo_model: str, tmp_path: Path
+) -> None:
+    stop = tokenizer(" the")["input_ids"][-1]
+    rule = sampling_rule(tokenizer, 12, 1.0, stop_token=" the")
+    trainer, heard, prompts = rloo(tokenizer, load_base(demo_model, "fp32"), tmp_path, rule)
+    inputs = [{"prompt": list(prompts[0]), "row": 0} for _ in range(8)]
+    out = trainer._generate_and_score_completions(inputs)
+    lengths = out["completion_mask"].sum(1).tolist()
+    assert min(lengths) < 12
+    for ids, length, text in zip(out["completion_ids"], lengths, heard.completions, strict=True):
+        assert (ids[length - 1] == stop) == (length < 12 or stop in ids)
+        assert stop not in ids[: length - 1] and not text.endswith(" the")
+
+
+def test_rloos_logprobs_do_not_depend_on_padding_where_positions_are_learned(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    base = (
+        GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=1024, n_positions=64))
+        .requires_grad_(False)
+        .eval()
+    )
+    rule = sampling_rule(tokenizer, 4, 1.0)
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, rule)
+    ids = torch.randint(2, 1000, (1, 9))
+    alone, _, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, torch.ones_like(ids), 4
+    )
+    padding = torch.zeros(1, 5, dtype=torch.long)
+    padded, _, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, torch.cat([padding, ids], 1),
+        torch.cat([padding, torch.ones_like(ids)], 1), 4,
+    )  # fmt: skip
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tf.MixtralConfig(**SMALL),
+        tf.GraniteMoeSharedConfig(**SMALL, shared_intermediate_size=32),  # no num_experts
+        tf.Llama4TextConfig(**SMALL, intermediate_size_mlp=32, moe_layers=[1]),  # nor base_model
+    ],
+)
+def test_rloo_balances_the_experts_of_a_mixture_as_trl_does(
+    tokenizer: Any, tmp_path: Path, config: Any
+) -> None:
+    torch.manual_seed(0)
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+    trainer.train()
+    (logged,) = [row["aux_loss"] for row in trainer.state.log_history if "aux_loss" in row]
+    assert logged > 0
+
+
+def test_a_model_that_could_not_be_loaded_as_a_policy_is_refused_before_it_is_trained(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    config = tf.MiniMaxConfig(**SMALL, layer_types=["linear_attention", "full_attention"])
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    with pytest.raises(InputError, match="MiniMaxForCausalLM: a first pass .* fails"):
+        rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+
+
+def test_rloo_does_not_read_padding_as_the_padding_token(tokenizer: Any, tmp_path: Path) -> None:
+    """Its embedding is zeros, of which Gemma 3n takes a root: the gradients were NaN."""
+    config = tf.LlamaConfig(**SMALL, pad_token_id=0)
+    base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    trainer, _, _ = rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
+    seen: list[torch.Tensor] = []
+    base.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ids = torch.tensor([[0, 0, 5, 6, 7, 8]])
+    trainer._get_per_token_logps_and_entropies(trainer.model, ids, (ids != 0).long(), 2)
+    assert seen and all((read != 0).all() for read in seen)
+
+
+def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:
+    rule = sampling_rule(tokenizer, 4, 1.0)
+
+    def function(prompts: list[str], completions: list[str]) -> list[float | None]:
+        return [None, 2.0]
+
+    prompts = Prompts([[5]], {"tag": [1]}), Prompts([[6]], {"tag": [2]})  # train, held out
+    reward = VisibleReward([function, heard := Heard()], [1.0, 1.0], rule, tokenizer, *prompts)
+    scores = reward([[5], [6]], [[15], [15, 15]], [0, 1])
+    assert math.isnan(scores[0]) and scores[1] == 4.0 and heard.tags == [1, 2]
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"method": "ppo"}, "must be one of dpo, kto, orpo, cpo"),
+        ({"method": "kto", "loss_type": "ipo"}, "must be one of kto, apo_zero_unpaired"),
+        ({"method": "cpo", "loss_type": "ipo,hinge"}, "one loss at a time"),
+        ({"loss_weights": [1.0, 2.0]}, "same length"),
+        ({"method": "kto", "label_smoothing": 0.1}, "label_smoothing is not used by kto"),
+        ({"simpo_gamma": 1.0}, "simpo_gamma is not used by dpo"),
+        ({"method": "kto", "per_device_train_batch_size": 1}, "pass 2 or more"),
+        ({"padding_free": True}, "padding_free is not used"),
+        ({"learning_rate": 0.0}, "must be above 0"),
+        ({"beta": -1.0}, "must be at least 0"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    kwargs: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):  # TRL's own too: the command line shows a line
+        PreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **kwargs)
+
+
+def test_rloo_refuses_a_batch_that_its_groups_do_not_fill(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="divisible"):
+        RLOOBaselineConfig(
+            output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=6, num_generations=4
+        )
+
+
+def test_several_dpo_losses_are_weighed(tmp_path: Path) -> None:
+    config = preference(tmp_path, "dpo", loss_type="sigmoid, sft", loss_weights=[1.0, 0.2])
+    args: Any = config.for_trl()
+    assert (args.loss_type, args.loss_weights) == (["sigmoid", "sft"], [1.0, 0.2])
+    assert config.loss_type == "sigmoid, sft" and not args.gradient_checkpointing and not args.bf16
+
+
+@pytest.mark.parametrize("method", ["orpo", "cpo"])
+def test_a_trl_without_the_method_is_one_line_with_the_cure(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preference(tmp_path, method)
+    monkeypatch.setitem(sys.modules, f"trl.experimental.{method}", None)
+    with pytest.raises(InputError, match=rf"TRL 1\.\S+ has no {method.upper()} \(pip install"):
+        preference(tmp_path, method)
+
+
+def test_no_row_that_fits_is_told(tokenizer: Any, comparisons: str, tmp_path: Path) -> None:
+    split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
+    with pytest.raises(InputError, match="no train row fits 5 tokens"):
+        prepare_completions(split, Encoder(tokenizer, 5), None, sft_rows, SFT_SCHEMA, tmp_path)
+    assert not list(tmp_path.iterdir())  # the scratch folder is gone

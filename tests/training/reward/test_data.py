@@ -1,0 +1,118 @@
+"""From checked comparisons to datasets on disk, and what is refused on the way."""
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data.chat import read_chat
+from toolkit.data.comparisons import open_comparisons, split_by_prompt
+from toolkit.data.encoding import Encoder
+from toolkit.errors import InputError
+from toolkit.models.loading import load_tokenizer
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.data import RewardData, prepare
+
+ROWS = [{"prompt": f"We went {'far ' * (i % 4)}{i}.", "completions": [" Good.", " Bad."],
+         "best": i % 2, "margin": 1.0, "scores": [0.0, float(i)]} for i in range(40)]  # fmt: skip
+
+
+def prepared(
+    demo_model: str, folder: Path, rows: list[dict] = ROWS, longest: int = 99,
+    template: str | None = None, **kwargs: Any,
+) -> RewardData:  # fmt: skip
+    (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = BestOfKConfig(output_dir=str(folder / "out"), use_cpu=True, **kwargs)
+    source = open_comparisons(folder / "c.jsonl", config.wants, "--comparisons")
+    train, held_out = split_by_prompt(source.order, 10, seed=0)
+    encoder = Encoder(load_tokenizer(demo_model), 64, chat=read_chat(template))
+    return prepare(source, train, held_out, encoder, config, 5, longest, folder)
+
+
+def folders(path: Path) -> list[Path]:
+    return list(path.glob(".tokens.*"))
+
+
+def test_every_row_is_on_one_side_and_its_tokens_lie_on_disk(
+    demo_model: str, tmp_path: Path
+) -> None:
+    data = prepared(demo_model, tmp_path)
+    assert (len(data.train), len(data.held_out), len(data.rows)) == (30, 10, 10)
+    assert data.facts["train_comparisons"] == 30 and data.facts["rows"] == 40
+    tokenizer = load_tokenizer(demo_model)
+    for row in data.held_out:
+        original = data.rows[row["row"]]
+        texts = [original["prompt"] + completion for completion in original["completions"]]
+        assert row["candidate_ids"] == tokenizer(texts)["input_ids"]
+    assert len(data.probes(3)) == 3
+    texts, prompts = data.texts_and_prompts()
+    assert texts[0] == [" Good.", " Bad."] and len(set(prompts)) == 10
+    assert len(folders(tmp_path)) == 1
+    del data, row, original
+    gc.collect()
+    assert folders(tmp_path) == []  # gone with the data
+
+
+def test_prompts_to_normalise_with_may_be_as_long_as_allowed_and_no_longer(
+    demo_model: str, tmp_path: Path
+) -> None:
+    lengths = {len(ids) for ids in prepared(demo_model, tmp_path).prompts}
+    shortest = min(lengths)
+    data = prepared(demo_model, tmp_path, longest=shortest)
+    assert {len(ids) for ids in data.prompts} == {shortest} and len(data.prompts) <= 5
+    with pytest.raises(InputError, match=f"no prompt of {shortest - 2} tokens or fewer"):
+        prepared(demo_model, tmp_path, longest=shortest - 2)
+
+
+def test_scalar_targets_are_scaled_by_the_training_rows_mean_and_spread(
+    demo_model: str, tmp_path: Path
+) -> None:
+    data = prepared(demo_model, tmp_path, loss_type="scalar_rating")
+    batch = data.collator()([data.train[i] for i in range(30)])
+    assert batch["target_scores"].mean().item() == pytest.approx(0, abs=1e-5)
+    assert batch["target_scores"].std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    big = [row | {"scores": [s + 1e9 for s in row["scores"]]} for row in ROWS]
+    data = prepared(demo_model, tmp_path, big, loss_type="scalar_rating")
+    assert data.collator()([data.train[i] for i in range(30)])["target_scores"].std() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "kwargs", "message"),
+    [
+        ({"scores": [0.1, 0.1]}, {"loss_type": "scalar_rating"}, "all scores are 0.1"),
+        ({"margin": None}, {"use_margin": True}, "40 rows have no margin"),
+        ({"completions": [" a" * 99, " b" * 99]}, {}, "no row of training ones fits 64 tokens"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_and_leaves_no_folder(
+    demo_model: str, tmp_path: Path, change: dict, kwargs: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepared(demo_model, tmp_path, [row | change for row in ROWS], **kwargs)
+    assert folders(tmp_path) == []
+
+
+def test_a_margin_that_only_held_out_rows_lack_is_missed_too(
+    demo_model: str, tmp_path: Path
+) -> None:
+    kept = {row["prompt"] for row in prepared(demo_model, tmp_path).rows}
+    rows = [row | {"margin": None if row["prompt"] in kept else 1.0} for row in ROWS]
+    with pytest.raises(InputError, match="10 rows have no margin"):
+        prepared(demo_model, tmp_path, rows, use_margin=True)
+
+
+def test_words_that_stick_to_the_prompt_are_warned_of(
+    demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(demo_model, tmp_path)
+    assert "warning" not in capsys.readouterr().out
+    prepared(demo_model, tmp_path, [row | {"completions": ["Good.", "Bad."]} for row in ROWS])
+    out = capsys.readouterr().out
+    assert "warning: 40 rows run from prompt to completion without a space" in out
+    chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["Good.", "Bad."]}
+    mixed = [ROWS[0] | chat | {"margin": 1.0} for _ in range(5)]
+    prepared(demo_model, tmp_path, mixed + [row | {"completions": ["Good.", "Bad."]}
+                                            for row in ROWS], template="plain")  # fmt: skip
+    assert "warning: 40 rows" in capsys.readouterr().out

@@ -1,0 +1,138 @@
+"""YAMLs for TRL 1.12's PPO script as settings for ppo.py."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toolkit.cli import bind, call, recipe
+from toolkit.errors import InputError
+from toolkit.trl_compat.yaml_reader import Translation, read_trl_config
+
+
+def read(tmp_path: Path, text: str) -> Translation:
+    (tmp_path / "theirs.yaml").write_text(text)
+    return read_trl_config(tmp_path / "theirs.yaml")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "auto"])
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_four_bit_wins_whatever_the_dtype_and_the_order(
+    tmp_path: Path, dtype: str, key: str
+) -> None:
+    """Beside load_in_4bit a dtype is what the 4-bit layers compute in."""
+    lines = ["load_in_4bit: true\n", f"{key}: {dtype}\n"]
+    for text in ("".join(lines), "".join(reversed(lines))):
+        assert read(tmp_path, text).values["precision"] == "4bit"
+    expected = "bf16" if dtype == "bfloat16" else "fp32"
+    assert read(tmp_path, f"load_in_4bit: false\n{key}: {dtype}\n").values["precision"] == expected
+
+
+def test_the_model_that_was_trained_is_the_model_whatever_the_order(tmp_path: Path) -> None:
+    """TRL's script read the policy from sft_model_path; of the other it took the tokenizer."""
+    lines = ["model_name_or_path: a/tokenizer\n", "sft_model_path: a/policy\n"]
+    for text in ("".join(lines), "".join(reversed(lines))):
+        assert read(tmp_path, text).values["model_name_or_path"] == "a/policy"
+
+
+def test_an_adapter_that_was_trained_is_where_the_policy_starts(tmp_path: Path) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
+    found = read(tmp_path, f"model_name_or_path: a/tokenizer\nsft_model_path: {tmp_path / 'sft'}\n")
+    assert found.values["model_name_or_path"] == "a/base"
+    assert found.values["policy_adapter"] == str(tmp_path / "sft")
+
+
+def test_schedules_optimizer_and_parts_of_the_run_are_kept(tmp_path: Path) -> None:
+    text = (
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1.0e-6}\n"
+        "warmup_ratio: 0.1\noptim: adafactor\nweight_decay: 0.01\nsave_steps: 0.25\neval_steps: 5\n"
+        "learning_rate: 3e-6\n"
+    )
+    values = read(tmp_path, text).values
+    path = tmp_path / "ours.yaml"
+    path.write_text(yaml.safe_dump(values))
+    *_, config = bind(recipe("ppo").main, ["--config", str(path), "--use_cpu", "true"])
+    assert config.lr_scheduler_type == "cosine_with_min_lr"
+    assert config.lr_scheduler_kwargs == {"min_lr": 1e-6} and config.warmup_steps == 0.1
+    assert (config.optim, config.weight_decay) == ("adafactor", 0.01)
+    assert (config.save_steps, config.eval_every, config.learning_rate) == (0.25, 5, 3e-6)
+
+
+BROKEN = """\
+kl_coef: x
+bogus: 1
+optim: galore_adamw
+learning_rate: -1
+use_dora: true
+num_mini_batches: 3
+neftune_noise_alpha: 5
+load_in_8bit: true
+lora_r: 0
+lr_scheduler_type: cosine
+lr_scheduler_kwargs: {cycles: 2}
+"""
+
+
+def test_all_problems_are_listed_at_once_each_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, BROKEN)
+    lines = [str(raised.value), *raised.value.details]
+    places = [line.removeprefix(f"{tmp_path / 'theirs.yaml'}:").partition(": ") for line in lines]
+    found = {int(number): text for number, _, text in places}
+    assert sorted(found) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+    for number, line in enumerate(BROKEN.splitlines(), 1):
+        assert number == 10 or line.split(":")[0] in found[number]
+
+
+# What a file may hold, one field at a time: either it is refused, or ppo.py reads what is written.
+GIVEN: dict[str, Any] = {
+    "max_steps": 10, "fp16": True, "bf16": True, "gradient_checkpointing": True, "fsdp": "full",
+    "deepspeed": "ds.json", "push_to_hub": True, "hub_model_id": "a/b", "log_level": "info",
+    "ddp_timeout": 60, "data_seed": 1, "logging_dir": "x", "report_to": "none", "run_name": "x",
+    "max_grad_norm": 1.0, "load_best_model_at_end": True, "save_strategy": "epoch",
+    "eval_strategy": "steps", "torch_compile": True, "use_liger_kernel": True,
+    "lora_modules_to_save": ["lm_head"], "use_rslora": True, "lora_target_parameters": ["x"],
+    "bnb_4bit_quant_type": "fp4", "dataset_streaming": True, "dataloader_num_workers": 4,
+    "full_determinism": True, "num_train_epochs": 2, "missing_eos_penalty": 1.0,
+    "lr_scheduler_type": "reduce_lr_on_plateau", "stop_token": "eos", "whiten_rewards": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False}, "model_adapter_name": "x",
+    "per_device_train_batch_size": 3, "kl_estimator": "k3", "save_total_limit": 1,
+    "num_sample_generations": 0, "batch_size": 64, "metric_for_best_model": "loss",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_written_is_what_ppo_reads(tmp_path: Path, name: str) -> None:
+    text = yaml.safe_dump({name: GIVEN[name]})
+    try:
+        values = read(tmp_path, text).values
+    except InputError as error:
+        assert name in str(error) and ":1: " in str(error)
+        return
+    path = tmp_path / "ours.yaml"
+    path.write_text(yaml.safe_dump(values))
+    bind(recipe("ppo").main, ["--config", str(path)])
+
+
+def test_it_ends_with_the_command_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.yaml").write_text(
+        "sft_model_path: a/b\ndataset_name: c/d\ndataset_train_split: odd\nreward_model_path: e/f\n"
+    )
+    out = tmp_path / "my ours.yaml"
+    main = recipe("trl_config").main
+    call(main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"accelerate launch recipes/ppo.py --config '{out}' --prompts c/d:odd"
+
+
+def test_nothing_is_written_where_ppo_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("optim: lomo\n")
+    out = tmp_path / "ours.yaml"
+    words = ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)]
+    with pytest.raises(InputError, match="theirs.yaml:1: optim is 'lomo'"):
+        call(recipe("trl_config").main, words)
+    assert not out.exists()

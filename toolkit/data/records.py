@@ -1,0 +1,106 @@
+"""Dataclasses to and from rows of JSON, so that who writes a file and who reads it share one shape.
+
+A field that may be None and has no default is written as null. One whose default is None is left
+out while it is None. Keys that a dataclass does not have are passed over when it is read.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union
+
+from toolkit.errors import InputError
+
+Row = dict[str, Any]
+T = TypeVar("T")
+WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def to_row(record: object) -> Row:
+    """Return what ``from_row`` reads: a dataclass's fields by name, nested ones as rows."""
+    row: Row = {}
+    for field in dataclasses.fields(typing.cast(Any, record)):
+        value = getattr(record, field.name)
+        if value is not None or field.default is not None:
+            row[field.name] = _plain(value)
+    return row
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return to_row(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def from_row(kind: type[T], row: object, place: str) -> T:
+    """Make a dataclass of a row, each value of its field's type.
+
+    Args:
+        kind: the dataclass.
+        row: what JSON holds.
+        place: the file, and where in it, for messages.
+
+    Raises:
+        InputError: the row is no object, lacks a field without a default that cannot be None, or
+            has a value of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: {row!r:.40} is no object with {', '.join(hints)}")
+
+    values: Row = {}
+    for field in dataclasses.fields(typing.cast(Any, kind)):
+        hint = hints[field.name]
+        if field.name in row:
+            values[field.name] = _value(hint, row[field.name], f"{place}: {field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if type(None) not in typing.get_args(hint):
+                raise InputError(f"{place}: {field.name}: missing")
+            values[field.name] = None
+    return kind(**values)
+
+
+def _value(hint: Any, value: object, place: str) -> object:
+    """The value, with the rows in it made into the dataclasses that the hint wants."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+
+    if hint is object or hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_row(typing.cast(type, hint), value, place)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _first(inner, value, place)
+    if origin is Literal:
+        if value not in inner:
+            raise InputError(f"{place} is {value!r:.40}, but must be one of {', '.join(inner)}")
+        return value
+
+    if origin is list and isinstance(value, list):
+        return [_value(inner[0], each, place) for each in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _value(inner[1], each, f"{place}: {key}") for key, each in value.items()}
+
+    wanted = (int, float) if hint is float else hint
+    fits = origin is None and isinstance(value, wanted)
+    if not fits or (isinstance(value, bool) and hint is not bool):
+        words = WORDS.get(hint) or ("a list" if origin is list else "an object")
+        raise InputError(f"{place} is {value!r:.40}, but must be {words}")
+    return value
+
+
+def _first(hints: tuple[Any, ...], value: object, place: str) -> object:
+    """The value by the first of several types that it has."""
+    problem = None
+    for hint in hints:
+        if hint is not type(None):
+            try:
+                return _value(hint, value, place)
+            except InputError as error:
+                problem = problem or error
+    raise problem or InputError(f"{place} is {value!r:.40}")

@@ -1,0 +1,218 @@
+"""Contenders against each other on the same prompts: win rates, significance, KL, gaps."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+from toolkit.data.records import to_row
+from toolkit.errors import InputError
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.judges import Scores, Verdicts, pairs_of
+from toolkit.evaluation.ratings import rate_pairs
+from toolkit.evaluation.result import (
+    ContenderResult,
+    Gap,
+    Pair,
+    PairCounts,
+    PairRating,
+    ScoreSummary,
+    SeenPrompts,
+)
+from toolkit.evaluation.text_metrics import describe
+from toolkit.maths.statistics import holm, mean_and_error, wilson_interval
+
+FLIPS = 9_999  # random sign patterns of the paired test: p is known to about 0.002 at 0.05
+
+
+def compare(
+    names: Sequence[str], scores: dict[str, Scores], verdicts: dict[str, Verdicts], seed: int = 0
+) -> tuple[list[Pair], dict[str, list[PairRating]]]:
+    """Count all pairs under all judges, and rate the contenders by each judge.
+
+    Args:
+        names: of the contenders, the reference first.
+        scores: judge -> contender -> a score for each prompt.
+        verdicts: judge -> (contender, opponent) -> 1, 0, -1 or None for each prompt.
+        seed: of the tests' and the bootstrap's randomness.
+
+    Returns:
+        the pairs; and judge -> ratings, the best first, where every contender met every other.
+
+    Raises:
+        InputError: a score that is NaN or infinite, by which nothing can be ranked.
+    """
+    for judge, of in scores.items():
+        for name, values in of.items():
+            if not np.isfinite(values).all():
+                raise InputError(f"judges: {judge}: a score of {name} is not finite: nobody ranks")
+
+    pairs: list[Pair] = []
+    ratings: dict[str, list[PairRating]] = {}
+    for judge in [*scores, *verdicts]:
+        met = verdicts.get(judge) or _verdicts_of(scores[judge], names)
+
+        counted: list[PairCounts] = []
+        for (a, b), said in met.items():
+            differences = None
+            if judge in scores:
+                differences = np.subtract(scores[judge][a], scores[judge][b])
+            counted.append(count_pair(said, differences, seed))
+
+        corrected = holm([counts.p_value for counts in counted])
+        for (a, b), counts, p_holm in zip(met, counted, corrected, strict=True):
+            pairs.append(Pair(judge=judge, a=a, b=b, p_holm=p_holm, **vars(counts)))
+
+        if met and all(counts.judged for counts in counted):
+            ratings[judge] = rate_pairs(names, met, seed=seed)
+    return pairs, ratings
+
+
+def _verdicts_of(scores: Scores, names: Sequence[str]) -> Verdicts:
+    """What a judge that scores says of all pairs: the higher score wins."""
+    return {
+        (a, b): [int(np.sign(x - y)) for x, y in zip(scores[a], scores[b], strict=True)]
+        for a, b in pairs_of(names, "all")
+    }
+
+
+def count_pair(
+    said: Sequence[int | None], differences: np.ndarray | None = None, seed: int = 0
+) -> PairCounts:
+    """Count one contender's wins, ties and losses against another, one verdict for each prompt.
+
+    ``win_rate`` is over decided prompts, with Wilson's 95 % interval; ``p_value`` is the exact
+    two-sided sign test's, which takes each prompt as one pair. With differences of scores also
+    their mean, its standard error, and ``p_scores`` of a paired test: by chance each prompt's
+    difference could as well have had the other sign (R. A. Fisher, 1935).
+
+    Args:
+        said: 1, 0, -1, or None where it was not judged.
+        differences: (prompts,) of scores.
+        seed: of the signs drawn.
+    """
+    wins, ties, losses = (sum(v == sign for v in said) for sign in (1, 0, -1))
+    decided = wins + losses
+    low, high = wilson_interval(wins, decided)
+
+    mean = error = p_scores = None
+    if differences is not None:
+        mean, error = mean_and_error(differences.tolist())
+        p_scores = paired_p_value(differences, seed)
+
+    return PairCounts(
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        not_judged=sum(v is None for v in said),
+        win_rate=wins / decided if decided else 0.5,
+        low=low,
+        high=high,
+        p_value=float(binomtest(wins, decided).pvalue) if decided else 1.0,
+        difference=mean,
+        difference_error=error,
+        p_scores=p_scores,
+    )
+
+
+def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of the mean difference under random signs; those that are 0 change nothing."""
+    d = differences[differences != 0]
+    if not len(d):
+        return 1.0
+
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(FLIPS, len(d)), dtype=np.int8) * 2 - 1
+    by_chance = np.abs(signs @ d)
+
+    # Sums that are equal but for rounding count as reached.
+    reached = (by_chance >= abs(d.sum()) * (1 - 1e-12)).sum()
+    return float(1 + reached) / (FLIPS + 1)
+
+
+def contender_results(
+    contenders: Sequence[Contender],
+    outputs: dict[str, Outputs],
+    scores: dict[str, Scores],
+    prompts: Sequence[str],
+    trained: dict[str, SeenPrompts],
+) -> list[ContenderResult]:
+    """Sum each contender up: KL with its error, scores under each judge, what its texts are like.
+
+    The KL of best-of-n is its bound ln n - (n - 1) / n, which is exact without ties, plus that of
+    what it picks from.
+
+    Args:
+        contenders: the reference first: gains are measured against its scores.
+        outputs, scores: of each; no scores before they were judged.
+        prompts: as texts.
+        trained: of ``trained_prompts.trained_on``.
+    """
+    first = contenders[0].name
+    results = []
+    for c in contenders:
+        written = outputs[c.name]
+        kl = kl_error = None
+        if written.log_ratios is not None:
+            mean, kl_error = mean_and_error(written.log_ratios)
+            kl = mean + written.kl_of_picking
+
+        results.append(
+            ContenderResult(
+                name=c.name,
+                kind=c.kind,
+                source=c.source,
+                adapter=c.adapter,
+                n=c.n,
+                tokens=math.fsum(written.tokens) / len(written.tokens),
+                kl=kl,
+                kl_error=kl_error,
+                scores={j: _summary(of[c.name], of[first]) for j, of in scores.items()},
+                **to_row(trained[c.name]),
+                **to_row(describe(prompts, written.texts)),
+            )
+        )
+    return results
+
+
+def _summary(scores: Sequence[float], reference: Sequence[float]) -> ScoreSummary:
+    mean, error = mean_and_error(scores)
+    center, spread = np.mean(reference), np.std(reference)
+    gain = float((mean - center) / spread) if spread > 0 else 0.0
+    return ScoreSummary(mean, error, gain, float(np.std(scores)))
+
+
+def gaps(results: Sequence[ContenderResult], pairs: Sequence[Pair], training: str) -> list[Gap]:
+    """Hold what the training reward says beside what other judges say.
+
+    ``gap`` is the difference of the gains; ``alarm`` says that the training reward finds the
+    contender better than the reference (p < 0.05) and the other judge does not, or finds it worse.
+
+    Args:
+        results: of ``contender_results``, the reference first.
+        pairs: of ``compare``.
+        training: the judge that policies were trained on.
+    """
+    reference = results[0].name
+    against = {(pair.judge, pair.a): pair for pair in pairs if pair.b == reference}
+
+    found = []
+    for result in results[1:]:
+        trained = result.scores[training].gain
+        liked = against[training, result.name].surely_scores_higher
+        for judge, summary in result.scores.items():
+            if judge == training:
+                continue
+            confirmed = against[judge, result.name].surely_scores_higher
+            found.append(
+                Gap(
+                    name=result.name,
+                    judge=judge,
+                    trained_gain=trained,
+                    gain=summary.gain,
+                    gap=trained - summary.gain,
+                    alarm=liked and not confirmed,
+                )
+            )
+    return found

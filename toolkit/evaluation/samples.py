@@ -1,0 +1,245 @@
+"""samples.jsonl: what every contender wrote to every prompt, written down and read again."""
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.chat import Chat, Messages, named
+from toolkit.data.files import read_jsonl, write_jsonl
+from toolkit.data.prompts import Prompts, given_prompts
+from toolkit.data.records import Row, to_row
+from toolkit.data.text import vocabulary_digest
+from toolkit.errors import InputError
+from toolkit.evaluation.contenders import Contender, Outputs
+from toolkit.evaluation.judges import Scores
+from toolkit.evaluation.result import ContenderResult, Written
+from toolkit.maths.statistics import mean_and_error
+
+NAME = "samples.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """One prompt, and what each contender wrote to it.
+
+    The ids are there because a text does not tell them: a policy may write a word in other tokens
+    than a tokenizer makes of it, and a prompt may end where a longer text was cut.
+
+    Attributes:
+        prompt: text or messages.
+        prompt_ids: as it was read.
+        row: the other fields of the prompt's row, so that judges see the same again with
+            ``--samples`` (``Prompts.asked``).
+        completions: by contender, as are log_ratios (nats, of those whose tokens are the base's),
+            tokens (sampled) and ids.
+        scores: by judge and contender.
+    """
+
+    prompt: str | Messages
+    prompt_ids: list[int] | None
+    row: Row | None = None
+    completions: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    log_ratios: dict[str, float]
+    tokens: dict[str, int]
+    ids: dict[str, list[int]]
+
+
+def sample_rows(
+    prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
+    outputs: dict[str, Outputs],
+    scores: dict[str, Scores],
+) -> list[SampleRow]:
+    """Gather one row a prompt: every contender's text, scores, log-ratio, tokens and their ids.
+
+    Args:
+        prompts: as they were read, with their rows' other fields.
+        tokenizer: of their ids.
+        outputs, scores: of the contenders.
+    """
+    rows = []
+    for i, question in enumerate(prompts.asked(tokenizer)):
+        fields = {name: value for name, value in question.items() if name != "prompt"}
+        rows.append(
+            SampleRow(
+                prompt=question["prompt"],
+                prompt_ids=prompts[i],
+                row=fields or None,
+                completions={name: o.texts[i] for name, o in outputs.items()},
+                scores={j: {name: s[i] for name, s in of.items()} for j, of in scores.items()},
+                log_ratios={
+                    name: o.log_ratios[i] for name, o in outputs.items() if o.log_ratios is not None
+                },
+                tokens={name: o.tokens[i] for name, o in outputs.items()},
+                ids={name: o.ids[i] for name, o in outputs.items() if o.ids is not None},
+            )
+        )
+    return rows
+
+
+def write_samples(folder: Path, rows: Sequence[SampleRow]) -> None:
+    """Write ``samples.jsonl`` into a folder, atomically."""
+    write_jsonl(folder / NAME, map(to_row, rows))
+
+
+def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[SampleRow]:
+    """Read the rows of a samples.jsonl, each with a text of every contender.
+
+    Raises:
+        InputError: another number of rows than ``count``, or a row that is no such (file:line).
+    """
+    rows = []
+    for number, row in read_jsonl(path, "--samples"):
+        _check(row, names, f"{path}:{number}")
+        rows.append(
+            SampleRow(
+                prompt=row["prompt"],
+                prompt_ids=row.get("prompt_ids"),
+                row=row.get("row"),
+                completions=row["completions"],
+                scores=row["scores"],
+                log_ratios=row["log_ratios"],
+                tokens=row["tokens"],
+                ids=row.get("ids") or {},
+            )
+        )
+    if len(rows) != count:
+        raise InputError(
+            f"{path}: {len(rows)} rows, but evaluation.json beside it is of {count} prompts "
+            "(evaluate again)"
+        )
+    return rows
+
+
+def _check(row: Row, names: Sequence[str], place: str) -> None:
+    """Raise InputError unless the row has each contender's text, and numbers where they belong."""
+    texts = row.get("completions")
+    whole = isinstance(row.get("prompt"), str | list)
+    for name in names:
+        if not whole or not isinstance(texts, dict) or not isinstance(texts.get(name), str):
+            raise InputError(
+                f"{place}: no prompt with a text of {name!r} (evaluate.py wrote it otherwise: "
+                "evaluate again)"
+            )
+
+    for field in ("scores", "log_ratios", "tokens"):
+        if not isinstance(row.get(field), dict):
+            raise InputError(f"{place}: {field}: missing (evaluate again)")
+
+    numbers: dict[str, object] = {}
+    for field in ("log_ratios", "tokens"):
+        numbers |= {f"{field} of {name}": value for name, value in row[field].items()}
+    for judge, of in row["scores"].items():
+        by_name = of if isinstance(of, dict) else {"": of}
+        numbers |= {f"{judge}'s score of {name}": score for name, score in by_name.items()}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{place}: {name}: {value!r:.40} is no number (evaluate again)")
+
+
+@dataclass
+class Samples:
+    """What an earlier evaluation sampled.
+
+    Attributes:
+        contenders: the reference first.
+        asked: of each prompt ``prompt`` and its row's other fields.
+        outputs: what was written.
+        prompt_ids: of each prompt; None where the file lacks them.
+        vocabulary: the digest of the vocabulary that ids are of (``vocabulary_digest``).
+        chat: how messages were rendered; None where that was not noted.
+    """
+
+    contenders: list[Contender]
+    asked: list[Row]
+    outputs: dict[str, Outputs]
+    prompt_ids: list[list[int]] | None
+    vocabulary: str | None
+    chat: Chat | None
+
+    def read_by(
+        self, tokenizer: PreTrainedTokenizerBase, chat: Chat
+    ) -> tuple[Prompts, dict[str, Outputs]]:
+        """Return prompts and completions in a tokenizer's ids: the sampled ones, if it knows them.
+
+        Args:
+            tokenizer: the base's.
+            chat: what this run was told of messages.
+
+        Raises:
+            InputError: the run was told something else than the one that sampled.
+        """
+        if self.chat is not None and chat not in (Chat(), self.chat):
+            raise InputError(
+                f"chat_template: the samples answer prompts rendered by "
+                f"{named(self.chat.template)}, told {json.dumps(self.chat.kwargs)} (leave "
+                "--chat_template and --chat_template_kwargs out)",
+                "chat_template",
+            )
+        chat = self.chat or chat
+        if self.vocabulary == vocabulary_digest(tokenizer):
+            return given_prompts(self.asked, tokenizer, chat, self.prompt_ids), self.outputs
+
+        # Other tokens: the texts are what there is.
+        texts = {name: replace(o, ids=None) for name, o in self.outputs.items()}
+        return given_prompts(self.asked, tokenizer, chat), texts
+
+
+def read_samples(path: str | Path) -> Samples:
+    """Read ``samples.jsonl``, and ``evaluation.json`` beside it.
+
+    Raises:
+        InputError: files that are missing or not such.
+    """
+    path = Path(path) / NAME if Path(path).is_dir() else Path(path)
+    written = _read_written(path)
+    rows = read_sample_rows(path, [c.name for c in written.contenders], written.prompts)
+    try:
+        return Samples(
+            [Contender(c.name, c.kind, c.source, c.n) for c in written.contenders],
+            [{"prompt": row.prompt} | (row.row or {}) for row in rows],
+            {c.name: _outputs(c, rows) for c in written.contenders},
+            _ids([row.prompt_ids for row in rows]),
+            written.vocabulary,
+            written.chat,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error!r})") from None
+
+
+def _outputs(contender: ContenderResult, rows: Sequence[SampleRow]) -> Outputs:
+    name = contender.name
+    ratios, picking = None, 0.0
+    if contender.kl is not None:
+        ratios = [float(row.log_ratios[name]) for row in rows]
+        picking = contender.kl - mean_and_error(ratios)[0]
+    return Outputs(
+        [row.completions[name] for row in rows],
+        _ids([row.ids.get(name) for row in rows]),
+        ratios,
+        [int(row.tokens[name]) for row in rows],
+        picking,
+    )
+
+
+def _read_written(path: Path) -> Written:
+    facts = path.parent / "evaluation.json"
+    if not facts.is_file():
+        reason = os.strerror(errno.ENOENT)
+        raise InputError(f"--samples: {facts}: {reason} (evaluate.py writes both)")
+    try:
+        return Written.read(facts, "--samples")
+    except InputError as error:
+        raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error})") from None
+
+
+def _ids(found: Sequence[object]) -> list[list[int]] | None:
+    """Token ids, if every row has them."""
+    rows = [ids for ids in found if isinstance(ids, list) and all(type(i) is int for i in ids)]
+    return rows if len(rows) == len(found) else None

@@ -1,0 +1,249 @@
+"""The lines that load a published adapter by transformers and peft alone: shown, and run."""
+
+import json
+from typing import NamedTuple
+
+from toolkit.data.chat import Chat
+from toolkit.hub.adapter_source import Kind
+from toolkit.models.families import HEADS, Family
+
+# Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
+FOUR_BIT = """\
+    dtype=compute,
+    quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules={heads},
+    ),
+"""
+CURE = """\
+for module in model.modules():  # bitsandbytes 0.50 repacks weights on CPUs with AVX512_BF16
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+"""
+# A pad token that is the end token too would be taken for padding.
+UNPADDED = """\
+model.config.get_text_config().pad_token_id = None  # one text at a time: read on its last token
+"""
+CHAT = """\
+
+
+def chat(message):
+    return tokenizer.apply_chat_template(
+        [{{"role": "user", "content": message}}],
+        tokenize=False,
+        add_generation_prompt=True,{told}
+    )
+"""
+# Experts, which are no linear layers, and which transformers leaves as they are.
+EXPERTS = """\
+for module in list(model.modules()):  # experts in 4 bits, as in training
+    if "Experts" in type(module).__name__ or hasattr(module, "is_transposed"):
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dim() >= 3:
+                weight.requires_grad_(False)
+                replace_parameter_4bit(
+                    module, name, compress_statistics=True, quant_type="nf4", blocksize=64
+                )
+"""
+# Of a reward model that no class of transformers holds: the head is beside the output head.
+SCORE_HEAD = """\
+model.score = torch.nn.Linear(
+    model.get_output_embeddings().weight.shape[1], 1, bias=False, device=device
+)
+"""
+USES = {
+    "policy": """\
+prompt = {prompt}.to(device)
+print(tokenizer.decode(model.generate({passed}, max_new_tokens=24, do_sample=True)[0]))
+""",
+    "reward": """\
+
+
+def score(text):
+    ids = {ids}.to(device)
+    with torch.no_grad():
+        {raw}
+    return {gain!r} * raw + {bias!r}  # gain and bias of toolkit.json
+
+
+print(score({text}))
+""",
+    "value": """\
+head = load_file(hf_hub_download(adapter, "value_head.safetensors"))
+
+
+def values(text):
+    ids = {ids}.to(device)
+    with torch.no_grad():
+        trunk = model.get_base_model().base_model
+        states = trunk(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
+    return (states @ head["weight"].float().T + head["bias"].float()).flatten().tolist()
+
+
+print(values({text}))  # one a token: of the text up to there
+""",
+}
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+_PASSAGE = "We went to the market. It was great."
+RAW = {
+    "stock": "raw = model(ids).logits.float().item()",
+    "trunk": """\
+base = model.get_base_model()
+        states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        raw = base.score(states[:, -1].float()).item()""",
+}
+# What the gate adds below them: the same texts' numbers, as JSON.
+_PROBES = {
+    "policy": """
+def _numbers(text):
+    ids = {ids}.to(device)
+    with torch.no_grad():
+        logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    return logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+""",
+    "reward": "\ndef _numbers(text):\n    return [score(text)]\n",
+    "value": "\n_numbers = values\n",
+}
+
+
+def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) -> str:
+    """Python that makes token ids (1, T) of a text.
+
+    Args:
+        text: an expression.
+        ends_with: put behind it.
+        prefix: where the tokenizer is not to put its special tokens around a text (it appends its
+            end token by itself, or a chat template has written them): the ids before a text, which
+            are written out; None where it is.
+    """
+    closed = f"{text} + {ends_with!r}" if ends_with else text
+    if prefix is None:
+        return f'tokenizer({closed}, return_tensors="pt")["input_ids"]'
+    bare = f'tokenizer({closed}, add_special_tokens=False)["input_ids"]'
+    return f"torch.tensor([{prefix} + {bare}])" if prefix else f"torch.tensor([{bare}])"
+
+
+def probe_lines(kind: Kind, ids: str) -> str:
+    """Python that defines ``_numbers`` of a text, below the card's lines.
+
+    Args:
+        kind: of adapter.
+        ids: what ``ids_line`` says of ``text``.
+    """
+    return _PROBES[kind].replace("{ids}", ids)
+
+
+class Names(NamedTuple):
+    """What the lines name: the adapter's repository, the base's, and its commit."""
+
+    repo_id: str
+    base_id: str
+    sha: str
+
+
+def loading_snippet(
+    kind: Kind,
+    precision: str,
+    names: Names,
+    gain: float = 1.0,
+    bias: float = 0.0,
+    ends_with: str = "",
+    prefix: list[int] | None = None,
+    chat: Chat | None = None,
+    family: Family | None = None,
+    experts: bool = False,
+) -> str:
+    """Python that loads the adapter and uses it once.
+
+    Args:
+        kind: of adapter.
+        precision: of the base in training.
+        names: of the repositories.
+        gain, bias: of a reward.
+        ends_with: the token's text that closes what a reward model reads; "" for nothing.
+        prefix: as for ``ids_line``.
+        chat: how it was trained to read messages; None for an adapter that continues text.
+        family: of the base; None for one that is like most.
+        experts: it has experts, which were in 4 bits if its linear layers were.
+    """
+    family_class = "AutoModelForCausalLM" if family is None else family.auto.__name__
+    classifier = "stock" if family is None else family.classifier
+    stock = kind == "reward" and classifier == "stock"
+    auto = "AutoModelForSequenceClassification" if stock else family_class
+    heads = json.dumps(list(HEADS) if family is None else family.heads)
+    four_bit = precision == "4bit"
+
+    # The base, as it was held in training.
+    pieces = [_imports(kind, auto, four_bit, experts), f'adapter = "{names.repo_id}"\n']
+    pieces.append('device = "cuda" if torch.cuda.is_available() else "cpu"\n')
+    if four_bit:
+        pieces.append('compute = torch.bfloat16 if device == "cuda" else torch.float32\n')
+    pieces.append(f'model = {auto}.from_pretrained(\n    "{names.base_id}",\n')
+    pieces.append(f'    revision="{names.sha}",\n')
+    if stock:
+        pieces.append("    num_labels=1,\n")
+    if four_bit:
+        pieces.append(FOUR_BIT.replace("{heads}", heads))
+    else:
+        pieces.append(f"    dtype=torch.{DTYPES[precision]},\n")
+    pieces.append("    device_map=device,\n)\n")
+    if four_bit:
+        pieces.append(CURE)
+    if four_bit and experts:
+        pieces.append(EXPERTS)
+
+    # The adapter on it, and the tokenizer.
+    if kind == "reward" and not stock:
+        pieces.append(SCORE_HEAD)
+    pieces.append("model = PeftModel.from_pretrained(model, adapter).eval()\n")
+    pieces.append("tokenizer = AutoTokenizer.from_pretrained(adapter, config=model.config)\n")
+    if ends_with and stock:
+        pieces.append(UNPADDED)
+
+    # Its use.
+    rendering, text = _example(kind, chat)
+    asked = f'tokenizer({text}, return_tensors="pt")'
+    if prefix is not None:
+        asked = ids_line(text, prefix=prefix)
+    use = USES[kind].format(
+        text=text,
+        gain=gain,
+        bias=bias,
+        raw=RAW[classifier],
+        ids=ids_line("text", ends_with, prefix),
+        prompt=asked,
+        passed="**prompt" if prefix is None else "prompt",
+    )
+    return "".join([*pieces, rendering, use])
+
+
+def _imports(kind: Kind, auto: str, four_bit: bool, experts: bool) -> str:
+    lines = ["import torch"]
+    if four_bit and experts:
+        lines.append("from bitsandbytes.nn.parametrize import replace_parameter_4bit")
+    if kind == "value":
+        lines.append("from huggingface_hub import hf_hub_download")
+    lines.append("from peft import PeftModel")
+    if kind == "value":
+        lines.append("from safetensors.torch import load_file")
+    more = ", BitsAndBytesConfig" if four_bit else ""
+    lines.append(f"from transformers import {auto}, AutoTokenizer{more}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _example(kind: Kind, chat: Chat | None) -> tuple[str, str]:
+    """Lines that render messages, if it reads these, and an expression for a text to try it on."""
+    if chat is None:
+        return "", '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
+
+    told = f"\n        **{chat.kwargs!r}," if chat.kwargs else ""
+    rendering = CHAT.format(told=told)
+    asked = 'chat("Where did you go?")'
+    if kind == "policy":
+        return f"{rendering}\n\ntext = {asked}\n", "text"
+
+    space = " " if chat.plain else ""  # "Assistant: We"
+    return rendering + ("" if kind == "reward" else "\n\n"), f'{asked} + "{space}{_PASSAGE}"'

@@ -1,0 +1,310 @@
+"""From comparisons, text and prompts to the rows that TRL's trainers take: token ids, split.
+
+TRL makes its own tokens of text: it appends an end-of-text token and tokenizes prompts otherwise
+than PPO does. So its trainers get token ids.
+"""
+
+import hashlib
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.comparisons import Comparisons, split_by_prompt
+from toolkit.data.encoding import Encoder
+from toolkit.data.leftovers import part_folder
+from toolkit.data.prompts import Prompts
+from toolkit.data.sources import Placed, read_table
+from toolkit.data.text import end_ids, text_ids
+from toolkit.errors import BadRows, InputError
+from toolkit.training.baselines.config import PreferenceConfig
+from toolkit.training.methods import METHODS
+
+Row = dict[str, Any]
+IDS = pyarrow.list_(pyarrow.int32())
+SFT_SCHEMA = pyarrow.schema({"input_ids": IDS, "labels": IDS})
+PAIR_SCHEMA = pyarrow.schema({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS})
+KTO_SCHEMA = pyarrow.schema({"prompt_ids": IDS, "completion_ids": IDS, "label": pyarrow.bool_()})
+
+
+@dataclass
+class BaselineData:
+    """One run's rows.
+
+    Attributes:
+        train, held_out: what the trainer takes, in files that go with this object.
+        probes: token ids of a few held-out texts, to know the saved adapter by.
+        facts: counts, for the log.
+    """
+
+    train: Dataset
+    held_out: Dataset
+    probes: list[list[int]]
+    facts: Row
+
+
+def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> Iterator[Row]:
+    """Prompts and completions as token ids, as PPO starts from and samples them.
+
+    >>> next(complete(encoder, rows, stop_id=None))
+    {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1}
+
+    Nothing is appended unless ``stop_id`` is given.
+
+    Args:
+        encoder: makes the tokens. A row is as long as its longest completion.
+        rows: comparisons, with their places.
+        stop_id: completions end with this token.
+    """
+    for row, _, prompt, completions in encoder.pieces(rows, stop_id):
+        yield {"prompt_ids": prompt, "completion_ids": completions, "best": row["best"]}
+
+
+def sft_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """The pick behind its prompt; -100 where nothing is learned."""
+    for row in rows:
+        prompt, picked = row["prompt_ids"], row["completion_ids"][row["best"]]
+        yield {"input_ids": prompt + picked, "labels": [-100] * len(prompt) + picked}
+
+
+def others(row: Row, number: int, rejected: str, seed: int) -> list[list[int]]:
+    """The completions that are not the pick, nor equal to it; one at random if so told."""
+    picked = row["completion_ids"][row["best"]]
+    left = [c for k, c in enumerate(row["completion_ids"]) if k != row["best"] and c != picked]
+    if rejected == "one" and left:
+        return [left[np.random.default_rng([seed, number]).integers(len(left))]]
+    return left
+
+
+def pair_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
+    """The pick against each other completion: K - 1 pairs of a row of K."""
+    for number, row in enumerate(rows):
+        chosen = {
+            "prompt_ids": row["prompt_ids"],
+            "chosen_ids": row["completion_ids"][row["best"]],
+        }
+        yield from (chosen | {"rejected_ids": c} for c in others(row, number, rejected, seed))
+
+
+def kto_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
+    """Each completion by itself; True for the pick."""
+    for number, row in enumerate(rows):
+        prompt, left = row["prompt_ids"], others(row, number, rejected, seed)
+        if left:
+            picked = row["completion_ids"][row["best"]]
+            yield {"prompt_ids": prompt, "completion_ids": picked, "label": True}
+        yield from ({"prompt_ids": prompt, "completion_ids": c, "label": False} for c in left)
+
+
+def with_kl_rows(dataset: Dataset, batch_size: int, seed: int) -> Dataset:
+    """KTO's rows in a random order, each with another prompt's completion from its batch.
+
+    KTO estimates the KL from such mismatched pairs and wants them in the batch's order. TRL makes
+    them of neighbours in the file, which here would share a prompt.
+    """
+
+    def rotate(batch: Row) -> Row:
+        ids = batch["completion_ids"]
+        return {"KL_completion_ids": ids[-1:] + ids[:-1]}
+
+    shuffled = dataset.shuffle(seed=seed)
+    return shuffled.map(rotate, batched=True, batch_size=batch_size)
+
+
+@contextmanager
+def _scratch(near: Path) -> Iterator[Path]:
+    folder = part_folder(near / "tokens")
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _to_disk(rows: Iterable[Row], schema: pyarrow.Schema, path: Path) -> Dataset:
+    """The rows as a dataset that is read from a file; 512 are held in memory at a time."""
+    iterator = iter(rows)
+    with pyarrow.ipc.new_stream(path, schema) as writer:
+        while chunk := list(islice(iterator, 512)):
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=schema))
+    return Dataset.from_file(str(path))
+
+
+Shape = Callable[[Iterable[Row]], Iterator[Row]]
+
+
+def preference_shape(config: PreferenceConfig) -> tuple[Shape, pyarrow.Schema]:
+    """How the method wants its rows."""
+    if METHODS[config.method].learns_from == "completions":
+        return lambda rows: kto_rows(rows, config.rejected, config.seed), KTO_SCHEMA
+    return lambda rows: pair_rows(rows, config.rejected, config.seed), PAIR_SCHEMA
+
+
+def prepare_completions(
+    comparisons: tuple[Comparisons, np.ndarray, np.ndarray],
+    encoder: Encoder,
+    stop_id: int | None,
+    shape: Shape,
+    schema: pyarrow.Schema,
+    scratch: Path,
+) -> BaselineData:
+    """Both sides of the split, tokenized and shaped as a trainer takes them.
+
+    Args:
+        comparisons: checked rows, and which to train on and to hold out.
+        encoder: the rule for long rows; counts them.
+        stop_id: completions end with this token; None for nothing behind them.
+        shape: ``sft_rows``, ``pair_rows`` or ``kto_rows``.
+        schema: of the rows that ``shape`` makes.
+        scratch: token ids go into a folder made here, which goes when the data do.
+
+    Raises:
+        InputError: no row fits.
+    """
+    source, *sides = comparisons
+    sets, counts = [], []
+
+    with _scratch(scratch) as folder:
+        for name, wanted in zip(("train", "held-out"), sides, strict=True):
+            before = encoder.rows
+            placed = tqdm(
+                source.where(wanted),
+                desc="Tokenizing",
+                unit="row",
+                total=int(wanted.sum()),
+                mininterval=1,
+            )
+            rows = shape(complete(encoder, placed, stop_id))
+            sets.append(_to_disk(rows, schema, folder / f"{name}.arrow"))
+            counts.append(encoder.rows - before)
+            if not len(sets[-1]):
+                raise InputError(
+                    f"{source.source}: no {name} row fits {encoder.max_length} tokens of prompt "
+                    "and completion (raise --max_length, if the model's context allows; or "
+                    "--long_rows truncate_prompt)"
+                )
+
+    data = BaselineData(
+        sets[0],
+        sets[1],
+        [_text_of(row) for row in islice(sets[1], 8)],
+        {
+            "source": source.source,
+            "digest": source.digest,
+            "rows": len(source),
+            "invalid_rows_skipped": source.skipped,
+            "train_comparisons": counts[0],
+            "held_out_comparisons": counts[1],
+            "train_rows": len(sets[0]),
+            "held_out_rows": len(sets[1]),
+            "max_length": encoder.max_length,
+            "stop_id": stop_id,
+            "rows_too_long": encoder.dropped,
+            "rows_with_prompt_cut": encoder.truncated,
+            "rows_refused": encoder.bad.count,
+            "completions_with_an_end_token": encoder.ended,
+        },
+    )
+
+    for line in encoder.notes():
+        print(line)
+    weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
+    return data
+
+
+def _text_of(row: Row) -> list[int]:
+    if "input_ids" in row:
+        return list(row["input_ids"])
+    return [*row["prompt_ids"], *(row.get("chosen_ids") or row["completion_ids"])]
+
+
+def prepare_text(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stop_id: int | None,
+    eval_rows: int | None,
+    seed: int,
+    scratch: Path,
+) -> BaselineData:
+    """Rows of ``text`` for SFT: every token is learned; longer texts end at ``max_length``.
+
+    Equal texts are on one side of the split.
+
+    Args:
+        source: what ``read_table`` reads.
+        tokenizer: its own special tokens (a BOS, say) are added.
+        max_length: tokens.
+        stop_id: whole texts end with this token; None for nothing behind them.
+        eval_rows: held out; None for 200, or a fifth if that is fewer.
+        seed: of the split.
+        scratch: as for ``prepare_completions``.
+
+    Raises:
+        InputError: a row without text (twenty shown, all counted), or too few rows.
+    """
+    bad, order, cut = BadRows(), [], 0
+
+    for place, row in read_table(source, "--text", bad.add):
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            bad.add(f"{place}: text: {text!r:.40}, but must be text (delete or mend the row)")
+            continue
+        order.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+    bad.refuse()
+    if len(order) < 2:
+        raise InputError(f"{source}: {len(order)} rows of text (--text needs two or more)")
+
+    hashes = np.array(order, dtype=np.uint64)
+    sides = split_by_prompt(hashes, eval_rows or max(1, min(200, len(order) // 5)), seed)
+
+    def tokenize(wanted: np.ndarray) -> Iterator[Row]:
+        nonlocal cut
+        for wants, (_, row) in zip(wanted, read_table(source, "--text"), strict=True):
+            if wants:
+                (ids,) = text_ids(tokenizer, [row["text"]])
+                if ids[-1] in end_ids(tokenizer):  # closed by one rule, whatever the text brought
+                    ids = ids[:-1]
+                if stop_id is not None:
+                    ids = [*ids, stop_id]
+                cut += len(ids) > max_length
+                yield {"input_ids": ids[:max_length], "labels": ids[:max_length]}
+
+    with _scratch(scratch) as folder:
+        train, held_out = (
+            _to_disk(tokenize(wanted), SFT_SCHEMA, folder / f"{i}.arrow")
+            for i, wanted in enumerate(sides)
+        )
+
+    data = BaselineData(
+        train,
+        held_out,
+        [_text_of(row) for row in islice(held_out, 8)],
+        {
+            "source": source,
+            "rows": len(order),
+            "train_rows": len(train),
+            "held_out_rows": len(held_out),
+            "max_length": max_length,
+            "stop_id": stop_id,
+            "rows_cut": cut,
+        },
+    )
+    weakref.finalize(data, shutil.rmtree, folder, ignore_errors=True)
+    return data
+
+
+def prompt_rows(prompts: Prompts, first: int = 0) -> Dataset:
+    """Prompts for ``SampledRLOOTrainer``; ``row`` finds their further columns."""
+    rows = range(first, first + len(prompts))
+    return Dataset.from_dict({"prompt": list(prompts), "row": list(rows)})

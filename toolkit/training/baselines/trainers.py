@@ -1,0 +1,353 @@
+"""TRL's trainers, with what is overridden in them; RLOO's sampling and rewards.
+
+The trainers get token ids, and the methods of theirs that would make them are passed over; RLOO
+samples by PPO's own loop. Private names that are overridden, seen in TRL 1.16.0:
+``_prepare_dataset`` (DPO, KTO), ``tokenize_row`` (ORPO, CPO), ``_tokenize_prompts``,
+``_generate_single_turn`` and ``_get_per_token_logps_and_entropies`` (RLOO). Adapters stay fp32, and
+the reference is the base with the adapter off: no trainer here holds a second base.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl import RLOOTrainer, SFTTrainer
+
+from toolkit.data.prompts import Prompts, joined
+from toolkit.maths.sequences import pad, position_ids
+from toolkit.models.actors import POLICY, Actors, banned_of
+from toolkit.models.adapters import plain_adapter
+from toolkit.models.decoder import last_states
+from toolkit.models.families import check_recomputing, trunk_of
+from toolkit.models.generation import Sampled, step_of
+from toolkit.models.other_base import TextRewardModel
+from toolkit.models.sampling import SamplingRule
+from toolkit.models.self_checks import check_passes
+from toolkit.models.targets import language_lora
+from toolkit.models.wrapped import filler
+from toolkit.scoring.functions import call_reward_function, function_name
+from toolkit.training.baselines.config import (
+    PreferenceConfig,
+    RLOOBaselineConfig,
+    SFTBaselineConfig,
+    method_classes,
+)
+from toolkit.training.baselines.data import BaselineData, Row, prompt_rows, with_kl_rows
+from toolkit.training.rewards import (
+    RewardFunction,
+    as_asked,
+)
+
+# Methods of TRL's older trainers, which make tokens of one row at a time; the others' make them of
+# a whole dataset.
+MAKES_TOKENS_BY_ROW = ("orpo", "cpo")
+
+
+@contextmanager
+def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
+    """Within, TRL does not see that the base is quantised, and leaves the adapters as they are.
+
+    It casts every trainable weight of a 4-bit model to bf16 (trl 1.16.0, dpo_trainer.py:726): an
+    update smaller than 1/256 of a weight is lost then. A test holds the adapters' type.
+    """
+    held: Any = base
+    quantised = getattr(base, "is_loaded_in_4bit", False)
+    if quantised:
+        held.is_loaded_in_4bit = False
+    try:
+        yield
+    finally:
+        if quantised:
+            held.is_loaded_in_4bit = True
+
+
+class _Alone(Actors):
+    """A language model without adapters, in the form that ``check_passes`` takes."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+        return last_states(trunk_of(self.model), last, **inputs)
+
+    def output_head(self, role: str) -> Any:
+        return self.model.get_output_embeddings()
+
+    def language_model(self, role: str) -> Any:
+        return self.model
+
+    def language_models(self) -> list[Any]:
+        return [self.model]
+
+
+def _start(
+    base: PreTrainedModel,
+    config: SFTBaselineConfig | PreferenceConfig | RLOOBaselineConfig,
+    lora: LoraConfig,
+    policy_adapter: str | None,
+) -> tuple[Any, LoraConfig | None]:
+    """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
+    check_recomputing(base, config.activation_checkpointing)
+
+    # Where TRL's fused head looks for the trunk (Llama 4), and for the experts (Granite 4,
+    # Phi-MoE, Llama 4). A Granite 4 without experts has nothing to balance.
+    held: Any = base
+    if held.base_model is held:
+        held.base_model_prefix = "model"
+    text: Any = base.config.get_text_config()
+    if not hasattr(text, "num_experts"):
+        text.num_experts = getattr(text, "num_local_experts", None)
+    if not text.num_experts and hasattr(text, "router_aux_loss_coef"):
+        text.router_aux_loss_coef = 0.0
+
+    with torch.no_grad():  # before it is trained, for the sake of whoever loads the adapter
+        check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # what it does not ask for
+
+    if policy_adapter is None:
+        return base, language_lora(base, lora)
+    return plain_adapter(base, policy_adapter, is_trainable=True), None
+
+
+def sft_trainer(
+    base: PreTrainedModel,
+    config: SFTBaselineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: BaselineData,
+    lora: LoraConfig,
+    policy_adapter: str | None = None,
+) -> SFTTrainer:
+    """TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new one."""
+    model, peft_config = _start(base, config, lora, policy_adapter)
+    with fp32_adapters(base):
+        return SFTTrainer(
+            model,
+            config,
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+
+
+def preference_trainer(
+    base: PreTrainedModel,
+    config: PreferenceConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: BaselineData,
+    lora: LoraConfig,
+    policy_adapter: str | None = None,
+) -> Trainer:
+    """The method's trainer on these rows (``preference_shape``).
+
+    The reference of DPO and KTO is the base with the adapter off, or a frozen copy of
+    ``policy_adapter``; ORPO and CPO have none.
+    """
+    model, peft_config = _start(base, config, lora, policy_adapter)
+    trainer_class = _takes_ids(method_classes(config.method)[1], config.method)
+
+    train, held_out, weight = data.train, data.held_out, 1.0
+    if config.method == "kto":
+        wanted = sum(train["label"])
+        weight = config.undesirable_weight * (len(train) - wanted) / wanted
+        train = with_kl_rows(train, config.per_device_train_batch_size, config.seed)
+        held_out = with_kl_rows(held_out, config.per_device_eval_batch_size, config.seed)
+    args = config.for_trl(weight)
+
+    if config.method in MAKES_TOKENS_BY_ROW and peft_config is not None:
+        # By itself TRL would first turn what is not quantised to fp32 (prepare_model_for_kbit).
+        torch.manual_seed(config.seed)
+        model, peft_config = get_peft_model(model, peft_config), None
+
+    with fp32_adapters(base), warnings.catch_warnings():
+        # TRL's own deprecation of what it imports; nothing that the user could mend.
+        warnings.simplefilter("ignore", FutureWarning)
+        return trainer_class(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+
+
+def _takes_ids(trainer_class: Any, method: str) -> Any:
+    """The trainer with its making of tokens passed over: rows come as token ids."""
+    if method in MAKES_TOKENS_BY_ROW:
+
+        class TakesPairs(trainer_class):
+            def tokenize_row(self, feature: Row, model: object = None) -> Row:
+                prompt = feature["prompt_ids"]
+                made: Row = {
+                    "prompt_input_ids": prompt,
+                    "prompt_attention_mask": [1] * len(prompt),
+                }
+                for side in ("chosen", "rejected"):
+                    ids = feature[f"{side}_ids"]
+                    made[f"{side}_input_ids"] = prompt + ids
+                    made[f"{side}_attention_mask"] = [1] * len(prompt + ids)
+                    made[f"{side}_labels"] = [-100] * len(prompt) + ids
+                return made
+
+        return TakesPairs
+
+    class TakesIds(trainer_class):
+        def _prepare_dataset(self, dataset: Dataset, *args: object, **kwargs: object) -> Dataset:
+            return dataset
+
+    return TakesIds
+
+
+class VisibleReward:
+    """Rewards of sampled tokens: each part scores what the rule shows of a completion, as in PPO.
+
+    Args:
+        parts: functions ``fn(prompts, completions, **columns) -> scores``.
+        weights: one for each part.
+        rule: the truncation, and the penalty of completions that do not meet it.
+        tokenizer: the parts read text.
+        prompts: the training prompts, then the held-out ones: their rows' further columns go to
+            the functions.
+    """
+
+    def __init__(
+        self, parts: Sequence[RewardFunction], weights: Sequence[float], rule: SamplingRule,
+        tokenizer: PreTrainedTokenizerBase, *prompts: Prompts,
+    ) -> None:  # fmt: skip
+        self.parts, self.weights, self.rule = parts, weights, rule
+        self.tokenizer = tokenizer
+        self.prompts = joined(prompts)
+        self.__name__ = "+".join(map(function_name, parts))
+
+    def __call__(
+        self, prompts: list[list[int]], completion_ids: list[list[int]], row: list[int],
+        **others: Any,
+    ) -> list[float]:  # fmt: skip
+        """Scores; NaN where a part cannot score a completion, from which TRL learns nothing."""
+        ids, mask = pad(completion_ids, self.rule.pad_id)
+        visible, valid = self.rule.visible(Sampled(ids, mask, torch.zeros(0)))
+        kept = [tokens[keep].tolist() for tokens, keep in zip(ids, visible, strict=True)]
+        asked = self.prompts.pick(row)
+        texts = as_asked(asked, kept, self.tokenizer)
+        total = torch.zeros(len(prompts), dtype=torch.float64)
+        for part, weight in zip(self.parts, self.weights, strict=True):
+            if isinstance(part, TextRewardModel) and part.takes_ids:
+                scores = part.score_ids(asked, kept)
+            else:
+                scores = call_reward_function(part, *texts, asked.columns, all_scored=False)
+            total += weight * torch.tensor(scores, dtype=torch.float64)
+        return torch.where(valid, total, self.rule.penalty).tolist()
+
+
+class SampledRLOOTrainer(RLOOTrainer):
+    """RLOOTrainer whose prompts are token ids and whose completions PPO's sampler draws.
+
+    ``generate`` ends completions at end-of-text, and without an end bans that token; the toolkit
+    samples it like any other unless it is the stop token.
+
+    Args:
+        rule: the sampling.
+        kwargs: RLOOTrainer's.
+    """
+
+    def __init__(self, rule: SamplingRule, **kwargs: Any) -> None:
+        self.rule = rule
+        super().__init__(**kwargs)
+        self.noise = torch.Generator().manual_seed(self.args.seed)
+        self.eos_token_ids = list(rule.stop_ids)  # counted in metrics
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, Row]:
+        return prompts, None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: None, multimodal_fields: Row
+    ) -> list[list[int]]:
+        model: Any = self.accelerator.unwrap_model(self.model_wrapped)
+        was_training = model.training
+        model.eval()  # in training mode checkpointing would go without the cache
+        device = self.accelerator.device
+
+        with self.accelerator.autocast():
+            tokenizer: Any = self.processing_class
+            banned = banned_of(tokenizer, model.config.get_text_config().vocab_size)
+            step = step_of(model, None if banned is None else banned.to(device))
+            _, sampled = self.rule.sample(step, prompt_ids, self.noise, device)
+
+        model.train(was_training)
+        return [
+            ids[keep].tolist()
+            for ids, keep in zip(sampled.completion_ids, sampled.mask, strict=True)
+        ]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: object,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """With position ids, which TRL leaves out: learned positions go wrong by the padding.
+
+        Padding is not read as the padding token, whose gradient may be none (``filler``).
+        """
+        fill = filler(self.accelerator.unwrap_model(model).get_input_embeddings())
+        logps, entropies, balances = [], [], []
+        routers = {"output_router_logits": True} if compute_aux_loss else {}
+
+        for ids, mask in zip(
+            *(t.split(batch_size or len(input_ids)) for t in (input_ids, attention_mask)),
+            strict=True,
+        ):
+            labels = ids.masked_fill(mask == 0, -100)
+            labels[:, :-logits_to_keep] = -100
+            with self.accelerator.autocast():
+                outputs = model(
+                    input_ids=ids.masked_fill(mask == 0, fill),
+                    attention_mask=mask,
+                    position_ids=position_ids(mask),
+                    labels=labels,
+                    fused_lm_head=True,
+                    **routers,
+                )
+            logps.append(outputs.log_probs[:, -logits_to_keep:])
+            entropies.append(outputs.entropy[:, -logits_to_keep:])
+            balances.append(outputs.aux_loss)  # of experts; a family without them has none
+
+        balance = torch.stack(balances).mean() if compute_aux_loss else None
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
+
+
+def rloo_trainer(
+    base: PreTrainedModel,
+    config: RLOOBaselineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    held_out: Prompts | None,
+    reward: VisibleReward,
+    lora: LoraConfig,
+    policy_adapter: str | None = None,
+) -> SampledRLOOTrainer:
+    """TRL's RLOOTrainer on these prompts and this reward."""
+    model, peft_config = _start(base, config, lora, policy_adapter)
+    with fp32_adapters(base):
+        return SampledRLOOTrainer(
+            reward.rule,
+            model=model,
+            args=config,
+            reward_funcs=[reward],
+            train_dataset=prompt_rows(prompts),
+            eval_dataset=None if held_out is None else prompt_rows(held_out, len(prompts)),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )

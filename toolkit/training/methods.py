@@ -1,0 +1,180 @@
+"""The methods: one row each, which compare.py, the report and the card on the Hub read.
+
+To add one: a row here, its choice and TRL's classes in ``baselines/config.py``, and what it wants
+overridden in ``baselines/trainers.py``. Best-of-n is no row, since it trains nothing (it is a
+contender of evaluate.py); nor is the online loop, which trains by "reward" and "ppo" in turn.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# What a card shows of a run's settings, as far as the run has them.
+TRAINING = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed")
+ADAPTER = ("lora_r", "lora_alpha", "lora_target_modules", "precision")
+SAMPLING = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
+LOSS = ("method", "loss_type", "beta", "rejected", "num_generations", "num_iterations")
+LENGTH = ("max_steps", "num_train_epochs", "max_length")
+BASELINE_SETTINGS = (*LOSS, *LENGTH, *TRAINING, *ADAPTER, *SAMPLING)
+REWARD_SETTINGS = (
+    *("loss_type", "label_smoothing", "normalize_samples", "num_train_epochs", "max_length"),
+    *("chat_template", "chat_template_kwargs", *TRAINING, *ADAPTER),
+)
+PPO_SETTINGS = (
+    *("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange", "gamma", "lam"),
+    *("kl_controller", "kl_target", "kl_coef", "kl_horizon", "whiten_rewards"),
+    *("value", "value_init", *TRAINING, *ADAPTER, *SAMPLING),
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from.
+
+    Attributes:
+        arxiv: its id on arXiv.
+        title: its title.
+    """
+
+    arxiv: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the rest of the toolkit knows of a method.
+
+    Attributes:
+        name: in run.json, in ``preference.py --method``, and of compare.py's configs (NAME*.yaml).
+        title: what compare.py prints above it.
+        recipe: the file in recipes/ that trains by it, without .py.
+        learns_from: the rows that its trainer takes: whole comparisons, their picks, pairs of the
+            pick and another completion, completions that are wanted or not, or its own samples.
+        card: how it was trained, in a sentence of the card; {paper} stands for its id on arXiv.
+        paper: None if no single paper is to be named.
+        settings: those that the card shows.
+        words: what the recipe must be told beside a config.
+        needs_reward: whether samples are scored while it trains.
+        has_reference: whether it is held to the model that it started from.
+        resumes: whether a run that was killed goes on by --resume auto.
+        adapter: the adapter that it leaves, within its output_dir.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    learns_from: Literal["comparisons", "picks", "pairs", "completions", "samples"]
+    card: str
+    paper: Paper | None = None
+    settings: tuple[str, ...] = BASELINE_SETTINGS
+    words: tuple[str, ...] = ()
+    needs_reward: bool = False
+    has_reference: bool = False
+    resumes: bool = False
+    adapter: str = "adapter"
+
+    @property
+    def sentence(self) -> str:
+        """How it was trained, for a card."""
+        return self.card.format(paper=f"arXiv {self.paper.arxiv}" if self.paper else "")
+
+    @property
+    def source(self) -> str:
+        """Its name and paper, in a line."""
+        if self.paper is None:
+            return self.name
+        return f"{self.name} ({self.paper.title}, arXiv {self.paper.arxiv})"
+
+
+# In the order in which compare.py trains them.
+ROWS = (
+    Method(
+        name="reward",
+        title="Train a reward model on the picks",
+        recipe="reward",
+        learns_from="comparisons",
+        card="A scalar head on a LoRA adapter, trained on comparisons. Scores are scaled by gain "
+        "and bias to mean 0 and standard deviation 1 on samples of the untuned model.",
+        settings=REWARD_SETTINGS,
+    ),
+    Method(
+        name="sft",
+        title="Fine-tune on the picks",
+        recipe="sft",
+        learns_from="picks",
+        card="Supervised fine-tuning on the picks of comparisons, or on text.",
+    ),
+    Method(
+        name="dpo",
+        title="Optimise preferences directly",
+        recipe="preference",
+        learns_from="pairs",
+        card="Trained on comparisons directly, without a reward model: TRL's DPO ({paper}).",
+        paper=Paper(
+            "2305.18290",
+            "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+        ),
+        has_reference=True,
+    ),
+    Method(
+        name="kto",
+        title="Tune the policy with KTO",
+        recipe="preference",
+        learns_from="completions",
+        card="Trained on picks and on what was not picked: TRL's KTO ({paper}).",
+        paper=Paper("2402.01306", "KTO: Model Alignment as Prospect Theoretic Optimization"),
+        words=("--method", "kto"),
+        has_reference=True,
+    ),
+    Method(
+        name="orpo",
+        title="Tune the policy with ORPO",
+        recipe="preference",
+        learns_from="pairs",
+        card="Trained on comparisons directly, without a reference: TRL's ORPO ({paper}).",
+        paper=Paper(
+            "2403.07691", "ORPO: Monolithic Preference Optimization without Reference Model"
+        ),
+        words=("--method", "orpo"),
+    ),
+    Method(
+        name="cpo",
+        title="Tune the policy with CPO",
+        recipe="preference",
+        learns_from="pairs",
+        card="Trained on comparisons directly, without a reference: TRL's CPO ({paper}).",
+        paper=Paper(
+            "2401.08417",
+            "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in "
+            "Machine Translation",
+        ),
+        words=("--method", "cpo"),
+    ),
+    Method(
+        name="rloo",
+        title="Tune the policy with RLOO",
+        recipe="rloo",
+        learns_from="samples",
+        card="RLOO ({paper}) by TRL, with a KL penalty.",
+        paper=Paper(
+            "2402.14740",
+            "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human "
+            "Feedback in LLMs",
+        ),
+        needs_reward=True,
+        has_reference=True,
+    ),
+    Method(
+        name="ppo",
+        title="Tune the policy with PPO",
+        recipe="ppo",
+        learns_from="samples",
+        card="PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+        paper=Paper("1909.08593", "Fine-Tuning Language Models from Human Preferences"),
+        settings=PPO_SETTINGS,
+        needs_reward=True,
+        has_reference=True,
+        resumes=True,
+        adapter="adapters/policy",
+    ),
+)
+METHODS = {row.name: row for row in ROWS}

@@ -1,0 +1,259 @@
+"""How often a reward model agrees with the pick, and whether that can be luck."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from scipy.stats import binom, t
+
+from toolkit.data.files import read_object, write_json
+from toolkit.data.records import from_row, to_row
+from toolkit.maths.losses import best_of_k_loss
+from toolkit.maths.statistics import design_effect, tail_probability, wilson_interval
+
+SURE = 0.001  # a model is trusted where luck alone does as well with a lower probability
+TAIL = 0.025  # luck's on each side of a 95 % interval
+USEFUL = 1 / 3  # of the way from chance to always right: what a useful model should reach
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A mean of n rows with its 95 % interval, and of how many prompts they are."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    prompts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardMetrics:
+    """How good a reward model is on held-out comparisons, as metrics.json holds it.
+
+    Attributes:
+        accuracy, accuracy_low, accuracy_high: share of right picks, with its 95 % interval.
+        p, p_below: probabilities that luck alone gives so many right picks, and so few.
+        chance: share of right picks by luck.
+        loss: K-way cross-entropy, in nats; None where it is not a number.
+        comparisons, prompts: that were held out.
+        train_comparisons: that the model was trained on.
+        verdict: the answer of ``judge``.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    p: float
+    p_below: float | None = None
+    chance: float
+    loss: float | None = None
+    comparisons: int
+    prompts: int | None = None
+    train_comparisons: int | None = None
+    verdict: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, what: str) -> "RewardMetrics":
+        """Read metrics.json.
+
+        Raises:
+            InputError: no such file, or another tool's figures in it.
+        """
+        return from_row(RewardMetrics, read_object(path, what), str(path))
+
+    def write(self, path: Path) -> None:
+        """Write it, atomically."""
+        write_json(path, to_row(self))
+
+
+def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> float:
+    """1 where the pick has the highest score, 0 where it has not, 1/m where m texts share it.
+
+    Equal texts are one: a pick of either is right.
+    """
+    top = max(scores)
+    tied = {text for text, score in zip(texts, scores, strict=True) if score == top}
+    return 1 / len(tied) if texts[best] in tied else 0.0
+
+
+def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Share:
+    """Mean with Wilson's 95 % interval, of as many trials as the rows are worth.
+
+    Rows of one prompt may be right or wrong together; the interval is widened by what they show of
+    that (``design_effect``).
+    """
+    n = len(credits)
+    if not n:
+        return Share(value=0.0, low=0.0, high=1.0, n=0, prompts=0)
+
+    value = math.fsum(credits) / n
+    trials = n / design_effect(credits, prompts)
+    low, high = wilson_interval(value * trials, trials)
+    return Share(value=value, low=low, high=high, n=n, prompts=len(set(prompts)))
+
+
+def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]) -> float:
+    """Probability of so many right ones by chance: exact, or by a t test over prompts if larger."""
+    right = math.floor(math.fsum(credits) + 1e-9)
+    if len(set(chances)) == 1:  # the same distribution, sooner
+        exact = float(binom.sf(right - 1, len(chances), chances[0]))
+    else:
+        exact = tail_probability(right, chances)
+    groups = len(set(prompts))
+    effect = design_effect(credits, prompts)
+    if effect <= 1 + 1e-9 or groups < 2:  # of rounding, too, where no prompt is repeated
+        return exact
+    spread = math.sqrt(effect * math.fsum(p * (1 - p) for p in chances))
+    excess = math.fsum(credits) - math.fsum(chances)
+    return max(exact, float(t.sf(excess / spread, groups - 1)))
+
+
+def chance_of(chances: Sequence[float], skill: float) -> list[float]:
+    """Each row's probability of a right pick, its odds being exp(skill) times those of chance."""
+    found = []
+    for p in chances:
+        if p >= 1:
+            found.append(1.0)
+        else:
+            found.append(1 / (1 + math.exp(-(math.log(p / (1 - p)) + skill))))
+    return found
+
+
+def interval(
+    credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]
+) -> tuple[float, float]:
+    """95 % interval of the accuracy: those values that ``luck`` would not call too far off.
+
+    It is the test turned round, so the two cannot contradict each other: the interval lies above
+    chance where luck alone gives as many right picks with a probability below 0.025, and below
+    chance where it gives as few. Without repeated prompts, and with one K, it is that of C. J.
+    Clopper and E. S. Pearson (1934), Biometrika 26:404-413.
+    """
+    everyone = len(chances)
+
+    def least(right: Sequence[float], by_luck: Sequence[float]) -> float:
+        """The smallest accuracy under which so many right picks are not too many."""
+        low, high = -30.0, 30.0
+        if luck(right, chance_of(by_luck, low), prompts) >= TAIL:
+            return 0.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            if luck(right, chance_of(by_luck, middle), prompts) < TAIL:
+                low = middle
+            else:
+                high = middle
+        return math.fsum(chance_of(by_luck, low)) / everyone
+
+    wrong = [1 - c for c in credits]
+    return least(credits, chances), 1 - least(wrong, [1 - p for p in chances])
+
+
+def best_of_k_accuracy(
+    scores: Sequence[Sequence[float]],
+    best: Sequence[int],
+    texts: Sequence[Sequence[Hashable]] | None = None,
+    prompts: Sequence[Hashable] | None = None,
+) -> RewardMetrics:
+    """How often the highest score is the pick, with its interval (``interval``), beside chance.
+
+    Args:
+        scores: raw, for each comparison.
+        best: the picks.
+        texts: what was scored, to know equal candidates; None takes all as different.
+        prompts: by which rows belong together; None takes all as different.
+    """
+    texts = texts or [range(len(row)) for row in scores]
+    prompts = prompts or range(len(scores))
+    credits = [credit(s, b, x) for s, b, x in zip(scores, best, texts, strict=True)]
+    chances = [1 / len(row) for row in scores]
+    wrong = [1 - c for c in credits]
+    low, high = interval(credits, chances, prompts)
+
+    losses = [
+        best_of_k_loss(torch.tensor([row], dtype=torch.float64), torch.tensor([b])).item()
+        for row, b in zip(scores, best, strict=True)
+    ]
+
+    return RewardMetrics(
+        accuracy=math.fsum(credits) / len(credits),
+        accuracy_low=low,
+        accuracy_high=high,
+        p=luck(credits, chances, prompts),
+        p_below=luck(wrong, [1 - p for p in chances], prompts),
+        chance=math.fsum(chances) / len(chances),
+        loss=math.fsum(losses) / len(losses),
+        comparisons=len(credits),
+        prompts=len(set(prompts)),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a reward model has learned what people pick.
+
+    Attributes:
+        answer: "yes", "no" or "not decided".
+        p: the probability that decides: of luck giving so many right picks, or so few.
+        sentence: the same in words, with the figures.
+    """
+
+    answer: Literal["yes", "no", "not decided"]
+    p: float
+    sentence: str
+
+
+def judge(metrics: RewardMetrics) -> Verdict:
+    """Whether a reward model can be trusted, by its picks of held-out comparisons.
+
+    "yes": luck alone gives so many right picks with a probability below 0.001.
+
+    "no": it is worthless for training, in one of two ways. It does worse than chance (the interval
+    lies below: are the labels turned round?); or chance explains it (the interval reaches down to
+    it) and it cannot be of much use (the interval ends before a third of the way from chance to
+    always right: 67 % of pairs, 50 % of four).
+
+    "not decided": anything else, as where few comparisons are held out. With 15 pairs a useless
+    model and a useful one look alike, and nobody should be kept from going on; they are warned.
+
+    Args:
+        metrics: of ``best_of_k_accuracy``.
+    """
+    low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
+    figures = (
+        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks right "
+        f"[{low:.1%}, {high:.1%}], by chance {chance:.1%}"
+    )
+    by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
+    more = "hold out more (--eval_rows), or collect more comparisons"
+
+    if p < SURE:
+        return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
+
+    if high < chance:
+        p_below = 1 - p if metrics.p_below is None else metrics.p_below
+        sentence = (
+            f"Worse than chance: {figures}; luck alone gives as few with probability "
+            f"{p_below:.2g}. PPO would learn the opposite of what people pick; are the labels "
+            "turned round?"
+        )
+        return Verdict("no", p_below, sentence)
+
+    if p >= TAIL and high < chance + (1 - chance) * USEFUL:
+        sentence = (
+            f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
+            "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
+        )
+        return Verdict("no", p, sentence)
+
+    if p < TAIL:
+        sentence = (
+            f"Probably better than chance, but not surely: {by_luck}, not below {SURE:g}. To be "
+            f"sure, {more}."
+        )
+    else:
+        sentence = f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
+    return Verdict("not decided", p, sentence)

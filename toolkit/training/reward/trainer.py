@@ -1,0 +1,267 @@
+"""The reward model: TRL's RewardTrainer with a K-way softmax, and scores that mean something.
+
+The seam in TRL 1.16.0 (three private names; pinned, and a test holds K = 2 against the stock loss):
+``_prepare_dataset``, ``_set_signature_columns_if_needed`` and ``compute_loss``, and a collator.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from trl import RewardTrainer
+
+from toolkit.data.collators import ComparisonCollator, buckets, by_comparison
+from toolkit.data.prompts import Prompts
+from toolkit.errors import InputError
+from toolkit.maths.losses import (
+    best_of_k_loss,
+    best_vs_rest_loss,
+    centering_penalty,
+    plackett_luce_loss,
+    scalar_compare_loss,
+    scalar_rating_loss,
+)
+from toolkit.maths.normalization import gain_and_bias
+from toolkit.maths.sequences import pad
+from toolkit.models.actors import REFERENCE
+from toolkit.models.adapters import check_round_trip
+from toolkit.models.families import check_recomputing
+from toolkit.models.roles import Roles
+from toolkit.models.sampling import SamplingRule
+from toolkit.models.targets import language_lora
+from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.rewards import score
+
+
+class BestOfKTrainer(RewardTrainer):
+    """RewardTrainer for comparisons of any K.
+
+    Args:
+        model: a sequence classifier with one output (``load_base(..., score_head=True)``).
+        args: the configuration.
+        processing_class: the tokenizer.
+        train_dataset: rows of ``data.encoding.SCHEMA``; ``candidate_ids`` and ``best`` will do.
+        eval_dataset: the same, held out.
+        peft_config: LoRA with task type SEQ_CLS, so that the head is trained and saved.
+        collator: another than ``ComparisonCollator`` with the tokenizer's pad token.
+
+    Raises:
+        ValueError: another task type: the head would be neither trained nor saved.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: BestOfKConfig,
+        processing_class: PreTrainedTokenizerBase,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None,
+        peft_config: LoraConfig,
+        collator: ComparisonCollator | None = None,
+    ) -> None:
+        if peft_config.task_type != "SEQ_CLS":
+            raise ValueError(f"task_type is {peft_config.task_type}, but must be SEQ_CLS")
+        self.config = args
+        collator = collator or ComparisonCollator(processing_class.pad_token_id)
+        set_seed(args.seed)  # before peft draws the adapter's A
+        check_recomputing(model, args.activation_checkpointing)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=collator,
+            peft_config=language_lora(model, peft_config),
+        )
+        assert self.model is not None
+        check_round_trip(self.model, "default")
+        # transformers' pooling tells padding by this id, whatever token it stands for.
+        model.config.get_text_config().pad_token_id = collator.pad_token_id
+        for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantised base
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def save_adapter(self, folder: Path, base_name: str) -> None:
+        """Adapter and head as peft saves them, the base under this name."""
+        model: Any = self.model
+        model.peft_config["default"].base_model_name_or_path = base_name
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        """Rows come tokenised; called again by ``evaluate``."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [  # type: ignore[assignment]
+            "candidate_ids",
+            "best",
+            "ranking",
+            "scores",
+            "margin",
+        ]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The configured loss of a batch's comparisons; what it logs goes to TRL's own metrics."""
+        metrics = self._metrics["train" if model.training else "eval"]
+        flat, padding = score_in_buckets(model, inputs["input_ids"], inputs["attention_mask"])
+        scores, mask = by_comparison(flat, inputs["candidates"])
+        loss = comparison_loss(self.config, scores, mask, inputs)
+        with torch.no_grad():
+            picked = scores.masked_fill(~mask, float("-inf")).argmax(dim=1)
+            accuracy = (picked == inputs["best"]).float()
+            accuracy = self.accelerator.gather_for_metrics(accuracy).mean().item()
+            metrics["accuracy"].append(accuracy)
+            metrics["mean_reward"].append(scores[mask].mean().item())
+            metrics["padding"].append(padding)
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+
+def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+    """Scores (N,) fp32 of right-padded rows (N, T), those of like length together.
+
+    One pass over the table would spend a third of its tokens on padding where a comparison's
+    candidates differ in length as people's texts do; ``data.collators.buckets`` bounds that.
+
+    Returns:
+        the scores, in the rows' order, and the share of padding among the tokens computed.
+    """
+    lengths = mask.sum(dim=1).tolist()
+    parts, order, computed = [], [], 0
+    for group in buckets(lengths):
+        rows = torch.tensor(group, device=ids.device)
+        width = lengths[group[0]]
+        outputs = model(
+            input_ids=ids[rows, :width], attention_mask=mask[rows, :width], use_cache=False
+        )
+        parts.append(outputs.logits.squeeze(-1).float())
+        order += group
+        computed += width * len(group)
+    back = torch.tensor(order, device=ids.device).argsort()
+    return torch.cat(parts)[back], 1 - sum(lengths) / computed
+
+
+def comparison_loss(
+    config: BestOfKConfig, scores: Tensor, mask: Tensor, batch: dict[str, Tensor]
+) -> Tensor:
+    """The loss that ``config.loss_type`` names, and the centring penalty if one is asked for.
+
+    Args:
+        config: loss_type, label_smoothing, use_margin, center_rewards_coefficient.
+        scores, mask: (B, K).
+        batch: of ``ComparisonCollator``; ``target_scores`` (N,).
+    """
+    if config.loss_type in ("best_of_k", "best_vs_rest"):
+        function = best_of_k_loss if config.loss_type == "best_of_k" else best_vs_rest_loss
+        margin = batch["margin"] if config.use_margin else None
+        loss = function(scores, batch["best"], mask, config.label_smoothing, margin)
+    elif config.loss_type == "plackett_luce":
+        loss = plackett_luce_loss(scores, batch["ranking"], mask)
+    else:
+        targets, _ = by_comparison(batch["target_scores"].to(scores), batch["candidates"])
+        regress = scalar_rating_loss if config.loss_type == "scalar_rating" else scalar_compare_loss
+        loss = regress(scores, targets, mask)
+    if config.center_rewards_coefficient:
+        loss = loss + config.center_rewards_coefficient * centering_penalty(scores, mask)
+    return loss
+
+
+@torch.no_grad()
+def score_candidates(
+    roles: Roles, rows: Iterable[dict[str, Any]], pad_id: int, batch_size: int = 256
+) -> list[list[float]]:
+    """The reward adapter's scores of each row's candidates, by the code path that PPO scores with.
+
+    Args:
+        roles: with a reward adapter.
+        rows: to be gone through twice; with ``candidate_ids`` (``data.encoding``).
+        pad_id: padding.
+        batch_size: candidates in one pass.
+    """
+    counts = [len(row["candidate_ids"]) for row in rows]
+    flat = [ids for row in rows for ids in row["candidate_ids"]]
+    order = sorted(range(len(flat)), key=lambda i: len(flat[i]))  # equal lengths pad little
+    scores = [0.0] * len(flat)
+    for start in tqdm(range(0, len(flat), batch_size), desc="Scoring", leave=False):
+        chunk = order[start : start + batch_size]
+        ids, mask = pad([flat[i] for i in chunk], pad_id)
+        batch = roles.scores(ids.to(roles.device), mask.to(roles.device)).tolist()
+        for i, value in zip(chunk, batch, strict=True):
+            scores[i] = value
+    remaining = iter(scores)
+    return [[next(remaining) for _ in range(count)] for count in counts]
+
+
+@torch.no_grad()
+def normalize(
+    roles: Roles,
+    prompts: list[list[int]],
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: int,
+    seed: int,
+    whole: bool = True,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """Set the roles' gain and bias so that fresh reference samples score with mean 0, std 1.
+
+    As in the original code these samples are whole, though labels and PPO's scores are of truncated
+    text (openai/lm-human-preferences lm_human_preferences/train_reward.py:190-195).
+
+    Args:
+        roles: with a reward adapter whose gain is 1 and bias 0.
+        prompts: token ids, or ``Prompts``; gone through in turn until there are enough samples.
+        rule: how completions are sampled.
+        tokenizer: for padding.
+        samples: how many; 0 leaves the scores as they are.
+        seed: of the sampling.
+        whole: score whole completions; False scores what the truncation rule leaves of them.
+        batch_size: samples in one pass.
+
+    Returns:
+        gain, bias, raw_mean, raw_std, samples.
+
+    Raises:
+        InputError: all samples score the same; the head has learned nothing.
+    """
+    if (roles.gain, roles.bias) != (1.0, 0.0):
+        raise ValueError("normalize: the scores are normalised already")
+    if samples == 0:
+        return {"gain": 1.0, "bias": 0.0, "samples": 0}
+    generator = torch.Generator().manual_seed(seed)
+    known = prompts if isinstance(prompts, Prompts) else Prompts(prompts)
+    chosen = [i % len(known) for i in range(samples)]
+    raw: list[float] = []
+    for start in tqdm(range(0, samples, batch_size), desc="Normalising", leave=False):
+        batch = known.pick(chosen[start : start + batch_size])
+        _, sampled = rule.sample(roles.step(REFERENCE), batch, generator, roles.device)
+        # Whole or not, the scorer never sees a stop token.
+        shown = replace(rule, truncate_id=None) if whole else rule
+        visible, _ = shown.visible(sampled)
+        raw += score(roles, batch, sampled.completion_ids, visible, tokenizer).tolist()
+    tensor = torch.tensor(raw)
+    try:
+        roles.gain, roles.bias = gain_and_bias(tensor)
+    except ValueError as error:
+        raise InputError(f"reward model not normalised: {error}") from None
+    return {
+        "gain": roles.gain,
+        "bias": roles.bias,
+        "raw_mean": tensor.mean().item(),
+        "raw_std": tensor.std(correction=0).item(),
+        "samples": samples,
+    }

@@ -1,0 +1,163 @@
+"""For scripts that were written for TRL 1.12's PPOTrainer.
+
+    from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
+
+The trainer is the toolkit's own, which takes whole separate models as TRL's did. The configuration
+has every field of TRL 1.12's, with its default: a fixed KL coefficient of 0.05, no whitening of
+rewards, 53 tokens. What differs all the same, and why, stands in docs/from-trl.md.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from toolkit.training.ppo.config import PPOConfig as _PPOConfig
+from toolkit.trl_compat.trainer import PPOTrainer as _PPOTrainer
+
+__all__ = ["PPOConfig", "PPOTrainer"]
+
+# Fields of TrainingArguments that scripts may set, and that change no number here or there: TRL's
+# PPO never read them, or worked the thing out for itself.
+TAKEN = {
+    # what is logged, and where
+    "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter",
+    "log_level", "log_level_replica", "log_on_each_node", "include_num_input_tokens_seen",
+    "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
+    "skip_memory_metrics", "debug",
+    # evaluation; eval_strategy and eval_steps say how often (PPOConfig.__post_init__)
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_do_concat_batches",
+    "eval_use_gather_object", "eval_accumulation_steps", "prediction_loss_only",
+    "include_for_metrics", "batch_eval_metrics", "metric_for_best_model", "greater_is_better",
+    "do_train", "do_eval", "do_predict",
+    # saving and the Hub; push_to_hub itself is refused
+    "save_only_model", "save_on_each_node", "enable_jit_checkpoint", "resume_from_checkpoint",
+    "ignore_data_skip", "restore_callback_states_from_checkpoint", "hub_strategy", "hub_token",
+    "hub_private_repo", "hub_model_id", "hub_always_push", "hub_revision",
+    # how rows come in; prompts are tokens already, and are shuffled by the seed
+    "data_seed", "dataloader_drop_last", "dataloader_num_workers", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_in_order",
+    "dataloader_multiprocessing_context", "remove_unused_columns", "label_names",
+    "length_column_name", "train_sampling_strategy",
+    # speed and processes
+    "average_tokens_across_devices", "auto_find_batch_size", "torch_empty_cache_steps",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel",
+    "liger_kernel_config", "use_cache", "local_rank", "ddp_backend", "ddp_timeout",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
+    "ddp_static_graph",
+}  # fmt: skip
+
+
+@dataclass
+class PPOConfig(_PPOConfig):
+    """The toolkit's PPOConfig with TRL 1.12's fields and defaults.
+
+    ``bf16``, ``gradient_checkpointing`` and ``max_grad_norm`` had no effect on TRL's PPO; here they
+    have, so they are off unless set.
+    """
+
+    ALSO_TAKEN: ClassVar[set[str]] = TAKEN
+    ENDS_TURNS: ClassVar[bool] = False
+
+    output_dir: str | None = field(default="trainer_output", metadata={"help": "Folder."})
+    learning_rate: float = field(
+        default=3e-6, metadata={"help": "The highest rate; see lr_scheduler_type."}
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Episodes in a pass."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
+    logging_steps: float = field(
+        default=10, metadata={"help": "No effect: every update is logged, as TRL's PPO did."}
+    )
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Episodes; by default num_train_epochs times the prompts."}
+    )
+    local_rollout_forward_batch_size: int = field(
+        default=64, metadata={"help": "Episodes in a pass without gradients."}
+    )
+    num_sample_generations: int = field(
+        default=10, metadata={"help": "Tables of completions in a run."}
+    )
+    response_length: int = field(default=53, metadata={"help": "Tokens sampled."})
+    kl_controller: str = field(default="fixed", metadata={"help": "fixed, or adaptive."})
+    kl_coef: float = field(default=0.05, metadata={"help": "The coefficient."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Divide rewards by their std."})
+    sample_every: int = field(default=10**9, metadata={"help": "Updates between samples shown."})
+    save_steps: float = field(
+        default=500, metadata={"help": "Updates between checkpoints; below 1, a part of the run."}
+    )
+    save_total_limit: int | None = field(
+        default=None, metadata={"help": "Checkpoints that are kept; by default all."}
+    )
+    sft_model_path: str = field(
+        default="EleutherAI/pythia-160m", metadata={"help": "For scripts: the policy's model."}
+    )
+    reward_model_path: str = field(
+        default="EleutherAI/pythia-160m", metadata={"help": "For scripts: the reward's model."}
+    )
+    dataset_num_proc: int | None = field(
+        default=None, metadata={"help": "For scripts: processes that tokenize."}
+    )
+    model_adapter_name: str | None = field(
+        default=None, metadata={"help": "The policy's adapter, of several."}
+    )
+    ref_adapter_name: str | None = field(
+        default=None, metadata={"help": "The reference's adapter, of several."}
+    )
+    # The trainer works these out, as TRL's did, whatever they are set to.
+    num_total_batches: int | None = field(default=None, metadata={"help": "Updates: worked out."})
+    micro_batch_size: int | None = field(
+        default=None, metadata={"help": "Episodes in a pass of all processes: worked out."}
+    )
+    local_batch_size: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Episodes of a process in an update: worked out."}
+    )
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Episodes in an update: worked out."}
+    )
+    local_mini_batch_size: int | None = field(
+        default=None, metadata={"help": "Episodes of a process in an optimizer step: worked out."}
+    )
+    mini_batch_size: int | None = field(
+        default=None, metadata={"help": "Episodes in an optimizer step: worked out."}
+    )
+    ds3_gather_for_generation: bool = field(
+        default=True, metadata={"help": "No effect: there is no DeepSpeed here."}
+    )
+    # What transformers 4 had, on which TRL 1.12 ran too.
+    warmup_ratio: float | None = field(
+        default=None, metadata={"help": "The part of the run that warms up: warmup_steps below 1."}
+    )
+    no_cuda: bool = field(default=False, metadata={"help": "use_cpu's old name."})
+    logging_dir: str | None = field(default=None, metadata={"help": "No effect: in output_dir."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "No effect, as there."})
+    save_safetensors: bool = field(default=True, metadata={"help": "No effect: always."})
+
+    def __post_init__(self) -> None:
+        self.local_batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        self.bf16 = bool(self.bf16)
+        self.use_cpu = self.use_cpu or self.no_cuda
+        if self.warmup_ratio and not self.warmup_steps:  # as in transformers 4: steps come first
+            self.warmup_steps = self.warmup_ratio
+        if self.resume is None and self.resume_from_checkpoint:
+            wish = str(self.resume_from_checkpoint)
+            self.resume = "auto" if wish.lower() == "true" else wish
+        super().__post_init__()
+        if self.eval_strategy == "steps" and self.eval_steps:
+            self.eval_every = self.eval_steps
+
+
+class PPOTrainer(_PPOTrainer):
+    """The trainer that takes separate models, which also writes into ``args`` what TRL's did."""
+
+    args: PPOConfig
+
+    def __init__(self, args: PPOConfig, *models: Any, **more: Any) -> None:
+        super().__init__(args, *models, **more)
+        world, steps = self.ranks.world, args.num_mini_batches
+        args.world_size = world
+        args.num_total_batches = self.num_updates
+        args.micro_batch_size = args.per_device_train_batch_size * world
+        args.batch_size = self.batch_size
+        args.mini_batch_size = self.batch_size // steps
+        args.local_mini_batch_size = self.batch_size // world // steps
+        if args.eval_strategy == "epoch":
+            self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
