@@ -135,7 +135,7 @@ def run_ours(folder: Path) -> bool:
     from safetensors.torch import load_file
 
     from toolkit.training.ppo.rollouts import Rollout
-    from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer
+    from toolkit.trl_compat import PPOConfig, PPOTrainer
 
     theirs = load_file(folder / "trl.safetensors")
     trainer = PPOTrainer(

@@ -21,7 +21,7 @@ from toolkit.training.baselines.config import (
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
-from toolkit.trl_compat.ppo import PPOConfig as TheirPPOConfig
+from toolkit.trl_compat import PPOConfig as TheirPPOConfig
 
 CONFIGS = [PPOConfig, TheirPPOConfig, BestOfKConfig, SFTBaselineConfig, PreferenceConfig,
            RLOOBaselineConfig]  # fmt: skip

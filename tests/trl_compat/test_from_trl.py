@@ -11,7 +11,8 @@ from transformers import TrainingArguments
 
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import USED
-from toolkit.trl_compat.ppo import TAKEN, PPOConfig, PPOTrainer
+from toolkit.trl_compat import PPOConfig, PPOTrainer
+from toolkit.trl_compat.config import TAKEN
 
 # trl.experimental.ppo.PPOConfig of TRL 1.12.0 on transformers 5.23.0: each field and its default,
 # written down by dataclasses.fields in an environment of its own.
@@ -259,10 +260,8 @@ def test_every_field_acts_or_is_taken_or_is_refused() -> None:
     assert not {n for n in FIELDS if not acts(n)} - TAKEN - OTHER.keys()
 
 
-def test_the_trainer_takes_trls_arguments_in_trls_order(root: Path) -> None:
-    from toolkit.training.ppo.trainer import PPOTrainer as Own
-
-    assert list(inspect.signature(Own.__init__).parameters)[1:13] == PARAMETERS
+def test_the_trainer_takes_trls_arguments_in_trls_order() -> None:
+    assert list(inspect.signature(PPOTrainer.__init__).parameters)[1:13] == PARAMETERS
 
 
 def test_a_method_is_there_or_the_page_says_that_it_is_not(root: Path) -> None:

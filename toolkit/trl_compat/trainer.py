@@ -1,5 +1,6 @@
 """PPOTrainer as TRL 1.12 had it: whole separate models beside one another, or roles on one base."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from toolkit.errors import InputError
 from toolkit.models.actors import Actors
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.trainer import PPOTrainer as _PPOTrainer
+from toolkit.trl_compat.config import PPOConfig as TRLPPOConfig
 from toolkit.trl_compat.separate_models import SeparateModels
 
 
@@ -76,6 +78,20 @@ class PPOTrainer(_PPOTrainer):
             callbacks,
             reward_weights,
         )
+        if isinstance(args, TRLPPOConfig):
+            self._note_what_was_worked_out(args)
+
+    def _note_what_was_worked_out(self, args: TRLPPOConfig) -> None:
+        """Write into ``args`` what TRL's trainer wrote there: batch sizes of the processes."""
+        world, steps = self.ranks.world, args.num_mini_batches
+        args.world_size = world
+        args.num_total_batches = self.num_updates
+        args.micro_batch_size = args.per_device_train_batch_size * world
+        args.batch_size = self.batch_size
+        args.mini_batch_size = self.batch_size // steps
+        args.local_mini_batch_size = self.batch_size // world // steps
+        if args.eval_strategy == "epoch":
+            self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
 
     def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
         """Save what others load; returns its folder.

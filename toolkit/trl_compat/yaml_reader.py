@@ -15,7 +15,7 @@ from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import PPOConfig as OwnConfig
-from toolkit.trl_compat.ppo import TAKEN, PPOConfig
+from toolkit.trl_compat.config import TAKEN, PPOConfig
 
 Settings = dict[str, object]
 # What recipes/ppo.py reads.

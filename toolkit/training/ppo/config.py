@@ -84,7 +84,7 @@ class PPOConfig(TrainingArguments):
     Unlike TRL 1.12: the KL coefficient adapts by default, ``response_length`` tokens are sampled
     whatever they are unless ``stop_token`` is given, rewards are whitened, gradients are not
     clipped, and Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
-    ``toolkit.trl_compat.ppo.PPOConfig`` has TRL 1.12's defaults.
+    ``toolkit.trl_compat.PPOConfig`` has TRL 1.12's defaults.
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED

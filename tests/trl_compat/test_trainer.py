@@ -24,7 +24,7 @@ from transformers import (
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import PPOConfig as OurConfig
 from toolkit.training.ppo.inputs import as_prompts
-from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer
+from toolkit.trl_compat import PPOConfig, PPOTrainer
 from toolkit.trl_compat.separate_models import SeparateModels
 from toolkit.trl_compat.yaml_reader import read_trl_config
 
@@ -64,7 +64,7 @@ from transformers import (
     AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser,
 )
 from trl import ModelConfig, ScriptArguments, get_peft_config
-from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer
+from toolkit.trl_compat import PPOConfig, PPOTrainer
 
 parser = HfArgumentParser((ScriptArguments, PPOConfig, ModelConfig))
 script, args, model_args = parser.parse_args_into_dataclasses()

@@ -1,20 +1,16 @@
 """For scripts that were written for TRL 1.12's PPOTrainer.
 
-    from toolkit.trl_compat.ppo import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
+    from toolkit.trl_compat import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
 
 The trainer is the toolkit's own, which takes whole separate models as TRL's did. The configuration
 has every field of TRL 1.12's, with its default: a fixed KL coefficient of 0.05, no whitening of
 rewards, 53 tokens. What differs all the same, and why, stands in docs/from-trl.md.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from toolkit.training.ppo.config import PPOConfig as _PPOConfig
-from toolkit.trl_compat.trainer import PPOTrainer as _PPOTrainer
-
-__all__ = ["PPOConfig", "PPOTrainer"]
 
 # Fields of TrainingArguments that scripts may set, and that change no number here or there: TRL's
 # PPO never read them, or worked the thing out for itself.
@@ -143,21 +139,3 @@ class PPOConfig(_PPOConfig):
         super().__post_init__()
         if self.eval_strategy == "steps" and self.eval_steps:
             self.eval_every = self.eval_steps
-
-
-class PPOTrainer(_PPOTrainer):
-    """The trainer that takes separate models, which also writes into ``args`` what TRL's did."""
-
-    args: PPOConfig
-
-    def __init__(self, args: PPOConfig, *models: Any, **more: Any) -> None:
-        super().__init__(args, *models, **more)
-        world, steps = self.ranks.world, args.num_mini_batches
-        args.world_size = world
-        args.num_total_batches = self.num_updates
-        args.micro_batch_size = args.per_device_train_batch_size * world
-        args.batch_size = self.batch_size
-        args.mini_batch_size = self.batch_size // steps
-        args.local_mini_batch_size = self.batch_size // world // steps
-        if args.eval_strategy == "epoch":
-            self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
