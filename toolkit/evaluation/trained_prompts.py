@@ -131,11 +131,14 @@ def _of_run(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -> se
 
 def _of_prompts(settings: Row, facts: Row, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     found, _ = read_prompts(
-        settings["prompts"], tokenizer, settings.get("max_prompt_length") or 1 << 30,
-        settings.get("prompt_tokens"), settings.get("limit"),
+        settings["prompts"],
+        tokenizer,
+        settings.get("max_prompt_length") or 1 << 30,
+        settings.get("prompt_tokens"),
+        settings.get("limit"),
         chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
-    )  # fmt: skip
+    )
     then = facts.get("data", {}).get("prompts")
     if then is not None and then != len(found):
         raise _Unknown(

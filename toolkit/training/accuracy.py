@@ -229,22 +229,26 @@ def judge(metrics: RewardMetrics) -> Verdict:
     more = "hold out more (--eval_rows), or collect more comparisons"
     if p < SURE:
         return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
+
     if high < chance:
         p = 1 - p if metrics.p_below is None else metrics.p_below
-        return Verdict("no", p, (
+        sentence = (
             f"Worse than chance: {figures}; luck alone gives as few with probability {p:.2g}. PPO "
             "would learn the opposite of what people pick; are the labels turned round?"
-        ))  # fmt: skip
+        )
+        return Verdict("no", p, sentence)
+
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
-        return Verdict("no", p, (
+        sentence = (
             f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
             "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
-        ))  # fmt: skip
+        )
+        return Verdict("no", p, sentence)
+
+    sentence = f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
     if p < TAIL:
-        return Verdict("not decided", p, (
+        sentence = (
             f"Probably better than chance, but not surely: {by_luck}, not below {SURE:g}. To be "
             f"sure, {more}."
-        ))  # fmt: skip
-    return Verdict("not decided", p, (
-        f"Too few comparisons to tell it from chance: {by_luck}. To find out, {more}."
-    ))  # fmt: skip
+        )
+    return Verdict("not decided", p, sentence)
