@@ -61,8 +61,10 @@ def main(args: RatingArguments) -> None:
         count = write_table(
             args.scores, scored, lambda: f"{args.comparisons}: only ties at the top"
         )
-        print(f"{args.scores}: {count} prompts with scores, from {len(source)} labels; prompts "
-              "whose labels leave a tie at the top are left out")  # fmt: skip
+        print(
+            f"{args.scores}: {count} prompts with scores, from {len(source)} labels; prompts "
+            "whose labels leave a tie at the top are left out"
+        )
         return
 
     ratings = rate(contests_between_models(source), args.method, args.resamples, args.seed)
@@ -74,8 +76,13 @@ def main(args: RatingArguments) -> None:
     for header in ("model", "rating", "95 %", "contests", "won"):
         table.add_column(header, justify="left" if header == "model" else "right")
     for r in ratings:
-        table.add_row(Text(printable(r.name)), f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}",
-                      str(r.contests), f"{r.wins / r.contests:.0%}")  # fmt: skip
+        table.add_row(
+            Text(printable(r.name)),
+            f"{r.rating:.0f}",
+            f"{r.low:.0f} to {r.high:.0f}",
+            str(r.contests),
+            f"{r.wins / r.contests:.0%}",
+        )
     Console().print(table)
     Ratings(args.method, ratings).write(args.output)
 

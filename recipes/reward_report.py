@@ -98,11 +98,21 @@ def report(args: ReportArguments, scratch: Path) -> Analysis:
     curve = []
     for fraction in fractions:
         with contextlib.redirect_stdout(io.StringIO()):  # its talk is not about this model
-            less = call(reward.main, [
-                *replay, "--train_fraction", str(fraction * data_args.train_fraction),
-                "--output_dir", str(scratch / str(fraction)), "--normalize_samples", "0",
-                "--check_reload", "false", "--overwrite",
-            ])  # fmt: skip
+            less = call(
+                reward.main,
+                [
+                    *replay,
+                    "--train_fraction",
+                    str(fraction * data_args.train_fraction),
+                    "--output_dir",
+                    str(scratch / str(fraction)),
+                    "--normalize_samples",
+                    "0",
+                    "--check_reload",
+                    "false",
+                    "--overwrite",
+                ],
+            )
         curve.append(curve_point(fraction, less))
         print(f"trained on {fraction:.0%} of the labels: accuracy {less.accuracy:.3f}")
     if fractions:

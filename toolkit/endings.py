@@ -197,9 +197,12 @@ def _unfailing(old: io.TextIOWrapper, descriptor: int) -> io.TextIOWrapper:
     raw = _Stream(descriptor, "wb", closefd=False)
     errors = "backslashreplace" if old.errors == "strict" else old.errors
     return io.TextIOWrapper(
-        raw if old.write_through else io.BufferedWriter(raw), encoding=old.encoding, errors=errors,
-        line_buffering=old.line_buffering, write_through=old.write_through,
-    )  # fmt: skip
+        raw if old.write_through else io.BufferedWriter(raw),
+        encoding=old.encoding,
+        errors=errors,
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )
 
 
 class _Stream(io.FileIO):

@@ -43,6 +43,7 @@ def test_the_page_is_self_contained_and_escaped_and_json_and_pictures_lie_beside
     assert page.count("<img ") == page.count('src="data:image/png;base64,') == 5
     assert "{{ 7 * 7 }}" in page and "\x1b" not in page and "\u202e" not in page
     assert "\\u202e" in page  # what would hide is written out
+    assert "Prompt: <strong>&lt;script&gt;document" in page
     found = json.loads((report.parent / "report.json").read_text())
     assert found["samples"][0]["prompt"] == hostile[0]
     assert {p.name for p in report.parent.glob("*.png")} == {

@@ -249,9 +249,15 @@ class Sampling:
     """
 
     def __init__(
-        self, roles: Roles, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, rule_of: RuleOf,
-        precision: str, seed: int, batch_size: int = 256,
-    ) -> None:  # fmt: skip
+        self,
+        roles: Roles,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
+        rule_of: RuleOf,
+        precision: str,
+        seed: int,
+        batch_size: int = 256,
+    ) -> None:
         self.roles, self.tokenizer, self.prompts = roles, tokenizer, prompts
         self.rule_of, self.rule, self.precision = rule_of, rule_of(tokenizer), precision
         self.seed, self.batch_size = seed, batch_size
@@ -301,9 +307,13 @@ class Sampling:
         )
 
     def sample(
-        self, role: str, indices: Sequence[int], generator: torch.Generator, name: str,
+        self,
+        role: str,
+        indices: Sequence[int],
+        generator: torch.Generator,
+        name: str,
         reference: Roles | None = None,
-    ) -> Outputs:  # fmt: skip
+    ) -> Outputs:
         """A completion for each of these prompts, which may stand there several times.
 
         Raises:
@@ -394,9 +404,13 @@ class _Batch:
 
 @torch.no_grad()
 def sample_batch(
-    roles: Roles, role: str, prompts: list[list[int]], rule: SamplingRule,
-    generator: torch.Generator, reference: Roles | None = None,
-) -> _Batch:  # fmt: skip
+    roles: Roles,
+    role: str,
+    prompts: list[list[int]],
+    rule: SamplingRule,
+    generator: torch.Generator,
+    reference: Roles | None = None,
+) -> _Batch:
     """Completions of one role, what is seen of each, and how far each is from the reference.
 
     A log-ratio that is not finite tells of a log-prob that is not.

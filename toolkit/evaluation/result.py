@@ -129,10 +129,16 @@ class Pair(PairCounts):
     def turned(self) -> "Pair":
         """Return the same pair as seen from ``b``."""
         return replace(
-            self, a=self.b, b=self.a, wins=self.losses, losses=self.wins,
-            win_rate=1 - self.win_rate, low=1 - self.high, high=1 - self.low,
+            self,
+            a=self.b,
+            b=self.a,
+            wins=self.losses,
+            losses=self.wins,
+            win_rate=1 - self.win_rate,
+            low=1 - self.high,
+            high=1 - self.low,
             difference=None if self.difference is None else -self.difference,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,14 @@ def _of_run(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[str]:
 def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     settings = record.settings
     found, _ = read_prompts(
-        settings["prompts"], tokenizer, settings.get("max_prompt_length") or 1 << 30,
-        settings.get("prompt_tokens"), settings.get("limit"),
+        settings["prompts"],
+        tokenizer,
+        settings.get("max_prompt_length") or 1 << 30,
+        settings.get("prompt_tokens"),
+        settings.get("limit"),
         chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
-    )  # fmt: skip
+    )
     then = (record.data or {}).get("prompts")
     if then is not None and then != len(found):
         raise _Unknown(

@@ -124,9 +124,15 @@ RULES: dict[str, Rule] = {
     "no_cuda": _renamed("use_cpu", "its name in transformers 5"),
     "model_adapter_name": _dropped("policy_adapter names the folder of an adapter to start from"),
     "ref_adapter_name": _dropped("--reference says what the reference is"),
-}  # fmt: skip
-for _name in ("num_total_batches", "micro_batch_size", "local_batch_size", "batch_size",
-              "local_mini_batch_size", "mini_batch_size"):  # fmt: skip
+}
+for _name in (
+    "num_total_batches",
+    "micro_batch_size",
+    "local_batch_size",
+    "batch_size",
+    "local_mini_batch_size",
+    "mini_batch_size",
+):
     RULES[_name] = _dropped("the trainer works it out")
 for _name in ("overwrite_output_dir", "logging_dir", "save_safetensors", *sorted(TAKEN)):
     RULES.setdefault(_name, _dropped("it changes nothing here"))
@@ -149,12 +155,17 @@ def read_trl_config(path: str | Path) -> Translation:
     given, lines = _read(path)
     problems: list[tuple[int, str]] = []
     done = Translation()
+
+    # Fields that mean something each by itself.
     for name, value in given.items():
         if name in PRECISION or name in OTHERS:
             continue
         if name not in RULES and name not in OUR_FIELDS:
-            problems.append((lines[name], f"{name} is no field of TRL 1.12's PPO configuration, or "
-                             "one that is not known here (leave it out)"))  # fmt: skip
+            unknown = (
+                f"{name} is no field of TRL 1.12's PPO configuration, or one that is not known "
+                "here (leave it out)"
+            )
+            problems.append((lines[name], unknown))
             continue
         try:
             settings, note = RULES.get(name, _same(name))(value)
@@ -164,12 +175,15 @@ def read_trl_config(path: str | Path) -> Translation:
         done.values |= {k: v for k, v in settings.items() if k == name or not given.get(k)}
         if note:
             done.notes.append(f"{name}: {note}")
+
+    # Those that mean something together, and what the file leaves out.
     for settle in (_precision, _model, _adapter, _prompts):
         try:
             settle(given, done)
         except InputError as error:
             problems.append((lines.get(error.field or "", 1), f"{error.field}: {error}"))
     _add_defaults(done)
+
     problems += _problems(done.values, lines)
     if problems:
         listed = [f"{path}:{line}: {text}" for line, text in sorted(problems)]
@@ -187,6 +201,7 @@ def _read(path: Path) -> tuple[Settings, dict[str, int]]:
         raise InputError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
+
     lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
@@ -202,18 +217,21 @@ def _precision(given: Settings, done: Translation) -> None:
         return
     if given.get("load_in_8bit"):
         raise InputError("8-bit bases are not supported (say load_in_4bit)", "load_in_8bit")
+
     dtypes = [name for name in ("torch_dtype", "dtype") if given.get(name) is not None]
     known = {"bfloat16": "bf16", "float32": "fp32", "auto": None}
     for name in dtypes:
         if not isinstance(given[name], str) or given[name] not in known:
             cure = "bfloat16 or float32"
             raise InputError(f"{given[name]!r} is no type that a base is held in ({cure})", name)
+
     if given.get("load_in_4bit"):
         done.values["precision"] = "4bit"
         done.notes.append("load_in_4bit: is precision: 4bit here")
         for name in dtypes:
             done.notes.append(f"{name}: left out: 4-bit computes in bf16 on a GPU, fp32 on a CPU")
         return
+
     chosen = known[str(given[dtypes[-1]])] if dtypes else None
     done.values["precision"] = chosen or "fp32"
     if dtypes:
@@ -258,6 +276,7 @@ def _prompts(given: Settings, done: Translation) -> None:
             done.notes.append(f"{key}: left out: rows with `prompt` come with --prompts")
     if "prompts" not in done.values:
         done.missing.append(f"--prompts {name}:{split}" if name else "--prompts PROMPTS.jsonl")
+
     rewards = ("reward_model", "reward_adapter", "lexicon", "reward_function")
     if not any(done.values.get(reward) for reward in rewards):
         done.missing.append("--reward_adapter REWARD/adapter")
@@ -273,6 +292,7 @@ def _add_defaults(done: Translation) -> None:
             done.notes.append(
                 "missing_eos_penalty: left out: nothing ends without a stop_token (say eos)"
             )
+
     defaults = {f.name: f.default for f in fields(OwnConfig)}
     for f in fields(PPOConfig):
         name = f.name
@@ -288,10 +308,15 @@ def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
 
     A setting that is refused is taken out, and the rest is tried again.
     """
-    sources = {"model_name_or_path": "sft_model_path", "reward_model": "reward_model_path",
-               "eval_every": "eval_steps", "warmup_steps": "warmup_ratio"}  # fmt: skip
+    sources = {
+        "model_name_or_path": "sft_model_path",
+        "reward_model": "reward_model_path",
+        "eval_every": "eval_steps",
+        "warmup_steps": "warmup_ratio",
+    }
     left = dict(values)
     found: list[tuple[int, str]] = []
+
     with scratch_folder() as folder:
         written = folder / "config.yaml"
         for _ in range(len(values) + 1):
@@ -303,6 +328,7 @@ def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
                 where = re.match(re.escape(str(written)) + r":(\d+): ", str(error))
                 text = str(error)[where.end() :] if where else str(error)
                 name = _key_at(written, int(where[1])) if where else error.field
+
             if name not in left:
                 return [*found, (1, text)]
             del left[name]
@@ -317,6 +343,3 @@ def _key_at(path: Path, line: int) -> str | None:
     assert isinstance(node, yaml.MappingNode)
     starts = {key.start_mark.line + 1: str(key.value) for key, _ in node.value}
     return starts.get(max((start for start in starts if start <= line), default=-math.inf))
-
-
-__all__ = ["Translation", "read_trl_config"]
