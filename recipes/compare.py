@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
-from toolkit.stages import Stage, run_stages
+from toolkit.pipeline.stages import Stage, run_stages
 
 evaluate, report = recipe("evaluate"), recipe("report")
 RECIPES: dict[str, tuple[str, Any, str]] = {  # title, recipe, what it leaves in its output_dir

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit.errors import check_range, check_seed
-from toolkit.stages import run_stages
+from toolkit.pipeline.stages import run_stages
 
 compare = recipe("compare")
 CONFIGS = Path(__file__).parent / "configs" / "demo"

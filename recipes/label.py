@@ -31,7 +31,7 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labellers import ScriptedLabeller
+from toolkit.labeling.labelers import ScriptedLabeller
 from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Store
 from toolkit.scoring.functions import call_reward_function

@@ -26,9 +26,9 @@ from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
-from toolkit.labeling.labellers import ScriptedLabeller
-from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
+from toolkit.labeling.labelers import ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.online import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
 
 Main = Callable[..., Any]
 RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}

@@ -18,7 +18,7 @@ from typing import Any
 
 from toolkit.data.files import require_file
 from toolkit.errors import InputError, check_range, check_seed
-from toolkit.stages import Stage, run_stages
+from toolkit.pipeline.stages import Stage, run_stages
 
 evaluate, ppo, report = recipe("evaluate"), recipe("ppo"), recipe("report")
 

@@ -17,10 +17,8 @@ from toolkit.data.prompts import PROMPTS_HELP, Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.backup import backup
 from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
-from toolkit.labeling.quality import quality
-from toolkit.labeling.scripted import Lexicon
-from toolkit.labeling.server import (
+from toolkit.labeling.labelers import JudgePicker, Picker, ScorePicker
+from toolkit.labeling.pages import (
     Pages,
     PageSettings,
     host_names,
@@ -28,6 +26,8 @@ from toolkit.labeling.server import (
     listen,
     serve,
 )
+from toolkit.labeling.quality import quality
+from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.store import Refused, Settings, Store, person_name
 from toolkit.models.adapters import (
     check_adapter,

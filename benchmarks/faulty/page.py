@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.faulty.room import Fault, Room, Wrong
-from benchmarks.labelling_load import measure
+from benchmarks.labeling_load import measure
 from toolkit.labeling.backup import backup
 from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Store

@@ -2,7 +2,7 @@
 
 import pytest
 
-from toolkit.data.labels import label_time
+from toolkit.data.numbering import label_time
 from toolkit.errors import InputError
 
 NOON = 1_704_110_400  # date -d 2024-01-01T12:00:00Z +%s

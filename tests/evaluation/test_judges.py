@@ -19,7 +19,7 @@ from toolkit.evaluation.judges import (
     parse_judges,
     reranker,
 )
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeller
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base

@@ -18,7 +18,7 @@ import uvicorn
 
 from toolkit.labeling import connections
 from toolkit.labeling.connections import Connection, allow_descriptors, shed
-from toolkit.labeling.server import Pages, PageSettings, listen, server_of
+from toolkit.labeling.pages import Pages, PageSettings, listen, server_of
 from toolkit.labeling.store import Settings, Store
 
 

@@ -19,9 +19,9 @@ from toolkit.data.files import write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling import judge as judge_module
 from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
-from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
-from toolkit.labeling.rounds import label_until
+from toolkit.labeling.labelers import JudgePicker, ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.online import label_until
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]

@@ -105,7 +105,7 @@ def test_undo_of_nothing_is_nothing(tmp_path: Path) -> None:
 def test_a_lease_that_ran_out_frees_the_item_and_its_form_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store as module
+    import toolkit.labeling.store.store as module
 
     store, ann, bob = new(tmp_path, 1)
     task = store.next_task(ann)
@@ -123,7 +123,7 @@ def test_a_lease_that_ran_out_frees_the_item_and_its_form_is_refused(
 def test_a_late_answer_counts_where_nobody_has_taken_the_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store as module
+    import toolkit.labeling.store.store as module
 
     store, ann, _ = new(tmp_path, 1)
     task = store.next_task(ann)
@@ -305,7 +305,7 @@ def test_a_file_that_is_no_good_is_named_and_left_alone(
 def test_two_leases_that_ran_out_free_the_item_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store as module
+    import toolkit.labeling.store.store as module
 
     store, ann, bob = new(tmp_path, 1, Settings(overlap=1.0))
     assert store.next_task(ann).item == store.next_task(bob).item
@@ -406,7 +406,7 @@ def test_a_server_killed_under_load_loses_no_label_and_doubles_none(
     root: Path, tmp_path: Path
 ) -> None:
     sys.path.insert(0, str(root / "benchmarks"))
-    from labelling_load import measure
+    from labeling_load import measure
 
     result = measure(labels=240, labellers=4, kills=4, folder=tmp_path)
     assert result["labels"] >= 200
@@ -512,7 +512,7 @@ DAY = 86_400.0
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
-    import toolkit.labeling.store as module
+    import toolkit.labeling.store.store as module
 
     now = module.time.time()
     monkeypatch.setattr(module.time, "time", lambda: now + by)

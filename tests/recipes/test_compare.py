@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.cli import bind, call, recipe
 from toolkit.errors import InputError
-from toolkit.stages import Stage
+from toolkit.pipeline.stages import Stage
 
 compare = recipe("compare")
 sweep = recipe("sweep")

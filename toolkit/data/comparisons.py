@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from toolkit.data.labels import Numbering, as_index, with_whole_numbers
-from toolkit.data.sources import Placed, read_table
+from toolkit.data.numbering import Numbering, as_index, with_whole_numbers
+from toolkit.data.tables import Placed, read_table
 from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]

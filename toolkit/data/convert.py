@@ -12,7 +12,7 @@
 the one in the column's name, elsewhere the first completion is 0; ``first`` says otherwise. A
 letter (A is the first completion) or the name of a column is understood too.
 
-Completions that repeat the prompt are cut (``data.repeats``, ``data.dialogues``).
+Completions that repeat the prompt are cut (``data.repeated_prompts``, ``data.dialogues``).
 
 Each converter takes a row and gives a comparison; ``Dropped`` says why a sound row makes none (a
 tie, say), ValueError what is wrong with it.
@@ -42,9 +42,9 @@ from toolkit.data.dialogues import (
     split_dialogues,
     unpacked,
 )
-from toolkit.data.labels import Numbering, as_index, file_of, is_missing, pick_of
-from toolkit.data.repeats import CUT, without_repeats
-from toolkit.data.sources import Placed, read_table
+from toolkit.data.numbering import Numbering, as_index, file_of, is_missing, pick_of
+from toolkit.data.repeated_prompts import CUT, without_repeats
+from toolkit.data.tables import Placed, read_table
 from toolkit.errors import BadRows, InputError
 
 Row = dict[str, Any]

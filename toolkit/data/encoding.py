@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat, is_rendered, rendering
-from toolkit.data.sources import Placed
+from toolkit.data.tables import Placed
 from toolkit.data.text import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 

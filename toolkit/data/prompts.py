@@ -12,7 +12,7 @@ from toolkit.data.comparisons import Row, problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
-from toolkit.data.sources import read_table
+from toolkit.data.tables import read_table
 from toolkit.data.text import decode_pair
 from toolkit.errors import BadRows, InputError
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from toolkit.data.files import atomic_directory, write_text
-from toolkit.data.inside import copy_inside
+from toolkit.data.links import copy_inside
 from toolkit.errors import InputError, check_choice
 from toolkit.hub.base import TOKENIZER_FILES, Base, check_tokenizer
 from toolkit.hub.gate import PROBES, publicly_known

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils.sha import git_hash
 
-from toolkit.data.inside import open_inside, shown
+from toolkit.data.links import open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
 from toolkit.hub.stage import StagedFile, check_unchanged

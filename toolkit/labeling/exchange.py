@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.files import parse_object
-from toolkit.data.labels import label_time, with_whole_numbers
+from toolkit.data.numbering import label_time, with_whole_numbers
 from toolkit.errors import InputError
 from toolkit.labeling.formats import (
     Imported,

@@ -26,7 +26,7 @@ from xml.sax.saxutils import quoteattr
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import COLUMN
-from toolkit.data.labels import TIMES, as_index, label_time
+from toolkit.data.numbering import TIMES, as_index, label_time
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
 

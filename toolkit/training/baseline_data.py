@@ -24,7 +24,7 @@ from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.sources import Placed, read_table
+from toolkit.data.tables import Placed, read_table
 from toolkit.data.text import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
 from toolkit.training.baseline_config import PreferenceConfig

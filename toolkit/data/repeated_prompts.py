@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.data.sources import Placed
+from toolkit.data.tables import Placed
 from toolkit.errors import BadRows
 
 Row = dict[str, Any]

@@ -12,8 +12,9 @@ import pytest
 from toolkit.data.files import write_jsonl
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
-from toolkit.labeling.rounds import (
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.online import (
     OnlineArguments,
     alarm_of,
     check_alike,
@@ -30,7 +31,6 @@ from toolkit.labeling.rounds import (
     win_rate,
     with_sides,
 )
-from toolkit.labeling.store import Settings, Store
 
 SIDES = ["reference", "reference", "policy", "policy"]
 

@@ -13,8 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from toolkit.errors import InputError
-from toolkit.labeling.quality import quality
-from toolkit.labeling.server import (
+from toolkit.labeling.pages import (
     HEADERS,
     Pages,
     PageSettings,
@@ -24,6 +23,7 @@ from toolkit.labeling.server import (
     server_of,
     shown,
 )
+from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Settings, Store
 
 HOST = "127.0.0.1:8000"

@@ -1,7 +1,7 @@
 """Labellers at work over HTTP while the server is killed: is every acknowledged label there, once?
 
-    python benchmarks/labelling_load.py --labels 5000 --labellers 8 --kills 50
-    python benchmarks/labelling_load.py --labels 3000 --labellers 100 --kills 0 --silent 2000
+    python benchmarks/labeling_load.py --labels 5000 --labellers 8 --kills 50
+    python benchmarks/labeling_load.py --labels 3000 --labellers 100 --kills 0 --silent 2000
 
 Starts the real server as a process of its own, on a store of made-up items; labellers sign in by
 invite links and answer as fast as they can, each picking, skipping and taking back by a seeded lot.
@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from toolkit.labeling.server import Pages, PageSettings, listen, serve  # noqa: E402
+from toolkit.labeling.pages import Pages, PageSettings, listen, serve  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 
 SETTINGS = Settings(overlap=0.3, repeats=0.05, gold=0.0, lease=30.0)

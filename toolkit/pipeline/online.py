@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labellers import ScriptedLabeller
+from toolkit.labeling.labelers import ScriptedLabeller
 from toolkit.labeling.store import Store
 from toolkit.maths.schedules import num_updates
 from toolkit.maths.statistics import wilson_interval

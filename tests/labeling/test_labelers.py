@@ -10,7 +10,7 @@ import pytest
 from toolkit.data.locks import letting_go, lock_part
 from toolkit.errors import InputError
 from toolkit.labeling.judge import UselessJudge
-from toolkit.labeling.labellers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
 
 Row = dict[str, Any]

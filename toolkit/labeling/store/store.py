@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.data.labels import TIMES, label_time
+from toolkit.data.numbering import TIMES, label_time
 from toolkit.data.outputs import try_to_write
 from toolkit.data.text import printable
 from toolkit.errors import InputError

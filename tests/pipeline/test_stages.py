@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.stages import Stage, run_stages
+from toolkit.pipeline.stages import Stage, run_stages
 
 ran: list[str] = []
 

@@ -1,0 +1,20 @@
+"""The store of labels."""
+
+from toolkit.labeling.store.store import (
+    MIGRATIONS,
+    REFUSED,
+    Labeller,
+    Refused,
+    Settings,
+    Store,
+    check_writable,
+    cure,
+    draw,
+    person_name,
+    shown_order,
+)
+
+__all__ = [
+    "MIGRATIONS", "REFUSED", "Labeller", "Refused", "Settings", "Store", "check_writable", "cure",
+    "draw", "person_name", "shown_order",
+]  # fmt: skip
