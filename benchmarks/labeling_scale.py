@@ -1,4 +1,4 @@
-"""How quick the labelling page stays: a store of many items and labels, and each page's time.
+"""How quick the labeling page stays: a store of many items and labels, and each page's time.
 
     python benchmarks/labeling_scale.py --items 100000 --labels 200000
 

@@ -358,7 +358,7 @@ class FunctionArguments:
 
 @dataclass
 class JudgeArguments:
-    """A language model behind an OpenAI-compatible endpoint, as a labeller."""
+    """A language model behind an OpenAI-compatible endpoint, as a labeler."""
 
     # How it is asked, which may differ when a run goes on: no label depends on it.
     FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
@@ -411,7 +411,7 @@ class JudgeArguments:
 def load_picker(
     judge_args: JudgeArguments, scorer_args: FunctionArguments
 ) -> tuple[str, Picker] | None:
-    """A scripted labeller's name and picker; None where neither a judge nor a scorer was given.
+    """A scripted labeler's name and picker; None where neither a judge nor a scorer was given.
 
     Raises:
         InputError: both, or more than one scorer, or one that does not load.
@@ -420,7 +420,7 @@ def load_picker(
     if judge is None and not scorer_args.given:
         return None
     if judge is not None and scorer_args.given:
-        raise InputError("judge_url and a scorer given: one labeller at a time", "judge_url")
+        raise InputError("judge_url and a scorer given: one labeler at a time", "judge_url")
     if judge is not None:
         return judge.model, JudgePicker(judge)
     return scorer_args.reward_function or "lexicon", ScorePicker(scorer_args.function())
@@ -434,7 +434,7 @@ class StoreArguments:
         default=None,
         metadata={"help": "SQLite file of items and labels (outputs/labels.sqlite with --serve)."},
     )
-    serve: bool = field(default=False, metadata={"help": "Open the labelling page; Ctrl-C ends."})
+    serve: bool = field(default=False, metadata={"help": "Open the labeling page; Ctrl-C ends."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address of the page."})
     port: int = field(default=8000, metadata={"help": "Its port; 0 for any that is free."})
     public_host: list[str] = field(

@@ -213,7 +213,7 @@ BAD: dict[str, tuple[Case, int]] = {
     "session cookie of SQL": (
         lambda s: post(s.client(), "/label", s.form(s.ann), Cookie="labelling=' OR 1=1 --"), 401),
     "somebody else's form": (_others_form, 403),
-    "an admin's form for a labeller": (
+    "an admin's form for a labeler": (
         lambda s: post(s.admin, "/label", s.form(s.ann)), 403),
     "form that never was": (_label(form="made-up"), 303),
     "form of SQL": (_label(form="' OR '1'='1"), 303),
@@ -246,12 +246,12 @@ BAD: dict[str, tuple[Case, int]] = {
     "absolute path": (lambda s: s.ann.get("/static/%2fetc%2fpasswd"), 404),
     "null byte in a path": (lambda s: s.ann.get("/static/label.js%00.css"), 404),
     "export by path": (lambda s: s.admin.get("/admin/export/..%2f..%2flabels.sqlite"), 404),
-    "admin page for a labeller": (lambda s: s.ann.get("/admin"), 403),
-    "export for a labeller": (lambda s: s.ann.get("/admin/export/comparisons.jsonl"), 403),
+    "admin page for a labeler": (lambda s: s.ann.get("/admin"), 403),
+    "export for a labeler": (lambda s: s.ann.get("/admin/export/comparisons.jsonl"), 403),
     "export for nobody": (lambda s: s.client().get("/admin/export/comparisons.jsonl"), 401),
-    "invitation by a labeller": (
+    "invitation by a labeler": (
         lambda s: post(s.ann, "/admin/invite", s.form(s.ann) | {"name": "eve"}), 403),
-    "import by a labeller": (
+    "import by a labeler": (
         lambda s: s.ann.post("/admin/import", files={"x": b"{}"}, headers={"Origin": BASE}), 403),
     "import without a form token": (_upload(b"{}", csrf="no"), 403),
     "import of no JSON": (_upload(b"prompt,completions"), 422),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.labeling.store import MIGRATIONS, Labeller, Refused, Settings, Store, shown_order
+from toolkit.labeling.store import MIGRATIONS, Labeler, Refused, Settings, Store, shown_order
 
 PLAIN = Settings(overlap=0.0, repeats=0.0, gold=0.0)
 
@@ -31,7 +31,7 @@ def new(path: Path, count: int = 8, settings: Settings = PLAIN, **names: str) ->
     return store, *people
 
 
-def label_all(store: Store, who: Labeller, action: str = "pick") -> list[int]:
+def label_all(store: Store, who: Labeler, action: str = "pick") -> list[int]:
     items = []
     while (task := store.next_task(who)) is not None:
         assert store.record(who, task.form, action, 0 if action == "pick" else None)
@@ -51,7 +51,7 @@ def test_a_form_makes_one_label_and_the_first_answer_stands(tmp_path: Path) -> N
     assert [e["action"] for e in store.events()] == ["pick"]
 
 
-def test_each_item_is_labelled_by_as_many_as_wanted(tmp_path: Path) -> None:
+def test_each_item_is_labeled_by_as_many_as_wanted(tmp_path: Path) -> None:
     store, ann, bob = new(tmp_path, 200, Settings(overlap=0.15, repeats=0.0))
     people, done = itertools.cycle([ann, bob]), Counter()
     for who in itertools.islice(people, 600):
@@ -174,7 +174,7 @@ def test_all_orders_are_as_likely_and_the_choice_is_what_stood_there(tmp_path: P
     assert all(60 < positions[place] < 140 for place in range(4))
 
 
-def test_each_labeller_has_an_order_of_their_own() -> None:
+def test_each_labeler_has_an_order_of_their_own() -> None:
     same = sum(shown_order(item, 1, 0, 4) == shown_order(item, 2, 0, 4) for item in range(2400))
     assert 50 < same < 150  # one in 24
     assert shown_order(5, 1, 0, 4) == shown_order(5, 1, 0, 4)
@@ -408,7 +408,7 @@ def test_a_server_killed_under_load_loses_no_label_and_doubles_none(
     sys.path.insert(0, str(root / "benchmarks"))
     from labeling_load import measure
 
-    result = measure(labels=240, labellers=4, kills=4, folder=tmp_path)
+    result = measure(labels=240, labelers=4, kills=4, folder=tmp_path)
     assert result["labels"] >= 200
     assert (result["lost"], result["doubled"], result["changed"]) == (0, 0, 0)
 
@@ -468,7 +468,7 @@ def test_a_file_that_comes_in_again_changes_nothing(tmp_path: Path) -> None:
         assert sorted(held(store)) == [0, 2] and len(list(store.events())) == events
 
 
-def test_what_was_labelled_here_yields_only_to_a_label_that_says_it_is_later(
+def test_what_was_labeled_here_yields_only_to_a_label_that_says_it_is_later(
     tmp_path: Path,
 ) -> None:
     store, ann, _ = new(tmp_path, 1)

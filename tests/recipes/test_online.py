@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
-from toolkit.labeling.labelers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
 from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
@@ -288,7 +288,7 @@ def test_people_on_the_page_are_waited_for(
 ) -> None:  # fmt: skip
     """Another process has the store open and labels now and then."""
     out = tmp_path / "waited"
-    person = ScriptedLabeller("ann", ScorePicker(Lexicon(root / "data/lexicon.txt")))
+    person = ScriptedLabeler("ann", ScorePicker(Lexicon(root / "data/lexicon.txt")))
 
     def some_labels(seconds: float) -> None:
         def label() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import InputError
 
-if TYPE_CHECKING:  # the labelling page starts without transformers
+if TYPE_CHECKING:  # the labeling page starts without transformers
     from transformers import PreTrainedTokenizerBase
 
 

@@ -1,4 +1,4 @@
-"""Comparisons to and from the JSON of two other labelling tools: Label Studio and Argilla.
+"""Comparisons to and from the JSON of two other labeling tools: Label Studio and Argilla.
 
     Label Studio, a task     {"id": 1, "data": {"prompt": "...", "completion_1": "...", ...},
                               "annotations": [{"completed_by": {"email": "ann"}, "result": [
@@ -31,7 +31,7 @@ from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
 
 Row = dict[str, Any]
-PERSONAL = ("best", "labeler", "updated_at")  # what differs between labellers of one item
+PERSONAL = ("best", "labeler", "updated_at")  # what differs between labelers of one item
 NOBODY = str(uuid.UUID(int=0))  # Argilla wants a user for each response
 WORDS: dict[Any, str] = {dict: "an object", list: "a list", str: "text"}
 
@@ -47,7 +47,7 @@ class Imported(list[Row]):
 
 
 def label_studio_config(k: int) -> str:
-    """The labelling interface (XML) of a project for tasks of ``k`` completions, all of one ``k``.
+    """The labeling interface (XML) of a project for tasks of ``k`` completions, all of one ``k``.
 
     Raises:
         InputError: fewer than two.
@@ -67,10 +67,10 @@ def label_studio_config(k: int) -> str:
 
 
 def to_label_studio(rows: Iterable[Row]) -> list[Row]:
-    """Tasks with an annotation for each labeller who picked; rows without ``best`` are only tasks.
+    """Tasks with an annotation for each labeler who picked; rows without ``best`` are only tasks.
 
     Label Studio takes annotations only of e-mail addresses that are members of the organisation
-    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labellers who are named
+    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labelers who are named
     otherwise have to be renamed, or their annotations left out, before its import.
 
     Args:
@@ -189,7 +189,7 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
     """Records (``rg.Record.from_dict``) with a response to the question ``best`` for each pick.
 
     A record's id depends on its content alone, so logging it anew adds none. Argilla knows users by
-    UUID: a labeller's name becomes one, and ``metadata.row`` says whose it is. Its server takes
+    UUID: a labeler's name becomes one, and ``metadata.row`` says whose it is. Its server takes
     responses only of users that it has. The dataset's settings: text fields, a label question
     ``best`` with "1" to "K", extra metadata allowed.
 

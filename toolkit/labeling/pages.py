@@ -1,4 +1,4 @@
-"""The labelling page: one process, one SQLite file, no account anywhere.
+"""The labeling page: one process, one SQLite file, no account anywhere.
 
 A person follows an invite link, presses a button and has a session. Each page shows one item and a
 form of its own number; an answer is on the disk before the next page is sent. Text is data: it is
@@ -48,7 +48,7 @@ from toolkit.labeling.connections import (
 )
 from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Labeller, Refused, Store, person_name
+from toolkit.labeling.store import Labeler, Refused, Store, person_name
 
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
@@ -322,8 +322,8 @@ class Pages:
 
     # Sessions
 
-    async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeller]:
-        """The session's secret and its labeller.
+    async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeler]:
+        """The session's secret and its labeler.
 
         Raises:
             HTTPException: 401 without a session, 403 with one of another kind.
@@ -338,7 +338,7 @@ class Pages:
 
     async def form(
         self, request: Request, kinds: tuple[str, ...] = ("person", "admin")
-    ) -> tuple[Labeller, dict[str, str]]:
+    ) -> tuple[Labeler, dict[str, str]]:
         """Who sent a form, and its fields.
 
         Raises:
@@ -373,7 +373,7 @@ class Pages:
             progress=progress, note=NOTES.get(request.query_params.get("note", ""), ""),
         )  # fmt: skip
 
-    def _state(self, who: Labeller) -> tuple[Any, int | None, dict[str, Any]]:
+    def _state(self, who: Labeler) -> tuple[Any, int | None, dict[str, Any]]:
         task = self.store.next_task(who)
         own: dict[str, Any] = self.store.own_progress(who)
         totals = self.totals()
@@ -457,11 +457,11 @@ class Pages:
     # Admin
 
     async def admin(self, request: Request) -> Response:
-        """How the labelling goes."""
+        """How the labeling goes."""
         _, who = await self.session(request, ("admin",))
         return await self.admin_page(request, who)
 
-    async def admin_page(self, request: Request, who: Labeller, note: str = "",
+    async def admin_page(self, request: Request, who: Labeler, note: str = "",
                          **shown: Any) -> Response:  # fmt: skip
         """The admin's page, with a note, and below it a link or a question."""
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}

@@ -1,7 +1,7 @@
 """What an administrator sees of the labels: who gives how many, how fast, and how far they agree.
 
 All of it is counted anew from the store's tables, at one moment: about half a second at 200,000
-labels. A label is of an item, a labeller and a turn, and holds until it is undone (``store.py``).
+labels. A label is of an item, a labeler and a turn, and holds until it is undone (``store.py``).
 """
 
 import json
@@ -41,8 +41,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class LabellerQuality:
-    """One labeller.
+class LabelerQuality:
+    """One labeler.
 
     Attributes:
         name: their name.
@@ -82,7 +82,7 @@ class PositionBias:
 
     Attributes:
         completions: K, how many are shown.
-        picked: (K,) picks of each position, first to last. The order is drawn for each labeller
+        picked: (K,) picks of each position, first to last. The order is drawn for each labeler
             (``shown_order``), so for somebody who reads them all each is as likely.
         p_value: of counts at least so uneven, if each is (chi-square, K - 1 degrees of freedom);
             None where fewer than 5 are expected of each, which is too few for it.
@@ -95,10 +95,10 @@ class PositionBias:
 
 @dataclass(frozen=True)
 class Quality:
-    """All labels, and each labeller; ``dataclasses.asdict`` of it goes into JSON.
+    """All labels, and each labeler; ``dataclasses.asdict`` of it goes into JSON.
 
     Attributes:
-        labellers: by name; those who have not begun too.
+        labelers: by name; those who have not begun too.
         items: without gold ones.
         wanted: labels of these that are wanted.
         left: of those, how many nobody has given or is giving.
@@ -113,7 +113,7 @@ class Quality:
         hourly: (24,) labels of the last 24 hours that hold; the last is the hour until now.
     """
 
-    labellers: list[LabellerQuality]
+    labelers: list[LabelerQuality]
     items: int
     wanted: int
     left: int
@@ -132,7 +132,7 @@ class _Events(NamedTuple):
 
     id: np.ndarray
     item: np.ndarray
-    labeller: np.ndarray
+    labeler: np.ndarray
     turn: np.ndarray
     says: np.ndarray
     position: np.ndarray
@@ -171,7 +171,7 @@ def quality(store: Store, now: float | None = None) -> Quality:
     ahead = labels.at > now + SLACK
     ago = np.where(ahead, DAY, np.maximum((now - labels.at) // HOUR, 0)).astype(int)
     return Quality(
-        labellers=_labellers(people, events, labels, ago == 0, [
+        labelers=_labelers(people, events, labels, ago == 0, [
             _agreement(counted, table, category),
             _self_agreement(labels, len(people)),
             _on_gold(labels.only(decided & on_gold), gold),
@@ -209,7 +209,7 @@ def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np
 
 
 def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
-    """All events, and those that hold; labellers as indices into ``people``, their ids."""
+    """All events, and those that hold; labelers as indices into ``people``, their ids."""
     table = _table(
         db, 8,
         f"SELECT id, item, labeller, turn, {SAYS}, coalesce(position, -1), coalesce(seconds, -1), "
@@ -232,7 +232,7 @@ def _counts(labels: _Events) -> tuple[np.ndarray, np.ndarray]:
     return table, category
 
 
-# What is asked of each labeller: indices of labellers, of how many, and how many of these are
+# What is asked of each labeler: indices of labelers, of how many, and how many of these are
 # right, each (N,).
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -240,42 +240,42 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _agreement(labels: _Events, table: np.ndarray, category: np.ndarray) -> Judged:
     """Each label against all others of its item."""
     others = np.bincount(labels.item)[labels.item] - 1
-    return labels.labeller, others, table[labels.item, category] - 1
+    return labels.labeler, others, table[labels.item, category] - 1
 
 
 def _self_agreement(labels: _Events, people: int) -> Judged:
-    """Each hidden repeat against what its labeller said first."""
+    """Each hidden repeat against what its labeler said first."""
     first, again = (labels.only((labels.turn == t) & (labels.says > SKIP)) for t in (0, 1))
     _, i, j = np.intersect1d(
-        first.item * people + first.labeller, again.item * people + again.labeller,
+        first.item * people + first.labeler, again.item * people + again.labeler,
         assume_unique=True, return_indices=True,
     )  # fmt: skip
     first, again = first.only(i), again.only(j)
-    return first.labeller, np.ones(len(i), dtype=int), first.says == again.says
+    return first.labeler, np.ones(len(i), dtype=int), first.says == again.says
 
 
 def _on_gold(labels: _Events, gold: np.ndarray) -> Judged:
     """Each label on a gold item against the answer; ``gold`` (G, 2) holds ids and answers."""
     gold = gold[np.argsort(gold[:, 0])]
     answer = gold[np.searchsorted(gold[:, 0], labels.item), 1]
-    return labels.labeller, np.ones(len(answer), dtype=int), labels.says == answer
+    return labels.labeler, np.ones(len(answer), dtype=int), labels.says == answer
 
 
-def _labellers(
+def _labelers(
     people: list[sqlite3.Row], events: _Events, labels: _Events, late: np.ndarray,
     judged: list[Judged],
-) -> list[LabellerQuality]:  # fmt: skip
+) -> list[LabelerQuality]:  # fmt: skip
     """One for each of ``people``; ``late`` (N,) are labels of the last hour."""
 
     def tally(who: np.ndarray, of: np.ndarray | None = None) -> list[int]:
         return np.bincount(who, of, minlength=len(people)).astype(int).tolist()
 
     said = [labels.says >= 0, labels.says == TIE, labels.says == BAD, labels.says == SKIP, late]
-    picks, ties, bad, skips, last_hour = (tally(labels.labeller[mask]) for mask in said)
-    undos = tally(events.labeller[events.says == UNDO])
+    picks, ties, bad, skips, last_hour = (tally(labels.labeler[mask]) for mask in said)
+    undos = tally(events.labeler[events.says == UNDO])
     timed = events.only((events.says >= 0) & (events.seconds >= 0))
-    order = np.argsort(timed.labeller, kind="stable")
-    times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeller))[:-1])
+    order = np.argsort(timed.labeler, kind="stable")
+    times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeler))[:-1])
     shares = [
         [
             Share(r / n if n else None, n)
@@ -284,7 +284,7 @@ def _labellers(
         for who, of, right in judged
     ]
     return [
-        LabellerQuality(
+        LabelerQuality(
             person["name"], person["kind"], picks[i] + ties[i] + bad[i] + skips[i], picks[i],
             ties[i], bad[i], skips[i], undos[i], last_hour[i],
             float(np.median(times[i])) if len(times[i]) else None, *(share[i] for share in shares),

@@ -2,7 +2,7 @@
 
     round r: sample the policy -> label, up to l(n) picks -> retrain the reward model -> PPO
     OUT/round-000/prompts-00.jsonl   the prompts of this round
-                  samples-00.jsonl   what is labelled; -01 and so on where ties left too few picks
+                  samples-00.jsonl   what is labeled; -01 and so on where ties left too few picks
                   comparisons.jsonl  all picks so far, the reward model's data
                   reward/, ppo.json  what came of them
     OUT/ppo/                         one run of all rounds
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labelers import ScriptedLabeller
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.maths.schedules import num_updates
 from toolkit.maths.statistics import wilson_interval
@@ -65,7 +65,7 @@ def linear(n: float, episodes: float, initial: float, total: float) -> float:
 
 
 def all_at_once(n: float, episodes: float, initial: float, total: float) -> float:
-    """l(n) = N: everything is labelled before the first episode (offline)."""
+    """l(n) = N: everything is labeled before the first episode (offline)."""
     return total
 
 
@@ -139,13 +139,13 @@ class OnlineArguments:
         default=0.0,
         metadata={"help": "Items beyond those wanted, as a share: to label during PPO."},
     )
-    overlap: float = field(default=0.0, metadata={"help": "Share of items for two labellers."})
+    overlap: float = field(default=0.0, metadata={"help": "Share of items for two labelers."})
     on_alarm: str = field(default="warn", metadata={"help": "Score up, win rate down: stop, warn."})
     allow_untrusted_reward: bool = field(
         default=False,
         metadata={"help": "Go on with a round's reward model that is at chance, or below it."},
     )
-    labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
+    labeler: str | None = field(default=None, metadata={"help": "The scripted labeler's name."})
     noise: float = field(default=0.0, metadata={"help": "Share of its picks made by lot."})
     seed: int = field(default=0, metadata={"help": "Of every stage."})
 
@@ -299,7 +299,7 @@ def label_until(
     number: int,
     wanted: int,
     validation: bool,
-    labeller: ScriptedLabeller | None,
+    labeler: ScriptedLabeler | None,
     more: Callable[[int], None],
     check: Callable[[], None],
     poll: float = 5.0,
@@ -313,7 +313,7 @@ def label_until(
         number: of the round.
         wanted: picks in all.
         validation: whether those on validation items count.
-        labeller: a script, or None to wait for people.
+        labeler: a script, or None to wait for people.
         more: called with a number of items, brings so many new ones into the store.
         check: called now and then; raises to end the wait.
         poll: seconds between looks at the store while people label.
@@ -328,8 +328,8 @@ def label_until(
         if missing <= 0 and not open_items:
             return picks
         check()
-        if labeller is not None:
-            none_left = not labeller.work(store, max(missing, 1), progress=False).items
+        if labeler is not None:
+            none_left = not labeler.work(store, max(missing, 1), progress=False).items
             if none_left and missing <= 0:  # what is open, others hold
                 return picks
         else:
@@ -340,7 +340,7 @@ def label_until(
                       "items to go", flush=True)  # fmt: skip
         if none_left and missing > 0:
             more(math.ceil(1.1 * items_for(store, missing, len(picks))) + 2)
-        elif labeller is None:
+        elif labeler is None:
             time.sleep(poll)
 
 
@@ -428,7 +428,7 @@ class Loop:
         plan: what is due when (``OnlineArguments.plan``).
         stage: runs the recipe of that name ("sample", "reward", "ppo") with these words.
         store: of items and labels.
-        labeller: a script, or None to wait for people.
+        labeler: a script, or None to wait for people.
         prompts: rows of ``prompt`` (or ``text``), gone through in turn.
         completions: K.
         source: what the items' ``source`` says in every round.
@@ -438,7 +438,7 @@ class Loop:
     plan: Plan
     stage: Callable[[str, list[str]], Any]
     store: Store
-    labeller: ScriptedLabeller | None
+    labeler: ScriptedLabeler | None
     prompts: list[Row]
     completions: int
     source: Row
@@ -493,16 +493,16 @@ class Loop:
             if batch == MOST_BATCHES:
                 raise InputError(
                     f"{self.store.path}: {batch} batches of samples and still too few picks of "
-                    f"{wanted} (does the labeller find them all alike?)"
+                    f"{wanted} (does the labeler find them all alike?)"
                 )
             path = self.sample_batch(number, batch, count, 0)
             self.store.add_items(row for _, row in read_jsonl(path))
 
         picks = label_until(
-            self.store, number, wanted, self.args.train_on_validation, self.labeller, more,
+            self.store, number, wanted, self.args.train_on_validation, self.labeler, more,
             self.check, self.args.poll_seconds,
         )  # fmt: skip
-        if self.labeller is not None and (doubt := self.labeller.picker.doubt()):
+        if self.labeler is not None and (doubt := self.labeler.picker.doubt()):
             print(f"warning: {doubt}", file=sys.stderr, flush=True)
         rates = {"labels": len(picks), "win_rate": win_rate(self.store.picks(), number)}
         write_json(folder / "validation.json", rates)
@@ -534,7 +534,7 @@ class Loop:
         write_json(folder / "ppo.json", {"update": until, "policy": policy})
 
     def sample_batch(self, number: int, batch: int, count: int, sides: int) -> Path:
-        """A file of items to be labelled, the first ``sides`` prompts' for validation."""
+        """A file of items to be labeled, the first ``sides`` prompts' for validation."""
         folder = self.folder(number)
         path = folder / f"samples-{batch:02d}.jsonl"
         if path.is_file():

@@ -3,7 +3,7 @@
 from toolkit.labeling.store.store import (
     MIGRATIONS,
     REFUSED,
-    Labeller,
+    Labeler,
     Refused,
     Settings,
     Store,
@@ -15,6 +15,6 @@ from toolkit.labeling.store.store import (
 )
 
 __all__ = [
-    "MIGRATIONS", "REFUSED", "Labeller", "Refused", "Settings", "Store", "check_writable", "cure",
+    "MIGRATIONS", "REFUSED", "Labeler", "Refused", "Settings", "Store", "check_writable", "cure",
     "draw", "person_name", "shown_order",
 ]  # fmt: skip

@@ -2,14 +2,14 @@
 
     item      a prompt with K completions and where they came from; a comparison, or a match between
               two contenders; perhaps gold: its best completion is known
-    labeller  a person, who comes with a token, or a script
+    labeler  a person, who comes with a token, or a script
     lease     who is looking at which item, and the number of the form that was handed out
-    event     what a labeller said of an item: pick, tie, bad (all of them), skip, or undo. Events
+    event     what a labeler said of an item: pick, tie, bad (all of them), skip, or undo. Events
               are only ever added; a form makes at most one
-    label     what holds of an item, a labeller and a turn (0, or 1 for a hidden repeat): the last
+    label     what holds of an item, a labeler and a turn (0, or 1 for a hidden repeat): the last
               event that was not undone. Derived, and checked against the events at every start
 
-Completions are shown in an order of their own for each labeller (``shown_order``), so nobody learns
+Completions are shown in an order of their own for each labeler (``shown_order``), so nobody learns
 that the first is usually the best; events hold both index and position.
 
 Clocks are set, by hand or by a network: a lease or a session that begins in the future is none, and
@@ -39,7 +39,7 @@ from toolkit.data.text import printable
 from toolkit.errors import InputError
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
-DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeller less
+DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeler less
 REFUSED = "refused"  # a script's reason for a skip: its judge gave no answer
 # How the forms of imported picks begin; the second of such as did not say when they were made.
 IMPORT, UNDATED = "import dated", "import undated"
@@ -135,10 +135,10 @@ class Settings:
     """How items are handed out.
 
     Attributes:
-        overlap: share of items that two labellers see.
+        overlap: share of items that two labelers see.
         repeats: share of hidden repeats among what a person sees.
         gold: share of gold items, where there are any.
-        lease: seconds for which an item waits for its labeller.
+        lease: seconds for which an item waits for its labeler.
         spacing: labels between an item and its repeat, at least.
         seed: of the order of items, and of which of them overlap.
     """
@@ -152,7 +152,7 @@ class Settings:
 
 
 class Task(NamedTuple):
-    """What a labeller is asked: ``order[position]`` is the index of the completion shown there.
+    """What a labeler is asked: ``order[position]`` is the index of the completion shown there.
 
     ``extra`` holds the row's further fields, which a script's function may ask for.
     """
@@ -167,7 +167,7 @@ class Task(NamedTuple):
     extra: dict[str, Any]
 
 
-class Labeller(NamedTuple):
+class Labeler(NamedTuple):
     """Who labels."""
 
     id: int
@@ -200,10 +200,10 @@ def draw(*parts: Any) -> random.Random:
     return random.Random(hashlib.sha256(repr(parts).encode("utf-8", "replace")).digest())
 
 
-def shown_order(item: int, labeller: int, turn: int, count: int) -> list[int]:
-    """The completions' indices as they are shown: another order for each labeller and turn."""
+def shown_order(item: int, labeler: int, turn: int, count: int) -> list[int]:
+    """The completions' indices as they are shown: another order for each labeler and turn."""
     order = list(range(count))
-    draw("order", item, labeller, turn).shuffle(order)
+    draw("order", item, labeler, turn).shuffle(order)
     return order
 
 
@@ -388,7 +388,7 @@ class Store:
         assert cursor.lastrowid is not None
         return cursor.lastrowid, True
 
-    # Labellers
+    # Labelers
 
     def invite(
         self, name: str, kind: str = "person", end_sessions: bool = True,
@@ -397,7 +397,7 @@ class Store:
         """A new token for this name, kept hashed; the earlier one ends, and sessions too.
 
         Args:
-            name: of a new labeller, or of one who gets another token.
+            name: of a new labeler, or of one who gets another token.
             kind: person or admin.
             end_sessions: sessions end with the earlier token.
             replaces: what ``invitation`` says of the token that is to end, so that none ends by
@@ -405,24 +405,24 @@ class Store:
 
         Raises:
             Refused: the name has another token than that.
-            InputError: the name is that of another kind of labeller.
+            InputError: the name is that of another kind of labeler.
         """
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
-            labeller = self._labeller(db, name, kind)
+            labeler = self._labeler(db, name, kind)
             if self._invitation(db, name) != replaces:
                 raise Refused(f"{name} has a link already, which a new one would end", 409)
-            db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeller.id))
+            db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeler.id))
             if end_sessions:
-                db.execute("DELETE FROM sessions WHERE labeller = ?", (labeller.id,))
+                db.execute("DELETE FROM sessions WHERE labeller = ?", (labeler.id,))
         return token
 
-    def script(self, name: str) -> Labeller:
-        """The scripted labeller of this name."""
+    def script(self, name: str) -> Labeler:
+        """The scripted labeler of this name."""
         with self._writing() as db:
-            return self._labeller(db, name, "script")
+            return self._labeler(db, name, "script")
 
-    def _labeller(self, db: sqlite3.Connection, name: str, kind: str) -> Labeller:
+    def _labeler(self, db: sqlite3.Connection, name: str, kind: str) -> Labeler:
         row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
         if row is None:
             cursor = db.execute(
@@ -430,21 +430,21 @@ class Store:
                 (name, kind, time.time()),
             )
             assert cursor.lastrowid is not None
-            return Labeller(cursor.lastrowid, name, kind)
+            return Labeler(cursor.lastrowid, name, kind)
         if row["kind"] == "script" and kind == "person" and not self._worked(db, row["id"]):
             db.execute("UPDATE labellers SET kind = 'person' WHERE id = ?", (row["id"],))
-            return Labeller(row["id"], name, kind)
+            return Labeler(row["id"], name, kind)
         if row["kind"] != kind:
             raise InputError(
-                f"labeller {name!r} is a {row['kind']}, not a {kind}: take another name"
+                f"labeler {name!r} is a {row['kind']}, not a {kind}: take another name"
             )
-        return Labeller(*row)
+        return Labeler(*row)
 
     @staticmethod
-    def _worked(db: sqlite3.Connection, labeller: int) -> bool:
-        """Whether this one has labelled here, beside what was imported under the name."""
+    def _worked(db: sqlite3.Connection, labeler: int) -> bool:
+        """Whether this one has labeled here, beside what was imported under the name."""
         query = "SELECT 1 FROM events WHERE labeller = ? AND form NOT LIKE 'import %' LIMIT 1"
-        return db.execute(query, (labeller,)).fetchone() is not None
+        return db.execute(query, (labeler,)).fetchone() is not None
 
     def invitation(self, name: str) -> str | None:
         """What this name's token is told from others by; it opens nothing. None for no token."""
@@ -456,76 +456,76 @@ class Store:
         return None if row is None or row[0] is None else hashed(row[0])[:16]
 
     def kind_of(self, name: str) -> str | None:
-        """What kind of labeller has this name; None for nobody, and for imported labels' names."""
+        """What kind of labeler has this name; None for nobody, and for imported labels' names."""
         row = self.db.execute("SELECT id, kind FROM labellers WHERE name = ?", (name,)).fetchone()
         if row is None or (row["kind"] == "script" and not self._worked(self.db, row["id"])):
             return None
         return row["kind"]
 
-    def by_token(self, token: str) -> Labeller | None:
+    def by_token(self, token: str) -> Labeler | None:
         """Whose token it is."""
         row = self.db.execute(
             "SELECT id, name, kind FROM labellers WHERE token = ?", (hashed(token),)
         ).fetchone()
-        return None if row is None else Labeller(*row)
+        return None if row is None else Labeler(*row)
 
-    def start_session(self, labeller: Labeller) -> str:
+    def start_session(self, labeler: Labeler) -> str:
         """A new session's secret, for a cookie."""
         secret = secrets.token_urlsafe(32)
         with self._writing() as db:
             db.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?)", (hashed(secret), labeller.id, time.time())
+                "INSERT INTO sessions VALUES (?, ?, ?)", (hashed(secret), labeler.id, time.time())
             )
         return secret
 
-    def by_session(self, secret: str, longest: float = math.inf) -> Labeller | None:
+    def by_session(self, secret: str, longest: float = math.inf) -> Labeler | None:
         """Whose session it is, unless it began more than ``longest`` seconds ago, or from now."""
         row = self.db.execute(
             "SELECT l.id, l.name, l.kind FROM sessions s JOIN labellers l ON l.id = s.labeller "
             "WHERE s.hash = ? AND abs(? - s.created) < ?", (hashed(secret), time.time(), longest),
         ).fetchone()  # fmt: skip
-        return None if row is None else Labeller(*row)
+        return None if row is None else Labeler(*row)
 
     def end_session(self, secret: str) -> None:
         """Sign out."""
         with self._writing() as db:
             db.execute("DELETE FROM sessions WHERE hash = ?", (hashed(secret),))
 
-    # Labelling
+    # Labeling
 
-    def next_task(self, labeller: Labeller) -> Task | None:
-        """What this labeller is asked now: the same until it is answered; None if all is done."""
+    def next_task(self, labeler: Labeler) -> Task | None:
+        """What this labeler is asked now: the same until it is answered; None if all is done."""
         now = time.time()
-        held = self._held(self.db, labeller, now)
+        held = self._held(self.db, labeler, now)
         if held is not None:
             return held
         with self._writing() as db:
-            held = self._held(db, labeller, now)  # another tab may have been faster
+            held = self._held(db, labeler, now)  # another tab may have been faster
             if held is not None:
                 return held
             self._reap(db, now)
-            chosen = self._choose(db, labeller)
+            chosen = self._choose(db, labeler)
             if chosen is None:
                 return None
             item, turn = chosen
-            form = self._lease(db, labeller, item, turn, now)
-        return self._task(self.db, labeller, item, turn, form)
+            form = self._lease(db, labeler, item, turn, now)
+        return self._task(self.db, labeler, item, turn, form)
 
-    def _held(self, db: sqlite3.Connection, labeller: Labeller, now: float) -> Task | None:
+    def _held(self, db: sqlite3.Connection, labeler: Labeler, now: float) -> Task | None:
         row = db.execute(
             f"SELECT form, item, turn FROM leases WHERE {HOLDS} AND labeller = ?2 "
-            "ORDER BY since DESC LIMIT 1", (now, labeller.id),
+            "ORDER BY since DESC LIMIT 1", (now, labeler.id),
         ).fetchone()  # fmt: skip
-        return None if row is None else self._task(db, labeller, row[1], row[2], row[0])
+        return None if row is None else self._task(db, labeler, row[1], row[2], row[0])
 
     def _task(
-        self, db: sqlite3.Connection, labeller: Labeller, item: int, turn: int, form: str
+        self, db: sqlite3.Connection, labeler: Labeler, item: int, turn: int, form: str
     ) -> Task:
         row = db.execute(
             "SELECT kind, prompt, completions, extra FROM items WHERE id = ?", (item,)
         ).fetchone()
         completions = json.loads(row["completions"])
-        order = shown_order(item, labeller.id, turn, len(completions))
+        order = shown_order(item, labeler.id, turn, len(completions))
         prompt, extra = json.loads(row["prompt"]), json.loads(row["extra"])
         return Task(form, item, turn, row["kind"], prompt, completions, order, extra)
 
@@ -538,32 +538,32 @@ class Store:
         )  # fmt: skip
         db.execute(f"DELETE FROM leases WHERE NOT {HOLDS}", (now,))
 
-    def _choose(self, db: sqlite3.Connection, labeller: Labeller) -> tuple[int, int] | None:
+    def _choose(self, db: sqlite3.Connection, labeler: Labeler) -> tuple[int, int] | None:
         """An item and a turn: now and then a hidden repeat or a gold item, else a new one."""
         seen = db.execute(
-            "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
+            "SELECT count(*) FROM labels WHERE labeller = ?", (labeler.id,)
         ).fetchone()[0]
-        luck = draw("turn", self.settings.seed, labeller.id, seen).random()
-        if labeller.kind == "person" and luck < self.settings.repeats:
+        luck = draw("turn", self.settings.seed, labeler.id, seen).random()
+        if labeler.kind == "person" and luck < self.settings.repeats:
             repeat = db.execute(
                 "SELECT item FROM (SELECT item, turn FROM labels WHERE labeller = ?1 AND action = "
                 "'pick' ORDER BY event DESC LIMIT -1 OFFSET ?2) o WHERE turn = 0 AND NOT EXISTS "
                 "(SELECT 1 FROM labels r WHERE r.labeller = ?1 AND r.item = o.item AND r.turn = 1) "
                 "AND NOT EXISTS (SELECT 1 FROM items i WHERE i.id = o.item AND i.gold IS NOT NULL) "
-                "LIMIT 1", (labeller.id, self.settings.spacing),
+                "LIMIT 1", (labeler.id, self.settings.spacing),
             ).fetchone()  # fmt: skip
             if repeat is not None:
                 return repeat[0], 1
-        elif labeller.kind == "person" and luck < self.settings.repeats + self.settings.gold:
+        elif labeler.kind == "person" and luck < self.settings.repeats + self.settings.gold:
             gold = db.execute(
                 "SELECT id FROM items i WHERE gold IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
                 "labels l WHERE l.item = i.id AND l.labeller = ? AND l.turn = 0) "
-                "ORDER BY place LIMIT 1", (labeller.id,),
+                "ORDER BY place LIMIT 1", (labeler.id,),
             ).fetchone()  # fmt: skip
             if gold is not None:
                 return gold[0], 0
-        # From where this labeller was last: what lies before is done, or was seen already.
-        cursor = db.execute("SELECT cursor FROM labellers WHERE id = ?", (labeller.id,)).fetchone()[
+        # From where this labeler was last: what lies before is done, or was seen already.
+        cursor = db.execute("SELECT cursor FROM labellers WHERE id = ?", (labeler.id,)).fetchone()[
             0
         ]
         for start in (cursor, -1):
@@ -571,22 +571,22 @@ class Store:
                 "SELECT id, place FROM items i WHERE taken < wanted AND place > ?1 AND NOT EXISTS "
                 "(SELECT 1 FROM labels l WHERE l.item = i.id AND l.labeller = ?2 AND l.turn = 0) "
                 "AND NOT EXISTS (SELECT 1 FROM leases h WHERE h.item = i.id AND h.labeller = ?2) "
-                "ORDER BY place LIMIT 1", (start, labeller.id),
+                "ORDER BY place LIMIT 1", (start, labeler.id),
             ).fetchone()  # fmt: skip
             if new is not None:
                 db.execute(
-                    "UPDATE labellers SET cursor = ? WHERE id = ?", (new["place"], labeller.id)
+                    "UPDATE labellers SET cursor = ? WHERE id = ?", (new["place"], labeler.id)
                 )
                 return new["id"], 0
         return None
 
     def _lease(
-        self, db: sqlite3.Connection, labeller: Labeller, item: int, turn: int, now: float
+        self, db: sqlite3.Connection, labeler: Labeler, item: int, turn: int, now: float
     ) -> str:
         form = secrets.token_urlsafe(16)
         db.execute(
             "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)",
-            (form, item, labeller.id, turn, now, now + self.settings.lease),
+            (form, item, labeler.id, turn, now, now + self.settings.lease),
         )
         self._count(db, item, turn, 1)
         self._handed[form] = steady()
@@ -604,20 +604,20 @@ class Store:
         return seconds if 0 <= seconds <= lease["expires"] - lease["since"] else None
 
     def _count(self, db: sqlite3.Connection, item: int, turn: int, by: int) -> None:
-        """An item is taken by one labeller more, or fewer; repeats and gold items never are."""
+        """An item is taken by one labeler more, or fewer; repeats and gold items never are."""
         if turn == 0:
             db.execute(
                 "UPDATE items SET taken = taken + ? WHERE id = ? AND gold IS NULL", (by, item)
             )
 
     def record(
-        self, labeller: Labeller, form: str, action: str, position: int | None = None,
+        self, labeler: Labeler, form: str, action: str, position: int | None = None,
         reason: str | None = None,
     ) -> bool:  # fmt: skip
-        """Record what a labeller says of the item whose form they hold.
+        """Record what a labeler says of the item whose form they hold.
 
         Args:
-            labeller: who.
+            labeler: who.
             form: the task's.
             action: pick, tie, bad or skip.
             position: of a pick, as shown, from 0.
@@ -638,7 +638,7 @@ class Store:
             owner = before or lease
             if owner is None:
                 raise Refused("this form has run out: somebody else may have the item now", 409)
-            if owner["labeller"] != labeller.id:
+            if owner["labeller"] != labeler.id:
                 raise Refused("this form is somebody else's", 403)
             if before is not None:
                 return False
@@ -648,34 +648,34 @@ class Store:
                 count = len(json.loads(stored.fetchone()[0]))
                 if not 0 <= position < count:
                     raise Refused(f"there is no completion {position + 1} of {count}", 400)
-                choice = shown_order(item, labeller.id, turn, count)[position]
+                choice = shown_order(item, labeler.id, turn, count)[position]
             event = self._event(
-                db, form, item, labeller, turn, action, choice, position, reason,
+                db, form, item, labeler, turn, action, choice, position, reason,
                 self._seconds(lease, now), now,
             )  # fmt: skip
             db.execute(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)",
-                (item, labeller.id, turn, event, action, choice),
+                (item, labeler.id, turn, event, action, choice),
             )
             db.execute("DELETE FROM leases WHERE form = ?", (form,))
             if action not in DECIDED:
                 self._count(db, item, turn, -1)
         return True
 
-    def _event(self, db: sqlite3.Connection, form: str, item: int, labeller: Labeller,
+    def _event(self, db: sqlite3.Connection, form: str, item: int, labeler: Labeler,
                *values: Any) -> int:  # fmt: skip
         cursor = db.execute(
             "INSERT INTO events (form, item, labeller, turn, action, choice, position, reason, "
-            "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (form, item, labeller.id, *values)
+            "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (form, item, labeler.id, *values)
         )  # fmt: skip
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def undo(self, labeller: Labeller, after: int | None = None) -> bool:
-        """Take back the labeller's last label; its item is asked again at once.
+    def undo(self, labeler: Labeler, after: int | None = None) -> bool:
+        """Take back the labeler's last label; its item is asked again at once.
 
         Args:
-            labeller: who.
+            labeler: who.
             after: the event to be taken back, as the page knew it; another one is left alone, so
                 that a second click takes back nothing more. None for whichever is last.
 
@@ -686,16 +686,16 @@ class Store:
         with self._writing() as db:
             last = db.execute(
                 "SELECT item, turn, event, action FROM labels WHERE labeller = ? "
-                "ORDER BY event DESC LIMIT 1", (labeller.id,),
+                "ORDER BY event DESC LIMIT 1", (labeler.id,),
             ).fetchone()  # fmt: skip
             if last is None or after not in (None, last["event"]):
                 return False
-            self._void(db, labeller, last["event"], last["item"], last["turn"], last["action"], now)
-            self._lease(db, labeller, last["item"], last["turn"], now)
+            self._void(db, labeler, last["event"], last["item"], last["turn"], last["action"], now)
+            self._lease(db, labeler, last["item"], last["turn"], now)
         return True
 
-    def take_back(self, labeller: Labeller, events: Iterable[int]) -> int:
-        """Take back these labels of a labeller, so that their items are to be asked again.
+    def take_back(self, labeler: Labeler, events: Iterable[int]) -> int:
+        """Take back these labels of a labeler, so that their items are to be asked again.
 
         Returns:
             How many still held.
@@ -705,57 +705,57 @@ class Store:
             for event in events:
                 label = db.execute(
                     "SELECT item, turn, action FROM labels WHERE event = ? AND labeller = ?",
-                    (event, labeller.id),
+                    (event, labeler.id),
                 ).fetchone()
                 if label is not None:
                     item, turn, action = label
-                    self._void(db, labeller, event, item, turn, action, now)
+                    self._void(db, labeler, event, item, turn, action, now)
                     taken += 1
         return taken
 
-    def ask_again(self, labeller: Labeller) -> int:
+    def ask_again(self, labeler: Labeler) -> int:
         """Take back all refusals of a script; how many there were."""
-        return self.take_back(labeller, self.refusals(labeller))
+        return self.take_back(labeler, self.refusals(labeler))
 
-    def refusals(self, labeller: Labeller) -> list[int]:
+    def refusals(self, labeler: Labeler) -> list[int]:
         """The events by which a script passed over items, as its judge gave no answer."""
         rows = self.db.execute(
             "SELECT e.id FROM labels l JOIN events e ON e.id = l.event WHERE l.labeller = ? AND "
-            "l.action = 'skip' AND e.reason = ?", (labeller.id, REFUSED),
+            "l.action = 'skip' AND e.reason = ?", (labeler.id, REFUSED),
         )  # fmt: skip
         return [row[0] for row in rows]
 
-    def has_picked(self, labeller: Labeller) -> bool:
-        """Whether a pick of this labeller holds."""
+    def has_picked(self, labeler: Labeler) -> bool:
+        """Whether a pick of this labeler holds."""
         query = "SELECT 1 FROM labels WHERE labeller = ? AND action = 'pick' LIMIT 1"
-        return self.db.execute(query, (labeller.id,)).fetchone() is not None
+        return self.db.execute(query, (labeler.id,)).fetchone() is not None
 
-    def release(self, labeller: Labeller) -> None:
+    def release(self, labeler: Labeler) -> None:
         """Let go of the items that a script was handed and will not answer."""
         with self._writing() as db:
             for item, turn in db.execute(
-                "SELECT item, turn FROM leases WHERE labeller = ?", (labeller.id,)
+                "SELECT item, turn FROM leases WHERE labeller = ?", (labeler.id,)
             ).fetchall():
                 self._count(db, item, turn, -1)
-            db.execute("DELETE FROM leases WHERE labeller = ?", (labeller.id,))
+            db.execute("DELETE FROM leases WHERE labeller = ?", (labeler.id,))
 
     def _void(
-        self, db: sqlite3.Connection, labeller: Labeller, event: int, item: int, turn: int,
+        self, db: sqlite3.Connection, labeler: Labeler, event: int, item: int, turn: int,
         action: str, now: float,
     ) -> None:  # fmt: skip
         """Add the event that undoes a label, and drop the label."""
-        self._event(db, f"undo {event}", item, labeller, turn, "undo", None, None, None, None, now)
+        self._event(db, f"undo {event}", item, labeler, turn, "undo", None, None, None, None, now)
         db.execute(
             "DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?",
-            (item, labeller.id, turn),
+            (item, labeler.id, turn),
         )
         if action in DECIDED:
             self._count(db, item, turn, -1)
 
-    def last_event(self, labeller: Labeller) -> int | None:
+    def last_event(self, labeler: Labeler) -> int | None:
         """The event that ``undo`` would take back."""
         row = self.db.execute(
-            "SELECT max(event) FROM labels WHERE labeller = ?", (labeller.id,)
+            "SELECT max(event) FROM labels WHERE labeller = ?", (labeler.id,)
         ).fetchone()
         return row[0]
 
@@ -769,14 +769,14 @@ class Store:
         ).fetchone()
         return {"items": items, "wanted": wanted, "left": left}
 
-    def own_progress(self, labeller: Labeller) -> dict[str, float]:
-        """A labeller's labels (own), and the median seconds of the last 25 (NaN where none is)."""
+    def own_progress(self, labeler: Labeler) -> dict[str, float]:
+        """A labeler's labels (own), and the median seconds of the last 25 (NaN where none is)."""
         own = self.db.execute(
-            "SELECT count(*) FROM labels WHERE labeller = ?", (labeller.id,)
+            "SELECT count(*) FROM labels WHERE labeller = ?", (labeler.id,)
         ).fetchone()[0]
         late = self.db.execute(
             "SELECT seconds FROM events WHERE labeller = ? AND seconds >= 0 "
-            "ORDER BY id DESC LIMIT 25", (labeller.id,),
+            "ORDER BY id DESC LIMIT 25", (labeler.id,),
         ).fetchall()  # fmt: skip
         times = sorted(row[0] for row in late)
         return {"own": own, "seconds": times[len(times) // 2] if times else math.nan}
@@ -855,7 +855,7 @@ class Store:
         given = added = 0
         last: dict[tuple[int, int, int], tuple[int, float | None]] = {}
         with self._writing() as db:
-            people: dict[int, Labeller] = {}
+            people: dict[int, Labeler] = {}
             for row in rows:
                 given += 1
                 choice, turn = row["best"], row.get("turn", 0)
@@ -870,12 +870,12 @@ class Store:
                 before = last.get(place, (choice, None))[1]
                 if when is None or before is None or when >= before:
                     last[place] = (choice, when)
-            for (item, labeller, turn), (choice, when) in last.items():
-                added += self._take_pick(db, item, people[labeller], turn, choice, when)
+            for (item, labeler, turn), (choice, when) in last.items():
+                added += self._take_pick(db, item, people[labeler], turn, choice, when)
         return added, given - added
 
     def _take_pick(
-        self, db: sqlite3.Connection, item: int, who: Labeller, turn: int, choice: int,
+        self, db: sqlite3.Connection, item: int, who: Labeler, turn: int, choice: int,
         when: float | None,
     ) -> bool:  # fmt: skip
         """Let an imported pick hold, unless it is known or an older one; whether it does now."""
@@ -906,9 +906,9 @@ class Store:
         self._count(db, item, turn, 1)
         return True
 
-    def _by_name(self, db: sqlite3.Connection, name: str) -> Labeller:
+    def _by_name(self, db: sqlite3.Connection, name: str) -> Labeler:
         row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
-        return self._labeller(db, name, "script") if row is None else Labeller(*row)
+        return self._labeler(db, name, "script") if row is None else Labeler(*row)
 
 
 def _statements(script: str) -> Iterator[str]:
