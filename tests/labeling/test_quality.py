@@ -32,7 +32,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr("toolkit.labeling.store.store.steady", clock)
+    monkeypatch.setattr("toolkit.labeling.store.queue.steady", clock)
     return clock
 
 

@@ -4,6 +4,7 @@ import itertools
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.labeling.store import MIGRATIONS, Labeler, Refused, Settings, Store, shown_order
+from toolkit.labeling.store import Labeler, Refused, Settings, Store
+from toolkit.labeling.store.database import MIGRATIONS, Database
+from toolkit.labeling.store.queue import shown_order
 
 PLAIN = Settings(overlap=0.0, repeats=0.0, gold=0.0)
 
@@ -29,6 +32,11 @@ def new(path: Path, count: int = 8, settings: Settings = PLAIN, **names: str) ->
     store.add_items(rows(count))
     people = [store.by_token(store.invite(name)) for name in ("ann", "bob")]
     return store, *people
+
+
+def label_one(store: Store, who: Labeler) -> None:
+    task = store.next_task(who)
+    assert task is not None and store.record(who, task.form, "pick", 0)
 
 
 def label_all(store: Store, who: Labeler, action: str = "pick") -> list[int]:
@@ -105,13 +113,11 @@ def test_undo_of_nothing_is_nothing(tmp_path: Path) -> None:
 def test_a_lease_that_ran_out_frees_the_item_and_its_form_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store.store as module
-
     store, ann, bob = new(tmp_path, 1)
     task = store.next_task(ann)
     assert store.next_task(bob) is None
-    now = module.time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + PLAIN.lease + 1)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + PLAIN.lease + 1)
     theirs = store.next_task(bob)
     assert theirs.item == task.item and theirs.form != task.form
     with pytest.raises(Refused, match="run out") as refused:
@@ -123,12 +129,10 @@ def test_a_lease_that_ran_out_frees_the_item_and_its_form_is_refused(
 def test_a_late_answer_counts_where_nobody_has_taken_the_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store.store as module
-
     store, ann, _ = new(tmp_path, 1)
     task = store.next_task(ann)
-    now = module.time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + PLAIN.lease + 1)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + PLAIN.lease + 1)
     assert store.record(ann, task.form, "pick", 0)
 
 
@@ -305,23 +309,30 @@ def test_a_file_that_is_no_good_is_named_and_left_alone(
 def test_two_leases_that_ran_out_free_the_item_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.labeling.store.store as module
-
     store, ann, bob = new(tmp_path, 1, Settings(overlap=1.0))
     assert store.next_task(ann).item == store.next_task(bob).item
-    now = module.time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + PLAIN.lease + 1)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + PLAIN.lease + 1)
     assert label_all(store, ann) == label_all(store, bob) != []
     store.check()
 
 
-def test_a_store_is_opened_while_others_label(tmp_path: Path) -> None:
-    store, ann, _ = new(tmp_path, 150)
-    worker = threading.Thread(target=label_all, args=(store, ann))
-    worker.start()
-    while worker.is_alive():
-        Store(store.path).close()  # no false alarm
-    worker.join()
+def test_a_store_is_opened_while_others_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A label comes in before each query of the check: it looks at one moment, so all agree."""
+    store, ann, _ = new(tmp_path, 30)
+    connect = Database._connect
+
+    def watched(database: Database) -> sqlite3.Connection:
+        connection = connect(database)
+        if database is not store:
+            connection.set_trace_callback(lambda statement: label_one(store, ann))
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", watched)
+    Store(store.path).close()  # no false alarm
+    assert len(list(store.events())) >= 6  # labels did come in
 
 
 def test_a_pick_that_comes_in_ends_the_lease_on_its_item(tmp_path: Path) -> None:
@@ -512,10 +523,8 @@ DAY = 86_400.0
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
-    import toolkit.labeling.store.store as module
-
-    now = module.time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + by)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + by)
 
 
 @pytest.mark.parametrize("by", [-DAY, -2 * PLAIN.lease, 365 * DAY])
@@ -567,11 +576,12 @@ def test_a_session_of_a_clock_that_was_a_year_ahead_ends(
 
 def test_negative_times_of_an_older_version_are_not_counted(tmp_path: Path) -> None:
     store, ann, _ = new(tmp_path)
-    task = store.next_task(ann)
-    store.record(ann, task.form, "pick", 0)
-    store._event(
-        store.db, "old", task.item, ann, 0, "skip", None, None, None, -DAY, 0.0
-    )  # fmt: skip
+    label_one(store, ann)
+    store.db.execute(
+        "INSERT INTO events (form, item, labeller, turn, action, seconds, at) "
+        "VALUES ('old', 1, ?, 0, 'skip', ?, 0)",
+        (ann.id, -DAY),
+    )
     assert 0 <= store.own_progress(ann)["seconds"] < 60
 
 

@@ -26,9 +26,10 @@ from xml.sax.saxutils import quoteattr
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import COLUMN
-from toolkit.data.numbering import TIMES, as_index, label_time
+from toolkit.data.numbering import as_index
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
+from toolkit.labeling.times import TIMES, label_time
 
 Row = dict[str, Any]
 PERSONAL = ("best", "labeler", "updated_at")  # what differs between labelers of one item

@@ -20,7 +20,9 @@ from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge, UselessJudge
 from toolkit.labeling.scripted import pick_best
-from toolkit.labeling.store import REFUSED, Labeler, Refused, Store, draw
+from toolkit.labeling.store import Labeler, Refused, Store
+from toolkit.labeling.store.labels import REFUSED
+from toolkit.labeling.store.queue import draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
 
 Prompt = str | list[dict[str, str]]

@@ -8,8 +8,6 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import chdtrc
 
-from toolkit.labeling.store import Store
+from toolkit.labeling.store import StoreReader
 from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
 
 HOUR, DAY = 3600.0, 24  # in seconds, in hours
@@ -144,7 +142,7 @@ class _Events(NamedTuple):
         return _Events(*(column[wanted] for column in self))
 
 
-def quality(store: Store, now: float | None = None) -> Quality:
+def quality(store: StoreReader, now: float | None = None) -> Quality:
     """Count everything that ``Quality`` holds.
 
     Args:
@@ -152,7 +150,7 @@ def quality(store: Store, now: float | None = None) -> Quality:
         now: seconds since 1970, from which hours are counted back; None for the clock's.
     """
     now = time.time() if now is None else now
-    with _at_one_moment(store) as db:
+    with store.at_one_moment() as db:
         progress = store.progress()
         people = db.execute("SELECT id, name, kind FROM labellers ORDER BY name").fetchall()
         skips = db.execute(
@@ -188,16 +186,6 @@ def quality(store: Store, now: float | None = None) -> Quality:
         positions=positions,
         hourly=np.bincount(23 - ago[ago < DAY], minlength=24).tolist(),
     )  # fmt: skip
-
-
-@contextmanager
-def _at_one_moment(store: Store) -> Iterator[sqlite3.Connection]:
-    """Whatever is written meanwhile, what is read in here belongs together."""
-    store.db.execute("BEGIN")
-    try:
-        yield store.db
-    finally:
-        store.db.execute("COMMIT")
 
 
 def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np.ndarray:
