@@ -35,7 +35,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from toolkit.labeling.pages import Pages, PageSettings, listen, serve  # noqa: E402
+from toolkit.labeling.addresses import listen  # noqa: E402
+from toolkit.labeling.guard import PageSettings  # noqa: E402
+from toolkit.labeling.pages import Pages  # noqa: E402
+from toolkit.labeling.serving import serve  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 
 SETTINGS = Settings(overlap=0.3, repeats=0.05, gold=0.0, lease=30.0)
@@ -251,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--labels", type=int, default=5000)
-    parser.add_argument("--labelers", type=int, default=8)
+    parser.add_argument("--labelers", "--labellers", type=int, default=8)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--silent", type=int, default=0)
     parser.add_argument("--serve", help=argparse.SUPPRESS)

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from starlette.testclient import TestClient  # noqa: E402
 
-from toolkit.labeling.pages import Pages, PageSettings  # noqa: E402
+from toolkit.labeling.guard import PageSettings  # noqa: E402
+from toolkit.labeling.pages import Pages  # noqa: E402
 from toolkit.labeling.quality import quality  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 

@@ -31,7 +31,9 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.labeling.backup import backup
 from toolkit.labeling.labelers import ScriptedLabeler
+from toolkit.labeling.opening import open_store, read_guidelines
 from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Store
 from toolkit.scoring.functions import call_reward_function
@@ -85,7 +87,9 @@ def main(
         more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
         if any(more):
             raise InputError("backup: only copies the store (give --store alone)", "backup")
-        return store_args.make_backup(args.overwrite)
+        copy = backup(store_args.path, store_args.backup, args.overwrite)
+        print(f"{copy}: a copy of {store_args.path}, {copy.stat().st_size:,} bytes")
+        return None
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
     scripted = None
@@ -95,13 +99,26 @@ def main(
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
 
     # The store: items in, then scripts and people at work, then picks out.
-    store = store_args.open(bool(rows))
+    guidelines = read_guidelines(store_args.guidelines)
+    store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
     if scripted is not None:
         by_script(store, scripted, args)
     if store_args.serve:
-        store_args.run(store)
+        from toolkit.labeling.serving import serve_page  # the web server is loaded for a page alone
+
+        serve_page(
+            store,
+            store_args.host,
+            store_args.port,
+            store_args.names,
+            store_args.reinvite,
+            store_args.public_host,
+            store_args.https,
+            guidelines,
+            store_args.requests_per_second,
+        )
     if args.output is not None:
         picks = list(store.picks())
         write_jsonl(args.output, picks)

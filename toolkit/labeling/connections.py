@@ -19,13 +19,15 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from toolkit.labeling.addresses import WAITING
+
 logger = logging.getLogger(__name__)
 QUIET = 15.0  # seconds until a request's headers are there: from the connection, or the last answer
 BODY, SPEED = 20.0, 4096  # seconds for a request's body, and one more for so many bytes of it
 STUCK = 30.0  # seconds in which a client has to read something of its answer
 MOST = 10_000  # connections
 RESERVED = 300  # descriptors for other things: each of 40 threads has the store's three files open
-AT_ONCE, WAITING = 50, 2048  # connections accepted in one go; those that may wait for it
+AT_ONCE = 50  # connections accepted in one go
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each ends the page in order
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
