@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -15,7 +14,6 @@ from toolkit.errors import InputError
 from toolkit.labeling.formats import (
     from_argilla,
     from_label_studio,
-    label_studio_config,
     prompt_text,
     to_argilla,
     to_label_studio,
@@ -98,22 +96,6 @@ def test_an_argilla_record_keeps_its_id_when_another_labeler_has_picked() -> Non
     one, two = to_argilla(ROWS[:1]), to_argilla(ROWS[:2])
     assert one[0]["id"] == two[0]["id"]
     assert len({record["id"] for record in to_argilla(ROWS)}) == 7
-
-
-def test_the_interface_shows_the_fields_of_the_tasks_and_asks_for_their_choices() -> None:
-    for row in ROWS:
-        k = len(row["completions"])
-        view = ElementTree.fromstring(label_studio_config(k))
-        (task,) = to_label_studio([row])
-        shown = {str(text.get("value")).removeprefix("$") for text in view.iter("Text")}
-        assert shown == set(task["data"]) - {"row"}
-        names = {text.get("name") for text in view.iter("Text")}
-        (choices,) = view.iter("Choices")
-        assert choices.get("name") == "best" and choices.get("toName") in names
-        offered = [choice.get("value") for choice in choices.iter("Choice")]
-        assert offered == [str(i + 1) for i in range(k)]
-    with pytest.raises(InputError, match="k is 1"):
-        label_studio_config(1)
 
 
 def test_messages_are_shown_with_their_roles() -> None:

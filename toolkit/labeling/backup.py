@@ -80,8 +80,9 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         if beside.exists():
             raise InputError(
                 f"backup: there is {beside}, so a store of that name is in use, or was killed "
-                "(name another file)", "backup",
-            )  # fmt: skip
+                "(name another file)",
+                "backup",
+            )
 
 
 def _copy(source: Path, copy: Path) -> None:

@@ -13,8 +13,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -91,7 +90,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
 
-def shed(connections: Any, count: int) -> int:
+def shed(connections: Iterable[object], count: int) -> int:
     """End this many of the connections that have been silent for longest; how many were ended.
 
     First of those that have not said what they want, then of those that have not said all of it.
@@ -148,7 +147,7 @@ class Server(uvicorn.Server):
         for listening in sockets or []:
             listening.listen(WAITING)
 
-    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An error outside of any request; where descriptors ran out, the silent give up theirs.
 
         asyncio waits for a second then, and tries again; it says so for each that it tried.

@@ -3,11 +3,11 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.files import parse_object
 from toolkit.data.numbering import with_whole_numbers
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.labeling.formats import (
     Imported,
@@ -19,7 +19,6 @@ from toolkit.labeling.formats import (
 from toolkit.labeling.store import StoreReader
 from toolkit.labeling.times import label_time
 
-Row = dict[str, Any]
 FORMATS = ("native", "label_studio", "argilla")
 
 

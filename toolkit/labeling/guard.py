@@ -56,7 +56,8 @@ class Guard:
     """What every request has to pass before anything reads it; and the headers of every answer."""
 
     def __init__(self, app: ASGIApp, settings: PageSettings) -> None:
-        self.app, self.settings = app, settings
+        self.app = app
+        self.settings = settings
         scheme = "https" if settings.https else "http"
         self.origins = {f"{scheme}://{host}" for host in settings.hosts}
         self.buckets: OrderedDict[str, _Bucket] = OrderedDict()
@@ -70,9 +71,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 given = {name for name, _ in message["headers"]}
                 message["headers"] = list(message["headers"]) + [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items()
+                    (name.encode(), value.encode())
+                    for name, value in HEADERS.items()
                     if name.encode() not in given
-                ]  # fmt: skip
+                ]
             await send(message)
 
         problem = self.problem(scope)
@@ -89,9 +91,11 @@ class Guard:
             if key in headers and key in ("host", "origin", "content-length"):
                 return "a header came twice", 400
             headers[key] = value.decode("latin-1")
+
         # Another name that resolves to this address (DNS rebinding) is another host.
         if headers.get("host", "") not in self.settings.hosts:
             return "no such host here", 421
+
         if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
             origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
             ours = origin in self.origins or (origin == "null" and site == "same-origin")
@@ -102,6 +106,7 @@ class Guard:
                 return "no such length", 400
             if length and int(length) > self.limit(scope):
                 return self.too_much(scope), 413
+
         if not self.has_time(headers, scope):
             return "too many requests: wait a few seconds", 429
         return None
@@ -138,7 +143,9 @@ class Guard:
         """Take a token from the caller's bucket, if there is one."""
         address = (scope.get("client") or ("", 0))[0]
         key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
-        now, rate, burst = time.monotonic(), self.settings.rate, self.settings.burst
+        now = time.monotonic()
+        rate, burst = self.settings.rate, self.settings.burst
+
         # Without a session the address counts; made-up cookies have that bucket as well.
         for name, size in ((key, burst), (address, 16 * burst)):
             bucket = self.buckets.setdefault(name, _Bucket(size))
@@ -149,6 +156,7 @@ class Guard:
             if bucket.tokens < 1:
                 return False
             bucket.tokens -= 1
+
         while len(self.buckets) > 10_000:
             self.buckets.popitem(last=False)
         return True

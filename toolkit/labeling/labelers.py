@@ -11,11 +11,12 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm.auto import tqdm
 
 from toolkit.data.locks import letting_go, lock_part
+from toolkit.data.rows import Prompt, Row
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge, UselessJudge
@@ -25,8 +26,6 @@ from toolkit.labeling.store.labels import REFUSED
 from toolkit.labeling.store.queue import draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
 
-Prompt = str | list[dict[str, str]]
-Fields = dict[str, Any]
 REMEMBERED = 1000  # of the last answers; more than any row that finds a judge out
 
 
@@ -44,9 +43,7 @@ class Picker(Protocol):
     def doubt(self) -> str | None:
         """A line on why its answers are to be doubted; None where nothing speaks against them."""
 
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
+    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
         """Indices of the best: one, several for a tie, none if no answer was given.
 
         ``fields`` are the further ones of the row.
@@ -70,9 +67,7 @@ class ScorePicker:
         """None: a function does not see where completions stand."""
         return None
 
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
+    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
         """Indices of the highest score.
 
         Raises:
@@ -105,9 +100,7 @@ class JudgePicker:
         """A line where the judge goes by the place of completions; else None."""
         return self.judge.doubt()
 
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
+    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
         """The judge's pick; none if it refused."""
         index = self.judge.pick(prompt, completions)
         return [] if index is None else [index]
@@ -152,12 +145,16 @@ class ScriptedLabeler:
         check_range("noise", noise, low=0, high=1)
         check_choice("ties", ties, ("drop", "random"))
         check_seed(seed)
-        self.name, self.picker, self.noise, self.ties, self.seed = name, picker, noise, ties, seed
+        self.name = name
+        self.picker = picker
+        self.noise = noise
+        self.ties = ties
+        self.seed = seed
         # The last events that the picker was asked for, and whether it refused.
         self._last: deque[tuple[int, bool]] = deque(maxlen=REMEMBERED)
 
     def decide(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+        self, prompt: Prompt, completions: list[str], fields: Row | None = None
     ) -> tuple[str, int | None]:
         """What this labeler says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
         if len(set(completions)) == 1:  # no pick could tell them apart
@@ -198,7 +195,8 @@ class ScriptedLabeler:
 
     def _work(self, store: Store, limit: int | None, progress: bool) -> Counts:
         labeler = store.script(self.name)
-        counts, before = Counts(), self.picker.cost
+        counts = Counts()
+        before = self.picker.cost
         left = store.progress()  # of an item that two shall see, this one sees but one
         total = int(min(left["left"], left["items"], math.inf if limit is None else limit))
         with tqdm(total=total, desc=self.name, unit="item", disable=not progress) as bar:
@@ -206,11 +204,13 @@ class ScriptedLabeler:
                 task = store.next_task(labeler)
                 if task is None:
                     break
+
                 try:
                     action, index = self.decide(task.prompt, task.completions, task.extra)
                 except InputError as problem:
                     self._take_back(store, labeler, problem)
                     raise
+
                 position = None if index is None else task.order.index(index)
                 reason = REFUSED if action == "skip" else None
                 try:
@@ -220,10 +220,12 @@ class ScriptedLabeler:
                     if problem.status != 409:
                         raise
                     continue  # it took longer than the lease: the item was handed out anew
+
                 if len(set(task.completions)) > 1:  # else nobody was asked
                     event = store.last_event(labeler)
                     assert event is not None
                     self._last.append((event, action == "skip"))
+
                 counts.picked += action == "pick"
                 counts.ties += action == "tie"
                 counts.refused += action == "skip"

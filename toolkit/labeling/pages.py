@@ -15,7 +15,6 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -33,7 +32,7 @@ from toolkit.labeling.escaping import shown
 from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.guard import Guard, PageSettings, plain_text
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Labeler, Refused, Store, person_name
+from toolkit.labeling.store import Labeler, Refused, Store, Task, person_name
 
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
@@ -69,14 +68,17 @@ class Pages:
     """
 
     def __init__(
-        self, store: Store, settings: PageSettings, quality: Callable[[Store], Any] | None = None
+        self, store: Store, settings: PageSettings, quality: Callable[[Store], object] | None = None
     ) -> None:
-        self.store, self.settings, self.quality = store, settings, quality
+        self.store = store
+        self.settings = settings
+        self.quality = quality
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
         self.templates.filters["shown"] = shown
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
+
         # By name, once: no path that a request says reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
         self._totals: tuple[float, dict[str, float]] = (0.0, {})
@@ -97,11 +99,15 @@ class Pages:
             Route("/static/{name}", self.asset),
             Route("/favicon.ico", lambda request: Response(status_code=204)),
         ]
-        handlers: Any = {
-            ClientDisconnect: self.gone, HTTPException: self.failed, Refused: self.refused,
-            InputError: self.wrong_input, sqlite3.Error: self.unsaved, OSError: self.unsaved,
+        handlers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+            ClientDisconnect: self.gone,
+            HTTPException: self.failed,
+            Refused: self.refused,
+            InputError: self.wrong_input,
+            sqlite3.Error: self.unsaved,
+            OSError: self.unsaved,
             Exception: self.broken,
-        }  # fmt: skip
+        }
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
 
     # Errors: a plain word to the client, the rest to the log
@@ -166,7 +172,7 @@ class Pages:
             raise HTTPException(403, "this form is of another session: load the page again")
         return who, fields
 
-    def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def page(self, name: str, status: int = 200, **values: object) -> HTMLResponse:
         """A rendered template."""
         return HTMLResponse(self.templates.get_template(name).render(values), status)
 
@@ -184,19 +190,27 @@ class Pages:
             return RedirectResponse("/admin", 303)
         task, undoable, progress = await run_in_threadpool(self._state, who)
         return await run_in_threadpool(  # a long text takes a while
-            self.page, "label.html" if task else "done.html", task=task, csrf=csrf_of(secret),
-            who=who.name, guidelines=self.settings.guidelines, undoable=undoable,
-            progress=progress, note=NOTES.get(request.query_params.get("note", ""), ""),
-        )  # fmt: skip
+            self.page,
+            "label.html" if task else "done.html",
+            task=task,
+            csrf=csrf_of(secret),
+            who=who.name,
+            guidelines=self.settings.guidelines,
+            undoable=undoable,
+            progress=progress,
+            note=NOTES.get(request.query_params.get("note", ""), ""),
+        )
 
-    def _state(self, who: Labeler) -> tuple[Any, int | None, dict[str, Any]]:
+    def _state(self, who: Labeler) -> tuple[Task | None, int | None, dict[str, float | None]]:
         task = self.store.next_task(who)
-        own: dict[str, Any] = self.store.own_progress(who)
+
+        # What this person may still be asked, the item on their screen included.
+        own = self.store.own_progress(who)
         totals = self.totals()
         left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
         minutes = left * own["seconds"] / 60
-        own |= {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
-        return task, self.store.last_event(who), own
+        shown = {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
+        return task, self.store.last_event(who), own | shown
 
     def totals(self) -> dict[str, float]:
         """The store's progress, at most two seconds old: a sum over all items takes a while."""
@@ -209,12 +223,14 @@ class Pages:
     async def answer(self, request: Request) -> Response:
         """Record an answer, then the next page."""
         who, fields = await self.form(request, ("person",))
-        action, position = fields.get("action", ""), None
+        action = fields.get("action", "")
+        position = None
         if action.startswith("pick "):
             number = action.removeprefix("pick ")
             if not (number.isascii() and number.isdigit() and len(number) < 4):
                 raise HTTPException(400, "no such completion")
             action, position = "pick", int(number)
+
         reason = fields.get("reason") if action == "skip" else None
         if reason is not None and reason not in REASONS:
             raise HTTPException(400, "no such reason")
@@ -249,9 +265,13 @@ class Pages:
         secret = await run_in_threadpool(self.store.start_session, who)
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            COOKIE, secret, max_age=int(self.settings.session), httponly=True, samesite="strict",
+            COOKIE,
+            secret,
+            max_age=int(self.settings.session),
+            httponly=True,
+            samesite="strict",
             secure=self.settings.https,
-        )  # fmt: skip
+        )
         return response
 
     async def leave(self, request: Request) -> Response:
@@ -277,13 +297,30 @@ class Pages:
         _, who = await self.session(request, ("admin",))
         return await self.admin_page(request, who)
 
-    async def admin_page(self, request: Request, who: Labeler, note: str = "",
-                         **shown: Any) -> Response:  # fmt: skip
-        """The admin's page, with a note, and below it a link or a question."""
+    async def admin_page(
+        self,
+        request: Request,
+        who: Labeler,
+        note: str = "",
+        link: str | None = None,
+        known: str | None = None,
+        replaces: str = "",
+    ) -> Response:
+        """The admin's page, with a note, and below it a link or a question.
+
+        The question is whether the link of ``known`` is to be replaced by another.
+        """
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
-        csrf = csrf_of(request.cookies[COOKIE])
-        shown = {"link": None, "known": None, "replaces": ""} | shown
-        return self.page("admin.html", q=quality, csrf=csrf, note=note, who=who.name, **shown)
+        return self.page(
+            "admin.html",
+            q=quality,
+            csrf=csrf_of(request.cookies[COOKIE]),
+            who=who.name,
+            note=note,
+            link=link,
+            known=known,
+            replaces=replaces,
+        )
 
     async def invite(self, request: Request) -> Response:
         """Make an invite link, shown this once; where the name has one, ask first."""
@@ -313,12 +350,15 @@ class Pages:
                 raise HTTPException(400, "no file came")
             content = await upload.read()
             rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
+
         picked = [row for row in rows if "best" in row]
         others = [row for row in rows if "best" not in row]
         items = await run_in_threadpool(self.store.add_items, others)
         picks = await run_in_threadpool(self.store.add_picks, picked)
-        note = (f"{items[0]} items and {picks[0]} picks came in; "
-                f"{items[1] + picks[1]} were there already.")  # fmt: skip
+        note = (
+            f"{items[0]} items and {picks[0]} picks came in; "
+            f"{items[1] + picks[1]} were there already."
+        )
         if rows.skipped:
             note += f" Annotations without a choice, which were skipped: {rows.skipped}."
         return await self.admin_page(request, who, note)
@@ -345,9 +385,13 @@ async def _fields(request: Request) -> dict[str, str]:
         raise HTTPException(415, "a form is wanted")
     try:
         pairs = urllib.parse.parse_qsl(
-            (await request.body()).decode("ascii"), keep_blank_values=True, strict_parsing=False,
-            encoding="utf-8", errors="strict", max_num_fields=16,
-        )  # fmt: skip
+            (await request.body()).decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=False,
+            encoding="utf-8",
+            errors="strict",
+            max_num_fields=16,
+        )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "this is no form") from None
     if len({name for name, _ in pairs}) != len(pairs):

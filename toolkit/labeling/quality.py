@@ -10,7 +10,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc
@@ -160,20 +160,27 @@ def quality(store: StoreReader, now: float | None = None) -> Quality:
         events, labels = _said(db, [person["id"] for person in people])
         gold = _table(db, 2, "SELECT id, gold FROM items WHERE gold IS NOT NULL").astype(int)
         positions = _positions(db, labels)
+
+    # Agreement is of labels that say something of the completions, and only of items whose answer
+    # is not known.
     on_gold = np.isin(labels.item, gold[:, 0])
     decided = (labels.says > SKIP) & (labels.turn == 0)
     counted = labels.only(decided & ~on_gold)
     table, category = _counts(counted)
-    alpha, ends = krippendorff_alpha(table), alpha_interval(table)
+    alpha = krippendorff_alpha(table)
+    ends = alpha_interval(table)
+
     # Labels of the future were made before the clock was set back, or are imported: of no hour.
     ahead = labels.at > now + SLACK
     ago = np.where(ahead, DAY, np.maximum((now - labels.at) // HOUR, 0)).astype(int)
+
+    judged = [
+        _agreement(counted, table, category),
+        _self_agreement(labels, len(people)),
+        _on_gold(labels.only(decided & on_gold), gold),
+    ]
     return Quality(
-        labelers=_labelers(people, events, labels, ago == 0, [
-            _agreement(counted, table, category),
-            _self_agreement(labels, len(people)),
-            _on_gold(labels.only(decided & on_gold), gold),
-        ]),
+        labelers=_labelers(people, events, labels, ago == 0, judged),
         items=int(progress["items"]),
         wanted=int(progress["wanted"]),
         left=int(progress["left"]),
@@ -185,10 +192,10 @@ def quality(store: StoreReader, now: float | None = None) -> Quality:
         alpha_items=int((table.sum(axis=1) >= 2).sum()),
         positions=positions,
         hourly=np.bincount(23 - ago[ago < DAY], minlength=24).tolist(),
-    )  # fmt: skip
+    )
 
 
-def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np.ndarray:
+def _table(db: sqlite3.Connection, columns: int, query: str, *values: object) -> np.ndarray:
     """A query's rows of numbers, (N, columns); ids are exact to 2^53."""
     cursor = db.cursor()
     cursor.row_factory = None  # tuples: faster than the store's rows
@@ -199,10 +206,11 @@ def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np
 def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
     """All events, and those that hold; labelers as indices into ``people``, their ids."""
     table = _table(
-        db, 8,
+        db,
+        8,
         f"SELECT id, item, labeller, turn, {SAYS}, coalesce(position, -1), coalesce(seconds, -1), "
         "at FROM events ORDER BY id",
-    )  # fmt: skip
+    )
     numbers, times = table[:, :6].T.astype(int, order="C"), table[:, 6:].T.copy()
     index = np.zeros(max(people, default=0) + 1, dtype=int)
     index[people] = np.arange(len(people))
@@ -235,9 +243,11 @@ def _self_agreement(labels: _Events, people: int) -> Judged:
     """Each hidden repeat against what its labeler said first."""
     first, again = (labels.only((labels.turn == t) & (labels.says > SKIP)) for t in (0, 1))
     _, i, j = np.intersect1d(
-        first.item * people + first.labeler, again.item * people + again.labeler,
-        assume_unique=True, return_indices=True,
-    )  # fmt: skip
+        first.item * people + first.labeler,
+        again.item * people + again.labeler,
+        assume_unique=True,
+        return_indices=True,
+    )
     first, again = first.only(i), again.only(j)
     return first.labeler, np.ones(len(i), dtype=int), first.says == again.says
 
@@ -250,9 +260,12 @@ def _on_gold(labels: _Events, gold: np.ndarray) -> Judged:
 
 
 def _labelers(
-    people: list[sqlite3.Row], events: _Events, labels: _Events, late: np.ndarray,
+    people: list[sqlite3.Row],
+    events: _Events,
+    labels: _Events,
+    late: np.ndarray,
     judged: list[Judged],
-) -> list[LabelerQuality]:  # fmt: skip
+) -> list[LabelerQuality]:
     """One for each of ``people``; ``late`` (N,) are labels of the last hour."""
 
     def tally(who: np.ndarray, of: np.ndarray | None = None) -> list[int]:
@@ -261,10 +274,13 @@ def _labelers(
     said = [labels.says >= 0, labels.says == TIE, labels.says == BAD, labels.says == SKIP, late]
     picks, ties, bad, skips, last_hour = (tally(labels.labeler[mask]) for mask in said)
     undos = tally(events.labeler[events.says == UNDO])
+
+    # Picks in order of their labeler, cut where the next one's begin.
     timed = events.only((events.says >= 0) & (events.seconds >= 0))
     order = np.argsort(timed.labeler, kind="stable")
     times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeler))[:-1])
-    shares = [
+
+    agreement, self_agreement, gold = [
         [
             Share(r / n if n else None, n)
             for n, r in zip(tally(who, of), tally(who, right), strict=True)
@@ -273,23 +289,39 @@ def _labelers(
     ]
     return [
         LabelerQuality(
-            person["name"], person["kind"], picks[i] + ties[i] + bad[i] + skips[i], picks[i],
-            ties[i], bad[i], skips[i], undos[i], last_hour[i],
-            float(np.median(times[i])) if len(times[i]) else None, *(share[i] for share in shares),
+            name=person["name"],
+            kind=person["kind"],
+            labels=picks[i] + ties[i] + bad[i] + skips[i],
+            picks=picks[i],
+            ties=ties[i],
+            bad=bad[i],
+            skips=skips[i],
+            undos=undos[i],
+            last_hour=last_hour[i],
+            seconds=float(np.median(times[i])) if len(times[i]) else None,
+            agreement=agreement[i],
+            self_agreement=self_agreement[i],
+            gold=gold[i],
         )
         for i, person in enumerate(people)
-    ]  # fmt: skip
+    ]
 
 
 def _positions(db: sqlite3.Connection, labels: _Events) -> list[PositionBias]:
+    """Where the last picks stood, by how many completions there were."""
     shown = labels.only(np.flatnonzero(labels.position >= 0)[-LAST:])
     items, item = np.unique(shown.item, return_inverse=True)
+
+    # Of each of these items, how many completions it has.
     sizes = _table(
-        db, 1,
+        db,
+        1,
         "SELECT json_array_length(completions) FROM items WHERE id IN "
-        "(SELECT value FROM json_each(?)) ORDER BY id", json.dumps(items.tolist()),
-    )[:, 0].astype(int)  # fmt: skip
+        "(SELECT value FROM json_each(?)) ORDER BY id",
+        json.dumps(items.tolist()),
+    )[:, 0].astype(int)
     size = sizes[item]
+
     result = []
     for k in np.unique(size).tolist():
         picked = np.bincount(shown.position[size == k], minlength=k)
