@@ -22,7 +22,7 @@ from toolkit.evaluation.judges import AskJudge
 from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labelers import JudgePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
-from toolkit.pipeline.online import label_until
+from toolkit.pipeline.picks import label_until
 
 KEY = "sk-KEEP-THIS-0123456789"
 ITEMS = 45

@@ -216,10 +216,10 @@ def test_a_store_that_cannot_be_written_is_told_of_before_anything_is_sampled(
     Store(path).close()
     parse_judges([f"people=people:{path}"], "base", "fp32")
 
-    def read_only(store: Store) -> None:
+    def read_only(database: object) -> None:
         raise sqlite3.OperationalError("attempt to write a readonly database")
 
-    monkeypatch.setattr(Store, "_writing", read_only)
+    monkeypatch.setattr("toolkit.labeling.store.database.Database.writing", read_only)
     with pytest.raises(InputError, match="judges: people: .*can not be written"):
         parse_judges([f"people=people:{path}"], "base", "fp32")
 

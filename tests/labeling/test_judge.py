@@ -21,7 +21,7 @@ from toolkit.labeling import judge as judge_module
 from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
 from toolkit.labeling.labelers import JudgePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
-from toolkit.pipeline.online import label_until
+from toolkit.pipeline.picks import label_until
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]

@@ -14,23 +14,11 @@ from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
-from toolkit.pipeline.online import (
-    OnlineArguments,
-    alarm_of,
-    check_alike,
-    claim,
-    draw_prompts,
-    items_for,
-    label_until,
-    linear,
-    quadratic,
-    schedule_of,
-    scores_of,
-    unanswered,
-    wanted_labels,
-    win_rate,
-    with_sides,
-)
+from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
+from toolkit.pipeline.online import OnlineArguments, check_alike, claim
+from toolkit.pipeline.picks import items_for, label_until, unanswered
+from toolkit.pipeline.samples import draw_prompts, with_sides
+from toolkit.pipeline.schedule import linear, quadratic, schedule_of, wanted_labels
 
 SIDES = ["reference", "reference", "policy", "policy"]
 
