@@ -23,7 +23,7 @@ from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts
-from toolkit.data.text import vocabulary_digest
+from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
 from toolkit.evaluation.compare import compare, contender_rows, gaps, read_samples, sample_rows

@@ -13,7 +13,7 @@ from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
 from toolkit.data.tables import read_table
-from toolkit.data.text import decode_pair
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError
 
 PROMPTS_HELP = (

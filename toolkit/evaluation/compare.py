@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, chat_of, named
 from toolkit.data.files import read_jsonl, read_object
 from toolkit.data.prompts import Prompts, given_prompts
-from toolkit.data.text import vocabulary_digest
+from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.judges import Scores, Verdicts, pairs_of

@@ -28,7 +28,7 @@ from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad

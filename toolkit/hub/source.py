@@ -19,7 +19,7 @@ from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
 from toolkit.data.links import inside
-from toolkit.data.text import special_prefix, text_ids, token_id
+from toolkit.data.tokens import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
 from toolkit.hub.base import check_tokenizer
 from toolkit.models.adapters import check_adapter

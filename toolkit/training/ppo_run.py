@@ -23,7 +23,8 @@ from toolkit.data.files import atomic_directory, write_json, write_jsonl
 from toolkit.data.leftovers import clear_leftovers, part_folder
 from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import TAKEN, Prompts
-from toolkit.data.text import decode_pair, printable
+from toolkit.data.text import printable
+from toolkit.data.tokens import decode_pair
 from toolkit.endings import SIGNALS, Stopped, call_out
 from toolkit.errors import InputError
 from toolkit.maths.masking import masked_mean

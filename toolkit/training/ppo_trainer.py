@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair, printable
+from toolkit.data.text import printable
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, check_range
 from toolkit.maths.advantages import gae
 from toolkit.maths.kl import kl_estimate, penalized_rewards
