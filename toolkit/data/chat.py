@@ -14,10 +14,10 @@ import jinja2
 import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import Row, problem_of_kwargs
+from toolkit.data.comparisons import problem_of_kwargs
+from toolkit.data.rows import Messages, Row
 from toolkit.errors import InputError
 
-Messages = list[dict[str, Any]]
 # HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"

@@ -37,10 +37,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from toolkit.data.numbering import Numbering, as_index, with_whole_numbers
-from toolkit.data.tables import Placed, read_table
+from toolkit.data.rows import Placed, Row
+from toolkit.data.tables import read_table
 from toolkit.errors import BadRows, InputError
 
-Row = dict[str, Any]
 MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")

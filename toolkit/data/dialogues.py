@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
+from toolkit.data.rows import Row
 
-Row = dict[str, Any]
 ANSWER = ("assistant", "tool")  # who may speak after the user
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 PROMPTS = ("prompt", "query", "instruction", "question")

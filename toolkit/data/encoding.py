@@ -25,11 +25,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat, is_rendered, rendering
-from toolkit.data.tables import Placed
+from toolkit.data.rows import Placed, Row
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 
-Row = dict[str, Any]
 LONG_ROWS = ("drop", "truncate_prompt")
 HALF = "\ufffd"  # what a part of a character is decoded to
 SCHEMA = pyarrow.schema({

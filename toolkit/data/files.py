@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toolkit.data.leftovers import OLD, part_file, part_folder
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 
 
@@ -30,7 +31,7 @@ def require_file(path: str | Path, what: str) -> Path:
 
 def read_jsonl(
     path: str | Path, what: str = "file", on_bad: Callable[[str], None] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Row]]:
     """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
 
     A gzipped file is told by its first bytes, whatever its name. With ``on_bad``, a line that is no
@@ -60,7 +61,7 @@ def read_jsonl(
             raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
 
 
-def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
+def parse_object(raw: bytes, place: str, first: bool) -> Row:
     """The object that a line of JSON is; InputError, with ``place``, if it is none.
 
     Args:
@@ -90,7 +91,7 @@ def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
     return row
 
 
-def read_object(path: str | Path, what: str) -> dict[str, Any]:
+def read_object(path: str | Path, what: str) -> Row:
     """The one JSON object in a file.
 
     Raises:
@@ -215,7 +216,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """One JSON object a line, atomically: a killed run leaves the old file or none.
 
     What is undefined (NaN) becomes null.

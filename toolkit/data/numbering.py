@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from toolkit.data.rows import Row
+
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.chat import Chat, Messages, is_rendered, rendering
-from toolkit.data.comparisons import Row, problems_of
+from toolkit.data.chat import Chat, is_rendered, rendering
+from toolkit.data.comparisons import problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
+from toolkit.data.rows import Messages, Row
 from toolkit.data.tables import read_table
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError

@@ -23,10 +23,9 @@ from toolkit.data.files import (
     require_file,
     write_jsonl,
 )
+from toolkit.data.rows import Placed, Row
 from toolkit.errors import InputError
 
-Row = dict[str, Any]
-Placed = tuple[str, Row]
 OnBad = Callable[[str], None] | None
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from toolkit.data.comparisons import problems_of
-from toolkit.data.convert import COLUMN
+from toolkit.data.layouts import COLUMN
 from toolkit.data.numbering import as_index
 from toolkit.data.rows import Row
 from toolkit.data.text import prompt_text

@@ -24,7 +24,8 @@ from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.tables import Placed, read_table
+from toolkit.data.rows import Placed
+from toolkit.data.tables import read_table
 from toolkit.data.tokens import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
 from toolkit.training.baseline_config import PreferenceConfig
