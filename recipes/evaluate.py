@@ -17,12 +17,12 @@ then again with --samples.
 from toolkit.cli import run, write_run
 
 from pathlib import Path
-from typing import Any
 
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts
+from toolkit.data.rows import Row
 from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
@@ -33,8 +33,6 @@ from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
 from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on
 from toolkit.models.roles import Roles
-
-Row = dict[str, Any]
 
 
 def main(

@@ -10,6 +10,7 @@ from typing import Any
 
 from scipy.stats import chisquare, spearmanr
 
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
@@ -22,7 +23,6 @@ from toolkit.maths.calibration import (
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.training.accuracy import best_of_k_accuracy, credit, share
 
-Row = dict[str, Any]
 Scores = Sequence[Sequence[float]]
 
 
