@@ -41,9 +41,11 @@ class ChatArguments:
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
-                  "row's own chat_template_kwargs go over it, key by key."},
-    )  # fmt: skip
+        metadata={
+            "help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
+            "row's own chat_template_kwargs go over it, key by key."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.chat_template_kwargs = _read_kwargs(self.chat_template_kwargs)
@@ -91,9 +93,12 @@ class Chat:
         return self.kwargs | {k: value for k, value in (given or {}).items() if value is not None}
 
     def render(
-        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None = None,
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Messages,
+        row: Row | None = None,
         ask: bool = False,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """What the template makes of messages.
 
         Args:
@@ -109,10 +114,13 @@ class Chat:
         tools = (row or {}).get("tools")
         try:
             text = tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask,
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=ask,
                 tools=json.loads(tools) if isinstance(tools, str) else tools or None,
                 **self.told(row),
-            )  # fmt: skip
+            )
         except Exception as error:  # a template is a program
             raise InputError(
                 f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
@@ -135,7 +143,7 @@ class Chat:
         lines = [self._unread(tokenizer, row), self._without_start(tokenizer, messages, row)]
         return [line for line in lines if line is not None]
 
-    def _unread(self, tokenizer: Any, row: Row | None) -> str | None:
+    def _unread(self, tokenizer: PreTrainedTokenizerBase, row: Row | None) -> str | None:
         """A line on what the template is told and never reads."""
         told = self.told(row)
         try:
@@ -154,7 +162,9 @@ class Chat:
             f"warning: chat_template_kwargs: the template never reads {', '.join(unread)} ({cure})"
         )
 
-    def _without_start(self, tokenizer: Any, messages: Messages, row: Row | None) -> str | None:
+    def _without_start(
+        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None
+    ) -> str | None:
         """A line on a template that leaves out what it writes before the assistant's text."""
         answer = "ANSWER"
         try:
@@ -216,7 +226,7 @@ def named(template: str | None) -> str:
     return {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}.get(template, "a file")
 
 
-def read_chat(chat_template: str | None = None, kwargs: Any = None) -> Chat:
+def read_chat(chat_template: str | None = None, kwargs: Row | str | None = None) -> Chat:
     """The ``Chat`` of these arguments of a recipe."""
     return ChatArguments(chat_template, kwargs).chat
 
@@ -233,7 +243,7 @@ def _read_template(chat_template: str | None) -> str | None:
         ) from None
 
 
-def _read_kwargs(given: Any) -> Row | None:
+def _read_kwargs(given: object) -> Row | None:
     """The run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML."""
     if given is None:
         return None
@@ -245,4 +255,5 @@ def _read_kwargs(given: Any) -> Row | None:
     if problem is not None:
         cure = "" if isinstance(found, dict) else " (write it as '{\"enable_thinking\": false}')"
         raise InputError(f"chat_template_kwargs: {problem}{cure}", "chat_template_kwargs")
+    assert isinstance(found, dict)
     return dict(found)

@@ -31,7 +31,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -86,7 +86,7 @@ def problems_of(row: Row, wants: str) -> list[str]:
     return problems
 
 
-def _problems_of_prompt(prompt: Any) -> list[str]:
+def _problems_of_prompt(prompt: object) -> list[str]:
     if isinstance(prompt, str):
         problem = _problem_of_text(prompt)
         if MESSAGES_AS_TEXT.match(prompt):
@@ -103,7 +103,7 @@ def _problems_of_prompt(prompt: Any) -> list[str]:
     return []
 
 
-def problem_of_messages(messages: list[Any], name: str) -> str | None:
+def problem_of_messages(messages: list[object], name: str) -> str | None:
     """What is wrong with the first bad message of a list; None if all are good.
 
     Args:
@@ -153,7 +153,7 @@ def _problems_of_template(row: Row) -> list[str]:
     return problems
 
 
-def problem_of_kwargs(kwargs: Any) -> str | None:
+def problem_of_kwargs(kwargs: object) -> str | None:
     """What is wrong with what a chat template is told beside the messages; None for nothing."""
     if not isinstance(kwargs, dict):
         return f"{kwargs!r:.40}, but must be an object"
@@ -199,11 +199,11 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     return problems
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) < 1e300  # NaN and infinity are not, nor is an integer beyond floats
@@ -310,7 +310,7 @@ def _labels(row: Row) -> list[int | None]:
     return [as_index(row.get("best")), *map(as_index, ranking if isinstance(ranking, list) else [])]
 
 
-def _canonical(value: Any) -> bytes:
+def _canonical(value: object) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8")
     return json.dumps(value, sort_keys=True, default=str).encode("ascii")

@@ -82,9 +82,14 @@ def convert(
 
 
 def _read(
-    rows: Iterable[Placed], form: str | None, reading: Reading, skip_invalid: bool,
-    dropped: Counter[str], bad: BadRows, numbering: Numbering,
-) -> Iterator[Placed]:  # fmt: skip
+    rows: Iterable[Placed],
+    form: str | None,
+    reading: Reading,
+    skip_invalid: bool,
+    dropped: Counter[str],
+    bad: BadRows,
+    numbering: Numbering,
+) -> Iterator[Placed]:
     """What the converter makes of a file's rows, before it is checked."""
     for place, row in rows:
         try:
@@ -161,8 +166,9 @@ def to_pairs(row: Row) -> list[Row]:
             pair[name] = [{"role": "assistant", "content": text}] if chat else text
         pair |= {
             name: row[name]
-            for name in ("tools", "chat_template_kwargs") if row.get(name) is not None
-        }  # fmt: skip
+            for name in ("tools", "chat_template_kwargs")
+            if row.get(name) is not None
+        }
         pair["group"] = group
         if row.get("scores") is not None and row["scores"][row["best"]] == max(row["scores"]):
             pair["margin"] = round(row["scores"][row["best"]] - row["scores"][k], 6)
@@ -191,8 +197,9 @@ def load_decoder(name: str) -> Callable[[list[int]], str]:
             if found is None:
                 raise InputError(
                     f"tokenizer: {name}: neither tokenizer.json nor encoder.json and vocab.bpe "
-                    "in it", "tokenizer",
-                )  # fmt: skip
+                    "in it",
+                    "tokenizer",
+                )
             tokenizer = _byte_level(*found)
         else:
             tokenizer = Tokenizer.from_pretrained(name)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from toolkit.data.leftovers import OLD, part_file, part_folder
 from toolkit.data.rows import Row
@@ -139,15 +139,15 @@ def parse_json(text: str) -> Any:
         ValueError: it is not JSON (``json.JSONDecodeError``), or cannot be read.
     """
 
-    def refuse(word: str) -> Any:
+    def refuse(word: str) -> NoReturn:
         found = next((m for m in _WORDS.finditer(text) if m[0] == word), None)
         raise NoNumber(word, 1 if found is None else text.count("\n", 0, found.start()) + 1)
 
-    def number(word: str) -> Any:
+    def number(word: str) -> float:
         value = float(word)
         return value if math.isfinite(value) else refuse(word)
 
-    def whole(word: str) -> Any:
+    def whole(word: str) -> int:
         return int(word) if len(word) < 300 else refuse(word)
 
     return json.loads(text, parse_float=number, parse_int=whole, parse_constant=refuse)
@@ -211,7 +211,7 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """``value`` as indented JSON, atomically; what is undefined (NaN) becomes null."""
     write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
@@ -226,7 +226,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
             stream.write(_dump(row))
 
 
-def json_text(value: Any, **kwargs: Any) -> str:
+def json_text(value: object, **kwargs: Any) -> str:
     """JSON that every reader takes: NaN and infinities, which it does not have, become null.
 
     A metric that is undefined (an error of one value, say) is nothing, and no number. What must be
@@ -238,7 +238,7 @@ def json_text(value: Any, **kwargs: Any) -> str:
         return json.dumps(_without_nan(value), allow_nan=False, **kwargs)
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -248,7 +248,7 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _dump(value: Any, **kwargs: Any) -> bytes:
+def _dump(value: object, **kwargs: Any) -> bytes:
     """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
     text = json_text(value, ensure_ascii=False, default=str, **kwargs) + "\n"
     try:

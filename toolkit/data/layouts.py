@@ -88,16 +88,18 @@ def detect(row: Row, place: str) -> str:
     raise InputError(
         f"{place}: no format known by the fields {', '.join(sorted(map(str, names)))[:120]} (name "
         "them as one: prompt, completions, best; chosen, rejected; prompt, responses, rank; or "
-        "prompt, sample0, sample1, best)", "format",
-    )  # fmt: skip
+        "prompt, sample0, sample1, best)",
+        "format",
+    )
 
 
 def from_native(row: Row, reading: Reading) -> Row:
     """Comparisons as they are; without ``best``, the highest of ``scores`` is."""
     made = {
-        name: value for name, value in row.items()
+        name: value
+        for name, value in row.items()
         if value is not None and not (name in LABELS and is_missing(value))
-    }  # fmt: skip
+    }
     if not isinstance(row.get("completions"), list):
         return made  # the check names what is wrong with it
     prompt, completions = _texts(row.get("prompt"), row["completions"], "completions", reading)
@@ -168,7 +170,7 @@ def from_pairs(row: Row, reading: Reading) -> Row:
     return _pair(prompt, texts, row)
 
 
-def _pair(prompt: Any, texts: list[str], row: Row) -> Row:
+def _pair(prompt: object, texts: list[str], row: Row) -> Row:
     chosen, rejected = texts
     digest = hashlib.blake2b(f"{chosen}\0{rejected}".encode("utf-8", "replace"), digest_size=1)
     best = digest.digest()[0] & 1
@@ -176,10 +178,8 @@ def _pair(prompt: Any, texts: list[str], row: Row) -> Row:
     made: Row = {"prompt": prompt, "completions": completions, "best": best}
     margin = _score(row.get("margin"), "margin")
     if margin is None:
-        scores = [
-            _score(row.get(f"score_{name}"), f"score_{name}") for name in ("chosen", "rejected")
-        ]
-        margin = None if None in scores else scores[0] - scores[1]  # type: ignore[operator]
+        high, low = (_score(row.get(name), name) for name in ("score_chosen", "score_rejected"))
+        margin = None if high is None or low is None else high - low
     return made if margin is None else made | {"margin": margin}
 
 
@@ -196,10 +196,10 @@ def from_ranked(row: Row, reading: Reading) -> Row:
         reading.noted["replies without a rank left out"] += len(ranks) - len(named)
     prompt, texts = _texts(prompt_of(row), [replies[k] for k in named], "responses", reading)
     made = {"prompt": prompt, "completions": texts} | _aligned(row, named, len(replies))
-    return made | _by_rank([ranks[k] for k in named])
+    return made | _by_rank([rank for rank in ranks if rank is not None])
 
 
-def _by_rank(ranks: list[Any]) -> Row:
+def _by_rank(ranks: list[float]) -> Row:
     if len(set(ranks)) < len(ranks):
         raise Dropped("two replies of one rank")
     ranking = sorted(range(len(ranks)), key=ranks.__getitem__)
@@ -243,7 +243,7 @@ def from_scored(row: Row, reading: Reading) -> Row:
     return made
 
 
-def _answer_text(answer: Row) -> Any:
+def _answer_text(answer: Row) -> object:
     return next((answer[n] for n in ("response", "text", "content") if answer.get(n)), None)
 
 
@@ -275,8 +275,9 @@ def from_columns(row: Row, reading: Reading) -> Row:
         ]
     elif isinstance(row.get("rank"), list) and len(row["rank"]) == len(columns):
         ranks = [_score(rank, f"rank[{k}]") for k, rank in enumerate(row["rank"])]
-        if None not in ranks:
-            made["ranking"] = _by_rank(ranks)["ranking"]
+        named = [rank for rank in ranks if rank is not None]
+        if len(named) == len(ranks):
+            made["ranking"] = _by_rank(named)["ranking"]
 
     margin = _score(row.get("margin"), "margin")
     return made if margin is None else made | {"margin": margin}
@@ -342,8 +343,8 @@ def numbers_of(columns: list[str]) -> list[int]:
 
 
 def _texts(
-    prompt: Any, completions: list[Any], name: str, reading: Reading
-) -> tuple[Any, list[Any]]:
+    prompt: object, completions: list[object], name: str, reading: Reading
+) -> tuple[object, list[Any]]:
     """Completions as text, and the prompt before them; text stays as it is."""
     completions = [unpacked(completion, name) for completion in completions]
     if not completions or not all(isinstance(c, list | dict) for c in completions):

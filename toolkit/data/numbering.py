@@ -2,8 +2,7 @@
 
 import numbers
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from toolkit.data.rows import Row
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a field says nothing: null, an empty text, or pandas' NaN."""
     return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
-def as_index(value: Any) -> int | None:
+def as_index(value: object) -> int | None:
     """The integer that a value is or spells: 1, 1.0, numpy's, "1" or "1.0"; None for all else."""
     if type(value) is int:
         return value
@@ -124,9 +123,13 @@ def file_of(place: str) -> str:
 
 
 def pick_of(
-    value: Any, name: str, known: list[int], columns: list[str], texts: list[Any],
+    value: object,
+    name: str,
+    known: list[int],
+    columns: list[str],
+    texts: Sequence[object],
     first: int | None,
-) -> int:  # fmt: skip
+) -> int:
     """The index of the completion that a label names.
 
     Args:

@@ -22,8 +22,18 @@ PROMPTS_HELP = (
     "owner/name:split; rows of `prompt` or `messages`."
 )
 # Of other completions, or of the text that a prompt was cut out of.
-NOT_HANDED_ON = ("text", "best", "ranking", "scores", "margin", "labeler", "models", "ratings",
-                 "turn", "sides")  # fmt: skip
+NOT_HANDED_ON = (
+    "text",
+    "best",
+    "ranking",
+    "scores",
+    "margin",
+    "labeler",
+    "models",
+    "ratings",
+    "turn",
+    "sides",
+)
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -57,8 +67,9 @@ class Prompts(list[list[int]]):
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
         )
         chosen.chat = self.chat
-        chosen.given = {new: self.given[old] for new, old in enumerate(indices)
-                        if old in self.given}  # fmt: skip
+        chosen.given = {
+            new: self.given[old] for new, old in enumerate(indices) if old in self.given
+        }
         return chosen
 
     def row(self, i: int) -> Row:
@@ -70,8 +81,11 @@ class Prompts(list[list[int]]):
         row = self.row(i)
         if not isinstance(self.given.get(i, ""), str):
             row |= {"chat_template_kwargs": self.told(i) or None}  # every later stage does alike
-        return {name: value for name, value in row.items()
-                if value is not None and name not in NOT_HANDED_ON}  # fmt: skip
+        return {
+            name: value
+            for name, value in row.items()
+            if value is not None and name not in NOT_HANDED_ON
+        }
 
     def rendering(self) -> Row:
         """Of all of them, for toolkit.json; empty where it is not known how they were given."""
@@ -227,9 +241,11 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
 
 
 def given_prompts(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, chat: Chat | None = None,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Chat | None = None,
     ids: Sequence[list[int]] | None = None,
-) -> Prompts:  # fmt: skip
+) -> Prompts:
     """Prompts of rows that were read, and written down, before: ``prompt`` and further fields.
 
     Args:
@@ -296,8 +312,10 @@ def _with_prompt(row: Row, cut: bool) -> Row:
     prompt, messages = prompt_of(row), unpacked(row.get("messages"), "messages")
     if isinstance(messages, list) and messages:
         asked = _asked(messages)
-        first = next((m.get("content") for m in asked if isinstance(m, dict)
-                      and m.get("role") == "user"), None)  # fmt: skip
+        first = next(
+            (m.get("content") for m in asked if isinstance(m, dict) and m.get("role") == "user"),
+            None,
+        )
         if prompt is None or prompt == asked:
             prompt = asked
         elif isinstance(prompt, str) and prompt == first:  # the first turn of a whole dialogue
@@ -311,7 +329,7 @@ def _with_prompt(row: Row, cut: bool) -> Row:
     return rest | {"prompt": prompt}
 
 
-def _asked(messages: list[Any]) -> list[Any]:
+def _asked(messages: list[object]) -> list[object]:
     """Messages without the answer that closes them."""
     last = messages[-1]
     return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages

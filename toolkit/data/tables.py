@@ -221,8 +221,9 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     except pyarrow.ArrowException as error:
         raise InputError(
             f"output: {path}: a column holds two kinds of value: {_first_line(error)} "
-            "(write .jsonl instead)", "output",
-        ) from None  # fmt: skip
+            "(write .jsonl instead)",
+            "output",
+        ) from None
     with atomic_file(path) as stream:
         parquet.write_table(table, stream)
 

@@ -111,8 +111,13 @@ def text_ids(
     if not texts:
         return []
     prefix = special_prefix(tokenizer) if prefix is None else prefix
-    rows = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False,
-                     return_attention_mask=False)["input_ids"]  # fmt: skip
+    rows = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        truncation=False,
+        verbose=False,
+        return_attention_mask=False,
+    )["input_ids"]
     return [row if prefix and row[: len(prefix)] == prefix else prefix + row for row in rows]
 
 
