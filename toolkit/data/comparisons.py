@@ -166,7 +166,11 @@ def problem_of_kwargs(kwargs: object) -> str | None:
 
 def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     problems = []
-    best, ranking, scores, margin = (row.get(n) for n in ("best", "ranking", "scores", "margin"))
+    best = row.get("best")
+    ranking = row.get("ranking")
+    scores = row.get("scores")
+    margin = row.get("margin")
+
     if wants == "best" and not _is_index(best):
         found = "missing" if best is None else f"{best!r:.40}"
         cure = " (convert.py reads letters and names of columns)" if isinstance(best, str) else ""
@@ -176,6 +180,7 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         problems.append(
             f"best: {best!r:.40}, out of range for {k} completions (count from 0){cure}"
         )
+
     if ranking is not None:
         if not isinstance(ranking, list) or not ranking or not all(_is_index(i) for i in ranking):
             problems.append(f"ranking: {ranking!r:.40}, but must be a list of indices, best first")
@@ -186,12 +191,14 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
             )
         elif _is_index(best) and best != ranking[0]:
             problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (mend one)")
+
     if scores is None and wants == "scores":
         problems.append(f"scores: missing (this loss wants {k} numbers, one a completion)")
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
         problems.append(f"scores: {scores!r:.40}, but must be a list of finite numbers")
     elif scores is not None and len(scores) != k:
         problems.append(f"scores: {len(scores)} of them for {k} completions")
+
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
     if not isinstance(row.get("labeler", ""), str | None):
@@ -277,6 +284,7 @@ def open_comparisons(
     labeled = wants in ("best", "scores")
     order = array("Q")
     digest = hashlib.sha256()
+
     rows = read_table(source, what, bad.add)
     for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
         row = with_whole_numbers(row)
@@ -286,10 +294,14 @@ def open_comparisons(
         if problems:
             bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
+
         prompt = _canonical(row["prompt"])
         order.append(_hash(prompt))
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
+
+    # Labels that count from 1 are refused even where bad rows are passed over: the others would be
+    # read as picks of the next completion.
     if not skip_invalid:
         bad.refuse(" (--skip_invalid goes on without them)" if labeled else "")
     elif shifted := numbering.shifted():
@@ -297,6 +309,7 @@ def open_comparisons(
     if not order:
         skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
+
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
     if note := numbering.note():

@@ -1,5 +1,6 @@
 """Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
 
+import functools
 import gzip
 import json
 import math
@@ -226,16 +227,30 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
             stream.write(_dump(row))
 
 
-def json_text(value: object, **kwargs: Any) -> str:
+def json_text(
+    value: object,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    ensure_ascii: bool = True,
+    default: Callable[[object], str] | None = None,
+) -> str:
     """JSON that every reader takes: NaN and infinities, which it does not have, become null.
 
     A metric that is undefined (an error of one value, say) is nothing, and no number. What must be
     a number is checked where it is made, or where it is read.
     """
+    write = functools.partial(
+        json.dumps,
+        allow_nan=False,
+        indent=indent,
+        sort_keys=sort_keys,
+        ensure_ascii=ensure_ascii,
+        default=default,
+    )
     try:
-        return json.dumps(value, allow_nan=False, **kwargs)
+        return write(value)
     except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False, **kwargs)
+        return write(_without_nan(value))
 
 
 def _without_nan(value: object) -> object:
@@ -248,13 +263,14 @@ def _without_nan(value: object) -> object:
     return value
 
 
-def _dump(value: object, **kwargs: Any) -> bytes:
+def _dump(value: object, indent: int | None = None, sort_keys: bool = False) -> bytes:
     """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
-    text = json_text(value, ensure_ascii=False, default=str, **kwargs) + "\n"
+    text = json_text(value, indent, sort_keys, ensure_ascii=False, default=str)
     try:
-        return text.encode("utf-8")
+        return f"{text}\n".encode()
     except UnicodeEncodeError:
-        return (json_text(value, default=str, **kwargs) + "\n").encode("ascii")
+        text = json_text(value, indent, sort_keys, default=str)
+        return f"{text}\n".encode("ascii")
 
 
 def sync(path: Path) -> None:

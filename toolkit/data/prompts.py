@@ -154,6 +154,7 @@ def read_prompts(
     for place, raw in itertools.islice(_rows(source, what, bad, skip_invalid), skip, None):
         if len(kept) == limit:
             break
+
         try:
             row = _with_prompt(raw, prompt_tokens is not None)
             ids, problem = _encoded(encoder, row, prompt_tokens)
@@ -166,13 +167,17 @@ def read_prompts(
             continue
         if problem:
             raise InputError(f"{place}: {problem}")
+
+        # Of a prompt that is cut, the row's text is not what is asked.
         given: str | Messages | None = row["prompt"]
         if prompt_tokens:
-            fits, whole = len(ids) >= prompt_tokens, ids
-            ids = ids[: last_whole(tokenizer, ids, prompt_tokens)]
+            whole = ids
+            fits = len(whole) >= prompt_tokens
+            ids = whole[: last_whole(tokenizer, whole, prompt_tokens)]
             given = given if len(ids) == len(whole) else None
         else:
             fits = 0 < len(ids) <= max_prompt_length
+
         if fits and ids:
             if given is not None:
                 kept.given[len(kept)] = given
@@ -180,6 +185,7 @@ def read_prompts(
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
             left_out += 1
+
     notes = encoder.notes()
     plain = any(_kind(given) == "text" for given in kept.given.values())
     if plain and getattr(tokenizer, "chat_template", None):
@@ -192,6 +198,7 @@ def read_prompts(
         print(f"{source}: {line}")
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
+
     if not kept and not left_out:
         raise InputError(f"{source}: no row {f'behind the first {skip}' if skip else 'in it'}")
     if not kept:
@@ -199,6 +206,7 @@ def read_prompts(
             f"{source}: no prompt left of {left_out} behind the first {skip} "
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
+
     names = sorted(set().union(*rows))
     kept.columns = {name: [row.get(name) for row in rows] for name in names}
     kept.chat = encoder.chat
@@ -309,7 +317,8 @@ def _with_prompt(row: Row, cut: bool) -> Row:
         ValueError: a prompt and messages that do not begin alike, or messages in some program's
             text.
     """
-    prompt, messages = prompt_of(row), unpacked(row.get("messages"), "messages")
+    prompt = prompt_of(row)
+    messages = unpacked(row.get("messages"), "messages")
     if isinstance(messages, list) and messages:
         asked = _asked(messages)
         first = next(
