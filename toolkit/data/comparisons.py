@@ -374,7 +374,7 @@ def split_by_prompt(
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea & Flood 2014), elementwise on uint64."""
+    """splitmix64's finalizer (Steele, Lea & Flood 2014), elementwise on uint64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, chat_of, named
 from toolkit.data.files import read_jsonl, read_object
 from toolkit.data.prompts import Prompts, given_prompts
-from toolkit.data.rows import Row
 from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs
@@ -25,6 +24,7 @@ from toolkit.evaluation.ratings import rate_pairs
 from toolkit.evaluation.text_metrics import describe
 from toolkit.maths.statistics import holm, mean_and_error, wilson_interval
 
+Row = dict[str, Any]
 FLIPS = 9_999  # random sign patterns of the paired test: p is known to about 0.002 at 0.05
 
 

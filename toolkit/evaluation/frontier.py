@@ -1,12 +1,12 @@
 """How much score a KL can buy: curves estimated from many samples of the reference."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from toolkit.data.rows import Row
 from toolkit.evaluation.contenders import Sampling
 from toolkit.evaluation.judges import Judge, ScoreJudge
 from toolkit.maths.frontier import (
@@ -17,6 +17,7 @@ from toolkit.maths.frontier import (
 )
 from toolkit.models.actors import REFERENCE
 
+Row = dict[str, Any]
 POINTS = 40  # of the KL-optimal curve
 AT_ONCE = 32_768  # completions that are scored in one go
 

@@ -16,10 +16,10 @@ import choix
 import numpy as np
 from tqdm.auto import tqdm
 
-from toolkit.data.rows import Row
 from toolkit.errors import InputError, check_choice
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 
+Row = dict[str, Any]
 METHODS = ("plackett_luce", "bradley_terry", "elo")
 # Competitors; places of them, best first; and what contests of one prompt have in common.
 Contest = tuple[tuple[str, ...], tuple[int, ...], str]

@@ -10,7 +10,6 @@ from typing import Any
 
 from scipy.stats import chisquare, spearmanr
 
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
@@ -23,6 +22,7 @@ from toolkit.maths.calibration import (
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.training.accuracy import best_of_k_accuracy, credit, share
 
+Row = dict[str, Any]
 Scores = Sequence[Sequence[float]]
 
 

@@ -1,14 +1,16 @@
 """The reward model's report as a page: what ``reward_analysis`` found, drawn and explained."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text, write_json
-from toolkit.data.rows import Row
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.training.accuracy import judge
+
+Row = dict[str, Any]
 
 
 def verdict(analysis: Row) -> tuple[str, str]:

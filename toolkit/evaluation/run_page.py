@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text, write_json
-from toolkit.data.rows import Row
 from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.tables import (
@@ -22,6 +21,7 @@ from toolkit.evaluation.tables import (
 )
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 
+Row = dict[str, Any]
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 

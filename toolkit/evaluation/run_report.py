@@ -4,11 +4,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from toolkit.data.files import read_jsonl, read_object
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
@@ -17,6 +17,7 @@ from toolkit.maths.agreement import krippendorff_alpha
 from toolkit.training.accuracy import judge
 from toolkit.training.journal import read_rows
 
+Row = dict[str, Any]
 TOLERANCE = 0.1  # of the KL's mean over the last fifth of a run, relative to its target
 
 

@@ -1,15 +1,16 @@
 """What a person sees in the terminal."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.data.rows import Row
 from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 
+Row = dict[str, Any]
 Fact = tuple[str, str, str]  # name, value, and "yes", "no", "not decided" or ""
 TEXT_MEASURES = (
     ("words", "words", "{:.1f}"), ("tokens sampled", "tokens", "{:.1f}"),

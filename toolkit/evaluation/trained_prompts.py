@@ -11,9 +11,10 @@ from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.files import read_object
 from toolkit.data.prompts import Prompts, read_prompts
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender
+
+Row = dict[str, Any]
 
 
 class _Unknown(Exception):

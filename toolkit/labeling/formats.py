@@ -50,7 +50,7 @@ class Imported(list[Row]):
 def to_label_studio(rows: Iterable[Row]) -> list[Row]:
     """Tasks with an annotation for each labeler who picked; rows without ``best`` are only tasks.
 
-    Label Studio takes annotations only of e-mail addresses that are members of the organisation
+    Label Studio takes annotations only of e-mail addresses that are members of the organization
     (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labelers who are named
     otherwise have to be renamed, or their annotations left out, before its import.
 

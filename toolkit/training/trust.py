@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.training.accuracy import judge
 
+Row = dict[str, Any]
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "chance", "p", "comparisons")
 
 
