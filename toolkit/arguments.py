@@ -347,7 +347,7 @@ class FunctionArguments:
 
 @dataclass
 class JudgeArguments:
-    """A language model behind an OpenAI-compatible endpoint, as a labeler."""
+    """A language model behind an OpenAI-compatible endpoint, as a labeller."""
 
     # How it is asked, which may differ when a run goes on: no label depends on it.
     FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
@@ -400,7 +400,7 @@ class JudgeArguments:
 def load_picker(
     judge_args: JudgeArguments, scorer_args: FunctionArguments
 ) -> tuple[str, Picker] | None:
-    """A scripted labeler's name and picker; None where neither a judge nor a scorer was given.
+    """A scripted labeller's name and picker; None where neither a judge nor a scorer was given.
 
     Raises:
         InputError: both, or more than one scorer, or one that does not load.
@@ -409,7 +409,7 @@ def load_picker(
     if judge is None and not scorer_args.given:
         return None
     if judge is not None and scorer_args.given:
-        raise InputError("judge_url and a scorer given: one labeler at a time", "judge_url")
+        raise InputError("judge_url and a scorer given: one labeller at a time", "judge_url")
     if judge is not None:
         return judge.model, JudgePicker(judge)
     return scorer_args.reward_function or "lexicon", ScorePicker(scorer_args.function())

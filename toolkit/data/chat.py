@@ -41,11 +41,9 @@ class ChatArguments:
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
-        metadata={
-            "help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
-            "row's own chat_template_kwargs go over it, key by key."
-        },
-    )
+        metadata={"help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
+                  "row's own chat_template_kwargs go over it, key by key."},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.chat_template_kwargs = _read_kwargs(self.chat_template_kwargs)
@@ -226,7 +224,7 @@ def named(template: str | None) -> str:
     return {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}.get(template, "a file")
 
 
-def read_chat(chat_template: str | None = None, kwargs: Row | str | None = None) -> Chat:
+def read_chat(chat_template: str | None = None, kwargs: Any = None) -> Chat:
     """The ``Chat`` of these arguments of a recipe."""
     return ChatArguments(chat_template, kwargs).chat
 
@@ -243,7 +241,7 @@ def _read_template(chat_template: str | None) -> str | None:
         ) from None
 
 
-def _read_kwargs(given: object) -> Row | None:
+def _read_kwargs(given: Any) -> Row | None:
     """The run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML."""
     if given is None:
         return None
@@ -255,5 +253,4 @@ def _read_kwargs(given: object) -> Row | None:
     if problem is not None:
         cure = "" if isinstance(found, dict) else " (write it as '{\"enable_thinking\": false}')"
         raise InputError(f"chat_template_kwargs: {problem}{cure}", "chat_template_kwargs")
-    assert isinstance(found, dict)
     return dict(found)

@@ -31,7 +31,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -153,7 +153,7 @@ def _problems_of_template(row: Row) -> list[str]:
     return problems
 
 
-def problem_of_kwargs(kwargs: object) -> str | None:
+def problem_of_kwargs(kwargs: Any) -> str | None:
     """What is wrong with what a chat template is told beside the messages; None for nothing."""
     if not isinstance(kwargs, dict):
         return f"{kwargs!r:.40}, but must be an object"

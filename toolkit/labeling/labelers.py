@@ -11,12 +11,11 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
 from toolkit.data.locks import letting_go, lock_part
-from toolkit.data.rows import Prompt, Row
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge, UselessJudge
@@ -26,6 +25,8 @@ from toolkit.labeling.store.labels import REFUSED
 from toolkit.labeling.store.queue import draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
 
+Prompt = str | list[dict[str, str]]
+Fields = dict[str, Any]
 REMEMBERED = 1000  # of the last answers; more than any row that finds a judge out
 
 
@@ -43,7 +44,9 @@ class Picker(Protocol):
     def doubt(self) -> str | None:
         """A line on why its answers are to be doubted; None where nothing speaks against them."""
 
-    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
         """Indices of the best: one, several for a tie, none if no answer was given.
 
         ``fields`` are the further ones of the row.
@@ -67,7 +70,9 @@ class ScorePicker:
         """None: a function does not see where completions stand."""
         return None
 
-    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
         """Indices of the highest score.
 
         Raises:
@@ -100,7 +105,9 @@ class JudgePicker:
         """A line where the judge goes by the place of completions; else None."""
         return self.judge.doubt()
 
-    def best(self, prompt: Prompt, completions: list[str], fields: Row | None = None) -> list[int]:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
         """The judge's pick; none if it refused."""
         index = self.judge.pick(prompt, completions)
         return [] if index is None else [index]
@@ -154,7 +161,7 @@ class ScriptedLabeler:
         self._last: deque[tuple[int, bool]] = deque(maxlen=REMEMBERED)
 
     def decide(
-        self, prompt: Prompt, completions: list[str], fields: Row | None = None
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> tuple[str, int | None]:
         """What this labeler says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
         if len(set(completions)) == 1:  # no pick could tell them apart
