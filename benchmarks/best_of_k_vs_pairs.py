@@ -28,6 +28,7 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.convert import to_pairs
 from toolkit.data.encoding import Encoder
+from toolkit.data.rows import Row
 from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
@@ -36,8 +37,6 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.training.reward.accuracy import luck, share
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import BestOfKTrainer, score_in_buckets
-
-Row = dict[str, Any]
 
 
 def shared_arguments(args: argparse.Namespace, seed: int, batch: int) -> dict[str, Any]:

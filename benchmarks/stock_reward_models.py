@@ -23,7 +23,8 @@ from trl import RewardConfig, RewardTrainer
 
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
-from toolkit.data.text import answers, decode_pair
+from toolkit.data.text import answers
+from toolkit.data.tokens import decode_pair
 from toolkit.labeling.scripted import Lexicon
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.other_base import TextRewardModel

@@ -14,10 +14,11 @@ from toolkit.cli import run
 from collections import Counter
 from dataclasses import dataclass, field
 
-from toolkit.data.convert import FORMATS, convert, load_decoder, to_pairs, with_space
+from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
-from toolkit.data.repeats import REPEATED
-from toolkit.data.sources import check_table_name, write_table
+from toolkit.data.repeated_prompts import REPEATED
+from toolkit.data.tables import check_table_name, write_table
 from toolkit.errors import InputError, check_choice
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts
-from toolkit.data.text import vocabulary_digest
+from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder

@@ -1,15 +1,15 @@
-"""People on a web page, or a scripted labeller, pick the best completion of each row.
+"""People on a web page, or a scripted labeler, pick the best completion of each row.
 
     accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
     python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
     python recipes/label.py --store outputs/labels.sqlite --backup labels.monday.sqlite
 
-A scripted labeller is a word-valence lexicon (the best is the highest sum), any Python function
+A scripted labeler is a word-valence lexicon (the best is the highest sum), any Python function
 `module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise has
 it pick by lot now and then, as people do. Without --store its picks go straight to --output. With
 --store, an SQLite file, people and scripts share the same items: a scorer works through what is
 left, then --serve opens the page (it prints an invite link for each name, and one for the admin
-page), and when that ends --output gets all picks so far. You should see how many were labelled.
+page), and when that ends --output gets all picks so far. You should see how many were labeled.
 
 A judge that is of no use ends the work with exit code 2: one whose answers are no letter so many
 times in a row (--judge_patience), or the same letter too often to be chance. Those answers are
@@ -31,7 +31,9 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labellers import ScriptedLabeller
+from toolkit.labeling.backup import backup
+from toolkit.labeling.labelers import ScriptedLabeler
+from toolkit.labeling.opening import open_store, read_guidelines
 from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Store
 from toolkit.scoring.functions import call_reward_function
@@ -50,12 +52,12 @@ class LabelArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Replace what is at --output or --backup."}
     )
-    labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
+    labeler: str | None = field(default=None, metadata={"help": "The scripted labeler's name."})
     ties: str = field(default="drop", metadata={"help": "Ties at the top: drop or random."})
     noise: float = field(default=0.0, metadata={"help": "Share of picks made by lot, 0 to 1."})
     ask_again: bool = field(
         default=False,
-        metadata={"help": "Ask the scripted labeller again about what it refused in earlier calls "
+        metadata={"help": "Ask the scripted labeler again about what it refused in earlier calls "
                   "(skips with the reason `refused` in the store)."},
     )  # fmt: skip
     limit: int | None = field(default=None, metadata={"help": "Stop at so many comparisons."})
@@ -85,23 +87,38 @@ def main(
         more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
         if any(more):
             raise InputError("backup: only copies the store (give --store alone)", "backup")
-        return store_args.make_backup(args.overwrite)
+        copy = backup(store_args.path, store_args.backup, args.overwrite)
+        print(f"{copy}: a copy of {store_args.path}, {copy.stat().st_size:,} bytes")
+        return None
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
     scripted = None
     if (found := load_picker(judge_args, scorer_args)) is not None:
         name = args.labeler or found[0]
-        scripted = ScriptedLabeller(name, found[1], args.noise, args.ties, args.seed)
+        scripted = ScriptedLabeler(name, found[1], args.noise, args.ties, args.seed)
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
 
     # The store: items in, then scripts and people at work, then picks out.
-    store = store_args.open(bool(rows))
+    guidelines = read_guidelines(store_args.guidelines)
+    store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
     if scripted is not None:
         by_script(store, scripted, args)
     if store_args.serve:
-        store_args.run(store)
+        from toolkit.labeling.serving import serve_page  # the web server is loaded for a page alone
+
+        serve_page(
+            store,
+            store_args.host,
+            store_args.port,
+            store_args.names,
+            store_args.reinvite,
+            store_args.public_host,
+            store_args.https,
+            guidelines,
+            store_args.requests_per_second,
+        )
     if args.output is not None:
         picks = list(store.picks())
         write_jsonl(args.output, picks)
@@ -110,8 +127,8 @@ def main(
     return None
 
 
-def by_script(store: Store, scripted: ScriptedLabeller, args: LabelArguments) -> None:
-    """The scripted labeller works through what is left, and what came of it is said."""
+def by_script(store: Store, scripted: ScriptedLabeler, args: LabelArguments) -> None:
+    """The scripted labeler works through what is left, and what came of it is said."""
     if args.ask_again:
         again = store.ask_again(store.script(scripted.name))
         print(f"{scripted.name}: {again} refused items are asked again")
@@ -134,10 +151,10 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
 
     rng = random.Random(args.seed)
     labeler = args.labeler or scorer_args.reward_function or "lexicon"
-    labelled: list[dict[str, object]] = []
+    labeled: list[dict[str, object]] = []
     dropped = 0
-    for row in tqdm(rows, desc="Labelling", unit="row"):
-        if args.limit is not None and len(labelled) == args.limit:
+    for row in tqdm(rows, desc="Labeling", unit="row"):
+        if args.limit is not None and len(labeled) == args.limit:
             break
         completions = row["completions"]
         prompts = [row["prompt"]] * len(completions)
@@ -147,10 +164,10 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
         if best is None or len(set(completions)) == 1:
             dropped += 1
         else:
-            labelled.append(row | {"best": best, "scores": scores, "labeler": labeler})
-    write_jsonl(output, labelled)
-    print(f"{output}: {len(labelled)} comparisons; {dropped} ties dropped")
-    if not labelled:  # as with a store, an answer of the labeller and no mistake in the file
+            labeled.append(row | {"best": best, "scores": scores, "labeler": labeler})
+    write_jsonl(output, labeled)
+    print(f"{output}: {len(labeled)} comparisons; {dropped} ties dropped")
+    if not labeled:  # as with a store, an answer of the labeler and no mistake in the file
         print(
             f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on "
             "(does the scorer tell the completions apart? where prompts are messages, each "

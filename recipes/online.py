@@ -2,13 +2,13 @@
 
     accelerate launch recipes/online.py --config recipes/configs/demo/online.yaml
 
-A round samples from the current policy, has that labelled in an SQLite store until there are l(n)
+A round samples from the current policy, has that labeled in an SQLite store until there are l(n)
 picks (--schedule), retrains the reward model from the base on all picks so far, and goes on with
-one PPO run against it. The labeller is a script or, with --wait, people on the page of `label.py
+one PPO run against it. The labeler is a script or, with --wait, people on the page of `label.py
 --serve --store OUTPUT_DIR/labels.sqlite`. Stages have their settings from --sample_config,
 --reward_config and --ppo_config. Killed, it goes on by the same command, to the same end; a file
 OUTPUT_DIR/STOP ends it in order. You should see a line for each phase, and in rounds.jsonl labels,
-reward accuracy, score, KL, and how often labellers prefer the policy to the untuned model.
+reward accuracy, score, KL, and how often labelers prefer the policy to the untuned model.
 """
 
 from toolkit.cli import bind, call, changed, recipe, run
@@ -26,9 +26,9 @@ from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
-from toolkit.labeling.labellers import ScriptedLabeller
-from toolkit.labeling.rounds import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.online import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
 
 Main = Callable[..., Any]
 RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}
@@ -39,7 +39,7 @@ def main(
     args: OnlineArguments,
 ) -> int:  # fmt: skip
     # Everything that can be wrong is found before a model is loaded.
-    labeller = labeller_of(scorer, judge, args)
+    labeler = labeler_of(scorer, judge, args)
     given = {k: v for k, v in dataclasses.asdict(model_args).items() if v is not None}
     model = [w for k, v in given.items() for w in (f"--{k}", str(v))]
     configs = {"sample": args.sample_config, "reward": args.reward_config, "ppo": args.ppo_config}
@@ -66,7 +66,7 @@ def main(
 
     # The rounds.
     with Store(where, Settings(overlap=args.overlap)) as store:
-        loop = Loop(args, plan, stage, store, labeller, prompts, sample_args.completions, {
+        loop = Loop(args, plan, stage, store, labeler, prompts, sample_args.completions, {
             "model": model_args.model_name_or_path, "temperature": sampling.temperature,
         })  # fmt: skip
         try:
@@ -108,9 +108,9 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     model_args.check_context(asked + prompts + (held_out or []), config.response_length)
 
 
-def labeller_of(
+def labeler_of(
     scorer: FunctionArguments, judge: JudgeArguments, args: OnlineArguments
-) -> ScriptedLabeller | None:
+) -> ScriptedLabeler | None:
     """The script that labels; None for people."""
     found = load_picker(judge, scorer)
     if (found is None) != args.wait:
@@ -120,7 +120,7 @@ def labeller_of(
     if found is None:
         return None
     name, picker = found
-    return ScriptedLabeller(args.labeler or name, picker, args.noise, seed=args.seed)
+    return ScriptedLabeler(args.labeler or name, picker, args.noise, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from toolkit.arguments import (
 )
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
-from toolkit.data.text import closing_id, stop_ids
+from toolkit.data.tokens import closing_id, stop_ids
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.baselines.data import preference_shape, prepare_completions
 from toolkit.training.baselines.train_and_save import train_and_save

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.outputs import claim_output
-from toolkit.data.sources import check_table_name, write_table
+from toolkit.data.tables import check_table_name, write_table
 from toolkit.data.text import printable
 from toolkit.errors import check_choice, check_range, check_seed
 from toolkit.evaluation.ratings import (

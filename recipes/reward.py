@@ -18,7 +18,7 @@ from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments
 from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
-from toolkit.data.text import token_id
+from toolkit.data.tokens import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local
 from toolkit.models.facts import write_facts

@@ -20,7 +20,7 @@ from toolkit.data.chat import ChatArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
-from toolkit.data.text import decode_pair
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, check_range, check_seed
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import other_rendering

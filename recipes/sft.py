@@ -23,7 +23,7 @@ from toolkit.arguments import (
 )
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
-from toolkit.data.text import closing_id, stop_ids
+from toolkit.data.tokens import closing_id, stop_ids
 from toolkit.training.baselines.config import SFTBaselineConfig
 from toolkit.training.baselines.data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
 from toolkit.training.baselines.train_and_save import train_and_save

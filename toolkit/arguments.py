@@ -10,25 +10,15 @@ from peft import LoraConfig
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.chat import ChatArguments
-from toolkit.data.comparisons import Comparisons, open_comparisons, read_rows, split_by_prompt
+from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
 from toolkit.data.encoding import LONG_ROWS, Encoder
-from toolkit.data.files import require_file
 from toolkit.data.prompts import PROMPTS_HELP, Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
-from toolkit.labeling.backup import backup
+from toolkit.labeling.addresses import is_loopback
 from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
-from toolkit.labeling.quality import quality
+from toolkit.labeling.labelers import JudgePicker, Picker, ScorePicker
 from toolkit.labeling.scripted import Lexicon
-from toolkit.labeling.server import (
-    Pages,
-    PageSettings,
-    host_names,
-    is_loopback,
-    listen,
-    serve,
-)
-from toolkit.labeling.store import Refused, Settings, Store, person_name
+from toolkit.labeling.store import Settings, person_name
 from toolkit.models.adapters import (
     check_adapter,
     check_for_trl,
@@ -54,7 +44,6 @@ from toolkit.scoring.functions import RewardFunction, load_function
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.trust import check_trust
 
-ADMIN = " admin"  # no name that anybody could type or import
 PRECISIONS = ("4bit", "bf16", "fp32")
 DEMO_MODEL = "data/model"
 DEMO_PROMPTS = "data/prompts.jsonl"
@@ -434,7 +423,7 @@ class StoreArguments:
         default=None,
         metadata={"help": "SQLite file of items and labels (outputs/labels.sqlite with --serve)."},
     )
-    serve: bool = field(default=False, metadata={"help": "Open the labelling page; Ctrl-C ends."})
+    serve: bool = field(default=False, metadata={"help": "Open the labeling page; Ctrl-C ends."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address of the page."})
     port: int = field(default=8000, metadata={"help": "Its port; 0 for any that is free."})
     public_host: list[str] = field(
@@ -517,79 +506,10 @@ class StoreArguments:
             if value is not None:
                 raise InputError(f"{name} needs a --store", name)
 
-    def make_backup(self, overwrite: bool) -> None:
-        """Copy the store to ``backup``, and say so."""
-        assert self.path is not None and self.backup is not None
-        copy = backup(self.path, self.backup, overwrite)
-        print(f"{copy}: a copy of {self.path}, {copy.stat().st_size:,} bytes")
-
-    def open(self, filled: bool = True) -> Store:
-        """The store, with the gold items in it.
-
-        Args:
-            filled: there are items to put in; without any a new store is a mistyped path.
-
-        Raises:
-            InputError: a file that is no store, or a gold or guidelines file with mistakes.
-        """
-        if not filled and not Path(self.path or "").is_file():
-            raise InputError(f"store: {self.path}: no such file, and no --samples to fill one")
-        gold = [] if self.gold is None else read_rows(self.gold, "best", "--gold")
-        self.text()
-        assert self.path is not None
-        store = Store(
-            self.path,
-            Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes),
-        )
-        store.add_items(gold, gold=True)
-        return store
-
-    def text(self) -> str | None:
-        """The guidelines."""
-        if self.guidelines is None:
-            return None
-        try:
-            return require_file(self.guidelines, "--guidelines").read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self.guidelines}: not UTF-8 at byte {error.start} (save it as UTF-8)"
-            ) from None
-
-    def run(self, store: Store) -> None:
-        """Print the links and serve the page until Ctrl-C.
-
-        Raises:
-            InputError: a name that a script or the like has, before any link is made; or an address
-                that can not be had; or somebody else is making links at this moment.
-        """
-        for name in self.names:
-            if (kind := store.kind_of(name)) not in (None, "person"):
-                raise InputError(f"invite: {name!r} is a {kind}: take another name", "invite")
-        listening = listen(self.host, self.port)
-        hosts = host_names(listening, self.public_host)
-        address = f"{'https' if self.https else 'http'}://{(self.public_host or hosts)[0]}"
-        settings = PageSettings(
-            hosts, https=self.https, rate=self.requests_per_second,
-            burst=int(3 * self.requests_per_second) + 1,
-            guidelines=self.text() or PageSettings.guidelines,
-        )  # fmt: skip
-        try:
-            self._print_links(store, address)
-        except Refused as problem:
-            raise InputError(f"invite: {problem} (another process is inviting, too)") from None
-        print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
-        serve(Pages(store, settings, quality).app(), listening)
-
-    def _print_links(self, store: Store, address: str) -> None:
-        for name in self.names:
-            known = store.invitation(name)
-            if known is not None and not self.reinvite:
-                print(f"{name} has a link already (--reinvite makes a new one and ends the old)")
-            else:
-                token = store.invite(name, replaces=known)
-                print(f"invite link for {name}: {address}/invite/{token}")
-        admin = store.invite(ADMIN, "admin", end_sessions=False, replaces=store.invitation(ADMIN))
-        print(f"admin link: {address}/invite/{admin}")
+    @property
+    def settings(self) -> Settings:
+        """How the store hands out items."""
+        return Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes)
 
 
 @dataclass

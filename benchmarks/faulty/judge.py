@@ -20,9 +20,9 @@ from benchmarks.faulty.room import Fault, Room, Wrong
 from toolkit.errors import InputError
 from toolkit.evaluation.judges import AskJudge
 from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
-from toolkit.labeling.rounds import label_until
+from toolkit.labeling.labelers import JudgePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.picks import label_until
 
 KEY = "sk-KEEP-THIS-0123456789"
 ITEMS = 45
@@ -271,13 +271,13 @@ def fill(room: Room) -> None:
         )
 
 
-def check(room: Room, labelled: int) -> None:
+def check(room: Room, labeled: int) -> None:
     """So many picks are in the store, each the right one, and the key nowhere."""
     with Store(room.folder / "labels.sqlite") as store:
         picks = list(store.picks())
     wrong = sum(len(p["completions"][p["best"]]) < 4 for p in picks)
-    if wrong or len(picks) != labelled:
-        raise Wrong(f"{len(picks)} labels, not {labelled}; {wrong} of them are wrong")
+    if wrong or len(picks) != labeled:
+        raise Wrong(f"{len(picks)} labels, not {labeled}; {wrong} of them are wrong")
     for path in room.folder.rglob("*"):
         if path.is_file() and b"KEEP-THIS" in path.read_bytes():
             raise Wrong(f"the key is in {path.name}")
@@ -318,7 +318,7 @@ def refused(room: Room, liar: Liar, good: int) -> str:
     again = room.recipe(*words(liar), **environment).done()
     again.expect("0 refused" in again.out, "it does not say what was done")
     check(room, ITEMS)
-    return "refused in one line; mended, all were labelled"
+    return "refused in one line; mended, all were labeled"
 
 
 def odd(room: Room, liar: Liar) -> str:
@@ -327,17 +327,17 @@ def odd(room: Room, liar: Liar) -> str:
     ended = room.recipe(*words(liar), "--judge_prices", 1, 1, OPENAI_API_KEY=KEY, NO_PROXY="*")
     ended.done().expect("cost -" not in ended.out, "a negative cost")
     check(room, ITEMS)
-    return "labelled rightly"
+    return "labeled rightly"
 
 
 def failing(room: Room, liar: Liar, good: int) -> str:
-    """The labeller ends in a line in time; mended, it brings all labels."""
+    """The labeler ends in a line in time; mended, it brings all labels."""
     fill(room)
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeller, began = ScriptedLabeller("m", JudgePicker(judge)), time.monotonic()
+            labeler, began = ScriptedLabeler("m", JudgePicker(judge)), time.monotonic()
             try:
-                labeller.work(store, progress=False)
+                labeler.work(store, progress=False)
             except InputError as problem:
                 line = str(problem)
             else:
@@ -349,9 +349,9 @@ def failing(room: Room, liar: Liar, good: int) -> str:
         check(room, good)
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            ScriptedLabeller("m", JudgePicker(judge)).work(store, progress=False)
+            ScriptedLabeler("m", JudgePicker(judge)).work(store, progress=False)
     check(room, ITEMS)
-    return "ended in one line; mended, all were labelled"
+    return "ended in one line; mended, all were labeled"
 
 
 def evaluated(room: Room, liar: Liar) -> str:
@@ -389,24 +389,24 @@ def online(room: Room, liar: Liar) -> str:
 
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeller = ScriptedLabeller("m", JudgePicker(judge))
+            labeler = ScriptedLabeler("m", JudgePicker(judge))
             try:
-                label_until(store, 0, 40, True, labeller, more, lambda: None)
+                label_until(store, 0, 40, True, labeler, more, lambda: None)
             except InputError:
                 pass
             else:
                 raise Wrong("a round was made of it")
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            labeller = ScriptedLabeller("m", JudgePicker(judge))
-            picks = label_until(store, 0, 40, True, labeller, more, lambda: None)
+            labeler = ScriptedLabeler("m", JudgePicker(judge))
+            picks = label_until(store, 0, 40, True, labeler, more, lambda: None)
     if len(picks) < 40 or any(len(p["completions"][p["best"]]) < 4 for p in picks):
         raise Wrong("mended, it did not bring the round's labels")
     return "no round; mended, all its labels"
 
 
 def asked_again(room: Room, liar: Liar) -> str:
-    """What it refused now and then is skipped, and labelled with --ask_again."""
+    """What it refused now and then is skipped, and labeled with --ask_again."""
     fill(room)
     environment = {"OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
     ended = room.recipe(*words(liar), **environment).done()
@@ -419,7 +419,7 @@ def asked_again(room: Room, liar: Liar) -> str:
     check(room, first)  # as was said: not asked of them again unless told
     room.recipe(*words(liar), "--overwrite", "--ask_again", **environment).done()
     check(room, ITEMS)
-    return "skipped; asked again, all were labelled"
+    return "skipped; asked again, all were labeled"
 
 
 def gone(room: Room, liar: Liar) -> str:

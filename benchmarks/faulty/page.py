@@ -1,4 +1,4 @@
-"""The labelling page under abuse: is everybody who speaks served, is every label kept?
+"""The labeling page under abuse: is everybody who speaks served, is every label kept?
 
 Each fault has a server of its own, the recipe's, and a person who labels before, during and after.
 """
@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.faulty.room import Fault, Room, Wrong
-from benchmarks.labelling_load import measure
+from benchmarks.labeling_load import measure
 from toolkit.labeling.backup import backup
 from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Store
@@ -389,10 +389,10 @@ def _clock(by: float, again: bool, room: Room) -> str:
             form = person.form()
             if "form" in form:
                 person.answer(form)
-    expect(len(page.said) == 2, f"{len(page.said)} of 2 items could be labelled")
+    expect(len(page.said) == 2, f"{len(page.said)} of 2 items could be labeled")
     with Store(page.store) as store:
         found = quality(store)
-        seconds = [w.seconds for w in found.labellers if w.seconds is not None]
+        seconds = [w.seconds for w in found.labelers if w.seconds is not None]
         expect(all(0 <= s < 600 for s in seconds), f"seconds an item: {seconds}")
         expect(found.left == 0 and sum(found.hourly) == 2, "figures of the hours are wrong")
     return page.end()
@@ -410,7 +410,7 @@ def _future_labels(by: float, room: Room) -> str:
             db.execute("UPDATE events SET at = at + ?", (by,))
         found = quality(store)
         expect(found.labels == found.done == 3, "labels are not counted")
-        late = found.labellers[0].last_hour + sum(found.hourly)
+        late = found.labelers[0].last_hour + sum(found.hourly)
         expect(late == 0 and min(found.hourly) >= 0, f"{late} labels of an hour that is not yet")
     return "figures are sane"
 
@@ -419,7 +419,7 @@ def _future_labels(by: float, room: Room) -> str:
 
 
 def _kills(seed: int, room: Room) -> str:
-    found = measure(labels=160, labellers=4, kills=3, folder=room.folder, seed=seed)
+    found = measure(labels=160, labelers=4, kills=3, folder=room.folder, seed=seed)
     lost = {name: found[name] for name in ("lost", "doubled", "changed")}
     expect(not any(lost.values()) and found["labels"] >= 150, f"{lost} of {found['labels']}")
     return "every acknowledged label was there, once"

@@ -13,7 +13,7 @@ from toolkit.data.comparisons import (
     split_by_prompt,
 )
 from toolkit.data.prompts import read_prompts
-from toolkit.data.text import decode_pair, token_id
+from toolkit.data.tokens import decode_pair, token_id
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 

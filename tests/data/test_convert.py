@@ -10,8 +10,9 @@ import pandas
 import pytest
 
 from toolkit.data.comparisons import problems_of
-from toolkit.data.convert import convert, detect, load_decoder, to_pairs, with_space
-from toolkit.data.sources import read_table
+from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+from toolkit.data.layouts import detect
+from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 
 

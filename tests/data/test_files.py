@@ -18,7 +18,7 @@ from toolkit.data.files import (
     write_text,
 )
 from toolkit.data.outputs import claim_output
-from toolkit.data.sources import read_table
+from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 
 

@@ -16,7 +16,7 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, given_prompts, joined, read_prompts
-from toolkit.data.text import closing_id, end_ids, stop_ids, text_ids
+from toolkit.data.tokens import closing_id, end_ids, stop_ids, text_ids
 from toolkit.errors import InputError
 from toolkit.models.generation import Sampled
 from toolkit.models.loading import load_base, load_tokenizer

@@ -19,7 +19,7 @@ from toolkit.evaluation.judges import (
     parse_judges,
     reranker,
 )
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
@@ -154,10 +154,10 @@ def test_people_judge_by_the_store_blind_and_what_is_left_is_none(
     with Store(tmp_path / "m.sqlite") as store:
         task = store.next_task(store.script("ann"))
         assert task is not None and sorted(task.completions) == task.completions  # no order leaks
-        ScriptedLabeller("ann", ScorePicker(taste)).work(store, limit=1, progress=False)
+        ScriptedLabeler("ann", ScorePicker(taste)).work(store, limit=1, progress=False)
     assert sum(v is None for v in judge.verdicts(questions)) in (1, 2)
     with Store(tmp_path / "m.sqlite") as store:
-        ScriptedLabeller("ann", ScorePicker(taste)).work(store, progress=False)
+        ScriptedLabeler("ann", ScorePicker(taste)).work(store, progress=False)
         assert list(store.picks()) == []  # matches are not trained on
     assert judge.verdicts(questions) == [1, -1, 1, 0]
     assert len(capsys.readouterr().out.splitlines()) == 1  # nothing left: nothing said
@@ -216,10 +216,10 @@ def test_a_store_that_cannot_be_written_is_told_of_before_anything_is_sampled(
     Store(path).close()
     parse_judges([f"people=people:{path}"], "base", "fp32")
 
-    def read_only(store: Store) -> None:
+    def read_only(database: object) -> None:
         raise sqlite3.OperationalError("attempt to write a readonly database")
 
-    monkeypatch.setattr(Store, "_writing", read_only)
+    monkeypatch.setattr("toolkit.labeling.store.database.Database.writing", read_only)
     with pytest.raises(InputError, match="judges: people: .*can not be written"):
         parse_judges([f"people=people:{path}"], "base", "fp32")
 

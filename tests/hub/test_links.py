@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.inside import copy_inside, inside, shown
+from toolkit.data.links import copy_inside, inside, shown
 from toolkit.errors import InputError
 from toolkit.hub import gate
 from toolkit.hub.adapter_source import TrainedAdapter, read_adapter

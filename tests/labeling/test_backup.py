@@ -25,14 +25,14 @@ def filled(path: Path, count: int = 60) -> Store:
 
 
 def label(store: Store, name: str, count: int) -> None:
-    labeller = store.script(name)
+    labeler = store.script(name)
     for _ in range(count):
-        task = store.next_task(labeller)
+        task = store.next_task(labeler)
         assert task is not None
-        store.record(labeller, task.form, "pick", 0)
+        store.record(labeler, task.form, "pick", 0)
 
 
-def test_a_copy_opens_as_a_store_and_holds_what_was_labelled(tmp_path: Path) -> None:
+def test_a_copy_opens_as_a_store_and_holds_what_was_labeled(tmp_path: Path) -> None:
     with filled(tmp_path / "labels.sqlite") as store:
         label(store, "ann", 20)
         os.chmod(store.path, 0o600)

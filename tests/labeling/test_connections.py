@@ -17,8 +17,11 @@ import pytest
 import uvicorn
 
 from toolkit.labeling import connections
+from toolkit.labeling.addresses import listen
 from toolkit.labeling.connections import Connection, allow_descriptors, shed
-from toolkit.labeling.server import Pages, PageSettings, listen, server_of
+from toolkit.labeling.guard import PageSettings
+from toolkit.labeling.pages import Pages
+from toolkit.labeling.serving import server_of
 from toolkit.labeling.store import Settings, Store
 
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -15,7 +14,6 @@ from toolkit.errors import InputError
 from toolkit.labeling.formats import (
     from_argilla,
     from_label_studio,
-    label_studio_config,
     prompt_text,
     to_argilla,
     to_label_studio,
@@ -70,7 +68,7 @@ def test_what_a_store_says_comes_back(codec: Codec, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=["label_studio", "argilla"])
-def test_labellers_of_one_item_share_a_task(codec: Codec) -> None:
+def test_labelers_of_one_item_share_a_task(codec: Codec) -> None:
     tasks = codec[0](ROWS)
     assert len(tasks) == 7
     answers = tasks[0].get("annotations") or tasks[0]["responses"]["best"]
@@ -94,26 +92,10 @@ def test_argilla_knows_users_by_uuid_and_text_by_fields() -> None:
     assert known["user_id"] == ROWS[7]["labeler"]
 
 
-def test_an_argilla_record_keeps_its_id_when_another_labeller_has_picked() -> None:
+def test_an_argilla_record_keeps_its_id_when_another_labeler_has_picked() -> None:
     one, two = to_argilla(ROWS[:1]), to_argilla(ROWS[:2])
     assert one[0]["id"] == two[0]["id"]
     assert len({record["id"] for record in to_argilla(ROWS)}) == 7
-
-
-def test_the_interface_shows_the_fields_of_the_tasks_and_asks_for_their_choices() -> None:
-    for row in ROWS:
-        k = len(row["completions"])
-        view = ElementTree.fromstring(label_studio_config(k))
-        (task,) = to_label_studio([row])
-        shown = {str(text.get("value")).removeprefix("$") for text in view.iter("Text")}
-        assert shown == set(task["data"]) - {"row"}
-        names = {text.get("name") for text in view.iter("Text")}
-        (choices,) = view.iter("Choices")
-        assert choices.get("name") == "best" and choices.get("toName") in names
-        offered = [choice.get("value") for choice in choices.iter("Choice")]
-        assert offered == [str(i + 1) for i in range(k)]
-    with pytest.raises(InputError, match="k is 1"):
-        label_studio_config(1)
 
 
 def test_messages_are_shown_with_their_roles() -> None:
@@ -148,7 +130,7 @@ def test_label_studios_own_pairwise_results_are_read() -> None:
     [({"id": 3, "email": "a@b.c", "first_name": "A"}, "a@b.c"), ({"id": 3}, "3"), (10, "10"),
      ("ann", "ann"), (None, None)],
 )  # fmt: skip
-def test_label_studio_names_labellers_in_several_ways(who: Any, labeler: str | None) -> None:
+def test_label_studio_names_labelers_in_several_ways(who: Any, labeler: str | None) -> None:
     task = studio(choice("2"))
     task["annotations"][0]["completed_by"] = who
     (row,) = from_label_studio([task], "p.json")

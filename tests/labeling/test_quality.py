@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from toolkit.labeling.quality import LabellerQuality, Quality, Share, quality
-from toolkit.labeling.store import Labeller, Settings, Store
+from toolkit.labeling.quality import LabelerQuality, Quality, Share, quality
+from toolkit.labeling.store import Labeler, Settings, Store
 from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
 
 HOUR = 3600.0
@@ -32,7 +32,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr("toolkit.labeling.store.steady", clock)
+    monkeypatch.setattr("toolkit.labeling.store.queue.steady", clock)
     return clock
 
 
@@ -47,39 +47,39 @@ def opened(path: Path, **settings: Any) -> Store:
     return Store(path / "labels.db", Settings(**shares))
 
 
-def person(store: Store, name: str) -> Labeller:
-    labeller = store.by_token(store.invite(name))
-    assert labeller is not None
-    return labeller
+def person(store: Store, name: str) -> Labeler:
+    labeler = store.by_token(store.invite(name))
+    assert labeler is not None
+    return labeler
 
 
-def answer(store: Store, labeller: Labeller, says: int | str) -> str:
-    """Say this of the labeller's next item: a completion's index, or an action. Its prompt."""
-    task = store.next_task(labeller)
+def answer(store: Store, labeler: Labeler, says: int | str) -> str:
+    """Say this of the labeler's next item: a completion's index, or an action. Its prompt."""
+    task = store.next_task(labeler)
     assert task is not None
     if isinstance(says, int):
-        store.record(labeller, task.form, "pick", task.order.index(says))
+        store.record(labeler, task.form, "pick", task.order.index(says))
     else:
-        store.record(labeller, task.form, says, reason="too long" if says == "skip" else None)
+        store.record(labeler, task.form, says, reason="too long" if says == "skip" else None)
     return str(task.prompt)
 
 
-def answer_all(store: Store, labeller: Labeller, said: dict[str, int | str]) -> None:
+def answer_all(store: Store, labeler: Labeler, said: dict[str, int | str]) -> None:
     """Say of each prompt what is said of it."""
     for _ in said:
-        task = store.next_task(labeller)
+        task = store.next_task(labeler)
         assert task is not None
-        answer(store, labeller, said[str(task.prompt)])
-    assert store.next_task(labeller) is None
+        answer(store, labeler, said[str(task.prompt)])
+    assert store.next_task(labeler) is None
 
 
-def named(found: Quality) -> dict[str, LabellerQuality]:
-    return {labeller.name: labeller for labeller in found.labellers}
+def named(found: Quality) -> dict[str, LabelerQuality]:
+    return {labeler.name: labeler for labeler in found.labelers}
 
 
 def test_nothing_said_is_nothing_counted(tmp_path: Path) -> None:
     found = quality(opened(tmp_path))
-    assert found.labellers == [] and found.positions == [] and found.skips == {}
+    assert found.labelers == [] and found.positions == [] and found.skips == {}
     assert (found.items, found.wanted, found.left, found.labels, found.done) == (0, 0, 0, 0, 0)
     assert found.alpha is None and found.alpha_interval is None and found.alpha_items == 0
     assert found.hourly == [0] * 24
@@ -95,11 +95,11 @@ def test_each_action_is_counted_while_it_holds(tmp_path: Path) -> None:
     assert store.undo(ann)
     answer(store, ben, 2)
     found = quality(store)
-    assert [who.name for who in found.labellers] == ["Ann", "Ben", "Cid"]
-    one, two, none = found.labellers
+    assert [who.name for who in found.labelers] == ["Ann", "Ben", "Cid"]
+    one, two, none = found.labelers
     assert (one.picks, one.ties, one.bad, one.skips, one.labels, one.undos) == (1, 1, 1, 1, 4, 1)
     assert (two.picks, two.ties, two.bad, two.skips, two.labels, two.undos) == (1, 0, 0, 0, 1, 0)
-    assert none == LabellerQuality(
+    assert none == LabelerQuality(
         "Cid", "person", 0, 0, 0, 0, 0, 0, 0, None, Share(None, 0), Share(None, 0), Share(None, 0)
     )
     assert (found.labels, found.done, found.skips) == (5, 4, {"too long": 1})
@@ -115,7 +115,7 @@ def test_agreement_is_of_items_that_both_decided(tmp_path: Path) -> None:
     answer_all(store, person(store, "Ann"), ann)
     answer_all(store, person(store, "Ben"), ben)
     found = quality(store)
-    assert [who.agreement for who in found.labellers] == [Share(3 / 5, 5)] * 2
+    assert [who.agreement for who in found.labelers] == [Share(3 / 5, 5)] * 2
     # Units p0 p1 p2 p3 p5; categories 0 1 2 3 tie bad: o_cc = 2 + 2 + 2 of 10, n_c = 1 2 2 1 3 1.
     assert found.alpha == pytest.approx(1 - 9 * 4 / (100 - (1 + 4 + 4 + 1 + 9 + 1)))
     assert found.alpha_items == 5
@@ -142,8 +142,8 @@ def test_hidden_repeats_measure_agreement_with_oneself_only(tmp_path: Path) -> N
         answer(store, ann, says)
     assert store.next_task(ann) is None
     found = quality(store)
-    assert found.labellers[0].self_agreement == Share(2 / 3, 3)
-    assert found.labellers[0].agreement == Share(None, 0)
+    assert found.labelers[0].self_agreement == Share(2 / 3, 3)
+    assert found.labelers[0].agreement == Share(None, 0)
     assert (found.labels, found.done, found.left, found.alpha) == (8, 4, 0, None)
 
 
@@ -152,11 +152,11 @@ def test_gold_measures_accuracy_and_nothing_else(tmp_path: Path) -> None:
     store.add_items(rows(5, best=2, name="gold"), gold=True)
     store.add_items(rows(1))
     for name, said in (("Ann", (2, 2, 0, "tie", "skip")), ("Ben", (2, 2, 2, 2, "bad"))):
-        labeller = person(store, name)
+        labeler = person(store, name)
         for says in (*said, 1):
-            answer(store, labeller, says)
+            answer(store, labeler, says)
     found = quality(store)
-    ann, ben = found.labellers
+    ann, ben = found.labelers
     assert (ann.gold, ben.gold) == (Share(2 / 4, 4), Share(4 / 5, 5))
     assert ann.agreement == ben.agreement == Share(1.0, 1)
     assert (found.items, found.wanted, found.done, found.alpha_items) == (1, 2, 2, 1)
@@ -166,11 +166,11 @@ def test_seconds_are_the_median_of_timed_picks(tmp_path: Path, clock: Clock) -> 
     store = opened(tmp_path)
     store.add_items(rows(8))
     ann, ben = person(store, "Ann"), person(store, "Ben")
-    for labeller, times in ((ann, (2, 90, 4)), (ben, (1, 2, 7, 100))):
+    for labeler, times in ((ann, (2, 90, 4)), (ben, (1, 2, 7, 100))):
         for seconds in times:
-            store.next_task(labeller)
+            store.next_task(labeler)
             clock.now += seconds
-            answer(store, labeller, 0)
+            answer(store, labeler, 0)
     store.next_task(ann)
     clock.now += 500
     answer(store, ann, "tie")
@@ -193,14 +193,14 @@ def test_hours_are_counted_back_from_now(tmp_path: Path, clock: Clock) -> None:
     found = quality(store)
     # The first two were exactly 24 hours ago: before the first hour that is shown.
     assert found.hourly == [1, 1] + [0] * 21 + [1]
-    assert found.labellers[0].last_hour == 1
+    assert found.labelers[0].last_hour == 1
     earlier = quality(store, now=start + 1.5 * HOUR)
     assert earlier.hourly[-2:] == [2, 2]  # what is later than now is of no hour yet
 
 
-def picked_at(store: Store, labeller: str, items: list[int], positions: list[int]) -> None:
+def picked_at(store: Store, labeler: str, items: list[int], positions: list[int]) -> None:
     """Picks of these positions, put into the file at once."""
-    who = store.script(labeller).id
+    who = store.script(labeler).id
     store.db.execute("BEGIN")
     for item, position in zip(items, positions, strict=True):
         event = store.db.execute(
@@ -267,13 +267,13 @@ def test_what_is_written_meanwhile_is_not_half_counted(
     monkeypatch.setattr(store, "progress", meanwhile)
     found = quality(store)
     assert (found.items, found.labels) == (3, 3)
-    assert [who.name for who in found.labellers] == ["imported"]
+    assert [who.name for who in found.labelers] == ["imported"]
     monkeypatch.undo()
     assert (quality(store).items, quality(store).labels) == (8, 8)
 
 
 def busy(path: Path, rng: random.Random) -> Store:
-    """80 items of 2 to 5 completions, some gold, labelled by 7 with repeats, skips and undos."""
+    """80 items of 2 to 5 completions, some gold, labeled by 7 with repeats, skips and undos."""
     store = Store(path / "busy.db", Settings(overlap=0.5))
     for i in range(80):
         k = rng.randrange(2, 6)
@@ -332,8 +332,8 @@ def test_all_is_as_counted_one_by_one(tmp_path: Path, seed: int) -> None:
     gold = {x["item"]: x["gold"] for x in labels if x["gold"] is not None}
     found = quality(store, now)
     store.check()  # the store made here is a sound one
-    assert [who.name for who in found.labellers] == list("abcdefg")
-    for who in found.labellers:
+    assert [who.name for who in found.labelers] == list("abcdefg")
+    for who in found.labelers:
         one = store.script(who.name).id
         own = [x for x in labels if x["labeller"] == one]
         actions = [x["action"] for x in own]
@@ -350,8 +350,8 @@ def test_all_is_as_counted_one_by_one(tmp_path: Path, seed: int) -> None:
             if x["labeller"] == one != y["labeller"] and x["item"] == y["item"] not in gold
         ])  # fmt: skip
         assert who.self_agreement == share([
-            says[item, one, 0] == what for (item, labeller, turn), what in says.items()
-            if labeller == one and turn == 1 and ("skip", None) not in (what, says[item, one, 0])
+            says[item, one, 0] == what for (item, labeler, turn), what in says.items()
+            if labeler == one and turn == 1 and ("skip", None) not in (what, says[item, one, 0])
         ])  # fmt: skip
         assert who.gold == share([
             x["choice"] == gold[x["item"]] for x in decided

@@ -1,4 +1,4 @@
-"""Scripted labellers."""
+"""Scripted labelers."""
 
 import random
 from pathlib import Path

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from toolkit.data.text import stop_ids
+from toolkit.data.tokens import stop_ids
 from toolkit.errors import InputError
 from toolkit.models import loading
 from toolkit.models.adapters import check_adapter, lora_config

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
-from toolkit.labeling import rounds
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
 from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.pipeline import online as online_loop
 from toolkit.training.ppo.trainer import PPOTrainer
 
 online = recipe("online")
@@ -169,14 +169,14 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
 
     PPOTrainer_save = PPOTrainer.save_model
     return {
-        "sample": lambda: patch(rounds, "with_sides", die),
+        "sample": lambda: patch(online_loop, "with_sides", die),
         "label": lambda: patch(Store, "record", at_call(9, Store.record)),
-        "label, at its end": lambda: patch(rounds, "win_rate", die),
+        "label, at its end": lambda: patch(online_loop, "win_rate", die),
         "reward": lambda: patch(reward, "normalize", die),
         "reward, saved": lambda: patch(reward, "write_run", die),
         "ppo": lambda: patch(PPOTrainer, "optimize", at_call(2, PPOTrainer.optimize)),
         "ppo, saved": lambda: patch(PPOTrainer, "save_model", after_save),
-        "sample, the policy": lambda: patch(rounds, "with_sides", die),
+        "sample, the policy": lambda: patch(online_loop, "with_sides", die),
         "label, again": lambda: patch(Store, "record", at_call(5, Store.record)),
         "ppo, another reward model": lambda: patch(
             PPOTrainer, "optimize", at_call(1, PPOTrainer.optimize)
@@ -288,7 +288,7 @@ def test_people_on_the_page_are_waited_for(
 ) -> None:  # fmt: skip
     """Another process has the store open and labels now and then."""
     out = tmp_path / "waited"
-    person = ScriptedLabeller("ann", ScorePicker(Lexicon(root / "data/lexicon.txt")))
+    person = ScriptedLabeler("ann", ScorePicker(Lexicon(root / "data/lexicon.txt")))
 
     def some_labels(seconds: float) -> None:
         def label() -> None:
@@ -298,10 +298,10 @@ def test_people_on_the_page_are_waited_for(
         assert in_a_child(label) == 0
 
     def no_more(loop: Any, number: int) -> None:
-        raise rounds.LoopEnded("enough seen", 0)
+        raise online_loop.LoopEnded("enough seen", 0)
 
-    monkeypatch.setattr(rounds.time, "sleep", some_labels)
-    monkeypatch.setattr(rounds.Loop, "train_reward", no_more)
+    monkeypatch.setattr(online_loop.time, "sleep", some_labels)
+    monkeypatch.setattr(online_loop.Loop, "train_reward", no_more)
     assert call(online.main, [*base, "--wait", "--output_dir", str(out)]) == 0
     picks = rows(out / "round-000" / "comparisons.jsonl")
     assert len(picks) >= 24 and {row["labeler"] for row in picks} == {"ann"}

@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
-from toolkit.data.sources import read_table
+from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 from toolkit.labeling.scripted import by_lexicon
 from toolkit.training.reward.accuracy import credit

@@ -14,10 +14,10 @@ import jinja2
 import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import Row, problem_of_kwargs
+from toolkit.data.comparisons import problem_of_kwargs
+from toolkit.data.rows import Messages, Row
 from toolkit.errors import InputError
 
-Messages = list[dict[str, Any]]
 # HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -91,9 +91,12 @@ class Chat:
         return self.kwargs | {k: value for k, value in (given or {}).items() if value is not None}
 
     def render(
-        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None = None,
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Messages,
+        row: Row | None = None,
         ask: bool = False,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """What the template makes of messages.
 
         Args:
@@ -109,10 +112,13 @@ class Chat:
         tools = (row or {}).get("tools")
         try:
             text = tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask,
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=ask,
                 tools=json.loads(tools) if isinstance(tools, str) else tools or None,
                 **self.told(row),
-            )  # fmt: skip
+            )
         except Exception as error:  # a template is a program
             raise InputError(
                 f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
@@ -135,7 +141,7 @@ class Chat:
         lines = [self._unread(tokenizer, row), self._without_start(tokenizer, messages, row)]
         return [line for line in lines if line is not None]
 
-    def _unread(self, tokenizer: Any, row: Row | None) -> str | None:
+    def _unread(self, tokenizer: PreTrainedTokenizerBase, row: Row | None) -> str | None:
         """A line on what the template is told and never reads."""
         told = self.told(row)
         try:
@@ -154,7 +160,9 @@ class Chat:
             f"warning: chat_template_kwargs: the template never reads {', '.join(unread)} ({cure})"
         )
 
-    def _without_start(self, tokenizer: Any, messages: Messages, row: Row | None) -> str | None:
+    def _without_start(
+        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None
+    ) -> str | None:
         """A line on a template that leaves out what it writes before the assistant's text."""
         answer = "ANSWER"
         try:

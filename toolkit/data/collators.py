@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from toolkit.data.rows import Row
 from toolkit.maths.sequences import pad
 
 
@@ -29,7 +29,7 @@ class ComparisonCollator:
     score_mean: float = 0.0
     score_std: float = 1.0
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
         """Raises ValueError for a candidate that ends in the pad token: transformers' pooling
         would take the score from the token before it."""
         flat = [ids for row in rows for ids in row["candidate_ids"]]

@@ -31,16 +31,16 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from toolkit.data.labels import Numbering, as_index, with_whole_numbers
-from toolkit.data.sources import Placed, read_table
+from toolkit.data.numbering import Numbering, as_index, with_whole_numbers
+from toolkit.data.rows import Placed, Row
+from toolkit.data.tables import read_table
 from toolkit.errors import BadRows, InputError
 
-Row = dict[str, Any]
 MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
@@ -86,7 +86,7 @@ def problems_of(row: Row, wants: str) -> list[str]:
     return problems
 
 
-def _problems_of_prompt(prompt: Any) -> list[str]:
+def _problems_of_prompt(prompt: object) -> list[str]:
     if isinstance(prompt, str):
         problem = _problem_of_text(prompt)
         if MESSAGES_AS_TEXT.match(prompt):
@@ -103,7 +103,7 @@ def _problems_of_prompt(prompt: Any) -> list[str]:
     return []
 
 
-def problem_of_messages(messages: list[Any], name: str) -> str | None:
+def problem_of_messages(messages: list[object], name: str) -> str | None:
     """What is wrong with the first bad message of a list; None if all are good.
 
     Args:
@@ -166,7 +166,11 @@ def problem_of_kwargs(kwargs: Any) -> str | None:
 
 def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     problems = []
-    best, ranking, scores, margin = (row.get(n) for n in ("best", "ranking", "scores", "margin"))
+    best = row.get("best")
+    ranking = row.get("ranking")
+    scores = row.get("scores")
+    margin = row.get("margin")
+
     if wants == "best" and not _is_index(best):
         found = "missing" if best is None else f"{best!r:.40}"
         cure = " (convert.py reads letters and names of columns)" if isinstance(best, str) else ""
@@ -176,6 +180,7 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         problems.append(
             f"best: {best!r:.40}, out of range for {k} completions (count from 0){cure}"
         )
+
     if ranking is not None:
         if not isinstance(ranking, list) or not ranking or not all(_is_index(i) for i in ranking):
             problems.append(f"ranking: {ranking!r:.40}, but must be a list of indices, best first")
@@ -186,12 +191,14 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
             )
         elif _is_index(best) and best != ranking[0]:
             problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (mend one)")
+
     if scores is None and wants == "scores":
         problems.append(f"scores: missing (this loss wants {k} numbers, one a completion)")
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
         problems.append(f"scores: {scores!r:.40}, but must be a list of finite numbers")
     elif scores is not None and len(scores) != k:
         problems.append(f"scores: {len(scores)} of them for {k} completions")
+
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
     if not isinstance(row.get("labeler", ""), str | None):
@@ -199,11 +206,11 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     return problems
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) < 1e300  # NaN and infinity are not, nor is an integer beyond floats
@@ -277,6 +284,7 @@ def open_comparisons(
     labeled = wants in ("best", "scores")
     order = array("Q")
     digest = hashlib.sha256()
+
     rows = read_table(source, what, bad.add)
     for place, row in tqdm(rows, desc="Checking", unit="row", mininterval=1):
         row = with_whole_numbers(row)
@@ -286,10 +294,14 @@ def open_comparisons(
         if problems:
             bad.add(*(f"{place}: {problem}" for problem in problems))
             continue
+
         prompt = _canonical(row["prompt"])
         order.append(_hash(prompt))
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
+
+    # Labels that count from 1 are refused even where bad rows are passed over: the others would be
+    # read as picks of the next completion.
     if not skip_invalid:
         bad.refuse(" (--skip_invalid goes on without them)" if labeled else "")
     elif shifted := numbering.shifted():
@@ -297,6 +309,7 @@ def open_comparisons(
     if not order:
         skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
+
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
     if note := numbering.note():
@@ -310,7 +323,7 @@ def _labels(row: Row) -> list[int | None]:
     return [as_index(row.get("best")), *map(as_index, ranking if isinstance(ranking, list) else [])]
 
 
-def _canonical(value: Any) -> bytes:
+def _canonical(value: object) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8")
     return json.dumps(value, sort_keys=True, default=str).encode("ascii")
@@ -361,7 +374,7 @@ def split_by_prompt(
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea & Flood 2014), elementwise on uint64."""
+    """splitmix64's finalizer (Steele, Lea & Flood 2014), elementwise on uint64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
+from toolkit.data.rows import Row
 
-Row = dict[str, Any]
 ANSWER = ("assistant", "tool")  # who may speak after the user
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 PROMPTS = ("prompt", "query", "instruction", "question")
@@ -18,7 +18,7 @@ class Dropped(Exception):
     """A sound row that makes no comparison; the message says why, the same for all of a kind."""
 
 
-def unpacked(value: Any, name: str) -> Any:
+def unpacked(value: object, name: str) -> Any:
     """A field of text or messages; messages that came as JSON text, as messages."""
     if not isinstance(value, str) or not MESSAGES_AS_TEXT.match(value):
         return value
@@ -57,7 +57,7 @@ def hh_messages(text: str) -> list[dict[str, str]]:
 
 
 def from_dialogues(
-    prompt: Any, dialogues: list[Any], names: list[str]
+    prompt: object, dialogues: list[object], names: list[str]
 ) -> tuple[list[Row], list[str], bool]:
     """Prompt and texts of completions that are messages, or whole dialogues.
 
@@ -77,30 +77,30 @@ def from_dialogues(
         Dropped: sound dialogues that make no comparison.
         ValueError: a bad message, or a prompt that one repeats and another does not.
     """
-    dialogues = [
+    turns = [
         _checked([d] if isinstance(d, dict) else d, n)
         for d, n in zip(dialogues, names, strict=True)
     ]
-    if prompt is None or (isinstance(prompt, str) and _hold(prompt, dialogues)):
-        return *split_dialogues(dialogues), False
+    if prompt is None or (isinstance(prompt, str) and _hold(prompt, turns)):
+        return *split_dialogues(turns), False
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    prompt = _checked(prompt, "prompt")
+    asked = _checked(prompt, "prompt")
 
-    lengths = [_repeated(prompt, dialogue) for dialogue in dialogues]
+    lengths = [_repeated(asked, dialogue) for dialogue in turns]
     if any(lengths) and not all(lengths):
         raise ValueError(_half(names, lengths))
-    answers = [dialogue[n:] for dialogue, n in zip(dialogues, lengths, strict=True)]
+    answers = [dialogue[n:] for dialogue, n in zip(turns, lengths, strict=True)]
     for name, answer in zip(names, answers, strict=True):
-        if answer and prompt[-1]["role"] == "user" and answer[0]["role"] not in ANSWER:
+        if answer and asked[-1]["role"] == "user" and answer[0]["role"] not in ANSWER:
             raise ValueError(
                 f"{name}[0].role: {answer[0]['role']!r} behind a prompt that ends with the user's "
                 "message, which it does not repeat (give the answer alone, or the whole dialogue)"
             )
-    return *split_dialogues([prompt + answer for answer in answers]), all(lengths)
+    return *split_dialogues([asked + answer for answer in answers]), all(lengths)
 
 
-def _checked(dialogue: Any, name: str) -> list[Row]:
+def _checked(dialogue: object, name: str) -> list[Row]:
     """The messages, of which only the last may be empty, without the nulls of other messages.
 
     Tables put a null in each field that some other message has.
@@ -125,7 +125,7 @@ def _hold(prompt: str, dialogues: list[list[Row]]) -> bool:
     )
 
 
-def _half(names: list[str], repeats: Sequence[Any]) -> str:
+def _half(names: list[str], repeats: Sequence[int]) -> str:
     some = next(name for name, repeat in zip(names, repeats, strict=True) if repeat)
     other = next(name for name, repeat in zip(names, repeats, strict=True) if not repeat)
     return f"{some} repeats the prompt, but {other} does not (mend one)"

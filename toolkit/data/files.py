@@ -1,5 +1,6 @@
 """Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
 
+import functools
 import gzip
 import json
 import math
@@ -10,9 +11,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from toolkit.data.leftovers import OLD, part_file, part_folder
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 
 
@@ -30,7 +32,7 @@ def require_file(path: str | Path, what: str) -> Path:
 
 def read_jsonl(
     path: str | Path, what: str = "file", on_bad: Callable[[str], None] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Row]]:
     """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
 
     A gzipped file is told by its first bytes, whatever its name. With ``on_bad``, a line that is no
@@ -60,7 +62,7 @@ def read_jsonl(
             raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
 
 
-def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
+def parse_object(raw: bytes, place: str, first: bool) -> Row:
     """The object that a line of JSON is; InputError, with ``place``, if it is none.
 
     Args:
@@ -90,7 +92,7 @@ def parse_object(raw: bytes, place: str, first: bool) -> dict[str, Any]:
     return row
 
 
-def read_object(path: str | Path, what: str) -> dict[str, Any]:
+def read_object(path: str | Path, what: str) -> Row:
     """The one JSON object in a file.
 
     Raises:
@@ -138,15 +140,15 @@ def parse_json(text: str) -> Any:
         ValueError: it is not JSON (``json.JSONDecodeError``), or cannot be read.
     """
 
-    def refuse(word: str) -> Any:
+    def refuse(word: str) -> NoReturn:
         found = next((m for m in _WORDS.finditer(text) if m[0] == word), None)
         raise NoNumber(word, 1 if found is None else text.count("\n", 0, found.start()) + 1)
 
-    def number(word: str) -> Any:
+    def number(word: str) -> float:
         value = float(word)
         return value if math.isfinite(value) else refuse(word)
 
-    def whole(word: str) -> Any:
+    def whole(word: str) -> int:
         return int(word) if len(word) < 300 else refuse(word)
 
     return json.loads(text, parse_float=number, parse_int=whole, parse_constant=refuse)
@@ -210,12 +212,12 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """``value`` as indented JSON, atomically; what is undefined (NaN) becomes null."""
     write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """One JSON object a line, atomically: a killed run leaves the old file or none.
 
     What is undefined (NaN) becomes null.
@@ -225,19 +227,33 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
             stream.write(_dump(row))
 
 
-def json_text(value: Any, **kwargs: Any) -> str:
+def json_text(
+    value: object,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    ensure_ascii: bool = True,
+    default: Callable[[object], str] | None = None,
+) -> str:
     """JSON that every reader takes: NaN and infinities, which it does not have, become null.
 
     A metric that is undefined (an error of one value, say) is nothing, and no number. What must be
     a number is checked where it is made, or where it is read.
     """
+    write = functools.partial(
+        json.dumps,
+        allow_nan=False,
+        indent=indent,
+        sort_keys=sort_keys,
+        ensure_ascii=ensure_ascii,
+        default=default,
+    )
     try:
-        return json.dumps(value, allow_nan=False, **kwargs)
+        return write(value)
     except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False, **kwargs)
+        return write(_without_nan(value))
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -247,13 +263,14 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _dump(value: Any, **kwargs: Any) -> bytes:
+def _dump(value: object, indent: int | None = None, sort_keys: bool = False) -> bytes:
     """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
-    text = json_text(value, ensure_ascii=False, default=str, **kwargs) + "\n"
+    text = json_text(value, indent, sort_keys, ensure_ascii=False, default=str)
     try:
-        return text.encode("utf-8")
+        return f"{text}\n".encode()
     except UnicodeEncodeError:
-        return (json_text(value, default=str, **kwargs) + "\n").encode("ascii")
+        text = json_text(value, indent, sort_keys, default=str)
+        return f"{text}\n".encode("ascii")
 
 
 def sync(path: Path) -> None:

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -133,8 +132,9 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
     if lock is None:
         raise InputError(
             f"{field}: {shown} is being written by another run, {_holder(marker)} (wait until it "
-            "has ended, stop it, or name another)", field,
-        )  # fmt: skip
+            "has ended, stop it, or name another)",
+            field,
+        )
 
 
 def _acquire_in_a_folder(marker: Path) -> BaseFileLock | None:
@@ -169,8 +169,9 @@ def _check_kind(marker: Path, field: str) -> None:
     if os.path.lexists(marker) and not stat.S_ISREG(marker.lstat().st_mode):
         raise InputError(
             f"{field}: {marker} is a link, a folder or the like, where the lock is to be (take it "
-            "away, or name another output)", field,
-        )  # fmt: skip
+            "away, or name another output)",
+            field,
+        )
 
 
 def _sign(marker: Path, shown: Path | str, field: str, held: _Held) -> None:
@@ -186,8 +187,9 @@ def _sign(marker: Path, shown: Path | str, field: str, held: _Held) -> None:
         if _record(marker) is None:
             raise InputError(
                 f"{field}: {marker} was not written by this toolkit (delete it, if no other "
-                "program needs it, or name another output)", field,
-            )  # fmt: skip
+                "program needs it, or name another output)",
+                field,
+            )
         print(
             f"note: {shown} was being written by {_holder(marker)}, which ended before it was done;"
             " this run takes over",
@@ -212,7 +214,7 @@ def _holder(marker: Path) -> str:
 def _record(marker: Path) -> str | None:
     """What a lock's file says, in words; None if that is nothing that ``_sign`` has written."""
     try:
-        record: Any = json.loads(marker.read_text(encoding="utf-8"))
+        record = json.loads(marker.read_text(encoding="utf-8"))
         return f"process {record['pid']:d} on {record['host']:s}, begun {record['start']:s}"
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

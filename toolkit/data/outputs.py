@@ -78,8 +78,9 @@ def check_place(path: str | Path, field: str) -> None:
     if odd or devices:
         raise InputError(
             f"{field}: {path} is a pipe, a device or the like, but must be a plain path (name a "
-            "file, and read it when the recipe has ended)", field,
-        )  # fmt: skip
+            "file, and read it when the recipe has ended)",
+            field,
+        )
 
 
 def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
@@ -127,8 +128,9 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
     if beside and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
         raise InputError(
             f"{field}: {path} is the folder that you work in, or around it, and would be replaced "
-            "(name another)", field,
-        )  # fmt: skip
+            "(name another)",
+            field,
+        )
     try:
         handle, aside = part_file(path if beside else path / "try")
         try:

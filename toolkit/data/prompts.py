@@ -7,13 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.chat import Chat, Messages, is_rendered, rendering
-from toolkit.data.comparisons import Row, problems_of
+from toolkit.data.chat import Chat, is_rendered, rendering
+from toolkit.data.comparisons import problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
-from toolkit.data.sources import read_table
-from toolkit.data.text import decode_pair
+from toolkit.data.rows import Messages, Row
+from toolkit.data.tables import read_table
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError
 
 PROMPTS_HELP = (
@@ -21,8 +22,18 @@ PROMPTS_HELP = (
     "owner/name:split; rows of `prompt` or `messages`."
 )
 # Of other completions, or of the text that a prompt was cut out of.
-NOT_HANDED_ON = ("text", "best", "ranking", "scores", "margin", "labeler", "models", "ratings",
-                 "turn", "sides")  # fmt: skip
+NOT_HANDED_ON = (
+    "text",
+    "best",
+    "ranking",
+    "scores",
+    "margin",
+    "labeler",
+    "models",
+    "ratings",
+    "turn",
+    "sides",
+)
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -56,8 +67,9 @@ class Prompts(list[list[int]]):
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
         )
         chosen.chat = self.chat
-        chosen.given = {new: self.given[old] for new, old in enumerate(indices)
-                        if old in self.given}  # fmt: skip
+        chosen.given = {
+            new: self.given[old] for new, old in enumerate(indices) if old in self.given
+        }
         return chosen
 
     def row(self, i: int) -> Row:
@@ -69,8 +81,11 @@ class Prompts(list[list[int]]):
         row = self.row(i)
         if not isinstance(self.given.get(i, ""), str):
             row |= {"chat_template_kwargs": self.told(i) or None}  # every later stage does alike
-        return {name: value for name, value in row.items()
-                if value is not None and name not in NOT_HANDED_ON}  # fmt: skip
+        return {
+            name: value
+            for name, value in row.items()
+            if value is not None and name not in NOT_HANDED_ON
+        }
 
     def rendering(self) -> Row:
         """Of all of them, for toolkit.json; empty where it is not known how they were given."""
@@ -139,6 +154,7 @@ def read_prompts(
     for place, raw in itertools.islice(_rows(source, what, bad, skip_invalid), skip, None):
         if len(kept) == limit:
             break
+
         try:
             row = _with_prompt(raw, prompt_tokens is not None)
             ids, problem = _encoded(encoder, row, prompt_tokens)
@@ -151,13 +167,17 @@ def read_prompts(
             continue
         if problem:
             raise InputError(f"{place}: {problem}")
+
+        # Of a prompt that is cut, the row's text is not what is asked.
         given: str | Messages | None = row["prompt"]
         if prompt_tokens:
-            fits, whole = len(ids) >= prompt_tokens, ids
-            ids = ids[: last_whole(tokenizer, ids, prompt_tokens)]
+            whole = ids
+            fits = len(whole) >= prompt_tokens
+            ids = whole[: last_whole(tokenizer, whole, prompt_tokens)]
             given = given if len(ids) == len(whole) else None
         else:
             fits = 0 < len(ids) <= max_prompt_length
+
         if fits and ids:
             if given is not None:
                 kept.given[len(kept)] = given
@@ -165,6 +185,7 @@ def read_prompts(
             rows.append({name: value for name, value in row.items() if name not in TAKEN})
         else:
             left_out += 1
+
     notes = encoder.notes()
     plain = any(_kind(given) == "text" for given in kept.given.values())
     if plain and getattr(tokenizer, "chat_template", None):
@@ -177,6 +198,7 @@ def read_prompts(
         print(f"{source}: {line}")
     if bad.count:
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
+
     if not kept and not left_out:
         raise InputError(f"{source}: no row {f'behind the first {skip}' if skip else 'in it'}")
     if not kept:
@@ -184,6 +206,7 @@ def read_prompts(
             f"{source}: no prompt left of {left_out} behind the first {skip} "
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
+
     names = sorted(set().union(*rows))
     kept.columns = {name: [row.get(name) for row in rows] for name in names}
     kept.chat = encoder.chat
@@ -226,9 +249,11 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
 
 
 def given_prompts(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, chat: Chat | None = None,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Chat | None = None,
     ids: Sequence[list[int]] | None = None,
-) -> Prompts:  # fmt: skip
+) -> Prompts:
     """Prompts of rows that were read, and written down, before: ``prompt`` and further fields.
 
     Args:
@@ -292,11 +317,14 @@ def _with_prompt(row: Row, cut: bool) -> Row:
         ValueError: a prompt and messages that do not begin alike, or messages in some program's
             text.
     """
-    prompt, messages = prompt_of(row), unpacked(row.get("messages"), "messages")
+    prompt = prompt_of(row)
+    messages = unpacked(row.get("messages"), "messages")
     if isinstance(messages, list) and messages:
         asked = _asked(messages)
-        first = next((m.get("content") for m in asked if isinstance(m, dict)
-                      and m.get("role") == "user"), None)  # fmt: skip
+        first = next(
+            (m.get("content") for m in asked if isinstance(m, dict) and m.get("role") == "user"),
+            None,
+        )
         if prompt is None or prompt == asked:
             prompt = asked
         elif isinstance(prompt, str) and prompt == first:  # the first turn of a whole dialogue
@@ -310,7 +338,7 @@ def _with_prompt(row: Row, cut: bool) -> Row:
     return rest | {"prompt": prompt}
 
 
-def _asked(messages: list[Any]) -> list[Any]:
+def _asked(messages: list[object]) -> list[object]:
     """Messages without the answer that closes them."""
     last = messages[-1]
     return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages

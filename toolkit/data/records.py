@@ -9,9 +9,9 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 
-Row = dict[str, Any]
 T = TypeVar("T")
 WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
-from toolkit.data.inside import inside
+from toolkit.data.links import inside
 from toolkit.data.records import from_row
-from toolkit.data.text import special_prefix, text_ids, token_id
+from toolkit.data.tokens import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import ContenderResult, Evaluation, JudgeResult, Pair
 from toolkit.hub.base_on_hub import check_tokenizer

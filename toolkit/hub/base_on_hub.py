@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from toolkit.data.inside import inside, open_inside, shown
+from toolkit.data.links import inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import HubError
 from toolkit.models.experts import expert_parameters

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.data.files import read_object
-from toolkit.data.inside import inside, open_inside
 from toolkit.data.leftovers import scratch_folder
+from toolkit.data.links import inside, open_inside
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 from toolkit.hub.adapter_source import VALUE_HEAD, Kind, TrainedAdapter

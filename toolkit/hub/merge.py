@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from toolkit.data.files import atomic_directory, write_text
-from toolkit.data.inside import copy_inside
+from toolkit.data.links import copy_inside
 from toolkit.errors import InputError, check_choice
 from toolkit.hub.adapter_source import TrainedAdapter
 from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, check_tokenizer

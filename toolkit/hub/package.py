@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from toolkit.data.chat import PLAIN_TEMPLATE, chat_of
 from toolkit.data.files import atomic_directory, require_file, write_json, write_text
-from toolkit.data.inside import copy_inside, open_inside, shown
+from toolkit.data.links import copy_inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.adapter_source import VALUE_HEAD, TrainedAdapter
 from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
 from huggingface_hub.utils.sha import git_hash
 
-from toolkit.data.inside import open_inside, shown
+from toolkit.data.links import open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
 from toolkit.hub.package import PackedFile, check_unchanged

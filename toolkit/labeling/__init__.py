@@ -1,1 +1,1 @@
-"""Floor 3: who picks the best."""
+"""Floor 3: people on a page, and scripts beside them, pick the best; a store keeps the labels."""

@@ -11,7 +11,7 @@ from toolkit.data.leftovers import clear_leftovers, part_folder
 from toolkit.data.locks import letting_go, lock_file
 from toolkit.data.outputs import check_place
 from toolkit.errors import InputError
-from toolkit.labeling.store import Store, cure
+from toolkit.labeling.store import Store, explain
 
 # What SQLite puts beside a file; it would be read into another file of that name.
 BESIDE = ("-wal", "-shm", "-journal")
@@ -58,7 +58,7 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
         _place(copy, target, overwrite)
         sync(target.parent)
     except sqlite3.Error as error:
-        raise InputError(f"backup: {source} to {target}: {cure(error)}", "backup") from None
+        raise InputError(f"backup: {source} to {target}: {explain(error)}", "backup") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -80,8 +80,9 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         if beside.exists():
             raise InputError(
                 f"backup: there is {beside}, so a store of that name is in use, or was killed "
-                "(name another file)", "backup",
-            )  # fmt: skip
+                "(name another file)",
+                "backup",
+            )
 
 
 def _copy(source: Path, copy: Path) -> None:

@@ -13,11 +13,12 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from toolkit.labeling.addresses import WAITING
 
 logger = logging.getLogger(__name__)
 QUIET = 15.0  # seconds until a request's headers are there: from the connection, or the last answer
@@ -25,7 +26,7 @@ BODY, SPEED = 20.0, 4096  # seconds for a request's body, and one more for so ma
 STUCK = 30.0  # seconds in which a client has to read something of its answer
 MOST = 10_000  # connections
 RESERVED = 300  # descriptors for other things: each of 40 threads has the store's three files open
-AT_ONCE, WAITING = 50, 2048  # connections accepted in one go; those that may wait for it
+AT_ONCE = 50  # connections accepted in one go
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each ends the page in order
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -89,7 +90,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
 
-def shed(connections: Any, count: int) -> int:
+def shed(connections: Iterable[object], count: int) -> int:
     """End this many of the connections that have been silent for longest; how many were ended.
 
     First of those that have not said what they want, then of those that have not said all of it.
@@ -146,7 +147,7 @@ class Server(uvicorn.Server):
         for listening in sockets or []:
             listening.listen(WAITING)
 
-    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An error outside of any request; where descriptors ran out, the silent give up theirs.
 
         asyncio waits for a second then, and tries again; it says so for each that it tried.

@@ -3,11 +3,11 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.files import parse_object
-from toolkit.data.labels import label_time, with_whole_numbers
+from toolkit.data.numbering import with_whole_numbers
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.labeling.formats import (
     Imported,
@@ -16,9 +16,9 @@ from toolkit.labeling.formats import (
     to_argilla,
     to_label_studio,
 )
-from toolkit.labeling.store import Store
+from toolkit.labeling.store import StoreReader
+from toolkit.labeling.times import label_time
 
-Row = dict[str, Any]
 FORMATS = ("native", "label_studio", "argilla")
 
 
@@ -36,7 +36,7 @@ def _whole(tasks: list[Row]) -> Iterator[bytes]:
     yield b"]\n"
 
 
-EXPORTS: dict[str, Callable[[Store], Iterator[bytes]]] = {
+EXPORTS: dict[str, Callable[[StoreReader], Iterator[bytes]]] = {
     "comparisons.jsonl": lambda store: _lines(store.picks()),
     "events.jsonl": lambda store: _lines(store.events()),
     "label_studio.json": lambda store: _whole(to_label_studio(store.picks())),

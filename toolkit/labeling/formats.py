@@ -1,4 +1,4 @@
-"""Comparisons to and from the JSON of two other labelling tools: Label Studio and Argilla.
+"""Comparisons to and from the JSON of two other labeling tools: Label Studio and Argilla.
 
     Label Studio, a task     {"id": 1, "data": {"prompt": "...", "completion_1": "...", ...},
                               "annotations": [{"completed_by": {"email": "ann"}, "result": [
@@ -21,19 +21,20 @@ import json
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-from xml.sax.saxutils import quoteattr
+from typing import TypeVar
 
 from toolkit.data.comparisons import problems_of
-from toolkit.data.convert import COLUMN
-from toolkit.data.labels import TIMES, as_index, label_time
+from toolkit.data.layouts import COLUMN
+from toolkit.data.numbering import as_index
+from toolkit.data.rows import Row
 from toolkit.data.text import prompt_text
-from toolkit.errors import InputError, check_range
+from toolkit.errors import InputError
+from toolkit.labeling.times import TIMES, label_time
 
-Row = dict[str, Any]
-PERSONAL = ("best", "labeler", "updated_at")  # what differs between labellers of one item
+T = TypeVar("T")
+PERSONAL = ("best", "labeler", "updated_at")  # what differs between labelers of one item
 NOBODY = str(uuid.UUID(int=0))  # Argilla wants a user for each response
-WORDS: dict[Any, str] = {dict: "an object", list: "a list", str: "text"}
+WORDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 
 
 class Imported(list[Row]):
@@ -46,31 +47,11 @@ class Imported(list[Row]):
     skipped = 0
 
 
-def label_studio_config(k: int) -> str:
-    """The labelling interface (XML) of a project for tasks of ``k`` completions, all of one ``k``.
-
-    Raises:
-        InputError: fewer than two.
-    """
-    check_range("k", k, low=2)
-    texts = [
-        f'  <Header value="{title}"/>\n  <Text name="{name}" value="${name}"/>'
-        for title, name in [("Prompt", "prompt")] + [(str(i), f"completion_{i}") for i in _to(k)]
-    ]
-    hotkeys = {i: f' hotkey="{i}"' if i < 10 else "" for i in _to(k)}
-    choices = [f"    <Choice value={quoteattr(str(i))}{hotkeys[i]}/>" for i in _to(k)]
-    return "\n".join([
-        "<View>", *texts, '  <Header value="Which completion is best?"/>',
-        '  <Choices name="best" toName="prompt" choice="single-radio" required="true">',
-        *choices, "  </Choices>", "</View>", "",
-    ])  # fmt: skip
-
-
 def to_label_studio(rows: Iterable[Row]) -> list[Row]:
-    """Tasks with an annotation for each labeller who picked; rows without ``best`` are only tasks.
+    """Tasks with an annotation for each labeler who picked; rows without ``best`` are only tasks.
 
-    Label Studio takes annotations only of e-mail addresses that are members of the organisation
-    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labellers who are named
+    Label Studio takes annotations only of e-mail addresses that are members of the organization
+    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labelers who are named
     otherwise have to be renamed, or their annotations left out, before its import.
 
     Args:
@@ -98,7 +79,7 @@ def to_label_studio(rows: Iterable[Row]) -> list[Row]:
     return tasks
 
 
-def from_label_studio(tasks: Any, path: str | Path) -> Imported:
+def from_label_studio(tasks: object, path: str | Path) -> Imported:
     """A comparison for each annotation with a choice; a row without ``best`` for a task of none.
 
     A pick is a choice named ``best``, or what a Pairwise tag says of two completions: left is the
@@ -114,7 +95,8 @@ def from_label_studio(tasks: Any, path: str | Path) -> Imported:
             choice where some have other results.
     """
     rows = Imported()
-    chosen, other = 0, None
+    chosen = 0
+    other: str | None = None  # where the first result is that is no choice
     for place, task in _numbered(tasks, path, "task"):
         data = _need(task, "data", dict, place, " (export as JSON, not as JSON-MIN)")
         kept = data.get("row", {k: data[k] for k in ("source",) if data.get(k) is not None})
@@ -151,7 +133,7 @@ def _when(holder: Row, here: str) -> Row:
     return {"updated_at": next(holder[n] for n in TIMES if holder.get(n) not in (None, ""))}
 
 
-def _result(result: list[Any], numbers: list[int], here: str) -> Row | None:
+def _result(result: list[object], numbers: list[int], here: str) -> Row | None:
     """The pick that an annotation holds; None if it holds no choice."""
     for i, entry in enumerate(result):
         spot = f"{here}result[{i}]."
@@ -175,7 +157,7 @@ def _result(result: list[Any], numbers: list[int], here: str) -> Row | None:
     return None
 
 
-def _completed_by(who: Any, here: str) -> Row:
+def _completed_by(who: object, here: str) -> Row:
     if isinstance(who, dict):
         who = who.get("email") or who.get("id") or ""
     if who is None:
@@ -189,7 +171,7 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
     """Records (``rg.Record.from_dict``) with a response to the question ``best`` for each pick.
 
     A record's id depends on its content alone, so logging it anew adds none. Argilla knows users by
-    UUID: a labeller's name becomes one, and ``metadata.row`` says whose it is. Its server takes
+    UUID: a labeler's name becomes one, and ``metadata.row`` says whose it is. Its server takes
     responses only of users that it has. The dataset's settings: text fields, a label question
     ``best`` with "1" to "K", extra metadata allowed.
 
@@ -210,16 +192,17 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
             responses.append({"value": value, "user_id": user, "status": "submitted"})
         about = {"row": kept} if kept else {}
         about |= {"labelers": users} if users else {}
-        records.append({
+        record: Row = {
             "id": hashlib.sha256(_key(group[0]).encode()).hexdigest()[:32],
             "fields": _fields(group[0]),
             "responses": {"best": responses} if responses else {},
             "metadata": {name: json.dumps(value) for name, value in about.items()},
-        })  # fmt: skip
+        }
+        records.append(record)
     return records
 
 
-def from_argilla(records: Any, path: str | Path) -> Imported:
+def from_argilla(records: object, path: str | Path) -> Imported:
     """A comparison for each response to the question ``best``; a row without ``best`` for none.
 
     Drafts and discarded responses are passed over where their status is given; Argilla's own
@@ -234,7 +217,8 @@ def from_argilla(records: Any, path: str | Path) -> Imported:
             the question ``best`` where some are to others.
     """
     rows = Imported()
-    chosen, other = 0, None
+    chosen = 0
+    other: str | None = None  # where the first result is that is no choice
     for place, record in _numbered(records, path, "record"):
         fields = _need(record, "fields", dict, place)
         metadata = _need(record, "metadata", dict, place) if record.get("metadata") else {}
@@ -286,18 +270,14 @@ def _user(labeler: str | None) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"labeler {labeler}"))
 
 
-def _parsed(text: Any, place: str) -> Row:
+def _parsed(text: object, place: str) -> Row:
     try:
-        value = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InputError(f"{place}: {text!r:.40}, but must be a JSON object as text")
     return value
-
-
-def _to(k: int) -> range:
-    return range(1, k + 1)
 
 
 def _fields(row: Row) -> Row:
@@ -323,7 +303,7 @@ def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _numbered(items: Any, path: str | Path, what: str) -> Iterable[tuple[str, Row]]:
+def _numbered(items: object, path: str | Path, what: str) -> Iterable[tuple[str, Row]]:
     """Each item with its place, ready for a field's name."""
     if not isinstance(items, list):
         raise InputError(f"{path}: a {type(items).__name__}, but must be a list of {what}s")
@@ -333,7 +313,7 @@ def _numbered(items: Any, path: str | Path, what: str) -> Iterable[tuple[str, Ro
         yield f"{path}: {what} {number}: ", item
 
 
-def _need(holder: Any, name: str, kind: type, place: str, cure: str = "") -> Any:
+def _need(holder: object, name: str, kind: type[T], place: str, cure: str = "") -> T:
     value = holder.get(name) if isinstance(holder, dict) else holder
     if not isinstance(holder, dict) or not isinstance(value, kind):
         found = "missing" if value is None else f"{value!r:.40}"
@@ -341,7 +321,7 @@ def _need(holder: Any, name: str, kind: type, place: str, cure: str = "") -> Any
     return value
 
 
-def _row(fields: Row, kept: Any, place: str) -> tuple[Row, list[int]]:
+def _row(fields: Row, kept: object, place: str) -> tuple[Row, list[int]]:
     """The item that fields hold, and its completions' numbers in order."""
     if not isinstance(kept, dict):
         raise InputError(f"{place}row: {kept!r:.40}, but must be an object")
@@ -360,7 +340,7 @@ def _row(fields: Row, kept: Any, place: str) -> tuple[Row, list[int]]:
     return row, numbers
 
 
-def _index(value: Any, numbers: list[int], place: str) -> int:
+def _index(value: object, numbers: list[int], place: str) -> int:
     """The index of the completion of that number, which may be text."""
     number = as_index(value)
     if number not in numbers:

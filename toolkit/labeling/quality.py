@@ -1,23 +1,21 @@
 """What an administrator sees of the labels: who gives how many, how fast, and how far they agree.
 
 All of it is counted anew from the store's tables, at one moment: about half a second at 200,000
-labels. A label is of an item, a labeller and a turn, and holds until it is undone (``store.py``).
+labels. A label is of an item, a labeler and a turn, and holds until it is undone (``store.py``).
 """
 
 import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc
 
-from toolkit.labeling.store import Store
+from toolkit.labeling.store import StoreReader
 from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
 
 HOUR, DAY = 3600.0, 24  # in seconds, in hours
@@ -41,8 +39,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class LabellerQuality:
-    """One labeller.
+class LabelerQuality:
+    """One labeler.
 
     Attributes:
         name: their name.
@@ -82,7 +80,7 @@ class PositionBias:
 
     Attributes:
         completions: K, how many are shown.
-        picked: (K,) picks of each position, first to last. The order is drawn for each labeller
+        picked: (K,) picks of each position, first to last. The order is drawn for each labeler
             (``shown_order``), so for somebody who reads them all each is as likely.
         p_value: of counts at least so uneven, if each is (chi-square, K - 1 degrees of freedom);
             None where fewer than 5 are expected of each, which is too few for it.
@@ -95,10 +93,10 @@ class PositionBias:
 
 @dataclass(frozen=True)
 class Quality:
-    """All labels, and each labeller; ``dataclasses.asdict`` of it goes into JSON.
+    """All labels, and each labeler; ``dataclasses.asdict`` of it goes into JSON.
 
     Attributes:
-        labellers: by name; those who have not begun too.
+        labelers: by name; those who have not begun too.
         items: without gold ones.
         wanted: labels of these that are wanted.
         left: of those, how many nobody has given or is giving.
@@ -113,7 +111,7 @@ class Quality:
         hourly: (24,) labels of the last 24 hours that hold; the last is the hour until now.
     """
 
-    labellers: list[LabellerQuality]
+    labelers: list[LabelerQuality]
     items: int
     wanted: int
     left: int
@@ -132,7 +130,7 @@ class _Events(NamedTuple):
 
     id: np.ndarray
     item: np.ndarray
-    labeller: np.ndarray
+    labeler: np.ndarray
     turn: np.ndarray
     says: np.ndarray
     position: np.ndarray
@@ -144,7 +142,7 @@ class _Events(NamedTuple):
         return _Events(*(column[wanted] for column in self))
 
 
-def quality(store: Store, now: float | None = None) -> Quality:
+def quality(store: StoreReader, now: float | None = None) -> Quality:
     """Count everything that ``Quality`` holds.
 
     Args:
@@ -152,7 +150,7 @@ def quality(store: Store, now: float | None = None) -> Quality:
         now: seconds since 1970, from which hours are counted back; None for the clock's.
     """
     now = time.time() if now is None else now
-    with _at_one_moment(store) as db:
+    with store.at_one_moment() as db:
         progress = store.progress()
         people = db.execute("SELECT id, name, kind FROM labellers ORDER BY name").fetchall()
         skips = db.execute(
@@ -162,20 +160,27 @@ def quality(store: Store, now: float | None = None) -> Quality:
         events, labels = _said(db, [person["id"] for person in people])
         gold = _table(db, 2, "SELECT id, gold FROM items WHERE gold IS NOT NULL").astype(int)
         positions = _positions(db, labels)
+
+    # Agreement is of labels that say something of the completions, and only of items whose answer
+    # is not known.
     on_gold = np.isin(labels.item, gold[:, 0])
     decided = (labels.says > SKIP) & (labels.turn == 0)
     counted = labels.only(decided & ~on_gold)
     table, category = _counts(counted)
-    alpha, ends = krippendorff_alpha(table), alpha_interval(table)
+    alpha = krippendorff_alpha(table)
+    ends = alpha_interval(table)
+
     # Labels of the future were made before the clock was set back, or are imported: of no hour.
     ahead = labels.at > now + SLACK
     ago = np.where(ahead, DAY, np.maximum((now - labels.at) // HOUR, 0)).astype(int)
+
+    judged = [
+        _agreement(counted, table, category),
+        _self_agreement(labels, len(people)),
+        _on_gold(labels.only(decided & on_gold), gold),
+    ]
     return Quality(
-        labellers=_labellers(people, events, labels, ago == 0, [
-            _agreement(counted, table, category),
-            _self_agreement(labels, len(people)),
-            _on_gold(labels.only(decided & on_gold), gold),
-        ]),
+        labelers=_labelers(people, events, labels, ago == 0, judged),
         items=int(progress["items"]),
         wanted=int(progress["wanted"]),
         left=int(progress["left"]),
@@ -187,20 +192,10 @@ def quality(store: Store, now: float | None = None) -> Quality:
         alpha_items=int((table.sum(axis=1) >= 2).sum()),
         positions=positions,
         hourly=np.bincount(23 - ago[ago < DAY], minlength=24).tolist(),
-    )  # fmt: skip
+    )
 
 
-@contextmanager
-def _at_one_moment(store: Store) -> Iterator[sqlite3.Connection]:
-    """Whatever is written meanwhile, what is read in here belongs together."""
-    store.db.execute("BEGIN")
-    try:
-        yield store.db
-    finally:
-        store.db.execute("COMMIT")
-
-
-def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np.ndarray:
+def _table(db: sqlite3.Connection, columns: int, query: str, *values: object) -> np.ndarray:
     """A query's rows of numbers, (N, columns); ids are exact to 2^53."""
     cursor = db.cursor()
     cursor.row_factory = None  # tuples: faster than the store's rows
@@ -209,12 +204,13 @@ def _table(db: sqlite3.Connection, columns: int, query: str, *values: Any) -> np
 
 
 def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
-    """All events, and those that hold; labellers as indices into ``people``, their ids."""
+    """All events, and those that hold; labelers as indices into ``people``, their ids."""
     table = _table(
-        db, 8,
+        db,
+        8,
         f"SELECT id, item, labeller, turn, {SAYS}, coalesce(position, -1), coalesce(seconds, -1), "
         "at FROM events ORDER BY id",
-    )  # fmt: skip
+    )
     numbers, times = table[:, :6].T.astype(int, order="C"), table[:, 6:].T.copy()
     index = np.zeros(max(people, default=0) + 1, dtype=int)
     index[people] = np.arange(len(people))
@@ -232,7 +228,7 @@ def _counts(labels: _Events) -> tuple[np.ndarray, np.ndarray]:
     return table, category
 
 
-# What is asked of each labeller: indices of labellers, of how many, and how many of these are
+# What is asked of each labeler: indices of labelers, of how many, and how many of these are
 # right, each (N,).
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -240,43 +236,51 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _agreement(labels: _Events, table: np.ndarray, category: np.ndarray) -> Judged:
     """Each label against all others of its item."""
     others = np.bincount(labels.item)[labels.item] - 1
-    return labels.labeller, others, table[labels.item, category] - 1
+    return labels.labeler, others, table[labels.item, category] - 1
 
 
 def _self_agreement(labels: _Events, people: int) -> Judged:
-    """Each hidden repeat against what its labeller said first."""
+    """Each hidden repeat against what its labeler said first."""
     first, again = (labels.only((labels.turn == t) & (labels.says > SKIP)) for t in (0, 1))
     _, i, j = np.intersect1d(
-        first.item * people + first.labeller, again.item * people + again.labeller,
-        assume_unique=True, return_indices=True,
-    )  # fmt: skip
+        first.item * people + first.labeler,
+        again.item * people + again.labeler,
+        assume_unique=True,
+        return_indices=True,
+    )
     first, again = first.only(i), again.only(j)
-    return first.labeller, np.ones(len(i), dtype=int), first.says == again.says
+    return first.labeler, np.ones(len(i), dtype=int), first.says == again.says
 
 
 def _on_gold(labels: _Events, gold: np.ndarray) -> Judged:
     """Each label on a gold item against the answer; ``gold`` (G, 2) holds ids and answers."""
     gold = gold[np.argsort(gold[:, 0])]
     answer = gold[np.searchsorted(gold[:, 0], labels.item), 1]
-    return labels.labeller, np.ones(len(answer), dtype=int), labels.says == answer
+    return labels.labeler, np.ones(len(answer), dtype=int), labels.says == answer
 
 
-def _labellers(
-    people: list[sqlite3.Row], events: _Events, labels: _Events, late: np.ndarray,
+def _labelers(
+    people: list[sqlite3.Row],
+    events: _Events,
+    labels: _Events,
+    late: np.ndarray,
     judged: list[Judged],
-) -> list[LabellerQuality]:  # fmt: skip
+) -> list[LabelerQuality]:
     """One for each of ``people``; ``late`` (N,) are labels of the last hour."""
 
     def tally(who: np.ndarray, of: np.ndarray | None = None) -> list[int]:
         return np.bincount(who, of, minlength=len(people)).astype(int).tolist()
 
     said = [labels.says >= 0, labels.says == TIE, labels.says == BAD, labels.says == SKIP, late]
-    picks, ties, bad, skips, last_hour = (tally(labels.labeller[mask]) for mask in said)
-    undos = tally(events.labeller[events.says == UNDO])
+    picks, ties, bad, skips, last_hour = (tally(labels.labeler[mask]) for mask in said)
+    undos = tally(events.labeler[events.says == UNDO])
+
+    # Picks in order of their labeler, cut where the next one's begin.
     timed = events.only((events.says >= 0) & (events.seconds >= 0))
-    order = np.argsort(timed.labeller, kind="stable")
-    times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeller))[:-1])
-    shares = [
+    order = np.argsort(timed.labeler, kind="stable")
+    times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeler))[:-1])
+
+    agreement, self_agreement, gold = [
         [
             Share(r / n if n else None, n)
             for n, r in zip(tally(who, of), tally(who, right), strict=True)
@@ -284,24 +288,40 @@ def _labellers(
         for who, of, right in judged
     ]
     return [
-        LabellerQuality(
-            person["name"], person["kind"], picks[i] + ties[i] + bad[i] + skips[i], picks[i],
-            ties[i], bad[i], skips[i], undos[i], last_hour[i],
-            float(np.median(times[i])) if len(times[i]) else None, *(share[i] for share in shares),
+        LabelerQuality(
+            name=person["name"],
+            kind=person["kind"],
+            labels=picks[i] + ties[i] + bad[i] + skips[i],
+            picks=picks[i],
+            ties=ties[i],
+            bad=bad[i],
+            skips=skips[i],
+            undos=undos[i],
+            last_hour=last_hour[i],
+            seconds=float(np.median(times[i])) if len(times[i]) else None,
+            agreement=agreement[i],
+            self_agreement=self_agreement[i],
+            gold=gold[i],
         )
         for i, person in enumerate(people)
-    ]  # fmt: skip
+    ]
 
 
 def _positions(db: sqlite3.Connection, labels: _Events) -> list[PositionBias]:
+    """Where the last picks stood, by how many completions there were."""
     shown = labels.only(np.flatnonzero(labels.position >= 0)[-LAST:])
     items, item = np.unique(shown.item, return_inverse=True)
+
+    # Of each of these items, how many completions it has.
     sizes = _table(
-        db, 1,
+        db,
+        1,
         "SELECT json_array_length(completions) FROM items WHERE id IN "
-        "(SELECT value FROM json_each(?)) ORDER BY id", json.dumps(items.tolist()),
-    )[:, 0].astype(int)  # fmt: skip
+        "(SELECT value FROM json_each(?)) ORDER BY id",
+        json.dumps(items.tolist()),
+    )[:, 0].astype(int)
     size = sizes[item]
+
     result = []
     for k in np.unique(size).tolist():
         picked = np.bincount(shown.position[size == k], minlength=k)

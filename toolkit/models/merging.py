@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from toolkit.data.files import atomic_directory
-from toolkit.data.inside import check_inside
+from toolkit.data.links import check_inside
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, check_for_merging
 from toolkit.models.finite import check_weights_of

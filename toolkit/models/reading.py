@@ -22,14 +22,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from toolkit.data.chat import Chat, chat_of, is_rendered, named
 from toolkit.data.encoding import Encoder
-from toolkit.data.prompts import Messages, Prompts
-from toolkit.data.text import (
-    answer_text,
-    decode_pair,
-    special_prefix,
-    text_ids,
-    token_id,
-)
+from toolkit.data.prompts import Prompts
+from toolkit.data.rows import Messages
+from toolkit.data.text import answer_text
+from toolkit.data.tokens import decode_pair, special_prefix, text_ids, token_id
 from toolkit.errors import InputError
 from toolkit.models.facts import FACTS, read_facts
 

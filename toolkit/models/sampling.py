@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.text import end_ids, stop_ids, token_id
+from toolkit.data.tokens import end_ids, stop_ids, token_id
 from toolkit.errors import InputError
 from toolkit.maths.sequences import is_any, pad, truncate
 from toolkit.models.generation import Sampled, Step, draw_uniforms, sample

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -14,6 +13,7 @@ from transformers import set_seed
 from toolkit.cli import bind, call, changed
 from toolkit.data.files import read_object, write_json
 from toolkit.data.outputs import hold_folder
+from toolkit.data.rows import Row
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
 
@@ -35,18 +35,18 @@ class Stage:
 
     name: str
     title: str
-    main: Callable[..., Any]
+    main: Callable[..., object]
     words: list[str]
     made: list[Path] = field(default_factory=list)
     resumes: bool = False
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Row:
         """What it was told, as JSON holds it."""
-        told: dict[str, Any] = json.loads(json.dumps(changed(*bind(self.main, self.words))))
+        told: Row = json.loads(json.dumps(changed(*bind(self.main, self.words))))
         return told
 
 
-def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[str, Any]:
+def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[str, object]:
     """Run them in order; results by name, None for those that were done before.
 
     OUTPUT/stages.json tells which were begun and done, and with which settings. A stage is passed
@@ -67,18 +67,11 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     told = {stage.name: stage.settings() for stage in stages}
     path = folder / RECORD
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}
-    for name, settings in told.items():
-        then = record.get(name, {}).get("settings", settings)
-        odd = [k for k in sorted({*then, *settings}) if then.get(k) != settings.get(k)]
-        if odd:
-            k = odd[0]
-            raise InputError(
-                f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
-                f"{settings.get(k)!r}): --overwrite does all stages anew, another output_dir keeps "
-                "them"
-            )
-    results: dict[str, Any] = {}
-    started, fresh = time.monotonic(), False
+    _check_unchanged(path, record, told)
+
+    results: dict[str, object] = {}
+    started = time.monotonic()
+    fresh = False  # whether a stage was done anew, on which those after it rest
     for number, stage in enumerate(stages, start=1):
         state = record.get(stage.name, {}).get("state")
         there = all(path.exists() for path in stage.made)
@@ -88,11 +81,14 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
             results[stage.name] = None
             continue
         print(f"\n[{number}/{len(stages)}] {stage.title} ({spent})", flush=True)
+
+        # A PPO run that was begun goes on, unless what it starts from is new.
         more = ["--overwrite"] if state is not None or overwrite else []
         begun = stage.resumes and state == "begun" and not fresh
         fresh = True
         if begun and any(p.is_dir() for p in _output(stage).glob("checkpoint-*")):
             more = ["--resume", "auto"]
+
         record[stage.name] = {"state": "begun", "settings": told[stage.name]}
         write_json(path, record)
         set_seed(0)  # whichever stages this process has run before
@@ -106,7 +102,22 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     return results
 
 
+def _check_unchanged(path: Path, record: Row, told: dict[str, Row]) -> None:
+    """Raise InputError if a stage of the record was made with other settings."""
+    for name, settings in told.items():
+        then = record.get(name, {}).get("settings", settings)
+        odd = [k for k in sorted({*then, *settings}) if then.get(k) != settings.get(k)]
+        if odd:
+            k = odd[0]
+            raise InputError(
+                f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
+                f"{settings.get(k)!r}): --overwrite does all stages anew, another output_dir keeps "
+                "them"
+            )
+
+
 def _output(stage: Stage) -> Path:
+    """The folder that a stage writes to."""
     for part in bind(stage.main, stage.words):
         if hasattr(part, "output_dir"):
             return Path(part.output_dir)

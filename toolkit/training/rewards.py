@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import answers, decode_pair
+from toolkit.data.text import answers
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import Actors

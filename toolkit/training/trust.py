@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.data.records import Row, from_row
+from toolkit.data.records import from_row
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.training.reward.accuracy import RewardMetrics, judge

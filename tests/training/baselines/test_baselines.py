@@ -21,7 +21,7 @@ from toolkit.arguments import ComparisonArguments
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
-from toolkit.data.text import decode_pair
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer

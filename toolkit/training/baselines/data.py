@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -24,13 +23,13 @@ from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.sources import Placed, read_table
-from toolkit.data.text import end_ids, text_ids
+from toolkit.data.rows import Placed, Row
+from toolkit.data.tables import read_table
+from toolkit.data.tokens import end_ids, text_ids
 from toolkit.errors import BadRows, InputError
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS
 
-Row = dict[str, Any]
 IDS = pyarrow.list_(pyarrow.int32())
 SFT_SCHEMA = pyarrow.schema({"input_ids": IDS, "labels": IDS})
 PAIR_SCHEMA = pyarrow.schema({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS})

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from toolkit.data.text import end_ids
+from toolkit.data.tokens import end_ids
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.models.sampling import SamplingRule, sampling_rule

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.files import write_jsonl
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair, printable
+from toolkit.data.text import printable
+from toolkit.data.tokens import decode_pair
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import draw_uniforms
 from toolkit.models.sampling import SamplingRule

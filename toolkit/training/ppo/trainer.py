@@ -21,7 +21,8 @@ from toolkit.data.files import atomic_directory
 from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import decode_pair, printable
+from toolkit.data.text import printable
+from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between

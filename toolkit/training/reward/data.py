@@ -5,7 +5,6 @@ import weakref
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute
@@ -16,10 +15,9 @@ from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoding import Encoder, best_of, encode_to_disk
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
-
-Row = dict[str, Any]
 
 
 @dataclass

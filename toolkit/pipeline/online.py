@@ -1,8 +1,8 @@
-"""Online data collection in rounds: how many labels when, from which samples, and an alarm.
+"""The online loop, round by round; what a phase has left is not made again.
 
     round r: sample the policy -> label, up to l(n) picks -> retrain the reward model -> PPO
     OUT/round-000/prompts-00.jsonl   the prompts of this round
-                  samples-00.jsonl   what is labelled; -01 and so on where ties left too few picks
+                  samples-00.jsonl   what is labeled; -01 and so on where ties left too few picks
                   comparisons.jsonl  all picks so far, the reward model's data
                   reward/, ppo.json  what came of them
     OUT/ppo/                         one run of all rounds
@@ -15,30 +15,27 @@ so this follows accounts of it, in rounds, which its authors recommend.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Protocol
 
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
+from toolkit.data.rows import Row
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.labellers import ScriptedLabeller
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
-from toolkit.maths.schedules import num_updates
-from toolkit.maths.statistics import wilson_interval
-from toolkit.scoring.functions import load_function
-from toolkit.scoring.guests import as_guest
+from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
+from toolkit.pipeline.picks import items_for, label_until, usable_picks
+from toolkit.pipeline.samples import POLICY, adapter_digest, draw_prompts, with_sides
+from toolkit.pipeline.schedule import Plan, plan_rounds
 
-Row = dict[str, Any]
-Schedule = Callable[[float, float, float, float], float]
-REFERENCE, POLICY = "reference", "policy"
 MOST_BATCHES = 20  # of one round: so many without enough picks, and something is wrong
 
 
@@ -48,69 +45,6 @@ class LoopEnded(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-def quadratic(n: float, episodes: float, initial: float, total: float) -> float:
-    """l(n) = N0 + (N - N0) (1 - (1 - n/N_episodes)^2): most labels early, none at the end.
-
-    A RECALLED form of the schedule in arXiv 1909.08593, not verified against the paper's text;
-    known is that there is such an l(n), the labels required after n episodes, and PPO waits.
-    """
-    return initial + (total - initial) * (1 - (1 - n / episodes) ** 2)
-
-
-def linear(n: float, episodes: float, initial: float, total: float) -> float:
-    """l(n) = N0 + (N - N0) n/N_episodes."""
-    return initial + (total - initial) * n / episodes
-
-
-def all_at_once(n: float, episodes: float, initial: float, total: float) -> float:
-    """l(n) = N: everything is labelled before the first episode (offline)."""
-    return total
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "quadratic": quadratic, "linear": linear, "all_at_once": all_at_once,
-}  # fmt: skip
-
-
-def schedule_of(name: str) -> Schedule:
-    """A schedule by its name, or the function ``module:function(n, episodes, initial, total)``.
-
-    Raises:
-        InputError: neither.
-    """
-    if name in SCHEDULES:
-        return SCHEDULES[name]
-    if ":" not in name:
-        raise InputError(
-            f"schedule is {name!r}, but must be {', '.join(SCHEDULES)} or module:function",
-            "schedule",
-        )
-    return load_function(name, "schedule")  # any function; checked when it is used
-
-
-def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: int) -> list[int]:
-    """Labels that are wanted when each round's PPO starts, and at the end.
-
-    Args:
-        schedule: l(n).
-        starts: episodes n at which the rounds start, and those of the whole run.
-        initial, total: N0 and N.
-
-    Raises:
-        InputError: a schedule that falls, or does not give numbers from 1 on.
-    """
-    wanted: list[int] = []
-    for n in starts:
-        with as_guest("schedule", "schedule"):
-            value = schedule(n, starts[-1], initial, total)
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
-            raise InputError(f"schedule: {value!r} labels at {n} episodes", "schedule")
-        wanted.append(math.ceil(value - 1e-9))
-    if wanted != sorted(wanted):
-        raise InputError(f"schedule: labels can not become fewer: {wanted}", "schedule")
-    return wanted
 
 
 @dataclass
@@ -129,9 +63,9 @@ class OnlineArguments:
     initial_labels: int = field(default=1000, metadata={"help": "Picks before the first PPO."})
     total_labels: int = field(default=4000, metadata={"help": "l(n)'s value at the end."})
     validation: float = field(
-        default=0.1, metadata={"help": "Share of total_labels, at a constant rate: policy against "
-                               "reference."}
-    )  # fmt: skip
+        default=0.1,
+        metadata={"help": "Share of total_labels, at a constant rate: policy against reference."},
+    )
     train_on_validation: bool = field(default=True, metadata={"help": "They train rewards too."})
     wait: bool = field(default=False, metadata={"help": "Wait for people to label."})
     poll_seconds: float = field(default=5.0, metadata={"help": "Between looks at the store."})
@@ -139,13 +73,13 @@ class OnlineArguments:
         default=0.0,
         metadata={"help": "Items beyond those wanted, as a share: to label during PPO."},
     )
-    overlap: float = field(default=0.0, metadata={"help": "Share of items for two labellers."})
+    overlap: float = field(default=0.0, metadata={"help": "Share of items for two labelers."})
     on_alarm: str = field(default="warn", metadata={"help": "Score up, win rate down: stop, warn."})
     allow_untrusted_reward: bool = field(
         default=False,
         metadata={"help": "Go on with a round's reward model that is at chance, or below it."},
     )
-    labeler: str | None = field(default=None, metadata={"help": "The scripted labeller's name."})
+    labeler: str | None = field(default=None, metadata={"help": "The scripted labeler's name."})
     noise: float = field(default=0.0, metadata={"help": "Share of its picks made by lot."})
     seed: int = field(default=0, metadata={"help": "Of every stage."})
 
@@ -160,29 +94,10 @@ class OnlineArguments:
         for name in ("validation", "overlap", "noise"):
             check_range(name, getattr(self, name), low=0, high=1)
 
-    def plan(self, episodes: int | None, batch_size: int) -> "Plan":
-        """When each round's PPO ends, and how many labels are wanted before it.
-
-        Raises:
-            InputError: more rounds than updates, or a schedule that does not give numbers.
-        """
-        if episodes is None:
-            raise InputError("total_episodes: the loop needs to know when it ends (ppo_config)")
-        updates = num_updates(episodes, batch_size)
-        check_range("rounds", self.rounds, high=updates)
-        stops = [round(updates * (r + 1) / self.rounds) for r in range(self.rounds)]
-        starts = [update * batch_size for update in [0, *stops]]
-        schedule = schedule_of(self.schedule)
-        wanted = wanted_labels(schedule, starts, self.initial_labels, self.total_labels)
-        return Plan(stops, batch_size, wanted)
-
-
-class Plan(NamedTuple):
-    """PPO's last update in each round; episodes of an update; picks when each round starts."""
-
-    stops: list[int]
-    batch_size: int
-    wanted: list[int]
+    def plan(self, episodes: int | None, batch_size: int) -> Plan:
+        """What is due when (``plan_rounds``)."""
+        labels = (self.initial_labels, self.total_labels)
+        return plan_rounds(self.rounds, self.schedule, *labels, episodes, batch_size)
 
 
 # May differ when a loop goes on.
@@ -197,11 +112,13 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     """
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
-    settings = json.loads(json.dumps(own | settings))
+    settings = json.loads(json.dumps(own | settings))  # as they will be read again
+
     hold_folder(out, "output_dir")
     if not (out / "online.json").is_file():
         claim_output(out, False, "output_dir")
         write_json(out / "online.json", settings)
+
     then = read_object(out / "online.json", "--output_dir")
     changes = [
         f"{name}: was {then.get(name)!r}, is {settings.get(name)!r}"
@@ -211,212 +128,27 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     if changes:
         raise InputError(
             f"{out}: begun under other settings, {changes[0]} (go on with the old ones, or take "
-            "another output_dir)", details=changes[1:],
-        )  # fmt: skip
+            "another output_dir)",
+            details=changes[1:],
+        )
     return out
 
 
-def check_alike(sampling: Any, config: Any) -> None:
+class Completing(Protocol):
+    """How completions come about and end, in the settings of sampling or of PPO."""
+
+    response_length: int
+    stop_token: str | None
+    truncate_token: str | None
+    truncate_after: int
+
+
+def check_alike(sampling: Completing, config: Completing) -> None:
     """Raise InputError unless people are asked about what PPO will be scored on."""
     for name in ("response_length", "stop_token", "truncate_token", "truncate_after"):
         one, other = getattr(sampling, name), getattr(config, name)
         if one != other:
             raise InputError(f"{name}: {one!r} in sample_config, but {other!r} in ppo_config", name)
-
-
-# Samples
-
-
-def draw_prompts(prompts: list[Row], count: int, folder: Path, batch: int) -> list[Row]:
-    """The next ``count`` prompts in turn, behind those of all earlier batches and rounds."""
-    here = f"{folder.name}/prompts-{batch:02d}.jsonl"
-    files = folder.parent.glob("round-*/prompts-*.jsonl")
-    earlier = [file for file in files if f"{file.parent.name}/{file.name}" < here]
-    used = sum(1 for file in earlier for _ in read_jsonl(file))
-    return [prompts[(used + i) % len(prompts)] for i in range(count)]
-
-
-def with_sides(policy: list[Row], reference: Iterable[Row]) -> list[Row]:
-    """The policy's rows, those of the reference's prompts made into validation items.
-
-    Such a row has the reference's two completions, the policy's first two, and ``sides``, which
-    says where each came from and is never shown.
-    """
-    waiting: dict[str, list[list[str]]] = {}
-    for row in reference:
-        waiting.setdefault(json.dumps(row["prompt"]), []).append(row["completions"])
-    rows = []
-    for row in policy:
-        theirs = waiting.get(json.dumps(row["prompt"]))
-        if theirs:
-            both = theirs.pop(0)[:2] + row["completions"][:2]
-            row = row | {"completions": both, "sides": [REFERENCE] * 2 + [POLICY] * 2}
-        rows.append(row)
-    return rows
-
-
-def adapter_digest(folder: Path | None) -> str | None:
-    """The first 16 digits of the SHA-256 of an adapter's weights; None for none."""
-    if folder is None:
-        return None
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-# Labels
-
-
-def usable_picks(store: Store, validation: bool) -> list[Row]:
-    """All picks in the store that train the reward model: validation items', if they join."""
-    return [row for row in store.picks() if validation or "sides" not in row]
-
-
-def unanswered(store: Store, number: int) -> int:
-    """Validation items of this round of which nobody has said anything yet."""
-    return store.db.execute(
-        "SELECT count(*) FROM items i WHERE json_extract(extra, '$.source.round') = ? AND "
-        "json_extract(extra, '$.sides') IS NOT NULL AND NOT EXISTS "
-        "(SELECT 1 FROM labels l WHERE l.item = i.id)", (number,),
-    ).fetchone()[0]  # fmt: skip
-
-
-def nobody_answered(store: Store) -> bool:
-    """Whether there is an item of which nobody has said anything, on somebody's screen or not."""
-    query = (
-        "SELECT 1 FROM items i WHERE gold IS NULL AND NOT EXISTS "
-        "(SELECT 1 FROM labels l WHERE l.item = i.id AND l.turn = 0) LIMIT 1"
-    )
-    return store.db.execute(query).fetchone() is not None
-
-
-def items_for(store: Store, missing: int, picks: int) -> int:
-    """How many items bring so many picks, by the share of labels so far that were picks."""
-    said = store.db.execute("SELECT count(*) FROM labels WHERE turn = 0").fetchone()[0]
-    return math.ceil(missing * max(1.0, min(5.0, said / max(1, picks))))
-
-
-def label_until(
-    store: Store,
-    number: int,
-    wanted: int,
-    validation: bool,
-    labeller: ScriptedLabeller | None,
-    more: Callable[[int], None],
-    check: Callable[[], None],
-    poll: float = 5.0,
-) -> list[Row]:
-    """Label until there are ``wanted`` picks and no validation item of the round is left.
-
-    What is said depends on the store alone, so it may be killed and called again.
-
-    Args:
-        store: with the round's items.
-        number: of the round.
-        wanted: picks in all.
-        validation: whether those on validation items count.
-        labeller: a script, or None to wait for people.
-        more: called with a number of items, brings so many new ones into the store.
-        check: called now and then; raises to end the wait.
-        poll: seconds between looks at the store while people label.
-
-    Returns:
-        All usable picks.
-    """
-    told = -1
-    while True:
-        picks = usable_picks(store, validation)
-        missing, open_items = wanted - len(picks), unanswered(store, number)
-        if missing <= 0 and not open_items:
-            return picks
-        check()
-        if labeller is not None:
-            none_left = not labeller.work(store, max(missing, 1), progress=False).items
-            if none_left and missing <= 0:  # what is open, others hold
-                return picks
-        else:
-            none_left = not nobody_answered(store)
-            if told != len(picks):
-                told = len(picks)
-                print(f"waiting for people: {told} of {wanted} picks, {open_items} validation "
-                      "items to go", flush=True)  # fmt: skip
-        if none_left and missing > 0:
-            more(math.ceil(1.1 * items_for(store, missing, len(picks))) + 2)
-        elif labeller is None:
-            time.sleep(poll)
-
-
-def _is_match(row: Row) -> bool:
-    """Whether this is a validation item of ours, not a row from elsewhere with such a field."""
-    sides, source = row.get("sides"), row.get("source")
-    known = isinstance(sides, list) and row["best"] < len(sides)
-    return known and isinstance(source, dict) and "round" in source
-
-
-def win_rate(picks: Iterable[Row], number: int | None = None) -> Row:
-    """How often people picked the policy's side over the reference's, with Wilson's interval.
-
-    Args:
-        picks: those with ``sides`` count.
-        number: only of this round; None for all.
-    """
-    sides = [
-        row["sides"][row["best"]]
-        for row in picks
-        if _is_match(row) and number in (None, row["source"]["round"])
-    ]
-    wins, trials = sides.count(POLICY), len(sides)
-    low, high = wilson_interval(wins, trials)
-    rate = wins / trials if trials else None
-    return {"wins": wins, "trials": trials, "rate": rate, "low": low, "high": high}
-
-
-# The record
-
-
-def scores_of(log: list[Row], first: int, last: int) -> Row:
-    """What PPO's log says of updates first to last: the score's rise, the KL.
-
-    Start and end are means over the first and the last quarter of these updates.
-    """
-    rows = [row for row in log if first <= row["update"] <= last]
-    rows = [row for row in rows if row["objective/scores"] is not None]
-    if not rows:
-        return {}
-    quarter = max(1, len(rows) // 4)
-
-    def mean(part: list[Row], name: str) -> float:
-        return math.fsum(row[name] for row in part) / len(part)
-
-    return {
-        "proxy_start": mean(rows[:quarter], "objective/scores"),
-        "proxy_end": mean(rows[-quarter:], "objective/scores"),
-        "kl": mean(rows[-quarter:], "objective/kl"),
-        "kl_coef": rows[-1]["objective/kl_coef"],
-    }
-
-
-def alarm_of(before: Row | None, proxy: Row, now: Row) -> str | None:
-    """Why people and the reward model seem to disagree, or None.
-
-    The rule: over a round the proxy score rose, and the upper end of the new win rate's 95 %
-    interval lies below the previous estimate (0.5 at the start, where policy is reference). With
-    few validation items only a large fall is seen.
-
-    Args:
-        before: the previous ``win_rate``; None, or one without trials, for 0.5.
-        proxy: of the round between (``scores_of``).
-        now: the win rate after it.
-    """
-    previous = 0.5 if before is None or before["rate"] is None else before["rate"]
-    if not proxy or not now["trials"] or proxy["proxy_end"] <= proxy["proxy_start"]:
-        return None
-    if now["high"] >= previous:
-        return None
-    return (
-        f"the reward model's score rose from {proxy['proxy_start']:.2f} to "
-        f"{proxy['proxy_end']:.2f}, but people pick the policy over the reference in "
-        f"{now['rate']:.0%} of {now['trials']} [{now['low']:.0%}, {now['high']:.0%}], "
-        f"after {previous:.0%} before"
-    )
 
 
 @dataclass
@@ -428,7 +160,7 @@ class Loop:
         plan: what is due when (``OnlineArguments.plan``).
         stage: runs the recipe of that name ("sample", "reward", "ppo") with these words.
         store: of items and labels.
-        labeller: a script, or None to wait for people.
+        labeler: a script, or None to wait for people.
         prompts: rows of ``prompt`` (or ``text``), gone through in turn.
         completions: K.
         source: what the items' ``source`` says in every round.
@@ -436,9 +168,9 @@ class Loop:
 
     args: OnlineArguments
     plan: Plan
-    stage: Callable[[str, list[str]], Any]
+    stage: Callable[[str, list[str]], object]
     store: Store
-    labeller: ScriptedLabeller | None
+    labeler: ScriptedLabeler | None
     prompts: list[Row]
     completions: int
     source: Row
@@ -469,11 +201,15 @@ class Loop:
 
     def sample(self, number: int) -> None:
         """Phase 1: as many items as should bring the picks that are missing."""
+        # At the end only the validation items are asked: no reward model is trained any more.
         picks = len(usable_picks(self.store, self.args.train_on_validation))
         last = number == len(self.plan.stops)
         missing = 0 if last else max(0, self.plan.wanted[number] - picks)
+
+        # Validation at a constant rate; before the first PPO the policy is the reference.
         share = self.args.validation / self.args.rounds
         sides = math.ceil(share * self.args.total_labels) if number else 0
+
         count = math.ceil(items_for(self.store, missing, picks) * (1 + self.args.spare))
         count = max(count, sides) if self.args.train_on_validation else count + sides
         self.sample_batch(number, 0, count, sides)
@@ -483,6 +219,7 @@ class Loop:
         folder = self.folder(number)
         if (folder / "comparisons.jsonl").is_file():
             return
+
         for path in self.batches(number):
             self.store.add_items(row for _, row in read_jsonl(path))
         wanted = 0 if number == len(self.plan.stops) else self.plan.wanted[number]
@@ -493,17 +230,25 @@ class Loop:
             if batch == MOST_BATCHES:
                 raise InputError(
                     f"{self.store.path}: {batch} batches of samples and still too few picks of "
-                    f"{wanted} (does the labeller find them all alike?)"
+                    f"{wanted} (does the labeler find them all alike?)"
                 )
             path = self.sample_batch(number, batch, count, 0)
             self.store.add_items(row for _, row in read_jsonl(path))
 
         picks = label_until(
-            self.store, number, wanted, self.args.train_on_validation, self.labeller, more,
-            self.check, self.args.poll_seconds,
-        )  # fmt: skip
-        if self.labeller is not None and (doubt := self.labeller.picker.doubt()):
+            self.store,
+            number,
+            wanted,
+            self.args.train_on_validation,
+            self.labeler,
+            more,
+            self.check,
+            self.args.poll_seconds,
+        )
+        if self.labeler is not None and (doubt := self.labeler.picker.doubt()):
             print(f"warning: {doubt}", file=sys.stderr, flush=True)
+
+        # The comparisons last: that file says that the phase is done.
         rates = {"labels": len(picks), "win_rate": win_rate(self.store.picks(), number)}
         write_json(folder / "validation.json", rates)
         write_jsonl(folder / "comparisons.jsonl", picks)
@@ -515,40 +260,50 @@ class Loop:
             return
         shutil.rmtree(folder / "reward", ignore_errors=True)  # of one that was killed
         self.say(number, "train the reward model")
-        self.stage("reward", ["--comparisons", str(folder / "comparisons.jsonl"),
-                              "--output_dir", str(folder / "reward")])  # fmt: skip
+        self._run_stage(
+            "reward", comparisons=folder / "comparisons.jsonl", output_dir=folder / "reward"
+        )
 
     def tune(self, number: int) -> None:
         """Phase 4: PPO goes on against it."""
-        folder, until = self.folder(number), self.plan.stops[number]
+        folder = self.folder(number)
+        until = self.plan.stops[number]
         if (folder / "ppo.json").is_file():
             return
         self.say(number, f"PPO up to update {until} of {self.plan.stops[-1]}")
-        self.stage("ppo", [
-            "--reward_adapter", str(folder / "reward" / "adapter"), "--output_dir",
-            str(self.out / "ppo"), "--resume", "auto", "--online", "true",
-            "--stop_at_update", str(until),
-            *(["--allow_untrusted_reward", "true"] if self.args.allow_untrusted_reward else []),
-        ])  # fmt: skip
+        self._run_stage(
+            "ppo",
+            reward_adapter=folder / "reward" / "adapter",
+            output_dir=self.out / "ppo",
+            resume="auto",
+            online="true",
+            stop_at_update=until,
+            **({"allow_untrusted_reward": "true"} if self.args.allow_untrusted_reward else {}),
+        )
         policy = adapter_digest(self.out / "ppo" / "adapters" / POLICY)
         write_json(folder / "ppo.json", {"update": until, "policy": policy})
 
     def sample_batch(self, number: int, batch: int, count: int, sides: int) -> Path:
-        """A file of items to be labelled, the first ``sides`` prompts' for validation."""
+        """A file of items to be labeled, the first ``sides`` prompts' for validation."""
         folder = self.folder(number)
         path = folder / f"samples-{batch:02d}.jsonl"
         if path.is_file():
             return path
+
+        # The prompts are written down before they are sampled from: a loop that was killed goes on
+        # with the same.
         chosen_path = folder / f"prompts-{batch:02d}.jsonl"
         if not chosen_path.is_file():
             write_jsonl(chosen_path, draw_prompts(self.prompts, count, folder, batch))
         chosen = [row for _, row in read_jsonl(chosen_path)]
         self.say(number, f"sample {len(chosen)} prompts, {sides} of them for validation")
+
         adapter = self.out / "ppo" / "adapters" / POLICY if number else None
         seed = (self.args.seed + 1000 * number + 2 * batch) % 2**32
         k = 2 if number == len(self.plan.stops) else self.completions
         rows = self._completions(chosen, k, adapter, seed, folder)
         reference = self._completions(chosen[:sides], 2, None, seed + 1, folder)
+
         update = self.plan.stops[number - 1] if number else 0
         source: Row = {"round": number, "update": update, "seed": seed} | self.source
         if adapter is not None:
@@ -559,31 +314,43 @@ class Loop:
     def _completions(
         self, prompts: list[Row], count: int, adapter: Path | None, seed: int, folder: Path
     ) -> list[Row]:
+        """The prompts' rows with so many completions each, by an adapter or by the base alone."""
         if not prompts:
             return []
-        asked, answered = folder / ".asked.jsonl", folder / ".answered.jsonl"
+        asked = folder / ".asked.jsonl"
+        answered = folder / ".answered.jsonl"
         write_jsonl(asked, prompts)
-        self.stage("sample", [
-            "--prompts", str(asked), "--output", str(answered), "--limit", str(len(prompts)),
-            "--completions", str(count), "--seed", str(seed),
-            *([] if adapter is None else ["--adapter", str(adapter)]),
-        ])  # fmt: skip
+        self._run_stage(
+            "sample",
+            prompts=asked,
+            output=answered,
+            limit=len(prompts),
+            completions=count,
+            seed=seed,
+            **({} if adapter is None else {"adapter": adapter}),
+        )
         rows = [row for _, row in read_jsonl(answered)]
         asked.unlink()
         answered.unlink()
         return rows
+
+    def _run_stage(self, name: str, **options: object) -> None:
+        """Run a recipe with these options on its command line."""
+        self.stage(name, [word for k, v in options.items() for word in (f"--{k}", str(v))])
 
     def report(self) -> list[Row]:
         """``rounds.jsonl``, made anew from what the phases left."""
         path = self.out / "ppo" / "log.jsonl"
         torn: list[str] = []  # a last line, where PPO was killed
         log = [row for _, row in read_jsonl(path, on_bad=torn.append)] if path.is_file() else []
+
         rows: list[Row] = []
-        before: Row | None = None
+        before: Row | None = None  # the last win rate of any trials
         for number in range(len(self.plan.stops) + 1):
             folder = self.folder(number)
             if not (folder / "comparisons.jsonl").is_file():
                 break
+
             found = read_object(folder / "validation.json", "validation")
             first = self.plan.stops[number - 1] if number else 0
             row: Row = {
@@ -593,6 +360,8 @@ class Loop:
             } | found
             row["alarm"] = alarm_of(before, rows[-1], found["win_rate"]) if rows else None
             before = found["win_rate"] if found["win_rate"]["trials"] else before
+
+            # What the phases after it have left, if they are done.
             if number < len(self.plan.stops):
                 row["labels_wanted"] = self.plan.wanted[number]
             if (folder / "reward" / "run.json").is_file():

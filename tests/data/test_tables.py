@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
-from toolkit.data.sources import read_table, write_table
+from toolkit.data.tables import read_table, write_table
 from toolkit.errors import InputError
 
 ROWS = [{"prompt": "Hi.", "completions": [" a", " b"], "best": 0},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from toolkit.data.labels import label_time
 from toolkit.errors import InputError
+from toolkit.labeling.times import label_time
 
 NOON = 1_704_110_400  # date -d 2024-01-01T12:00:00Z +%s
 

@@ -1,26 +1,22 @@
-"""What ``best`` and ``ranking`` say, from where they count, and when they were said."""
+"""Which completion a label names: its number, counted from 0 or from 1, its letter, its column."""
 
 import numbers
 import re
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from toolkit.errors import InputError
+from toolkit.data.rows import Row
 
-Row = dict[str, Any]
-TIMES = ("updated_at", "created_at", "inserted_at")  # of a label, the first that is there
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a field says nothing: null, an empty text, or pandas' NaN."""
     return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
-def as_index(value: Any) -> int | None:
+def as_index(value: object) -> int | None:
     """The integer that a value is or spells: 1, 1.0, numpy's, "1" or "1.0"; None for all else."""
     if type(value) is int:
         return value
@@ -127,9 +123,13 @@ def file_of(place: str) -> str:
 
 
 def pick_of(
-    value: Any, name: str, known: list[int], columns: list[str], texts: list[Any],
+    value: object,
+    name: str,
+    known: list[int],
+    columns: list[str],
+    texts: Sequence[object],
     first: int | None,
-) -> int:  # fmt: skip
+) -> int:
     """The index of the completion that a label names.
 
     Args:
@@ -175,28 +175,3 @@ def pick_of(
             return letter
     wanted = "number, letter or name of a column" if columns else "number or letter of a completion"
     raise ValueError(f"{name}: {value!r:.40}, but must be the {wanted}")
-
-
-def label_time(holder: Row, place: str = "") -> float | None:
-    """When a label was made, in seconds since 1970; None where it does not say.
-
-    Args:
-        holder: an annotation, a response or a native row.
-        place: of it, for messages.
-
-    Raises:
-        InputError: a time that cannot be read.
-    """
-    name = next((name for name in TIMES if holder.get(name) not in (None, "")), None)
-    if name is None:
-        return None
-    value = holder[name]
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):  # pandas: milliseconds
-            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC).timestamp()
-        when = datetime.fromisoformat(value)
-    except (TypeError, ValueError, OverflowError, OSError):
-        raise InputError(
-            f"{place}{name}: {value!r:.40}, but must be a time such as 2024-01-31T12:00:00Z"
-        ) from None
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""Scripted labellers at work on a store."""
+"""Scripted labelers at work on a store."""
 
 import os
 import time
@@ -10,7 +10,7 @@ import pytest
 from toolkit.data.locks import letting_go, lock_part
 from toolkit.errors import InputError
 from toolkit.labeling.judge import UselessJudge
-from toolkit.labeling.labellers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
+from toolkit.labeling.labelers import Counts, JudgePicker, ScorePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 
 Row = dict[str, Any]
@@ -60,13 +60,13 @@ class Chance:
         return None if prompt.endswith("7") else completions.index("3")
 
 
-def judged(judge: Chance, **options: Any) -> ScriptedLabeller:
-    return ScriptedLabeller("judge", JudgePicker(judge), **options)  # type: ignore[arg-type]
+def judged(judge: Chance, **options: Any) -> ScriptedLabeler:
+    return ScriptedLabeler("judge", JudgePicker(judge), **options)  # type: ignore[arg-type]
 
 
 def test_every_item_gets_the_best_completion_whatever_order_it_is_shown_in(tmp_path: Path) -> None:
     store = open_store(tmp_path, 30)
-    counts = ScriptedLabeller("numbers", ScorePicker(by_number)).work(store, progress=False)
+    counts = ScriptedLabeler("numbers", ScorePicker(by_number)).work(store, progress=False)
     picks = list(store.picks())
     assert counts == Counts(picked=30) and len(picks) == 30
     assert all(pick["completions"][pick["best"]] == "3" for pick in picks)
@@ -81,9 +81,9 @@ def test_a_users_function_is_checked_and_named(tmp_path: Path) -> None:
         return [1.0]
 
     store = open_store(tmp_path, 1)
-    assert ScriptedLabeller("x", ScorePicker(by_number)).decide("p", ["1", "3", "2"]) == ("pick", 1)
+    assert ScriptedLabeler("x", ScorePicker(by_number)).decide("p", ["1", "3", "2"]) == ("pick", 1)
     with pytest.raises(InputError, match="reward function broken: 1 scores for 4"):
-        ScriptedLabeller("x", ScorePicker(broken)).work(store, progress=False)
+        ScriptedLabeler("x", ScorePicker(broken)).work(store, progress=False)
     for scores, message in [([1.0], "1 scores for 2"), ([1.0, float("nan")], "scored 'b' as nan"),
                             ([None, 1.0], "scored 'a' as nan")]:  # fmt: skip
         with pytest.raises(InputError, match=f"reward function <lambda>: {message}"):
@@ -96,10 +96,10 @@ def test_ties_are_recorded_or_broken_by_lot(tmp_path: Path) -> None:
         return [min(float(text), 2.0) for text in completions]  # 2 and 3 tie
 
     store = open_store(tmp_path, 40)
-    dropping = ScriptedLabeller("level", ScorePicker(level))
+    dropping = ScriptedLabeler("level", ScorePicker(level))
     assert dropping.work(store, limit=15, progress=False) == Counts(ties=15)
     assert {action for action, _ in labels(store).values()} == {"tie"}
-    breaking = ScriptedLabeller("level", ScorePicker(level), ties="random")
+    breaking = ScriptedLabeler("level", ScorePicker(level), ties="random")
     assert breaking.work(store, progress=False) == Counts(picked=25)
     picked = [pick["completions"][pick["best"]] for pick in store.picks()]
     assert set(picked) == {"2", "3"} and 4 < picked.count("2") < 21
@@ -114,24 +114,24 @@ def test_equal_completions_are_a_tie_and_nobody_is_asked() -> None:
 
 
 def test_noise_picks_by_lot_that_often() -> None:
-    labeller = ScriptedLabeller("noisy", ScorePicker(by_number), noise=0.4)
-    picks = [labeller.decide(row["prompt"], row["completions"]) for row in rows(2000)]
+    labeler = ScriptedLabeler("noisy", ScorePicker(by_number), noise=0.4)
+    picks = [labeler.decide(row["prompt"], row["completions"]) for row in rows(2000)]
     right = sum(pick == ("pick", (3 - i) % 4) for i, pick in enumerate(picks))
     assert 0.66 < right / 2000 < 0.74  # 0.6 + 0.4 / 4, standard deviation 0.0102
 
 
 def test_luck_depends_on_item_name_and_seed_and_on_nothing_before() -> None:
     def picks(name: str, seed: int, order: int = 1) -> list[Any]:
-        labeller = ScriptedLabeller(name, ScorePicker(by_number), noise=0.5, seed=seed)
+        labeler = ScriptedLabeler(name, ScorePicker(by_number), noise=0.5, seed=seed)
         chosen = rows(200)[::order]
-        return [labeller.decide(row["prompt"], row["completions"]) for row in chosen][::order]
+        return [labeler.decide(row["prompt"], row["completions"]) for row in chosen][::order]
 
     same = picks("a", 0)
     assert picks("a", 0) == same == picks("a", 0, order=-1)
     assert picks("a", 1) != same != picks("b", 0)
 
 
-def test_a_labeller_that_was_killed_labels_the_rest_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_labeler_that_was_killed_labels_the_rest_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, torn = open_store(tmp_path / "a", 60), open_store(tmp_path / "b", 60)
     expected = judged(Chance(), noise=0.3).work(whole, progress=False)
     assert str(expected) == "54 picks, 0 ties, 6 refused; cost 120"
@@ -154,17 +154,17 @@ def test_what_the_judge_refused_is_skipped_with_that_reason(tmp_path: Path) -> N
     assert judged(Chance()).work(store, progress=False).refused == 1
     (skipped,) = [event for event in store.events() if event["action"] == "skip"]
     assert skipped["reason"] == "refused" and skipped["choice"] is None
-    numbers = ScriptedLabeller("numbers", ScorePicker(by_number))
+    numbers = ScriptedLabeler("numbers", ScorePicker(by_number))
     assert numbers.work(store, progress=False) == Counts(picked=1)  # somebody else may know
     store.close()
 
 
 def test_the_limit_counts_items_and_work_goes_on_from_there(tmp_path: Path) -> None:
     store = open_store(tmp_path, 20)
-    labeller = judged(Chance())
-    parts = [labeller.work(store, limit=n, progress=False) for n in (0, 5, 5, None)]
+    labeler = judged(Chance())
+    parts = [labeler.work(store, limit=n, progress=False) for n in (0, 5, 5, None)]
     assert [part.items for part in parts] == [0, 5, 5, 10]
-    assert sum(part.cost for part in parts) == labeller.picker.cost == 40.0
+    assert sum(part.cost for part in parts) == labeler.picker.cost == 40.0
     store.close()
 
 
@@ -177,7 +177,7 @@ def test_scripts_work_beside_people_and_not_in_their_name(tmp_path: Path) -> Non
     assert judged(Chance()).work(store, progress=False).items == 11  # all but what she looks at
     assert store.record(person, task.form, "pick", 0)
     with pytest.raises(InputError, match="'ann' is a person"):
-        ScriptedLabeller("ann", ScorePicker(by_number)).work(store, progress=False)
+        ScriptedLabeler("ann", ScorePicker(by_number)).work(store, progress=False)
     store.close()
 
 
@@ -188,13 +188,13 @@ def test_one_process_a_name(tmp_path: Path) -> None:
         if (child := os.fork()) == 0:  # another process, to which that lock is somebody's
             other = Store(store.path)
             try:
-                ScriptedLabeller("numbers", ScorePicker(by_number)).work(other, progress=False)
+                ScriptedLabeler("numbers", ScorePicker(by_number)).work(other, progress=False)
             except InputError as problem:
                 said = f"'numbers', is being written by another run, process {os.getppid()}"
                 os._exit(0 if said in str(problem) else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        others = ScriptedLabeller("others", ScorePicker(by_number))
+        others = ScriptedLabeler("others", ScorePicker(by_number))
         assert others.work(store, progress=False).picked == 3
     assert [path.name for path in tmp_path.glob(".lock*")] == []
     store.close()
@@ -213,7 +213,7 @@ def test_a_lease_that_ran_out_meanwhile_costs_no_label(tmp_path: Path) -> None:
             time.sleep(0.03)
         return by_number(prompts, completions)
 
-    counts = ScriptedLabeller("slow", ScorePicker(slow)).work(store, progress=False)
+    counts = ScriptedLabeler("slow", ScorePicker(slow)).work(store, progress=False)
     assert counts.picked == len(list(store.picks())) == 3
     store.close()
 
@@ -221,7 +221,7 @@ def test_a_lease_that_ran_out_meanwhile_costs_no_label(tmp_path: Path) -> None:
 def test_values_out_of_range_are_refused() -> None:
     for options in ({"noise": 1.5}, {"ties": "keep"}, {"seed": -1}):
         with pytest.raises(InputError):
-            ScriptedLabeller("x", ScorePicker(by_number), **options)  # type: ignore[arg-type]
+            ScriptedLabeler("x", ScorePicker(by_number), **options)  # type: ignore[arg-type]
 
 
 class Failing(Chance):
@@ -282,15 +282,15 @@ def test_refused_items_can_be_asked_again(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_labeller_that_has_only_ever_refused_has_not_labelled(tmp_path: Path) -> None:
+def test_a_labeler_that_has_only_ever_refused_has_not_labeled(tmp_path: Path) -> None:
     store = open_store(tmp_path, 3)
-    labeller = judged(Failing("???", InputError("never")))
-    labeller.work(store, progress=False)
+    labeler = judged(Failing("???", InputError("never")))
+    labeler.work(store, progress=False)
     with pytest.raises(
         InputError, match="'judge': refused all 3 items.* last answer begins 'Well'"
     ):
-        labeller.check(store)
+        labeler.check(store)
     assert store.db.execute("SELECT count(*) FROM labels").fetchone()[0] == 0
     judged(Failing("3??", InputError("never"))).work(store, progress=False)
-    labeller.check(store)  # two refusals beside a pick are what a judge may do
+    labeler.check(store)  # two refusals beside a pick are what a judge may do
     store.close()

@@ -1,6 +1,6 @@
-"""How quick the labelling page stays: a store of many items and labels, and each page's time.
+"""How quick the labeling page stays: a store of many items and labels, and each page's time.
 
-    python benchmarks/labelling_scale.py --items 100000 --labels 200000
+    python benchmarks/labeling_scale.py --items 100000 --labels 200000
 
 Fills a store (directly, in one transaction), opens it as label.py does, and asks each page and each
 export through the application, without a network between. Medians of several, after one to warm up.
@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from starlette.testclient import TestClient  # noqa: E402
 
+from toolkit.labeling.guard import PageSettings  # noqa: E402
+from toolkit.labeling.pages import Pages  # noqa: E402
 from toolkit.labeling.quality import quality  # noqa: E402
-from toolkit.labeling.server import Pages, PageSettings  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 
 SETTINGS = Settings(overlap=1.0)

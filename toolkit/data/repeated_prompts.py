@@ -16,12 +16,10 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from toolkit.data.sources import Placed
+from toolkit.data.rows import Placed, Row
 from toolkit.errors import BadRows
 
-Row = dict[str, Any]
 REPEATED = ("auto", "cut", "keep")
 HEAD = 1000  # rows of a file by which its short prompts are judged
 LONG_WORDS, LONG_TEXT = 3, 20

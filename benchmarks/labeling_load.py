@@ -1,11 +1,11 @@
-"""Labellers at work over HTTP while the server is killed: is every acknowledged label there, once?
+"""Labelers at work over HTTP while the server is killed: is every acknowledged label there, once?
 
-    python benchmarks/labelling_load.py --labels 5000 --labellers 8 --kills 50
-    python benchmarks/labelling_load.py --labels 3000 --labellers 100 --kills 0 --silent 2000
+    python benchmarks/labeling_load.py --labels 5000 --labelers 8 --kills 50
+    python benchmarks/labeling_load.py --labels 3000 --labelers 100 --kills 0 --silent 2000
 
-Starts the real server as a process of its own, on a store of made-up items; labellers sign in by
+Starts the real server as a process of its own, on a store of made-up items; labelers sign in by
 invite links and answer as fast as they can, each picking, skipping and taking back by a seeded lot.
-At random moments the server is killed with SIGKILL and started anew; a labeller whose connection
+At random moments the server is killed with SIGKILL and started anew; a labeler whose connection
 breaks tries again, and sends its last form again, as a person would. Afterwards each answer that
 was acknowledged (the redirect came) is looked for in the store: lost and doubled ones are counted.
 Printed besides: the time from a form's departure to its acknowledgement, while no kill was near.
@@ -35,7 +35,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from toolkit.labeling.server import Pages, PageSettings, listen, serve  # noqa: E402
+from toolkit.labeling.addresses import listen  # noqa: E402
+from toolkit.labeling.guard import PageSettings  # noqa: E402
+from toolkit.labeling.pages import Pages  # noqa: E402
+from toolkit.labeling.serving import serve  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 
 SETTINGS = Settings(overlap=0.3, repeats=0.05, gold=0.0, lease=30.0)
@@ -70,7 +73,7 @@ class Server:
 
 
 class Person(threading.Thread):
-    """A labeller in a browser of sorts: pages, forms, a cookie; remembers what was acknowledged."""
+    """A labeler in a browser of sorts: pages, forms, a cookie; remembers what was acknowledged."""
 
     def __init__(self, number: int, port: int, token: str, share: int, kills: "Kills") -> None:
         super().__init__(daemon=True)
@@ -180,7 +183,7 @@ class Silent(threading.Thread):
 
 
 def measure(
-    labels: int, labellers: int, kills: int, folder: Path, seed: int = 0, silent: int = 0
+    labels: int, labelers: int, kills: int, folder: Path, seed: int = 0, silent: int = 0
 ) -> dict[str, Any]:
     """Run the load; returns counts and latencies in milliseconds."""
     rng, path = random.Random(seed), folder / "labels.sqlite"
@@ -189,14 +192,14 @@ def measure(
             {"prompt": f"Text {i}.", "completions": [f" {w} {i}." for w in "abcd"]}
             for i in range(labels)
         )
-        tokens = [store.invite(f"person {n}") for n in range(labellers)]
+        tokens = [store.invite(f"person {n}") for n in range(labelers)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server, lives = Server(path, port), Kills()
     server.start()
     lives.number, lives.since = 1, time.monotonic()
-    share = -(-labels // labellers)
+    share = -(-labels // labelers)
     people = [Person(n, port, token, share, lives) for n, token in enumerate(tokens)]
     crowd = Silent(silent, port)
     crowd.start()
@@ -219,7 +222,7 @@ def measure(
     crowd.over.set()
     crowd.join()
     return count(path, people) | {"labels": sum(len(p.said) for p in people), "kills": kills,
-                                  "labellers": labellers, "silent": silent,
+                                  "labelers": labelers, "silent": silent,
                                   "seconds": round(seconds, 1)}  # fmt: skip
 
 
@@ -251,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--labels", type=int, default=5000)
-    parser.add_argument("--labellers", type=int, default=8)
+    parser.add_argument("--labelers", "--labellers", type=int, default=8)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--silent", type=int, default=0)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -260,7 +263,7 @@ def main() -> None:
     if args.serve:
         return run_server(args.serve, args.port)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(args.labels, args.labellers, args.kills, Path(folder), silent=args.silent)
+        result = measure(args.labels, args.labelers, args.kills, Path(folder), silent=args.silent)
     print(json.dumps(result, indent=2))
     if result["lost"] or result["doubled"] or result["changed"]:
         raise SystemExit("labels were lost, doubled or changed")

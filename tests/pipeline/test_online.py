@@ -12,25 +12,13 @@ import pytest
 from toolkit.data.files import write_jsonl
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
-from toolkit.labeling.rounds import (
-    OnlineArguments,
-    alarm_of,
-    check_alike,
-    claim,
-    draw_prompts,
-    items_for,
-    label_until,
-    linear,
-    quadratic,
-    schedule_of,
-    scores_of,
-    unanswered,
-    wanted_labels,
-    win_rate,
-    with_sides,
-)
+from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
+from toolkit.pipeline.online import OnlineArguments, check_alike, claim
+from toolkit.pipeline.picks import items_for, label_until, unanswered
+from toolkit.pipeline.samples import draw_prompts, with_sides
+from toolkit.pipeline.schedule import linear, quadratic, schedule_of, wanted_labels
 
 SIDES = ["reference", "reference", "policy", "policy"]
 
@@ -104,19 +92,19 @@ def longest(prompts: list[Any], completions: list[str]) -> list[float]:
 def test_a_script_labels_up_to_the_number_and_all_validation_items(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", Settings(overlap=0.0))
     store.add_items(items(1, 8, False) + items(1, 2, True))
-    labeller = ScriptedLabeller("script", ScorePicker(longest))
+    labeler = ScriptedLabeler("script", ScorePicker(longest))
     asked: list[int] = []
 
     def more(count: int) -> None:
         asked.append(count)
         store.add_items(items(2, count, False))
 
-    picks = label_until(store, 1, 9, True, labeller, more, lambda: None)
+    picks = label_until(store, 1, 9, True, labeler, more, lambda: None)
     assert len(picks) in (9, 10) and not unanswered(store, 1) and not asked
     found = win_rate(picks, 1)
     assert (found["wins"], found["trials"], found["rate"]) == (2, 2, 1.0)
     assert win_rate(picks, 2)["trials"] == 0
-    without = label_until(store, 2, 20, False, labeller, more, lambda: None)
+    without = label_until(store, 2, 20, False, labeler, more, lambda: None)
     assert len(without) == 20 and asked and all("sides" not in row for row in without)
     store.close()
 
@@ -127,8 +115,8 @@ def test_what_is_shown_does_not_tell_the_sides(tmp_path: Path) -> None:
     task = store.next_task(store.script("x"))
     assert task is not None and "sides" not in task._fields
     orders = set()
-    labeller = ScriptedLabeller("x", ScorePicker(longest))
-    labeller.work(store, progress=False)
+    labeler = ScriptedLabeler("x", ScorePicker(longest))
+    labeler.work(store, progress=False)
     orders = {row["position"] for row in store.events()}
     assert len(orders) > 2  # the same completion, shown in other places
     store.close()
@@ -140,7 +128,7 @@ def test_ties_are_made_up_for_by_more_items(tmp_path: Path) -> None:
     same = [{"prompt": f"q{i}", "completions": ["a", "a"], "source": {"round": 0}}
             for i in range(4)]  # fmt: skip
     store.add_items(same)
-    ScriptedLabeller("script", ScorePicker(longest)).work(store, progress=False)
+    ScriptedLabeler("script", ScorePicker(longest)).work(store, progress=False)
     assert items_for(store, 10, 4) == 20  # every second was a tie
     store.close()
 
@@ -149,7 +137,7 @@ def test_people_are_waited_for_and_the_wait_can_be_ended(tmp_path: Path) -> None
     store = Store(tmp_path / "s.sqlite", Settings(overlap=0.0))
     store.add_items(items(0, 3, False))
     looks = [0]
-    person = ScriptedLabeller("on another machine", ScorePicker(longest))
+    person = ScriptedLabeler("on another machine", ScorePicker(longest))
 
     def look() -> None:
         looks[0] += 1

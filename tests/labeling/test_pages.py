@@ -12,18 +12,15 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from toolkit.arguments import StoreArguments
 from toolkit.errors import InputError
+from toolkit.labeling import serving
+from toolkit.labeling.addresses import host_names, is_loopback, listen
+from toolkit.labeling.escaping import shown
+from toolkit.labeling.guard import HEADERS, PageSettings
+from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.server import (
-    HEADERS,
-    Pages,
-    PageSettings,
-    host_names,
-    is_loopback,
-    listen,
-    server_of,
-    shown,
-)
+from toolkit.labeling.serving import server_of
 from toolkit.labeling.store import Settings, Store
 
 HOST = "127.0.0.1:8000"
@@ -213,7 +210,7 @@ BAD: dict[str, tuple[Case, int]] = {
     "session cookie of SQL": (
         lambda s: post(s.client(), "/label", s.form(s.ann), Cookie="labelling=' OR 1=1 --"), 401),
     "somebody else's form": (_others_form, 403),
-    "an admin's form for a labeller": (
+    "an admin's form for a labeler": (
         lambda s: post(s.admin, "/label", s.form(s.ann)), 403),
     "form that never was": (_label(form="made-up"), 303),
     "form of SQL": (_label(form="' OR '1'='1"), 303),
@@ -246,12 +243,12 @@ BAD: dict[str, tuple[Case, int]] = {
     "absolute path": (lambda s: s.ann.get("/static/%2fetc%2fpasswd"), 404),
     "null byte in a path": (lambda s: s.ann.get("/static/label.js%00.css"), 404),
     "export by path": (lambda s: s.admin.get("/admin/export/..%2f..%2flabels.sqlite"), 404),
-    "admin page for a labeller": (lambda s: s.ann.get("/admin"), 403),
-    "export for a labeller": (lambda s: s.ann.get("/admin/export/comparisons.jsonl"), 403),
+    "admin page for a labeler": (lambda s: s.ann.get("/admin"), 403),
+    "export for a labeler": (lambda s: s.ann.get("/admin/export/comparisons.jsonl"), 403),
     "export for nobody": (lambda s: s.client().get("/admin/export/comparisons.jsonl"), 401),
-    "invitation by a labeller": (
+    "invitation by a labeler": (
         lambda s: post(s.ann, "/admin/invite", s.form(s.ann) | {"name": "eve"}), 403),
-    "import by a labeller": (
+    "import by a labeler": (
         lambda s: s.ann.post("/admin/import", files={"x": b"{}"}, headers={"Origin": BASE}), 403),
     "import without a form token": (_upload(b"{}", csrf="no"), 403),
     "import of no JSON": (_upload(b"prompt,completions"), 422),
@@ -396,8 +393,6 @@ def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> N
 
 
 def test_another_address_than_loopback_wants_its_names() -> None:
-    from toolkit.arguments import StoreArguments
-
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.5")
     with pytest.raises(InputError, match="can be reached from other machines"):
@@ -557,13 +552,12 @@ def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
 def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit import arguments
-
-    monkeypatch.setattr(arguments, "serve", lambda app, listening: listening.close())
+    monkeypatch.setattr(serving, "serve", lambda app, listening: listening.close())
     with Store(tmp_path / "labels.sqlite") as store:
 
         def serve(invite: str, **options: Any) -> str:
-            arguments.StoreArguments(serve=True, port=0, invite=invite, **options).run(store)
+            names = StoreArguments(serve=True, invite=invite).names
+            serving.serve_page(store, "127.0.0.1", 0, names, **options)
             return capsys.readouterr().out
 
         first = serve("ann, ann,bob,,")
@@ -589,4 +583,4 @@ def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_othe
         ({"serve": True, "invite": "x" * 61}, "1 to 60"),
     ]:
         with pytest.raises(InputError, match=match):
-            arguments.StoreArguments(**options)  # type: ignore[arg-type]
+            StoreArguments(**options)  # type: ignore[arg-type]

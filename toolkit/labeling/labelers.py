@@ -1,10 +1,10 @@
-"""Labellers that are scripts: beside people, on the same items, into the same store.
+"""Labelers that are scripts: beside people, on the same items, into the same store.
 
     with HTTPJudge("http://localhost:8000/v1", "qwen3") as judge:
-        counts = ScriptedLabeller("qwen3", JudgePicker(judge)).work(store, limit=500)
+        counts = ScriptedLabeler("qwen3", JudgePicker(judge)).work(store, limit=500)
 
-What is said of an item depends on the item, the labeller's name and the seed, on nothing that came
-before: a labeller that is killed and started again labels the rest as if nothing had happened.
+What is said of an item depends on the item, the labeler's name and the seed, on nothing that came
+before: a labeler that is killed and started again labels the rest as if nothing had happened.
 """
 
 import itertools
@@ -20,7 +20,9 @@ from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.judge import HTTPJudge, UselessJudge
 from toolkit.labeling.scripted import pick_best
-from toolkit.labeling.store import REFUSED, Labeller, Refused, Store, draw
+from toolkit.labeling.store import Labeler, Refused, Store
+from toolkit.labeling.store.labels import REFUSED
+from toolkit.labeling.store.queue import draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
 
 Prompt = str | list[dict[str, str]]
@@ -113,7 +115,7 @@ class JudgePicker:
 
 @dataclass
 class Counts:
-    """What a labeller did: picks, ties, items that the judge refused, and what it cost."""
+    """What a labeler did: picks, ties, items that the judge refused, and what it cost."""
 
     picked: int = 0
     ties: int = 0
@@ -130,8 +132,8 @@ class Counts:
         return f"{self.picked} picks, {self.ties} ties, {self.refused} refused{cost}"
 
 
-class ScriptedLabeller:
-    """A labeller that a picker decides for.
+class ScriptedLabeler:
+    """A labeler that a picker decides for.
 
     Args:
         name: in the store; no person's.
@@ -150,14 +152,18 @@ class ScriptedLabeller:
         check_range("noise", noise, low=0, high=1)
         check_choice("ties", ties, ("drop", "random"))
         check_seed(seed)
-        self.name, self.picker, self.noise, self.ties, self.seed = name, picker, noise, ties, seed
+        self.name = name
+        self.picker = picker
+        self.noise = noise
+        self.ties = ties
+        self.seed = seed
         # The last events that the picker was asked for, and whether it refused.
         self._last: deque[tuple[int, bool]] = deque(maxlen=REMEMBERED)
 
     def decide(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> tuple[str, int | None]:
-        """What this labeller says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
+        """What this labeler says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
         if len(set(completions)) == 1:  # no pick could tell them apart
             return "tie", None
         best = self.picker.best(prompt, completions, fields)
@@ -195,33 +201,38 @@ class ScriptedLabeller:
             return self._work(store, limit, progress)
 
     def _work(self, store: Store, limit: int | None, progress: bool) -> Counts:
-        labeller = store.script(self.name)
-        counts, before = Counts(), self.picker.cost
+        labeler = store.script(self.name)
+        counts = Counts()
+        before = self.picker.cost
         left = store.progress()  # of an item that two shall see, this one sees but one
         total = int(min(left["left"], left["items"], math.inf if limit is None else limit))
         with tqdm(total=total, desc=self.name, unit="item", disable=not progress) as bar:
             while limit is None or counts.items < limit:
-                task = store.next_task(labeller)
+                task = store.next_task(labeler)
                 if task is None:
                     break
+
                 try:
                     action, index = self.decide(task.prompt, task.completions, task.extra)
                 except InputError as problem:
-                    self._take_back(store, labeller, problem)
+                    self._take_back(store, labeler, problem)
                     raise
+
                 position = None if index is None else task.order.index(index)
                 reason = REFUSED if action == "skip" else None
                 try:
-                    if not store.record(labeller, task.form, action, position, reason):
+                    if not store.record(labeler, task.form, action, position, reason):
                         continue  # a process of the same name was faster
                 except Refused as problem:
                     if problem.status != 409:
                         raise
                     continue  # it took longer than the lease: the item was handed out anew
+
                 if len(set(task.completions)) > 1:  # else nobody was asked
-                    event = store.last_event(labeller)
+                    event = store.last_event(labeler)
                     assert event is not None
                     self._last.append((event, action == "skip"))
+
                 counts.picked += action == "pick"
                 counts.ties += action == "tie"
                 counts.refused += action == "skip"
@@ -230,24 +241,24 @@ class ScriptedLabeller:
         counts.cost = self.picker.cost - before
         return counts
 
-    def _take_back(self, store: Store, labeller: Labeller, problem: InputError) -> None:
+    def _take_back(self, store: Store, labeler: Labeler, problem: InputError) -> None:
         """Void what was said last: all that a useless judge said, or a failing one's refusals."""
         if isinstance(problem, UselessJudge):
             void = list(self._last)[1 - problem.count :] if problem.count > 1 else []
         else:
             void = list(itertools.takewhile(lambda said: said[1], reversed(self._last)))
         self._last.clear()
-        taken = store.take_back(labeller, [event for event, _ in void])
-        store.release(labeller)
+        taken = store.take_back(labeler, [event for event, _ in void])
+        store.release(labeler)
         if taken:
             problem.args = (f"{problem} ({taken} of its labels are taken back)",)
 
     def check(self, store: Store) -> None:
-        """Raise InputError if all that this labeller ever did was to refuse; that is taken back."""
-        labeller = store.script(self.name)
-        if store.refusals(labeller) and not store.has_picked(labeller):
-            taken = store.ask_again(labeller)
+        """Raise InputError if all that this labeler ever did was to refuse; that is taken back."""
+        labeler = store.script(self.name)
+        if store.refusals(labeler) and not store.has_picked(labeler):
+            taken = store.ask_again(labeler)
             raise InputError(
-                f"labeler {self.name!r}: refused all {taken} items, so it has labelled none; its "
+                f"labeler {self.name!r}: refused all {taken} items, so it has labeled none; its "
                 f"last answer begins {self.picker.refusal} (its refusals are taken back)"
             )

@@ -23,10 +23,9 @@ from toolkit.data.files import (
     require_file,
     write_jsonl,
 )
+from toolkit.data.rows import Placed, Row
 from toolkit.errors import InputError
 
-Row = dict[str, Any]
-Placed = tuple[str, Row]
 OnBad = Callable[[str], None] | None
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
@@ -222,8 +221,9 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     except pyarrow.ArrowException as error:
         raise InputError(
             f"output: {path}: a column holds two kinds of value: {_first_line(error)} "
-            "(write .jsonl instead)", "output",
-        ) from None  # fmt: skip
+            "(write .jsonl instead)",
+            "output",
+        ) from None
     with atomic_file(path) as stream:
         parquet.write_table(table, stream)
 

@@ -1,4 +1,4 @@
-"""The labelling page: one process, one SQLite file, no account anywhere.
+"""The labeling page: one process, one SQLite file, no account anywhere.
 
 A person follows an invite link, presses a button and has a session. Each page shows one item and a
 form of its own number; an answer is on the disk before the next page is sent. Text is data: it is
@@ -6,28 +6,17 @@ escaped by the templates, with invisible and bidirectional characters written ou
 page comes from another address, and nothing that tells the model, its step or a score is sent.
 """
 
-import functools
 import hashlib
 import hmac
-import ipaddress
 import logging
 import math
-import re
-import socket
 import sqlite3
-import sys
 import time
-import unicodedata
 import urllib.parse
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import uvicorn
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -35,36 +24,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from toolkit.data.text import printable
 from toolkit.errors import InputError
-from toolkit.labeling.connections import (
-    AT_ONCE,
-    WAITING,
-    Connection,
-    Server,
-    allow_descriptors,
-)
+from toolkit.labeling.escaping import shown
 from toolkit.labeling.exchange import EXPORTS, read_upload
+from toolkit.labeling.guard import Guard, PageSettings, plain_text
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Labeller, Refused, Store, person_name
+from toolkit.labeling.store import Labeler, Refused, Store, Task, person_name
 
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
 HERE = Path(__file__).parent
-COOKIE = "labelling"
+COOKIE = "labelling"  # as it was first spelled: another name would end everybody's session
 REASONS = ("too hard to tell", "not understandable", "offensive or private", "broken", "other")
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",  # under no-referrer a form's Origin is null
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
-}
 NOTES = {
     "again": "That item was answered already; the first answer stands. U takes it back.",
     "late": "That form had run out, and somebody else may have the item. Nothing was recorded.",
@@ -73,169 +47,10 @@ NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class PageSettings:
-    """What the page says and lets in.
-
-    Attributes:
-        hosts: values of the Host header that are answered ("127.0.0.1:8000").
-        guidelines: text above the items.
-        title: of the page.
-        https: the page is reached by https (a proxy's): the cookie is sent by no other way.
-        body_limit, import_limit: bytes of a form, and of an import by an admin.
-        rate, burst: requests a second from one session or address, and how many may come at once.
-        session: seconds until one has to come by the invite link again.
-    """
-
-    hosts: tuple[str, ...]
-    guidelines: str = "Pick the completion that continues the text best."
-    title: str = "Which is best?"
-    https: bool = False
-    body_limit: int = 16 * 1024
-    import_limit: int = 64 * 1024 * 1024
-    rate: float = 20.0
-    burst: int = 60
-    session: float = 30 * 24 * 3600.0
-
-
-@dataclass
-class _Bucket:
-    tokens: float
-    at: float = field(default_factory=time.monotonic)
-
-
-class Guard:
-    """What every request has to pass before anything reads it; and the headers of every answer."""
-
-    def __init__(self, app: ASGIApp, settings: PageSettings) -> None:
-        self.app, self.settings = app, settings
-        scheme = "https" if settings.https else "http"
-        self.origins = {f"{scheme}://{host}" for host in settings.hosts}
-        self.buckets: OrderedDict[str, _Bucket] = OrderedDict()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = list(message["headers"]) + [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items()
-                    if name.encode() not in given
-                ]  # fmt: skip
-            await send(message)
-
-        problem = self.problem(scope)
-        if problem is not None:
-            await _plain(*problem)(scope, receive, sending)
-            return
-        await self.app(scope, self.limited(scope, receive), sending)
-
-    def problem(self, scope: Scope) -> tuple[str, int] | None:
-        """Why a request is turned away, and the status; None if it is not."""
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            key = name.decode("latin-1").lower()
-            if key in headers and key in ("host", "origin", "content-length"):
-                return "a header came twice", 400
-            headers[key] = value.decode("latin-1")
-        # Another name that resolves to this address (DNS rebinding) is another host.
-        if headers.get("host", "") not in self.settings.hosts:
-            return "no such host here", 421
-        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
-            ours = origin in self.origins or (origin == "null" and site == "same-origin")
-            if not ours or site not in (None, "same-origin"):
-                return "forms are taken from this page only", 403
-            length = headers.get("content-length", "")
-            if length and not (length.isascii() and length.isdigit()):
-                return "no such length", 400
-            if length and int(length) > self.limit(scope):
-                return self.too_much(scope), 413
-        if not self.has_time(headers, scope):
-            return "too many requests: wait a few seconds", 429
-        return None
-
-    def limit(self, scope: Scope) -> int:
-        """Bytes that a body may have."""
-        is_import = scope["path"] == "/admin/import"
-        return self.settings.import_limit if is_import else self.settings.body_limit
-
-    def too_much(self, scope: Scope) -> str:
-        """What is said of a larger body."""
-        if scope["path"] != "/admin/import":
-            return "too much at once"
-        return (
-            f"more than {self.settings.import_limit >> 20} MiB at once: import the file in parts, "
-            "or by label.py --samples"
-        )
-
-    def limited(self, scope: Scope, receive: Receive) -> Receive:
-        """``receive`` that stops at the limit, for bodies that do not say how long they are."""
-        left = self.limit(scope)
-
-        async def receiving() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, self.too_much(scope))
-            return message
-
-        return receiving
-
-    def has_time(self, headers: dict[str, str], scope: Scope) -> bool:
-        """Take a token from the caller's bucket, if there is one."""
-        address = (scope.get("client") or ("", 0))[0]
-        key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
-        now, rate, burst = time.monotonic(), self.settings.rate, self.settings.burst
-        # Without a session the address counts; made-up cookies have that bucket as well.
-        for name, size in ((key, burst), (address, 16 * burst)):
-            bucket = self.buckets.setdefault(name, _Bucket(size))
-            speed = rate * size / burst
-            bucket.tokens = min(size, bucket.tokens + (now - bucket.at) * speed)
-            bucket.at = now
-            self.buckets.move_to_end(name)
-            if bucket.tokens < 1:
-                return False
-            bucket.tokens -= 1
-        while len(self.buckets) > 10_000:
-            self.buckets.popitem(last=False)
-        return True
-
-
-HIDDEN = Markup('<span class="hidden-character">{}</span>')
-
-
-def shown(text: Any) -> Markup:
-    """Text for the page: escaped, with characters that an eye would miss written out and marked."""
-    whole, pieces, end = str(text), [], 0
-    if whole.replace("\n", " ").replace("\t", " ").isprintable():  # most are; it is quick
-        return escape(whole)
-    for run in _hidden_characters().finditer(whole):
-        pieces += [escape(whole[end : run.start()]), HIDDEN.format(printable(run[0]))]
-        end = run.end()
-    return Markup("").join([*pieces, escape(whole[end:])])
-
-
-@functools.cache
-def _hidden_characters() -> re.Pattern[str]:
-    """Runs of characters that ``printable`` writes out. Looking at each in turn took seconds."""
-    every = (chr(c) for c in range(sys.maxunicode + 1) if chr(c) not in "\n\t")
-    hidden = "".join(c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs"))
-    return re.compile(f"[{re.escape(hidden)}]+")
-
-
 def _page_of(request: Request) -> str:
     """Which page a request was for, for the log: nothing that came with it, where tokens may be."""
-    return getattr(request.scope.get("endpoint"), "__name__", "no page")
-
-
-def _plain(text: str, status: int) -> Response:
-    headers = {"retry-after": "3"} if status in (429, 503) else {}
-    return Response(text + "\n", status, headers, "text/plain; charset=utf-8")
+    endpoint = request.scope.get("endpoint")
+    return "no page" if endpoint is None else endpoint.__name__
 
 
 def csrf_of(secret: str) -> str:
@@ -253,14 +68,17 @@ class Pages:
     """
 
     def __init__(
-        self, store: Store, settings: PageSettings, quality: Callable[[Store], Any] | None = None
+        self, store: Store, settings: PageSettings, quality: Callable[[Store], object] | None = None
     ) -> None:
-        self.store, self.settings, self.quality = store, settings, quality
+        self.store = store
+        self.settings = settings
+        self.quality = quality
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
         self.templates.filters["shown"] = shown
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
+
         # By name, once: no path that a request says reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
         self._totals: tuple[float, dict[str, float]] = (0.0, {})
@@ -281,11 +99,15 @@ class Pages:
             Route("/static/{name}", self.asset),
             Route("/favicon.ico", lambda request: Response(status_code=204)),
         ]
-        handlers: Any = {
-            ClientDisconnect: self.gone, HTTPException: self.failed, Refused: self.refused,
-            InputError: self.wrong_input, sqlite3.Error: self.unsaved, OSError: self.unsaved,
+        handlers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+            ClientDisconnect: self.gone,
+            HTTPException: self.failed,
+            Refused: self.refused,
+            InputError: self.wrong_input,
+            sqlite3.Error: self.unsaved,
+            OSError: self.unsaved,
             Exception: self.broken,
-        }  # fmt: skip
+        }
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
 
     # Errors: a plain word to the client, the rest to the log
@@ -293,37 +115,37 @@ class Pages:
     def failed(self, request: Request, error: Exception) -> Response:
         """404, 405, 413 and the like."""
         assert isinstance(error, HTTPException)
-        return _plain(str(error.detail), error.status_code)
+        return plain_text(str(error.detail), error.status_code)
 
     def refused(self, request: Request, error: Exception) -> Response:
         """A label that can not be recorded."""
         assert isinstance(error, Refused)
         if error.status == 409:
             return RedirectResponse("/?note=late", 303)
-        return _plain(str(error), error.status)
+        return plain_text(str(error), error.status)
 
     def gone(self, request: Request, error: Exception) -> Response:
         """Whoever sent half a form will not read this."""
-        return _plain("the rest of this did not come", 400)
+        return plain_text("the rest of this did not come", 400)
 
     def wrong_input(self, request: Request, error: Exception) -> Response:
         """An import that has mistakes."""
-        return _plain(" ".join(printable(str(error)).split()), 422)
+        return plain_text(" ".join(printable(str(error)).split()), 422)
 
     def unsaved(self, request: Request, error: Exception) -> Response:
         """The disk is full, or the file locked, read-only or gone."""
         logger.error("%s: %s", _page_of(request), error)
-        return _plain("not saved: the store of labels can not be written now; try again", 503)
+        return plain_text("not saved: the store of labels can not be written now; try again", 503)
 
     def broken(self, request: Request, error: Exception) -> Response:
         """Anything else is a bug."""
         logger.error("%s: this is a bug", _page_of(request), exc_info=error)
-        return _plain("something is broken here; it was noted", 500)
+        return plain_text("something is broken here; it was noted", 500)
 
     # Sessions
 
-    async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeller]:
-        """The session's secret and its labeller.
+    async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeler]:
+        """The session's secret and its labeler.
 
         Raises:
             HTTPException: 401 without a session, 403 with one of another kind.
@@ -338,7 +160,7 @@ class Pages:
 
     async def form(
         self, request: Request, kinds: tuple[str, ...] = ("person", "admin")
-    ) -> tuple[Labeller, dict[str, str]]:
+    ) -> tuple[Labeler, dict[str, str]]:
         """Who sent a form, and its fields.
 
         Raises:
@@ -350,7 +172,7 @@ class Pages:
             raise HTTPException(403, "this form is of another session: load the page again")
         return who, fields
 
-    def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def page(self, name: str, status: int = 200, **values: object) -> HTMLResponse:
         """A rendered template."""
         return HTMLResponse(self.templates.get_template(name).render(values), status)
 
@@ -368,19 +190,27 @@ class Pages:
             return RedirectResponse("/admin", 303)
         task, undoable, progress = await run_in_threadpool(self._state, who)
         return await run_in_threadpool(  # a long text takes a while
-            self.page, "label.html" if task else "done.html", task=task, csrf=csrf_of(secret),
-            who=who.name, guidelines=self.settings.guidelines, undoable=undoable,
-            progress=progress, note=NOTES.get(request.query_params.get("note", ""), ""),
-        )  # fmt: skip
+            self.page,
+            "label.html" if task else "done.html",
+            task=task,
+            csrf=csrf_of(secret),
+            who=who.name,
+            guidelines=self.settings.guidelines,
+            undoable=undoable,
+            progress=progress,
+            note=NOTES.get(request.query_params.get("note", ""), ""),
+        )
 
-    def _state(self, who: Labeller) -> tuple[Any, int | None, dict[str, Any]]:
+    def _state(self, who: Labeler) -> tuple[Task | None, int | None, dict[str, float | None]]:
         task = self.store.next_task(who)
-        own: dict[str, Any] = self.store.own_progress(who)
+
+        # What this person may still be asked, the item on their screen included.
+        own = self.store.own_progress(who)
         totals = self.totals()
         left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
         minutes = left * own["seconds"] / 60
-        own |= {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
-        return task, self.store.last_event(who), own
+        shown = {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
+        return task, self.store.last_event(who), own | shown
 
     def totals(self) -> dict[str, float]:
         """The store's progress, at most two seconds old: a sum over all items takes a while."""
@@ -393,12 +223,14 @@ class Pages:
     async def answer(self, request: Request) -> Response:
         """Record an answer, then the next page."""
         who, fields = await self.form(request, ("person",))
-        action, position = fields.get("action", ""), None
+        action = fields.get("action", "")
+        position = None
         if action.startswith("pick "):
             number = action.removeprefix("pick ")
             if not (number.isascii() and number.isdigit() and len(number) < 4):
                 raise HTTPException(400, "no such completion")
             action, position = "pick", int(number)
+
         reason = fields.get("reason") if action == "skip" else None
         if reason is not None and reason not in REASONS:
             raise HTTPException(400, "no such reason")
@@ -433,9 +265,13 @@ class Pages:
         secret = await run_in_threadpool(self.store.start_session, who)
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            COOKIE, secret, max_age=int(self.settings.session), httponly=True, samesite="strict",
+            COOKIE,
+            secret,
+            max_age=int(self.settings.session),
+            httponly=True,
+            samesite="strict",
             secure=self.settings.https,
-        )  # fmt: skip
+        )
         return response
 
     async def leave(self, request: Request) -> Response:
@@ -457,17 +293,34 @@ class Pages:
     # Admin
 
     async def admin(self, request: Request) -> Response:
-        """How the labelling goes."""
+        """How the labeling goes."""
         _, who = await self.session(request, ("admin",))
         return await self.admin_page(request, who)
 
-    async def admin_page(self, request: Request, who: Labeller, note: str = "",
-                         **shown: Any) -> Response:  # fmt: skip
-        """The admin's page, with a note, and below it a link or a question."""
+    async def admin_page(
+        self,
+        request: Request,
+        who: Labeler,
+        note: str = "",
+        link: str | None = None,
+        known: str | None = None,
+        replaces: str = "",
+    ) -> Response:
+        """The admin's page, with a note, and below it a link or a question.
+
+        The question is whether the link of ``known`` is to be replaced by another.
+        """
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
-        csrf = csrf_of(request.cookies[COOKIE])
-        shown = {"link": None, "known": None, "replaces": ""} | shown
-        return self.page("admin.html", q=quality, csrf=csrf, note=note, who=who.name, **shown)
+        return self.page(
+            "admin.html",
+            q=quality,
+            csrf=csrf_of(request.cookies[COOKIE]),
+            who=who.name,
+            note=note,
+            link=link,
+            known=known,
+            replaces=replaces,
+        )
 
     async def invite(self, request: Request) -> Response:
         """Make an invite link, shown this once; where the name has one, ask first."""
@@ -497,12 +350,15 @@ class Pages:
                 raise HTTPException(400, "no file came")
             content = await upload.read()
             rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
+
         picked = [row for row in rows if "best" in row]
         others = [row for row in rows if "best" not in row]
         items = await run_in_threadpool(self.store.add_items, others)
         picks = await run_in_threadpool(self.store.add_picks, picked)
-        note = (f"{items[0]} items and {picks[0]} picks came in; "
-                f"{items[1] + picks[1]} were there already.")  # fmt: skip
+        note = (
+            f"{items[0]} items and {picks[0]} picks came in; "
+            f"{items[1] + picks[1]} were there already."
+        )
         if rows.skipped:
             note += f" Annotations without a choice, which were skipped: {rows.skipped}."
         return await self.admin_page(request, who, note)
@@ -529,67 +385,15 @@ async def _fields(request: Request) -> dict[str, str]:
         raise HTTPException(415, "a form is wanted")
     try:
         pairs = urllib.parse.parse_qsl(
-            (await request.body()).decode("ascii"), keep_blank_values=True, strict_parsing=False,
-            encoding="utf-8", errors="strict", max_num_fields=16,
-        )  # fmt: skip
+            (await request.body()).decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=False,
+            encoding="utf-8",
+            errors="strict",
+            max_num_fields=16,
+        )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "this is no form") from None
     if len({name for name, _ in pairs}) != len(pairs):
         raise HTTPException(400, "a field came twice")
     return dict(pairs)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket on the address; port 0 for any that is free.
-
-    Raises:
-        InputError: the address can not be had.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-    except OSError as error:
-        raise InputError(f"{host}:{port}: {error.strerror} (another --host?)", "host") from None
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(WAITING)  # who comes before the server is ready waits
-    except OSError as error:
-        listening.close()
-        raise InputError(f"{host}:{port}: {error.strerror} (another --port?)", "port") from None
-    return listening
-
-
-def host_names(listening: socket.socket, more: list[str]) -> tuple[str, ...]:
-    """The Host headers to answer: the address, this machine's loopback names, and ``more``."""
-    host, port = listening.getsockname()[:2]
-    names = [f"[{host}]" if ":" in host else host]
-    if is_loopback(host):
-        names += ["localhost", "127.0.0.1"]
-    return tuple(dict.fromkeys([f"{name}:{port}" for name in names] + more))
-
-
-def server_of(app: ASGIApp) -> Server:
-    """What answers with the application. Nothing that is asked is logged."""
-    Connection.most = allow_descriptors()
-    config = uvicorn.Config(
-        app, access_log=False, server_header=False, proxy_headers=False, log_level="error",
-        limit_concurrency=None, timeout_keep_alive=15, h11_max_incomplete_event_size=16 * 1024,
-        timeout_graceful_shutdown=5, http=Connection, loop="asyncio", ws="none", lifespan="off",
-        backlog=AT_ONCE,
-    )  # fmt: skip
-    hide_secrets("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
-    return Server(config)
-
-
-def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer until SIGINT, SIGTERM or SIGHUP."""
-    server_of(app).run(sockets=[listening])

@@ -1,0 +1,168 @@
+"""What every request has to pass before a page reads it, and the headers of every answer."""
+
+import hashlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",  # under no-referrer a form's Origin is null
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What the page says and lets in.
+
+    Attributes:
+        hosts: values of the Host header that are answered ("127.0.0.1:8000").
+        guidelines: text above the items.
+        title: of the page.
+        https: the page is reached by https (a proxy's): the cookie is sent by no other way.
+        body_limit, import_limit: bytes of a form, and of an import by an admin.
+        rate, burst: requests a second from one session or address, and how many may come at once.
+        session: seconds until one has to come by the invite link again.
+    """
+
+    hosts: tuple[str, ...]
+    guidelines: str = "Pick the completion that continues the text best."
+    title: str = "Which is best?"
+    https: bool = False
+    body_limit: int = 16 * 1024
+    import_limit: int = 64 * 1024 * 1024
+    rate: float = 20.0
+    burst: int = 60
+    session: float = 30 * 24 * 3600.0
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    at: float = field(default_factory=time.monotonic)
+
+
+class Guard:
+    """What every request has to pass before anything reads it; and the headers of every answer."""
+
+    def __init__(self, app: ASGIApp, settings: PageSettings) -> None:
+        self.app = app
+        self.settings = settings
+        scheme = "https" if settings.https else "http"
+        self.origins = {f"{scheme}://{host}" for host in settings.hosts}
+        self.buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = list(message["headers"]) + [
+                    (name.encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.encode() not in given
+                ]
+            await send(message)
+
+        problem = self.problem(scope)
+        if problem is not None:
+            await plain_text(*problem)(scope, receive, sending)
+            return
+        await self.app(scope, self.limited(scope, receive), sending)
+
+    def problem(self, scope: Scope) -> tuple[str, int] | None:
+        """Why a request is turned away, and the status; None if it is not."""
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key = name.decode("latin-1").lower()
+            if key in headers and key in ("host", "origin", "content-length"):
+                return "a header came twice", 400
+            headers[key] = value.decode("latin-1")
+
+        # Another name that resolves to this address (DNS rebinding) is another host.
+        if headers.get("host", "") not in self.settings.hosts:
+            return "no such host here", 421
+
+        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+            origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
+            ours = origin in self.origins or (origin == "null" and site == "same-origin")
+            if not ours or site not in (None, "same-origin"):
+                return "forms are taken from this page only", 403
+            length = headers.get("content-length", "")
+            if length and not (length.isascii() and length.isdigit()):
+                return "no such length", 400
+            if length and int(length) > self.limit(scope):
+                return self.too_much(scope), 413
+
+        if not self.has_time(headers, scope):
+            return "too many requests: wait a few seconds", 429
+        return None
+
+    def limit(self, scope: Scope) -> int:
+        """Bytes that a body may have."""
+        is_import = scope["path"] == "/admin/import"
+        return self.settings.import_limit if is_import else self.settings.body_limit
+
+    def too_much(self, scope: Scope) -> str:
+        """What is said of a larger body."""
+        if scope["path"] != "/admin/import":
+            return "too much at once"
+        return (
+            f"more than {self.settings.import_limit >> 20} MiB at once: import the file in parts, "
+            "or by label.py --samples"
+        )
+
+    def limited(self, scope: Scope, receive: Receive) -> Receive:
+        """``receive`` that stops at the limit, for bodies that do not say how long they are."""
+        left = self.limit(scope)
+
+        async def receiving() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, self.too_much(scope))
+            return message
+
+        return receiving
+
+    def has_time(self, headers: dict[str, str], scope: Scope) -> bool:
+        """Take a token from the caller's bucket, if there is one."""
+        address = (scope.get("client") or ("", 0))[0]
+        key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
+        now = time.monotonic()
+        rate, burst = self.settings.rate, self.settings.burst
+
+        # Without a session the address counts; made-up cookies have that bucket as well.
+        for name, size in ((key, burst), (address, 16 * burst)):
+            bucket = self.buckets.setdefault(name, _Bucket(size))
+            speed = rate * size / burst
+            bucket.tokens = min(size, bucket.tokens + (now - bucket.at) * speed)
+            bucket.at = now
+            self.buckets.move_to_end(name)
+            if bucket.tokens < 1:
+                return False
+            bucket.tokens -= 1
+
+        while len(self.buckets) > 10_000:
+            self.buckets.popitem(last=False)
+        return True
+
+
+def plain_text(text: str, status: int) -> Response:
+    """An answer in a plain line, not in a page."""
+    headers = {"retry-after": "3"} if status in (429, 503) else {}
+    return Response(text + "\n", status, headers, "text/plain; charset=utf-8")

@@ -1,0 +1,110 @@
+"""Serve the page: print the links, then answer until somebody ends it."""
+
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from toolkit.errors import InputError
+from toolkit.labeling.addresses import host_names, listen
+from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
+from toolkit.labeling.guard import PageSettings
+from toolkit.labeling.logs import hide_secrets
+from toolkit.labeling.pages import Pages
+from toolkit.labeling.quality import quality
+from toolkit.labeling.store import Refused, Store
+
+ADMIN = " admin"  # no name that anybody could type or import
+
+
+def serve_page(
+    store: Store,
+    host: str,
+    port: int,
+    names: Sequence[str] = (),
+    reinvite: bool = False,
+    public_host: Sequence[str] = (),
+    https: bool = False,
+    guidelines: str | None = None,
+    requests_per_second: float = 20.0,
+) -> None:
+    """Print the links and serve the page until Ctrl-C.
+
+    Args:
+        store: of labels.
+        host, port: address of the page; port 0 for any that is free.
+        names: of persons to invite.
+        reinvite: make new links for names that have one; the old ones end.
+        public_host: names (host:port) by which a page beyond this machine is reached.
+        https: a proxy before the page speaks https.
+        guidelines: text above the items.
+        requests_per_second: of one session, before it is told to wait.
+
+    Raises:
+        InputError: a name that a script or the like has, before any link is made; or an address
+            that can not be had; or somebody else is making links at this moment.
+    """
+    for name in names:
+        if (kind := store.kind_of(name)) not in (None, "person"):
+            raise InputError(f"invite: {name!r} is a {kind}: take another name", "invite")
+
+    listening = listen(host, port)
+    hosts = host_names(listening, list(public_host))
+    address = f"{'https' if https else 'http'}://{(public_host or hosts)[0]}"
+    settings = PageSettings(
+        hosts,
+        https=https,
+        rate=requests_per_second,
+        burst=int(3 * requests_per_second) + 1,
+        guidelines=guidelines or PageSettings.guidelines,
+    )
+    try:
+        _print_links(store, address, names, reinvite)
+    except Refused as problem:
+        raise InputError(f"invite: {problem} (another process is inviting, too)") from None
+
+    print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
+    serve(Pages(store, settings, quality).app(), listening)
+
+
+def _print_links(store: Store, address: str, names: Sequence[str], reinvite: bool) -> None:
+    for name in names:
+        known = store.invitation(name)
+        if known is not None and not reinvite:
+            print(f"{name} has a link already (--reinvite makes a new one and ends the old)")
+        else:
+            token = store.invite(name, replaces=known)
+            print(f"invite link for {name}: {address}/invite/{token}")
+
+    # The administrator's sessions outlive the link: each start prints another.
+    admin = store.invite(ADMIN, "admin", end_sessions=False, replaces=store.invitation(ADMIN))
+    print(f"admin link: {address}/invite/{admin}")
+
+
+def server_of(app: ASGIApp) -> Server:
+    """What answers with the application. Nothing that is asked is logged."""
+    Connection.most = allow_descriptors()
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level="error",
+        limit_concurrency=None,
+        timeout_keep_alive=15,
+        h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=5,
+        http=Connection,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        backlog=AT_ONCE,
+    )
+    hide_secrets("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio")
+    return Server(config)
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answer until SIGINT, SIGTERM or SIGHUP."""
+    server_of(app).run(sockets=[listening])

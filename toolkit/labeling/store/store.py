@@ -1,0 +1,429 @@
+"""A store that is written to: items come in, people are invited, labels given and taken back."""
+
+import json
+import math
+import secrets
+import sqlite3
+import time
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from toolkit.data.rows import Row
+from toolkit.data.text import printable
+from toolkit.errors import InputError
+from toolkit.labeling.store import queue
+from toolkit.labeling.store.labels import (
+    ACTIONS,
+    DECIDED,
+    Labeler,
+    Place,
+    Refused,
+    add_label,
+    count_taken,
+    hashed,
+    import_pick,
+    void_label,
+)
+from toolkit.labeling.store.queue import HandedOut, Settings, Task, draw, shown_order
+from toolkit.labeling.store.reading import StoreReader
+from toolkit.labeling.times import TIMES, label_time
+
+# What rows say beside the item itself: it belongs to a label, or to no label here.
+NOT_KEPT = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn")
+
+
+def person_name(text: str) -> str:
+    """A person's name as it is kept: spaces one at a time, letters composed.
+
+    Raises:
+        InputError: none of 1 to 60 printable characters.
+    """
+    name = " ".join(unicodedata.normalize("NFC", text).split())
+    if not 1 <= len(name) <= 60 or not name.isprintable():
+        raise InputError(
+            f"invite: {printable(name)!r:.80}: a name of 1 to 60 printable characters is wanted",
+            "invite",
+        )
+    return name
+
+
+class Store(StoreReader):
+    """The file of labels; any number of threads and processes may hold it open.
+
+    Args:
+        path: made if it is not there.
+        settings: how items are handed out.
+
+    Raises:
+        InputError: no store, a newer version's, a damaged one, or one that can not be written.
+    """
+
+    def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._handed_out = HandedOut()
+        super().__init__(path)
+
+    # Items
+
+    def add_items(
+        self, rows: Iterable[Row], kind: str = "comparison", gold: bool = False
+    ) -> tuple[int, int]:
+        """Add rows of ``prompt, completions`` (and anything else, kept with them).
+
+        Args:
+            rows: checked ones (``data.comparisons``).
+            kind: "comparison" or "match".
+            gold: their ``best`` is the answer.
+
+        Returns:
+            How many were added, and how many were there already.
+        """
+        added = known = 0
+        with self.writing() as db:
+            for row in rows:
+                _, new = self._add_item(db, row, kind, gold)
+                added += new
+                known += not new
+        return added, known
+
+    def _add_item(
+        self, db: sqlite3.Connection, row: Row, kind: str, gold: bool
+    ) -> tuple[int, bool]:
+        """An item's id, and whether it is new."""
+        extra = {name: value for name, value in row.items() if name not in NOT_KEPT}
+        try:  # NaN is no JSON, to SQLite or to others
+            kept = json.dumps(extra, allow_nan=False)
+        except ValueError:
+            raise InputError(f"a field of {list(extra)} holds NaN or infinity") from None
+
+        # The same texts from another source are another item.
+        content = (json.dumps(row["prompt"], sort_keys=True), json.dumps(row["completions"]))
+        digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
+        found = db.execute("SELECT id FROM items WHERE digest = ?", (digest,)).fetchone()
+        if found is not None:
+            if gold:  # its answer may have been corrected
+                db.execute("UPDATE items SET gold = ? WHERE id = ?", (row["best"], found[0]))
+            return found[0], False
+
+        # Its place in the order of all, and whether two labelers shall see it, are drawn by its
+        # content: they are the same whenever it comes in.
+        luck = draw(self.settings.seed, digest)
+        place = luck.getrandbits(62)
+        twice = luck.random() < self.settings.overlap
+        answer, wanted = (row["best"], 0) if gold else (None, 1 + twice)
+        cursor = db.execute(
+            "INSERT INTO items (digest, kind, prompt, completions, extra, gold, place, wanted) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (digest, kind, *content, kept, answer, place, wanted),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid, True
+
+    # Who labels
+
+    def invite(
+        self,
+        name: str,
+        kind: str = "person",
+        end_sessions: bool = True,
+        replaces: str | None = None,
+    ) -> str:
+        """A new token for this name, kept hashed; the earlier one ends, and sessions too.
+
+        Args:
+            name: of a new labeler, or of one who gets another token.
+            kind: person or admin.
+            end_sessions: sessions end with the earlier token.
+            replaces: what ``invitation`` says of the token that is to end, so that none ends by
+                mistake; None where there is none yet.
+
+        Raises:
+            Refused: the name has another token than that.
+            InputError: the name is that of another kind of labeler.
+        """
+        token = secrets.token_urlsafe(32)
+        with self.writing() as db:
+            labeler = _labeler(db, name, kind)
+            if _invitation(db, name) != replaces:
+                raise Refused(f"{name} has a link already, which a new one would end", 409)
+            db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeler.id))
+            if end_sessions:
+                db.execute("DELETE FROM sessions WHERE labeller = ?", (labeler.id,))
+        return token
+
+    def script(self, name: str) -> Labeler:
+        """The scripted labeler of this name."""
+        with self.writing() as db:
+            return _labeler(db, name, "script")
+
+    def invitation(self, name: str) -> str | None:
+        """What this name's token is told from others by; it opens nothing. None for no token."""
+        return _invitation(self.db, name)
+
+    def kind_of(self, name: str) -> str | None:
+        """What kind of labeler has this name; None for nobody, and for imported labels' names."""
+        row = self.db.execute("SELECT id, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+        if row is None or (row["kind"] == "script" and not _has_worked(self.db, row["id"])):
+            return None
+        return row["kind"]
+
+    def by_token(self, token: str) -> Labeler | None:
+        """Whose token it is."""
+        row = self.db.execute(
+            "SELECT id, name, kind FROM labellers WHERE token = ?", (hashed(token),)
+        ).fetchone()
+        return None if row is None else Labeler(*row)
+
+    def start_session(self, labeler: Labeler) -> str:
+        """A new session's secret, for a cookie."""
+        secret = secrets.token_urlsafe(32)
+        with self.writing() as db:
+            db.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?)", (hashed(secret), labeler.id, time.time())
+            )
+        return secret
+
+    def by_session(self, secret: str, longest: float = math.inf) -> Labeler | None:
+        """Whose session it is, unless it began more than ``longest`` seconds ago, or from now."""
+        row = self.db.execute(
+            "SELECT l.id, l.name, l.kind FROM sessions s JOIN labellers l ON l.id = s.labeller "
+            "WHERE s.hash = ? AND abs(? - s.created) < ?",
+            (hashed(secret), time.time(), longest),
+        ).fetchone()
+        return None if row is None else Labeler(*row)
+
+    def end_session(self, secret: str) -> None:
+        """Sign out."""
+        with self.writing() as db:
+            db.execute("DELETE FROM sessions WHERE hash = ?", (hashed(secret),))
+
+    # Labeling
+
+    def next_task(self, labeler: Labeler) -> Task | None:
+        """What this labeler is asked now: the same until it is answered; None if all is done."""
+        now = time.time()
+        held = queue.held_task(self.db, labeler, now)
+        if held is not None:
+            return held
+
+        with self.writing() as db:
+            held = queue.held_task(db, labeler, now)  # another tab may have been faster
+            if held is not None:
+                return held
+            queue.end_expired_leases(db, now)
+            place = queue.choose(db, labeler, self.settings)
+            if place is None:
+                return None
+            form = self._lease(db, place, now)
+        return queue.task_of(self.db, place, form)
+
+    def _lease(self, db: sqlite3.Connection, place: Place, now: float) -> str:
+        form = queue.lease(db, place, now, self.settings.lease)
+        self._handed_out.add(form)
+        return form
+
+    def record(
+        self,
+        labeler: Labeler,
+        form: str,
+        action: str,
+        position: int | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Record what a labeler says of the item whose form they hold.
+
+        Args:
+            labeler: who.
+            form: the task's.
+            action: pick, tie, bad or skip.
+            position: of a pick, as shown, from 0.
+            reason: of a skip.
+
+        Returns:
+            False if that form was answered before: what it said then stands.
+
+        Raises:
+            Refused: the form is somebody else's, or ran out, or the position is none.
+        """
+        if action not in ACTIONS[:-1] or (action == "pick") != (position is not None):
+            raise Refused(f"{action!r} is no answer", 400)
+
+        now = time.time()
+        with self.writing() as db:
+            # A lease that ran out counts as long as nobody else was handed the item.
+            before = db.execute("SELECT labeller FROM events WHERE form = ?", (form,)).fetchone()
+            lease = db.execute("SELECT * FROM leases WHERE form = ?", (form,)).fetchone()
+            owner = before or lease
+            if owner is None:
+                raise Refused("this form has run out: somebody else may have the item now", 409)
+            if owner["labeller"] != labeler.id:
+                raise Refused("this form is somebody else's", 403)
+            if before is not None:
+                return False
+
+            place = Place(lease["item"], labeler.id, lease["turn"])
+            choice = None if position is None else _choice(db, place, position)
+            seconds = self._handed_out.seconds(lease, now)
+            add_label(db, form, place, action, choice, now, position, reason, seconds)
+
+            # The label takes the lease's place in the item's count, unless it says nothing.
+            db.execute("DELETE FROM leases WHERE form = ?", (form,))
+            if action not in DECIDED:
+                count_taken(db, place, -1)
+        return True
+
+    def undo(self, labeler: Labeler, after: int | None = None) -> bool:
+        """Take back the labeler's last label; its item is asked again at once.
+
+        Args:
+            labeler: who.
+            after: the event to be taken back, as the page knew it; another one is left alone, so
+                that a second click takes back nothing more. None for whichever is last.
+
+        Returns:
+            Whether something was taken back.
+        """
+        now = time.time()
+        with self.writing() as db:
+            last = db.execute(
+                "SELECT item, turn, event, action FROM labels WHERE labeller = ? "
+                "ORDER BY event DESC LIMIT 1",
+                (labeler.id,),
+            ).fetchone()
+            if last is None or after not in (None, last["event"]):
+                return False
+            place = Place(last["item"], labeler.id, last["turn"])
+            void_label(db, place, last["event"], last["action"], now)
+            self._lease(db, place, now)
+        return True
+
+    def take_back(self, labeler: Labeler, events: Iterable[int]) -> int:
+        """Take back these labels of a labeler, so that their items are to be asked again.
+
+        Returns:
+            How many still held.
+        """
+        taken = 0
+        now = time.time()
+        with self.writing() as db:
+            for event in events:
+                label = db.execute(
+                    "SELECT item, turn, action FROM labels WHERE event = ? AND labeller = ?",
+                    (event, labeler.id),
+                ).fetchone()
+                if label is not None:
+                    place = Place(label["item"], labeler.id, label["turn"])
+                    void_label(db, place, event, label["action"], now)
+                    taken += 1
+        return taken
+
+    def ask_again(self, labeler: Labeler) -> int:
+        """Take back all refusals of a script; how many there were."""
+        return self.take_back(labeler, self.refusals(labeler))
+
+    def release(self, labeler: Labeler) -> None:
+        """Let go of the items that a script was handed and will not answer."""
+        with self.writing() as db:
+            for item, turn in db.execute(
+                "SELECT item, turn FROM leases WHERE labeller = ?", (labeler.id,)
+            ).fetchall():
+                count_taken(db, Place(item, labeler.id, turn), -1)
+            db.execute("DELETE FROM leases WHERE labeller = ?", (labeler.id,))
+
+    # Picks from elsewhere
+
+    def add_picks(self, rows: Iterable[Row]) -> tuple[int, int]:
+        """Add comparisons that were picked elsewhere, under the names of those who did.
+
+        A person has one label of an item. Of several in these rows, the one that was made last
+        counts (``updated_at`` or ``created_at``), or the last in order where one does not say. It
+        replaces what the store holds of that person, unless that was made later, or was made here
+        and the row does not say when; what it replaces is undone among the events. A label that
+        came in before changes nothing when it comes in again.
+
+        Args:
+            rows: ``prompt, completions, best``, perhaps ``labeler``. Those without are one person,
+                "imported".
+
+        Returns:
+            How many were added or took the place of others, and how many changed nothing.
+
+        Raises:
+            InputError: a pick of a completion that is not there, or a time that is none.
+        """
+        given = 0
+        last: dict[Place, tuple[int, float | None]] = {}
+        with self.writing() as db:
+            for row in rows:
+                given += 1
+                choice, turn = row["best"], row.get("turn", 0)
+                if choice not in range(len(row["completions"])) or turn not in (0, 1):
+                    raise InputError(f"best {choice!r:.20}, turn {turn!r:.20}: there is no such")
+
+                when = label_time(row)
+                row = {name: value for name, value in row.items() if name not in TIMES}
+                item, _ = self._add_item(db, row, "comparison", False)
+                name = printable(str(row.get("labeler") or "imported"))[:200]
+                place = Place(item, _anybody(db, name).id, turn)
+
+                before = last.get(place, (choice, None))[1]
+                if when is None or before is None or when >= before:
+                    last[place] = (choice, when)
+
+            added = sum(import_pick(db, place, *pick) for place, pick in last.items())
+        return added, given - added
+
+
+def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
+    """The index of the completion that is shown at this position.
+
+    Raises:
+        Refused: none is.
+    """
+    stored = db.execute("SELECT completions FROM items WHERE id = ?", (place.item,))
+    count = len(json.loads(stored.fetchone()[0]))
+    if not 0 <= position < count:
+        raise Refused(f"there is no completion {position + 1} of {count}", 400)
+    return shown_order(*place, count)[position]
+
+
+def _labeler(db: sqlite3.Connection, name: str, kind: str) -> Labeler:
+    """The labeler of this name, who is added if there is none.
+
+    Raises:
+        InputError: the name is that of another kind of labeler.
+    """
+    row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        cursor = db.execute(
+            "INSERT INTO labellers (name, kind, created) VALUES (?, ?, ?)",
+            (name, kind, time.time()),
+        )
+        assert cursor.lastrowid is not None
+        return Labeler(cursor.lastrowid, name, kind)
+
+    # Whose labels were imported counts as a script until they come in person.
+    if row["kind"] == "script" and kind == "person" and not _has_worked(db, row["id"]):
+        db.execute("UPDATE labellers SET kind = 'person' WHERE id = ?", (row["id"],))
+        return Labeler(row["id"], name, kind)
+    if row["kind"] != kind:
+        raise InputError(f"labeler {name!r} is a {row['kind']}, not a {kind}: take another name")
+    return Labeler(*row)
+
+
+def _anybody(db: sqlite3.Connection, name: str) -> Labeler:
+    """The labeler of this name, of whatever kind; a new one is kept as a script."""
+    row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
+    return _labeler(db, name, "script") if row is None else Labeler(*row)
+
+
+def _has_worked(db: sqlite3.Connection, labeler: int) -> bool:
+    """Whether this one has labeled here, beside what was imported under the name."""
+    query = "SELECT 1 FROM events WHERE labeller = ? AND form NOT LIKE 'import %' LIMIT 1"
+    return db.execute(query, (labeler,)).fetchone() is not None
+
+
+def _invitation(db: sqlite3.Connection, name: str) -> str | None:
+    row = db.execute("SELECT token FROM labellers WHERE name = ?", (name,)).fetchone()
+    return None if row is None or row[0] is None else hashed(row[0])[:16]
