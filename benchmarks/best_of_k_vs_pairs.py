@@ -28,12 +28,12 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.convert import to_pairs
 from toolkit.data.encoding import Encoder
-from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.training.accuracy import luck, share
+from toolkit.scoring.accuracy import luck, share
+from toolkit.scoring.lexicon import Lexicon
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import BestOfKTrainer, score_in_buckets
 

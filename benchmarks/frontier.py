@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from toolkit import Roles, load_base, load_tokenizer
 from toolkit.data.prompts import read_prompts
-from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.frontier import tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
-from toolkit.training.rewards import score
+from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.scorer import score
 from toolkit.training.rollouts import SamplingRule
 
 

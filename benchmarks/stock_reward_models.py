@@ -24,12 +24,12 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.text import answers, decode_pair
-from toolkit.labeling.scripted import Lexicon
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.reward_models import TextRewardModel
+from toolkit.scoring.scorer import model_scores
 from toolkit.training.rollouts import sampling_rule
 
 ROOT = Path(__file__).parent.parent

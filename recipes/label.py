@@ -32,9 +32,9 @@ from toolkit.data.prompts import TAKEN
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.labellers import ScriptedLabeller
-from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Store
 from toolkit.scoring.functions import call_reward_function
+from toolkit.scoring.lexicon import pick_best
 
 
 @dataclass

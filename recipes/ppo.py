@@ -28,11 +28,11 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.scoring.trust import with_earlier
 from toolkit.training.checkpoints import checkpoints, clear_run
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
 from toolkit.training.ranks import Ranks
-from toolkit.training.trust import with_earlier
 
 
 def main(

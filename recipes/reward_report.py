@@ -24,10 +24,10 @@ from toolkit.errors import InputError
 from toolkit.evaluation.reward_analysis import analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
-from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
+from toolkit.scoring.lexicon import by_lexicon
 from toolkit.training.reward_trainer import score_candidates
 
 reward = recipe("reward")

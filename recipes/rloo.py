@@ -21,8 +21,8 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import other_rendering
+from toolkit.scoring.reward_models import TextRewardModel
 from toolkit.training.baseline_config import RLOOBaselineConfig
 from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
 from toolkit.training.baselines import train_and_save

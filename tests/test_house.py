@@ -14,12 +14,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "endings": -1, "errors": -1, "random_state": 0, "launched": 0, "maths": 0, "data": 1,
-    "scoring": 2, "models": 2, "training": 3, "labeling": 3, "evaluation": 3, "hub": 3,
-    "trl_dialect": 4, "arguments": 4, "cli": 4, "stages": 5, "trl_yaml": 5, "__init__": 5,
+    "models": 2, "scoring": 3, "training": 4, "labeling": 4, "hub": 4, "evaluation": 5,
+    "trl_dialect": 5, "arguments": 5, "cli": 5, "stages": 6, "trl_yaml": 6, "__init__": 6,
 }  # fmt: skip
-# Rooms of one floor that may be entered from their neighbours: evaluation scores completions
-# exactly as PPO does, and its judges are those that label.
-DOORS = {("evaluation", "training"), ("evaluation", "labeling")}
 # Declared and imported by no file of ours: starlette reads forms with it, and says so only then.
 INDIRECT = {"python-multipart"}
 SOURCES = sorted((ROOT / "toolkit").rglob("*.py"))
@@ -49,7 +46,7 @@ def imported_rooms(path: Path) -> set[str]:
 def test_imports_go_down_only(path: Path) -> None:
     here = room(path)
     for there in imported_rooms(path):
-        allowed = there == here or FLOORS[there] < FLOORS[here] or (here, there) in DOORS
+        allowed = there == here or FLOORS[there] < FLOORS[here]
         assert allowed, f"{path}: {here} (floor {FLOORS[here]}) imports {there}"
 
 

@@ -16,10 +16,8 @@ from toolkit.data.files import require_file
 from toolkit.data.prompts import PROMPTS_HELP, Prompts, read_prompts
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.labeling.backup import backup
-from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labellers import JudgePicker, Picker, ScorePicker
 from toolkit.labeling.quality import quality
-from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.server import (
     Pages,
     PageSettings,
@@ -46,13 +44,15 @@ from toolkit.models.loading import (
     way_to_load,
 )
 from toolkit.models.memory import MemoryPlan, plan_memory
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import Reading, reading_of, said
 from toolkit.models.reload import verify_reload
 from toolkit.scoring.functions import RewardFunction, load_function
+from toolkit.scoring.http_judge import HTTPJudge
+from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.reward_models import TextRewardModel
+from toolkit.scoring.trust import check_trust
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rollouts import SamplingRule, sampling_rule
-from toolkit.training.trust import check_trust
 
 ADMIN = " admin"  # no name that anybody could type or import
 PRECISIONS = ("4bit", "bf16", "fp32")

@@ -19,10 +19,10 @@ from typing import Any
 from benchmarks.faulty.room import Fault, Room, Wrong
 from toolkit.errors import InputError
 from toolkit.evaluation.judges import AskJudge
-from toolkit.labeling.judge import HTTPJudge
 from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
 from toolkit.labeling.rounds import label_until
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring.http_judge import HTTPJudge
 
 KEY = "sk-KEEP-THIS-0123456789"
 ITEMS = 45

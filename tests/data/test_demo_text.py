@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import pstdev
 
 from toolkit.data.demo_text import reviews
-from toolkit.labeling.scripted import Lexicon
+from toolkit.scoring.lexicon import Lexicon
 
 
 def test_equal_seeds_give_equal_text_and_others_do_not() -> None:

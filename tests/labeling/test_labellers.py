@@ -9,9 +9,9 @@ import pytest
 
 from toolkit.data.locks import letting_go, lock_part
 from toolkit.errors import InputError
-from toolkit.labeling.judge import UselessJudge
 from toolkit.labeling.labellers import Counts, JudgePicker, ScorePicker, ScriptedLabeller
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring.http_judge import UselessJudge
 
 Row = dict[str, Any]
 NO_OVERLAP = Settings(overlap=0.0)

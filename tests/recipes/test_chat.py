@@ -30,7 +30,7 @@ from toolkit.data.prompts import read_prompts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.scorer import model_scores
 from toolkit.training.rollouts import sampling_rule
 
 TEMPLATE = (

@@ -12,8 +12,8 @@ from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.data.sources import read_table
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import by_lexicon
-from toolkit.training.accuracy import credit
+from toolkit.scoring.accuracy import credit
+from toolkit.scoring.lexicon import by_lexicon
 
 convert = recipe("convert")
 ratings = recipe("ratings")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import Lexicon
 from toolkit.scoring import functions
 from toolkit.scoring.functions import call_reward_function, load_function
+from toolkit.scoring.lexicon import Lexicon
 
 CHAT = [{"role": "user", "content": "Hi."}]
 SAID = [{"role": "assistant", "content": "Ho."}]

@@ -18,7 +18,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.accuracy import best_of_k_accuracy
+from toolkit.scoring.accuracy import best_of_k_accuracy
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import (
     BestOfKTrainer,

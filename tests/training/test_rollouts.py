@@ -8,7 +8,7 @@ from toolkit.errors import InputError
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.training.rewards import Rewards
+from toolkit.scoring.scorer import Rewards
 from toolkit.training.rollouts import Rollout, SamplingRule, collect, sampling_rule
 
 STOP, END = 13, 1

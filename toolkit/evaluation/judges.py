@@ -23,14 +23,14 @@ from toolkit.data.prompts import Prompts
 from toolkit.data.text import answers
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
-from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.scripted import Lexicon
 from toolkit.labeling.store import Settings, Store, check_writable
 from toolkit.models.adapters import check_adapter
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
 from toolkit.scoring.functions import RewardFunction, call_reward_function, load_function
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.http_judge import HTTPJudge
+from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.reward_models import TextRewardModel
+from toolkit.scoring.scorer import model_scores
 
 KINDS = ("lexicon", "function", "reward_adapter", "reward_model", "http", "people")
 # 1: the first is better, -1: the second, 0: equally good; None: not judged.

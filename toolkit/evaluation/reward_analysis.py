@@ -20,7 +20,7 @@ from toolkit.maths.calibration import (
     fit_temperature,
 )
 from toolkit.maths.losses import best_of_k_loss
-from toolkit.training.accuracy import best_of_k_accuracy, credit, share
+from toolkit.scoring.accuracy import best_of_k_accuracy, credit, share
 
 Row = dict[str, Any]
 Scores = Sequence[Sequence[float]]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from toolkit.data.files import json_text, write_json
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
-from toolkit.training.accuracy import judge
+from toolkit.scoring.accuracy import judge
 
 Row = dict[str, Any]
 

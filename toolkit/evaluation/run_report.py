@@ -14,7 +14,7 @@ from toolkit.evaluation.compare import read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
-from toolkit.training.accuracy import judge
+from toolkit.scoring.accuracy import judge
 from toolkit.training.journal import read_rows
 
 Row = dict[str, Any]

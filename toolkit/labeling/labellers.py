@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from toolkit.data.locks import letting_go, lock_part
 from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.judge import HTTPJudge, UselessJudge
-from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import REFUSED, Labeller, Refused, Store, draw
 from toolkit.scoring.functions import RewardFunction, call_reward_function
+from toolkit.scoring.http_judge import HTTPJudge, UselessJudge
+from toolkit.scoring.lexicon import pick_best
 
 Prompt = str | list[dict[str, str]]
 Fields = dict[str, Any]

@@ -26,11 +26,15 @@ from toolkit.models.adapters import plain_adapter
 from toolkit.models.decoder import last_states
 from toolkit.models.families import check_recomputing, trunk_of
 from toolkit.models.generation import Sampled, step_of
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import filler
 from toolkit.scoring.functions import call_reward_function, function_name
+from toolkit.scoring.reward_models import TextRewardModel
+from toolkit.scoring.scorer import (
+    RewardFunction,
+    as_asked,
+)
 from toolkit.training.baseline_config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -38,10 +42,6 @@ from toolkit.training.baseline_config import (
     method_classes,
 )
 from toolkit.training.baseline_data import BaselineData, Row, prompt_rows, with_kl_rows
-from toolkit.training.rewards import (
-    RewardFunction,
-    as_asked,
-)
 from toolkit.training.rollouts import SamplingRule
 
 

@@ -38,6 +38,7 @@ from toolkit.random_state import (
     torch_random_state,
 )
 from toolkit.scoring.guests import guests_state, set_guests_state
+from toolkit.scoring.scorer import Rewards
 from toolkit.training.checkpoints import (
     check_same,
     checkpoints,
@@ -50,7 +51,6 @@ from toolkit.training.checkpoints import (
 from toolkit.training.guards import RunStopped
 from toolkit.training.journal import Row, read_rows
 from toolkit.training.ppo_config import PPOConfig
-from toolkit.training.rewards import Rewards
 from toolkit.training.rollouts import Rollout
 
 if TYPE_CHECKING:

@@ -28,13 +28,13 @@ from toolkit.maths.sequences import is_any
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
+from toolkit.scoring.scorer import RewardFunction
 from toolkit.training.guards import Guards, RunStopped, check_signs
 from toolkit.training.journal import Journal, Row
 from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo_config import PUBLISH, PPOConfig
 from toolkit.training.ppo_run import Run, as_actors, as_eval_prompts, as_prompts, as_rewards
 from toolkit.training.ranks import Ranks
-from toolkit.training.rewards import RewardFunction
 from toolkit.training.rollouts import Rollout, by_length, collect
 
 

@@ -35,8 +35,8 @@ from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
 from toolkit.models.roles import Roles
 from toolkit.models.targets import language_lora
+from toolkit.scoring.scorer import score
 from toolkit.training.reward_config import BestOfKConfig
-from toolkit.training.rewards import score
 from toolkit.training.rollouts import SamplingRule
 
 

@@ -14,7 +14,7 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import is_any, pad, truncate
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, Step, draw_uniforms, sample
-from toolkit.training.rewards import Rewards
+from toolkit.scoring.scorer import Rewards
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.training.accuracy import best_of_k_accuracy
-from toolkit.training.trust import check_trust, with_earlier
+from toolkit.scoring.accuracy import best_of_k_accuracy
+from toolkit.scoring.trust import check_trust, with_earlier
 
 
 def measured(folder: Path, right: int, n: int, k: int = 4) -> str:

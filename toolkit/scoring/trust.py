@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
-from toolkit.training.accuracy import judge
+from toolkit.scoring.accuracy import judge
 
 Row = dict[str, Any]
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "chance", "p", "comparisons")

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from toolkit.maths.statistics import wilson_interval
-from toolkit.training.accuracy import best_of_k_accuracy, credit, judge, luck, share
+from toolkit.scoring.accuracy import best_of_k_accuracy, credit, judge, luck, share
 
 
 def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> None:

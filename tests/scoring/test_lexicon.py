@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import Lexicon, pick_best
 from toolkit.scoring.functions import call_reward_function, load_function
+from toolkit.scoring.lexicon import Lexicon, pick_best
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_function_that_raises_is_named_with_its_line() -> None:
     def fails(prompts: list[str], completions: list[str]) -> list[float]:
         raise KeyError("missing")
 
-    with pytest.raises(InputError, match=r"fails: .*test_scripted.py:\d+: KeyError"):
+    with pytest.raises(InputError, match=r"fails: .*test_lexicon.py:\d+: KeyError"):
         call_reward_function(fails, ["p"], ["a"], {})
 
 

@@ -18,10 +18,10 @@ from toolkit import cli
 from toolkit.data.files import write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling import judge as judge_module
-from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
 from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
 from toolkit.labeling.rounds import label_until
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring.http_judge import HTTPJudge, UselessJudge, shown_order
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]

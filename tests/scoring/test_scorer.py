@@ -13,10 +13,10 @@ from toolkit.data.files import write_json
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.roles import Roles
+from toolkit.scoring.reward_models import TextRewardModel
+from toolkit.scoring.scorer import Rewards, call_reward_function, score
 from toolkit.training.ppo_run import as_prompts, as_rewards
-from toolkit.training.rewards import Rewards, call_reward_function, score
 
 TEXTS = ["We went to the market.", "I met my aunt at the cafe by the lake."]
 
@@ -163,7 +163,7 @@ def test_a_whole_classifier_scores_with_its_own_head_behind_an_end_token_as_trl_
 
 
 def test_rewards_are_known_by_their_content_when_a_run_is_resumed(tmp_path: Path) -> None:
-    from toolkit.labeling.scripted import Lexicon
+    from toolkit.scoring.lexicon import Lexicon
 
     files = [tmp_path / name for name in ("a", "b", "c")]
     for file, text in zip(files, ("good\t1\n", "good\t2\n", "good\t1\n"), strict=True):
