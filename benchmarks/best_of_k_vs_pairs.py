@@ -33,7 +33,7 @@ from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.scoring.accuracy import luck, share
-from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.functions import Lexicon
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.reward_trainer import BestOfKTrainer, score_in_buckets
 
@@ -156,7 +156,7 @@ def main() -> None:
     print(describe("longest completion", np.array(longest) == best, rows))
     if args.lexicon:
         lexicon = Lexicon(args.lexicon)
-        words = [int(np.argmax(lexicon([], row["completions"]))) for row in rows]
+        words = [int(np.argmax(lexicon.of_texts(row["completions"]))) for row in rows]
         print(describe("lexicon", np.array(words) == best, rows))
     if all("ratings" in row for row in rows):
         rng = random.Random(0)

@@ -23,8 +23,8 @@ from toolkit.data.prompts import read_prompts
 from toolkit.maths.frontier import tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
-from toolkit.scoring.lexicon import Lexicon
-from toolkit.scoring.scorer import score
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.scorer import TokenCompletions
 from toolkit.training.rollouts import SamplingRule
 
 
@@ -38,7 +38,8 @@ def sample_scores(roles, role, prompts, rule, tokenizer, scorer, each, seed):  #
         for start in range(0, each, 512):
             batch = [prompt] * min(512, each - start)
             mask, sampled = rule.sample(roles.step(role), batch, generator, roles.device)
-            values = score(roles, batch, sampled.completion_ids, sampled.mask, tokenizer, scorer)
+            seen = TokenCompletions.seen(batch, sampled.completion_ids, sampled.mask, tokenizer)
+            values = torch.tensor(scorer.finite_scores(seen))
             kl = torch.zeros(len(batch))
             if role == POLICY:
                 ids = torch.cat([torch.tensor(batch), sampled.completion_ids], dim=1)

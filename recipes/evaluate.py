@@ -68,7 +68,7 @@ def main(
             print(f"note: {line}")
     for judge in judges:
         if isinstance(judge, ScoreJudge):
-            judge.check(prompts, tokenizer)
+            judge.scorer.check(prompts, tokenizer)
     sampling_args.rule(tokenizer)
     facts = {"prompts": len(prompts), "vocabulary": vocabulary_digest(tokenizer)}
     facts |= {"chat_template": prompts.chat.name, "chat_template_kwargs": prompts.chat.kwargs}
@@ -81,9 +81,7 @@ def main(
     )  # fmt: skip
     picked_by = args.reranker or args.training_reward
     for contender in contenders if args.samples is None else []:
-        outputs[contender.name] = sampling.write(
-            contender, contenders, reranker(judges, picked_by, sampling)
-        )
+        outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))
     rows = contender_rows(contenders, outputs, {}, sampling.texts, trained)
     print_notes(rows, len(prompts))
     if args.samples is None:  # kept whatever the judges do

@@ -27,7 +27,7 @@ from toolkit.evaluation.tables import print_facts
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
-from toolkit.scoring.lexicon import by_lexicon
+from toolkit.scoring.functions import Lexicon
 from toolkit.training.reward_trainer import score_candidates
 
 reward = recipe("reward")
@@ -66,7 +66,7 @@ def report(args: ReportArguments, scratch: Path) -> dict[str, Any]:
     replay = ["--config", str(write_config(scratch, identity["arguments"])), "--report_to", "none"]
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
-    baselines = {} if args.lexicon is None else {"lexicon": by_lexicon(args.lexicon)}
+    baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", model_args.tokenizer()
     check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)

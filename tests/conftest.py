@@ -66,7 +66,7 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     from toolkit.models.adapters import lora_config
     from toolkit.models.loading import load_base, load_tokenizer
     from toolkit.models.roles import Roles
-    from toolkit.scoring.lexicon import Lexicon
+    from toolkit.scoring.functions import Lexicon
     from toolkit.training.ppo_config import PPOConfig
     from toolkit.training.ppo_trainer import PPOTrainer
 

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.faulty.room import Fault, Room, Wrong
 from toolkit.errors import InputError
 from toolkit.evaluation.judges import AskJudge
-from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
+from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.rounds import label_until
 from toolkit.labeling.store import Settings, Store
 from toolkit.scoring.http_judge import HTTPJudge
@@ -335,7 +335,7 @@ def failing(room: Room, liar: Liar, good: int) -> str:
     fill(room)
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeller, began = ScriptedLabeller("m", JudgePicker(judge)), time.monotonic()
+            labeller, began = ScriptedLabeller("m", judge), time.monotonic()
             try:
                 labeller.work(store, progress=False)
             except InputError as problem:
@@ -349,7 +349,7 @@ def failing(room: Room, liar: Liar, good: int) -> str:
         check(room, good)
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            ScriptedLabeller("m", JudgePicker(judge)).work(store, progress=False)
+            ScriptedLabeller("m", judge).work(store, progress=False)
     check(room, ITEMS)
     return "ended in one line; mended, all were labelled"
 
@@ -389,7 +389,7 @@ def online(room: Room, liar: Liar) -> str:
 
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeller = ScriptedLabeller("m", JudgePicker(judge))
+            labeller = ScriptedLabeller("m", judge)
             try:
                 label_until(store, 0, 40, True, labeller, more, lambda: None)
             except InputError:
@@ -398,7 +398,7 @@ def online(room: Room, liar: Liar) -> str:
                 raise Wrong("a round was made of it")
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            labeller = ScriptedLabeller("m", JudgePicker(judge))
+            labeller = ScriptedLabeller("m", judge)
             picks = label_until(store, 0, 40, True, labeller, more, lambda: None)
     if len(picks) < 40 or any(len(p["completions"][p["best"]]) < 4 for p in picks):
         raise Wrong("mended, it did not bring the round's labels")

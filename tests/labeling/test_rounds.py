@@ -12,7 +12,7 @@ import pytest
 from toolkit.data.files import write_jsonl
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.rounds import (
     OnlineArguments,
     alarm_of,
@@ -31,6 +31,7 @@ from toolkit.labeling.rounds import (
     with_sides,
 )
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring.picker import ScorePicker
 
 SIDES = ["reference", "reference", "policy", "policy"]
 

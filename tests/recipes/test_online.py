@@ -19,12 +19,13 @@ from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling import rounds
-from toolkit.labeling.labellers import ScorePicker, ScriptedLabeller
+from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
-from toolkit.scoring.lexicon import Lexicon
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.picker import ScorePicker
 from toolkit.training.ppo_trainer import PPOTrainer
 
 online = recipe("online")

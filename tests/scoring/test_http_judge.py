@@ -17,10 +17,10 @@ import pytest
 from toolkit import cli
 from toolkit.data.files import write_jsonl
 from toolkit.errors import InputError
-from toolkit.labeling import judge as judge_module
-from toolkit.labeling.labellers import JudgePicker, ScriptedLabeller
+from toolkit.labeling.labellers import ScriptedLabeller
 from toolkit.labeling.rounds import label_until
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring import http_judge as judge_module
 from toolkit.scoring.http_judge import HTTPJudge, UselessJudge, shown_order
 
 KEY = "sk-MARKER0123456789"
@@ -574,7 +574,7 @@ def test_a_useless_judge_ends_a_round_of_the_online_loop(make: Make, tmp_path: P
 
     with Store(tmp_path / "labels.sqlite", Settings(overlap=0.0)) as store:
         store.add_items({"prompt": f"p {i}", "completions": ["x", "y"]} for i in range(30))
-        labeller = ScriptedLabeller("m", JudgePicker(make(reply(said("no")), patience=20)))
+        labeller = ScriptedLabeller("m", make(reply(said("no")), patience=20))
         with pytest.raises(UselessJudge, match="20 answers in a row"):
             label_until(store, 0, 10, True, labeller, more, lambda: None)
         store.check()

@@ -8,7 +8,7 @@ from toolkit.errors import InputError
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
-from toolkit.scoring.scorer import Rewards
+from toolkit.scoring.functions import as_scorer
 from toolkit.training.rollouts import Rollout, SamplingRule, collect, sampling_rule
 
 STOP, END = 13, 1
@@ -60,7 +60,7 @@ def rollout_of(  # noqa: ANN201
     uniforms = draw_uniforms(16, 16, torch.Generator().manual_seed(0))
     return collect(
         roles, Prompts(prompts["input_ids"]), uniforms, sampling_rule(tokenizer, 16, 0.7, **rule),
-        tokenizer, Rewards([function], [1.0]), batch_size,
+        tokenizer, as_scorer(function), batch_size,
     )  # fmt: skip
 
 

@@ -102,6 +102,16 @@ def pad(
     return ids, mask
 
 
+def length_sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of at most ``size``, like lengths together, so that padding is little.
+
+    >>> length_sorted_batches([7, 2, 9, 2], size=2)
+    [[1, 3], [0, 2]]
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def trim_query(
     tokens: Sequence[int], length: int, start: int | None = None, end: int | None = None
 ) -> list[int] | None:

@@ -1,156 +1,231 @@
-"""Who scores a completion: a reward model among the roles, Python functions, or a weighted sum."""
+"""Who says how good a text is: what a scorer is asked, what it answers, and a sum of several.
 
+    asked = TokenCompletions(prompts, tokenizer, ids, actors=roles)
+    scores = WeightedSum([RewardAdapter(), Lexicon("words.txt")], [1.0, 0.1])(asked)  # (B,)
+
+PPO, RLOO, labeling, evaluation and best-of-n all ask in this one way. A new scorer is one class.
+"""
+
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.prompts import Prompts
+from toolkit.data.encoding import Encoder
+from toolkit.data.prompts import Messages, Prompts
 from toolkit.data.text import answers, decode_pair
 from toolkit.errors import InputError
-from toolkit.maths.sequences import pad
 from toolkit.models.actors import Actors
-from toolkit.scoring.functions import (
-    Columns,
-    RewardFunction,
-    call_reward_function,
-    function_name,
-)
+
+Prompt = str | Messages
+Columns = dict[str, list[object]]
 
 
-@dataclass
-class Rewards:
-    """A weighted sum of scores.
+class Completions:
+    """B completions of B prompts, as text.
 
-    Attributes:
-        parts: functions ``fn(prompts, completions, **columns) -> scores``, called with what
-            ``as_asked`` gives; None stands for the reward model among the roles.
-        weights: one for each part.
+    Args:
+        prompts: B prompts as they were given, each text or messages.
+        texts: B texts.
+        columns: name -> B values: the other fields of the prompts' rows.
     """
 
-    parts: Sequence[RewardFunction | None]
-    weights: Sequence[float]
+    def __init__(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], columns: Columns | None = None
+    ) -> None:
+        self._prompts: Sequence[Prompt] | None = prompts
+        self._texts: Sequence[str] | None = texts
+        self.columns = columns or {}
 
-    def names(self) -> list[str]:
-        """What each part is called, for logs."""
-        return ["reward model" if part is None else function_name(part) for part in self.parts]
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The B prompts as functions, judges and people see them."""
+        return list(self._prompts or [])
 
-    def identity(self) -> list[Any]:
-        """What makes them these, for a run that is resumed."""
-        return [
-            ["reward model" if part is None else _identity_of(part), weight]
-            for part, weight in zip(self.parts, self.weights, strict=True)
-        ]
+    @cached_property
+    def texts(self) -> list[str]:
+        """The B texts, each such that its prompt and it make one text."""
+        return list(self._texts or [])
 
-    def __call__(
+    @cached_property
+    def answers(self) -> list[object]:
+        """The B completions in TRL's form: text, or an assistant's message behind messages."""
+        return answers(self.prompts, self.texts)
+
+
+class TokenCompletions(Completions):
+    """B completions of B prompts of which the token ids are known; text is made when asked for.
+
+    Args:
+        prompt_ids: B lists of token ids; ``Prompts`` know how they were given, and their columns.
+        tokenizer: of these ids.
+        ids: B lists of token ids: what a scorer sees of each completion, without a stop token. They
+            are made of ``texts`` where they are not known, as the base would read these.
+        texts: B texts, where they are known.
+        actors: the models at hand: a reward adapter shares their base.
+        batch_size: completions in one pass of these models.
+    """
+
+    def __init__(
         self,
-        actors: Actors,
-        prompts: list[list[int]],
+        prompt_ids: Sequence[list[int]],
+        tokenizer: PreTrainedTokenizerBase,
+        ids: Sequence[list[int]] | None = None,
+        texts: Sequence[str] | None = None,
+        actors: Actors | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        known = prompt_ids if isinstance(prompt_ids, Prompts) else Prompts(prompt_ids)
+        super().__init__([], [], known.columns)
+
+        self.prompt_ids = known
+        self.tokenizer = tokenizer
+        self.actors = actors
+        self.batch_size = batch_size
+        self._ids = ids
+        self._texts = texts
+
+    @classmethod
+    def seen(
+        cls,
+        prompt_ids: Sequence[list[int]],
         completion_ids: Tensor,
         visible: Tensor,
         tokenizer: PreTrainedTokenizerBase,
-        columns: Columns | None = None,
+        actors: Actors | None = None,
         batch_size: int = 256,
-    ) -> Tensor:
-        """The sum for each completion, (B,) fp32; NaN where any part cannot score it.
+    ) -> "TokenCompletions":
+        """What the mask ``visible`` (B, C) shows of ``completion_ids`` (B, C)."""
+        ids = [row[keep].tolist() for row, keep in zip(completion_ids, visible, strict=True)]
+        return cls(prompt_ids, tokenizer, ids, actors=actors, batch_size=batch_size)
 
-        Args:
-            actors: with a reward model, if that is a part.
-            prompts: B lists of token ids.
-            completion_ids: (B, C).
-            visible: bool (B, C), the tokens that scorers see.
-            tokenizer: functions read text.
-            columns: further columns of the prompts' rows, for the functions.
-            batch_size: completions that the reward model scores in one pass.
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The B prompts as functions, judges and people see them."""
+        return [self.prompt_ids.shown(i, self.tokenizer) for i in range(len(self.prompt_ids))]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The B texts, each such that its prompt and it make one text."""
+        if self._texts is not None:
+            return list(self._texts)
+        pairs = zip(self.prompt_ids, self.ids, strict=True)
+        return [decode_pair(self.tokenizer, prompt, ids)[1] for prompt, ids in pairs]
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        """The B completions' token ids."""
+        if self._ids is not None:
+            return list(self._ids)
+
+        # Text of another model's tokens, or of a file: as the base would read it.
+        encoder = Encoder(self.tokenizer, None, chat=self.prompt_ids.chat)
+        found = []
+        for i, (prompt, text) in enumerate(zip(self.prompts, self.texts, strict=True)):
+            asked = encoder.prompt_text(prompt, self.prompt_ids.row(i))
+            is_chat = not isinstance(prompt, str)
+            found.append(encoder.completion_ids(self.prompt_ids[i], asked, text, is_chat))
+        return found
+
+
+class Scorer(ABC):
+    """Says how good completions are, by a number for each.
+
+    Attributes:
+        name: what it is called in logs and metrics.
+        title: what it is called in messages.
+        cure: what to do where it gives no finite score, for messages.
+    """
+
+    name: str
+    cure = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.name
+
+    @property
+    @abstractmethod
+    def identity(self) -> object:
+        """What makes it this scorer, as JSON can hold it: a run is resumed under no other."""
+
+    @abstractmethod
+    def __call__(self, completions: Completions) -> Tensor:
+        """Scores (B,) of any float type, on any device; NaN where a completion has none.
+
+        Raises:
+            InputError: it cannot be asked, or what it answers are no scores.
         """
-        total = torch.zeros(len(prompts), device=actors.device)
-        kept = [ids[keep].tolist() for ids, keep in zip(completion_ids, visible, strict=True)]
-        asked: tuple[list[Any], list[Any]] | None = None
+
+    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
+        """Raise InputError if its scores of completions of these prompts would mean nothing."""
+
+    def finite_scores(self, completions: Completions) -> list[float]:
+        """The B scores, for whoever has no use for NaN.
+
+        Raises:
+            InputError: a completion has no finite score.
+        """
+        scores: list[float] = self(completions).tolist()
+        for value, text in zip(scores, completions.texts, strict=True):
+            if not math.isfinite(value):
+                raise InputError(f"{self.title}: scored {text!r:.60} as {value}{self.cure}")
+        return scores
+
+
+def refuse_infinite(title: str, scores: Sequence[float], completions: Sequence[object]) -> None:
+    """Raise InputError if one of B scores is infinite, which is a mistake wherever it comes from.
+
+    Args:
+        title: what the scorer is called.
+        scores: its B scores.
+        completions: the B completions, to name the one.
+    """
+    for value, completion in zip(scores, completions, strict=True):
+        if math.isinf(value):
+            raise InputError(f"{title}: scored {completion!r:.60} as {value}")
+
+
+class WeightedSum(Scorer):
+    """The sum of scores, each times its weight; NaN where any part cannot score.
+
+    Args:
+        parts: the scorers.
+        weights: one for each part.
+        dtype: of the sum.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Scorer],
+        weights: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.parts = parts
+        self.weights = weights
+        self.dtype = dtype
+        self.name = "+".join(part.name for part in parts)
+
+    @property
+    def identity(self) -> list[list[object]]:
+        """The parts' identities, each with its weight."""
+        return [
+            [part.identity, weight] for part, weight in zip(self.parts, self.weights, strict=True)
+        ]
+
+    def __call__(self, completions: Completions) -> Tensor:
+        """The sums (B,), of type ``dtype``, on the CPU."""
+        total = torch.zeros((), dtype=self.dtype)
         for part, weight in zip(self.parts, self.weights, strict=True):
-            if part is None:
-                scores = model_scores(actors, prompts, kept, tokenizer, batch_size)
-            else:
-                asked = asked or as_asked(prompts, kept, tokenizer)
-                values = call_reward_function(part, *asked, columns or {}, all_scored=False)
-                scores = torch.tensor(values, device=actors.device)
-            total = total + weight * scores
+            total = total + weight * part(completions).to("cpu", self.dtype)
         return total
 
-
-def as_asked(
-    prompts: Sequence[list[int]], kept: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Any], list[Any]]:
-    """Prompts and completions as functions, judges and people get them, in TRL's form.
-
-    Strings, or, where a prompt is messages, these and a list with the assistant's message.
-
-    Args:
-        prompts: token ids; ``Prompts`` know how they were given.
-        kept: token ids of what is seen of each completion.
-        tokenizer: of both.
-    """
-    known = prompts if isinstance(prompts, Prompts) else Prompts(prompts)
-    shown = [known.shown(i, tokenizer) for i in range(len(known))]
-    texts = [decode_pair(tokenizer, p, c)[1] for p, c in zip(prompts, kept, strict=True)]
-    return shown, answers(shown, texts)
-
-
-@torch.no_grad()
-def model_scores(
-    actors: Actors, prompts: list[list[int]], kept: list[list[int]],
-    tokenizer: PreTrainedTokenizerBase, batch_size: int,
-) -> Tensor:  # fmt: skip
-    """The reward model's scores (B,), rows of like length together.
-
-    Args:
-        actors: with a reward model.
-        prompts, kept: token ids of B prompts, and what is seen of their completions.
-        tokenizer: its pad token.
-        batch_size: rows in one pass.
-    """
-    rows = actors.reading.rows(tokenizer, prompts, kept)
-    scores = torch.empty(len(rows), device=actors.device)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        ids, mask = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
-        scores[chosen] = actors.scores(ids.to(actors.device), mask.to(actors.device))
-    return scores
-
-
-@torch.no_grad()
-def score(
-    actors: Actors,
-    prompts: list[list[int]],
-    completion_ids: Tensor,
-    visible: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_function: RewardFunction | None = None,
-    columns: Columns | None = None,
-) -> Tensor:
-    """Scores (B,) by one scorer: the function, or the reward model if it is None.
-
-    Arguments as for Rewards.
-
-    Raises:
-        InputError: a completion was not scored (NaN).
-    """
-    rewards = Rewards([reward_function], [1.0])
-    scores = rewards(actors, prompts, completion_ids, visible, tokenizer, columns)
-    unscored = torch.nonzero(scores.isnan())
-    if len(unscored):
-        i = int(unscored[0])
-        _, text = decode_pair(tokenizer, prompts[i], completion_ids[i][visible[i]].tolist())
-        raise InputError(f"{rewards.names()[0]}: scored {text!r:.60} as nan")
-    return scores
-
-
-def _identity_of(function: Any) -> str:
-    known = getattr(function, "identity", None)
-    if known is not None:
-        return str(known)
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{kind.__module__}:{kind.__qualname__}"
+    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise InputError if a part's scores of such completions would mean nothing."""
+        for part in self.parts:
+            part.check(prompts, tokenizer)

@@ -37,8 +37,10 @@ from toolkit.random_state import (
     restore_torch_random_state,
     torch_random_state,
 )
+from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.guests import guests_state, set_guests_state
-from toolkit.scoring.scorer import Rewards
+from toolkit.scoring.reward_models import RewardAdapter
+from toolkit.scoring.scorer import TokenCompletions, WeightedSum
 from toolkit.training.checkpoints import (
     check_same,
     checkpoints,
@@ -112,8 +114,8 @@ def as_actors(
     return actors
 
 
-def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> Rewards:
-    """The scorers: a function, a list of them, a classifier, or None for the roles' own.
+def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> WeightedSum:
+    """The scorers: one, a function, a classifier, None for the roles' own, or a list of these.
 
     A classifier in a list stands for the reward model among the actors, as None does.
 
@@ -121,18 +123,22 @@ def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -
         InputError: there is none, or weights do not go with them.
     """
     listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
-    parts: list[Any] = [None if isinstance(part, nn.Module) else part for part in listed]
-    unfit = next((part for part in parts if part is not None and not callable(part)), None)
+    unfit = next((part for part in listed if part is not None and not callable(part)), None)
     if unfit is not None:
         raise InputError(f"reward_model: {unfit!r:.60} is neither a model nor a function")
-    if not parts or (None in parts and not actors.has_reward):
+    parts = [
+        RewardAdapter() if part is None or isinstance(part, nn.Module) else as_scorer(part)
+        for part in listed
+    ]
+    uses_adapter = any(isinstance(part, RewardAdapter) for part in parts)
+    if not parts or (uses_adapter and not actors.has_reward):
         raise InputError("PPO needs a reward: a reward adapter, or a reward function")
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
         raise InputError(
             f"{len(weights)} reward_weights for {len(parts)} rewards", "reward_weights"
         )
-    return Rewards(parts, weights)
+    return WeightedSum(parts, weights)
 
 
 def as_prompts(
@@ -251,7 +257,7 @@ class Run:
         # The batch as a whole counts, not how it is cut up into processes and passes.
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             whole.pop(name)
-        rewards = t.rewards.identity()
+        rewards = t.rewards.identity
         if t.args.online:  # the reward model may change; what else is frozen may not
             whole |= {"online": True, "frozen": digest_of(t.model, reward=False)}
         return whole | {"batch_size": t.batch_size, "prompts": digest, "rewards": rewards}
@@ -517,9 +523,10 @@ class Run:
         noise = torch.Generator().manual_seed(t.args.seed)
         _, sampled = rule.sample(t.model.step(POLICY), list(prompts), noise, t.model.device)
         visible, _ = rule.visible(sampled)
-        scores = t.rewards(
-            t.model, prompts, sampled.completion_ids, visible, t.processing_class, prompts.columns
+        seen = TokenCompletions.seen(
+            prompts, sampled.completion_ids, visible, t.processing_class, t.model
         )
+        scores = t.rewards(seen)
         rows: list[Row] = []
         for i, prompt in enumerate(prompts):
             kept = sampled.completion_ids[i][visible[i]].tolist()

@@ -28,7 +28,7 @@ from toolkit.maths.sequences import is_any
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
-from toolkit.scoring.scorer import RewardFunction
+from toolkit.scoring.functions import RewardFunction
 from toolkit.training.guards import Guards, RunStopped, check_signs
 from toolkit.training.journal import Journal, Row
 from toolkit.training.optimizers import optimizers_of
@@ -47,9 +47,9 @@ class PPOTrainer:
         model: ``Roles`` (all four on one base: the better way), or a causal language model.
         ref_model: with a plain ``model``, the reference; None copies it, or, where ``model`` has an
             adapter, switches that off.
-        reward_model: None for the reward adapter in the roles; a sequence classifier; or functions
-            ``fn(prompts, completions, **columns) -> scores``, one or a list (None in the list is
-            the reward adapter), whose weighted sum counts.
+        reward_model: None for the reward adapter in the roles; a sequence classifier; functions
+            ``fn(prompts, completions, **columns) -> scores``; ``Scorer``s; or a list of these (None
+            in the list is the reward adapter), whose weighted sum counts.
         train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``, read
             by their ``attention_mask`` where there is one; its other columns go to the reward
             functions. They come round again, shuffled anew.

@@ -14,7 +14,7 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import is_any, pad, truncate
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, Step, draw_uniforms, sample
-from toolkit.scoring.scorer import Rewards
+from toolkit.scoring.scorer import Scorer, TokenCompletions
 
 
 @dataclass
@@ -192,7 +192,7 @@ def collect(
     uniforms: Tensor,
     rule: SamplingRule,
     tokenizer: PreTrainedTokenizerBase,
-    rewards: Rewards,
+    rewards: Scorer,
     batch_size: int = 256,
     recompute: bool = False,
     clock: Clock = no_clock,
@@ -254,9 +254,10 @@ def collect(
             )
     visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
     with clock("score"):
-        scores = rewards(
-            actors, prompts, completion_ids, visible, tokenizer, prompts.columns, batch_size
+        seen = TokenCompletions.seen(
+            prompts, completion_ids, visible, tokenizer, actors, batch_size
         )
+        scores = rewards(seen).to(device)
     if rule.missing_eos_penalty is not None and rule.ends:
         ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
