@@ -35,8 +35,9 @@ class RewardAdapter(Scorer):
     """
 
     name = "reward model"
-    identity = "reward model"  # the checkpoint knows the actors' own identity, weights and all
     title = "reward model"
+    # A checkpoint notes besides what the actors are, their reward model among them.
+    identity = "reward model"
 
     def __init__(
         self, folder: str = "", end_token: str = "auto", title: str = "reward model"

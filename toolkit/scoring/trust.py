@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from toolkit.errors import InputError
-from toolkit.scoring.accuracy import judge
+from toolkit.scoring.accuracy import Facts, judge
 
-Row = dict[str, Any]
+Row = dict[str, object]
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "chance", "p", "comparisons")
 
 
@@ -35,13 +34,15 @@ def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Row]:
     for flag, model in given.items():
         if model is None:
             continue
+
         row = _verdict(model)
         row["allowed"] = row["answer"] == "no" and allowed
         if row["answer"] == "no" and not allowed:
             raise InputError(
                 f"{flag}: {model}: {row['sentence']} (--allow_untrusted_reward goes on with it all "
-                "the same)", flag,
-            )  # fmt: skip
+                "the same)",
+                flag,
+            )
         if row["answer"] != "yes":
             print(f"{'warning' if row['allowed'] else 'note'}: {flag}: {model}: {row['sentence']}")
         found.append(row)
@@ -56,14 +57,24 @@ def _verdict(model: str) -> Row:
             "Nobody measured whether it has learned what people pick: there is no metrics.json of "
             "reward.py in its folder."
         )
-        return {"model": model, "answer": "not measured", "sentence": sentence, "p": None,
-                "accuracy": None}  # fmt: skip
+        return _row(model, "not measured", sentence, None, None)
+
     verdict = judge(metrics)
-    return {"model": model, "answer": verdict.answer, "sentence": verdict.sentence, "p": verdict.p,
-            "accuracy": metrics["accuracy"]}  # fmt: skip
+    return _row(model, verdict.answer, verdict.sentence, verdict.p, metrics["accuracy"])
 
 
-def _metrics(path: Path) -> Row | None:
+def _row(model: str, answer: str, sentence: str, p: float | None, accuracy: float | None) -> Row:
+    """What run.json says of a verdict."""
+    return {
+        "model": model,
+        "answer": answer,
+        "sentence": sentence,
+        "p": p,
+        "accuracy": accuracy,
+    }
+
+
+def _metrics(path: Path) -> Facts | None:
     """The figures that a verdict is made of; None unless all of them are there."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +92,7 @@ def with_earlier(path: Path, now: list[Row], resumed: bool) -> list[Row]:
 
     An online run has another reward model in each round, and one of them may have been worthless.
     """
-    then: Any = []
+    then: list[Row] = []
     if resumed and path.is_file():
         try:
             then = json.loads(path.read_text(encoding="utf-8")).get("reward_verdicts") or []

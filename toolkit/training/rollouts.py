@@ -257,7 +257,7 @@ def collect(
         seen = TokenCompletions.seen(
             prompts, completion_ids, visible, tokenizer, actors, batch_size
         )
-        scores = rewards(seen).to(device)
+        scores = rewards(seen).to(device, torch.float32)
     if rule.missing_eos_penalty is not None and rule.ends:
         ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
