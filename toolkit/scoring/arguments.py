@@ -12,19 +12,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal, get_args
 
 from toolkit.errors import InputError, check_range
-from toolkit.models.adapters import check_adapter
-from toolkit.models.reading import Reading, reading_of, said
-from toolkit.scoring.functions import Lexicon, as_scorer, load_function
-from toolkit.scoring.http_judge import HTTPJudge
-from toolkit.scoring.picker import Picker, ScorePicker
-from toolkit.scoring.reward_models import RewardAdapter, RewardModel
-from toolkit.scoring.scorer import Scorer
-from toolkit.scoring.trust import Row, check_trust
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from toolkit.models.reading import Reading
+    from toolkit.scoring.http_judge import HTTPJudge
+    from toolkit.scoring.picker import Picker
+    from toolkit.scoring.scorer import Scorer
+    from toolkit.scoring.trust import Row
+
+# What a flag stands for is imported when it is loaded: --help needs no library of models.
 
 Kind = Literal["lexicon", "function", "reward_adapter", "reward_model", "http", "people"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -100,7 +101,7 @@ def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
 
 def load_scorer(
     spec: Spec, base: str, precision: str, end_token: str = "auto", what: str = "--reward_adapter"
-) -> Scorer:
+) -> "Scorer":
     """The scorer that a spec names; its inputs are checked, and nothing large is loaded.
 
     Args:
@@ -114,6 +115,10 @@ def load_scorer(
         InputError: it does not load.
         ValueError: the kind picks, and does not score.
     """
+    from toolkit.models.adapters import check_adapter
+    from toolkit.scoring.functions import Lexicon, as_scorer, load_function
+    from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+
     match spec.kind:
         case "lexicon":
             return Lexicon(spec.value)
@@ -146,7 +151,7 @@ class FunctionArguments:
         """Whether there is a scorer."""
         return any(value is not None for value in self.flags().values())
 
-    def load(self, base_name: str = "", precision: str = "4bit") -> Scorer:
+    def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
         """The scorer.
 
         Args:
@@ -181,13 +186,16 @@ class ScorerArguments(FunctionArguments):
         """The flags that name a scorer, of which one is to be given, and their values."""
         return super().flags() | {"reward_adapter": self.reward_adapter}
 
-    def load(self, base_name: str = "", precision: str = "4bit") -> Scorer:
+    def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
         """The scorer; a reward adapter is then known to fit the base.
 
         Raises:
             InputError: none of the three or more than one, the one does not load, or the adapter is
                 known to be worthless (``check_trust``).
         """
+        from toolkit.scoring.reward_models import RewardAdapter
+        from toolkit.scoring.trust import check_trust
+
         scorer = super().load(base_name, precision)
         if isinstance(scorer, RewardAdapter):
             scorer.end_token = self.reward_end_token
@@ -234,7 +242,7 @@ class RewardArguments:
             specs += short_forms({"reward_function": name.strip() or None})
         return specs
 
-    def load(self, base_name: str, precision: str) -> list[Scorer]:
+    def load(self, base_name: str, precision: str) -> "list[Scorer]":
         """The rewards in the order of the flags; the verdicts on them are noted as ``verdicts``.
 
         The reward adapter among them is the one that the roles are built with.
@@ -243,6 +251,9 @@ class RewardArguments:
             InputError: none is given, one does not load, or the weights do not fit; or a reward
                 model is known to be worthless (``check_trust``).
         """
+        from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+        from toolkit.scoring.trust import check_trust
+
         specs = self.specs()
         count = len(specs)
         if count == 0:
@@ -269,10 +280,13 @@ class RewardArguments:
             scorers.append(RewardAdapter() if isinstance(scorer, RewardAdapter) else scorer)
         return scorers
 
-    def reading(self, tokenizer: PreTrainedTokenizerBase) -> Reading | None:
+    def reading(self, tokenizer: "PreTrainedTokenizerBase") -> "Reading | None":
         """How the reward adapter reads a text (``reading_of``), which is said; None without one."""
         if self.reward_adapter is None:
             return None
+
+        from toolkit.models.reading import reading_of, said
+
         found = reading_of(self.reward_adapter, tokenizer, self.reward_end_token)
         print(said(found, tokenizer, "reward adapter"))
         return found
@@ -320,10 +334,13 @@ class JudgeArguments:
         if len(self.judge_prices) != 2:
             raise InputError(f"judge_prices: {len(self.judge_prices)} numbers, not 2")
 
-    def load(self) -> HTTPJudge | None:
+    def load(self) -> "HTTPJudge | None":
         """The judge; None where none was given."""
         if self.judge_url is None or self.judge_model is None:
             return None
+
+        from toolkit.scoring.http_judge import HTTPJudge
+
         return HTTPJudge(
             self.judge_url,
             self.judge_model,
@@ -338,7 +355,7 @@ class JudgeArguments:
 
 def load_picker(
     judge_args: JudgeArguments, scorer_args: FunctionArguments
-) -> tuple[str, Picker] | None:
+) -> "tuple[str, Picker] | None":
     """A scripted labeler's name and picker; None where neither a judge nor a scorer was given.
 
     Raises:
@@ -351,4 +368,7 @@ def load_picker(
         raise InputError("judge_url and a scorer given: one labeler at a time", "judge_url")
     if judge is not None:
         return judge.model, judge
+
+    from toolkit.scoring.picker import ScorePicker
+
     return scorer_args.reward_function or "lexicon", ScorePicker(scorer_args.load())

@@ -96,7 +96,7 @@ def score_rows(
         show_progress: show a bar.
     """
     scores = torch.empty(len(rows), device=device)
-    batches = length_sorted_batches([len(row) for row in rows], batch_size)
+    batches = list(length_sorted_batches([len(row) for row in rows], batch_size))
     for chosen in tqdm(batches, desc="Scoring", leave=False, disable=not show_progress):
         ids, mask = pad([rows[i] for i in chosen], pad_id)
         scores[chosen] = score(ids.to(device), mask.to(device))
