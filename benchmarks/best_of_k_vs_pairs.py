@@ -29,12 +29,12 @@ from toolkit.data.comparisons import open_comparisons
 from toolkit.data.convert import to_pairs
 from toolkit.data.encoding import Encoder
 from toolkit.data.rows import Row
-from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.training.reward.accuracy import luck, share
+from toolkit.scoring.accuracy import luck, share
+from toolkit.scoring.functions import Lexicon
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import BestOfKTrainer, score_in_buckets
 
@@ -155,7 +155,7 @@ def main() -> None:
     print(describe("longest completion", np.array(longest) == best, rows))
     if args.lexicon:
         lexicon = Lexicon(args.lexicon)
-        words = [int(np.argmax(lexicon([], row["completions"]))) for row in rows]
+        words = [int(np.argmax(lexicon.of_texts(row["completions"]))) for row in rows]
         print(describe("lexicon", np.array(words) == best, rows))
     if all("ratings" in row for row in rows):
         rng = random.Random(0)

@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 
 from toolkit import Roles, load_base, load_tokenizer
 from toolkit.data.prompts import read_prompts
-from toolkit.labeling.scripted import Lexicon
 from toolkit.maths.frontier import tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
 from toolkit.models.sampling import SamplingRule
-from toolkit.training.rewards import score
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.scorer import TokenCompletions
 
 
 @torch.no_grad()
@@ -38,7 +38,8 @@ def sample_scores(roles, role, prompts, rule, tokenizer, scorer, each, seed):  #
         for start in range(0, each, 512):
             batch = [prompt] * min(512, each - start)
             mask, sampled = rule.sample(roles.step(role), batch, generator, roles.device)
-            values = score(roles, batch, sampled.completion_ids, sampled.mask, tokenizer, scorer)
+            seen = TokenCompletions.seen(batch, sampled.completion_ids, sampled.mask, tokenizer)
+            values = torch.tensor(scorer.finite_scores(seen))
             kl = torch.zeros(len(batch))
             if role == POLICY:
                 ids = torch.cat([torch.tensor(batch), sampled.completion_ids], dim=1)

@@ -134,6 +134,7 @@ def run_ours(folder: Path) -> bool:
     import torch
     from safetensors.torch import load_file
 
+    from toolkit.scoring.scorer import TokenCompletions
     from toolkit.training.ppo.rollouts import Rollout
     from toolkit.trl_compat import PPOConfig, PPOTrainer
 
@@ -152,7 +153,8 @@ def run_ours(folder: Path) -> bool:
         logprobs = actors.policy_outputs(*whole, completions, 0.7).logprobs
         reference = actors.reference_logprobs(*whole, completions, 0.7)
         rows = [i[m].tolist() for i, m in zip(ids, prompt_mask, strict=True)]
-        scores = trainer.rewards(actors, rows, completions, mask, trainer.processing_class)
+        seen_by = TokenCompletions.seen(rows, completions, mask, trainer.processing_class, actors)
+        scores = trainer.rewards(seen_by)
         everything = torch.ones(COUNT, dtype=torch.bool)
         values = actors.values(*whole, NEW)
         rollout = Rollout(ids, prompt_mask, completions, mask, logprobs, reference, values,

@@ -25,13 +25,13 @@ from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.text import answers
 from toolkit.data.tokens import decode_pair
-from toolkit.labeling.scripted import Lexicon
 from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+from toolkit.scoring.scorer import Completions, TokenCompletions
 
 ROOT = Path(__file__).parent.parent
 BASE = str(ROOT / "data" / "model")
@@ -55,7 +55,7 @@ def sample_pairs(count: int) -> list[Pair]:
                       for p, c in zip(prompts, sampled.completion_ids, strict=True)])  # fmt: skip
     pairs = []
     for i, (a, b) in enumerate(zip(*texts, strict=True)):
-        x, y = lexicon([], [a, b])
+        x, y = lexicon.of_texts([a, b])
         if x != y:
             pairs.append((prompts.given[i], *((a, b) if x > y else (b, a))))
     return pairs
@@ -105,18 +105,19 @@ def by_ids(folder: Path, pairs: list[Pair], end_token: str) -> float:
         kept = [encoder.completion_ids(ids, encoder.prompt_text(pair[0]), str(pair[side]),
                                        not isinstance(pair[0], str))
                 for ids, pair in zip(prompts, pairs, strict=True)]  # fmt: skip
-        scores.append(model_scores(roles, prompts, kept, tokenizer, 64))
+        asked = TokenCompletions(prompts, tokenizer, kept, actors=roles, batch_size=64)
+        scores.append(RewardAdapter()(asked))
     return float((scores[0] > scores[1]).float().mean())
 
 
 def by_text(folder: Path, pairs: list[Pair], end_token: str) -> float:
     """A model beside the policy's, as ``ppo.py --reward_model`` has it."""
-    model = TextRewardModel(str(folder), "fp32", end_token=end_token)
+    model = RewardModel(str(folder), "fp32", end_token=end_token)
     prompts = [pair[0] for pair in pairs]
     chosen, rejected = (
-        model(prompts, answers(prompts, [str(pair[side]) for pair in pairs])) for side in (1, 2)
+        model(Completions(prompts, [str(pair[side]) for pair in pairs])) for side in (1, 2)
     )
-    return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
+    return float((chosen > rejected).float().mean())
 
 
 def main() -> None:

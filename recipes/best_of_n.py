@@ -14,20 +14,20 @@ from toolkit.cli import run
 import math
 from dataclasses import dataclass, field
 
-from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
 from toolkit.data.chat import ChatArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.contenders import Sampling, parse_contenders
-from toolkit.evaluation.judges import ScoreJudge
 from toolkit.evaluation.tables import Fact, print_facts
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.statistics import mean_and_error
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.scoring.arguments import ScorerArguments
 
 
 @dataclass
@@ -66,9 +66,7 @@ def main(
     # Checked before a model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.adapter)
-    function = scorer_args.load(name, model_args.precision)
-    folder = scorer_args.reward_adapter or ""
-    judge = ScoreJudge("reward", "reward_adapter", function, folder, scorer_args.reward_end_token)
+    scorer = scorer_args.load(name, model_args.precision)
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
     sampling_args.rule(tokenizer)
@@ -78,7 +76,7 @@ def main(
         args.limit, args.skip, chat=args.chat, skip_invalid=args.skip_invalid,
     )  # fmt: skip
     model_args.check_context(prompts, sampling_args.response_length)
-    judge.check(prompts, tokenizer)
+    scorer.check(prompts, tokenizer)
     for line in other_rendering(args.adapter, prompts, "--adapter"):
         print(f"note: {line}")
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
@@ -89,9 +87,7 @@ def main(
         args.seed, args.batch_size,
     )  # fmt: skip
     specs = ["reference"] if args.adapter is None else [f"policy={args.adapter}"]
-    drawn, scores = sampling.draw(
-        parse_contenders(specs)[-1], args.n, lambda i, o: judge.score(sampling, o, i)
-    )
+    drawn, scores = sampling.draw(parse_contenders(specs)[-1], args.n, scorer)
 
     # Kept with their picks.
     rows = []

@@ -22,12 +22,12 @@ from toolkit.arguments import (
     LoraArguments,
     ModelArguments,
     PromptArguments,
-    RewardArguments,
     memory_planner,
 )
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
 from toolkit.models.memory import MIB, available_memory, what_fits
+from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.ppo.config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")

@@ -66,7 +66,7 @@ def main(
             print(f"note: {line}")
     for judge in judges:
         if isinstance(judge, ScoreJudge):
-            judge.check(prompts, tokenizer)
+            judge.scorer.check(prompts, tokenizer)
     sampling_args.rule(tokenizer)
     trained = trained_on(contenders, prompts, tokenizer)
 
@@ -77,9 +77,7 @@ def main(
     )  # fmt: skip
     picked_by = args.reranker or args.training_reward
     for contender in contenders if args.samples is None else []:
-        outputs[contender.name] = sampling.write(
-            contender, contenders, reranker(judges, picked_by, sampling)
-        )
+        outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))
     written = Written(
         prompts=len(prompts),
         contenders=contender_results(contenders, outputs, {}, sampling.texts, trained),

@@ -24,19 +24,18 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments, load_picker
+from toolkit.arguments import StoreArguments
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
-from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.labeling.backup import backup
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.opening import open_store, read_guidelines
-from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Store
-from toolkit.scoring.functions import call_reward_function
+from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
+from toolkit.scoring.picker import pick_best, scores_of_row
 
 
 @dataclass
@@ -146,7 +145,7 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
     samples = args.samples or "outputs/samples.jsonl"
     output = args.output or "outputs/comparisons.jsonl"
     claim_output(output, args.overwrite, "output")
-    scorer = scorer_args.function()
+    scorer = scorer_args.load()
     rows = read_rows(samples, "completions", "--samples")
 
     rng = random.Random(args.seed)
@@ -157,9 +156,8 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
         if args.limit is not None and len(labeled) == args.limit:
             break
         completions = row["completions"]
-        prompts = [row["prompt"]] * len(completions)
-        columns = {name: [value] * len(prompts) for name, value in row.items() if name not in TAKEN}
-        scores = call_reward_function(scorer, prompts, answers(prompts, completions), columns)
+        fields = {name: value for name, value in row.items() if name not in TAKEN}
+        scores = scores_of_row(scorer, row["prompt"], completions, fields)
         best = pick_best(scores, args.ties, args.noise, rng)
         if best is None or len(set(completions)) == 1:
             dropped += 1

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
+from toolkit.arguments import ModelArguments
 from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.endings import goes_on
@@ -29,6 +29,7 @@ from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.online import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
+from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
 
 Main = Callable[..., Any]
 RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}

@@ -19,7 +19,6 @@ from toolkit.arguments import (
     LoraArguments,
     ModelArguments,
     PromptArguments,
-    RewardArguments,
     memory_planner,
 )
 from toolkit.data.outputs import claim_output
@@ -29,11 +28,12 @@ from toolkit.models.adapters import check_adapter
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.scoring.arguments import RewardArguments
+from toolkit.scoring.trust import with_earlier
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.checkpoints import checkpoints, clear_run
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.trainer import PPOTrainer, Row
-from toolkit.training.trust import with_earlier
 
 
 def main(

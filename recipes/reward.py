@@ -25,7 +25,7 @@ from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
-from toolkit.training.reward.accuracy import RewardMetrics, best_of_k_accuracy, judge
+from toolkit.scoring.accuracy import RewardMetrics, best_of_k_accuracy, judge
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import prepare
 from toolkit.training.reward.preflight import preflight

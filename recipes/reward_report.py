@@ -24,12 +24,12 @@ from toolkit.errors import InputError
 from toolkit.evaluation.reward_analysis import Analysis, analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
-from toolkit.labeling.scripted import by_lexicon
 from toolkit.models.adapters import check_adapter
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.record import RUN_FILE, RunRecord
-from toolkit.training.reward.accuracy import RewardMetrics
+from toolkit.scoring.accuracy import RewardMetrics
+from toolkit.scoring.functions import Lexicon
 from toolkit.training.reward.trainer import score_candidates
 
 reward = recipe("reward")
@@ -69,7 +69,7 @@ def report(args: ReportArguments, scratch: Path) -> Analysis:
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
-    baselines = {} if args.lexicon is None else {"lexicon": by_lexicon(args.lexicon)}
+    baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", model_args.tokenizer()
     check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)

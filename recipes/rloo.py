@@ -15,15 +15,19 @@ from toolkit.cli import run, write_run
 
 from typing import Any
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
+import torch
+
+from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import other_rendering
+from toolkit.scoring.arguments import RewardArguments
+from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.baselines.config import RLOOBaselineConfig
 from toolkit.training.baselines.train_and_save import train_and_save
 from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
@@ -40,15 +44,16 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
     rule = config.rule(tokenizer)
-    parts = [
-        part if part is not None
-        else TextRewardModel(
-            str(reward_args.reward_adapter), model_args.precision,
-            end_token=reward_args.reward_end_token, tokenizer=tokenizer,
+    parts = reward_args.load(name, model_args.precision)
+    if isinstance(parts[0], RewardAdapter):  # TRL's model does not share its base: another copy
+        parts[0] = RewardModel(
+            str(reward_args.reward_adapter),
+            model_args.precision,
+            end_token=reward_args.reward_end_token,
+            tokenizer=tokenizer,
         )
-        for part in reward_args.load(name, model_args.precision)
-    ]  # fmt: skip
     weights = reward_args.reward_weights or [1.0] * len(parts)
+    scorer = WeightedSum(parts, weights, torch.float64)
     if args.policy_adapter is not None:
         check_adapter(
             args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
@@ -62,9 +67,7 @@ def main(
         lora.check_for_trl()
     args.prompts = model_args.prompts(args.prompts)
     prompts, held_out, left_out = args.load(tokenizer)
-    for part in parts:
-        if isinstance(part, TextRewardModel) and part.takes_ids:
-            part.reading.check(prompts)
+    scorer.check(prompts, tokenizer)
     for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
         print(f"note: {line}")
     model_args.check_context(prompts + (held_out or []), config.response_length)
@@ -72,7 +75,7 @@ def main(
     facts |= args.held_out_facts(prompts, held_out)
     print(json_text(facts, indent=2))
     both = (prompts, held_out or Prompts())
-    reward = VisibleReward(parts, weights, rule, tokenizer, *both)
+    reward = VisibleReward(scorer, rule, tokenizer, *both)
 
     # Train, save, load again.
     metrics, history = train_and_save(

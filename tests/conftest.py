@@ -63,10 +63,10 @@ def demo_model() -> str:
 def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     """Makes PPO trainers on the embedded model, rewarded by the lexicon."""
     from toolkit.data.prompts import Prompts
-    from toolkit.labeling.scripted import Lexicon
     from toolkit.models.adapters import lora_config
     from toolkit.models.loading import load_base, load_tokenizer
     from toolkit.models.roles import Roles
+    from toolkit.scoring.functions import Lexicon
     from toolkit.training.ppo.config import PPOConfig
     from toolkit.training.ppo.trainer import PPOTrainer
 

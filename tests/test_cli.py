@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments import ModelArguments, SamplingArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
+from toolkit.scoring.arguments import ScorerArguments
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.trainer import BestOfKConfig

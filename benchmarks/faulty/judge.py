@@ -19,10 +19,10 @@ from typing import Any
 from benchmarks.faulty.room import Fault, Room, Wrong
 from toolkit.errors import InputError
 from toolkit.evaluation.judges import AskJudge
-from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.labelers import JudgePicker, ScriptedLabeler
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.picks import label_until
+from toolkit.scoring.http_judge import HTTPJudge
 
 KEY = "sk-KEEP-THIS-0123456789"
 ITEMS = 45
@@ -335,7 +335,7 @@ def failing(room: Room, liar: Liar, good: int) -> str:
     fill(room)
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeler, began = ScriptedLabeler("m", JudgePicker(judge)), time.monotonic()
+            labeler, began = ScriptedLabeler("m", judge), time.monotonic()
             try:
                 labeler.work(store, progress=False)
             except InputError as problem:
@@ -349,7 +349,7 @@ def failing(room: Room, liar: Liar, good: int) -> str:
         check(room, good)
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            ScriptedLabeler("m", JudgePicker(judge)).work(store, progress=False)
+            ScriptedLabeler("m", judge).work(store, progress=False)
     check(room, ITEMS)
     return "ended in one line; mended, all were labeled"
 
@@ -389,7 +389,7 @@ def online(room: Room, liar: Liar) -> str:
 
     with Store(room.folder / "labels.sqlite", Settings(overlap=0.0)) as store:
         with HTTPJudge(liar.url, "m", timeout=0.4, retries=1, backoff=0.01) as judge:
-            labeler = ScriptedLabeler("m", JudgePicker(judge))
+            labeler = ScriptedLabeler("m", judge)
             try:
                 label_until(store, 0, 40, True, labeler, more, lambda: None)
             except InputError:
@@ -398,7 +398,7 @@ def online(room: Room, liar: Liar) -> str:
                 raise Wrong("a round was made of it")
         liar.step = honest
         with HTTPJudge(liar.url, "m") as judge:
-            labeler = ScriptedLabeler("m", JudgePicker(judge))
+            labeler = ScriptedLabeler("m", judge)
             picks = label_until(store, 0, 40, True, labeler, more, lambda: None)
     if len(picks) < 40 or any(len(p["completions"][p["best"]]) < 4 for p in picks):
         raise Wrong("mended, it did not bring the round's labels")

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import pstdev
 
 from toolkit.data.demo_text import reviews
-from toolkit.labeling.scripted import Lexicon
+from toolkit.scoring.functions import Lexicon
 
 
 def test_equal_seeds_give_equal_text_and_others_do_not() -> None:
@@ -17,10 +17,10 @@ def test_reviews_are_varied_sentences_of_either_sentiment(root: Path) -> None:
     texts = list(reviews(400, 0))
     assert len({rest for _, rest in texts}) > 390
     assert all(o.endswith(".") and r.endswith(".") and " a a" not in r for o, r in texts)
-    scores = Lexicon(root / "data" / "lexicon.txt")([""] * 400, [rest for _, rest in texts])
+    scores = Lexicon(root / "data" / "lexicon.txt").of_texts(rest for _, rest in texts)
     assert sum(s > 2 for s in scores) > 100 and sum(s < -2 for s in scores) > 100
     assert pstdev(scores) > 3
-    openings = Lexicon(root / "data" / "lexicon.txt")([""] * 400, [o for o, _ in texts])
+    openings = Lexicon(root / "data" / "lexicon.txt").of_texts(o for o, _ in texts)
     assert not any(openings)  # a prompt gives nothing away
 
 

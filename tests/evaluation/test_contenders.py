@@ -25,6 +25,7 @@ from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.scoring.functions import as_scorer
 
 Make = Callable[..., Sampling]
 
@@ -114,8 +115,7 @@ def test_the_reference_has_no_kl_and_best_of_n_that_of_its_picking(new_sampling:
     assert scores == [float(len(text)) for text in drawn.texts]
 
 
-def longest(indices: Any, outputs: Any) -> list[float]:
-    return [float(len(text)) for text in outputs.texts]
+longest = as_scorer(lambda prompts, completions: [float(len(text)) for text in completions])
 
 
 def test_best_of_n_of_a_policy_adds_the_policys_kl(new_sampling: Make, adapter: str) -> None:

@@ -11,6 +11,7 @@ from toolkit.evaluation.frontier import frontier, frontiers, optimal_gain, refer
 from toolkit.evaluation.judges import ScoreJudge
 from toolkit.maths.frontier import best_of_n_score, exponential_tilt, tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE, Actors
+from toolkit.scoring.functions import as_scorer
 
 Make = Callable[..., Any]
 
@@ -49,7 +50,7 @@ def test_what_is_sampled_for_the_curve_follows_the_reference(new_sampling: Make)
     sampling: Sampling = new_sampling(length=1)
     exact = one_token_logprobs(sampling.roles, REFERENCE, sampling.prompts)
     table = rewards_of_tokens(exact.shape[1])
-    judge = ScoreJudge("toy", "function", lambda prompts, completions: [0.0] * len(prompts))
+    judge = ScoreJudge("toy", "function", as_scorer(token_length))
     judge.score = lambda s, outputs, indices: [table[i[0]].item() for i in outputs.ids]  # type: ignore
     scores = reference_scores(sampling, [judge], 3, 2000, seed=3)["toy"]
     assert scores.shape == (3, 2000)
@@ -107,9 +108,7 @@ def test_the_curves_start_at_nothing_rise_and_bend(new_sampling: Make) -> None:
 
 def test_frontiers_are_made_for_judges_that_score_and_only_if_asked_for(new_sampling: Make) -> None:
     sampling: Sampling = new_sampling()
-    judge = ScoreJudge(
-        "n", "function", lambda prompts, completions: [float(len(c)) for c in completions]
-    )
+    judge = ScoreJudge("n", "function", as_scorer(token_length))
     scores = {"n": {"reference": [1.0, 2.0, 4.0]}}
     assert frontiers([judge], sampling, scores, 0, 16, 0, None) == {}
     (curve,) = frontiers([judge], sampling, scores, 2, 16, 0, None).values()

@@ -15,17 +15,25 @@ from toolkit.evaluation.judges import (
     PeopleJudge,
     ScoreJudge,
     judge_all,
+    load_judges,
     pairs_of,
-    parse_judges,
     reranker,
 )
-from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.scoring.arguments import parse_specs
+from toolkit.scoring.functions import as_scorer
+from toolkit.scoring.picker import ScorePicker
+from toolkit.scoring.reward_models import RewardAdapter
 
 Make = Callable[..., Any]
+
+
+def parse_judges(specs: list[str], base: str, precision: str) -> list[Any]:
+    return list(load_judges(parse_specs(specs, "judges"), base, precision))
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +86,14 @@ def test_several_reward_adapters_on_one_base_score_as_each_does_alone(
     outputs = sampling.write(Contender("r", "reference"), [], None)
     assert outputs.ids is not None
     for folder in [*reward_adapter, reward_adapter[0]]:
-        found = ScoreJudge("r", "reward_adapter", folder=folder).score(sampling, outputs)
+        found = ScoreJudge("r", "reward_adapter", RewardAdapter(folder)).score(sampling, outputs)
         alone = Roles(load_base(demo_model, "fp32"), reward_adapter=folder)
         for prompt, ids, score in zip(sampling.prompts, outputs.ids, found, strict=True):
             row = torch.tensor([prompt + ids])
             expected = alone.scores(row, torch.ones_like(row, dtype=torch.bool))
             assert score == pytest.approx(expected.item(), abs=1e-4)
     texts_only = Outputs(outputs.texts, None, None, outputs.tokens)
-    judge = ScoreJudge("r", "reward_adapter", folder=reward_adapter[0])
+    judge = ScoreJudge("r", "reward_adapter", RewardAdapter(reward_adapter[0]))
     assert judge.score(sampling, texts_only) == pytest.approx(
         judge.score(sampling, outputs), abs=1e-4
     )
@@ -99,11 +107,10 @@ def test_functions_get_the_columns_of_their_prompts(new_sampling: Make) -> None:
         assert prompts == ["It rained.", "We went to the market."]
         return weight
 
-    judge = ScoreJudge("w", "function", weighed)
+    judge = ScoreJudge("w", "function", as_scorer(weighed))
     outputs = Outputs(["a", "b"], None, None, [1, 1])
     assert judge.score(sampling, outputs, [2, 0]) == [3.0, 1.0]
-    pick = reranker([judge], None, sampling)
-    assert pick is not None and pick([2, 0], outputs) == [3.0, 1.0]
+    assert reranker([judge], None) is judge.scorer is reranker([judge], "w")
 
 
 def test_pairs_with_the_reference_or_all() -> None:
@@ -120,9 +127,9 @@ class First:
     def doubt(self) -> str | None:
         return None
 
-    def pick(self, prompt: Any, completions: list[str]) -> int | None:
+    def best(self, prompt: Any, completions: list[str]) -> list[int]:
         self.asked += 1
-        return None if "?" in completions else completions.index(min(completions))
+        return [] if "?" in completions else [completions.index(min(completions))]
 
 
 def test_a_judge_who_picks_is_asked_once_a_pair_and_not_about_equal_texts(
@@ -188,7 +195,7 @@ def test_judges_are_asked_as_the_arguments_say(demo_model: str) -> None:
         judge_patience=3,
     )  # fmt: skip
     (judge,) = args.load_judges(demo_model, "fp32")
-    asked = judge.judge  # type: ignore[union-attr]
+    asked = judge.picker  # type: ignore[union-attr]
     assert (asked.max_tokens, asked.timeout, asked.patience) == (99, 7.0, 3)
 
 
@@ -229,7 +236,7 @@ def test_a_score_that_is_no_number_is_the_judges_fault_by_name(
 ) -> None:
     sampling = new_sampling()
     outputs = sampling.write(Contender("r", "reference"), [], None)
-    judge = ScoreJudge("rm", "reward_adapter", folder=reward_adapter[0])
+    judge = ScoreJudge("rm", "reward_adapter", RewardAdapter(reward_adapter[0], title="judges: rm"))
     assert len(judge.score(sampling, outputs)) == len(outputs.texts)
     sampling.roles.reward_head.weight.data.fill_(float("inf"))
     with pytest.raises(InputError, match=r"judges: rm: scored .* as .*broken"):

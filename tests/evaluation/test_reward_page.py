@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.evaluation.reward_analysis import Analysis, CurvePoint, RewardReport, analyse
 from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
-from toolkit.training.reward.accuracy import RewardMetrics
+from toolkit.scoring.accuracy import RewardMetrics
 
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"
 

@@ -15,7 +15,7 @@ from toolkit.hub.adapter_source import TrainedAdapter, read_adapter, read_result
 from toolkit.hub.base_on_hub import Base
 from toolkit.hub.card import code, render
 from toolkit.record import RunRecord
-from toolkit.training.reward.accuracy import RewardMetrics
+from toolkit.scoring.accuracy import RewardMetrics
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
 DEMO = Path(__file__).parents[2] / "data" / "model"

@@ -9,9 +9,10 @@ import pytest
 
 from toolkit.data.locks import letting_go, lock_part
 from toolkit.errors import InputError
-from toolkit.labeling.judge import UselessJudge
-from toolkit.labeling.labelers import Counts, JudgePicker, ScorePicker, ScriptedLabeler
+from toolkit.labeling.labelers import Counts, ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
+from toolkit.scoring.http_judge import UselessJudge
+from toolkit.scoring.picker import ScorePicker
 
 Row = dict[str, Any]
 NO_OVERLAP = Settings(overlap=0.0)
@@ -52,16 +53,16 @@ class Chance:
     def __init__(self, limit: int | None = None) -> None:
         self.asked, self.limit, self.cost = 0, limit, 0.0
 
-    def pick(self, prompt: Any, completions: list[str]) -> int | None:
+    def best(self, prompt: Any, completions: list[str], fields: Any = None) -> list[int]:
         if self.asked == self.limit:
             raise KeyboardInterrupt
         self.asked += 1
         self.cost += 2.0
-        return None if prompt.endswith("7") else completions.index("3")
+        return [] if prompt.endswith("7") else [completions.index("3")]
 
 
 def judged(judge: Chance, **options: Any) -> ScriptedLabeler:
-    return ScriptedLabeler("judge", JudgePicker(judge), **options)  # type: ignore[arg-type]
+    return ScriptedLabeler("judge", judge, **options)  # type: ignore[arg-type]
 
 
 def test_every_item_gets_the_best_completion_whatever_order_it_is_shown_in(tmp_path: Path) -> None:
@@ -231,10 +232,10 @@ class Failing(Chance):
         super().__init__()
         self.script, self.ending = list(script), ending
 
-    def pick(self, prompt: Any, completions: list[str]) -> int | None:
+    def best(self, prompt: Any, completions: list[str], fields: Any = None) -> list[int]:
         if not self.script:
             raise self.ending
-        return completions.index("3") if self.script.pop(0) == "3" else None
+        return [completions.index("3")] if self.script.pop(0) == "3" else []
 
 
 def test_what_a_useless_judge_said_is_taken_back_and_asked_again(tmp_path: Path) -> None:

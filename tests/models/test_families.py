@@ -20,11 +20,11 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.families import LogitRule, family_of, logit_rule
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.loading import load_base, load_tokenizer, way_to_load
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reload import load_plain, plain_scores
 from toolkit.models.roles import Roles
 from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora, linear_targets
+from toolkit.scoring.reward_models import RewardModel
 
 SMALL: dict[str, Any] = {
     "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -246,11 +246,11 @@ def reward_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
     roles = Roles(load_base(name, precision), reward_adapter=folder)
     with torch.no_grad():
         left, right = (roles.scores(*pad(PROMPTS, 0, side)) for side in ("left", "right"))
-    beside = TextRewardModel(str(folder), precision)  # as the reward of a policy on another base
+    beside = RewardModel(str(folder), precision)  # as the reward of a policy on another base
     return {
         "in training": gap(scores.detach(), plain), "padded left": gap(left, plain),
         "padded right": gap(right, plain), "without a gradient": len(missing),
-        "beside": gap(torch.tensor(beside.score_rows(PROMPTS)), plain),
+        "beside": gap(beside.score_rows(PROMPTS), plain),
     }  # fmt: skip
 
 

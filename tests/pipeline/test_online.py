@@ -12,13 +12,14 @@ import pytest
 from toolkit.data.files import write_jsonl
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
-from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
 from toolkit.pipeline.online import OnlineArguments, check_alike, claim
 from toolkit.pipeline.picks import items_for, label_until, unanswered
 from toolkit.pipeline.samples import draw_prompts, with_sides
 from toolkit.pipeline.schedule import linear, quadratic, schedule_of, wanted_labels
+from toolkit.scoring.picker import ScorePicker
 
 SIDES = ["reference", "reference", "policy", "policy"]
 

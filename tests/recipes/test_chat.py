@@ -31,7 +31,8 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.reward_models import RewardAdapter
+from toolkit.scoring.scorer import TokenCompletions
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
@@ -277,7 +278,8 @@ def test_scores_are_plain_pefts_of_texts_closed_as_in_training(chain: Path) -> N
     plain.config.pad_token_id = None
     prompts, _ = read_prompts(chain / "prompts.jsonl", tokenizer, 128, limit=6)
     kept = [[40 + i, 50 + i, 60] for i in range(6)]
-    found = model_scores(roles, prompts, kept, tokenizer, 4).tolist()
+    asked = TokenCompletions(prompts, tokenizer, kept, actors=roles, batch_size=4)
+    found = RewardAdapter()(asked).tolist()
     for value, prompt, completion in zip(found, prompts, kept, strict=True):
         with torch.no_grad():
             raw = plain(torch.tensor([prompt + completion + [1]])).logits.item()

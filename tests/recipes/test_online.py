@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
-from toolkit.labeling.labelers import ScorePicker, ScriptedLabeler
-from toolkit.labeling.scripted import Lexicon
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.pipeline import online as online_loop
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.picker import ScorePicker
 from toolkit.training.ppo.trainer import PPOTrainer
 
 online = recipe("online")

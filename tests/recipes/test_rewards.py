@@ -12,8 +12,8 @@ from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import by_lexicon
-from toolkit.training.reward.accuracy import credit
+from toolkit.scoring.accuracy import credit
+from toolkit.scoring.functions import Lexicon
 
 convert = recipe("convert")
 ratings = recipe("ratings")
@@ -90,7 +90,7 @@ def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(
     fits = [row for _, row in read_jsonl(run / "reward" / "held_out.jsonl")
             if "far" not in row["prompt"]]  # fmt: skip
     assert report["analysis"]["accuracy"]["n"] == len(fits) == metrics["comparisons"]
-    lexicon = by_lexicon("data/lexicon.txt")
+    lexicon = Lexicon("data/lexicon.txt").of_texts
     credits = [credit(lexicon(row["completions"]), row["best"], row["completions"]) for row in fits]
     value = report["analysis"]["baselines"]["lexicon"]["value"]
     assert value > 0.6 and value == pytest.approx(sum(credits) / len(credits))

@@ -6,7 +6,9 @@ from toolkit.data.chat import ChatArguments
 from toolkit.data.prompts import PROMPTS_HELP
 from toolkit.errors import InputError, check_choice, check_range, check_seed
 from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
-from toolkit.evaluation.judges import Judge, ScoreJudge, parse_judges
+from toolkit.evaluation.judges import Judge, ScoreJudge, load_judges
+from toolkit.scoring.arguments import Spec, parse_specs, short_forms
+from toolkit.scoring.http_judge import HTTPJudge
 
 HELD_OUT = "data/prompts.heldout.jsonl"
 
@@ -125,11 +127,8 @@ class EvaluationArguments(ChatArguments):
         Raises:
             InputError: nobody, one that does not load, or a name that is nobody's.
         """
-        judges = parse_judges(
-            [*self._scoring(), *self.judges], base, precision, self.judge_key_variable,
-            self.reward_end_token, max_tokens=self.judge_max_tokens, timeout=self.judge_timeout,
-            patience=self.judge_patience,
-        )  # fmt: skip
+        specs = [*self._scoring(), *parse_specs(self.judges, "judges")]
+        judges = load_judges(specs, base, precision, self.reward_end_token, self._http_judge)
         if not judges:
             raise InputError(
                 "no judge: give --lexicon, --reward_function, --reward_adapter or --judges"
@@ -144,13 +143,23 @@ class EvaluationArguments(ChatArguments):
                 )  # fmt: skip
         return judges
 
-    def _scoring(self) -> list[str]:
-        short = []
-        if self.lexicon is not None:
-            short.append(f"lexicon=lexicon:{self.lexicon}")
-        if self.reward_function is not None:
-            name = self.reward_function.rpartition(":")[2]
-            short.append(f"{name}=function:{self.reward_function}")
-        if self.reward_adapter is not None:
-            short.append(f"reward=reward_adapter:{self.reward_adapter}")
-        return short
+    def _scoring(self) -> list[Spec]:
+        """What the short flags say."""
+        return short_forms(
+            {
+                "lexicon": self.lexicon,
+                "reward_function": self.reward_function,
+                "reward_adapter": self.reward_adapter,
+            }
+        )
+
+    def _http_judge(self, url: str, model: str) -> HTTPJudge:
+        """A judge at this address, asked as the flags say."""
+        return HTTPJudge(
+            url,
+            model,
+            self.judge_key_variable,
+            max_tokens=self.judge_max_tokens,
+            timeout=self.judge_timeout,
+            patience=self.judge_patience,
+        )

@@ -38,6 +38,7 @@ from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
 from toolkit.record import RUN_FILE, RunRecord, record_beside
+from toolkit.scoring.scorer import Scorer, TokenCompletions
 from toolkit.training.ppo.checkpoints import NAME, export_policy
 
 BEST_OF = re.compile(r"best_of_(\d+)(?::(.+))?")
@@ -83,10 +84,6 @@ class Outputs:
     log_ratios: list[float] | None
     tokens: list[int]
     kl_of_picking: float = 0.0
-
-
-# What best-of-n picks by: scores of completions of the prompts with these indices.
-Reranker = Callable[[Sequence[int], Outputs], list[float]]
 
 
 def parse_contenders(specs: Sequence[str]) -> list[Contender]:
@@ -284,7 +281,7 @@ class Sampling:
         return self._roles_of[contender.name]
 
     def write(
-        self, contender: Contender, contenders: Sequence[Contender], reranker: Reranker | None
+        self, contender: Contender, contenders: Sequence[Contender], reranker: Scorer | None
     ) -> Outputs:
         """One completion for each prompt.
 
@@ -343,20 +340,39 @@ class Sampling:
             ]
         return Outputs(texts, kept, ratios, tokens)
 
-    def draw(self, contender: Contender, n: int, reranker: Reranker) -> tuple[Outputs, list[float]]:
+    def completions(
+        self, outputs: Outputs, indices: Sequence[int] | None = None
+    ) -> TokenCompletions:
+        """What a contender wrote, as scorers are asked about it.
+
+        Args:
+            outputs: the completions.
+            indices: the prompt of each; by default all prompts in their order.
+        """
+        chosen = range(len(self.prompts)) if indices is None else indices
+        return TokenCompletions(
+            self.prompts.pick(chosen),
+            self.tokenizer,
+            outputs.ids,
+            outputs.texts,
+            self.roles,
+            self.batch_size,
+        )
+
+    def draw(self, contender: Contender, n: int, reranker: Scorer) -> tuple[Outputs, list[float]]:
         """n completions of each prompt by one contender, one prompt after the other, and scores."""
         generator = torch.Generator().manual_seed(_stream(self.seed, contender.name))
         return self._draw(self.role(contender), contender.name, n, reranker, generator)
 
     def _draw(
-        self, role: str, name: str, n: int, reranker: Reranker, generator: torch.Generator
+        self, role: str, name: str, n: int, reranker: Scorer, generator: torch.Generator
     ) -> tuple[Outputs, list[float]]:
         indices = [i for i in range(len(self.prompts)) for _ in range(n)]
         drawn = self.sample(role, indices, generator, name)
-        return drawn, reranker(indices, drawn)
+        return drawn, reranker.finite_scores(self.completions(drawn, indices))
 
     def _pick(
-        self, contender: Contender, role: str, reranker: Reranker, generator: torch.Generator
+        self, contender: Contender, role: str, reranker: Scorer, generator: torch.Generator
     ) -> Outputs:
         n = contender.n
         drawn, scores = self._draw(role, contender.name, n, reranker, generator)

@@ -1,42 +1,29 @@
-"""Who says which of two completions is better: scorers, reward adapters, HTTP judges, people.
+"""Who says which of two completions is better: scorers, HTTP judges, people.
 
-vader=lexicon:vader_lexicon.txt
-mine=function:my_module:my_scores
-rm=reward_adapter:outputs/reward/adapter       on the base at hand
-big=reward_model:some-org/some-reward-model    on another base, loaded beside it
-qwen=http:qwen3@http://localhost:8000/v1
-people=people:outputs/matches.sqlite           a store that label.py serves
+``scoring.arguments`` says how they are named; scores are compared, and whoever picks is asked.
 """
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.encoding import Encoder
-from toolkit.data.prompts import Prompts
-from toolkit.data.text import answers
 from toolkit.errors import InputError
-from toolkit.evaluation.contenders import Contender, Outputs, Reranker, Sampling
-from toolkit.labeling.judge import HTTPJudge
-from toolkit.labeling.scripted import Lexicon
+from toolkit.evaluation.contenders import Contender, Outputs, Sampling
 from toolkit.labeling.store import Settings, Store, check_writable
-from toolkit.models.adapters import check_adapter
-from toolkit.models.other_base import TextRewardModel
-from toolkit.models.reading import reading_of
-from toolkit.scoring.functions import RewardFunction, call_reward_function, load_function
-from toolkit.training.rewards import model_scores
+from toolkit.scoring.arguments import Spec, load_scorer
+from toolkit.scoring.http_judge import HTTPJudge
+from toolkit.scoring.picker import Picker
+from toolkit.scoring.scorer import Prompt, Scorer
 
-KINDS = ("lexicon", "function", "reward_adapter", "reward_model", "http", "people")
 # 1: the first is better, -1: the second, 0: equally good; None: not judged.
 Verdict = int | None
 Scores = dict[str, list[float]]  # contender -> a score for each prompt
 Verdicts = dict[tuple[str, str], list[Verdict]]  # (contender, opponent) -> one for each prompt
+Question = tuple[Prompt, str, str]  # a prompt, and two completions
 
 
 @dataclass
@@ -45,22 +32,13 @@ class ScoreJudge:
 
     Attributes:
         name: in tables.
-        kind: one of ``KINDS``.
-        function: of texts; None for a reward adapter.
-        folder: the reward adapter's.
-        end_token: what closes the texts that it reads, as for ``reading_of``.
+        kind: one of ``scoring.arguments.KINDS``.
+        scorer: who scores.
     """
 
     name: str
     kind: str
-    function: RewardFunction | None = None
-    folder: str = ""
-    end_token: str = "auto"
-
-    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise InputError if these prompts are not rendered as a reward adapter's were."""
-        if self.function is None:
-            reading_of(self.folder, tokenizer, self.end_token).check(prompts)
+    scorer: Scorer
 
     def score(
         self, sampling: Sampling, outputs: Outputs, indices: Sequence[int] | None = None
@@ -75,33 +53,7 @@ class ScoreJudge:
         Raises:
             InputError: a score that is NaN or infinite.
         """
-        chosen = range(len(sampling.prompts)) if indices is None else indices
-        prompts = sampling.prompts.pick(chosen)
-        shown = [prompts.shown(i, sampling.tokenizer) for i in range(len(prompts))]
-        if self.function is not None:
-            asked = answers(shown, outputs.texts)
-            return call_reward_function(self.function, shown, asked, prompts.columns)
-        kept = outputs.ids
-        if kept is None:  # text of other tokens, or of a file: as the base would read it
-            encoder = Encoder(sampling.tokenizer, None, chat=prompts.chat)
-            kept = [
-                encoder.completion_ids(ids, encoder.prompt_text(given, prompts.row(i)), text,
-                                       not isinstance(given, str))
-                for i, (ids, given, text) in enumerate(zip(prompts, shown, outputs.texts,
-                                                           strict=True))
-            ]  # fmt: skip
-        reading = reading_of(self.folder, sampling.tokenizer, self.end_token)
-        sampling.roles.use_reward(self.folder, reading)
-        scores = model_scores(
-            sampling.roles, prompts, kept, sampling.tokenizer, sampling.batch_size
-        ).tolist()
-        for value, text in zip(scores, outputs.texts, strict=True):
-            if not math.isfinite(value):
-                raise InputError(
-                    f"judges: {self.name}: scored {text!r:.60} as {value} (the weights of "
-                    f"{self.folder} are broken, or the precision is too low: try --precision fp32)"
-                )
-        return scores
+        return self.scorer.finite_scores(sampling.completions(outputs, indices))
 
 
 class PickJudge(Protocol):
@@ -110,19 +62,19 @@ class PickJudge(Protocol):
     name: str
     kind: str
 
-    def verdicts(self, questions: list[tuple[Any, str, str]]) -> list[Verdict]:
+    def verdicts(self, questions: list[Question]) -> list[Verdict]:
         """One for each (prompt, first completion, second completion)."""
 
 
 @dataclass
 class AskJudge:
-    """A language model behind an OpenAI-compatible endpoint."""
+    """Whoever picks the best of completions: a language model behind an endpoint, say."""
 
     name: str
-    judge: HTTPJudge
+    picker: Picker
     kind: str = "http"
 
-    def verdicts(self, questions: list[tuple[Any, str, str]]) -> list[Verdict]:
+    def verdicts(self, questions: list[Question]) -> list[Verdict]:
         """Its answers; equal texts are a tie without asking, no clear answer is None.
 
         Raises:
@@ -135,22 +87,25 @@ class AskJudge:
             if first == second:
                 found.append(0)
                 continue
-            pick = self.judge.pick(prompt, [first, second])
-            asked, answered = asked + 1, answered + (pick is not None)
-            found.append(None if pick is None else 1 - 2 * pick)
+
+            best = self.picker.best(prompt, [first, second])
+            asked += 1
+            answered += bool(best)
+            found.append((0 in best) - (1 in best) if best else None)
+
         if asked and not answered:
             raise InputError(
                 f"judges: {self.name}: gave no answer on any of {asked} pairs; its last begins "
-                f"{self.judge.refusal}"
+                f"{self.picker.refusal}"
             )
-        if doubt := self.judge.doubt():
+        if doubt := self.picker.doubt():
             print(f"warning: {self.name}: {doubt}")
         return found
 
 
 @dataclass
 class PeopleJudge:
-    """People on the labelling page, who see neither names nor which is which.
+    """People on the labeling page, who see neither names nor which is which.
 
     The questions go into a store as items; what has been said of them so far is what counts. Ask
     again later, with ``evaluate.py --samples``, for the rest.
@@ -160,9 +115,9 @@ class PeopleJudge:
     path: str
     kind: str = "people"
 
-    def verdicts(self, questions: list[tuple[Any, str, str]]) -> list[Verdict]:
-        """By majority of those who labelled a pair; a tie, or both bad, counts for neither."""
-        different = [q for q in questions if q[1] != q[2]]
+    def verdicts(self, questions: list[Question]) -> list[Verdict]:
+        """By majority of those who labeled a pair; a tie, or both bad, counts for neither."""
+        different = [question for question in questions if question[1] != question[2]]
         said: dict[str, list[int]] = defaultdict(list)
         with Store(self.path, Settings(overlap=0.0, repeats=0.0, gold=0.0)) as store:
             store.add_items(
@@ -172,6 +127,7 @@ class PeopleJudge:
             for label in store.said("match"):
                 sign = 0 if label["choice"] is None else 1 - 2 * label["choice"]
                 said[_key(label["prompt"], *label["completions"])].append(sign)
+
         found: list[Verdict] = []
         for prompt, first, second in questions:
             votes = said.get(_key(prompt, *sorted((first, second))))
@@ -182,6 +138,7 @@ class PeopleJudge:
             else:
                 total = sum(votes) if first < second else -sum(votes)
                 found.append((total > 0) - (total < 0))
+
         left = sum(v is None for v in found)
         if left:
             print(
@@ -192,71 +149,68 @@ class PeopleJudge:
         return found
 
 
-def _key(prompt: Any, *texts: str) -> str:
+def _key(prompt: Prompt, *texts: str) -> str:
     return json.dumps([prompt, *texts], sort_keys=True)
 
 
 Judge = ScoreJudge | AskJudge | PeopleJudge
 
 
-def parse_judges(
-    specs: Sequence[str], base: str, precision: str, key_variable: str = "OPENAI_API_KEY",
-    end_token: str = "auto", **http: Any,
-) -> list[Judge]:  # fmt: skip
-    """Judges from ``name=kind:value``; nothing large is loaded. ``http`` is for ``HTTPJudge``.
+def load_judges(
+    specs: Sequence[Spec],
+    base: str,
+    precision: str,
+    end_token: str = "auto",
+    ask: Callable[[str, str], HTTPJudge] = HTTPJudge,
+) -> list[Judge]:
+    """The judges that these name; nothing large is loaded.
+
+    Args:
+        specs: of any kind.
+        base: the base at hand, which reward adapters must fit.
+        precision: how bases are held.
+        end_token: what closes the texts that reward models read.
+        ask: makes an HTTP judge of its address and its model's name.
 
     Raises:
-        InputError: another form or kind, a name twice, something that does not load.
+        InputError: a name twice, or something that does not load.
     """
     judges: list[Judge] = []
-    http_options = {"key_variable": key_variable} | http
     for spec in specs:
-        name, _, what = spec.partition("=")
-        kind, _, value = what.partition(":")
-        if not (name and value) or kind not in KINDS:
-            raise InputError(
-                f"judges: {spec!r} is not NAME=KIND:VALUE with a KIND of {', '.join(KINDS)}"
-            )
-        if any(j.name == name for j in judges):
-            raise InputError(f"judges: two are called {name!r}")
-        judges.append(_load(name, kind, value, base, precision, end_token, http_options))
+        if any(judge.name == spec.name for judge in judges):
+            raise InputError(f"judges: two are called {spec.name!r}")
+
+        what = f"judges: {spec.name}"
+        if spec.kind == "people":
+            check_writable(spec.value, what)
+            judges.append(PeopleJudge(spec.name, spec.value))
+        elif spec.kind == "http":
+            model, _, url = spec.value.partition("@")
+            if not url:
+                raise InputError(f"{what}: {spec.value!r} is not MODEL@URL")
+            judges.append(AskJudge(spec.name, ask(url, model)))
+        else:
+            scorer = load_scorer(spec, base, precision, end_token, what)
+            judges.append(ScoreJudge(spec.name, spec.kind, scorer))
     return judges
 
 
-def _load(
-    name: str, kind: str, value: str, base: str, precision: str, end_token: str,
-    http: dict[str, Any],
-) -> Judge:  # fmt: skip
-    if kind == "lexicon":
-        return ScoreJudge(name, kind, Lexicon(value))
-    if kind == "function":
-        return ScoreJudge(name, kind, load_function(value))
-    if kind == "reward_model":
-        return ScoreJudge(name, kind, TextRewardModel(value, precision, end_token=end_token))
-    if kind == "reward_adapter":
-        check_adapter(value, base, "SEQ_CLS", f"judges: {name}", precision)
-        return ScoreJudge(name, kind, folder=value, end_token=end_token)
-    if kind == "people":
-        check_writable(value, f"judges: {name}")
-        return PeopleJudge(name, value)
-    model, _, url = value.partition("@")
-    if not url:
-        raise InputError(f"judges: {name}: {value!r} is not MODEL@URL")
-    return AskJudge(name, HTTPJudge(url, model, **http))
-
-
-def reranker(judges: Sequence[Judge], name: str | None, sampling: Sampling) -> Reranker | None:
+def reranker(judges: Sequence[Judge], name: str | None) -> Scorer | None:
     """What best-of-n picks by: the judge called ``name``, or the first that scores, if any does."""
     for judge in judges:
         if isinstance(judge, ScoreJudge) and name in (None, judge.name):
-            return lambda indices, outputs: judge.score(sampling, outputs, indices)
+            return judge.scorer
     return None
 
 
 def judge_all(
-    judges: Sequence[Judge], sampling: Sampling, contenders: Sequence[Contender],
-    outputs: dict[str, Outputs], pick_pairs: str, pick_limit: int,
-) -> tuple[dict[str, Scores], dict[str, Verdicts]]:  # fmt: skip
+    judges: Sequence[Judge],
+    sampling: Sampling,
+    contenders: Sequence[Contender],
+    outputs: dict[str, Outputs],
+    pick_pairs: str,
+    pick_limit: int,
+) -> tuple[dict[str, Scores], dict[str, Verdicts]]:
     """Scores (judge -> contender -> a number a prompt) and verdicts (judge -> pair -> one each).
 
     Args:
@@ -277,11 +231,14 @@ def judge_all(
                 c.name: judge.score(sampling, outputs[c.name]) for c in contenders
             }
             continue
+
         pairs = list(pairs_of([c.name for c in contenders], pick_pairs))
-        said = judge.verdicts([
+        questions = [
             (shown[i], outputs[a].texts[i], outputs[b].texts[i])
-            for a, b in pairs for i in range(count)
-        ])  # fmt: skip
+            for a, b in pairs
+            for i in range(count)
+        ]
+        said = judge.verdicts(questions)
         verdicts[judge.name] = {
             pair: said[k * count : (k + 1) * count] for k, pair in enumerate(pairs)
         }

@@ -25,7 +25,7 @@ from toolkit.maths.calibration import (
     fit_temperature,
 )
 from toolkit.maths.losses import best_of_k_loss
-from toolkit.training.reward.accuracy import (
+from toolkit.scoring.accuracy import (
     RewardMetrics,
     Share,
     best_of_k_accuracy,

@@ -18,7 +18,7 @@ from toolkit.evaluation.reward_analysis import (
     RewardReport,
 )
 from toolkit.evaluation.tables import Fact
-from toolkit.training.reward.accuracy import RewardMetrics, Share, judge
+from toolkit.scoring.accuracy import RewardMetrics, Share, judge
 
 
 def verdict(analysis: Analysis) -> tuple[str, str]:

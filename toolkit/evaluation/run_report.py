@@ -19,9 +19,9 @@ from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.maths.agreement import krippendorff_alpha
 from toolkit.record import RUN_FILE, RunRecord
+from toolkit.scoring.accuracy import RewardMetrics, Verdict, judge
+from toolkit.scoring.trust import read_trusts
 from toolkit.training.log_rows import LoggedUpdate, read_log, read_timings
-from toolkit.training.reward.accuracy import RewardMetrics, Verdict, judge
-from toolkit.training.trust import read_trusts
 
 TOLERANCE = 0.1  # of the KL's mean over the last fifth of a run, relative to its target
 

@@ -28,8 +28,8 @@ from toolkit.models.facts import FACTS, read_facts
 from toolkit.models.finite import check_file
 from toolkit.models.reading import reading_of
 from toolkit.record import Json, RunRecord, record_beside
+from toolkit.scoring.accuracy import RewardMetrics
 from toolkit.training.methods import METHODS, Method
-from toolkit.training.reward.accuracy import RewardMetrics
 
 Kind = Literal["policy", "reward", "value"]
 VALUE_HEAD = "value_head.safetensors"

@@ -1,7 +1,7 @@
 """Labelers that are scripts: beside people, on the same items, into the same store.
 
     with HTTPJudge("http://localhost:8000/v1", "qwen3") as judge:
-        counts = ScriptedLabeler("qwen3", JudgePicker(judge)).work(store, limit=500)
+        counts = ScriptedLabeler("qwen3", judge).work(store, limit=500)
 
 What is said of an item depends on the item, the labeler's name and the seed, on nothing that came
 before: a labeler that is killed and started again labels the rest as if nothing had happened.
@@ -11,106 +11,19 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
 from toolkit.data.locks import letting_go, lock_part
-from toolkit.data.text import answers
 from toolkit.errors import InputError, check_choice, check_range, check_seed
-from toolkit.labeling.judge import HTTPJudge, UselessJudge
-from toolkit.labeling.scripted import pick_best
 from toolkit.labeling.store import Labeler, Refused, Store
 from toolkit.labeling.store.labels import REFUSED
 from toolkit.labeling.store.queue import draw
-from toolkit.scoring.functions import RewardFunction, call_reward_function
+from toolkit.scoring.http_judge import UselessJudge
+from toolkit.scoring.picker import Fields, Picker, pick_best
+from toolkit.scoring.scorer import Prompt
 
-Prompt = str | list[dict[str, str]]
-Fields = dict[str, Any]
 REMEMBERED = 1000  # of the last answers; more than any row that finds a judge out
-
-
-class Picker(Protocol):
-    """Who knows which completions are best."""
-
-    @property
-    def cost(self) -> float:
-        """What asking has cost so far."""
-
-    @property
-    def refusal(self) -> str:
-        """How the last answer began that was none."""
-
-    def doubt(self) -> str | None:
-        """A line on why its answers are to be doubted; None where nothing speaks against them."""
-
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
-        """Indices of the best: one, several for a tie, none if no answer was given.
-
-        ``fields`` are the further ones of the row.
-        """
-
-
-@dataclass(frozen=True)
-class ScorePicker:
-    """The best are those of the highest score.
-
-    Attributes:
-        scorer: TRL's signature, ``fn(prompts, completions, **columns) -> scores``; ``columns`` are
-            the row's further fields, as many of them as it takes.
-    """
-
-    scorer: RewardFunction
-    cost: float = 0.0
-    refusal: str = ""
-
-    def doubt(self) -> str | None:
-        """None: a function does not see where completions stand."""
-        return None
-
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
-        """Indices of the highest score.
-
-        Raises:
-            InputError: not one finite number for each completion.
-        """
-        prompts = [prompt] * len(completions)
-        columns = {name: [value] * len(prompts) for name, value in (fields or {}).items()}
-        said = answers(prompts, completions)
-        scores = call_reward_function(self.scorer, prompts, said, columns)
-        return [k for k, score in enumerate(scores) if score == max(scores)]
-
-
-@dataclass(frozen=True)
-class JudgePicker:
-    """The best is what a judge says."""
-
-    judge: HTTPJudge
-
-    @property
-    def cost(self) -> float:
-        """What the judge has cost so far."""
-        return self.judge.cost
-
-    @property
-    def refusal(self) -> str:
-        """How the judge's last answer began that was no letter."""
-        return self.judge.refusal
-
-    def doubt(self) -> str | None:
-        """A line where the judge goes by the place of completions; else None."""
-        return self.judge.doubt()
-
-    def best(
-        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
-    ) -> list[int]:
-        """The judge's pick; none if it refused."""
-        index = self.judge.pick(prompt, completions)
-        return [] if index is None else [index]
 
 
 @dataclass

@@ -1,23 +1,139 @@
-"""A user's Python functions: found by ``module:function``, called with lists of their own."""
+"""Scorers that read text: a word-valence lexicon, and a user's Python functions.
+
+A function has TRL's signature for reward functions, ``fn(prompts, completions, **columns) ->
+scores``, so what labels can also be what PPO is tuned against, or what judges it. It is found by
+``module:function``, and called with lists of its own.
+"""
 
 import copy
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from toolkit.data.files import require_file
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest
+from toolkit.scoring.scorer import Columns, Completions, Scorer, refuse_infinite
 
 RewardFunction = Callable[..., list[float]]
-Columns = dict[str, list[Any]]
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+WORD = re.compile(r"[a-z']+")
+
+
+class Lexicon(Scorer):
+    """Scores a completion by the sum of its words' valences; words that are not listed count 0.
+
+    Args:
+        path: lines of ``word TAB valence``, further columns ignored (VADER's format); blank lines
+            and lines that start with "# " are passed over.
+
+    Raises:
+        InputError: no such file, a line that is not of that form, or a valence that is not finite
+            (file:line).
+    """
+
+    name = "Lexicon"
+
+    def __init__(self, path: str | Path) -> None:
+        self.valences: dict[str, float] = {}
+        try:
+            lines = require_file(path, "--lexicon").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: not UTF-8 at byte {error.start} (save it as UTF-8)"
+            ) from None
+
+        for number, line in enumerate(lines, start=1):
+            if line.strip() and not line.startswith("# "):
+                word, valence = _valence(line, f"{path}:{number}")
+                self.valences[word] = valence
+        if not self.valences:
+            raise InputError(f"{path}: no words (lines of `word TAB valence` are wanted)")
+
+    @property
+    def identity(self) -> str:
+        """Which lexicon it is, by what it says."""
+        content = repr(sorted(self.valences.items())).encode()
+        return f"lexicon {hashlib.sha256(content).hexdigest()[:16]}"
+
+    def of_texts(self, texts: Iterable[str]) -> list[float]:
+        """The sum of valences of each text."""
+        return [
+            sum(self.valences.get(word, 0.0) for word in WORD.findall(text.lower()))
+            for text in texts
+        ]
+
+    def __call__(self, completions: Completions) -> Tensor:
+        """Sums of valences (B,) fp64; prompts do not count."""
+        scores = self.of_texts(completions.texts)
+        refuse_infinite(self.title, scores, completions.texts)
+        return torch.tensor(scores, dtype=torch.float64)
+
+
+def _valence(line: str, place: str) -> tuple[str, float]:
+    """A line's word and its valence."""
+    fields = line.split("\t")
+    try:
+        valence = float(fields[1])
+    except (IndexError, ValueError):
+        raise InputError(f"{place}: {line[:40]!r} is not `word TAB valence`") from None
+    if not math.isfinite(valence):
+        raise InputError(
+            f"{place}: the valence of {fields[0][:40]!r} is {fields[1][:20]!r}, but must be a "
+            "finite number"
+        )
+    return fields[0].lower(), valence
+
+
+class FunctionScorer(Scorer):
+    """Scores by a Python function of TRL's signature, which runs as a guest.
+
+    Args:
+        function: called as ``function(prompts=..., completions=..., **columns)``, with as many of
+            the columns as it takes.
+    """
+
+    def __init__(self, function: RewardFunction) -> None:
+        self.function = function
+        self.name = function_name(function)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"reward function {self.name}"
+
+    @property
+    def identity(self) -> str:
+        """Its own ``identity``, if it has one, or else where it is defined."""
+        known = getattr(self.function, "identity", None)
+        if known is not None:
+            return str(known)
+        kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{kind.__module__}:{kind.__qualname__}"
+
+    def __call__(self, completions: Completions) -> Tensor:
+        """The function's scores (B,) fp64; NaN where it says NaN or None."""
+        scores = call_reward_function(
+            self.function, completions.prompts, completions.answers, completions.columns
+        )
+        return torch.tensor(scores, dtype=torch.float64)
+
+
+def as_scorer(scorer: Scorer | RewardFunction) -> Scorer:
+    """A scorer as it is; a function of TRL's signature as a scorer."""
+    return scorer if isinstance(scorer, Scorer) else FunctionScorer(scorer)
 
 
 def load_function(spec: str, field: str = "reward_function") -> Callable[..., Any]:
@@ -66,32 +182,37 @@ def function_name(function: RewardFunction) -> str:
 
 
 def call_reward_function(
-    function: RewardFunction, prompts: list[Any], completions: list[Any], columns: Columns,
-    all_scored: bool = True,
-) -> list[float]:  # fmt: skip
-    """Its scores as floats, one for each completion, or an InputError that names it.
+    function: RewardFunction,
+    prompts: Sequence[object],
+    completions: Sequence[object],
+    columns: Columns,
+) -> list[float]:
+    """A user's function's scores as floats, one for each of B completions; NaN for None.
 
-    It gets copies, which it may change as it likes, and runs as a guest (``guests``); the toolkit's
-    own scorers need neither. NaN, or None, says that a completion cannot be scored, which is a
-    mistake where ``all_scored``; an infinite score always is.
+    It gets copies, which it may change as it likes, and runs as a guest (``guests``).
+
+    Args:
+        function: of TRL's signature.
+        prompts: B prompts, each text or messages.
+        completions: B completions, each text or a list with the assistant's message.
+        columns: name -> B values.
+
+    Raises:
+        InputError: it failed, or it did not return B numbers that are finite or NaN.
     """
     name = f"reward function {function_name(function)}"
-    if type(function).__module__.startswith("toolkit."):
-        values = _as_floats(function(prompts=prompts, completions=completions, **columns), name)
-    else:
-        with as_guest(name):
-            wanted = _wanted(function, columns)
-            given = copy.deepcopy({"prompts": prompts, "completions": completions} | wanted)
-            values = _as_floats(function(**given), name)
+    with as_guest(name):
+        wanted = _wanted(function, columns)
+        given = copy.deepcopy({"prompts": prompts, "completions": completions} | wanted)
+        values = _as_floats(function(**given), name)
+
     if len(values) != len(completions):
         raise InputError(f"{name}: {len(values)} scores for {len(completions)} completions")
-    for value, completion in zip(values, completions, strict=True):
-        if math.isinf(value) or (all_scored and math.isnan(value)):
-            raise InputError(f"{name}: scored {completion!r:.60} as {value}")
+    refuse_infinite(name, values, completions)
     return values
 
 
-def _as_floats(scores: Any, name: str) -> list[float]:
+def _as_floats(scores: Iterable[float | None], name: str) -> list[float]:
     try:
         if isinstance(scores, str | bytes | dict):
             raise TypeError

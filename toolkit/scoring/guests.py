@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 import numpy as np
 import torch
@@ -40,20 +40,27 @@ def _set_device(device: torch.device) -> None:
 
 
 # What a guest might leave changed: how it is called, read and set.
-SETTINGS: list[tuple[str, Callable[[], Any], Callable[[Any], Any]]] = [
+SETTINGS: list[tuple[str, Callable[[], object], Callable[..., object]]] = [
     ("the working folder", os.getcwd, os.chdir),
     ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     ("torch's default device", torch.get_default_device, _set_device),
     ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     ("whether torch keeps gradients", torch.is_grad_enabled, torch.set_grad_enabled),
-    ("torch's precision of matrix products", torch.get_float32_matmul_precision,
-     torch.set_float32_matmul_precision),
-    ("whether torch is deterministic", torch.are_deterministic_algorithms_enabled,
-     torch.use_deterministic_algorithms),
+    (
+        "torch's precision of matrix products",
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    (
+        "whether torch is deterministic",
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
     ("numpy's handling of errors", np.geterr, lambda kept: np.seterr(**kept)),
     ("standard output", lambda: sys.stdout, lambda kept: setattr(sys, "stdout", kept)),
     ("standard error", lambda: sys.stderr, lambda kept: setattr(sys, "stderr", kept)),
-]  # fmt: skip
+]
+_Handler = Callable[[int, FrameType | None], object] | int | None
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds that a fork has to come back before the guest's answer is taken
 
@@ -135,8 +142,9 @@ def as_guest(name: str, field: str | None = None) -> Iterator[None]:
     if came_back[0]:
         raise InputError(
             f"{name}: it forked, and both processes came back from it (end the child by os._exit, "
-            "or use subprocess)", field,
-        )  # fmt: skip
+            "or use subprocess)",
+            field,
+        )
 
 
 def _said(error: BaseException) -> str:
@@ -149,18 +157,18 @@ def _said(error: BaseException) -> str:
     return scrub(f"{place.filename}:{place.lineno}: {what}")
 
 
-def _settings() -> list[Any]:
-    kept: list[Any] = []
+def _settings() -> tuple[list[object], list[_Handler]]:
+    kept: list[object] = []
     for _, read, _ in SETTINGS:
         try:
             kept.append(read())
         except OSError:  # the working folder was deleted
             kept.append(None)
-    return [*kept, [signal.getsignal(number) for number in SIGNALS]]
+    return kept, [signal.getsignal(number) for number in SIGNALS]
 
 
-def _put_back(name: str, before: list[Any]) -> None:
-    *kept, handlers = before
+def _put_back(name: str, before: tuple[list[object], list[_Handler]]) -> None:
+    kept, handlers = before
     for (what, read, put), value in zip(SETTINGS, kept, strict=True):
         try:
             changed = read() != value
@@ -201,8 +209,11 @@ def _own_randomness() -> Iterator[None]:
 
 # Who forks processes that end of themselves, or become another program, and never come back.
 NEVER_BACK = {
-    "multiprocessing.popen_fork", "multiprocess.popen_fork", "billiard.popen_fork", "subprocess",
-}  # fmt: skip
+    "multiprocessing.popen_fork",
+    "multiprocess.popen_fork",
+    "billiard.popen_fork",
+    "subprocess",
+}
 
 
 def _count() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
+from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments
 from toolkit.cli import parse
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder
 from toolkit.errors import InputError
+from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.ppo.config import PPOConfig as OwnConfig
 from toolkit.trl_compat.config import TAKEN, PPOConfig
 

@@ -27,6 +27,8 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.scoring.functions import as_scorer
+from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.baselines import train_and_save as saving
 from toolkit.training.baselines.config import (
     PreferenceConfig,
@@ -497,6 +499,10 @@ class Heard:
         return [float(len(c)) for c in completions]
 
 
+def sum_of(parts: list[Any], weights: list[float]) -> WeightedSum:
+    return WeightedSum([as_scorer(part) for part in parts], weights, torch.float64)
+
+
 def rloo(
     tokenizer: Any, base: Any, folder: Path, rule: SamplingRule, **kwargs: Any
 ) -> tuple[Any, Heard, Prompts]:
@@ -507,7 +513,7 @@ def rloo(
         temperature=rule.temperature, **(QUIET | {"max_steps": 1} | kwargs),
     )  # fmt: skip
     heard = Heard()
-    reward = VisibleReward([heard], [0.5], rule, tokenizer, prompts)
+    reward = VisibleReward(sum_of([heard], [0.5]), rule, tokenizer, prompts)
     trainer = rloo_trainer(base, config, tokenizer, prompts, None, reward, new_lora())
     stir(trainer)
     return trainer, heard, prompts
@@ -657,7 +663,8 @@ def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:
         return [None, 2.0]
 
     prompts = Prompts([[5]], {"tag": [1]}), Prompts([[6]], {"tag": [2]})  # train, held out
-    reward = VisibleReward([function, heard := Heard()], [1.0, 1.0], rule, tokenizer, *prompts)
+    scorer = sum_of([function, heard := Heard()], [1.0, 1.0])
+    reward = VisibleReward(scorer, rule, tokenizer, *prompts)
     scores = reward([[5], [6]], [[15], [15, 15]], [0, 1])
     assert math.isnan(scores[0]) and scores[1] == 4.0 and heard.tags == [1, 2]
 

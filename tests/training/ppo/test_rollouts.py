@@ -9,8 +9,8 @@ from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.scoring.functions import as_scorer
 from toolkit.training.ppo.rollouts import Rollout, collect
-from toolkit.training.rewards import Rewards
 
 STOP, END = 13, 1
 
@@ -61,7 +61,7 @@ def rollout_of(  # noqa: ANN201
     uniforms = draw_uniforms(16, 16, torch.Generator().manual_seed(0))
     return collect(
         roles, Prompts(prompts["input_ids"]), uniforms, sampling_rule(tokenizer, 16, 0.7, **rule),
-        tokenizer, Rewards([function], [1.0]), batch_size,
+        tokenizer, as_scorer(function), batch_size,
     )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from toolkit.errors import InputError
-from toolkit.labeling.scripted import Lexicon
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.scoring.functions import Lexicon
 from toolkit.training.ppo.algorithms import Credit
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.guards import RunStopped

@@ -19,7 +19,7 @@ from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
-from toolkit.training.reward.accuracy import best_of_k_accuracy
+from toolkit.scoring.accuracy import best_of_k_accuracy
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import (
     BestOfKTrainer,

@@ -8,7 +8,7 @@ the reference is the base with the adapter off: no trainer here holds a second b
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,12 +26,11 @@ from toolkit.models.adapters import plain_adapter
 from toolkit.models.decoder import last_states
 from toolkit.models.families import check_recomputing, trunk_of
 from toolkit.models.generation import Sampled, step_of
-from toolkit.models.other_base import TextRewardModel
 from toolkit.models.sampling import SamplingRule
 from toolkit.models.self_checks import check_passes
 from toolkit.models.targets import language_lora
 from toolkit.models.wrapped import filler
-from toolkit.scoring.functions import call_reward_function, function_name
+from toolkit.scoring.scorer import TokenCompletions, WeightedSum
 from toolkit.training.baselines.config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -39,10 +38,6 @@ from toolkit.training.baselines.config import (
     method_classes,
 )
 from toolkit.training.baselines.data import BaselineData, Row, prompt_rows, with_kl_rows
-from toolkit.training.rewards import (
-    RewardFunction,
-    as_asked,
-)
 
 # Methods of TRL's older trainers, which make tokens of one row at a time; the others' make them of
 # a whole dataset.
@@ -206,25 +201,28 @@ def _takes_ids(trainer_class: Any, method: str) -> Any:
 
 
 class VisibleReward:
-    """Rewards of sampled tokens: each part scores what the rule shows of a completion, as in PPO.
+    """Rewards of sampled tokens: the scorers see what the rule shows of a completion, as in PPO.
 
     Args:
-        parts: functions ``fn(prompts, completions, **columns) -> scores``.
-        weights: one for each part.
+        scorer: the sum of scores, in fp64 as TRL wants it.
         rule: the truncation, and the penalty of completions that do not meet it.
-        tokenizer: the parts read text.
+        tokenizer: of these tokens.
         prompts: the training prompts, then the held-out ones: their rows' further columns go to
-            the functions.
+            the scorers.
     """
 
     def __init__(
-        self, parts: Sequence[RewardFunction], weights: Sequence[float], rule: SamplingRule,
-        tokenizer: PreTrainedTokenizerBase, *prompts: Prompts,
-    ) -> None:  # fmt: skip
-        self.parts, self.weights, self.rule = parts, weights, rule
+        self,
+        scorer: WeightedSum,
+        rule: SamplingRule,
+        tokenizer: PreTrainedTokenizerBase,
+        *prompts: Prompts,
+    ) -> None:
+        self.scorer = scorer
+        self.rule = rule
         self.tokenizer = tokenizer
         self.prompts = joined(prompts)
-        self.__name__ = "+".join(map(function_name, parts))
+        self.__name__ = scorer.name
 
     def __call__(
         self, prompts: list[list[int]], completion_ids: list[list[int]], row: list[int],
@@ -233,17 +231,8 @@ class VisibleReward:
         """Scores; NaN where a part cannot score a completion, from which TRL learns nothing."""
         ids, mask = pad(completion_ids, self.rule.pad_id)
         visible, valid = self.rule.visible(Sampled(ids, mask, torch.zeros(0)))
-        kept = [tokens[keep].tolist() for tokens, keep in zip(ids, visible, strict=True)]
-        asked = self.prompts.pick(row)
-        texts = as_asked(asked, kept, self.tokenizer)
-        total = torch.zeros(len(prompts), dtype=torch.float64)
-        for part, weight in zip(self.parts, self.weights, strict=True):
-            if isinstance(part, TextRewardModel) and part.takes_ids:
-                scores = part.score_ids(asked, kept)
-            else:
-                scores = call_reward_function(part, *texts, asked.columns, all_scored=False)
-            total += weight * torch.tensor(scores, dtype=torch.float64)
-        return torch.where(valid, total, self.rule.penalty).tolist()
+        seen = TokenCompletions.seen(self.prompts.pick(row), ids, visible, self.tokenizer)
+        return torch.where(valid, self.scorer(seen), self.rule.penalty).tolist()
 
 
 class SampledRLOOTrainer(RLOOTrainer):

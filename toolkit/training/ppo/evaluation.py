@@ -16,9 +16,9 @@ from toolkit.data.tokens import decode_pair
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import draw_uniforms
 from toolkit.models.sampling import SamplingRule
+from toolkit.scoring.scorer import Scorer, TokenCompletions
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.rollouts import Rollout
-from toolkit.training.rewards import Rewards
 from toolkit.training.run_log import Row
 
 Collect = Callable[[Prompts, Tensor], Rollout]  # prompts and their noise (B, C) to episodes
@@ -103,7 +103,7 @@ def near_greedy_completions(
     prompts: Prompts,
     rule: SamplingRule,
     tokenizer: PreTrainedTokenizerBase,
-    rewards: Rewards,
+    rewards: Scorer,
     seed: int,
 ) -> list[Row]:
     """Completions sampled at temperature 0.01, with their scores, as TRL 1.12 showed them.
@@ -115,9 +115,8 @@ def near_greedy_completions(
     noise = torch.Generator().manual_seed(seed)
     _, sampled = cold.sample(model.step(POLICY), list(prompts), noise, model.device)
     visible, _ = cold.visible(sampled)
-    scores = rewards(
-        model, prompts, sampled.completion_ids, visible, tokenizer, prompts.columns
-    ).tolist()
+    seen = TokenCompletions.seen(prompts, sampled.completion_ids, visible, tokenizer, model)
+    scores = rewards(seen).tolist()
     rows: list[Row] = []
     for i, prompt in enumerate(prompts):
         kept = sampled.completion_ids[i][visible[i]].tolist()

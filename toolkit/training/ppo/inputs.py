@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.errors import InputError
 from toolkit.models.actors import REWARD, Actors
+from toolkit.scoring.functions import as_scorer
+from toolkit.scoring.reward_models import RewardAdapter
+from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.ppo.algorithms import Algorithm
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.rewards import Rewards
 
 
 def check_actors(model: Any, algorithm: Algorithm, args: PPOConfig) -> Actors:
@@ -47,27 +49,33 @@ def check_actors(model: Any, algorithm: Algorithm, args: PPOConfig) -> Actors:
     return model
 
 
-def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> Rewards:
-    """The scorers: a function, a list of them, a classifier, or None for the roles' own.
+def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> WeightedSum:
+    """The scorers: one, a function, a classifier, None for the roles' own, or a list of these.
 
-    A classifier in a list stands for the reward model among the actors, as None does.
+    A classifier stands for the reward model among the actors, as None does.
 
     Raises:
         InputError: there is none, or weights do not go with them.
     """
     listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
-    parts: list[Any] = [None if isinstance(part, nn.Module) else part for part in listed]
-    unfit = next((part for part in parts if part is not None and not callable(part)), None)
+    unfit = next((part for part in listed if part is not None and not callable(part)), None)
     if unfit is not None:
         raise InputError(f"reward_model: {unfit!r:.60} is neither a model nor a function")
-    if not parts or (None in parts and not actors.has_reward):
+
+    parts = [
+        RewardAdapter() if part is None or isinstance(part, nn.Module) else as_scorer(part)
+        for part in listed
+    ]
+    uses_adapter = any(isinstance(part, RewardAdapter) for part in parts)
+    if not parts or (uses_adapter and not actors.has_reward):
         raise InputError("PPO needs a reward: a reward adapter, or a reward function")
+
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
         raise InputError(
             f"{len(weights)} reward_weights for {len(parts)} rewards", "reward_weights"
         )
-    return Rewards(parts, weights)
+    return WeightedSum(parts, weights)
 
 
 def as_prompts(

@@ -13,7 +13,7 @@ from toolkit.maths.sequences import is_any, pad
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, sample
 from toolkit.models.sampling import SamplingRule
-from toolkit.training.rewards import Rewards
+from toolkit.scoring.scorer import Scorer, TokenCompletions
 
 
 @dataclass
@@ -78,7 +78,7 @@ def collect(
     uniforms: Tensor,
     rule: SamplingRule,
     tokenizer: PreTrainedTokenizerBase,
-    rewards: Rewards,
+    rewards: Scorer,
     batch_size: int = 256,
     recompute: bool = False,
     clock: Clock = no_clock,
@@ -153,9 +153,10 @@ def collect(
     # Scorers see what the rule shows of a completion, and penalties come behind their scores.
     visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
     with clock("score"):
-        scores = rewards(
-            actors, prompts, completion_ids, visible, tokenizer, prompts.columns, batch_size
+        seen = TokenCompletions.seen(
+            prompts, completion_ids, visible, tokenizer, actors, batch_size
         )
+        scores = rewards(seen).to(device, torch.float32)
     if rule.missing_eos_penalty is not None and rule.ends:
         ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()

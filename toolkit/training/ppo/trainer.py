@@ -67,9 +67,9 @@ class PPOTrainer:
         args: the configuration.
         processing_class: the tokenizer.
         model: ``Roles``, all four on one base.
-        reward_model: None for the reward adapter in the roles; or functions
-            ``fn(prompts, completions, **columns) -> scores``, one or a list (None in the list is
-            the reward adapter), whose weighted sum counts.
+        reward_model: None for the reward adapter in the roles; functions
+            ``fn(prompts, completions, **columns) -> scores``; ``Scorer``s; or a list of these (None
+            in the list is the reward adapter), whose weighted sum counts.
         train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``, read
             by their ``attention_mask`` where there is one; its other columns go to the reward
             functions. They come round again, shuffled anew.
@@ -268,7 +268,7 @@ class PPOTrainer:
         return whole | {
             "batch_size": self.batch_size,
             "prompts": hash_of([list(prompt) for prompt in self.train_dataset]),
-            "rewards": self.rewards.identity(),
+            "rewards": self.rewards.identity,
         }
 
     def collect(self, update: int) -> Rollout:

@@ -29,15 +29,15 @@ from toolkit.maths.losses import (
     scalar_rating_loss,
 )
 from toolkit.maths.normalization import gain_and_bias
-from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
 from toolkit.models.targets import language_lora
+from toolkit.scoring.reward_models import RewardAdapter, score_rows
+from toolkit.scoring.scorer import TokenCompletions
 from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.rewards import score
 
 
 class BestOfKTrainer(RewardTrainer):
@@ -194,14 +194,7 @@ def score_candidates(
     """
     counts = [len(row["candidate_ids"]) for row in rows]
     flat = [ids for row in rows for ids in row["candidate_ids"]]
-    order = sorted(range(len(flat)), key=lambda i: len(flat[i]))  # equal lengths pad little
-    scores = [0.0] * len(flat)
-    for start in tqdm(range(0, len(flat), batch_size), desc="Scoring", leave=False):
-        chunk = order[start : start + batch_size]
-        ids, mask = pad([flat[i] for i in chunk], pad_id)
-        batch = roles.scores(ids.to(roles.device), mask.to(roles.device)).tolist()
-        for i, value in zip(chunk, batch, strict=True):
-            scores[i] = value
+    scores = score_rows(roles.scores, flat, pad_id, batch_size, roles.device, True).tolist()
     remaining = iter(scores)
     return [[next(remaining) for _ in range(count)] for count in counts]
 
@@ -252,7 +245,8 @@ def normalize(
         # Whole or not, the scorer never sees a stop token.
         shown = replace(rule, truncate_id=None) if whole else rule
         visible, _ = shown.visible(sampled)
-        raw += score(roles, batch, sampled.completion_ids, visible, tokenizer).tolist()
+        seen = TokenCompletions.seen(batch, sampled.completion_ids, visible, tokenizer, roles)
+        raw += RewardAdapter().finite_scores(seen)
     tensor = torch.tensor(raw)
     try:
         roles.gain, roles.bias = gain_and_bias(tensor)

@@ -8,8 +8,8 @@ import pytest
 
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
-from toolkit.training.reward.accuracy import best_of_k_accuracy
-from toolkit.training.trust import Trust, check_trust, with_earlier
+from toolkit.scoring.accuracy import best_of_k_accuracy
+from toolkit.scoring.trust import Trust, check_trust, with_earlier
 
 
 def measured(folder: Path, right: int, n: int, k: int = 4) -> str:

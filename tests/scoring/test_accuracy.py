@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from toolkit.maths.statistics import wilson_interval
-from toolkit.training.reward.accuracy import (
+from toolkit.scoring.accuracy import (
     RewardMetrics,
     best_of_k_accuracy,
     credit,

@@ -8,7 +8,7 @@ from toolkit.data.records import from_row
 from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.record import RUN_FILE, RunRecord
-from toolkit.training.reward.accuracy import RewardMetrics, judge
+from toolkit.scoring.accuracy import RewardMetrics, judge
 
 
 @dataclass(frozen=True)

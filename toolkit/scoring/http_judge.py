@@ -1,4 +1,4 @@
-"""A judge that is asked over HTTP which completion is best: any OpenAI-compatible endpoint.
+"""A picker that is asked over HTTP which completion is best: any OpenAI-compatible endpoint.
 
 The completions are lettered, in an order that a hash of them decides: a judge who likes the first
 one best thereby likes no index best, and the same completions make the same request whatever order
@@ -21,13 +21,15 @@ import string
 import threading
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 from scipy.special import bdtrc
 
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
+from toolkit.scoring.picker import Fields
+from toolkit.scoring.scorer import Prompt
 
 QUESTION = "Which of these completions of the prompt is best?"
 ANSWER = re.compile(r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*""")  # the letter, in marks but not in words
@@ -36,6 +38,9 @@ MOST_TOKENS = 10**9  # of one answer; an endpoint that counts more has miscounte
 # How unlikely a row of one letter has to be. All answers so far are looked at but once, so that is
 # asked for less than a row that begins anywhere among hundreds of thousands.
 UNLIKELY_FROM_THE_START, UNLIKELY = math.log(1e-6), math.log(1e-9)
+
+
+_Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class UselessJudge(InputError):
@@ -63,7 +68,7 @@ class HTTPJudge:
         patience: so many answers in a row that are no letter are the last ones (``UselessJudge``).
         retries: of one request.
         backoff: seconds before the first retry.
-        longest_wait: seconds; a server that asks for more ends the work instead (what is labelled
+        longest_wait: seconds; a server that asks for more ends the work instead (what is labeled
             stays, and the rest can be gone on with).
         input_price: per million tokens of requests, in any currency.
         output_price: per million tokens of answers.
@@ -82,28 +87,47 @@ class HTTPJudge:
     """
 
     def __init__(
-        self, base_url: str, model: str, key_variable: str = "OPENAI_API_KEY",
-        question: str = QUESTION, max_tokens: int = 8, timeout: float = 60.0, patience: int = 20,
-        retries: int = 4, backoff: float = 1.0, longest_wait: float = 120.0,
-        input_price: float = 0.0, output_price: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        base_url: str,
+        model: str,
+        key_variable: str = "OPENAI_API_KEY",
+        question: str = QUESTION,
+        max_tokens: int = 8,
+        timeout: float = 60.0,
+        patience: int = 20,
+        retries: int = 4,
+        backoff: float = 1.0,
+        longest_wait: float = 120.0,
+        input_price: float = 0.0,
+        output_price: float = 0.0,
+    ) -> None:
         check_range("max_tokens", max_tokens, low=1)
         check_range("patience", patience, low=1)
         check_range("timeout", timeout, above=0)
-        for name, value in [("retries", retries), ("backoff", backoff),
-                            ("longest_wait", longest_wait), ("input_price", input_price),
-                            ("output_price", output_price)]:  # fmt: skip
-            check_range(name, value, low=0)
-        self.base_url, self.model, self.question = _address(base_url), model, question
-        self.max_tokens, self.timeout, self.backoff = max_tokens, timeout, backoff
+        check_range("retries", retries, low=0)
+        check_range("backoff", backoff, low=0)
+        check_range("longest_wait", longest_wait, low=0)
+        check_range("input_price", input_price, low=0)
+        check_range("output_price", output_price, low=0)
+
+        self.base_url = _address(base_url)
+        self.model = model
+        self.question = question
+        self.max_tokens = max_tokens
+        self.timeout = timeout
         self.patience = patience
-        self.tries, self.longest_wait = retries + 1, longest_wait
-        self.input_price, self.output_price = input_price, output_price
+        self.tries = retries + 1
+        self.backoff = backoff
+        self.longest_wait = longest_wait
+        self.input_price = input_price
+        self.output_price = output_price
+
         self.requests = self.retries = self.answered = self.refused = 0
+        self.prompt_tokens = self.completion_tokens = 0
         self.refusal, self._why = "", ""
         self._letters = _Letters()
         self._row = 0  # of answers without a letter, up to the last
-        self.prompt_tokens = self.completion_tokens = 0
+
         self._key_variable = key_variable
         key = _key(key_variable)
         # The key lives in here and in the client, whose repr hides it, and in no attribute.
@@ -111,17 +135,20 @@ class HTTPJudge:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
+
         # A connection for each request: what an endpoint sends beyond an answer is never taken for
         # the next one.
         self._client = httpx2.Client(
-            headers=headers, timeout=timeout, follow_redirects=False,
+            headers=headers,
+            timeout=timeout,
+            follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=0),
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         return f"HTTPJudge({self.base_url!r}, {self.model!r})"
 
-    def __enter__(self) -> "HTTPJudge":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,7 +164,14 @@ class HTTPJudge:
         spent = self.prompt_tokens * self.input_price + self.completion_tokens * self.output_price
         return spent / 1e6
 
-    def pick(self, prompt: str | list[dict[str, str]], completions: list[str]) -> int | None:
+    def best(
+        self, prompt: Prompt, completions: list[str], fields: Fields | None = None
+    ) -> list[int]:
+        """The judge's ``pick`` as a ``Picker`` gives it; none if it refused. It sees no fields."""
+        index = self.pick(prompt, completions)
+        return [] if index is None else [index]
+
+    def pick(self, prompt: Prompt, completions: list[str]) -> int | None:
         """The index of the best completion; None if the judge named none.
 
         Args:
@@ -152,6 +186,7 @@ class HTTPJudge:
         count, letters = len(completions), string.ascii_uppercase
         if not 2 <= count <= len(letters):
             raise InputError(f"{count} completions, but a judge takes 2 to {len(letters)}")
+
         order = shown_order(prompt, completions)
         content = self.request_text(prompt, [completions[k] for k in order])
         answer = self._ask(content)
@@ -160,6 +195,7 @@ class HTTPJudge:
         if position >= count:
             self._refuse(answer)
             return None
+
         self.answered += 1
         self._row = 0
         if self._letters.add(content, position, count, self.answered + self.refused):
@@ -167,11 +203,12 @@ class HTTPJudge:
             raise UselessJudge(
                 f"{self.base_url}: {self.model!r} said {letters[position]} {row.length} times in a "
                 "row, though completions are lettered by lot: it does not read them (another "
-                "model?)", self.answered + self.refused - row.since + 1,
-            )  # fmt: skip
+                "model?)",
+                self.answered + self.refused - row.since + 1,
+            )
         return order[position]
 
-    def _refuse(self, answer: Any) -> None:
+    def _refuse(self, answer: object) -> None:
         """Count an answer without a letter; raise UselessJudge where it is one too many."""
         self.refused += 1
         self._row += 1
@@ -181,30 +218,37 @@ class HTTPJudge:
             raise UselessJudge(
                 f"{self.base_url}: {self._row} answers in a row were not one letter; the last "
                 f"begins {self.refusal} (does {self.model!r} follow such an instruction? "
-                "--judge_patience bears with more)", self._row,
-            )  # fmt: skip
+                "--judge_patience bears with more)",
+                self._row,
+            )
 
     def doubt(self) -> str | None:
         """A line on letters that it says more often than chance would have it; None for none."""
         return self._letters.doubt(f"{self.base_url}: {self.model!r}")
 
-    def request_text(self, prompt: str | list[dict[str, str]], shown: list[str]) -> str:
+    def request_text(self, prompt: Prompt, shown: list[str]) -> str:
         """What the judge reads: the completions in the order in which they are lettered."""
         # A completion can not write a heading of its own: it would have to know the mark, which
         # is a hash of all of them.
         mark = hashlib.sha256(json.dumps([prompt, shown]).encode()).hexdigest()[:8]
+
         letters = string.ascii_uppercase[: len(shown)]
         parts = [f"[Prompt {mark}]\n{prompt_text(prompt)}"]
         parts += [f"[{a} {mark}]\n{text}" for a, text in zip(letters, shown, strict=True)]
         ask = f"Answer with one letter, {letters[0]} to {letters[-1]}, and nothing else."
         return "\n\n".join([self.question, *parts, f"[End {mark}]", ask])
 
-    def _ask(self, content: str) -> Any:
+    def _ask(self, content: str) -> object:
         """The answer's text, after as many tries as it takes."""
-        body = json.dumps({
-            "model": self.model, "messages": [{"role": "user", "content": content}],
-            "temperature": 0, "max_tokens": self.max_tokens,
-        }).encode()  # fmt: skip
+        body = json.dumps(
+            {
+                "model": self.model,
+                "messages": [{"role": "user", "content": content}],
+                "temperature": 0,
+                "max_tokens": self.max_tokens,
+            }
+        ).encode()
+
         problem = ""
         for attempt in range(self.tries):
             self.requests += 1
@@ -221,6 +265,7 @@ class HTTPJudge:
                 if status != 429 and status < 500:
                     raise InputError(self._line(problem) + self._cure(status, headers))
                 asked = _seconds(headers.get("retry-after"))
+
             if asked is not None and asked > self.longest_wait:
                 raise InputError(f"{self._line(problem)} (asks for {asked:.0f} s: come back then)")
             if attempt + 1 < self.tries:
@@ -228,13 +273,13 @@ class HTTPJudge:
                 time.sleep(own if asked is None else asked)
         raise InputError(f"{self._line(problem)} (tried {self.tries} times)")
 
-    def _post(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _post(self, body: bytes) -> _Answer:
         """Status, headers and at most LARGEST + 1 bytes of the answer, by the deadline.
 
         The client's own timeouts are for each read anew: a server that sends a byte now and then
         would keep it for ever. So a thread asks, and is hung up on when the time is over.
         """
-        outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        outcome: queue.SimpleQueue[_Answer | BaseException] = queue.SimpleQueue()
         call = _Call()
 
         def ask() -> None:
@@ -254,8 +299,9 @@ class HTTPJudge:
             raise found
         return found
 
-    def _exchange(self, body: bytes, call: "_Call") -> tuple[int, dict[str, str], bytes]:
-        url, answer = f"{self.base_url}/chat/completions", b""
+    def _exchange(self, body: bytes, call: "_Call") -> _Answer:
+        url = f"{self.base_url}/chat/completions"
+        answer = b""
         extensions = {"trace": call.trace}
         with self._client.stream("POST", url, content=body, extensions=extensions) as response:
             for chunk in response.iter_raw():  # undecoded: nothing small can become large
@@ -264,10 +310,11 @@ class HTTPJudge:
                     break
             return response.status_code, dict(response.headers), answer[: LARGEST + 1]
 
-    def _content(self, answer: bytes) -> Any:
+    def _content(self, answer: bytes) -> object:
         """``choices[0].message.content``, and the tokens that it took are counted."""
         if len(answer) > LARGEST:
             raise InputError(f"{self.base_url}: an answer of more than {LARGEST} bytes")
+
         try:
             value = json.loads(answer)
             choice = value["choices"][0]
@@ -343,16 +390,19 @@ class _Letters:
     def add(self, content: str, position: int, count: int, number: int) -> bool:
         """The answer of this number; whether the row of its letter is too long to be chance."""
         request = hashlib.sha256(content.encode("utf-8", "replace")).digest()
+
         if position != self.position:
             self.unbroken = self.position == -1
             self.position, self.chance = position, math.log(count)
             self.length, self.since = 0, number
             self.requests.clear()
+
         self.length += 1
         if request not in self.requests:
             self.requests.add(request)
             self.chance -= math.log(count)
             self.counts.setdefault(count, Counter())[position] += 1
+
         limit = UNLIKELY_FROM_THE_START if self.unbroken else UNLIKELY
         return self.chance < limit
 
@@ -371,7 +421,7 @@ class _Letters:
         return None
 
 
-def shown_order(prompt: str | list[dict[str, str]], completions: list[str]) -> list[int]:
+def shown_order(prompt: Prompt, completions: list[str]) -> list[int]:
     """The completions' indices as they are lettered: by a hash of prompt and completion."""
 
     def place(k: int) -> bytes:
@@ -416,7 +466,7 @@ def _without_thoughts(answer: str) -> str:
     return answer.rpartition("</think>")[2] if thinks else answer
 
 
-def _tokens(count: Any) -> int:
+def _tokens(count: object) -> int:
     """A count of tokens, or 0 where it can be none."""
     return count if type(count) is int and 0 < count <= MOST_TOKENS else 0
 

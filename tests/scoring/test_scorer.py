@@ -1,22 +1,25 @@
-"""Who scores: functions, sums of them, and reward models on other bases."""
+"""What scorers are asked, sums of them, and what a checkpoint notes of them."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from peft import get_peft_model
 
 from toolkit.data.files import write_json
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.models.loading import load_base, load_tokenizer
-from toolkit.models.other_base import TextRewardModel
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import base_fingerprint, load_base, load_tokenizer
 from toolkit.models.roles import Roles
+from toolkit.scoring.functions import FunctionScorer, Lexicon, call_reward_function
+from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+from toolkit.scoring.scorer import Completions, TokenCompletions, WeightedSum
 from toolkit.training.ppo.inputs import as_prompts, as_rewards
-from toolkit.training.rewards import Rewards, call_reward_function, score
 
 TEXTS = ["We went to the market.", "I met my aunt at the cafe by the lake."]
 
@@ -39,7 +42,8 @@ def sum_of(roles: Roles, demo_model: str, parts: list, weights: list, prompts: l
     rows = Prompts(tokenizer(prompts)["input_ids"])
     ids = torch.tensor(tokenizer([" The tea was good."] * len(prompts))["input_ids"])
     visible = torch.ones_like(ids, dtype=torch.bool)
-    return Rewards(parts, weights)(roles, rows, ids, visible, tokenizer).tolist()
+    asked = TokenCompletions.seen(rows, ids, visible, tokenizer, roles)
+    return WeightedSum([FunctionScorer(part) for part in parts], weights)(asked).tolist()
 
 
 def test_scores_are_weighed_and_added(roles: Roles, demo_model: str) -> None:
@@ -58,7 +62,8 @@ def test_a_single_scorer_that_cannot_score_is_a_mistake_elsewhere(
     tokenizer = load_tokenizer(demo_model)
     ids = torch.tensor(tokenizer([TEXTS[0]])["input_ids"])
     with pytest.raises(InputError, match="shouting: scored .* as nan"):
-        score(roles, tokenizer(["No!"])["input_ids"], ids, ids > 0, tokenizer, shouting)
+        asked = TokenCompletions.seen(tokenizer(["No!"])["input_ids"], ids, ids > 0, tokenizer)
+        FunctionScorer(shouting).finite_scores(asked)
 
 
 def test_columns_reach_the_functions_that_ask_for_them() -> None:
@@ -115,60 +120,100 @@ def test_a_dataset_of_rows_keeps_its_columns() -> None:
             as_prompts(empty)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "4bit"])
-def test_a_reward_model_on_another_base_scores_text(
-    family_model: str, tmp_path: Path, precision: str
+class Plain:
+    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
+        return [0.0]
+
+
+class Named(Plain):
+    identity = "mine, version 3"
+
+
+def test_what_a_checkpoint_notes_of_its_rewards_is_what_it_has_always_noted(
+    root: Path, roles: Roles, demo_model: str, tmp_path: Path
 ) -> None:
-    """An adapter whose config names its base: scores are those of the plain model on the text."""
+    """Of each kind; a run is not resumed where one of these differs from what was noted."""
     torch.manual_seed(0)
-    base = load_base(family_model, precision, score_head=True)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
-    plain = get_peft_model(base, config).eval()
-    for name, parameter in plain.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    plain.save_pretrained(str(tmp_path / "adapter"))
-    write_json(tmp_path / "adapter" / "toolkit.json", {"gain": 2.0, "bias": -1.0})
-    scorer = TextRewardModel(str(tmp_path / "adapter"), precision)
-    scores = scorer(["We went to the", TEXTS[1]], [" market.", ""])
-    tokenizer = load_tokenizer(family_model)
-    for text, value in zip(TEXTS, scores, strict=True):
-        with torch.no_grad():
-            raw = plain(**tokenizer(text, return_tensors="pt")).logits.item()
-        assert value == pytest.approx(2 * raw - 1, abs=1e-4)
+    base = load_base(demo_model, "fp32", score_head=True)
+    get_peft_model(base, lora_config(4, 8, "all-linear", "SEQ_CLS")).save_pretrained(tmp_path)
+    write_json(tmp_path / "toolkit.json", {"gain": 2.0, "bias": -1.0})
+    weights = (tmp_path / "adapter_model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()[:16]
+
+    parts = [
+        Lexicon(root / "data" / "lexicon.txt"),
+        math.sqrt,
+        Plain(),
+        Named(),
+        length,
+        RewardModel(str(tmp_path), "fp32"),
+        None,
+        base,
+    ]
+    roles.has_reward = True
+    try:
+        found = as_rewards(parts, [1, 0.5, 1.0, 1.0, -1.0, 2.0, 1.0, 1.0], roles).identity
+    finally:
+        roles.has_reward = False
+    assert json.loads(json.dumps(found)) == [
+        ["lexicon 4adaa7818494c0e2", 1],
+        ["math:sqrt", 0.5],
+        [f"{__name__}:Plain", 1.0],
+        ["mine, version 3", 1.0],
+        [f"{__name__}:length", -1.0],
+        [f"{tmp_path} {base_fingerprint(demo_model)} {digest} 2.0 -1.0 None", 2.0],
+        ["reward model", 1.0],
+        ["reward model", 1.0],
+    ]
 
 
-def test_a_classifier_with_two_outputs_is_refused(demo_model: str, tmp_path: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=2)
-    model.save_pretrained(tmp_path / "two")
-    with pytest.raises(InputError, match="not a classifier with one output"):
-        TextRewardModel(str(tmp_path / "two"), "fp32")
+def test_the_door_takes_scorers_functions_and_lists_of_them(roles: Roles, root: Path) -> None:
+    lexicon = Lexicon(root / "data" / "lexicon.txt")
+    assert as_rewards(lexicon, None, roles).parts == [lexicon]
+    assert as_rewards([lexicon, length], [1.0, 2.0], roles).name == "Lexicon+length"
+    with pytest.raises(InputError, match="'no scorer' is neither a model nor a function"):
+        as_rewards("no scorer", None, roles)
+    with pytest.raises(InputError, match="needs a reward"):
+        as_rewards(RewardAdapter(), None, roles)
 
 
-def test_a_whole_classifier_scores_with_its_own_head_behind_an_end_token_as_trl_trained_it(
-    demo_model: str, tmp_path: Path
+def test_a_reward_adapter_needs_the_actors_whose_base_it_shares() -> None:
+    with pytest.raises(ValueError, match="with the actors on its base"):
+        RewardAdapter()(Completions(["p"], ["c"]))
+
+
+def test_a_sum_has_the_precision_that_it_is_asked_for() -> None:
+    third = FunctionScorer(lambda prompts, completions: [1 / 3])
+    asked = Completions(["p"], ["c"])
+    exact = WeightedSum([third, third], [0.1, 0.3], torch.float64)(asked)
+    assert exact.dtype == torch.float64 and exact.item() == 0.1 * (1 / 3) + 0.3 * (1 / 3)
+    single = torch.tensor([1 / 3])
+    in_ppo = WeightedSum([third, third], [0.1, 0.3])(asked)
+    assert torch.equal(in_ppo, 0.1 * single + 0.3 * single)  # as fp32 does it
+
+
+def test_completions_are_shown_in_trls_form_and_made_of_tokens_only_when_asked_for(
+    demo_model: str,
 ) -> None:
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(demo_model, num_labels=1).eval()
-    torch.nn.init.normal_(model.score.weight)
-    model.save_pretrained(tmp_path / "whole")
+    chat = [{"role": "user", "content": "Hi."}]
+    asked = Completions(["Hi.", chat], ["Ho.", "Ho."])
+    assert asked.answers == ["Ho.", [{"role": "assistant", "content": "Ho."}]]
+
     tokenizer = load_tokenizer(demo_model)
-    tokenizer.save_pretrained(tmp_path / "whole")
-    for flag, end in (("auto", tokenizer.eos_token), ("none", "")):
-        scorer = TextRewardModel(str(tmp_path / "whole"), "fp32", end_token=flag)
-        for text, value in zip(TEXTS, scorer(TEXTS, ["", ""]), strict=True):
-            with torch.no_grad():
-                ids = tokenizer(text + end, return_tensors="pt")
-                assert value == pytest.approx(model(**ids).logits.item(), abs=1e-4)
+    prompts = Prompts(tokenizer(TEXTS)["input_ids"], {"n": [1, 2]})
+    ids = tokenizer([" It rained.", " Tea."], add_special_tokens=False)["input_ids"]
+    by_ids = TokenCompletions(prompts, tokenizer, ids)
+    assert "texts" not in vars(by_ids) and by_ids.columns == {"n": [1, 2]}
+    assert by_ids.prompts == TEXTS and by_ids.texts == [" It rained.", " Tea."]
+    assert TokenCompletions(prompts, tokenizer, texts=by_ids.texts).ids == ids
 
 
 def test_rewards_are_known_by_their_content_when_a_run_is_resumed(tmp_path: Path) -> None:
-    from toolkit.labeling.scripted import Lexicon
-
     files = [tmp_path / name for name in ("a", "b", "c")]
     for file, text in zip(files, ("good\t1\n", "good\t2\n", "good\t1\n"), strict=True):
         file.write_text(text)
-    one, other, same = (Rewards([Lexicon(f)], [1.0]).identity() for f in files)
+    one, other, same = (WeightedSum([Lexicon(f)], [1.0]).identity for f in files)
     assert one == same != other
-    assert Rewards([length], [1.0]).identity() != Rewards([shouting], [1.0]).identity()
-    assert Rewards([length], [1.0]).identity() != Rewards([length], [2.0]).identity()
+    by_length = WeightedSum([FunctionScorer(length)], [1.0]).identity
+    assert by_length != WeightedSum([FunctionScorer(shouting)], [1.0]).identity  # type: ignore
+    assert by_length != WeightedSum([FunctionScorer(length)], [2.0]).identity

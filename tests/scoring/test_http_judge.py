@@ -17,11 +17,11 @@ import pytest
 from toolkit import cli
 from toolkit.data.files import write_jsonl
 from toolkit.errors import InputError
-from toolkit.labeling import judge as judge_module
-from toolkit.labeling.judge import HTTPJudge, UselessJudge, shown_order
-from toolkit.labeling.labelers import JudgePicker, ScriptedLabeler
+from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.picks import label_until
+from toolkit.scoring import http_judge as judge_module
+from toolkit.scoring.http_judge import HTTPJudge, UselessJudge, shown_order
 
 KEY = "sk-MARKER0123456789"
 COMPLETIONS = [" a cat", " a dog", " a hen"]
@@ -574,7 +574,7 @@ def test_a_useless_judge_ends_a_round_of_the_online_loop(make: Make, tmp_path: P
 
     with Store(tmp_path / "labels.sqlite", Settings(overlap=0.0)) as store:
         store.add_items({"prompt": f"p {i}", "completions": ["x", "y"]} for i in range(30))
-        labeler = ScriptedLabeler("m", JudgePicker(make(reply(said("no")), patience=20)))
+        labeler = ScriptedLabeler("m", make(reply(said("no")), patience=20))
         with pytest.raises(UselessJudge, match="20 answers in a row"):
             label_until(store, 0, 10, True, labeler, more, lambda: None)
         store.check()

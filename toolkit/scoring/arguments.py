@@ -1,0 +1,373 @@
+"""The flags that say who scores or picks, and the one grammar that they are short for.
+
+    words=lexicon:data/lexicon.txt
+    mine=function:my_module:my_scores              a function of TRL's signature, or a Scorer
+    rm=reward_adapter:outputs/reward/adapter       on the base at hand
+    big=reward_model:some-org/some-reward-model    on another base, loaded beside it
+    qwen=http:qwen3@http://localhost:8000/v1       picks, and does not score
+    people=people:outputs/matches.sqlite           a store that label.py serves; they pick
+
+``--lexicon FILE`` is short for ``lexicon=lexicon:FILE``, and so are the others for theirs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from toolkit.errors import InputError, check_range
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from toolkit.models.reading import Reading
+    from toolkit.scoring.http_judge import HTTPJudge
+    from toolkit.scoring.picker import Picker
+    from toolkit.scoring.scorer import Scorer
+
+# What a flag stands for is imported when it is loaded: --help needs no library of models.
+
+Kind = Literal["lexicon", "function", "reward_adapter", "reward_model", "http", "people"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# Help texts of options that several classes have.
+LEXICON = "Word-valence file (word TAB valence ...); the score is their sum."
+REWARD_END_TOKEN = (
+    "What closes a text before a reward model scores it: auto for what it was trained with "
+    "(toolkit.json; TRL's models: the end token), none, eos, or a token."
+)
+UNTRUSTED_REWARD = "Go on with a reward model that is known to be at chance, or below it."
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Who scores or picks, as NAME=KIND:VALUE says it.
+
+    Attributes:
+        name: in tables and logs.
+        kind: one of ``KINDS``.
+        value: the file, function, folder, model, MODEL@URL or store.
+    """
+
+    name: str
+    kind: Kind
+    value: str
+
+
+def parse_specs(texts: Sequence[str], flag: str) -> list[Spec]:
+    """What each text says; nothing is loaded.
+
+    Args:
+        texts: each NAME=KIND:VALUE.
+        flag: that they came by, for messages.
+
+    Raises:
+        InputError: another form, or another kind.
+    """
+    specs = []
+    for text in texts:
+        name, _, rest = text.partition("=")
+        word, _, value = rest.partition(":")
+        kind = next((kind for kind in KINDS if kind == word), None)
+        if not (name and value) or kind is None:
+            raise InputError(
+                f"{flag}: {text!r} is not NAME=KIND:VALUE with a KIND of {', '.join(KINDS)}"
+            )
+        specs.append(Spec(name, kind, value))
+    return specs
+
+
+def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
+    """What the short flags that were given say, in their order.
+
+    >>> short_forms({"lexicon": "words.txt", "reward_adapter": None})
+    [Spec(name='lexicon', kind='lexicon', value='words.txt')]
+    """
+    specs = []
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        match flag:
+            case "lexicon":
+                specs.append(Spec("lexicon", "lexicon", value))
+            case "reward_function":
+                specs.append(Spec(value.rpartition(":")[2], "function", value))
+            case "reward_adapter":
+                specs.append(Spec("reward", "reward_adapter", value))
+            case "reward_model":
+                specs.append(Spec("reward_model", "reward_model", value))
+    return specs
+
+
+def load_scorer(
+    spec: Spec, base: str, precision: str, end_token: str = "auto", what: str = "--reward_adapter"
+) -> "Scorer":
+    """The scorer that a spec names; its inputs are checked, and nothing large is loaded.
+
+    Args:
+        spec: of a kind that scores.
+        base: the base at hand, which a reward adapter must fit.
+        precision: how bases are held.
+        end_token: what closes the texts that reward models read, as for ``reading_of``.
+        what: what a reward adapter is called in messages.
+
+    Raises:
+        InputError: it does not load.
+        ValueError: the kind picks, and does not score.
+    """
+    from toolkit.models.adapters import check_adapter
+    from toolkit.scoring.functions import Lexicon, as_scorer, load_function
+    from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+
+    match spec.kind:
+        case "lexicon":
+            return Lexicon(spec.value)
+        case "function":
+            return as_scorer(load_function(spec.value))
+        case "reward_adapter":
+            check_adapter(spec.value, base, "SEQ_CLS", what, precision)
+            return RewardAdapter(spec.value, end_token, what)
+        case "reward_model":
+            return RewardModel(spec.value, precision, end_token=end_token)
+    raise ValueError(f"{spec.name}: {spec.kind} does not score")
+
+
+@dataclass
+class FunctionArguments:
+    """A function that says how good a completion is: exactly one of these."""
+
+    lexicon: str | None = field(default=None, metadata={"help": LEXICON})
+    reward_function: str | None = field(
+        default=None,
+        metadata={"help": "module:function, called with prompts and completions, -> scores."},
+    )
+
+    def flags(self) -> dict[str, str | None]:
+        """The flags that name a scorer, of which one is to be given, and their values."""
+        return {"lexicon": self.lexicon, "reward_function": self.reward_function}
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a scorer."""
+        return any(value is not None for value in self.flags().values())
+
+    def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
+        """The scorer.
+
+        Args:
+            base_name: the base at hand, which a reward adapter must fit.
+            precision: how bases are held.
+
+        Raises:
+            InputError: none of them or more than one, or the one does not load.
+        """
+        flags = self.flags()
+        given = [flag for flag, value in flags.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(given) or 'no scorer'} given: give exactly one of "
+                f"{', '.join(f'--{flag}' for flag in flags)}"
+            )
+        (spec,) = short_forms(flags)
+        return load_scorer(spec, base_name, precision)
+
+
+@dataclass
+class ScorerArguments(FunctionArguments):
+    """Who says how good a completion is: exactly one of these."""
+
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter."}
+    )
+    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
+    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
+
+    def flags(self) -> dict[str, str | None]:
+        """The flags that name a scorer, of which one is to be given, and their values."""
+        return super().flags() | {"reward_adapter": self.reward_adapter}
+
+    def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
+        """The scorer; a reward adapter is then known to fit the base.
+
+        Raises:
+            InputError: none of the three or more than one, the one does not load, or the adapter is
+                known to be worthless (``check_trust``).
+        """
+        from toolkit.scoring.reward_models import RewardAdapter
+        from toolkit.scoring.trust import check_trust
+
+        scorer = super().load(base_name, precision)
+        if isinstance(scorer, RewardAdapter):
+            scorer.end_token = self.reward_end_token
+            check_trust({"reward_adapter": self.reward_adapter}, self.allow_untrusted_reward)
+        return scorer
+
+
+@dataclass
+class RewardArguments:
+    """What PPO is rewarded for: one of these, or several, weighed against each other."""
+
+    reward_adapter: str | None = field(
+        default=None, metadata={"help": "Folder of a trained reward adapter, on the same base."}
+    )
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "A reward model on another base: Hub id, folder, or its adapter."},
+    )
+    lexicon: str | None = field(default=None, metadata={"help": LEXICON})
+    reward_function: str | None = field(
+        default=None,
+        metadata={
+            "help": "module:function(prompts, completions, **columns) -> scores; or several, "
+            "joined by commas."
+        },
+    )
+    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
+    reward_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "A weight for each of the above that is given, in this order."},
+    )
+    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
+
+    def specs(self) -> list[Spec]:
+        """What the flags that were given say, in the order of the weights."""
+        specs = short_forms(
+            {
+                "reward_adapter": self.reward_adapter,
+                "reward_model": self.reward_model,
+                "lexicon": self.lexicon,
+            }
+        )
+        for name in (self.reward_function or "").split(","):
+            specs += short_forms({"reward_function": name.strip() or None})
+        return specs
+
+    def load(self, base_name: str, precision: str) -> "list[Scorer]":
+        """The rewards in the order of the flags; the verdicts on them are noted as ``verdicts``.
+
+        The reward adapter among them is the one that the roles are built with.
+
+        Raises:
+            InputError: none is given, one does not load, or the weights do not fit; or a reward
+                model is known to be worthless (``check_trust``).
+        """
+        from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+        from toolkit.scoring.trust import Trust, check_trust
+
+        specs = self.specs()
+        count = len(specs)
+        if count == 0:
+            raise InputError(
+                "no reward: give --reward_adapter, --reward_model, --lexicon or --reward_function"
+            )
+        if count > 1 and self.reward_weights is None:
+            raise InputError(
+                f"{count} rewards and no --reward_weights (their scales differ: give one each)"
+            )
+        if self.reward_weights is not None and len(self.reward_weights) != count:
+            raise InputError(
+                f"{len(self.reward_weights)} reward_weights for {count} rewards", "reward_weights"
+            )
+
+        self.verdicts: list[Trust] = []
+        scorers: list[Scorer] = []
+        for spec in specs:
+            scorer = load_scorer(spec, base_name, precision, self.reward_end_token)
+            if isinstance(scorer, RewardAdapter | RewardModel):
+                self.verdicts += check_trust({spec.kind: spec.value}, self.allow_untrusted_reward)
+            if isinstance(scorer, RewardModel):
+                print(scorer.said())
+            scorers.append(RewardAdapter() if isinstance(scorer, RewardAdapter) else scorer)
+        return scorers
+
+    def reading(self, tokenizer: "PreTrainedTokenizerBase") -> "Reading | None":
+        """How the reward adapter reads a text (``reading_of``), which is said; None without one."""
+        if self.reward_adapter is None:
+            return None
+
+        from toolkit.models.reading import reading_of, said
+
+        found = reading_of(self.reward_adapter, tokenizer, self.reward_end_token)
+        print(said(found, tokenizer, "reward adapter"))
+        return found
+
+
+@dataclass
+class JudgeArguments:
+    """A language model behind an OpenAI-compatible endpoint, as a labeler."""
+
+    # How it is asked, which may differ when a run goes on: no label depends on it.
+    FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
+
+    judge_url: str | None = field(
+        default=None, metadata={"help": "Its address, as http://localhost:8000/v1."}
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "The model's name there."})
+    judge_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key."}
+    )
+    judge_prices: list[float] = field(
+        default_factory=lambda: [0.0, 0.0],
+        metadata={"help": "Per million tokens of requests, and of answers: to count the cost."},
+    )
+    judge_max_tokens: int = field(
+        default=8,
+        metadata={"help": "Of an answer, one letter; a model that thinks needs thousands."},
+    )
+    judge_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds for one request, from its start to its end."}
+    )
+    judge_patience: int = field(
+        default=20,
+        metadata={
+            "help": "End after so many answers in a row that are no letter. Their items are "
+            "asked again by the next call."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_range("judge_max_tokens", self.judge_max_tokens, low=1)
+        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
+        check_range("judge_patience", self.judge_patience, low=1)
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise InputError("judge_url and judge_model: give both or neither", "judge_url")
+        if len(self.judge_prices) != 2:
+            raise InputError(f"judge_prices: {len(self.judge_prices)} numbers, not 2")
+
+    def load(self) -> "HTTPJudge | None":
+        """The judge; None where none was given."""
+        if self.judge_url is None or self.judge_model is None:
+            return None
+
+        from toolkit.scoring.http_judge import HTTPJudge
+
+        return HTTPJudge(
+            self.judge_url,
+            self.judge_model,
+            self.judge_key_variable,
+            max_tokens=self.judge_max_tokens,
+            timeout=self.judge_timeout,
+            patience=self.judge_patience,
+            input_price=self.judge_prices[0],
+            output_price=self.judge_prices[1],
+        )
+
+
+def load_picker(
+    judge_args: JudgeArguments, scorer_args: FunctionArguments
+) -> "tuple[str, Picker] | None":
+    """A scripted labeler's name and picker; None where neither a judge nor a scorer was given.
+
+    Raises:
+        InputError: both, or more than one scorer, or one that does not load.
+    """
+    judge = judge_args.load()
+    if judge is None and not scorer_args.given:
+        return None
+    if judge is not None and scorer_args.given:
+        raise InputError("judge_url and a scorer given: one labeler at a time", "judge_url")
+    if judge is not None:
+        return judge.model, judge
+
+    from toolkit.scoring.picker import ScorePicker
+
+    return scorer_args.reward_function or "lexicon", ScorePicker(scorer_args.load())
