@@ -14,7 +14,9 @@ from toolkit.cli import run
 import math
 from dataclasses import dataclass, field
 
-from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments.model import DEMO_PROMPTS, ModelArguments
+from toolkit.arguments.rewards import ScorerArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.chat import ChatArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output

@@ -18,16 +18,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from toolkit.arguments import (
-    LoraArguments,
-    ModelArguments,
-    PromptArguments,
-    RewardArguments,
-    memory_planner,
-)
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.rewards import RewardArguments
 from toolkit.errors import InputError, check_range
 from toolkit.models.canaries import CANARIES
 from toolkit.models.memory import MIB, available_memory, what_fits
+from toolkit.training.memory_plan import memory_planner
 from toolkit.training.ppo_config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")

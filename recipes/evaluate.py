@@ -19,7 +19,8 @@ from toolkit.cli import run, write_run
 from pathlib import Path
 from typing import Any
 
-from toolkit.arguments import ModelArguments, SamplingArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.prompts import read_prompts

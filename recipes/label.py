@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
 
-from toolkit.arguments import FunctionArguments, JudgeArguments, StoreArguments, load_picker
+from toolkit.arguments.labeling import StoreArguments
+from toolkit.arguments.rewards import FunctionArguments, JudgeArguments, load_picker
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output

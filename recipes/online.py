@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from toolkit.arguments import FunctionArguments, JudgeArguments, ModelArguments, load_picker
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.rewards import FunctionArguments, JudgeArguments, load_picker
 from toolkit.data.locks import lock_file
 from toolkit.data.prompts import read_prompt_rows, read_prompts
 from toolkit.endings import goes_on

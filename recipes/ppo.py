@@ -15,13 +15,10 @@ from functools import partial
 
 import torch
 
-from toolkit.arguments import (
-    LoraArguments,
-    ModelArguments,
-    PromptArguments,
-    RewardArguments,
-    memory_planner,
-)
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.rewards import RewardArguments
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
@@ -29,6 +26,7 @@ from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.training.checkpoints import checkpoints, clear_run
+from toolkit.training.memory_plan import memory_planner
 from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer, Row
 from toolkit.training.ranks import Ranks

@@ -16,12 +16,10 @@ from toolkit.cli import run, write_run
 
 from typing import Any
 
-from toolkit.arguments import (
-    ComparisonArguments,
-    LoraArguments,
-    ModelArguments,
-    StartArguments,
-)
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.start import StartArguments
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.text import closing_id, stop_ids

@@ -15,7 +15,10 @@ from toolkit.cli import run, write_run
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import atomic_directory, json_text, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.text import token_id

@@ -15,7 +15,10 @@ from toolkit.cli import run, write_run
 
 from typing import Any
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.rewards import RewardArguments
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts

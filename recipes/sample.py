@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
+from toolkit.arguments.model import DEMO_PROMPTS, ModelArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.chat import ChatArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from toolkit.arguments import ModelArguments, SamplingArguments, ScorerArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.rewards import ScorerArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest

@@ -19,7 +19,7 @@ FLOORS = {
 }  # fmt: skip
 # Rooms of one floor that may be entered from their neighbours: evaluation scores completions
 # exactly as PPO does, and its judges are those that label.
-DOORS = {("evaluation", "training"), ("evaluation", "labeling")}
+DOORS = {("evaluation", "training"), ("evaluation", "labeling"), ("training", "arguments")}
 # Declared and imported by no file of ours: starlette reads forms with it, and says so only then.
 INDIRECT = {"python-multipart"}
 SOURCES = sorted((ROOT / "toolkit").rglob("*.py"))

@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments, RewardArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.rewards import RewardArguments
 from toolkit.cli import parse
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder

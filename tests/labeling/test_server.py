@@ -396,7 +396,7 @@ def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> N
 
 
 def test_another_address_than_loopback_wants_its_names() -> None:
-    from toolkit.arguments import StoreArguments
+    from toolkit.arguments.labeling import StoreArguments
 
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.5")
@@ -557,7 +557,7 @@ def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
 def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit import arguments
+    from toolkit.arguments import labeling as arguments
 
     monkeypatch.setattr(arguments, "serve", lambda app, listening: listening.close())
     with Store(tmp_path / "labels.sqlite") as store:

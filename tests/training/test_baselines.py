@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from toolkit.arguments import ComparisonArguments
+from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
