@@ -11,11 +11,13 @@ stage, then tables, and OUTPUT_DIR/report/report.html with the frontier: score a
 
 from toolkit.cli import bind, recipe, run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.errors import InputError
+from toolkit.flags import flag
 from toolkit.stages import Stage, run_stages
 
 evaluate, report = recipe("evaluate"), recipe("report")
@@ -32,18 +34,13 @@ POLICIES = ("sft", "dpo", "rloo", "ppo")
 
 
 @dataclass
-class CompareArguments:
-    configs: str = field(
-        default="recipes/configs/demo", metadata={"help": "Folder with a YAML for each stage."}
+class CompareArguments(OverwriteArguments):
+    configs: str = flag("recipes/configs/demo", "Folder with a YAML for each stage.")
+    stages: str = flag(
+        "sample,label,reward,sft,dpo,rloo,ppo",
+        "Which of them, by commas; evaluation and report always follow.",
     )
-    stages: str = field(
-        default="sample,label,reward,sft,dpo,rloo,ppo",
-        metadata={"help": "Which of them, by commas; evaluation and report always follow."},
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the report; default outputs/NAME of configs."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Do all stages anew."})
+    output_dir: str | None = flag(None, "Folder for the report; default outputs/NAME of configs.")
 
 
 def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> list[Stage]:

@@ -13,13 +13,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    "endings": -1, "errors": -1, "random_state": 0, "launched": 0, "maths": 0, "data": 1,
+    "endings": -1, "errors": -2, "flags": -1, "arguments": 0, "random_state": 0, "launched": 0,
+    "maths": 0, "data": 1,
     "scoring": 2, "models": 2, "training": 3, "labeling": 3, "evaluation": 3, "hub": 3,
-    "trl_dialect": 4, "arguments": 4, "cli": 4, "stages": 5, "trl_yaml": 5, "__init__": 5,
+    "trl_dialect": 4, "cli": 4, "stages": 5, "trl_yaml": 5, "__init__": 5,
 }  # fmt: skip
 # Rooms of one floor that may be entered from their neighbours: evaluation scores completions
-# exactly as PPO does, and its judges are those that label.
-DOORS = {("evaluation", "training"), ("evaluation", "labeling"), ("training", "arguments")}
+# exactly as PPO does, and its judges are those that label. The flags of rewards and of the label
+# store still act on these rooms; all others are plain.
+DOORS = {("evaluation", "training"), ("evaluation", "labeling")} | {
+    ("arguments", room) for room in ("data", "labeling", "models", "scoring", "training")
+}
 # Declared and imported by no file of ours: starlette reads forms with it, and says so only then.
 INDIRECT = {"python-multipart"}
 SOURCES = sorted((ROOT / "toolkit").rglob("*.py"))

@@ -35,6 +35,7 @@ from toolkit import endings
 from toolkit.data.files import read_object, require_file, write_json, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError, check_finite, check_numbers
+from toolkit.flags import choices_of
 from toolkit.launched import world_size
 from toolkit.scoring.guests import new_guests
 from toolkit.training.guards import RunStopped
@@ -171,9 +172,15 @@ def parse(
         args = ["--help"]
     else:
         _hide_inherited(parser, dataclass_types)
-    for action in parser._actions:  # before a library's own checks, which trip over an infinity
-        if action.type is not None:
+    words = {name for cls in dataclass_types for name in choices_of(cls)}
+    for action in parser._actions:
+        if action.type is not None:  # before a library's own checks, which trip over an infinity
             action.type = _checked(action.type)
+        if action.dest in words and action.choices is not None:
+            # argparse shows our fields' choices; the fields themselves check them, in our words
+            # and with the line of a YAML file.
+            action.metavar = f"{{{','.join(action.choices)}}}"
+            action.choices = None
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
@@ -368,9 +375,7 @@ def _read_config(
         try:
             values[key] = _convert(value, hints[key])
         except ValueError:
-            wanted = getattr(hints[key], "__name__", None) or str(hints[key])
-            if isinstance(hints[key], types.UnionType):
-                wanted = str(hints[key])
+            wanted = _name_of(hints[key])
             raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
         try:
             check_numbers(key, values[key])
@@ -384,7 +389,19 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, Any]:
     for cls in dataclass_types:
         resolved = typing.get_type_hints(cls)
         hints |= {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
+        for name in choices_of(cls):  # any text for now: the field says which words it takes
+            optional = type(None) in typing.get_args(hints[name])
+            hints[name] = str | None if optional else str
     return hints
+
+
+def _name_of(hint: Any) -> str:
+    """A type as a person would write it: ``int | None``."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(map(_name_of, typing.get_args(hint)))
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def _convert(value: Any, hint: Any) -> Any:

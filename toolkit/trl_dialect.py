@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainerCallback
 
+from toolkit.arguments.kl import KLController
 from toolkit.training.ppo_config import PPOConfig as _PPOConfig
 from toolkit.training.ppo_trainer import PPOTrainer as _PPOTrainer
 
@@ -79,7 +80,7 @@ class PPOConfig(_PPOConfig):
         default=10, metadata={"help": "Tables of completions in a run."}
     )
     response_length: int = field(default=53, metadata={"help": "Tokens sampled."})
-    kl_controller: str = field(default="fixed", metadata={"help": "fixed, or adaptive."})
+    kl_controller: KLController = field(default="fixed", metadata={"help": "fixed, or adaptive."})
     kl_coef: float = field(default=0.05, metadata={"help": "The coefficient."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Divide rewards by their std."})
     sample_every: int = field(default=10**9, metadata={"help": "Updates between samples shown."})

@@ -51,7 +51,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*_: Any, **__: Any) -> None:
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr("toolkit.arguments.model.load_base", loaded)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", loaded)
 
 
 TRAINS: dict[str, Callable[[Path], list[str]]] = {
@@ -120,10 +120,12 @@ def test_prompts_that_are_given_go_with_any_model_and_the_embedded_one_has_its_o
     demo_model: str, tmp_path: Path
 ) -> None:
     from toolkit.arguments.model import ModelArguments
+    from toolkit.models.from_arguments import prompts_or_demo
 
-    assert ModelArguments("org/other").prompts("data/prompts.jsonl") == "data/prompts.jsonl"
+    given = "data/prompts.jsonl"
+    assert prompts_or_demo(ModelArguments("org/other"), given) == given
     for name in (demo_model, "data/model", "./data/model/"):
-        assert ModelArguments(name).prompts(None) == "data/prompts.jsonl"
+        assert prompts_or_demo(ModelArguments(name), None) == "data/prompts.jsonl"
 
 
 def test_eval_prompts_that_are_trained_on_are_counted(adapter: Path, tmp_path: Path) -> None:

@@ -1,1 +1,5 @@
-"""What the recipes can be told, by subject: one dataclass of flags for each."""
+"""The flags that recipes share: a dataclass for each subject, and nothing that acts on them.
+
+``toolkit.flags`` says how a flag is declared. What acts on these dataclasses stands in
+``models``, ``data`` and ``training``, in files of the name ``from_arguments``.
+"""

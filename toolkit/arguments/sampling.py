@@ -1,48 +1,35 @@
 """The flags that say how completions are sampled."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
-from toolkit.errors import check_range
-from toolkit.training.rollouts import SamplingRule, sampling_rule
+from toolkit.arguments.prompts import PromptLengthArguments
+from toolkit.flags import Count, CountOrZero, Finite, Flags, Positive, flag
 
 
 @dataclass
-class SamplingArguments:
+class CompletionArguments(Flags):
     """How completions come about. Field names are those of TRL 1.12's PPOConfig."""
 
-    response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
-    temperature: float = field(default=0.7, metadata={"help": "Of the sampling."})
-    stop_token: str | None = field(
-        default=None,
-        metadata={"help": "End completions at this token; eos for all end tokens of model and "
-                  "chat template, none for none. By default eos with a chat template, else none."},
-    )  # fmt: skip
-    truncate_token: str | None = field(
-        default=None, metadata={"help": "Cut each completion behind this token (say a full stop)."}
+    response_length: Count = flag(24, "Tokens sampled per completion.")
+    temperature: Positive = flag(0.7, "Temperature of sampling, and in training of all log-probs.")
+    stop_token: str | None = flag(
+        None,
+        "End completions at this token; eos for all end tokens of model and chat template, none "
+        "for none. By default eos with a chat template, else none.",
     )
-    truncate_after: int = field(
-        default=16, metadata={"help": "First index at which truncate_token counts."}
+    truncate_token: str | None = flag(
+        None, "Keep and score only what stands up to this token (say a full stop)."
     )
-    max_prompt_length: int = field(
-        default=256, metadata={"help": "Leave out prompts of more tokens."}
-    )
-    prompt_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Cut prompts out of text: its first so many tokens (rows of `text`)."},
-    )
+    truncate_after: CountOrZero = flag(16, "First index at which truncate_token counts.")
 
-    def __post_init__(self) -> None:
-        check_range("response_length", self.response_length, low=1)
-        check_range("temperature", self.temperature, above=0)
-        check_range("truncate_after", self.truncate_after, low=0)
-        check_range("max_prompt_length", self.max_prompt_length, low=1)
-        check_range("prompt_tokens", self.prompt_tokens, low=1)
 
-    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
-        """The rule in token ids."""
-        return sampling_rule(
-            tokenizer, self.response_length, self.temperature, self.stop_token,
-            self.truncate_token, self.truncate_after,
-        )  # fmt: skip
+@dataclass
+class TrainedCompletionArguments(CompletionArguments):
+    """How completions come about that a policy is trained on."""
+
+    penalty_reward_value: Finite = flag(-1.0, "Score of a completion without truncate_token there.")
+
+
+@dataclass
+class SamplingArguments(CompletionArguments, PromptLengthArguments):
+    """How completions come about, and how long their prompts may be."""

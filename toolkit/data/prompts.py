@@ -16,10 +16,6 @@ from toolkit.data.sources import read_table
 from toolkit.data.text import decode_pair
 from toolkit.errors import BadRows, InputError
 
-PROMPTS_HELP = (
-    "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
-    "owner/name:split; rows of `prompt` or `messages`."
-)
 # Of other completions, or of the text that a prompt was cut out of.
 NOT_HANDED_ON = ("text", "best", "ranking", "scores", "margin", "labeler", "models", "ratings",
                  "turn", "sides")  # fmt: skip
