@@ -12,9 +12,9 @@ differ.
 from toolkit.cli import run
 
 from dataclasses import dataclass
-from typing import Literal
 
 from toolkit.arguments.common import OverwriteArguments
+from toolkit.arguments.model import MergedDtype
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import flag
@@ -26,7 +26,7 @@ class MergeArguments(OverwriteArguments):
     adapter: str | None = flag(None, "The adapter's folder.")
     model_name_or_path: str | None = flag(None, "Its base; by default the one that it names.")
     output_dir: str = flag("outputs/merged", "Folder to write.")
-    dtype: Literal["bf16", "fp32"] = flag(
+    dtype: MergedDtype = flag(
         "bf16",
         "How the merged weights are held: bf16 or fp32. The base is loaded so too, never in 4-bit, "
         "where a merge would be rounded away.",

@@ -17,9 +17,8 @@ from toolkit.cli import run
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from toolkit.arguments.model import Precision
+from toolkit.arguments.model import MergedDtype, Precision
 from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.data.outputs import claim_output
@@ -63,7 +62,7 @@ class PublishArguments(Flags):
     merged_output: str | None = flag(
         None, "Also write base and adapter as one model here (not sent)."
     )
-    merged_dtype: Literal["bf16", "fp32"] = flag("bf16", "How the merged weights are held.")
+    merged_dtype: MergedDtype = flag("bf16", "How the merged weights are held.")
     merge_into_full_precision: bool = flag(False, "Allow it for an adapter of a 4-bit base.")
 
 

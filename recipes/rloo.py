@@ -37,6 +37,7 @@ from toolkit.models.reading import other_rendering
 from toolkit.training.baseline_config import RLOOBaselineConfig
 from toolkit.training.baseline_trainers import VisibleReward, rloo_trainer
 from toolkit.training.baselines import train_and_save
+from toolkit.training.from_arguments import rule_of
 
 
 def main(
@@ -49,7 +50,7 @@ def main(
     # Data and rewards, checked before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
-    rule = config.rule(tokenizer)
+    rule = rule_of(config, tokenizer, config.penalty_reward_value)
     parts = [
         part if part is not None
         else TextRewardModel(

@@ -1,11 +1,13 @@
 """The flags that say which base model, and how it is loaded."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from toolkit.flags import Flags, flag
 
 Precision = Literal["4bit", "bf16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+MergedDtype = Literal["bf16", "fp32"]
 DEMO_MODEL = "data/model"
 
 

@@ -1,5 +1,7 @@
 """What a recipe's flags name, checked and read: comparisons and prompts."""
 
+from functools import partial
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -62,29 +64,20 @@ def training_prompts(
     args: PromptArguments, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prompts, Prompts | None, int]:
     """Prompts, held-out prompts if there are any, and how many were left out by length."""
-    chat = chat_from(args)
-    prompts, left_out = read_prompts(
-        args.prompts or DEMO_PROMPTS,
-        tokenizer,
-        args.max_prompt_length,
-        args.prompt_tokens,
-        args.limit,
-        chat=chat,
+    read = partial(
+        read_prompts,
+        tokenizer=tokenizer,
+        max_prompt_length=args.max_prompt_length,
+        prompt_tokens=args.prompt_tokens,
+        chat=chat_from(args),
         skip_invalid=args.skip_invalid,
     )
+    prompts, left_out = read(args.prompts or DEMO_PROMPTS, limit=args.limit)
     if args.eval_prompts is None:
         return prompts, None, left_out
 
-    held_out, _ = read_prompts(
-        args.eval_prompts,
-        tokenizer,
-        args.max_prompt_length,
-        args.prompt_tokens,
-        args.eval_limit,
-        args.eval_skip,
-        "--eval_prompts",
-        chat,
-        args.skip_invalid,
+    held_out, _ = read(
+        args.eval_prompts, limit=args.eval_limit, skip=args.eval_skip, what="--eval_prompts"
     )
     return prompts, held_out, left_out
 

@@ -1,8 +1,9 @@
 """What the evaluation can be told."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
+from toolkit.arguments.judges import JudgeRequestArguments
 from toolkit.arguments.prompts import (
     HELD_OUT,
     LaterPromptArguments,
@@ -12,11 +13,11 @@ from toolkit.arguments.prompts import (
 from toolkit.errors import InputError, check_range
 from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
 from toolkit.evaluation.judges import Judge, ScoreJudge, parse_judges
-from toolkit.flags import Count, CountOrZero, Range, flag, other_default
+from toolkit.flags import Count, CountOrZero, flag, other_default
 
 
 @dataclass
-class EvaluationArguments(LaterPromptArguments):
+class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
     """Who is compared, on what, and who judges."""
 
     adapter: str | None = flag(
@@ -62,14 +63,6 @@ class EvaluationArguments(LaterPromptArguments):
         "reference", "What HTTP judges and people compare: each with the reference, or all."
     )
     pick_limit: Count = flag(100, "Show them so many of the prompts.")
-    judge_key_variable: str = flag("OPENAI_API_KEY", "Environment variable of HTTP judges' key.")
-    judge_max_tokens: Count = flag(
-        8, "Tokens of their answers; a model that thinks needs thousands."
-    )
-    judge_timeout: Annotated[float, Range(above=0, high=86_400)] = flag(
-        60.0, "Seconds for one request to them, from start to end."
-    )
-    judge_patience: Count = flag(20, "End after so many answers in a row that are no letter.")
     show: CountOrZero = flag(8, "Samples in the table.")
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from toolkit.arguments.model import PRECISIONS
 from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
@@ -29,7 +30,6 @@ from toolkit.models.reading import reading_of
 
 Facts = dict[str, Any]
 VALUE_HEAD = "value_head.safetensors"
-PRECISIONS = ("4bit", "bf16", "fp32")
 
 
 @dataclass

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, SFTConfig
 
 from toolkit.arguments.sampling import TrainedCompletionArguments
@@ -24,7 +24,6 @@ from toolkit.flags import (
     flag,
     other_default,
 )
-from toolkit.training.rollouts import SamplingRule, sampling_rule
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_defaults import TRLDefaults
 
@@ -223,15 +222,3 @@ class RLOOBaselineConfig(  # type: ignore[misc]  # as TRL itself
         check_config(self)
         self.max_completion_length = self.response_length
         RLOOConfig.__post_init__(self)
-
-    def rule(self, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
-        """The sampling in token ids."""
-        return sampling_rule(
-            tokenizer,
-            self.response_length,
-            self.temperature,
-            self.stop_token,
-            self.truncate_token,
-            self.truncate_after,
-            self.penalty_reward_value,
-        )

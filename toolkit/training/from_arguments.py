@@ -15,8 +15,10 @@ from toolkit.training.ppo_config import PPOConfig
 from toolkit.training.rollouts import SamplingRule, sampling_rule
 
 
-def rule_of(args: CompletionArguments, tokenizer: PreTrainedTokenizerBase) -> SamplingRule:
-    """The sampling in token ids (``sampling_rule``)."""
+def rule_of(
+    args: CompletionArguments, tokenizer: PreTrainedTokenizerBase, penalty: float = -1.0
+) -> SamplingRule:
+    """The sampling in token ids (``sampling_rule``); ``penalty`` is that of a missing end."""
     return sampling_rule(
         tokenizer,
         args.response_length,
@@ -24,6 +26,7 @@ def rule_of(args: CompletionArguments, tokenizer: PreTrainedTokenizerBase) -> Sa
         args.stop_token,
         args.truncate_token,
         args.truncate_after,
+        penalty,
     )
 
 

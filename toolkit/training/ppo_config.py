@@ -219,22 +219,27 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
         if self.local_batch_size % self.num_mini_batches:
             raise InputError(
                 f"num_mini_batches is {self.num_mini_batches}, but must divide the batch of "
-                f"{self.local_batch_size}", "num_mini_batches",
-            )  # fmt: skip
+                f"{self.local_batch_size}",
+                "num_mini_batches",
+            )
         if self.whiten_rewards and self.local_batch_size < 8:
             raise InputError(
                 f"a batch of {self.local_batch_size} is too small to whiten rewards over (take 8 "
-                "or more, or whiten_rewards: false)", "per_device_train_batch_size",
-            )  # fmt: skip
+                "or more, or whiten_rewards: false)",
+                "per_device_train_batch_size",
+            )
+
         if self.kl_controller != "fixed":
             check_range("kl_coef", self.kl_coef, above=0)  # times anything, 0 stays 0
         if self.kl_controller == "adaptive":
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
         check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
         if self.stop_at_update is not None and self.save_strategy == "no":
             raise InputError("stop_at_update needs save_strategy: steps", "stop_at_update")
+
         plain_adam = _plain(self.optim) in ("adamw_torch", "adamw_torch_fused")
         if self.adam_tf_style and (not plain_adam or self.weight_decay):
             raise InputError(
@@ -269,10 +274,16 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
         if stop_token is None and not self.ENDS_TURNS:
             stop_token = "none"
         rule = sampling_rule(
-            tokenizer, self.response_length, self.temperature, stop_token,
-            self.truncate_token, self.truncate_after, self.penalty_reward_value,
-            self.missing_eos_penalty, self.stop_token_id,
-        )  # fmt: skip
+            tokenizer,
+            self.response_length,
+            self.temperature,
+            stop_token,
+            self.truncate_token,
+            self.truncate_after,
+            self.penalty_reward_value,
+            self.missing_eos_penalty,
+            self.stop_token_id,
+        )
         if self.ENDS_TURNS and self.missing_eos_penalty is not None and not rule.stop_ids:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
@@ -285,10 +296,13 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
         if self.kl_controller == "fixed":
             return FixedKLController(self.kl_coef)
         return AdaptiveKLController(
-            self.kl_coef, self.kl_target, self.kl_horizon,
+            self.kl_coef,
+            self.kl_target,
+            self.kl_horizon,
             self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
-            self.kl_coef_min, self.kl_coef_max or math.inf,
-        )  # fmt: skip
+            self.kl_coef_min,
+            self.kl_coef_max or math.inf,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Every setting on which the result depends: a run is resumed only under the same."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from trl import RewardConfig
 
 from toolkit.errors import InputError
-from toolkit.flags import Count, NotNegative, Positive, Range, check_flags, flag
+from toolkit.flags import Count, NotNegative, Positive, Range, check_flags, flag, other_default
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_defaults import TRLDefaults
 
@@ -47,6 +47,7 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
         False, "The best must lead by the row's `margin` (best_of_k, best_vs_rest)."
     )
     output_dir: str | None = flag("outputs/reward", "Folder for the adapter.")
+    bf16: bool = other_default(False, TRLDefaults, "bf16")
     learning_rate: Positive = flag(1e-4, "The highest rate, which falls linearly to 0.")
     per_device_train_batch_size: Count = flag(32, "Comparisons (each of K texts) in a batch.")
     per_device_eval_batch_size: int = flag(64, "Held-out comparisons in a batch.")
