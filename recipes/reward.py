@@ -47,7 +47,7 @@ from toolkit.training.reward_trainer import BestOfKTrainer, normalize, score_can
 
 
 @dataclass
-class RewardArguments(OverwriteArguments):
+class RewardModelArguments(OverwriteArguments):
     normalize_samples: int = flag(512, "Reference samples for mean 0 and std 1; 0: as it is.")
     normalize_truncated: bool = flag(
         False, "Apply the truncation rule to them (the paper did not)."
@@ -70,7 +70,7 @@ def main(
     lora: LoraArguments,
     sampling: SamplingArguments,
     data_args: ComparisonArguments,
-    args: RewardArguments,
+    args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.

@@ -116,18 +116,6 @@ def test_another_model_has_no_prompts_by_default(
 LEXICON = ["--lexicon", "data/lexicon.txt"]
 
 
-def test_prompts_that_are_given_go_with_any_model_and_the_embedded_one_has_its_own(
-    demo_model: str, tmp_path: Path
-) -> None:
-    from toolkit.arguments.model import ModelArguments
-    from toolkit.models.from_arguments import prompts_or_demo
-
-    given = "data/prompts.jsonl"
-    assert prompts_or_demo(ModelArguments("org/other"), given) == given
-    for name in (demo_model, "data/model", "./data/model/"):
-        assert prompts_or_demo(ModelArguments(name), None) == "data/prompts.jsonl"
-
-
 def test_eval_prompts_that_are_trained_on_are_counted(adapter: Path, tmp_path: Path) -> None:
     rows = [row for _, row in read_jsonl("data/prompts.jsonl")][10:20]
     write_jsonl(tmp_path / "held_out.jsonl", rows)  # 6 of them are among the first 16
