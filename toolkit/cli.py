@@ -412,12 +412,11 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:
 
 def _name_of(hint: object) -> str:
     """A type as a person would write it: ``int | None``."""
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return " | ".join(map(_name_of, typing.get_args(hint)))
-    if hint is type(None):
-        return "None"
-    named = typing.get_origin(hint) or hint
-    return named.__name__ if isinstance(named, type) else str(hint)
+    if typing.get_origin(hint) not in (Union, types.UnionType):
+        return getattr(hint, "__name__", str(hint))
+
+    options = [o.__name__ if isinstance(o, type) else str(o) for o in typing.get_args(hint)]
+    return " | ".join(options).replace("NoneType", "None")
 
 
 def _convert(value: object, hint: object) -> object:
