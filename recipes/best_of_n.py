@@ -12,49 +12,33 @@ scores`, are comparisons: sft.py can be trained on their picks.
 from toolkit.cli import run
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
-from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
-from toolkit.data.chat import ChatArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import LaterPromptArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_jsonl
+from toolkit.data.from_arguments import prompts_of
 from toolkit.data.outputs import claim_output
-from toolkit.data.prompts import PROMPTS_HELP, read_prompts
-from toolkit.errors import check_range, check_seed
 from toolkit.evaluation.contenders import Sampling, parse_contenders
 from toolkit.evaluation.tables import Fact, print_facts
+from toolkit.flags import Range, flag
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.statistics import mean_and_error
 from toolkit.models.adapters import check_adapter
+from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.scoring.arguments import ScorerArguments
+from toolkit.training.from_arguments import rule_of
 
 
 @dataclass
-class BestOfArguments(ChatArguments):
-    n: int = field(default=16, metadata={"help": "Completions of each prompt."})
-    prompts: str | None = field(
-        default=None,
-        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
-    )
-    output: str = field(default="outputs/best_of_n.jsonl", metadata={"help": "JSONL to write."})
-    adapter: str | None = field(default=None, metadata={"help": "A policy adapter to sample."})
-    limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
-    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
-    batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
-    skip_invalid: bool = field(
-        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
-    seed: int = field(default=0, metadata={"help": "Of the sampling."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
-        check_range("n", self.n, low=2)
-        check_range("limit", self.limit, low=1)
-        check_range("skip", self.skip, low=0)
-        check_range("batch_size", self.batch_size, low=1)
+class BestOfArguments(LaterPromptArguments):
+    n: Annotated[int, Range(low=2)] = flag(16, "Completions of each prompt.")
+    output: str = flag("outputs/best_of_n.jsonl", "JSONL to write.")
 
 
 def main(
@@ -65,17 +49,14 @@ def main(
 ) -> list[Fact]:
     # Checked before a model is loaded.
     claim_output(args.output, args.overwrite, "output")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.adapter)
+    name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.adapter)
     scorer = scorer_args.load(name, model_args.precision)
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
-    sampling_args.rule(tokenizer)
-    args.prompts = model_args.prompts(args.prompts)
-    prompts, left_out = read_prompts(
-        args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-        args.limit, args.skip, chat=args.chat, skip_invalid=args.skip_invalid,
-    )  # fmt: skip
-    model_args.check_context(prompts, sampling_args.response_length)
+    rule_of(sampling_args, tokenizer)  # a token that is none is a mistake for now
+    args.prompts = prompts_or_demo(model_args, args.prompts)
+    prompts, left_out = prompts_of(args, sampling_args, tokenizer, args.skip)
+    check_length(model_args, prompts, sampling_args.response_length)
     scorer.check(prompts, tokenizer)
     for line in other_rendering(args.adapter, prompts, "--adapter"):
         print(f"note: {line}")
@@ -83,9 +64,14 @@ def main(
 
     # n completions of each, all scored.
     sampling = Sampling(
-        Roles(model_args.base()), tokenizer, prompts, sampling_args.rule, model_args.precision,
-        args.seed, args.batch_size,
-    )  # fmt: skip
+        Roles(base_of(model_args)),
+        tokenizer,
+        prompts,
+        partial(rule_of, sampling_args),
+        model_args.precision,
+        args.seed,
+        args.batch_size,
+    )
     specs = ["reference"] if args.adapter is None else [f"policy={args.adapter}"]
     drawn, scores = sampling.draw(parse_contenders(specs)[-1], args.n, scorer)
 

@@ -12,28 +12,29 @@ OUTPUT_DIR/report/report.html with the frontier: score against KL.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.arguments.common import OverwriteArguments
+from toolkit.flags import flag
 from toolkit.pipeline.comparison import PREPARATION, last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 from toolkit.training.methods import METHODS
 
 
 @dataclass
-class CompareArguments:
-    configs: str = field(
-        default="recipes/configs/demo", metadata={"help": "Folder with a YAML for each stage."}
+class CompareArguments(OverwriteArguments):
+    configs: str = flag("recipes/configs/demo", "Folder with a YAML for each stage.")
+    stages: str = flag(
+        "sample,label,reward,sft,dpo,rloo,ppo",
+        "Which of them, by commas; evaluation and report always follow.",
     )
-    stages: str = field(
-        default=",".join((*PREPARATION, *METHODS)),
-        metadata={"help": "Which of them, by commas; evaluation and report always follow."},
+    stages: str = flag(
+        ",".join((*PREPARATION, *METHODS)),
+        "Which of them, by commas; evaluation and report always follow.",
     )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the report; default outputs/NAME of configs."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Do all stages anew."})
+    output_dir: str | None = flag(None, "Folder for the report; default outputs/NAME of configs.")
 
 
 def main(args: CompareArguments) -> dict[str, Any]:

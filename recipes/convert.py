@@ -12,55 +12,42 @@ was done to rows that were kept (a prompt cut off completions that repeat it, sa
 from toolkit.cli import run
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
+from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
 from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
 from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
 from toolkit.data.repeated_prompts import REPEATED
 from toolkit.data.tables import check_table_name, write_table
-from toolkit.errors import InputError, check_choice
+from toolkit.errors import InputError
+from toolkit.flags import flag
 
 
 @dataclass
-class ConvertArguments:
-    input: str | None = field(
-        default=None, metadata={"help": "File, folder, or Hub dataset (owner/name:split)."}
+class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
+    input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split).")
+    output: str = flag("outputs/comparisons.jsonl", ".jsonl or .parquet to write.")
+    format: Literal["auto", *FORMATS] = flag("auto", "How the file is laid out; auto looks.")
+    to: Literal["comparisons", "pairs"] = flag("comparisons", "comparisons, or pairs (TRL's).")
+    tokenizer: str | None = flag(None, "For openai: folder (encoder.json, vocab.bpe) or Hub id.")
+    add_space: bool = flag(False, "Put a space between a text prompt and completions.")
+    first: int | None = flag(
+        None,
+        "The number that the first completion has in best and ranking: 0 or 1. Default: the "
+        "number in its column's name, else 0.",
     )
-    output: str = field(
-        default="outputs/comparisons.jsonl", metadata={"help": ".jsonl or .parquet to write."}
+    repeated_prompt: Literal[*REPEATED] = flag(
+        "auto",
+        "Completions that begin with a text prompt: auto (cut it off where they repeat it, refuse "
+        "where only some do), cut (wherever all do), or keep.",
     )
-    format: str = field(default="auto", metadata={"help": f"auto, {', '.join(FORMATS)}."})
-    to: str = field(default="comparisons", metadata={"help": "comparisons, or pairs (TRL's)."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "For openai: folder (encoder.json, vocab.bpe) or Hub id."}
-    )
-    add_space: bool = field(
-        default=False, metadata={"help": "Put a space between a text prompt and completions."}
-    )
-    first: int | None = field(
-        default=None,
-        metadata={
-            "help": "The number that the first completion has in best and ranking: 0 or 1. "
-            "Default: the number in its column's name, else 0."
-        },
-    )
-    repeated_prompt: str = field(
-        default="auto",
-        metadata={
-            "help": "Completions that begin with a text prompt: auto (cut it off where they repeat "
-            "it, refuse where only some do), cut (wherever all do), or keep."
-        },
-    )
-    skip_invalid: bool = field(default=False, metadata={"help": "Leave bad rows out."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
 
     def __post_init__(self) -> None:
-        check_choice("format", self.format, ("auto", *FORMATS))
-        check_choice("repeated_prompt", self.repeated_prompt, REPEATED)
+        super().__post_init__()
         if self.first not in (None, 0, 1):
             raise InputError(f"first is {self.first}, but must be 0 or 1", "first")
-        check_choice("to", self.to, ("comparisons", "pairs"))
         if self.input is None:
             raise InputError("input: missing (name the file to convert)", "input")
         check_table_name(self.output)

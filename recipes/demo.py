@@ -13,10 +13,13 @@ policy did not get better, or the KL was not held within 10 % of its target over
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from toolkit.errors import check_range, check_seed
+from toolkit.arguments.common import SeedArguments
+from toolkit.arguments.model import Precision
+from toolkit.flags import Count, Range, flag
 from toolkit.pipeline.comparison import last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 
@@ -25,16 +28,10 @@ OUTPUT = Path("outputs/demo")
 
 
 @dataclass
-class DemoArguments:
-    prompts: int | None = field(default=None, metadata={"help": "Label only so many prompts."})
-    total_episodes: int | None = field(default=None, metadata={"help": "PPO's completions in all."})
-    precision: str = field(default="4bit", metadata={"help": "4bit, bf16 or fp32."})
-    seed: int = field(default=0, metadata={"help": "Of every stage."})
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_range("prompts", self.prompts, low=300)
-        check_range("total_episodes", self.total_episodes, low=1)
+class DemoArguments(SeedArguments):
+    prompts: Annotated[int, Range(low=300)] | None = flag(None, "Label only so many prompts.")
+    total_episodes: Count | None = flag(None, "PPO's completions in all.")
+    precision: Precision = flag("4bit", "How the base is held.")
 
 
 def main(args: DemoArguments) -> int:

@@ -10,8 +10,9 @@ model never saw. You should see the held-out perplexity fall to about 2.2, in el
 from toolkit.cli import run
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,26 +26,21 @@ from transformers import (
     set_seed,
 )
 
+from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.data.demo_text import reviews
 from toolkit.data.files import atomic_directory, write_json, write_jsonl
 from toolkit.data.outputs import claim_output
-from toolkit.errors import check_range, check_seed
+from toolkit.flags import Range, flag
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
 @dataclass
-class DemoModelArguments:
-    output_dir: str = field(default="data/model", metadata={"help": "Folder for the model."})
-    prompts_dir: str = field(default="data", metadata={"help": "Folder for the prompt files."})
-    reviews: int = field(default=20_000, metadata={"help": "Reviews to learn from."})
-    epochs: float = field(default=6.0, metadata={"help": "Passes over the reviews."})
-    seed: int = field(default=0, metadata={"help": "Seed of the text and of the training."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace model and prompts."})
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_range("reviews", self.reviews, low=64)
+class DemoModelArguments(SeedArguments, OverwriteArguments):
+    output_dir: str = flag("data/model", "Folder for the model.")
+    prompts_dir: str = flag("data", "Folder for the prompt files.")
+    reviews: Annotated[int, Range(low=64)] = flag(20_000, "Reviews to learn from.")
+    epochs: float = flag(6.0, "Passes over the reviews.")
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

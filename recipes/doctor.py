@@ -14,32 +14,29 @@ from toolkit.cli import run
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from toolkit.arguments import (
-    LoraArguments,
-    ModelArguments,
-    PromptArguments,
-    memory_planner,
-)
-from toolkit.errors import InputError, check_range
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.errors import InputError
+from toolkit.flags import Count, Flags, flag
 from toolkit.models.canaries import CANARIES
+from toolkit.models.from_arguments import check_model
 from toolkit.models.memory import MIB, available_memory, what_fits
 from toolkit.scoring.arguments import RewardArguments
+from toolkit.training.from_arguments import memory_planner
 from toolkit.training.ppo.config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
 @dataclass
-class DoctorArguments:
-    prompt_length: int = field(default=64, metadata={"help": "Tokens of a prompt, for the plan."})
-    canaries: bool = field(default=True, metadata={"help": "Run the canaries, too."})
-
-    def __post_init__(self) -> None:
-        check_range("prompt_length", self.prompt_length, low=1)
+class DoctorArguments(Flags):
+    prompt_length: Count = flag(64, "Tokens of a prompt, for the plan.")
+    canaries: bool = flag(True, "Run the canaries, too.")
 
 
 def main(
@@ -52,7 +49,7 @@ def main(
 ) -> int:
     # Whether the model can be used at all.
     name = model_args.model_name_or_path
-    notes = model_args.check()
+    notes = check_model(model_args)
 
     # The machine.
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
@@ -82,7 +79,9 @@ def main(
     micro = config.per_device_train_batch_size
     print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
     try:
-        plan = memory_planner(model_args, lora, rewards, args, config, longest, device)
+        plan = memory_planner(
+            model_args, lora, args, config, rewards.reward_adapter, longest, device
+        )
         chosen = plan(micro, bool(config.gradient_checkpointing))
         fits = chosen.peak < room
         verdict = "this fits" if fits else f"this does not fit; {what_fits(plan, micro, room)}"

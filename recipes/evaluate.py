@@ -16,14 +16,17 @@ then again with --samples.
 
 from toolkit.cli import run, write_run
 
+from functools import partial
 from pathlib import Path
 
-from toolkit.arguments import ModelArguments, SamplingArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import HELD_OUT
+from toolkit.arguments.sampling import SamplingArguments
+from toolkit.data.from_arguments import chat_from, prompts_of
 from toolkit.data.outputs import claim_output, forget_run
-from toolkit.data.prompts import read_prompts
 from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
-from toolkit.evaluation.arguments import HELD_OUT, EvaluationArguments
+from toolkit.evaluation.arguments import EvaluationArguments
 from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.head_to_head import compare, contender_results, gaps
@@ -32,7 +35,9 @@ from toolkit.evaluation.result import Evaluation, JudgeResult, Written
 from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
 from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on
+from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
 from toolkit.models.roles import Roles
+from toolkit.training.from_arguments import rule_of
 
 
 def main(
@@ -46,18 +51,15 @@ def main(
     if args.samples is not None:
         samples = read_samples(args.samples)
         contenders = samples.contenders
-        tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
-        prompts, outputs = samples.read_by(tokenizer, args.chat)
+        tokenizer = tokenizer_of(model_args, tokenizer_folder(contenders))
+        prompts, outputs = samples.read_by(tokenizer, chat_from(args))
     else:
-        args.prompts = model_args.prompts(args.prompts, HELD_OUT)
+        args.prompts = prompts_or_demo(model_args, args.prompts, HELD_OUT)
         contenders = args.load_contenders(name, model_args.precision)
-        tokenizer = model_args.tokenizer(tokenizer_folder(contenders))
-        found, left_out = read_prompts(
-            args.prompts, tokenizer, sampling_args.max_prompt_length, sampling_args.prompt_tokens,
-            args.limit, args.skip, chat=args.chat, skip_invalid=args.skip_invalid,
-        )  # fmt: skip
+        tokenizer = tokenizer_of(model_args, tokenizer_folder(contenders))
+        found, left_out = prompts_of(args, sampling_args, tokenizer, args.skip)
         prompts = found.once()
-        model_args.check_context(prompts, sampling_args.response_length)
+        check_length(model_args, prompts, sampling_args.response_length)
         twice = len(found) - len(prompts)
         print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
         if len(prompts) < 2:
@@ -67,14 +69,19 @@ def main(
     for judge in judges:
         if isinstance(judge, ScoreJudge):
             judge.scorer.check(prompts, tokenizer)
-    sampling_args.rule(tokenizer)
+    rule_of(sampling_args, tokenizer)  # a token that is none is a mistake for now
     trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
     sampling = Sampling(
-        Roles(model_args.base()), tokenizer, prompts, sampling_args.rule, model_args.precision,
-        args.seed, args.batch_size,
-    )  # fmt: skip
+        Roles(base_of(model_args)),
+        tokenizer,
+        prompts,
+        partial(rule_of, sampling_args),
+        model_args.precision,
+        args.seed,
+        args.batch_size,
+    )
     picked_by = args.reranker or args.training_reward
     for contender in contenders if args.samples is None else []:
         outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))

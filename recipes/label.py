@@ -20,16 +20,19 @@ is recorded as skipped; --ask_again asks it again.
 from toolkit.cli import run
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from tqdm.auto import tqdm
 
-from toolkit.arguments import StoreArguments
+from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.data.comparisons import read_rows
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import TAKEN
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.errors import InputError
+from toolkit.flags import Count, Share, flag
+from toolkit.labeling.arguments import StoreArguments
 from toolkit.labeling.backup import backup
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.opening import open_store, read_guidelines
@@ -39,34 +42,25 @@ from toolkit.scoring.picker import pick_best, scores_of_row
 
 
 @dataclass
-class LabelArguments:
-    samples: str | None = field(
-        default=None,
-        metadata={"help": "JSONL with `prompt, completions` (outputs/samples.jsonl, if no store)."},
+class LabelArguments(SeedArguments, OverwriteArguments):
+    samples: str | None = flag(
+        None, "JSONL with `prompt, completions` (outputs/samples.jsonl, if no store)."
     )
-    output: str | None = field(
-        default=None,
-        metadata={"help": "JSONL to write (outputs/comparisons.jsonl, if there is no store)."},
+    output: str | None = flag(
+        None, "JSONL to write (outputs/comparisons.jsonl, if there is no store)."
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace what is at --output or --backup."}
+    overwrite: bool = flag(False, "Replace what is at --output or --backup.")
+    labeler: str | None = flag(None, "The scripted labeler's name.")
+    ties: Literal["drop", "random"] = flag(
+        "drop", "What becomes of ties at the top: drop, or random (a pick by lot)."
     )
-    labeler: str | None = field(default=None, metadata={"help": "The scripted labeler's name."})
-    ties: str = field(default="drop", metadata={"help": "Ties at the top: drop or random."})
-    noise: float = field(default=0.0, metadata={"help": "Share of picks made by lot, 0 to 1."})
-    ask_again: bool = field(
-        default=False,
-        metadata={"help": "Ask the scripted labeler again about what it refused in earlier calls "
-                  "(skips with the reason `refused` in the store)."},
-    )  # fmt: skip
-    limit: int | None = field(default=None, metadata={"help": "Stop at so many comparisons."})
-    seed: int = field(default=0, metadata={"help": "Of noise and of ties."})
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_choice("ties", self.ties, ("drop", "random"))
-        check_range("noise", self.noise, low=0, high=1)
-        check_range("limit", self.limit, low=1)
+    noise: Share = flag(0.0, "Share of picks made by lot, 0 to 1.")
+    ask_again: bool = flag(
+        False,
+        "Ask the scripted labeler again about what it refused in earlier calls (skips with the "
+        "reason `refused` in the store).",
+    )
+    limit: Count | None = flag(None, "Stop at so many comparisons.")
 
 
 def main(

@@ -11,32 +11,31 @@ differ.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from toolkit.arguments.common import OverwriteArguments
+from toolkit.arguments.model import MergedDtype
 from toolkit.data.outputs import claim_output
-from toolkit.errors import InputError, check_choice
+from toolkit.errors import InputError
+from toolkit.flags import flag
 from toolkit.models.merging import merge_adapter
-from toolkit.models.quantized import DTYPES
 
 
 @dataclass
-class MergeArguments:
-    adapter: str | None = field(default=None, metadata={"help": "The adapter's folder."})
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Its base; by default the one that it names."}
+class MergeArguments(OverwriteArguments):
+    adapter: str | None = flag(None, "The adapter's folder.")
+    model_name_or_path: str | None = flag(None, "Its base; by default the one that it names.")
+    output_dir: str = flag("outputs/merged", "Folder to write.")
+    dtype: MergedDtype = flag(
+        "bf16",
+        "How the merged weights are held: bf16 or fp32. The base is loaded so too, never in 4-bit, "
+        "where a merge would be rounded away.",
     )
-    output_dir: str = field(default="outputs/merged", metadata={"help": "Folder to write."})
-    dtype: str = field(
-        default="bf16",
-        metadata={"help": "How the merged weights are held: bf16 or fp32. The base is loaded so "
-                  "too, never in 4-bit, where a merge would be rounded away."},
-    )  # fmt: skip
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
 
     def __post_init__(self) -> None:
         if self.adapter is None:
             raise InputError("adapter: missing (name the adapter's folder)", "adapter")
-        check_choice("dtype", self.dtype, tuple(DTYPES))
+        super().__post_init__()
 
 
 def main(args: MergeArguments) -> None:

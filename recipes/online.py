@@ -21,15 +21,18 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from toolkit.arguments import ModelArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.data.from_arguments import chat_from, prompts_of, training_prompts
 from toolkit.data.locks import lock_file
-from toolkit.data.prompts import read_prompt_rows, read_prompts
+from toolkit.data.prompts import read_prompt_rows
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
+from toolkit.models.from_arguments import check_length, prompts_or_demo, tokenizer_of
 from toolkit.pipeline.online import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
 from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
+from toolkit.training.from_arguments import rule_of
 
 Main = Callable[..., Any]
 RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}
@@ -50,7 +53,7 @@ def main(
     (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
     check_stages(model_args, bound, args)
     plan = args.plan(config.total_episodes, config.local_batch_size)
-    path = model_args.prompts(sample_args.prompts)
+    path = prompts_or_demo(model_args, sample_args.prompts)
     prompts = read_prompt_rows(path)[: sample_args.limit]
     settings = {name: changed(*parts) for name, parts in bound.items()}
     asked = {k: v for k, v in changed(scorer, judge).items() if k not in JudgeArguments.FREE}
@@ -85,7 +88,7 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     (_, sampling, sample_args), eval_rows = bound["sample"], bound["reward"][3].eval_rows
     _, _, rewards, prompt_args, config = bound["ppo"]
     check_alike(sampling, config)
-    if sample_args.chat != prompt_args.chat:
+    if chat_from(sample_args) != chat_from(prompt_args):
         raise InputError(
             "chat_template, or chat_template_kwargs: not the same in sample_config and ppo_config"
         )
@@ -97,16 +100,13 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
         raise InputError("ppo_config: save_strategy: steps is needed")
     if eval_rows is not None and eval_rows >= args.initial_labels:
         raise InputError(f"reward_config: eval_rows {eval_rows} of {args.initial_labels} labels")
-    tokenizer = model_args.tokenizer()
-    model_args.prompts(prompt_args.prompts)
-    asked, _ = read_prompts(
-        model_args.prompts(sample_args.prompts), tokenizer, sampling.max_prompt_length,
-        sampling.prompt_tokens, sample_args.limit, chat=sample_args.chat,
-        skip_invalid=sample_args.skip_invalid,
-    )  # fmt: skip
-    prompts, held_out, _ = prompt_args.load(tokenizer)
-    config.rule(tokenizer), sampling.rule(tokenizer)
-    model_args.check_context(asked + prompts + (held_out or []), config.response_length)
+    tokenizer = tokenizer_of(model_args)
+    prompts_or_demo(model_args, prompt_args.prompts)
+    prompts_or_demo(model_args, sample_args.prompts)
+    asked, _ = prompts_of(sample_args, sampling, tokenizer)
+    prompts, held_out, _ = training_prompts(prompt_args, tokenizer)
+    config.rule(tokenizer), rule_of(sampling, tokenizer)
+    check_length(model_args, asked + prompts + (held_out or []), config.response_length)
 
 
 def labeler_of(

@@ -15,22 +15,29 @@ from functools import partial
 
 import torch
 
-from toolkit.arguments import (
-    LoraArguments,
-    ModelArguments,
-    PromptArguments,
-    memory_planner,
-)
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.data.from_arguments import held_out_facts, training_prompts
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter
+from toolkit.models.from_arguments import (
+    base_of,
+    check_length,
+    lora_of,
+    prompts_or_demo,
+    reference_role,
+    tokenizer_of,
+)
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.scoring.trust import with_earlier
 from toolkit.training.distributed import Ranks
+from toolkit.training.from_arguments import memory_planner
 from toolkit.training.ppo.checkpoints import checkpoints, clear_run
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.trainer import PPOTrainer, Row
@@ -48,26 +55,33 @@ def main(
     again = args.overwrite or config.resume is not None
     begun = bool(checkpoints(config.folder))
     claim_output(config.folder, again, "output_dir", goes_on=begun)
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
+    name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
         check_adapter(args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter")
     if config.value_init == "reward" and reward_args.reward_adapter is None:
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
-    args.prompts = model_args.prompts(args.prompts)
-    prompts, held_out, left_out = args.load(tokenizer)
+    args.prompts = prompts_or_demo(model_args, args.prompts)
+    prompts, held_out, left_out = training_prompts(args, tokenizer)
     for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
         print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)
     config.rule(tokenizer)  # a truncation token that is not one, say, is a mistake for now
-    model_args.check_context(prompts + (held_out or []), config.response_length)
+    check_length(model_args, prompts + (held_out or []), config.response_length)
     if not model_args.trust_remote_code:
         device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
         longest = max(len(prompt) for prompt in prompts)
         planner = partial(
-            memory_planner, model_args, lora, reward_args, args, config, longest, device
+            memory_planner,
+            model_args,
+            lora,
+            args,
+            config,
+            reward_args.reward_adapter,
+            longest,
+            device,
         )
         sizes = config.per_device_train_batch_size, bool(config.gradient_checkpointing)
         check_memory(planner, *sizes, device)
@@ -77,9 +91,9 @@ def main(
     # Model: one base, its adapters and heads.
     torch.manual_seed(config.seed)  # peft draws the adapters' A
     roles = Roles(
-        model_args.base(), lora.config("CAUSAL_LM"), value=config.value_role,
+        base_of(model_args), lora_of(lora, "CAUSAL_LM"), value=config.value_role,
         reward_adapter=reward_args.reward_adapter, policy_adapter=args.policy_adapter,
-        reference=args.reference_role, value_init=config.value_init,
+        reference=reference_role(args), value_init=config.value_init,
         autocast_dtype=torch.bfloat16 if config.bf16 else None, reading=reading,
     )  # fmt: skip
 
@@ -92,7 +106,7 @@ def main(
         clear_run(config.folder)
     if ranks.is_main:
         facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
-        facts |= args.held_out_facts(prompts, held_out)
+        facts |= held_out_facts(prompts, held_out)
         folder, resumed = config.folder, config.resume is not None
         verdicts = with_earlier(folder, reward_args.verdicts, resumed)
         write_run(folder, "ppo", model_args, lora, reward_args, args, config, data=facts,

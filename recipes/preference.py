@@ -16,15 +16,20 @@ from toolkit.cli import run, write_run
 
 from typing import Any
 
-from toolkit.arguments import (
-    ComparisonArguments,
-    LoraArguments,
-    ModelArguments,
-    StartArguments,
-)
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.lora import LoraArguments, StartArguments
+from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
+from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output
 from toolkit.data.tokens import closing_id, stop_ids
+from toolkit.models.from_arguments import (
+    base_of,
+    check_start,
+    longest_text,
+    lora_of,
+    tokenizer_of,
+)
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.baselines.data import preference_shape, prepare_completions
 from toolkit.training.baselines.train_and_save import train_and_save
@@ -41,26 +46,37 @@ def main(
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
+    name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
     fused = METHODS[config.method].has_reference  # then TRL has its fused head too
-    args.check(name, model_args.precision, lora, fused, fused)
-    encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
+    check_start(args.policy_adapter, model_args, lora, fused, fused)
+    encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     data = prepare_completions(
-        data_args.open("best", config.seed), encoder, stop_id, *preference_shape(config),
+        split_comparisons(data_args, "best", config.seed),
+        encoder,
+        stop_id,
+        *preference_shape(config),
         out,
-    )  # fmt: skip
+    )
     print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
         lambda: preference_trainer(
-            model_args.base(), config, tokenizer, data, lora.config("CAUSAL_LM"),
+            base_of(model_args),
+            config,
+            tokenizer,
+            data,
+            lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
-        out, model_args.base, name, model_args.precision, data.probes,
+        out,
+        lambda: base_of(model_args),
+        name,
+        model_args.precision,
+        data.probes,
         encoder.rendering(),
-    )  # fmt: skip
+    )
     write_run(out, config.method, model_args, lora, data_args, args, config,
               data=data.facts, metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))

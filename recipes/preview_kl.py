@@ -9,32 +9,26 @@ target in the last fifth, and how far it overshoots. A sketch of the controller,
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
-from toolkit.errors import check_choice, check_range
+from toolkit.arguments.kl import KLArguments
+from toolkit.errors import check_range
+from toolkit.flags import Count, Positive, Range, flag, other_default
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController, preview_kl
 from toolkit.maths.schedules import num_updates
 
 
 @dataclass
-class PreviewArguments:
-    kl_controller: str = field(default="adaptive", metadata={"help": "adaptive, adaptive_paper or "
-                                                             "fixed."})  # fmt: skip
-    kl_coef: float = field(default=0.15, metadata={"help": "Where it starts."})
-    kl_target: float = field(default=6.0, metadata={"help": "Nats per completion."})
-    kl_horizon: float = field(default=10_000, metadata={"help": "Episodes."})
-    kl_k_beta: float = field(default=0.1, metadata={"help": "K of the paper's form."})
-    batch_size: int = field(default=64, metadata={"help": "Episodes in an update."})
-    total_episodes: int = field(default=20_000, metadata={"help": "Episodes in all."})
-    lag: float = field(default=10.0, metadata={"help": "Updates in which the policy follows."})
-    stiffness: float = field(default=1.0, metadata={"help": "Above 1: it moves less far."})
+class PreviewArguments(KLArguments):
+    kl_coef: Positive = other_default(0.15, KLArguments, "kl_coef")  # a controller moves no 0
+    batch_size: Count = flag(64, "Episodes in an update.")
+    total_episodes: Count = flag(20_000, "Episodes in all.")
+    lag: Annotated[float, Range(low=1)] = flag(10.0, "Updates in which the policy follows.")
+    stiffness: Positive = flag(1.0, "Above 1: it moves less far.")
 
     def __post_init__(self) -> None:
-        check_choice("kl_controller", self.kl_controller, ("adaptive", "adaptive_paper", "fixed"))
-        for name in ("kl_coef", "kl_target", "kl_horizon", "kl_k_beta", "stiffness"):
-            check_range(name, getattr(self, name), above=0)
-        for name in ("batch_size", "total_episodes", "lag"):
-            check_range(name, getattr(self, name), low=1)
+        super().__post_init__()
         check_range("kl_horizon", self.kl_horizon, low=self.batch_size)
 
 

@@ -14,14 +14,16 @@ address; cut off, it goes on when run again. The token is HF_TOKEN or that of `h
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from toolkit.arguments.model import MergedDtype, Precision
 from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import lock_file
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
+from toolkit.flags import Flags, flag
 from toolkit.hub.adapter_source import read_adapter, read_results
 from toolkit.hub.base_on_hub import check_repo_id, find_base
 from toolkit.hub.card import render
@@ -33,51 +35,35 @@ from toolkit.hub.upload import publish
 
 
 @dataclass
-class PublishArguments:
+class PublishArguments(Flags):
     """What goes where, and what the card says of it."""
 
-    adapter: str = field(
-        default="outputs/ppo/adapters/policy", metadata={"help": "Folder of the adapter."}
+    adapter: str = flag("outputs/ppo/adapters/policy", "Folder of the adapter.")
+    repo_id: str | None = flag(None, "Where to: OWNER/NAME.")
+    public: bool = flag(False, "For everybody to see.")
+    dry_run: bool = flag(False, "Show all, check all, send nothing.")
+    model_name_or_path: str | None = flag(
+        None, "The base here, if it was moved since the training."
     )
-    repo_id: str | None = field(default=None, metadata={"help": "Where to: OWNER/NAME."})
-    public: bool = field(default=False, metadata={"help": "For everybody to see."})
-    dry_run: bool = field(default=False, metadata={"help": "Show all, check all, send nothing."})
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The base here, if it was moved since the training."}
+    base_model_id: str | None = flag(
+        None, "The base on the Hub, where training had a local folder."
     )
-    base_model_id: str | None = field(
-        default=None, metadata={"help": "The base on the Hub, where training had a local folder."}
+    base_revision: str | None = flag(None, "Its branch, tag or commit; the card names the commit.")
+    precision: Precision | None = flag(
+        None, "Of the base in training, where toolkit.json is missing."
     )
-    base_revision: str | None = field(
-        default=None, metadata={"help": "Its branch, tag or commit; the card names the commit."}
+    license: str | None = flag(None, "Where the base does not say (apache-2.0, say).")
+    chat_template: str | None = flag(None, "plain or a Jinja file; by default training's.")
+    evaluation: str | None = flag(None, "Folder or file of evaluate.py, for KL and win rates.")
+    contender: str | None = flag(None, "Its name there; by default told by its folder.")
+    data: str | None = flag(None, "A sentence on the data.")
+    labels: str | None = flag(None, "A sentence on who labeled.")
+    output_dir: str = flag("outputs/publish", "The files are staged in a folder of it.")
+    merged_output: str | None = flag(
+        None, "Also write base and adapter as one model here (not sent)."
     )
-    precision: str | None = field(
-        default=None, metadata={"help": "Of the base in training, where toolkit.json is missing."}
-    )
-    license: str | None = field(
-        default=None, metadata={"help": "Where the base does not say (apache-2.0, say)."}
-    )
-    chat_template: str | None = field(
-        default=None, metadata={"help": "plain or a Jinja file; by default training's."}
-    )
-    evaluation: str | None = field(
-        default=None, metadata={"help": "Folder or file of evaluate.py, for KL and win rates."}
-    )
-    contender: str | None = field(
-        default=None, metadata={"help": "Its name there; by default told by its folder."}
-    )
-    data: str | None = field(default=None, metadata={"help": "A sentence on the data."})
-    labels: str | None = field(default=None, metadata={"help": "A sentence on who labelled."})
-    output_dir: str = field(
-        default="outputs/publish", metadata={"help": "The files are staged in a folder of it."}
-    )
-    merged_output: str | None = field(
-        default=None, metadata={"help": "Also write base and adapter as one model here (not sent)."}
-    )
-    merged_dtype: str = field(default="bf16", metadata={"help": "Its type: bf16 or fp32."})
-    merge_into_full_precision: bool = field(
-        default=False, metadata={"help": "Allow it for an adapter of a 4-bit base."}
-    )
+    merged_dtype: MergedDtype = flag("bf16", "How the merged weights are held.")
+    merge_into_full_precision: bool = flag(False, "Allow it for an adapter of a 4-bit base.")
 
 
 def main(args: PublishArguments) -> int:

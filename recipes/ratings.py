@@ -10,17 +10,18 @@ should see a table, the best first, or how many prompts got scores.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
 from toolkit.data.text import printable
-from toolkit.errors import check_choice, check_range, check_seed
 from toolkit.evaluation.ratings import (
     METHODS,
     Ratings,
@@ -28,27 +29,19 @@ from toolkit.evaluation.ratings import (
     rate,
     scores_from_rankings,
 )
+from toolkit.flags import Range, flag
 
 
 @dataclass
-class RatingArguments:
-    comparisons: str = field(
-        default="outputs/comparisons.jsonl", metadata={"help": "With `models`, or for --scores."}
-    )
-    skip_invalid: bool = field(default=False, metadata={"help": "Leave bad rows out."})
-    method: str = field(default="plackett_luce", metadata={"help": f"{', '.join(METHODS)}."})
-    resamples: int = field(default=200, metadata={"help": "Bootstrap draws for the intervals."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
-    output: str = field(default="outputs/ratings.json", metadata={"help": "The table as JSON."})
-    scores: str | None = field(
-        default=None, metadata={"help": "Write rows with `scores` here instead (.jsonl, .parquet)."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
+    comparisons: str = flag("outputs/comparisons.jsonl", "With `models`, or for --scores.")
+    method: Literal[*METHODS] = flag("plackett_luce", "How the ratings are worked out.")
+    resamples: Annotated[int, Range(low=20)] = flag(200, "Bootstrap draws for the intervals.")
+    output: str = flag("outputs/ratings.json", "The table as JSON.")
+    scores: str | None = flag(None, "Write rows with `scores` here instead (.jsonl, .parquet).")
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
-        check_range("resamples", self.resamples, low=20)
-        check_seed(self.seed)
+        super().__post_init__()
         if self.scores is not None:
             check_table_name(self.scores)
 

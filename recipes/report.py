@@ -11,11 +11,12 @@ self-contained page; report.json and the pictures as PNGs lie beside it.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.outputs import claim_output
-from toolkit.errors import InputError, check_range
+from toolkit.errors import InputError
 from toolkit.evaluation.result import Evaluation
 from toolkit.evaluation.run_page import Report, write_run_report
 from toolkit.evaluation.run_report import (
@@ -27,31 +28,20 @@ from toolkit.evaluation.run_report import (
 )
 from toolkit.evaluation.samples import SampleRow
 from toolkit.evaluation.tables import Fact, print_facts
+from toolkit.flags import CountOrZero, flag
 from toolkit.record import RUN_FILE, RunRecord
 
 
 @dataclass
-class ReportArguments:
-    runs: list[str] = field(
-        default_factory=list, metadata={"help": "ppo.py's output_dirs, as FOLDER or NAME=FOLDER."}
-    )
-    evaluation: str | None = field(default=None, metadata={"help": "evaluate.py's output_dir."})
-    rewards: list[str] = field(
-        default_factory=list, metadata={"help": "reward.py's output_dirs, likewise."}
-    )
-    trainings: list[str] = field(
-        default_factory=list, metadata={"help": "Those of sft.py, preference.py, rloo.py."}
-    )
-    comparisons: str | None = field(
-        default=None, metadata={"help": "JSONL of comparisons, for the data sheet."}
-    )
-    title: str = field(default="Report", metadata={"help": "The page's heading."})
-    samples: int = field(default=20, metadata={"help": "Prompts whose samples are shown."})
-    output_dir: str = field(default="outputs/report", metadata={"help": "Folder to write."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
-
-    def __post_init__(self) -> None:
-        check_range("samples", self.samples, low=0)
+class ReportArguments(OverwriteArguments):
+    runs: list[str] = flag([], "ppo.py's output_dirs, as FOLDER or NAME=FOLDER.")
+    evaluation: str | None = flag(None, "evaluate.py's output_dir.")
+    rewards: list[str] = flag([], "reward.py's output_dirs, likewise.")
+    trainings: list[str] = flag([], "Those of sft.py, preference.py, rloo.py.")
+    comparisons: str | None = flag(None, "JSONL of comparisons, for the data sheet.")
+    title: str = flag("Report", "The page's heading.")
+    samples: CountOrZero = flag(20, "Prompts whose samples are shown.")
+    output_dir: str = flag("outputs/report", "Folder to write.")
 
 
 def named(values: list[str], field_name: str) -> dict[str, Path]:

@@ -12,20 +12,34 @@ see the loss fall from ln K and a held-out accuracy, with its interval, above ch
 
 from toolkit.cli import run, write_run
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from toolkit.arguments import ComparisonArguments, LoraArguments, ModelArguments, SamplingArguments
+from toolkit.arguments.common import OverwriteArguments
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import atomic_directory, json_text, write_jsonl
+from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.data.tokens import token_id
 from toolkit.errors import check_range
+from toolkit.flags import flag
 from toolkit.models.adapters import absolute_if_local
 from toolkit.models.facts import write_facts
+from toolkit.models.from_arguments import (
+    base_of,
+    longest_text,
+    lora_of,
+    tokenizer_of,
+    verify_scores,
+)
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
 from toolkit.scoring.accuracy import RewardMetrics, best_of_k_accuracy, judge
+from toolkit.training.from_arguments import rule_of
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import prepare
 from toolkit.training.reward.preflight import preflight
@@ -33,24 +47,20 @@ from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_can
 
 
 @dataclass
-class RewardArguments:
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
-    normalize_samples: int = field(
-        default=512, metadata={"help": "Reference samples for mean 0 and std 1; 0: as it is."}
+class RewardModelArguments(OverwriteArguments):
+    normalize_samples: int = flag(512, "Reference samples for mean 0 and std 1; 0: as it is.")
+    normalize_truncated: bool = flag(
+        False, "Apply the truncation rule to them (the paper did not)."
     )
-    normalize_truncated: bool = field(
-        default=False, metadata={"help": "Apply the truncation rule to them (the paper did not)."}
+    end_token: str = flag(
+        "none",
+        "What closes every text before it is scored: none, eos, or a token. PPO and the others "
+        "then score texts that are closed so.",
     )
-    end_token: str = field(
-        default="none",
-        metadata={"help": "What closes every text before it is scored: none, eos, or a token. PPO "
-                  "and the others then score texts that are closed so."},
-    )  # fmt: skip
-    check_reload: bool = field(
-        default=True, metadata={"help": "Score again after loading in a clean process."}
-    )
+    check_reload: bool = flag(True, "Score again after loading in a clean process.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.normalize_samples != 0:
             check_range("normalize_samples", self.normalize_samples, low=2)
 
@@ -60,26 +70,31 @@ def main(
     lora: LoraArguments,
     sampling: SamplingArguments,
     data_args: ComparisonArguments,
-    args: RewardArguments,
+    args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> RewardMetrics:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    tokenizer, name = model_args.tokenizer(), model_args.model_name_or_path
-    rule = sampling.rule(tokenizer)
-    longest = model_args.longest(config.max_length)
+    tokenizer, name = tokenizer_of(model_args), model_args.model_name_or_path
+    rule = rule_of(sampling, tokenizer)
+    longest = longest_text(model_args, config.max_length)
     room = min(sampling.max_prompt_length, longest - rule.response_length)
-    comparisons = data_args.open(config.wants, config.seed)
+    comparisons = split_comparisons(data_args, config.wants, config.seed)
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
-    encoder = data_args.encoder(tokenizer, longest)
+    encoder = encoder_of(data_args, tokenizer, longest)
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
     print(json_text(data.facts, indent=2))
 
     # Model and trainer.
     trainer = BestOfKTrainer(
-        model_args.base(score_head=True, seed=config.seed), config, tokenizer, data.train,
-        data.held_out, lora.config("SEQ_CLS"), data.collator(),
-    )  # fmt: skip
+        base_of(model_args, score_head=True, seed=config.seed),
+        config,
+        tokenizer,
+        data.train,
+        data.held_out,
+        lora_of(lora, "SEQ_CLS"),
+        data.collator(),
+    )
     print(preflight(trainer))
     seconds = trainer.train().metrics["train_runtime"]
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -91,14 +106,14 @@ def main(
         trainer.save_adapter(folder, absolute_if_local(name))
         del trainer
         if args.check_reload:
-            model_args.verify_reload(folder, probes, expected)
+            verify_scores(model_args, folder, probes, expected)
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
             **encoder.rendering(),
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(
-            model_args.base(), reward_adapter=folder, reading=reading_of(folder, tokenizer)
+            base_of(model_args), reward_adapter=folder, reading=reading_of(folder, tokenizer)
         )
         roles.keep_only(tokenizer)
         scores = score_candidates(roles, data.held_out, data.pad_id)  # raw, as trained

@@ -13,10 +13,12 @@ from toolkit.cli import bind, call, recipe, run, write_config
 
 import contextlib
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.comparisons import read_rows
+from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import from_row
@@ -24,7 +26,9 @@ from toolkit.errors import InputError
 from toolkit.evaluation.reward_analysis import Analysis, analyse
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
+from toolkit.flags import flag
 from toolkit.models.adapters import check_adapter
+from toolkit.models.from_arguments import base_of, longest_text, tokenizer_of
 from toolkit.models.reading import reading_of
 from toolkit.models.roles import Roles
 from toolkit.record import RUN_FILE, RunRecord
@@ -37,14 +41,11 @@ NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 
 @dataclass
-class ReportArguments:
-    run: str = field(default="outputs/reward", metadata={"help": "reward.py's output_dir."})
-    output: str | None = field(default=None, metadata={"help": "Folder; default RUN/report."})
-    lexicon: str | None = field(default=None, metadata={"help": "A word list as a baseline."})
-    label_fractions: str = field(
-        default="0.1,0.25,0.5", metadata={"help": "Shares of the labels to train on again."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+class ReportArguments(OverwriteArguments):
+    run: str = flag("outputs/reward", "reward.py's output_dir.")
+    output: str | None = flag(None, "Folder; default RUN/report.")
+    lexicon: str | None = flag(None, "A word list as a baseline.")
+    label_fractions: str = flag("0.1,0.25,0.5", "Shares of the labels to train on again.")
 
     def fractions(self) -> list[float]:
         """The shares as numbers between 0 and 1."""
@@ -71,16 +72,16 @@ def report(args: ReportArguments, scratch: Path) -> Analysis:
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
-    adapter, tokenizer = source / "adapter", model_args.tokenizer()
+    adapter, tokenizer = source / "adapter", tokenizer_of(model_args)
     check_adapter(adapter, model_args.model_name_or_path, "SEQ_CLS", "--run", model_args.precision)
     if fractions:
-        again, _, _ = data_args.open(config.wants, config.seed)
+        again, _, _ = split_comparisons(data_args, config.wants, config.seed)
         if again.digest != record.data["digest"]:
             raise InputError(
                 f"{data_args.comparisons}: not what {source} was trained on any more (put it back, "
                 'or say --label_fractions "")'
             )
-    encoder = data_args.encoder(tokenizer, model_args.longest(config.max_length))
+    encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     reading = reading_of(adapter, tokenizer)
     placed = ((f"{source}/held_out.jsonl", row) for row in held_out)
     encoded = list(encoder.encode(placed, reading.ends_with))
@@ -89,7 +90,7 @@ def report(args: ReportArguments, scratch: Path) -> Analysis:
         raise InputError(f"{source}/held_out.jsonl: no row fits {encoder.max_length} tokens")
 
     # Score it again as PPO would, but for gain and bias.
-    roles = Roles(model_args.base(), reward_adapter=adapter)
+    roles = Roles(base_of(model_args), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
     raw = score_candidates(roles, encoded, encoder.pad_id())
     analysis = analyse(rows, raw, gain, bias, baselines)

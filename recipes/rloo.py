@@ -17,13 +17,23 @@ from typing import Any
 
 import torch
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.files import json_text
+from toolkit.data.from_arguments import held_out_facts, training_prompts
 from toolkit.data.outputs import claim_output
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
-from toolkit.models.adapters import check_adapter, check_for_trl
+from toolkit.models.from_arguments import (
+    base_of,
+    check_length,
+    check_start,
+    lora_of,
+    prompts_or_demo,
+    tokenizer_of,
+)
 from toolkit.models.reading import other_rendering
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.scoring.reward_models import RewardAdapter, RewardModel
@@ -31,6 +41,7 @@ from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.baselines.config import RLOOBaselineConfig
 from toolkit.training.baselines.train_and_save import train_and_save
 from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
+from toolkit.training.from_arguments import rule_of
 
 
 def main(
@@ -42,8 +53,8 @@ def main(
 ) -> dict[str, Any]:
     # Data and rewards, checked before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
-    rule = config.rule(tokenizer)
+    name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
+    rule = rule_of(config, tokenizer, config.penalty_reward_value)
     parts = reward_args.load(name, model_args.precision)
     if isinstance(parts[0], RewardAdapter):  # TRL's model does not share its base: another copy
         parts[0] = RewardModel(
@@ -54,25 +65,19 @@ def main(
         )
     weights = reward_args.reward_weights or [1.0] * len(parts)
     scorer = WeightedSum(parts, weights, torch.float64)
-    if args.policy_adapter is not None:
-        check_adapter(
-            args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter", model_args.precision
+    check_start(args.policy_adapter, model_args, lora, copied=True)
+    if args.policy_adapter is not None and args.reference == "base":
+        raise InputError(
+            "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
         )
-        check_for_trl(args.policy_adapter, name, "--policy_adapter", True, True)
-        if args.reference == "base":
-            raise InputError(
-                "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
-            )
-    else:
-        lora.check_for_trl()
-    args.prompts = model_args.prompts(args.prompts)
-    prompts, held_out, left_out = args.load(tokenizer)
+    args.prompts = prompts_or_demo(model_args, args.prompts)
+    prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
     for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
         print(f"note: {line}")
-    model_args.check_context(prompts + (held_out or []), config.response_length)
+    check_length(model_args, prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
-    facts |= args.held_out_facts(prompts, held_out)
+    facts |= held_out_facts(prompts, held_out)
     print(json_text(facts, indent=2))
     both = (prompts, held_out or Prompts())
     reward = VisibleReward(scorer, rule, tokenizer, *both)
@@ -80,11 +85,22 @@ def main(
     # Train, save, load again.
     metrics, history = train_and_save(
         lambda: rloo_trainer(
-            model_args.base(), config, tokenizer, prompts, held_out, reward,
-            lora.config("CAUSAL_LM"), args.policy_adapter,
+            base_of(model_args),
+            config,
+            tokenizer,
+            prompts,
+            held_out,
+            reward,
+            lora_of(lora, "CAUSAL_LM"),
+            args.policy_adapter,
         ),
-        out, model_args.base, name, model_args.precision, prompts[:8], prompts.rendering(),
-    )  # fmt: skip
+        out,
+        lambda: base_of(model_args),
+        name,
+        model_args.precision,
+        prompts[:8],
+        prompts.rendering(),
+    )
     write_run(out, "rloo", model_args, lora, reward_args, args, config, data=facts,
               metrics=metrics, history=history,
               reward_verdicts=[to_row(v) for v in reward_args.verdicts])  # fmt: skip

@@ -10,74 +10,53 @@ You should see a progress bar, then how many rows were written and left out.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.arguments import DEMO_PROMPTS, ModelArguments, SamplingArguments
-from toolkit.data.chat import ChatArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import SampledPromptArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_jsonl
+from toolkit.data.from_arguments import prompts_of
 from toolkit.data.outputs import claim_output
-from toolkit.data.prompts import PROMPTS_HELP, read_prompts
 from toolkit.data.tokens import decode_pair
-from toolkit.errors import InputError, check_range, check_seed
+from toolkit.errors import InputError
+from toolkit.flags import Count, Range, flag, other_default
 from toolkit.models.adapters import check_adapter
+from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.training.from_arguments import rule_of
 
 
 @dataclass
-class SampleArguments(ChatArguments):
-    prompts: str | None = field(
-        default=None,
-        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {DEMO_PROMPTS}."},
-    )
-    output: str = field(default="outputs/samples.jsonl", metadata={"help": "JSONL to write."})
-    skip_invalid: bool = field(
-        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
-    adapter: str | None = field(default=None, metadata={"help": "A policy adapter's folder."})
-    completions: int = field(default=4, metadata={"help": "K, completions for each prompt."})
-    rows_per_prompt: int = field(default=1, metadata={"help": "Rows of K for each prompt."})
-    limit: int | None = field(default=None, metadata={"help": "Use only so many prompts."})
-    batch_size: int = field(default=128, metadata={"help": "Completions in one pass."})
-    tries: int = field(default=8, metadata={"help": "Rounds of drawing those that do not end."})
-    seed: int = field(default=0, metadata={"help": "Of the sampling."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
-        check_range("completions", self.completions, low=2)
-        for name in ("batch_size", "tries", "limit", "rows_per_prompt"):
-            check_range(name, getattr(self, name), low=1)
+class SampleArguments(SampledPromptArguments):
+    output: str = flag("outputs/samples.jsonl", "JSONL to write.")
+    completions: Annotated[int, Range(low=2)] = flag(4, "K, completions for each prompt.")
+    rows_per_prompt: Count = flag(1, "Rows of K for each prompt.")
+    batch_size: Count = other_default(128, SampledPromptArguments, "batch_size")
+    tries: Count = flag(8, "Rounds of drawing those that do not end.")
 
 
 def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments) -> None:
     # Everything that can be wrong with the input is found before the model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name = model_args.model_name_or_path
-    tokenizer = model_args.tokenizer(args.adapter)
-    rule = sampling.rule(tokenizer)
-    args.prompts = model_args.prompts(args.prompts)
-    prompts, left_out = read_prompts(
-        args.prompts,
-        tokenizer,
-        sampling.max_prompt_length,
-        sampling.prompt_tokens,
-        args.limit,
-        chat=args.chat,
-        skip_invalid=args.skip_invalid,
-    )
-    model_args.check_context(prompts, rule.response_length)
+    tokenizer = tokenizer_of(model_args, args.adapter)
+    rule = rule_of(sampling, tokenizer)
+    args.prompts = prompts_or_demo(model_args, args.prompts)
+    prompts, left_out = prompts_of(args, sampling, tokenizer)
+    check_length(model_args, prompts, rule.response_length)
     prompts = prompts.pick([i for i in range(len(prompts)) for _ in range(args.rows_per_prompt)])
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
     for line in other_rendering(args.adapter, prompts, "--adapter"):
         print(f"note: {line}")
 
-    roles = Roles(model_args.base(), policy_adapter=args.adapter)
+    roles = Roles(base_of(model_args), policy_adapter=args.adapter)
     roles.keep_only(tokenizer)
     generator = torch.Generator().manual_seed(args.seed)
 

@@ -12,18 +12,24 @@ should see loss and eval_loss fall; when eval_loss rises again, take fewer epoch
 
 from toolkit.cli import run, write_run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from toolkit.arguments import (
-    ComparisonArguments,
-    LoraArguments,
-    ModelArguments,
-    StartArguments,
-)
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.lora import LoraArguments, StartArguments
+from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
+from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output
 from toolkit.data.tokens import closing_id, stop_ids
+from toolkit.flags import flag
+from toolkit.models.from_arguments import (
+    base_of,
+    check_start,
+    longest_text,
+    lora_of,
+    tokenizer_of,
+)
 from toolkit.training.baselines.config import SFTBaselineConfig
 from toolkit.training.baselines.data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
 from toolkit.training.baselines.train_and_save import train_and_save
@@ -32,9 +38,7 @@ from toolkit.training.baselines.trainers import sft_trainer
 
 @dataclass
 class SFTArguments(StartArguments):
-    text: str | None = field(
-        default=None, metadata={"help": "JSONL, Parquet, ... of `text`, in place of comparisons."}
-    )
+    text: str | None = flag(None, "JSONL, Parquet, ... of `text`, in place of comparisons.")
 
 
 def main(
@@ -46,30 +50,43 @@ def main(
 ) -> dict[str, Any]:
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    name, tokenizer = model_args.model_name_or_path, model_args.tokenizer(args.policy_adapter)
+    name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
-    longest = model_args.longest(config.max_length)
-    args.check(name, model_args.precision, lora)
-    encoder = data_args.encoder(tokenizer, longest)
+    longest = longest_text(model_args, config.max_length)
+    check_start(args.policy_adapter, model_args, lora)
+    encoder = encoder_of(data_args, tokenizer, longest)
     if args.text is not None:
         data = prepare_text(
             args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out
         )
     else:
         data = prepare_completions(
-            data_args.open("best", config.seed), encoder, stop_id, sft_rows, SFT_SCHEMA, out,
-        )  # fmt: skip
+            split_comparisons(data_args, "best", config.seed),
+            encoder,
+            stop_id,
+            sft_rows,
+            SFT_SCHEMA,
+            out,
+        )
     print(json_text(data.facts, indent=2))
 
     # Train, save, load again.
     metrics, history = train_and_save(
         lambda: sft_trainer(
-            model_args.base(), config, tokenizer, data, lora.config("CAUSAL_LM"),
+            base_of(model_args),
+            config,
+            tokenizer,
+            data,
+            lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
-        out, model_args.base, name, model_args.precision, data.probes,
+        out,
+        lambda: base_of(model_args),
+        name,
+        model_args.precision,
+        data.probes,
         encoder.rendering() if args.text is None else {"trained_on": "text"},
-    )  # fmt: skip
+    )
     write_run(out, "sft", model_args, lora, data_args, args, config, data=data.facts,
               metrics=metrics, history=history)  # fmt: skip
     print(json_text(metrics, indent=2))

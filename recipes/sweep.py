@@ -12,36 +12,28 @@ picture has a point for each target, below the KL-optimal curve.
 
 from toolkit.cli import run
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.data.files import require_file
-from toolkit.errors import InputError, check_range, check_seed
+from toolkit.errors import InputError
+from toolkit.flags import Count, Positive, flag
 from toolkit.pipeline.comparison import judge_and_report, ppo_stage
 from toolkit.pipeline.stages import run_stages
 
 
 @dataclass
-class SweepArguments:
-    kl_targets: list[float] = field(
-        default_factory=lambda: [1.0, 2.0, 4.0, 8.0], metadata={"help": "In nats a completion."}
-    )
-    ppo_config: str = field(
-        default="recipes/configs/demo/ppo.yaml", metadata={"help": "ppo.py's settings."}
-    )
-    evaluate_config: str = field(
-        default="recipes/configs/demo/evaluate.yaml", metadata={"help": "evaluate.py's settings."}
-    )
-    total_episodes: int | None = field(default=None, metadata={"help": "Of each run, instead."})
-    output_dir: str = field(default="outputs/sweep", metadata={"help": "Folder to write."})
-    overwrite: bool = field(default=False, metadata={"help": "Do everything anew."})
-    seed: int = field(default=0, metadata={"help": "Of every run."})
+class SweepArguments(SeedArguments, OverwriteArguments):
+    kl_targets: list[Positive] = flag([1.0, 2.0, 4.0, 8.0], "In nats a completion.")
+    ppo_config: str = flag("recipes/configs/demo/ppo.yaml", "ppo.py's settings.")
+    evaluate_config: str = flag("recipes/configs/demo/evaluate.yaml", "evaluate.py's settings.")
+    total_episodes: Count | None = flag(None, "Episodes of each run, instead of ppo_config's.")
+    output_dir: str = flag("outputs/sweep", "Folder to write.")
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for target in self.kl_targets:
-            check_range("kl_targets", target, above=0)
+        super().__post_init__()
         if not self.kl_targets or len(set(self.kl_targets)) < len(self.kl_targets):
             raise InputError("kl_targets: give one or more, each once", "kl_targets")
 

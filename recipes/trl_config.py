@@ -11,20 +11,21 @@ written.
 from toolkit.cli import run
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import yaml
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
+from toolkit.flags import flag
 from toolkit.trl_compat.yaml_reader import read_trl_config
 
 
 @dataclass
-class ConfigArguments:
-    input: str = field(default="ppo.yaml", metadata={"help": "The YAML for TRL 1.12."})
-    output: str = field(default="outputs/ppo.yaml", metadata={"help": "The YAML to write."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output."})
+class ConfigArguments(OverwriteArguments):
+    input: str = flag("ppo.yaml", "The YAML for TRL 1.12.")
+    output: str = flag("outputs/ppo.yaml", "The YAML to write.")
 
 
 def main(args: ConfigArguments) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from toolkit.arguments import ModelArguments, SamplingArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.scoring.arguments import ScorerArguments

@@ -31,6 +31,7 @@ from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError, check_finite, check_numbers
+from toolkit.flags import choices_of
 from toolkit.launched import world_size
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guests import new_guests
@@ -53,7 +54,7 @@ class _OneLineParser(TrlParser):
         raise InputError(f"{message} (see --help)")
 
 
-def run(main: Callable[..., Any], processes: bool = False) -> NoReturn:
+def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
     """Call ``main`` with the dataclasses that it is annotated with, filled from the command line.
 
     Several processes are refused unless ``processes`` says that ``main`` can share its work.
@@ -136,7 +137,7 @@ def call(main: Callable[..., Any], argv: list[str]) -> Any:
         return main(*bind(main, argv))
 
 
-def bind(main: Callable[..., Any], argv: list[str]) -> tuple[Any, ...]:
+def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
     """The arguments that ``main`` would be called with for these words."""
     hints = typing.get_type_hints(main)
     hints.pop("return", None)
@@ -145,7 +146,7 @@ def bind(main: Callable[..., Any], argv: list[str]) -> tuple[Any, ...]:
 
 
 def parse(
-    *dataclass_types: Any, argv: list[str], description: str | None = None
+    *dataclass_types: type, argv: list[str], description: str | None = None
 ) -> tuple[Any, ...]:
     """Instances of ``dataclass_types`` from the words of a command line.
 
@@ -156,7 +157,7 @@ def parse(
             is missing or is not a YAML mapping.
     """
     parser = _OneLineParser(
-        dataclass_types,
+        typing.cast(Any, dataclass_types),
         allow_abbrev=False,
         description=description,
         formatter_class=_HelpFormatter,
@@ -168,14 +169,18 @@ def parse(
         args = ["--help"]
     else:
         _hide_inherited(parser, dataclass_types)
-    for action in parser._actions:  # before a library's own checks, which trip over an infinity
-        if action.type is not None:
+    _leave_choices_to_the_fields(parser, dataclass_types)
+    for action in parser._actions:
+        if callable(action.type):  # before a library's own checks, which trip over an infinity
             action.type = _checked(action.type)
+
+    # The file's values become defaults, so that flags win.
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
         values, lines = _read_config(config_path, parser, dataclass_types)
         parser.set_defaults_with_config(**values)
+
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         check_finite(*filter(dataclasses.is_dataclass, parsed))
@@ -186,6 +191,7 @@ def parse(
         raise
     except (ValueError, TypeError) as error:  # from transformers' own dataclasses
         raise InputError(_one_line(error)) from None
+
     if unknown:
         name = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
@@ -262,10 +268,10 @@ def write_run(
     record.write(folder / RUN_FILE)
 
 
-def _checked(inner: Any) -> Callable[[str], Any]:
+def _checked(inner: Callable[[str], object]) -> Callable[[str], object]:
     """The converter of a word of the command line, which takes no NaN and no infinity."""
 
-    def convert(word: str) -> Any:
+    def convert(word: str) -> object:
         value = inner(word)
         if isinstance(value, tuple):  # a word that was split into its letters
             raise argparse.ArgumentTypeError("several numbers: give them as a list in --config")
@@ -296,6 +302,20 @@ def _hide_inherited(parser: argparse.ArgumentParser, dataclass_types: tuple[type
             action.help = argparse.SUPPRESS
 
 
+def _leave_choices_to_the_fields(
+    parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
+) -> None:
+    """Have argparse show our fields' choices and not check them.
+
+    The fields do (``flags.check_flags``), in our words and with the line of a YAML file.
+    """
+    words = {name for cls in dataclass_types for name in choices_of(cls)}
+    for action in parser._actions:
+        if action.dest in words and action.choices is not None:
+            action.metavar = f"{{{','.join(action.choices)}}}"
+            action.choices = None
+
+
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     rest: list[str] = []
     path = None
@@ -314,7 +334,7 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
 
 def _read_config(
     path: Path, parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
-) -> tuple[dict[str, Any], dict[str, int]]:
+) -> tuple[dict[str, object], dict[str, int]]:
     """The file's values, checked against the dataclasses' types, and the line of each key."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -327,12 +347,14 @@ def _read_config(
         raise InputError(f"{where}: not YAML, {getattr(error, 'problem', error)}") from None
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
+
     lines: dict[str, int] = {}
     for key, _ in node.value:
         name, line = str(key.value), key.start_mark.line + 1
         if name in lines:
             raise InputError(f"{path}:{line}: {name} is given twice, first in line {lines[name]}")
         lines[name] = line
+
     hints = _type_hints(dataclass_types)
     for key, value in values.items():
         where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line of its own
@@ -341,9 +363,7 @@ def _read_config(
         try:
             values[key] = _convert(value, hints[key])
         except ValueError:
-            wanted = getattr(hints[key], "__name__", None) or str(hints[key])
-            if isinstance(hints[key], types.UnionType):
-                wanted = str(hints[key])
+            wanted = _name_of(hints[key])
             raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
         try:
             check_numbers(key, values[key])
@@ -352,47 +372,54 @@ def _read_config(
     return values, lines
 
 
-def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, Any]:
-    hints: dict[str, Any] = {}
+def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:
+    hints: dict[str, object] = {}
     for cls in dataclass_types:
         resolved = typing.get_type_hints(cls)
         hints |= {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
+        for name in choices_of(cls):  # any text for now: the field says which words it takes
+            optional = type(None) in typing.get_args(hints[name])
+            hints[name] = str | None if optional else str
     return hints
 
 
-def _convert(value: Any, hint: Any) -> Any:
+def _name_of(hint: object) -> str:
+    """A type as a person would write it: ``int | None``."""
+    if typing.get_origin(hint) not in (Union, types.UnionType):
+        return getattr(hint, "__name__", str(hint))
+
+    options = [o.__name__ if isinstance(o, type) else str(o) for o in typing.get_args(hint)]
+    return " | ".join(options).replace("NoneType", "None")
+
+
+def _convert(value: object, hint: object) -> object:
     """``value`` as ``hint`` wants it (a float of 3 and of "1e-5"), or ValueError."""
-    origin = typing.get_origin(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        options = typing.get_args(hint)
         for option in sorted(options, key=lambda o: o is str):  # str last: it takes anything typed
             try:
                 return _convert(value, option)
             except ValueError:
                 continue
         raise ValueError
-    if hint is Any:
-        return value
-    if hint is type(None):
-        return _accept(value, value is None)
+
+    if origin is list and isinstance(value, list):
+        return [_convert(v, options[0]) for v in value]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and (number or isinstance(value, str)):
+        # YAML 1.1 reads 1e-5, which has no point, as a string.
+        return float(typing.cast(float | str, value))
+
     if origin is Literal:
-        return _accept(value, value in typing.get_args(hint))
-    if origin is list:
-        (item,) = typing.get_args(hint)
-        return [_convert(v, item) for v in _accept(value, isinstance(value, list))]
-    if hint is bool:
-        return _accept(value, isinstance(value, bool))
-    if hint is int:
-        return _accept(value, isinstance(value, int) and not isinstance(value, bool))
-    if hint is float:  # YAML 1.1 reads 1e-5, which has no point, as a string
-        _accept(value, isinstance(value, int | float | str) and not isinstance(value, bool))
-        return float(value)
-    if hint is str:
-        return _accept(value, isinstance(value, str))
-    return value  # transformers' enums and dicts: their own __post_init__ checks them
-
-
-def _accept(value: Any, accepted: bool) -> Any:
-    if not accepted:
+        fits = value in options
+    elif origin is list or hint is float:
+        fits = False
+    elif hint is int:
+        fits = number and isinstance(value, int)
+    elif hint in (bool, str, type(None)):
+        fits = isinstance(value, typing.cast(type, hint))
+    else:  # transformers' enums and dicts: their own __post_init__ checks them
+        fits = True
+    if not fits:
         raise ValueError
     return value

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.arguments.chat import NOT_TOLD, ChatArguments
 from toolkit.cli import call, changed, parse, recipe
-from toolkit.data.chat import Chat, ChatArguments, read_chat
-from toolkit.data.comparisons import NOT_TOLD
+from toolkit.data.chat import Chat, read_chat
 from toolkit.data.encoding import Encoder
+from toolkit.data.from_arguments import chat_from
 from toolkit.data.prompts import given_prompts, read_prompts
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
@@ -63,8 +64,8 @@ def test_it_comes_from_the_command_line_or_yaml_and_goes_into_run_json(tmp_path:
     (by_yaml,) = parse(ChatArguments, argv=["--config", str(config)])
     (by_flag,) = parse(ChatArguments, argv=["--chat_template_kwargs", json.dumps(whole)])
     for args in (by_yaml, by_flag):
-        assert args.chat.kwargs == whole and changed(args) == {"chat_template_kwargs": whole}
-        assert args.chat is args.chat  # what it notices is said once
+        assert chat_from(args).kwargs == whole
+        assert changed(args) == {"chat_template_kwargs": whole}
 
 
 @pytest.mark.parametrize(

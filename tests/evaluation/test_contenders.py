@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit.arguments import SamplingArguments
+from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import (

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from toolkit.arguments import StoreArguments
 from toolkit.errors import InputError
 from toolkit.labeling import serving
 from toolkit.labeling.addresses import host_names, is_loopback, listen
+from toolkit.labeling.arguments import StoreArguments
 from toolkit.labeling.escaping import shown
 from toolkit.labeling.guard import HEADERS, PageSettings
 from toolkit.labeling.pages import Pages
@@ -393,6 +393,7 @@ def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> N
 
 
 def test_another_address_than_loopback_wants_its_names() -> None:
+
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.5")
     with pytest.raises(InputError, match="can be reached from other machines"):

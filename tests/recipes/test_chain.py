@@ -260,7 +260,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("toolkit.arguments.load_base", loaded)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", loaded)
 
 
 def broken(good: str, tmp_path: Path, edit: Callable[[dict], dict]) -> str:

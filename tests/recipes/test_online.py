@@ -133,7 +133,7 @@ def test_a_loop_that_is_done_does_nothing_more(
     whole: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.stat().st_mtime for p in whole.rglob("*") if p.is_file() and p.suffix != ""}
-    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     assert call(online.main, [*words, "--output_dir", str(whole)]) == 0
     after = {p: p.stat().st_mtime for p in before if p.exists()}
     changed = {p.name for p in before if after.get(p) != before[p]}
@@ -254,7 +254,7 @@ def test_a_file_ends_the_loop_in_order(
     begun: Path, words: list[str], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     (begun / "STOP").touch()
     with open(begun / "ppo" / "log.jsonl", "a") as log:
         log.write('{"update": 5, "epis')  # PPO was killed while it wrote
@@ -266,7 +266,7 @@ def test_an_alarm_is_loud_recorded_and_stops_the_loop_if_asked(
     begun: Path, words: list[str], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     log = rows(begun / "ppo" / "log.jsonl")
     for row in log:
         row["objective/scores"] = float(row["update"])
@@ -315,7 +315,7 @@ def test_people_on_the_page_are_waited_for(
 def test_two_loops_do_not_share_a_store(
     words: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     monkeypatch.chdir(root)
     more = ["--output_dir", str(tmp_path / "o"), "--store", str(tmp_path / "labels.sqlite")]
     with open(tmp_path / ".lock-labels.sqlite", "w") as held:  # as another loop holds it
@@ -346,7 +346,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     words: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     more: list[str], message: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("toolkit.arguments.load_base", None)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     monkeypatch.chdir(root)
     (tmp_path / "policy.yaml").write_text("response_length: 12\n")
     (tmp_path / "lexicon.yaml").write_text(CONFIGS["ppo"] + "lexicon: data/lexicon.txt\n")

@@ -117,7 +117,9 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
     run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    monkeypatch.setattr("toolkit.arguments.load_base", None)  # seen before any model is loaded
+    monkeypatch.setattr(
+        "toolkit.models.from_arguments.load_base", None
+    )  # seen before a model is loaded
     before = (run / "c.jsonl").read_text()
     (run / "c.jsonl").write_text(before + json.dumps(comparisons(1)[0]) + "\n")
     try:

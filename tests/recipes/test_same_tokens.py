@@ -133,7 +133,7 @@ def test_prompts_that_a_reward_adapter_was_not_trained_to_read_are_refused_at_on
     def loaded(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr("toolkit.arguments.load_base", loaded)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", loaded)
     output = ["--output"] if name == "best_of_n" else ["--output_dir"]
     words = [
         *SHORT, "--model_name_or_path", str(place / "base"), "--prompts", str(place / "chat.jsonl"),

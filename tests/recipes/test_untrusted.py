@@ -51,7 +51,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*_: Any, **__: Any) -> None:
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr("toolkit.arguments.load_base", loaded)
+    monkeypatch.setattr("toolkit.models.from_arguments.load_base", loaded)
 
 
 TRAINS: dict[str, Callable[[Path], list[str]]] = {
@@ -114,16 +114,6 @@ def test_another_model_has_no_prompts_by_default(
 
 
 LEXICON = ["--lexicon", "data/lexicon.txt"]
-
-
-def test_prompts_that_are_given_go_with_any_model_and_the_embedded_one_has_its_own(
-    demo_model: str, tmp_path: Path
-) -> None:
-    from toolkit.arguments import ModelArguments
-
-    assert ModelArguments("org/other").prompts("data/prompts.jsonl") == "data/prompts.jsonl"
-    for name in (demo_model, "data/model", "./data/model/"):
-        assert ModelArguments(name).prompts(None) == "data/prompts.jsonl"
 
 
 def test_eval_prompts_that_are_trained_on_are_counted(adapter: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import jinja2
 import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import problem_of_kwargs
+from toolkit.arguments.chat import read_kwargs
 from toolkit.data.rows import Messages, Row
 from toolkit.errors import InputError
 
@@ -29,34 +28,6 @@ PLAIN_TEMPLATE = (
 )
 RENDERED = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|Human: )")
 GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a tag of transformers' own
-
-
-@dataclass
-class ChatArguments:
-    """How a recipe makes text of messages."""
-
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "For prompts of messages: plain, a Jinja file, or the tokenizer's own."},
-    )
-    chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "What the template is told, as JSON: '{\"enable_thinking\": false}'. A "
-                  "row's own chat_template_kwargs go over it, key by key."},
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        self.chat_template_kwargs = _read_kwargs(self.chat_template_kwargs)
-
-    @cached_property
-    def chat(self) -> "Chat":
-        """The same as one object, for all of a run: what it notices is said once.
-
-        Raises:
-            InputError: no such file.
-        """
-        assert not isinstance(self.chat_template_kwargs, str)
-        return Chat(_read_template(self.chat_template), self.chat_template_kwargs or {})
 
 
 @dataclass(frozen=True)
@@ -225,8 +196,12 @@ def named(template: str | None) -> str:
 
 
 def read_chat(chat_template: str | None = None, kwargs: Any = None) -> Chat:
-    """The ``Chat`` of these arguments of a recipe."""
-    return ChatArguments(chat_template, kwargs).chat
+    """The ``Chat`` of these arguments of a recipe.
+
+    Raises:
+        InputError: no such template file, or what no template can be told.
+    """
+    return Chat(_read_template(chat_template), read_kwargs(kwargs) or {})
 
 
 def _read_template(chat_template: str | None) -> str | None:
@@ -239,18 +214,3 @@ def _read_template(chat_template: str | None) -> str | None:
             f"chat_template: {chat_template}: neither plain nor a Jinja file in UTF-8",
             "chat_template",
         ) from None
-
-
-def _read_kwargs(given: Any) -> Row | None:
-    """The run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML."""
-    if given is None:
-        return None
-    try:
-        found = json.loads(given) if isinstance(given, str) else given
-    except (ValueError, RecursionError):
-        found = given
-    problem = problem_of_kwargs(found)
-    if problem is not None:
-        cure = "" if isinstance(found, dict) else " (write it as '{\"enable_thinking\": false}')"
-        raise InputError(f"chat_template_kwargs: {problem}{cure}", "chat_template_kwargs")
-    return dict(found)

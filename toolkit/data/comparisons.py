@@ -31,11 +31,12 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from toolkit.arguments.chat import problem_of_kwargs
 from toolkit.data.numbering import Numbering, as_index, with_whole_numbers
 from toolkit.data.rows import Placed, Row
 from toolkit.data.tables import read_table
@@ -44,13 +45,6 @@ from toolkit.errors import BadRows, InputError
 MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
-# What apply_chat_template and the stages set themselves, and the tokenizer's special tokens.
-NOT_TOLD = (
-    "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
-    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors",
-    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "bos_token", "eos_token",
-    "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-)  # fmt: skip
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 
 
@@ -151,17 +145,6 @@ def _problems_of_template(row: Row) -> list[str]:
     if kwargs is not None and (problem := problem_of_kwargs(kwargs)):
         problems.append(f"chat_template_kwargs: {problem}")
     return problems
-
-
-def problem_of_kwargs(kwargs: Any) -> str | None:
-    """What is wrong with what a chat template is told beside the messages; None for nothing."""
-    if not isinstance(kwargs, dict):
-        return f"{kwargs!r:.40}, but must be an object"
-    taken = next((name for name in kwargs if name in NOT_TOLD), None)
-    if taken is not None:
-        return f"{taken!r} is not the template's to be told: it is set here (leave it out)"
-    odd = next((name for name in kwargs if not isinstance(name, str)), None)
-    return None if odd is None else f"{odd!r} is no name"
 
 
 def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:

@@ -17,20 +17,20 @@ token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 import pyarrow
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.arguments.comparisons import LongRows
 from toolkit.data.chat import Chat, is_rendered, rendering
 from toolkit.data.rows import Placed, Row
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 
 T = TypeVar("T")
-LONG_ROWS = ("drop", "truncate_prompt")
 HALF = "\ufffd"  # what a part of a character is decoded to
 SCHEMA = pyarrow.schema({
     "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
@@ -95,7 +95,7 @@ class Encoder:
         chat: Chat | None = None,
         skip_invalid: bool = False,
     ) -> None:
-        check_choice("long_rows", long_rows, LONG_ROWS)
+        check_choice("long_rows", long_rows, get_args(LongRows))
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.long_rows = long_rows

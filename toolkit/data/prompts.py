@@ -17,10 +17,6 @@ from toolkit.data.tables import read_table
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError
 
-PROMPTS_HELP = (
-    "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
-    "owner/name:split; rows of `prompt` or `messages`."
-)
 # Of other completions, or of the text that a prompt was cut out of.
 NOT_HANDED_ON = (
     "text",

@@ -1,111 +1,74 @@
 """What the evaluation can be told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-from toolkit.data.chat import ChatArguments
-from toolkit.data.prompts import PROMPTS_HELP
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.arguments.judges import JudgeRequestArguments
+from toolkit.arguments.prompts import (
+    HELD_OUT,
+    LaterPromptArguments,
+    PromptSourceArguments,
+    prompts_help,
+)
+from toolkit.errors import InputError, check_range
 from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
 from toolkit.evaluation.judges import Judge, ScoreJudge, load_judges
+from toolkit.flags import Count, CountOrZero, flag, other_default
 from toolkit.scoring.arguments import Spec, parse_specs, short_forms
 from toolkit.scoring.http_judge import HTTPJudge
 
-HELD_OUT = "data/prompts.heldout.jsonl"
-
 
 @dataclass
-class EvaluationArguments(ChatArguments):
+class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
     """Who is compared, on what, and who judges."""
 
-    adapter: str | None = field(
-        default=None,
-        metadata={"help": "A policy adapter's folder: short for --contenders policy=FOLDER."},
+    adapter: str | None = flag(
+        None, "A policy adapter's folder: short for --contenders policy=FOLDER."
     )
-    contenders: list[str] = field(
-        default_factory=list,
-        metadata={"help": "NAME=WHAT: an adapter's or checkpoint's folder (checkpoint-*: all), a "
-                  "model, best_of_N, best_of_N:NAME. The untuned model is there unasked."},
-    )  # fmt: skip
-    judges: list[str] = field(
-        default_factory=list,
-        metadata={"help": "NAME=KIND:VALUE: lexicon:FILE, function:MODULE:FUNCTION, reward_adapter:"
-                  "FOLDER, reward_model:NAME, http:MODEL@URL, people:STORE."},
-    )  # fmt: skip
-    lexicon: str | None = field(
-        default=None, metadata={"help": "Short for --judges lexicon=lexicon:FILE."}
+    contenders: list[str] = flag(
+        [],
+        "NAME=WHAT: an adapter's or checkpoint's folder (checkpoint-*: all), a model, best_of_N, "
+        "best_of_N:NAME. The untuned model is there unasked.",
     )
-    reward_function: str | None = field(
-        default=None, metadata={"help": "Short for --judges FUNCTION=function:MODULE:FUNCTION."}
+    judges: list[str] = flag(
+        [],
+        "NAME=KIND:VALUE: lexicon:FILE, function:MODULE:FUNCTION, reward_adapter:FOLDER, "
+        "reward_model:NAME, http:MODEL@URL, people:STORE.",
     )
-    reward_adapter: str | None = field(
-        default=None, metadata={"help": "Short for --judges reward=reward_adapter:FOLDER."}
+    lexicon: str | None = flag(None, "Short for --judges lexicon=lexicon:FILE.")
+    reward_function: str | None = flag(
+        None, "Short for --judges FUNCTION=function:MODULE:FUNCTION."
     )
-    reward_end_token: str = field(
-        default="auto",
-        metadata={"help": "What closes a text before reward models score it: auto for what each "
-                  "was trained with, none, eos, or a token."},
-    )  # fmt: skip
-    training_reward: str | None = field(
-        default=None,
-        metadata={"help": "The judge that policies were trained on: the gap to others is shown."},
+    reward_adapter: str | None = flag(None, "Short for --judges reward=reward_adapter:FOLDER.")
+    reward_end_token: str = flag(
+        "auto",
+        "What closes a text before reward models score it: auto for what each was trained with, "
+        "none, eos, or a token.",
     )
-    reranker: str | None = field(
-        default=None,
-        metadata={"help": "The judge that best-of-n picks by; the training reward, or the first."},
+    training_reward: str | None = flag(
+        None, "The judge that policies were trained on: the gap to others is shown."
     )
-    prompts: str | None = field(
-        default=None,
-        metadata={"help": f"{PROMPTS_HELP} With the embedded model by default {HELD_OUT}."},
+    reranker: str | None = flag(
+        None, "The judge that best-of-n picks by; the training reward, or the first."
     )
-    limit: int | None = field(default=512, metadata={"help": "Use only so many prompts."})
-    skip: int = field(default=0, metadata={"help": "Pass over so many rows first."})
-    samples: str | None = field(
-        default=None,
-        metadata={"help": "Judge what an earlier evaluation sampled (its samples.jsonl)."},
+    prompts: str | None = flag(None, prompts_help(HELD_OUT))
+    limit: Count | None = other_default(512, PromptSourceArguments, "limit")
+    samples: str | None = flag(
+        None, "Judge what an earlier evaluation sampled (its samples.jsonl)."
     )
-    output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder to write."})
-    skip_invalid: bool = field(
-        default=False, metadata={"help": "Go on without bad prompts, and say how many there are."}
+    output_dir: str = flag("outputs/evaluation", "Folder to write.")
+    frontier_prompts: CountOrZero = flag(
+        0, "Estimate the KL-optimal curve on so many of the prompts; 0: do not."
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is at --output_dir."})
-    frontier_prompts: int = field(
-        default=0,
-        metadata={"help": "Estimate the KL-optimal curve on so many of the prompts; 0: do not."},
+    frontier_samples: Count = flag(512, "Reference samples of each of these.")
+    pick_pairs: Literal["reference", "all"] = flag(
+        "reference", "What HTTP judges and people compare: each with the reference, or all."
     )
-    frontier_samples: int = field(
-        default=512, metadata={"help": "Reference samples of each of these."}
-    )
-    pick_pairs: str = field(
-        default="reference",
-        metadata={"help": "What HTTP judges and people compare: each with the reference, or all."},
-    )
-    pick_limit: int = field(default=100, metadata={"help": "They see so many of the prompts."})
-    judge_key_variable: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "Environment variable of HTTP judges' key."}
-    )
-    judge_max_tokens: int = field(
-        default=8, metadata={"help": "Of their answers; a model that thinks needs thousands."}
-    )
-    judge_timeout: float = field(
-        default=60.0, metadata={"help": "Seconds for one request to them, from start to end."}
-    )
-    judge_patience: int = field(
-        default=20, metadata={"help": "End after so many answers in a row that are no letter."}
-    )
-    batch_size: int = field(default=256, metadata={"help": "Completions in one pass."})
-    show: int = field(default=8, metadata={"help": "Samples in the table."})
-    seed: int = field(default=0, metadata={"help": "Of everybody's sampling."})
+    pick_limit: Count = flag(100, "Show them so many of the prompts.")
+    show: CountOrZero = flag(8, "Samples in the table.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_seed(self.seed)
-        check_choice("pick_pairs", self.pick_pairs, ("reference", "all"))
-        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
-        for name in ("judge_max_tokens", "judge_patience", "limit", "frontier_samples",
-                     "pick_limit", "batch_size"):  # fmt: skip
-            check_range(name, getattr(self, name), low=1)
-        for name in ("skip", "show", "frontier_prompts"):
-            check_range(name, getattr(self, name), low=0)
         if self.frontier_prompts:
             check_range("frontier_samples", self.frontier_samples, low=16)
 
@@ -139,8 +102,9 @@ class EvaluationArguments(ChatArguments):
             if name is not None and name not in scoring:
                 raise InputError(
                     f"{field_name}: no judge that scores is called {name!r} (there are: "
-                    f"{', '.join(scoring) or 'none'})", field_name,
-                )  # fmt: skip
+                    f"{', '.join(scoring) or 'none'})",
+                    field_name,
+                )
         return judges
 
     def _scoring(self) -> list[Spec]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from toolkit.arguments.model import PRECISIONS
 from toolkit.data.chat import Chat, chat_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_object
@@ -33,7 +34,6 @@ from toolkit.training.methods import METHODS, Method
 
 Kind = Literal["policy", "reward", "value"]
 VALUE_HEAD = "value_head.safetensors"
-PRECISIONS = ("4bit", "bf16", "fp32")
 
 
 @dataclass

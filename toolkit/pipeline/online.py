@@ -23,12 +23,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
+from toolkit.arguments.common import SeedArguments
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
 from toolkit.data.rows import Row
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.errors import InputError, check_range
+from toolkit.flags import Count, NotNegative, Positive, Range, Share, flag
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
@@ -48,51 +50,38 @@ class LoopEnded(Exception):
 
 
 @dataclass
-class OnlineArguments:
+class OnlineArguments(SeedArguments):
     """How many rounds, labels when, and by whom."""
 
-    output_dir: str = field(default="outputs/online", metadata={"help": "Folder of the loop."})
-    store: str | None = field(default=None, metadata={"help": "OUTPUT_DIR/labels.sqlite, or this."})
-    sample_config: str | None = field(default=None, metadata={"help": "YAML for sample.py."})
-    reward_config: str | None = field(default=None, metadata={"help": "YAML for reward.py."})
-    ppo_config: str | None = field(default=None, metadata={"help": "YAML for ppo.py."})
-    rounds: int = field(default=5, metadata={"help": "Reward models in all (the paper: 20)."})
-    schedule: str = field(
-        default="quadratic", metadata={"help": "l(n): quadratic, linear, all_at_once, module:f."}
+    output_dir: str = flag("outputs/online", "Folder of the loop.")
+    store: str | None = flag(None, "OUTPUT_DIR/labels.sqlite, or this.")
+    sample_config: str | None = flag(None, "YAML for sample.py.")
+    reward_config: str | None = flag(None, "YAML for reward.py.")
+    ppo_config: str | None = flag(None, "YAML for ppo.py.")
+    rounds: Count = flag(5, "Reward models in all (the paper: 20).")
+    schedule: str = flag("quadratic", "l(n): quadratic, linear, all_at_once, module:f.")
+    initial_labels: Annotated[int, Range(low=2)] = flag(1000, "Picks before the first PPO.")
+    total_labels: int = flag(4000, "l(n)'s value at the end.")
+    validation: Share = flag(
+        0.1, "Share of total_labels, at a constant rate: policy against reference."
     )
-    initial_labels: int = field(default=1000, metadata={"help": "Picks before the first PPO."})
-    total_labels: int = field(default=4000, metadata={"help": "l(n)'s value at the end."})
-    validation: float = field(
-        default=0.1,
-        metadata={"help": "Share of total_labels, at a constant rate: policy against reference."},
+    train_on_validation: bool = flag(True, "They train rewards too.")
+    wait: bool = flag(False, "Wait for people to label.")
+    poll_seconds: Positive = flag(5.0, "Seconds between looks at the store.")
+    spare: NotNegative = flag(0.0, "Items beyond those wanted, as a share: to label during PPO.")
+    overlap: Share = flag(0.0, "Share of items for two labelers.")
+    on_alarm: Literal["stop", "warn"] = flag(
+        "warn", "If the score rises and the win rate falls: stop, or warn."
     )
-    train_on_validation: bool = field(default=True, metadata={"help": "They train rewards too."})
-    wait: bool = field(default=False, metadata={"help": "Wait for people to label."})
-    poll_seconds: float = field(default=5.0, metadata={"help": "Between looks at the store."})
-    spare: float = field(
-        default=0.0,
-        metadata={"help": "Items beyond those wanted, as a share: to label during PPO."},
+    allow_untrusted_reward: bool = flag(
+        False, "Go on with a round's reward model that is at chance, or below it."
     )
-    overlap: float = field(default=0.0, metadata={"help": "Share of items for two labelers."})
-    on_alarm: str = field(default="warn", metadata={"help": "Score up, win rate down: stop, warn."})
-    allow_untrusted_reward: bool = field(
-        default=False,
-        metadata={"help": "Go on with a round's reward model that is at chance, or below it."},
-    )
-    labeler: str | None = field(default=None, metadata={"help": "The scripted labeler's name."})
-    noise: float = field(default=0.0, metadata={"help": "Share of its picks made by lot."})
-    seed: int = field(default=0, metadata={"help": "Of every stage."})
+    labeler: str | None = flag(None, "The scripted labeler's name.")
+    noise: Share = flag(0.0, "Share of its picks made by lot.")
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_choice("on_alarm", self.on_alarm, ("stop", "warn"))
-        check_range("rounds", self.rounds, low=1)
-        check_range("initial_labels", self.initial_labels, low=2)
+        super().__post_init__()
         check_range("total_labels", self.total_labels, low=self.initial_labels)
-        check_range("poll_seconds", self.poll_seconds, above=0)
-        check_range("spare", self.spare, low=0)
-        for name in ("validation", "overlap", "noise"):
-            check_range(name, getattr(self, name), low=0, high=1)
 
     def plan(self, episodes: int | None, batch_size: int) -> Plan:
         """What is due when (``plan_rounds``)."""

@@ -10,6 +10,7 @@ rewards, 53 tokens. What differs all the same, and why, stands in docs/from-trl.
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from toolkit.arguments.kl import KLController
 from toolkit.training.ppo.config import PPOConfig as _PPOConfig
 
 # Fields of TrainingArguments that scripts may set, and that change no number here or there: TRL's
@@ -73,7 +74,7 @@ class PPOConfig(_PPOConfig):
         default=10, metadata={"help": "Tables of completions in a run."}
     )
     response_length: int = field(default=53, metadata={"help": "Tokens sampled."})
-    kl_controller: str = field(default="fixed", metadata={"help": "fixed, or adaptive."})
+    kl_controller: KLController = field(default="fixed", metadata={"help": "fixed, or adaptive."})
     kl_coef: float = field(default=0.05, metadata={"help": "The coefficient."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Divide rewards by their std."})
     sample_every: int = field(default=10**9, metadata={"help": "Updates between samples shown."})

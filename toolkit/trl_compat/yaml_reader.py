@@ -9,7 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from toolkit.arguments import LoraArguments, ModelArguments, PromptArguments
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
 from toolkit.cli import parse
 from toolkit.data.files import read_object
 from toolkit.data.leftovers import scratch_folder

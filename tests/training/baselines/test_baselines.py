@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from toolkit.arguments import ComparisonArguments
+from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
+from toolkit.data.from_arguments import split_comparisons
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
@@ -95,7 +96,7 @@ def data_of(
 ) -> BaselineData:
     shape = preference_shape(config) if isinstance(config, PreferenceConfig) else (
         sft_rows, SFT_SCHEMA)  # fmt: skip
-    split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
+    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
     return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
 
 
@@ -221,10 +222,20 @@ def test_the_rows_held_out_are_the_reward_models(
 ) -> None:
     args = ComparisonArguments(comparisons=comparisons, eval_rows=4)
     reward = prepare(
-        *args.open("best", 3), Encoder(tokenizer, 64), BestOfKConfig(use_cpu=True), 1, 32, tmp_path
+        *split_comparisons(args, "best", 3),
+        Encoder(tokenizer, 64),
+        BestOfKConfig(use_cpu=True),
+        1,
+        32,
+        tmp_path,
     )
     data = prepare_completions(
-        args.open("best", 3), Encoder(tokenizer, 64), None, sft_rows, SFT_SCHEMA, tmp_path
+        split_comparisons(args, "best", 3),
+        Encoder(tokenizer, 64),
+        None,
+        sft_rows,
+        SFT_SCHEMA,
+        tmp_path,
     )
     picked = [row["candidate_ids"][row["best"]] for row in reward.held_out]
     assert list(data.held_out["input_ids"]) == picked and len(picked) == 4
@@ -719,7 +730,7 @@ def test_a_trl_without_the_method_is_one_line_with_the_cure(
 
 
 def test_no_row_that_fits_is_told(tokenizer: Any, comparisons: str, tmp_path: Path) -> None:
-    split = ComparisonArguments(comparisons=comparisons, eval_rows=4).open("best", 0)
+    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
     with pytest.raises(InputError, match="no train row fits 5 tokens"):
         prepare_completions(split, Encoder(tokenizer, 5), None, sft_rows, SFT_SCHEMA, tmp_path)
     assert not list(tmp_path.iterdir())  # the scratch folder is gone

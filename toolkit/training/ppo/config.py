@@ -3,15 +3,29 @@
 import dataclasses
 import enum
 import math
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from toolkit.arguments.kl import KLArguments
+from toolkit.arguments.sampling import TrainedCompletionArguments
 from toolkit.data.tokens import end_ids
-from toolkit.errors import InputError, check_choice, check_range, check_seed
+from toolkit.errors import InputError, check_choice, check_range
+from toolkit.flags import (
+    Count,
+    CountOrZero,
+    Finite,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    check_flags,
+    flag,
+)
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training.optimizers import make_schedule, optimizer_class
@@ -34,18 +48,18 @@ NOTED_IF_CHANGED = {
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
 }  # fmt: skip
 # Optimizers that transformers' Trainer builds from packages that are installed here.
-OPTIMIZERS = (
+Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
     "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix",
     "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "lion_8bit",
     "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
-)  # fmt: skip
+]  # fmt: skip
 # Schedules that depend on the update alone. transformers' others want a metric at every step.
-SCHEDULES = (
+Schedule = Literal[
     "linear", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial", "inverse_sqrt",
     "warmup_stable_decay",
-)  # fmt: skip
+]  # fmt: skip
 # What torch.utils.checkpoint.checkpoint takes besides the function and its inputs.
 CHECKPOINTING = (
     "use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "context_fn",
@@ -76,7 +90,7 @@ PUBLISH = (
 
 
 @dataclass
-class PPOConfig(TrainingArguments):
+class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
     """Arguments of PPOTrainer.
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
@@ -97,205 +111,117 @@ class PPOConfig(TrainingArguments):
         "bf16", "gradient_checkpointing",
         "save_steps", "save_total_limit", "report_to", "disable_tqdm",
     )  # fmt: skip
+    INHERITED: ClassVar[dict[str, object]] = {
+        "seed": Seed,
+        "warmup_steps": NotNegative,
+        "weight_decay": NotNegative,
+        "adam_beta1": Share,
+        "adam_beta2": Share,
+    }
 
-    output_dir: str | None = field(default="outputs/ppo", metadata={"help": "Folder of the run."})
-    learning_rate: float = field(
-        default=1e-4, metadata={"help": "The highest rate; see lr_scheduler_type."}
+    output_dir: str | None = flag("outputs/ppo", "Folder of the run.")
+    learning_rate: NotNegative = flag(1e-4, "The highest rate; see lr_scheduler_type.")
+    lr_scheduler_type: Schedule = flag(
+        "linear", "How the rate goes on: linear falls to 0, constant stays, and so on."
     )
-    lr_scheduler_type: str = field(
-        default="linear",
-        metadata={
-            "help": "How it goes on: linear (falls to 0), constant, cosine, or another of "
-            "transformers' schedules that needs no metric."
-        },
+    optim: Optimizer = flag(
+        "adamw_torch_fused",
+        "transformers' name of the optimizer: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
+        "bitsandbytes'.",
     )
-    optim: str = field(
-        default="adamw_torch_fused",
-        metadata={
-            "help": "transformers' name of the optimizer: AdamW, adafactor, sgd, adagrad, "
-            "rmsprop, or one of bitsandbytes'."
-        },
+    per_device_train_batch_size: Count = flag(64, "Episodes in one forward and backward pass.")
+    gradient_accumulation_steps: Count = flag(
+        1, "Such passes in a batch; the batch is their product."
     )
-    per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Episodes in one forward and backward pass."}
+    adam_epsilon: Positive = flag(1e-5, "Adam's epsilon.")
+    max_grad_norm: NotNegative = flag(0.0, "Clip the gradient's norm to this; 0 for no clipping.")
+    adam_tf_style: bool = flag(False, "TensorFlow 1's epsilon (spec of the original runs).")
+    bf16: bool = flag(False, "Run every pass under bf16 autocast (on a GPU: do).")
+    gradient_checkpointing: bool | None = flag(
+        None, "Recompute activations: less memory, more time."
     )
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Such passes in a batch; batch = their product."}
+    total_episodes: Count | None = flag(20_000, "Episodes (completions) in all.")
+    num_ppo_epochs: Count = flag(4, "Passes over each batch.")
+    num_mini_batches: Count = flag(1, "Optimizer steps in a pass.")
+    local_rollout_forward_batch_size: Count = flag(256, "Episodes in one pass without gradients.")
+    stop_token_id: CountOrZero | None = flag(None, "The stop token by its id.")
+    missing_eos_penalty: Finite | None = flag(
+        None, "Taken off the score of a completion without stop_token."
     )
-    adam_epsilon: float = field(default=1e-5, metadata={"help": "Adam's epsilon."})
-    max_grad_norm: float = field(
-        default=0.0, metadata={"help": "Clip the gradient's norm to this; 0 for no clipping."}
+    kl_coef_min: NotNegative = flag(0.0, "The KL coefficient's floor.")
+    kl_coef_max: Positive | None = flag(None, "The KL coefficient's ceiling.")
+    kl_estimator: Literal["k1", "k2", "k3"] = flag(
+        "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
     )
-    adam_tf_style: bool = field(
-        default=False, metadata={"help": "TensorFlow 1's epsilon (spec of the original runs)."}
+    whiten_rewards: bool = flag(True, "Divide rewards by their std.")
+    gamma: Share = flag(1.0, "Discount.")
+    lam: Share = flag(0.95, "GAE's lambda.")
+    cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
+    vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
+    cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
+    algorithm: Literal["ppo", "group_relative"] = flag(
+        "ppo",
+        "ppo, or group_relative: no value role; a completion is compared with the other "
+        "completions of its prompt, num_generations in all.",
     )
-    bf16: bool = field(
-        default=False, metadata={"help": "Run every pass under bf16 autocast (on a GPU: do)."}
+    num_generations: Annotated[int, Range(low=2)] = flag(
+        4, "Completions of a prompt (with group_relative)."
     )
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Recompute activations: less memory, more time."}
+    value: Literal["adapter", "trunk"] = flag(
+        "adapter", "adapter (LoRA of its own) or trunk (a head on the policy)."
     )
-    total_episodes: int | None = field(
-        default=20_000, metadata={"help": "Episodes (completions) in all."}
+    value_init: Literal["zero", "reward"] = flag(
+        "zero", "zero, or reward: the value's adapter and head start as the reward's."
     )
-    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each batch."})
-    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in a pass."})
-    local_rollout_forward_batch_size: int = field(
-        default=256, metadata={"help": "Episodes in one pass without gradients."}
+    recompute_logprobs: bool = flag(
+        False, "Compute log-probs anew after sampling instead of capturing them."
     )
-    response_length: int = field(default=24, metadata={"help": "Tokens sampled per completion."})
-    temperature: float = field(default=0.7, metadata={"help": "Of sampling and of all log-probs."})
-    stop_token: str | None = field(
-        default=None,
-        metadata={"help": "End completions at this token; eos for all end tokens of model and "
-                  "chat template, none for none. By default eos with a chat template, else none."},
-    )  # fmt: skip
-    stop_token_id: int | None = field(default=None, metadata={"help": "The same, by its id."})
-    missing_eos_penalty: float | None = field(
-        default=None, metadata={"help": "Taken off the score of a completion without stop_token."}
+    on_fault: Literal["stop", "skip"] = flag(
+        "stop", "At a fault (not finite, max_kl): stop, or skip the update."
     )
-    truncate_token: str | None = field(
-        default=None,
-        metadata={"help": "Score only what stands up to this token (say a full stop)."},
+    max_skipped: Count = flag(5, "Stop once so many updates in a row were skipped.")
+    max_kl: Positive | None = flag(
+        None, "Treat an update as faulty if its mean KL exceeds this many nats."
     )
-    truncate_after: int = field(
-        default=16, metadata={"help": "First index at which truncate_token counts."}
+    max_score_drop: Positive | None = flag(
+        None, "Stop if scores fall so many of their first std below their best."
     )
-    penalty_reward_value: float = field(
-        default=-1.0, metadata={"help": "Score of a completion without truncate_token there."}
+    sample_every: Count = flag(20, "Show samples every so many updates.")
+    eval_every: float = flag(
+        20, "Updates between evaluations on held-out prompts; below 1, a part of the run."
     )
-    kl_controller: str = field(
-        default="adaptive",
-        metadata={"help": "adaptive (kl_horizon), adaptive_paper (kl_k_beta) or fixed."},
+    num_sample_generations: CountOrZero = flag(0, "TRL's: tables of generate_completions in a run.")
+    save_strategy: Literal["steps", "epoch", "no"] = flag(
+        "steps", "steps (save_steps), epoch (each pass through the prompts) or no."
     )
-    kl_coef: float = field(default=0.15, metadata={"help": "Its (first) value."})
-    kl_target: float = field(default=6.0, metadata={"help": "Nats per completion (adaptive)."})
-    kl_horizon: float = field(
-        default=10_000, metadata={"help": "Episodes; 10 x the batch is the paper's K = 0.1."}
+    save_steps: float = flag(20, "Updates between checkpoints; below 1, a part of the run (0.25).")
+    save_total_limit: Count | None = flag(2, "Checkpoints that are kept; none for all.")
+    resume: str | None = flag(
+        None, "auto: from the newest good checkpoint in output_dir; or a folder."
     )
-    kl_k_beta: float = field(default=0.1, metadata={"help": "K of the paper's form, per update."})
-    kl_coef_min: float = field(default=0.0, metadata={"help": "The coefficient's floor."})
-    kl_coef_max: float | None = field(default=None, metadata={"help": "Its ceiling."})
-    kl_estimator: str = field(default="k1", metadata={"help": "k1, k2 or k3."})
-    whiten_rewards: bool = field(default=True, metadata={"help": "Divide rewards by their std."})
-    gamma: float = field(default=1.0, metadata={"help": "Discount."})
-    lam: float = field(default=0.95, metadata={"help": "GAE's lambda."})
-    cliprange: float = field(default=0.2, metadata={"help": "Clip of the ratio."})
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
-    cliprange_value: float = field(default=0.2, metadata={"help": "Clip of the value's move."})
-    algorithm: str = field(
-        default="ppo",
-        metadata={
-            "help": "ppo, or group_relative: no value role; a completion is compared with the "
-            "other completions of its prompt, num_generations in all."
-        },
+    stop_at_update: Count | None = flag(
+        None, "Save and end after this update; --resume auto goes on from there."
     )
-    num_generations: int = field(
-        default=4, metadata={"help": "Completions of a prompt (with group_relative)."}
-    )
-    value: str = field(
-        default="adapter",
-        metadata={"help": "adapter (LoRA of its own) or trunk (a head on the policy)."},
-    )
-    value_init: str = field(
-        default="zero",
-        metadata={"help": "zero, or reward: the value's adapter and head start as the reward's."},
-    )
-    recompute_logprobs: bool = field(
-        default=False,
-        metadata={"help": "Compute log-probs anew after sampling instead of capturing them."},
-    )
-    on_fault: str = field(
-        default="stop",
-        metadata={"help": "At a fault (not finite, max_kl): stop, or skip the update."},
-    )
-    max_skipped: int = field(default=5, metadata={"help": "Skipped in a row before it stops."})
-    max_kl: float | None = field(
-        default=None, metadata={"help": "A batch of more nats is a fault."}
-    )
-    max_score_drop: float | None = field(
-        default=None,
-        metadata={"help": "Stop if scores fall so many of their first std below their best."},
-    )
-    sample_every: int = field(default=20, metadata={"help": "Show samples every so many updates."})
-    eval_every: float = field(
-        default=20,
-        metadata={"help": "Updates between evaluations on held-out prompts; or a part of the run."},
-    )
-    num_sample_generations: int = field(
-        default=0, metadata={"help": "TRL's: tables of generate_completions in a run."}
-    )
-    save_strategy: str = field(
-        default="steps",
-        metadata={"help": "steps (save_steps), epoch (each pass through the prompts) or no."},
-    )
-    save_steps: float = field(
-        default=20,
-        metadata={"help": "Updates between checkpoints; below 1, a part of the run (0.25)."},
-    )
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints that are kept; none for all."}
-    )
-    resume: str | None = field(
-        default=None,
-        metadata={"help": "auto: from the newest good checkpoint in output_dir; or a folder."},
-    )
-    stop_at_update: int | None = field(
-        default=None,
-        metadata={"help": "Save and end after this update; --resume auto goes on from there."},
-    )
-    online: bool = field(
-        default=False,
-        metadata={"help": "The reward adapter may be another one whenever the run is resumed."},
-    )
-    world_size: int | None = field(
-        default=None, metadata={"help": "Processes asked for: any other number is an error."}
-    )
+    online: bool = flag(False, "The reward adapter may be another one whenever the run is resumed.")
+    world_size: Count | None = flag(None, "Processes asked for: any other number is an error.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise InputError("output_dir is empty, but must name a folder", "output_dir")
-        self._refuse_what_is_not_used()
-        check_seed(self.seed)
         if self.resume is not None and not self.resume.strip():
             raise InputError("resume is empty, but must be auto or a checkpoint's folder", "resume")
-        for name in ("total_episodes", "num_ppo_epochs", "num_mini_batches", "response_length",
-                     "per_device_train_batch_size", "gradient_accumulation_steps",
-                     "local_rollout_forward_batch_size", "sample_every",
-                     "save_total_limit", "world_size", "max_skipped",
-                     "stop_at_update"):  # fmt: skip
-            check_range(name, getattr(self, name), low=1)
-        for name in ("temperature", "kl_target", "kl_horizon", "cliprange", "cliprange_value",
-                     "adam_epsilon", "kl_k_beta", "kl_coef_max", "max_kl",
-                     "max_score_drop"):  # fmt: skip
-            check_range(name, getattr(self, name), above=0)
+        self._refuse_what_is_not_used()
+        check_flags(self)
         for name in ("save_steps", "eval_every"):
             check_steps(name, getattr(self, name))
-        for name in ("learning_rate", "kl_coef", "vf_coef", "max_grad_norm", "truncate_after",
-                     "warmup_steps", "weight_decay",
-                     "kl_coef_min", "stop_token_id", "num_sample_generations"):  # fmt: skip
-            check_range(name, getattr(self, name), low=0)
-        for name in ("gamma", "lam", "adam_beta1", "adam_beta2"):
-            check_range(name, getattr(self, name), low=0, high=1)
-        for name in ("penalty_reward_value", "missing_eos_penalty"):
-            check_range(name, getattr(self, name))
-        check_choice("kl_controller", self.kl_controller, ("adaptive", "adaptive_paper", "fixed"))
-        check_choice("kl_estimator", self.kl_estimator, ("k1", "k2", "k3"))
-        check_choice("algorithm", self.algorithm, ("ppo", "group_relative"))
-        check_range("num_generations", self.num_generations, low=2)
-        check_choice("value", self.value, ("adapter", "trunk"))
-        check_choice("value_init", self.value_init, ("zero", "reward"))
-        check_choice("on_fault", self.on_fault, ("stop", "skip"))
-        check_choice("save_strategy", _plain(self.save_strategy), ("steps", "epoch", "no"))
-        check_choice("lr_scheduler_type", _plain(self.lr_scheduler_type), SCHEDULES)
-        check_choice("optim", _plain(self.optim), OPTIMIZERS)
         self._check_together()
         check_trackers(self.report_to)
+
         if self.activation_checkpointing is None:  # transformers' new names for them
             self.activation_checkpointing = bool(self.gradient_checkpointing)
         if self.activation_checkpointing_kwargs is None:
             self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
-        super().__post_init__()  # reads the dictionaries that came as JSON
+        TrainingArguments.__post_init__(self)  # reads the dictionaries that came as JSON
         self._check_dictionaries()
 
     def _check_together(self) -> None:
@@ -303,22 +229,27 @@ class PPOConfig(TrainingArguments):
         if self.local_batch_size % self.num_mini_batches:
             raise InputError(
                 f"num_mini_batches is {self.num_mini_batches}, but must divide the batch of "
-                f"{self.local_batch_size}", "num_mini_batches",
-            )  # fmt: skip
+                f"{self.local_batch_size}",
+                "num_mini_batches",
+            )
         if self.whiten_rewards and self.local_batch_size < 8:
             raise InputError(
                 f"a batch of {self.local_batch_size} is too small to whiten rewards over (take 8 "
-                "or more, or whiten_rewards: false)", "per_device_train_batch_size",
-            )  # fmt: skip
+                "or more, or whiten_rewards: false)",
+                "per_device_train_batch_size",
+            )
+
         if self.kl_controller != "fixed":
             check_range("kl_coef", self.kl_coef, above=0)  # times anything, 0 stays 0
         if self.kl_controller == "adaptive":
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
         check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
         if self.stop_at_update is not None and self.save_strategy == "no":
             raise InputError("stop_at_update needs save_strategy: steps", "stop_at_update")
+
         plain_adam = _plain(self.optim) in ("adamw_torch", "adamw_torch_fused")
         if self.adam_tf_style and (not plain_adam or self.weight_decay):
             raise InputError(
@@ -364,10 +295,16 @@ class PPOConfig(TrainingArguments):
         if stop_token is None and not self.ENDS_TURNS:
             stop_token = "none"
         rule = sampling_rule(
-            tokenizer, self.response_length, self.temperature, stop_token,
-            self.truncate_token, self.truncate_after, self.penalty_reward_value,
-            self.missing_eos_penalty, self.stop_token_id,
-        )  # fmt: skip
+            tokenizer,
+            self.response_length,
+            self.temperature,
+            stop_token,
+            self.truncate_token,
+            self.truncate_after,
+            self.penalty_reward_value,
+            self.missing_eos_penalty,
+            self.stop_token_id,
+        )
         if self.ENDS_TURNS and self.missing_eos_penalty is not None and not rule.stop_ids:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
@@ -381,10 +318,13 @@ class PPOConfig(TrainingArguments):
         if self.kl_controller == "fixed":
             return FixedKLController(self.kl_coef)
         return AdaptiveKLController(
-            self.kl_coef, self.kl_target, self.kl_horizon,
+            self.kl_coef,
+            self.kl_target,
+            self.kl_horizon,
             self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
-            self.kl_coef_min, self.kl_coef_max or math.inf,
-        )  # fmt: skip
+            self.kl_coef_min,
+            self.kl_coef_max or math.inf,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Every setting on which the result depends: a run is resumed only under the same."""

@@ -1,0 +1,47 @@
+"""What flags name of the data is read: comparisons, and prompts with those held out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.data.from_arguments import held_out_facts, split_comparisons, training_prompts
+from toolkit.data.prompts import Prompts
+from toolkit.models.loading import load_tokenizer
+
+
+def test_a_fifth_is_held_out_of_few_comparisons_and_a_share_of_the_rest_trained_on(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"{i}", "completions": ["a", "b"], "best": 0} for i in range(20)]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for share, trained in ((1.0, 16), (0.5, 8)):
+        args = ComparisonArguments(comparisons=str(path), train_fraction=share)
+        _, train, held_out = split_comparisons(args, "best", seed=0)
+        assert (train.sum(), held_out.sum(), (train & held_out).sum()) == (trained, 4, 0)
+
+
+def test_prompts_held_out_have_limits_of_their_own(demo_model: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("".join(f"It was number {i}.\n" for i in range(10)))
+    args = PromptArguments(
+        prompts=str(path), limit=3, eval_prompts=str(path), eval_limit=2, eval_skip=2
+    )
+    prompts, held_out, left_out = training_prompts(args, load_tokenizer(demo_model))
+    assert held_out is not None and (len(prompts), len(held_out), left_out) == (3, 2, 0)
+    assert prompts[2] == held_out[0]
+
+
+def test_held_out_prompts_that_are_trained_on_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = held_out_facts(Prompts([[1], [2, 3]]), Prompts([[2, 3], [4]]))
+    assert facts == {"held_out_prompts": 2, "held_out_trained_on": 1}
+    assert "1 of the 2 prompts of --eval_prompts are trained on" in capsys.readouterr().out
+    assert held_out_facts(Prompts([[1]]), None) == {
+        "held_out_prompts": 0,
+        "held_out_trained_on": 0,
+    }

@@ -1,0 +1,44 @@
+"""The flags of the adapter that is trained, and of the one it starts from."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from toolkit.arguments.common import OverwriteArguments
+from toolkit.errors import InputError
+from toolkit.flags import Count, Flags, Range, flag
+
+
+@dataclass
+class LoraArguments(Flags):
+    """The adapter that is trained. Field names are those of TRL's ModelConfig."""
+
+    lora_r: Count = flag(16, "Rank.")
+    lora_alpha: Annotated[int, Range(above=0)] = flag(32, "Scale: the update is alpha/r * B A.")
+    lora_target_modules: str = flag(
+        "all-linear", "Layers with an adapter: all-linear, or names joined by commas."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lora_target_modules.strip(" ,"):
+            raise InputError("lora_target_modules is empty", "lora_target_modules")
+
+
+@dataclass
+class PolicyArguments(OverwriteArguments):
+    """Where the policy starts."""
+
+    policy_adapter: str | None = flag(
+        None, "Adapter that the policy starts from (that of sft.py, say)."
+    )
+
+
+@dataclass
+class StartArguments(PolicyArguments):
+    """Where fine-tuning on completions starts, and how these end."""
+
+    stop_token: str | None = flag(
+        None,
+        "Texts end with this token; eos for the end token, none for nothing. By default eos with "
+        "a chat template (its end of turn), else none.",
+    )

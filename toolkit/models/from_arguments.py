@@ -1,0 +1,169 @@
+"""What a recipe's flags name, checked and loaded: base, tokenizer and adapter."""
+
+from pathlib import Path
+from typing import Literal
+
+from peft import LoraConfig
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import DEMO_MODEL, ModelArguments
+from toolkit.arguments.prompts import DEMO_PROMPTS, PromptArguments
+from toolkit.errors import InputError
+from toolkit.models.adapters import check_adapter, check_for_trl, lora_config
+from toolkit.models.families import LANGUAGE_HEADS
+from toolkit.models.loading import (
+    check_base,
+    check_context,
+    context_length,
+    load_base,
+    load_config,
+    load_tokenizer,
+    way_to_load,
+)
+from toolkit.models.reload import verify_reload
+
+
+def check_model(args: ModelArguments) -> list[str]:
+    """What of the model is unlike a plain language model, in a line each, by its config.
+
+    Raises:
+        InputError: there is none, it cannot be used, or not in this precision.
+    """
+    check_base(args.model_name_or_path)
+    way = way_to_load(
+        args.model_name_or_path, args.precision, "cpu", args.model_revision, args.trust_remote_code
+    )
+    return way.notes
+
+
+def tokenizer_of(args: ModelArguments, adapter: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer (``load_tokenizer``): the one that was named, the adapter's, or the base's.
+
+    Args:
+        args: the base.
+        adapter: a policy adapter's folder; peft too takes the tokenizer that lies in it.
+    """
+    check_model(args)
+    base, named = args.model_name_or_path, args.tokenizer_name_or_path
+    if named is None and adapter and (Path(adapter) / "tokenizer_config.json").is_file():
+        named = adapter
+
+    if named is None or named == base:
+        return load_tokenizer(base, args.model_revision, args.trust_remote_code)
+    found = load_tokenizer(named, "main", args.trust_remote_code, base)
+    print(f"tokenizer: that of {named}, with {len(found)} tokens")
+    return found
+
+
+def base_of(args: ModelArguments, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
+    """The base itself (``load_base``)."""
+    return load_base(
+        args.model_name_or_path,
+        args.precision,
+        args.model_revision,
+        args.trust_remote_code,
+        score_head,
+        seed,
+    )
+
+
+def config_of(args: ModelArguments) -> PreTrainedConfig:
+    """The model's config (``load_config``)."""
+    return load_config(args.model_name_or_path, args.model_revision, args.trust_remote_code)
+
+
+def prompts_or_demo(args: ModelArguments, given: str | None, demo: str = DEMO_PROMPTS) -> str:
+    """The prompts that were given, or the demo's, which go with the embedded model alone.
+
+    Raises:
+        InputError: none were given for another model.
+    """
+    if given is not None:
+        return given
+
+    folder = Path(args.model_name_or_path).resolve()
+    embedded = Path(__file__).resolve().parents[2] / DEMO_MODEL
+    if folder not in (embedded, Path(DEMO_MODEL).resolve()):
+        raise InputError(
+            f"prompts: none were given, and {demo} is made for the embedded model (say which "
+            f"prompts {args.model_name_or_path} is to continue: --prompts)",
+            "prompts",
+        )
+    return demo
+
+
+def check_length(args: ModelArguments, prompts: list[list[int]], response_length: int) -> None:
+    """Raise InputError if the longest prompt and its completion would not fit the context."""
+    longest = max(len(prompt) for prompt in prompts)
+    if not args.trust_remote_code:
+        check_context(args.model_name_or_path, longest + response_length, args.model_revision)
+
+
+def longest_text(args: ModelArguments, max_length: int | None) -> int:
+    """``max_length`` in tokens, or the model's context where that is shorter."""
+    context = None
+    if not args.trust_remote_code:
+        context = context_length(args.model_name_or_path, args.model_revision)
+    return min(max_length or 1 << 30, context or 1 << 30)
+
+
+def verify_scores(
+    args: ModelArguments, folder: str | Path, rows: list[list[int]], scores: list[float]
+) -> None:
+    """Raise InputError unless a clean process gets these scores (``verify_reload``)."""
+    difference = verify_reload(
+        folder,
+        args.model_name_or_path,
+        args.precision,
+        rows,
+        scores,
+        args.model_revision,
+        args.trust_remote_code,
+    )
+    print(f"reloaded by plain peft in a clean process: scores differ by {difference:.2g}")
+
+
+def lora_of(args: LoraArguments, task_type: str) -> LoraConfig:
+    """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
+    return lora_config(args.lora_r, args.lora_alpha, args.lora_target_modules, task_type)
+
+
+def check_lora_for_trl(args: LoraArguments, head: bool = True) -> None:
+    """Raise InputError if TRL's trainers would refuse LoRA on the output head."""
+    names = {name.strip().rpartition(".")[2] for name in args.lora_target_modules.split(",")}
+    if head and names & set(LANGUAGE_HEADS):
+        raise InputError(
+            "lora_target_modules: TRL's trainers refuse LoRA on the output head (leave it out; "
+            "ppo.py trains it)",
+            "lora_target_modules",
+        )
+
+
+def check_start(
+    policy_adapter: str | None,
+    args: ModelArguments,
+    lora: LoraArguments,
+    copied: bool = False,
+    head: bool = True,
+) -> None:
+    """Raise InputError unless what TRL's trainers start from fits the base and them.
+
+    Args:
+        policy_adapter: a folder, if the policy starts from an adapter.
+        args: the base.
+        lora: the adapter that is trained where none is given.
+        copied, head: as for ``check_for_trl``.
+    """
+    if policy_adapter is None:
+        check_lora_for_trl(lora, head)
+        return
+
+    base, what = args.model_name_or_path, "--policy_adapter"
+    check_adapter(policy_adapter, base, "CAUSAL_LM", what, args.precision)
+    check_for_trl(policy_adapter, base, what, copied, head)
+
+
+def reference_role(args: PromptArguments) -> Literal["policy_adapter", "base"]:
+    """The reference, as ``Roles`` has it."""
+    return args.reference if args.policy_adapter is not None else "base"

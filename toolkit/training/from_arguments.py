@@ -1,0 +1,72 @@
+"""What a recipe's flags say of a run: the sampling in token ids, and the memory that it takes."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.model import ModelArguments
+from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.sampling import CompletionArguments
+from toolkit.models.adapters import count_beside_lora
+from toolkit.models.from_arguments import config_of, lora_of, reference_role
+from toolkit.models.memory import MemoryPlan, plan_memory
+from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.training.ppo.config import PPOConfig
+
+
+def rule_of(
+    args: CompletionArguments, tokenizer: PreTrainedTokenizerBase, penalty: float = -1.0
+) -> SamplingRule:
+    """The sampling in token ids (``sampling_rule``); ``penalty`` is that of a missing end."""
+    return sampling_rule(
+        tokenizer,
+        args.response_length,
+        args.temperature,
+        args.stop_token,
+        args.truncate_token,
+        args.truncate_after,
+        penalty,
+    )
+
+
+def memory_planner(
+    model_args: ModelArguments,
+    lora: LoraArguments,
+    args: PromptArguments,
+    config: PPOConfig,
+    reward_adapter: str | None,
+    longest: int,
+    device: str,
+) -> Callable[[int, bool], MemoryPlan]:
+    """The memory plan of a PPO run, as a function of micro-batch and checkpointing.
+
+    Args:
+        model_args, lora, args, config: the run.
+        reward_adapter: that of the same base, if there is one.
+        longest: tokens of the longest prompt.
+        device: "cuda" or "cpu".
+    """
+    shape = config_of(model_args)
+    start = args.policy_adapter
+    beside_lora = 0 if start is None else count_beside_lora(start)
+
+    def plan(micro_batch: int, checkpointing: bool) -> MemoryPlan:
+        return plan_memory(
+            shape,
+            model_args.precision,
+            lora_of(lora, "CAUSAL_LM"),
+            config.value,
+            longest,
+            config.response_length,
+            micro_batch,
+            min(config.local_rollout_forward_batch_size, config.local_batch_size),
+            reward=reward_adapter is not None,
+            reference_adapter=reference_role(args) == "policy_adapter",
+            bf16=config.bf16,
+            checkpointing=checkpointing,
+            device=device,
+            beside_lora=beside_lora,
+        )
+
+    return plan
