@@ -26,7 +26,7 @@ from toolkit.arguments import (
     memory_planner,
 )
 from toolkit.errors import InputError, check_range
-from toolkit.models.canaries import CANARIES
+from toolkit.models.library_checks import LIBRARY_CHECKS
 from toolkit.models.memory import MIB, available_memory, what_fits
 from toolkit.training.ppo_config import PPOConfig
 
@@ -99,7 +99,7 @@ def main(
 
     # The canaries.
     sound = True
-    for title, canary in CANARIES.items() if doctor.canaries else ():
+    for title, canary in LIBRARY_CHECKS.items() if doctor.canaries else ():
         problem = canary()
         sound &= problem is None
         print(

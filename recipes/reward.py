@@ -21,10 +21,10 @@ from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.text import token_id
 from toolkit.errors import check_range
 from toolkit.models.adapters import absolute_if_local
-from toolkit.models.facts import write_facts
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import write_facts
 from toolkit.training.accuracy import best_of_k_accuracy, judge
 from toolkit.training.preflight import preflight
 from toolkit.training.reward_config import BestOfKConfig

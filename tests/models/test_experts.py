@@ -42,8 +42,8 @@ from toolkit.models.experts import (
     untrained_parts,
 )
 from toolkit.models.loading import HEADS, cure_cpu_repacking
+from toolkit.models.lora_targets import linear_targets
 from toolkit.models.roles import Roles
-from toolkit.models.targets import linear_targets
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -14,7 +14,6 @@ from toolkit.data.text import stop_ids
 from toolkit.errors import InputError
 from toolkit.models import loading
 from toolkit.models.adapters import check_adapter, lora_config
-from toolkit.models.facts import read_facts
 from toolkit.models.loading import (
     Fp32Head,
     base_fingerprint,
@@ -25,6 +24,7 @@ from toolkit.models.loading import (
     new_score_head,
 )
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import read_facts
 
 IDS = torch.arange(2, 22).reshape(2, 10)
 MASK = torch.ones_like(IDS, dtype=torch.bool)

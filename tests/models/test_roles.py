@@ -10,7 +10,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
-from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.fast.decoder import last_states, lean_decoder
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 

@@ -23,9 +23,9 @@ from toolkit.data.text import special_prefix, text_ids, token_id
 from toolkit.errors import InputError, check_choice
 from toolkit.hub.base import check_tokenizer
 from toolkit.models.adapters import check_adapter
-from toolkit.models.facts import FACTS, read_facts
-from toolkit.models.finite import check_file
+from toolkit.models.finite_weights import check_file
 from toolkit.models.reading import reading_of
+from toolkit.models.toolkit_json import FACTS, read_facts
 
 Facts = dict[str, Any]
 VALUE_HEAD = "value_head.safetensors"

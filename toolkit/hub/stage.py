@@ -23,7 +23,7 @@ from toolkit.data.inside import copy_inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.base import TOKENIZER_FILES, Base
 from toolkit.hub.source import VALUE_HEAD, Source
-from toolkit.models.facts import FACTS
+from toolkit.models.toolkit_json import FACTS
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)
 CARD = "README.md"

@@ -19,8 +19,8 @@ from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.generation import Step
+from toolkit.models.peft_wrappers import filler, head_weights
 from toolkit.models.reading import Reading
-from toolkit.models.wrapped import filler, head_weights
 
 # Added to the logit of an id that shall never come. Finite, so that 0 times it is 0 and no NaN.
 NEVER = -1e30

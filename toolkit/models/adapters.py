@@ -31,11 +31,10 @@ from toolkit.models.adapter_config import (
     read_config,
 )
 from toolkit.models.base_weights import BaseWeights
-from toolkit.models.facts import read_facts
 from toolkit.models.families import LANGUAGE_HEADS
-from toolkit.models.finite import check_file, check_tensors
+from toolkit.models.finite_weights import check_file, check_tensors
 from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
-from toolkit.models.wrapped import (
+from toolkit.models.peft_wrappers import (
     Overrides,
     base_module,
     base_of,
@@ -44,6 +43,7 @@ from toolkit.models.wrapped import (
     of_adapter,
     tie_copies,
 )
+from toolkit.models.toolkit_json import read_facts
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:

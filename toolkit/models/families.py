@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from toolkit.errors import InputError
-from toolkit.models.wrapped import base_of
+from toolkit.models.peft_wrappers import base_of
 
 # Fields of configs by which logits are multiplied behind the head, and those that divide them.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")

@@ -36,10 +36,10 @@ from toolkit.models.experts import (
     share_in_4bit,
 )
 from toolkit.models.families import HEADS, check_precision, family_of
-from toolkit.models.finite import check_weights_of
+from toolkit.models.finite_weights import check_weights_of
+from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.quantized import DTYPES, Quantized, check_quantized
 from toolkit.models.trunk_head import with_score_head
-from toolkit.models.wrapped import head_weights
 
 
 class Fp32Head(nn.Linear):

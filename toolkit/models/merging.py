@@ -15,7 +15,7 @@ from toolkit.data.files import atomic_directory
 from toolkit.data.inside import check_inside
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, check_for_merging
-from toolkit.models.finite import check_weights_of
+from toolkit.models.finite_weights import check_weights_of
 from toolkit.models.loading import check_base, way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.

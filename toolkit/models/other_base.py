@@ -13,11 +13,11 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapter_config import read_config
 from toolkit.models.adapters import check_adapter, plain_adapter
-from toolkit.models.facts import read_facts
 from toolkit.models.families import fit_inputs, trunk_of
 from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
+from toolkit.models.peft_wrappers import filler
 from toolkit.models.reading import reading_of
-from toolkit.models.wrapped import filler
+from toolkit.models.toolkit_json import read_facts
 
 
 class TextRewardModel:

@@ -31,7 +31,7 @@ from toolkit.data.text import (
     token_id,
 )
 from toolkit.errors import InputError
-from toolkit.models.facts import FACTS, read_facts
+from toolkit.models.toolkit_json import FACTS, read_facts
 
 
 @dataclass(frozen=True)

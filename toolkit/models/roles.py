@@ -34,15 +34,12 @@ from toolkit.models.adapters import (
     put_adapter,
 )
 from toolkit.models.base_weights import BaseWeights
-from toolkit.models.decoder import last_states, lean_decoder
-from toolkit.models.facts import read_facts, write_facts
 from toolkit.models.families import trunk_of
-from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
+from toolkit.models.fast.decoder import last_states, lean_decoder
+from toolkit.models.fast.lora import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import Fp32Head, base_fingerprint
-from toolkit.models.reading import Reading
-from toolkit.models.self_checks import check_passes
-from toolkit.models.targets import language_lora
-from toolkit.models.wrapped import (
+from toolkit.models.lora_targets import language_lora
+from toolkit.models.peft_wrappers import (
     Overrides,
     base_of,
     head_weights,
@@ -50,6 +47,9 @@ from toolkit.models.wrapped import (
     switch,
     switchable,
 )
+from toolkit.models.reading import Reading
+from toolkit.models.self_checks import check_passes
+from toolkit.models.toolkit_json import read_facts, write_facts
 
 
 class Roles(Actors):

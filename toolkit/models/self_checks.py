@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.families import FAILURES, LogitRule
 from toolkit.models.generation import draw_uniforms, sample
-from toolkit.models.wrapped import head_weights
+from toolkit.models.peft_wrappers import head_weights
 
 if TYPE_CHECKING:
     from toolkit.models.actors import Actors

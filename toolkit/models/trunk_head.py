@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from toolkit.maths.sequences import last_real_token
 from toolkit.models.families import fit_inputs, trunk_of
-from toolkit.models.wrapped import filler, head_weights
+from toolkit.models.peft_wrappers import filler, head_weights
 
 
 class _ScoresByTrunk(PreTrainedModel):

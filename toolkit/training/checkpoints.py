@@ -29,8 +29,8 @@ from torch.optim import Optimizer
 from toolkit.data.files import atomic_directory, json_text
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
-from toolkit.models.facts import FACTS
-from toolkit.models.wrapped import of_adapter
+from toolkit.models.peft_wrappers import of_adapter
+from toolkit.models.toolkit_json import FACTS
 from toolkit.random_state import (
     python_random_state,
     restore_python_random_state,

@@ -33,8 +33,8 @@ from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
+from toolkit.models.lora_targets import language_lora
 from toolkit.models.roles import Roles
-from toolkit.models.targets import language_lora
 from toolkit.training.reward_config import BestOfKConfig
 from toolkit.training.rewards import score
 from toolkit.training.rollouts import SamplingRule

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 
-from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.fast.decoder import last_states, lean_decoder
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
          "intermediate_size": 128, "max_position_embeddings": 64, "num_key_value_heads": 2,

@@ -102,7 +102,7 @@ def adapters_off() -> str | None:
     return None if torch.equal(reference, alone) else "the reference is not the bare base"
 
 
-CANARIES: dict[str, Callable[[], str | None]] = {
+LIBRARY_CHECKS: dict[str, Callable[[], str | None]] = {
     "4-bit gradients after sampling": gradient_after_sampling,
     "padding on the left": padding_on_the_left,
     "captured log-probs": captured_logprobs,

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
+from toolkit.models.fast.lora import attend_in_fp32, make_lean, round_frozen_weights
 from toolkit.models.loading import load_base
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
@@ -121,7 +121,7 @@ def test_a_frozen_norm_gives_the_modules_values_and_gradients(dtype: torch.dtype
 
 def test_a_rounded_input_is_never_taken_for_another(demo_model: str) -> None:
     """Inputs that come to lie where an earlier one lay, or that are changed in place."""
-    from toolkit.models.lean import _Rounded
+    from toolkit.models.fast.lora import _Rounded
 
     rounded = _Rounded()
     for _ in range(50):
