@@ -35,16 +35,9 @@ from toolkit.models.adapters import (
     count_beside_lora,
     lora_config,
 )
+from toolkit.models.base_config import check_base, check_context, context_length, load_config
 from toolkit.models.families import LANGUAGE_HEADS
-from toolkit.models.loading import (
-    check_base,
-    check_context,
-    context_length,
-    load_base,
-    load_config,
-    load_tokenizer,
-    way_to_load,
-)
+from toolkit.models.loading import load_base, load_tokenizer, way_to_load
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.other_base import TextRewardModel
 from toolkit.models.reading import Reading, reading_of, said

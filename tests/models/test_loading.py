@@ -12,12 +12,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.data.text import stop_ids
 from toolkit.errors import InputError
-from toolkit.models import loading
+from toolkit.models import tokenizer as tokenizer_file
 from toolkit.models.adapters import check_adapter, lora_config
+from toolkit.models.base_config import base_fingerprint, check_base
 from toolkit.models.loading import (
     Fp32Head,
-    base_fingerprint,
-    check_base,
     cure_cpu_repacking,
     load_base,
     load_tokenizer,
@@ -184,8 +183,8 @@ LACKING = [
 def test_what_a_tokenizer_lacks_is_one_line(
     demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict, message: str
 ) -> None:
-    monkeypatch.setattr(loading, "is_sentencepiece_available", lambda: False)
-    monkeypatch.setattr(loading, "is_protobuf_available", lambda: False)
+    monkeypatch.setattr(tokenizer_file, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr(tokenizer_file, "is_protobuf_available", lambda: False)
     shutil.copy(Path(demo_model) / "config.json", tmp_path)
     (tmp_path / "model.safetensors").touch()
     for name, content in files.items():

@@ -16,8 +16,9 @@ from toolkit.hub.scan import scan
 from toolkit.hub.source import Source
 from toolkit.hub.stage import one_line
 from toolkit.models.adapters import plain_adapter
+from toolkit.models.base_config import load_config
 from toolkit.models.families import family_of
-from toolkit.models.loading import load_base, load_config, load_tokenizer
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.merging import tie_again, untie
 from toolkit.models.quantized import DTYPES
 

@@ -30,10 +30,10 @@ from toolkit.models.adapter_config import (
     lora_config_of,
     read_config,
 )
+from toolkit.models.base_config import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import LANGUAGE_HEADS
 from toolkit.models.finite_weights import check_file, check_tensors
-from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.peft_wrappers import (
     Overrides,
     base_module,

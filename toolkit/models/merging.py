@@ -15,8 +15,9 @@ from toolkit.data.files import atomic_directory
 from toolkit.data.inside import check_inside
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, check_for_merging
+from toolkit.models.base_config import check_base
 from toolkit.models.finite_weights import check_weights_of
-from toolkit.models.loading import check_base, way_to_load
+from toolkit.models.loading import way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
 WAYS_OUT = {

@@ -13,8 +13,9 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, pad
 from toolkit.models.adapter_config import read_config
 from toolkit.models.adapters import check_adapter, plain_adapter
+from toolkit.models.base_config import base_fingerprint, check_base
 from toolkit.models.families import fit_inputs, trunk_of
-from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.peft_wrappers import filler
 from toolkit.models.reading import reading_of
 from toolkit.models.toolkit_json import read_facts

@@ -22,6 +22,7 @@ import bitsandbytes as bnb
 import torch
 from transformers import (
     AutoConfig,
+    BitsAndBytesConfig,
     FineGrainedFP8Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -105,6 +106,22 @@ class Quantized:
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)
+
+
+def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> BitsAndBytesConfig:
+    """NF4 with double quantization: how everything is held that is put in 4 bits here.
+
+    Args:
+        compute: type of the arithmetic.
+        left_out: names of linear layers that stay as they are; None for those of transformers.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=left_out,
+    )
 
 
 def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -> Quantized | None:

@@ -33,11 +33,12 @@ from toolkit.models.adapters import (
     lora_config,
     put_adapter,
 )
+from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
 from toolkit.models.fast.decoder import last_states, lean_decoder
 from toolkit.models.fast.lora import attend_in_fp32, make_lean, round_frozen_weights
-from toolkit.models.loading import Fp32Head, base_fingerprint
+from toolkit.models.loading import Fp32Head
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
     Overrides,

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.adapter_config import line_of
-from toolkit.models.loading import base_fingerprint
+from toolkit.models.base_config import base_fingerprint
 
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 PRECISIONS = ("4bit", "bf16", "fp32")
