@@ -1,6 +1,6 @@
-"""Token-level bookkeeping: truncation, positions, the last real token, padding."""
+"""Token-level bookkeeping: truncation, positions, the last real token, padding, batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -100,6 +100,24 @@ def pad(
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = True
     return ids, mask
+
+
+def length_sorted_batches(lengths: Sequence[int] | Tensor, size: int) -> Iterator[Tensor]:
+    """Indices in batches of like length, the shortest first, so that little of each is padding.
+
+    >>> [batch.tolist() for batch in length_sorted_batches([9, 2, 8, 2], 3)]
+    [[1, 3, 2], [0]]
+
+    Args:
+        lengths: int (B,), of the rows. Rows of one length stay in order.
+        size: rows of a batch, at most.
+
+    Yields:
+        int64 (at most ``size``,) on the CPU; nothing where there are no rows.
+    """
+    order = torch.as_tensor(lengths).cpu().argsort(stable=True)
+    if len(order):
+        yield from order.split(size)
 
 
 def trim_query(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from toolkit.errors import InputError
-from toolkit.maths.sequences import last_real_token, pad
+from toolkit.maths.sequences import last_real_token, length_sorted_batches, pad
 from toolkit.models.adapter_config import read_config
 from toolkit.models.adapters import check_adapter, plain_adapter
 from toolkit.models.base_config import base_fingerprint, check_base
@@ -107,10 +107,9 @@ class TextRewardModel:
         """gain * score + bias of each row of token ids, read on its last token."""
         model = self.load()
         device = next(model.parameters()).device
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for batch in length_sorted_batches([len(row) for row in rows], self.batch_size):
+            chosen = batch.tolist()
             ids, mask = pad([rows[i] for i in chosen], self.tokenizer.pad_token_id)
             raw = self._score(model, ids.to(device), mask.to(device))
             for i, value in zip(chosen, raw.tolist(), strict=True):

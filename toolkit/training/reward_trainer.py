@@ -29,7 +29,7 @@ from toolkit.maths.losses import (
     scalar_rating_loss,
 )
 from toolkit.maths.normalization import gain_and_bias
-from toolkit.maths.sequences import pad
+from toolkit.maths.sequences import length_sorted_batches, pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
@@ -190,15 +190,14 @@ def score_candidates(
     """
     counts = [len(row["candidate_ids"]) for row in rows]
     flat = [ids for row in rows for ids in row["candidate_ids"]]
-    order = sorted(range(len(flat)), key=lambda i: len(flat[i]))  # equal lengths pad little
-    scores = [0.0] * len(flat)
-    for start in tqdm(range(0, len(flat), batch_size), desc="Scoring", leave=False):
-        chunk = order[start : start + batch_size]
-        ids, mask = pad([flat[i] for i in chunk], pad_id)
-        batch = roles.scores(ids.to(roles.device), mask.to(roles.device)).tolist()
-        for i, value in zip(chunk, batch, strict=True):
-            scores[i] = value
-    remaining = iter(scores)
+    scores = torch.empty(len(flat))
+
+    batches = list(length_sorted_batches([len(ids) for ids in flat], batch_size))
+    for batch in tqdm(batches, desc="Scoring", leave=False):
+        ids, mask = pad([flat[i] for i in batch], pad_id)
+        scores[batch] = roles.scores(ids.to(roles.device), mask.to(roles.device)).cpu()
+
+    remaining = iter(scores.tolist())
     return [[next(remaining) for _ in range(count)] for count in counts]
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import answers, decode_pair
 from toolkit.errors import InputError
-from toolkit.maths.sequences import pad
+from toolkit.maths.sequences import length_sorted_batches, pad
 from toolkit.models.actors import Actors
 from toolkit.scoring.functions import (
     Columns,
@@ -113,9 +113,8 @@ def model_scores(
     """
     rows = actors.reading.rows(tokenizer, prompts, kept)
     scores = torch.empty(len(rows), device=actors.device)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for batch in length_sorted_batches([len(row) for row in rows], batch_size):
+        chosen = batch.tolist()
         ids, mask = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
         scores[chosen] = actors.scores(ids.to(actors.device), mask.to(actors.device))
     return scores
