@@ -27,7 +27,7 @@ from toolkit.models.experts import (
     quantise_experts,
     share_in_4bit,
 )
-from toolkit.models.families import HEADS, check_precision, family_of
+from toolkit.models.families import HEADS, AutoClass, check_precision, family_of
 from toolkit.models.finite_weights import check_weights_of
 from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.quantized import DTYPES, Quantized, check_quantized, four_bit_config
@@ -61,21 +61,21 @@ class Way:
         notes: what of the model is unlike a plain language model, in a line each.
     """
 
-    auto: Any
-    arguments: dict[str, Any]
+    auto: AutoClass
+    arguments: dict[str, object]
     precision: str
     compute: torch.dtype
     held: Quantized | None = None
     on_trunk: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def load(self, name: str, **more: Any) -> Any:
+    def load(self, name: str, **more: object) -> Any:
         """What ``from_pretrained`` returns."""
         packs = experts_in_4bit() if self._packs_experts else nullcontext()
         with packs:
             return self.auto.from_pretrained(name, **self.arguments, **more)
 
-    def settle(self, model: Any) -> list[str]:
+    def settle(self, model: PreTrainedModel) -> list[str]:
         """Mend what loading in this precision leaves to be mended; returns what is to be said."""
         cure_cpu_repacking(model)
         _keep_from_clipping(model)
@@ -114,7 +114,7 @@ def way_to_load(
     config = load_config(name, revision, trust_remote_code)
     compute = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
 
-    auto: type[object] = AutoModelForCausalLM
+    auto: AutoClass = AutoModelForCausalLM
     on_trunk = False
     notes: list[str] = []
     heads = list(HEADS)
@@ -128,7 +128,7 @@ def way_to_load(
         auto, config.num_labels = AutoModelForSequenceClassification, 1
 
     held = check_quantized(config, precision)
-    arguments: dict[str, Any] = {"config": config, "dtype": DTYPES.get(precision, compute)}
+    arguments: dict[str, object] = {"config": config, "dtype": DTYPES.get(precision, compute)}
     if held is not None:
         arguments = held.arguments(compute)
     elif precision == "4bit":
@@ -213,7 +213,7 @@ def load_base(
     return model.eval()
 
 
-def _keep_from_clipping(model: Any) -> None:
+def _keep_from_clipping(model: nn.Module) -> None:
     """Keep Gemma 3n from clipping weights of a frozen base, which it does in training mode.
 
     In 4 bits it would clip the packed bytes. The clipping modules get a config of their own, so

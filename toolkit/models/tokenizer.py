@@ -1,7 +1,6 @@
 """The tokenizer: what pads, and which tokens close a completion."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
@@ -68,7 +67,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _padding(tokenizer: Any) -> str:
+def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token that can pad, of a tokenizer that names none which can.
 
     One that no text ends in, where there is one: rows that do would be refused. Else the token of
@@ -83,11 +82,8 @@ def _padding(tokenizer: Any) -> str:
 
     rows = tokenizer.embedding_rows or len(tokenizer)
     found = [unknown, eos, *tokenizer.end_token_ids, tokenizer.bos_token_id, *special, *zero, first]
-    return next(
-        token
-        for i in found
-        if i is not None and i < rows and (token := tokenizer.convert_ids_to_tokens(i)) is not None
-    )
+    known = (tokenizer.convert_ids_to_tokens(i) for i in found if i is not None and i < rows)
+    return next(token for token in known if isinstance(token, str))
 
 
 def _why_none(name: str, error: Exception) -> str:
@@ -97,6 +93,7 @@ def _why_none(name: str, error: Exception) -> str:
         return "its tekken.json needs mistral-common, which is not installed (pip install it)"
     if "backend tokenizer" in text:
         return "no tokenizer.json or tokenizer.model (give --tokenizer_name_or_path)"
+
     if "tiktoken" in text:  # tried last with every tokenizer.model, and what is said to be missing
         lacking = [
             package
@@ -108,13 +105,14 @@ def _why_none(name: str, error: Exception) -> str:
         ]
         needed = " ".join(lacking) or "tiktoken"
         return f"its vocabulary file needs what is not installed: pip install {needed}"
+
     if "custom code" in text:
         return "it is code that the repository ships (--trust_remote_code runs it)"
     known = isinstance(error, (OSError, ValueError)) and text.strip()
     return first_line(error) if known else f"its files are broken ({error!r:.80})"
 
 
-def note_ends(tokenizer: Any, name: str, revision: str = "main") -> None:
+def note_ends(tokenizer: PreTrainedTokenizerBase, name: str, revision: str = "main") -> None:
     """Set ``end_token_ids`` and ``turn_end_id`` of a tokenizer, for the model at ``name``."""
     tokenizer.turn_end_id = _turn_end(tokenizer)
 
@@ -144,7 +142,7 @@ def _listed_ends(name: str, revision: str) -> list[int]:
     return list(listed) if isinstance(listed, list) else [listed]
 
 
-def _turn_end(tokenizer: Any) -> int | None:
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The special token with which the chat template closes an assistant's turn."""
     if not tokenizer.chat_template:
         return None
@@ -154,7 +152,7 @@ def _turn_end(tokenizer: Any) -> int | None:
         text = tokenizer.apply_chat_template(dialogue, tokenize=False)
     except Exception:  # a template is a program; one that refuses this is told of when it is used
         return None
-    behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    behind = tokenizer(str(text).rpartition(answer)[2], add_special_tokens=False)["input_ids"]
 
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}

@@ -21,8 +21,11 @@ from toolkit.models.families import fit_inputs
 # Those whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
 # transformers 5.23 has them; each is held against its own pass before it is changed.
 DECODER_LAYERS = (
-    "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer",
-)  # fmt: skip
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen3DecoderLayer",
+)
 # Attention that takes fewer queries than keys under a mask.
 SHORT_QUERIES = ("sdpa", "sdpa_fp32", "shapes_only")
 
@@ -104,10 +107,16 @@ def _attention_forward(
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
     output, weights = attend(
-        attention, query, key, value, attention_mask, scaling=attention.scaling,
+        attention,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=attention.scaling,
         dropout=attention.attention_dropout if attention.training else 0.0,
-        sliding_window=window, **kwargs,
-    )  # fmt: skip
+        sliding_window=window,
+        **kwargs,
+    )
     return attention.o_proj(output.reshape(*asking.shape[:-1], -1)), weights
 
 
@@ -178,9 +187,11 @@ def _same(trunk: Any, layer: Any) -> bool:
     positions = torch.arange(6, device=device).unsqueeze(0)
     mask = torch.full((6, 6), torch.finfo(dtype).min, device=device, dtype=dtype).triu_(1)
     inputs = {
-        "attention_mask": mask[None, None], "position_ids": positions, "use_cache": False,
+        "attention_mask": mask[None, None],
+        "position_ids": positions,
+        "use_cache": False,
         "position_embeddings": trunk.rotary_emb(x, position_ids=positions),
-    }  # fmt: skip
+    }
     layer.eval()
     try:
         own = layer(x, **inputs)
