@@ -1,5 +1,6 @@
 """The loader: the bitsandbytes canaries, heads in fp32, adapters that do not fit."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from toolkit.models.loading import (
     load_base,
     load_tokenizer,
     new_score_head,
+    round_frozen_weights,
 )
 from toolkit.models.roles import Roles
 from toolkit.models.toolkit_json import read_facts
@@ -318,3 +320,15 @@ def test_weights_that_are_missing_or_cut_off_are_not_made_up(tmp_path: Path) -> 
 def test_the_embedded_model_is_safetensors_in_fp32(demo_model: str) -> None:
     state = load_file(Path(demo_model) / "model.safetensors")
     assert {t.dtype for t in state.values()} == {torch.float32}
+
+
+def test_rounding_frozen_weights_changes_nothing_under_autocast(demo_model: str) -> None:
+    plain = load_base(demo_model, "fp32")
+    rounded = copy.deepcopy(plain)
+    assert round_frozen_weights(rounded, torch.bfloat16) > 10
+    tied = rounded.get_output_embeddings().weight is rounded.get_input_embeddings().weight
+    assert rounded.get_input_embeddings().weight.dtype == torch.float32 or not tied
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(plain(input_ids=IDS).logits, rounded(input_ids=IDS).logits)
+    trained = copy.deepcopy(plain).requires_grad_(True)
+    assert round_frozen_weights(trained, torch.bfloat16) == 0

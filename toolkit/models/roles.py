@@ -36,9 +36,8 @@ from toolkit.models.adapters import (
 from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
-from toolkit.models.fast.decoder import last_states, lean_decoder
-from toolkit.models.fast.lora import attend_in_fp32, make_lean, round_frozen_weights
-from toolkit.models.loading import Fp32Head
+from toolkit.models.fast import last_states, use_fast_passes
+from toolkit.models.loading import Fp32Head, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
     Overrides,
@@ -102,10 +101,8 @@ class Roles(Actors):
                     f"{type(base).__name__}: its module {name} is called as a role is, and peft "
                     "tells adapters by name: such models are not supported"
                 )
-        lean_decoder(base)
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
-            attend_in_fp32(base)
 
         hidden_size = head_weights(base.get_output_embeddings())[0].shape[1]
         device = next(base.parameters()).device
@@ -210,8 +207,7 @@ class Roles(Actors):
         return head
 
     def _settle(self) -> None:
-        """What adapters need once they are on: what is trained, the leaner pass, eval mode."""
-        # A norm, say, has a leaner pass only while it is frozen, so this comes first.
+        """What adapters need once they are on: what is trained, cheaper passes, eval mode."""
         copies = {
             id(p)
             for a, keys in self.overrides.keys.items()
@@ -222,7 +218,10 @@ class Roles(Actors):
             for name, parameter in holder.named_parameters():
                 trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE))
                 parameter.requires_grad_(trained and id(parameter) not in copies)
-        make_lean(self.model)
+
+        # A norm, say, has a cheaper pass only while it is frozen, so what is trained comes first.
+        with self.precision():
+            use_fast_passes(self.model)
         self._layers = switchable(self.model)
         self.eval()
 

@@ -24,7 +24,7 @@ from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import POLICY, Actors, banned_of
 from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import check_recomputing, trunk_of
-from toolkit.models.fast.decoder import last_states
+from toolkit.models.fast import last_states
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.other_base import TextRewardModel

@@ -1,4 +1,4 @@
-"""The leaner passes against peft's and autocast's own."""
+"""LoRA layers with the cheaper pass against peft's own."""
 
 import copy
 
@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from toolkit.models.fast.lora import attend_in_fp32, make_lean, round_frozen_weights
+from toolkit.models.fast import lora
+from toolkit.models.fast.lora import change_lora
 from toolkit.models.loading import load_base
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
@@ -33,12 +34,13 @@ def results(model: nn.Module, autocast: bool) -> dict[str, torch.Tensor]:
     return found | {"logits": logits.detach().float()}
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "4bit"])
-def test_values_and_gradients_are_pefts(family_model: str, precision: str) -> None:
+def test_values_and_gradients_are_pefts(family_model: str, precision: str, on_cpu: bool) -> None:
     own = with_adapter(family_model, precision)
-    lean = copy.deepcopy(own)
-    assert make_lean(lean)
-    theirs, ours = results(own, False), results(lean, False)
+    fast = copy.deepcopy(own)
+    change_lora(fast, on_cpu)
+    theirs, ours = results(own, False), results(fast, False)
     assert theirs.keys() == ours.keys() and len(ours) > 8
     tolerance = 1e-5 if precision != "bf16" else 3e-2
     for name, tensor in theirs.items():
@@ -48,10 +50,10 @@ def test_values_and_gradients_are_pefts(family_model: str, precision: str) -> No
 
 def test_under_autocast_it_is_as_near_to_the_truth_as_pefts(demo_model: str) -> None:
     own = with_adapter(demo_model, "fp32")
-    lean = copy.deepcopy(own)
-    make_lean(lean)
+    fast = copy.deepcopy(own)
+    change_lora(fast, True)
     truth = results(copy.deepcopy(own), False)
-    theirs, ours = results(own, True), results(lean, True)
+    theirs, ours = results(own, True), results(fast, True)
     assert ours.keys() == theirs.keys()
 
     def error(found: dict[str, torch.Tensor]) -> float:
@@ -64,70 +66,24 @@ def test_under_autocast_it_is_as_near_to_the_truth_as_pefts(demo_model: str) -> 
 def test_what_is_more_than_plain_lora_keeps_pefts_own_pass(demo_model: str) -> None:
     for more in ({"lora_dropout": 0.1}, {"use_dora": True}):
         model = with_adapter(demo_model, "fp32", **more)
-        make_lean(model)
+        change_lora(model, True)
         layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
         assert "forward" not in vars(layer), more
 
 
-def test_rounding_frozen_weights_changes_nothing_under_autocast(demo_model: str) -> None:
-    plain = load_base(demo_model, "fp32")
-    rounded = copy.deepcopy(plain)
-    assert round_frozen_weights(rounded, torch.bfloat16) > 10
-    tied = rounded.get_output_embeddings().weight is rounded.get_input_embeddings().weight
-    assert rounded.get_input_embeddings().weight.dtype == torch.float32 or not tied
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(plain(input_ids=IDS).logits, rounded(input_ids=IDS).logits)
-    trained = copy.deepcopy(plain).requires_grad_(True)
-    assert round_frozen_weights(trained, torch.bfloat16) == 0
-
-
-def test_attention_in_fp32_is_nearer_to_the_truth_than_in_bf16(demo_model: str) -> None:
-    model = load_base(demo_model, "fp32")
-    with torch.no_grad():
-        truth = model(input_ids=IDS).logits
-        with torch.autocast("cpu", torch.bfloat16):
-            before = model(input_ids=IDS).logits
-            attend_in_fp32(model)
-            after = model(input_ids=IDS).logits
-        alone = model(input_ids=IDS).logits
-    assert torch.equal(alone, truth)
-    assert (after - truth).abs().mean() <= 1.05 * (before - truth).abs().mean()
-    assert not torch.equal(before, after)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_frozen_norm_gives_the_modules_values_and_gradients(dtype: torch.dtype) -> None:
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    norm = LlamaRMSNorm(48, eps=1e-5).requires_grad_(False)
-    nn.init.normal_(norm.weight)
-    x = (3 * torch.randn(5, 7, 48)).to(dtype).requires_grad_()
-    lean = copy.deepcopy(norm)
-    make_lean(lean)
-    factors = torch.randn(5, 7, 48)
-    results = []
-    for module in (norm, lean):
-        x.grad = None
-        y = module(x)
-        (y * factors).sum().backward()
-        results.append((y.detach(), x.grad.clone()))
-    (y, grad), (lean_y, lean_grad) = results
-    tolerance = 1e-5 if dtype == torch.float32 else 4e-2
-    assert lean_y.dtype == y.dtype and torch.allclose(lean_y, y, atol=tolerance, rtol=tolerance)
-    assert torch.allclose(lean_grad, grad, atol=tolerance, rtol=tolerance)
-    with torch.no_grad():
-        assert torch.equal(lean(x), norm(x))
-
-
-def test_a_rounded_input_is_never_taken_for_another(demo_model: str) -> None:
-    """Inputs that come to lie where an earlier one lay, or that are changed in place."""
-    from toolkit.models.fast.lora import _Rounded
-
-    rounded = _Rounded()
-    for _ in range(50):
-        x = torch.randn(64, 64)
-        assert torch.equal(rounded.of(x, torch.bfloat16), x.bfloat16())
-        assert rounded.of(x, torch.bfloat16) is rounded.of(x.view(64, 64), torch.bfloat16)
-        x.add_(1)
-        assert torch.equal(rounded.of(x, torch.bfloat16), x.bfloat16())
-        del x
+def test_only_on_a_cpu_updates_are_merged_into_weights(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = []
+    own = lora._MergedLinear.apply
+    monkeypatch.setattr(lora._MergedLinear, "apply", lambda *args: merged.append(1) or own(*args))
+    model = with_adapter(demo_model, "fp32")
+    long = IDS.repeat(40, 10)
+    for on_cpu, expected in ((True, True), (False, False)):
+        merged.clear()
+        change_lora(model, on_cpu)
+        model(input_ids=long)
+        assert bool(merged) == expected
+        merged.clear()
+        model(input_ids=IDS[:1, :2])  # of few rows the product costs less than the merging
+        assert not merged
