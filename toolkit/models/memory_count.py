@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from toolkit.maths.precision import autocast_type
 from toolkit.maths.sequences import position_ids
 from toolkit.models.actors import POLICY
+from toolkit.models.fast import changes_wanted
 from toolkit.models.generation import new_cache
 from toolkit.models.roles import Roles
 
@@ -133,8 +134,9 @@ class ShapesOnly(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         dtype = autocast_type(q)
-        if dtype is not None:  # on a CPU the toolkit leaves attention out of autocast
-            dtype = torch.float32 if self.device == "cpu" else dtype
+        if dtype is not None:
+            left_out = self.device == "cpu" and "attention" in changes_wanted()  # of autocast
+            dtype = torch.float32 if left_out else dtype
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
 
         if attn_mask is not None and attn_mask.dtype == torch.bool:

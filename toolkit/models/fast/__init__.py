@@ -29,6 +29,12 @@ SWITCH = "TOOLKIT_FAST_PASSES"  # 0 for none of the changes, or some of them, jo
 CHANGES = ("lora", "norms", "decoder", "attention")
 
 
+def changes_wanted() -> tuple[str, ...]:
+    """The changes that the environment asks for: all, unless SWITCH says which."""
+    said = os.environ.get(SWITCH)
+    return CHANGES if said is None else tuple(said.split(","))
+
+
 def use_fast_passes(model: nn.Module) -> None:
     """Give a model the cheaper passes that fit it and the device that it is on.
 
@@ -38,8 +44,7 @@ def use_fast_passes(model: nn.Module) -> None:
     Args:
         model: of transformers, or peft's around one.
     """
-    said = os.environ.get(SWITCH)
-    wanted = CHANGES if said is None else said.split(",")
+    wanted = changes_wanted()
     weight = next(model.parameters())
     on_cpu = autocast_device(weight.device) == "cpu"
 
