@@ -155,7 +155,7 @@ def estimate_kept(
                 numbers += 4 * _of_linears(module)
             attends = attends or "att" in path.rpartition(".")[2]
 
-        norms = 0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size  # fp32; not of lean ones
+        norms = 0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size  # fp32; cheaper ones none
         scored = scores if attends else 0
         sizes.append(rows * (2 * stream + norms + numbers * number + states + scored))
 
