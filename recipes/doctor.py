@@ -23,8 +23,8 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.flags import Count, Flags, flag
-from toolkit.models.canaries import CANARIES
 from toolkit.models.from_arguments import check_model
+from toolkit.models.library_checks import LIBRARY_CHECKS
 from toolkit.models.memory import MIB, available_memory, what_fits
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.from_arguments import memory_planner
@@ -99,7 +99,7 @@ def main(
 
     # The canaries.
     sound = True
-    for title, canary in CANARIES.items() if doctor.canaries else ():
+    for title, canary in LIBRARY_CHECKS.items() if doctor.canaries else ():
         problem = canary()
         sound &= problem is None
         print(

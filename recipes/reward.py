@@ -27,7 +27,6 @@ from toolkit.data.tokens import token_id
 from toolkit.errors import check_range
 from toolkit.flags import flag
 from toolkit.models.adapters import absolute_if_local
-from toolkit.models.facts import write_facts
 from toolkit.models.from_arguments import (
     base_of,
     longest_text,
@@ -38,6 +37,7 @@ from toolkit.models.from_arguments import (
 from toolkit.models.reading import reading_of
 from toolkit.models.reload import plain_scores
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import write_facts
 from toolkit.scoring.accuracy import RewardMetrics, best_of_k_accuracy, judge
 from toolkit.training.from_arguments import rule_of
 from toolkit.training.reward.config import BestOfKConfig

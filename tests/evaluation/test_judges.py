@@ -41,7 +41,7 @@ def reward_adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) ->
     """Two reward adapters with heads of their own, gain and bias."""
     from peft import get_peft_model
 
-    from toolkit.models.facts import write_facts
+    from toolkit.models.toolkit_json import write_facts
 
     folders = []
     for seed in (1, 2):

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from toolkit.models.adapters import lora_config
-from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, new_score_head
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import write_facts
 
 RESOLVE = "{repo_id}/resolve/{revision}/{filename}"
 

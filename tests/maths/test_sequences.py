@@ -5,6 +5,7 @@ import torch
 
 from toolkit.maths.sequences import (
     last_real_token,
+    length_sorted_batches,
     mask_after_stop,
     pad,
     position_ids,
@@ -68,3 +69,12 @@ def test_padding_on_either_side() -> None:
     ids, mask = pad([[5, 6, 7], [8]], 0, length=4)
     assert ids.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert mask.sum().item() == 4
+
+
+def test_batches_of_like_length_have_every_row_once_and_equal_ones_in_order() -> None:
+    lengths = [9, 2, 8, 2, 5]
+    batches = [batch.tolist() for batch in length_sorted_batches(lengths, 2)]
+    assert batches == [[1, 3], [4, 2], [0]]
+    same = length_sorted_batches(torch.tensor(lengths), 2)
+    assert [batch.tolist() for batch in same] == batches
+    assert list(length_sorted_batches([], 2)) == []

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from toolkit.errors import InputError
 from toolkit.models import adapter_config
 from toolkit.models.adapters import check_adapter, lora_config
-from toolkit.models.facts import read_facts, write_facts
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import read_facts, write_facts
 
 UNSLOTH = (
     r"(?:.*?(?:language|text|model).*?(?:self_attn|attention|attn|mlp|ffn|dense).*?"

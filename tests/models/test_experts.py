@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import (
     AutoModelForCausalLM,
-    BitsAndBytesConfig,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
     GptOssConfig,
@@ -41,9 +40,11 @@ from toolkit.models.experts import (
     share_in_4bit,
     untrained_parts,
 )
-from toolkit.models.loading import HEADS, cure_cpu_repacking
+from toolkit.models.families import HEADS
+from toolkit.models.loading import cure_cpu_repacking
+from toolkit.models.lora_targets import linear_targets
+from toolkit.models.quantized import four_bit_config
 from toolkit.models.roles import Roles
-from toolkit.models.targets import linear_targets
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -250,10 +251,7 @@ def test_a_piece_is_the_whole_weights_to_the_last_bit(
 
 
 def load_in_4bit(folder: Path, around: AbstractContextManager[None]) -> Any:
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=list(HEADS),
-    )  # fmt: skip
+    quantization = four_bit_config(torch.float32, list(HEADS))
     with around:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, quantization_config=quantization, device_map={"": "cpu"},

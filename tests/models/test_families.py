@@ -20,10 +20,10 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.families import LogitRule, family_of, logit_rule
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.loading import load_base, load_tokenizer, way_to_load
+from toolkit.models.lora_targets import language_lora, linear_targets
 from toolkit.models.reload import load_plain, plain_scores
 from toolkit.models.roles import Roles
 from toolkit.models.self_checks import check_passes
-from toolkit.models.targets import language_lora, linear_targets
 from toolkit.scoring.reward_models import RewardModel
 
 SMALL: dict[str, Any] = {

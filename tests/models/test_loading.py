@@ -1,5 +1,6 @@
 """The loader: the bitsandbytes canaries, heads in fp32, adapters that do not fit."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -12,19 +13,19 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.data.tokens import stop_ids
 from toolkit.errors import InputError
-from toolkit.models import loading
+from toolkit.models import tokenizer as tokenizer_file
 from toolkit.models.adapters import check_adapter, lora_config
-from toolkit.models.facts import read_facts
+from toolkit.models.base_config import base_fingerprint, check_base
 from toolkit.models.loading import (
     Fp32Head,
-    base_fingerprint,
-    check_base,
     cure_cpu_repacking,
     load_base,
     load_tokenizer,
     new_score_head,
+    round_frozen_weights,
 )
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import read_facts
 
 IDS = torch.arange(2, 22).reshape(2, 10)
 MASK = torch.ones_like(IDS, dtype=torch.bool)
@@ -184,8 +185,8 @@ LACKING = [
 def test_what_a_tokenizer_lacks_is_one_line(
     demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict, message: str
 ) -> None:
-    monkeypatch.setattr(loading, "is_sentencepiece_available", lambda: False)
-    monkeypatch.setattr(loading, "is_protobuf_available", lambda: False)
+    monkeypatch.setattr(tokenizer_file, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr(tokenizer_file, "is_protobuf_available", lambda: False)
     shutil.copy(Path(demo_model) / "config.json", tmp_path)
     (tmp_path / "model.safetensors").touch()
     for name, content in files.items():
@@ -319,3 +320,15 @@ def test_weights_that_are_missing_or_cut_off_are_not_made_up(tmp_path: Path) -> 
 def test_the_embedded_model_is_safetensors_in_fp32(demo_model: str) -> None:
     state = load_file(Path(demo_model) / "model.safetensors")
     assert {t.dtype for t in state.values()} == {torch.float32}
+
+
+def test_rounding_frozen_weights_changes_nothing_under_autocast(demo_model: str) -> None:
+    plain = load_base(demo_model, "fp32")
+    rounded = copy.deepcopy(plain)
+    assert round_frozen_weights(rounded, torch.bfloat16) > 10
+    tied = rounded.get_output_embeddings().weight is rounded.get_input_embeddings().weight
+    assert rounded.get_input_embeddings().weight.dtype == torch.float32 or not tied
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(plain(input_ids=IDS).logits, rounded(input_ids=IDS).logits)
+    trained = copy.deepcopy(plain).requires_grad_(True)
+    assert round_frozen_weights(trained, torch.bfloat16) == 0

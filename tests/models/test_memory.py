@@ -32,9 +32,9 @@ from transformers import (
 from toolkit.errors import InputError
 from toolkit.models import memory
 from toolkit.models.adapters import lora_config
-from toolkit.models.canaries import CANARIES
 from toolkit.models.families import family_of
 from toolkit.models.generation import new_cache
+from toolkit.models.library_checks import LIBRARY_CHECKS
 from toolkit.models.loading import load_base
 from toolkit.models.memory import MIB, MemoryPlan, check_memory, plan_memory, what_fits
 from toolkit.models.memory_estimate import estimate_cache
@@ -288,9 +288,9 @@ def test_a_wrong_argument_is_no_want_of_a_plan() -> None:
         check_memory(lambda: planner, 8, False, "cpu")
 
 
-@pytest.mark.parametrize("name", CANARIES)
+@pytest.mark.parametrize("name", LIBRARY_CHECKS)
 def test_canaries_sing_here(name: str) -> None:
-    assert CANARIES[name]() is None
+    assert LIBRARY_CHECKS[name]() is None
 
 
 def test_a_canary_dies_of_what_it_watches_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,5 +299,5 @@ def test_a_canary_dies_of_what_it_watches_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         actors, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
     )
-    assert "left-padded" in (CANARIES["padding on the left"]() or "")
-    assert "captured" in (CANARIES["captured log-probs"]() or "")
+    assert "left-padded" in (LIBRARY_CHECKS["padding on the left"]() or "")
+    assert "captured" in (LIBRARY_CHECKS["captured log-probs"]() or "")

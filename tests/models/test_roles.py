@@ -10,7 +10,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
-from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.fast import last_states, use_fast_passes
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 
@@ -42,7 +42,7 @@ def plain_pass(roles: Roles) -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
 def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: str) -> None:
     base = load_base(demo_model, precision)
-    lean_decoder(base)
+    use_fast_passes(base)
     ids, mask = IDS[:, :-1], MASK[:, :-1]
     with torch.no_grad():
         hidden = last_states(

@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def one_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CANARIES", {"a canary": lambda: None})
+    monkeypatch.setattr(doctor, "LIBRARY_CHECKS", {"a canary": lambda: None})
 
 
 def words(folder: Path, config: PreTrainedConfig, demo_model: str, *more: str) -> list[str]:
@@ -90,7 +90,7 @@ def test_without_a_plan_the_canaries_still_sing(
     shown = capsys.readouterr().out
     assert "no memory plan can be made: no such thing at all\n" in shown
     assert "ok    a canary" in shown
-    monkeypatch.setattr(doctor, "CANARIES", {"a canary": lambda: "silent"})
+    monkeypatch.setattr(doctor, "LIBRARY_CHECKS", {"a canary": lambda: "silent"})
     assert call(doctor.main, line) == 1
 
 

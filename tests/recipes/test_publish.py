@@ -19,9 +19,9 @@ from toolkit.cli import call, recipe
 from toolkit.errors import InputError
 from toolkit.hub import gate
 from toolkit.models.adapters import lora_config
-from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import write_facts
 
 publish = recipe("publish")
 

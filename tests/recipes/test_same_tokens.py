@@ -21,8 +21,8 @@ from toolkit.data.files import read_jsonl
 from toolkit.data.prompts import given_prompts, read_prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
-from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.toolkit_json import write_facts
 
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"

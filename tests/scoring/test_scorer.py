@@ -14,7 +14,8 @@ from toolkit.data.files import write_json
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
-from toolkit.models.loading import base_fingerprint, load_base, load_tokenizer
+from toolkit.models.base_config import base_fingerprint
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.scoring.functions import FunctionScorer, Lexicon, call_reward_function
 from toolkit.scoring.reward_models import RewardAdapter, RewardModel

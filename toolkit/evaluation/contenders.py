@@ -33,7 +33,8 @@ from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_adapter
-from toolkit.models.loading import check_base, load_base, load_tokenizer
+from toolkit.models.base_config import check_base
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule

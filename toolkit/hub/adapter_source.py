@@ -25,9 +25,9 @@ from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import ContenderResult, Evaluation, JudgeResult, Pair
 from toolkit.hub.base_on_hub import check_tokenizer
 from toolkit.models.adapters import check_adapter
-from toolkit.models.facts import FACTS, read_facts
-from toolkit.models.finite import check_file
+from toolkit.models.finite_weights import check_file
 from toolkit.models.reading import reading_of
+from toolkit.models.toolkit_json import FACTS, read_facts
 from toolkit.record import Json, RunRecord, record_beside
 from toolkit.scoring.accuracy import RewardMetrics
 from toolkit.training.methods import METHODS, Method

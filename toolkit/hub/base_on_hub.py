@@ -17,9 +17,9 @@ from huggingface_hub.utils.sha import git_hash
 from toolkit.data.links import inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.connection import HubError
+from toolkit.models.base_config import base_fingerprint, check_base, load_config
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import Family, empty_model, family_of
-from toolkit.models.loading import base_fingerprint, check_base, load_config
 
 # Put into a dry run's card where the true ones are not known; a real run is refused.
 UNKNOWN_ID, UNKNOWN_SHA = "base-model-id/is-missing", "0" * 40

@@ -16,8 +16,9 @@ from toolkit.hub.gate import PROBES, publicly_known
 from toolkit.hub.package import one_line
 from toolkit.hub.secret_scan import find_secrets
 from toolkit.models.adapters import plain_adapter
+from toolkit.models.base_config import load_config
 from toolkit.models.families import family_of
-from toolkit.models.loading import load_base, load_config, load_tokenizer
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.merging import tie_again, untie
 from toolkit.models.quantized import DTYPES
 

@@ -23,7 +23,7 @@ from toolkit.data.links import copy_inside, open_inside, shown
 from toolkit.errors import InputError
 from toolkit.hub.adapter_source import VALUE_HEAD, TrainedAdapter
 from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base
-from toolkit.models.facts import FACTS
+from toolkit.models.toolkit_json import FACTS
 from toolkit.record import Json
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS)

@@ -19,6 +19,7 @@ def one_rater_accuracy(ratings: Sequence[Sequence[float]], best: int) -> float:
     """
     total = 0.0
     own = ratings[best]
+
     for value in own:
         # Coefficients by number of ties: product over the others of P(below) + P(equal) x.
         ties = [1.0]
@@ -103,10 +104,12 @@ def alpha_interval(
     counts = counts[counts.sum(axis=1) >= 2]
     if len(counts) < 2 or math.isnan(krippendorff_alpha(counts)):
         return math.nan, math.nan
+
     counts = counts[np.lexsort(counts.T)]
     first = np.flatnonzero(np.append(True, (counts[1:] != counts[:-1]).any(axis=1)))
     sizes = np.diff(np.append(first, len(counts)))
     disagreements, labels = _per_unit(counts[first])
+
     rng, chunk = np.random.default_rng(seed), max(1, 2_000_000 // len(first))  # 16 MB of weights
     alphas = []
     for start in range(0, resamples, chunk):
@@ -114,6 +117,7 @@ def alpha_interval(
             len(counts), sizes / len(counts), size=min(chunk, resamples - start)
         ).astype(float)
         alphas.append(_alpha(weights @ disagreements, weights @ labels))
+
     found = np.concatenate(alphas)
     found = found[~np.isnan(found)]
     if not len(found):

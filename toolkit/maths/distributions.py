@@ -53,9 +53,11 @@ def head_logprobs(
     chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
     states, ids = hidden.reshape(-1, hidden.shape[-1]), token_ids.reshape(-1)
+
     if cap is None and banned is not None and weight.dtype == torch.float32:
         # One addition less; a rounded head takes no fp32 bias, and adds it to its logits instead.
         bias, banned = banned if bias is None else bias.float() + banned, None
+
     trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     if trains and torch.is_grad_enabled():
         pieces = [
@@ -69,13 +71,19 @@ def head_logprobs(
         logprobs, entropies = _FrozenHead.apply(
             states, weight, bias, ids, temperature, chunk, cap, banned
         )
+
     return logprobs.view(token_ids.shape), entropies.detach().view(token_ids.shape)
 
 
 def _logits_path(
-    states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float,
-    cap: float | None, banned: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ids: Tensor,
+    temperature: float,
+    cap: float | None,
+    banned: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     logits = linear(states, weight, bias).float()
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
@@ -94,20 +102,30 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor,
-        temperature: float, chunk: int, cap: float | None, banned: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ids: Tensor,
+        temperature: float,
+        chunk: int,
+        cap: float | None,
+        banned: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         dtype = autocast_type(states)
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+
         # What the head's output is divided by: the temperature, or what the cap is tanh's of.
         divisor = temperature if cap is None else cap
         divided = None if bias is None else bias / divisor
+
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
         entropies = torch.full_like(logprobs, float("nan"))  # no by-product without a gradient
         wants_gradient = ctx.needs_input_grad[0]
         direction = torch.empty_like(states) if wants_gradient else None
+
         with torch.autocast(autocast_device(states.device), enabled=False):
             for start in range(0, count, chunk):
                 rows = slice(start, start + chunk)
@@ -116,6 +134,7 @@ class _FrozenHead(torch.autograd.Function):
                     scaled = linear(state / divisor, weight, divided)
                 else:  # the rounded logits are the model's: they are divided
                     scaled = linear(state, weight, bias).float().div_(divisor)
+
                 slope = None
                 if cap is not None:
                     scaled.tanh_()
@@ -124,13 +143,16 @@ class _FrozenHead(torch.autograd.Function):
                     scaled.mul_(cap / temperature)
                 if banned is not None:
                     scaled.add_(banned)
+
                 # logsumexp without a pass of its own: max z - log max p.
                 p = torch.softmax(scaled, dim=-1)
                 total = scaled.amax(dim=-1) - p.amax(dim=-1).log()
                 token = ids[rows].unsqueeze(-1)
                 logprobs[rows] = scaled.gather(-1, token).squeeze(-1) - total
+
                 if direction is None:
                     continue
+
                 own = weight[ids[rows]].float()
                 if slope is None:
                     mean_row = (p.to(weight.dtype) @ weight).float()
@@ -142,14 +164,16 @@ class _FrozenHead(torch.autograd.Function):
                     entropies[rows] = total - torch.linalg.vecdot(p, scaled)
                     own = own * slope.gather(-1, token)
                     mean_row = (slope.mul_(p).to(weight.dtype) @ weight).float()
+
                 direction[rows] = ((own - mean_row) / temperature).to(direction.dtype)
+
         if direction is not None:
             ctx.save_for_backward(direction)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (direction,) = ctx.saved_tensors
         states = (direction * grads[0].unsqueeze(-1)).to(direction.dtype)
         return states, *(None,) * 7

@@ -1,7 +1,7 @@
 """KL: its estimators, the place where it enters the rewards, and the controllers of its weight."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -67,10 +67,10 @@ class FixedKLController:
     def update(self, kl: float, episodes: int) -> None:
         """Nothing to learn from the ``kl`` observed."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {"value": self.value}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         self.value = state["value"]
 
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 
 class AdamTFStyle(Optimizer):
@@ -25,7 +25,7 @@ class AdamTFStyle(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         lr: float = 1e-5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-5,
@@ -39,20 +39,25 @@ class AdamTFStyle(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:
                 if p.grad is None:
                     continue
+
                 state = self.state[p]
                 if not state:
                     state["step"] = 0
                     state["m"] = torch.zeros_like(p)
                     state["v"] = torch.zeros_like(p)
+
                 state["step"] += 1
                 t = state["step"]
                 state["m"].lerp_(p.grad, 1 - beta1)
                 state["v"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+
                 lr = group["lr"] * math.sqrt(1 - beta2**t) / (1 - beta1**t)
                 p.addcdiv_(state["m"], state["v"].sqrt().add_(group["eps"]), value=-lr)
+
         return loss

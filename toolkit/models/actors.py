@@ -8,19 +8,21 @@ fp32 output each for values and scores. Subclasses say which trunk and which hea
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
 
 from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.generation import Step
+from toolkit.models.peft_wrappers import filler, head_weights
 from toolkit.models.reading import Reading
-from toolkit.models.wrapped import filler, head_weights
 
 # Added to the logit of an id that shall never come. Finite, so that 0 times it is 0 and no NaN.
 NEVER = -1e30
@@ -65,7 +67,7 @@ class Actors(nn.Module):
         self._logit_rules: dict[str, LogitRule] = {}
 
     @abstractmethod
-    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
         """The role's last hidden states of the last ``last`` positions: (B, last, d)."""
 
     @abstractmethod
@@ -81,22 +83,22 @@ class Actors(nn.Module):
         """Raw scores (...) fp32 of hidden states (..., d), before gain and bias."""
 
     @abstractmethod
-    def save(self, folder: Any, **facts: Any) -> None:
+    def save(self, folder: str | Path, **facts: object) -> None:
         """Write what was trained, in the form that others load."""
 
     @abstractmethod
-    def language_models(self) -> list[Any]:
+    def language_models(self) -> list[PreTrainedModel]:
         """The models that gradients flow through."""
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What makes these models these, as JSON can hold it: a run is resumed on no others."""
 
     @abstractmethod
-    def language_model(self, role: str) -> Any:
+    def language_model(self, role: str) -> PreTrainedModel:
         """The causal language model that plays the role, its adapter on."""
 
-    def policy_facts(self) -> dict[str, Any] | None:
+    def policy_facts(self) -> dict[str, object] | None:
         """What makes an adapter of the policy's trained weights; None for whole models."""
         return None
 
@@ -107,8 +109,10 @@ class Actors(nn.Module):
     @property
     def in_fp32(self) -> bool:
         """Whether every pass is made in fp32, so that equal passes give equal numbers."""
-        wide = all(model.get_input_embeddings().weight.dtype == torch.float32
-                   for model in self.language_models())  # fmt: skip
+        wide = all(
+            model.get_input_embeddings().weight.dtype == torch.float32
+            for model in self.language_models()
+        )
         return wide and self.autocast_dtype is None
 
     @property
@@ -130,7 +134,7 @@ class Actors(nn.Module):
         ):
             yield
 
-    def use_checkpointing(self, options: dict[str, Any] | None = None) -> None:
+    def use_checkpointing(self, options: dict[str, object] | None = None) -> None:
         """From now on activations are recomputed in the backward pass of ``optimizing``.
 
         A recomputation plays the role that is active then: run a role's backward pass before
@@ -169,9 +173,13 @@ class Actors(nn.Module):
         # A pad token may lie outside the embedding.
         ids = ids.masked_fill(~mask, filler(self.language_models()[0].get_input_embeddings()))
         return self.trunk(
-            role, last, input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask),
+            role,
+            last,
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask),
             use_cache=False,
-        )  # fmt: skip
+        )
 
     def _before(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """The states (B, C, d) before each completion token: those that predict it."""
@@ -252,13 +260,18 @@ class Actors(nn.Module):
         with_value = role == POLICY and self.shares_trunk
 
         def step(
-            inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any
+            inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
         ) -> tuple[Tensor, Tensor | None]:
             with self.precision():
                 hidden = self.trunk(
-                    role, 1, input_ids=inputs, attention_mask=mask, position_ids=positions,
-                    past_key_values=cache, use_cache=True,
-                )[:, -1]  # fmt: skip
+                    role,
+                    1,
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                )[:, -1]
                 logits = rule(head(hidden))
                 if self.banned is not None:
                     logits = logits.float() + self.banned

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from peft import EvaConfig, LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -42,11 +42,20 @@ NOT_HELD = {
 }
 # Fields of starts that change the base; peft passes them by when the start is another.
 OTHER_STARTS = ("loftq_config", "corda_config", "lora_ga_config")
+# What Megatron's fields are where nothing is of its layers.
+MEGATRON = {"megatron_config": (None, {}), "megatron_core": (None, "megatron.core")}
 # Fields that mean the same in every kind of adapter.
 COMMON = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
-    "modules_to_save", "peft_version", "revision", "target_modules", "task_type",
-}  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "modules_to_save",
+    "peft_version",
+    "revision",
+    "target_modules",
+    "task_type",
+}
 SECONDS = 10.0  # for all patterns over all names; those that people write take a hundredth of one
 MOST_TOKENS = MOST_NAMES = 100_000
 LARGEST_RANK = 1024  # of layers of which the file holds nothing
@@ -63,87 +72,96 @@ for pattern in map(re.compile, patterns):
 """
 
 
-def _whole(value: Any, low: int = 0) -> bool:
+def _whole(value: object, low: int = 0) -> bool:
     return type(value) is int and value >= low
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+def _number(value: object) -> TypeGuard[float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)
 
 
-def _name(value: Any) -> bool:
+def _name(value: object) -> bool:
     """Of a module: no path, no wildcard, nothing that Python keeps for itself."""
     return isinstance(value, str) and bool(_NAME.fullmatch(value)) and "__" not in value
 
 
-def _names(value: Any) -> bool:
+def _names(value: object) -> bool:
     return isinstance(value, list) and len(value) <= MOST_NAMES and all(map(_name, value))
 
 
-def _text(value: Any) -> bool:
+def _text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= 10_000 and value.isprintable()
 
 
-def _targets(value: Any) -> bool:
+def _targets(value: object) -> bool:
     """A pattern, or names as they end or in full."""
-    listed = isinstance(value, list) and len(value) <= MOST_NAMES
-    return _text(value) or (listed and all(map(_text, value)))
+    if isinstance(value, list):
+        return len(value) <= MOST_NAMES and all(map(_text, value))
+    return _text(value)
 
 
-def _by_pattern(value: Any, held: Callable[[Any], bool]) -> bool:
+def _by_pattern(value: object, held: Callable[[object], bool]) -> bool:
     return (
-        isinstance(value, dict) and len(value) <= MOST_NAMES
+        isinstance(value, dict)
+        and len(value) <= MOST_NAMES
         and all(_text(key) and held(inner) for key, inner in value.items())
-    )  # fmt: skip
+    )
 
 
-def _ids(value: Any) -> bool:
+def _ids(value: object) -> bool:
     return isinstance(value, list) and len(value) <= MOST_TOKENS and all(map(_whole, value))
 
 
-def _indices(value: Any) -> bool:
+def _indices(value: object) -> bool:
     return _ids(value) or (
         isinstance(value, dict) and all(_name(k) and _ids(v) for k, v in value.items())
     )
 
 
-def _base(value: Any) -> bool:
+def _base(value: object) -> bool:
     return value == "" or (_text(value) and ".." not in Path(value).parts)
 
 
-def _origin(value: Any) -> bool:
+def _origin(value: object) -> bool:
     """What peft notes of a model whose task is not named; nothing is imported by it here."""
-    if not isinstance(value, dict) or value.keys() - {
-        "base_model_class", "parent_library", "unsloth_fixed",
-    }:  # fmt: skip
+    known = {"base_model_class", "parent_library", "unsloth_fixed"}
+    if not isinstance(value, dict) or value.keys() - known:
         return False
+
     library = value.get("parent_library", "transformers")
     return (
-        isinstance(library, str) and bool(_LIBRARY.fullmatch(library))
+        isinstance(library, str)
+        and bool(_LIBRARY.fullmatch(library))
         and _name(value.get("base_model_class", "A"))
         and isinstance(value.get("unsloth_fixed", True), bool)
-    )  # fmt: skip
+    )
 
 
-def _eva(value: Any) -> bool:
+def _eva(value: object) -> bool:
     known = {f.name for f in dataclasses.fields(EvaConfig)}
-    plain = isinstance(value, dict) and not value.keys() - known
-    return plain and all(isinstance(v, bool) or _number(v) for v in value.values())
+    return (
+        isinstance(value, dict)
+        and not value.keys() - known
+        and all(isinstance(v, bool) or _number(v) for v in value.values())
+    )
 
 
-def _switch(value: Any) -> bool:
+def _switch(value: object) -> bool:
     return isinstance(value, bool)
 
 
 # What each field that is held must be, in words and as a test. None is peft's default of many.
-HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
+HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
     "peft_type": ("LORA", lambda v: v == "LORA"),
     "task_type": ("a task of peft's", lambda v: v is None or _name(v)),
     "auto_mapping": ("a class of transformers", lambda v: v is None or _origin(v)),
     "peft_version": ("a version", lambda v: v is None or _text(v)),
     "base_model_name_or_path": (
         "a path without .. or a name (write the base's full path or its Hub id)",
-        lambda v: v is None or _base(v)),
+        lambda v: v is None or _base(v),
+    ),
     "revision": (
         "a branch, tag or commit",
         lambda v: v is None or (isinstance(v, str) and bool(_REVISION.fullmatch(v))),
@@ -163,11 +181,13 @@ HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ensure_weight_tying": ("true or false", _switch),
     "modules_to_save": ("names of modules", lambda v: v is None or _names(v)),
     "layers_to_transform": (
-        "indices of layers", lambda v: v is None or _whole(v) or _ids(v),
+        "indices of layers",
+        lambda v: v is None or _whole(v) or _ids(v),
     ),
     "layers_pattern": ("names", lambda v: v is None or v == "" or _name(v) or _names(v)),
     "rank_pattern": (
-        "ranks by name", lambda v: v is None or _by_pattern(v, lambda rank: _whole(rank, 1)),
+        "ranks by name",
+        lambda v: v is None or _by_pattern(v, lambda rank: _whole(rank, 1)),
     ),
     "alpha_pattern": (
         "numbers above 0 by name",
@@ -177,7 +197,7 @@ HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eva_config": ("EVA's settings", lambda v: v is None or _eva(v)),
     "qalora_group_size": ("a whole number", _whole),
     "runtime_config": ("nothing", lambda v: v in (None, {"ephemeral_gpu_offload": False})),
-}  # fmt: skip
+}
 
 
 def read_config(folder: str | Path, what: str) -> Config:
@@ -211,20 +231,24 @@ def check_fields(config: Config, path: Path, what: str) -> None:
             f"{what}: {folder}: a {kind} adapter, but LoRA is wanted "
             f"({MERGE.format(folder=folder)})"
         )
+
     start = config.get("init_lora_weights", True)
-    if not any(start is known or (type(start) is str and start == known)
-               for known in HARMLESS_STARTS):  # fmt: skip
+    if not any(
+        start is known or (type(start) is str and start == known) for known in HARMLESS_STARTS
+    ):
         raise InputError(
             f"{what}: {folder}: its LoRA was begun by {str(start)[:40]}, which changed the base's "
             "weights for all roles (save it by peft with path_initial_model_for_weight_conversion, "
             f"which makes plain LoRA of it, or {MERGE.format(folder=folder)})"
         )
+
     for name, does in NOT_HELD.items():
         if config.get(name):
             raise InputError(
                 f"{what}: {folder}: it {does}, which is not supported "
                 f"({MERGE.format(folder=folder)}, where peft can)"
             )
+
     defaults = {f.name: f for f in dataclasses.fields(LoraConfig)}
     for name, value in config.items():
         place = f"{what}: {path}:{line_of(path, name)}"
@@ -263,6 +287,7 @@ def check_common_fields(config: Config, path: Path) -> None:
     known = kinds.get(kind) if isinstance(kind, str) else None
     if known is None:
         raise InputError(f"adapter: {path}: peft_type is {_shown(kind)}, which peft does not know")
+
     names = {f.name for f in dataclasses.fields(known)}
     of_lora = {*HELD} if kind == "LORA" else COMMON
     for name, value in config.items():
@@ -276,9 +301,7 @@ def check_common_fields(config: Config, path: Path) -> None:
                 f"{place}: {name[:60]!r} is not known to the peft that is installed, so that what "
                 "it says would be passed by (take it out if it says nothing)"
             )
-        elif name == "megatron_config" and value or name == "megatron_core" and value not in (
-            None, "megatron.core",
-        ):  # fmt: skip
+        elif value not in MEGATRON.get(name, (value,)):
             raise InputError(f"{place}: {name} is {_shown(value)}, which is not supported")
 
 
@@ -289,7 +312,7 @@ def line_of(path: Path, name: str) -> int:
     return next((i for i, line in enumerate(lines, start=1) if key.match(line)), 1)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -304,12 +327,15 @@ def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str)
     """
     ranks = config.get("rank_pattern") or {}
     largest = LARGEST_RANK
+
     for key, shape in shapes.items():
         if not key.endswith((".lora_A.weight", ".lora_embedding_A")) or not len(shape):
             continue
+
         module = key.removesuffix(".weight").rpartition(".")[0].removeprefix("base_model.model.")
         rank = ranks.get(get_pattern_key([*ranks], module), config.get("r", 8))
         largest = max(largest, shape[0])
+
         # LoRA on experts (target_parameters) has the matrices of all of them in one.
         experts = config.get("target_parameters")
         if shape[0] != rank and not (
@@ -319,6 +345,7 @@ def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str)
                 f"{place}: its rank of {module} is {rank}, but the file has {key} of "
                 f"{list(shape)} (the configuration is of another adapter)"
             )
+
     for rank in (config.get("r", 8), *ranks.values()):
         if rank > largest:
             raise InputError(
@@ -344,6 +371,7 @@ def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
             found[config[field]] = field
     for field in ("rank_pattern", "alpha_pattern"):
         found |= {rf"(.*\.)?({key})$": field for key in config.get(field) or {}}
+
     odd = {pattern: field for pattern, field in found.items() if not _is_plain(pattern)}
     for pattern, field in odd.items():
         try:
@@ -352,13 +380,19 @@ def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
             raise InputError(
                 f"{place}: {field}: {_shown(pattern)} is no regular expression: {error}"
             ) from None
+
     if not odd:
         return
+
     try:
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _MATCH], input=json.dumps([list(odd), [*names]]),
-            text=True, capture_output=True, timeout=SECONDS, check=True,
-        )  # fmt: skip
+            [sys.executable, "-I", "-S", "-c", _MATCH],
+            input=json.dumps([list(odd), [*names]]),
+            text=True,
+            capture_output=True,
+            timeout=SECONDS,
+            check=True,
+        )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         field = next(iter(odd.values()))
         raise InputError(

@@ -24,18 +24,18 @@ from toolkit.errors import InputError
 from toolkit.models.adapter_config import (
     CONFIG,
     MERGE,
+    Config,
     check_common_fields,
     check_patterns,
     check_ranks,
     lora_config_of,
     read_config,
 )
+from toolkit.models.base_config import base_fingerprint, is_tied, vocabulary_size
 from toolkit.models.base_weights import BaseWeights
-from toolkit.models.facts import read_facts
 from toolkit.models.families import LANGUAGE_HEADS
-from toolkit.models.finite import check_file, check_tensors
-from toolkit.models.loading import base_fingerprint, is_tied, vocabulary_size
-from toolkit.models.wrapped import (
+from toolkit.models.finite_weights import check_file, check_tensors
+from toolkit.models.peft_wrappers import (
     Overrides,
     base_module,
     base_of,
@@ -44,6 +44,7 @@ from toolkit.models.wrapped import (
     of_adapter,
     tie_copies,
 )
+from toolkit.models.toolkit_json import read_facts
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
@@ -63,7 +64,7 @@ def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> Lora
     )
 
 
-def put_adapter(model: Any, config: LoraConfig, name: str) -> PeftModel:
+def put_adapter(model: nn.Module, config: LoraConfig, name: str) -> PeftModel:
     """The model with one more adapter: peft's model from the first one on.
 
     Raises:
@@ -81,7 +82,7 @@ def put_adapter(model: Any, config: LoraConfig, name: str) -> PeftModel:
     return made
 
 
-def plain_adapter(model: Any, folder: str | Path, is_trainable: bool = False) -> PeftModel:
+def plain_adapter(model: nn.Module, folder: str | Path, is_trainable: bool = False) -> PeftModel:
     """The model with a saved adapter on it by peft alone; the base below is what it was.
 
     Args:
@@ -107,7 +108,7 @@ def plain_adapter(model: Any, folder: str | Path, is_trainable: bool = False) ->
     return made
 
 
-def check_round_trip(model: Any, name: str) -> None:
+def check_round_trip(model: nn.Module, name: str) -> None:
     """Raise InputError if peft would not load again what it saves of a new adapter.
 
     peft 0.21.2 renames weights for some families as transformers renames a checkpoint's, and loses
@@ -120,8 +121,9 @@ def check_round_trip(model: Any, name: str) -> None:
     if lost:
         raise InputError(
             f"lora_target_modules: peft would not load {len(lost)} weights of such an adapter "
-            f"again, {lost[0]} for one (leave these layers out)", "lora_target_modules",
-        )  # fmt: skip
+            f"again, {lost[0]} for one (leave these layers out)",
+            "lora_target_modules",
+        )
 
 
 def absolute_if_local(base_name: str) -> str:
@@ -160,19 +162,22 @@ class Parts:
     unknown: list[str]
 
     @classmethod
-    def of(cls, keys: Iterable[str], config: dict[str, Any]) -> "Parts":
+    def of(cls, keys: Iterable[str], config: Config) -> "Parts":
         """Sort the keys of a file by what its ``adapter_config.json`` says."""
         parts = cls([], [], [], [], [], [], [])
         whole = [name for name in config.get("modules_to_save") or [] if name != "score"]
         if config.get("ensure_weight_tying") and set(whole) & set(EMBEDDINGS):
             whole += EMBEDDINGS  # the head goes with the embedding
+
         known = set(keys)
         for key in sorted(known):
             if key.replace(".modules_to_save.", ".") in known - {key}:
                 continue  # peft wrote it twice, beside a copy of the embedding
+
             module = key.removeprefix(PREFIX).rpartition(".")[0]
             copied = module.endswith((".base_layer", ".original_module"))
             module = module.removesuffix(".base_layer").removesuffix(".original_module")
+
             last = module.rpartition(".")[2]
             if last == "score":
                 parts.score.append(key)
@@ -193,9 +198,11 @@ class Parts:
     def beside_lora(self) -> str:
         """What there is beside LoRA, in words; empty if there is nothing."""
         named = {
-            "modules trained whole": self.saved, "rows of the embedding": self.tokens,
-            "biases": self.biases, "copies of embedding or head": self.copies,
-        }  # fmt: skip
+            "modules trained whole": self.saved,
+            "rows of the embedding": self.tokens,
+            "biases": self.biases,
+            "copies of embedding or head": self.copies,
+        }
         return ", ".join(name for name, keys in named.items() if keys)
 
 
@@ -222,6 +229,7 @@ def check_adapter(
         raise InputError(f"{what}: {folder}: no adapter_config.json ({hint})")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{what}: {folder}: no {WEIGHTS} (pickles are not loaded)")
+
     config = read_config(folder, what)
     targets = config.get("target_modules") or []
     named = {targets} if isinstance(targets, str) else set(targets)
@@ -230,14 +238,17 @@ def check_adapter(
             f"{what}: {folder}: it ties LoRA on the embedding to the output head, which is not "
             f"supported ({MERGE.format(folder=folder)})"
         )
+
     if config.get("task_type") != task_type and (config.get("task_type"), task_type) != (
-        None, "CAUSAL_LM",
-    ):  # fmt: skip
+        None,
+        "CAUSAL_LM",
+    ):
         wanted = "a reward" if task_type == "SEQ_CLS" else "a policy"
         raise InputError(
             f"{what}: {folder}: its task_type is {config.get('task_type')}, but {wanted} adapter "
             f"({task_type}) is wanted"
         )
+
     _check_weights(folder, config, base_name, task_type, what)
     trained_in = read_facts(folder).get("precision")
     if precision is not None and trained_in not in (None, precision):
@@ -245,9 +256,11 @@ def check_adapter(
             f"{what}: {folder} was trained on a base in {trained_in}; this one is in {precision}",
             stacklevel=2,
         )
+
     trained_on = config.get("base_model_name_or_path") or ""
     if trained_on == absolute_if_local(base_name):
         return
+
     known, here = read_facts(folder).get("base_fingerprint"), base_fingerprint(base_name)
     if known is None or known != here:
         raise InputError(
@@ -298,6 +311,7 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
                 f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for "
                 f"the reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
             )
+
     if head and any(f".{name}." in key for key in parts.lora for name in LANGUAGE_HEADS):
         raise InputError(
             f"{what}: {folder}: it has LoRA on the output head, which TRL's trainers refuse "
@@ -310,9 +324,7 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
         )
 
 
-def _check_weights(
-    folder: Path, config: dict[str, Any], base_name: str, task_type: str, what: str
-) -> None:
+def _check_weights(folder: Path, config: Config, base_name: str, task_type: str, what: str) -> None:
     """Read the adapter's weights: all has a place, is a number, and a reward has its head."""
     check_file(folder / WEIGHTS, what)
     parts, shapes = _header(folder)
@@ -322,6 +334,7 @@ def _check_weights(
                 f"{what}: {folder / WEIGHTS}: {key} is a single number, where a matrix is wanted "
                 "(the file is broken)"
             )
+
     check_patterns(config, _modules_of(shapes), f"{what}: {folder / CONFIG}")
     if task_type == "SEQ_CLS":
         heads = {key: shapes[key] for key in parts.score}
@@ -334,19 +347,23 @@ def _check_weights(
             )
     elif parts.score:
         parts.unknown += parts.score
+
     if parts.unknown:
         raise InputError(
             f"{what}: {folder}: {len(parts.unknown)} weights are neither LoRA nor what "
             f"adapter_config.json names, {parts.unknown[0]} for one; they would be lost "
             f"({MERGE.format(folder=folder)})"
         )
+
     check_ranks(config, shapes, f"{what}: {folder / CONFIG}")
+
     whole = [key for key in parts.saved if len(shapes[key]) > 1 and not _embedding_of(key)]
     if whole:
         raise InputError(
             f"{what}: {folder}: {whole[0]} is a linear layer that was trained whole, where other "
             f"roles have LoRA ({MERGE.format(folder=folder)})"
         )
+
     rows = vocabulary_size(base_name)
     listed = config.get("trainable_token_indices") or []
     ids = [i for part in (listed.values() if isinstance(listed, dict) else [listed]) for i in part]
@@ -355,6 +372,7 @@ def _check_weights(
             f"{what}: {folder}: it has a row for token {max(ids)}, but the base has {rows}: the "
             f"vocabulary was resized ({MERGE.format(folder=folder)})"
         )
+
     for key in parts.saved + parts.copies:
         last = _embedding_of(key)
         if rows is not None and last and shapes[key][0] != rows:
@@ -395,7 +413,7 @@ def _embedding_of(key: str) -> str:
 
 
 def add_saved_adapter(
-    model: Any, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
+    model: nn.Module, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
 ) -> tuple[PeftModel, dict[str, Tensor]]:
     """Put a saved LoRA adapter on the base, whole and frozen; return the model and a reward's head.
 
@@ -422,14 +440,17 @@ def add_saved_adapter(
             f"{folder}: it has LoRA on experts, which are in 4 bits here (pass --precision bf16 or "
             "fp32)"
         )
+
     state = load_file(Path(folder) / WEIGHTS)
     check_tensors(state.items(), f"{Path(folder) / WEIGHTS}")
     check_ranks(written, {key: tensor.shape for key, tensor in state.items()}, place)
+
     parts = Parts.of(state, written)
     _lay_over(model, folder, name, overrides, {k: state[k] for k in parts.biases + parts.copies})
 
     config.task_type, config.inference_mode, config.bias = "CAUSAL_LM", True, "none"
     config.init_lora_weights = True  # all of them come from the file
+
     whole = [module for module in config.modules_to_save or [] if module != "score"]
     tied = bool(config.ensure_weight_tying) and bool(set(whole) & set(EMBEDDINGS))
     if tied:  # peft 0.21.2 finds what is tied for the first adapter alone
@@ -437,6 +458,7 @@ def add_saved_adapter(
         held = {key.rpartition(".")[0].rpartition(".")[2] for key in parts.saved}
         whole = sorted(set(whole) | held & set(EMBEDDINGS))
     config.modules_to_save = whole or None
+
     try:
         model = put_adapter(model, config, name)
     except InputError as error:
@@ -447,6 +469,7 @@ def add_saved_adapter(
     if tied:
         tie_copies(base, name)
     heed_whose_rows(model)
+
     kept = {key: state[key] for key in parts.lora + parts.saved + parts.tokens}
     try:
         outcome: Any = set_peft_model_state_dict(model, kept, adapter_name=name)
@@ -458,26 +481,33 @@ def add_saved_adapter(
             f"{folder}: the adapter does not fit the base: {reason[:200]} (was it trained on "
             "another model?)"
         ) from None
+
     unexpected = list(outcome.unexpected_keys) + parts.unknown
     # Of tied rows the file holds one copy, which both names stand for.
     named = dict(model.named_parameters(remove_duplicate=False))
     loaded = {id(p) for key, p in named.items() if key not in outcome.missing_keys}
-    missing = [key for key in outcome.missing_keys
-               if of_adapter(key, name) and id(named.get(key)) not in loaded]  # fmt: skip
+    missing = [
+        key
+        for key in outcome.missing_keys
+        if of_adapter(key, name) and id(named.get(key)) not in loaded
+    ]
+
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise InputError(
             f"{folder}: the adapter does not fit the base ({len(missing)} weights missing, "
             f"{len(unexpected)} unexpected, {first} for one): was it trained on another model?"
         )
+
     for key, parameter in model.named_parameters():
         if dtype is not None and ".lora_" not in key and of_adapter(key, name):
             parameter.data = parameter.data.to(dtype)
+
     return model, {key: state[key] for key in parts.score}
 
 
 def _lay_over(
-    model: Any, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
+    model: nn.Module, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
 ) -> None:
     """Hold these weights for the adapter, but those that are the base's own."""
     base = base_of(model)
@@ -493,8 +523,10 @@ def _lay_over(
                 f"{folder}: {key} is {list(saved.shape)}, but the base has {found} "
                 f"({MERGE.format(folder=folder)})"
             )
+
         if not equal_weights(saved, own):
             places[key] = module, attribute
             tensors[key] = saved.to(own.device, own.dtype)
+
     if tensors:
         overrides.add(name, places, tensors)

@@ -75,13 +75,21 @@ class _Packed(Bnb4bitParametrization):
         assert start % (BLOCK * BLOCKS) == 0 and state.state2 is not None
         wide = QuantState(
             absmax=state.state2.absmax[start // BLOCK // BLOCKS : -(-stop // BLOCK // BLOCKS)],
-            blocksize=BLOCKS, code=state.state2.code, dtype=state.state2.dtype,
-        )  # fmt: skip
+            blocksize=BLOCKS,
+            code=state.state2.code,
+            dtype=state.state2.dtype,
+        )
+
         part = QuantState(
-            absmax=state.absmax[start // BLOCK : -(-stop // BLOCK)], shape=(stop - start,),
-            code=state.code, blocksize=BLOCK, quant_type="nf4", dtype=state.dtype,
-            offset=state.offset, state2=wide,
-        )  # fmt: skip
+            absmax=state.absmax[start // BLOCK : -(-stop // BLOCK)],
+            shape=(stop - start,),
+            code=state.code,
+            blocksize=BLOCK,
+            quant_type="nf4",
+            dtype=state.dtype,
+            offset=state.offset,
+            state2=wide,
+        )
         return dequantize_4bit(packed.view(-1)[start // 2 : -(-stop // 2)], part)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -99,7 +107,7 @@ class _Place:
     dtype: torch.dtype
     shape: torch.Size
     stride: tuple[int, ...]
-    offset: Any
+    offset: int
 
     def unpacked(self) -> Tensor:
         """The tensor, made of the blocks that it touches: of 128 experts one, if it was one."""
@@ -112,7 +120,7 @@ class _Place:
         return values.as_strided(self.shape, self.stride, self.offset - start)
 
 
-def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+def _forward(module: Any, *args: object, **kwargs: object) -> Any:
     """The experts' own forward pass, their weights unpacked for as long as it runs."""
     with ExitStack() as stack:
         storages: dict[int, tuple[_Packed, Tensor]] = {}
@@ -128,7 +136,7 @@ def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
         return type(module).forward(module, *args, **kwargs)
 
 
-def _autocast_rounds(module: Any) -> bool:
+def _autocast_rounds(module: nn.Module) -> bool:
     """Whether autocast would round the weights at each use, and autograd keep the rounded copies.
 
     It does not touch the grouped products that transformers has beside these.
@@ -151,8 +159,14 @@ def _kept_as_places(storages: dict[int, tuple[_Packed, Tensor]]) -> Iterator[Non
         found = storages.get(tensor.untyped_storage()._cdata)
         if found is not None and found[0].whole is not None:
             held, packed = found
-            return _Place(held, packed, tensor.dtype, tensor.shape, tensor.stride(),
-                          tensor.storage_offset())  # fmt: skip
+            return _Place(
+                held,
+                packed,
+                tensor.dtype,
+                tensor.shape,
+                tensor.stride(),
+                int(tensor.storage_offset()),
+            )
         return outer[0](tensor) if outer else tensor
 
     def unpack(kept: Any) -> Tensor:
@@ -164,7 +178,7 @@ def _kept_as_places(storages: dict[int, tuple[_Packed, Tensor]]) -> Iterator[Non
         yield
 
 
-def _packed_in(module: Any) -> list[tuple[_Packed, Tensor]]:
+def _packed_in(module: nn.Module) -> list[tuple[_Packed, Tensor]]:
     """The module's weights in 4 bits."""
     lists = getattr(module, "parametrizations", {})
     return [(p[0], p.original) for p in lists.values() if isinstance(p[0], _Packed)]
@@ -219,6 +233,7 @@ def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
         for name, parameter in module._parameters.items()
         if isinstance(parameter, bnb.nn.Params4bit)
     ]
+
     wide = expert_parameters(model)
     for module, name in loaded + wide:
         weight: Any = getattr(module, name)
@@ -227,18 +242,23 @@ def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
         else:
             # Flat: on a CPU bitsandbytes errs by a quarter where rows are no multiple of a block.
             packed, state = quantize_4bit(
-                weight.data.reshape(-1), blocksize=BLOCK, compress_statistics=True,
+                weight.data.reshape(-1),
+                blocksize=BLOCK,
+                compress_statistics=True,
                 quant_type="nf4",
-            )  # fmt: skip
+            )
             state.shape = weight.shape
+
         del weight
         state.dtype = compute_dtype
         setattr(module, name, nn.Parameter(packed, requires_grad=False))
         replace_parameter_4bit_prequantized(module, name, state.as_dict(packed=True), packed.device)
+
         lists: Any = module.parametrizations
         lists[name][0] = _Packed(state)
         # A bound method, not a closure: a deep copy's must be bound to the copy.
         module.forward = types.MethodType(_forward, module)
+
     return len(loaded) + len(wide)
 
 
@@ -249,8 +269,9 @@ class _Quantise(ConversionOps):
         self.quantizer = quantizer
         self.of_linear = Bnb4bitQuantize(quantizer)
 
-    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def convert(self, input_dict: dict[str, Any], *args: object, **kwargs: Any) -> dict[str, Any]:
         model, result = kwargs["model"], {}
+
         for name, value in input_dict.items():
             module, _ = get_module_from_name(model, name)
             if isinstance(module, bnb.nn.Linear4bit):
@@ -269,7 +290,7 @@ class _Quantise(ConversionOps):
 class _Quantizer(Bnb4BitHfQuantizer):
     """transformers' 4-bit loading, of experts too."""
 
-    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: object) -> bool:
         module, name = get_module_from_name(model, param_name)
         if _holds_experts(module):
             parameter = module._parameters.get(name)
@@ -309,6 +330,7 @@ def share_in_4bit(model: nn.Module) -> str:
         elif parameter.is_floating_point():
             wide += parameter.numel()
             size += parameter.nbytes
+
     share = 100 * in_four / (in_four + wide)
     return (
         f"experts: {share:.0f} % of the weights are in 4 bits, the others take {size / 1e9:.1f} GB"
@@ -340,11 +362,13 @@ def untrained_parts(model: PreTrainedModel) -> list[str]:
     """
     parts = []
     mapped: dict[str, bool] = {}
+
     siblings = {
         path.rpartition(".")[0] for path, module in model.named_modules() if _holds_experts(module)
     }
     if not siblings:
         return []
+
     for path, module in model.named_modules():
         parent, _, name = path.rpartition(".")
         if _holds_experts(module) or (parent in siblings and name in ROUTERS):

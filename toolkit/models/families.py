@@ -12,6 +12,7 @@ in one line. What a config promises is held against the loaded model by ``self_c
 """
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,8 +20,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DynamicLayer
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -29,8 +36,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from toolkit.errors import InputError
-from toolkit.models.wrapped import base_of
+from toolkit.models.peft_wrappers import base_of
 
+AutoClass = type[_BaseAutoModelClass]  # what has from_pretrained and from_config
 # Fields of configs by which logits are multiplied behind the head, and those that divide them.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
@@ -96,8 +104,8 @@ class Family:
     """
 
     model_type: str
-    auto: Any
-    model_class: Any
+    auto: AutoClass
+    model_class: type[PreTrainedModel]
     classifier: str
     composite: bool
     logits: LogitRule
@@ -133,17 +141,21 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     """
     kind = config.model_type or type(config).__name__
     before = f"{name}: a {kind} model" if name else f"a {kind} model"
+
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{before} has an encoder and a decoder (take a causal language model)")
+
     reads_both_ways = kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation")
     if reads_both_ways and not getattr(config, "is_decoder", False):
         raise InputError(f"{before} reads in both directions (take a causal language model)")
+
     if kind in REFUSED:
         raise InputError(
             f"{before} {REFUSED[kind]}: sampled log-probs would not be those of a whole pass, so "
             "it is not supported (take another family)"
         )
-    auto: Any = AutoModelForCausalLM
+
+    auto: AutoClass = AutoModelForCausalLM
     found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if found is None:
         auto = AutoModelForImageTextToText
@@ -152,16 +164,22 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
         raise InputError(
             f"{before}: transformers {transformers.__version__} has no causal language model for it"
         )
+
     model_class: Any = found[0] if isinstance(found, tuple) else found
     if not _inputs(model_class.forward).intersection(CACHES):
         raise InputError(
             f"{before} takes no cache of transformers' (past_key_values), without which it cannot "
             "be sampled from here"
         )
+
     return Family(
-        kind, auto, model_class, _classifier(config, model_class),
-        config.get_text_config() is not config, logit_rule(config),
-    )  # fmt: skip
+        kind,
+        auto,
+        model_class,
+        _classifier(config, model_class),
+        config.get_text_config() is not config,
+        logit_rule(config),
+    )
 
 
 def check_precision(family: Family, precision: str, name: str) -> None:
@@ -170,22 +188,24 @@ def check_precision(family: Family, precision: str, name: str) -> None:
     if precision == "4bit" and read is not None:
         raise InputError(
             f"{name}: a {family.model_type} model reads the weight of {read} past bitsandbytes, so "
-            "it cannot be held in 4 bits (pass --precision bf16 or fp32)", "precision",
-        )  # fmt: skip
+            "it cannot be held in 4 bits (pass --precision bf16 or fp32)",
+            "precision",
+        )
 
 
-def check_recomputing(model: Any, wanted: bool | None) -> None:
+def check_recomputing(model: PreTrainedModel, wanted: bool | None) -> None:
     """Raise InputError if activations are to be recomputed, and the family's code does not."""
     if wanted and not model.supports_gradient_checkpointing:
         raise InputError(
             f"{type(model).__name__} cannot recompute its activations (leave out "
             "gradient_checkpointing and activation_checkpointing; a smaller "
-            "--per_device_train_batch_size saves memory too)", "gradient_checkpointing",
-        )  # fmt: skip
+            "--per_device_train_batch_size saves memory too)",
+            "gradient_checkpointing",
+        )
 
 
 @cache
-def _inputs(forward: Any) -> frozenset[str]:
+def _inputs(forward: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 
@@ -211,7 +231,7 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
     return LogitRule(scale * divisor if turned else scale / divisor, first(CAPS))
 
 
-def empty_model(config: PreTrainedConfig, **options: Any) -> Any:
+def empty_model(config: PreTrainedConfig, **options: object) -> PreTrainedModel:
     """The language model without storage, frozen: for looking at its layers.
 
     Args:
@@ -223,51 +243,58 @@ def empty_model(config: PreTrainedConfig, **options: Any) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def fit_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+def fit_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a pass under the names that the model knows.
 
     Its own word for the cache is found; positions go to models that take them; and state-space
     models (Mamba), which remember nothing token by token, want the mask of the new tokens alone.
     """
     # peft's own forward pass names few of the inputs that it hands on.
-    known, fitted = _inputs(type(base_of(model)).forward), dict(inputs)
+    known = _inputs(type(base_of(model)).forward)
+    fitted = dict(inputs)
     if "position_ids" not in known:
         fitted.pop("position_ids", None)
+
     kept = fitted.pop("past_key_values", None)
     if kept is None:
         return fitted
+
     fitted[next((name for name in CACHES if name in known), CACHES[0])] = kept
     if not any(isinstance(layer, DynamicLayer) for layer in kept.layers):
         fitted["attention_mask"] = fitted["attention_mask"][:, -fitted["input_ids"].shape[1] :]
     return fitted
 
 
-def trunk_of(model: Any) -> Any:
+def trunk_of(model: PreTrainedModel) -> Any:
     """What gives a language model's last hidden states: the model without its head."""
     if model.base_model is not model:
         return model.base_model
     return getattr(model, "model", None) or model.get_decoder()
 
 
-def heads_of(model: Any) -> list[nn.Module]:
+def heads_of(model: PreTrainedModel) -> list[nn.Module]:
     """The output head and the score head, of those that there are."""
     found = (model.get_output_embeddings(), getattr(model, "score", None))
     return [head for head in found if head is not None]
 
 
-def language_names(model: Any) -> list[str] | None:
+def language_names(model: PreTrainedModel) -> list[str] | None:
     """Names of all modules of the language model, with its heads; None where there are no others.
 
     A composite model has more: a vision tower, say, and what projects its output.
     """
     decoder = trunk_of(model).get_decoder()
     inside = {id(module) for module in decoder.modules()}
+
     heads = heads_of(model)
     others = [
-        module for module in model.modules()
-        if id(module) not in inside and isinstance(module, nn.Linear)
+        module
+        for module in model.modules()
+        if id(module) not in inside
+        and isinstance(module, nn.Linear)
         and not any(module is head for head in heads)
-    ]  # fmt: skip
+    ]
+
     if not others:
         return None
     inside |= {id(head) for head in heads}

@@ -11,16 +11,9 @@ from toolkit.arguments.model import DEMO_MODEL, ModelArguments
 from toolkit.arguments.prompts import DEMO_PROMPTS, PromptArguments
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl, lora_config
+from toolkit.models.base_config import check_context, context_length
 from toolkit.models.families import LANGUAGE_HEADS
-from toolkit.models.loading import (
-    check_base,
-    check_context,
-    context_length,
-    load_base,
-    load_config,
-    load_tokenizer,
-    way_to_load,
-)
+from toolkit.models.loading import check_base, load_base, load_config, load_tokenizer, way_to_load
 from toolkit.models.reload import verify_reload
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Step:
 class _RoomyLayer(DynamicLayer):
     """Keys and values in a buffer made once; transformers' layer copies them at each token."""
 
-    def __init__(self, room: int, **kwargs: Any) -> None:
+    def __init__(self, room: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.room, self.length = room, 0
 
@@ -61,7 +61,7 @@ class _RoomyLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -97,9 +97,13 @@ def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
         inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
         passed = {
-            "input_ids": inputs, "attention_mask": mask, "position_ids": positions,
-            "past_key_values": cache, "use_cache": True, "logits_to_keep": 1,
-        }  # fmt: skip
+            "input_ids": inputs,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
         logits = model(**fit_inputs(model, passed)).logits[:, -1]
         return logits if banned is None else logits.float() + banned, None
 
@@ -143,33 +147,42 @@ def sample(
     (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
     device = prompt_ids.device
     uniforms = uniforms.to(device)
+
     ids = torch.full((batch, response_length), pad_id, dtype=torch.long, device=device)
     logprobs = torch.zeros((batch, response_length), device=device)
     values = torch.zeros_like(logprobs)
     mask = torch.ones((batch, prompt_length + response_length), dtype=torch.bool, device=device)
     mask[:, :prompt_length] = prompt_mask
     positions = position_ids(mask)
+
     running = torch.ones(batch, dtype=torch.bool, device=device)
     cache = new_cache(step.config, prompt_length + response_length)
     inputs, value = prompt_ids.masked_fill(~prompt_mask, 0), None
+
     for t in range(response_length):
         end = prompt_length + t
         logits, value = step(
             inputs, mask[:, :end], positions[:, end - inputs.shape[1] : end], cache
         )
+
         scaled = logits.float() / temperature
         p = torch.softmax(scaled, dim=-1)
         token = inverse_cdf_sample(p, uniforms[:, t])
+
         # log softmax at the token, without a pass of its own: z - max z + log max p.
         chosen = scaled.gather(1, token.unsqueeze(1)).squeeze(1)
         logprob = chosen - scaled.amax(dim=-1) + p.amax(dim=-1).log()
+
         ids[:, t] = torch.where(running, token, pad_id)
         logprobs[:, t] = torch.where(running, logprob, 0.0)
         if value is not None:
             values[:, t] = torch.where(running, value, 0.0)
+
         if stop_ids:
             running &= ~is_any(ids[:, t], stop_ids)
             if not all_steps and not running.any():
                 break
+
         inputs = token.unsqueeze(1)
+
     return Sampled(ids, mask_after_stop(ids, stop_ids), logprobs, None if value is None else values)

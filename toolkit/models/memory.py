@@ -122,20 +122,26 @@ def plan_memory(
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     number = 2 if bf16 or dtype == torch.bfloat16 else 4
     tokens = prompt_length + response_length
+
     doubts: list[str] = []
     with torch.device("meta"):
         base, config = _base(config, dtype, doubts)
         base.requires_grad_(False).eval()
         eager = base.config._attn_implementation == "eager"
+
         packed, widest = _packed_weights(base, config) if precision == "4bit" else (set(), 0)
         base_bytes = _base_bytes(base, packed, bf16)
         weights = sum(p.numel() for p in base.parameters())
         in_four = sum(p.numel() for p in base.parameters() if id(p) in packed)
         mixture = bool(expert_parameters(base))
+
         roles = Roles(
-            base, copy.deepcopy(lora), value=value, checked=False,
+            base,
+            copy.deepcopy(lora),
+            value=value,
+            checked=False,
             autocast_dtype=torch.bfloat16 if bf16 else None,
-        )  # fmt: skip
+        )
         adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
         trained = (sum(p.numel() for _, p in roles.trainable()) + beside_lora) * 4
 
@@ -148,20 +154,24 @@ def plan_memory(
                 return estimate()
 
         sizes = micro_batch, prompt_length, response_length
+
         cache = either(
             lambda: count_cache(roles, rollout_batch, tokens),
             lambda: estimate_cache(config, rollout_batch, tokens, number),
         )
+
         whole = kept = either(
             lambda: count_kept(roles, *sizes),
             lambda: estimate_kept(base, config, micro_batch, tokens, number, False, eager),
         )
+
         if checkpointing:
             roles.use_checkpointing()
             kept = either(
                 lambda: count_kept(roles, *sizes),
                 lambda: estimate_kept(base, config, micro_batch, tokens, number, True, eager),
             )
+
     held = {
         f"base ({precision})": base_bytes,
         "adapters and heads (fp32)": trained
@@ -169,6 +179,7 @@ def plan_memory(
         + int(reference_adapter) * beside_lora * 4,
         "optimizer (two moments)": 2 * trained,
     }
+
     lengths, batches = (prompt_length, response_length), (micro_batch, rollout_batch)
     again = whole.layer if checkpointing else 0
     phases = _phases(
@@ -177,6 +188,7 @@ def plan_memory(
     if precision == "4bit":
         for parts in phases.values():
             parts["the widest layer, dequantised"] = widest * number
+
     facts = {
         "trained": f"{trained // 4:,} parameters",
         "base": f"{weights:,} parameters",
@@ -223,8 +235,10 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
         for name, module in base.named_modules()
         if type(module).__name__ in ("Linear", "Conv1D") and name.split(".")[-1] not in HEADS
     ]
+
     at_once = {id(weight): weight.numel() for weight in linear}
     packed = set(at_once)
+
     # A checkpoint that is saved in 4 bits is taken as it is, its experts wide.
     saved_so = getattr(config, "quantization_config", None) is not None
     for module, name in [] if saved_so else expert_parameters(base):
@@ -232,6 +246,7 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
         assert weight is not None
         packed.add(id(weight))
         at_once[id(module)] = at_once.get(id(module), 0) + weight.numel()
+
     return packed, max(at_once.values(), default=0)
 
 
@@ -248,6 +263,7 @@ def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
         for name, module in base.named_modules()
         if type(module) is nn.Linear and name.split(".")[-1] not in HEADS
     }
+
     total = 0.0
     for parameter in base.parameters():
         size: float = parameter.element_size()
@@ -293,9 +309,11 @@ def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: i
 
 
 def check_memory(
-    planner: Callable[[], Callable[[int, bool], MemoryPlan]], micro_batch: int,
-    checkpointing: bool, device: str,
-) -> None:  # fmt: skip
+    planner: Callable[[], Callable[[int, bool], MemoryPlan]],
+    micro_batch: int,
+    checkpointing: bool,
+    device: str,
+) -> None:
     """Raise InputError if a run would not fit into what is free, with what would.
 
     Warned of is a run that would not fit by an estimate, and a model that there is no plan for.
@@ -326,9 +344,17 @@ def check_memory(
 
 
 def _phases(
-    config: PreTrainedConfig, lengths: tuple[int, int], batches: tuple[int, int], number: int,
-    chunk_bytes: int, trained: int, cache: int, kept: int, again: int, eager: bool,
-) -> dict[str, dict[str, int]]:  # fmt: skip
+    config: PreTrainedConfig,
+    lengths: tuple[int, int],
+    batches: tuple[int, int],
+    number: int,
+    chunk_bytes: int,
+    trained: int,
+    cache: int,
+    kept: int,
+    again: int,
+    eager: bool,
+) -> dict[str, dict[str, int]]:
     """Bytes at the height of each phase, besides what is held.
 
     Args:
@@ -346,6 +372,7 @@ def _phases(
     hidden, vocab, width = text.hidden_size, text.vocab_size, width_of(config)
     (prompt_length, response_length), (micro_batch, rollout_batch) = lengths, batches
     tokens = prompt_length + response_length
+
     chunk = (
         3 * min(chunk_bytes, micro_batch * response_length * vocab * 4)
         + micro_batch * response_length * hidden * 4

@@ -7,7 +7,7 @@ experts that they are sent to, and questions put to values ("are all tokens real
 Families are counted as transformers runs them without further kernels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from toolkit.maths.precision import autocast_type
 from toolkit.maths.sequences import position_ids
 from toolkit.models.actors import POLICY
+from toolkit.models.fast import changes_wanted
 from toolkit.models.generation import new_cache
 from toolkit.models.roles import Roles
 
@@ -28,10 +29,23 @@ MOST_STEPS = 4000  # of layers that go token by token: a few seconds
 
 # What autocast computes in its type, though not on meta.
 AUTOCAST = (
-    nn.functional.linear, nn.functional.conv1d, torch.conv1d, torch.matmul, torch.bmm, torch.mm,
-    torch.baddbmm, torch.addmm, torch.addbmm, torch.einsum, Tensor.matmul, Tensor.__matmul__,
-    Tensor.bmm, Tensor.mm, Tensor.baddbmm, Tensor.addmm,
-)  # fmt: skip
+    nn.functional.linear,
+    nn.functional.conv1d,
+    torch.conv1d,
+    torch.matmul,
+    torch.bmm,
+    torch.mm,
+    torch.baddbmm,
+    torch.addmm,
+    torch.addbmm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.bmm,
+    Tensor.mm,
+    Tensor.baddbmm,
+    Tensor.addmm,
+)
 
 
 class Kept(int):
@@ -59,7 +73,7 @@ class _ShapeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
 
 
@@ -72,7 +86,7 @@ class _ShapeGrouped(torch.autograd.Function):
         return x.new_empty((x.shape[0], weight.shape[-1]))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
 
 
@@ -89,11 +103,11 @@ class ShapesOnly(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Any,
-        types: Any,
+        func: Callable[..., object],
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> object:
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
@@ -109,31 +123,42 @@ class ShapesOnly(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         dtype = autocast_type(q)
-        if dtype is not None:  # on a CPU the toolkit leaves attention out of autocast
-            dtype = torch.float32 if self.device == "cpu" else dtype
+        if dtype is not None:
+            left_out = self.device == "cpu" and "attention" in changes_wanted()  # of autocast
+            dtype = torch.float32 if left_out else dtype
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = attn_mask.to(q.dtype)  # each call makes its own
+
         if self.device == "cpu" and q.shape[-1] != v.shape[-1]:
             # No fused kernel for this: whole matrices of scores are kept.
             return torch.ops.aten._scaled_dot_product_attention_math(
                 q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
             )[0]
+
         out: Tensor = _ShapeAttention.apply(q, k, v, attn_mask)
         return out
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    wide = isinstance(value, Tensor) and value.device.type == "meta" and value.is_floating_point()
-    return value.to(dtype) if wide else value
+def _cast(value: object, dtype: torch.dtype) -> object:
+    if isinstance(value, Tensor) and value.device.type == "meta" and value.is_floating_point():
+        return value.to(dtype)
+    return value
 
 
-def kept_of(forward: Callable[[], Any], model: nn.Module) -> Kept:
+def kept_of(forward: Callable[[], object], model: nn.Module) -> Kept:
     """Bytes that autograd keeps of a pass, parameters left out, each storage once."""
     held = {p.untyped_storage()._cdata for p in model.parameters()}
     seen: dict[int, Tensor] = {}
@@ -147,20 +172,22 @@ def kept_of(forward: Callable[[], Any], model: nn.Module) -> Kept:
             sizes[at[-1]] = sizes.get(at[-1], 0) + tensor.untyped_storage().nbytes()
         return tensor
 
-    def enter(layer: nn.Module, args: Any) -> None:
+    def enter(layer: nn.Module, args: object) -> None:
         at.append(id(layer))
 
-    def leave(layer: nn.Module, args: Any, output: Any) -> None:
+    def leave(layer: nn.Module, args: object, output: object) -> None:
         at.pop()
 
     hooks = []
     for layer in layers_of(model):
         hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
     for hook in hooks:
         hook.remove()
+
     kept = Kept(sum(sizes.values()))
     kept.layer = max((size for layer, size in sizes.items() if layer), default=0)
     return kept
@@ -169,11 +196,9 @@ def kept_of(forward: Callable[[], Any], model: nn.Module) -> Kept:
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The decoder's layers: of the lists of modules in it, the one with the most parameters."""
 
-    def weights(modules: Any) -> int:
-        return sum(p.numel() for p in modules.parameters())
-
-    lists: list[Any] = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return list(max(lists, key=weights)) if lists else []
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    sizes = [sum(p.numel() for p in modules.parameters()) for modules in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
 
 
 def _check_scans(model: nn.Module, tokens: int) -> None:
@@ -204,9 +229,15 @@ def count_cache(roles: Roles, batch: int, tokens: int) -> int:
     mask = torch.ones_like(ids)
     with torch.no_grad(), roles.precision():
         roles.trunk(
-            POLICY, 1, input_ids=ids, attention_mask=mask, position_ids=position_ids(mask),
-            past_key_values=cache, use_cache=True,
-        )  # fmt: skip
+            POLICY,
+            1,
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            past_key_values=cache,
+            use_cache=True,
+        )
+
     sizes: dict[int, int] = {}
     for tensor in _tensors([vars(layer) for layer in cache.layers]):
         key = tensor.untyped_storage()._cdata
@@ -215,7 +246,7 @@ def count_cache(roles: Roles, batch: int, tokens: int) -> int:
     return sum(sizes.values())
 
 
-def _tensors(held: Any) -> list[Tensor]:
+def _tensors(held: object) -> list[Tensor]:
     """All tensors in lists and dictionaries, however deep."""
     if isinstance(held, Tensor):
         return [held]

@@ -67,18 +67,22 @@ def estimate_cache(config: PreTrainedConfig, batch: int, tokens: int, number: in
     hidden, heads = text.hidden_size, heads_of(config)
     count = number_in(text, "num_hidden_layers") or 0
     slides = number_in(text, "sliding_window")
+
     one_kind = "mamba" if not heads else "sliding_attention" if slides else "full_attention"
     kinds = list(getattr(text, "layer_types", None) or [one_kind] * count)
     kinds = kinds[: len(kinds) - (number_in(text, "num_kv_shared_layers") or 0)]
+
     keys = number_in(text, "num_key_value_heads") or heads
     size = number_in(text, "head_dim", "global_head_dim") or hidden // max(1, heads)
     numbers = 2 * keys * size
     if (folded := number_in(text, "kv_lora_rank")) is not None:
         numbers = folded + (number_in(text, "qk_rope_head_dim") or 0)
+
     windows = {
         "sliding_attention": slides,
         "chunked_attention": number_in(text, "attention_chunk_size"),
     }
+
     total = 0
     for kind in kinds:
         if kind in STATES:
@@ -104,9 +108,14 @@ def _state(text: Any, kind: str) -> int:
 
 
 def estimate_kept(
-    model: nn.Module, config: PreTrainedConfig, batch: int, tokens: int, number: int,
-    checkpointing: bool, eager: bool,
-) -> Kept:  # fmt: skip
+    model: nn.Module,
+    config: PreTrainedConfig,
+    batch: int,
+    tokens: int,
+    number: int,
+    checkpointing: bool,
+    eager: bool,
+) -> Kept:
     """Bytes that autograd keeps of a pass: each linear layer's input and output, and the like.
 
     Projections beside each other read one input. Of attention there are also its scores where it is
@@ -126,15 +135,18 @@ def estimate_kept(
     rows = batch * tokens
     stream = text.hidden_size * next(model.parameters()).element_size()
     scores = 3 * heads_of(config) * tokens * number if eager else 0
+
     chosen = number_in(text, "num_experts_per_tok") or 1
     experts: dict[int, int] = {}
     for module, name in expert_parameters(model):
         weight = module._parameters[name]
         assert weight is not None
         experts[id(module)] = experts.get(id(module), 0) + chosen * sum(weight.shape[-2:])
+
     sizes = []
     for layer in layers_of(model):
         numbers, states, attends = 0, 0, False
+
         for path, module in layer.named_modules():
             numbers += experts.get(id(module), 0) + _of_linears(module)
             if hasattr(module, "A_log") and hasattr(module, "D"):
@@ -142,9 +154,11 @@ def estimate_kept(
             elif hasattr(module, "A_log"):
                 numbers += 4 * _of_linears(module)
             attends = attends or "att" in path.rpartition(".")[2]
-        norms = 0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size  # fp32; not of lean ones
+
+        norms = 0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size  # fp32; cheaper ones none
         scored = scores if attends else 0
         sizes.append(rows * (2 * stream + norms + numbers * number + states + scored))
+
     kept = Kept(rows * stream + (len(sizes) * rows * stream if checkpointing else sum(sizes)))
     kept.layer = max(sizes, default=0)
     return kept
@@ -170,16 +184,20 @@ def stand_in(config: PreTrainedConfig) -> PreTrainedConfig:
     text = config.get_text_config()
     heads = heads_of(config) or max(1, text.hidden_size // 64)
     sizes = {
-        "vocab_size": text.vocab_size, "hidden_size": text.hidden_size,
-        "intermediate_size": width_of(config), "num_attention_heads": heads,
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.hidden_size,
+        "intermediate_size": width_of(config),
+        "num_attention_heads": heads,
         "num_hidden_layers": number_in(text, "num_hidden_layers") or 1,
         "num_key_value_heads": number_in(text, "num_key_value_heads") or heads,
         "head_dim": number_in(text, "head_dim") or text.hidden_size // heads,
         "tie_word_embeddings": bool(getattr(text, "tie_word_embeddings", False)),
-    }  # fmt: skip
+    }
+
     experts = number_in(text, *EXPERTS)
     if not experts:
         return LlamaConfig(**sizes)
+
     chosen = number_in(text, "num_experts_per_tok") or 1
     sizes["intermediate_size"] = number_in(text, *EXPERT_WIDTHS) or text.hidden_size
     return MixtralConfig(**sizes, num_local_experts=experts, num_experts_per_tok=chosen)

@@ -15,8 +15,9 @@ from toolkit.data.files import atomic_directory
 from toolkit.data.links import check_inside
 from toolkit.errors import InputError
 from toolkit.models.adapters import absolute_if_local, check_for_merging
-from toolkit.models.finite import check_weights_of
-from toolkit.models.loading import check_base, way_to_load
+from toolkit.models.base_config import check_base
+from toolkit.models.finite_weights import check_weights_of
+from toolkit.models.loading import way_to_load
 
 # Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
 WAYS_OUT = {
@@ -48,14 +49,17 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {adapter}: no adapter_model.safetensors")
     check_for_merging(folder)
+
     config = PeftConfig.from_pretrained(adapter)
     if config.task_type == "SEQ_CLS":
         raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
+
     name = base or str(config.base_model_name_or_path or "")
     check_base(name)
     named = str(config.base_model_name_or_path or "")
     if base is not None and absolute_if_local(base) != absolute_if_local(named):
         print(f"warning: {adapter} names {named or 'no base'}, and is merged into {base}")
+
     own = (folder / "tokenizer_config.json").is_file()
     for home in (folder, Path(name)):
         if home.is_dir():
@@ -67,6 +71,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     if own and len(tokenizer) > rows:  # as peft's AutoPeftModel does; the adapter brings the rows
         model.resize_token_embeddings(len(tokenizer))
     untie(model)
+
     whole = _with_adapter(model, adapter)
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
@@ -74,6 +79,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         raise InputError(
             f"adapter: {adapter}: with it the base gives log-probs that are no numbers"
         )
+
     if not hasattr(whole, "merge_and_unload"):
         raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
     try:
@@ -82,6 +88,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
         reason = " ".join(str(error).split()) or config.peft_type
         raise InputError(f"adapter: {adapter}: peft cannot merge it: {reason[:200]}") from None
     tie_again(merged)
+
     with atomic_directory(out) as aside:
         try:
             merged.save_pretrained(aside)
@@ -89,12 +96,16 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
             reason = " ".join(str(error).split())
             raise InputError(f"adapter: {adapter}: not saved as a model: {reason[:200]}") from None
         tokenizer.save_pretrained(aside)
+
         del model, whole, merged
         gc.collect()
         after = _logprobs(_load(str(aside), dtype), probes)
-        difference = torch.stack([
-            (a - b).abs().max() for a, b in zip(before, after, strict=True)
-        ]).max().item()  # NaN, if anything is  # fmt: skip
+        difference = (
+            torch.stack([(a - b).abs().max() for a, b in zip(before, after, strict=True)])
+            .max()
+            .item()
+        )  # NaN, if anything is
+
         largest = max(b.abs().max().item() for b in before)
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(

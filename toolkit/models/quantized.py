@@ -22,6 +22,7 @@ import bitsandbytes as bnb
 import torch
 from transformers import (
     AutoConfig,
+    BitsAndBytesConfig,
     FineGrainedFP8Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,6 +35,9 @@ from toolkit.models.families import HEADS, LANGUAGE_HEADS, SCORE_HEAD, empty_mod
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FOUR_BIT_TYPES = ("nf4", "fp4")
+
+
+Settings = dict[str, Any]  # a config, or its quantization_config, as JSON holds it
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Quantized:
         how = "taken as it is" if self.precision == "4bit" else f"dequantised to {self.precision}"
         return f"the checkpoint is in {self.kind}: {how}"
 
-    def arguments(self, compute: torch.dtype) -> dict[str, Any]:
+    def arguments(self, compute: torch.dtype) -> Settings:
         """What ``from_pretrained`` is to be given: config and dtype.
 
         No ``quantization_config``: of bitsandbytes' transformers would ignore it, and None would
@@ -91,12 +95,15 @@ class Quantized:
             if parameter.is_floating_point() and not packed:
                 wide = any(re.search(pattern, name) for pattern in kept)
                 parameter.data = parameter.data.to(torch.float32 if wide else dtype)
+
         for module in model.modules():
             if isinstance(module, bnb.nn.Linear4bit):
                 weight: Any = module.weight
                 weight.quant_state.dtype = dtype
+
         held: Any = model
         held._weight_conversions = None  # of the file; for saving, the family's are found anew
+
         if self.precision == "4bit":
             return
         if getattr(model, "hf_quantizer", None) is not None:  # bitsandbytes: after loading alone
@@ -107,7 +114,23 @@ class Quantized:
                 vars(module.config).pop("_is_quantized", None)
 
 
-def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -> Quantized | None:
+def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> BitsAndBytesConfig:
+    """NF4 with double quantization: how everything is held that is put in 4 bits here.
+
+    Args:
+        compute: type of the arithmetic.
+        left_out: names of linear layers that stay as they are; None for those of transformers.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=left_out,
+    )
+
+
+def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quantized | None:
     """How a checkpoint that is saved quantised loads with ``precision``; None for any other.
 
     Reads no weights. FP8 takes a moment: the model is made without storage, for its shapes.
@@ -127,9 +150,11 @@ def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -
             config = AutoConfig.for_model(**config)
         except (TypeError, ValueError):
             raise InputError(f"{name}: transformers knows no such model_type") from None
+
     found = _settings(config)
     if found is None:
         return None
+
     name = config.name_or_path or "the checkpoint"
     settings, method = found, str(found.get("quant_method"))
     if found.get("load_in_4bit") or found.get("load_in_8bit"):
@@ -151,6 +176,7 @@ def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -
     else:
         method = "no quant_method" if found.get("quant_method") is None else method
         _refuse(name, f"a quantisation that is not loaded here ({method})")
+
     config = copy.deepcopy(config)
     if hasattr(text := config.get_text_config(decoder=True), "quantization_config"):
         del text.quantization_config  # or it would be saved with what was dequantised
@@ -158,11 +184,11 @@ def check_quantized(config: PreTrainedConfig | dict[str, Any], precision: str) -
     return Quantized(config, kind, precision)
 
 
-def _nested(config: dict[str, Any]) -> Any:
+def _nested(config: Settings) -> Any:
     return (config.get("text_config") or {}).get("quantization_config")
 
 
-def _settings(config: PreTrainedConfig) -> dict[str, Any] | None:
+def _settings(config: PreTrainedConfig) -> Settings | None:
     """The checkpoint's ``quantization_config``, where transformers looks for it."""
     text = config.get_text_config(decoder=True)
     found = getattr(config, "quantization_config", None)
@@ -179,7 +205,7 @@ def _refuse(name: str, what: str, instead: str | None = None) -> NoReturn:
 
 
 def _check_bitsandbytes(
-    name: str, config: PreTrainedConfig, settings: dict[str, Any], precision: str
+    name: str, config: PreTrainedConfig, settings: Settings, precision: str
 ) -> str:
     """The kind, in words; InputError if such a checkpoint does not load with ``precision``."""
     if settings.get("load_in_8bit"):
@@ -191,6 +217,7 @@ def _check_bitsandbytes(
         if saved_as not in FOUR_BIT_TYPES:
             _refuse(name, f"{saved_as} (bitsandbytes), not one of {', '.join(FOUR_BIT_TYPES)}")
         kind = f"{saved_as.upper()} (bitsandbytes)"
+
     listed = settings.get("llm_int8_skip_modules")
     scores = any("ForSequenceClassification" in a for a in config.architectures or [])
     heads = (SCORE_HEAD,) if scores else LANGUAGE_HEADS
@@ -199,7 +226,7 @@ def _check_bitsandbytes(
     return kind
 
 
-def _check_fp8(name: str, config: PreTrainedConfig, settings: dict[str, Any]) -> None:
+def _check_fp8(name: str, config: PreTrainedConfig, settings: Settings) -> None:
     """Raise InputError unless transformers' blocks are those that the file was quantised in.
 
     It divides a weight evenly by its number of scales (``Fp8Dequantize``): 192 rows in blocks of
@@ -211,14 +238,17 @@ def _check_fp8(name: str, config: PreTrainedConfig, settings: dict[str, Any]) ->
         quantization = FineGrainedFP8Config(**{**settings, "dequantize": False})
     except ValueError as error:
         _refuse(name, f"FP8 with settings that are not understood: {error}")
+
     if quantization.weight_block_size is None:
         return  # one scale for all of a weight
+
     plain = copy.deepcopy(config)
     vars(plain).pop("quantization_config", None)
     try:
         model = empty_model(plain)
     except ValueError:
         _refuse(name, f"FP8, and the shapes of {config.model_type} are not known")
+
     FineGrainedFP8HfQuantizer(quantization, pre_quantized=True).preprocess_model(model)
     for module_name, module in model.named_modules():
         if isinstance(module, FP8Linear):
@@ -227,6 +257,7 @@ def _check_fp8(name: str, config: PreTrainedConfig, settings: dict[str, Any]) ->
             shape = tuple(module.down_proj.shape[-2:])
         else:
             continue
+
         blocks = quantization.weight_block_size
         if any(size > block and size % block for size, block in zip(shape, blocks, strict=True)):
             _refuse(name, f"FP8 whose blocks of {blocks} do not divide {module_name}, {shape}")

@@ -27,7 +27,7 @@ from toolkit.data.rows import Messages
 from toolkit.data.text import answer_text
 from toolkit.data.tokens import decode_pair, special_prefix, text_ids, token_id
 from toolkit.errors import InputError
-from toolkit.models.facts import FACTS, read_facts
+from toolkit.models.toolkit_json import FACTS, read_facts
 
 
 @dataclass(frozen=True)

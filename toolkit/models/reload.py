@@ -48,6 +48,7 @@ def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
     below: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not type(below).__name__.endswith("ForSequenceClassification"):  # a head on the trunk
         return [_score_on_trunk(below, torch.tensor([row], device=device)) for row in rows]
+
     config = model.config.get_text_config()
     # Nothing is padded here: without a pad token the score is read on the last token, whatever it
     # is.
@@ -55,9 +56,10 @@ def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
     try:
         return [
             model(input_ids=torch.tensor([row], device=device), use_cache=False)
-            .logits.float().item()
+            .logits.float()
+            .item()
             for row in rows
-        ]  # fmt: skip
+        ]
     finally:
         config.pad_token_id = before
 
@@ -92,21 +94,33 @@ def verify_reload(
     Raises:
         InputError: the adapter does not load, or scores otherwise.
     """
-    request = {"folder": str(folder), "base": base, "precision": precision, "revision": revision,
-               "trust": trust_remote_code, "rows": rows}  # fmt: skip
+    request = {
+        "folder": str(folder),
+        "base": base,
+        "precision": precision,
+        "revision": revision,
+        "trust": trust_remote_code,
+        "rows": rows,
+    }
+
     child = subprocess.run(
         [sys.executable, "-P", "-m", "toolkit.models.reload"],  # -P: not the working folder first
-        input=json.dumps(request), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if child.returncode:
         last = (child.stderr.strip() or "no message").splitlines()[-1]
         raise InputError(f"{folder}: saved, but plain peft does not load it: {last}")
+
     again = json.loads(child.stdout.splitlines()[-1])
     difference = max(abs(a - b) for a, b in zip(again, scores, strict=True))
     on_cpu = PartialState().device.type == "cpu"
     exact = precision == "fp32" or (precision == "4bit" and on_cpu)
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, *map(abs, scores))
     finite = all(map(math.isfinite, [*again, *scores]))  # max passes by a NaN that is not the first
+
     if not (finite and difference <= allowed):
         raise InputError(
             f"{folder}: reloaded in a clean process it scores otherwise, by up to {difference:.3g} "

@@ -33,16 +33,13 @@ from toolkit.models.adapters import (
     lora_config,
     put_adapter,
 )
+from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
-from toolkit.models.decoder import last_states, lean_decoder
-from toolkit.models.facts import read_facts, write_facts
 from toolkit.models.families import trunk_of
-from toolkit.models.lean import attend_in_fp32, make_lean, round_frozen_weights
-from toolkit.models.loading import Fp32Head, base_fingerprint
-from toolkit.models.reading import Reading
-from toolkit.models.self_checks import check_passes
-from toolkit.models.targets import language_lora
-from toolkit.models.wrapped import (
+from toolkit.models.fast import last_states, use_fast_passes
+from toolkit.models.loading import Fp32Head, round_frozen_weights
+from toolkit.models.lora_targets import language_lora
+from toolkit.models.peft_wrappers import (
     Overrides,
     base_of,
     head_weights,
@@ -50,6 +47,9 @@ from toolkit.models.wrapped import (
     switch,
     switchable,
 )
+from toolkit.models.reading import Reading
+from toolkit.models.self_checks import check_passes
+from toolkit.models.toolkit_json import read_facts, write_facts
 
 
 class Roles(Actors):
@@ -92,6 +92,7 @@ class Roles(Actors):
             lora = lora_config(8, 16, "all-linear", "CAUSAL_LM")
         if lora is not None:
             lora = language_lora(base, lora)
+
         self.base_name = absolute_if_local(base.name_or_path or "")
         self.autocast_dtype = autocast_dtype
         for name, _ in base.named_modules():
@@ -100,18 +101,19 @@ class Roles(Actors):
                     f"{type(base).__name__}: its module {name} is called as a role is, and peft "
                     "tells adapters by name: such models are not supported"
                 )
-        lean_decoder(base)
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
-            attend_in_fp32(base)
+
         hidden_size = head_weights(base.get_output_embeddings())[0].shape[1]
         device = next(base.parameters()).device
+
         self.base_weights = BaseWeights(base)
         self.model: Any = base  # peft's model from the first adapter on
         self.overrides = Overrides()
         self.policy_bias = "none"
         self.value_head: Fp32Head | None = None
         self.reward_head: Fp32Head | None = None
+
         if policy_adapter is not None:
             self._add(policy_adapter, POLICY)
             self.policy_bias = read_object(
@@ -124,11 +126,13 @@ class Roles(Actors):
             self.base_weights.check("the policy's new adapter")
             if checked:
                 check_round_trip(self.model, POLICY)
+
         if reward_adapter is not None:
             self._add_reward(reward_adapter)
         if value is not None:
             assert lora is not None
             self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
+
         self.reading = reading or Reading()
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
         self._rewards: dict[str, tuple[str, Fp32Head, float, float, Reading]] = {}
@@ -139,6 +143,7 @@ class Roles(Actors):
             VALUE: POLICY if self.shares_trunk else VALUE,
             REWARD: REWARD,
         }
+
         self._settle()
         if checked:
             check_passes(self, POLICY)
@@ -202,23 +207,33 @@ class Roles(Actors):
         return head
 
     def _settle(self) -> None:
-        """What adapters need once they are on: what is trained, the leaner pass, eval mode."""
-        # A norm, say, has a leaner pass only while it is frozen, so this comes first.
-        copies = {id(p) for a, keys in self.overrides.keys.items()
-                  for key, p in zip(keys, self.overrides.tensors(a), strict=True)
-                  if not key.endswith("bias")}  # fmt: skip
+        """What adapters need once they are on: what is trained, cheaper passes, eval mode."""
+        copies = {
+            id(p)
+            for a, keys in self.overrides.keys.items()
+            for key, p in zip(keys, self.overrides.tensors(a), strict=True)
+            if not key.endswith("bias")
+        }
         for holder in (self.model, self.overrides):
             for name, parameter in holder.named_parameters():
                 trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE))
                 parameter.requires_grad_(trained and id(parameter) not in copies)
-        make_lean(self.model)
+
+        # A norm, say, has a cheaper pass only while it is frozen, so what is trained comes first.
+        with self.precision():
+            use_fast_passes(self.model)
         self._layers = switchable(self.model)
         self.eval()
 
     def _add_value(
-        self, value: str, init: str, lora: LoraConfig, reward_adapter: str | Path | None,
-        hidden_size: int, device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        value: str,
+        init: str,
+        lora: LoraConfig,
+        reward_adapter: str | Path | None,
+        hidden_size: int,
+        device: torch.device,
+    ) -> None:
         self.value_head = Fp32Head(hidden_size, 1).to(device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -235,18 +250,25 @@ class Roles(Actors):
 
     def _without_head(self, lora: LoraConfig) -> LoraConfig:
         """The value's adapter: the policy's but for the output head, which no value reads."""
-        targets: Any = lora.target_modules
+        targets = lora.target_modules
         if not isinstance(targets, set | list):
             return lora
+
         head = self._causal.get_output_embeddings()
-        own = {name.rpartition(".")[2] for name, module in self._causal.named_modules()
-               if module is head}  # fmt: skip
+        own = {
+            name.rpartition(".")[2]
+            for name, module in self._causal.named_modules()
+            if module is head
+        }
+
         kept = [target for target in targets if target.rpartition(".")[2] not in own]
         if not kept:
             raise InputError(
                 "lora_target_modules: only the output head, so a value adapter would have nothing "
-                "(add layers, or pass --value trunk)", "lora_target_modules",
-            )  # fmt: skip
+                "(add layers, or pass --value trunk)",
+                "lora_target_modules",
+            )
+
         made: Any = copy.deepcopy(lora)
         made.target_modules = set(kept)
         return made
@@ -265,7 +287,7 @@ class Roles(Actors):
         self.overrides.lay(adapter)
         return self._causal
 
-    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
         return last_states(trunk_of(self.act_as(role)), last, **inputs)
 
     def language_model(self, role: str) -> PreTrainedModel:
@@ -282,10 +304,10 @@ class Roles(Actors):
         assert self.reward_head is not None
         return self.reward_head(hidden).squeeze(-1)
 
-    def language_models(self) -> list[Any]:
+    def language_models(self) -> list[PreTrainedModel]:
         return [self._causal]
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         weight = next(p for p in self._causal.parameters() if not p.requires_grad)
         return {
             "base": base_fingerprint(self.base_name) or self.base_name,
@@ -308,7 +330,7 @@ class Roles(Actors):
                 digest.update(parameter.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def policy_facts(self) -> dict[str, Any]:
+    def policy_facts(self) -> dict[str, object]:
         """What makes an adapter of the policy's trained weights, as JSON can hold it.
 
         Returns:
@@ -330,26 +352,29 @@ class Roles(Actors):
         )
 
     @staticmethod
-    def _targets(config: Any) -> Any:
+    def _targets(config: LoraConfig) -> list[str] | str | None:
         targets = config.target_modules
         return sorted(targets) if isinstance(targets, set | list) else targets
 
-    def save(self, folder: str | Path, **facts: Any) -> None:
+    def save(self, folder: str | Path, **facts: object) -> None:
         """Write ``folder/policy`` (plain peft loads it) and, if there is one, ``folder/value``."""
         folder = Path(folder)
         names = [POLICY] + ([VALUE] if VALUE in self.adapters else [])
         for name in names:
             self.model.peft_config[name].base_model_name_or_path = self.base_name
         self.act_as(POLICY)
+
         # Copies of the base's embedding, which peft would add for some layers, say nothing new.
         self.model.save_pretrained(
             str(folder), selected_adapters=names, save_embedding_layers=False
         )
         self._save_overrides(folder / POLICY)
+
         if self.value_head is not None:
             (folder / VALUE).mkdir(exist_ok=True)
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(state, folder / VALUE / "value_head.safetensors")
+
         for template in folder.rglob("README.md"):  # peft's, with nothing filled in
             template.unlink()
         write_facts(folder / POLICY, self.base_name, **facts)
@@ -366,6 +391,6 @@ class Roles(Actors):
         write_json(folder / "adapter_config.json", config | {"bias": self.policy_bias})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A set or an enumeration, as JSON holds it."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

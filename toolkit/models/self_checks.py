@@ -9,7 +9,7 @@ adapters that are not zero.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.families import FAILURES, LogitRule
 from toolkit.models.generation import draw_uniforms, sample
-from toolkit.models.wrapped import head_weights
+from toolkit.models.peft_wrappers import head_weights
 
 if TYPE_CHECKING:
     from toolkit.models.actors import Actors
@@ -65,7 +65,7 @@ def _check_head(actors: "Actors", role: str) -> None:
     read: list[Tensor] = []
     ramp: Tensor | None = None
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         nonlocal ramp
         read.append(inputs[0])
         numbers = torch.linspace(-RAMP, RAMP, output.shape[-1], device=output.device)
@@ -81,20 +81,26 @@ def _check_head(actors: "Actors", role: str) -> None:
         raise InputError(f"{kind}: its logits do not come from its output head: not supported")
 
     states = actors.trunk(
-        role, 4, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False,
+        role,
+        4,
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        use_cache=False,
         position_ids=torch.arange(4, device=ids.device).unsqueeze(0),
-    )  # fmt: skip
+    )
     if not bool(states.isfinite().all()):
         raise InputError(
             f"{kind}: as the {role} it gives hidden states that are not finite (its weights are "
             "broken, or the precision is too low: try --precision fp32)"
         )
+
     rounding = 1e-3 if actors.in_fp32 else 0.1
     if not _close(states, read[0], rounding):
         raise InputError(
             f"{kind}: its output head reads something else than its trunk's last states: not "
             "supported"
         )
+
     # Some composite models leave out what the config of their language model asks for (Aya Vision).
     promised = actors.logit_rule(role)
     rounding = 1e-5 if ramp.dtype == torch.float32 else 1e-2
@@ -102,6 +108,7 @@ def _check_head(actors: "Actors", role: str) -> None:
         if ramp.shape == made.shape and _close(rule(ramp), made, rounding):
             actors.set_logit_rule(role, rule)
             return
+
     said = promised.said() or "as they are"
     raise InputError(
         f"{kind}: its config says that its logits are taken {said}, but it does something else to "
@@ -115,6 +122,7 @@ def _check_rows(actors: "Actors", role: str) -> None:
     drawn = _tokens(head, sum(LENGTHS)).tolist()
     prompts = [drawn[: LENGTHS[0]], drawn[LENGTHS[0] :]]
     ids, mask = (t.to(actors.device) for t in pad(prompts, 0, "left"))
+
     noise = draw_uniforms(len(prompts), NEW, torch.Generator().manual_seed(0))
     sampled = sample(actors.step(role), ids, mask, noise, 1.0, 0)
     whole = torch.cat([ids, sampled.completion_ids], 1), torch.cat([mask, sampled.mask], 1)
@@ -132,8 +140,10 @@ def _check_rows(actors: "Actors", role: str) -> None:
     expected = torch.stack(plain)
 
     allowed = ALLOWED[actors.in_fp32] * largest
-    for what, found in (("sampling with its cache", sampled.logprobs),
-                        ("a pass over rows padded on the left", again)):  # fmt: skip
+    for what, found in (
+        ("sampling with its cache", sampled.logprobs),
+        ("a pass over rows padded on the left", again),
+    ):
         gap = (found - expected).abs().mean().item()
         if not gap <= allowed:
             raise InputError(
@@ -160,9 +170,10 @@ def _noise_in_new_adapters(actors: "Actors") -> Iterator[None]:
     """Within, LoRA whose B is zero, as it begins, is not: a pass that skipped it would be seen."""
     generator = torch.Generator().manual_seed(0)
     new = [
-        parameter for name, parameter in actors.named_parameters()
+        parameter
+        for name, parameter in actors.named_parameters()
         if "lora_B" in name and not parameter.any()
-    ]  # fmt: skip
+    ]
     try:
         for parameter in new:
             noise = torch.randn(parameter.shape, generator=generator)

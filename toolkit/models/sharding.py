@@ -5,16 +5,15 @@ Adapters and heads stay whole in every process: their gradients are summed as wi
 the updates are the same. Embedding and output head are not shared out.
 """
 
-from typing import Any
-
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 
 
-def shard_base(models: list[Any]) -> int:
+def shard_base(models: list[PreTrainedModel]) -> int:
     """Share out the frozen weights of the models' decoder layers; returns how many layers.
 
     From then on every process must make as many passes as every other, or all wait for ever.
@@ -37,8 +36,9 @@ def shard_base(models: list[Any]) -> int:
         device = next(model.parameters()).device
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for layer in layers:
-            whole = {p for name, p in layer.named_parameters()
-                     if p.requires_grad or ".lora_" in name}  # fmt: skip
+            whole = {
+                p for name, p in layer.named_parameters() if p.requires_grad or ".lora_" in name
+            }
             fully_shard(layer, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
         count += len(layers)
     return count

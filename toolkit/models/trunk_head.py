@@ -14,14 +14,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from toolkit.maths.sequences import last_real_token
 from toolkit.models.families import fit_inputs, trunk_of
-from toolkit.models.wrapped import filler, head_weights
+from toolkit.models.peft_wrappers import filler, head_weights
 
 
 class _ScoresByTrunk(PreTrainedModel):
     """What a language model's class is given in place of its own forward pass."""
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: object
     ) -> SequenceClassifierOutput:
         """Scores (B, 1) as ``logits``: the head's of the state at each row's last real token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -50,7 +50,8 @@ def with_score_head(model: Any, head: nn.Linear) -> Any:
     if head_weights(output)[0] is not embedding.weight:
         model.set_output_embeddings(nn.Identity())
     language_class = type(model)
-    model.__class__ = type(f"{language_class.__name__}WithScore",
-                           (_ScoresByTrunk, language_class), {})  # fmt: skip
+    model.__class__ = type(
+        f"{language_class.__name__}WithScore", (_ScoresByTrunk, language_class), {}
+    )
     model.score, model.config.num_labels = head, 1
     return model

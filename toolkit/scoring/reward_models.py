@@ -3,24 +3,26 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.maths.sequences import last_real_token, length_sorted_batches, pad
 from toolkit.models.adapter_config import read_config
 from toolkit.models.adapters import check_adapter, plain_adapter
-from toolkit.models.facts import read_facts
+from toolkit.models.base_config import base_fingerprint
 from toolkit.models.families import fit_inputs, trunk_of
-from toolkit.models.loading import base_fingerprint, check_base, load_base, load_tokenizer
+from toolkit.models.loading import check_base, load_base, load_tokenizer
+from toolkit.models.peft_wrappers import filler
 from toolkit.models.reading import reading_of, said
 from toolkit.models.roles import Roles
-from toolkit.models.wrapped import filler
+from toolkit.models.toolkit_json import read_facts
 from toolkit.scoring.scorer import Completions, Scorer, TokenCompletions, refuse_infinite
 
 
@@ -221,7 +223,8 @@ class RewardModel(Scorer):
         # Not by the classifier's own forward pass, which takes a real token for padding where both
         # have one id.
         model = self.load()
-        classifier = model.get_base_model() if isinstance(model, PeftModel) else model
+        whole = model.get_base_model() if isinstance(model, PeftModel) else model
+        classifier = cast(PreTrainedModel, whole)
         trunk = trunk_of(classifier)
         filled = ids.masked_fill(~mask, filler(trunk.get_input_embeddings()))
         inputs = {"input_ids": filled, "attention_mask": mask.long(), "use_cache": False}

@@ -16,12 +16,11 @@ from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
-from toolkit.models.decoder import last_states, lean_decoder
 from toolkit.models.families import trunk_of
-from toolkit.models.lean import make_lean
+from toolkit.models.fast import last_states, use_fast_passes
 from toolkit.models.loading import cure_cpu_repacking
+from toolkit.models.peft_wrappers import of_adapter, switch, switchable
 from toolkit.models.self_checks import check_passes
-from toolkit.models.wrapped import of_adapter, switch, switchable
 
 # Ways to start LoRA that change the base's own weights, so that off is not what it was before.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -149,11 +148,10 @@ class SeparateModels(Actors):
             )
         self._layers: list[Any] = []
         if isinstance(policy, PeftModel):
-            make_lean(policy)
             self._layers = switchable(policy)
         for model in (policy, reference, value_model, reward_model):
             if model is not None:
-                lean_decoder(model)
+                use_fast_passes(model)
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0

@@ -15,10 +15,10 @@ from toolkit.errors import InputError
 from toolkit.maths.losses import best_of_k_loss, best_vs_rest_loss, centering_penalty
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
-from toolkit.models.facts import write_facts
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
+from toolkit.models.toolkit_json import write_facts
 from toolkit.scoring.accuracy import best_of_k_accuracy
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import (

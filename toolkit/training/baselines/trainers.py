@@ -23,13 +23,13 @@ from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import POLICY, Actors, banned_of
 from toolkit.models.adapters import plain_adapter
-from toolkit.models.decoder import last_states
 from toolkit.models.families import check_recomputing, trunk_of
+from toolkit.models.fast import last_states
 from toolkit.models.generation import Sampled, step_of
+from toolkit.models.lora_targets import language_lora
+from toolkit.models.peft_wrappers import filler
 from toolkit.models.sampling import SamplingRule
 from toolkit.models.self_checks import check_passes
-from toolkit.models.targets import language_lora
-from toolkit.models.wrapped import filler
 from toolkit.scoring.scorer import TokenCompletions, WeightedSum
 from toolkit.training.baselines.config import (
     PreferenceConfig,

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from toolkit.data.files import atomic_directory, json_text
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
-from toolkit.models.facts import FACTS
-from toolkit.models.wrapped import of_adapter
+from toolkit.models.peft_wrappers import of_adapter
+from toolkit.models.toolkit_json import FACTS
 from toolkit.training.ppo.state import TENSORS, PPOState
 
 NAME = re.compile(r"checkpoint-(\d{6,})")

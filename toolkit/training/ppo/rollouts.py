@@ -1,6 +1,6 @@
 """One batch of experience: completions, what four roles say of them, and their scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
-from toolkit.maths.sequences import is_any, pad
+from toolkit.maths.sequences import is_any, length_sorted_batches, pad
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, sample
 from toolkit.models.sampling import SamplingRule
@@ -65,12 +65,6 @@ def no_clock(phase: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def by_length(lengths: list[int] | Tensor, size: int) -> Iterator[Tensor]:
-    """Indices in pieces of at most ``size``, like lengths together: little padding in each."""
-    order = torch.as_tensor(lengths).argsort(stable=True)
-    yield from order.split(size)
-
-
 @torch.no_grad()
 def collect(
     actors: Actors,
@@ -110,7 +104,7 @@ def collect(
     step, gap = actors.step(POLICY), 0.0
 
     # Prompts of like length go together, whatever their order in the batch: little padding.
-    for piece in by_length([len(prompt) for prompt in prompts], batch_size):
+    for piece in length_sorted_batches([len(prompt) for prompt in prompts], batch_size):
         index = piece.to(device)
         start = width - max(len(prompts[i]) for i in piece)
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]

@@ -26,6 +26,7 @@ from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
+from toolkit.maths.sequences import length_sorted_batches
 from toolkit.models.actors import Actors
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
@@ -54,7 +55,7 @@ from toolkit.training.ppo.inputs import (
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
-from toolkit.training.ppo.rollouts import Clock, Rollout, by_length, collect, no_clock
+from toolkit.training.ppo.rollouts import Clock, Rollout, collect, no_clock
 from toolkit.training.ppo.signals import Interrupted, Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
@@ -337,7 +338,7 @@ class PPOTrainer:
         self.optimizer.zero_grad()
 
         # Micro-batches of like length; those without anything to learn from are left out.
-        pieces = by_length(
+        pieces = length_sorted_batches(
             rollout.prompt_mask[minibatch].sum(dim=1).cpu(), self.args.per_device_train_batch_size
         )
         indices = [minibatch[piece].to(self.model.device) for piece in pieces]

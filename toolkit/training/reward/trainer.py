@@ -32,9 +32,9 @@ from toolkit.maths.normalization import gain_and_bias
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
+from toolkit.models.lora_targets import language_lora
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
-from toolkit.models.targets import language_lora
 from toolkit.scoring.reward_models import RewardAdapter, score_rows
 from toolkit.scoring.scorer import TokenCompletions
 from toolkit.training.reward.config import BestOfKConfig

@@ -9,7 +9,7 @@ active.
 """
 
 import types
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import bitsandbytes as bnb
@@ -23,17 +23,19 @@ from peft.utils.other import (
     TrainableTokensWrapper,
 )
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
 
+Switchable = LoraLayer | TrainableTokensLayer | AuxiliaryTrainingWrapper
 
-def switchable(model: nn.Module) -> list[Any]:
+
+def switchable(model: nn.Module) -> list[Switchable]:
     """All modules of the model that an adapter changes."""
-    kinds = (LoraLayer, TrainableTokensLayer, AuxiliaryTrainingWrapper)
-    return [module for module in model.modules() if isinstance(module, kinds)]
+    return [module for module in model.modules() if isinstance(module, Switchable)]
 
 
-def switch(modules: Sequence[Any], adapter: str | None) -> None:
+def switch(modules: Sequence[Switchable], adapter: str | None) -> None:
     """Make ``adapter`` the active one in all these modules; None for the base as it is.
 
     peft's own ``set_adapter`` also flips ``requires_grad``, and a leaf that is frozen between
@@ -49,7 +51,7 @@ def switch(modules: Sequence[Any], adapter: str | None) -> None:
             module._active_adapter = [adapter]
 
 
-def _adapters_of(module: Any) -> Any:
+def _adapters_of(module: TrainableTokensLayer | AuxiliaryTrainingWrapper) -> Container[str]:
     return module.token_indices if isinstance(module, TrainableTokensLayer) else module._adapters
 
 
@@ -65,24 +67,30 @@ def heed_whose_rows(model: nn.Module) -> None:
             vars(module)["adapter_state_dict_load_map"] = types.MethodType(_rows_to_load, module)
 
 
-def _rows_to_save(wrapper: Any, adapter: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rows_to_save(
+    wrapper: TrainableTokensWrapper, adapter: str, state_dict: dict[str, Tensor]
+) -> dict[str, Tensor]:
     if adapter not in wrapper._adapters:
         return {}
     return TrainableTokensWrapper.adapter_state_dict(wrapper, adapter, state_dict)
 
 
-def _rows_to_load(wrapper: Any, adapter: str) -> dict[str, str]:
+def _rows_to_load(wrapper: TrainableTokensWrapper, adapter: str) -> dict[str, str]:
     if adapter not in wrapper._adapters:
         return {}
     return TrainableTokensWrapper.adapter_state_dict_load_map(wrapper, adapter)
 
 
-def tie_copies(base: Any, adapter: str) -> None:
+def tie_copies(base: PreTrainedModel, adapter: str) -> None:
     """Make the adapter's copies of embedding and head one weight, where the base's are one."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    wrapped = isinstance(embedding, ModulesToSaveWrapper) and isinstance(head, ModulesToSaveWrapper)
-    if not wrapped or not (adapter in embedding._adapters and adapter in head._adapters):
+    if not isinstance(embedding, ModulesToSaveWrapper) or not isinstance(
+        head, ModulesToSaveWrapper
+    ):
         return
+    if adapter not in embedding._adapters or adapter not in head._adapters:
+        return
+
     if embedding.original_module.weight is head.original_module.weight:
         head.modules_to_save[adapter].weight = embedding.modules_to_save[adapter].weight
 
@@ -152,10 +160,12 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
             return head_weights(head.original_module)
         inner: Any = head.modules_to_save[head.active_adapters[0]]
         return head_weights(inner)
+
     if isinstance(head, TrainableTokensWrapper):
         if head.disable_adapters:
             return head_weights(head.original_module)
         return held.token_adapter.get_merged_weights(held.token_adapter.active_adapters), None
+
     if isinstance(head, LoraLayer):
         weight, bias = head_weights(held.base_layer)
         name = held._active_adapter[0]
@@ -166,11 +176,13 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
                 "the adapter has DoRA or another variant of LoRA on the output head, which is not "
                 "supported (merge it into the base first: recipes/merge.py)"
             )
+
         scale, down, up = held.scaling[name], held.lora_A[name], held.lora_B[name]
         weight = weight + scale * (up.weight @ down.weight).to(weight.dtype)
         if up.bias is not None:
             bias = scale * up.bias if bias is None else bias + scale * up.bias
         return weight, bias
+
     if not isinstance(getattr(head, "weight", None), Tensor):
         raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
     if isinstance(held.weight, bnb.nn.Params4bit | bnb.nn.Int8Params):
@@ -183,7 +195,7 @@ def base_of(model: Any) -> Any:
     return model.base_model.model if isinstance(model, PeftModel) else model
 
 
-def filler(embedding: Any) -> int:
+def filler(embedding: nn.Module) -> int:
     """The token id to read where there is padding: one whose embedding is not the padding token's.
 
     That row is often all zeros, and the norm of zeros has no gradient: Gemma 3n takes a root of it,
@@ -205,7 +217,7 @@ def base_module(model: nn.Module, path: str) -> nn.Module | None:
     return _unwrapped(module)
 
 
-def _unwrapped(module: Any) -> Any:
+def _unwrapped(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, AuxiliaryTrainingWrapper):
             module = module.original_module

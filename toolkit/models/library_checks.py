@@ -91,18 +91,23 @@ def adapters_off() -> str | None:
     with torch.no_grad():
         policy = roles.logits(POLICY, IDS, MASK, 2)
         reference = roles.logits(REFERENCE, IDS, MASK, 2)
+
         ids, mask = IDS[:, :-1], MASK[:, :-1]
         hidden = bare.transformer(
-            input_ids=ids.masked_fill(~mask, 0), attention_mask=mask.long(),
-            position_ids=position_ids(mask), use_cache=False,
-        ).last_hidden_state  # fmt: skip
+            input_ids=ids.masked_fill(~mask, 0),
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask),
+            use_cache=False,
+        ).last_hidden_state
+
         alone = bare.lm_head(hidden[:, -2:])
+
     if torch.equal(policy, reference):
         return "the policy's adapter does nothing"
     return None if torch.equal(reference, alone) else "the reference is not the bare base"
 
 
-CANARIES: dict[str, Callable[[], str | None]] = {
+LIBRARY_CHECKS: dict[str, Callable[[], str | None]] = {
     "4-bit gradients after sampling": gradient_after_sampling,
     "padding on the left": padding_on_the_left,
     "captured log-probs": captured_logprobs,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError
-from toolkit.models.finite import check_file, check_weights_of, is_finite
+from toolkit.models.finite_weights import check_file, check_weights_of, is_finite
 from toolkit.models.loading import load_base
 
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2]

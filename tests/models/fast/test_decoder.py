@@ -1,4 +1,4 @@
-"""The leaner decoder layers against transformers' own."""
+"""The cheaper decoder layers against transformers' own."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 
-from toolkit.models.decoder import last_states, lean_decoder
+from toolkit.models.fast.decoder import change_layers, last_states
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
          "intermediate_size": 128, "max_position_embeddings": 64, "num_key_value_heads": 2,
@@ -38,9 +38,9 @@ MASKS = {"padded": PADDED, "whole": torch.ones_like(IDS)}
 def both(name: str) -> tuple[Any, Any]:
     torch.manual_seed(0)
     own = MODELS[name]().eval()
-    lean = copy.deepcopy(own)
-    assert lean_decoder(lean) == 2
-    return own, lean
+    fast = copy.deepcopy(own)
+    assert change_layers(fast) == 2
+    return own, fast
 
 
 def inputs(mask: torch.Tensor) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def inputs(mask: torch.Tensor) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("last", [1, 5, 12])
 def test_states_and_gradients_are_the_models_own(name: str, mask: str, last: int) -> None:
-    own, lean = both(name)
+    own, fast = both(name)
     found = []
-    for model in (own, lean):
+    for model in (own, fast):
         given = inputs(MASKS[mask]) | {"use_cache": False}
         if model is own:
             states = model.model(**given).last_hidden_state[:, -last:]
@@ -72,30 +72,30 @@ def test_states_and_gradients_are_the_models_own(name: str, mask: str, last: int
 
 
 def test_fewer_positions_are_really_fewer() -> None:
-    _, lean = both("llama")
+    _, fast = both("llama")
     rows = []
-    for layer in lean.model.layers:
+    for layer in fast.model.layers:
         layer.mlp.register_forward_hook(lambda m, args, out: rows.append(out.shape[1]))
-    last_states(lean.model, 5, **inputs(PADDED))
+    last_states(fast.model, 5, **inputs(PADDED))
     assert rows == [12, 5]
-    lean(**inputs(PADDED))  # whoever runs the model as a whole gets all positions
+    fast(**inputs(PADDED))  # whoever runs the model as a whole gets all positions
     assert rows[2:] == [12, 12]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_with_a_cache_the_last_state_is_that_of_a_whole_pass(name: str) -> None:
-    own, lean = both(name)
+    own, fast = both(name)
     given = inputs(PADDED)
-    cache = DynamicCache(config=lean.config)
+    cache = DynamicCache(config=fast.config)
     with torch.no_grad():
         whole = own.model(**given, use_cache=False).last_hidden_state
         last_states(
-            lean.model, 1, input_ids=IDS[:, :8], attention_mask=PADDED[:, :8],
+            fast.model, 1, input_ids=IDS[:, :8], attention_mask=PADDED[:, :8],
             position_ids=given["position_ids"][:, :8], past_key_values=cache, use_cache=True,
         )  # fmt: skip
         for t in range(8, 12):
             state = last_states(
-                lean.model, 1, input_ids=IDS[:, t : t + 1], attention_mask=PADDED[:, : t + 1],
+                fast.model, 1, input_ids=IDS[:, t : t + 1], attention_mask=PADDED[:, : t + 1],
                 position_ids=given["position_ids"][:, t : t + 1], past_key_values=cache,
                 use_cache=True,
             )  # fmt: skip
@@ -103,49 +103,49 @@ def test_with_a_cache_the_last_state_is_that_of_a_whole_pass(name: str) -> None:
 
 
 def test_eager_attention_works_on_every_position() -> None:
-    own, lean = both("llama")
-    for model in (own, lean):
+    own, fast = both("llama")
+    for model in (own, fast):
         model.set_attn_implementation("eager")
     with torch.no_grad():
         whole = own.model(**inputs(PADDED)).last_hidden_state
         assert torch.allclose(
-            last_states(lean.model, 3, **inputs(PADDED)), whole[:, -3:], atol=2e-5, rtol=2e-5
+            last_states(fast.model, 3, **inputs(PADDED)), whole[:, -3:], atol=2e-5, rtol=2e-5
         )
 
 
 @pytest.mark.parametrize("last", [3, 12])
 def test_recomputed_activations_give_the_same_gradients(last: int) -> None:
-    _, lean = both("llama")
+    _, fast = both("llama")
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            lean.activation_checkpointing_enable({"use_reentrant": False})
-            lean.train()
+            fast.activation_checkpointing_enable({"use_reentrant": False})
+            fast.train()
         passes: list[int] = []
-        hook = lean.model.layers[-1].self_attn.o_proj.register_forward_hook(
+        hook = fast.model.layers[-1].self_attn.o_proj.register_forward_hook(
             lambda m, args, out, passes=passes: passes.append(out.shape[1])
         )
-        lean.zero_grad()
-        last_states(lean.model, last, **inputs(PADDED), use_cache=False).square().sum().backward()
+        fast.zero_grad()
+        last_states(fast.model, last, **inputs(PADDED), use_cache=False).square().sum().backward()
         hook.remove()
         assert passes == [last] * (1 + checkpointing)
-        gradients.append([p.grad.clone() for p in lean.parameters() if p.grad is not None])
+        gradients.append([p.grad.clone() for p in fast.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_under_autocast_it_is_as_near_to_the_truth_as_transformers() -> None:
-    own, lean = both("qwen3")
+    own, fast = both("qwen3")
     with torch.no_grad():
         truth = own.model(**inputs(PADDED)).last_hidden_state
         with torch.autocast("cpu", torch.bfloat16):
             theirs = own.model(**inputs(PADDED)).last_hidden_state
-            ours = last_states(lean.model, 12, **inputs(PADDED))
+            ours = last_states(fast.model, 12, **inputs(PADDED))
     assert 1e-4 < (ours - truth).norm() < 1.1 * (theirs - truth).norm()
 
 
 def test_a_layer_that_computes_something_else_keeps_its_own_pass() -> None:
-    """Another release may scale its residuals, say: the leaner pass would be wrong in silence."""
+    """Another release may scale its residuals, say: the cheaper pass would be wrong in silence."""
     model = MODELS["llama"]()
 
     class LlamaDecoderLayer(type(model.model.layers[0])):  # type: ignore[misc]
@@ -156,7 +156,7 @@ def test_a_layer_that_computes_something_else_keeps_its_own_pass() -> None:
         layer.__class__ = LlamaDecoderLayer
     with torch.no_grad():
         before = model(**inputs(PADDED)).logits
-        assert lean_decoder(model) == 0
+        assert change_layers(model) == 0
         assert torch.equal(model(**inputs(PADDED)).logits, before)
         assert last_states(model.model, 3, **inputs(PADDED)).shape == (3, 3, 64)
     for layer in model.model.layers:
@@ -167,11 +167,11 @@ def test_another_activation_keeps_its_mlp() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SMALL, hidden_act="gelu")).eval()
     with torch.no_grad():
         before = model(**inputs(PADDED)).logits
-        assert lean_decoder(model) == 2
+        assert change_layers(model) == 2
         assert torch.allclose(model(**inputs(PADDED)).logits, before, atol=2e-5)
     assert "forward" not in vars(model.model.layers[0].mlp)
 
 
 def test_families_of_another_build_are_left_alone() -> None:
     model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])})
-    assert lean_decoder(model) == 0
+    assert change_layers(model) == 0

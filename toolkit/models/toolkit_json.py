@@ -9,39 +9,41 @@ from toolkit.arguments.model import PRECISIONS
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 from toolkit.models.adapter_config import line_of
-from toolkit.models.loading import base_fingerprint
+from toolkit.models.base_config import base_fingerprint
 
 FACTS = "toolkit.json"  # beside adapter_config.json: the base's fingerprint, gain and bias, ...
 TRAINED_ON = ("messages", "text", "both")
 
 
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
-def _text_or_none(value: Any) -> bool:
+def _text_or_none(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
 # What the facts that are acted on must be, in words and as a test; a file comes from anywhere.
-FACTS_HELD: dict[str, tuple[str, Callable[[Any], bool]]] = {
+FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
     "gain": ("a finite number", _finite),
     "bias": ("a finite number", _finite),
     "precision": (
-        "4bit, bf16 or fp32", lambda v: v is None or (isinstance(v, str) and v in PRECISIONS),
+        "4bit, bf16 or fp32",
+        lambda v: v is None or (isinstance(v, str) and v in PRECISIONS),
     ),
     "base_fingerprint": ("a text", _text_or_none),
     "ends_with": ("a token's text", _text_or_none),
     "whole_turns": ("true or false", lambda v: isinstance(v, bool)),
     "trained_on": (
-        "messages, text or both", lambda v: isinstance(v, str) and v in TRAINED_ON,
+        "messages, text or both",
+        lambda v: isinstance(v, str) and v in TRAINED_ON,
     ),
     "chat_template": ("a template's text", _text_or_none),
     "chat_template_kwargs": ("an object", lambda v: v is None or isinstance(v, dict)),
-}  # fmt: skip
+}
 
 
-def write_facts(folder: str | Path, base_name: str, **facts: Any) -> None:
+def write_facts(folder: str | Path, base_name: str, **facts: object) -> None:
     """Write ``toolkit.json``: the base's fingerprint and what else the next stage must know.
 
     Raises:

@@ -1,0 +1,89 @@
+"""LoRA layers with the cheaper pass against peft's own."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from toolkit.models.fast import lora
+from toolkit.models.fast.lora import change_lora
+from toolkit.models.loading import load_base
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
+
+
+def with_adapter(model: str, precision: str, **lora: object) -> nn.Module:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", task_type="CAUSAL_LM",
+                        **lora)  # fmt: skip
+    peft_model = get_peft_model(load_base(model, precision), config)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return peft_model
+
+
+def results(model: nn.Module, autocast: bool) -> dict[str, torch.Tensor]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = model(input_ids=IDS).logits
+    logits.float().logsumexp(-1).sum().backward()
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return found | {"logits": logits.detach().float()}
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "4bit"])
+def test_values_and_gradients_are_pefts(family_model: str, precision: str, on_cpu: bool) -> None:
+    own = with_adapter(family_model, precision)
+    fast = copy.deepcopy(own)
+    change_lora(fast, on_cpu)
+    theirs, ours = results(own, False), results(fast, False)
+    assert theirs.keys() == ours.keys() and len(ours) > 8
+    tolerance = 1e-5 if precision != "bf16" else 3e-2
+    for name, tensor in theirs.items():
+        scale = max(tensor.abs().max().item(), 1e-3)
+        assert (ours[name] - tensor).abs().max().item() < tolerance * scale, name
+
+
+def test_under_autocast_it_is_as_near_to_the_truth_as_pefts(demo_model: str) -> None:
+    own = with_adapter(demo_model, "fp32")
+    fast = copy.deepcopy(own)
+    change_lora(fast, True)
+    truth = results(copy.deepcopy(own), False)
+    theirs, ours = results(own, True), results(fast, True)
+    assert ours.keys() == theirs.keys()
+
+    def error(found: dict[str, torch.Tensor]) -> float:
+        errors = [(found[n] - t).norm() / t.norm().clamp(min=1e-6) for n, t in truth.items()]
+        return torch.stack(errors).mean().item()
+
+    assert 1e-4 < error(ours) < 1.1 * error(theirs)
+
+
+def test_what_is_more_than_plain_lora_keeps_pefts_own_pass(demo_model: str) -> None:
+    for more in ({"lora_dropout": 0.1}, {"use_dora": True}):
+        model = with_adapter(demo_model, "fp32", **more)
+        change_lora(model, True)
+        layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
+        assert "forward" not in vars(layer), more
+
+
+def test_only_on_a_cpu_updates_are_merged_into_weights(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = []
+    own = lora._MergedLinear.apply
+    monkeypatch.setattr(lora._MergedLinear, "apply", lambda *args: merged.append(1) or own(*args))
+    model = with_adapter(demo_model, "fp32")
+    long = IDS.repeat(40, 10)
+    for on_cpu, expected in ((True, True), (False, False)):
+        merged.clear()
+        change_lora(model, on_cpu)
+        model(input_ids=long)
+        assert bool(merged) == expected
+        merged.clear()
+        model(input_ids=IDS[:1, :2])  # of few rows the product costs less than the merging
+        assert not merged

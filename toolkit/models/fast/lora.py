@@ -1,0 +1,112 @@
+"""Plain LoRA layers: the update is added inside a matrix product.
+
+peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling: three further tensors of the
+output's size, and as many in the backward pass. Parameters, names and saved files stay peft's; a
+test holds values and gradients against its own.
+"""
+
+import types
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from toolkit.maths.precision import autocast_type
+
+
+class _MergedLinear(torch.autograd.Function):
+    """y = x (W + scale B A)' + bias; W and bias frozen: x (N, i), W (o, i), A (r, i), B (o, r).
+
+    W + scale B A is made for the pass, and again backward. That costs r / N of the product with x,
+    and saves two thin products and a pass over the output.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        ctx.scale = scale
+        ctx.save_for_backward(x, weight, a, b)
+        return nn.functional.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        grad = grads[0]
+        grad_x = grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ torch.addmm(weight, b, a, alpha=ctx.scale)
+        if ctx.needs_input_grad[3]:
+            grad_a = ((grad @ b).t() @ x).mul_(ctx.scale)
+        if ctx.needs_input_grad[4]:
+            grad_b = (grad.t() @ (x @ a.t())).mul_(ctx.scale)
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
+    name = layer._active_adapter[0]
+    result = layer.base_layer(x, *args, **kwargs)
+    if layer._disable_adapters or name not in layer.lora_A:
+        return result
+
+    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    read = x if autocast_type(x) is not None else x.to(a.dtype)
+    down = nn.functional.linear(read, a).flatten(0, -2)
+
+    if result.dtype != down.dtype:
+        return result + (down @ b.t() * scale).view(result.shape).to(result.dtype)
+    up = b.t().to(down.dtype)
+    return torch.addmm(result.flatten(0, -2), down, up, alpha=scale).view(result.shape)
+
+
+def _merge_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """The same on a CPU: in fp32 and of many rows the update is merged into the weight."""
+    name, base = layer._active_adapter[0], layer.base_layer
+    if layer._disable_adapters or name not in layer.lora_A or not _is_frozen_fp32(base):
+        return _add_update(layer, x, *args, **kwargs)
+
+    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    rows = x.numel() // x.shape[-1]
+    many = 2 * base.weight.numel() < rows * sum(base.weight.shape)
+    if not many or autocast_type(x) is not None or not x.dtype == a.dtype == torch.float32:
+        return _add_update(layer, x, *args, **kwargs)
+
+    weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
+    linear: Any = _MergedLinear
+    y: Tensor = linear.apply(x.reshape(rows, -1), weight, base.bias, a, b, scale)
+    return y.view(*x.shape[:-1], -1)
+
+
+def _is_frozen_fp32(base: nn.Module) -> bool:
+    parameters = base._parameters.values()
+    return type(base) in (nn.Linear, Conv1D) and all(
+        p is None or (p.dtype == torch.float32 and not p.requires_grad) for p in parameters
+    )
+
+
+def change_lora(model: nn.Module, on_cpu: bool) -> None:
+    """Give plain LoRA layers the cheaper pass; others, with dropout or DoRA say, keep peft's.
+
+    Args:
+        model: with adapters on it.
+        on_cpu: whether its weights are on a CPU, where fp32 products are the cost.
+    """
+    forward = _merge_update if on_cpu else _add_update
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            if _is_plain(layer):
+                vars(layer)["forward"] = types.MethodType(forward, layer)
+            else:  # an adapter that came later may need peft's
+                vars(layer).pop("forward", None)
+
+
+def _is_plain(layer: Any) -> bool:
+    if not isinstance(layer.base_layer, nn.Linear | Conv1D):  # a router, say, which gives a tuple
+        return False
+    dropout = any(isinstance(module, nn.Dropout) for module in layer.lora_dropout.values())
+    return not (
+        dropout or layer.lora_variant or any(layer.lora_bias.values()) or layer.lora_embedding_A
+    )
