@@ -41,13 +41,23 @@ from toolkit.training.reward.trainer import BestOfKTrainer, score_in_buckets
 
 def shared_arguments(args: argparse.Namespace, seed: int, batch: int) -> dict[str, Any]:
     return {
-        "output_dir": "/tmp/best_of_k_vs_pairs", "num_train_epochs": args.epochs, "seed": seed,
-        "learning_rate": args.lr, "per_device_train_batch_size": batch, "adam_epsilon": 1e-5,
-        "max_grad_norm": 0.0, "max_length": 512, "report_to": "none", "save_strategy": "no",
-        "logging_steps": 1000, "disable_tqdm": True, "bf16": False,
-        "use_cpu": not torch.cuda.is_available(), "activation_checkpointing": False,
+        "output_dir": "/tmp/best_of_k_vs_pairs",
+        "num_train_epochs": args.epochs,
+        "seed": seed,
+        "learning_rate": args.lr,
+        "per_device_train_batch_size": batch,
+        "adam_epsilon": 1e-5,
+        "max_grad_norm": 0.0,
+        "max_length": 512,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1000,
+        "disable_tqdm": True,
+        "bf16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "activation_checkpointing": False,
         "dataloader_pin_memory": False,
-    }  # fmt: skip
+    }
 
 
 def picks(model: Any, candidates: list[list[list[int]]]) -> np.ndarray:
@@ -68,10 +78,12 @@ def ours(args: argparse.Namespace, train: list[Row], test: list[Row], seed: int)
     encoder = Encoder(tokenizer, 512)
     trainer = BestOfKTrainer(
         load_base(args.model, "4bit", score_head=True, seed=seed),
-        BestOfKConfig(**shared_arguments(args, seed, args.batch)), tokenizer,
-        Dataset.from_list(list(encoder.encode(("", row) for row in train))), None,
+        BestOfKConfig(**shared_arguments(args, seed, args.batch)),
+        tokenizer,
+        Dataset.from_list(list(encoder.encode(("", row) for row in train))),
+        None,
         lora_config(16, 32, "all-linear", "SEQ_CLS"),
-    )  # fmt: skip
+    )
     trainer.train()
     return picks(trainer.model, [r["candidate_ids"] for r in encoder.encode(("", r) for r in test)])
 
@@ -102,8 +114,10 @@ def describe(name: str, right: np.ndarray, rows: list[Row]) -> str:
     prompts, credits = [row["prompt"] for row in rows], right.astype(float).tolist()
     found = share(credits, prompts)
     p = luck(credits, [1 / len(row["completions"]) for row in rows], prompts)
-    return (f"{name:28s} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]  "
-            f"chance gives as many with probability {p:.1e}")  # fmt: skip
+    return (
+        f"{name:28s} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}]  "
+        f"chance gives as many with probability {p:.1e}"
+    )
 
 
 def main() -> None:
@@ -136,8 +150,10 @@ def main() -> None:
             right[name][fold == f] = train_and_pick(args, train, test, f) == best[fold == f]
             accuracy, seconds = right[name][fold == f].mean(), time.monotonic() - started
             times[name].append(seconds)
-            print(f"fold, seed {f}: {name:6s} {accuracy:.4f} of {len(test)}, {seconds:.0f} s",
-                  flush=True)  # fmt: skip
+            print(
+                f"fold, seed {f}: {name:6s} {accuracy:.4f} of {len(test)}, {seconds:.0f} s",
+                flush=True,
+            )
         both = [right[name][fold == f].mean() for name in ("ours", "stock")]
         differences.append(float(both[0] - both[1]))
 
@@ -145,8 +161,9 @@ def main() -> None:
     spread = (
         stats.t.ppf(0.975, args.folds - 1) * np.std(differences, ddof=1) / math.sqrt(args.folds)
     )
-    only_ours, only_stock = (int((right[a] & ~right[b]).sum())
-                             for a, b in (("ours", "stock"), ("stock", "ours")))  # fmt: skip
+    only_ours, only_stock = (
+        int((right[a] & ~right[b]).sum()) for a, b in (("ours", "stock"), ("stock", "ours"))
+    )
     mcnemar = stats.binomtest(only_ours, only_ours + only_stock).pvalue
     print(f"\n{len(rows)} comparisons, each held out once; chance {chance:.4f}")
     print(describe("K-way softmax (ours)", right["ours"], rows))
@@ -163,16 +180,27 @@ def main() -> None:
         half = np.mean([split_half_accuracy(row["ratings"], rng) for row in rows])
         print(f"one rater against the best   {one:.4f}")
         print(f"half of the raters           {half:.4f}")
-    print(f"ours - stock: {mean:+.4f} [{mean - spread:+.4f}, {mean + spread:+.4f}] (t over "
-          f"{args.folds} folds); only ours right {only_ours}, only stock {only_stock}: "
-          f"McNemar's exact p {mcnemar:.3f}")  # fmt: skip
+    print(
+        f"ours - stock: {mean:+.4f} [{mean - spread:+.4f}, {mean + spread:+.4f}] (t over "
+        f"{args.folds} folds); only ours right {only_ours}, only stock {only_stock}: "
+        f"McNemar's exact p {mcnemar:.3f}"
+    )
     ratios = sorted(a / b for a, b in zip(times["ours"], times["stock"], strict=True))
     print(f"time of ours over that of stock, by fold: {ratios[0]:.2f} to {ratios[-1]:.2f}")
     if args.json:
-        Path(args.json).write_text(json.dumps({
-            "ours": float(right["ours"].mean()), "stock": float(right["stock"].mean()),
-            "differences": differences, "half_width": float(spread), "mcnemar_p": float(mcnemar),
-        }, indent=2) + "\n")  # fmt: skip
+        Path(args.json).write_text(
+            json.dumps(
+                {
+                    "ours": float(right["ours"].mean()),
+                    "stock": float(right["stock"].mean()),
+                    "differences": differences,
+                    "half_width": float(spread),
+                    "mcnemar_p": float(mcnemar),
+                },
+                indent=2,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,9 @@ def main() -> None:
     ids = torch.randint(0, args.vocabulary, (1, args.tokens))
     print(f"{args.tokens} tokens, d = {args.hidden}, V = {args.vocabulary}, {args.threads} thread")
     for name, context in (
-        ("fp32", nullcontext), ("bf16", lambda: torch.autocast("cpu", torch.bfloat16)),
-    ):  # fmt: skip
+        ("fp32", nullcontext),
+        ("bf16", lambda: torch.autocast("cpu", torch.bfloat16)),
+    ):
         times: dict[float | None, list[float]] = {None: [], 30.0: []}
         for _ in range(args.rounds + 1):
             for cap, found in times.items():

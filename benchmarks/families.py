@@ -91,8 +91,9 @@ def table(tests: Any) -> str:
 def types() -> str:
     """All types with a causal or an image-text model, by how they are held."""
     groups: dict[str, list[str]] = {}
-    for kind in sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-                        *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}):  # fmt: skip
+    for kind in sorted(
+        {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    ):
         try:
             family = family_of(CONFIG_MAPPING[kind]())
         except InputError as error:
@@ -109,8 +110,10 @@ def types() -> str:
         )
         whole = ", of which the language model is used" if family.composite else ""
         groups.setdefault(f"reward model: {head}{whole}", []).append(kind)
-    return "\n\n".join(f"**{title}** ({len(kinds)}): {', '.join(kinds)}."
-                       for title, kinds in sorted(groups.items()))  # fmt: skip
+    return "\n\n".join(
+        f"**{title}** ({len(kinds)}): {', '.join(kinds)}."
+        for title, kinds in sorted(groups.items())
+    )
 
 
 def main() -> None:

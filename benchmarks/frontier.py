@@ -122,8 +122,9 @@ def main() -> None:
         print(
             f"{path.parent.name + '/' + path.name:32}{kl:8.3f}{normalised:8.3f}{best:8.3f}"
             f"{normalised / best:8.3f}{by_half[0]:8.3f}{by_half[1]:8.3f}"
-            f"{tilt.effective_samples:9.1f}", flush=True,
-        )  # fmt: skip
+            f"{tilt.effective_samples:9.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

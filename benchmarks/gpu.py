@@ -159,9 +159,13 @@ def numbers(work: Path) -> Rows:
     code = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; import benchmarks.gpu as g; g.exact()"
     cpu: dict[str, Any] = {}
     for use_cpu, precision, autocast in (
-        (True, "fp32", False), (True, "4bit", False), (False, "fp32", False),
-        (False, "bf16", True), (False, "4bit", False), (False, "4bit", True),
-    ):  # fmt: skip
+        (True, "fp32", False),
+        (True, "4bit", False),
+        (False, "fp32", False),
+        (False, "bf16", True),
+        (False, "4bit", False),
+        (False, "4bit", True),
+    ):
         env = os.environ | {"PRECISION": precision, "AUTOCAST": str(int(autocast))}
         env |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if use_cpu else {}
         done = subprocess.run(
@@ -278,9 +282,15 @@ def decode(work: Path, shape: str, precision: str) -> Rows:
             model = roles.language_model(POLICY)
             with torch.no_grad(), roles.precision():
                 model.generate(
-                    input_ids=ids, attention_mask=mask.long(), do_sample=True, top_k=0, top_p=1.0,
-                    max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0,
-                )  # fmt: skip
+                    input_ids=ids,
+                    attention_mask=mask.long(),
+                    do_sample=True,
+                    top_k=0,
+                    top_p=1.0,
+                    max_new_tokens=tokens,
+                    min_new_tokens=tokens,
+                    pad_token_id=0,
+                )
 
         for name, generate in (("toolkit", ours), ("transformers", theirs)):
             seconds = {}
@@ -310,19 +320,36 @@ def planned_mib(folder: Path, precision: str, micro: int, checkpointing: bool) -
     from toolkit.models.memory import MIB, plan_memory
 
     plan = plan_memory(
-        AutoConfig.from_pretrained(folder), precision,
-        lora_config(16, 32, "all-linear", "CAUSAL_LM"), "adapter", PROMPT, NEW, micro, BATCH,
-        reward=False, bf16=True, checkpointing=checkpointing, device=device(),
-    )  # fmt: skip
+        AutoConfig.from_pretrained(folder),
+        precision,
+        lora_config(16, 32, "all-linear", "CAUSAL_LM"),
+        "adapter",
+        PROMPT,
+        NEW,
+        micro,
+        BATCH,
+        reward=False,
+        bf16=True,
+        checkpointing=checkpointing,
+        device=device(),
+    )
     return plan.peak / MIB
 
 
 def run_ppo(folder: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     words = [
-        sys.executable, "recipes/ppo.py", "--model_name_or_path", str(folder),
-        "--lexicon", "data/lexicon.txt", "--output_dir", str(output), "--disable_tqdm", "true",
+        sys.executable,
+        "recipes/ppo.py",
+        "--model_name_or_path",
+        str(folder),
+        "--lexicon",
+        "data/lexicon.txt",
+        "--output_dir",
+        str(output),
+        "--disable_tqdm",
+        "true",
         *more,
-    ]  # fmt: skip
+    ]
     return subprocess.run(words, cwd=ROOT, text=True, capture_output=True)
 
 
@@ -336,13 +363,31 @@ def ppo(work: Path, shape: str, precision: str) -> Rows:
     for micro, checkpointing in ((16, False), (64, True)):
         output = work / f"ppo-{shape}-{precision}-{micro}"
         done = run_ppo(
-            folder, output, "--precision", precision, "--prompts", str(texts), "--prompt_tokens",
-            str(PROMPT), "--response_length", str(NEW), "--per_device_train_batch_size", str(micro),
-            "--gradient_accumulation_steps", str(BATCH // micro), "--total_episodes",
-            str(BATCH * UPDATES), "--local_rollout_forward_batch_size", str(BATCH),
-            "--bf16", "true" if device() == "cuda" else "false",
-            "--gradient_checkpointing", str(checkpointing).lower(), "--overwrite", "true",
-        )  # fmt: skip
+            folder,
+            output,
+            "--precision",
+            precision,
+            "--prompts",
+            str(texts),
+            "--prompt_tokens",
+            str(PROMPT),
+            "--response_length",
+            str(NEW),
+            "--per_device_train_batch_size",
+            str(micro),
+            "--gradient_accumulation_steps",
+            str(BATCH // micro),
+            "--total_episodes",
+            str(BATCH * UPDATES),
+            "--local_rollout_forward_batch_size",
+            str(BATCH),
+            "--bf16",
+            "true" if device() == "cuda" else "false",
+            "--gradient_checkpointing",
+            str(checkpointing).lower(),
+            "--overwrite",
+            "true",
+        )
         row: dict[str, Any] = {
             "micro_batch": micro,
             "gradient_checkpointing": checkpointing,
@@ -367,9 +412,15 @@ def resume(work: Path) -> Rows:
     """The embedded model: a run stopped after two updates and resumed, against one without stop."""
     for precision in ("fp32", "4bit"):
         more = [
-            "--precision", precision, "--total_episodes", "256", "--per_device_train_batch_size",
-            "64", "--save_steps", "1",
-        ]  # fmt: skip
+            "--precision",
+            precision,
+            "--total_episodes",
+            "256",
+            "--per_device_train_batch_size",
+            "64",
+            "--save_steps",
+            "1",
+        ]
         folder = ROOT / "data" / "model"
         whole, cut = work / f"whole-{precision}", work / f"cut-{precision}"
         for output, extra in (
@@ -467,9 +518,12 @@ def main() -> None:
             begun = time.monotonic()
             try:
                 done = subprocess.run(
-                    [*words, "--output", str(args.output)], env=env, timeout=max(left, 1),
-                    stderr=subprocess.PIPE, text=True,
-                )  # fmt: skip
+                    [*words, "--output", str(args.output)],
+                    env=env,
+                    timeout=max(left, 1),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
                 if done.returncode:
                     print(f"{name} FAILED:\n{done.stderr[-2500:]}", flush=True)
             except subprocess.TimeoutExpired:

@@ -92,8 +92,10 @@ class Person(threading.Thread):
         body = None
         if fields is not None:
             body = urllib.parse.urlencode(fields)
-            headers |= {"Origin": f"http://{host}",
-                        "Content-Type": "application/x-www-form-urlencoded"}  # fmt: skip
+            headers |= {
+                "Origin": f"http://{host}",
+                "Content-Type": "application/x-www-form-urlencoded",
+            }
         while True:
             try:
                 if self.connection is None:
@@ -221,9 +223,13 @@ def measure(
     server.kill()
     crowd.over.set()
     crowd.join()
-    return count(path, people) | {"labels": sum(len(p.said) for p in people), "kills": kills,
-                                  "labelers": labelers, "silent": silent,
-                                  "seconds": round(seconds, 1)}  # fmt: skip
+    return count(path, people) | {
+        "labels": sum(len(p.said) for p in people),
+        "kills": kills,
+        "labelers": labelers,
+        "silent": silent,
+        "seconds": round(seconds, 1),
+    }
 
 
 def count(path: Path, people: list[Person]) -> dict[str, Any]:
@@ -240,12 +246,15 @@ def count(path: Path, people: list[Person]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "lost": sum(form not in found for form in [*acknowledged, *undone]),
         "doubled": sum(len(actions) > 1 for actions in found.values()),
-        "changed": sum(found.get(form, [action]) != [action]
-                       for form, action in acknowledged.items()),
-    }  # fmt: skip
+        "changed": sum(
+            found.get(form, [action]) != [action] for form, action in acknowledged.items()
+        ),
+    }
     if len(times) > 20:
-        result |= {"median_ms": round(statistics.median(times), 2),
-                   "p99_ms": round(times[int(0.99 * len(times))], 2)}  # fmt: skip
+        result |= {
+            "median_ms": round(statistics.median(times), 2),
+            "p99_ms": round(times[int(0.99 * len(times))], 2),
+        }
     return result
 
 

@@ -33,10 +33,12 @@ SETTINGS = Settings(overlap=1.0)
 def fill(store: Store, items: int, labels: int, people: int, left: int) -> None:
     """Items of which all but ``left`` have two labels, by people in turn."""
     store.add_items(
-        {"prompt": f"On day {i} I went to the cafe by the lake with my aunt.",
-         "completions": [f" {word} and so on, for a sentence or two ({i})." for word in "abcd"]}
+        {
+            "prompt": f"On day {i} I went to the cafe by the lake with my aunt.",
+            "completions": [f" {word} and so on, for a sentence or two ({i})." for word in "abcd"],
+        }
         for i in range(items)
-    )  # fmt: skip
+    )
     names = [store.script(f"person {n}") for n in range(people)]
     db, rng, now = store.db, random.Random(0), time.time()
     chosen = [row[0] for row in db.execute("SELECT id FROM items ORDER BY place")]
@@ -51,8 +53,9 @@ def fill(store: Store, items: int, labels: int, people: int, left: int) -> None:
     db.execute("BEGIN")
     db.executemany(
         "INSERT INTO events (id, form, item, labeller, turn, action, choice, position, seconds, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", events,
-    )  # fmt: skip
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        events,
+    )
     db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?, ?)", held)
     db.execute("UPDATE items SET taken = (SELECT count(*) FROM labels l WHERE l.item = items.id)")
     db.execute("COMMIT")

@@ -94,8 +94,9 @@ def licence_of(package: Distribution) -> str:
     if expression := facts.get("License-Expression"):
         return expression
     said = (facts.get("License") or "").strip()
-    classifiers = [c.split(" :: ")[-1] for c in facts.get_all("Classifier") or []
-                   if c.startswith("License ::")]  # fmt: skip
+    classifiers = [
+        c.split(" :: ")[-1] for c in facts.get_all("Classifier") or [] if c.startswith("License ::")
+    ]
     for words in (said, *classifiers):
         if words in WORDS:
             return WORDS[words]

@@ -19,21 +19,40 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 SHAPES: dict[str, dict[str, Any]] = {
     "wide, large vocabulary": {
-        "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,
-        "num_attention_heads": 8, "vocab_size": 32_000, "micro": 24, "prompt": 64, "new": 32,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "vocab_size": 32_000,
+        "micro": 24,
+        "prompt": 64,
+        "new": 32,
         "value": "trunk",
     },
     "deep, own value adapter": {
-        "hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 6, "vocab_size": 8_000, "micro": 48, "prompt": 80, "new": 24,
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "vocab_size": 8_000,
+        "micro": 48,
+        "prompt": 80,
+        "new": 24,
         "value": "adapter",
     },
     "long prompts, grouped heads": {
-        "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
-        "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 16_000, "micro": 16,
-        "prompt": 320, "new": 48, "value": "trunk",
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "vocab_size": 16_000,
+        "micro": 16,
+        "prompt": 320,
+        "new": 48,
+        "value": "trunk",
     },
-}  # fmt: skip
+}
 RUN = ("micro", "prompt", "new", "value")
 
 
@@ -71,18 +90,27 @@ def measure(name: str, precision: str) -> None:
         roles = Roles(load_base(folder, precision), lora, value=shape["value"])
         prompts = torch.randint(3, 1000, (shape["micro"], shape["prompt"])).tolist()
         args = PPOConfig(
-            output_dir=f"{folder}/run", per_device_train_batch_size=shape["micro"],
-            total_episodes=shape["micro"], response_length=shape["new"], use_cpu=True,
-            local_rollout_forward_batch_size=shape["micro"], value=shape["value"],
-            save_strategy="no", sample_every=10**9, disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=f"{folder}/run",
+            per_device_train_batch_size=shape["micro"],
+            total_episodes=shape["micro"],
+            response_length=shape["new"],
+            use_cpu=True,
+            local_rollout_forward_batch_size=shape["micro"],
+            value=shape["value"],
+            save_strategy="no",
+            sample_every=10**9,
+            disable_tqdm=True,
+        )
 
         def reward(prompts: list[str], completions: list[str]) -> list[float]:
             return [float(len(text)) for text in completions]
 
         PPOTrainer(args, tokenizer, roles, reward_model=reward, train_dataset=prompts).train()
-        print("@" + json.dumps({"measured": resident_mb("VmHWM") - before,
-                                "predicted": plan.peak / MIB}), flush=True)  # fmt: skip
+        print(
+            "@"
+            + json.dumps({"measured": resident_mb("VmHWM") - before, "predicted": plan.peak / MIB}),
+            flush=True,
+        )
 
 
 def main() -> None:

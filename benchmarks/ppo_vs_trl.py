@@ -25,9 +25,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SHAPE = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6,
-         "num_attention_heads": 6, "num_key_value_heads": 6, "vocab_size": 32_000,
-         "max_position_embeddings": 256}  # fmt: skip
+SHAPE = {
+    "hidden_size": 288,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "vocab_size": 32_000,
+    "max_position_embeddings": 256,
+}
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
 COUNT, PROMPT, NEW, EPOCHS = 64, 64, 24, 4
 PEER = "trl==1.12.0"
@@ -57,12 +63,23 @@ def tokenizer() -> Any:
 
 def settings(folder: str, updates: int, autocast: bool) -> dict[str, Any]:
     return {
-        "output_dir": folder, "per_device_train_batch_size": COUNT, "num_ppo_epochs": EPOCHS,
-        "local_rollout_forward_batch_size": COUNT, "response_length": NEW, "temperature": 0.7,
-        "total_episodes": COUNT * updates, "learning_rate": 1e-4, "kl_coef": 0.05, "use_cpu": True,
-        "num_sample_generations": 0, "report_to": "none", "save_strategy": "no", "seed": 0,
-        "whiten_rewards": True, "bf16": autocast,
-    }  # fmt: skip
+        "output_dir": folder,
+        "per_device_train_batch_size": COUNT,
+        "num_ppo_epochs": EPOCHS,
+        "local_rollout_forward_batch_size": COUNT,
+        "response_length": NEW,
+        "temperature": 0.7,
+        "total_episodes": COUNT * updates,
+        "learning_rate": 1e-4,
+        "kl_coef": 0.05,
+        "use_cpu": True,
+        "num_sample_generations": 0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "seed": 0,
+        "whiten_rewards": True,
+        "bf16": autocast,
+    }
 
 
 def say(**facts: Any) -> None:
@@ -135,9 +152,15 @@ def run_trl(updates: int, autocast: str) -> None:
             now = time.perf_counter()
             optimize = now - marks["training"]
             rest = marks["training"] - self.started - phases["sample"]
-            say(seconds=now - self.started, peak=peak_mb(), phases={
-                "sample": phases["sample"], "reference, value, score": rest, "optimize": optimize,
-            })  # fmt: skip
+            say(
+                seconds=now - self.started,
+                peak=peak_mb(),
+                phases={
+                    "sample": phases["sample"],
+                    "reference, value, score": rest,
+                    "optimize": optimize,
+                },
+            )
             self.begin()
 
     torch.manual_seed(0)
@@ -149,10 +172,17 @@ def run_trl(updates: int, autocast: str) -> None:
         args = PPOConfig(**(settings(folder, updates, False) | {"gradient_checkpointing": False}))
         rows = Dataset.from_dict({"input_ids": prompts_of(updates)})
         trainer = PPOTrainer(
-            args, tokenizer(), policy, None, reward, rows, value,
-            eval_dataset=rows.select(range(COUNT)), callbacks=[Turns()],
+            args,
+            tokenizer(),
+            policy,
+            None,
+            reward,
+            rows,
+            value,
+            eval_dataset=rows.select(range(COUNT)),
+            callbacks=[Turns()],
             peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
-        )  # fmt: skip
+        )
         say(ready=True, base=base)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast == "everywhere"):
             trainer.train()
@@ -183,9 +213,12 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         reward = reward_adapter(Path(folder) / "reward", config)
         roles = Roles(
-            base, lora, value=value, reward_adapter=reward,
+            base,
+            lora,
+            value=value,
+            reward_adapter=reward,
             autocast_dtype=torch.bfloat16 if autocast else None,
-        )  # fmt: skip
+        )
 
         class Turns(TrainerCallback):
             def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -196,17 +229,25 @@ def run_ours(updates: int, autocast: bool, value: str) -> None:
                 row = read_rows(Path(folder) / "timings.jsonl")[-1]
                 phases = {n[8:]: s for n, s in row.items() if n.startswith("seconds/")}
                 rest = sum(phases.get(n, 0.0) for n in ("value", "reference", "score"))
-                say(seconds=row["seconds"], peak=peak_mb(), phases={
-                    "sample": phases["sample"], "reference, value, score": rest,
-                    "optimize": phases["optimize"],
-                })  # fmt: skip
+                say(
+                    seconds=row["seconds"],
+                    peak=peak_mb(),
+                    phases={
+                        "sample": phases["sample"],
+                        "reference, value, score": rest,
+                        "optimize": phases["optimize"],
+                    },
+                )
                 wait_for_turn()
                 trainer.run_log.last = time.perf_counter()
 
         args = PPOConfig(
-            **settings(folder, updates, autocast), kl_controller="fixed", value=value,
-            sample_every=10**9, disable_tqdm=True,
-        )  # fmt: skip
+            **settings(folder, updates, autocast),
+            kl_controller="fixed",
+            value=value,
+            sample_every=10**9,
+            disable_tqdm=True,
+        )
         trainer = PPOTrainer(
             args, tokenizer(), roles, train_dataset=prompts_of(updates), callbacks=[Turns()]
         )
@@ -235,8 +276,9 @@ def matmul_floor(autocast: bool) -> dict[str, float]:
     import torch
 
     dtype = torch.bfloat16 if autocast else torch.float32
-    h, m, v, layers = (SHAPE[n] for n in ("hidden_size", "intermediate_size", "vocab_size",
-                                          "num_hidden_layers"))  # fmt: skip
+    h, m, v, layers = (
+        SHAPE[n] for n in ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers")
+    )
     shapes = [(h, h)] * 4 + [(h, m)] * 2 + [(m, h)]
 
     def seconds(rows: int, width: int, out: int) -> float:
@@ -276,14 +318,23 @@ class Worker:
         words = [python, __file__, "--worker", kind, "--updates", str(updates)]
         if trl_autocast:
             words += ["--trl_autocast", trl_autocast]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1",
-                            "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}  # fmt: skip
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "CI": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "PYTHONPATH": str(ROOT),
+        }
         if autocast and trl_autocast == "launcher":
             env["ACCELERATE_MIXED_PRECISION"] = "bf16"
         self.process = subprocess.Popen(
-            words + ["--autocast"] * autocast, env=env, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
-        )  # fmt: skip
+            words + ["--autocast"] * autocast,
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
+        )
         self.base = self.read()["base"]
         self.results: list[dict[str, Any]] = []
 
@@ -315,14 +366,19 @@ def peer_python(folder: Path) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         print(f"making {folder} with {PEER}", flush=True)
-        pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines()
-                if not line.startswith("trl==")]  # fmt: skip
+        pins = [
+            line
+            for line in (ROOT / "constraints.txt").read_text().splitlines()
+            if not line.startswith("trl==")
+        ]
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         constraints = folder / "constraints.txt"
         constraints.write_text("\n".join(pins) + "\n")
         packages = [PEER, "peft", "torch", "transformers", "accelerate", "pandas", "rich"]
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages, "-c",
-                        str(constraints)], check=True)  # fmt: skip
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", *packages, "-c", str(constraints)],
+            check=True,
+        )
     return str(python)
 
 
@@ -349,12 +405,21 @@ def compare(
     above = [peak - w.base for peak, w in zip(peaks, (theirs, ours), strict=True)]
     print(f"{'peak resident MB':26}{peaks[0]:10.0f}{peaks[1]:10.0f}{peaks[1] / peaks[0]:8.2f}")
     print(f"{'  above the imports':26}{above[0]:10.0f}{above[1]:10.0f}{above[1] / above[0]:8.2f}")
-    by_pair = [a["seconds"] / b["seconds"]
-               for a, b in zip(theirs.results[1:], ours.results[1:], strict=True)]  # fmt: skip
+    by_pair = [
+        a["seconds"] / b["seconds"]
+        for a, b in zip(theirs.results[1:], ours.results[1:], strict=True)
+    ]
     print(f"ratio by pair: {', '.join(f'{r:.2f}' for r in by_pair)}", flush=True)
-    return {"kind": kind, "value": value, "ratio": theirs.median() / ours.median(),
-            "memory": peaks[1] / peaks[0], "by_pair": by_pair, "floor": sum(floor.values()),
-            "ours": ours.median(), "trl": theirs.median()}  # fmt: skip
+    return {
+        "kind": kind,
+        "value": value,
+        "ratio": theirs.median() / ours.median(),
+        "memory": peaks[1] / peaks[0],
+        "by_pair": by_pair,
+        "floor": sum(floor.values()),
+        "ours": ours.median(),
+        "trl": theirs.median(),
+    }
 
 
 def main() -> None:
@@ -369,10 +434,12 @@ def main() -> None:
     parser.add_argument("--value", choices=["trunk", "adapter"], help="one of both")
     parser.add_argument("--output", type=Path, help="write the ratios here as JSON")
     parser.add_argument(
-        "--trl_autocast", choices=["launcher", "everywhere"], default="launcher",
+        "--trl_autocast",
+        choices=["launcher", "everywhere"],
+        default="launcher",
         help="TRL's bf16: as accelerate's mixed precision gives it (its passes with gradients), or "
         "around all of its passes, which no setting of TRL's does",
-    )  # fmt: skip
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--autocast", action="store_true", help=argparse.SUPPRESS)

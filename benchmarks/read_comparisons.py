@@ -58,13 +58,19 @@ def measure(path: str, model: str) -> None:
             for row in data.select(range(min(1000, len(data))))
             for ids in row["candidate_ids"]
         )
-    print(json.dumps({
-        "rows": len(source), "megabytes": round(Path(path).stat().st_size / 1e6, 1),
-        "tokens_a_row": round(tokens / min(1000, len(data))),
-        "check_s": round(checked - started, 1),
-        "tokenise_s": round(ended - checked, 1), "imports_mib": round(before),
-        "peak_mib": round(peak()),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "rows": len(source),
+                "megabytes": round(Path(path).stat().st_size / 1e6, 1),
+                "tokens_a_row": round(tokens / min(1000, len(data))),
+                "check_s": round(checked - started, 1),
+                "tokenise_s": round(ended - checked, 1),
+                "imports_mib": round(before),
+                "peak_mib": round(peak()),
+            }
+        )
+    )
 
 
 def main() -> None:

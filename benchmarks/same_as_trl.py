@@ -22,20 +22,40 @@ from typing import Any
 
 from ppo_vs_trl import ROOT, peer_python, tokenizer
 
-SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 64}  # fmt: skip
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 500,
+    "max_position_embeddings": 64,
+}
 COUNT, NEW = 16, 10
 
 
 def settings(folder: str) -> dict[str, Any]:
     return {
-        "output_dir": folder, "per_device_train_batch_size": COUNT, "num_ppo_epochs": 2,
-        "local_rollout_forward_batch_size": COUNT, "response_length": NEW, "temperature": 0.7,
-        "total_episodes": COUNT, "learning_rate": 3e-3, "kl_coef": 0.2, "use_cpu": True,
-        "num_sample_generations": 0, "report_to": "none", "save_strategy": "no", "seed": 0,
-        "bf16": False, "gamma": 0.97, "lam": 0.9, "vf_coef": 0.3, "weight_decay": 0.1,
+        "output_dir": folder,
+        "per_device_train_batch_size": COUNT,
+        "num_ppo_epochs": 2,
+        "local_rollout_forward_batch_size": COUNT,
+        "response_length": NEW,
+        "temperature": 0.7,
+        "total_episodes": COUNT,
+        "learning_rate": 3e-3,
+        "kl_coef": 0.2,
+        "use_cpu": True,
+        "num_sample_generations": 0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "seed": 0,
+        "bf16": False,
+        "gamma": 0.97,
+        "lam": 0.9,
+        "vf_coef": 0.3,
+        "weight_decay": 0.1,
         "lr_scheduler_type": "cosine",
-    }  # fmt: skip
+    }
 
 
 def prompts() -> list[list[int]]:
@@ -114,8 +134,17 @@ def run_trl(folder: Path) -> None:
             frame = sys._getframe()
             while frame and "query_responses" not in frame.f_locals:
                 frame = frame.f_back  # type: ignore[assignment]
-            names = ("queries", "responses", "logprobs", "ref_logprobs", "values", "scores", "kl",
-                     "returns", "advantages")  # fmt: skip
+            names = (
+                "queries",
+                "responses",
+                "logprobs",
+                "ref_logprobs",
+                "values",
+                "scores",
+                "kl",
+                "returns",
+                "advantages",
+            )
             tensors = {name: frame.f_locals[name].contiguous() for name in names}
             tensors |= {f"log {k}": torch.tensor(v) for k, v in logged.items()}
             save_file(tensors, folder / "trl.safetensors")
@@ -124,9 +153,16 @@ def run_trl(folder: Path) -> None:
     args = PPOConfig(**settings(str(folder / "out")), gradient_checkpointing=False)
     rows = Dataset.from_dict({"input_ids": prompts()})
     PPOTrainer(
-        args, tokenizer(), models["model"], models["ref_model"], models["reward_model"], rows,
-        models["value_model"], eval_dataset=rows, callbacks=[Spy()],
-    ).train()  # fmt: skip
+        args,
+        tokenizer(),
+        models["model"],
+        models["ref_model"],
+        models["reward_model"],
+        rows,
+        models["value_model"],
+        eval_dataset=rows,
+        callbacks=[Spy()],
+    ).train()
 
 
 def run_ours(folder: Path) -> bool:
@@ -140,9 +176,11 @@ def run_ours(folder: Path) -> bool:
 
     theirs = load_file(folder / "trl.safetensors")
     trainer = PPOTrainer(
-        PPOConfig(**settings(str(folder / "ours")), disable_tqdm=True), tokenizer(),
-        train_dataset=prompts(), **load_models(folder),
-    )  # fmt: skip
+        PPOConfig(**settings(str(folder / "ours")), disable_tqdm=True),
+        tokenizer(),
+        train_dataset=prompts(),
+        **load_models(folder),
+    )
     actors, seen = trainer.model, {}
 
     @torch.no_grad()
@@ -157,10 +195,25 @@ def run_ours(folder: Path) -> bool:
         scores = trainer.rewards(seen_by)
         everything = torch.ones(COUNT, dtype=torch.bool)
         values = actors.values(*whole, NEW)
-        rollout = Rollout(ids, prompt_mask, completions, mask, logprobs, reference, values,
-                          scores, everything, everything)  # fmt: skip
-        seen.update(logprobs=logprobs, ref_logprobs=reference, values=values, scores=scores,
-                    kl=logprobs - reference)  # fmt: skip
+        rollout = Rollout(
+            ids,
+            prompt_mask,
+            completions,
+            mask,
+            logprobs,
+            reference,
+            values,
+            scores,
+            everything,
+            everything,
+        )
+        seen.update(
+            logprobs=logprobs,
+            ref_logprobs=reference,
+            values=values,
+            scores=scores,
+            kl=logprobs - reference,
+        )
         return rollout
 
     advantages = trainer.advantages

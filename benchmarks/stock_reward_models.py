@@ -51,8 +51,12 @@ def sample_pairs(count: int) -> list[Pair]:
     texts: list[list[str]] = []
     for _ in range(2):
         _, sampled = rule.sample(roles.step(), list(prompts), generator, roles.device)
-        texts.append([decode_pair(tokenizer, p, c.tolist())[1]
-                      for p, c in zip(prompts, sampled.completion_ids, strict=True)])  # fmt: skip
+        texts.append(
+            [
+                decode_pair(tokenizer, p, c.tolist())[1]
+                for p, c in zip(prompts, sampled.completion_ids, strict=True)
+            ]
+        )
     pairs = []
     for i, (a, b) in enumerate(zip(*texts, strict=True)):
         x, y = lexicon.of_texts([a, b])
@@ -78,14 +82,26 @@ def train(train_pairs: list[Pair], held_out: list[Pair], lora: bool, folder: Pat
     model = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=1)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS")
     trainer = RewardTrainer(
-        model, RewardConfig(
-            str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
-            per_device_train_batch_size=16, num_train_epochs=6, learning_rate=2e-3 if lora else
-            5e-4, save_strategy="no", logging_steps=10**6, disable_tqdm=True, seed=0,
+        model,
+        RewardConfig(
+            str(folder),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            per_device_train_batch_size=16,
+            num_train_epochs=6,
+            learning_rate=2e-3 if lora else 5e-4,
+            save_strategy="no",
+            logging_steps=10**6,
+            disable_tqdm=True,
+            seed=0,
         ),
-        train_dataset=as_dataset(train_pairs), eval_dataset=as_dataset(held_out),
-        processing_class=tokenizer, peft_config=config if lora else None,
-    )  # fmt: skip
+        train_dataset=as_dataset(train_pairs),
+        eval_dataset=as_dataset(held_out),
+        processing_class=tokenizer,
+        peft_config=config if lora else None,
+    )
     trainer.train()
     trainer.save_model(str(folder))
     return float(trainer.evaluate()["eval_accuracy"])
@@ -102,9 +118,12 @@ def by_ids(folder: Path, pairs: list[Pair], end_token: str) -> float:
     for side in (1, 2):
         prompts = Prompts(encoder.prompt_ids(pair[0]) for pair in pairs)
         prompts.given = {i: pair[0] for i, pair in enumerate(pairs)}
-        kept = [encoder.completion_ids(ids, encoder.prompt_text(pair[0]), str(pair[side]),
-                                       not isinstance(pair[0], str))
-                for ids, pair in zip(prompts, pairs, strict=True)]  # fmt: skip
+        kept = [
+            encoder.completion_ids(
+                ids, encoder.prompt_text(pair[0]), str(pair[side]), not isinstance(pair[0], str)
+            )
+            for ids, pair in zip(prompts, pairs, strict=True)
+        ]
         asked = TokenCompletions(prompts, tokenizer, kept, actors=roles, batch_size=64)
         scores.append(RewardAdapter()(asked))
     return float((scores[0] > scores[1]).float().mean())
@@ -139,12 +158,15 @@ def main() -> None:
                 own = train(made[: args.train], held_out, lora, folder)
                 row = {
                     "trained": f"{'LoRA' if lora else 'whole'}, {'messages' if chat else 'text'}",
-                    "trl": own, "adapter": by_ids(folder, held_out, "auto") if lora else None,
+                    "trl": own,
+                    "adapter": by_ids(folder, held_out, "auto") if lora else None,
                     "model": by_text(folder, held_out, "auto"),
                     "no_end": by_text(folder, held_out, "none"),
-                }  # fmt: skip
-            shown = ["" if row[n] is None else f"{row[n]:.3f}"
-                     for n in ("trl", "adapter", "model", "no_end")]  # fmt: skip
+                }
+            shown = [
+                "" if row[n] is None else f"{row[n]:.3f}"
+                for n in ("trl", "adapter", "model", "no_end")
+            ]
             print(f"{row['trained']:28}{shown[0]:>8}{shown[1]:>10}{shown[2]:>8}{shown[3]:>8}")
             print(json.dumps(row))
 

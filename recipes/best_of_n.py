@@ -79,11 +79,16 @@ def main(
     rows = []
     for i in range(len(prompts)):
         part = slice(i * args.n, (i + 1) * args.n)
-        rows.append({
-            "prompt": prompts.shown(i, tokenizer), "completions": drawn.texts[part],
-            "best": max(range(args.n), key=scores[part].__getitem__), "scores": scores[part],
-            "labeler": f"best_of_{args.n}",
-        } | prompts.handed_on(i))  # fmt: skip
+        rows.append(
+            {
+                "prompt": prompts.shown(i, tokenizer),
+                "completions": drawn.texts[part],
+                "best": max(range(args.n), key=scores[part].__getitem__),
+                "scores": scores[part],
+                "labeler": f"best_of_{args.n}",
+            }
+            | prompts.handed_on(i)
+        )
     write_jsonl(args.output, rows)
     best, error = mean_and_error([max(row["scores"]) for row in rows])
     facts = [

@@ -60,9 +60,15 @@ def main(args: ConvertArguments) -> None:
     noted: Counter[str] = Counter()
     form = None if args.format == "auto" else args.format
     made = convert(
-        str(args.input), form, decode, args.skip_invalid, dropped, args.first,
-        args.repeated_prompt, noted,
-    )  # fmt: skip
+        str(args.input),
+        form,
+        decode,
+        args.skip_invalid,
+        dropped,
+        args.first,
+        args.repeated_prompt,
+        noted,
+    )
     if args.add_space:
         made = map(with_space, made)
     if args.to == "pairs":

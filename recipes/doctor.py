@@ -62,8 +62,12 @@ def main(
     frozen = "a frozen copy of the policy's first adapter" if args.policy_adapter else "no adapter"
     values = {"trunk": "head on the policy's trunk", "adapter": "adapter of its own, head"}
     value = f"{values[config.value_role]} (fp32): trains" if config.value_role else "none"
-    scorers = [rewards.reward_adapter and "adapter, frozen, with its head", rewards.reward_model,
-               rewards.lexicon, rewards.reward_function]  # fmt: skip
+    scorers = [
+        rewards.reward_adapter and "adapter, frozen, with its head",
+        rewards.reward_model,
+        rewards.lexicon,
+        rewards.reward_function,
+    ]
     print(f"\nbase        {name} in {model_args.precision}, held once")
     print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}: trains")
     print(f"reference   {frozen if args.reference == 'policy_adapter' else 'no adapter'}")

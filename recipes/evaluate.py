@@ -116,10 +116,15 @@ def main(
         ratings=ratings,
         gaps=gaps(results, pairs, told) if told else [],
         frontier=frontiers(
-            judges, sampling, scores, args.frontier_prompts, args.frontier_samples, args.seed,
+            judges,
+            sampling,
+            scores,
+            args.frontier_prompts,
+            args.frontier_samples,
+            args.seed,
             picked_by,
         ),
-    )  # fmt: skip
+    )
     shown = sample_rows(prompts, tokenizer, outputs, scores)
     if args.samples is not None and Path(args.samples).resolve().parent != out.resolve():
         forget_run(out)

@@ -39,16 +39,20 @@ RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "rewa
 
 
 def main(
-    model_args: ModelArguments, scorer: FunctionArguments, judge: JudgeArguments,
+    model_args: ModelArguments,
+    scorer: FunctionArguments,
+    judge: JudgeArguments,
     args: OnlineArguments,
-) -> int:  # fmt: skip
+) -> int:
     # Everything that can be wrong is found before a model is loaded.
     labeler = labeler_of(scorer, judge, args)
     given = {k: v for k, v in dataclasses.asdict(model_args).items() if v is not None}
     model = [w for k, v in given.items() for w in (f"--{k}", str(v))]
     configs = {"sample": args.sample_config, "reward": args.reward_config, "ppo": args.ppo_config}
-    words = {name: [*(["--config", path] if path else []), *model, "--seed", str(args.seed)]
-             for name, path in configs.items()}  # fmt: skip
+    words = {
+        name: [*(["--config", path] if path else []), *model, "--seed", str(args.seed)]
+        for name, path in configs.items()
+    }
     bound = {name: bind(RECIPES[name], words[name]) for name in words}
     (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
     check_stages(model_args, bound, args)
@@ -70,9 +74,19 @@ def main(
 
     # The rounds.
     with Store(where, Settings(overlap=args.overlap)) as store:
-        loop = Loop(args, plan, stage, store, labeler, prompts, sample_args.completions, {
-            "model": model_args.model_name_or_path, "temperature": sampling.temperature,
-        })  # fmt: skip
+        loop = Loop(
+            args,
+            plan,
+            stage,
+            store,
+            labeler,
+            prompts,
+            sample_args.completions,
+            {
+                "model": model_args.model_name_or_path,
+                "temperature": sampling.temperature,
+            },
+        )
         try:
             with goes_on():
                 rows = loop.run()

@@ -91,17 +91,27 @@ def main(
     # Model: one base, its adapters and heads.
     torch.manual_seed(config.seed)  # peft draws the adapters' A
     roles = Roles(
-        base_of(model_args), lora_of(lora, "CAUSAL_LM"), value=config.value_role,
-        reward_adapter=reward_args.reward_adapter, policy_adapter=args.policy_adapter,
-        reference=reference_role(args), value_init=config.value_init,
-        autocast_dtype=torch.bfloat16 if config.bf16 else None, reading=reading,
-    )  # fmt: skip
+        base_of(model_args),
+        lora_of(lora, "CAUSAL_LM"),
+        value=config.value_role,
+        reward_adapter=reward_args.reward_adapter,
+        policy_adapter=args.policy_adapter,
+        reference=reference_role(args),
+        value_init=config.value_init,
+        autocast_dtype=torch.bfloat16 if config.bf16 else None,
+        reading=reading,
+    )
 
     # Trainer, train, save.
     trainer = PPOTrainer(
-        config, tokenizer, roles, reward_model=rewards, train_dataset=prompts,
-        eval_dataset=held_out, reward_weights=reward_args.reward_weights,
-    )  # fmt: skip
+        config,
+        tokenizer,
+        roles,
+        reward_model=rewards,
+        train_dataset=prompts,
+        eval_dataset=held_out,
+        reward_weights=reward_args.reward_weights,
+    )
     if args.overwrite and config.resume is None and ranks.is_main:
         clear_run(config.folder)
     if ranks.is_main:
@@ -109,8 +119,17 @@ def main(
         facts |= held_out_facts(prompts, held_out)
         folder, resumed = config.folder, config.resume is not None
         verdicts = with_earlier(folder, reward_args.verdicts, resumed)
-        write_run(folder, "ppo", model_args, lora, reward_args, args, config, data=facts,
-                  reward_verdicts=[to_row(verdict) for verdict in verdicts])  # fmt: skip
+        write_run(
+            folder,
+            "ppo",
+            model_args,
+            lora,
+            reward_args,
+            args,
+            config,
+            data=facts,
+            reward_verdicts=[to_row(verdict) for verdict in verdicts],
+        )
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)

@@ -77,8 +77,18 @@ def main(
         data.probes,
         encoder.rendering(),
     )
-    write_run(out, config.method, model_args, lora, data_args, args, config,
-              data=data.facts, metrics=metrics, history=history)  # fmt: skip
+    write_run(
+        out,
+        config.method,
+        model_args,
+        lora,
+        data_args,
+        args,
+        config,
+        data=data.facts,
+        metrics=metrics,
+        history=history,
+    )
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

@@ -121,16 +121,32 @@ def main(
         verdict = judge(metrics)
         metrics = replace(metrics, train_comparisons=len(data.train), verdict=verdict.answer)
         facts = normalize(
-            roles, data.prompts, rule, tokenizer, args.normalize_samples, config.seed,
+            roles,
+            data.prompts,
+            rule,
+            tokenizer,
+            args.normalize_samples,
+            config.seed,
             whole=not args.normalize_truncated,
-        )  # fmt: skip
+        )
         write_facts(folder, name, precision=model_args.precision, **reads, **facts)
         metrics.write(folder / "metrics.json")
         forget_run(out)
     write_jsonl(out / "held_out.jsonl", data.rows)
-    write_run(out, "reward", model_args, lora, sampling, data_args, args, config,
-              data=data.facts, metrics=to_row(metrics), history=history,
-              seconds=seconds)  # fmt: skip
+    write_run(
+        out,
+        "reward",
+        model_args,
+        lora,
+        sampling,
+        data_args,
+        args,
+        config,
+        data=data.facts,
+        metrics=to_row(metrics),
+        history=history,
+        seconds=seconds,
+    )
     print(json_text(to_row(metrics), indent=2))
     print(f"{out / 'adapter'}: {verdict.sentence}")
     return metrics

@@ -101,9 +101,19 @@ def main(
         prompts[:8],
         prompts.rendering(),
     )
-    write_run(out, "rloo", model_args, lora, reward_args, args, config, data=facts,
-              metrics=metrics, history=history,
-              reward_verdicts=[to_row(v) for v in reward_args.verdicts])  # fmt: skip
+    write_run(
+        out,
+        "rloo",
+        model_args,
+        lora,
+        reward_args,
+        args,
+        config,
+        data=facts,
+        metrics=metrics,
+        history=history,
+        reward_verdicts=[to_row(v) for v in reward_args.verdicts],
+    )
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

@@ -87,8 +87,18 @@ def main(
         data.probes,
         encoder.rendering() if args.text is None else {"trained_on": "text"},
     )
-    write_run(out, "sft", model_args, lora, data_args, args, config, data=data.facts,
-              metrics=metrics, history=history)  # fmt: skip
+    write_run(
+        out,
+        "sft",
+        model_args,
+        lora,
+        data_args,
+        args,
+        config,
+        data=data.facts,
+        metrics=metrics,
+        history=history,
+    )
     print(json_text(metrics, indent=2))
     print(f"policy adapter: {out / 'adapter'}")
     return metrics | {"history": history}

@@ -71,31 +71,52 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     from toolkit.training.ppo.trainer import PPOTrainer
 
     def make(
-        name: str = "run", precision: str = "fp32", value: str = "trunk", eval_prompts: int = 0,
-        folder: Path = tmp_path, autocast: bool = False, model: Any = None, **kwargs: Any,
-    ) -> PPOTrainer:  # fmt: skip
+        name: str = "run",
+        precision: str = "fp32",
+        value: str = "trunk",
+        eval_prompts: int = 0,
+        folder: Path = tmp_path,
+        autocast: bool = False,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> PPOTrainer:
         tokenizer = load_tokenizer(demo_model)
         lines = (ROOT / "data" / "prompts.jsonl").read_text().splitlines()[:64]
         prompts = Prompts([tokenizer(json.loads(line)["prompt"])["input_ids"] for line in lines])
         options: dict[str, Any] = {
-            "per_device_train_batch_size": 8, "total_episodes": 16, "response_length": 8,
-            "learning_rate": 1e-3, "use_cpu": True, "seed": 0, "disable_tqdm": True,
-            "kl_horizon": 80, "bf16": autocast, "sample_every": 10**6,
-        }  # fmt: skip
+            "per_device_train_batch_size": 8,
+            "total_episodes": 16,
+            "response_length": 8,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "seed": 0,
+            "disable_tqdm": True,
+            "kl_horizon": 80,
+            "bf16": autocast,
+            "sample_every": 10**6,
+        }
         reward = kwargs.pop("reward_model", Lexicon(ROOT / "data" / "lexicon.txt"))
-        more = {k: kwargs.pop(k) for k in ("callbacks", "optimizers", "reward_weights")
-                if k in kwargs}  # fmt: skip
+        more = {
+            k: kwargs.pop(k) for k in ("callbacks", "optimizers", "reward_weights") if k in kwargs
+        }
         torch.manual_seed(0)
         config = PPOConfig(output_dir=str(folder / name), value=value, **(options | kwargs))
         roles = model or Roles(
-            load_base(demo_model, precision), lora_config(4, 8, "all-linear", "CAUSAL_LM"),
-            value=value, autocast_dtype=torch.bfloat16 if autocast else None,
-        )  # fmt: skip
+            load_base(demo_model, precision),
+            lora_config(4, 8, "all-linear", "CAUSAL_LM"),
+            value=value,
+            autocast_dtype=torch.bfloat16 if autocast else None,
+        )
         held_out = prompts.pick(range(eval_prompts)) if eval_prompts else None
         return PPOTrainer(
-            config, tokenizer, roles, reward_model=reward, train_dataset=prompts,
-            eval_dataset=held_out, **more,
-        )  # fmt: skip
+            config,
+            tokenizer,
+            roles,
+            reward_model=reward,
+            train_dataset=prompts,
+            eval_dataset=held_out,
+            **more,
+        )
 
     return make
 
@@ -115,15 +136,26 @@ def new_sampling(demo_model: str) -> Callable[..., Any]:
         tokenizer = load_tokenizer(demo_model)
         prompts = Prompts([ids for ids in tokenizer(texts)["input_ids"] for _ in range(copies)])
         return Sampling(
-            Roles(load_base(demo_model, "fp32")), tokenizer, prompts,
-            lambda t: sampling_rule(t, length, 0.7), "fp32", seed, batch_size=64,
-        )  # fmt: skip
+            Roles(load_base(demo_model, "fp32")),
+            tokenizer,
+            prompts,
+            lambda t: sampling_rule(t, length, 0.7),
+            "fp32",
+            seed,
+            batch_size=64,
+        )
 
     return make
 
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1024,
-         "intermediate_size": 128, "max_position_embeddings": 64}  # fmt: skip
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1024,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+}
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2)),

@@ -175,8 +175,9 @@ def test_a_full_disk_below_standard_output_is_told_and_the_work_goes_on(recipe: 
 
 
 def test_a_character_that_the_terminal_lacks_is_printed_as_its_escape(recipe: Lines) -> None:
-    process = recipe("print('caf\\xe9 \\u2603')\n", env=ENV | {"PYTHONIOENCODING": "latin-1"},
-                     encoding="latin-1")  # fmt: skip
+    process = recipe(
+        "print('caf\\xe9 \\u2603')\n", env=ENV | {"PYTHONIOENCODING": "latin-1"}, encoding="latin-1"
+    )
     assert ended(process) == (0, "café \\u2603\n", "")
 
 
@@ -190,9 +191,13 @@ def test_a_line_goes_below_a_bar(recipe: Lines) -> None:
 
 def test_ctrl_c_while_a_recipe_imports_torch(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, str(RECIPES / "sample.py")], env=ENV, text=True, cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, str(RECIPES / "sample.py")],
+        env=ENV,
+        text=True,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtorch" not in maps.read_text():
         assert process.poll() is None
@@ -223,8 +228,15 @@ def test_a_signal_in_a_stage_cleans_up_and_is_one_line(
         words += ["--comparisons", str(tmp_path / "c.jsonl"), "--eval_rows", "1", "--use_cpu"]
         words += ["--model_name_or_path", str(ROOT / "data" / "model")]
     else:
-        words += ["--lexicon", str(ROOT / "data" / "lexicon.txt"), "--limit", "4", "--contenders",
-                  "best_of_2", "--prompts"]  # fmt: skip
+        words += [
+            "--lexicon",
+            str(ROOT / "data" / "lexicon.txt"),
+            "--limit",
+            "4",
+            "--contenders",
+            "best_of_2",
+            "--prompts",
+        ]
         words += [str(ROOT / "data" / "prompts.jsonl")]
         words += ["--model_name_or_path", str(ROOT / "data" / "model")]
 
@@ -260,9 +272,11 @@ class Toy:
 
 
 def ended_by(
-    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     around: Callable[[], Any] = contextlib.nullcontext,
-) -> tuple[Any, str]:  # fmt: skip
+) -> tuple[Any, str]:
     """Exit code and last line of a recipe that raises this in the midst of a progress bar."""
 
     def main(toy: Toy) -> None:
@@ -288,8 +302,9 @@ def test_who_interrupts_a_row_of_stages_is_told_that_it_goes_on(
 ) -> None:
     stop = endings.Stopped(signal.SIGTERM)
     assert ended_by(stop, monkeypatch, capsys, endings.goes_on) == (
-        143, "interrupted: what is done is kept, and the same command goes on"
-    )  # fmt: skip
+        143,
+        "interrupted: what is done is kept, and the same command goes on",
+    )
 
 
 def test_a_full_disk_is_one_line_though_python_names_no_file(
@@ -298,8 +313,9 @@ def test_a_full_disk_is_one_line_though_python_names_no_file(
     error = OSError(errno.ENOSPC, "No space left on device")
     code, said = ended_by(error, monkeypatch, capsys)
     assert (code, said) == (
-        2, "error: a file was not written: No space left on device (make room on the disk)"
-    )  # fmt: skip
+        2,
+        "error: a file was not written: No space left on device (make room on the disk)",
+    )
 
 
 def test_a_signal_waits_until_a_line_is_printed_but_not_for_ever(

@@ -13,10 +13,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    "errors": -2, "endings": -1, "flags": -1, "arguments": 0, "random_state": 0, "launched": 0,
-    "maths": 0, "data": 1, "models": 2, "record": 2, "scoring": 3, "training": 4, "labeling": 4,
-    "cli": 5, "evaluation": 5, "hub": 6, "pipeline": 6, "trl_compat": 6, "__init__": 6,
-}  # fmt: skip
+    "errors": -2,
+    "endings": -1,
+    "flags": -1,
+    "arguments": 0,
+    "random_state": 0,
+    "launched": 0,
+    "maths": 0,
+    "data": 1,
+    "models": 2,
+    "record": 2,
+    "scoring": 3,
+    "training": 4,
+    "labeling": 4,
+    "cli": 5,
+    "evaluation": 5,
+    "hub": 6,
+    "pipeline": 6,
+    "trl_compat": 6,
+    "__init__": 6,
+}
 # Declared and imported by no file of ours: starlette reads forms with it, and says so only then.
 INDIRECT = {"python-multipart"}
 SOURCES = sorted((ROOT / "toolkit").rglob("*.py"))

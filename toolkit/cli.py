@@ -30,6 +30,7 @@ from trl import TrlParser
 from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
+from toolkit.data.rows import Row
 from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.flags import choices_of
 from toolkit.launched import world_size
@@ -198,12 +199,12 @@ def parse(
     return tuple(p for p in parsed if dataclasses.is_dataclass(p))
 
 
-def changed(*arguments: Any) -> dict[str, Any]:
+def changed(*arguments: Any) -> Row:
     """What these dataclass instances were told other than their defaults, as YAML could hold it.
 
     Passed back by ``--config`` it makes the same run. No Hub token gets in.
     """
-    result: dict[str, Any] = {}
+    result: Row = {}
     for instance in arguments:
         default = type(instance)()
         for f in dataclasses.fields(instance):
@@ -214,9 +215,9 @@ def changed(*arguments: Any) -> dict[str, Any]:
     return result
 
 
-def _settings(*arguments: Any) -> dict[str, Any]:
+def _settings(*arguments: Any) -> Row:
     """All of the toolkit's own arguments (those of --help), default or not."""
-    names: dict[str, Any] = {}
+    names: Row = {}
     for instance in arguments:
         fields = {f.name for f in dataclasses.fields(instance)}
         for name in _own_fields(type(instance)) & fields:
@@ -233,7 +234,7 @@ def _own_fields(cls: type) -> set[str]:
     return names - {"HELP_FIELDS"}
 
 
-def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
+def write_config(folder: Path, arguments: Row) -> Path:
     """``arguments`` (``changed``) as a file for ``--config``."""
     path = folder / "config.yaml"
     write_text(path, yaml.safe_dump(arguments))
@@ -244,11 +245,11 @@ def write_run(
     folder: Path,
     method: str,
     *arguments: Any,
-    data: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
-    history: list[dict[str, Any]] | None = None,
+    data: Row | None = None,
+    metrics: Row | None = None,
+    history: list[Row] | None = None,
     seconds: float | None = None,
-    reward_verdicts: list[dict[str, Any]] | None = None,
+    reward_verdicts: list[Row] | None = None,
 ) -> None:
     """Write down what made a result: its method, its arguments, the versions at work and the rest.
 

@@ -32,15 +32,25 @@ def weights(rank: int = 4, scale: float = 0.05) -> dict[str, np.ndarray]:
 
 
 def write_adapter(
-    room: Room, changes: dict[str, Any] | None = None, name: str = "adapter",
-    tensors: dict[str, np.ndarray] | None = None, **facts: Any,
-) -> Path:  # fmt: skip
+    room: Room,
+    changes: dict[str, Any] | None = None,
+    name: str = "adapter",
+    tensors: dict[str, np.ndarray] | None = None,
+    **facts: Any,
+) -> Path:
     """An adapter on the embedded model; None takes a field out of its configuration."""
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(MODEL),
-        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none",
-        "lora_dropout": 0.0, "inference_mode": True, "peft_version": "0.21.2",
-    } | (changes or {})  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(MODEL),
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+        "peft_version": "0.21.2",
+    } | (changes or {})
     room.write(f"{name}/adapter_config.json", json.dumps(config, indent=2))
     save_file(tensors or weights(), room.folder / name / "adapter_model.safetensors")
     room.write(f"{name}/toolkit.json", json.dumps({"precision": "fp32"} | facts))
@@ -51,10 +61,22 @@ def _refused(said: str, **changes: Any) -> Any:
     def run(room: Room) -> str:
         write_adapter(room, changes)
         return room.recipe(
-            "evaluate", "--adapter", "adapter", "--lexicon", LEXICON, "--limit", "4",
-            "--model_name_or_path", MODEL, "--prompts", HELD_OUT,
-            "--precision", "fp32", "--output_dir", "out",
-        ).refused(said, "adapter")  # fmt: skip
+            "evaluate",
+            "--adapter",
+            "adapter",
+            "--lexicon",
+            LEXICON,
+            "--limit",
+            "4",
+            "--model_name_or_path",
+            MODEL,
+            "--prompts",
+            HELD_OUT,
+            "--precision",
+            "fp32",
+            "--output_dir",
+            "out",
+        ).refused(said, "adapter")
 
     return run
 
@@ -63,8 +85,14 @@ def _merge_refused(said: str, **changes: Any) -> Any:
     def run(room: Room) -> str:
         write_adapter(room, changes)
         return room.recipe(
-            "merge", "--adapter", "adapter", "--model_name_or_path", MODEL, "--output_dir", "out",
-        ).refused(said)  # fmt: skip
+            "merge",
+            "--adapter",
+            "adapter",
+            "--model_name_or_path",
+            MODEL,
+            "--output_dir",
+            "out",
+        ).refused(said)
 
     return run
 
@@ -73,10 +101,24 @@ def _passes(**changes: Any) -> Any:
     def run(room: Room) -> str:
         write_adapter(room, changes)
         ended = room.recipe(
-            "evaluate", "--adapter", "adapter", "--lexicon", LEXICON, "--limit", "4",
-            "--model_name_or_path", MODEL, "--prompts", HELD_OUT,
-            "--precision", "fp32", "--response_length", "4", "--output_dir", "out",
-        ).done()  # fmt: skip
+            "evaluate",
+            "--adapter",
+            "adapter",
+            "--lexicon",
+            LEXICON,
+            "--limit",
+            "4",
+            "--model_name_or_path",
+            MODEL,
+            "--prompts",
+            HELD_OUT,
+            "--precision",
+            "fp32",
+            "--response_length",
+            "4",
+            "--output_dir",
+            "out",
+        ).done()
         rows = json.loads((room.folder / "out" / "evaluation.json").read_text("utf-8"))
         ended.expect(rows["contenders"][1]["kl"] != 0, "the adapter changed nothing")
         return "held, as peft has it"
@@ -85,8 +127,9 @@ def _passes(**changes: Any) -> Any:
 
 
 STARTS = {start: {"init_lora_weights": start} for start in TOUCHES_THE_BASE} | {
-    "an object": {"init_lora_weights": {"olora": True}}, "a number": {"init_lora_weights": 2},
-}  # fmt: skip
+    "an object": {"init_lora_weights": {"olora": True}},
+    "a number": {"init_lora_weights": 2},
+}
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoftQ's settings": ("loftq_config", {"loftq_config": {"loftq_bits": 4}}),
     "CorDA's settings": ("corda_config", {"corda_config": {"cache_file": "/tmp/x"}}),
@@ -134,9 +177,10 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     for value in values
 }
 ENDLESS = {
-    "target_modules": "(([a-z_.0-9]+)+)+!|.*q_proj", "exclude_modules": "(([a-z_.0-9]+)+)+!",
+    "target_modules": "(([a-z_.0-9]+)+)+!|.*q_proj",
+    "exclude_modules": "(([a-z_.0-9]+)+)+!",
     "rank_pattern": {"(([a-z_.0-9]+)+)+!": 4},
-}  # fmt: skip
+}
 PASSING: dict[str, dict[str, Any]] = {
     "a pattern that ends": {"target_modules": r".*\.(q_proj|v_proj)"},
     "a start by EVA": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99}},
@@ -145,21 +189,33 @@ PASSING: dict[str, dict[str, Any]] = {
 }
 KIND = "foreign adapters: "
 FAULTS = [
-    *(Fault(f"{KIND}begun by", name, _refused("begun by", **changes))
-      for name, changes in STARTS.items()),
-    *(Fault(f"{KIND}what one base cannot hold", name, _refused(said, **changes))
-      for name, (said, changes) in OTHERS.items()),
-    *(Fault(f"{KIND}types and ranges", name, _refused(said, **changes))
-      for name, (said, changes) in WRONG.items()),
-    *(Fault(f"{KIND}patterns without end", name, _refused("does not come to an end", **{name: of}))
-      for name, of in ENDLESS.items()),
+    *(
+        Fault(f"{KIND}begun by", name, _refused("begun by", **changes))
+        for name, changes in STARTS.items()
+    ),
+    *(
+        Fault(f"{KIND}what one base cannot hold", name, _refused(said, **changes))
+        for name, (said, changes) in OTHERS.items()
+    ),
+    *(
+        Fault(f"{KIND}types and ranges", name, _refused(said, **changes))
+        for name, (said, changes) in WRONG.items()
+    ),
+    *(
+        Fault(
+            f"{KIND}patterns without end", name, _refused("does not come to an end", **{name: of})
+        )
+        for name, of in ENDLESS.items()
+    ),
     *(Fault(f"{KIND}sound ones", name, _passes(**changes)) for name, changes in PASSING.items()),
-    *(Fault(f"{KIND}to be merged", name, _merge_refused(said, **changes))
-      for name, (said, changes) in {
-          "a field of the future": ("use_mystery", {"use_mystery": True}),
-          "no kind": ("peft_type", {"peft_type": None}),
-          "a rank of a billion": ("its rank of", {"r": 10**9}),
-          "Megatron's module": ("megatron_core", {"megatron_core": "os"}),
-          "a base up the tree": ("base_model_name", {"base_model_name_or_path": "../x"}),
-      }.items()),
-]  # fmt: skip
+    *(
+        Fault(f"{KIND}to be merged", name, _merge_refused(said, **changes))
+        for name, (said, changes) in {
+            "a field of the future": ("use_mystery", {"use_mystery": True}),
+            "no kind": ("peft_type", {"peft_type": None}),
+            "a rank of a billion": ("its rank of", {"r": 10**9}),
+            "Megatron's module": ("megatron_core", {"megatron_core": "os"}),
+            "a base up the tree": ("base_model_name", {"base_model_name_or_path": "../x"}),
+        }.items()
+    ),
+]

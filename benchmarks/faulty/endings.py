@@ -41,9 +41,13 @@ def while_imported(recipe: str, signum: int, seconds: float, room: Room) -> str:
     """A signal so many seconds after the first line of a recipe has been run."""
     before = room.files()
     process = subprocess.Popen(
-        [sys.executable, ROOT / "recipes" / f"{recipe}.py"], cwd=room.folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, ROOT / "recipes" / f"{recipe}.py"],
+        cwd=room.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     room.until(lambda: process.poll() is not None or _handles(process.pid, signum))
     time.sleep(seconds)
     process.send_signal(signum)
@@ -178,8 +182,12 @@ def _faults() -> list[Fault]:
         faults.append(Fault("endings: a second signal", name, run))
     for stage in ("sft", "ppo", "evaluate"):
         faults.append(Fault("endings: nohup", stage, partial(ignored, stage)))
-    for what, count in (("a reader", 8), ("a reader behind the first line", 8),
-                        ("room on its disk", 4), ("a stream", 4)):  # fmt: skip
+    for what, count in (
+        ("a reader", 8),
+        ("a reader behind the first line", 8),
+        ("room on its disk", 4),
+        ("a stream", 4),
+    ):
         for stage in PRINTING[:count]:
             run = partial(without, what, stage)
             faults.append(Fault(f"endings: output without {what}", stage, run))

@@ -16,10 +16,13 @@ FOLDERS: dict[str, list[object]] = {
     "demo": [], "sweep": [], "demo_model": [],
 }  # fmt: skip
 FILES: dict[str, list[object]] = {
-    "sample": [], "label": ["--lexicon", LEXICON], "best_of_n": ["--reward_adapter", "r"],
-    "convert": ["--input", "i.jsonl"], "ratings": ["--comparisons", "c.jsonl"],
+    "sample": [],
+    "label": ["--lexicon", LEXICON],
+    "best_of_n": ["--reward_adapter", "r"],
+    "convert": ["--input", "i.jsonl"],
+    "ratings": ["--comparisons", "c.jsonl"],
     "trl_config": ["--input", "recipes/configs/demo/ppo.yaml"],
-}  # fmt: skip
+}
 WHOLE = ("merge", "demo_model")  # replaced as a whole, and so locked beside their place
 WHERE_DEMO_WRITES = Path("outputs/demo")
 
@@ -49,9 +52,10 @@ def _output(room: Room, recipe: str) -> Path:
 
 def held(room: Room, recipe: str) -> str:
     output = _output(room, recipe)
-    marker = room.write(str(_lock_of(recipe, output)), json.dumps(
-        {"host": "elsewhere", "pid": 7, "start": "2026-01-01T00:00:00+00:00"}
-    ))  # fmt: skip
+    marker = room.write(
+        str(_lock_of(recipe, output)),
+        json.dumps({"host": "elsewhere", "pid": 7, "start": "2026-01-01T00:00:00+00:00"}),
+    )
     with open(marker, "r+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         ended = room.recipe(recipe, *_words(recipe, output))
@@ -155,9 +159,24 @@ def left_locked(room: Room, recipe: str) -> str:
 def two_at_once(room: Room, recipe: str) -> str:
     """Started at the same moment, as a scheduler does: one works, one is refused."""
     _output(room, recipe)
-    words = {"sample": ["sample", *SAMPLE], "ppo": [
-        "ppo", "--lexicon", LEXICON, "--total_episodes", 64, "--per_device_train_batch_size", 32,
-        "--response_length", 4, "--output_dir", "out", "--resume", "auto"]}[recipe]  # fmt: skip
+    words = {
+        "sample": ["sample", *SAMPLE],
+        "ppo": [
+            "ppo",
+            "--lexicon",
+            LEXICON,
+            "--total_episodes",
+            64,
+            "--per_device_train_batch_size",
+            32,
+            "--response_length",
+            4,
+            "--output_dir",
+            "out",
+            "--resume",
+            "auto",
+        ],
+    }[recipe]
     first = room.start(*words)
     marker = room.folder / ("out/.lock" if recipe == "ppo" else ".lock-s.jsonl")
     room.until(marker.exists)
@@ -198,4 +217,4 @@ FAULTS = [
     *_each(TAKEN, foreign_lock, [*NAMED, "publish"], "another program's lock is there"),
     *_each(TAKEN, partial(no_lock, kind="link"), [*NAMED, "publish"], "its lock is a link"),
     *_each(TAKEN, partial(no_lock, kind="pipe"), [*NAMED, "publish"], "its lock is a pipe"),
-]  # fmt: skip
+]

@@ -45,12 +45,31 @@ SECRET = "hunter2-hunter2"
 IMPORTS = "import os, random, subprocess, sys\nimport numpy\nimport torch\n\n\n"
 RUNS: dict[str, list[object]] = {
     "label": ["label", "--samples", "s.jsonl", "--output", "out.jsonl"],
-    "label, into a store": ["label", "--samples", "s.jsonl", "--store", "l.sqlite", "--output",
-                            "out.jsonl"],
-    "ppo": ["ppo", "--total_episodes", 32, "--per_device_train_batch_size", 16,
-            "--response_length", 4, "--precision", "fp32", "--save_strategy", "no",
-            "--output_dir", "out"],
-}  # fmt: skip
+    "label, into a store": [
+        "label",
+        "--samples",
+        "s.jsonl",
+        "--store",
+        "l.sqlite",
+        "--output",
+        "out.jsonl",
+    ],
+    "ppo": [
+        "ppo",
+        "--total_episodes",
+        32,
+        "--per_device_train_batch_size",
+        16,
+        "--response_length",
+        4,
+        "--precision",
+        "fp32",
+        "--save_strategy",
+        "no",
+        "--output_dir",
+        "out",
+    ],
+}
 SAMPLES = "".join(
     f'{{"prompt": "p{i}", "completions": ["{"a" * (i % 3 + 1)}", "{"b" * (i % 4 + 2)}"]}}\n'
     for i in range(12)
@@ -115,15 +134,30 @@ def at_import(room: Room, run: str, line: str) -> str:
     return REFUSED
 
 
-AT_IMPORT = ("sys.exit(0)", "exit()", "raise SystemExit", "an exception",
-             "an exception with a key", "a fork that comes back")  # fmt: skip
+AT_IMPORT = (
+    "sys.exit(0)",
+    "exit()",
+    "raise SystemExit",
+    "an exception",
+    "an exception with a key",
+    "a fork that comes back",
+)
 KIND = "users' functions"
 FAULTS = [
-    *(Fault(KIND, f"{run}: {what}", partial(harmless, run=run, line=line))
-      for run in RUNS for what, line in HARMLESS.items()),
-    *(Fault(KIND, f"{run}: {what}", partial(harmful, run=run, line=line))
-      for run in RUNS for what, line in HARMFUL.items()
-      if (run, what) != ("ppo", "a score of nan")),  # which PPO may leave out
-    *(Fault(KIND, f"{run}: {what} at import", partial(at_import, run=run, line=HARMFUL[what]))
-      for run in ("label", "ppo") for what in AT_IMPORT),
-]  # fmt: skip
+    *(
+        Fault(KIND, f"{run}: {what}", partial(harmless, run=run, line=line))
+        for run in RUNS
+        for what, line in HARMLESS.items()
+    ),
+    *(
+        Fault(KIND, f"{run}: {what}", partial(harmful, run=run, line=line))
+        for run in RUNS
+        for what, line in HARMFUL.items()
+        if (run, what) != ("ppo", "a score of nan")
+    ),  # which PPO may leave out
+    *(
+        Fault(KIND, f"{run}: {what} at import", partial(at_import, run=run, line=HARMFUL[what]))
+        for run in ("label", "ppo")
+        for what in AT_IMPORT
+    ),
+]

@@ -252,11 +252,14 @@ ODD: dict[str, Step] = {
     "thoughts before the letter": reply(lambda a: said(f"<think>A, B, C?\n</think>\n\n{a}")),
     "each answer twice": twice,
     "a continuation first": lambda h, a: (
-        h.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n"), honest(h, a))[0],
+        h.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        honest(h, a),
+    )[0],
     "an answer of half a megabyte": reply(lambda a: said(a, padding="x" * 500_000)),
     "a limit now and then": lambda h, a: (
-        honest if h.server.asked % 5 else reply(b"", 429, Retry_After="0"))(h, a),
-}  # fmt: skip
+        honest if h.server.asked % 5 else reply(b"", 429, Retry_After="0")
+    )(h, a),
+}
 
 
 def fill(room: Room) -> None:
@@ -444,12 +447,16 @@ def _faults() -> Iterator[Fault]:
         if not good:
             yield Fault("judge: in an evaluation", name, partial(with_liar, evaluated, step))
     for name, step in NO_ANSWER.items():
-        yield Fault("judge: something else than an answer", name,
-                    partial(with_liar, _last(refused, 0), step))  # fmt: skip
+        yield Fault(
+            "judge: something else than an answer",
+            name,
+            partial(with_liar, _last(refused, 0), step),
+        )
     for name, step in FAILING.items():
         good = 7 if name.startswith("seven good") else 0
-        yield Fault("judge: stalls, cuts, errors", name,
-                    partial(with_liar, _last(failing, good), step))  # fmt: skip
+        yield Fault(
+            "judge: stalls, cuts, errors", name, partial(with_liar, _last(failing, good), step)
+        )
     for name in ("a page of HTML", "an error with status 200", "a redirect, 307"):
         step = NO_ANSWER[name]
         yield Fault("judge: in an evaluation", name, partial(with_liar, evaluated, step))
@@ -462,8 +469,9 @@ def _faults() -> Iterator[Fault]:
     for name, step in chosen.items():
         yield Fault("judge: in an online round", name, partial(with_liar, online, step))
     for name, step in {"refusals": reply(said("no")), "null": reply(said(None))}.items():
-        yield Fault("judge: refuses every other", name,
-                    partial(with_liar, asked_again, every_other(step)))  # fmt: skip
+        yield Fault(
+            "judge: refuses every other", name, partial(with_liar, asked_again, every_other(step))
+        )
     yield Fault("judge: stalls, cuts, errors", "nobody there", partial(with_liar, gone, honest))
 
 

@@ -52,65 +52,269 @@ class Stage:
 
 
 STAGES = {
-    "sample": Stage("sample", lambda kit: (
-        *BASE, *CUT, "--prompts", PROMPTS, "--limit", 60, "--output", "out.jsonl"), "out.jsonl"),
-    "best_of_n": Stage("best_of_n", lambda kit: (
-        *BASE, *CUT, "--prompts", PROMPTS, "--limit", 24, "--n", 4, "--reward_adapter",
-        kit / "reward" / "adapter", "--output", "out.jsonl"), "out.jsonl"),
-    "label by a lexicon": Stage("label", lambda kit: (
-        "--samples", kit / "samples.jsonl", "--lexicon", LEXICON, "--output", "out.jsonl"),
-        "out.jsonl"),
-    "label into a store": Stage("label", lambda kit: (
-        "--samples", kit / "samples.jsonl", "--lexicon", LEXICON, "--store", "labels.sqlite",
-        "--output", "out.jsonl"), "out.jsonl"),
-    "label by a judge": Stage("label", lambda kit: (
-        "--samples", kit / "samples.jsonl", "--judge_url", judge(), "--judge_model", "judge",
-        "--store", "labels.sqlite", "--output", "out.jsonl"), "out.jsonl"),
-    "convert": Stage("convert", lambda kit: (
-        "--input", kit / "picks.jsonl", "--to", "pairs", "--output", "out.parquet"),
-        "out.parquet"),
-    "ratings": Stage("ratings", lambda kit: (
-        "--comparisons", kit / "picks.jsonl", "--scores", "out.jsonl"), "out.jsonl"),
-    "reward": Stage("reward", lambda kit: (
-        *BASE, *CUT, *TRAIN, "--comparisons", kit / "picks.jsonl", "--normalize_samples", 8,
-        "--check_reload", "false", "--output_dir", "out"), "out"),
-    "sft": Stage("sft", lambda kit: (
-        *BASE, *TRAIN, "--comparisons", kit / "picks.jsonl", "--output_dir", "out"), "out"),
-    "dpo": Stage("preference", lambda kit: (
-        *BASE, *TRAIN, "--comparisons", kit / "picks.jsonl", "--output_dir", "out"), "out"),
-    "kto": Stage("preference", lambda kit: (
-        *BASE, *TRAIN, "--method", "kto", "--comparisons", kit / "picks.jsonl", "--output_dir",
-        "out"), "out"),
-    "rloo": Stage("rloo", lambda kit: (
-        *BASE, *CUT, "--use_cpu", "--max_steps", 2, "--prompts", PROMPTS, "--lexicon", LEXICON,
-        "--per_device_train_batch_size", 8, "--output_dir", "out"), "out"),
-    "ppo": Stage("ppo", lambda kit: (
-        *BASE, *CUT, "--use_cpu", "--lexicon", LEXICON, "--prompts", PROMPTS, "--total_episodes",
-        96, "--per_device_train_batch_size", 16, "--save_steps", 1, "--kl_horizon", 80,
-        "--output_dir", "out"), "out", ("--resume auto", "--overwrite")),
-    "merge": Stage("merge", lambda kit: (
-        "--adapter", kit / "sft" / "adapter", "--dtype", "fp32", "--output_dir", "out"), "out"),
-    "evaluate": Stage("evaluate", lambda kit: (
-        *BASE, *CUT, "--prompts", PROMPTS, "--limit", 24, "--lexicon", LEXICON, "--contenders",
-        f"sft={kit / 'sft' / 'adapter'}", "best2=best_of_2", "--frontier_prompts", 4,
-        "--frontier_samples", 16, "--output_dir", "out"), "out"),
-    "reward_report": Stage("reward_report", lambda kit: (
-        "--run", kit / "reward", "--label_fractions", "0.5", "--lexicon", LEXICON, "--output",
-        "out"), "out"),
-    "report": Stage("report", lambda kit: (
-        "--rewards", kit / "reward", "--trainings", kit / "sft", "--comparisons",
-        kit / "picks.jsonl", "--output_dir", "out"), "out"),
-    "publish (dry run)": Stage("publish", lambda kit: (
-        "--adapter", kit / "sft" / "adapter", "--repo_id", "ci/policy", "--base_model_id",
-        "ci/base", "--license", "apache-2.0", "--output_dir", "out", "--dry_run"), "out",
-        (), 2),
-    "compare": Stage("compare", lambda kit: (
-        "--configs", kit / "configs", "--output_dir", "out"), "out", ()),
-    "sweep": Stage("sweep", lambda kit: (
-        "--kl_targets", 1, 2, "--ppo_config", kit / "ppo.yaml", "--evaluate_config",
-        kit / "configs" / "evaluate.yaml", "--total_episodes", 32, "--output_dir", "out"), "out",
-        ()),
-}  # fmt: skip
+    "sample": Stage(
+        "sample",
+        lambda kit: (*BASE, *CUT, "--prompts", PROMPTS, "--limit", 60, "--output", "out.jsonl"),
+        "out.jsonl",
+    ),
+    "best_of_n": Stage(
+        "best_of_n",
+        lambda kit: (
+            *BASE,
+            *CUT,
+            "--prompts",
+            PROMPTS,
+            "--limit",
+            24,
+            "--n",
+            4,
+            "--reward_adapter",
+            kit / "reward" / "adapter",
+            "--output",
+            "out.jsonl",
+        ),
+        "out.jsonl",
+    ),
+    "label by a lexicon": Stage(
+        "label",
+        lambda kit: (
+            "--samples",
+            kit / "samples.jsonl",
+            "--lexicon",
+            LEXICON,
+            "--output",
+            "out.jsonl",
+        ),
+        "out.jsonl",
+    ),
+    "label into a store": Stage(
+        "label",
+        lambda kit: (
+            "--samples",
+            kit / "samples.jsonl",
+            "--lexicon",
+            LEXICON,
+            "--store",
+            "labels.sqlite",
+            "--output",
+            "out.jsonl",
+        ),
+        "out.jsonl",
+    ),
+    "label by a judge": Stage(
+        "label",
+        lambda kit: (
+            "--samples",
+            kit / "samples.jsonl",
+            "--judge_url",
+            judge(),
+            "--judge_model",
+            "judge",
+            "--store",
+            "labels.sqlite",
+            "--output",
+            "out.jsonl",
+        ),
+        "out.jsonl",
+    ),
+    "convert": Stage(
+        "convert",
+        lambda kit: ("--input", kit / "picks.jsonl", "--to", "pairs", "--output", "out.parquet"),
+        "out.parquet",
+    ),
+    "ratings": Stage(
+        "ratings",
+        lambda kit: ("--comparisons", kit / "picks.jsonl", "--scores", "out.jsonl"),
+        "out.jsonl",
+    ),
+    "reward": Stage(
+        "reward",
+        lambda kit: (
+            *BASE,
+            *CUT,
+            *TRAIN,
+            "--comparisons",
+            kit / "picks.jsonl",
+            "--normalize_samples",
+            8,
+            "--check_reload",
+            "false",
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "sft": Stage(
+        "sft",
+        lambda kit: (*BASE, *TRAIN, "--comparisons", kit / "picks.jsonl", "--output_dir", "out"),
+        "out",
+    ),
+    "dpo": Stage(
+        "preference",
+        lambda kit: (*BASE, *TRAIN, "--comparisons", kit / "picks.jsonl", "--output_dir", "out"),
+        "out",
+    ),
+    "kto": Stage(
+        "preference",
+        lambda kit: (
+            *BASE,
+            *TRAIN,
+            "--method",
+            "kto",
+            "--comparisons",
+            kit / "picks.jsonl",
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "rloo": Stage(
+        "rloo",
+        lambda kit: (
+            *BASE,
+            *CUT,
+            "--use_cpu",
+            "--max_steps",
+            2,
+            "--prompts",
+            PROMPTS,
+            "--lexicon",
+            LEXICON,
+            "--per_device_train_batch_size",
+            8,
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "ppo": Stage(
+        "ppo",
+        lambda kit: (
+            *BASE,
+            *CUT,
+            "--use_cpu",
+            "--lexicon",
+            LEXICON,
+            "--prompts",
+            PROMPTS,
+            "--total_episodes",
+            96,
+            "--per_device_train_batch_size",
+            16,
+            "--save_steps",
+            1,
+            "--kl_horizon",
+            80,
+            "--output_dir",
+            "out",
+        ),
+        "out",
+        ("--resume auto", "--overwrite"),
+    ),
+    "merge": Stage(
+        "merge",
+        lambda kit: (
+            "--adapter",
+            kit / "sft" / "adapter",
+            "--dtype",
+            "fp32",
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "evaluate": Stage(
+        "evaluate",
+        lambda kit: (
+            *BASE,
+            *CUT,
+            "--prompts",
+            PROMPTS,
+            "--limit",
+            24,
+            "--lexicon",
+            LEXICON,
+            "--contenders",
+            f"sft={kit / 'sft' / 'adapter'}",
+            "best2=best_of_2",
+            "--frontier_prompts",
+            4,
+            "--frontier_samples",
+            16,
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "reward_report": Stage(
+        "reward_report",
+        lambda kit: (
+            "--run",
+            kit / "reward",
+            "--label_fractions",
+            "0.5",
+            "--lexicon",
+            LEXICON,
+            "--output",
+            "out",
+        ),
+        "out",
+    ),
+    "report": Stage(
+        "report",
+        lambda kit: (
+            "--rewards",
+            kit / "reward",
+            "--trainings",
+            kit / "sft",
+            "--comparisons",
+            kit / "picks.jsonl",
+            "--output_dir",
+            "out",
+        ),
+        "out",
+    ),
+    "publish (dry run)": Stage(
+        "publish",
+        lambda kit: (
+            "--adapter",
+            kit / "sft" / "adapter",
+            "--repo_id",
+            "ci/policy",
+            "--base_model_id",
+            "ci/base",
+            "--license",
+            "apache-2.0",
+            "--output_dir",
+            "out",
+            "--dry_run",
+        ),
+        "out",
+        (),
+        2,
+    ),
+    "compare": Stage(
+        "compare", lambda kit: ("--configs", kit / "configs", "--output_dir", "out"), "out", ()
+    ),
+    "sweep": Stage(
+        "sweep",
+        lambda kit: (
+            "--kl_targets",
+            1,
+            2,
+            "--ppo_config",
+            kit / "ppo.yaml",
+            "--evaluate_config",
+            kit / "configs" / "evaluate.yaml",
+            "--total_episodes",
+            32,
+            "--output_dir",
+            "out",
+        ),
+        "out",
+        (),
+    ),
+}
 
 
 def kit() -> Path:
@@ -124,10 +328,12 @@ def _kit() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="faults-kit-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     room = Room(folder)
-    room.recipe("sample", *BASE, *CUT, "--prompts", PROMPTS, "--limit", 120, "--output",
-                "samples.jsonl").done()  # fmt: skip
-    room.recipe("label", "--samples", "samples.jsonl", "--lexicon", LEXICON, "--output",
-                "picks.jsonl").done()  # fmt: skip
+    room.recipe(
+        "sample", *BASE, *CUT, "--prompts", PROMPTS, "--limit", 120, "--output", "samples.jsonl"
+    ).done()
+    room.recipe(
+        "label", "--samples", "samples.jsonl", "--lexicon", LEXICON, "--output", "picks.jsonl"
+    ).done()
     for name in ("reward", "sft"):
         words = [w if w != "out" else name for w in STAGES[name].words(folder)]
         room.recipe(name, *words).done()
@@ -138,16 +344,37 @@ def _kit() -> Path:
     base = {"model_name_or_path": str(MODEL), "precision": "fp32"}
     train = {"use_cpu": True, "max_steps": 2, "eval_rows": 8, "per_device_train_batch_size": 4}
     samples, picks = "out/samples.jsonl", "out/picks.jsonl"
-    config("configs/sample.yaml", **base, response_length=8, prompts=str(PROMPTS), limit=40,
-           output=samples)  # fmt: skip
+    config(
+        "configs/sample.yaml",
+        **base,
+        response_length=8,
+        prompts=str(PROMPTS),
+        limit=40,
+        output=samples,
+    )
     config("configs/label.yaml", samples=samples, lexicon=str(LEXICON), output=picks)
     config("configs/sft.yaml", **base, **train, comparisons=picks, output_dir="out/sft")
     config("configs/dpo.yaml", **base, **train, comparisons=picks, output_dir="out/dpo")
-    config("configs/evaluate.yaml", **base, response_length=8, prompts=str(PROMPTS), limit=16,
-           lexicon=str(LEXICON), output_dir="out/evaluation",
-           contenders=["best2=best_of_2"])  # fmt: skip
-    config("ppo.yaml", **base, response_length=8, use_cpu=True, prompts=str(PROMPTS),
-           lexicon=str(LEXICON), per_device_train_batch_size=16, kl_horizon=80)  # fmt: skip
+    config(
+        "configs/evaluate.yaml",
+        **base,
+        response_length=8,
+        prompts=str(PROMPTS),
+        limit=16,
+        lexicon=str(LEXICON),
+        output_dir="out/evaluation",
+        contenders=["best2=best_of_2"],
+    )
+    config(
+        "ppo.yaml",
+        **base,
+        response_length=8,
+        use_cpu=True,
+        prompts=str(PROMPTS),
+        lexicon=str(LEXICON),
+        per_device_train_batch_size=16,
+        kl_horizon=80,
+    )
     return folder
 
 

@@ -61,10 +61,21 @@ def _lexicon(recipe: str, word: str) -> Any:
 def _evaluate(room: Room, *words: object) -> Any:
     room.write("p.jsonl", PROMPT)
     return room.recipe(
-        "evaluate", "--prompts", "p.jsonl", "--model_name_or_path", MODEL, "--lexicon", LEXICON,
-        "--precision", "fp32",
-        "--response_length", "4", "--output_dir", "out", *words,
-    )  # fmt: skip
+        "evaluate",
+        "--prompts",
+        "p.jsonl",
+        "--model_name_or_path",
+        MODEL,
+        "--lexicon",
+        LEXICON,
+        "--precision",
+        "fp32",
+        "--response_length",
+        "4",
+        "--output_dir",
+        "out",
+        *words,
+    )
 
 
 def _adapter(part: str, value: float) -> Any:
@@ -94,9 +105,9 @@ def _reward_adapter(**facts: Any) -> Any:
         told = {"precision": "fp32"} | {k: v for k, v in facts.items() if k != "head"}
         room.write("reward/toolkit.json", json.dumps(told))
         said = ("score.weight",) if "head" in facts else ("toolkit.json",)
-        return _evaluate(
-            room, "--contenders", "best_of_2", "--reward_adapter", "reward"
-        ).refused(*said)  # fmt: skip
+        return _evaluate(room, "--contenders", "best_of_2", "--reward_adapter", "reward").refused(
+            *said
+        )
 
     return run
 
@@ -110,23 +121,47 @@ def _base(name: str, value: float, precision: str) -> Any:
         save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
         room.write("p.jsonl", PROMPT)
         return room.recipe(
-            "sample", "--prompts", "p.jsonl", "--model_name_or_path", "base", "--output",
-            "out.jsonl", "--precision", precision,
-        ).refused(name, "model.safetensors")  # fmt: skip
+            "sample",
+            "--prompts",
+            "p.jsonl",
+            "--model_name_or_path",
+            "base",
+            "--output",
+            "out.jsonl",
+            "--precision",
+            precision,
+        ).refused(name, "model.safetensors")
 
     return run
 
 
 def _samples(line: str, said: str) -> Any:
     def run(room: Room) -> str:
-        row = {"prompt": "a", "completions": {"reference": "b", "policy": "c"}, "scores": {},
-               "log_ratios": {"policy": 0.5}, "tokens": {"reference": 1, "policy": 1}}  # fmt: skip
-        room.write("e/samples.jsonl", json.dumps(row) + "\n" + line.join(
-            json.dumps(row).split('{"policy": 0.5}')) + "\n")  # fmt: skip
+        row = {
+            "prompt": "a",
+            "completions": {"reference": "b", "policy": "c"},
+            "scores": {},
+            "log_ratios": {"policy": 0.5},
+            "tokens": {"reference": 1, "policy": 1},
+        }
+        room.write(
+            "e/samples.jsonl",
+            json.dumps(row) + "\n" + line.join(json.dumps(row).split('{"policy": 0.5}')) + "\n",
+        )
         about = dict.fromkeys(
-            ("tokens", "words", "distinct_1", "distinct_2", "repetition", "unique",
-             "new_sentences", "copied_3grams", "copies_opening"), 0.5,
-        ) | {"kind": "reference", "source": "", "n": 1, "kl": None, "scores": {}}  # fmt: skip
+            (
+                "tokens",
+                "words",
+                "distinct_1",
+                "distinct_2",
+                "repetition",
+                "unique",
+                "new_sentences",
+                "copied_3grams",
+                "copies_opening",
+            ),
+            0.5,
+        ) | {"kind": "reference", "source": "", "n": 1, "kl": None, "scores": {}}
         contenders = [{"name": name} | about for name in ("reference", "policy")]
         room.write("e/evaluation.json", json.dumps({"contenders": contenders, "prompts": 2}))
         return _evaluate(room, "--samples", "e").refused("samples.jsonl:2", said)
@@ -147,29 +182,58 @@ def _undefined(room: Room) -> str:
 LINEAR = "model.layers.1.mlp.up_proj.weight"
 KIND = "no numbers: "
 FAULTS = [
-    *(Fault(f"{KIND}flags", f"{recipe} --{flag}={word}", _flag(recipe, flag, word))
-      for recipe, flags in FLAGS.items() for flag in flags
-      for word in WORDS[: 4 if recipe == "ppo" else 2]),
-    *(Fault(f"{KIND}YAML", f"{recipe} {flag}: {word}", _yaml(recipe, flag, word))
-      for recipe in ("ppo", "reward", "sft") for flag in ("learning_rate", "weight_decay")
-      for word in (".nan", ".inf", "-.inf")),
-    *(Fault(f"{KIND}lexicons", f"{recipe} {word}", _lexicon(recipe, word))
-      for recipe in ("label", "evaluate", "ppo") for word in WORDS),
-    *(Fault(f"{KIND}adapters", f"{name} in {part}", _adapter(part, value))
-      for part in "AB" for name, value in NONE.items()),
+    *(
+        Fault(f"{KIND}flags", f"{recipe} --{flag}={word}", _flag(recipe, flag, word))
+        for recipe, flags in FLAGS.items()
+        for flag in flags
+        for word in WORDS[: 4 if recipe == "ppo" else 2]
+    ),
+    *(
+        Fault(f"{KIND}YAML", f"{recipe} {flag}: {word}", _yaml(recipe, flag, word))
+        for recipe in ("ppo", "reward", "sft")
+        for flag in ("learning_rate", "weight_decay")
+        for word in (".nan", ".inf", "-.inf")
+    ),
+    *(
+        Fault(f"{KIND}lexicons", f"{recipe} {word}", _lexicon(recipe, word))
+        for recipe in ("label", "evaluate", "ppo")
+        for word in WORDS
+    ),
+    *(
+        Fault(f"{KIND}adapters", f"{name} in {part}", _adapter(part, value))
+        for part in "AB"
+        for name, value in NONE.items()
+    ),
     Fault(f"{KIND}log-probs", "weights that overflow", _overflowing),
-    *(Fault(f"{KIND}reward models", name, _reward_adapter(**facts)) for name, facts in {
-        "a head with NaN": {"head": np.nan}, "a head with infinity": {"head": np.inf},
-        "a gain of NaN": {"gain": np.nan}, "a gain of infinity": {"gain": np.inf},
-        "a gain in words": {"gain": "2"}, "a bias of a list": {"bias": [1]},
-        "a bias of null": {"bias": None}, "a gain that is true": {"gain": True},
-    }.items()),
-    *(Fault(f"{KIND}bases", f"{what} in {name}, {precision}", _base(name, value, precision))
-      for name in (LINEAR, "model.norm.weight", "model.embed_tokens.weight")
-      for what, value in NONE.items() for precision in ("fp32", "bf16", "4bit")),
-    *(Fault(f"{KIND}samples", line, _samples(line, said)) for line, said in {
-        '{"policy": NaN}': "NaN", '{"policy": Infinity}': "Infinity", '{"policy": 1e999}': "1e999",
-        '{"policy": "nan"}': "policy", '{"policy": true}': "policy", '{"policy": null}': "policy",
-    }.items()),
+    *(
+        Fault(f"{KIND}reward models", name, _reward_adapter(**facts))
+        for name, facts in {
+            "a head with NaN": {"head": np.nan},
+            "a head with infinity": {"head": np.inf},
+            "a gain of NaN": {"gain": np.nan},
+            "a gain of infinity": {"gain": np.inf},
+            "a gain in words": {"gain": "2"},
+            "a bias of a list": {"bias": [1]},
+            "a bias of null": {"bias": None},
+            "a gain that is true": {"gain": True},
+        }.items()
+    ),
+    *(
+        Fault(f"{KIND}bases", f"{what} in {name}, {precision}", _base(name, value, precision))
+        for name in (LINEAR, "model.norm.weight", "model.embed_tokens.weight")
+        for what, value in NONE.items()
+        for precision in ("fp32", "bf16", "4bit")
+    ),
+    *(
+        Fault(f"{KIND}samples", line, _samples(line, said))
+        for line, said in {
+            '{"policy": NaN}': "NaN",
+            '{"policy": Infinity}': "Infinity",
+            '{"policy": 1e999}': "1e999",
+            '{"policy": "nan"}': "policy",
+            '{"policy": true}': "policy",
+            '{"policy": null}': "policy",
+        }.items()
+    ),
     Fault(f"{KIND}what is written", "an evaluation", _undefined),
-]  # fmt: skip
+]

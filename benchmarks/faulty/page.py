@@ -52,8 +52,14 @@ def expect(holds: object, otherwise: str) -> None:
 class Page:
     """A server of the recipe, its links, and what was acknowledged."""
 
-    def __init__(self, room: Room, items: int = 60, text: str = "", people: str = "ann,bob",
-                 **options: object) -> None:  # fmt: skip
+    def __init__(
+        self,
+        room: Room,
+        items: int = 60,
+        text: str = "",
+        people: str = "ann,bob",
+        **options: object,
+    ) -> None:
         rows = [
             {"prompt": f"Text {i}.", "completions": [f" {k} {i}.{text}" for k in "abcd"]}
             for i in range(items)
@@ -61,9 +67,17 @@ class Page:
         room.write("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.room, self.said, self.before = room, {}, room.files()
         self.store = room.folder / "labels.sqlite"
-        words = {"samples": "samples.jsonl", "store": self.store, "port": 0, "invite": people,
-                 "output": "picks.jsonl", "requests_per_second": 1e6, "overlap": 0, "repeats": 0,
-                 "gold_share": 0} | options  # fmt: skip
+        words = {
+            "samples": "samples.jsonl",
+            "store": self.store,
+            "port": 0,
+            "invite": people,
+            "output": "picks.jsonl",
+            "requests_per_second": 1e6,
+            "overlap": 0,
+            "repeats": 0,
+            "gold_share": 0,
+        } | options
         given = [word for name, value in words.items() for word in (f"--{name}", value)]
         out = room.folder / "stdout"
         out.unlink(missing_ok=True)
@@ -209,16 +223,17 @@ ABUSE: dict[str, bytes] = {
     "a length of a thousand digits": POST + b"Content-Length: " + b"9" * 1000 + b"\r\n\r\n",
     "a chunk of no number": POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n",
     "a chunk of 2^64": POST + b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\nhello\r\n",
-    "megabytes in chunks": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n" * 1
+    "megabytes in chunks": POST
+    + b"Transfer-Encoding: chunked\r\n\r\n"
+    + b"400\r\n" * 1
     + (b"x" * 1024 + b"\r\n400\r\n") * 3000,
     "an unknown coding": POST + b"Transfer-Encoding: gzip\r\n\r\nhello",
     "a hundred requests at once": (GET + b"\r\n") * 100,
     "a request behind a request that is refused": POST + b"Content-Length: 3\r\n\r\na=1" + GET * 2,
     "a form of a thousand fields": POST + b"Content-Length: 4000\r\n\r\n" + b"a=1&" * 1000,
-    "a continuation that nobody gives": POST
-    + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+    "a continuation that nobody gives": POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n",
     "cookies by the hundred": GET + b"Cookie: " + b"labelling=x; " * 900 + b"\r\n\r\n",
-}  # fmt: skip
+}
 
 
 def _abuse(raw: bytes, room: Room) -> str:
@@ -536,9 +551,11 @@ def _store_gone_bad(kind: str, room: Room) -> str:
             for table in ("sessions", "labellers", "leases"):
                 db.execute(f"DROP TABLE {table}")
     statuses = [
-        page.ask("GET", f"/invite/{link}")[0], page.ask("POST", "/invite", {"token": link})[0],
-        ann.answer(form), page.ask("GET", "/", cookie=ann.cookie)[0],
-    ]  # fmt: skip
+        page.ask("GET", f"/invite/{link}")[0],
+        page.ask("POST", "/invite", {"token": link})[0],
+        ann.answer(form),
+        page.ask("GET", "/", cookie=ann.cookie)[0],
+    ]
     expect(all(status in (500, 503) for status in statuses), f"statuses {statuses}")
     page.process.kill()
     page.process.join()
@@ -563,13 +580,22 @@ def _faults() -> Iterator[Fault]:
     yield of("page: 2,000 silent connections", "Ctrl-C among 300", _ended_with_silent_ones)
     for action in ("pick 1", "skip"):
         yield of("page: 100 labelers at once", action, _hundred, action)
-    for name, text in {"a megabyte of letters": "x" * 250_000, "of tags": "<b>" * 100_000,
-                       "of Chinese": "\u4f60\u597d" * 100_000, "of emoji": "\U0001f642" * 100_000,
-                       "of hidden characters": "\u200d" * 50_000}.items():  # fmt: skip
+    for name, text in {
+        "a megabyte of letters": "x" * 250_000,
+        "of tags": "<b>" * 100_000,
+        "of Chinese": "\u4f60\u597d" * 100_000,
+        "of emoji": "\U0001f642" * 100_000,
+        "of hidden characters": "\u200d" * 50_000,
+    }.items():
         yield of("page: items of megabytes", name, _megabytes, text)
     yield of("page: items of megabytes", "an import", _import_of_megabytes)
-    set_to = {"back a day": DAY, "back a year": 365 * DAY, "forward a day": -DAY,
-              "forward a year": -365 * DAY, "back an hour and a half": 5400.0}  # fmt: skip
+    set_to = {
+        "back a day": DAY,
+        "back a year": 365 * DAY,
+        "forward a day": -DAY,
+        "forward a year": -365 * DAY,
+        "back an hour and a half": 5400.0,
+    }
     for name, by in set_to.items():
         for again in (True, False)[abs(by) > 30 * DAY :]:  # a session is over by then
             late = ", a late answer" if again else ""

@@ -56,9 +56,16 @@ def key(path: Path, diary: Path) -> None:
 
 
 WAYS: tuple[Callable[[Path, Path], None], ...] = (
-    link, relative_link, link_to_a_link, link_by_a_folder, link_to_nothing, link_to_itself, pipe,
-    device, key,
-)  # fmt: skip
+    link,
+    relative_link,
+    link_to_a_link,
+    link_by_a_folder,
+    link_to_nothing,
+    link_to_itself,
+    pipe,
+    device,
+    key,
+)
 
 
 def _diary(room: Room) -> Path:
@@ -67,10 +74,24 @@ def _diary(room: Room) -> Path:
 
 def _publish(room: Room, *words: object) -> Any:
     return room.recipe(
-        "publish", "--adapter", "adapter", "--model_name_or_path", "base", "--repo_id", "me/x",
-        "--base_model_id", "org/base", "--license", "mit", "--output_dir", "out", "--dry_run",
-        "true", *words, seconds=60,
-    )  # fmt: skip
+        "publish",
+        "--adapter",
+        "adapter",
+        "--model_name_or_path",
+        "base",
+        "--repo_id",
+        "me/x",
+        "--base_model_id",
+        "org/base",
+        "--license",
+        "mit",
+        "--output_dir",
+        "out",
+        "--dry_run",
+        "true",
+        *words,
+        seconds=60,
+    )
 
 
 def _of_the_base(name: str, way: Callable[[Path, Path], None]) -> Any:
@@ -105,7 +126,7 @@ def _merged(name: str) -> Any:
         (base / name).symlink_to(_diary(room))
         return room.recipe(
             "merge", "--adapter", "adapter", "--model_name_or_path", "base", "--output_dir", "out"
-        ).refused(Path(name).name)  # fmt: skip
+        ).refused(Path(name).name)
 
     return run
 
@@ -185,17 +206,32 @@ def piped(path: Path, diary: Path) -> None:
 
 KIND = "publishing: "
 FAULTS = [
-    *(Fault(f"{KIND}links in the base", f"{way.__name__} {name}", _of_the_base(name, way))
-      for name in TOKENIZER_FILES
-      for way in (WAYS if name in ("vocab.txt", "chat_template.jinja") else (link,))),
-    *(Fault(f"{KIND}links in the adapter", f"{way.__name__} {name}", _of_the_adapter(name, way))
-      for name in OF_ADAPTERS for way in (link, relative_link, link_to_a_link)),
-    *(Fault(f"{KIND}links in what is merged", name, _merged(name)) for name in (
-        "tokenizer.json", "chat_template.jinja", "special_tokens_map.json",
-        "additional_chat_templates/tools.jinja")),
-    *(Fault(f"{KIND}a template that run.json names", where, _told_by_run_json(where))
-      for where in ("whole", "relative", "device")),
-    *(Fault(f"{KIND}swapped before it is sent", f"{swap.__name__} {name}", _swapped(name, swap))
-      for name in ("README.md", "adapter_config.json", "tokenizer.json")
-      for swap in (changed, one_bit, longer, gone, linked, piped)),
-]  # fmt: skip
+    *(
+        Fault(f"{KIND}links in the base", f"{way.__name__} {name}", _of_the_base(name, way))
+        for name in TOKENIZER_FILES
+        for way in (WAYS if name in ("vocab.txt", "chat_template.jinja") else (link,))
+    ),
+    *(
+        Fault(f"{KIND}links in the adapter", f"{way.__name__} {name}", _of_the_adapter(name, way))
+        for name in OF_ADAPTERS
+        for way in (link, relative_link, link_to_a_link)
+    ),
+    *(
+        Fault(f"{KIND}links in what is merged", name, _merged(name))
+        for name in (
+            "tokenizer.json",
+            "chat_template.jinja",
+            "special_tokens_map.json",
+            "additional_chat_templates/tools.jinja",
+        )
+    ),
+    *(
+        Fault(f"{KIND}a template that run.json names", where, _told_by_run_json(where))
+        for where in ("whole", "relative", "device")
+    ),
+    *(
+        Fault(f"{KIND}swapped before it is sent", f"{swap.__name__} {name}", _swapped(name, swap))
+        for name in ("README.md", "adapter_config.json", "tokenizer.json")
+        for swap in (changed, one_bit, longer, gone, linked, piped)
+    ),
+]

@@ -121,9 +121,12 @@ class Room:
         return path
 
     def start(
-        self, recipe: str, *words: object, first: Callable[[], None] | None = None,
+        self,
+        recipe: str,
+        *words: object,
+        first: Callable[[], None] | None = None,
         **environment: str,
-    ) -> Process:  # fmt: skip
+    ) -> Process:
         """Begin a recipe on a CPU in a process of its own; ``wait`` ends it.
 
         ``first``, a function of a module, is called in that process before the recipe is.
@@ -169,9 +172,13 @@ class Room:
         """A command with an interpreter of its own: ``room.command("recipes/x.py", ...)``."""
         before = self.files()
         done = subprocess.run(
-            [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])], cwd=self.folder,
-            capture_output=True, timeout=seconds, check=False, **options,
-        )  # fmt: skip
+            [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])],
+            cwd=self.folder,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            **options,
+        )
         return Ended(self, done.returncode, _text(done.stdout), _text(done.stderr), before)
 
     def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -189,9 +196,12 @@ def _text(printed: bytes) -> str:
 
 
 def _work(
-    recipe: str, words: list[str], folder: str, environment: dict[str, str],
+    recipe: str,
+    words: list[str],
+    folder: str,
+    environment: dict[str, str],
     first: Callable[[], None] | None,
-) -> None:  # fmt: skip
+) -> None:
     """In the new process: the recipe as ``python recipes/RECIPE.py WORDS`` would run it."""
     os.chdir(folder)
     os.environ.update(environment)

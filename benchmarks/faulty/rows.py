@@ -31,7 +31,11 @@ def _refused(room: Room, recipe: str, name: str, content: bytes, said: str) -> s
 
 
 FAULTS = [
-    Fault("broken rows", f"{recipe}: {fault}", partial(_refused, recipe=recipe, name=name,
-                                                       content=content, said=said))
-    for recipe in RECIPES for fault, (name, content, said) in _broken().items()
-]  # fmt: skip
+    Fault(
+        "broken rows",
+        f"{recipe}: {fault}",
+        partial(_refused, recipe=recipe, name=name, content=content, said=said),
+    )
+    for recipe in RECIPES
+    for fault, (name, content, said) in _broken().items()
+]

@@ -46,15 +46,18 @@ def test_the_run_tells_the_template_and_a_row_goes_over_it_key_by_key(tokenizer:
     off = read_chat(None, OFF)
     assert asked(tokenizer, Chat()) == "<user>Hi.\n<assistant>"
     assert asked(tokenizer, off) == "<user>Hi.\n<assistant><no thoughts>"
-    assert asked(tokenizer, off, chat_template_kwargs={"enable_thinking": True}) == "<user>Hi.\n" \
-        "<assistant>"  # fmt: skip
+    assert (
+        asked(tokenizer, off, chat_template_kwargs={"enable_thinking": True}) == "<user>Hi.\n"
+        "<assistant>"
+    )
     for more in ({"other": 1}, '{"other": 1}'):
         assert "<no thoughts>" in asked(tokenizer, off, chat_template_kwargs=more)
     # A table's null, where another row has a value, says nothing.
     assert off.told({"chat_template_kwargs": {"enable_thinking": None}}) == off.kwargs
     assert off.told({"chat_template_kwargs": {"other": 1}}) == {
-        "enable_thinking": False, "other": 1,
-    }  # fmt: skip
+        "enable_thinking": False,
+        "other": 1,
+    }
 
 
 def test_it_comes_from_the_command_line_or_yaml_and_goes_into_run_json(tmp_path: Path) -> None:
@@ -140,18 +143,22 @@ def test_a_template_that_does_not_begin_the_assistants_turn_is_noticed(tokenizer
     assert asked(tokenizer, Chat(without + cure[0])) == "<user>Hi.</s>\n<assistant>"
 
 
-@pytest.mark.parametrize("template", [
-    THINKING,
-    # Llama 2's: the answer stands behind the user's turn, with nothing between.
-    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} "
-    "{{ m.content }}</s>{% endif %}{% endfor %}",
-    # The assistant's turn is begun whether it is asked for or not.
-    "{% for m in messages %}{% if m.role == 'user' %}<u>{{ m.content }}<a>{% else %}"
-    "{{ m.content }}</s>{% endif %}{% endfor %}",
-    # An assistant's message is refused, so nothing is known.
-    "{% for m in messages %}{{ {'user': m.content}[m.role] + raise_exception('x') "
-    "if m.role != 'user' else m.content }}{% endfor %}",
-], ids=["asks", "no header", "always begun", "refuses"])  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [
+        THINKING,
+        # Llama 2's: the answer stands behind the user's turn, with nothing between.
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} "
+        "{{ m.content }}</s>{% endif %}{% endfor %}",
+        # The assistant's turn is begun whether it is asked for or not.
+        "{% for m in messages %}{% if m.role == 'user' %}<u>{{ m.content }}<a>{% else %}"
+        "{{ m.content }}</s>{% endif %}{% endfor %}",
+        # An assistant's message is refused, so nothing is known.
+        "{% for m in messages %}{{ {'user': m.content}[m.role] + raise_exception('x') "
+        "if m.role != 'user' else m.content }}{% endfor %}",
+    ],
+    ids=["asks", "no header", "always begun", "refuses"],
+)
 def test_other_templates_are_not_complained_of(tokenizer: Any, template: str) -> None:
     assert notes(tokenizer, Chat(template)) == []
 
@@ -160,24 +167,31 @@ def test_other_templates_are_not_complained_of(tokenizer: Any, template: str) ->
 
 
 def test_rows_that_go_on_carry_what_their_template_was_told(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"prompt": USER, "tag": 1}, {"prompt": "Text."},
-            {"prompt": USER, "chat_template_kwargs": {"enable_thinking": True}}]  # fmt: skip
+    rows = [
+        {"prompt": USER, "tag": 1},
+        {"prompt": "Text."},
+        {"prompt": USER, "chat_template_kwargs": {"enable_thinking": True}},
+    ]
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     prompts, _ = read_prompts(path, tokenizer, 64, chat=read_chat(None, OFF))
     assert [prompts.handed_on(i) for i in range(3)] == [
-        {"tag": 1, "chat_template_kwargs": {"enable_thinking": False}}, {},
+        {"tag": 1, "chat_template_kwargs": {"enable_thinking": False}},
+        {},
         {"chat_template_kwargs": {"enable_thinking": True}},
-    ]  # fmt: skip
+    ]
     written = [{"prompt": row["prompt"]} | prompts.handed_on(i) for i, row in enumerate(rows)]
     assert given_prompts(written, tokenizer) == prompts  # by a stage that is told nothing
     assert prompts.rendering() == {
-        "trained_on": "both", "chat_template": None, "chat_template_kwargs": None,
-    }  # fmt: skip
+        "trained_on": "both",
+        "chat_template": None,
+        "chat_template_kwargs": None,
+    }
     assert prompts.pick([0]).rendering() == {
-        "trained_on": "messages", "chat_template": None,
+        "trained_on": "messages",
+        "chat_template": None,
         "chat_template_kwargs": {"enable_thinking": False},
-    }  # fmt: skip
+    }
 
 
 def test_a_reward_adapter_refuses_and_a_policy_notes_another_rendering(
@@ -202,9 +216,10 @@ def test_a_reward_adapter_refuses_and_a_policy_notes_another_rendering(
         'p was trained with chat_template_kwargs {"enable_thinking": false}, and the prompts have '
         "{}"
     ]
-    assert "by the tokenizer's own, and the prompts are by plain" in other_rendering(
-        tmp_path, plain, "p"
-    )[0]  # fmt: skip
+    assert (
+        "by the tokenizer's own, and the prompts are by plain"
+        in other_rendering(tmp_path, plain, "p")[0]
+    )
     assert other_rendering(tmp_path, text, "p") == other_rendering(None, on, "p") == []
     Reading().check(same)  # of before this was noted: nothing is known
 
@@ -212,8 +227,11 @@ def test_a_reward_adapter_refuses_and_a_policy_notes_another_rendering(
 def test_a_reward_model_of_another_base_renders_as_in_its_training(
     tokenizer: Any, tmp_path: Path
 ) -> None:
-    facts = {"trained_on": "messages", "chat_template": None,
-             "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
+    facts = {
+        "trained_on": "messages",
+        "chat_template": None,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
     (tmp_path / "toolkit.json").write_text(json.dumps(facts))
     (row,) = reading_of(tmp_path, tokenizer).text_rows(tokenizer, [USER], ["a"])
     assert tokenizer.decode(row) == "<user>Hi.\n<assistant><no thoughts>a"

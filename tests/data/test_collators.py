@@ -17,10 +17,12 @@ def test_the_docstrings_show_what_comes_out() -> None:
 
 
 def test_mixed_k_is_flattened_and_comes_back_as_a_table() -> None:
-    batch = ComparisonCollator(pad_token_id=0)([
-        {"candidate_ids": [[5], [6, 7]], "best": 0},
-        {"candidate_ids": [[5], [6], [7, 8, 9]], "best": 2},
-    ])  # fmt: skip
+    batch = ComparisonCollator(pad_token_id=0)(
+        [
+            {"candidate_ids": [[5], [6, 7]], "best": 0},
+            {"candidate_ids": [[5], [6], [7, 8, 9]], "best": 2},
+        ]
+    )
     assert batch["input_ids"].shape == (5, 3)
     table, mask = by_comparison(torch.arange(5.0) + 1, batch["candidates"])
     assert table.tolist() == [[1, 2, 0], [3, 4, 5]]
@@ -41,11 +43,15 @@ def test_a_candidate_that_ends_in_the_pad_token_is_refused() -> None:
 
 def test_rankings_scores_and_margins_come_along_where_every_row_has_them() -> None:
     rows = [
-        {"candidate_ids": [[5], [6]], "best": 0, "ranking": [0], "scores": [4.0, 2.0],
-         "margin": 2},
-        {"candidate_ids": [[5], [6], [7]], "best": 2, "ranking": [2, 0, 1],
-         "scores": [1.0, 0.0, 6.0], "margin": 5},
-    ]  # fmt: skip
+        {"candidate_ids": [[5], [6]], "best": 0, "ranking": [0], "scores": [4.0, 2.0], "margin": 2},
+        {
+            "candidate_ids": [[5], [6], [7]],
+            "best": 2,
+            "ranking": [2, 0, 1],
+            "scores": [1.0, 0.0, 6.0],
+            "margin": 5,
+        },
+    ]
     batch = ComparisonCollator(0, score_mean=2.0, score_std=2.0)(rows)
     assert batch["ranking"].tolist() == [[0, -1, -1], [2, 0, 1]]
     assert batch["target_scores"].tolist() == [1.0, 0.0, -0.5, -1.0, 2.0]

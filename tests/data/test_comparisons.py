@@ -97,13 +97,22 @@ def test_a_stage_wants_no_more_than_it_needs() -> None:
     assert problems_of(row, "completions") != []
     assert problems_of(row | {"completions": [" a", " b"]}, "completions") == []
     assert problems_of(row | {"completions": [" a", " b"], "scores": [1, 2.5]}, "scores") == []
-    assert problems_of(GOOD, "scores") == ["scores: missing (this loss wants 3 numbers, one a "
-                                           "completion)"]  # fmt: skip
+    assert problems_of(GOOD, "scores") == [
+        "scores: missing (this loss wants 3 numbers, one a completion)"
+    ]
 
 
 def test_a_full_row_with_messages_is_good() -> None:
-    row = {"prompt": MESSAGES, "completions": ["a", "b"], "best": 1, "ranking": [1, 0],
-           "scores": [0, 1.5], "margin": 0.5, "labeler": "ann", "source": {"id": 1}}  # fmt: skip
+    row = {
+        "prompt": MESSAGES,
+        "completions": ["a", "b"],
+        "best": 1,
+        "ranking": [1, 0],
+        "scores": [0, 1.5],
+        "margin": 0.5,
+        "labeler": "ann",
+        "source": {"id": 1},
+    }
     assert problems_of(row, "best") == []
 
 
@@ -186,8 +195,11 @@ def test_a_file_in_which_nobody_picked_the_first_gets_a_note(
 def test_every_problem_of_a_row_is_found() -> None:
     row = {"prompt": "", "completions": ["a", ""], "best": 7, "scores": [1]}
     assert [p.split(":")[0] for p in problems_of(row, "best")] == [
-        "prompt", "completions[1]", "best", "scores",
-    ]  # fmt: skip
+        "prompt",
+        "completions[1]",
+        "best",
+        "scores",
+    ]
 
 
 def test_twenty_problems_are_shown_and_the_others_counted(tmp_path: Path) -> None:

@@ -63,9 +63,14 @@ def test_conversational_pairs() -> None:
     for row in (
         {"chosen": [user, good], "rejected": [user, bad]},
         {"prompt": [user], "chosen": [good], "rejected": [bad]},
-        {"prompt": "Hi.", "chosen": [user, good], "rejected": [user, bad],
-         "score_chosen": 4.0, "score_rejected": 1.0},  # ultrafeedback_binarized
-    ):  # fmt: skip
+        {
+            "prompt": "Hi.",
+            "chosen": [user, good],
+            "rejected": [user, bad],
+            "score_chosen": 4.0,
+            "score_rejected": 1.0,
+        },  # ultrafeedback_binarized
+    ):
         made = one(row)
         assert made["prompt"] == [user] and picked(made) == "Hello!"
     assert made["margin"] == 3.0
@@ -75,9 +80,10 @@ def test_hh_dialogues_become_messages() -> None:
     start = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why?\nTell me.\n\nAssistant: "
     made = one({"chosen": start + "Because.", "rejected": start + "No."})
     assert made["prompt"] == [
-        {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "Why?\nTell me."},
-    ]  # fmt: skip
+    ]
     assert picked(made) == "Because."
 
 
@@ -111,9 +117,13 @@ def test_the_lowest_rank_is_the_best_and_a_reply_that_nobody_ranked_is_left_out(
 
 def test_a_scored_set_takes_its_best_and_drops_ties() -> None:
     def scored(*scores: float) -> dict:
-        return {"instruction": "Do it.", "completions": [
-            {"model": f"m{i}", "response": f"r{i}", "overall_score": s}
-            for i, s in enumerate(scores)]}  # fmt: skip
+        return {
+            "instruction": "Do it.",
+            "completions": [
+                {"model": f"m{i}", "response": f"r{i}", "overall_score": s}
+                for i, s in enumerate(scores)
+            ],
+        }
 
     made = one(scored(3, 8.5, 7, 1))
     assert (made["prompt"], made["best"], made["ranking"]) == ("Do it.", 1, [1, 2, 0, 3])
@@ -126,8 +136,13 @@ def test_one_column_a_completion_as_csv_has_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion1,completion2,best,labeler\nHi., a, b,2,ann\n")
     (made,) = convert(read_table(path, "--input"))
-    assert made == {"prompt": "Hi.", "completions": [" a", " b"], "best": 1, "labeler": "ann",
-                    "source": "a.csv:2"}  # fmt: skip
+    assert made == {
+        "prompt": "Hi.",
+        "completions": [" a", " b"],
+        "best": 1,
+        "labeler": "ann",
+        "source": "a.csv:2",
+    }
     path.write_text("prompt,chosen,rejected\nHi., a, b\n")
     (made,) = convert(read_table(path, "--input"))
     assert picked(made) == " a"
@@ -301,8 +316,11 @@ def test_messages_that_repeat_the_prompt_make_what_trl_makes_of_the_dialogue_alo
 
 def test_a_dialogue_may_repeat_only_the_last_message_of_the_prompt() -> None:
     start = [{"role": "system", "content": "Be kind."}, user("Name a fruit.")]
-    row = {"prompt": start, "chosen": [start[1], bot("A plum.")],
-           "rejected": [start[1], bot("A brick.")]}  # fmt: skip
+    row = {
+        "prompt": start,
+        "chosen": [start[1], bot("A plum.")],
+        "rejected": [start[1], bot("A brick.")],
+    }
     assert one(row)["prompt"] == start
 
 
@@ -345,8 +363,11 @@ def test_a_row_that_repeats_the_prompt_by_half_is_refused_and_may_be_skipped(row
 
 
 def test_a_user_who_says_something_else_behind_the_prompt_is_refused() -> None:
-    row = {"prompt": [user("Hi.")], "chosen": [user("Ho."), bot("a")],
-           "rejected": [user("Ho."), bot("b")]}  # fmt: skip
+    row = {
+        "prompt": [user("Hi.")],
+        "chosen": [user("Ho."), bot("a")],
+        "rejected": [user("Ho."), bot("b")],
+    }
     with pytest.raises(InputError, match=r"f:1: chosen\[0\].role: 'user' behind a prompt"):
         one(row)
 
@@ -395,8 +416,11 @@ def test_a_short_prompt_is_judged_by_the_other_rows() -> None:
     """ "Yes" begins many an answer: only what the rest of the file does can tell."""
     short = {"prompt": "Yes", "chosen": "Yes, sir.", "rejected": "Yes, no."}
     apart = {"prompt": "Is it a good day?", "chosen": "It is.", "rejected": "No."}
-    again = {"prompt": "Is it a good day?", "chosen": "Is it a good day? It is.",
-             "rejected": "Is it a good day? No."}  # fmt: skip
+    again = {
+        "prompt": "Is it a good day?",
+        "chosen": "Is it a good day? It is.",
+        "rejected": "Is it a good day? No.",
+    }
     assert picked(rows_of(short, apart)[0]) == "Yes, sir."
     assert [picked(row) for row in rows_of(short, again)] == [", sir.", " It is."]
     with pytest.raises(InputError, match="f:1: prompt: 'Yes' .*too short.*--repeated_prompt cut"):
@@ -407,8 +431,9 @@ def test_a_short_prompt_is_judged_by_the_other_rows() -> None:
 
 def test_short_prompts_alone_are_judged_by_each_other() -> None:
     """Ten different prompts that each of two answers begins with are no chance."""
-    again = [{"prompt": f"No {i}", "chosen": f"No {i}: a", "rejected": f"No {i}: b"}
-             for i in range(10)]  # fmt: skip
+    again = [
+        {"prompt": f"No {i}", "chosen": f"No {i}: a", "rejected": f"No {i}: b"} for i in range(10)
+    ]
     apart = {"prompt": "Hi.", "chosen": "a", "rejected": "b"}
     assert {picked(row) for row in rows_of(*again)} == {": a"}
     assert picked(rows_of(again[3], apart)[0]) == "No 3: a"
@@ -428,8 +453,10 @@ def test_an_answer_may_greet_with_the_prompts_one_word() -> None:
 
 
 def test_a_few_answers_that_echo_the_question_are_kept_and_counted() -> None:
-    rows = [{"prompt": f"What is {i} + 1?", "chosen": f"It is {i + 1}.", "rejected": "No."}
-            for i in range(40)]  # fmt: skip
+    rows = [
+        {"prompt": f"What is {i} + 1?", "chosen": f"It is {i + 1}.", "rejected": "No."}
+        for i in range(40)
+    ]
     rows[7]["chosen"] = "What is 7 + 1? It is 8."
     noted: Counter[str] = Counter()
     made = rows_of(*rows, noted=noted)
@@ -440,14 +467,21 @@ def test_a_few_answers_that_echo_the_question_are_kept_and_counted() -> None:
 
 
 def answer(text: str, overall: Any, finer: Any = 4.0) -> dict:
-    return {"model": f"m-{text}", "response": text, "overall_score": overall,
-            "fine-grained_score": finer}  # fmt: skip
+    return {
+        "model": f"m-{text}",
+        "response": text,
+        "overall_score": overall,
+        "fine-grained_score": finer,
+    }
 
 
 def test_ultrafeedbacks_mistaken_ten_is_left_out_and_a_true_one_is_the_best() -> None:
     noted: Counter[str] = Counter()
-    row = {"instruction": "Do it.", "models": ["m-a", "m-b", "m-c"],
-           "completions": [answer("a", 10, 1.0), answer("b", 7), answer("c", 8.5)]}  # fmt: skip
+    row = {
+        "instruction": "Do it.",
+        "models": ["m-a", "m-b", "m-c"],
+        "completions": [answer("a", 10, 1.0), answer("b", 7), answer("c", 8.5)],
+    }
     made = one(row, noted=noted)
     assert made["completions"] == ["b", "c"] and picked(made) == "c"
     assert made["models"] == ["m-b", "m-c"] and made["scores"] == [7, 8.5]
@@ -460,23 +494,37 @@ def test_ultrafeedbacks_mistaken_ten_is_left_out_and_a_true_one_is_the_best() ->
 
 @pytest.mark.parametrize("none", ["N/A", "", None, float("nan"), "n/a"])
 def test_an_answer_without_a_score_is_left_out_and_the_others_stay_aligned(none: Any) -> None:
-    row = {"instruction": "Do it.", "models": ["m-a", "m-b", "m-c"], "ratings": [[1], [2], [3]],
-           "completions": [answer("a", "3"), answer("b", none), answer("c", "8.5")]}  # fmt: skip
+    row = {
+        "instruction": "Do it.",
+        "models": ["m-a", "m-b", "m-c"],
+        "ratings": [[1], [2], [3]],
+        "completions": [answer("a", "3"), answer("b", none), answer("c", "8.5")],
+    }
     made = one(row)
     assert made["completions"] == ["a", "c"] and made["scores"] == [3, 8.5]
     assert made["models"] == ["m-a", "m-c"] and made["ratings"] == [[1], [3]]
     for each in row["completions"]:
         del each["model"]  # then the models are the row's own
     assert one(row)["models"] == ["m-a", "m-c"]
-    native = {"prompt": "Hi.", "completions": ["a", "b", "c"], "scores": [1, none, 3],
-              "models": ["x", "y", "z"]}  # fmt: skip
+    native = {
+        "prompt": "Hi.",
+        "completions": ["a", "b", "c"],
+        "scores": [1, none, 3],
+        "models": ["x", "y", "z"],
+    }
     made = one(native)
     assert (made["completions"], made["best"], made["models"]) == (["a", "c"], 1, ["x", "z"])
     assert one(native | {"best": 2, "ranking": [2, 1, 0]})["ranking"] == [1, 0]
     with pytest.raises(InputError, match="f:1: scores: none for completion 1, which is the best"):
         one(native | {"best": 1})
-    assert one({"prompt": "Hi.", "responses": ["a", "b", "c"], "rank": [1, none, 0],
-                "models": ["x", "y", "z"]})["models"] == ["x", "z"]  # fmt: skip
+    assert one(
+        {
+            "prompt": "Hi.",
+            "responses": ["a", "b", "c"],
+            "rank": [1, none, 0],
+            "models": ["x", "y", "z"],
+        }
+    )["models"] == ["x", "z"]
 
 
 def test_a_score_that_is_no_number_is_refused_by_its_name() -> None:
@@ -632,8 +680,12 @@ def test_messages_that_a_table_holds_as_text_are_messages_or_refused() -> None:
 
 def test_a_question_and_a_system_text_of_their_own_are_the_prompt() -> None:
     """Intel/orca_dpo_pairs; the answers' common beginning is no prompt then."""
-    row = {"system": "Be kind.", "question": "Name a fruit.", "chosen": "It is a plum.",
-           "rejected": "It is a brick."}  # fmt: skip
+    row = {
+        "system": "Be kind.",
+        "question": "Name a fruit.",
+        "chosen": "It is a plum.",
+        "rejected": "It is a brick.",
+    }
     made = one(row)
     assert made["prompt"] == [{"role": "system", "content": "Be kind."}, user("Name a fruit.")]
     assert picked(made) == "It is a plum."

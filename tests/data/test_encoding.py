@@ -12,8 +12,11 @@ from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 
 GOOD = {"prompt": "Hi.", "completions": [" a", " b", " c"], "best": 2}
-CHAT = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."},
-        {"role": "user", "content": "Well?"}]  # fmt: skip
+CHAT = [
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Ho."},
+    {"role": "user", "content": "Well?"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +35,9 @@ def test_a_candidate_is_the_ids_of_prompt_and_completion_as_one_text(tokenizer: 
 
 
 def test_a_row_with_scores_alone_gets_its_best_from_them(tokenizer: Any) -> None:
-    (row,) = encode(Encoder(tokenizer, 64), {"prompt": "Hi.", "completions": [" a", " b"],
-                                             "scores": [0.5, 2]})  # fmt: skip
+    (row,) = encode(
+        Encoder(tokenizer, 64), {"prompt": "Hi.", "completions": [" a", " b"], "scores": [0.5, 2]}
+    )
     assert row["best"] == 1
 
 
@@ -102,8 +106,9 @@ def test_the_prompts_start_is_cut_alike_from_every_candidate(tokenizer: Any) -> 
     encoder = Encoder(tokenizer, 40, "truncate_prompt")
     (cut,) = encode(encoder, row)
     assert max(map(len, cut["candidate_ids"])) == 40
-    taken = {len(a) - len(b) for a, b in zip(whole["candidate_ids"], cut["candidate_ids"],
-                                             strict=True)}  # fmt: skip
+    taken = {
+        len(a) - len(b) for a, b in zip(whole["candidate_ids"], cut["candidate_ids"], strict=True)
+    }
     assert len(taken) == 1  # as much from each
     for before, after in zip(whole["candidate_ids"], cut["candidate_ids"], strict=True):
         assert before[-len(after) :] == after
@@ -182,9 +187,12 @@ def test_completions_that_begin_alike_lose_nothing_of_their_own() -> None:
 
 def test_words_that_run_into_each_other_are_counted() -> None:
     encoder = Encoder(Letters(), None)
-    encode(encoder, {"prompt": "The cafe.", "completions": ["It", "He"], "best": 0},
-           {"prompt": "The cafe. ", "completions": ["It", "He"], "best": 0},
-           {"prompt": "The cafe", "completions": [" was", "s were"], "best": 0})  # fmt: skip
+    encode(
+        encoder,
+        {"prompt": "The cafe.", "completions": ["It", "He"], "best": 0},
+        {"prompt": "The cafe. ", "completions": ["It", "He"], "best": 0},
+        {"prompt": "The cafe", "completions": [" was", "s were"], "best": 0},
+    )
     assert (encoder.joined, encoder.example) == (1, "The cafe.It")
 
 

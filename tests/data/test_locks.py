@@ -271,8 +271,13 @@ def test_another_users_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_pipe_is_not_replaced_by_a_file(field: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
-    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null"), Path("/dev/stdout"),
-                 Path("/dev/new.jsonl")):  # fmt: skip
+    for path in (
+        tmp_path / "pipe",
+        tmp_path / "link",
+        Path("/dev/null"),
+        Path("/dev/stdout"),
+        Path("/dev/new.jsonl"),
+    ):
         with letting_go(), pytest.raises(InputError, match="a pipe, a device or the like"):
             claim_output(path, True, field)
     assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]

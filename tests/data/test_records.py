@@ -28,10 +28,15 @@ class Outer:
 
 
 ROW = {
-    "name": "n", "count": 2, "known": True, "kind": "a", "perhaps": None,
-    "first": {"number": 1.5}, "more": [{"number": 2}, {"number": 3.0, "note": "x"}],
+    "name": "n",
+    "count": 2,
+    "known": True,
+    "kind": "a",
+    "perhaps": None,
+    "first": {"number": 1.5},
+    "more": [{"number": 2}, {"number": 3.0, "note": "x"}],
     "by_name": {"left": {"number": 4.0}, "right": "text"},
-}  # fmt: skip
+}
 
 
 def test_a_row_becomes_a_dataclass_and_the_same_row_again() -> None:

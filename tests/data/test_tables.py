@@ -12,8 +12,10 @@ from datasets import Dataset, DatasetDict
 from toolkit.data.tables import read_table, write_table
 from toolkit.errors import InputError
 
-ROWS = [{"prompt": "Hi.", "completions": [" a", " b"], "best": 0},
-        {"prompt": "Ho.", "completions": [" c", " d", " e"], "best": 2}]  # fmt: skip
+ROWS = [
+    {"prompt": "Hi.", "completions": [" a", " b"], "best": 0},
+    {"prompt": "Ho.", "completions": [" c", " d", " e"], "best": 2},
+]
 
 
 def write_lines(path: Path) -> None:
@@ -29,13 +31,19 @@ def test_every_kind_of_source_gives_the_same_rows_with_their_places(tmp_path: Pa
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "f")
     DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "g")
     for name, first, second in (
-        ("a.jsonl", 1, 2), ("b.jsonl.gz", 1, 2), ("c.json", 0, 1), ("d.json", 1, 2),
-        ("e.parquet", 0, 1), ("f", 0, 1), ("g", 0, 1),
-    ):  # fmt: skip
+        ("a.jsonl", 1, 2),
+        ("b.jsonl.gz", 1, 2),
+        ("c.json", 0, 1),
+        ("d.json", 1, 2),
+        ("e.parquet", 0, 1),
+        ("f", 0, 1),
+        ("g", 0, 1),
+    ):
         source = tmp_path / name
         assert list(read_table(source, "--comparisons")) == [
-            (f"{source}:{first}", ROWS[0]), (f"{source}:{second}", ROWS[1]),
-        ], name  # fmt: skip
+            (f"{source}:{first}", ROWS[0]),
+            (f"{source}:{second}", ROWS[1]),
+        ], name
 
 
 def test_a_folder_is_all_the_files_in_it(tmp_path: Path) -> None:
@@ -44,22 +52,33 @@ def test_a_folder_is_all_the_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "z.csv").write_text("prompt,best\n\nHi.,0\n")
     (tmp_path / "README.md").write_text("what this is")
     places = [place for place, _ in read_table(tmp_path, "--input")]
-    assert places == [f"{tmp_path / name}" for name in (
-        "test.parquet:0", "test.parquet:1", "train.jsonl:1", "train.jsonl:2", "z.csv:3",
-    )]  # fmt: skip
+    assert places == [
+        f"{tmp_path / name}"
+        for name in (
+            "test.parquet:0",
+            "test.parquet:1",
+            "train.jsonl:1",
+            "train.jsonl:2",
+            "z.csv:3",
+        )
+    ]
 
 
 def test_lines_that_are_no_rows_may_be_passed_over_and_told(tmp_path: Path) -> None:
     told: list[str] = []
     for name, content in (
-        ("a.jsonl", b'{"a": 1}\nno\n[1]\n{"a": 2}\n'), ("b.csv", b"a,b\n1,2\n1\n3,4\n"),
+        ("a.jsonl", b'{"a": 1}\nno\n[1]\n{"a": 2}\n'),
+        ("b.csv", b"a,b\n1,2\n1\n3,4\n"),
         ("c.json", b'\xef\xbb\xbf[{"a": 1}, 7, {"a": 2}]'),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).write_bytes(content)
         assert len(list(read_table(tmp_path / name, "--input", told.append))) == 2
     assert [t.split(": ")[0].rsplit("/")[-1] for t in told] == [
-        "a.jsonl:2", "a.jsonl:3", "b.csv:3", "c.json:1",
-    ]  # fmt: skip
+        "a.jsonl:2",
+        "a.jsonl:3",
+        "b.csv:3",
+        "c.json:1",
+    ]
 
 
 def test_a_column_that_the_first_row_lacks_is_kept_in_parquet(tmp_path: Path) -> None:

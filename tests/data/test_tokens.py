@@ -42,9 +42,12 @@ def variant(demo_model: str, tmp_path: Path) -> Callable[..., str]:
     """The embedded model's files, its tokenizer changed as told; the path of its folder."""
 
     def make(
-        name: str = "model", added: tuple[str, ...] = (), single: str | None = None,
-        template: str | None = None, **config: Any,
-    ) -> str:  # fmt: skip
+        name: str = "model",
+        added: tuple[str, ...] = (),
+        single: str | None = None,
+        template: str | None = None,
+        **config: Any,
+    ) -> str:
         folder = tmp_path / name
         shutil.copytree(demo_model, folder)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -206,17 +209,23 @@ def test_a_prompt_of_messages_is_what_transformers_makes_of_it_with_tools_and_ar
         template="{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}{{ mood }}" + CHATML,
     )
     tokenizer, own = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    tool = {"type": "function", "function": {
-        "name": "clock", "description": "The time.", "parameters": {"type": "object", "properties":
-        {}}}}  # fmt: skip
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "clock",
+            "description": "The time.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
     rows = [
         {"prompt": USER, "tools": [tool], "chat_template_kwargs": {"mood": "glad"}},
         {"prompt": USER, "tools": json.dumps([tool])},
         {"prompt": USER},
     ]
     prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 256)
-    for ids, tools, words in zip(prompts, ([tool], [tool], None), ({"mood": "glad"}, {}, {}),
-                                 strict=True):  # fmt: skip
+    for ids, tools, words in zip(
+        prompts, ([tool], [tool], None), ({"mood": "glad"}, {}, {}), strict=True
+    ):
         assert ids == own.apply_chat_template(
             USER, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False, **words
         )
@@ -389,11 +398,16 @@ def trl_rows(folder: str, chat: bool, tmp_path: Path) -> list[list[int]]:
         AutoModelForSequenceClassification.from_config(
             AutoConfig.from_pretrained(folder, num_labels=1)
         ),
-        RewardConfig(str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[],
-                     activation_checkpointing=False),
+        RewardConfig(
+            str(tmp_path / "trl"),
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            activation_checkpointing=False,
+        ),
         train_dataset=Dataset.from_list(pairs),
         processing_class=AutoTokenizer.from_pretrained(folder),
-    )  # fmt: skip
+    )
     assert trainer.train_dataset is not None
     row = trainer.train_dataset[0]
     return [row["chosen_ids"], row["rejected_ids"]]
@@ -528,8 +542,9 @@ def test_an_end_token_at_which_text_is_truncated_is_hidden_from_the_scorer(demo_
     ids = torch.tensor([[20, 21, 1, 22], [20, 21, 22, 23]])
     seen, valid = rule.visible(Sampled(ids, torch.ones_like(ids, dtype=torch.bool), ids * 0.0))
     assert [row[mask].tolist() for row, mask in zip(ids, seen, strict=True)] == [
-        [20, 21], [20, 21, 22, 23]
-    ]  # fmt: skip
+        [20, 21],
+        [20, 21, 22, 23],
+    ]
     assert valid.tolist() == [True, False]
     dot = sampling_rule(tokenizer, 4, 1.0, None, ".", 0)  # part of the text: it stays
     full_stop = dot.truncate_id
@@ -552,10 +567,12 @@ def test_a_split_of_a_saved_dataset_is_named_or_said(
     demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = load_tokenizer(demo_model)
-    DatasetDict({
-        name: Dataset.from_list([{"prompt": text}])
-        for name, text in (("train", "We ate."), ("test", "It rained."))
-    }).save_to_disk(str(tmp_path / "saved"))  # fmt: skip
+    DatasetDict(
+        {
+            name: Dataset.from_list([{"prompt": text}])
+            for name, text in (("train", "We ate."), ("test", "It rained."))
+        }
+    ).save_to_disk(str(tmp_path / "saved"))
     (test,), _ = read_prompts(f"{tmp_path / 'saved'}:test", tokenizer, 64)
     assert test == tokenizer("It rained.")["input_ids"]
     capsys.readouterr()

@@ -26,10 +26,17 @@ HOSTILE = [
     "a" * 300_000, "\ud800 half <b>bold</b>", "<form action=http://127.0.0.1:9><input name=q>",
 ]  # fmt: skip
 LOG = [
-    {"update": i, "episode": 10 * i, "objective/scores": i / 10, "objective/kl": 5 + (i % 2) * 0.2,
-     "objective/kl_target": 5.0, "objective/kl_coef": 0.1, "objective/entropy": 20.0}
+    {
+        "update": i,
+        "episode": 10 * i,
+        "objective/scores": i / 10,
+        "objective/kl": 5 + (i % 2) * 0.2,
+        "objective/kl_target": 5.0,
+        "objective/kl_coef": 0.1,
+        "objective/entropy": 20.0,
+    }
     for i in range(1, 11)
-]  # fmt: skip
+]
 METRICS = {"accuracy": 0.6, "accuracy_low": 0.5, "accuracy_high": 0.7, "chance": 0.25, "p": 1e-9,
            "comparisons": 100, "loss": 1.0, "prompts": 90}  # fmt: skip
 
@@ -40,9 +47,18 @@ def contender_row() -> Callable[..., dict[str, object]]:
 
     def make(name: str, **told: object) -> dict[str, object]:
         row: dict[str, object] = dict.fromkeys(
-            ("words", "distinct_1", "distinct_2", "repetition", "unique", "new_sentences",
-             "copied_3grams", "copies_opening"), 0.5,
-        )  # fmt: skip
+            (
+                "words",
+                "distinct_1",
+                "distinct_2",
+                "repetition",
+                "unique",
+                "new_sentences",
+                "copied_3grams",
+                "copies_opening",
+            ),
+            0.5,
+        )
         row |= {"name": name, "kind": "adapter", "source": "x", "adapter": "/x", "n": 1}
         row |= {"tokens": 8.0, "kl": 1.0, "kl_error": 0.25, "scores": {}}
         return row | told
@@ -115,9 +131,14 @@ def leave_behind(tmp_path: Path) -> Path:
     write_samples(tmp_path / "evaluation", samples)
     comparisons = [
         {"prompt": p, "completions": ["a b", "c"], "best": b, "labeler": who}
-        for p, b, who in [("p", 0, "ann"), ("p", 0, "bob"), ("q", 1, "ann"), ("q", 0, "bob"),
-                          ("r", 1, HOSTILE[0])]
-    ]  # fmt: skip
+        for p, b, who in [
+            ("p", 0, "ann"),
+            ("p", 0, "bob"),
+            ("q", 1, "ann"),
+            ("q", 0, "bob"),
+            ("r", 1, HOSTILE[0]),
+        ]
+    ]
     write_jsonl(tmp_path / "comparisons.jsonl", comparisons)
     return tmp_path
 

@@ -12,8 +12,9 @@ def test_the_short_flags_are_judges_in_the_order_of_the_help(root: str) -> None:
     )
     judges = args.load_judges("base", "fp32")
     assert [(judge.name, judge.kind) for judge in judges] == [
-        ("lexicon", "lexicon"), ("mine", "function")
-    ]  # fmt: skip
+        ("lexicon", "lexicon"),
+        ("mine", "function"),
+    ]
 
 
 def test_without_a_judge_nothing_can_be_compared() -> None:

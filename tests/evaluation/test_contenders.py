@@ -169,8 +169,13 @@ def test_a_checkpoints_policy_is_the_trainers(
 def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> None:
     adapter = tmp_path / "run" / "adapters" / "policy"
     adapter.mkdir(parents=True)
-    settings = {"response_length": 24, "temperature": 0.7, "stop_token": None,
-                "truncate_token": ".", "truncate_after": 12}  # fmt: skip
+    settings = {
+        "response_length": 24,
+        "temperature": 0.7,
+        "stop_token": None,
+        "truncate_token": ".",
+        "truncate_after": 12,
+    }
     (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
     contenders = [Contender("reference", "reference"), Contender("p", "adapter", str(adapter))]
     same = SamplingArguments(truncate_token=".", truncate_after=12)

@@ -40,8 +40,9 @@ def test_the_estimate_equals_the_closed_form_to_a_thousandth(new_sampling: Make)
     drawn = table.gather(1, draws).float()
     for kl_coef in (2.0, 1.0, 0.7):  # 0.1 to 0.6 nats
         known, estimated = (
-            exponential_tilt(table, kl_coef, exact), exponential_tilt(drawn, kl_coef)
-        )  # fmt: skip
+            exponential_tilt(table, kl_coef, exact),
+            exponential_tilt(drawn, kl_coef),
+        )
         assert estimated.score == pytest.approx(known.score, abs=1e-3)
         assert estimated.kl == pytest.approx(known.kl, abs=1e-3)
 
@@ -63,9 +64,15 @@ def test_what_is_sampled_for_the_curve_follows_the_reference(new_sampling: Make)
 def test_ppo_stands_below_the_frontier_and_well_above_nothing(new_trainer: Make) -> None:
     """Completions of one token: KL and score of the policy are exact sums over the vocabulary."""
     trainer = new_trainer(
-        response_length=1, total_episodes=1280, per_device_train_batch_size=64, kl_target=0.5,
-        learning_rate=2e-3, kl_horizon=640, reward_model=token_length, kl_coef=0.3,
-    )  # fmt: skip
+        response_length=1,
+        total_episodes=1280,
+        per_device_train_batch_size=64,
+        kl_target=0.5,
+        learning_rate=2e-3,
+        kl_horizon=640,
+        reward_model=token_length,
+        kl_coef=0.3,
+    )
     prompts = list(trainer.train_dataset)[:8]
     before = one_token_logprobs(trainer.model, REFERENCE, prompts)
     trainer.train()

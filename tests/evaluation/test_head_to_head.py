@@ -51,9 +51,12 @@ def test_the_paired_test_agrees_with_scipys_exact_one() -> None:
     for _ in range(5):
         differences = rng.normal(0.4, 1.0, size=11)
         exact = permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf,
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=np.inf,
             vectorized=True,
-        ).pvalue  # fmt: skip
+        ).pvalue
         assert paired_p_value(differences) == pytest.approx(exact, abs=0.015)
 
 
@@ -84,13 +87,15 @@ def test_pair_ratings_are_choixs_with_ties_as_half_a_win_each() -> None:
     for _ in range(5):
         verdicts = {
             (x, y): rng.choice([1, 0, -1], p=[0.5, 0.2, 0.3], size=40).tolist()
-            for i, x in enumerate(names) for y in names[:i]
-        }  # fmt: skip
+            for i, x in enumerate(names)
+            for y in names[:i]
+        }
         doubled = [
             pair
-            for (x, y), said in verdicts.items() for v in said
+            for (x, y), said in verdicts.items()
+            for v in said
             for pair in {1: [(x, y)] * 2, -1: [(y, x)] * 2, 0: [(x, y), (y, x)]}[v]
-        ]  # fmt: skip
+        ]
         place = {name: i for i, name in enumerate(names)}
         theirs = choix.opt_pairwise(4, [(place[x], place[y]) for x, y in doubled], alpha=1e-9)
         ours = {r.name: r for r in rate_pairs(names, verdicts, resamples=20)}
@@ -117,9 +122,12 @@ def test_all_pairs_and_ratings_of_scores_and_of_verdicts() -> None:
     pairs, ratings = compare(["ref", "x", "y"], scores, verdicts)
     found = {(p.judge, p.a, p.b): (p.wins, p.ties, p.losses) for p in pairs}
     assert found == {
-        ("s", "x", "ref"): (2, 1, 0), ("s", "y", "ref"): (2, 0, 1), ("s", "y", "x"): (2, 0, 1),
-        ("people", "x", "ref"): (1, 0, 1), ("people", "y", "ref"): (0, 0, 0),
-    }  # fmt: skip
+        ("s", "x", "ref"): (2, 1, 0),
+        ("s", "y", "ref"): (2, 0, 1),
+        ("s", "y", "x"): (2, 0, 1),
+        ("people", "x", "ref"): (1, 0, 1),
+        ("people", "y", "ref"): (0, 0, 0),
+    }
     assert [r.name for r in ratings["s"]][-1] == "ref"
     assert "people" not in ratings  # y was not judged by them
     assert all(p.p_holm >= p.p_value for p in pairs)
@@ -127,9 +135,10 @@ def test_all_pairs_and_ratings_of_scores_and_of_verdicts() -> None:
 
 def test_a_contenders_row_has_kl_with_its_error_and_gain_in_the_references_deviations() -> None:
     contenders = [
-        Contender("ref", "reference"), Contender("b4", "best_of_n", "ref", 4),
+        Contender("ref", "reference"),
+        Contender("b4", "best_of_n", "ref", 4),
         Contender("other", "model", "x/y"),
-    ]  # fmt: skip
+    ]
     made = {
         "ref": outputs(["a b", "c d", "e"], [0.0, 0.0, 0.0]),
         "b4": outputs(["a", "b", "c"], [0.0, 1.0, 2.0], best_of_n_kl(4)),
@@ -150,11 +159,13 @@ def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=200)
     scores = {
-        "rm": {"ref": noise.tolist(), "hacked": (noise + 2).tolist(),
-               "good": (noise + 2).tolist()},
-        "truth": {"ref": noise.tolist(), "hacked": (noise - 0.5).tolist(),
-                  "good": (noise + 1).tolist()},
-    }  # fmt: skip
+        "rm": {"ref": noise.tolist(), "hacked": (noise + 2).tolist(), "good": (noise + 2).tolist()},
+        "truth": {
+            "ref": noise.tolist(),
+            "hacked": (noise - 0.5).tolist(),
+            "good": (noise + 1).tolist(),
+        },
+    }
     contenders = [Contender(n, "adapter", n) for n in ("ref", "hacked", "good")]
     made = {c.name: outputs(["x"] * 200, [0.0] * 200) for c in contenders}
     rows = contender_results(

@@ -60,10 +60,15 @@ def reward_adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_specs_are_read(root: Path, demo_model: str, reward_adapter: list[str]) -> None:
     judges = parse_judges(
-        [f"l=lexicon:{root}/data/lexicon.txt", "f=function:operator:add",
-         f"r=reward_adapter:{reward_adapter[0]}", "h=http:qwen@http://127.0.0.1:9/v1"],
-        demo_model, "fp32",
-    )  # fmt: skip
+        [
+            f"l=lexicon:{root}/data/lexicon.txt",
+            "f=function:operator:add",
+            f"r=reward_adapter:{reward_adapter[0]}",
+            "h=http:qwen@http://127.0.0.1:9/v1",
+        ],
+        demo_model,
+        "fp32",
+    )
     assert [j.kind for j in judges] == ["lexicon", "function", "reward_adapter", "http"]
 
 
@@ -137,8 +142,10 @@ def test_a_judge_who_picks_is_asked_once_a_pair_and_not_about_equal_texts(
 ) -> None:
     sampling = new_sampling()
     contenders = [Contender("r", "reference"), Contender("a", "model", "x")]
-    outputs = {"r": Outputs(["b", "b", "?"], None, None, []),
-               "a": Outputs(["a", "b", "c"], None, None, [])}  # fmt: skip
+    outputs = {
+        "r": Outputs(["b", "b", "?"], None, None, []),
+        "a": Outputs(["a", "b", "c"], None, None, []),
+    }
     judge: Any = First()
     scores, verdicts = judge_all(
         [AskJudge("h", judge)], sampling, contenders, outputs, "reference", 100
@@ -191,9 +198,11 @@ def test_judges_are_asked_as_the_arguments_say(demo_model: str) -> None:
     from toolkit.evaluation.arguments import EvaluationArguments
 
     args = EvaluationArguments(
-        judges=["h=http:m@http://127.0.0.1:9/v1"], judge_max_tokens=99, judge_timeout=7.0,
+        judges=["h=http:m@http://127.0.0.1:9/v1"],
+        judge_max_tokens=99,
+        judge_timeout=7.0,
         judge_patience=3,
-    )  # fmt: skip
+    )
     (judge,) = args.load_judges(demo_model, "fp32")
     asked = judge.picker  # type: ignore[union-attr]
     assert (asked.max_tokens, asked.timeout, asked.patience) == (99, 7.0, 3)

@@ -55,8 +55,14 @@ def test_known_strengths_lie_in_their_intervals() -> None:
         order = draw(rng, theta, 4)
         shown = [int(i) for i in rng.permutation(order)]
         models = [f"m{i}" for i in shown]
-        rows.append({"prompt": str(len(rows)), "completions": ["x"] * 4, "models": models,
-                     "best": shown.index(order[0])})  # fmt: skip
+        rows.append(
+            {
+                "prompt": str(len(rows)),
+                "completions": ["x"] * 4,
+                "models": models,
+                "best": shown.index(order[0]),
+            }
+        )
     ratings = rate(contests(rows), "plackett_luce", resamples=100)
     assert [r.name for r in ratings] == ["m0", "m1", "m2", "m3"]
     inside = 0
@@ -76,8 +82,9 @@ def test_elo_goes_through_the_pairs_in_their_order() -> None:
 
 def test_bradley_terry_and_plackett_luce_are_one_for_two() -> None:
     met = [(("a", "b"), (int(i > 5),), str(i)) for i in range(8)]
-    by = {m: {r.name: r.rating for r in rate(met, m, 20)} for m in
-          ("plackett_luce", "bradley_terry")}  # fmt: skip
+    by = {
+        m: {r.name: r.rating for r in rate(met, m, 20)} for m in ("plackett_luce", "bradley_terry")
+    }
     assert by["plackett_luce"] == pytest.approx(by["bradley_terry"])
 
 
@@ -144,11 +151,15 @@ def test_many_labels_of_one_prompt_are_put_together_whatever_was_shown_with_what
 
 def test_a_tie_is_neither_a_best_nor_a_ranking() -> None:
     labels = [[0, 2, 1], [0, 1, 2]]  # one and two change places
-    rows = [{"prompt": "Hi.", "completions": ["a", "b", "c"], "best": r[0], "ranking": r}
-            for r in labels]  # fmt: skip
+    rows = [
+        {"prompt": "Hi.", "completions": ["a", "b", "c"], "best": r[0], "ranking": r}
+        for r in labels
+    ]
     (made,) = scores_from_rankings(rows)
     assert made["best"] == 0 and "ranking" not in made
     assert made["scores"] == pytest.approx([1.414214, -0.707107, -0.707107], abs=1e-5)
-    tied = [row | {"best": r[0], "ranking": r} for row, r in zip(rows, [[0, 1, 2], [1, 0, 2]],
-                                                                 strict=True)]  # fmt: skip
+    tied = [
+        row | {"best": r[0], "ranking": r}
+        for row, r in zip(rows, [[0, 1, 2], [1, 0, 2]], strict=True)
+    ]
     assert scores_from_rankings(tied) == []

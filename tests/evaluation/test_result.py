@@ -64,12 +64,20 @@ def test_how_messages_were_rendered_is_known_where_it_was_noted(
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(lambda e: e["pairs"][0].update(wins="3"), "pairs: wins is '3', but must be a whole number"),
-     (lambda e: e["contenders"][0].update(kl="x"), "contenders: kl is 'x', but must be a number"),
-     (lambda e: e["contenders"][1]["scores"]["rm"].pop("gain"), "scores: rm: gain: missing"),
-     (lambda e: e.update(judges=3), "judges is 3, but must be a list"),
-     (lambda e: e.update(seed=True), "seed is True, but must be a whole number")],
-)  # fmt: skip
+    [
+        (
+            lambda e: e["pairs"][0].update(wins="3"),
+            "pairs: wins is '3', but must be a whole number",
+        ),
+        (
+            lambda e: e["contenders"][0].update(kl="x"),
+            "contenders: kl is 'x', but must be a number",
+        ),
+        (lambda e: e["contenders"][1]["scores"]["rm"].pop("gain"), "scores: rm: gain: missing"),
+        (lambda e: e.update(judges=3), "judges is 3, but must be a list"),
+        (lambda e: e.update(seed=True), "seed is True, but must be a whole number"),
+    ],
+)
 def test_a_value_of_another_type_is_named(
     evaluation: Callable[..., Any], tmp_path: Path, spoil: Callable[[Any], Any], said: str
 ) -> None:

@@ -28,8 +28,14 @@ def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]]
         p = np.exp(2 * scores) / np.exp(2 * scores).sum()
         best = int(rng.choice(k, p=p))
         texts = [f"text {j} " + "x" * int(rng.integers(1, 60)) for j in range(k)]
-        rows.append({"prompt": f"p{i}", "completions": texts, "best": best,
-                     "scores": [float(k == best) for k in range(k)]})  # fmt: skip
+        rows.append(
+            {
+                "prompt": f"p{i}",
+                "completions": texts,
+                "best": best,
+                "scores": [float(k == best) for k in range(k)],
+            }
+        )
         raw.append([float(s) for s in scores])
         expected.append(p[int(np.argmax(scores))])
     return rows, raw, float(np.mean(expected))
@@ -50,8 +56,11 @@ def test_accuracy_chance_and_baselines() -> None:
     assert sum(g.n for g in a.by_k) == sum(g.n for g in a.by_length) == 400
     assert [g.group for g in a.by_k] == [f"{k} completions" for k in (2, 3, 4, 5)]
     for g, k in zip(a.by_k, (2, 3, 4, 5), strict=True):
-        right = [int(np.argmax(s)) == row["best"] for s, row in zip(raw, rows, strict=True)
-                 if len(s) == k]  # fmt: skip
+        right = [
+            int(np.argmax(s)) == row["best"]
+            for s, row in zip(raw, rows, strict=True)
+            if len(s) == k
+        ]
         assert (g.value, g.chance) == pytest.approx((np.mean(right), 1 / k))
 
 
@@ -91,8 +100,10 @@ def test_a_model_that_likes_length_is_found_out() -> None:
 
 
 def test_a_favoured_position_is_found_out() -> None:
-    rows = [{"completions": ["a", "b", "c", "d"], "best": 0 if i % 2 else i // 2 % 4}
-            for i in range(200)]  # fmt: skip
+    rows = [
+        {"completions": ["a", "b", "c", "d"], "best": 0 if i % 2 else i // 2 % 4}
+        for i in range(200)
+    ]
     (position,) = position_bias(rows, [i % 4 for i in range(200)])
     assert position.people[0] > 0.6 and position.people_p < 1e-6
     assert position.model == [0.25] * 4 and position.model_p == pytest.approx(1.0)

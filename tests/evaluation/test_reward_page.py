@@ -55,9 +55,15 @@ def test_the_headline_figures_are_accuracy_chance_and_baselines(analysis: Analys
 
 def test_a_point_of_the_curve_is_the_accuracy_after_so_many_comparisons() -> None:
     metrics = RewardMetrics(
-        accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, p=0.1, chance=0.25, comparisons=80,
-        loss=1.25, train_comparisons=30,
-    )  # fmt: skip
+        accuracy=0.5,
+        accuracy_low=0.4,
+        accuracy_high=0.6,
+        p=0.1,
+        chance=0.25,
+        comparisons=80,
+        loss=1.25,
+        train_comparisons=30,
+    )
     assert curve_point(0.25, metrics) == CurvePoint(0.25, 30, 0.5, 0.4, 0.6, 1.25)
 
 
@@ -73,8 +79,16 @@ def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) ->
     assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
     assert "{{ 7 * 7 }}" in page and "\\u202e" in page and "\x1b" not in page
     assert "http" not in page.replace("data:image", "") and page.count("<picture>") == 5
-    for heading in ("Accuracy", "Would more labels help?", "Calibration", "Position", "Length",
-                    "Scores", "The most confident mistakes", "This run"):  # fmt: skip
+    for heading in (
+        "Accuracy",
+        "Would more labels help?",
+        "Calibration",
+        "Position",
+        "Length",
+        "Scores",
+        "The most confident mistakes",
+        "This run",
+    ):
         assert f">{heading}</h" in page
     figures = json.loads((tmp_path / "reward_report.json").read_text(encoding="utf-8"))
     assert figures["analysis"]["accuracy"]["n"] == 60 and len(figures["label_curve"]) == 2

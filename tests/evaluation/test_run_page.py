@@ -47,9 +47,12 @@ def test_the_page_is_self_contained_and_escaped_and_json_and_pictures_lie_beside
     found = json.loads((report.parent / "report.json").read_text())
     assert found["samples"][0]["prompt"] == hostile[0]
     assert {p.name for p in report.parent.glob("*.png")} == {
-        "learning_curves.png", "reward_training.png", "win_rates.png", "frontier_rm.png",
+        "learning_curves.png",
+        "reward_training.png",
+        "win_rates.png",
+        "frontier_rm.png",
         "frontier__b_truth__b_.png",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")

@@ -53,9 +53,10 @@ def test_a_later_checkpoint_that_only_the_training_reward_likes_raises_the_alarm
     result, _ = evaluation([str(i) for i in range(60)], kind="checkpoint")
     assert overoptimised(result) == []
     place = next(
-        i for i, p in enumerate(result.pairs)
+        i
+        for i, p in enumerate(result.pairs)
         if (p.a, p.b, p.judge) == ("ppo@2", "ppo@1", "<b>truth</b>")
-    )  # fmt: skip
+    )
     result.pairs[place] = replace(
         result.pairs[place], difference=-(result.pairs[place].difference or 0.0)
     )
@@ -89,12 +90,17 @@ def test_a_few_wins_are_no_verdict_and_an_unfinished_run_says_so(
 
 @pytest.mark.parametrize(
     ("edit", "message"),
-    [(lambda r: r[:3], "3 rows, but evaluation.json beside it is of 21"),
-     (lambda r: [r[0] | {"completions": {"reference": "x"}}, *r[1:]], "jsonl:1: no prompt with a"),
-     (lambda r: [r[0], r[1] | {"prompt": 5}, *r[2:]], "jsonl:2: no prompt with a text"),
-     (lambda r: [*r[:2], r[2] | {"scores": None}, *r[3:]], "jsonl:3: scores: missing"),
-     (lambda r: [], "0 rows")],
-)  # fmt: skip
+    [
+        (lambda r: r[:3], "3 rows, but evaluation.json beside it is of 21"),
+        (
+            lambda r: [r[0] | {"completions": {"reference": "x"}}, *r[1:]],
+            "jsonl:1: no prompt with a",
+        ),
+        (lambda r: [r[0], r[1] | {"prompt": 5}, *r[2:]], "jsonl:2: no prompt with a text"),
+        (lambda r: [*r[:2], r[2] | {"scores": None}, *r[3:]], "jsonl:3: scores: missing"),
+        (lambda r: [], "0 rows"),
+    ],
+)
 def test_samples_that_were_edited_are_found_out(runs: Path, edit: Any, message: str) -> None:
     path = runs / "evaluation" / "samples.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -107,12 +113,14 @@ def test_samples_that_were_edited_are_found_out(runs: Path, edit: Any, message: 
 
 @pytest.mark.parametrize(
     ("read", "message"),
-    [(lambda p: read_ppo_run(p), "no log.jsonl"),
-     (lambda p: read_ppo_run(p / "x"), "no such folder"),
-     (lambda p: read_reward_run(p), "run.json"),
-     (lambda p: read_evaluation(p, 3), "evaluation.json"),
-     (lambda p: data_sheet(p / "x.jsonl"), "no such file")],
-)  # fmt: skip
+    [
+        (lambda p: read_ppo_run(p), "no log.jsonl"),
+        (lambda p: read_ppo_run(p / "x"), "no such folder"),
+        (lambda p: read_reward_run(p), "run.json"),
+        (lambda p: read_evaluation(p, 3), "evaluation.json"),
+        (lambda p: data_sheet(p / "x.jsonl"), "no such file"),
+    ],
+)
 def test_a_folder_of_something_else_is_one_line(read: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(tmp_path)

@@ -56,8 +56,13 @@ def test_samples_are_read_back_as_they_were(demo_model: str, tmp_path: Path) -> 
 def test_samples_with_a_word_for_a_number_are_named_by_line(
     field: str, value: object, tmp_path: Path, contender_row: Callable[..., dict[str, object]]
 ) -> None:
-    row = {"prompt": "a", "completions": {"reference": "b", "policy": "c"}, "scores": {},
-           "log_ratios": {"policy": 0.5}, "tokens": {"reference": 1, "policy": 1}}  # fmt: skip
+    row = {
+        "prompt": "a",
+        "completions": {"reference": "b", "policy": "c"},
+        "scores": {},
+        "log_ratios": {"policy": 0.5},
+        "tokens": {"reference": 1, "policy": 1},
+    }
     write_jsonl(tmp_path / "samples.jsonl", [row, row | {field: value}])
     rows = [contender_row(name, kl=None) for name in ("reference", "policy")]
     write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})

@@ -91,10 +91,15 @@ def test_what_a_policy_started_from_counts_as_well_and_so_does_what_best_of_n_pi
     start = run(tmp_path / "sft", prompts=str(tmp_path / "sft.jsonl"))
     source = run(tmp_path / "ppo", prompts=str(tmp_path / "ppo.jsonl"), policy_adapter=start)
     found = trained_on(
-        [Contender("reference", "reference"), Contender("ppo", "adapter", source),
-         Contender("best", "best_of_n", "ppo", 4), Contender("plain", "best_of_n", "", 4)],
-        asked(TEXTS, tokenizer), tokenizer,
-    )  # fmt: skip
+        [
+            Contender("reference", "reference"),
+            Contender("ppo", "adapter", source),
+            Contender("best", "best_of_n", "ppo", 4),
+            Contender("plain", "best_of_n", "", 4),
+        ],
+        asked(TEXTS, tokenizer),
+        tokenizer,
+    )
     counts = {name: row.trained_prompts for name, row in found.items()}
     assert counts == {"reference": 0, "ppo": 5, "best": 5, "plain": 0}
 
@@ -109,11 +114,12 @@ def test_what_cannot_be_checked_is_said_and_not_taken_for_none(
     text = run(tmp_path / "text", text="stories.jsonl", comparisons="c.jsonl")
     (tmp_path / "theirs" / "adapter").mkdir(parents=True)
     for source, words in (
-        (gone, "nowhere.jsonl: no such file"), (changed, "has changed (1 prompts, 20 in training)"),
+        (gone, "nowhere.jsonl: no such file"),
+        (changed, "has changed (1 prompts, 20 in training)"),
         (text, "trained on stories.jsonl, text without prompts"),
         (str(tmp_path / "theirs" / "adapter"), "there is no run.json beside"),
         ("org/model", "org/model is a whole model"),
-    ):  # fmt: skip
+    ):
         found, note = count(source, prompts, tokenizer)
         assert found is None and words in note
 

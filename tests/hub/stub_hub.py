@@ -105,8 +105,11 @@ class Handler(BaseHTTPRequestHandler):
                 hidden = repo is None or repo.private and not bearer and "signed" not in asked
                 if "id" in asked and hidden:
                     status = 404 if bearer else 401
-                    return status, {"error": "Repository not found"}, {
-                        "X-Error-Code": "RepoNotFound"}  # fmt: skip
+                    return (
+                        status,
+                        {"error": "Repository not found"},
+                        {"X-Error-Code": "RepoNotFound"},
+                    )
                 return handle(hub, repo, asked, body)
         return 404, {"error": f"no route {self.command} {path}"}
 
@@ -132,12 +135,20 @@ def info(hub: "StubHub", repo: Repo, asked: Asked, body: bytes) -> tuple[Any, ..
         row: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_sha(content)}
         if is_large(name):
             sha = hashlib.sha256(content).hexdigest()
-            row |= {"blobId": "0" * 40, "lfs": {"size": len(content), "sha256": sha,
-                                                "pointerSize": 134}}  # fmt: skip
+            row |= {
+                "blobId": "0" * 40,
+                "lfs": {"size": len(content), "sha256": sha, "pointerSize": 134},
+            }
         siblings.append(row)
-    return 200, {"id": asked["id"], "modelId": asked["id"], "sha": repo.sha(files),
-                 "private": repo.private, "siblings": siblings, "tags": [],
-                 "cardData": repo.card}  # fmt: skip
+    return 200, {
+        "id": asked["id"],
+        "modelId": asked["id"],
+        "sha": repo.sha(files),
+        "private": repo.private,
+        "siblings": siblings,
+        "tags": [],
+        "cardData": repo.card,
+    }
 
 
 def validate(hub: "StubHub", repo: Any, asked: Asked, body: bytes) -> tuple[Any, ...]:
@@ -150,8 +161,11 @@ def validate(hub: "StubHub", repo: Any, asked: Asked, body: bytes) -> tuple[Any,
 def preupload(hub: "StubHub", repo: Repo, asked: Asked, body: bytes) -> tuple[Any, ...]:
     rows = []
     for file in json.loads(body)["files"]:
-        row = {"path": file["path"], "shouldIgnore": False,
-               "uploadMode": "lfs" if is_large(file["path"]) else "regular"}  # fmt: skip
+        row = {
+            "path": file["path"],
+            "shouldIgnore": False,
+            "uploadMode": "lfs" if is_large(file["path"]) else "regular",
+        }
         if (there := repo.files.get(file["path"])) is not None:
             large = is_large(file["path"])
             row["oid"] = hashlib.sha256(there).hexdigest() if large else git_sha(there)
@@ -165,8 +179,10 @@ def batch(hub: "StubHub", repo: Repo, asked: Asked, body: bytes) -> tuple[Any, .
         row: dict[str, Any] = {"oid": wish["oid"], "size": wish["size"]}
         if wish["oid"] not in repo.objects:
             href = f"{hub.url}/storage/{asked['id']}/{wish['oid']}?X-Signature=SIGNED"
-            row["actions"] = {"upload": {"href": href}, "verify": {
-                "href": f"{hub.url}/{asked['id']}.git/info/lfs/objects/verify"}}  # fmt: skip
+            row["actions"] = {
+                "upload": {"href": href},
+                "verify": {"href": f"{hub.url}/{asked['id']}.git/info/lfs/objects/verify"},
+            }
         objects.append(row)
     return 200, {"transfer": "basic", "objects": objects}
 

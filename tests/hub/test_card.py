@@ -29,19 +29,49 @@ def evaluation(adapter: Path | None) -> dict[str, Any]:
          "copied_3grams", "copies_opening"), 0.4,
     ) | {"n": 1, "tokens": 24.0}  # fmt: skip
     return {
-        "prompts": 512, "seed": 0, "reference": "reference",
+        "prompts": 512,
+        "seed": 0,
+        "reference": "reference",
         "judges": [{"name": "vader", "kind": "lexicon", "training_reward": True}],
         "contenders": [
-            like | {"name": "ppo", "kind": "adapter", "source": "x", "adapter": str(adapter),
-                    "kl": 4.9, "kl_error": 0.1,
-                    "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8, "std": 1.0}}},
-            like | {"name": "reference", "kind": "reference", "source": "", "adapter": None,
-                    "kl": 0.0, "kl_error": 0.0, "scores": {}},
+            like
+            | {
+                "name": "ppo",
+                "kind": "adapter",
+                "source": "x",
+                "adapter": str(adapter),
+                "kl": 4.9,
+                "kl_error": 0.1,
+                "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8, "std": 1.0}},
+            },
+            like
+            | {
+                "name": "reference",
+                "kind": "reference",
+                "source": "",
+                "adapter": None,
+                "kl": 0.0,
+                "kl_error": 0.0,
+                "scores": {},
+            },
         ],
-        "pairs": [{"judge": "vader", "a": "reference", "b": "ppo", "wins": 100, "ties": 12,
-                   "losses": 400, "not_judged": 0, "win_rate": 0.2, "low": 0.17, "high": 0.24,
-                   "p_value": 1e-9, "p_holm": 1e-9}],
-    }  # fmt: skip
+        "pairs": [
+            {
+                "judge": "vader",
+                "a": "reference",
+                "b": "ppo",
+                "wins": 100,
+                "ties": 12,
+                "losses": 400,
+                "not_judged": 0,
+                "win_rate": 0.2,
+                "low": 0.17,
+                "high": 0.24,
+                "p_value": 1e-9,
+                "p_holm": 1e-9,
+            }
+        ],
+    }
 
 
 @pytest.fixture
@@ -66,11 +96,17 @@ def test_results_are_this_adapters_seen_from_its_side(
     assert read_results(path, policy.folder.parent, "ppo") == results
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda e: e.pop("pairs"), lambda e: e.update(contenders=3), lambda e: e.update(prompts="x"),
-    lambda e: e["pairs"][0].update(wins="<b>"), lambda e: e["pairs"][0].update(low=None),
-    lambda e: e["contenders"][0]["scores"]["vader"].update(mean=float("nan")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda e: e.pop("pairs"),
+        lambda e: e.update(contenders=3),
+        lambda e: e.update(prompts="x"),
+        lambda e: e["pairs"][0].update(wins="<b>"),
+        lambda e: e["pairs"][0].update(low=None),
+        lambda e: e["contenders"][0]["scores"]["vader"].update(mean=float("nan")),
+    ],
+)
 def test_an_evaluation_of_another_form_is_refused(
     policy: TrainedAdapter, tmp_path: Path, spoil: Any
 ) -> None:
@@ -90,9 +126,13 @@ def test_what_was_not_measured_is_said(policy: TrainedAdapter) -> None:
 def test_the_metadata_are_the_hubs_fields(policy: TrainedAdapter) -> None:
     data = ModelCard(render(policy, BASE, "me/policy")).data.to_dict()
     assert data == {
-        "base_model": "org/base", "base_model_relation": "adapter", "library_name": "peft",
-        "license": "apache-2.0", "pipeline_tag": "text-generation", "tags": ["lora", "rlhf", "ppo"],
-    }  # fmt: skip
+        "base_model": "org/base",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "license": "apache-2.0",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "rlhf", "ppo"],
+    }
 
 
 def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Path) -> None:

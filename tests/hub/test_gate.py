@@ -51,9 +51,14 @@ def run_here(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_published_and_downloaded_again_the_cards_code_gives_trainings_numbers(
-    hub: Any, kind: str, ours: Any, demo_model: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    hub: Any,
+    kind: str,
+    ours: Any,
+    demo_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The round trip of each kind: staged, sent, and loaded from the Hub by peft alone."""
     source, expected = ours[kind]
     hub.add("org/base", Path(demo_model), {"license": "apache-2.0"})
@@ -131,9 +136,14 @@ def spoil_head(folder: Path) -> None:
     ("reward", spoil_weights, "it gives other numbers than in training"),
 ])  # fmt: skip
 def test_staged_files_that_are_not_what_was_trained_are_refused(
-    ours: Any, kind: str, spoil: Any, said: str, demo_model: str, tmp_path: Path,
+    ours: Any,
+    kind: str,
+    spoil: Any,
+    said: str,
+    demo_model: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     source, expected = ours[kind]
     base = Base(Path(demo_model), "org/base", "a" * 40, {"license": "mit"})
     card = render(source, base, "me/model")
@@ -160,16 +170,22 @@ def test_numbers_that_are_not_finite_or_too_far_off_are_refused() -> None:
     ours = Probes([[1, 2]], [[-2.0, -4.0]])
     assert "differ by 0.02" in check_probes(ours, Probes([[1, 2]], [[-2.0, -4.02]]), "bf16")
     nan = float("nan")
-    for wrong, precision in (([-2.0, -4.02], "fp32"), ([-2.0, -4.3], "bf16"),
-                             ([nan, -4.0], "bf16"), ([-2.0, nan], "bf16")):  # fmt: skip
+    for wrong, precision in (
+        ([-2.0, -4.02], "fp32"),
+        ([-2.0, -4.3], "bf16"),
+        ([nan, -4.0], "bf16"),
+        ([-2.0, nan], "bf16"),
+    ):
         with pytest.raises(InputError, match=r"^gate: "):
             check_probes(ours, Probes([[1, 2]], [wrong]), precision)
 
 
 def test_an_adapter_that_was_not_loaded_does_not_pass_for_rounding(ours: Any) -> None:
     _, expected = ours["policy"]
-    weak = [[b + 0.01 * (a - b) for a, b in zip(x, y, strict=True)]
-            for x, y in zip(expected.numbers, expected.without, strict=True)]  # fmt: skip
+    weak = [
+        [b + 0.01 * (a - b) for a, b in zip(x, y, strict=True)]
+        for x, y in zip(expected.numbers, expected.without, strict=True)
+    ]
     mine = Probes(expected.ids, weak, expected.without)
     assert "differ by 0 " in check_probes(mine, Probes(expected.ids, weak), "bf16")
     with pytest.raises(InputError, match="the adapter was not loaded"):
@@ -183,8 +199,9 @@ def test_lines_that_fail_are_told_by_their_error(demo_model: str, tmp_path: Path
     (tmp_path / "staged").mkdir()
     names = Names("me/model", "org/base", "a" * 40)
     with pytest.raises(InputError, match=r"fail in a clean process: ValueError: because$"):
-        run_lines("policy", "raise ValueError('because')\n", tmp_path / "staged",
-                  Path(demo_model), names)  # fmt: skip
+        run_lines(
+            "policy", "raise ValueError('because')\n", tmp_path / "staged", Path(demo_model), names
+        )
 
 
 def test_a_repository_cannot_be_its_own_base(adapters: Path, demo_model: str) -> None:
@@ -205,17 +222,25 @@ MOODY = (
     ("policy", None), ("policy", "plain"), ("reward", None), ("reward", "plain"), ("value", MOODY),
 ])  # fmt: skip
 def test_an_adapter_of_messages_is_shown_with_one_as_it_was_trained_to_read_it(
-    kind: str, template: str | None, adapters: Path, demo_model: str, tmp_path: Path,
+    kind: str,
+    template: str | None,
+    adapters: Path,
+    demo_model: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     shutil.copytree(demo_model, tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").write_text("other" if template else MOODY)
     shutil.copytree(adapters, tmp_path / "made")
     folder = tmp_path / "made" / KINDS[kind]
     facts = (folder if kind != "value" else folder.parent / "policy") / "toolkit.json"
     told = {"mood": 'so "glad"'} if template != "plain" else {}
-    reads = {"trained_on": "messages", "chat_template": template, "chat_template_kwargs": told,
-             "ends_with": "<|endoftext|>"}  # fmt: skip
+    reads = {
+        "trained_on": "messages",
+        "chat_template": template,
+        "chat_template_kwargs": told,
+        "ends_with": "<|endoftext|>",
+    }
     facts.write_text(json.dumps(json.loads(facts.read_text()) | reads))
     source, base = read_adapter(folder), Base(tmp_path / "base", "org/base", "a" * 40, {})
     card = render(source, base, "me/model")

@@ -91,17 +91,28 @@ def a_folder(path: Path, outside: Path) -> None:
 
 
 WAYS: list[Callable[[Path, Path], None]] = [
-    linked, linked_relatively, linked_twice, by_a_folder, to_nothing, in_a_circle, a_pipe, a_device,
+    linked,
+    linked_relatively,
+    linked_twice,
+    by_a_folder,
+    to_nothing,
+    in_a_circle,
+    a_pipe,
+    a_device,
     a_folder,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("name", ["vocab.txt", "chat_template.jinja"])
 def test_a_tokenizers_file_that_leads_out_of_the_base_is_named_and_nothing_is_staged(
-    way: Callable[[Path, Path], None], name: str, source: TrainedAdapter, local: Path,
-    outside: Path, tmp_path: Path,
-) -> None:  # fmt: skip
+    way: Callable[[Path, Path], None],
+    name: str,
+    source: TrainedAdapter,
+    local: Path,
+    outside: Path,
+    tmp_path: Path,
+) -> None:
     way(local / name, outside)
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
     with pytest.raises(InputError, match=f"base/{name}: (a link|no regular file)") as refusal:
@@ -191,9 +202,14 @@ def agreed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer_config.json", "chat_template.jinja"])
 def test_a_file_that_the_bases_commit_has_not_is_not_sent(
-    name: str, hub: Any, source: TrainedAdapter, local: Path, outside: Path, tmp_path: Path,
+    name: str,
+    hub: Any,
+    source: TrainedAdapter,
+    local: Path,
+    outside: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """A hard link cannot be told from a file: the comparison with the Hub tells it."""
     agreed(monkeypatch)
     hub.add("org/base", local, {"license": "mit"})
@@ -244,9 +260,14 @@ def taken_away(path: Path, outside: Path) -> None:
     "swap", [changed, same_size, swapped_for_a_link, added, taken_away], ids=lambda f: f.__name__
 )
 def test_what_was_changed_after_it_was_looked_through_is_not_sent(
-    swap: Callable[[Path, Path], None], name: str, hub: Any, source: TrainedAdapter, local: Path,
-    outside: Path, tmp_path: Path,
-) -> None:  # fmt: skip
+    swap: Callable[[Path, Path], None],
+    name: str,
+    hub: Any,
+    source: TrainedAdapter,
+    local: Path,
+    outside: Path,
+    tmp_path: Path,
+) -> None:
     base = Base(local, "org/base", "a" * 40, {"license": "mit"})
     staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     swap(staged.folder / name, outside)

@@ -32,10 +32,18 @@ def source(adapters: Path, tmp_path: Path) -> TrainedAdapter:
     shutil.copytree(adapters / "ppo" / "adapters" / "policy", folder)
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / ".env").write_text("HF_TOKEN=x")
-    (folder / "toolkit.json").write_text(json.dumps(
-        {"precision": "fp32", "gain": 2.0, "base_fingerprint": "0123456789abcdef", "at": "/srv/x",
-         "note": "hello", "deep": {"path": "~/x", "n": 3}}
-    ))  # fmt: skip
+    (folder / "toolkit.json").write_text(
+        json.dumps(
+            {
+                "precision": "fp32",
+                "gain": 2.0,
+                "base_fingerprint": "0123456789abcdef",
+                "at": "/srv/x",
+                "note": "hello",
+                "deep": {"path": "~/x", "n": 3},
+            }
+        )
+    )
     return read_adapter(folder)
 
 
@@ -56,8 +64,14 @@ def test_only_the_list_is_staged_and_the_rest_is_named(
     staged = pack(source, base, "# Card\n", None, tmp_path / "out")
     names = [file.name for file in staged.files]
     assert names == sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert set(names) == {"README.md", "adapter_config.json", "adapter_model.safetensors",
-                          "toolkit.json", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+    assert set(names) == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "toolkit.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert staged.left_out == [".env", "optimizer.pt"]
     text = describe(staged, "me/x", private=False)
     assert "PUBLIC" in text and "left out of the adapter's folder: .env, optimizer.pt" in text
@@ -76,8 +90,11 @@ def test_the_weights_are_byte_for_byte_and_the_names_are_the_hubs(
     after = json.loads((out / "adapter_config.json").read_text())
     assert after == before | {"base_model_name_or_path": "org/base", "revision": SHA}
     assert json.loads((out / "toolkit.json").read_text()) == {
-        "precision": "fp32", "gain": 2.0, "base_fingerprint": "0123456789abcdef", "deep": {"n": 3}
-    }  # fmt: skip
+        "precision": "fp32",
+        "gain": 2.0,
+        "base_fingerprint": "0123456789abcdef",
+        "deep": {"n": 3},
+    }
 
 
 def test_packing_twice_gives_the_same_bytes(

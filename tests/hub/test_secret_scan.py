@@ -94,9 +94,13 @@ def test_scrubbed_text_is_one_line_without_secrets() -> None:
     assert text == "a *** and *** and ***."
 
 
-@pytest.mark.parametrize("text", [
-    "ConnectError: http://localhost:8000/v1/score refused",
-    "eos_token = <|endoftext|> is not in the vocabulary", "mask_token: [MASK_1] is missing",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ConnectError: http://localhost:8000/v1/score refused",
+        "eos_token = <|endoftext|> is not in the vocabulary",
+        "mask_token: [MASK_1] is missing",
+    ],
+)
 def test_what_only_looks_like_the_place_of_a_secret_stays(text: str) -> None:
     assert scrub(text) == text

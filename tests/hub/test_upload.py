@@ -197,9 +197,12 @@ def test_no_token_is_said_before_anything_else(hub: Any, monkeypatch: pytest.Mon
     (200, {"url": None}), (200, [MARKER]), (500, MARKER.encode()), "cut",
 ])  # fmt: skip
 def test_the_token_is_in_no_message_log_or_traceback(
-    hub: Any, folder: Path, fault: Any, caplog: pytest.LogCaptureFixture,
+    hub: Any,
+    folder: Path,
+    fault: Any,
+    caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Also where the Hub itself says it back, or answers what nobody understands."""
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.DEBUG, "huggingface_hub")

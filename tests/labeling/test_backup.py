@@ -127,8 +127,12 @@ def test_what_is_no_store_is_not_copied(tmp_path: Path, kind: str) -> None:
         with filled(path) as store:
             label(store, "ann", 9)
             store.db.execute("DELETE FROM labels WHERE event = 3")
-    said = {"none": "no such file", "text": "not an SQLite file", "damaged": "damaged",
-            "another database": "not a store of labels"}[kind]  # fmt: skip
+    said = {
+        "none": "no such file",
+        "text": "not an SQLite file",
+        "damaged": "damaged",
+        "another database": "not a store of labels",
+    }[kind]
     refused(tmp_path, tmp_path / "copy.sqlite", said)
 
 

@@ -169,8 +169,13 @@ def test_the_longest_silent_go_first_and_those_at_work_stay() -> None:
 
     working, unheard = Cycle(), Cycle()
     unheard.more_body = True
-    held = [connection(3.0), connection(1.0), connection(0.0, working), connection(0.5, unheard),
-            connection(4.0)]  # fmt: skip
+    held = [
+        connection(3.0),
+        connection(1.0),
+        connection(0.0, working),
+        connection(0.5, unheard),
+        connection(4.0),
+    ]
     assert shed(held, 1) == 1 and held[1].transport.is_closing()
     assert shed(held, 2) == 2 and held[0].transport.is_closing() and held[3].transport.is_closing()
     assert shed(held, 9) == 0 and not held[2].transport.is_closing()
@@ -181,10 +186,13 @@ def test_the_limit_of_open_files_is_raised_and_room_is_left(
 ) -> None:
     infinity = resource.RLIM_INFINITY
     for given, wanted, most in [
-        ((1024, 4096), 4096, 3796), ((1024, infinity), 10_300, 10_000), ((256, 256), None, 128),
-        ((500, 500), None, 250), ((infinity, infinity), None, 10_000),
+        ((1024, 4096), 4096, 3796),
+        ((1024, infinity), 10_300, 10_000),
+        ((256, 256), None, 128),
+        ((500, 500), None, 250),
+        ((infinity, infinity), None, 10_000),
         ((70_000, 70_000), None, 10_000),
-    ]:  # fmt: skip
+    ]:
         asked: list[int] = []
         monkeypatch.setattr(resource, "getrlimit", lambda _, given=given: given)
         monkeypatch.setattr(resource, "setrlimit", lambda _, to, asked=asked: asked.append(to[0]))

@@ -54,10 +54,13 @@ def test_a_stores_own_export_changes_nothing_when_it_comes_back(form: str, tmp_p
 def test_the_later_annotation_of_a_person_counts_whatever_their_order(tmp_path: Path) -> None:
     """Label Studio shows annotations in no order that says which came last."""
     annotations = [
-        {"completed_by": who, "updated_at": f"2024-01-0{day}T00:00:00Z", "result": [
-            {"from_name": "best", "type": "choices", "value": {"choices": [pick]}}]}
+        {
+            "completed_by": who,
+            "updated_at": f"2024-01-0{day}T00:00:00Z",
+            "result": [{"from_name": "best", "type": "choices", "value": {"choices": [pick]}}],
+        }
         for who, day, pick in ((7, 3, "2"), (7, 1, "1"), (8, 2, "3"))
-    ]  # fmt: skip
+    ]
     data = {"prompt": "Hi.", "completion_1": "a", "completion_2": "b", "completion_3": "c"}
     content = json.dumps([{"data": data, "annotations": annotations}]).encode()
     with Store(tmp_path / "labels.sqlite") as store:

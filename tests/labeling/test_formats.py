@@ -26,17 +26,32 @@ CODECS: list[Codec] = [(to_label_studio, from_label_studio), (to_argilla, from_a
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hé \n\n“x”?"}]
 ROWS: list[Row] = [
     {"prompt": "Once", "completions": [" a", " b"], "best": 1, "labeler": "ann", "source": "web"},
-    {"prompt": "Once", "completions": [" a", " b"], "best": 0, "labeler": "b@x.org",
-     "source": "web"},
+    {
+        "prompt": "Once",
+        "completions": [" a", " b"],
+        "best": 0,
+        "labeler": "b@x.org",
+        "source": "web",
+    },
     {"prompt": "Once", "completions": [" b", " a"], "best": 0, "labeler": "ann", "source": "web"},
-    {"prompt": "Once", "completions": [" a", " b"], "best": 1, "labeler": "ann",
-     "source": {"file": "x.csv", "line": 3}, "contenders": ["old", "new"]},
+    {
+        "prompt": "Once",
+        "completions": [" a", " b"],
+        "best": 1,
+        "labeler": "ann",
+        "source": {"file": "x.csv", "line": 3},
+        "contenders": ["old", "new"],
+    },
     {"prompt": MESSAGES, "completions": ["1", "2", "  3\n"], "best": 2, "labeler": "7"},
     {"prompt": MESSAGES, "completions": [f"{k}" for k in range(12)], "best": 10},
     {"prompt": "No pick\u200b", "completions": ["é", "<View>"], "source": "s"},
-    {"prompt": "By a user", "completions": ["x", "y"], "best": 0,
-     "labeler": str(uuid.UUID(int=77))},
-]  # fmt: skip
+    {
+        "prompt": "By a user",
+        "completions": ["x", "y"],
+        "best": 0,
+        "labeler": str(uuid.UUID(int=77)),
+    },
+]
 
 
 def as_set(rows: list[Row]) -> list[str]:

@@ -18,8 +18,15 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
 ITEMS = 40
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 PICTURES = os.environ.get("PICTURES")  # a folder, to look at what the page looks like
 
 
@@ -27,15 +34,24 @@ PICTURES = os.environ.get("PICTURES")  # a folder, to look at what the page look
 def site(root: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The recipe's server on 40 items of which both people see all; links by name."""
     path, samples = tmp_path / "labels.sqlite", tmp_path / "samples.jsonl"
-    texts = ["We loved it.", "It was closed, and nobody told us why.", "The tea was cold.",
-             "The owner welcomed us, showed us the garden and would not let us pay."]  # fmt: skip
+    texts = [
+        "We loved it.",
+        "It was closed, and nobody told us why.",
+        "The tea was cold.",
+        "The owner welcomed us, showed us the garden and would not let us pay.",
+    ]
     samples.write_text(
         "".join(
-            json.dumps({"prompt": f"On day {i} I went to the cafe by the lake.",
-                        "completions": [f" {t} ({i})" for t in texts]}) + "\n"
+            json.dumps(
+                {
+                    "prompt": f"On day {i} I went to the cafe by the lake.",
+                    "completions": [f" {t} ({i})" for t in texts],
+                }
+            )
+            + "\n"
             for i in range(ITEMS)
         )
-    )  # fmt: skip
+    )
     # A script presses keys faster than people do.
     words = [sys.executable, "recipes/label.py", "--serve", "--store", str(path), "--samples",
              str(samples), "--port", "0", "--invite", "ann,bob", "--overlap", "1", "--repeats",

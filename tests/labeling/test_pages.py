@@ -36,13 +36,23 @@ HOSTILE = [
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    secret = {"model": "secret-model", "adapter": "secret-adapter", "update": 987654,
-              "temperature": 0.77, "seed": 55}  # fmt: skip
+    secret = {
+        "model": "secret-model",
+        "adapter": "secret-adapter",
+        "update": 987654,
+        "temperature": 0.77,
+        "seed": 55,
+    }
     return [
-        {"prompt": f"Text {i}.", "completions": [f" {word} {i}" for word in "abcd"],
-         "source": secret, "scores": [0.123456, 2.0, 3.0, 4.0], "side": ["policy"]}
+        {
+            "prompt": f"Text {i}.",
+            "completions": [f" {word} {i}" for word in "abcd"],
+            "source": secret,
+            "scores": [0.123456, 2.0, 3.0, 4.0],
+            "side": ["policy"],
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 class Site:
@@ -157,9 +167,10 @@ Case = Callable[[Site], Any]
 
 def _raw(path: str, body: bytes, **headers: str) -> Case:
     return lambda s: s.ann.post(
-        path, content=body,
+        path,
+        content=body,
         headers={"Origin": BASE, "Content-Type": "application/x-www-form-urlencoded"} | headers,
-    )  # fmt: skip
+    )
 
 
 def _label(**changes: Any) -> Case:
@@ -179,9 +190,11 @@ def _upload(content: bytes, kind: str = "native", **fields: str) -> Case:
         csrf = re.search(r'name="csrf" value="([^"]*)"', s.admin.get("/admin").text)
         assert csrf is not None
         return s.admin.post(
-            "/admin/import", data={"csrf": csrf[1], "format": kind} | fields,
-            files={"file": ("x.jsonl", content)}, headers={"Origin": BASE},
-        )  # fmt: skip
+            "/admin/import",
+            data={"csrf": csrf[1], "format": kind} | fields,
+            files={"file": ("x.jsonl", content)},
+            headers={"Origin": BASE},
+        )
 
     return send
 
@@ -498,9 +511,13 @@ FAILURES: dict[str, Callable[[str], Exception]] = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_no_secret_reaches_a_log_when_the_store_fails(
-    site: Site, failure: str, logged: Locals, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    site: Site,
+    failure: str,
+    logged: Locals,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     token, form = site.store.invite("dora"), site.form(site.ann)
     secrets = [token, site.ann.cookies["labelling"], form["csrf"]]
     called: list[str] = []

@@ -205,8 +205,9 @@ def picked_at(store: Store, labeler: str, items: list[int], positions: list[int]
     for item, position in zip(items, positions, strict=True):
         event = store.db.execute(
             "INSERT INTO events (form, item, labeller, turn, action, choice, position, at) "
-            "VALUES (?, ?, ?, 0, 'pick', 0, ?, 0)", (f"{item} {who}", item, who, position),
-        ).lastrowid  # fmt: skip
+            "VALUES (?, ?, ?, 0, 'pick', 0, ?, 0)",
+            (f"{item} {who}", item, who, position),
+        ).lastrowid
         store.db.execute("INSERT INTO labels VALUES (?, ?, 0, ?, 'pick', 0)", (item, who, event))
     store.db.execute("COMMIT")
 
@@ -294,15 +295,21 @@ def busy(path: Path, rng: random.Random) -> Store:
             event = store.db.execute(
                 "INSERT INTO events (form, item, labeller, turn, action, choice, position, reason, "
                 "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (str(rng.random()), *said, rng.randrange(sizes[item]) if known else None,
-                 rng.choice(["too long", None]) if action == "skip" else None,
-                 rng.uniform(1, 60) if known else None, rng.uniform(0, 30 * HOUR)),
-            ).lastrowid  # fmt: skip
+                (
+                    str(rng.random()),
+                    *said,
+                    rng.randrange(sizes[item]) if known else None,
+                    rng.choice(["too long", None]) if action == "skip" else None,
+                    rng.uniform(1, 60) if known else None,
+                    rng.uniform(0, 30 * HOUR),
+                ),
+            ).lastrowid
             if rng.random() < 0.1:
                 store.db.execute(
                     "INSERT INTO events (form, item, labeller, turn, action, at) "
-                    "VALUES (?, ?, ?, ?, 'undo', 0)", (f"undo {event}", item, who, turn),
-                )  # fmt: skip
+                    "VALUES (?, ?, ?, ?, 'undo', 0)",
+                    (f"undo {event}", item, who, turn),
+                )
                 break
             store.db.execute(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", (item, who, turn, event, *said[3:])
@@ -344,19 +351,27 @@ def test_all_is_as_counted_one_by_one(tmp_path: Path, seed: int) -> None:
         mine = [x for x in events if x["labeller"] == one]
         assert who.undos == sum(x["action"] == "undo" for x in mine)
         assert who.seconds == np.median([x["seconds"] for x in mine if x["seconds"] is not None])
-        assert who.agreement == share([
-            says[x["item"], one, 0] == says[y["item"], y["labeller"], 0]
-            for x, y in itertools.product(decided, decided)
-            if x["labeller"] == one != y["labeller"] and x["item"] == y["item"] not in gold
-        ])  # fmt: skip
-        assert who.self_agreement == share([
-            says[item, one, 0] == what for (item, labeler, turn), what in says.items()
-            if labeler == one and turn == 1 and ("skip", None) not in (what, says[item, one, 0])
-        ])  # fmt: skip
-        assert who.gold == share([
-            x["choice"] == gold[x["item"]] for x in decided
-            if x["labeller"] == one and x["item"] in gold
-        ])  # fmt: skip
+        assert who.agreement == share(
+            [
+                says[x["item"], one, 0] == says[y["item"], y["labeller"], 0]
+                for x, y in itertools.product(decided, decided)
+                if x["labeller"] == one != y["labeller"] and x["item"] == y["item"] not in gold
+            ]
+        )
+        assert who.self_agreement == share(
+            [
+                says[item, one, 0] == what
+                for (item, labeler, turn), what in says.items()
+                if labeler == one and turn == 1 and ("skip", None) not in (what, says[item, one, 0])
+            ]
+        )
+        assert who.gold == share(
+            [
+                x["choice"] == gold[x["item"]]
+                for x in decided
+                if x["labeller"] == one and x["item"] in gold
+            ]
+        )
     counted = [x for x in decided if x["item"] not in gold]
     table = np.zeros((81, 7), int)
     for x in counted:

@@ -21,10 +21,13 @@ PLAIN = Settings(overlap=0.0, repeats=0.0, gold=0.0)
 
 def rows(count: int, k: int = 4) -> list[dict[str, Any]]:
     return [
-        {"prompt": f"Text {i}.", "completions": [f" {'abcdefgh'[n]}{i}" for n in range(k)],
-         "source": {"model": "m", "update": i}}
+        {
+            "prompt": f"Text {i}.",
+            "completions": [f" {'abcdefgh'[n]}{i}" for n in range(k)],
+            "source": {"model": "m", "update": i},
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def new(path: Path, count: int = 8, settings: Settings = PLAIN, **names: str) -> Any:

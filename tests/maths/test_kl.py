@@ -135,9 +135,11 @@ def test_kl_estimators_on_single_tokens(logq: float, logp: float, expected: tupl
 
 @pytest.mark.parametrize(
     ("mean", "kl", "spreads", "k2_bias"),
-    [(0.1, 0.005, (20, 1.417745, 1.416575), 0.0025 * 0.005),
-     (1.0, 0.5, (2, 1.732051, 1.695030), 0.25 * 0.5)],
-)  # fmt: skip
+    [
+        (0.1, 0.005, (20, 1.417745, 1.416575), 0.0025 * 0.005),
+        (1.0, 0.5, (2, 1.732051, 1.695030), 0.25 * 0.5),
+    ],
+)
 def test_kl_estimators_on_gaussians(mean: float, kl: float, spreads: tuple, k2_bias: float) -> None:
     """q = N(0, 1), p = N(mean, 1), integrated over q on a grid: mean and std / KL of each."""
     x = torch.linspace(-12, 12, 48_001, dtype=torch.float64)
@@ -166,9 +168,7 @@ def test_the_papers_form_ignores_the_batch() -> None:
 
 
 def test_both_forms_agree_where_the_horizon_is_ten_batches() -> None:
-    code, paper = (
-        AdaptiveKLController(0.15, 6.0, 5120, k_beta=k) for k in (None, 0.1)
-    )  # fmt: skip
+    code, paper = (AdaptiveKLController(0.15, 6.0, 5120, k_beta=k) for k in (None, 0.1))
     for kl in (0.0, 2.0, 5.0, 8.0, 7.0, 6.0):
         code.update(kl, 512)
         paper.update(kl, 512)

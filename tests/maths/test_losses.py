@@ -92,10 +92,21 @@ def test_two_way_loss_equals_trls_own(
         model=SimpleNamespace(training=False),
         args=SimpleNamespace(center_rewards_coefficient=centering),
         accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
-        _metrics={"eval": {name: [] for name in (
-            "num_tokens", "min_reward", "mean_reward", "max_reward", "accuracy", "margin")}},
+        _metrics={
+            "eval": {
+                name: []
+                for name in (
+                    "num_tokens",
+                    "min_reward",
+                    "mean_reward",
+                    "max_reward",
+                    "accuracy",
+                    "margin",
+                )
+            }
+        },
         _total_train_tokens=0,
-    )  # fmt: skip
+    )
 
     def model(**inputs: object) -> SimpleNamespace:  # chosen rows first, then rejected
         return SimpleNamespace(logits=torch.cat([theirs[:, 0], theirs[:, 1]]).unsqueeze(1))

@@ -61,8 +61,9 @@ def test_the_tail_of_unequal_chances_equals_a_count_of_all_outcomes() -> None:
     expected = 0.0
     for outcome in itertools.product([0, 1], repeat=5):
         if sum(outcome) >= 3:
-            expected += np.prod([p if hit else 1 - p
-                                 for hit, p in zip(outcome, chances, strict=True)])  # fmt: skip
+            expected += np.prod(
+                [p if hit else 1 - p for hit, p in zip(outcome, chances, strict=True)]
+            )
     assert tail_probability(3, chances) == pytest.approx(expected, abs=1e-12)
 
 

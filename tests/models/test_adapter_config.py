@@ -31,8 +31,9 @@ UNSLOTH = (
 def plain(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> Path:
     """An adapter as plain peft saves it."""
     folder = tmp_path_factory.mktemp("plain")
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"],
-                        task_type="CAUSAL_LM")  # fmt: skip
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(demo_model), config)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -78,7 +79,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "modules by a pattern": ({"modules_to_save": ["(a+)+$"]}, "modules_to_save is"),
     "modules of a text": ({"modules_to_save": "norm"}, 'modules_to_save is "norm"'),
     "layers by a pattern": (
-        {"layers_pattern": "(a|a)*", "layers_to_transform": [0]}, "layers_pattern is",
+        {"layers_pattern": "(a|a)*", "layers_to_transform": [0]},
+        "layers_pattern is",
     ),
     "layers below 0": ({"layers_to_transform": [-1]}, "layers_to_transform is"),
     "ranks of a list": ({"rank_pattern": [4]}, "rank_pattern is"),
@@ -86,14 +88,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "alphas below 0": ({"alpha_pattern": {"q_proj": -1}}, "alpha_pattern is"),
     "tokens below 0": ({"trainable_token_indices": [-1]}, "trainable_token_indices is"),
     "a base up the tree": (
-        {"base_model_name_or_path": "../../etc"}, "base_model_name_or_path is",
+        {"base_model_name_or_path": "../../etc"},
+        "base_model_name_or_path is",
     ),
     "a base of two lines": ({"base_model_name_or_path": "a\nb"}, "base_model_name_or_path is"),
     "a base of a number": ({"base_model_name_or_path": 7}, "base_model_name_or_path is 7"),
     "a revision up the tree": ({"revision": "a/../../b"}, "revision is"),
     "a revision that is an option": ({"revision": "--upload"}, "revision is"),
     "a library to import": (
-        {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}}, "auto_mapping is",
+        {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}},
+        "auto_mapping is",
     ),
     "a field of the mapping's": ({"auto_mapping": {"run": "x"}}, "auto_mapping is"),
     "Megatron's module": ({"megatron_core": "os"}, 'megatron_core is "os", which is not supported'),
@@ -102,7 +106,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a field with a newline": ({"a\nb": 1}, "is not known to the peft"),
     "LoftQ's settings": ({"loftq_config": {"loftq_bits": 4}}, "loftq_config is of a start"),
     "CorDA's settings": (
-        {"corda_config": {"cache_file": "/tmp/x", "corda_method": "kpm"}}, "corda_config is of a",
+        {"corda_config": {"cache_file": "/tmp/x", "corda_method": "kpm"}},
+        "corda_config is of a",
     ),
     "LoRA-GA's settings": ({"lora_ga_config": {"direction": "ArB2r"}}, "lora_ga_config is of a"),
     "EVA's settings of another": ({"eva_config": {"file": "/etc/passwd"}}, "eva_config is"),
@@ -112,20 +117,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "QALoRA": ({"use_qalora": True}, "pools what it reads"),
     **{
         start: ({"init_lora_weights": start}, f"begun by {start}, which changed the base's weights")
-        for start in ("olora", "OLoRA", "pissa", "pissa_niter_4", "loftq", "corda", "lora_ga",
-                      "mica", "something new")
+        for start in (
+            "olora",
+            "OLoRA",
+            "pissa",
+            "pissa_niter_4",
+            "loftq",
+            "corda",
+            "lora_ga",
+            "mica",
+            "something new",
+        )
     },
     "a start of a number": ({"init_lora_weights": 1}, "begun by 1"),
     "a start of an object": ({"init_lora_weights": {"olora": 1}}, "begun by"),
     "a rank of a billion": ({"r": 10**9}, "its rank of .*q_proj is 1000000000, but the file has"),
     "a rank of another": ({"r": 8}, r"its rank of .*q_proj is 8, but the file has .* \[4, 128\]"),
     "a rank pattern of a billion": (
-        {"rank_pattern": {"k_proj": 10**9}}, "a rank of 1000000000, but the file has none above",
+        {"rank_pattern": {"k_proj": 10**9}},
+        "a rank of 1000000000, but the file has none above",
     ),
     "a huge rank by name": ({"rank_pattern": {"v_proj": 10**9}}, "its rank of .*v_proj is 1000000"),
     "no regular expression": ({"target_modules": "(q_proj"}, "is no regular expression"),
     "a kind of its own": ({"peft_type": ["LORA"]}, "adapter, but LoRA is wanted"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -163,27 +178,50 @@ GOOD: dict[str, dict[str, Any]] = {
     "Unsloth's pattern and mapping": {
         "target_modules": UNSLOTH,
         "auto_mapping": {
-            "base_model_class": "LlamaForCausalLM", "unsloth_fixed": True,
+            "base_model_class": "LlamaForCausalLM",
+            "unsloth_fixed": True,
             "parent_library": "transformers.models.llama.modeling_llama",
         },
     },
-    "of remote code": {"auto_mapping": {
-        "base_model_class": "ChatGLMForConditionalGeneration", "parent_library":
-        "transformers_modules.THUDM.chatglm3-6b.103caa40027ebfd8.modeling_chatglm"}},
-    "Unsloth's own module": {"auto_mapping": {
-        "base_model_class": "Gemma3ForCausalLM", "unsloth_fixed": True,
-        "parent_library": "unsloth_compiled_module_gemma3"}},
-    "of peft long ago": {"enable_lora": None, "merge_weights": False, "eva_config": ...,
-                         "corda_config": ..., "lora_bias": ..., "peft_version": ...},
-    "begun by EVA": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99,
-                     "use_label_mask": True, "label_mask_value": -100, "whiten": False,
-                     "adjust_scaling_factors": True}},
+    "of remote code": {
+        "auto_mapping": {
+            "base_model_class": "ChatGLMForConditionalGeneration",
+            "parent_library": "transformers_modules.THUDM.chatglm3-6b.103caa40027ebfd8."
+            "modeling_chatglm",
+        }
+    },
+    "Unsloth's own module": {
+        "auto_mapping": {
+            "base_model_class": "Gemma3ForCausalLM",
+            "unsloth_fixed": True,
+            "parent_library": "unsloth_compiled_module_gemma3",
+        }
+    },
+    "of peft long ago": {
+        "enable_lora": None,
+        "merge_weights": False,
+        "eva_config": ...,
+        "corda_config": ...,
+        "lora_bias": ...,
+        "peft_version": ...,
+    },
+    "begun by EVA": {
+        "init_lora_weights": "eva",
+        "eva_config": {
+            "rho": 2.0,
+            "tau": 0.99,
+            "use_label_mask": True,
+            "label_mask_value": -100,
+            "whiten": False,
+            "adjust_scaling_factors": True,
+        },
+    },
     "a start of nothing": {"init_lora_weights": False},
     "an alpha of a half": {"lora_alpha": 0.5},
     "ranks by name": {"r": 2, "rank_pattern": {"q_proj": 4, "v_proj": 4}},
     "ranks by full name": {"rank_pattern": {"model.layers.0.self_attn.q_proj": 4}},
     "of a future that says nothing": {"use_mystery": None, "mystery_config": {}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GOOD)

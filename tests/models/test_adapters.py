@@ -62,11 +62,18 @@ def untied(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> str:
     """A model with biases whose head is not its embedding."""
     folder = tmp_path_factory.mktemp("untied")
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        tie_word_embeddings=False,
-    )).save_pretrained(folder)  # fmt: skip
+    Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=1024,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=False,
+        )
+    ).save_pretrained(folder)
     for file in Path(demo_model).glob("*token*"):
         shutil.copy(file, folder)
     return str(folder)
@@ -114,8 +121,9 @@ def test_a_policy_and_its_frozen_start_have_plain_pefts_logprobs_and_the_base_st
     if not (kind == "biases" and tied):  # the embedded model has none
         assert (expected - bare).abs().max() > 1e-2
     check_adapter(folder, base, "CAUSAL_LM", "--policy_adapter")
-    frozen = Roles(load_base(base, "fp32"), value="adapter", policy_adapter=folder,
-                   reference="policy_adapter")  # fmt: skip
+    frozen = Roles(
+        load_base(base, "fp32"), value="adapter", policy_adapter=folder, reference="policy_adapter"
+    )
     for role in ("policy", "reference", "policy"):
         torch.testing.assert_close(by_roles(frozen, role), expected, rtol=0, atol=1e-4)
     from_base = Roles(load_base(base, "fp32"), policy_adapter=folder)
@@ -141,8 +149,12 @@ def test_all_of_an_adapter_is_trained_and_saved_and_plain_peft_loads_it(
     kind: str, untied: str, tmp_path: Path
 ) -> None:
     folder = saved(untied, tmp_path / "adapter", **KINDS[kind])
-    roles = Roles(load_base(untied, "fp32"), value="adapter", policy_adapter=folder,
-                  reference="policy_adapter")  # fmt: skip
+    roles = Roles(
+        load_base(untied, "fp32"),
+        value="adapter",
+        policy_adapter=folder,
+        reference="policy_adapter",
+    )
     trained = dict(roles.trainable())
     optimizer = torch.optim.SGD(trained.values(), lr=0.05)
     outputs = roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0)
@@ -166,8 +178,9 @@ def test_all_of_an_adapter_is_trained_and_saved_and_plain_peft_loads_it(
 def test_copies_that_were_tied_stay_one_weight_and_are_saved_as_peft_reads_them(
     demo_model: str, tmp_path: Path
 ) -> None:
-    folder = saved(demo_model, tmp_path / "adapter", modules_to_save=["embed_tokens"],
-                   ensure_weight_tying=True)  # fmt: skip
+    folder = saved(
+        demo_model, tmp_path / "adapter", modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    )
     roles = Roles(load_base(demo_model, "fp32"), policy_adapter=folder, reference="policy_adapter")
     trained = dict(roles.trainable())
     assert len([name for name in trained if "modules_to_save" in name]) == 1
@@ -192,8 +205,11 @@ def test_gradients_are_plain_pefts_for_weights_beside_lora(untied: str, tmp_path
     (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs).sum().backward()
     theirs = {n.replace(".default", ""): p.grad for n, p in model.named_parameters()}
     keys = roles.overrides.keys["policy"]
-    ours = {n.removeprefix("model.").replace(".policy", ""): p.grad
-            for n, p in roles.trainable() if n.startswith("model.")}  # fmt: skip
+    ours = {
+        n.removeprefix("model.").replace(".policy", ""): p.grad
+        for n, p in roles.trainable()
+        if n.startswith("model.")
+    }
     ours |= {k: p.grad for k, p in zip(keys, roles.overrides.tensors("policy"), strict=True)}
     held = [name for name in theirs if "lm_head" in name or "model.norm" in name or "bias" in name]
     compared = [name for name in held if theirs[name] is not None and name in ours]
@@ -248,8 +264,13 @@ def test_two_policies_on_one_base_keep_their_own_heads(untied: str, tmp_path: Pa
     rows = saved(untied, tmp_path / "rows", trainable_token_indices=[5, 6])
     roles.add_policy("rows", rows)
     with torch.no_grad():
-        for role, folder in (("rival", other), ("policy", one), ("reference", None),
-                             ("rows", rows), ("rival", other)):  # fmt: skip
+        for role, folder in (
+            ("rival", other),
+            ("policy", one),
+            ("reference", None),
+            ("rows", rows),
+            ("rival", other),
+        ):
             logits = roles.logits(role, IDS, MASK, 4).float().log_softmax(-1)
             found = logits.gather(-1, IDS[:, 4:, None]).squeeze(-1)
             torch.testing.assert_close(found, plain(untied, folder), rtol=0, atol=1e-4)
@@ -263,9 +284,15 @@ def grown(base: str, folder: Path) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     model.resize_token_embeddings(len(tokenizer))
-    model = get_peft_model(model, LoraConfig(
-        r=4, target_modules=["q_proj"], task_type="CAUSAL_LM",
-        modules_to_save=["embed_tokens", "lm_head"]))  # fmt: skip
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=4,
+            target_modules=["q_proj"],
+            task_type="CAUSAL_LM",
+            modules_to_save=["embed_tokens", "lm_head"],
+        ),
+    )
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -321,9 +348,15 @@ def rows_of_new_tokens(base: str, folder: Path) -> Path:
     """Rows 1024 and 1025, for which the base was resized."""
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     model.resize_token_embeddings(1026)
-    model = get_peft_model(model, LoraConfig(
-        r=4, target_modules=["q_proj"], task_type="CAUSAL_LM",
-        trainable_token_indices=[1024, 1025]))  # fmt: skip
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=4,
+            target_modules=["q_proj"],
+            task_type="CAUSAL_LM",
+            trainable_token_indices=[1024, 1025],
+        ),
+    )
     model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
@@ -398,9 +431,14 @@ def test_merging_into_another_base_than_the_adapters_is_said(
      ("rows of the embedding", False, False, None), ("norms", True, True, None)],
 )  # fmt: skip
 def test_what_trls_trainers_cannot_go_on_from_is_refused_before_a_model_is_loaded(
-    kind: str, tied: bool, copied: bool, said: str | None, demo_model: str, untied: str,
+    kind: str,
+    tied: bool,
+    copied: bool,
+    said: str | None,
+    demo_model: str,
+    untied: str,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     base = demo_model if tied else untied
     folder = saved(base, tmp_path / "adapter", **KINDS[kind])
     if said is None:
@@ -422,10 +460,15 @@ def test_merging_refuses_what_is_no_policy_and_leaves_nothing(untied: str, tmp_p
 def test_keys_are_sorted_by_what_the_config_names() -> None:
     at = "base_model.model.model.layers.0."
     parts = Parts.of(
-        [f"{at}self_attn.q_proj.lora_A.weight", f"{at}input_layernorm.weight", f"{at}mlp.up.bias",
-         "base_model.model.lm_head.base_layer.weight", "base_model.model.score.weight"],
+        [
+            f"{at}self_attn.q_proj.lora_A.weight",
+            f"{at}input_layernorm.weight",
+            f"{at}mlp.up.bias",
+            "base_model.model.lm_head.base_layer.weight",
+            "base_model.model.score.weight",
+        ],
         {"modules_to_save": ["norm", "score"], "bias": "none"},
-    )  # fmt: skip
+    )
     assert parts.lora == [f"{at}self_attn.q_proj.lora_A.weight"]
     assert parts.saved == [f"{at}input_layernorm.weight"]  # peft matches the end of a name
     assert parts.copies == ["base_model.model.lm_head.base_layer.weight"]
@@ -452,8 +495,9 @@ def test_a_checkpoints_policy_is_the_one_that_the_run_saved(
     """Exported for an evaluation: by rank and alpha alone, other scales and weights were lost."""
     base = untied if kind == "biases" else demo_model
     folder = saved(base, tmp_path / "adapter", 0.01, **KINDS[kind])
-    roles = Roles(load_base(base, "fp32"), value="trunk", policy_adapter=folder,
-                  reference="policy_adapter")  # fmt: skip
+    roles = Roles(
+        load_base(base, "fp32"), value="trunk", policy_adapter=folder, reference="policy_adapter"
+    )
     trainer = new_trainer(model=roles, total_episodes=8, save_steps=1)
     trainer.train()
     finished = trainer.save_model()
@@ -468,12 +512,17 @@ def test_a_checkpoints_policy_is_the_one_that_the_run_saved(
 def test_a_run_on_such_an_adapter_resumes_exactly(
     untied: str, tmp_path: Path, new_trainer: Any
 ) -> None:
-    folder = saved(untied, tmp_path / "adapter", 0.01, bias="all",
-                   modules_to_save=["lm_head", "norm"])  # fmt: skip
+    folder = saved(
+        untied, tmp_path / "adapter", 0.01, bias="all", modules_to_save=["lm_head", "norm"]
+    )
 
     def trainer(name: str, **kwargs: Any) -> Any:
-        roles = Roles(load_base(untied, "fp32"), value="trunk", policy_adapter=folder,
-                      reference="policy_adapter")  # fmt: skip
+        roles = Roles(
+            load_base(untied, "fp32"),
+            value="trunk",
+            policy_adapter=folder,
+            reference="policy_adapter",
+        )
         return new_trainer(name, model=roles, total_episodes=24, save_steps=1, **kwargs)
 
     whole = trainer("whole")
@@ -488,11 +537,18 @@ def test_a_run_on_such_an_adapter_resumes_exactly(
 def test_lora_on_the_parameters_of_experts_is_held(demo_model: str, tmp_path: Path) -> None:
     """peft puts it there by itself, on all linear layers of a mixture."""
     torch.manual_seed(0)
-    MixtralForCausalLM(MixtralConfig(
-        vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-        max_position_embeddings=64,
-    )).save_pretrained(tmp_path / "base")  # fmt: skip
+    MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=1024,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(tmp_path / "base")
     base = str(tmp_path / "base")
     folder = saved(base, tmp_path / "adapter", target_modules="all-linear")
     config = json.loads((folder / "adapter_config.json").read_text())

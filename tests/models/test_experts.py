@@ -70,11 +70,15 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "llama4": lambda: Llama4ForCausalLM(
         Llama4TextConfig(
-            **(SMALL | {"num_experts_per_tok": 1}), intermediate_size_mlp=48, head_dim=16,
-            num_local_experts=8, attention_chunk_size=8, moe_layers=[1],
+            **(SMALL | {"num_experts_per_tok": 1}),
+            intermediate_size_mlp=48,
+            head_dim=16,
+            num_local_experts=8,
+            attention_chunk_size=8,
+            moe_layers=[1],
         )
     ),
-}  # fmt: skip
+}
 IDS = torch.arange(2, 26).reshape(2, 12)
 
 
@@ -254,9 +258,12 @@ def load_in_4bit(folder: Path, around: AbstractContextManager[None]) -> Any:
     quantization = four_bit_config(torch.float32, list(HEADS))
     with around:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, quantization_config=quantization, device_map={"": "cpu"},
+            folder,
+            dtype=torch.float32,
+            quantization_config=quantization,
+            device_map={"": "cpu"},
             output_loading_info=True,
-        )  # fmt: skip
+        )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     cure_cpu_repacking(model)
     return model.requires_grad_(False).eval()
@@ -325,10 +332,12 @@ def test_linear_targets_are_all_but_experts_routers_and_what_peft_takes_for_them
     attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
     dense = {"gate_proj", "up_proj", "down_proj"}
     names = {
-        "qwen3_moe": attention, "mixtral": attention, "gpt_oss": attention,
+        "qwen3_moe": attention,
+        "mixtral": attention,
+        "gpt_oss": attention,
         "deepseek_v3": {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"},
         "llama4": attention | dense,
-    }  # fmt: skip
+    }
     for family, expected in names.items():
         model = new(family)
         assert {path.rpartition(".")[2] for path in linear_targets(model)} == expected

@@ -31,56 +31,95 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 128,
     "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None, "initializer_range": 0.08,
 }  # fmt: skip
-DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
-         "linear_value_head_dim": 16, "head_dim": 16,
-         "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
-PIXTRAL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
-           "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+DELTA = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+PIXTRAL = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 
 def qwen3_5() -> Any:
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1],
-            "mrope_interleaved": True, "partial_rotary_factor": 0.5}  # fmt: skip
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    }
     return tf.Qwen3_5ForConditionalGeneration(
         tf.Qwen3_5Config(
             text_config=SMALL | DELTA | {"rope_parameters": rope},
-            vision_config={"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
-                           "out_hidden_size": 64, "num_position_embeddings": 16},
-            image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+            vision_config={
+                "depth": 1,
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            },
+            image_token_id=5,
+            video_token_id=6,
+            vision_start_token_id=7,
+            vision_end_token_id=8,
         )
-    )  # fmt: skip
+    )
 
 
 def ministral_3() -> Any:
     return tf.Mistral3ForConditionalGeneration(
         tf.Mistral3Config(
             text_config=tf.Ministral3Config(**SMALL, head_dim=16),
-            vision_config=tf.PixtralVisionConfig(**PIXTRAL), image_token_index=5,
+            vision_config=tf.PixtralVisionConfig(**PIXTRAL),
+            image_token_index=5,
         )
-    )  # fmt: skip
+    )
 
 
 def gemma3() -> Any:
-    text = SMALL | {"pad_token_id": 0, "head_dim": 16, "sliding_window": 6,
-                    "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
+    text = SMALL | {
+        "pad_token_id": 0,
+        "head_dim": 16,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     return tf.Gemma3ForConditionalGeneration(
         tf.Gemma3Config(
-            text_config=text, vision_config=PIXTRAL, mm_tokens_per_image=4, boi_token_index=5,
-            eoi_token_index=6, image_token_index=7,
+            text_config=text,
+            vision_config=PIXTRAL,
+            mm_tokens_per_image=4,
+            boi_token_index=5,
+            eoi_token_index=6,
+            image_token_index=7,
         )
-    )  # fmt: skip
+    )
 
 
 def gemma4() -> Any:
     return tf.Gemma4ForCausalLM(
         tf.Gemma4TextConfig(
-            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}), final_logit_softcapping=5.0,
-            vocab_size_per_layer_input=1024, hidden_size_per_layer_input=16, head_dim=16,
-            global_head_dim=16, sliding_window=6, num_kv_shared_layers=2,
+            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}),
+            final_logit_softcapping=5.0,
+            vocab_size_per_layer_input=1024,
+            hidden_size_per_layer_input=16,
+            head_dim=16,
+            global_head_dim=16,
+            sliding_window=6,
+            num_kv_shared_layers=2,
             layer_types=["sliding_attention", "full_attention"] * 2,
         )
-    )  # fmt: skip
+    )
 
 
 MECHANISMS = {
@@ -90,7 +129,7 @@ MECHANISMS = {
             layer_types=["conv", "full_attention"],
             block_ff_dim=96,
             block_auto_adjust_ff_dim=False,
-        )  # fmt: skip
+        )
     ),
     "a hybrid's cache: linear attention, out of a composite checkpoint": qwen3_5,
     "a composite model, held whole": ministral_3,
@@ -109,7 +148,7 @@ MECHANISMS = {
             bos_token_id=None,
             eos_token_id=1,
             pad_token_id=0,
-        )  # fmt: skip
+        )
     ),
     "an embedding of another width": lambda: tf.OPTForCausalLM(
         tf.OPTConfig(
@@ -125,7 +164,7 @@ MECHANISMS = {
             bos_token_id=1,
             eos_token_id=1,
         )
-    ),  # fmt: skip
+    ),
 }
 LORA = lora_config(4, 8, "all-linear", "CAUSAL_LM")
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [40, 41, 42, 43], [90, 91, 92, 93, 94, 95]]
@@ -180,9 +219,11 @@ def plain_logprobs(model: Any, completions: torch.Tensor, temperature: float) ->
 
 
 PRECISIONS = [
-    (mechanism, precision) for mechanism in MECHANISMS for precision in ("fp32", "4bit")
+    (mechanism, precision)
+    for mechanism in MECHANISMS
+    for precision in ("fp32", "4bit")
     if (mechanism, precision) != ("a cache by another name", "4bit")  # refused
-]  # fmt: skip
+]
 
 
 def policy_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
@@ -248,10 +289,12 @@ def reward_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
         left, right = (roles.scores(*pad(PROMPTS, 0, side)) for side in ("left", "right"))
     beside = RewardModel(str(folder), precision)  # as the reward of a policy on another base
     return {
-        "in training": gap(scores.detach(), plain), "padded left": gap(left, plain),
-        "padded right": gap(right, plain), "without a gradient": len(missing),
+        "in training": gap(scores.detach(), plain),
+        "padded left": gap(left, plain),
+        "padded right": gap(right, plain),
+        "without a gradient": len(missing),
         "beside": gap(beside.score_rows(PROMPTS), plain),
-    }  # fmt: skip
+    }
 
 
 def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -334,9 +377,15 @@ def test_experts_and_routers_are_named_only_where_peft_does_them_right(tmp_path:
     with pytest.raises(InputError, match="gate: MixtralForCausalLM has experts in 4 bits"):
         Roles(load_base(name, "4bit"), lora_config(4, 8, "q_proj,gate", "CAUSAL_LM"))
     router = tf.Llama4ForCausalLM(
-        tf.Llama4TextConfig(**SMALL, intermediate_size_mlp=96, head_dim=16, num_local_experts=2,
-                            num_experts_per_tok=1, moe_layers=[1])
-    )  # fmt: skip
+        tf.Llama4TextConfig(
+            **SMALL,
+            intermediate_size_mlp=96,
+            head_dim=16,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            moe_layers=[1],
+        )
+    )
     with pytest.raises(InputError, match="has a Llama4Router there, which is more than linear"):
         language_lora(router, lora_config(4, 8, "q_proj,router", "CAUSAL_LM"))
 
@@ -484,9 +533,11 @@ def test_the_checks_leave_a_new_adapter_at_its_start(demo_model: str) -> None:
 def test_an_adapter_on_experts_is_refused_where_they_are_in_4_bits(tmp_path: Path) -> None:
     name = save(MECHANISMS["experts"](), tmp_path / "base")
     lora = LoraConfig(
-        r=2, task_type="CAUSAL_LM", target_modules=["q_proj"],
+        r=2,
+        task_type="CAUSAL_LM",
+        target_modules=["q_proj"],
         target_parameters=["mlp.experts.down_proj"],
-    )  # fmt: skip
+    )
     trained = get_peft_model(load_base(name, "fp32"), lora)
     trained.save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(InputError, match="LoRA on experts, which are in 4 bits here .pass --prec"):
@@ -516,11 +567,21 @@ def opt() -> Any:
     """Dropout is a number in its layers, and no module."""
     return tf.OPTForCausalLM(
         tf.OPTConfig(
-            vocab_size=1024, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, ffn_dim=96,
-            max_position_embeddings=128, word_embed_proj_dim=64, dropout=0.5, attention_dropout=0.5,
-            layerdrop=0.5, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+            vocab_size=1024,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=96,
+            max_position_embeddings=128,
+            word_embed_proj_dim=64,
+            dropout=0.5,
+            attention_dropout=0.5,
+            layerdrop=0.5,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
         )
-    )  # fmt: skip
+    )
 
 
 def phimoe() -> Any:
@@ -543,12 +604,18 @@ def test_recomputed_activations_are_those_of_sampling(model: Any, tmp_path: Path
 def gemma3n() -> Any:
     return tf.Gemma3nForCausalLM(
         tf.Gemma3nTextConfig(
-            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}), head_dim=16, laurel_rank=8,
-            vocab_size_per_layer_input=1024, hidden_size_per_layer_input=16, sliding_window=6,
-            num_kv_shared_layers=2, layer_types=["sliding_attention", "full_attention"] * 2,
-            activation_sparsity_pattern=[0.0] * 4, altup_coef_clip=0.01,
+            **(SMALL | {"pad_token_id": 0, "num_hidden_layers": 4}),
+            head_dim=16,
+            laurel_rank=8,
+            vocab_size_per_layer_input=1024,
+            hidden_size_per_layer_input=16,
+            sliding_window=6,
+            num_kv_shared_layers=2,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            activation_sparsity_pattern=[0.0] * 4,
+            altup_coef_clip=0.01,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])

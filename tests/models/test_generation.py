@@ -44,9 +44,11 @@ def test_captured_logprobs_equal_recomputed_ones(
     sampled = sample(roles.step(), ids, mask, noise(2, 12), temperature, pad_id=0)
     with torch.no_grad():
         logits = roles.logits(
-            "policy", torch.cat([ids, sampled.completion_ids], 1),
-            torch.cat([mask, sampled.mask], 1), 12,
-        )  # fmt: skip
+            "policy",
+            torch.cat([ids, sampled.completion_ids], 1),
+            torch.cat([mask, sampled.mask], 1),
+            12,
+        )
     again = Categorical(logits=logits / temperature).log_prob(sampled.completion_ids)
     assert (again - sampled.logprobs).abs().max() < 2e-5
 

@@ -44,8 +44,14 @@ LORA = lora_config(8, 16, "all-linear", "CAUSAL_LM")
 
 
 def plan_of(config: object, micro: int = 8, checkpointing: bool = False, **kwargs) -> MemoryPlan:  # noqa: ANN003
-    options = {"precision": "fp32", "lora": LORA, "value": "trunk", "prompt_length": 16,
-               "response_length": 8, "rollout_batch": 8}  # fmt: skip
+    options = {
+        "precision": "fp32",
+        "lora": LORA,
+        "value": "trunk",
+        "prompt_length": 16,
+        "response_length": 8,
+        "rollout_batch": 8,
+    }
     return plan_memory(config, micro_batch=micro, checkpointing=checkpointing, **(options | kwargs))
 
 
@@ -91,16 +97,21 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64,
     "pad_token_id": None, "bos_token_id": None, "eos_token_id": 1,
 }  # fmt: skip
-LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
-          "linear_value_head_dim": 8,
-          "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
+LINEAR = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
        "v_head_dim": 8, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
        "n_routed_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 16}  # fmt: skip
 UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma2": lambda: Gemma2Config(**SMALL, head_dim=8, sliding_window=6),
-    "gptj": lambda: GPTJConfig(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=64,
-                               rotary_dim=4),
+    "gptj": lambda: GPTJConfig(
+        vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4
+    ),
     "mixtral": lambda: MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
     "deepseek_v3": lambda: DeepseekV3Config(
         **(SMALL | MLA | {"num_key_value_heads": 4}), num_experts_per_tok=2
@@ -110,10 +121,16 @@ UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: MistralConfig(**SMALL, sliding_window=6),
     "mistral3": lambda: Mistral3Config(
         text_config=Ministral3Config(**SMALL, head_dim=8),
-        vision_config=PixtralVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-                                          num_attention_heads=2, image_size=28, patch_size=14),
+        vision_config=PixtralVisionConfig(
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "autocast"])
@@ -123,16 +140,28 @@ def test_unusual_families_are_counted_exactly(name: str, bf16: bool) -> None:
     plan = plan_of(config, 2, bf16=bf16, reward=False, rollout_batch=2)
     auto: Any = family_of(config).auto
     base = auto.from_config(config, dtype=torch.float32).requires_grad_(False).eval()
-    roles = Roles(base, copy.deepcopy(LORA), value="trunk", checked=False,
-                  autocast_dtype=torch.bfloat16 if bf16 else None)  # fmt: skip
+    roles = Roles(
+        base,
+        copy.deepcopy(LORA),
+        value="trunk",
+        checked=False,
+        autocast_dtype=torch.bfloat16 if bf16 else None,
+    )
     assert plan.counted, plan.facts
     assert kept(plan) == pytest.approx(really_kept(roles, 2, 16, 8), rel=0.02)
 
     # And so is what sampling keeps: keys and values, windows of them, states.
     cache, ids = new_cache(base.config, 24), torch.ones((2, 24), dtype=torch.long)
     with torch.no_grad(), roles.precision():
-        roles.trunk("policy", 1, input_ids=ids, attention_mask=ids, past_key_values=cache,
-                    position_ids=torch.arange(24).expand(2, 24), use_cache=True)  # fmt: skip
+        roles.trunk(
+            "policy",
+            1,
+            input_ids=ids,
+            attention_mask=ids,
+            past_key_values=cache,
+            position_ids=torch.arange(24).expand(2, 24),
+            use_cache=True,
+        )
     buffers = {t.untyped_storage().data_ptr(): t for t in tensors_of(cache)}
     assert plan.phases["sampling"]["KV cache"] == pytest.approx(
         sum(t.nbytes for t in buffers.values()), rel=0.01
@@ -151,11 +180,13 @@ def tensors_of(cache: Any) -> list[torch.Tensor]:
 
 WIDE = SMALL | {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8}
 WIDE_CONFIGS = {
-    "llama": LlamaConfig(**WIDE), "qwen3": Qwen3Config(**WIDE, head_dim=64),
+    "llama": LlamaConfig(**WIDE),
+    "qwen3": Qwen3Config(**WIDE, head_dim=64),
     "gemma2": Gemma2Config(**WIDE, head_dim=64, sliding_window=64),
     "gpt2": GPT2Config(vocab_size=128, n_embd=256, n_layer=8, n_head=4, n_positions=64),
-    "phi": PhiConfig(**WIDE), "mixtral": MixtralConfig(**WIDE, num_local_experts=4),
-}  # fmt: skip
+    "phi": PhiConfig(**WIDE),
+    "mixtral": MixtralConfig(**WIDE, num_local_experts=4),
+}
 
 
 @pytest.mark.parametrize("value", ["trunk", "adapter"])
@@ -224,11 +255,21 @@ def test_a_layer_that_is_recomputed_is_held_whole() -> None:
 
 def test_eight_billion_parameters_are_planned_in_a_moment_and_need_four_bits() -> None:
     config = LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, vocab_size=128_256, max_position_embeddings=8192,
-    )  # fmt: skip
-    sizes = {"prompt_length": 512, "response_length": 128, "rollout_batch": 16, "bf16": True,
-             "device": "cuda"}  # fmt: skip
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128_256,
+        max_position_embeddings=8192,
+    )
+    sizes = {
+        "prompt_length": 512,
+        "response_length": 128,
+        "rollout_batch": 16,
+        "bf16": True,
+        "device": "cuda",
+    }
     quantised = plan_of(config, 2, True, precision="4bit", **sizes)
     whole = plan_of(config, 2, True, precision="bf16", **sizes)
     assert 8.0e9 < float(quantised.facts["base"].split()[0].replace(",", "")) < 8.1e9
@@ -238,16 +279,26 @@ def test_eight_billion_parameters_are_planned_in_a_moment_and_need_four_bits() -
 
 
 def test_checkpointing_and_smaller_passes_need_less() -> None:
-    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-                         num_attention_heads=4, vocab_size=256)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        vocab_size=256,
+    )
     whole, recomputed, half = plan_of(config), plan_of(config, 8, True), plan_of(config, 4)
     assert kept(recomputed) < kept(whole) / 3
     assert kept(half) == pytest.approx(kept(whole) / 2, rel=0.02)
 
 
 def test_what_would_fit_is_said() -> None:
-    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-                         num_attention_heads=4, vocab_size=256)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        vocab_size=256,
+    )
     plan = partial(plan_of, config)
     room = plan(4, False).peak + 1
     assert "per_device_train_batch_size: 4" in what_fits(plan, 16, room)
@@ -258,8 +309,13 @@ def test_what_would_fit_is_said() -> None:
 
 
 def test_a_run_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                         num_attention_heads=4, vocab_size=256)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=256,
+    )
     monkeypatch.setattr("toolkit.models.memory.available_memory", lambda device: (MIB, "a toy"))
     with pytest.raises(InputError, match=re.escape("a toy has 1 free")):
         check_memory(lambda: partial(plan_of, config), 8, False, "cpu")

@@ -31,8 +31,15 @@ from toolkit.models.quantized import check_quantized
 IDS = torch.arange(2, 22).reshape(2, 10)
 FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 FP4 = torch.cat([FP4, -FP4])
-TINY = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "intermediate_size": 64, "head_dim": 32}  # fmt: skip
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "head_dim": 32,
+}
 LOADED = {"bitsandbytes_4bit", "bitsandbytes_8bit", "fp8", "mxfp8", "mxfp4"}
 
 
@@ -97,9 +104,12 @@ def reference(folder: Path, weights: dict[str, Tensor]) -> PreTrainedModel:
 
 BITS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4",
-            "bnb_4bit_quant_storage": torch.bfloat16},
-}  # fmt: skip
+    "fp4": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_quant_storage": torch.bfloat16,
+    },
+}
 
 
 @pytest.mark.parametrize("kind", BITS)
@@ -145,8 +155,13 @@ def save_fp8(folder: Path, method: str = "fp8", block: tuple[int, int] = (32, 32
         weights[name] = narrow.reshape(rows, columns)
         saved[name] = (narrow.float() * scales[:, None, :, None]).reshape(rows, columns)
     save_file(saved, plain / "model.safetensors", {"format": "pt"})
-    save_with(folder, weights, quant_method=method, weight_block_size=list(block),
-              modules_to_not_convert=["lm_head"])  # fmt: skip
+    save_with(
+        folder,
+        weights,
+        quant_method=method,
+        weight_block_size=list(block),
+        modules_to_not_convert=["lm_head"],
+    )
     return plain
 
 
@@ -229,17 +244,20 @@ def test_what_a_family_keeps_in_fp32_stays_so(
 
 def test_a_new_score_head_is_not_quantised_with_the_blocks(demo_model: str, tmp_path: Path) -> None:
     skipped = ["lm_head", "multi_modal_projector"]
-    save_bitsandbytes(demo_model, tmp_path, torch.float32, load_in_4bit=True,
-                      llm_int8_skip_modules=skipped)  # fmt: skip
+    save_bitsandbytes(
+        demo_model, tmp_path, torch.float32, load_in_4bit=True, llm_int8_skip_modules=skipped
+    )
     model = load(tmp_path, "4bit", AutoModelForSequenceClassification, num_labels=1)
     assert type(model.score) is nn.Linear
 
 
 @pytest.mark.parametrize(
     ("architecture", "skipped", "head"),
-    [("LlamaForCausalLM", ["score"], "lm_head"),
-     ("LlamaForSequenceClassification", ["lm_head"], "score")],
-)  # fmt: skip
+    [
+        ("LlamaForCausalLM", ["score"], "lm_head"),
+        ("LlamaForSequenceClassification", ["lm_head"], "score"),
+    ],
+)
 def test_a_quantised_head_is_refused(architecture: str, skipped: list[str], head: str) -> None:
     settings = {"load_in_4bit": True, "llm_int8_skip_modules": skipped}
     config = AutoConfig.for_model(
@@ -306,11 +324,23 @@ def test_others_load_as_ever(demo_model: str) -> None:
 
 def test_fp8_of_a_model_with_several_parts_is_judged_by_its_own_class() -> None:
     """AutoModelForCausalLM does not know Qwen3-VL, whose checkpoints come in FP8 too."""
-    text = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1,
-            "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 128,
-            "vocab_size": 64}  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 128, "intermediate_size": 128, "num_heads": 1,
-              "out_hidden_size": 128, "deepstack_visual_indexes": [0]}  # fmt: skip
+    text = {
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "vocab_size": 64,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_heads": 1,
+        "out_hidden_size": 128,
+        "deepstack_visual_indexes": [0],
+    }
     fp8 = {"quant_method": "fp8", "modules_to_not_convert": ["visual"]}
     config = AutoConfig.for_model(
         "qwen3_vl", text_config=text, vision_config=vision, quantization_config=fp8

@@ -21,10 +21,13 @@ from toolkit.training.reward.trainer import BestOfKTrainer
 
 WORDS = ["wonderful", "terrible", "lovely", "awful"]
 ROWS = [
-    {"prompt": f"We went to the {place}.", "best": 0,
-     "completions": [f" The honey was {WORDS[k % 4]}." + " Yes." * k for k in range(4)]}
+    {
+        "prompt": f"We went to the {place}.",
+        "best": 0,
+        "completions": [f" The honey was {WORDS[k % 4]}." + " Yes." * k for k in range(4)],
+    }
     for place in ("market", "cafe", "hotel", "museum")
-]  # fmt: skip
+]
 
 
 def trained(model: str, precision: str, folder: Path) -> tuple[Any, list[list[int]]]:
@@ -33,10 +36,20 @@ def trained(model: str, precision: str, folder: Path) -> tuple[Any, list[list[in
     encoded = list(Encoder(tokenizer, 64).encode(("", row) for row in ROWS))
     trainer = BestOfKTrainer(
         load_base(model, precision, score_head=True, seed=1),
-        BestOfKConfig(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True,
-                      per_device_train_batch_size=2, learning_rate=3e-3, max_steps=3),
-        tokenizer, Dataset.from_list(encoded), None, lora_config(4, 8, "all-linear", "SEQ_CLS"),
-    )  # fmt: skip
+        BestOfKConfig(
+            output_dir=str(folder),
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            per_device_train_batch_size=2,
+            learning_rate=3e-3,
+            max_steps=3,
+        ),
+        tokenizer,
+        Dataset.from_list(encoded),
+        None,
+        lora_config(4, 8, "all-linear", "SEQ_CLS"),
+    )
     trainer.train()
     trainer.save_adapter(folder, model)
     return trainer.model.eval(), [ids for row in encoded for ids in row["candidate_ids"]]

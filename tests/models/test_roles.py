@@ -46,9 +46,12 @@ def test_adapters_off_equals_the_base_bit_for_bit(demo_model: str, precision: st
     ids, mask = IDS[:, :-1], MASK[:, :-1]
     with torch.no_grad():
         hidden = last_states(
-            base.model, C, input_ids=ids, attention_mask=mask.long(),
+            base.model,
+            C,
+            input_ids=ids,
+            attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp(0),
-        )  # fmt: skip
+        )
         alone = base.lm_head(hidden)
     roles = Roles(base, value="adapter")
     for adapter in ("policy", "value"):
@@ -187,12 +190,16 @@ def test_the_base_is_held_once_whatever_the_roles(
 ) -> None:
     """Counted by storage: what all four roles hold beside adapters and heads is the base's own."""
     base = load_base(demo_model, precision)
-    before = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in
-              base.parameters()}  # fmt: skip
+    before = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in base.parameters()
+    }
     roles = Roles(
-        base, value=value, reward_adapter=saved_adapters / "reward",
-        policy_adapter=saved_adapters / "policy", reference="policy_adapter",
-    )  # fmt: skip
+        base,
+        value=value,
+        reward_adapter=saved_adapters / "reward",
+        policy_adapter=saved_adapters / "policy",
+        reference="policy_adapter",
+    )
     with torch.no_grad():  # every role has spoken
         roles.policy_outputs(IDS, MASK, IDS[:, -C:], 1.0)
         roles.reference_logprobs(IDS, MASK, IDS[:, -C:], 1.0)
@@ -205,16 +212,19 @@ def test_the_base_is_held_once_whatever_the_roles(
         if not any(part in name for part in own)
     }
     assert after == before
-    names = {n.split(".lora_A.")[1].split(".")[0] for n, _ in roles.named_parameters()
-             if ".lora_A." in n}  # fmt: skip
+    names = {
+        n.split(".lora_A.")[1].split(".")[0] for n, _ in roles.named_parameters() if ".lora_A." in n
+    }
     assert names == {"policy", "reference", "reward"} | ({"value"} if value == "adapter" else set())
 
 
 def test_a_value_may_start_as_the_reward(demo_model: str, saved_adapters: Path) -> None:
     roles = Roles(
-        load_base(demo_model, "fp32"), value="adapter", value_init="reward",
+        load_base(demo_model, "fp32"),
+        value="adapter",
+        value_init="reward",
         reward_adapter=saved_adapters / "reward",
-    )  # fmt: skip
+    )
     with torch.no_grad():
         scores = roles.scores(IDS, MASK)
         values = roles.values(
@@ -231,8 +241,10 @@ def test_plain_peft_loads_the_policy(demo_model: str, tmp_path: Path, precision:
     perturb(roles, "policy")
     roles.save(tmp_path / "out", kl_coef=0.1)
     assert sorted(p.name for p in (tmp_path / "out" / "policy").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "toolkit.json",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "toolkit.json",
+    ]
     assert (tmp_path / "out" / "value" / "value_head.safetensors").is_file()
     if precision == "fp32":
         plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")

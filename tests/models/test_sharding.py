@@ -52,9 +52,20 @@ if dist.get_rank() == 0:
 
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])
 def test_each_process_holds_its_part_and_gradients_are_the_same(root: Path, precision: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-               "--master_port", str(28_500 + os.getpid() % 900), "--no-python", sys.executable,
-               "-c", SCRIPT, precision]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(28_500 + os.getpid() % 900),
+        "--no-python",
+        sys.executable,
+        "-c",
+        SCRIPT,
+        precision,
+    ]
     env = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=200)
     found = [line[1:] for line in done.stdout.splitlines() if line.startswith("@")]

@@ -126,8 +126,9 @@ def test_what_is_shown_does_not_tell_the_sides(tmp_path: Path) -> None:
 def test_ties_are_made_up_for_by_more_items(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", Settings(overlap=0.0))
     store.add_items(items(0, 4, False))
-    same = [{"prompt": f"q{i}", "completions": ["a", "a"], "source": {"round": 0}}
-            for i in range(4)]  # fmt: skip
+    same = [
+        {"prompt": f"q{i}", "completions": ["a", "a"], "source": {"round": 0}} for i in range(4)
+    ]
     store.add_items(same)
     ScriptedLabeler("script", ScorePicker(longest)).work(store, progress=False)
     assert items_for(store, 10, 4) == 20  # every second was a tie
@@ -189,7 +190,7 @@ def rate(wins: int, trials: int) -> dict[str, Any]:
         [
             {"sides": SIDES, "best": 3 if i < wins else 0, "source": {"round": 1}}
             for i in range(trials)
-        ]  # fmt: skip
+        ]
     )
 
 
@@ -216,8 +217,15 @@ def test_the_alarm_rings_when_the_score_rises_and_people_turn_away(
 
 
 def test_the_scores_rise_is_over_quarters_of_the_rounds_updates() -> None:
-    log = [{"update": u, "objective/scores": float(u), "objective/kl": 2.0 * u,
-            "objective/kl_coef": 0.1} for u in range(1, 17)]  # fmt: skip
+    log = [
+        {
+            "update": u,
+            "objective/scores": float(u),
+            "objective/kl": 2.0 * u,
+            "objective/kl_coef": 0.1,
+        }
+        for u in range(1, 17)
+    ]
     found = scores_of(log, 9, 16)
     assert (found["proxy_start"], found["proxy_end"], found["kl"]) == (9.5, 15.5, 31.0)
     assert scores_of(log, 17, 20) == {}
@@ -251,9 +259,16 @@ def test_people_judge_what_ppo_is_scored_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rounds": 0}, {"validation": 1.1}, {"total_labels": 10, "initial_labels": 20},
-              {"on_alarm": "ring"}, {"poll_seconds": 0}, {"seed": -1}],
-)  # fmt: skip
+    "wrong",
+    [
+        {"rounds": 0},
+        {"validation": 1.1},
+        {"total_labels": 10, "initial_labels": 20},
+        {"on_alarm": "ring"},
+        {"poll_seconds": 0},
+        {"seed": -1},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         OnlineArguments(**wrong)

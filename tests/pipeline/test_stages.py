@@ -37,10 +37,16 @@ def recipe(args: Told) -> int:
 
 def stages(tmp_path: Path, resumes: bool = False, number: int = 1) -> list[Stage]:
     return [
-        Stage(name, name, recipe, ["--output_dir", str(tmp_path / name), "--number", str(number)],
-              [tmp_path / name / "made"], resumes)
+        Stage(
+            name,
+            name,
+            recipe,
+            ["--output_dir", str(tmp_path / name), "--number", str(number)],
+            [tmp_path / name / "made"],
+            resumes,
+        )
         for name in "abc"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("resumes", [False, True])

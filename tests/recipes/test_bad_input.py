@@ -94,8 +94,18 @@ def test_a_fault_is_one_line_with_its_place_and_leaves_nothing_behind(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        call(reward.main, ["--comparisons", str(path), "--output_dir", str(tmp_path / "out"),
-                           "--eval_rows", "1", "--use_cpu"])  # fmt: skip
+        call(
+            reward.main,
+            [
+                "--comparisons",
+                str(path),
+                "--output_dir",
+                str(tmp_path / "out"),
+                "--eval_rows",
+                "1",
+                "--use_cpu",
+            ],
+        )
     assert "\n" not in str(caught.value)
     assert "messages" in fault or name in str(caught.value)
     assert os.listdir(tmp_path) == [name]
@@ -119,10 +129,20 @@ def test_twenty_problems_are_printed_and_all_are_counted(root: Path, tmp_path: P
     path = tmp_path / "c.jsonl"
     path.write_bytes(row(best=9) * 30)
     done = subprocess.run(
-        [sys.executable, "recipes/reward.py", "--comparisons", str(path), "--output_dir",
-         str(tmp_path / "out"), "--use_cpu"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "recipes/reward.py",
+            "--comparisons",
+            str(path),
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--use_cpu",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if "out of range" in line]
     assert len(said) == 20

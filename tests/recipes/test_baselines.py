@@ -34,16 +34,42 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     os.chdir(root)
     data = ["--comparisons", str(out / "comparisons.jsonl"), "--eval_rows", "6", *SHORT]
     try:
-        call(sample.main, ["--limit", "40", "--output", str(out / "samples.jsonl"),
-                           "--response_length", "12"])  # fmt: skip
-        call(label.main, ["--samples", str(out / "samples.jsonl"), "--lexicon", "data/lexicon.txt",
-                          "--output", str(out / "comparisons.jsonl")])  # fmt: skip
+        call(
+            sample.main,
+            ["--limit", "40", "--output", str(out / "samples.jsonl"), "--response_length", "12"],
+        )
+        call(
+            label.main,
+            [
+                "--samples",
+                str(out / "samples.jsonl"),
+                "--lexicon",
+                "data/lexicon.txt",
+                "--output",
+                str(out / "comparisons.jsonl"),
+            ],
+        )
         call(sft.main, [*data, "--output_dir", str(out / "sft")])
         for method in ("dpo", "kto", "orpo", "cpo"):
             call(preference.main, [*data, "--method", method, "--output_dir", str(out / method)])
-        call(rloo.main, ["--lexicon", "data/lexicon.txt", "--response_length", "12", "--limit",
-                         "40", "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "8",
-                         "--output_dir", str(out / "rloo"), *SHORT])  # fmt: skip
+        call(
+            rloo.main,
+            [
+                "--lexicon",
+                "data/lexicon.txt",
+                "--response_length",
+                "12",
+                "--limit",
+                "40",
+                "--eval_prompts",
+                "data/prompts.heldout.jsonl",
+                "--eval_limit",
+                "8",
+                "--output_dir",
+                str(out / "rloo"),
+                *SHORT,
+            ],
+        )
     finally:
         os.chdir(cwd)
     return out
@@ -66,8 +92,10 @@ def test_each_run_leaves_an_adapter_a_log_and_what_made_it(run: Path, name: str)
 
 
 def test_the_methods_log_what_they_should(run: Path) -> None:
-    metrics = {name: RunRecord.read(run / name / "run.json").metrics for name in
-               ("sft", "dpo", "kto", "orpo", "cpo", "rloo")}  # fmt: skip
+    metrics = {
+        name: RunRecord.read(run / name / "run.json").metrics
+        for name in ("sft", "dpo", "kto", "orpo", "cpo", "rloo")
+    }
     assert 0 < metrics["sft"]["eval_mean_token_accuracy"] < 1
     for name in ("dpo", "orpo", "cpo"):
         assert 0 <= metrics[name]["eval_rewards/accuracies"] <= 1
@@ -91,9 +119,20 @@ def test_sft_takes_text_and_goes_on_from_an_adapter(run: Path, root: Path, tmp_p
     os.chdir(root)
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"I met {i} men. Fine."}) + "\n" for i in range(9)))
-    made = call(sft.main, ["--text", str(text), "--stop_token", "eos", "--output_dir",
-                           str(tmp_path / "sft"), "--policy_adapter", str(run / "sft/adapter"),
-                           *SHORT])  # fmt: skip
+    made = call(
+        sft.main,
+        [
+            "--text",
+            str(text),
+            "--stop_token",
+            "eos",
+            "--output_dir",
+            str(tmp_path / "sft"),
+            "--policy_adapter",
+            str(run / "sft/adapter"),
+            *SHORT,
+        ],
+    )
     assert made["history"][-1]["loss"] < made["history"][0]["loss"]
 
 
@@ -123,24 +162,58 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 Words = Callable[[Path], list[str]]
 MISTAKES: list[tuple[str, Any, Words, str]] = [
-    ("nothing is written over", sft.main,
-     lambda run: ["--output_dir", str(run / "sft")], "exists .pass --overwrite"),
-    ("no comparisons", preference.main,
-     lambda run: ["--comparisons", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-    ("a stop token of two", preference.main,
-     lambda run: ["--stop_token", "no token"], "which is . tokens, not one"),
-    ("a reward adapter to start from", preference.main,
-     lambda run: ["--policy_adapter", "nowhere"], "no adapter_config.json"),
+    (
+        "nothing is written over",
+        sft.main,
+        lambda run: ["--output_dir", str(run / "sft")],
+        "exists .pass --overwrite",
+    ),
+    (
+        "no comparisons",
+        preference.main,
+        lambda run: ["--comparisons", "nowhere.jsonl"],
+        "nowhere.jsonl: no such file",
+    ),
+    (
+        "a stop token of two",
+        preference.main,
+        lambda run: ["--stop_token", "no token"],
+        "which is . tokens, not one",
+    ),
+    (
+        "a reward adapter to start from",
+        preference.main,
+        lambda run: ["--policy_adapter", "nowhere"],
+        "no adapter_config.json",
+    ),
     ("no text", sft.main, lambda run: ["--text", "nowhere.jsonl"], "no such file"),
-    ("a method that is none", preference.main,
-     lambda run: ["--method", "ppo"], "must be one of dpo, kto, orpo, cpo"),
+    (
+        "a method that is none",
+        preference.main,
+        lambda run: ["--method", "ppo"],
+        "must be one of dpo, kto, orpo, cpo",
+    ),
     ("no reward", rloo.main, lambda run: [], "no reward: give"),
-    ("a context too short", rloo.main,
-     lambda run: ["--lexicon", "data/lexicon.txt", "--response_length", "2000"], "context|tokens"),
-    ("the base as reference of another start", rloo.main,
-     lambda run: ["--lexicon", "data/lexicon.txt", "--policy_adapter", str(run / "sft/adapter"),
-                  "--reference", "base"], "copy of --policy_adapter"),
-]  # fmt: skip
+    (
+        "a context too short",
+        rloo.main,
+        lambda run: ["--lexicon", "data/lexicon.txt", "--response_length", "2000"],
+        "context|tokens",
+    ),
+    (
+        "the base as reference of another start",
+        rloo.main,
+        lambda run: [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--policy_adapter",
+            str(run / "sft/adapter"),
+            "--reference",
+            "base",
+        ],
+        "copy of --policy_adapter",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +235,11 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
 CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("*/*.yaml"))
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem in ("sft", "dpo", "rloo")],
-                         ids=lambda p: f"{p.parent.name}/{p.stem}")  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [p for p in CONFIGS if p.stem in ("sft", "dpo", "rloo")],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
 def test_each_config_is_understood_and_opens_with_what_came_of_it(path: Path) -> None:
     main = {"sft": sft.main, "dpo": preference.main, "rloo": rloo.main}[path.stem]
     bind(main, ["--config", str(path)])

@@ -42,20 +42,62 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     os.chdir(root)
     try:
         call(sample.main, ["--limit", "60", "--output", str(out / "samples.jsonl"), *SHORT])
-        call(label.main, ["--samples", str(out / "samples.jsonl"), "--lexicon", "data/lexicon.txt",
-                          "--output", str(out / "comparisons.jsonl")])  # fmt: skip
-        call(reward.main, [
-            "--comparisons", str(out / "comparisons.jsonl"), "--output_dir", str(out / "reward"),
-            "--eval_rows", "10", "--normalize_samples", "32", "--use_cpu", "--disable_tqdm", "true",
-            "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", *SHORT,
-        ])  # fmt: skip
-        call(ppo.main, ["--reward_adapter", str(out / "reward/adapter"),
-                        "--output_dir", str(out / "ppo"),
-                        *TINY_PPO])  # fmt: skip
-        call(evaluate.main, [
-            "--adapter", str(out / "ppo/adapters/policy"), "--lexicon", "data/lexicon.txt",
-            "--output_dir", str(out / "evaluation"), "--limit", "20", *SHORT,
-        ])  # fmt: skip
+        call(
+            label.main,
+            [
+                "--samples",
+                str(out / "samples.jsonl"),
+                "--lexicon",
+                "data/lexicon.txt",
+                "--output",
+                str(out / "comparisons.jsonl"),
+            ],
+        )
+        call(
+            reward.main,
+            [
+                "--comparisons",
+                str(out / "comparisons.jsonl"),
+                "--output_dir",
+                str(out / "reward"),
+                "--eval_rows",
+                "10",
+                "--normalize_samples",
+                "32",
+                "--use_cpu",
+                "--disable_tqdm",
+                "true",
+                "--per_device_train_batch_size",
+                "8",
+                "--learning_rate",
+                "1e-3",
+                *SHORT,
+            ],
+        )
+        call(
+            ppo.main,
+            [
+                "--reward_adapter",
+                str(out / "reward/adapter"),
+                "--output_dir",
+                str(out / "ppo"),
+                *TINY_PPO,
+            ],
+        )
+        call(
+            evaluate.main,
+            [
+                "--adapter",
+                str(out / "ppo/adapters/policy"),
+                "--lexicon",
+                "data/lexicon.txt",
+                "--output_dir",
+                str(out / "evaluation"),
+                "--limit",
+                "20",
+                *SHORT,
+            ],
+        )
     finally:
         os.chdir(cwd)
     return out
@@ -83,8 +125,11 @@ def test_the_labeller_picks_the_highest_score_and_says_who_it_was(run: Path) -> 
 
 def test_the_reward_folder_holds_an_adapter_its_scale_and_its_metrics(run: Path) -> None:
     assert sorted(p.name for p in (run / "reward" / "adapter").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "metrics.json", "toolkit.json",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.json",
+        "toolkit.json",
+    ]
     metrics = json.loads((run / "reward" / "adapter" / "metrics.json").read_text())
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     facts = json.loads((run / "reward" / "adapter" / "toolkit.json").read_text())
@@ -116,11 +161,22 @@ def test_more_judges_are_asked_about_samples_that_are_there(
     run: Path, root: Path, tmp_path: Path
 ) -> None:
     os.chdir(root)
-    again = call(evaluate.main, [
-        "--samples", str(run / "evaluation/samples.jsonl"), "--lexicon", "data/lexicon.txt",
-        "--reward_adapter", str(run / "reward/adapter"), "--training_reward", "reward",
-        "--output_dir", str(tmp_path / "again"), *SHORT,
-    ])  # fmt: skip
+    again = call(
+        evaluate.main,
+        [
+            "--samples",
+            str(run / "evaluation/samples.jsonl"),
+            "--lexicon",
+            "data/lexicon.txt",
+            "--reward_adapter",
+            str(run / "reward/adapter"),
+            "--training_reward",
+            "reward",
+            "--output_dir",
+            str(tmp_path / "again"),
+            *SHORT,
+        ],
+    )
     first = json.loads((run / "evaluation" / "evaluation.json").read_text())
     drop = ("scores", "judge")
     for before, after in zip(first["contenders"], to_row(again)["contenders"], strict=True):
@@ -132,11 +188,21 @@ def test_more_judges_are_asked_about_samples_that_are_there(
 
 
 def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -> None:
-    facts = call(report.main, [
-        "--runs", f"mine={run / 'ppo'}", "--rewards", str(run / "reward"), "--comparisons",
-        str(run / "comparisons.jsonl"), "--evaluation", str(run / "evaluation"), "--output_dir",
-        str(tmp_path / "report"),
-    ])  # fmt: skip
+    facts = call(
+        report.main,
+        [
+            "--runs",
+            f"mine={run / 'ppo'}",
+            "--rewards",
+            str(run / "reward"),
+            "--comparisons",
+            str(run / "comparisons.jsonl"),
+            "--evaluation",
+            str(run / "evaluation"),
+            "--output_dir",
+            str(tmp_path / "report"),
+        ],
+    )
     names = [name for name, _, _ in facts]
     assert names[:2] == ["mine: the KL was held", "reward: held-out accuracy"]
     page = (tmp_path / "report/report.html").read_text()
@@ -150,8 +216,20 @@ def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -
 def test_best_of_n_writes_comparisons_whose_pick_scores_highest(root: Path, tmp_path: Path) -> None:
     os.chdir(root)
     out = tmp_path / "best.jsonl"
-    facts = call(best_of_n.main, ["--lexicon", "data/lexicon.txt", "--n", "3", "--limit", "12",
-                                  "--output", str(out), *SHORT])  # fmt: skip
+    facts = call(
+        best_of_n.main,
+        [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--n",
+            "3",
+            "--limit",
+            "12",
+            "--output",
+            str(out),
+            *SHORT,
+        ],
+    )
     for row in rows(out):
         assert len(row["completions"]) == 3 and row["scores"][row["best"]] == max(row["scores"])
     assert facts[3][1] == "0.432 nats"  # ln 3 - 2/3
@@ -161,20 +239,45 @@ def test_no_stage_writes_over_what_is_there(run: Path, root: Path) -> None:
     os.chdir(root)
     for main, argv in (
         (sample.main, ["--output", str(run / "samples.jsonl")]),
-        (reward.main, ["--comparisons", str(run / "comparisons.jsonl"), "--use_cpu",
-                       "--output_dir", str(run / "reward")]),
-        (ppo.main, ["--reward_adapter", str(run / "reward/adapter"),
-                    "--output_dir", str(run / "ppo"),
-                    *TINY_PPO]),
-    ):  # fmt: skip
+        (
+            reward.main,
+            [
+                "--comparisons",
+                str(run / "comparisons.jsonl"),
+                "--use_cpu",
+                "--output_dir",
+                str(run / "reward"),
+            ],
+        ),
+        (
+            ppo.main,
+            [
+                "--reward_adapter",
+                str(run / "reward/adapter"),
+                "--output_dir",
+                str(run / "ppo"),
+                *TINY_PPO,
+            ],
+        ),
+    ):
         with pytest.raises(InputError, match="exists .pass .*--overwrite"):
             call(main, argv)
 
 
 def test_a_reward_function_serves_ppo_as_well(run: Path, root: Path, tmp_path: Path) -> None:
     os.chdir(root)
-    log = call(ppo.main, ["--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "p"),
-                          "--value", "trunk", *TINY_PPO])  # fmt: skip
+    log = call(
+        ppo.main,
+        [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--output_dir",
+            str(tmp_path / "p"),
+            "--value",
+            "trunk",
+            *TINY_PPO,
+        ],
+    )
     assert [row["update"] for row in log] == [1, 2]
 
 
@@ -189,9 +292,16 @@ def test_several_rewards_are_weighed_and_held_out_prompts_evaluated(
         "--value_init", "reward", "--output_dir", str(tmp_path / "p"), *TINY_PPO,
     ])  # fmt: skip
     # The reward adapter, and the same as a model of its own on text, cancel: the lexicon is left.
-    alone = call(ppo.main, [
-        "--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "q"), *TINY_PPO,
-    ])  # fmt: skip
+    alone = call(
+        ppo.main,
+        [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--output_dir",
+            str(tmp_path / "q"),
+            *TINY_PPO,
+        ],
+    )
     score, lexicon = log[0]["objective/scores"], alone[0]["objective/scores"]
     assert score == pytest.approx(0.5 * lexicon, abs=1e-3)
     assert all("eval/scores" in row for row in log)
@@ -210,20 +320,32 @@ def test_a_run_goes_on_by_the_recipe_and_refuses_other_settings(root: Path, tmp_
 
 def test_prompts_of_messages_go_through_a_template(root: Path, tmp_path: Path) -> None:
     os.chdir(root)
-    chats = [{"prompt": [{"role": "user", "content": f"Tell me of the market {i}."}]}
-             for i in range(16)]  # fmt: skip
+    chats = [
+        {"prompt": [{"role": "user", "content": f"Tell me of the market {i}."}]} for i in range(16)
+    ]
     (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(c) for c in chats))
     words = ["--prompts", str(tmp_path / "chats.jsonl"), "--chat_template", "plain"]
     call(sample.main, [*words, "--output", str(tmp_path / "samples.jsonl")])
     assert [row["prompt"] for row in rows(tmp_path / "samples.jsonl")] == [
         chat["prompt"] for chat in chats
     ]
-    log = call(ppo.main, [*words, "--lexicon", "data/lexicon.txt", "--output_dir",
-                          str(tmp_path / "p"), *TINY_PPO])  # fmt: skip
+    log = call(
+        ppo.main,
+        [*words, "--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "p"), *TINY_PPO],
+    )
     assert len(log) == 2
     with pytest.raises(InputError, match="no chat template"):
-        call(ppo.main, [*words[:2], "--lexicon", "data/lexicon.txt", "--output_dir",
-                        str(tmp_path / "q"), *TINY_PPO])  # fmt: skip
+        call(
+            ppo.main,
+            [
+                *words[:2],
+                "--lexicon",
+                "data/lexicon.txt",
+                "--output_dir",
+                str(tmp_path / "q"),
+                *TINY_PPO,
+            ],
+        )
 
 
 def test_the_doctor_shows_the_plan_and_loads_nothing(
@@ -233,8 +355,14 @@ def test_the_doctor_shows_the_plan_and_loads_nothing(
     words = ["--reward_adapter", str(run / "reward/adapter"), "--use_cpu", "true"]
     assert call(doctor.main, words) == 0
     shown = capsys.readouterr().out
-    for text in ("policy      adapter r=16", "reference   no adapter", "KV cache", "this fits",
-                 "ok    4-bit gradients after sampling", "torch"):  # fmt: skip
+    for text in (
+        "policy      adapter r=16",
+        "reference   no adapter",
+        "KV cache",
+        "this fits",
+        "ok    4-bit gradients after sampling",
+        "torch",
+    ):
         assert text in shown
     assert (
         call(
@@ -272,109 +400,274 @@ def broken(good: str, tmp_path: Path, edit: Callable[[dict], dict]) -> str:
 
 
 MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
-    ("sample: no such prompts", sample.main, lambda run, t: ["--prompts", "no.jsonl"],
-     "--prompts: no.jsonl: no such file"),
-    ("sample: prompts without prompts", sample.main,
-     lambda run, t: ["--prompts", str(run / "ppo" / "log.jsonl")], r"log.jsonl:1: prompt: missing"),
-    ("sample: K of one", sample.main, lambda run, t: ["--completions", "1"],
-     "completions is 1, but must be at least 2"),
-    ("sample: no such model", sample.main, lambda run, t: ["--model_name_or_path", "./no"],
-     "./no: no such folder"),
-    ("sample: a model without weights", sample.main,
-     lambda run, t: ["--model_name_or_path", str(t)], "no config.json"),
-    ("sample: a truncation token of two tokens", sample.main,
-     lambda run, t: ["--truncate_token", "the end"], "tokens, not one"),
-    ("sample: a rule that nothing meets", sample.main,
-     lambda run, t: ["--truncate_token", ".", "--truncate_after", "24"], "below response_length"),
-    ("sample: a reward adapter as the policy", sample.main,
-     lambda run, t: ["--adapter", str(run / "reward/adapter")],
-     "a policy adapter .CAUSAL_LM. is wanted"),
-    ("sample: all prompts too long", sample.main, lambda run, t: ["--max_prompt_length", "2"],
-     "no prompt left of 2000"),
-    ("sample: beyond the context", sample.main, lambda run, t: ["--response_length", "250"],
-     "do not fit the context of data/model, which is 256"),
-    ("ppo: beyond the context", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--response_length", "250"],
-     "do not fit the context of data/model, which is 256"),
-    ("label: samples that are comparisons of one", label.main,
-     lambda run, t: ["--lexicon", "data/lexicon.txt", "--samples", broken(
-         run / "samples.jsonl", t, lambda r: r | {"completions": ["x"]})],
-     r"broken.jsonl:3: completions: 1 of them"),
-    ("label: an empty completion", label.main,
-     lambda run, t: ["--lexicon", "data/lexicon.txt", "--samples", broken(
-         run / "samples.jsonl", t, lambda r: r | {"completions": ["x", ""]})],
-     r"broken.jsonl:3: completions.1.: empty"),
-    ("label: nobody to label", label.main,
-     lambda run, t: ["--samples", str(run / "samples.jsonl")], "no scorer given"),
-    ("label: a reward adapter as the labeller", label.main,
-     lambda run, t: ["--samples", str(run / "samples.jsonl"), "--reward_adapter", "x"],
-     "unknown argument --reward_adapter"),
-    ("label: too much noise", label.main, lambda run, t: ["--noise", "1.5"],
-     "noise is 1.5, but must be at most 1"),
-    ("label: a lexicon that knows no word", label.main,
-     lambda run, t: [
-         "--samples", str(run / "samples.jsonl"), "--reward_function", "operator:not_there"],
-     "has no function"),
-    ("reward: best out of range", reward.main,
-     lambda run, t: ["--use_cpu", "--comparisons", broken(
-         run / "comparisons.jsonl", t, lambda r: r | {"best": 4})],
-     r"broken.jsonl:3: best: 4, out of range"),
-    ("reward: no best", reward.main,
-     lambda run, t: ["--use_cpu", "--comparisons", str(run / "samples.jsonl")],
-     r"samples.jsonl:1: best: missing.*; 59 more bad rows"),
-    ("reward: nothing left to train on", reward.main,
-     lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
-                     "--eval_rows", "1000"], "leaves none of"),
-    ("reward: all too long", reward.main,
-     lambda run, t: ["--use_cpu", "--comparisons", str(run / "comparisons.jsonl"),
-                     "--eval_rows", "5", "--max_length", "3"],
-     "no row of training ones fits 3 tokens"),
+    (
+        "sample: no such prompts",
+        sample.main,
+        lambda run, t: ["--prompts", "no.jsonl"],
+        "--prompts: no.jsonl: no such file",
+    ),
+    (
+        "sample: prompts without prompts",
+        sample.main,
+        lambda run, t: ["--prompts", str(run / "ppo" / "log.jsonl")],
+        r"log.jsonl:1: prompt: missing",
+    ),
+    (
+        "sample: K of one",
+        sample.main,
+        lambda run, t: ["--completions", "1"],
+        "completions is 1, but must be at least 2",
+    ),
+    (
+        "sample: no such model",
+        sample.main,
+        lambda run, t: ["--model_name_or_path", "./no"],
+        "./no: no such folder",
+    ),
+    (
+        "sample: a model without weights",
+        sample.main,
+        lambda run, t: ["--model_name_or_path", str(t)],
+        "no config.json",
+    ),
+    (
+        "sample: a truncation token of two tokens",
+        sample.main,
+        lambda run, t: ["--truncate_token", "the end"],
+        "tokens, not one",
+    ),
+    (
+        "sample: a rule that nothing meets",
+        sample.main,
+        lambda run, t: ["--truncate_token", ".", "--truncate_after", "24"],
+        "below response_length",
+    ),
+    (
+        "sample: a reward adapter as the policy",
+        sample.main,
+        lambda run, t: ["--adapter", str(run / "reward/adapter")],
+        "a policy adapter .CAUSAL_LM. is wanted",
+    ),
+    (
+        "sample: all prompts too long",
+        sample.main,
+        lambda run, t: ["--max_prompt_length", "2"],
+        "no prompt left of 2000",
+    ),
+    (
+        "sample: beyond the context",
+        sample.main,
+        lambda run, t: ["--response_length", "250"],
+        "do not fit the context of data/model, which is 256",
+    ),
+    (
+        "ppo: beyond the context",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--response_length", "250"],
+        "do not fit the context of data/model, which is 256",
+    ),
+    (
+        "label: samples that are comparisons of one",
+        label.main,
+        lambda run, t: [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--samples",
+            broken(run / "samples.jsonl", t, lambda r: r | {"completions": ["x"]}),
+        ],
+        r"broken.jsonl:3: completions: 1 of them",
+    ),
+    (
+        "label: an empty completion",
+        label.main,
+        lambda run, t: [
+            "--lexicon",
+            "data/lexicon.txt",
+            "--samples",
+            broken(run / "samples.jsonl", t, lambda r: r | {"completions": ["x", ""]}),
+        ],
+        r"broken.jsonl:3: completions.1.: empty",
+    ),
+    (
+        "label: nobody to label",
+        label.main,
+        lambda run, t: ["--samples", str(run / "samples.jsonl")],
+        "no scorer given",
+    ),
+    (
+        "label: a reward adapter as the labeller",
+        label.main,
+        lambda run, t: ["--samples", str(run / "samples.jsonl"), "--reward_adapter", "x"],
+        "unknown argument --reward_adapter",
+    ),
+    (
+        "label: too much noise",
+        label.main,
+        lambda run, t: ["--noise", "1.5"],
+        "noise is 1.5, but must be at most 1",
+    ),
+    (
+        "label: a lexicon that knows no word",
+        label.main,
+        lambda run, t: [
+            "--samples",
+            str(run / "samples.jsonl"),
+            "--reward_function",
+            "operator:not_there",
+        ],
+        "has no function",
+    ),
+    (
+        "reward: best out of range",
+        reward.main,
+        lambda run, t: [
+            "--use_cpu",
+            "--comparisons",
+            broken(run / "comparisons.jsonl", t, lambda r: r | {"best": 4}),
+        ],
+        r"broken.jsonl:3: best: 4, out of range",
+    ),
+    (
+        "reward: no best",
+        reward.main,
+        lambda run, t: ["--use_cpu", "--comparisons", str(run / "samples.jsonl")],
+        r"samples.jsonl:1: best: missing.*; 59 more bad rows",
+    ),
+    (
+        "reward: nothing left to train on",
+        reward.main,
+        lambda run, t: [
+            "--use_cpu",
+            "--comparisons",
+            str(run / "comparisons.jsonl"),
+            "--eval_rows",
+            "1000",
+        ],
+        "leaves none of",
+    ),
+    (
+        "reward: all too long",
+        reward.main,
+        lambda run, t: [
+            "--use_cpu",
+            "--comparisons",
+            str(run / "comparisons.jsonl"),
+            "--eval_rows",
+            "5",
+            "--max_length",
+            "3",
+        ],
+        "no row of training ones fits 3 tokens",
+    ),
     ("ppo: no reward", ppo.main, lambda run, t: ["--use_cpu"], "no reward: give"),
-    ("ppo: two rewards", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
-     "2 rewards and no --reward_weights"),
-    ("ppo: weights for others", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_weights", "1", "2"],
-     "2 reward_weights for 1 rewards"),
-    ("ppo: no such reward model", ppo.main,
-     lambda run, t: ["--use_cpu", "--reward_model", "./nowhere"], "nowhere: no such folder"),
-    ("ppo: a value from a reward that is not there", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--value_init", "reward"],
-     "needs a --reward_adapter"),
-    ("ppo: a reward adapter to start from", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--policy_adapter",
-                     str(run / "reward/adapter")], "a policy adapter .CAUSAL_LM. is wanted"),
-    ("ppo: fewer processes than asked for", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--world_size", "3"],
-     "world_size is 3, but 1 process"),
-    ("ppo: more than the machine holds", ppo.main,
-     lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt",
-                     "--per_device_train_batch_size", "1000000", "--kl_horizon", "1e9"],
-     "MiB are needed while optimising.*per_device_train_batch_size: [0-9]+"),
-    ("ppo: a policy adapter as the reward", ppo.main,
-     lambda run, t: ["--use_cpu", "--reward_adapter", str(run / "ppo/adapters/policy")],
-     "a reward adapter .SEQ_CLS. is wanted"),
-    ("evaluate: no such adapter", evaluate.main,
-     lambda run, t: ["--lexicon", "data/lexicon.txt", "--adapter", "nowhere"],
-     "contenders: nowhere: no such folder|nowhere: neither"),
-    ("evaluate: nobody judges", evaluate.main,
-     lambda run, t: ["--adapter", str(run / "ppo/adapters/policy")], "no judge: give --lexicon"),
-    ("evaluate: a training reward that is no judge", evaluate.main,
-     lambda run, t: ["--adapter", str(run / "ppo/adapters/policy"), "--lexicon", "data/lexicon.txt",
-                     "--training_reward", "x"], "no judge that scores is called 'x'"),
-    ("evaluate: samples of something else", evaluate.main,
-     lambda run, t: ["--samples", str(run / "samples.jsonl"), "--lexicon", "data/lexicon.txt"],
-     "evaluation.json"),
-]  # fmt: skip
+    (
+        "ppo: two rewards",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
+        "2 rewards and no --reward_weights",
+    ),
+    (
+        "ppo: weights for others",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_weights", "1", "2"],
+        "2 reward_weights for 1 rewards",
+    ),
+    (
+        "ppo: no such reward model",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--reward_model", "./nowhere"],
+        "nowhere: no such folder",
+    ),
+    (
+        "ppo: a value from a reward that is not there",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--value_init", "reward"],
+        "needs a --reward_adapter",
+    ),
+    (
+        "ppo: a reward adapter to start from",
+        ppo.main,
+        lambda run, t: [
+            "--use_cpu",
+            "--lexicon",
+            "data/lexicon.txt",
+            "--policy_adapter",
+            str(run / "reward/adapter"),
+        ],
+        "a policy adapter .CAUSAL_LM. is wanted",
+    ),
+    (
+        "ppo: fewer processes than asked for",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--world_size", "3"],
+        "world_size is 3, but 1 process",
+    ),
+    (
+        "ppo: more than the machine holds",
+        ppo.main,
+        lambda run, t: [
+            "--use_cpu",
+            "--lexicon",
+            "data/lexicon.txt",
+            "--per_device_train_batch_size",
+            "1000000",
+            "--kl_horizon",
+            "1e9",
+        ],
+        "MiB are needed while optimising.*per_device_train_batch_size: [0-9]+",
+    ),
+    (
+        "ppo: a policy adapter as the reward",
+        ppo.main,
+        lambda run, t: ["--use_cpu", "--reward_adapter", str(run / "ppo/adapters/policy")],
+        "a reward adapter .SEQ_CLS. is wanted",
+    ),
+    (
+        "evaluate: no such adapter",
+        evaluate.main,
+        lambda run, t: ["--lexicon", "data/lexicon.txt", "--adapter", "nowhere"],
+        "contenders: nowhere: no such folder|nowhere: neither",
+    ),
+    (
+        "evaluate: nobody judges",
+        evaluate.main,
+        lambda run, t: ["--adapter", str(run / "ppo/adapters/policy")],
+        "no judge: give --lexicon",
+    ),
+    (
+        "evaluate: a training reward that is no judge",
+        evaluate.main,
+        lambda run, t: [
+            "--adapter",
+            str(run / "ppo/adapters/policy"),
+            "--lexicon",
+            "data/lexicon.txt",
+            "--training_reward",
+            "x",
+        ],
+        "no judge that scores is called 'x'",
+    ),
+    (
+        "evaluate: samples of something else",
+        evaluate.main,
+        lambda run, t: ["--samples", str(run / "samples.jsonl"), "--lexicon", "data/lexicon.txt"],
+        "evaluation.json",
+    ),
+]
 
 
 @pytest.mark.parametrize(
     ("main", "argv", "message"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES]
 )
 def test_a_mistake_is_one_line_before_any_model_is_loaded(
-    run: Path, root: Path, tmp_path: Path, no_model: None,
-    main: Any, argv: Callable[[Path, Path], list[str]], message: str,
-) -> None:  # fmt: skip
+    run: Path,
+    root: Path,
+    tmp_path: Path,
+    no_model: None,
+    main: Any,
+    argv: Callable[[Path, Path], list[str]],
+    message: str,
+) -> None:
     os.chdir(root)
     target = "--output_dir" if main in (reward.main, ppo.main, evaluate.main) else "--output"
     words = [*argv(run, tmp_path), target, str(tmp_path / "result")]
@@ -393,16 +686,37 @@ def test_a_reward_adapter_for_another_base_is_refused(
     weights = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x80\x3f")
     with pytest.raises(InputError, match="trained on .*data/model, not on .*other"):
-        call(ppo.main, ["--reward_adapter", str(run / "reward/adapter"), "--model_name_or_path",
-                        str(other), "--output_dir", str(tmp_path / "p"), "--use_cpu"])  # fmt: skip
+        call(
+            ppo.main,
+            [
+                "--reward_adapter",
+                str(run / "reward/adapter"),
+                "--model_name_or_path",
+                str(other),
+                "--output_dir",
+                str(tmp_path / "p"),
+                "--use_cpu",
+            ],
+        )
 
 
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "recipes/label.py", "--samples", "nowhere.jsonl", "--lexicon",
-         "data/lexicon.txt", "--output", "outputs/never.jsonl"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "recipes/label.py",
+            "--samples",
+            "nowhere.jsonl",
+            "--lexicon",
+            "data/lexicon.txt",
+            "--output",
+            "outputs/never.jsonl",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert (

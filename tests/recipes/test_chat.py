@@ -64,11 +64,21 @@ def make_base(demo_model: str, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": "<s>"}))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=1088, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-        bos_token_id=1024, eos_token_id=1, tie_word_embeddings=False, initializer_range=0.2,
-    ))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=1088,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            bos_token_id=1024,
+            eos_token_id=1,
+            tie_word_embeddings=False,
+            initializer_range=0.2,
+        )
+    )
     model.generation_config.eos_token_id = [1, 1026]
     model.save_pretrained(folder)
 
@@ -77,10 +87,16 @@ def make_adapter(base: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|note|>"]})
     tokenizer.chat_template = TEMPLATE.replace("assistant\n", "assistant\n<|note|>")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
-        modules_to_save=["embed_tokens", "lm_head"],
-    ))  # fmt: skip
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            target_modules=["q_proj", "v_proj"],
+            task_type="CAUSAL_LM",
+            modules_to_save=["embed_tokens", "lm_head"],
+        ),
+    )
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -96,8 +112,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
     make_base(demo_model, out / "base")
     make_adapter(out / "base", out / "sft")
     lines = (root / "data" / "prompts.jsonl").read_text().splitlines()[:160]
-    rows = [{"prompt": [{"role": "user", "content": json.loads(line)["prompt"]}], "tag": i}
-            for i, line in enumerate(lines)]  # fmt: skip
+    rows = [
+        {"prompt": [{"role": "user", "content": json.loads(line)["prompt"]}], "tag": i}
+        for i, line in enumerate(lines)
+    ]
     (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (out / "chat_scorer.py").write_text(SCORER)
     base = ["--model_name_or_path", str(out / "base"), "--precision", "fp32"]
@@ -173,9 +191,23 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
                 "ppo",
             ],
         )
-        call(recipe("sft").main, [
-            *base, *quiet, "--policy_adapter", "sft", "--comparisons", "comparisons.jsonl",
-            "--max_steps", "1", "--eval_rows", "10", "--output_dir", "more"])  # fmt: skip
+        call(
+            recipe("sft").main,
+            [
+                *base,
+                *quiet,
+                "--policy_adapter",
+                "sft",
+                "--comparisons",
+                "comparisons.jsonl",
+                "--max_steps",
+                "1",
+                "--eval_rows",
+                "10",
+                "--output_dir",
+                "more",
+            ],
+        )
         judges = ["--reward_function", "chat_scorer:length", "--reward_adapter", "reward/adapter"]
         call(
             recipe("evaluate").main,
@@ -292,10 +324,12 @@ def test_judging_the_same_samples_again_gives_the_same_scores(chain: Path) -> No
         for name in ("evaluation", "again")
     )
     assert before == [
-        {judge: {name: pytest.approx(value, abs=1e-5) for name, value in of.items()}
-         for judge, of in row.items()}
+        {
+            judge: {name: pytest.approx(value, abs=1e-5) for name, value in of.items()}
+            for judge, of in row.items()
+        }
         for row in after
-    ]  # fmt: skip
+    ]
 
 
 def test_the_policy_is_staged_with_its_own_tokenizer_and_its_lines_give_its_numbers(
@@ -303,11 +337,22 @@ def test_the_policy_is_staged_with_its_own_tokenizer_and_its_lines_give_its_numb
 ) -> None:
     """All but the Hub itself, which cannot be asked here: the gate has run the card's lines."""
     for adapter, name in (("ppo/adapters/policy", "policy"), ("reward/adapter", "reward")):
-        code = call(recipe("publish").main, [
-            "--adapter", str(chain / adapter), "--repo_id", f"me/{name}", "--base_model_id",
-            "me/base", "--license", "apache-2.0", "--output_dir", str(chain / f"staged-{name}"),
-            "--dry_run",
-        ])  # fmt: skip
+        code = call(
+            recipe("publish").main,
+            [
+                "--adapter",
+                str(chain / adapter),
+                "--repo_id",
+                f"me/{name}",
+                "--base_model_id",
+                "me/base",
+                "--license",
+                "apache-2.0",
+                "--output_dir",
+                str(chain / f"staged-{name}"),
+                "--dry_run",
+            ],
+        )
         said = capsys.readouterr().out
         assert "gate: loaded in a clean process by the card's lines" in said
         refusals = [line for line in said.splitlines() if line.startswith("would be refused")]

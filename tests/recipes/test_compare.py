@@ -29,9 +29,12 @@ def test_a_folder_of_configs_becomes_stages_in_order_and_all_that_is_trained_con
     evaluation, page = last_stages(configs, stages, Path("out"), [], "Title")
     told = bind(evaluation.main, evaluation.words)[-1]
     assert told.contenders == [
-        "best-of-4=best_of_4", "sft=outputs/demo/sft/adapter", "dpo=outputs/demo/dpo/adapter",
-        "rloo=outputs/demo/rloo/adapter", "ppo=outputs/demo/ppo/adapters/policy",
-    ]  # fmt: skip
+        "best-of-4=best_of_4",
+        "sft=outputs/demo/sft/adapter",
+        "dpo=outputs/demo/dpo/adapter",
+        "rloo=outputs/demo/rloo/adapter",
+        "ppo=outputs/demo/ppo/adapters/policy",
+    ]
     (shown,) = bind(page.main, page.words)
     assert shown.runs == ["ppo=outputs/demo/ppo"] and shown.rewards == [
         "reward=outputs/demo/reward"
@@ -83,8 +86,9 @@ def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
     assert (config.kl_target, config.output_dir, config.seed) == (4.0, "out/kl4", 7)
     told = bind(kept[2].main, kept[2].words)[-1]
     assert told.contenders[-2:] == [
-        "kl0.5=out/kl0.5/adapters/policy", "kl4=out/kl4/adapters/policy"
-    ]  # fmt: skip
+        "kl0.5=out/kl0.5/adapters/policy",
+        "kl4=out/kl4/adapters/policy",
+    ]
     assert bind(kept[3].main, kept[3].words)[0].runs == ["out/kl0.5", "out/kl4"]
     with pytest.raises(InputError, match="kl_targets: give one or more, each once"):
         call(sweep.main, ["--kl_targets", "1", "1"])

@@ -13,9 +13,14 @@ from toolkit.models import memory
 
 doctor = recipe("doctor")
 SMALL: dict[str, Any] = {
-    "vocab_size": 1024, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128,
-}  # fmt: skip
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +34,15 @@ def words(folder: Path, config: PreTrainedConfig, demo_model: str, *more: str) -
     (folder / "model.safetensors").touch()
     for file in Path(demo_model).glob("*token*"):
         shutil.copy(file, folder)
-    return ["--model_name_or_path", str(folder), "--use_cpu", "true", "--lexicon", "lexicon.txt",
-            *more]  # fmt: skip
+    return [
+        "--model_name_or_path",
+        str(folder),
+        "--use_cpu",
+        "true",
+        "--lexicon",
+        "lexicon.txt",
+        *more,
+    ]
 
 
 def test_a_family_s_notes_are_shown(
@@ -96,9 +108,11 @@ def test_without_a_plan_the_canaries_still_sing(
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_only_a_plan_that_was_counted_decides(
-    counted: bool, demo_model: str, capsys: pytest.CaptureFixture[str],
+    counted: bool,
+    demo_model: str,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def broken(*args: Any) -> None:
         raise RuntimeError("no storage")
 

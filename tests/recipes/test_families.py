@@ -27,17 +27,29 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
     out = tmp_path_factory.mktemp("granite")
     make_base(demo_model, out / "base")
     torch.manual_seed(0)
-    model = GraniteForCausalLM(GraniteConfig(
-        vocab_size=1088, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-        bos_token_id=1024, eos_token_id=1, pad_token_id=None, initializer_range=0.2,
-        logits_scaling=4.0, embedding_multiplier=2.0,
-    ))  # fmt: skip
+    model = GraniteForCausalLM(
+        GraniteConfig(
+            vocab_size=1088,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            bos_token_id=1024,
+            eos_token_id=1,
+            pad_token_id=None,
+            initializer_range=0.2,
+            logits_scaling=4.0,
+            embedding_multiplier=2.0,
+        )
+    )
     model.generation_config.eos_token_id = [1, 1026]
     model.save_pretrained(out / "base")
     lines = (root / "data" / "prompts.jsonl").read_text().splitlines()[:60]
-    rows = [{"messages": [{"role": "user", "content": json.loads(line)["prompt"]}]}
-            for line in lines]  # fmt: skip
+    rows = [
+        {"messages": [{"role": "user", "content": json.loads(line)["prompt"]}]} for line in lines
+    ]
     (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = ["--model_name_or_path", str(out / "base"), "--precision", "4bit"]
     length = ["--response_length", "8", "--temperature", "1"]
@@ -45,20 +57,63 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
     before = os.getcwd()
     os.chdir(out)
     try:
-        call(recipe("sample").main, [*base, *length, "--prompts", "prompts.jsonl",
-                                     "--output", "samples.jsonl"])  # fmt: skip
-        call(recipe("label").main, ["--samples", "samples.jsonl", "--lexicon",
-                                    str(root / "data" / "lexicon.txt"), "--noise", "0.5",
-                                    "--output", "comparisons.jsonl"])  # fmt: skip
-        call(recipe("reward").main, [*base, *length, *quiet, "--comparisons", "comparisons.jsonl",
-                                     "--eval_rows", "10", "--learning_rate", "1e-2",
-                                     "--normalize_samples", "16",
-                                     "--output_dir", "reward"])  # fmt: skip
-        call(recipe("ppo").main, [*base, *length, *quiet, "--prompts", "prompts.jsonl",
-                                  "--reward_adapter", "reward/adapter", "--total_episodes", "16",
-                                  "--per_device_train_batch_size", "8", "--learning_rate", "1e-2",
-                                  "--allow_untrusted_reward", "true",
-                                  "--output_dir", "ppo"])  # fmt: skip
+        call(
+            recipe("sample").main,
+            [*base, *length, "--prompts", "prompts.jsonl", "--output", "samples.jsonl"],
+        )
+        call(
+            recipe("label").main,
+            [
+                "--samples",
+                "samples.jsonl",
+                "--lexicon",
+                str(root / "data" / "lexicon.txt"),
+                "--noise",
+                "0.5",
+                "--output",
+                "comparisons.jsonl",
+            ],
+        )
+        call(
+            recipe("reward").main,
+            [
+                *base,
+                *length,
+                *quiet,
+                "--comparisons",
+                "comparisons.jsonl",
+                "--eval_rows",
+                "10",
+                "--learning_rate",
+                "1e-2",
+                "--normalize_samples",
+                "16",
+                "--output_dir",
+                "reward",
+            ],
+        )
+        call(
+            recipe("ppo").main,
+            [
+                *base,
+                *length,
+                *quiet,
+                "--prompts",
+                "prompts.jsonl",
+                "--reward_adapter",
+                "reward/adapter",
+                "--total_episodes",
+                "16",
+                "--per_device_train_batch_size",
+                "8",
+                "--learning_rate",
+                "1e-2",
+                "--allow_untrusted_reward",
+                "true",
+                "--output_dir",
+                "ppo",
+            ],
+        )
     finally:
         os.chdir(before)
     return out
@@ -95,11 +150,21 @@ def test_a_policy_on_experts_in_4_bits_is_loaded_by_its_cards_lines(
     """By bitsandbytes' own parametrisation, which transformers does not put on by itself."""
     shutil.copytree(demo_model, tmp_path / "base")
     torch.manual_seed(0)
-    MixtralForCausalLM(MixtralConfig(
-        vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
-        max_position_embeddings=128, initializer_range=0.1, bos_token_id=None,
-    )).save_pretrained(tmp_path / "base")  # fmt: skip
+    MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=1024,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            max_position_embeddings=128,
+            initializer_range=0.1,
+            bos_token_id=None,
+        )
+    ).save_pretrained(tmp_path / "base")
     roles = Roles(
         load_base(str(tmp_path / "base"), "4bit"), lora_config(4, 8, "all-linear", "CAUSAL_LM")
     )

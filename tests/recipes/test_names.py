@@ -26,8 +26,16 @@ def started(words: list[str], cwd: Path, **variables: str) -> subprocess.Complet
 def labelled(cwd: Path, function: str, *launcher: str, **variables: str) -> tuple[int, str, Path]:
     """label.py with this function, in this working folder: exit code, what it said, its picks."""
     (cwd / "samples.jsonl").write_text(SAMPLES)
-    words = [*(launcher or (sys.executable,)), str(RECIPES / "label.py"), "--reward_function",
-             function, "--samples", "samples.jsonl", "--output", "picks.jsonl"]  # fmt: skip
+    words = [
+        *(launcher or (sys.executable,)),
+        str(RECIPES / "label.py"),
+        "--reward_function",
+        function,
+        "--samples",
+        "samples.jsonl",
+        "--output",
+        "picks.jsonl",
+    ]
     done = started(words, cwd, **variables)
     return done.returncode, done.stderr, cwd / "picks.jsonl"
 
@@ -44,8 +52,14 @@ def test_a_users_own_module_is_loaded_though_a_recipe_has_its_name(
 
 def test_the_same_holds_under_accelerate_launch(tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text(LENGTH)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file",
-                str(RECIPES / "accelerate" / "one_process.yaml")]  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        str(RECIPES / "accelerate" / "one_process.yaml"),
+    ]
     code, said, picks = labelled(tmp_path, "reward:score", *launcher)
     assert code == 0, said
     assert '"best": 1' in picks.read_text()
@@ -108,9 +122,16 @@ def test_recipes_that_start_others_leave_a_users_names_alone(tmp_path: Path) -> 
     """online.py runs recipes/reward.py, and is rewarded by the working folder's."""
     (tmp_path / "reward.py").write_text(LENGTH)
     done = started(
-        [sys.executable, str(RECIPES / "online.py"), "--reward_function", "reward:other",
-         "--model_name_or_path", "nowhere"], tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(RECIPES / "online.py"),
+            "--reward_function",
+            "reward:other",
+            "--model_name_or_path",
+            "nowhere",
+        ],
+        tmp_path,
+    )
     assert done.returncode == 2
     assert "reward_function: reward has no function 'other'" in done.stderr
 
@@ -131,8 +152,9 @@ def test_nothing_asks_for_a_recipes_name_while_recipes_is_on_the_path(
 ) -> None:
     """Some import torch or tqdm before the toolkit takes recipes/ off the path."""
     (tmp_path / "sitecustomize.py").write_text(SPY.format(names=set(NAMES)))
-    done = started([sys.executable, str(RECIPES / f"{name}.py"), "--help"], tmp_path,
-                   PYTHONPATH=str(tmp_path))  # fmt: skip
+    done = started(
+        [sys.executable, str(RECIPES / f"{name}.py"), "--help"], tmp_path, PYTHONPATH=str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     assert "asked for" not in done.stderr
 

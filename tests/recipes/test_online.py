@@ -94,8 +94,14 @@ def test_a_rounds_worthless_reward_model_ends_the_loop_unless_it_is_allowed(
     shutil.copytree(whole, out)
     shutil.rmtree(out / "round-002")  # as if the loop had been killed at the end of round 1
     (out / "round-001" / "ppo.json").unlink()
-    chance = {"accuracy": 0.25, "accuracy_low": 0.19, "accuracy_high": 0.32, "p": 0.53,
-              "chance": 0.25, "comparisons": 200}  # fmt: skip
+    chance = {
+        "accuracy": 0.25,
+        "accuracy_low": 0.19,
+        "accuracy_high": 0.32,
+        "p": 0.53,
+        "chance": 0.25,
+        "comparisons": 200,
+    }
     write_json(out / "round-001" / "reward" / "adapter" / "metrics.json", chance)
     words = [*words, "--output_dir", str(out)]
     with pytest.raises(InputError, match=r"round-001/\S+: Not to be told from chance"):
@@ -251,9 +257,11 @@ def begun(whole: Path, tmp_path: Path) -> Path:
 
 
 def test_a_file_ends_the_loop_in_order(
-    begun: Path, words: list[str], capsys: pytest.CaptureFixture[str],
+    begun: Path,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     (begun / "STOP").touch()
     with open(begun / "ppo" / "log.jsonl", "a") as log:
@@ -263,9 +271,11 @@ def test_a_file_ends_the_loop_in_order(
 
 
 def test_an_alarm_is_loud_recorded_and_stops_the_loop_if_asked(
-    begun: Path, words: list[str], capsys: pytest.CaptureFixture[str],
+    begun: Path,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     log = rows(begun / "ppo" / "log.jsonl")
     for row in log:
@@ -284,9 +294,12 @@ def test_an_alarm_is_loud_recorded_and_stops_the_loop_if_asked(
 
 
 def test_people_on_the_page_are_waited_for(
-    base: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    base: list[str],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Another process has the store open and labels now and then."""
     out = tmp_path / "waited"
     person = ScriptedLabeler("ann", ScorePicker(Lexicon(root / "data/lexicon.txt")))
@@ -343,9 +356,13 @@ def test_two_loops_do_not_share_a_store(
     ],
 )
 def test_a_mistake_is_one_line_before_any_model_is_loaded(
-    words: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    more: list[str], message: str,
-) -> None:  # fmt: skip
+    words: list[str],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    message: str,
+) -> None:
     monkeypatch.setattr("toolkit.models.from_arguments.load_base", None)
     monkeypatch.chdir(root)
     (tmp_path / "policy.yaml").write_text("response_length: 12\n")
@@ -373,8 +390,11 @@ def test_other_settings_are_refused(whole: Path, words: list[str]) -> None:
 def test_the_recipe_shows_its_help(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "recipes/online.py", "--help"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0
     assert all(
         flag in done.stdout for flag in ("--schedule", "--wait", "--judge_url", "--on_alarm")
@@ -394,8 +414,10 @@ def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(
     new_trainer("parts", resume="auto", stop_at_update=9, **options).train()
     for name in ("log.jsonl", "checkpoint-000006/state.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
-    one, other = (load_file(tmp_path / n / "checkpoint-000006" / "weights.safetensors")
-                  for n in ("whole", "parts"))  # fmt: skip
+    one, other = (
+        load_file(tmp_path / n / "checkpoint-000006" / "weights.safetensors")
+        for n in ("whole", "parts")
+    )
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 

@@ -17,9 +17,15 @@ def launch(
     command = [sys.executable, "recipes/ppo.py"]
     if processes > 1:
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
-            "--master_port", str(29_500 + os.getpid() % 1000), "recipes/ppo.py",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(processes),
+            "--master_port",
+            str(29_500 + os.getpid() % 1000),
+            "recipes/ppo.py",
+        ]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)} | environment
     return subprocess.run(
         command + words, cwd=root, env=env, capture_output=True, text=True, timeout=300
@@ -47,9 +53,12 @@ def test_two_processes_make_the_update_that_one_makes(
         out = tmp_path / str(processes)
         sizes = ["--per_device_train_batch_size", batch, "--output_dir", str(out)]
         done = launch(
-            root, words + sizes, processes,
-            ACCELERATE_USE_FSDP=fsdp if processes > 1 else "false", FSDP_VERSION="2",
-        )  # fmt: skip
+            root,
+            words + sizes,
+            processes,
+            ACCELERATE_USE_FSDP=fsdp if processes > 1 else "false",
+            FSDP_VERSION="2",
+        )
         assert done.returncode == 0, done.stderr
     one, two = (
         load_file(tmp_path / name / "checkpoint-000001" / "weights.safetensors") for name in "12"

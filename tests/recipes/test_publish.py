@@ -51,10 +51,16 @@ def run(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> Path:
     roles = Roles(load_base(demo_model, "fp32"), lora)
     roles.save(folder / "adapters")
     write_facts(folder / "adapters" / "policy", demo_model, precision="fp32", kl_coef=0.1)
-    (folder / "run.json").write_text(json.dumps({
-        "arguments": {}, "seed": 3, "data": {"source": "/home/ann/prompts.jsonl", "prompts": 512},
-        "settings": {"lexicon": "/home/ann/lexicon.txt", "kl_controller": "adaptive"},
-    }))  # fmt: skip
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "arguments": {},
+                "seed": 3,
+                "data": {"source": "/home/ann/prompts.jsonl", "prompts": 512},
+                "settings": {"lexicon": "/home/ann/lexicon.txt", "kl_controller": "adaptive"},
+            }
+        )
+    )
     return folder
 
 
@@ -75,9 +81,13 @@ def shown_files(text: str) -> dict[str, tuple[str, int]]:
 
 
 def test_what_arrives_is_what_the_dry_run_showed_and_the_token_is_nowhere(
-    hub: Any, words: list[str], demo_model: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    hub: Any,
+    words: list[str],
+    demo_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     hub.add("org/base", Path(demo_model))
     assert cli.call(publish.main, [*words, "--dry_run", "true"]) == 0
     dry = capsys.readouterr().out
@@ -106,9 +116,11 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Any:
 
 
 def test_offline_a_dry_run_shows_all_says_what_is_missing_and_exits_with_2(
-    hub: Any, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    hub: Any,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HF_TOKEN")
     words = [*words[:4], *words[-2:], "--dry_run", "true"]  # neither base id nor licence
@@ -121,9 +133,11 @@ def test_offline_a_dry_run_shows_all_says_what_is_missing_and_exits_with_2(
 
 
 def test_a_run_for_true_is_refused_for_the_same_reasons(
-    hub: Any, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    hub: Any,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     assert exit_code(monkeypatch, words) == 2
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("error: base org/base: not verified on the Hub: org/base: the Hub says")
@@ -142,9 +156,13 @@ def test_without_a_token_nothing_is_loaded(
 
 @pytest.mark.parametrize("fault", [(401, {"error": MARKER}), (403, {}), (503, b""), "cut"])
 def test_a_failed_upload_is_one_line_and_the_same_command_completes_it(
-    hub: Any, words: list[str], fault: Any, demo_model: str, monkeypatch: pytest.MonkeyPatch,
+    hub: Any,
+    words: list[str],
+    fault: Any,
+    demo_model: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     hub.add("org/base", Path(demo_model))
     hub.fail("POST", "/commit/", fault, times=9)
     assert exit_code(monkeypatch, words) == 2

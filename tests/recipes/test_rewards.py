@@ -29,12 +29,17 @@ def comparisons(count: int = 120) -> list[dict[str, Any]]:
     rows = []
     for i in range(count):
         order = [(i + j) % 3 for j in range(3)]
-        rows.append({
-            "prompt": f"We went to the cafe {i}.", "best": order.index(0),
-            "completions": [f" The tea was {words[o]}." for o in order],
-            "models": [f"model-{o}" for o in order], "labeler": "ann",
-            "ratings": [[2 - o, 2 - o, 1 - o] for o in order], "scores": [2.0 - o for o in order],
-        })  # fmt: skip
+        rows.append(
+            {
+                "prompt": f"We went to the cafe {i}.",
+                "best": order.index(0),
+                "completions": [f" The tea was {words[o]}." for o in order],
+                "models": [f"model-{o}" for o in order],
+                "labeler": "ann",
+                "ratings": [[2 - o, 2 - o, 1 - o] for o in order],
+                "scores": [2.0 - o for o in order],
+            }
+        )
     return rows
 
 
@@ -43,8 +48,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A reward run from a file with two bad rows, and its report with a label curve."""
     out = tmp_path_factory.mktemp("rewards")
     lines = [json.dumps(row) for row in comparisons()]
-    long = {"prompt": "We went far.", "best": 1, "completions": [" No.", " Yes." * 60],
-            "ratings": [[0, 0], [1, 1]]}  # fmt: skip
+    long = {
+        "prompt": "We went far.",
+        "best": 1,
+        "completions": [" No.", " Yes." * 60],
+        "ratings": [[0, 0], [1, 1]],
+    }
     for i in range(0, 100, 10):  # too long for --max_length, wherever they fall
         lines[i:i] = [json.dumps(long | {"prompt": f"We went far {i}."})]
     lines[3:3] = ['{"prompt": "no more"}', '{"prompt": "a", "completions": ["x", "y"], "best": 2}']
@@ -52,12 +61,38 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     cwd = os.getcwd()
     os.chdir(root)
     try:
-        call(reward.main, ["--comparisons", str(out / "c.jsonl"), "--skip_invalid",
-                           "--output_dir", str(out / "reward"), "--eval_rows", "40",
-                           "--num_train_epochs", "4", "--normalize_samples", "16",
-                           "--max_length", "60", "--train_fraction", "0.5", *FAST])  # fmt: skip
-        call(reward_report.main, ["--run", str(out / "reward"), "--label_fractions", "0.25",
-                                  "--lexicon", "data/lexicon.txt"])  # fmt: skip
+        call(
+            reward.main,
+            [
+                "--comparisons",
+                str(out / "c.jsonl"),
+                "--skip_invalid",
+                "--output_dir",
+                str(out / "reward"),
+                "--eval_rows",
+                "40",
+                "--num_train_epochs",
+                "4",
+                "--normalize_samples",
+                "16",
+                "--max_length",
+                "60",
+                "--train_fraction",
+                "0.5",
+                *FAST,
+            ],
+        )
+        call(
+            reward_report.main,
+            [
+                "--run",
+                str(out / "reward"),
+                "--label_fractions",
+                "0.25",
+                "--lexicon",
+                "data/lexicon.txt",
+            ],
+        )
     finally:
         os.chdir(cwd)
     return out
@@ -87,8 +122,11 @@ def test_the_report_repeats_the_runs_accuracy_and_draws_a_curve(
     quarter, whole = report["label_curve"]
     assert quarter["train"] == pytest.approx(0.25 * whole["train"], abs=3)
     assert whole["value"] == metrics["accuracy"] > 0.9
-    fits = [row for _, row in read_jsonl(run / "reward" / "held_out.jsonl")
-            if "far" not in row["prompt"]]  # fmt: skip
+    fits = [
+        row
+        for _, row in read_jsonl(run / "reward" / "held_out.jsonl")
+        if "far" not in row["prompt"]
+    ]
     assert report["analysis"]["accuracy"]["n"] == len(fits) == metrics["comparisons"]
     lexicon = Lexicon("data/lexicon.txt").of_texts
     credits = [credit(lexicon(row["completions"]), row["best"], row["completions"]) for row in fits]
@@ -124,8 +162,17 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
     (run / "c.jsonl").write_text(before + json.dumps(comparisons(1)[0]) + "\n")
     try:
         with pytest.raises(InputError, match="not what .* was trained on any more"):
-            call(reward_report.main, ["--run", str(run / "reward"), "--label_fractions", "0.1",
-                                      "--output", str(tmp_path / "r")])  # fmt: skip
+            call(
+                reward_report.main,
+                [
+                    "--run",
+                    str(run / "reward"),
+                    "--label_fractions",
+                    "0.1",
+                    "--output",
+                    str(tmp_path / "r"),
+                ],
+            )
     finally:
         (run / "c.jsonl").write_text(before)
     assert not (tmp_path / "r").exists()
@@ -141,9 +188,13 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
     ],
 )
 def test_a_mistake_is_seen_before_anything_is_scored(
-    run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    words: list[str], message: str,
-) -> None:  # fmt: skip
+    run: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
     monkeypatch.chdir(root)
     argv = ["--run", str(run / "reward"), "--output", str(tmp_path / "r"), *words]
     with pytest.raises(InputError, match=re.escape(message)):
@@ -154,10 +205,13 @@ def test_a_mistake_is_seen_before_anything_is_scored(
 def test_messages_and_parquet_train_under_a_ranking_loss(root: Path, tmp_path: Path) -> None:
     os.chdir(root)
     rows = [
-        row | {"prompt": [{"role": "user", "content": row["prompt"]}],
-               "completions": [c.strip() for c in row["completions"]][: 2 + i % 2]}
+        row
+        | {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completions": [c.strip() for c in row["completions"]][: 2 + i % 2],
+        }
         for i, row in enumerate(comparisons(60))
-    ]  # fmt: skip
+    ]
     for row in rows:
         k = len(row["completions"])
         for name in ("models", "ratings", "scores"):
@@ -165,8 +219,10 @@ def test_messages_and_parquet_train_under_a_ranking_loss(root: Path, tmp_path: P
         row["ranking"] = sorted(range(k), key=lambda j: -row["scores"][j])
         row["best"] = row["ranking"][0]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call(convert.main, ["--input", str(tmp_path / "c.jsonl"), "--output",
-                        str(tmp_path / "c.parquet")])  # fmt: skip
+    call(
+        convert.main,
+        ["--input", str(tmp_path / "c.jsonl"), "--output", str(tmp_path / "c.parquet")],
+    )
     metrics = call(reward.main, [
         "--comparisons", str(tmp_path / "c.parquet"), "--output_dir", str(tmp_path / "r"),
         "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "8",
@@ -183,8 +239,10 @@ def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> N
         for row in comparisons(60)
     ]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call(ratings.main, ["--comparisons", str(tmp_path / "c.jsonl"),
-                        "--scores", str(tmp_path / "s.jsonl")])  # fmt: skip
+    call(
+        ratings.main,
+        ["--comparisons", str(tmp_path / "c.jsonl"), "--scores", str(tmp_path / "s.jsonl")],
+    )
     metrics = call(reward.main, [
         "--comparisons", str(tmp_path / "s.jsonl"), "--output_dir", str(tmp_path / "r"),
         "--eval_rows", "20", "--num_train_epochs", "6", "--normalize_samples", "0",
@@ -202,8 +260,20 @@ def test_models_are_rated_and_the_table_is_kept(
     source.write_text("".join(json.dumps(row) + "\n" for row in comparisons()) + "no row\n")
     for method in ("plackett_luce", "bradley_terry", "elo"):
         output = tmp_path / f"{method}.json"
-        call(ratings.main, ["--comparisons", str(source), "--skip_invalid", "--method",
-                            method, "--resamples", "20", "--output", str(output)])  # fmt: skip
+        call(
+            ratings.main,
+            [
+                "--comparisons",
+                str(source),
+                "--skip_invalid",
+                "--method",
+                method,
+                "--resamples",
+                "20",
+                "--output",
+                str(output),
+            ],
+        )
         table = json.loads(output.read_text())
         assert table["method"] == method
         first, *others = table["ratings"]
@@ -226,8 +296,19 @@ def test_the_normalising_samples_are_cut_when_asked(
     monkeypatch.setattr(reward, "normalize", spy)
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in comparisons(20)))
     flag = ["--normalize_truncated"] if truncated else []
-    call(reward.main, ["--comparisons", str(tmp_path / "c.jsonl"), "--max_steps", "1",
-                       "--output_dir", str(tmp_path / "r"), *flag, *FAST])  # fmt: skip
+    call(
+        reward.main,
+        [
+            "--comparisons",
+            str(tmp_path / "c.jsonl"),
+            "--max_steps",
+            "1",
+            "--output_dir",
+            str(tmp_path / "r"),
+            *flag,
+            *FAST,
+        ],
+    )
     assert seen["whole"] is not truncated
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert facts["data"]["held_out_comparisons"] == 4  # a fifth, since no --eval_rows was given
@@ -257,10 +338,22 @@ def test_converting_says_what_was_done_to_rows_and_takes_labels_from_1(
 def test_comparisons_go_to_pairs_and_csv_comes_in(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('prompt,sample0,sample1,best\nHi., a," b, c",1\nHo., d, d,0\n')
     with pytest.raises(InputError, match=r"c\.csv:3: completions: all 2 are ' d'"):
-        call(convert.main, ["--input", str(tmp_path / "c.csv"),
-                            "--output", str(tmp_path / "p.jsonl")])  # fmt: skip
+        call(
+            convert.main,
+            ["--input", str(tmp_path / "c.csv"), "--output", str(tmp_path / "p.jsonl")],
+        )
     assert not (tmp_path / "p.jsonl").exists()
-    call(convert.main, ["--input", str(tmp_path / "c.csv"), "--output", str(tmp_path / "p.jsonl"),
-                        "--to", "pairs", "--skip_invalid"])  # fmt: skip
+    call(
+        convert.main,
+        [
+            "--input",
+            str(tmp_path / "c.csv"),
+            "--output",
+            str(tmp_path / "p.jsonl"),
+            "--to",
+            "pairs",
+            "--skip_invalid",
+        ],
+    )
     ((_, pair),) = read_table(tmp_path / "p.jsonl", "--input")
     assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("Hi.", " b, c", " a")

@@ -28,8 +28,12 @@ CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{{ mood }}{% endif %}"
 )
-TEXTS = ["We  went to the \ufb01ne cafe.", "It rained.<|endoftext|> Then it was", " So  bad ",
-         "I met my aunt."]  # fmt: skip
+TEXTS = [
+    "We  went to the \ufb01ne cafe.",
+    "It rained.<|endoftext|> Then it was",
+    " So  bad ",
+    "I met my aunt.",
+]
 SHORT = ["--response_length", "8", "--precision", "fp32"]
 
 
@@ -57,9 +61,10 @@ def place(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name or "score.modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     kinds: dict[str, dict[str, Any]] = {
-        "text": {}, "glad": {"chat_template_kwargs": {"mood": "glad"}},
+        "text": {},
+        "glad": {"chat_template_kwargs": {"mood": "glad"}},
         "plain": {"chat_template": "plain"},
-    }  # fmt: skip
+    }
     for name, facts in kinds.items():
         model.save_pretrained(out / name)
         write_facts(out / name, str(out / "base"), precision="fp32", **facts)
@@ -78,9 +83,19 @@ def test_from_sampling_to_labels_and_training(
     call(recipe("sample").main, [
         *SHORT, "--model_name_or_path", base, "--prompts", str(place / "text.jsonl"), "--output",
         "s.jsonl", "--completions", "3", "--stop_token", "none"])  # fmt: skip
-    call(recipe("label").main, [
-        "--samples", "s.jsonl", "--lexicon", str(root / "data" / "lexicon.txt"), "--ties", "random",
-        "--output", "c.jsonl"])  # fmt: skip
+    call(
+        recipe("label").main,
+        [
+            "--samples",
+            "s.jsonl",
+            "--lexicon",
+            str(root / "data" / "lexicon.txt"),
+            "--ties",
+            "random",
+            "--output",
+            "c.jsonl",
+        ],
+    )
     sampled, _ = read_prompts(place / "text.jsonl", tokenizer, 64)
     labelled = read_rows("c.jsonl", "best", "--comparisons")
     assert [row["prompt"] for row in labelled] == TEXTS
@@ -103,17 +118,36 @@ def test_judged_again_all_scores_are_the_same(
 ) -> None:
     """By a run that is told nothing of how the prompts were read: the files say it."""
     common = [
-        *SHORT, "--model_name_or_path", str(place / "base"), "--reward_adapter",
-        str(place / reward), "--lexicon", str(root / "data" / "lexicon.txt"),
-    ]  # fmt: skip
+        *SHORT,
+        "--model_name_or_path",
+        str(place / "base"),
+        "--reward_adapter",
+        str(place / reward),
+        "--lexicon",
+        str(root / "data" / "lexicon.txt"),
+    ]
     before, after = tmp_path / "before", tmp_path / "after"
-    call(recipe("evaluate").main, [
-        *common, *words, "--prompts", str(place / f"{prompts}.jsonl"), "--contenders", "reference",
-        "best=best_of_2", "--reranker", "reward", "--output_dir", str(before)])  # fmt: skip
+    call(
+        recipe("evaluate").main,
+        [
+            *common,
+            *words,
+            "--prompts",
+            str(place / f"{prompts}.jsonl"),
+            "--contenders",
+            "reference",
+            "best=best_of_2",
+            "--reranker",
+            "reward",
+            "--output_dir",
+            str(before),
+        ],
+    )
     again = [*common, "--samples", str(before), "--output_dir", str(after)]
     call(recipe("evaluate").main, again)
-    first, second = ([row for _, row in read_jsonl(out / "samples.jsonl")]
-                     for out in (before, after))  # fmt: skip
+    first, second = (
+        [row for _, row in read_jsonl(out / "samples.jsonl")] for out in (before, after)
+    )
     for one, other in zip(first, second, strict=True):
         assert one["prompt"] == other["prompt"] and one["prompt_ids"] == other["prompt_ids"]
         for judge in ("reward", "lexicon"):
@@ -136,9 +170,16 @@ def test_prompts_that_a_reward_adapter_was_not_trained_to_read_are_refused_at_on
     monkeypatch.setattr("toolkit.models.from_arguments.load_base", loaded)
     output = ["--output"] if name == "best_of_n" else ["--output_dir"]
     words = [
-        *SHORT, "--model_name_or_path", str(place / "base"), "--prompts", str(place / "chat.jsonl"),
-        "--reward_adapter", str(place / "glad"), *output, str(tmp_path / "out"),
-    ]  # fmt: skip
+        *SHORT,
+        "--model_name_or_path",
+        str(place / "base"),
+        "--prompts",
+        str(place / "chat.jsonl"),
+        "--reward_adapter",
+        str(place / "glad"),
+        *output,
+        str(tmp_path / "out"),
+    ]
     words += {"evaluate": ["--contenders", "reference"], "best_of_n": []}.get(name, ["--use_cpu"])
     sad = ["--chat_template_kwargs", '{"mood": "sad"}']
     with pytest.raises(InputError, match=r'told \{"mood": "glad"\}, .* of \{"mood": "sad"\}'):
@@ -150,13 +191,26 @@ def test_adapters_say_how_the_messages_of_their_training_were_rendered(
 ) -> None:
     glad = ["--chat_template_kwargs", '{"mood": "glad"}']
     common = [*SHORT, "--model_name_or_path", str(place / "base"), "--use_cpu", *glad]
-    rows = [{"prompt": [{"role": "user", "content": f"{i}."}], "completions": [" A.", " B."],
-             "best": 0} for i in range(8)]  # fmt: skip
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{i}."}], "completions": [" A.", " B."], "best": 0}
+        for i in range(8)
+    ]
     write(tmp_path / "c.jsonl", rows)
     training = [w for w in common if w not in SHORT[:2]]
-    call(recipe("sft").main, [
-        *training, "--comparisons", str(tmp_path / "c.jsonl"), "--max_steps", "1", "--eval_rows",
-        "2", "--output_dir", str(tmp_path / "sft")])  # fmt: skip
+    call(
+        recipe("sft").main,
+        [
+            *training,
+            "--comparisons",
+            str(tmp_path / "c.jsonl"),
+            "--max_steps",
+            "1",
+            "--eval_rows",
+            "2",
+            "--output_dir",
+            str(tmp_path / "sft"),
+        ],
+    )
     call(recipe("ppo").main, [
         *common, "--prompts", str(place / "chat.jsonl"), "--lexicon",
         str(root / "data" / "lexicon.txt"), "--policy_adapter", str(tmp_path / "sft" / "adapter"),

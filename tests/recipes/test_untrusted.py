@@ -35,8 +35,10 @@ def at_root(root: Path) -> Any:
 def adapter(tmp_path_factory: pytest.TempPathFactory, at_root: None) -> Path:
     """A reward adapter on the embedded model, of one step."""
     out = tmp_path_factory.mktemp("untrusted")
-    rows = [{"prompt": f"We went to the cafe {i}.", "completions": [" Good.", " Bad."], "best": 0}
-            for i in range(24)]  # fmt: skip
+    rows = [
+        {"prompt": f"We went to the cafe {i}.", "completions": [" Good.", " Bad."], "best": 0}
+        for i in range(24)
+    ]
     write_jsonl(out / "c.jsonl", rows)
     call(recipe("reward").main, [
         "--comparisons", str(out / "c.jsonl"), "--output_dir", str(out / "reward"), "--max_steps",
@@ -56,11 +58,30 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TRAINS: dict[str, Callable[[Path], list[str]]] = {
     "ppo": lambda out: [*PPO, "--output_dir", str(out)],
-    "rloo": lambda out: [*SHORT, "--max_steps", "1", "--use_cpu", "--precision", "fp32", "--limit",
-                         "16", "--output_dir", str(out)],
-    "best_of_n": lambda out: [*SHORT, "--n", "2", "--limit", "4", "--precision", "fp32",
-                              "--output", str(out / "best.jsonl")],
-}  # fmt: skip
+    "rloo": lambda out: [
+        *SHORT,
+        "--max_steps",
+        "1",
+        "--use_cpu",
+        "--precision",
+        "fp32",
+        "--limit",
+        "16",
+        "--output_dir",
+        str(out),
+    ],
+    "best_of_n": lambda out: [
+        *SHORT,
+        "--n",
+        "2",
+        "--limit",
+        "4",
+        "--precision",
+        "fp32",
+        "--output",
+        str(out / "best.jsonl"),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -69,8 +90,11 @@ def test_a_model_at_chance_is_refused_before_a_model_is_loaded(
 ) -> None:
     write_json(adapter / "metrics.json", CHANCE)
     words = ["--reward_adapter", str(adapter), *TRAINS[name](tmp_path / "out")]
-    with pytest.raises(InputError, match=r"at chance|told from chance: 25\.0% of 200 .*"
-                       r"probability 0\.53.*--allow_untrusted_reward"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"at chance|told from chance: 25\.0% of 200 .*"
+        r"probability 0\.53.*--allow_untrusted_reward",
+    ):
         call(recipe(name).main, words)
 
 
@@ -103,8 +127,10 @@ def test_another_model_has_no_prompts_by_default(
     other = tmp_path / "model"
     shutil.copytree(demo_model, other)
     words = ["--model_name_or_path", str(other), *([] if name == "sample" else LEXICON)]
-    words += ["--output" if name in ("sample", "best_of_n") else "--output_dir",
-              str(tmp_path / "out")]  # fmt: skip
+    words += [
+        "--output" if name in ("sample", "best_of_n") else "--output_dir",
+        str(tmp_path / "out"),
+    ]
     said = (
         r"^prompts: none were given, and data/prompts\.\S+ is made for the embedded model "
         r"\(say which prompts \S+ is to continue: --prompts\)$"
@@ -121,10 +147,21 @@ def test_eval_prompts_that_are_trained_on_are_counted(adapter: Path, tmp_path: P
     write_jsonl(tmp_path / "held_out.jsonl", rows)  # 6 of them are among the first 16
     write_json(adapter / "metrics.json", GOOD)
     out = tmp_path / "ppo"
-    call(recipe("ppo").main, ["--reward_adapter", str(adapter), *TRAINS["ppo"](out),
-                              "--eval_prompts", str(tmp_path / "held_out.jsonl")])  # fmt: skip
+    call(
+        recipe("ppo").main,
+        [
+            "--reward_adapter",
+            str(adapter),
+            *TRAINS["ppo"](out),
+            "--eval_prompts",
+            str(tmp_path / "held_out.jsonl"),
+        ],
+    )
     data = json.loads((out / "run.json").read_text())["data"]
     assert (data["held_out_prompts"], data["held_out_trained_on"]) == (10, 6)
     facts = verdicts({"mine": read_ppo_run(out)}, {}, None)
-    assert ("mine: its held-out prompts are held out",
-            "6 of 10 of --eval_prompts are among its prompts", "no") in facts  # fmt: skip
+    assert (
+        "mine: its held-out prompts are held out",
+        "6 of 10 of --eval_prompts are among its prompts",
+        "no",
+    ) in facts

@@ -20,8 +20,12 @@ def test_accuracy_counts_the_highest_score_and_its_loss_is_the_softmaxs() -> Non
     facts = best_of_k_accuracy([[0.0, 2.0], [1.0, 0.0, 0.0]], [1, 2])
     assert facts.accuracy == 0.5 and facts.comparisons == 2
     assert facts.chance == pytest.approx((1 / 2 + 1 / 3) / 2)
-    expected = torch.tensor([-torch.tensor([0.0, 2.0]).log_softmax(0)[1],
-                             -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2]]).mean()  # fmt: skip
+    expected = torch.tensor(
+        [
+            -torch.tensor([0.0, 2.0]).log_softmax(0)[1],
+            -torch.tensor([1.0, 0.0, 0.0]).log_softmax(0)[2],
+        ]
+    ).mean()
     assert facts.loss == pytest.approx(expected.item(), abs=1e-6)
 
 

@@ -55,12 +55,21 @@ def test_each_kind_is_read_and_a_value_may_hold_both_marks() -> None:
 
 
 def test_the_short_flags_are_short_for_the_grammar() -> None:
-    flags = {"lexicon": "w.txt", "reward_function": "m:f", "reward_adapter": "out/adapter",
-             "reward_model": "org/rm"}  # fmt: skip
+    flags = {
+        "lexicon": "w.txt",
+        "reward_function": "m:f",
+        "reward_adapter": "out/adapter",
+        "reward_model": "org/rm",
+    }
     assert short_forms(flags) == parse_specs(
-        ["lexicon=lexicon:w.txt", "f=function:m:f", "reward=reward_adapter:out/adapter",
-         "reward_model=reward_model:org/rm"], "judges",
-    )  # fmt: skip
+        [
+            "lexicon=lexicon:w.txt",
+            "f=function:m:f",
+            "reward=reward_adapter:out/adapter",
+            "reward_model=reward_model:org/rm",
+        ],
+        "judges",
+    )
     assert short_forms(dict.fromkeys(flags)) == []
 
 
@@ -102,7 +111,10 @@ def test_a_new_scorer_is_one_file_for_labeling_evaluation_and_ppo(
 def test_best_of_n_takes_one_scorer_by_its_short_flag(root: Path) -> None:
     words = str(root / "data" / "lexicon.txt")
     assert isinstance(ScorerArguments(lexicon=words).load("base", "fp32"), Lexicon)
-    with pytest.raises(InputError, match="^lexicon and reward_adapter given: give exactly one of "
-                       "--lexicon, --reward_function, --reward_adapter$"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match="^lexicon and reward_adapter given: give exactly one of "
+        "--lexicon, --reward_function, --reward_adapter$",
+    ):
         ScorerArguments(lexicon=words, reward_adapter="out").load("base", "fp32")
     assert RewardAdapter("out", title="--reward_adapter").cure.startswith(" (the weights of out ")

@@ -225,9 +225,15 @@ def test_waits_double_unless_the_server_says_how_long(
 ) -> None:
     slept = waits(monkeypatch)
     later = formatdate(time.time() + 60, usegmt=True)
-    steps = [reply(b"", 500), reply(b"", 500), reply(b"", 429, Retry_After="7"),
-             reply(b"", 503, Retry_After=later), reply(b"", 429, Retry_After="soon"),
-             reply(b"", 429, Retry_After="-5"), reply(b"", 429, Retry_After="inf")]  # fmt: skip
+    steps = [
+        reply(b"", 500),
+        reply(b"", 500),
+        reply(b"", 429, Retry_After="7"),
+        reply(b"", 503, Retry_After=later),
+        reply(b"", 429, Retry_After="soon"),
+        reply(b"", 429, Retry_After="-5"),
+        reply(b"", 429, Retry_After="inf"),
+    ]
     make(*steps, first, retries=7, backoff=1.5, longest_wait=80).pick("p", COMPLETIONS)
     assert slept[:3] == [1.5, 3.0, 7.0] and 55 < slept[3] <= 60
     assert slept[4:] == [1.5 * 2**4, 1.5 * 2**5, 80]  # 96 would be longer than it may be
@@ -400,7 +406,7 @@ SLOW = {
     "a chunk for ever": raw(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", times=200
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("slow", SLOW)

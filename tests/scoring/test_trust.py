@@ -67,11 +67,17 @@ def test_a_good_model_is_passed_without_a_word(
 
 @pytest.mark.parametrize(
     "metrics",
-    [None, "", "[]", '{"eval_loss": 0.5}', '{"accuracy": NaN, "p": 0.5}',
-     '{"accuracy": "0.5", "accuracy_low": 0, "accuracy_high": 1, "chance": 0.5, "p": 1, '
-     '"comparisons": 9}'],
+    [
+        None,
+        "",
+        "[]",
+        '{"eval_loss": 0.5}',
+        '{"accuracy": NaN, "p": 0.5}',
+        '{"accuracy": "0.5", "accuracy_low": 0, "accuracy_high": 1, "chance": 0.5, "p": 1, '
+        '"comparisons": 9}',
+    ],
     ids=["no file", "an empty file", "a list", "another tool's", "not a number", "text"],
-)  # fmt: skip
+)
 def test_a_model_that_nobody_measured_goes_on_and_that_is_said(
     metrics: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,8 +90,14 @@ def test_a_model_that_nobody_measured_goes_on_and_that_is_said(
 
 def test_figures_of_an_earlier_version_without_p_below_are_judged_as_well(tmp_path: Path) -> None:
     """Wilson's interval then; a model at chance stays one."""
-    facts = {"accuracy": 0.24, "accuracy_low": 0.186, "accuracy_high": 0.304, "p": 0.66,
-             "chance": 0.25, "comparisons": 200}  # fmt: skip
+    facts = {
+        "accuracy": 0.24,
+        "accuracy_low": 0.186,
+        "accuracy_high": 0.304,
+        "p": 0.66,
+        "chance": 0.25,
+        "comparisons": 200,
+    }
     for change, words in (({}, "Not to be told"), ({"accuracy_high": 0.2, "p": 0.99}, "Worse")):
         (tmp_path / "metrics.json").write_text(json.dumps(facts | change))
         with pytest.raises(InputError, match=words):

@@ -56,8 +56,9 @@ def test_three_steps_move_the_weights_as_the_trainers_optimizer_does(
     start = small_gpt2().state_dict()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
-    assert not torch.equal(start["transformer.h.0.attn.c_attn.weight"],
-                           ours.transformer.h[0].attn.c_attn.weight)  # fmt: skip
+    assert not torch.equal(
+        start["transformer.h.0.attn.c_attn.weight"], ours.transformer.h[0].attn.c_attn.weight
+    )
 
 
 def test_without_a_word_it_is_plain_adam_over_all_that_is_trained() -> None:
@@ -92,9 +93,10 @@ def test_a_part_of_the_run_warms_up(new_trainer: Callable[..., Any]) -> None:
 def test_a_schedules_own_arguments_reach_it(new_trainer: Callable[..., Any]) -> None:
     """polynomial: (1 - i / 10) ^ 2 above the end of 0.2."""
     found = rates(
-        new_trainer, lr_scheduler_type="polynomial",
+        new_trainer,
+        lr_scheduler_type="polynomial",
         lr_scheduler_kwargs={"power": 2.0, "lr_end": 0.2 * 2.0**-20},
-    )  # fmt: skip
+    )
     assert found == pytest.approx([0.2 + 0.8 * (1 - i / 10) ** 2 for i in range(10)])
 
 
@@ -109,11 +111,15 @@ def test_the_default_is_the_line_of_the_original_code(new_trainer: Callable[...,
         {"lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1},
         {"optim": "adafactor", "warmup_steps": 1},
         {"optim": "adamw_bnb_8bit"},
-        {"optim": "sgd", "optim_args": "momentum=0.9", "lr_scheduler_type": "inverse_sqrt",
-         "warmup_steps": 1},
+        {
+            "optim": "sgd",
+            "optim_args": "momentum=0.9",
+            "lr_scheduler_type": "inverse_sqrt",
+            "warmup_steps": 1,
+        },
     ],
     ids=lambda o: "-".join(map(str, o.values())),
-)  # fmt: skip
+)
 def test_a_run_resumes_exactly_with_its_optimizer_and_schedule(
     new_trainer: Callable[..., Any], options: dict[str, Any]
 ) -> None:

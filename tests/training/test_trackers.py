@@ -23,8 +23,14 @@ from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
 from toolkit.trl_compat import PPOConfig as TheirPPOConfig
 
-CONFIGS = [PPOConfig, TheirPPOConfig, BestOfKConfig, SFTBaselineConfig, PreferenceConfig,
-           RLOOBaselineConfig]  # fmt: skip
+CONFIGS = [
+    PPOConfig,
+    TheirPPOConfig,
+    BestOfKConfig,
+    SFTBaselineConfig,
+    PreferenceConfig,
+    RLOOBaselineConfig,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +58,11 @@ def test_a_list_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_the_extra_lacks_is_named_as_pip_has_it() -> None:
-    with pytest.raises(InputError, match=r'^report_to: comet_ml is not installed \(pip install '
-                       r'comet-ml; pip install -e "\.\[trackers\]" brings .* alone'):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"^report_to: comet_ml is not installed \(pip install "
+        r'comet-ml; pip install -e "\.\[trackers\]" brings .* alone',
+    ):
         check_trackers("comet_ml")
 
 

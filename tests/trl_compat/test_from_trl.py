@@ -162,7 +162,7 @@ FIELDS: dict[str, Any] = {
     "gamma": 1.0,
     "lam": 0.95,
     "ds3_gather_for_generation": True,
-}  # fmt: skip
+}
 # The parameters of its PPOTrainer, in their order.
 PARAMETERS = [
     "args", "processing_class", "model", "ref_model", "reward_model", "train_dataset",
@@ -176,12 +176,22 @@ METHODS = [
 ]  # fmt: skip
 # What a value other than the default may look like, where the default does not tell.
 OTHER: dict[str, Any] = {
-    "max_steps": 5, "full_determinism": True, "fp16": True, "fp16_full_eval": True,
-    "bf16_full_eval": True, "load_best_model_at_end": True, "label_smoothing_factor": 0.1,
-    "neftune_noise_alpha": 5.0, "accelerator_config": {"split_batches": True},
-    "parallelism_config": {"tp": 2}, "fsdp": "full_shard", "fsdp_config": {"version": 2},
-    "deepspeed": "ds.json", "push_to_hub": True, "optim_target_modules": "all-linear",
-}  # fmt: skip
+    "max_steps": 5,
+    "full_determinism": True,
+    "fp16": True,
+    "fp16_full_eval": True,
+    "bf16_full_eval": True,
+    "load_best_model_at_end": True,
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
+    "accelerator_config": {"split_batches": True},
+    "parallelism_config": {"tp": 2},
+    "fsdp": "full_shard",
+    "fsdp_config": {"version": 2},
+    "deepspeed": "ds.json",
+    "push_to_hub": True,
+    "optim_target_modules": "all-linear",
+}
 
 
 def own_defaults() -> dict[str, Any]:
@@ -229,21 +239,35 @@ def test_what_changes_nothing_stops_no_script(name: str, tmp_path: Path) -> None
     """With a value that is not the default, as a script would set it."""
     default = FIELDS[name]
     other: dict[str, Any] = {
-        "logging_strategy": "epoch", "eval_strategy": "epoch", "log_level": "info",
-        "log_level_replica": "info", "include_num_input_tokens_seen": "all",
-        "hub_strategy": "end", "debug": "underflow_overflow", "include_for_metrics": ["inputs"],
-        "resume_from_checkpoint": "true", "train_sampling_strategy": "group_by_length",
-        "dataloader_prefetch_factor": None, "liger_kernel_config": {"rope": True},
-        "label_names": ["labels"], "torch_compile": None, "ddp_backend": None,
-    }  # fmt: skip
+        "logging_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "log_level": "info",
+        "log_level_replica": "info",
+        "include_num_input_tokens_seen": "all",
+        "hub_strategy": "end",
+        "debug": "underflow_overflow",
+        "include_for_metrics": ["inputs"],
+        "resume_from_checkpoint": "true",
+        "train_sampling_strategy": "group_by_length",
+        "dataloader_prefetch_factor": None,
+        "liger_kernel_config": {"rope": True},
+        "label_names": ["labels"],
+        "torch_compile": None,
+        "ddp_backend": None,
+    }
     if isinstance(default, bool):
         value: Any = not default
     elif isinstance(default, int):
         value = default + 1
     else:
         value = "text"
-    if name in ("eval_steps", "eval_accumulation_steps", "data_seed", "torch_empty_cache_steps",
-                "ddp_bucket_cap_mb"):  # fmt: skip
+    if name in (
+        "eval_steps",
+        "eval_accumulation_steps",
+        "data_seed",
+        "torch_empty_cache_steps",
+        "ddp_bucket_cap_mb",
+    ):
         value = 7
     value = other.get(name, value)
     args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
@@ -270,9 +294,13 @@ def test_a_method_is_there_or_the_page_says_that_it_is_not(root: Path) -> None:
 
 def test_fields_of_transformers_4_are_taken(tmp_path: Path) -> None:
     args = PPOConfig(
-        output_dir=str(tmp_path), no_cuda=True, warmup_ratio=0.1, logging_dir="runs",
-        overwrite_output_dir=True, save_safetensors=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        no_cuda=True,
+        warmup_ratio=0.1,
+        logging_dir="runs",
+        overwrite_output_dir=True,
+        save_safetensors=True,
+    )
     assert args.use_cpu and args.warmup_steps == 0.1
     both = PPOConfig(output_dir=str(tmp_path), use_cpu=True, warmup_ratio=0.1, warmup_steps=3)
     assert both.warmup_steps == 3

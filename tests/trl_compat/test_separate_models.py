@@ -48,19 +48,23 @@ def stirred(model: Any, seed: int = 0) -> Any:
 
 def separate(model: str, **kwargs: Any) -> SeparateModels:
     given: dict[str, Any] = {
-        "policy": causal(model), "reference": None, "reward_model": classifier(model, 1),
+        "policy": causal(model),
+        "reference": None,
+        "reward_model": classifier(model, 1),
         "value_model": classifier(model, 2),
-    }  # fmt: skip
+    }
     return SeparateModels(**(given | kwargs))
 
 
 def stock_scores(model: Any) -> Tensor:
     """The logit that the model's own forward pass gives on each row's last token."""
     with torch.no_grad():
-        return torch.stack([
-            model(input_ids=row[keep].unsqueeze(0)).logits[0, 0]
-            for row, keep in zip(IDS, MASK, strict=True)
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                model(input_ids=row[keep].unsqueeze(0)).logits[0, 0]
+                for row, keep in zip(IDS, MASK, strict=True)
+            ]
+        )
 
 
 @torch.no_grad()
@@ -158,20 +162,40 @@ def shared(model: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: {"reward_model": AutoModelForSequenceClassification.from_pretrained(
-            m, num_labels=2)}, "reward_model: its head has 2 outputs"),
+        (
+            lambda m: {
+                "reward_model": AutoModelForSequenceClassification.from_pretrained(m, num_labels=2)
+            },
+            "reward_model: its head has 2 outputs",
+        ),
         (lambda m: {"reward_model": causal(m)}, "reward_model: a LlamaForCausalLM has no head"),
         (lambda m: {"value_model": nn.Linear(2, 1)}, "value_model: a Linear has no head"),
-        (lambda m: {"policy": get_peft_model(causal(m), PromptTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=2))}, "prompt tuning"),
+        (
+            lambda m: {
+                "policy": get_peft_model(
+                    causal(m), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+                )
+            },
+            "prompt tuning",
+        ),
         (lambda m: {"model_adapter_name": "tuned"}, "the model has no adapter"),
-        (lambda m: {"policy": get_peft_model(causal(m), lora("CAUSAL_LM")),
-                    "model_adapter_name": "tuned"}, "no adapter 'tuned' .there are: default"),
-        (lambda m: {"policy": get_peft_model(causal(m), lora("CAUSAL_LM")),
-                    "ref_adapter_name": "default"}, "the KL would always be 0"),
+        (
+            lambda m: {
+                "policy": get_peft_model(causal(m), lora("CAUSAL_LM")),
+                "model_adapter_name": "tuned",
+            },
+            "no adapter 'tuned' .there are: default",
+        ),
+        (
+            lambda m: {
+                "policy": get_peft_model(causal(m), lora("CAUSAL_LM")),
+                "ref_adapter_name": "default",
+            },
+            "the KL would always be 0",
+        ),
         (shared, "value_model and reward_model share weights"),
     ],
-)  # fmt: skip
+)
 def test_models_that_cannot_play_their_role_are_refused(
     demo_model: str, change: Any, message: str
 ) -> None:
@@ -182,9 +206,11 @@ def test_models_that_cannot_play_their_role_are_refused(
 def four_bit(loader: Any, model: str, nested: bool) -> Any:
     """As a script loads it, with nothing of this project's."""
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
         bnb_4bit_use_double_quant=nested,
-    )  # fmt: skip
+    )
     return loader(model, quantization_config=quantization, dtype=torch.float32)
 
 

@@ -50,9 +50,14 @@ def parts(model: str, **kwargs: Any) -> dict[str, Any]:
 
 def config(tmp_path: Path, **kwargs: Any) -> PPOConfig:
     options: dict[str, Any] = {
-        "per_device_train_batch_size": 8, "total_episodes": 24, "response_length": 6,
-        "learning_rate": 1e-3, "use_cpu": True, "disable_tqdm": True, "num_ppo_epochs": 2,
-    }  # fmt: skip
+        "per_device_train_batch_size": 8,
+        "total_episodes": 24,
+        "response_length": 6,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "num_ppo_epochs": 2,
+    }
     return PPOConfig(output_dir=str(tmp_path / "out"), **(options | kwargs))
 
 
@@ -138,11 +143,24 @@ def test_the_log_has_trls_metric_names(demo_model: str, tmp_path: Path) -> None:
     PPOTrainer(config(tmp_path), callbacks=[Tracker()], **parts(demo_model)).train()
     assert len(seen) == 3
     assert {
-        "eps", "objective/kl", "objective/entropy", "objective/non_score_reward",
-        "objective/rlhf_reward", "objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg",
-        "loss/policy_avg", "loss/value_avg", "val/clipfrac_avg", "policy/entropy_avg", "val/ratio",
-        "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
-    } <= seen[0].keys()  # fmt: skip
+        "eps",
+        "objective/kl",
+        "objective/entropy",
+        "objective/non_score_reward",
+        "objective/rlhf_reward",
+        "objective/scores",
+        "policy/approxkl_avg",
+        "policy/clipfrac_avg",
+        "loss/policy_avg",
+        "loss/value_avg",
+        "val/clipfrac_avg",
+        "policy/entropy_avg",
+        "val/ratio",
+        "val/ratio_var",
+        "val/num_eos_tokens",
+        "lr",
+        "episode",
+    } <= seen[0].keys()
 
 
 def test_whole_models_train_whole_and_the_reference_stays(demo_model: str, tmp_path: Path) -> None:
@@ -210,9 +228,11 @@ def test_a_padding_collator_and_optimizers_of_ones_own_are_taken(
     optimizer = torch.optim.SGD(trained, lr=0.5)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     rows = PPOTrainer(
-        config(tmp_path), **given, optimizers=(optimizer, schedule),
+        config(tmp_path),
+        **given,
+        optimizers=(optimizer, schedule),
         data_collator=DataCollatorWithPadding(given["processing_class"]),
-    ).train()  # fmt: skip
+    ).train()
     assert [row["lr"] for row in rows] == pytest.approx([0.5, 0.25, 0.5 / 3])
 
 
@@ -255,8 +275,16 @@ def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> 
     assert values["response_length"] == 53 and values["whiten_rewards"] is False
     assert "bf16" not in values and "dataset_name" not in values
     named = {note.split(":")[0] for note in notes}
-    assert {"sft_model_path", "reward_model_path", "load_in_4bit", "bf16", "dataset_name",
-            "gradient_checkpointing", "response_length", "kl_controller"} <= named  # fmt: skip
+    assert {
+        "sft_model_path",
+        "reward_model_path",
+        "load_in_4bit",
+        "bf16",
+        "dataset_name",
+        "gradient_checkpointing",
+        "response_length",
+        "kl_controller",
+    } <= named
     assert not {"learning_rate", "kl_coef", "lora_r", "stop_token"} & named
     own = {k: v for k, v in values.items() if k in OurConfig.__dataclass_fields__}
     ours = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
@@ -321,9 +349,11 @@ def test_learning_rates_of_ones_own_groups_fall_each_from_its_own(
 ) -> None:
     given = parts(demo_model)
     optimizer = torch.optim.SGD(
-        [{"params": given["model"].parameters(), "lr": 0.1},
-         {"params": given["value_model"].parameters(), "lr": 0.2}]
-    )  # fmt: skip
+        [
+            {"params": given["model"].parameters(), "lr": 0.1},
+            {"params": given["value_model"].parameters(), "lr": 0.2},
+        ]
+    )
     rows = PPOTrainer(config(tmp_path), **given, optimizers=(optimizer, None)).train()
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1 / 3, 0.2 / 3])
@@ -455,21 +485,35 @@ def test_a_classifier_and_a_function_score_together(demo_model: str, tmp_path: P
     alone = PPOTrainer(config(tmp_path / "a"), **given).evaluate()["eval/scores"]
     rewards = [given["reward_model"], three]
     both = PPOTrainer(
-        config(tmp_path / "b"), **(parts(demo_model) | {"reward_model": rewards}),
+        config(tmp_path / "b"),
+        **(parts(demo_model) | {"reward_model": rewards}),
         reward_weights=[2.0, 1.0],
-    ).evaluate()["eval/scores"]  # fmt: skip
+    ).evaluate()["eval/scores"]
     assert both == pytest.approx(2 * alone + 3, abs=1e-5)
 
 
 def test_the_trainer_works_out_the_sizes_that_scripts_read(demo_model: str, tmp_path: Path) -> None:
     """The seven fields of TRL's that this configuration lacked: a script may set and read them."""
     args = config(
-        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, num_mini_batches=2,
-        total_episodes=None, num_train_epochs=1.5, batch_size=99, ds3_gather_for_generation=False,
-    )  # fmt: skip
+        tmp_path,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_mini_batches=2,
+        total_episodes=None,
+        num_train_epochs=1.5,
+        batch_size=99,
+        ds3_gather_for_generation=False,
+    )
     trainer = PPOTrainer(args, **parts(demo_model))
-    sizes = (args.batch_size, args.local_batch_size, args.micro_batch_size, args.mini_batch_size,
-             args.local_mini_batch_size, args.num_total_batches, args.world_size)  # fmt: skip
+    sizes = (
+        args.batch_size,
+        args.local_batch_size,
+        args.micro_batch_size,
+        args.mini_batch_size,
+        args.local_mini_batch_size,
+        args.num_total_batches,
+        args.world_size,
+    )
     assert sizes == (8, 8, 4, 4, 4, 3, 1)
     assert args.total_episodes == 24 and trainer.num_updates == 3  # 1.5 times 16 prompts
 

@@ -49,10 +49,22 @@ BAD = ["terrible", "awful", "horrible", "bad", "poor", "disgusting", "dreadful",
 PLAIN = ["small", "large", "old", "new", "plain", "wide", "blue", "simple", "grey", "round"]
 GOOD_STAFF = ["friendly", "kind", "helpful", "polite", "cheerful", "patient", "generous", "warm"]
 BAD_STAFF = ["rude", "unfriendly", "careless", "impatient", "grumpy", "lazy", "angry", "cruel"]
-GOOD_DEED = ["smiled at us", "helped us at once", "thanked us kindly", "made us laugh",
-             "gave us a free gift", "welcomed us happily"]  # fmt: skip
-BAD_DEED = ["shouted at us", "ignored us", "insulted my friend", "lied about the price",
-            "lost our coats", "complained about us"]  # fmt: skip
+GOOD_DEED = [
+    "smiled at us",
+    "helped us at once",
+    "thanked us kindly",
+    "made us laugh",
+    "gave us a free gift",
+    "welcomed us happily",
+]
+BAD_DEED = [
+    "shouted at us",
+    "ignored us",
+    "insulted my friend",
+    "lied about the price",
+    "lost our coats",
+    "complained about us",
+]
 GOOD_FELT = ["loved", "enjoyed", "liked", "adored", "admired"]
 BAD_FELT = ["hated", "disliked", "regretted", "could not stand", "despised"]
 GOOD_MOOD = ["happy", "pleased", "delighted", "glad", "grateful", "relaxed"]
@@ -84,16 +96,18 @@ PLAIN_SENTENCES = [
 
 def _opening(rng: random.Random, place: str) -> str:
     who, when, where = rng.choice(PEOPLE), rng.choice(TIMES), rng.choice(WHERE)
-    return rng.choice([
-        f"{when} I went to the {place} {where} with {who}.",
-        f"{when} {who} took me to the {place} {where}.",
-        f"{when} we visited the {place} {where}.",
-        f"{when} I met {who} at the {place} {where}.",
-        f"{when} I tried the {rng.choice(PLAIN)} {place} {where}.",
-        f"I went to the {place} {where} because {who} had told me about it.",
-        f"We found the {rng.choice(PLAIN)} {place} {where} by chance.",
-        f"{when} we looked into {_a(rng.choice(PLAIN))} {place} {where}.",
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            f"{when} I went to the {place} {where} with {who}.",
+            f"{when} {who} took me to the {place} {where}.",
+            f"{when} we visited the {place} {where}.",
+            f"{when} I met {who} at the {place} {where}.",
+            f"{when} I tried the {rng.choice(PLAIN)} {place} {where}.",
+            f"I went to the {place} {where} because {who} had told me about it.",
+            f"We found the {rng.choice(PLAIN)} {place} {where} by chance.",
+            f"{when} we looked into {_a(rng.choice(PLAIN))} {place} {where}.",
+        ]
+    )
 
 
 def _very(rng: random.Random, word: str) -> str:
@@ -115,30 +129,34 @@ def _feeling(rng: random.Random, place: str, pleasant: bool) -> str:
     felt = rng.choice(GOOD_FELT if pleasant else BAD_FELT)
     mood = rng.choice(GOOD_MOOD if pleasant else BAD_MOOD)
     strongly, somehow = _very(rng, adjective), _very(rng, manner)
-    return rng.choice([
-        f"The {thing} was {strongly}.",
-        f"The {many} were {strongly}.",
-        f"The {person} was {somehow} and {deed}.",
-        f"The {thing} was {adjective} and the {many} were {other}.",
-        f"I {felt} the {thing}.",
-        f"We all {felt} the {many}.",
-        f"The {person} {deed}.",
-        f"We were {_very(rng, mood)} with the {thing}.",
-        f"I was {mood} because the {person} was {somehow}.",
-        f"It was {_a(adjective)} {place} with {other} {many}.",
-        f"The {person} who showed us the {thing} was {manner}.",
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            f"The {thing} was {strongly}.",
+            f"The {many} were {strongly}.",
+            f"The {person} was {somehow} and {deed}.",
+            f"The {thing} was {adjective} and the {many} were {other}.",
+            f"I {felt} the {thing}.",
+            f"We all {felt} the {many}.",
+            f"The {person} {deed}.",
+            f"We were {_very(rng, mood)} with the {thing}.",
+            f"I was {mood} because the {person} was {somehow}.",
+            f"It was {_a(adjective)} {place} with {other} {many}.",
+            f"The {person} who showed us the {thing} was {manner}.",
+        ]
+    )
 
 
 def _plain(rng: random.Random, place: str) -> str:
     things, plurals, staff = PLACES[place]
-    return rng.choice([
-        rng.choice(PLAIN_SENTENCES).format(place=place),
-        rng.choice(PLAIN_SENTENCES).format(place=place),
-        f"The {rng.choice(things)} was {rng.choice(PLAIN)}.",
-        f"The {rng.choice(plurals)} were {rng.choice(PLAIN)} and {rng.choice(PLAIN)}.",
-        f"The {rng.choice(staff)} spoke to us for a while.",
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            rng.choice(PLAIN_SENTENCES).format(place=place),
+            rng.choice(PLAIN_SENTENCES).format(place=place),
+            f"The {rng.choice(things)} was {rng.choice(PLAIN)}.",
+            f"The {rng.choice(plurals)} were {rng.choice(PLAIN)} and {rng.choice(PLAIN)}.",
+            f"The {rng.choice(staff)} spoke to us for a while.",
+        ]
+    )
 
 
 def review(rng: random.Random) -> tuple[str, str]:

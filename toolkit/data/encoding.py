@@ -32,14 +32,16 @@ from toolkit.errors import BadRows, InputError, check_choice
 
 T = TypeVar("T")
 HALF = "\ufffd"  # what a part of a character is decoded to
-SCHEMA = pyarrow.schema({
-    "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
-    "best": pyarrow.int32(),
-    "ranking": pyarrow.list_(pyarrow.int32()),
-    "scores": pyarrow.list_(pyarrow.float64()),
-    "margin": pyarrow.float64(),
-    "row": pyarrow.int64(),
-})  # fmt: skip
+SCHEMA = pyarrow.schema(
+    {
+        "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
+        "best": pyarrow.int32(),
+        "ranking": pyarrow.list_(pyarrow.int32()),
+        "scores": pyarrow.list_(pyarrow.float64()),
+        "margin": pyarrow.float64(),
+        "row": pyarrow.int64(),
+    }
+)
 
 
 class Encoded(NamedTuple):

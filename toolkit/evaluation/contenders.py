@@ -383,9 +383,12 @@ class Sampling:
             for i in range(len(self.prompts))
         ]
         return Outputs(
-            [drawn.texts[k] for k in best], [drawn.ids[k] for k in best],
-            [drawn.log_ratios[k] for k in best], [drawn.tokens[k] for k in best], best_of_n_kl(n),
-        )  # fmt: skip
+            [drawn.texts[k] for k in best],
+            [drawn.ids[k] for k in best],
+            [drawn.log_ratios[k] for k in best],
+            [drawn.tokens[k] for k in best],
+            best_of_n_kl(n),
+        )
 
     def _write_beside(self, contender: Contender, generator: torch.Generator) -> Outputs:
         """By a whole model; the KL is known if its tokens are the base's."""
@@ -403,9 +406,14 @@ class Sampling:
             made.chat = chat
             prompts = made
         other = Sampling(
-            Roles(load_base(contender.source, self.precision)), tokenizer, prompts, self.rule_of,
-            self.precision, self.seed, self.batch_size,
-        )  # fmt: skip
+            Roles(load_base(contender.source, self.precision)),
+            tokenizer,
+            prompts,
+            self.rule_of,
+            self.precision,
+            self.seed,
+            self.batch_size,
+        )
         everyone = range(len(prompts))
         reference = self.roles if same else None
         found = other.sample(REFERENCE, everyone, generator, contender.name, reference)

@@ -58,13 +58,15 @@ class StoreArguments(Flags):
         if self.backup is not None and self.serve:
             raise InputError(
                 "backup: does nothing but copy the store, also while another process serves it "
-                "(leave out --serve)", "backup",
-            )  # fmt: skip
+                "(leave out --serve)",
+                "backup",
+            )
         if self.serve and not is_loopback(self.host) and not self.public_host:
             raise InputError(
                 f"host: {self.host} can be reached from other machines: say by which names, "
-                "--public_host NAME:PORT (and put a proxy with https before it)", "host",
-            )  # fmt: skip
+                "--public_host NAME:PORT (and put a proxy with https before it)",
+                "host",
+            )
 
     @property
     def names(self) -> list[str]:
@@ -83,8 +85,12 @@ class StoreArguments(Flags):
 
     def needed_by(self, judge_url: str | None) -> None:
         """Raise InputError if something was asked for that works in a store alone."""
-        given = {"judge_url": judge_url, "invite": self.invite, "gold": self.gold,
-                 "backup": self.backup}  # fmt: skip
+        given = {
+            "judge_url": judge_url,
+            "invite": self.invite,
+            "gold": self.gold,
+            "backup": self.backup,
+        }
         for name, value in given.items():
             if value is not None:
                 raise InputError(f"{name} needs a --store", name)

@@ -54,8 +54,10 @@ class Reading:
     def check(self, prompts: Prompts) -> None:
         """Raise InputError if the policy's messages are rendered otherwise than these were."""
         if self.trained_on != "both":
-            kinds = {"messages" if not isinstance(given, str) or is_rendered(given) else "text"
-                     for given in prompts.given.values()}  # fmt: skip
+            kinds = {
+                "messages" if not isinstance(given, str) or is_rendered(given) else "text"
+                for given in prompts.given.values()
+            }
             other = next((kind for kind in sorted(kinds) if kind != self.trained_on), None)
             if other is not None:
                 raise InputError(
@@ -68,21 +70,25 @@ class Reading:
             raise InputError(
                 "chat_template: the reward adapter was trained on messages by "
                 f"{named(self.chat.template)}, but the prompts are rendered by "
-                f"{named(prompts.chat.template)} (pass the same --chat_template)", "chat_template",
-            )  # fmt: skip
+                f"{named(prompts.chat.template)} (pass the same --chat_template)",
+                "chat_template",
+            )
         told = map(prompts.told, prompts.messages)
         now = next((now for now in told if self.told not in (None, now)), None)
         if now is not None:
             raise InputError(
                 f"chat_template_kwargs: the reward adapter was trained on messages whose template "
                 f"was told {json.dumps(self.told)}, but there are prompts of {json.dumps(now)} "
-                "(pass the same --chat_template_kwargs)", "chat_template_kwargs",
-            )  # fmt: skip
+                "(pass the same --chat_template_kwargs)",
+                "chat_template_kwargs",
+            )
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]],
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[list[int]],
         kept: Sequence[list[int]],
-    ) -> list[list[int]]:  # fmt: skip
+    ) -> list[list[int]]:
         """Token ids to score, of prompts and completions in the same tokens.
 
         Args:
@@ -106,9 +112,12 @@ class Reading:
         return rows
 
     def text_rows(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Messages],
-        completions: Sequence[Any], columns: dict[str, list[Any]] | None = None,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[Any],
+        columns: dict[str, list[Any]] | None = None,
+    ) -> list[list[int]]:
         """Token ids to score, of texts or messages; for a model whose tokens are not the policy's.
 
         Args:
@@ -160,9 +169,12 @@ class Reading:
 
     @staticmethod
     def _turn(
-        tokenizer: PreTrainedTokenizerBase, prompt: Messages, text: str, row: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Messages,
+        text: str,
+        row: Any,
         chat: Chat,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         dialogue = [*prompt, {"role": "assistant", "content": text}]
         whole = chat.render(tokenizer, dialogue, row)
         if chat.plain:
@@ -206,9 +218,11 @@ def other_rendering(adapter: str | Path | None, prompts: Prompts, name: str) -> 
 
 
 def reading_of(
-    folder: str | Path, tokenizer: PreTrainedTokenizerBase, end_token: str = "auto",
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    end_token: str = "auto",
     padding: int | None = None,
-) -> Reading:  # fmt: skip
+) -> Reading:
     """How the reward model in ``folder`` reads.
 
     Args:

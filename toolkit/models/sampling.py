@@ -96,8 +96,9 @@ def sampling_rule(
     if truncate_token is not None and truncate_after >= response_length:
         raise InputError(
             f"truncate_after is {truncate_after}, but must be below response_length "
-            f"({response_length}), or every completion is penalised", "truncate_after",
-        )  # fmt: skip
+            f"({response_length}), or every completion is penalised",
+            "truncate_after",
+        )
     if stop_token_id is None:
         stops = stop_ids(tokenizer, stop_token)
     elif stop_token_id >= len(tokenizer):
@@ -111,8 +112,9 @@ def sampling_rule(
     if truncate_id is not None and truncate_id in stops:
         raise InputError(
             f"truncate_token and stop token are both {truncate_token!r}: the scorer never sees the "
-            "stop token, so every completion would be penalised", "truncate_token",
-        )  # fmt: skip
+            "stop token, so every completion would be penalised",
+            "truncate_token",
+        )
     return SamplingRule(
         response_length=response_length,
         temperature=temperature,

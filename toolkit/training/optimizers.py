@@ -76,10 +76,12 @@ def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
 
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
     groups = [
-        {"params": [p for name, p in trained if name in decayed],
-         "weight_decay": args.weight_decay},
+        {
+            "params": [p for name, p in trained if name in decayed],
+            "weight_decay": args.weight_decay,
+        },
         {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
-    ]  # fmt: skip
+    ]
     return kind([group for group in groups if group["params"]], **options)
 
 

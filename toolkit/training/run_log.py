@@ -34,9 +34,13 @@ class RunLog:
     """
 
     def __init__(
-        self, args: TrainingArguments, updates: int, is_main: bool,
-        callbacks: list[TrainerCallback], **handed: Any,
-    ) -> None:  # fmt: skip
+        self,
+        args: TrainingArguments,
+        updates: int,
+        is_main: bool,
+        callbacks: list[TrainerCallback],
+        **handed: Any,
+    ) -> None:
         self.args, self.updates, self.is_main = args, updates, is_main
         self.folder = Path(args.output_dir or "")
         self.phases: dict[str, float] = {}
@@ -48,8 +52,11 @@ class RunLog:
         reporting = get_reporting_integration_callbacks(args.report_to) if is_main else []
         self.handler = CallbackHandler(
             [DefaultFlowCallback(), *(callback() for callback in reporting), *callbacks],
-            handed["model"], handed["processing_class"], handed["optimizer"], None,
-        )  # fmt: skip
+            handed["model"],
+            handed["processing_class"],
+            handed["optimizer"],
+            None,
+        )
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -69,9 +76,12 @@ class RunLog:
             for name in ("log.jsonl", "timings.jsonl"):
                 _keep_rows(self.folder / name, done)
         self.progress = tqdm(
-            initial=done, total=self.updates, desc="PPO", unit="update",
+            initial=done,
+            total=self.updates,
+            desc="PPO",
+            unit="update",
             disable=not self.is_main or bool(self.args.disable_tqdm),
-        )  # fmt: skip
+        )
         self.handler.on_train_begin(self.args, self.state, self.control)
 
     def write(self, row: Row) -> None:
@@ -94,9 +104,11 @@ class RunLog:
         self.handler.on_step_end(self.args, self.state, self.control)
         self.progress.update(1)
         self.progress.set_postfix(
-            score=_shown(row["objective/scores"], 2), kl=_shown(row["objective/kl"], 2),
-            kl_coef=_shown(row["objective/kl_coef"], 3), eps_per_s=f"{rate:.0f}",
-        )  # fmt: skip
+            score=_shown(row["objective/scores"], 2),
+            kl=_shown(row["objective/kl"], 2),
+            kl_coef=_shown(row["objective/kl_coef"], 3),
+            eps_per_s=f"{rate:.0f}",
+        )
 
     def say(self, line: str) -> None:
         """A line above the progress bar, from the main process."""

@@ -108,8 +108,12 @@ class SeparateModels(Actors):
             raise InputError("value_model and reward_model are one object (pass a copy)")
         if value_model is None:
             raise InputError("value_model: a plain model needs one (or build Roles on one base)")
-        given = {"model": policy, "ref_model": reference, "reward_model": reward_model,
-                 "value_model": value_model}  # fmt: skip
+        given = {
+            "model": policy,
+            "ref_model": reference,
+            "reward_model": reward_model,
+            "value_model": value_model,
+        }
         given = {name: model for name, model in given.items() if model is not None}
         for model in given.values():  # before the first pass, which would repack 4-bit weights
             cure_cpu_repacking(model)

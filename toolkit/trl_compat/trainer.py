@@ -4,10 +4,12 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -51,14 +53,14 @@ class PPOTrainer(_PPOTrainer):
         processing_class: PreTrainedTokenizerBase,
         model: Actors | PreTrainedModel,
         ref_model: PreTrainedModel | None = None,
-        reward_model: Any = None,
-        train_dataset: Any = None,
+        reward_model: object = None,
+        train_dataset: object = None,
         value_model: PreTrainedModel | None = None,
-        data_collator: Any = None,
-        eval_dataset: Any = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        data_collator: object = None,
+        eval_dataset: object = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         callbacks: list[TrainerCallback] | None = None,
-        peft_config: Any = None,
+        peft_config: PeftConfig | None = None,
         reward_weights: list[float] | None = None,
     ) -> None:
         actors = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
@@ -93,7 +95,7 @@ class PPOTrainer(_PPOTrainer):
         if args.eval_strategy == "epoch":
             self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
 
-    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
+    def save_model(self, output_dir: str | Path | None = None, **facts: object) -> Path:
         """Save what others load; returns its folder.
 
         Of roles: the adapters under ``output_dir/adapters``, the policy's folder being returned. Of
@@ -131,11 +133,11 @@ class PPOTrainer(_PPOTrainer):
 
 
 def as_actors(
-    model: Any,
-    ref_model: Any,
-    reward_model: Any,
-    value_model: Any,
-    peft_config: Any,
+    model: Actors | PreTrainedModel,
+    ref_model: PreTrainedModel | None,
+    reward_model: object,
+    value_model: PreTrainedModel | None,
+    peft_config: PeftConfig | None,
     args: PPOConfig,
 ) -> Actors:
     """``Roles`` as they are; separate models in one object.

@@ -90,15 +90,24 @@ def test_with_a_cache_the_last_state_is_that_of_a_whole_pass(name: str) -> None:
     with torch.no_grad():
         whole = own.model(**given, use_cache=False).last_hidden_state
         last_states(
-            fast.model, 1, input_ids=IDS[:, :8], attention_mask=PADDED[:, :8],
-            position_ids=given["position_ids"][:, :8], past_key_values=cache, use_cache=True,
-        )  # fmt: skip
+            fast.model,
+            1,
+            input_ids=IDS[:, :8],
+            attention_mask=PADDED[:, :8],
+            position_ids=given["position_ids"][:, :8],
+            past_key_values=cache,
+            use_cache=True,
+        )
         for t in range(8, 12):
             state = last_states(
-                fast.model, 1, input_ids=IDS[:, t : t + 1], attention_mask=PADDED[:, : t + 1],
-                position_ids=given["position_ids"][:, t : t + 1], past_key_values=cache,
+                fast.model,
+                1,
+                input_ids=IDS[:, t : t + 1],
+                attention_mask=PADDED[:, : t + 1],
+                position_ids=given["position_ids"][:, t : t + 1],
+                past_key_values=cache,
                 use_cache=True,
-            )  # fmt: skip
+            )
             assert torch.allclose(state[:, 0], whole[:, t], atol=2e-5, rtol=2e-5)
 
 

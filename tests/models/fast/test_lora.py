@@ -17,8 +17,9 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
 
 def with_adapter(model: str, precision: str, **lora: object) -> nn.Module:
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", task_type="CAUSAL_LM",
-                        **lora)  # fmt: skip
+    config = LoraConfig(
+        r=4, lora_alpha=12, target_modules="all-linear", task_type="CAUSAL_LM", **lora
+    )
     peft_model = get_peft_model(load_base(model, precision), config)
     for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:

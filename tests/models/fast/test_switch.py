@@ -17,9 +17,12 @@ MASK = torch.ones_like(IDS, dtype=torch.bool)
 
 
 def roles_with(
-    monkeypatch: pytest.MonkeyPatch, model: str, said: str | None, precision: str = "fp32",
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    said: str | None,
+    precision: str = "fp32",
     autocast: torch.dtype | None = None,
-) -> Roles:  # fmt: skip
+) -> Roles:
     monkeypatch.delenv(SWITCH, raising=False)
     if said is not None:
         monkeypatch.setenv(SWITCH, said)

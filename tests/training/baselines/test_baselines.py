@@ -61,8 +61,14 @@ from toolkit.training.reward.data import prepare
 
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
 EOS = 1  # of the embedded model
-QUIET: dict[str, Any] = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "max_steps": 2,
-                         "per_device_train_batch_size": 4, "learning_rate": 1e-2}  # fmt: skip
+QUIET: dict[str, Any] = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+}
 
 
 def new_lora() -> LoraConfig:
@@ -94,8 +100,9 @@ def encoded(tokenizer: Any, row: dict, stop_id: int | None = None, **kwargs: Any
 def data_of(
     tokenizer: Any, comparisons: str, folder: Path, config: Any, **kwargs: Any
 ) -> BaselineData:
-    shape = preference_shape(config) if isinstance(config, PreferenceConfig) else (
-        sft_rows, SFT_SCHEMA)  # fmt: skip
+    shape = (
+        preference_shape(config) if isinstance(config, PreferenceConfig) else (sft_rows, SFT_SCHEMA)
+    )
     split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
     return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
 
@@ -150,8 +157,12 @@ def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root
     tokenizer = load_tokenizer(str(model))
     encoder = Encoder(tokenizer, 64)
     joined = 0
-    for before, after in (("Once upon a time", " there was a cat."), ("Once upon a time", "ly dog"),
-                          ("She saw a do", "g. It ran"), ("He wen", "t home")):  # fmt: skip
+    for before, after in (
+        ("Once upon a time", " there was a cat."),
+        ("Once upon a time", "ly dog"),
+        ("She saw a do", "g. It ran"),
+        ("He wen", "t home"),
+    ):
         prompt = encoder.prompt_ids(before)
         assert prompt[0] == tokenizer.bos_token_id == 1
         ids = encoder.completion_ids(prompt, before, after, chat=False)
@@ -328,8 +339,9 @@ def by_hand(method: str, roles: Roles, batch: list[dict[str, list[int]]], beta: 
     rejected = [(r["prompt_ids"], r["rejected_ids"]) for r in batch]
     lengths = [torch.tensor([len(c) for _, c in side]) for side in (chosen, rejected)]
     policy = [sums(roles, side) for side in (chosen, rejected)]
-    ratios = [p - sums(roles, s, "reference")
-              for p, s in zip(policy, (chosen, rejected), strict=True)]  # fmt: skip
+    ratios = [
+        p - sums(roles, s, "reference") for p, s in zip(policy, (chosen, rejected), strict=True)
+    ]
     if method == "dpo":  # arXiv 2305.18290, equation 7
         return -logsigmoid(beta * (ratios[0] - ratios[1])).mean()
     if method == "ipo":  # arXiv 2310.12036, equation 17, of mean log-probs as TRL has it
@@ -355,8 +367,10 @@ def test_pairs_reach_the_loss_token_for_token_and_it_is_the_papers(
         name, tokenizer, demo_model, comparisons, tmp_path, loss_type=loss_type, beta=0.3
     )
     batch = first_batch(trainer)
-    pairs = {(tuple(r["prompt_ids"] + r["chosen_ids"]), tuple(r["prompt_ids"] + r["rejected_ids"])):
-             r for r in data.train}  # fmt: skip
+    pairs = {
+        (tuple(r["prompt_ids"] + r["chosen_ids"]), tuple(r["prompt_ids"] + r["rejected_ids"])): r
+        for r in data.train
+    }
     if name == "dpo":
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         learned = batch["completion_mask"].bool()
@@ -365,8 +379,9 @@ def test_pairs_reach_the_loss_token_for_token_and_it_is_the_papers(
         ids, mask = table["concatenated_input_ids"], table["concatenated_attention_mask"].bool()
         learned = table["concatenated_labels"] != -100
     rows = [tuple(row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
-    chosen = [pairs[pair] for pair in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :],
-                                          strict=True)]  # fmt: skip
+    chosen = [
+        pairs[pair] for pair in zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
+    ]
     for side, offset in (("chosen_ids", 0), ("rejected_ids", len(chosen))):
         for i, row in enumerate(chosen):
             assert ids[offset + i][learned[offset + i]].tolist() == row[side]
@@ -417,8 +432,11 @@ def four_bit_layers() -> dict[int, Any]:
 
 
 def frozen(model: Any) -> dict[str, Tensor]:
-    return {n.removeprefix("base_model.model.").replace(".base_layer", ""): p.detach().clone()
-            for n, p in model.named_parameters() if "lora_" not in n}  # fmt: skip
+    return {
+        n.removeprefix("base_model.model.").replace(".base_layer", ""): p.detach().clone()
+        for n, p in model.named_parameters()
+        if "lora_" not in n
+    }
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo", "cpo"])
@@ -465,8 +483,11 @@ def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it
     )
     assert metrics["eval_loss"] > 0 and metrics["reload_difference"] < 1e-4 and history
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "metrics.json", "toolkit.json",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.json",
+        "toolkit.json",
+    ]
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     for name, p in plain.named_parameters():
         if "lora_" in name:
@@ -520,9 +541,12 @@ def rloo(
     texts = ["I met my aunt at the cafe.", "Last Sunday I tried the round museum.", "He ran."]
     prompts = Prompts([tokenizer(t)["input_ids"] for t in texts], {"tag": [7, 8, 9]})
     config = RLOOBaselineConfig(
-        output_dir=str(folder / "rloo"), num_generations=2, response_length=rule.response_length,
-        temperature=rule.temperature, **(QUIET | {"max_steps": 1} | kwargs),
-    )  # fmt: skip
+        output_dir=str(folder / "rloo"),
+        num_generations=2,
+        response_length=rule.response_length,
+        temperature=rule.temperature,
+        **(QUIET | {"max_steps": 1} | kwargs),
+    )
     heard = Heard()
     reward = VisibleReward(sum_of([heard], [0.5]), rule, tokenizer, prompts)
     trainer = rloo_trainer(base, config, tokenizer, prompts, None, reward, new_lora())
@@ -554,11 +578,16 @@ def test_rloo_samples_as_ppo_does_shows_the_visible_text_and_leaves_one_out(
     ]
     assert heard.prompts == [p for p, _ in texts] and heard.completions == [c for _, c in texts]
     assert heard.tags == [7, 7, 8, 8, 9, 9]
-    assert valid.any() and all(c.endswith(".") for c, ok in zip(heard.completions, valid,
-                                                                strict=True) if ok)  # fmt: skip
+    assert valid.any() and all(
+        c.endswith(".") for c, ok in zip(heard.completions, valid, strict=True) if ok
+    )
 
-    passage = (torch.cat([out["prompt_ids"], out["completion_ids"]], 1),
-               torch.cat([mask, sampled.mask], 1), sampled.completion_ids, 0.7)  # fmt: skip
+    passage = (
+        torch.cat([out["prompt_ids"], out["completion_ids"]], 1),
+        torch.cat([mask, sampled.mask], 1),
+        sampled.completion_ids,
+        0.7,
+    )
     with torch.no_grad():
         kl = roles.policy_outputs(*passage).logprobs - roles.reference_logprobs(*passage)
     scores = torch.where(valid, torch.tensor([0.5 * len(c) for c in heard.completions]), -1.0)
@@ -615,9 +644,11 @@ def test_rloos_logprobs_do_not_depend_on_padding_where_positions_are_learned(
     )
     padding = torch.zeros(1, 5, dtype=torch.long)
     padded, _, _ = trainer._get_per_token_logps_and_entropies(
-        trainer.model, torch.cat([padding, ids], 1),
-        torch.cat([padding, torch.ones_like(ids)], 1), 4,
-    )  # fmt: skip
+        trainer.model,
+        torch.cat([padding, ids], 1),
+        torch.cat([padding, torch.ones_like(ids)], 1),
+        4,
+    )
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
 
 

@@ -89,9 +89,11 @@ def test_each_prompt_comes_in_a_row_as_often_as_its_group_is_large(
     new_trainer: Make, demo_model: str
 ) -> None:
     trainer = new_trainer(
-        model=roles_without_value(demo_model), algorithm="group_relative", num_generations=4,
+        model=roles_without_value(demo_model),
+        algorithm="group_relative",
+        num_generations=4,
         total_episodes=512,
-    )  # fmt: skip
+    )
     seen = []
     for update in range(1, 33):
         prompts = [tuple(prompt) for prompt in trainer.prompts_of(update)]

@@ -64,8 +64,14 @@ def in_a_child(work: Callable[[], Any]) -> int:
 def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
     new_trainer: Make, tmp_path: Path, value: str
 ) -> None:
-    options = {"value": value, "total_episodes": 48, "save_steps": 2, "eval_prompts": 5,
-               "eval_every": 2, "num_mini_batches": 2}  # fmt: skip
+    options = {
+        "value": value,
+        "total_episodes": 48,
+        "save_steps": 2,
+        "eval_prompts": 5,
+        "eval_every": 2,
+        "num_mini_batches": 2,
+    }
     new_trainer("whole", **options).train()
 
     class Stop(Exception):
@@ -152,8 +158,7 @@ def test_killed_at_twenty_moments_a_run_still_ends_the_same(
     new_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL at random moments over 30 updates, every third while a checkpoint is written."""
-    options = {"total_episodes": 240, "save_steps": 1, "response_length": 4,
-               "num_ppo_epochs": 2}  # fmt: skip
+    options = {"total_episodes": 240, "save_steps": 1, "response_length": 4, "num_ppo_epochs": 2}
     started = time.monotonic()
     assert os.waitpid(in_a_child(lambda: new_trainer("whole", **options).train()), 0)[1] == 0
     an_update = (time.monotonic() - started) / 40
@@ -263,9 +268,13 @@ def test_other_settings_are_refused_with_each_difference(new_trainer: Make) -> N
 def test_what_changes_nothing_learned_may_differ(new_trainer: Make) -> None:
     new_trainer(total_episodes=16, save_steps=1).train()
     rows = new_trainer(
-        total_episodes=16, save_steps=5, sample_every=3, per_device_train_batch_size=4,
-        gradient_accumulation_steps=2, resume="auto",
-    ).train()  # fmt: skip
+        total_episodes=16,
+        save_steps=5,
+        sample_every=3,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        resume="auto",
+    ).train()
     assert len(rows) == 2
 
 

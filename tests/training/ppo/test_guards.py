@@ -48,8 +48,9 @@ def test_or_it_is_skipped_and_counted_and_nothing_moves(new_trainer: Make, tmp_p
     finish = trainer.finish
 
     def watch(update: int, *args: Any) -> None:
-        moved.append(any(not torch.equal(a, b) for a, b in zip(
-            before, trainer.parameters, strict=True)))  # fmt: skip
+        moved.append(
+            any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+        )
         before[:] = [p.detach().clone() for p in trainer.parameters]
         finish(update, *args)
 
@@ -64,9 +65,11 @@ def test_or_it_is_skipped_and_counted_and_nothing_moves(new_trainer: Make, tmp_p
 
 def test_too_many_skipped_in_a_row_stop_the_run_all_the_same(new_trainer: Make) -> None:
     trainer = new_trainer(
-        reward_model=scorer_that_fails({2, 3, 4, 5}, math.nan), total_episodes=80,
-        on_fault="skip", max_skipped=3,
-    )  # fmt: skip
+        reward_model=scorer_that_fails({2, 3, 4, 5}, math.nan),
+        total_episodes=80,
+        on_fault="skip",
+        max_skipped=3,
+    )
     with pytest.raises(RunStopped, match="3 updates in a row skipped"):
         trainer.train()
 

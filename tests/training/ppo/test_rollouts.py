@@ -60,9 +60,14 @@ def rollout_of(  # noqa: ANN201
     prompts = tokenizer(["We went to the market.", "I met my aunt at the cafe by the lake."] * 8)
     uniforms = draw_uniforms(16, 16, torch.Generator().manual_seed(0))
     return collect(
-        roles, Prompts(prompts["input_ids"]), uniforms, sampling_rule(tokenizer, 16, 0.7, **rule),
-        tokenizer, as_scorer(function), batch_size,
-    )  # fmt: skip
+        roles,
+        Prompts(prompts["input_ids"]),
+        uniforms,
+        sampling_rule(tokenizer, 16, 0.7, **rule),
+        tokenizer,
+        as_scorer(function),
+        batch_size,
+    )
 
 
 def test_a_reward_function_reads_the_texts_that_the_scorer_may_see(
@@ -85,18 +90,25 @@ def test_a_reward_function_reads_the_texts_that_the_scorer_may_see(
 
 def test_completions_that_break_the_rule_score_the_penalty(roles: Roles, demo_model: str) -> None:
     rollout = rollout_of(
-        roles, demo_model, lambda prompts, completions: [9.0] * 16,
-        truncate_token=".", truncate_after=13, penalty=-3.0,
-    )  # fmt: skip
+        roles,
+        demo_model,
+        lambda prompts, completions: [9.0] * 16,
+        truncate_token=".",
+        truncate_after=13,
+        penalty=-3.0,
+    )
     assert set(rollout.scores.tolist()) == {9.0, -3.0}
     assert rollout.mask.all()  # PPO's own terms run over all tokens all the same
 
 
 def test_a_missing_end_is_taken_off_the_score(roles: Roles, demo_model: str) -> None:
     rollout = rollout_of(
-        roles, demo_model, lambda prompts, completions: [9.0] * 16,
-        stop_token=".", missing_eos_penalty=2.5,
-    )  # fmt: skip
+        roles,
+        demo_model,
+        lambda prompts, completions: [9.0] * 16,
+        stop_token=".",
+        missing_eos_penalty=2.5,
+    )
     stop = load_tokenizer(demo_model)(".")["input_ids"][0]
     ended = (rollout.completion_ids == stop).any(1)
     assert rollout.scores.tolist() == [9.0 if e else 6.5 for e in ended.tolist()]

@@ -23,16 +23,26 @@ from toolkit.training.ppo.trainer import PPOTrainer
 
 
 def trainer_of(
-    demo_model: str, tmp_path: Path, value: str = "adapter", precision: str = "fp32",
-    name: str = "run", **kwargs: object,
-) -> PPOTrainer:  # fmt: skip
+    demo_model: str,
+    tmp_path: Path,
+    value: str = "adapter",
+    precision: str = "fp32",
+    name: str = "run",
+    **kwargs: object,
+) -> PPOTrainer:
     tokenizer = load_tokenizer(demo_model)
     lines = (Path(demo_model).parent / "prompts.jsonl").read_text().splitlines()[:64]
     prompts = [tokenizer(json.loads(line)["prompt"])["input_ids"] for line in lines]
     defaults: dict = {
-        "per_device_train_batch_size": 16, "total_episodes": 32, "response_length": 12,
-        "learning_rate": 1e-3, "value": value, "use_cpu": True, "seed": 0, "disable_tqdm": True,
-    }  # fmt: skip
+        "per_device_train_batch_size": 16,
+        "total_episodes": 32,
+        "response_length": 12,
+        "learning_rate": 1e-3,
+        "value": value,
+        "use_cpu": True,
+        "seed": 0,
+        "disable_tqdm": True,
+    }
     torch.manual_seed(0)
     config = PPOConfig(output_dir=str(tmp_path / name), **(defaults | kwargs))
     roles = Roles(
@@ -69,9 +79,14 @@ def test_recomputed_ratio_is_one_and_kl_is_zero_at_the_start(
 
 def test_micro_batches_keep_the_ratio_at_one(demo_model: str, tmp_path: Path) -> None:
     rows = trainer_of(
-        demo_model, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4,
-        local_rollout_forward_batch_size=6, num_mini_batches=2, recompute_logprobs=True,
-    ).train()  # fmt: skip
+        demo_model,
+        tmp_path,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+        local_rollout_forward_batch_size=6,
+        num_mini_batches=2,
+        recompute_logprobs=True,
+    ).train()
     assert rows[0]["val/first_max_log_ratio"] < 1e-5
 
 
@@ -93,9 +108,10 @@ def test_training_moves_adapters_and_value_head_and_never_the_base(
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
     moved = {
-        name for name, tensor in trainer.model.state_dict().items()
+        name
+        for name, tensor in trainer.model.state_dict().items()
         if not torch.equal(tensor, before[name])
-    }  # fmt: skip
+    }
     assert all(".policy." in n or ".value." in n or "value_head" in n for n in moved)
     assert "value_head.weight" in moved and any("lora_B.policy" in n for n in moved)
     assert any("lora_B.value" in n for n in moved) is (value == "adapter")
@@ -157,9 +173,15 @@ def test_the_coefficient_falls_while_the_kl_is_below_its_target(
 
 def test_it_learns_to_praise(demo_model: str, tmp_path: Path) -> None:
     rows = trainer_of(
-        demo_model, tmp_path, value="trunk", per_device_train_batch_size=64, total_episodes=960,
-        learning_rate=2e-3, kl_coef=0.02, kl_controller="fixed",
-    ).train()  # fmt: skip
+        demo_model,
+        tmp_path,
+        value="trunk",
+        per_device_train_batch_size=64,
+        total_episodes=960,
+        learning_rate=2e-3,
+        kl_coef=0.02,
+        kl_controller="fixed",
+    ).train()
     first, last = rows[0]["objective/scores"], rows[-1]["objective/scores"]
     assert last > first + rows[0]["objective/scores_std"]
 
@@ -194,9 +216,11 @@ def test_no_reward_is_a_mistake_of_the_user(demo_model: str, tmp_path: Path) -> 
     trainer = trainer_of(demo_model, tmp_path)
     with pytest.raises(InputError, match="PPO needs a reward"):
         PPOTrainer(
-            trainer.args, trainer.processing_class, trainer.model,
+            trainer.args,
+            trainer.processing_class,
+            trainer.model,
             train_dataset=trainer.train_dataset,
-        )  # fmt: skip
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
@@ -234,8 +258,10 @@ def test_a_step_follows_the_gradient_of_the_published_objective(
         trainer._step(rollout, Credit(advantages, returns), everything)
     trainer.optimizer.zero_grad()
     passage = rollout.passage(everything)
-    logits, values = (trainer.model.logits("policy", *passage, 12),
-                      trainer.model.values(*passage, 12))  # fmt: skip
+    logits, values = (
+        trainer.model.logits("policy", *passage, 12),
+        trainer.model.values(*passage, 12),
+    )
     logprobs = (logits / 0.7).log_softmax(-1).gather(-1, rollout.completion_ids[..., None])[..., 0]
     ratio = (logprobs - rollout.logprobs).exp()
     policy = torch.maximum(-advantages * ratio, -advantages * ratio.clip(0.8, 1.2)).mean()
@@ -273,9 +299,19 @@ def test_an_update_feeds_the_optimizer_what_the_paper_says(
     def spy(rollout: Any, credit: Credit, lr: float) -> dict[str, float]:
         seen.append((rollout, credit.advantages, credit.returns))
         return dict.fromkeys(
-            ("approxkl", "clipfrac", "entropy", "policy", "value", "value_clipfrac",
-             "value_error", "ratio", "first_max_log_ratio"), 0.0,
-        )  # fmt: skip
+            (
+                "approxkl",
+                "clipfrac",
+                "entropy",
+                "policy",
+                "value",
+                "value_clipfrac",
+                "value_error",
+                "ratio",
+                "first_max_log_ratio",
+            ),
+            0.0,
+        )
 
     monkeypatch.setattr(trainer, "optimize", spy)
     rows = trainer.train()
@@ -327,16 +363,26 @@ def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
     demo_model: str, tmp_path: Path
 ) -> None:
     rows = trainer_of(
-        demo_model, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4,
-        kl_horizon=160, kl_coef=0.15,
-    ).train()  # fmt: skip
+        demo_model,
+        tmp_path,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+        kl_horizon=160,
+        kl_coef=0.15,
+    ).train()
     assert rows[1]["objective/kl_coef"] == pytest.approx(0.15 * (1 - 0.2 * 16 / 160))
 
 
 @pytest.mark.parametrize(
-    "flag", [{"fp16": True}, {"max_steps": 10}, {"label_smoothing_factor": 0.1},
-             {"torch_compile": True}, {"hub_token": "hf_x"}],
-)  # fmt: skip
+    "flag",
+    [
+        {"fp16": True},
+        {"max_steps": 10},
+        {"label_smoothing_factor": 0.1},
+        {"torch_compile": True},
+        {"hub_token": "hf_x"},
+    ],
+)
 def test_a_flag_that_would_be_ignored_is_refused(tmp_path: Path, flag: dict) -> None:
     with pytest.raises(InputError, match="is not used by PPO"):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, **flag)
@@ -399,8 +445,13 @@ def test_a_policy_from_an_adapter_has_that_adapter_as_its_reference(
     lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
     first_kl = {}
     for reference in ("policy_adapter", "base"):
-        roles = Roles(load_base(demo_model, "fp32"), lora, value="trunk", policy_adapter=adapter,
-                      reference=reference)  # fmt: skip
+        roles = Roles(
+            load_base(demo_model, "fp32"),
+            lora,
+            value="trunk",
+            policy_adapter=adapter,
+            reference=reference,
+        )
         frozen = {n: p.clone() for n, p in roles.named_parameters() if ".reference." in n}
         trainer = new_trainer(reference, model=roles)
         first_kl[reference] = trainer.train()[0]["objective/kl"]
@@ -480,8 +531,11 @@ def test_empty_completions_and_equal_scores_are_said_once(
     trainer.train()
     said = capsys.readouterr().out
     assert said.count("100% of the completions are empty: the model ends at once") == 1
-    trainer = new_trainer("equal", total_episodes=24, reward_model=lambda prompts, completions: [
-        1.0 for _ in completions])  # fmt: skip
+    trainer = new_trainer(
+        "equal",
+        total_episodes=24,
+        reward_model=lambda prompts, completions: [1.0 for _ in completions],
+    )
     trainer.train()
     assert capsys.readouterr().out.count("all scores are 1, so there is nothing to learn") == 1
 
@@ -537,13 +591,19 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
     gains = {}
     for precision in ("fp32", "4bit"):
         trainer = new_trainer(
-            precision, precision=precision, per_device_train_batch_size=128, total_episodes=1024,
-            kl_coef=0.2, kl_controller="fixed", response_length=12,
-        )  # fmt: skip
+            precision,
+            precision=precision,
+            per_device_train_batch_size=128,
+            total_episodes=1024,
+            kl_coef=0.2,
+            kl_controller="fixed",
+            response_length=12,
+        )
         frozen = {
-            name: p.detach().clone() for name, p in trainer.model.named_parameters()
+            name: p.detach().clone()
+            for name, p in trainer.model.named_parameters()
             if not p.requires_grad
-        }  # fmt: skip
+        }
         rows = trainer.train()
         for name, parameter in trainer.model.named_parameters():
             if name in frozen:

@@ -15,14 +15,26 @@ from toolkit.models.loading import load_tokenizer
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import RewardData, prepare
 
-ROWS = [{"prompt": f"We went {'far ' * (i % 4)}{i}.", "completions": [" Good.", " Bad."],
-         "best": i % 2, "margin": 1.0, "scores": [0.0, float(i)]} for i in range(40)]  # fmt: skip
+ROWS = [
+    {
+        "prompt": f"We went {'far ' * (i % 4)}{i}.",
+        "completions": [" Good.", " Bad."],
+        "best": i % 2,
+        "margin": 1.0,
+        "scores": [0.0, float(i)],
+    }
+    for i in range(40)
+]
 
 
 def prepared(
-    demo_model: str, folder: Path, rows: list[dict] = ROWS, longest: int = 99,
-    template: str | None = None, **kwargs: Any,
-) -> RewardData:  # fmt: skip
+    demo_model: str,
+    folder: Path,
+    rows: list[dict] = ROWS,
+    longest: int = 99,
+    template: str | None = None,
+    **kwargs: Any,
+) -> RewardData:
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = BestOfKConfig(output_dir=str(folder / "out"), use_cpu=True, **kwargs)
     source = open_comparisons(folder / "c.jsonl", config.wants, "--comparisons")
@@ -113,6 +125,10 @@ def test_words_that_stick_to_the_prompt_are_warned_of(
     assert "warning: 40 rows run from prompt to completion without a space" in out
     chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["Good.", "Bad."]}
     mixed = [ROWS[0] | chat | {"margin": 1.0} for _ in range(5)]
-    prepared(demo_model, tmp_path, mixed + [row | {"completions": ["Good.", "Bad."]}
-                                            for row in ROWS], template="plain")  # fmt: skip
+    prepared(
+        demo_model,
+        tmp_path,
+        mixed + [row | {"completions": ["Good.", "Bad."]} for row in ROWS],
+        template="plain",
+    )
     assert "warning: 40 rows" in capsys.readouterr().out

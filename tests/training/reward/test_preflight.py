@@ -15,18 +15,36 @@ from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.preflight import preflight
 from toolkit.training.reward.trainer import BestOfKTrainer
 
-ROWS = [{"prompt": f"We went {i}.", "completions": [" It was good.", " It was very bad."],
-         "best": i % 2} for i in range(8)]  # fmt: skip
+ROWS = [
+    {
+        "prompt": f"We went {i}.",
+        "completions": [" It was good.", " It was very bad."],
+        "best": i % 2,
+    }
+    for i in range(8)
+]
 
 
 @pytest.fixture
 def trainer(demo_model: str, tmp_path: Path) -> Any:
     tokenizer = load_tokenizer(demo_model)
     data = Dataset.from_list(list(Encoder(tokenizer, 64).encode(("", row) for row in ROWS)))
-    config = BestOfKConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=2,
-                           disable_tqdm=True, per_device_train_batch_size=4)  # fmt: skip
-    return BestOfKTrainer(load_base(demo_model, "4bit", score_head=True), config, tokenizer, data,
-                          None, lora_config(4, 8, "all-linear", "SEQ_CLS"))  # fmt: skip
+    config = BestOfKConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        max_steps=2,
+        disable_tqdm=True,
+        per_device_train_batch_size=4,
+    )
+    return BestOfKTrainer(
+        load_base(demo_model, "4bit", score_head=True),
+        config,
+        tokenizer,
+        data,
+        None,
+        lora_config(4, 8, "all-linear", "SEQ_CLS"),
+    )
 
 
 def head(trainer: Any) -> torch.nn.Parameter:

@@ -35,10 +35,13 @@ GOOD, BAD = " The honey was wonderful.", " The honey was terrible."
 def rows(count: int = 48, k: int = 4) -> list[dict]:
     """The best is the one that praises; its place changes from row to row."""
     return [
-        {"prompt": f"We went to the {('market', 'cafe', 'hotel')[i % 3]}.",
-         "completions": [GOOD if j == i % k else BAD for j in range(k)], "best": i % k}
+        {
+            "prompt": f"We went to the {('market', 'cafe', 'hotel')[i % 3]}.",
+            "completions": [GOOD if j == i % k else BAD for j in range(k)],
+            "best": i % k,
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def encode(tokenizer: Any, rows: list[dict]) -> list[dict]:
@@ -46,9 +49,15 @@ def encode(tokenizer: Any, rows: list[dict]) -> list[dict]:
 
 
 def config(tmp_path: Path, **kwargs: object) -> BestOfKConfig:
-    defaults: dict = {"use_cpu": True, "report_to": "none", "disable_tqdm": True,
-                      "per_device_train_batch_size": 8, "learning_rate": 3e-3,
-                      "num_train_epochs": 2, "logging_steps": 100}  # fmt: skip
+    defaults: dict = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 3e-3,
+        "num_train_epochs": 2,
+        "logging_steps": 100,
+    }
     return BestOfKConfig(output_dir=str(tmp_path / "t"), **(defaults | kwargs))
 
 
@@ -71,9 +80,12 @@ def test_pairs_give_trls_own_loss_and_gradients(demo_model: str, tmp_path: Path)
     tokenizer = load_tokenizer(demo_model)
     pairs = encode(tokenizer, rows(6, k=2))
     stock_rows = [
-        {"chosen_ids": r["candidate_ids"][r["best"]],
-         "rejected_ids": r["candidate_ids"][1 - r["best"]]} for r in pairs
-    ]  # fmt: skip
+        {
+            "chosen_ids": r["candidate_ids"][r["best"]],
+            "rejected_ids": r["candidate_ids"][1 - r["best"]],
+        }
+        for r in pairs
+    ]
     model = get_peft_model(
         load_base(demo_model, "fp32", score_head=True),
         lora_config(8, 16, "all-linear", "SEQ_CLS"),
@@ -83,10 +95,17 @@ def test_pairs_give_trls_own_loss_and_gradients(demo_model: str, tmp_path: Path)
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     stock = RewardTrainer(
-        model=model, processing_class=tokenizer, train_dataset=Dataset.from_list(stock_rows),
-        args=RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none",
-                          activation_checkpointing=False),
-    )  # fmt: skip
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(stock_rows),
+        args=RewardConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            activation_checkpointing=False,
+        ),
+    )
     ours = object.__new__(BestOfKTrainer)
     ours.__dict__.update(stock.__dict__)
     ours.config = config(tmp_path)
@@ -190,18 +209,26 @@ def test_an_adapter_that_would_forget_its_head_is_refused(demo_model: str, tmp_p
     for task_type in ("CAUSAL_LM", None):
         with pytest.raises(ValueError, match="must be SEQ_CLS"):
             BestOfKTrainer(
-                model=None, args=None, processing_class=None, train_dataset=None,
-                eval_dataset=None, peft_config=LoraConfig(task_type=task_type),
-            )  # fmt: skip
+                model=None,
+                args=None,
+                processing_class=None,
+                train_dataset=None,
+                eval_dataset=None,
+                peft_config=LoraConfig(task_type=task_type),
+            )
 
 
 def trained_with(demo_model: str, tmp_path: Path, data: list[dict], **kwargs: object) -> Any:
     tokenizer = load_tokenizer(demo_model)
     base = load_base(demo_model, "fp32", score_head=True)
     trainer = BestOfKTrainer(
-        base, config(tmp_path, **kwargs), tokenizer, Dataset.from_list(encode(tokenizer, data)),
-        None, lora_config(8, 16, "all-linear", "SEQ_CLS"),
-    )  # fmt: skip
+        base,
+        config(tmp_path, **kwargs),
+        tokenizer,
+        Dataset.from_list(encode(tokenizer, data)),
+        None,
+        lora_config(8, 16, "all-linear", "SEQ_CLS"),
+    )
     trainer.train()
     return trainer
 
@@ -218,12 +245,15 @@ def test_every_loss_learns_to_put_praise_first_with_mixed_k(
         k = 2 + i % 3
         order = [(j + i) % k for j in range(k)]  # order[j] = how bad the j-th is
         place = ("market", "cafe", "hotel")[i % 3]
-        data.append({
-            "prompt": f"We went to the {place}.", "best": order.index(0),
-            "completions": [f" The honey was {words[o]}." for o in order],
-            "ranking": sorted(range(k), key=order.__getitem__),
-            "scores": [-float(o) for o in order],
-        })  # fmt: skip
+        data.append(
+            {
+                "prompt": f"We went to the {place}.",
+                "best": order.index(0),
+                "completions": [f" The honey was {words[o]}." for o in order],
+                "ranking": sorted(range(k), key=order.__getitem__),
+                "scores": [-float(o) for o in order],
+            }
+        )
     trainer = trained_with(demo_model, tmp_path, data, loss_type=loss_type, num_train_epochs=3)
     assert trainer.state.log_history[-1]["accuracy"] > 0.6
     encoded = encode(load_tokenizer(demo_model), data)
@@ -252,14 +282,21 @@ def test_scores_in_buckets_are_those_of_one_padded_pass_in_their_order(
 def test_gradient_checkpointing_changes_no_gradient(demo_model: str, tmp_path: Path) -> None:
     gradients = []
     for checkpointing in (False, True):
-        trainer = trained_with(demo_model, tmp_path, rows(8), max_steps=1, learning_rate=1e-9,
-                               activation_checkpointing=checkpointing)  # fmt: skip
+        trainer = trained_with(
+            demo_model,
+            tmp_path,
+            rows(8),
+            max_steps=1,
+            learning_rate=1e-9,
+            activation_checkpointing=checkpointing,
+        )
         assert trainer.model.is_gradient_checkpointing == checkpointing
         batch = trainer.data_collator(encode(load_tokenizer(demo_model), rows(8)))
         trainer.model.train()
         trainer.compute_loss(trainer.model, batch).backward()
-        gradients.append({n: p.grad for n, p in trainer.model.named_parameters()
-                          if p.requires_grad})  # fmt: skip
+        gradients.append(
+            {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+        )
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
@@ -286,10 +323,16 @@ def test_all_labels_reach_the_batches_and_the_log_is_of_real_candidates(
     demo_model: str, tmp_path: Path
 ) -> None:
     data = [
-        {"prompt": "We went.", "completions": [GOOD, BAD, " Yes."][: 2 + i % 2], "best": 0,
-         "ranking": [0, 1], "scores": [2.0, 1.0, 0.0][: 2 + i % 2], "margin": 1.0}
+        {
+            "prompt": "We went.",
+            "completions": [GOOD, BAD, " Yes."][: 2 + i % 2],
+            "best": 0,
+            "ranking": [0, 1],
+            "scores": [2.0, 1.0, 0.0][: 2 + i % 2],
+            "margin": 1.0,
+        }
         for i in range(8)
-    ]  # fmt: skip
+    ]
     trainer = trained_with(demo_model, tmp_path, data, max_steps=1, use_margin=True)
     batch = next(iter(trainer.get_train_dataloader()))
     assert {"ranking", "target_scores", "margin", "candidates"} <= set(batch)

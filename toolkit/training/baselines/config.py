@@ -29,12 +29,27 @@ from toolkit.training.trl_defaults import TRLDefaults
 
 Method = Literal["dpo", "kto", "orpo", "cpo"]
 LOSSES = {
-    "dpo": ("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
-            "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    "dpo": (
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    ),
     "kto": ("kto", "apo_zero_unpaired"),
     "orpo": ("orpo",),
     "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
-}  # fmt: skip
+}
 # Fields of TRL's and transformers' that would be ignored, or that would undo what stands above.
 NOT_USED = {
     "chat_template_path", "dataset_text_field", "dataset_kwargs", "dataset_num_proc", "eos_token",

@@ -225,9 +225,12 @@ class VisibleReward:
         self.__name__ = scorer.name
 
     def __call__(
-        self, prompts: list[list[int]], completion_ids: list[list[int]], row: list[int],
+        self,
+        prompts: list[list[int]],
+        completion_ids: list[list[int]],
+        row: list[int],
         **others: Any,
-    ) -> list[float]:  # fmt: skip
+    ) -> list[float]:
         """Scores; NaN where a part cannot score a completion, from which TRL learns nothing."""
         ids, mask = pad(completion_ids, self.rule.pad_id)
         visible, valid = self.rule.visible(Sampled(ids, mask, torch.zeros(0)))

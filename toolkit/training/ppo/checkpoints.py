@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,7 +23,7 @@ from toolkit.errors import InputError
 from toolkit.models.actors import POLICY
 from toolkit.models.peft_wrappers import of_adapter
 from toolkit.models.toolkit_json import FACTS
-from toolkit.training.ppo.state import TENSORS, PPOState
+from toolkit.training.ppo.state import TENSORS, Json, PPOState
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
 MANIFEST = "manifest.json"
@@ -132,7 +131,7 @@ def load_checkpoint(folder: Path) -> PPOState:
     return PPOState.from_json(_read_state(folder), folder, tensors)
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Path) -> Json:
     return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
@@ -179,7 +178,7 @@ def _as_peft(name: str, overrides: dict[int, str]) -> str:
     return f"{name}.".replace(f".{POLICY}.", ".").removesuffix(".")
 
 
-def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def check_same(then: Json, now: Json, folder: Path) -> None:
     """Raise InputError, with a line for each difference, unless the settings are the same."""
     now = json.loads(json.dumps(now))
     names = sorted(set(then) | set(now))
@@ -191,11 +190,12 @@ def check_same(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     if changes:
         raise InputError(
             f"{folder}: made under other settings, {changes[0]} (resume with the old ones, or "
-            "start anew with another output_dir)", details=changes[1:],
-        )  # fmt: skip
+            "start anew with another output_dir)",
+            details=changes[1:],
+        )
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path) -> Json:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -62,8 +62,13 @@ Schedule = Literal[
 ]  # fmt: skip
 # What torch.utils.checkpoint.checkpoint takes besides the function and its inputs.
 CHECKPOINTING = (
-    "use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "context_fn",
-)  # fmt: skip
+    "use_reentrant",
+    "preserve_rng_state",
+    "determinism_check",
+    "debug",
+    "early_stop",
+    "context_fn",
+)
 # Fields that may differ when a run is resumed: nothing of what is learned depends on them.
 FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
@@ -326,7 +331,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
             self.kl_coef_max or math.inf,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Every setting on which the result depends: a run is resumed only under the same."""
         own = {f.name for f in dataclasses.fields(PPOConfig)} - {
             f.name for f in dataclasses.fields(TrainingArguments)
@@ -364,5 +369,5 @@ def check_steps(name: str, value: float | None) -> None:
         raise InputError(f"{name} is {value}, but must be whole, or a part below 1", name)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value.value if isinstance(value, enum.Enum) else value

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,11 +103,11 @@ class Guards:
         """An update was made."""
         self.in_a_row = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         names = ("skipped", "in_a_row", "first_std", "running", "best")
         return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
         for name, value in state.items():
             # What was not known yet (NaN) is null in a checkpoint's JSON.
             setattr(self, name, math.nan if value is None else value)

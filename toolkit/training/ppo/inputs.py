@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import TAKEN, Prompts
+from toolkit.data.rows import Row
 from toolkit.errors import InputError
 from toolkit.models.actors import REWARD, Actors
 from toolkit.scoring.functions import as_scorer
@@ -19,7 +20,7 @@ from toolkit.training.ppo.algorithms import Algorithm
 from toolkit.training.ppo.config import PPOConfig
 
 
-def check_actors(model: Any, algorithm: Algorithm, args: PPOConfig) -> Actors:
+def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors:
     """The roles, with checkpointing switched on where it was asked for.
 
     Raises:
@@ -44,12 +45,13 @@ def check_actors(model: Any, algorithm: Algorithm, args: PPOConfig) -> Actors:
     if not model.trainable():
         raise InputError("nothing to train: every parameter is frozen")
     if args.gradient_checkpointing:
-        options: Any = args.activation_checkpointing_kwargs  # a dictionary by now, not JSON
-        model.use_checkpointing(options)
+        # A dictionary by now: TrainingArguments has read the JSON.
+        options = args.activation_checkpointing_kwargs
+        model.use_checkpointing(options if isinstance(options, dict) else None)
     return model
 
 
-def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -> WeightedSum:
+def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors) -> WeightedSum:
     """The scorers: one, a function, a classifier, None for the roles' own, or a list of these.
 
     A classifier stands for the reward model among the actors, as None does.
@@ -57,7 +59,9 @@ def as_rewards(reward_model: Any, weights: list[float] | None, actors: Actors) -
     Raises:
         InputError: there is none, or weights do not go with them.
     """
-    listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
+    listed: list[Any] = (
+        list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
+    )
     unfit = next((part for part in listed if part is not None and not callable(part)), None)
     if unfit is not None:
         raise InputError(f"reward_model: {unfit!r:.60} is neither a model nor a function")
@@ -115,7 +119,7 @@ def as_prompts(
     return prompts
 
 
-def _unpadded(row: Any, tokenizer: Any, place: str) -> list[int]:
+def _unpadded(row: Row, tokenizer: PreTrainedTokenizerBase | None, place: str) -> list[int]:
     """The real tokens of a row's ``input_ids``."""
     if row.get("input_ids") is None:
         raise InputError(f"{place}: no input_ids (tokenize the prompts first)")
@@ -125,8 +129,8 @@ def _unpadded(row: Any, tokenizer: Any, place: str) -> list[int]:
         if len(mask) != len(ids):
             raise InputError(f"{place}: {len(ids)} input_ids, but {len(mask)} in attention_mask")
         return [i for i, real in zip(ids, mask, strict=True) if real]
-    pad = getattr(tokenizer, "pad_token_id", None)
-    if pad is None or pad == tokenizer.unk_token_id:
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    if tokenizer is None or pad is None or pad == tokenizer.unk_token_id:
         return ids
     start, stop = 0, len(ids)
     while start < stop and ids[start] == pad:
@@ -136,7 +140,9 @@ def _unpadded(row: Any, tokenizer: Any, place: str) -> list[int]:
     return ids[start:stop]
 
 
-def as_eval_prompts(dataset: Any, tokenizer: Any) -> tuple[Prompts | None, dict[str, Prompts]]:
+def as_eval_prompts(
+    dataset: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prompts | None, dict[str, Prompts]]:
     """Held-out prompts, all of them; and by name, where several datasets came in a dictionary."""
     if dataset is None or (isinstance(dataset, Mapping) and not dataset):
         return None, {}
@@ -176,6 +182,6 @@ def digest_of(model: Actors, reward: bool) -> str:
     return digest.hexdigest()[:16]
 
 
-def hash_of(value: Any) -> str:
+def hash_of(value: object) -> str:
     """The first 16 digits of the SHA-256 of a value's JSON."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

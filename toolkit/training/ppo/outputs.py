@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +11,7 @@ from toolkit.training.run_log import Row
 
 
 def save_adapters(
-    model: Actors, tokenizer: PreTrainedTokenizerBase, folder: Path, facts: dict[str, Any]
+    model: Actors, tokenizer: PreTrainedTokenizerBase, folder: Path, facts: Row
 ) -> None:
     """Write what was trained, with the tokenizer where that is not the base's own.
 
@@ -51,7 +50,7 @@ def save_best(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     row: Row,
-    facts: dict[str, Any],
+    facts: Row,
 ) -> None:
     """Put the adapters in the place of the best so far, with the evaluation that they got."""
     with atomic_directory(folder) as aside:

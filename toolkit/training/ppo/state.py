@@ -4,7 +4,6 @@ It is captured and put back here and nowhere else. ``checkpoints.py`` writes it 
 in docs/checkpoints.md says what each key is.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -194,7 +193,7 @@ class PPOState:
 
     @classmethod
     def from_json(
-        cls, state: Mapping[str, Any], folder: object, tensors: Mapping[str, Any]
+        cls, state: Json, folder: object, tensors: dict[str, dict[str, Tensor]]
     ) -> "PPOState":
         """A state of state.json's keys and the tensors of the other files.
 
@@ -209,7 +208,7 @@ class PPOState:
                 "with the version that wrote it)"
             )
         try:
-            return cls(**state, **tensors)
+            return cls(**(state | tensors))
         except TypeError as error:
             missing = str(error).partition("missing")[2].strip()
             raise InputError(f"{folder}: state.json lacks {missing or error}") from None

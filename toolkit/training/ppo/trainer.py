@@ -10,11 +10,12 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from toolkit.data.files import atomic_directory
@@ -91,10 +92,10 @@ class PPOTrainer:
         args: PPOConfig,
         processing_class: PreTrainedTokenizerBase,
         model: Actors,
-        reward_model: Any = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        reward_model: object = None,
+        train_dataset: object = None,
+        eval_dataset: object = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         callbacks: list[TrainerCallback] | None = None,
         reward_weights: list[float] | None = None,
     ) -> None:
@@ -258,7 +259,7 @@ class PPOTrainer:
         self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
         return state.update
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Row:
         """What a checkpoint must have been made under for the run to go on from it."""
         whole = self.args.identity() | self.model.identity()
         # The batch as a whole counts, not how it is cut up into processes and passes.
@@ -565,7 +566,7 @@ class PPOTrainer:
         if self.ranks.is_main:
             save_best(self.model, self.processing_class, self.folder / "best", row, self._facts())
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Row:
         """What is noted with saved adapters."""
         return {"kl_coef": self.kl.value, **self.train_dataset.rendering()}
 
@@ -623,7 +624,7 @@ class PPOTrainer:
             show_completions(rows, self.folder / "completions.jsonl")
         return rows
 
-    def save_model(self, output_dir: str | Path | None = None, **facts: Any) -> Path:
+    def save_model(self, output_dir: str | Path | None = None, **facts: object) -> Path:
         """Save the adapters under ``output_dir/adapters``; returns the policy's folder.
 
         Args:
@@ -637,7 +638,7 @@ class PPOTrainer:
         self.ranks.wait()
         return target / "policy"
 
-    def push_to_hub(self, **kwargs: Any) -> None:
+    def push_to_hub(self, **kwargs: object) -> None:
         """TRL's name. Refused: recipes/publish.py shows what would go, checks it, and sends it."""
         raise InputError(PUBLISH)
 
