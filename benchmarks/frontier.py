@@ -4,8 +4,8 @@
         --lexicon FILE --reference outputs/reference.pt outputs/ppo/checkpoint-*
 
 The KL-optimal policy is the reference reweighted by exp(score / price); from samples of the
-reference it is estimated by self-normalised importance weights (toolkit/maths/frontier.py). Each
-policy named is sampled on the same prompts; printed are its KL and normalised score (in standard
+reference it is estimated by self-normalized importance weights (toolkit/maths/frontier.py). Each
+policy named is sampled on the same prompts; printed are its KL and normalized score (in standard
 deviations of the reference's, from its mean), the optimum at that KL, their ratio, and how many
 samples the optimum really rests on. --reference keeps the reference's scores for the next time.
 """
@@ -115,13 +115,13 @@ def main() -> None:
         scores, kls = sample_scores(
             roles, POLICY, prompts, rule, tokenizer, scorer, args.policy_each, seed=2
         )
-        kl, normalised = kls.mean().item(), (scores.mean().item() - mean) / std
+        kl, normalized = kls.mean().item(), (scores.mean().item() - mean) / std
         tilt = tilt_at_kl(reference, kl)
         best = (tilt.score - mean) / std
         by_half = [(tilt_at_kl(half, kl).score - mean) / std for half in halves]
         print(
-            f"{path.parent.name + '/' + path.name:32}{kl:8.3f}{normalised:8.3f}{best:8.3f}"
-            f"{normalised / best:8.3f}{by_half[0]:8.3f}{by_half[1]:8.3f}"
+            f"{path.parent.name + '/' + path.name:32}{kl:8.3f}{normalized:8.3f}{best:8.3f}"
+            f"{normalized / best:8.3f}{by_half[0]:8.3f}{by_half[1]:8.3f}"
             f"{tilt.effective_samples:9.1f}",
             flush=True,
         )

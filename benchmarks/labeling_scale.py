@@ -52,7 +52,7 @@ def fill(store: Store, items: int, labels: int, people: int, left: int) -> None:
         held.append((item, who, 0, event, "pick", choice))
     db.execute("BEGIN")
     db.executemany(
-        "INSERT INTO events (id, form, item, labeller, turn, action, choice, position, seconds, at)"
+        "INSERT INTO events (id, form, item, labeler, turn, action, choice, position, seconds, at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         events,
     )

@@ -1,9 +1,9 @@
-"""How long it takes to check and tokenise comparisons, and how much memory.
+"""How long it takes to check and tokenize comparisons, and how much memory.
 
     python benchmarks/read_comparisons.py [--rows 10000 100000] [--model data/model]
 
 Writes synthetic best-of-4 comparisons (or repeats those of --comparisons, prompts numbered), then
-checks and tokenises them in a process of its own for each size. The peak is that of the process;
+checks and tokenizes them in a process of its own for each size. The peak is that of the process;
 what importing torch and transformers takes is given beside it. Memory that does not grow with the
 file shows as two equal peaks.
 """
@@ -65,7 +65,7 @@ def measure(path: str, model: str) -> None:
                 "megabytes": round(Path(path).stat().st_size / 1e6, 1),
                 "tokens_a_row": round(tokens / min(1000, len(data))),
                 "check_s": round(checked - started, 1),
-                "tokenise_s": round(ended - checked, 1),
+                "tokenize_s": round(ended - checked, 1),
                 "imports_mib": round(before),
                 "peak_mib": round(peak()),
             }

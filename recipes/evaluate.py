@@ -10,7 +10,7 @@ The untuned model takes part unasked. You should see a table of the contenders (
 error, score, diversity, length), one of each pair (wins, ties, losses, the win rate over decided
 prompts with its Wilson interval, p-values paired by prompt), ratings, and the first samples as they
 came, not picked. evaluation.json and samples.jsonl hold the same, and report.py draws it. People
-judge on the labelling page: --judges people=people:outputs/matches.sqlite, then label.py --serve,
+judge on the labeling page: --judges people=people:outputs/matches.sqlite, then label.py --serve,
 then again with --samples.
 """
 

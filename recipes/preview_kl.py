@@ -2,7 +2,7 @@
 
     python recipes/preview_kl.py --kl_target 6 --kl_horizon 10000 --batch_size 256
 
-Simulates a policy that follows the KL-regularised optimum of a reward of standard deviation 1, with
+Simulates a policy that follows the KL-regularized optimum of a reward of standard deviation 1, with
 a delay, and prints KL and coefficient over the updates, whether the KL settles within 5 % of its
 target in the last fifth, and how far it overshoots. A sketch of the controller, not of learning.
 """

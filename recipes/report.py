@@ -5,7 +5,7 @@
 
 Takes what the other recipes left behind; all of it is optional, and several runs go by
 NAME=FOLDER. You should see a table of verdicts (was the KL held, is the policy better, can the
-reward model be trusted, are there signs of over-optimisation), and OUTPUT_DIR/report.html, one
+reward model be trusted, are there signs of over-optimization), and OUTPUT_DIR/report.html, one
 self-contained page; report.json and the pictures as PNGs lie beside it.
 """
 

@@ -100,7 +100,7 @@ def main(
     history = [row for row in trainer.state.log_history if "loss" in row]
     probes = data.probes()
 
-    # Save, load again as PPO will, measure, normalise; the folder appears when all of it is done.
+    # Save, load again as PPO will, measure, normalize; the folder appears when all of it is done.
     with atomic_directory(out / "adapter") as folder:
         expected = plain_scores(trainer.model.eval(), probes)
         trainer.save_adapter(folder, absolute_if_local(name))

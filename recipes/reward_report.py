@@ -23,7 +23,7 @@ from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import from_row
 from toolkit.errors import InputError
-from toolkit.evaluation.reward_analysis import Analysis, analyse
+from toolkit.evaluation.reward_analysis import Analysis, analyze
 from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
 from toolkit.evaluation.tables import print_facts
 from toolkit.flags import flag
@@ -93,7 +93,7 @@ def report(args: ReportArguments, scratch: Path) -> Analysis:
     roles = Roles(base_of(model_args), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
     raw = score_candidates(roles, encoded, encoder.pad_id())
-    analysis = analyse(rows, raw, gain, bias, baselines)
+    analysis = analyze(rows, raw, gain, bias, baselines)
 
     # The same training on fewer labels.
     curve = []

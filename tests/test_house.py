@@ -135,23 +135,23 @@ def test_what_is_declared_is_imported() -> None:
     assert declared()[0] - used == INDIRECT
 
 
-def licences() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("licences", ROOT / "benchmarks" / "licences.py")
+def licenses() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("licenses", ROOT / "benchmarks" / "licenses.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_page_of_licences_has_every_pin_and_nothing_for_use_is_under_the_gpl() -> None:
-    tool = licences()
+def test_the_page_of_licenses_has_every_pin_and_nothing_for_use_is_under_the_gpl() -> None:
+    tool = licenses()
     text = tool.PAGE.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| \**([\w-]+)\** \| (\S+) \|", text, flags=re.M))
     for name, version in tool.pins().items():
-        assert rows.get(name) == version, f"{name} {version}: run benchmarks/licences.py again"
+        assert rows.get(name) == version, f"{name} {version}: run benchmarks/licenses.py again"
     for name, package in tool.closure(tool.declared()).items():
-        licence = tool.licence_of(package)
-        assert "GPL" not in licence and "unknown" not in licence, f"{name}: {licence}"
+        license = tool.license_of(package)
+        assert "GPL" not in license and "unknown" not in license, f"{name}: {license}"
     assert "krippendorff" not in imported_packages("toolkit") | imported_packages("recipes")
 
 

@@ -10,7 +10,7 @@ from toolkit.evaluation.reward_analysis import (
     Calibration,
     NotCalibrated,
     People,
-    analyse,
+    analyze,
     length_bias,
     people,
     position_bias,
@@ -43,7 +43,7 @@ def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]]
 
 def test_accuracy_chance_and_baselines() -> None:
     rows, raw, expected = made()
-    a = analyse(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
+    a = analyze(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
     assert a.accuracy.low < expected < a.accuracy.high
     assert a.chance == pytest.approx(np.mean([1 / len(r) for r in raw]))
     assert a.metrics.p < 1e-6
@@ -66,7 +66,7 @@ def test_accuracy_chance_and_baselines() -> None:
 
 def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
     rows, raw, _ = made(50)
-    h = analyse(rows, raw, gain=2.0, bias=1.0).histogram
+    h = analyze(rows, raw, gain=2.0, bias=1.0).histogram
     flat = np.concatenate(raw)
     assert sum(h.raw.counts) == sum(h.normalised.counts) == len(flat)
     assert h.raw.mean == pytest.approx(flat.mean())
@@ -77,13 +77,13 @@ def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
 
 def test_a_model_that_is_half_as_sure_as_it_might_be_wants_the_temperature_one_half() -> None:
     rows, raw, _ = made(4000)
-    c = analyse(rows, raw, 1.0, 0.0).calibration
+    c = analyze(rows, raw, 1.0, 0.0).calibration
     assert isinstance(c, Calibration)
     assert c.temperature == pytest.approx(0.5, rel=0.1)
     assert c.after.ece < 0.03 < 0.1 < c.before.ece
     assert c.after.loss < c.before.loss
     assert c.fitted_on + c.tested_on == 4000
-    few = analyse(rows[:12], raw[:12], 1.0, 0.0).calibration
+    few = analyze(rows[:12], raw[:12], 1.0, 0.0).calibration
     assert isinstance(few, NotCalibrated) and "too few" in few.reason
 
 
@@ -129,7 +129,7 @@ def test_peoples_agreement_is_reported_where_the_rows_tell() -> None:
 
 def test_the_most_confident_mistakes_come_first() -> None:
     rows, raw, _ = made()
-    found = analyse(rows, raw, 1.0, 0.0).mistakes
+    found = analyze(rows, raw, 1.0, 0.0).mistakes
     sure = [m.confidence for m in found]
     assert len(found) == 10 and sure == sorted(sure, reverse=True)
     wrong = [

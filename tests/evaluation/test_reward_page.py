@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.evaluation.reward_analysis import Analysis, CurvePoint, RewardReport, analyse
+from toolkit.evaluation.reward_analysis import Analysis, CurvePoint, RewardReport, analyze
 from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
 from toolkit.scoring.accuracy import RewardMetrics
 
@@ -28,7 +28,7 @@ def made(count: int = 400) -> tuple[list[dict], list[list[float]]]:
 
 @pytest.fixture(scope="module")
 def analysis() -> Analysis:
-    return analyse(*made(), gain=1.0, bias=0.0)
+    return analyze(*made(), gain=1.0, bias=0.0)
 
 
 def test_the_verdict_is_earned(analysis: Analysis) -> None:
@@ -37,11 +37,11 @@ def test_the_verdict_is_earned(analysis: Analysis) -> None:
     assert answer == "yes" and "It has learned what people pick" in sentence
     noise = np.random.default_rng(5)
     lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
-    answer, sentence = verdict(analyse(rows, lost, 1.0, 0.0))
+    answer, sentence = verdict(analyze(rows, lost, 1.0, 0.0))
     assert answer == "no" and sentence.startswith("Not to be told from chance")
     oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
     picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
-    answer, sentence = verdict(analyse(rows, raw, 1.0, 0.0, oracle))
+    answer, sentence = verdict(analyze(rows, raw, 1.0, 0.0, oracle))
     assert answer == "no" and "But no better than: oracle (100.0%)" in sentence
 
 
@@ -73,7 +73,7 @@ def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) ->
         row["prompt"] = [{"role": "user", "content": HOSTILE + row["prompt"]}]
         row["completions"] = [HOSTILE + text for text in row["completions"]]
     curve = [CurvePoint(0.1, 10, 0.3, 0.2, 0.4, 1.3), CurvePoint(1.0, 100, 0.5, 0.4, 0.6, 1.3)]
-    analysis = analyse(rows, raw, 1.0, 0.0)
+    analysis = analyze(rows, raw, 1.0, 0.0)
     write_reward_report(tmp_path, analysis, curve, {"config": HOSTILE})
     page = (tmp_path / "reward_report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page

@@ -13,7 +13,7 @@ from toolkit.errors import InputError
 from toolkit.evaluation.run_report import (
     data_sheet,
     last_fifth,
-    overoptimised,
+    overoptimized,
     read_evaluation,
     read_ppo_run,
     read_reward_run,
@@ -44,14 +44,14 @@ def test_verdicts_say_no_where_it_is_no(runs: Path, evaluation: Make) -> None:
     result = replace(result, judges=[replace(j, training_reward=False) for j in result.judges])
     facts = {f[0]: f[2] for f in verdicts({}, {}, result)}  # by the first
     assert facts["ppo better than reference, says rm"] == "no"
-    assert facts["free of over-optimisation"] == ""
+    assert facts["free of over-optimization"] == ""
 
 
 def test_a_later_checkpoint_that_only_the_training_reward_likes_raises_the_alarm(
     evaluation: Make,
 ) -> None:
     result, _ = evaluation([str(i) for i in range(60)], kind="checkpoint")
-    assert overoptimised(result) == []
+    assert overoptimized(result) == []
     place = next(
         i
         for i, p in enumerate(result.pairs)
@@ -60,7 +60,7 @@ def test_a_later_checkpoint_that_only_the_training_reward_likes_raises_the_alarm
     result.pairs[place] = replace(
         result.pairs[place], difference=-(result.pairs[place].difference or 0.0)
     )
-    (alarm,) = overoptimised(result)
+    (alarm,) = overoptimized(result)
     assert alarm.startswith("ppo@2: <b>truth</b> finds it worse than ppo@1")
 
 

@@ -154,7 +154,7 @@ def info(hub: "StubHub", repo: Repo, asked: Asked, body: bytes) -> tuple[Any, ..
 def validate(hub: "StubHub", repo: Any, asked: Asked, body: bytes) -> tuple[Any, ...]:
     data = yaml.safe_load(json.loads(body)["content"].split("---")[1])
     if not isinstance(data, dict) or not re.fullmatch("[a-z0-9.-]+", data.get("license", "")):
-        return 400, {"errors": [{"message": "license must be a licence's short name"}]}
+        return 400, {"errors": [{"message": "license must be a license's short name"}]}
     return 200, {"errors": [], "warnings": []}
 
 

@@ -22,7 +22,7 @@ def find(name: Path | str, base_id: str | None = "org/base", **kwargs: Any) -> B
     return find_base(str(name), partial(model_info, connect()), base_id, **kwargs)
 
 
-def test_a_folder_that_is_the_hubs_model_gets_its_commit_and_licence(hub: Any, local: Path) -> None:
+def test_a_folder_that_is_the_hubs_model_gets_its_commit_and_license(hub: Any, local: Path) -> None:
     sha = hub.add("org/base", local, {"license": "other", "license_name": "mine"})
     base = find(local)
     assert base == Base(local, "org/base", sha, {"license": "other", "license_name": "mine"})
@@ -84,7 +84,7 @@ def test_a_base_of_the_hub_is_the_commit_in_the_cache_not_the_newest(
         find("org/base", None, revision="v9")
 
 
-def test_the_licence_is_the_bases_or_the_given_one_where_that_says_none(
+def test_the_license_is_the_bases_or_the_given_one_where_that_says_none(
     hub: Any, local: Path
 ) -> None:
     hub.add("org/base", local)

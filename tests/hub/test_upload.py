@@ -176,7 +176,7 @@ def test_a_hub_that_kept_something_else_is_found_out(hub: Any, folder: Path) -> 
 
 
 def test_a_repository_that_comes_out_public_gets_nothing(hub: Any, folder: Path) -> None:
-    """An organisation may make everything public, or somebody was faster."""
+    """An organization may make everything public, or somebody was faster."""
     hub.fail("GET", "me/model$", lambda: hub.add("me/model", folder.parent))
     hub.repos.clear()
     with pytest.raises(HubError, match="me/model is public on the Hub, but is to be private"):

@@ -43,10 +43,10 @@ def test_halves_are_drawn_at_random() -> None:
     assert outcomes == {0.0, 0.5}
 
 
-def counted(*labellers: str) -> np.ndarray:
-    """Counts (U, C) of what each labeller said, a letter for each unit; "." is nothing."""
-    categories = sorted(set("".join(labellers)) - {"."})
-    units = zip(*labellers, strict=True)
+def counted(*labelers: str) -> np.ndarray:
+    """Counts (U, C) of what each labeler said, a letter for each unit; "." is nothing."""
+    categories = sorted(set("".join(labelers)) - {"."})
+    units = zip(*labelers, strict=True)
     return np.array([[unit.count(category) for category in categories] for unit in units])
 
 
@@ -58,17 +58,17 @@ def counted(*labellers: str) -> np.ndarray:
         (["123321412...", "1233224125.3", ".3332342251.", "12332441251."], 0.743),  # section C
     ],
 )
-def test_alpha_is_that_of_krippendorffs_own_examples(labellers: list[str], alpha: float) -> None:
+def test_alpha_is_that_of_krippendorffs_own_examples(labelers: list[str], alpha: float) -> None:
     # K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011)
-    assert round(krippendorff_alpha(counted(*labellers)), 3) == alpha
+    assert round(krippendorff_alpha(counted(*labelers)), 3) == alpha
 
 
 def test_alpha_equals_the_package_on_tables_with_gaps() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        labellers, units, categories = rng.integers(2, 7), rng.integers(5, 40), rng.integers(2, 7)
+        labelers, units, categories = rng.integers(2, 7), rng.integers(5, 40), rng.integers(2, 7)
         truth = rng.integers(0, categories, units)
-        said = rng.integers(0, categories, (labellers, units))
+        said = rng.integers(0, categories, (labelers, units))
         said = np.where(rng.random(said.shape) < 0.4, truth, said).astype(float)
         said[rng.random(said.shape) < rng.uniform(0, 0.6)] = math.nan
         said[0, 0], said[1, 0], said[0, 1], said[1, 1] = 0, 0, 1, 0  # something to pair
@@ -107,7 +107,7 @@ def test_one_unit_has_an_alpha_but_no_interval() -> None:
 
 
 def noisy(units: int, knowing: float, rng: np.random.Generator) -> np.ndarray:
-    """Two labellers who know the truth with this probability, else guess: alpha is its square."""
+    """Two labelers who know the truth with this probability, else guess: alpha is its square."""
     truth = rng.integers(0, 4, (units, 1))
     said = np.where(rng.random((units, 2)) < knowing, truth, rng.integers(0, 4, (units, 2)))
     return (said[..., None] == np.arange(4)).sum(axis=1)

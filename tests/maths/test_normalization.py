@@ -21,9 +21,9 @@ def test_head_starts_at_one_over_root_of_width_plus_one(width: int, std: float) 
 def test_normalised_scores_have_mean_0_and_population_std_1() -> None:
     gain, bias = gain_and_bias(SCORES)
     assert (gain, bias) == (pytest.approx(0.632456, abs=1e-6), pytest.approx(-1.897367, abs=1e-6))
-    normalised = gain * SCORES + bias
-    np.testing.assert_allclose(normalised, [-1.264911, -0.632456, 0.632456, 1.264911], atol=1e-6)
-    assert normalised.std(correction=0).item() == pytest.approx(1.0, abs=1e-6)
+    normalized = gain * SCORES + bias
+    np.testing.assert_allclose(normalized, [-1.264911, -0.632456, 0.632456, 1.264911], atol=1e-6)
+    assert normalized.std(correction=0).item() == pytest.approx(1.0, abs=1e-6)
     assert gain != pytest.approx(0.547723, abs=1e-3)  # the sample deviation's, which is wrong
 
 

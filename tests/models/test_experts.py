@@ -36,7 +36,7 @@ from toolkit.models.experts import (
     _Packed,
     expert_parameters,
     experts_in_4bit,
-    quantise_experts,
+    quantize_experts,
     share_in_4bit,
     untrained_parts,
 )
@@ -99,7 +99,7 @@ def pair(family: str, implementation: str | None = None) -> tuple[Any, Any]:
     four = copy.deepcopy(wide)
     places = expert_parameters(wide)
     packed = expert_parameters(four)
-    assert quantise_experts(four, torch.float32) == len(places) > 0
+    assert quantize_experts(four, torch.float32) == len(places) > 0
     for (module, name), (twin, _) in zip(places, packed, strict=True):
         weight = getattr(module, name)
         values = getattr(twin, name)
@@ -232,7 +232,7 @@ def test_a_piece_is_the_whole_weights_to_the_last_bit(
             return torch.stack([x @ self.weight[e].t() for e in range(shape[0])])
 
     experts = TinyExperts()
-    assert quantise_experts(experts, dtype) == 1
+    assert quantize_experts(experts, dtype) == 1
     weight = experts.weight
     assert weight.dtype == dtype and torch.equal(weight, experts.weight)
     x = torch.randn(2, shape[2], dtype=dtype, requires_grad=True)
@@ -270,7 +270,7 @@ def load_in_4bit(folder: Path, around: AbstractContextManager[None]) -> Any:
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "llama4"])
-def test_experts_quantised_while_loaded_are_those_quantised_after(
+def test_experts_quantized_while_loaded_are_those_quantized_after(
     family: str, tmp_path: Path
 ) -> None:
     new(family).save_pretrained(tmp_path)
@@ -278,8 +278,8 @@ def test_experts_quantised_while_loaded_are_those_quantised_after(
     after = load_in_4bit(tmp_path, nullcontext())
     assert not expert_parameters(during) and expert_parameters(after)
     before = share_in_4bit(after)
-    assert quantise_experts(during, torch.float32) == quantise_experts(after, torch.float32) > 0
-    assert quantise_experts(after, torch.float32) == 0
+    assert quantize_experts(during, torch.float32) == quantize_experts(after, torch.float32) > 0
+    assert quantize_experts(after, torch.float32) == 0
     assert torch.equal(logits(during), logits(after))
     assert share_in_4bit(during) == share_in_4bit(after) != before
 
@@ -289,7 +289,7 @@ def test_the_share_is_counted() -> None:
     assert share_in_4bit(model).startswith("experts: 0 % of the weights are in 4 bits")
     experts = sum(getattr(module, name).numel() for module, name in expert_parameters(model))
     share = 100 * experts / sum(p.numel() for p in model.parameters())
-    quantise_experts(model, torch.float32)
+    quantize_experts(model, torch.float32)
     assert share_in_4bit(model).startswith(f"experts: {share:.0f} % of the weights are in 4 bits")
 
 

@@ -74,7 +74,7 @@ def really_kept(roles: Roles, batch: int, prompt: int, response: int) -> int:
 
 
 def kept(plan: MemoryPlan) -> int:
-    return plan.phases["optimising"]["activations kept for the backward pass"]
+    return plan.phases["optimizing"]["activations kept for the backward pass"]
 
 
 @pytest.mark.parametrize("value", ["trunk", "adapter"])
@@ -242,14 +242,14 @@ def test_experts_are_in_four_bits_and_a_layer_of_them_is_unpacked() -> None:
     experts = 8 * 3 * 256 * 704  # of a layer
     saved = wide.held["base (fp32)"] - plan.held["base (4bit)"]
     assert saved > 2 * experts * (4 - 0.53)
-    assert plan.phases["optimising"]["the widest layer, dequantised"] == experts * 4
+    assert plan.phases["optimizing"]["the widest layer, dequantized"] == experts * 4
     assert plan.facts["in 4 bits"] == "99 % of the weights" and "in 4 bits" not in wide.facts
 
 
 def test_a_layer_that_is_recomputed_is_held_whole() -> None:
     config = WIDE_CONFIGS["gpt2"]
     whole, again = plan_of(config), plan_of(config, checkpointing=True)
-    at_work = again.phases["optimising"]["one layer at work"]
+    at_work = again.phases["optimizing"]["one layer at work"]
     assert at_work == pytest.approx(kept(whole) / 8, rel=0.05)
 
 
@@ -270,12 +270,12 @@ def test_eight_billion_parameters_are_planned_in_a_moment_and_need_four_bits() -
         "bf16": True,
         "device": "cuda",
     }
-    quantised = plan_of(config, 2, True, precision="4bit", **sizes)
+    quantized = plan_of(config, 2, True, precision="4bit", **sizes)
     whole = plan_of(config, 2, True, precision="bf16", **sizes)
-    assert 8.0e9 < float(quantised.facts["base"].split()[0].replace(",", "")) < 8.1e9
-    assert 5.2e9 < quantised.held["base (4bit)"] < 6.0e9
+    assert 8.0e9 < float(quantized.facts["base"].split()[0].replace(",", "")) < 8.1e9
+    assert 5.2e9 < quantized.held["base (4bit)"] < 6.0e9
     assert whole.held["base (bf16)"] == pytest.approx(2 * 8.03e9, rel=0.01)
-    assert quantised.peak < 24 * 2**30
+    assert quantized.peak < 24 * 2**30
 
 
 def test_checkpointing_and_smaller_passes_need_less() -> None:

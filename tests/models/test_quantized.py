@@ -1,4 +1,4 @@
-"""Quantised checkpoints: what loads is what the file says, held against it dequantised by hand."""
+"""Quantized checkpoints: what loads is what the file says, held against it dequantized by hand."""
 
 import json
 import shutil
@@ -218,7 +218,7 @@ def checkpoint(demo_model: str, tmp_path: Path) -> Callable[[str], tuple[Path, P
 
 
 @pytest.mark.parametrize("kind", ["nf4", "8bit", "fp8", "moe", "mxfp8", "mxfp4"])
-def test_dequantised_is_what_the_file_says_and_saves_so(
+def test_dequantized_is_what_the_file_says_and_saves_so(
     checkpoint: Callable[..., Any], kind: str
 ) -> None:
     folder, wanted = checkpoint(kind)
@@ -242,7 +242,7 @@ def test_what_a_family_keeps_in_fp32_stays_so(
     assert layer.mlp.up_proj.weight.dtype == torch.bfloat16
 
 
-def test_a_new_score_head_is_not_quantised_with_the_blocks(demo_model: str, tmp_path: Path) -> None:
+def test_a_new_score_head_is_not_quantized_with_the_blocks(demo_model: str, tmp_path: Path) -> None:
     skipped = ["lm_head", "multi_modal_projector"]
     save_bitsandbytes(
         demo_model, tmp_path, torch.float32, load_in_4bit=True, llm_int8_skip_modules=skipped
@@ -258,7 +258,7 @@ def test_a_new_score_head_is_not_quantised_with_the_blocks(demo_model: str, tmp_
         ("LlamaForSequenceClassification", ["lm_head"], "score"),
     ],
 )
-def test_a_quantised_head_is_refused(architecture: str, skipped: list[str], head: str) -> None:
+def test_a_quantized_head_is_refused(architecture: str, skipped: list[str], head: str) -> None:
     settings = {"load_in_4bit": True, "llm_int8_skip_modules": skipped}
     config = AutoConfig.for_model(
         "llama", architectures=[architecture], quantization_config=settings
@@ -273,7 +273,7 @@ def test_a_quantised_head_is_refused(architecture: str, skipped: list[str], head
 def test_other_methods_are_refused_by_name(method: str | None) -> None:
     config = AutoConfig.for_model("llama", quantization_config={"quant_method": method, "bits": 4})
     for precision in ("4bit", "bf16"):
-        with pytest.raises(InputError, match=rf"\({method or 'no quant_method'}\).*unquantised"):
+        with pytest.raises(InputError, match=rf"\({method or 'no quant_method'}\).*unquantized"):
             check_quantized(config, precision)
 
 
@@ -285,7 +285,7 @@ QUANTISED_AGAIN = [
 
 
 @pytest.mark.parametrize(("settings", "message"), QUANTISED_AGAIN)
-def test_nothing_is_quantised_twice(settings: dict, message: str) -> None:
+def test_nothing_is_quantized_twice(settings: dict, message: str) -> None:
     inner = {"quantization_config": settings}
     for config in ({"model_type": "llama"} | inner, {"model_type": "gemma3", "text_config": inner}):
         with pytest.raises(InputError, match=message) as caught:
@@ -346,4 +346,4 @@ def test_fp8_of_a_model_with_several_parts_is_judged_by_its_own_class() -> None:
         "qwen3_vl", text_config=text, vision_config=vision, quantization_config=fp8
     )
     held = check_quantized(config, "bf16")
-    assert held is not None and held.note == "the checkpoint is in FP8: dequantised to bf16"
+    assert held is not None and held.note == "the checkpoint is in FP8: dequantized to bf16"

@@ -116,9 +116,9 @@ def test_sampled_rows_have_k_completions_that_end(run: Path) -> None:
 
 
 def test_the_labeller_picks_the_highest_score_and_says_who_it_was(run: Path) -> None:
-    labelled = rows(run / "comparisons.jsonl")
-    assert 30 < len(labelled) <= 60
-    for row in labelled:
+    labeled = rows(run / "comparisons.jsonl")
+    assert 30 < len(labeled) <= 60
+    for row in labeled:
         assert row["scores"][row["best"]] == max(row["scores"])
         assert row["scores"].count(max(row["scores"])) == 1 and row["labeler"] == "lexicon"
 
@@ -614,7 +614,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
             "--kl_horizon",
             "1e9",
         ],
-        "MiB are needed while optimising.*per_device_train_batch_size: [0-9]+",
+        "MiB are needed while optimizing.*per_device_train_batch_size: [0-9]+",
     ),
     (
         "ppo: a policy adapter as the reward",

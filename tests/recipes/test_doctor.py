@@ -55,7 +55,7 @@ def test_a_family_s_notes_are_shown(
     assert "ok    a canary" in shown and "estimated" not in shown
 
 
-def test_a_quantised_checkpoint_is_said_or_refused(
+def test_a_quantized_checkpoint_is_said_or_refused(
     tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = MixtralConfig(**SMALL, num_local_experts=4)

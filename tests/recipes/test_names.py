@@ -23,7 +23,7 @@ def started(words: list[str], cwd: Path, **variables: str) -> subprocess.Complet
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
-def labelled(cwd: Path, function: str, *launcher: str, **variables: str) -> tuple[int, str, Path]:
+def labeled(cwd: Path, function: str, *launcher: str, **variables: str) -> tuple[int, str, Path]:
     """label.py with this function, in this working folder: exit code, what it said, its picks."""
     (cwd / "samples.jsonl").write_text(SAMPLES)
     words = [
@@ -45,7 +45,7 @@ def test_a_users_own_module_is_loaded_though_a_recipe_has_its_name(
     name: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"{name}.py").write_text(LENGTH)
-    code, said, picks = labelled(tmp_path, f"{name}:score")
+    code, said, picks = labeled(tmp_path, f"{name}:score")
     assert code == 0, said
     assert '"best": 1' in picks.read_text()  # the longer one
 
@@ -60,7 +60,7 @@ def test_the_same_holds_under_accelerate_launch(tmp_path: Path) -> None:
         "--config_file",
         str(RECIPES / "accelerate" / "one_process.yaml"),
     ]
-    code, said, picks = labelled(tmp_path, "reward:score", *launcher)
+    code, said, picks = labeled(tmp_path, "reward:score", *launcher)
     assert code == 0, said
     assert '"best": 1' in picks.read_text()
 
@@ -75,7 +75,7 @@ def test_a_library_that_a_reward_function_imports_is_the_library(tmp_path: Path)
         "import evaluate\n\n\ndef score(prompts, completions, **columns):\n"
         "    return [evaluate.FACTOR * len(c) for c in completions]\n"
     )
-    code, said, picks = labelled(work, "mine:score", PYTHONPATH=str(site))
+    code, said, picks = labeled(work, "mine:score", PYTHONPATH=str(site))
     assert code == 0, said
     assert '"best": 0' in picks.read_text()  # the shorter one
 
@@ -85,7 +85,7 @@ IMPORTS = "import preview_kl\n\n\ndef score(*_):\n    return []\n"
 
 def test_a_library_that_is_not_installed_is_missing(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(IMPORTS)
-    code, said, _ = labelled(tmp_path, "mine:score")
+    code, said, _ = labeled(tmp_path, "mine:score")
     assert code == 2
     assert "mine.py:1: ModuleNotFoundError: No module named 'preview_kl'" in said
 

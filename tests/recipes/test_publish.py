@@ -123,7 +123,7 @@ def test_offline_a_dry_run_shows_all_says_what_is_missing_and_exits_with_2(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HF_TOKEN")
-    words = [*words[:4], *words[-2:], "--dry_run", "true"]  # neither base id nor licence
+    words = [*words[:4], *words[-2:], "--dry_run", "true"]  # neither base id nor license
     assert exit_code(monkeypatch, words) == 2
     out, err = capsys.readouterr()
     assert len(shown_files(out)) == 6 and "# policy" in out and "Traceback" not in err

@@ -283,7 +283,7 @@ def test_models_are_rated_and_the_table_is_kept(
 
 
 @pytest.mark.parametrize("truncated", [True, False])
-def test_the_normalising_samples_are_cut_when_asked(
+def test_the_normalizing_samples_are_cut_when_asked(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncated: bool
 ) -> None:
     monkeypatch.chdir(root)

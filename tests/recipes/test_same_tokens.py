@@ -97,9 +97,9 @@ def test_from_sampling_to_labels_and_training(
         ],
     )
     sampled, _ = read_prompts(place / "text.jsonl", tokenizer, 64)
-    labelled = read_rows("c.jsonl", "best", "--comparisons")
-    assert [row["prompt"] for row in labelled] == TEXTS
-    found = Encoder(tokenizer, None).pieces(("c.jsonl", row) for row in labelled)
+    labeled = read_rows("c.jsonl", "best", "--comparisons")
+    assert [row["prompt"] for row in labeled] == TEXTS
+    found = Encoder(tokenizer, None).pieces(("c.jsonl", row) for row in labeled)
     assert [piece.prompt for piece in found] == list(sampled)
     assert list(read_prompts("c.jsonl", tokenizer, 64)[0]) == list(sampled)
     decoded = [{"prompt": tokenizer.decode(ids, skip_special_tokens=True)} for ids in sampled]

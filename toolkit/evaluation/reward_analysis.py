@@ -247,7 +247,7 @@ class RewardReport:
         write_json(path, to_row(self))
 
 
-def analyse(
+def analyze(
     rows: Sequence[Row],
     raw: Scores,
     gain: float,
@@ -259,8 +259,8 @@ def analyse(
     Args:
         rows: comparisons; ``scores`` or ``margin``, ``ratings`` and ``labeler`` are used where they
             are there.
-        raw: the reward model's scores of each row's completions, before normalisation.
-        gain, bias: of the normalisation.
+        raw: the reward model's scores of each row's completions, before normalization.
+        gain, bias: of the normalization.
         baselines: by name, functions from completions to numbers whose highest is the guess; the
             longest completion is always among them.
 

@@ -79,7 +79,7 @@ def write_reward_report(
 
     Args:
         folder: where.
-        analysis: of ``reward_analysis.analyse``.
+        analysis: of ``reward_analysis.analyze``.
         curve: the smallest share first; or none.
         identity: what made the model (``run.json``).
     """
@@ -138,7 +138,7 @@ def _draw_accuracy(figure: Figure, a: Analysis) -> None:
     if a.people.split_half is not None:
         bars.append(("half of the raters", a.people.split_half))
     if a.people.two_labellers is not None:
-        bars.append(("another labeller", a.people.two_labellers))
+        bars.append(("another labeler", a.people.two_labellers))
 
     for y, (_, bar) in enumerate(bars):
         value = bar.value if isinstance(bar, Share) else bar

@@ -231,17 +231,17 @@ def _sheet_rows(sheet: DataSheet | None) -> list[list[str]]:
     if sheet is None:
         return []
     who = ", ".join(f"{name} {count:,}" for name, count in sheet.labellers.items())
-    agree = "no item has two labellers"
+    agree = "no item has two labelers"
     if sheet.agreement is not None:
         alpha = "" if sheet.alpha is None else f", Krippendorff's alpha {sheet.alpha:.2f}"
         agree = f"{sheet.agreement:.1%} on {sheet.items_twice:,} items{alpha}"
     return [
         ["comparisons", f"{sheet.comparisons:,} of {sheet.prompts:,} prompts"],
-        ["labellers", who],
+        ["labelers", who],
         ["completions each", ", ".join(f"{k}: {n:,}" for k, n in sheet.completions.items())],
         ["picks by position", " / ".join(f"{n:,}" for n in sheet.positions)],
         ["words of a completion, median", str(sheet.words)],
-        ["labellers agree", agree],
+        ["labelers agree", agree],
     ]
 
 

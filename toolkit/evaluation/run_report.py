@@ -267,7 +267,7 @@ def read_evaluation(folder: str | Path, samples: int) -> tuple[Evaluation, list[
     return result, read_sample_rows(folder / "samples.jsonl", names, result.prompts)[:samples]
 
 
-def overoptimised(result: Evaluation) -> list[str]:
+def overoptimized(result: Evaluation) -> list[str]:
     """Sentences, one for each sign that a policy pleases its training reward alone.
 
     A gap's alarm (``head_to_head.gaps``); and, among checkpoints of a run, a last one that another
@@ -402,7 +402,7 @@ def _untrusted(name: str, identity: Row) -> list[Fact]:
 
 
 def _comparison(result: Evaluation) -> list[Fact]:
-    """Were prompts held out, is a contender better, is there over-optimisation?"""
+    """Were prompts held out, is a contender better, is there over-optimization?"""
     facts: list[Fact] = []
     for name, sentence in trained_notes(result.contenders, result.prompts).items():
         not_known = sentence.startswith("it could not")
@@ -425,7 +425,7 @@ def _comparison(result: Evaluation) -> list[Fact]:
             )
         )
 
-    alarms = overoptimised(result)
+    alarms = overoptimized(result)
     found, answer = "; ".join(alarms) or "no sign of it", "no" if alarms else "yes"
     if result.training_reward is None or len(result.judges) < 2:
         found, answer = (
@@ -433,5 +433,5 @@ def _comparison(result: Evaluation) -> list[Fact]:
             "(evaluate.py --judges, --training_reward)",
             "",
         )
-    facts.append(("free of over-optimisation", found, answer))
+    facts.append(("free of over-optimization", found, answer))
     return facts

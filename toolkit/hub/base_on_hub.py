@@ -227,7 +227,7 @@ def _license(base: Base, given: str | None) -> dict[str, str]:
     elif given not in (None, value):
         base.problems.append(f"license: {given}, but the base says {value!r:.60} (leave it out)")
     elif not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
-        base.problems.append(f"license: {value!r:.60} is no licence's short name, as apache-2.0")
+        base.problems.append(f"license: {value!r:.60} is no license's short name, as apache-2.0")
     else:
         return said or {"license": value}
     return {}

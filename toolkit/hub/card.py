@@ -21,7 +21,7 @@ UNMEASURED = "not measured"
 UNKNOWN = "not recorded"
 UNKNOWN_METHOD = "How it was trained is not recorded."
 VALUE_METHOD = (
-    "Trained together with its policy by PPO, on returns by generalised advantage estimation."
+    "Trained together with its policy by PPO, on returns by generalized advantage estimation."
 )
 WHAT = {
     "policy": "a language model tuned from human preferences (or from a stand-in for them: see "
@@ -237,7 +237,7 @@ def _loading_notes(adapter: TrainedAdapter, base: Base, gain: float, bias: float
     if adapter.kind == "reward":
         if base.family.classifier == "stock":
             head = (
-                "transformers says that `score.weight` is newly initialised; the adapter's fills "
+                "transformers says that `score.weight` is newly initialized; the adapter's fills "
                 "it in the next line."
             )
         else:

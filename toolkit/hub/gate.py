@@ -258,7 +258,7 @@ def pass_gate(
         return [f"repo_id: {repo_id} is the base itself (name another)"]
     if "quantization_config" in read_object(base.files / "config.json", "base"):
         return [
-            f"base {base.repo_id}: its checkpoint is saved quantised, for which there are no lines "
+            f"base {base.repo_id}: its checkpoint is saved quantized, for which there are no lines "
             "that load it as it was in training (train on the checkpoint that it was made from)"
         ]
 

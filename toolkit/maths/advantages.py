@@ -1,4 +1,4 @@
-"""Advantages: generalised advantage estimation, and the baseline of a completion's siblings."""
+"""Advantages: generalized advantage estimation, and the baseline of a completion's siblings."""
 
 import torch
 from torch import Tensor

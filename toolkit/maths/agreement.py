@@ -66,7 +66,7 @@ def krippendorff_alpha(counts: np.ndarray) -> float:
     Content Analysis (4th edition, 2019), chapter 12.
 
     Args:
-        counts: (U, C) integers, how many labellers put unit u into category c. Units with fewer
+        counts: (U, C) integers, how many labelers put unit u into category c. Units with fewer
             than two labels say nothing about agreement, and do not count.
 
     Returns:
@@ -84,7 +84,7 @@ def alpha_interval(
     """Percentile interval of alpha, by drawing units with replacement.
 
     Units with the same counts are one sort, drawn together: how often each sort comes up is
-    multinomial, which is the bootstrap exactly, and a table of few labellers has few sorts (of two
+    multinomial, which is the bootstrap exactly, and a table of few labelers has few sorts (of two
     labels and 6 categories 21, however many units). Source: B. Efron and R. Tibshirani,
     An Introduction to the Bootstrap (1993), section 13.3. (Krippendorff himself draws pairs.)
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from toolkit.maths.precision import autocast_device, autocast_type
 
 # fp32 logits that exist at once: on a CPU what its cache holds (measured: 32 MiB take five times as
-# long to normalise as four times 8), on a GPU what keeps it busy.
+# long to normalize as four times 8), on a GPU what keeps it busy.
 CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 

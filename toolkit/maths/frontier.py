@@ -24,7 +24,7 @@ class Tilt(NamedTuple):
 def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = None) -> Tilt:
     """The optimum of E[r] - kl_coef KL(pi || rho): pi proportional to rho exp(r / kl_coef).
 
-    From samples, self-normalised importance weights w_i = softmax(r_i / kl_coef), and
+    From samples, self-normalized importance weights w_i = softmax(r_i / kl_coef), and
     KL = sum_i w_i log(N w_i), which cannot exceed ln N. From a reference that can be enumerated,
     pass its log-probabilities, and the result is exact.
     Source: arXiv 1909.08593 section 3.1.1, figure 3.

@@ -131,7 +131,7 @@ class AdaptiveKLController(FixedKLController):
 def preview_kl(
     controller: FixedKLController, updates: int, batch_size: int, stiffness: float, lag: float
 ) -> list[tuple[float, float]]:
-    """(KL, coefficient) before each update, of a policy that follows the KL-regularised optimum.
+    """(KL, coefficient) before each update, of a policy that follows the KL-regularized optimum.
 
     A reward that is N(0, 1) under the reference has its optimum at KL = 1 / (2 coef^2) (arXiv
     1909.08593 section 3.1.1); the policy goes a share ``1 / lag`` of the way there at each update

@@ -211,7 +211,7 @@ def check_adapter(
 ) -> None:
     """Raise InputError unless ``folder`` holds such an adapter and it was made for this base.
 
-    Reads a few small files and loads no model. A base that was moved is recognised by its
+    Reads a few small files and loads no model. A base that was moved is recognized by its
     fingerprint.
 
     Args:

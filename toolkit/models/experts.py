@@ -1,8 +1,8 @@
-"""Experts in 4 bits: the 3-D weights of mixture-of-experts models, which quantised loading leaves.
+"""Experts in 4 bits: the 3-D weights of mixture-of-experts models, which quantized loading leaves.
 
 transformers 5 holds all experts of a layer in one parameter (E, out, in), and bitsandbytes' 4-bit
-loading quantises ``nn.Linear`` alone: of Qwen3-30B-A3B 58 GB would stay in 16 bits. Here these
-parameters are NF4 with double quantisation, as the linear layers are, by bitsandbytes' own
+loading quantizes ``nn.Linear`` alone: of Qwen3-30B-A3B 58 GB would stay in 16 bits. Here these
+parameters are NF4 with double quantization, as the linear layers are, by bitsandbytes' own
 parametrisation: whoever reads ``experts.gate_up_proj`` gets the unpacked weight.
 
 Two things are added to it. A layer's weights are unpacked once for each pass, not at each of a
@@ -214,10 +214,10 @@ def _fits(parameter: Tensor) -> bool:
     return known and parameter.dim() >= 3 and parameter.numel() < KERNEL_LIMIT
 
 
-def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
-    """Put all frozen expert weights in NF4 with double quantisation, one after the other.
+def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
+    """Put all frozen expert weights in NF4 with double quantization, one after the other.
 
-    Those that were quantised while they were loaded (``experts_in_4bit``) are taken as they are.
+    Those that were quantized while they were loaded (``experts_in_4bit``) are taken as they are.
 
     Args:
         model: frozen; trained parameters stay as they are.
@@ -262,8 +262,8 @@ def quantise_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
     return len(loaded) + len(wide)
 
 
-class _Quantise(ConversionOps):
-    """transformers' quantisation of weights at hand, experts among them."""
+class _Quantize(ConversionOps):
+    """transformers' quantization of weights at hand, experts among them."""
 
     def __init__(self, quantizer: "_Quantizer") -> None:
         self.quantizer = quantizer
@@ -300,14 +300,14 @@ class _Quantizer(Bnb4BitHfQuantizer):
         return super().param_needs_quantization(model, param_name, **kwargs)
 
     def get_quantize_ops(self) -> ConversionOps:
-        return _Quantise(self)
+        return _Quantize(self)
 
 
 @contextmanager
 def experts_in_4bit() -> Iterator[None]:
-    """Around ``from_pretrained`` of a 4-bit model: experts are quantised as they are loaded.
+    """Around ``from_pretrained`` of a 4-bit model: experts are quantized as they are loaded.
 
-    No more than one layer's are then wide at a time. ``quantise_experts`` must follow: until then
+    No more than one layer's are then wide at a time. ``quantize_experts`` must follow: until then
     the model cannot run.
     """
     usual = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]

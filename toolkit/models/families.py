@@ -44,7 +44,7 @@ MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
 MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
-# Output heads of most families: never quantised (a quantised `score` asserts in its forward pass).
+# Output heads of most families: never quantized (a quantized `score` asserts in its forward pass).
 LANGUAGE_HEADS, SCORE_HEAD = ("lm_head", "embed_out"), "score"
 HEADS = (*LANGUAGE_HEADS, SCORE_HEAD)
 # What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
@@ -60,7 +60,7 @@ REFUSED = {
     "recurrent_gemma": "does not keep padding out of its recurrent layers",
     "xlstm": "keeps its cache in a form of its own",
 }
-# Families whose code reads a quantised weight as if it were none (transformers 5.23).
+# Families whose code reads a quantized weight as if it were none (transformers 5.23).
 NOT_IN_4BIT = {"mamba": "dt_proj"}
 
 

@@ -60,7 +60,7 @@ def _check(path: Path, place: str) -> None:
 def check_weights_of(name: str, revision: str = "main") -> bool:
     """Raise InputError if a weight of the model's files is not finite.
 
-    Files are looked at, and not the loaded model: quantisation makes numbers of NaN.
+    Files are looked at, and not the loaded model: quantization makes numbers of NaN.
 
     Args:
         name: folder or Hub id.

@@ -24,7 +24,7 @@ from toolkit.models.base_config import check_base, first_line, load_config
 from toolkit.models.experts import (
     expert_parameters,
     experts_in_4bit,
-    quantise_experts,
+    quantize_experts,
     share_in_4bit,
 )
 from toolkit.models.families import HEADS, AutoClass, check_precision, family_of
@@ -82,7 +82,7 @@ class Way:
         if self.held is not None:
             self.held.settle(model, self.compute)
         said = list(self.notes)
-        packed = quantise_experts(model, self.compute) if self._packs_experts else 0
+        packed = quantize_experts(model, self.compute) if self._packs_experts else 0
         if packed or (self.precision == "4bit" and expert_parameters(model)):
             said.append(share_in_4bit(model))
         return said

@@ -96,7 +96,7 @@ def _some_layers(model: nn.Module) -> str:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a linear layer and nothing more, quantised or not.
+    """Whether it is a linear layer and nothing more, quantized or not.
 
     Families have such layers with a forward pass of their own: Falcon's adds its bias otherwise,
     while Llama 4's router returns two things, which LoRA cannot be added to.

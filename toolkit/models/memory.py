@@ -113,7 +113,7 @@ def plan_memory(
         reference_adapter: whether the reference is an adapter.
         bf16: autocast.
         checkpointing: activations are recomputed, layer by layer.
-        device: "cpu" or "cuda": of what is not quantised, 4-bit holds fp32 on the one, bf16 on
+        device: "cpu" or "cuda": of what is not quantized, 4-bit holds fp32 on the one, bf16 on
             the other.
         beside_lora: weights that the policy's first adapter has beside LoRA (an embedding of its
             own, say): trained, and once more in a frozen reference.
@@ -187,7 +187,7 @@ def plan_memory(
     )
     if precision == "4bit":
         for parts in phases.values():
-            parts["the widest layer, dequantised"] = widest * number
+            parts["the widest layer, dequantized"] = widest * number
 
     facts = {
         "trained": f"{trained // 4:,} parameters",
@@ -392,7 +392,7 @@ def _phases(
             "one layer at work": at_work(4, rollout_batch, tokens),
             "a chunk of logits": chunk,
         },
-        "optimising": {
+        "optimizing": {
             "gradients": trained,
             "activations kept for the backward pass": int(kept),
             "one layer at work": max(again, at_work(3, micro_batch, tokens)),

@@ -134,7 +134,7 @@ def tie_again(model: Any) -> None:
 
 
 def _load(name: str, dtype: str, revision: str = "main") -> Any:
-    """The language model, on a CPU; of a checkpoint that is saved quantised, what it stands for."""
+    """The language model, on a CPU; of a checkpoint that is saved quantized, what it stands for."""
     check_weights_of(name, revision)
     way = way_to_load(name, dtype, "cpu", revision)
     try:

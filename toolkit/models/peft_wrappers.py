@@ -186,7 +186,7 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     if not isinstance(getattr(head, "weight", None), Tensor):
         raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
     if isinstance(held.weight, bnb.nn.Params4bit | bnb.nn.Int8Params):
-        raise InputError("the output head is quantised, which is not supported (take it as it is)")
+        raise InputError("the output head is quantized, which is not supported (take it as it is)")
     return held.weight, getattr(held, "bias", None)
 
 

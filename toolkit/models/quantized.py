@@ -1,12 +1,12 @@
-"""Checkpoints that are saved quantised: which load exactly, and how; told by the config alone.
+"""Checkpoints that are saved quantized: which load exactly, and how; told by the config alone.
 
 transformers takes what config.json says over what it is asked for. What it then does was measured,
-with 5.23 on a CPU, against the files' tensors dequantised by hand:
+with 5.23 on a CPU, against the files' tensors dequantized by hand:
 
     bitsandbytes, 4 bits    exact, once ``Quantized.settle`` has been over it
-    bitsandbytes, 8 bits    rounds activations too (logits off by 1%, gradients by 2%); dequantised
+    bitsandbytes, 8 bits    rounds activations too (logits off by 1%, gradients by 2%); dequantized
                             it is exact
-    fp8, mxfp8, mxfp4       dequantised exactly (Llama, Qwen3-MoE, DeepSeek-V3, Mixtral; gpt-oss);
+    fp8, mxfp8, mxfp4       dequantized exactly (Llama, Qwen3-MoE, DeepSeek-V3, Mixtral; gpt-oss);
                             FP8 where its blocks divide the weights, else it errs in silence
 
 All others need a package, a GPU or a kernel that this toolkit is not tested with. A method that
@@ -42,12 +42,12 @@ Settings = dict[str, Any]  # a config, or its quantization_config, as JSON holds
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised checkpoint that loads exactly, and how.
+    """A quantized checkpoint that loads exactly, and how.
 
     Attributes:
-        config: of the model, with the quantisation that it is to be loaded with.
-        kind: of quantisation, in words.
-        precision: "4bit" for as it is saved; "bf16" or "fp32" for dequantised to that.
+        config: of the model, with the quantization that it is to be loaded with.
+        kind: of quantization, in words.
+        precision: "4bit" for as it is saved; "bf16" or "fp32" for dequantized to that.
     """
 
     config: PreTrainedConfig
@@ -57,7 +57,7 @@ class Quantized:
     @property
     def note(self) -> str:
         """What is loaded, in a line."""
-        how = "taken as it is" if self.precision == "4bit" else f"dequantised to {self.precision}"
+        how = "taken as it is" if self.precision == "4bit" else f"dequantized to {self.precision}"
         return f"the checkpoint is in {self.kind}: {how}"
 
     def arguments(self, compute: torch.dtype) -> Settings:
@@ -76,12 +76,12 @@ class Quantized:
         return {"config": config, "dtype": dtype}
 
     def settle(self, model: PreTrainedModel, compute: torch.dtype) -> None:
-        """Make a model that was loaded so what it would be without quantisation, as far as it can.
+        """Make a model that was loaded so what it would be without quantization, as far as it can.
 
-        transformers leaves the weights beside quantised ones (embedding, norms) in the file's type;
-        bitsandbytes makes the weights in the type of the day they were quantised when it goes
+        transformers leaves the weights beside quantized ones (embedding, norms) in the file's type;
+        bitsandbytes makes the weights in the type of the day they were quantized when it goes
         backward, though not forward (gradients off by 0.2% where the saved type is bf16); and what
-        was dequantised would be saved with the file's names, partly quantised again, and reload as
+        was dequantized would be saved with the file's names, partly quantized again, and reload as
         nonsense.
 
         Args:
@@ -131,7 +131,7 @@ def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> 
 
 
 def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quantized | None:
-    """How a checkpoint that is saved quantised loads with ``precision``; None for any other.
+    """How a checkpoint that is saved quantized loads with ``precision``; None for any other.
 
     Reads no weights. FP8 takes a moment: the model is made without storage, for its shapes.
 
@@ -167,7 +167,7 @@ def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quan
     elif method in ("fp8", "mxfp8", "mxfp4"):
         kind = method.upper()
         if precision == "4bit":
-            _refuse(name, f"{kind}, which 4bit would quantise a second time", "--precision bf16")
+            _refuse(name, f"{kind}, which 4bit would quantize a second time", "--precision bf16")
         if method == "mxfp4" and config.model_type != "gpt_oss":
             _refuse(name, f"MXFP4, but {config.model_type} is not gpt_oss")
         if method != "mxfp4":
@@ -175,11 +175,11 @@ def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quan
         settings = {**found, "dequantize": True}
     else:
         method = "no quant_method" if found.get("quant_method") is None else method
-        _refuse(name, f"a quantisation that is not loaded here ({method})")
+        _refuse(name, f"a quantization that is not loaded here ({method})")
 
     config = copy.deepcopy(config)
     if hasattr(text := config.get_text_config(decoder=True), "quantization_config"):
-        del text.quantization_config  # or it would be saved with what was dequantised
+        del text.quantization_config  # or it would be saved with what was dequantized
     config.quantization_config = settings
     return Quantized(config, kind, precision)
 
@@ -199,7 +199,7 @@ def _settings(config: PreTrainedConfig) -> Settings | None:
 
 
 def _refuse(name: str, what: str, instead: str | None = None) -> NoReturn:
-    how = "take the unquantised checkpoint, which its card names"
+    how = "take the unquantized checkpoint, which its card names"
     give = f"give {instead}, or {how}" if instead else how
     raise InputError(f"{name}: saved in {what} ({give})")
 
@@ -211,7 +211,7 @@ def _check_bitsandbytes(
     if settings.get("load_in_8bit"):
         kind = "8 bits (bitsandbytes)"
         if precision == "4bit":
-            _refuse(name, f"{kind}, which 4bit would quantise again", "--precision bf16")
+            _refuse(name, f"{kind}, which 4bit would quantize again", "--precision bf16")
     else:
         saved_as = settings.get("bnb_4bit_quant_type", "fp4")  # transformers' own default
         if saved_as not in FOUR_BIT_TYPES:
@@ -227,10 +227,10 @@ def _check_bitsandbytes(
 
 
 def _check_fp8(name: str, config: PreTrainedConfig, settings: Settings) -> None:
-    """Raise InputError unless transformers' blocks are those that the file was quantised in.
+    """Raise InputError unless transformers' blocks are those that the file was quantized in.
 
     It divides a weight evenly by its number of scales (``Fp8Dequantize``): 192 rows in blocks of
-    128 are 128 and 64, but would be dequantised as 96 and 96.
+    128 are 128 and 64, but would be dequantized as 96 and 96.
     """
     if settings.get("expert_dtype", "fp8") != "fp8":
         _refuse(name, f"FP8 with experts in {settings['expert_dtype']}")

@@ -96,7 +96,7 @@ def sampling_rule(
     if truncate_token is not None and truncate_after >= response_length:
         raise InputError(
             f"truncate_after is {truncate_after}, but must be below response_length "
-            f"({response_length}), or every completion is penalised",
+            f"({response_length}), or every completion is penalized",
             "truncate_after",
         )
     if stop_token_id is None:
@@ -112,7 +112,7 @@ def sampling_rule(
     if truncate_id is not None and truncate_id in stops:
         raise InputError(
             f"truncate_token and stop token are both {truncate_token!r}: the scorer never sees the "
-            "stop token, so every completion would be penalised",
+            "stop token, so every completion would be penalized",
             "truncate_token",
         )
     return SamplingRule(

@@ -105,7 +105,7 @@ ROWS = (
     ),
     Method(
         name="dpo",
-        title="Optimise preferences directly",
+        title="Optimize preferences directly",
         recipe="preference",
         learns_from="pairs",
         card="Trained on comparisons directly, without a reward model: TRL's DPO ({paper}).",

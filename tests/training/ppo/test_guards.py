@@ -138,7 +138,7 @@ def test_a_reward_model_turned_round_stops_the_run_before_its_first_update(
 
 
 def test_a_skipped_update_leaves_sampling_as_it_was_under_checkpointing(new_trainer: Make) -> None:
-    """An error while optimising must not leave the model in training mode, without its cache."""
+    """An error while optimizing must not leave the model in training mode, without its cache."""
     trainer = new_trainer(gradient_checkpointing=True, on_fault="skip", total_episodes=24)
     step, calls = trainer._step, []
 

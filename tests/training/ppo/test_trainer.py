@@ -587,7 +587,7 @@ def test_captured_logprobs_that_rounding_moved_are_noticed_and_no_longer_used(
 
 
 def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: Any) -> None:
-    """Same seed: the same sign and size of improvement; the quantised weights bit for bit."""
+    """Same seed: the same sign and size of improvement; the quantized weights bit for bit."""
     gains = {}
     for precision in ("fp32", "4bit"):
         trainer = new_trainer(

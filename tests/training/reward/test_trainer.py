@@ -188,7 +188,7 @@ def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
         assert torch.equal(again.scores(ids, mask), scaled)
         again.gain, again.bias = 1.0, 0.0
         assert torch.allclose(facts["gain"] * again.scores(ids, mask) + facts["bias"], scaled)
-    with pytest.raises(ValueError, match="normalised already"):
+    with pytest.raises(ValueError, match="normalized already"):
         normalize(roles, prompts, rule, tokenizer, samples=60, seed=0)
 
 
@@ -344,7 +344,7 @@ def test_all_labels_reach_the_batches_and_the_log_is_of_real_candidates(
     assert logged == [pytest.approx(outputs["scores"][mask].mean().item(), abs=1e-6)]
 
 
-def test_normalising_sees_whole_samples_or_what_the_rule_leaves(
+def test_normalizing_sees_whole_samples_or_what_the_rule_leaves(
     demo_model: str, tmp_path: Path
 ) -> None:
     trainer, _ = train(demo_model, tmp_path)

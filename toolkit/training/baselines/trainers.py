@@ -46,19 +46,19 @@ MAKES_TOKENS_BY_ROW = ("orpo", "cpo")
 
 @contextmanager
 def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
-    """Within, TRL does not see that the base is quantised, and leaves the adapters as they are.
+    """Within, TRL does not see that the base is quantized, and leaves the adapters as they are.
 
     It casts every trainable weight of a 4-bit model to bf16 (trl 1.16.0, dpo_trainer.py:726): an
     update smaller than 1/256 of a weight is lost then. A test holds the adapters' type.
     """
     held: Any = base
-    quantised = getattr(base, "is_loaded_in_4bit", False)
-    if quantised:
+    quantized = getattr(base, "is_loaded_in_4bit", False)
+    if quantized:
         held.is_loaded_in_4bit = False
     try:
         yield
     finally:
-        if quantised:
+        if quantized:
             held.is_loaded_in_4bit = True
 
 
@@ -156,7 +156,7 @@ def preference_trainer(
     args = config.for_trl(weight)
 
     if config.method in MAKES_TOKENS_BY_ROW and peft_config is not None:
-        # By itself TRL would first turn what is not quantised to fp32 (prepare_model_for_kbit).
+        # By itself TRL would first turn what is not quantized to fp32 (prepare_model_for_kbit).
         torch.manual_seed(config.seed)
         model, peft_config = get_peft_model(model, peft_config), None
 

@@ -168,7 +168,7 @@ def _prompts(
         kept.columns[name] = [row.get(name) for row in rows]
     if count and not kept:
         raise InputError(
-            f"{comparisons.source}: no prompt of {longest} tokens or fewer to normalise with "
+            f"{comparisons.source}: no prompt of {longest} tokens or fewer to normalize with "
             "(--normalize_samples 0 leaves the scores as they are)"
         )
     return kept

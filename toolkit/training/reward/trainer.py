@@ -85,7 +85,7 @@ class BestOfKTrainer(RewardTrainer):
         check_round_trip(self.model, "default")
         # transformers' pooling tells padding by this id, whatever token it stands for.
         model.config.get_text_config().pad_token_id = collator.pad_token_id
-        for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantised base
+        for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantized base
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
 
@@ -97,7 +97,7 @@ class BestOfKTrainer(RewardTrainer):
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        """Rows come tokenised; called again by ``evaluate``."""
+        """Rows come tokenized; called again by ``evaluate``."""
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -232,14 +232,14 @@ def normalize(
         InputError: all samples score the same; the head has learned nothing.
     """
     if (roles.gain, roles.bias) != (1.0, 0.0):
-        raise ValueError("normalize: the scores are normalised already")
+        raise ValueError("normalize: the scores are normalized already")
     if samples == 0:
         return {"gain": 1.0, "bias": 0.0, "samples": 0}
     generator = torch.Generator().manual_seed(seed)
     known = prompts if isinstance(prompts, Prompts) else Prompts(prompts)
     chosen = [i % len(known) for i in range(samples)]
     raw: list[float] = []
-    for start in tqdm(range(0, samples, batch_size), desc="Normalising", leave=False):
+    for start in tqdm(range(0, samples, batch_size), desc="Normalizing", leave=False):
         batch = known.pick(chosen[start : start + batch_size])
         _, sampled = rule.sample(roles.step(REFERENCE), batch, generator, roles.device)
         # Whole or not, the scorer never sees a stop token.
@@ -251,7 +251,7 @@ def normalize(
     try:
         roles.gain, roles.bias = gain_and_bias(tensor)
     except ValueError as error:
-        raise InputError(f"reward model not normalised: {error}") from None
+        raise InputError(f"reward model not normalized: {error}") from None
     return {
         "gain": roles.gain,
         "bias": roles.bias,

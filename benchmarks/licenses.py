@@ -1,10 +1,10 @@
-"""Writes docs/licences.md: the licence of every package that is installed, direct or transitive.
+"""Writes docs/licenses.md: the license of every package that is installed, direct or transitive.
 
-    python benchmarks/licences.py
+    python benchmarks/licenses.py
 
 Run it where constraints.txt is installed (make's environment), and again when a pin changes; a
-test says so. A licence is what the package's metadata say, as an SPDX expression where they have
-one; else it is told by their classifier, or by the licence's own text.
+test says so. A license is what the package's metadata say, as an SPDX expression where they have
+one; else it is told by their classifier, or by the license's own text.
 """
 
 import re
@@ -13,7 +13,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "licences.md"
+PAGE = ROOT / "docs" / "licenses.md"
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^]]*)\])?[^;]*(?:;(.*))?")
 EXTRA = re.compile(r"extra\s*==\s*[\"']([^\"']+)")
 WORDS = {  # as old metadata put it
@@ -22,19 +22,19 @@ WORDS = {  # as old metadata put it
     "ISC License (ISCL)": "ISC", "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }  # fmt: skip
-HEAD = """# Licences
+HEAD = """# Licenses
 
 The toolkit is under Apache-2.0 ([LICENSE](../LICENSE)). It comes without its dependencies: pip
-installs them, each under its own licence. This is what their metadata say, for the versions of
-constraints.txt; `python benchmarks/licences.py` writes this page. What a wheel brings along (a
+installs them, each under its own license. This is what their metadata say, for the versions of
+constraints.txt; `python benchmarks/licenses.py` writes this page. What a wheel brings along (a
 wheel of numpy brings OpenBLAS, one of torch for CUDA brings NVIDIA's libraries, under NVIDIA's
-terms) has licence files in that package.
+terms) has license files in that package.
 """
 FOR_USE = """
 ## What it needs
 
 `pip install .` installs these. **Bold** ones are named in pyproject.toml, the others come with
-them. None is under the GPL or another licence that would ask anything of the toolkit's own code.
+them. None is under the GPL or another license that would ask anything of the toolkit's own code.
 """
 FOR_TESTS = """
 ## What only its tests and checks need
@@ -88,7 +88,7 @@ def closure(requirements: list[str]) -> dict[str, Distribution]:
     return found
 
 
-def licence_of(package: Distribution) -> str:
+def license_of(package: Distribution) -> str:
     """An SPDX expression, or what comes nearest."""
     facts = package.metadata
     if expression := facts.get("License-Expression"):
@@ -106,16 +106,16 @@ def licence_of(package: Distribution) -> str:
     text = " ".join((said + "".join(f.read_text() for f in files)).split())
     if "Redistribution and use in source and binary forms" in text:
         return "BSD-3-Clause" if re.search("neither the names? of", text, re.I) else "BSD-2-Clause"
-    return f"{', '.join(classifiers) or 'unknown'} (see its licence file)"
+    return f"{', '.join(classifiers) or 'unknown'} (see its license file)"
 
 
 def table(packages: dict[str, Distribution], direct: set[str]) -> str:
     """A row a package; bold where it is among ``direct``."""
     versions = pins()
-    lines = ["| package | version | licence |", "|---|---|---|"]
+    lines = ["| package | version | license |", "|---|---|---|"]
     for name, package in sorted(packages.items()):
         shown = f"**{name}**" if name in direct else name
-        lines.append(f"| {shown} | {versions.get(name, 'any')} | {licence_of(package)} |")
+        lines.append(f"| {shown} | {versions.get(name, 'any')} | {license_of(package)} |")
     return "\n".join(lines) + "\n"
 
 
