@@ -11,10 +11,12 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from toolkit.errors import InputError, check_range
+from toolkit.arguments.judges import JudgeRequestArguments
+from toolkit.errors import InputError
+from toolkit.flags import Count, Flags, flag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,10 +85,10 @@ def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
     [Spec(name='lexicon', kind='lexicon', value='words.txt')]
     """
     specs = []
-    for flag, value in flags.items():
+    for name, value in flags.items():
         if value is None:
             continue
-        match flag:
+        match name:
             case "lexicon":
                 specs.append(Spec("lexicon", "lexicon", value))
             case "reward_function":
@@ -132,13 +134,12 @@ def load_scorer(
 
 
 @dataclass
-class FunctionArguments:
+class FunctionArguments(Flags):
     """A function that says how good a completion is: exactly one of these."""
 
-    lexicon: str | None = field(default=None, metadata={"help": LEXICON})
-    reward_function: str | None = field(
-        default=None,
-        metadata={"help": "module:function, called with prompts and completions, -> scores."},
+    lexicon: str | None = flag(None, LEXICON)
+    reward_function: str | None = flag(
+        None, "module:function, called with prompts and completions, -> scores."
     )
 
     def flags(self) -> dict[str, str | None]:
@@ -175,11 +176,9 @@ class FunctionArguments:
 class ScorerArguments(FunctionArguments):
     """Who says how good a completion is: exactly one of these."""
 
-    reward_adapter: str | None = field(
-        default=None, metadata={"help": "Folder of a trained reward adapter."}
-    )
-    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
-    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
+    reward_adapter: str | None = flag(None, "Folder of a trained reward adapter.")
+    reward_end_token: str = flag("auto", REWARD_END_TOKEN)
+    allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
 
     def flags(self) -> dict[str, str | None]:
         """The flags that name a scorer, of which one is to be given, and their values."""
@@ -203,30 +202,23 @@ class ScorerArguments(FunctionArguments):
 
 
 @dataclass
-class RewardArguments:
+class RewardArguments(Flags):
     """What PPO is rewarded for: one of these, or several, weighed against each other."""
 
-    reward_adapter: str | None = field(
-        default=None, metadata={"help": "Folder of a trained reward adapter, on the same base."}
+    reward_adapter: str | None = flag(None, "Folder of a trained reward adapter, on the same base.")
+    reward_model: str | None = flag(
+        None, "A reward model on another base: Hub id, folder, or its adapter."
     )
-    reward_model: str | None = field(
-        default=None,
-        metadata={"help": "A reward model on another base: Hub id, folder, or its adapter."},
+    lexicon: str | None = flag(None, LEXICON)
+    reward_function: str | None = flag(
+        None,
+        "module:function(prompts, completions, **columns) -> scores; or several, joined by commas.",
     )
-    lexicon: str | None = field(default=None, metadata={"help": LEXICON})
-    reward_function: str | None = field(
-        default=None,
-        metadata={
-            "help": "module:function(prompts, completions, **columns) -> scores; or several, "
-            "joined by commas."
-        },
+    reward_end_token: str = flag("auto", REWARD_END_TOKEN)
+    reward_weights: list[float] | None = flag(
+        None, "A weight for each of the above that is given, in this order."
     )
-    reward_end_token: str = field(default="auto", metadata={"help": REWARD_END_TOKEN})
-    reward_weights: list[float] | None = field(
-        default=None,
-        metadata={"help": "A weight for each of the above that is given, in this order."},
-    )
-    allow_untrusted_reward: bool = field(default=False, metadata={"help": UNTRUSTED_REWARD})
+    allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
 
     def specs(self) -> list[Spec]:
         """What the flags that were given say, in the order of the weights."""
@@ -292,42 +284,25 @@ class RewardArguments:
 
 
 @dataclass
-class JudgeArguments:
+class JudgeArguments(JudgeRequestArguments):
     """A language model behind an OpenAI-compatible endpoint, as a labeler."""
 
     # How it is asked, which may differ when a run goes on: no label depends on it.
     FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
 
-    judge_url: str | None = field(
-        default=None, metadata={"help": "Its address, as http://localhost:8000/v1."}
+    judge_url: str | None = flag(None, "The judge's address, as http://localhost:8000/v1.")
+    judge_model: str | None = flag(None, "The model's name there.")
+    judge_prices: list[float] = flag(
+        [0.0, 0.0], "Per million tokens of requests, and of answers: to count the cost."
     )
-    judge_model: str | None = field(default=None, metadata={"help": "The model's name there."})
-    judge_key_variable: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key."}
-    )
-    judge_prices: list[float] = field(
-        default_factory=lambda: [0.0, 0.0],
-        metadata={"help": "Per million tokens of requests, and of answers: to count the cost."},
-    )
-    judge_max_tokens: int = field(
-        default=8,
-        metadata={"help": "Of an answer, one letter; a model that thinks needs thousands."},
-    )
-    judge_timeout: float = field(
-        default=60.0, metadata={"help": "Seconds for one request, from its start to its end."}
-    )
-    judge_patience: int = field(
-        default=20,
-        metadata={
-            "help": "End after so many answers in a row that are no letter. Their items are "
-            "asked again by the next call."
-        },
+    judge_patience: Count = flag(
+        20,
+        "End after so many answers in a row that are no letter. Their items are asked again by the "
+        "next call.",
     )
 
     def __post_init__(self) -> None:
-        check_range("judge_max_tokens", self.judge_max_tokens, low=1)
-        check_range("judge_timeout", self.judge_timeout, above=0, high=86_400)
-        check_range("judge_patience", self.judge_patience, low=1)
+        super().__post_init__()
         if (self.judge_url is None) != (self.judge_model is None):
             raise InputError("judge_url and judge_model: give both or neither", "judge_url")
         if len(self.judge_prices) != 2:

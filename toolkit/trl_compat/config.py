@@ -7,10 +7,11 @@ has every field of TRL 1.12's, with its default: a fixed KL coefficient of 0.05,
 rewards, 53 tokens. What differs all the same, and why, stands in docs/from-trl.md.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from toolkit.arguments.kl import KLController
+from toolkit.flags import flag
 from toolkit.training.ppo.config import PPOConfig as _PPOConfig
 
 # Fields of TrainingArguments that scripts may set, and that change no number here or there: TRL's
@@ -55,78 +56,48 @@ class PPOConfig(_PPOConfig):
     ALSO_TAKEN: ClassVar[set[str]] = TAKEN
     ENDS_TURNS: ClassVar[bool] = False
 
-    output_dir: str | None = field(default="trainer_output", metadata={"help": "Folder."})
-    learning_rate: float = field(
-        default=3e-6, metadata={"help": "The highest rate; see lr_scheduler_type."}
+    output_dir: str | None = flag("trainer_output", "Folder.")
+    learning_rate: float = flag(3e-6, "The highest rate; see lr_scheduler_type.")
+    per_device_train_batch_size: int = flag(8, "Episodes in a pass.")
+    adam_epsilon: float = flag(1e-8, "Adam's epsilon.")
+    logging_steps: float = flag(10, "No effect: every update is logged, as TRL's PPO did.")
+    total_episodes: int | None = flag(
+        None, "Episodes; by default num_train_epochs times the prompts."
     )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Episodes in a pass."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Adam's epsilon."})
-    logging_steps: float = field(
-        default=10, metadata={"help": "No effect: every update is logged, as TRL's PPO did."}
-    )
-    total_episodes: int | None = field(
-        default=None, metadata={"help": "Episodes; by default num_train_epochs times the prompts."}
-    )
-    local_rollout_forward_batch_size: int = field(
-        default=64, metadata={"help": "Episodes in a pass without gradients."}
-    )
-    num_sample_generations: int = field(
-        default=10, metadata={"help": "Tables of completions in a run."}
-    )
-    response_length: int = field(default=53, metadata={"help": "Tokens sampled."})
-    kl_controller: KLController = field(default="fixed", metadata={"help": "fixed, or adaptive."})
-    kl_coef: float = field(default=0.05, metadata={"help": "The coefficient."})
-    whiten_rewards: bool = field(default=False, metadata={"help": "Divide rewards by their std."})
-    sample_every: int = field(default=10**9, metadata={"help": "Updates between samples shown."})
-    save_steps: float = field(
-        default=500, metadata={"help": "Updates between checkpoints; below 1, a part of the run."}
-    )
-    save_total_limit: int | None = field(
-        default=None, metadata={"help": "Checkpoints that are kept; by default all."}
-    )
-    sft_model_path: str = field(
-        default="EleutherAI/pythia-160m", metadata={"help": "For scripts: the policy's model."}
-    )
-    reward_model_path: str = field(
-        default="EleutherAI/pythia-160m", metadata={"help": "For scripts: the reward's model."}
-    )
-    dataset_num_proc: int | None = field(
-        default=None, metadata={"help": "For scripts: processes that tokenize."}
-    )
-    model_adapter_name: str | None = field(
-        default=None, metadata={"help": "The policy's adapter, of several."}
-    )
-    ref_adapter_name: str | None = field(
-        default=None, metadata={"help": "The reference's adapter, of several."}
-    )
+    local_rollout_forward_batch_size: int = flag(64, "Episodes in a pass without gradients.")
+    num_sample_generations: int = flag(10, "Tables of completions in a run.")
+    response_length: int = flag(53, "Tokens sampled.")
+    kl_controller: KLController = flag("fixed", "fixed, or adaptive.")
+    kl_coef: float = flag(0.05, "The coefficient.")
+    whiten_rewards: bool = flag(False, "Divide rewards by their std.")
+    sample_every: int = flag(10**9, "Updates between samples shown.")
+    save_steps: float = flag(500, "Updates between checkpoints; below 1, a part of the run.")
+    save_total_limit: int | None = flag(None, "Checkpoints that are kept; by default all.")
+    sft_model_path: str = flag("EleutherAI/pythia-160m", "For scripts: the policy's model.")
+    reward_model_path: str = flag("EleutherAI/pythia-160m", "For scripts: the reward's model.")
+    dataset_num_proc: int | None = flag(None, "For scripts: processes that tokenize.")
+    model_adapter_name: str | None = flag(None, "The policy's adapter, of several.")
+    ref_adapter_name: str | None = flag(None, "The reference's adapter, of several.")
     # The trainer works these out, as TRL's did, whatever they are set to.
-    num_total_batches: int | None = field(default=None, metadata={"help": "Updates: worked out."})
-    micro_batch_size: int | None = field(
-        default=None, metadata={"help": "Episodes in a pass of all processes: worked out."}
+    num_total_batches: int | None = flag(None, "Updates: worked out.")
+    micro_batch_size: int | None = flag(None, "Episodes in a pass of all processes: worked out.")
+    local_batch_size: int | None = flag(  # type: ignore[assignment]
+        None, "Episodes of a process in an update: worked out."
     )
-    local_batch_size: int | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Episodes of a process in an update: worked out."}
+    batch_size: int | None = flag(None, "Episodes in an update: worked out.")
+    local_mini_batch_size: int | None = flag(
+        None, "Episodes of a process in an optimizer step: worked out."
     )
-    batch_size: int | None = field(
-        default=None, metadata={"help": "Episodes in an update: worked out."}
-    )
-    local_mini_batch_size: int | None = field(
-        default=None, metadata={"help": "Episodes of a process in an optimizer step: worked out."}
-    )
-    mini_batch_size: int | None = field(
-        default=None, metadata={"help": "Episodes in an optimizer step: worked out."}
-    )
-    ds3_gather_for_generation: bool = field(
-        default=True, metadata={"help": "No effect: there is no DeepSpeed here."}
-    )
+    mini_batch_size: int | None = flag(None, "Episodes in an optimizer step: worked out.")
+    ds3_gather_for_generation: bool = flag(True, "No effect: there is no DeepSpeed here.")
     # What transformers 4 had, on which TRL 1.12 ran too.
-    warmup_ratio: float | None = field(
-        default=None, metadata={"help": "The part of the run that warms up: warmup_steps below 1."}
+    warmup_ratio: float | None = flag(
+        None, "The part of the run that warms up: warmup_steps below 1."
     )
-    no_cuda: bool = field(default=False, metadata={"help": "use_cpu's old name."})
-    logging_dir: str | None = field(default=None, metadata={"help": "No effect: in output_dir."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "No effect, as there."})
-    save_safetensors: bool = field(default=True, metadata={"help": "No effect: always."})
+    no_cuda: bool = flag(False, "use_cpu's old name.")
+    logging_dir: str | None = flag(None, "No effect: in output_dir.")
+    overwrite_output_dir: bool = flag(False, "No effect, as there.")
+    save_safetensors: bool = flag(True, "No effect: always.")
 
     def __post_init__(self) -> None:
         self.local_batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps
