@@ -1,5 +1,6 @@
 # make demo     set up, then run the main job on the embedded model (about 5 minutes)
 # make test     set up, then run the tests
+# make fast     set up, then run the fast tests alone (a minute)
 # make lint     ruff and mypy
 # make bench    PPO against TRL 1.12's, side by side (20 minutes; makes an environment for TRL)
 # make demo-model   make the embedded model again from nothing (about 11 minutes)
@@ -13,13 +14,16 @@ PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(PINS)
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/one_process.yaml
 
-.PHONY: demo test lint bench demo-model
+.PHONY: demo test fast lint bench demo-model
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(LAUNCH) recipes/demo.py $(ARGS)
 
 test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "" $(ARGS)
+
+fast: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)

@@ -41,6 +41,13 @@ for signum in (signal.SIGTERM, signal.SIGHUP):
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs recipes is slow, wherever in tests/recipes it stands."""
+    for item in items:
+        if ROOT / "tests" / "recipes" in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same numbers, whichever ran before it."""

@@ -213,6 +213,7 @@ def test_every_recipe_opens_the_door_first() -> None:
         assert first.startswith("from toolkit.cli import"), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), SIGNALS)
 @pytest.mark.parametrize("name", ["sft", "evaluate"])
 def test_a_signal_in_a_stage_cleans_up_and_is_one_line(
@@ -291,6 +292,7 @@ def ended_by(
     return caught.value.code, capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_error_in_the_midst_of_a_bar_has_a_line_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

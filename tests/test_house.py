@@ -118,6 +118,7 @@ def declared() -> tuple[set[str], set[str]]:
     return names[0], names[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["toolkit", "recipes", "tests", "benchmarks"])
 def test_what_is_imported_is_declared(folder: str) -> None:
     use, dev = declared()

@@ -13,6 +13,8 @@ from toolkit.maths.frontier import best_of_n_score, exponential_tilt, tilt_at_kl
 from toolkit.models.actors import POLICY, REFERENCE, Actors
 from toolkit.scoring.functions import as_scorer
 
+pytestmark = pytest.mark.slow  # samples by the thousand
+
 Make = Callable[..., Any]
 
 

@@ -60,6 +60,7 @@ def test_the_paired_test_agrees_with_scipys_exact_one() -> None:
         assert paired_p_value(differences) == pytest.approx(exact, abs=0.015)
 
 
+@pytest.mark.slow
 def test_a_policy_against_itself_is_significant_in_five_of_a_hundred_repeats() -> None:
     """Two answers to each of 150 prompts, drawn from one distribution; many ties among them."""
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_is_half_as_sure_as_it_might_be_wants_the_temperature_one_half() -> None:
     rows, raw, _ = made(4000)
     c = analyze(rows, raw, 1.0, 0.0).calibration

@@ -34,6 +34,7 @@ def report(kept_runs: Path, hostile: list[str]) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_escaped_and_json_and_pictures_lie_beside(
     report: Path, hostile: list[str]
 ) -> None:
@@ -68,6 +69,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_completions_are_inert_in_a_browser(
@@ -92,6 +94,7 @@ def test_hostile_completions_are_inert_in_a_browser(
     context.close()
 
 
+@pytest.mark.slow
 def test_names_that_are_formulas_to_matplotlib_are_drawn(
     tmp_path: Path, evaluation: Callable[..., Any]
 ) -> None:

@@ -26,7 +26,10 @@ from toolkit.hub.package import pack, read_template
 from toolkit.hub.upload import publish
 
 # huggingface_hub 2.4.0 lfs.py:334 passes a file to httpx2 as data=, which that calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,  # other processes run the card's lines
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"),
+]
 KINDS = {"policy": "ppo/adapters/policy", "value": "ppo/adapters/value", "reward": "reward/adapter"}
 
 

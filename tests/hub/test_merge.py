@@ -17,6 +17,8 @@ from toolkit.hub.base_on_hub import Base
 from toolkit.hub.gate import PROBES, measure
 from toolkit.hub.merge import check_merge, merge
 
+pytestmark = pytest.mark.slow  # loads what was merged anew
+
 
 @pytest.fixture
 def base(demo_model: str) -> Base:

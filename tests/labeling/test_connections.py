@@ -100,6 +100,7 @@ def test_where_no_more_connections_are_allowed_the_silent_give_up_theirs(
         one.close()
 
 
+@pytest.mark.slow
 def test_the_silent_the_slow_and_those_who_read_nothing_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_the_silent_the_slow_and_those_who_read_nothing_are_ended(
     site.close()
 
 
+@pytest.mark.slow
 def test_an_answer_in_the_making_and_one_being_read_are_not_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def test_characters_that_an_eye_would_miss_are_written_out() -> None:
     assert shown("<b>\tfür 你好 🙂") == "&lt;b&gt;\tfür 你好 🙂"
 
 
+@pytest.mark.slow
 def test_a_text_of_nothing_but_hidden_characters_does_not_stop_the_page() -> None:
     """Pieces are joined once: 400,000 characters took minutes when each was put to the whole."""
     for text in ("\u200d" * 400_000, "a\u200d" * 100_000, "\n" * 400_000):
@@ -360,6 +361,7 @@ def test_a_file_that_goes_bad_is_told_in_a_word_and_the_form_works_again_later(
         assert ann is not None and whole.record(ann, form["form"], "pick", 0)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_what_was_acknowledged_is_there_and_the_rest_is_told(
     tmp_path: Path,
 ) -> None:

@@ -416,6 +416,7 @@ def test_many_threads_and_two_connections_lose_nothing(tmp_path: Path) -> None:
     assert sum(done) == len(list(store.picks())) == store.progress()["wanted"]
 
 
+@pytest.mark.slow
 def test_a_server_killed_under_load_loses_no_label_and_doubles_none(
     root: Path, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def counted(*labelers: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("labellers", "alpha"),
+    ("labelers", "alpha"),
     [
         (["0100000010", "1110010000"], 0.095),  # section A
         (["aabbdcccedda", "babbbccceddd"], 0.692),  # section B

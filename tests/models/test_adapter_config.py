@@ -231,6 +231,7 @@ def test_what_peft_and_others_write_passes(name: str, adapter: Make, demo_model:
     Roles(load_base(demo_model, "fp32"), policy_adapter=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [("target_modules", "(([a-z_.0-9]+)+)+!|.*q_proj"), ("exclude_modules", "(.*)*(.*)*(.*)*9"),

@@ -384,6 +384,7 @@ def test_what_one_base_cannot_hold_is_named_before_a_model_is_loaded_with_the_cu
     assert f"recipes/merge.py --adapter {folder}" in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [grown, other_kind, whole_block, begun_by("pissa")])
 def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
     make: Callable[[str, Path], Path], untied: str, tmp_path: Path
@@ -401,6 +402,7 @@ def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
         torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LoRA on the head", "LoRA on the embedding"])
 def test_merging_an_adapter_on_one_of_two_tied_weights_unties_them(
     kind: str, demo_model: str, tmp_path: Path

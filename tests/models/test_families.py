@@ -311,6 +311,7 @@ def test_policy_reference_and_value_are_what_plain_libraries_give(
     assert max(gaps.values()) < 1e-4, gaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS, indirect=["name"])
 def test_a_reward_adapter_scores_as_trained_and_by_plain_peft(
     name: str, precision: str, tmp_path: Path

@@ -77,6 +77,7 @@ def test_equal_seeds_give_equal_samples(roles: Roles, demo_model: str) -> None:
     assert first == second != other
 
 
+@pytest.mark.slow
 def test_end_of_text_is_sampled_as_often_as_the_model_says(roles: Roles, demo_model: str) -> None:
     """transformers' generate bans it when min_new_tokens is set; here it is one token of many."""
     tokenizer = load_tokenizer(demo_model)

@@ -189,6 +189,7 @@ WIDE_CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["trunk", "adapter"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("name", WIDE_CONFIGS)
@@ -253,6 +254,7 @@ def test_a_layer_that_is_recomputed_is_held_whole() -> None:
     assert at_work == pytest.approx(kept(whole) / 8, rel=0.05)
 
 
+@pytest.mark.slow
 def test_eight_billion_parameters_are_planned_in_a_moment_and_need_four_bits() -> None:
     config = LlamaConfig(
         hidden_size=4096,
@@ -291,6 +293,7 @@ def test_checkpointing_and_smaller_passes_need_less() -> None:
     assert kept(half) == pytest.approx(kept(whole) / 2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_would_fit_is_said() -> None:
     config = LlamaConfig(
         hidden_size=64,

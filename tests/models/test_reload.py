@@ -19,6 +19,8 @@ from toolkit.models.roles import Roles
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.trainer import BestOfKTrainer
 
+pytestmark = pytest.mark.slow  # other processes load what was saved
+
 WORDS = ["wonderful", "terrible", "lovely", "awful"]
 ROWS = [
     {

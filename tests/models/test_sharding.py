@@ -12,6 +12,8 @@ import torch
 from toolkit.errors import InputError
 from toolkit.models.sharding import shard_base
 
+pytestmark = pytest.mark.slow  # starts processes
+
 SCRIPT = """
 import sys, torch, torch.distributed as dist
 from toolkit.models.adapters import lora_config

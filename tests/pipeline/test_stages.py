@@ -10,6 +10,8 @@ import pytest
 from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage, run_stages
 
+pytestmark = pytest.mark.slow  # runs recipes
+
 ran: list[str] = []
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
 def test_ppo_runs_on_a_gpu_with_ratio_one_and_kl_zero_at_the_start(

@@ -101,6 +101,7 @@ def test_the_verdict_is_yes_no_or_not_decided(
     assert verdict.p == pytest.approx(stats.binomtest(right, n, 1 / k, side).pvalue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(15, 2), (40, 2), (20, 4), (200, 4)])
 def test_the_interval_is_clopper_and_pearsons(n: int, k: int) -> None:
     for right in range(0, n + 1, 3):
@@ -110,6 +111,7 @@ def test_the_interval_is_clopper_and_pearsons(n: int, k: int) -> None:
         assert mine == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_no_verdict_contradicts_the_interval_beside_it() -> None:
     """Whatever was measured: right, wrong and tied picks, of several K, of repeated prompts."""
     rng = np.random.default_rng(0)

@@ -82,6 +82,7 @@ def test_columns_reach_the_functions_that_ask_for_them() -> None:
     assert call_reward_function(length, ["p"] * 2, ["c"] * 2, columns) == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_columns_follow_their_prompts_through_a_run(new_trainer: Any) -> None:
     seen: dict[str, str] = {}
 

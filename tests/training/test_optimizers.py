@@ -17,6 +17,8 @@ from toolkit.maths.schedules import updates_between
 from toolkit.training.optimizers import make_optimizer
 from toolkit.training.ppo.config import PPOConfig
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def config(**kwargs: Any) -> PPOConfig:
     return PPOConfig(output_dir="x", use_cpu=True, **kwargs)

@@ -222,6 +222,7 @@ def gradients(actors: SeparateModels) -> list[Tensor]:
     return [p.grad for _, p in actors.trainable() if p.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tried", "nested"), [(False, False), (True, False), (True, True)])
 def test_gradients_of_models_loaded_in_4_bit_by_the_script_are_right_after_sampling(
     demo_model: str, tried: bool, nested: bool

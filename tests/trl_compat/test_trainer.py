@@ -28,6 +28,8 @@ from toolkit.trl_compat import PPOConfig, PPOTrainer
 from toolkit.trl_compat.separate_models import SeparateModels
 from toolkit.trl_compat.yaml_reader import read_trl_config
 
+pytestmark = pytest.mark.slow  # trains whole models
+
 
 def parts(model: str, **kwargs: Any) -> dict[str, Any]:
     """What a script for TRL 1.12 hands to the trainer, on a tiny model."""

@@ -35,6 +35,7 @@ def results(model: nn.Module, autocast: bool) -> dict[str, torch.Tensor]:
     return found | {"logits": logits.detach().float()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "4bit"])
 def test_values_and_gradients_are_pefts(family_model: str, precision: str, on_cpu: bool) -> None:

@@ -59,6 +59,8 @@ from toolkit.training.baselines.trainers import (
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import prepare
 
+pytestmark = pytest.mark.slow  # trains
+
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
 EOS = 1  # of the embedded model
 QUIET: dict[str, Any] = {

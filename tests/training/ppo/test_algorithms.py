@@ -60,6 +60,7 @@ def roles_without_value(model: str) -> Roles:
     return Roles(load_base(model, "fp32"), lora_config(4, 8, "all-linear", "CAUSAL_LM"))
 
 
+@pytest.mark.slow
 def test_a_group_relative_run_makes_no_value_pass_and_resumes_exactly(
     new_trainer: Make, demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

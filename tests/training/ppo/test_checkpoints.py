@@ -26,6 +26,8 @@ from toolkit.training.ppo.checkpoints import (
 )
 from toolkit.training.ppo.signals import Interrupted
 
+pytestmark = pytest.mark.slow  # trains, stops and goes on
+
 Make = Callable[..., Any]
 
 

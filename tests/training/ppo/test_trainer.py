@@ -52,6 +52,7 @@ def trainer_of(
     return PPOTrainer(config, tokenizer, roles, reward_model=lexicon, train_dataset=prompts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])
 def test_captured_logprobs_put_the_ratio_at_one_but_for_rounding(
@@ -64,6 +65,7 @@ def test_captured_logprobs_put_the_ratio_at_one_but_for_rounding(
     assert abs(rows[0]["objective/kl"]) < 5e-5 < 1e-4 < abs(rows[1]["objective/kl"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])
 def test_recomputed_ratio_is_one_and_kl_is_zero_at_the_start(
@@ -77,6 +79,7 @@ def test_recomputed_ratio_is_one_and_kl_is_zero_at_the_start(
     assert abs(rows[1]["objective/kl"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_micro_batches_keep_the_ratio_at_one(demo_model: str, tmp_path: Path) -> None:
     rows = trainer_of(
         demo_model,
@@ -90,6 +93,7 @@ def test_micro_batches_keep_the_ratio_at_one(demo_model: str, tmp_path: Path) ->
     assert rows[0]["val/first_max_log_ratio"] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 def test_without_a_learning_rate_nothing_moves(demo_model: str, tmp_path: Path, value: str) -> None:
     trainer = trainer_of(demo_model, tmp_path, value, learning_rate=0.0, recompute_logprobs=True)
@@ -100,6 +104,7 @@ def test_without_a_learning_rate_nothing_moves(demo_model: str, tmp_path: Path, 
     assert all(abs(row["objective/kl"]) < 1e-6 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 def test_training_moves_adapters_and_value_head_and_never_the_base(
     demo_model: str, tmp_path: Path, value: str
@@ -132,6 +137,7 @@ def test_accumulated_micro_batches_equal_one_whole_batch(demo_model: str, tmp_pa
         assert torch.allclose(tensor, parts[name], atol=2e-5), name
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself_to_the_last_bit_and_another_seed_does_not(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -161,6 +167,7 @@ def test_the_log_has_a_row_per_update_under_the_fields_own_names(
     assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
 
 
+@pytest.mark.slow
 def test_the_coefficient_falls_while_the_kl_is_below_its_target(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -171,6 +178,7 @@ def test_the_coefficient_falls_while_the_kl_is_below_its_target(
     assert rows[0]["objective/kl_target"] is None
 
 
+@pytest.mark.slow
 def test_it_learns_to_praise(demo_model: str, tmp_path: Path) -> None:
     rows = trainer_of(
         demo_model,
@@ -194,6 +202,7 @@ def test_a_stop_token_masks_what_follows_and_training_goes_on(
     assert rows[0]["val/first_max_log_ratio"] < 1e-5
 
 
+@pytest.mark.slow
 def test_clipping_and_tf_style_adam_are_options(demo_model: str, tmp_path: Path) -> None:
     plain, clipped, tf_style = (
         trainer_of(demo_model, tmp_path, name=str(i), **kwargs).train()[1]["objective/kl"]
@@ -334,6 +343,7 @@ def test_an_update_feeds_the_optimizer_what_the_paper_says(
         np.testing.assert_allclose(advantages, whitened(expected, mask, shift=True), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_in_the_optimizer_and_not_in_the_log_alone(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -408,6 +418,7 @@ def test_autocast_is_really_on(new_trainer: Any) -> None:
     assert {p.dtype for p in trainer.parameters} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["adapter", "trunk"])
 def test_checkpointing_changes_no_gradient_and_is_really_on(new_trainer: Any, value: str) -> None:
     results = []
@@ -435,6 +446,7 @@ def test_checkpointing_changes_no_gradient_and_is_really_on(new_trainer: Any, va
         assert torch.allclose(tensor, recomputed[name], atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_policy_from_an_adapter_has_that_adapter_as_its_reference(
     new_trainer: Any, demo_model: str, tmp_path: Path
 ) -> None:
@@ -586,6 +598,7 @@ def test_captured_logprobs_that_rounding_moved_are_noticed_and_no_longer_used(
     assert rows[1]["val/first_max_log_ratio"] < 1e-4
 
 
+@pytest.mark.slow
 def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: Any) -> None:
     """Same seed: the same sign and size of improvement; the quantized weights bit for bit."""
     gains = {}

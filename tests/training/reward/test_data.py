@@ -47,6 +47,7 @@ def folders(path: Path) -> list[Path]:
     return list(path.glob(".tokens.*"))
 
 
+@pytest.mark.slow
 def test_every_row_is_on_one_side_and_its_tokens_lie_on_disk(
     demo_model: str, tmp_path: Path
 ) -> None:

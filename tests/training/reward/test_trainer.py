@@ -29,6 +29,8 @@ from toolkit.training.reward.trainer import (
     score_in_buckets,
 )
 
+pytestmark = pytest.mark.slow  # trains
+
 GOOD, BAD = " The honey was wonderful.", " The honey was terrible."
 
 
