@@ -299,6 +299,7 @@ def test_an_error_in_the_midst_of_a_bar_has_a_line_of_its_own(
     assert ended_by(InputError("x"), monkeypatch, capsys) == (2, "error: x")
 
 
+@pytest.mark.slow
 def test_who_interrupts_a_row_of_stages_is_told_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,6 +310,7 @@ def test_who_interrupts_a_row_of_stages_is_told_that_it_goes_on(
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_though_python_names_no_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

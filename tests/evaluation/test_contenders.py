@@ -82,6 +82,7 @@ def test_what_one_writes_does_not_depend_on_who_else_takes_part(
     assert new_sampling(seed=1).write(both[2], both, None).texts != b.texts
 
 
+@pytest.mark.slow
 def test_the_kl_is_that_of_the_whole_distributions(new_sampling: Make, adapter: str) -> None:
     """Two tokens: KL = KL of the first + mean KL of the second, by whole vocabularies."""
     sampling = new_sampling(copies=400, length=1)
@@ -145,6 +146,7 @@ def test_a_model_of_other_tokens_writes_text_and_has_none(
     assert made.log_ratios is None and made.ids is None and len(made.texts) == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoints_policy_is_the_trainers(
     new_sampling: Make, new_trainer: Callable[..., Any], demo_model: str, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_pair_ratings_are_choixs_with_ties_as_half_a_win_each() -> None:
             assert ours[name].low <= ours[name].rating <= ours[name].high
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_rating_covers_the_truth() -> None:
     """Known strengths; the 95 % interval of the difference holds it in about 95 of 100 draws."""
     rng = np.random.default_rng(1)

@@ -41,6 +41,7 @@ def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]]
     return rows, raw, float(np.mean(expected))
 
 
+@pytest.mark.slow
 def test_accuracy_chance_and_baselines() -> None:
     rows, raw, expected = made()
     a = analyze(rows, raw, gain=2.0, bias=1.0, baselines={"last": lambda t: list(range(len(t)))})
@@ -128,6 +129,7 @@ def test_peoples_agreement_is_reported_where_the_rows_tell() -> None:
     assert people([rated]).one_rater == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_the_most_confident_mistakes_come_first() -> None:
     rows, raw, _ = made()
     found = analyze(rows, raw, 1.0, 0.0).mistakes

@@ -67,6 +67,7 @@ def test_a_point_of_the_curve_is_the_accuracy_after_so_many_comparisons() -> Non
     assert curve_point(0.25, metrics) == CurvePoint(0.25, 30, 0.5, 0.4, 0.6, 1.25)
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) -> None:
     rows, raw = made(60)
     for row in rows:

@@ -79,6 +79,7 @@ BODY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["", HALF, BODY])
 def test_those_who_speak_are_served_among_600_who_do_not(site: Site, said: str) -> None:
     """From 512 connections on everybody was turned away."""

@@ -117,6 +117,7 @@ def test_equal_completions_are_a_tie_and_nobody_is_asked() -> None:
     assert judge.asked == 0
 
 
+@pytest.mark.slow
 def test_noise_picks_by_lot_that_often() -> None:
     labeler = ScriptedLabeler("noisy", ScorePicker(by_number), noise=0.4)
     picks = [labeler.decide(row["prompt"], row["completions"]) for row in rows(2000)]

@@ -164,6 +164,7 @@ def test_somebody_elses_form_is_refused(tmp_path: Path) -> None:
     assert len(list(store.events())) == 1
 
 
+@pytest.mark.slow
 def test_all_orders_are_as_likely_and_the_choice_is_what_stood_there(tmp_path: Path) -> None:
     """Whatever the order, who picks by content picks the same completion; places even out."""
     orders = Counter(tuple(shown_order(item, 1, 0, 4)) for item in range(24_000))

@@ -110,6 +110,7 @@ def by_roles(roles: Roles, role: str) -> Tensor:
     return roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_policy_and_its_frozen_start_have_plain_pefts_logprobs_and_the_base_stays_the_base(
@@ -414,6 +415,7 @@ def test_merging_an_adapter_on_one_of_two_tied_weights_unties_them(
     )
 
 
+@pytest.mark.slow
 def test_merging_into_another_base_than_the_adapters_is_said(
     untied: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -511,6 +513,7 @@ def test_a_checkpoints_policy_is_the_one_that_the_run_saved(
     assert (after - plain(base, folder)).abs().max() > 1e-4  # it has learned
 
 
+@pytest.mark.slow
 def test_a_run_on_such_an_adapter_resumes_exactly(
     untied: str, tmp_path: Path, new_trainer: Any
 ) -> None:

@@ -156,6 +156,7 @@ WAYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp32", "autocast", "checkpointing", "reentrant"])
 @pytest.mark.parametrize(("family", "implementation"), WAYS)
 def test_values_and_gradients_are_those_of_the_unpacked_weights(

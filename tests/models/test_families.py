@@ -301,6 +301,7 @@ def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
     return (found - expected).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS, indirect=["name"])
 def test_policy_reference_and_value_are_what_plain_libraries_give(
     name: str, precision: str, tmp_path: Path
@@ -545,6 +546,7 @@ def test_an_adapter_on_experts_is_refused_where_they_are_in_4_bits(tmp_path: Pat
         Roles(load_base(name, "4bit"), policy_adapter=tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_a_merged_checkpoint_is_the_language_model(tmp_path: Path) -> None:
     """Of a composite checkpoint whose language model alone is held."""
     from toolkit.models.merging import merge_adapter

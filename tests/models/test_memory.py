@@ -280,6 +280,7 @@ def test_eight_billion_parameters_are_planned_in_a_moment_and_need_four_bits() -
     assert quantized.peak < 24 * 2**30
 
 
+@pytest.mark.slow
 def test_checkpointing_and_smaller_passes_need_less() -> None:
     config = LlamaConfig(
         hidden_size=64,
@@ -311,6 +312,7 @@ def test_what_would_fit_is_said() -> None:
     assert "no micro-batch" in what_fits(plan, 4, 1000)
 
 
+@pytest.mark.slow
 def test_a_run_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LlamaConfig(
         hidden_size=64,

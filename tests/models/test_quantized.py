@@ -217,6 +217,7 @@ def checkpoint(demo_model: str, tmp_path: Path) -> Callable[[str], tuple[Path, P
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "8bit", "fp8", "moe", "mxfp8", "mxfp4"])
 def test_dequantized_is_what_the_file_says_and_saves_so(
     checkpoint: Callable[..., Any], kind: str

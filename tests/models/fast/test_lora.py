@@ -73,6 +73,7 @@ def test_what_is_more_than_plain_lora_keeps_pefts_own_pass(demo_model: str) -> N
         assert "forward" not in vars(layer), more
 
 
+@pytest.mark.slow
 def test_only_on_a_cpu_updates_are_merged_into_weights(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def changed(roles: Roles) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_each_change_can_be_had_alone_and_none_with_0(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

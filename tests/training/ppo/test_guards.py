@@ -39,6 +39,7 @@ def test_a_faulty_update_stops_the_run_with_its_checkpoint(
     assert checkpoints(tmp_path / "run")[0][0] == 2
 
 
+@pytest.mark.slow
 def test_or_it_is_skipped_and_counted_and_nothing_moves(new_trainer: Make, tmp_path: Path) -> None:
     trainer = new_trainer(
         reward_model=scorer_that_fails({2, 4}, math.nan), total_episodes=40, on_fault="skip"
@@ -137,6 +138,7 @@ def test_a_reward_model_turned_round_stops_the_run_before_its_first_update(
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_skipped_update_leaves_sampling_as_it_was_under_checkpointing(new_trainer: Make) -> None:
     """An error while optimizing must not leave the model in training mode, without its cache."""
     trainer = new_trainer(gradient_checkpointing=True, on_fault="skip", total_episodes=24)

@@ -122,6 +122,7 @@ def test_training_moves_adapters_and_value_head_and_never_the_base(
     assert any("lora_B.value" in n for n in moved) is (value == "adapter")
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_equal_one_whole_batch(demo_model: str, tmp_path: Path) -> None:
     def after(name: str, **kwargs: object) -> dict[str, torch.Tensor]:
         trainer = trainer_of(
@@ -148,6 +149,7 @@ def test_a_run_repeats_itself_to_the_last_bit_and_another_seed_does_not(
     assert run("c", 4) != run("d", 3)
 
 
+@pytest.mark.slow
 def test_the_log_has_a_row_per_update_under_the_fields_own_names(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -194,6 +196,7 @@ def test_it_learns_to_praise(demo_model: str, tmp_path: Path) -> None:
     assert last > first + rows[0]["objective/scores_std"]
 
 
+@pytest.mark.slow
 def test_a_stop_token_masks_what_follows_and_training_goes_on(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_clipping_and_tf_style_adam_are_options(demo_model: str, tmp_path: Path)
     assert abs(tf_style) < abs(plain)  # a larger epsilon makes smaller first steps
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_is_found_where_the_trainer_says(demo_model: str, tmp_path: Path) -> None:
     trainer = trainer_of(demo_model, tmp_path)
     trainer.train()
@@ -369,6 +373,7 @@ def test_each_epoch_takes_the_batch_in_another_order(
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.slow
 def test_the_controller_counts_the_whole_batch_not_a_piece_of_it(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -473,6 +478,7 @@ def test_a_policy_from_an_adapter_has_that_adapter_as_its_reference(
     assert abs(first_kl["policy_adapter"]) < 1e-4 < 0.01 < abs(first_kl["base"])
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_noise_each_time_and_the_best_is_kept(
     new_trainer: Any, tmp_path: Path
 ) -> None:
@@ -521,6 +527,7 @@ def test_timings_are_kept_apart_from_what_was_learned(new_trainer: Any, tmp_path
     assert not [name for name in rows[0] if "second" in name or "time" in name]
 
 
+@pytest.mark.slow
 def test_empty_completions_and_equal_scores_are_said_once(
     new_trainer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def head(trainer: Any) -> torch.nn.Parameter:
     return trainer.model.base_model.model.score.modules_to_save["default"].weight
 
 
+@pytest.mark.slow
 def test_it_says_what_trains_and_changes_nothing(trainer: Any) -> None:
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     random_state, was_training = torch.get_rng_state(), trainer.model.training
