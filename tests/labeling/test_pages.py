@@ -128,6 +128,14 @@ def test_every_answer_has_the_headers_that_keep_a_page_to_itself(site: Site) -> 
     assert "innerHTML" not in script and "eval" not in script
 
 
+def test_every_completion_and_button_has_a_name_for_who_listens(site: Site) -> None:
+    page = site.ann.get("/").text
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    for attribute, count in (("aria-labelledby", 4), ("aria-describedby", 4)):
+        named = re.findall(rf'{attribute}="([^"]+)"', page)
+        assert len(named) == count and set(named) <= ids
+
+
 @pytest.mark.parametrize("messages", [False, True])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_of_any_kind_is_inert(tmp_path: Path, text: str, messages: bool) -> None:
