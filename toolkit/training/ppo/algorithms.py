@@ -6,20 +6,20 @@ optimizer are the same for all and know nothing of it.
     credit(rewards, rollout, total)   rewards (B, C), KL penalty included, to advantages and returns
     loss(now, values, then)           terms of the loss on one micro-batch, with what is logged
 
-To add one: write its class here and name it in ``algorithm_of``.
+To add one: write its class here, and name it in ``AlgorithmArguments`` and ``algorithm_of``.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from toolkit.flags import Flags, NotNegative, Positive, Range, Share, flag
 from toolkit.maths.advantages import gae, leave_one_out
 from toolkit.maths.losses import policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, whiten
 from toolkit.models.actors import TokenOutputs
-from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.rollouts import Rollout
 
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
@@ -204,15 +204,35 @@ def _has_sibling(scored: Tensor, size: int) -> Tensor:
     return (others > 0).view(-1) & scored
 
 
-def algorithm_of(config: PPOConfig) -> Algorithm:
-    """The algorithm that a configuration names, with its constants."""
-    if config.algorithm == "group_relative":
-        return GroupRelative(config.num_generations, config.cliprange)
+@dataclass
+class AlgorithmArguments(Flags):
+    """The flags that choose an algorithm and set its constants."""
+
+    algorithm: Literal["ppo", "group_relative"] = flag(
+        "ppo",
+        "ppo, or group_relative: no value role; a completion is compared with the other "
+        "completions of its prompt, num_generations in all.",
+    )
+    num_generations: Annotated[int, Range(low=2)] = flag(
+        4, "Completions of a prompt (with group_relative)."
+    )
+    whiten_rewards: bool = flag(True, "Divide rewards by their std.")
+    gamma: Share = flag(1.0, "Discount.")
+    lam: Share = flag(0.95, "GAE's lambda.")
+    cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
+    vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
+    cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
+
+
+def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
+    """The algorithm that the flags name, with its constants."""
+    if flags.algorithm == "group_relative":
+        return GroupRelative(flags.num_generations, flags.cliprange)
     return PPO(
-        whiten_rewards=config.whiten_rewards,
-        gamma=config.gamma,
-        lam=config.lam,
-        cliprange=config.cliprange,
-        cliprange_value=config.cliprange_value,
-        vf_coef=config.vf_coef,
+        whiten_rewards=flags.whiten_rewards,
+        gamma=flags.gamma,
+        lam=flags.lam,
+        cliprange=flags.cliprange,
+        cliprange_value=flags.cliprange_value,
+        vf_coef=flags.vf_coef,
     )

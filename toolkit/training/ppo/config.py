@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -20,7 +20,6 @@ from toolkit.flags import (
     Finite,
     NotNegative,
     Positive,
-    Range,
     Seed,
     Share,
     check_flags,
@@ -29,6 +28,7 @@ from toolkit.flags import (
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training.optimizers import make_schedule, optimizer_class
+from toolkit.training.ppo.algorithms import AlgorithmArguments, algorithm_of
 from toolkit.training.trackers import check_trackers
 
 # The fields of TrainingArguments that PPOTrainer acts on.
@@ -95,7 +95,7 @@ PUBLISH = (
 
 
 @dataclass
-class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
+class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, TrainingArguments):
     """Arguments of PPOTrainer.
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
@@ -157,20 +157,6 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
     kl_coef_max: Positive | None = flag(None, "The KL coefficient's ceiling.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
         "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
-    )
-    whiten_rewards: bool = flag(True, "Divide rewards by their std.")
-    gamma: Share = flag(1.0, "Discount.")
-    lam: Share = flag(0.95, "GAE's lambda.")
-    cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
-    vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
-    cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
-    algorithm: Literal["ppo", "group_relative"] = flag(
-        "ppo",
-        "ppo, or group_relative: no value role; a completion is compared with the other "
-        "completions of its prompt, num_generations in all.",
-    )
-    num_generations: Annotated[int, Range(low=2)] = flag(
-        4, "Completions of a prompt (with group_relative)."
     )
     value: Literal["adapter", "trunk"] = flag(
         "adapter", "adapter (LoRA of its own) or trunk (a head on the policy)."
@@ -261,9 +247,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
                 "adam_tf_style is an optimizer of its own (leave out optim and weight_decay)",
                 "adam_tf_style",
             )
-        if self.algorithm == "group_relative" and self.local_batch_size % self.num_generations:
+        group = algorithm_of(self).group_size
+        if self.local_batch_size % group:
             raise InputError(
-                f"num_generations is {self.num_generations}, but must divide the batch of "
+                f"num_generations is {group}, but must divide the batch of "
                 f"{self.local_batch_size}: all completions of a prompt are in one batch",
                 "num_generations",
             )
@@ -354,7 +341,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, TrainingArguments):
     @property
     def value_role(self) -> str | None:
         """How the value is held, "adapter" or "trunk"; None where the algorithm has no value."""
-        return None if self.algorithm == "group_relative" else self.value
+        return self.value if algorithm_of(self).uses_value else None
 
     @property
     def local_batch_size(self) -> int:

@@ -1,16 +1,16 @@
 """What can be set when a reward model is trained."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from trl import RewardConfig
 
 from toolkit.errors import InputError
 from toolkit.flags import Count, NotNegative, Positive, Range, check_flags, flag, other_default
+from toolkit.training.reward.losses import LOSSES, Loss
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_defaults import TRLDefaults
 
-Loss = Literal["best_of_k", "best_vs_rest", "plackett_luce", "scalar_rating", "scalar_compare"]
 # Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
 NOT_USED = {
     "chat_template_path": None, "label_smoothing_factor": 0.0, "eos_token": None,
@@ -57,12 +57,12 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
     def __post_init__(self) -> None:
         check_flags(self)
         for name in ("label_smoothing", "use_margin"):
-            if getattr(self, name) and self.loss_type not in ("best_of_k", "best_vs_rest"):
+            if getattr(self, name) and not LOSSES[self.loss_type].takes_margin:
                 raise InputError(f"{name} is not used by the loss {self.loss_type}", name)
-        if self.center_rewards_coefficient is not None and self.loss_type == "scalar_rating":
+        if self.center_rewards_coefficient is not None and LOSSES[self.loss_type].fixes_zero:
             raise InputError(
-                "center_rewards_coefficient is not used by scalar_rating, whose ratings fix where "
-                "0 is",
+                f"center_rewards_coefficient is not used by {self.loss_type}, whose ratings fix "
+                "where 0 is",
                 "center_rewards_coefficient",
             )
         for name, default in NOT_USED.items():
@@ -74,4 +74,4 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
     @property
     def wants(self) -> str:
         """What the loss needs of a row: "best" or "scores" (``data.comparisons.problems_of``)."""
-        return "scores" if self.loss_type.startswith("scalar_") else "best"
+        return LOSSES[self.loss_type].wants

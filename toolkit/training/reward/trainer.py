@@ -20,14 +20,7 @@ from trl import RewardTrainer
 from toolkit.data.collators import ComparisonCollator, buckets, by_comparison
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.maths.losses import (
-    best_of_k_loss,
-    best_vs_rest_loss,
-    centering_penalty,
-    plackett_luce_loss,
-    scalar_compare_loss,
-    scalar_rating_loss,
-)
+from toolkit.maths.losses import centering_penalty
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
@@ -38,6 +31,7 @@ from toolkit.models.sampling import SamplingRule
 from toolkit.scoring.reward_models import RewardAdapter, score_rows
 from toolkit.scoring.scorer import TokenCompletions
 from toolkit.training.reward.config import BestOfKConfig
+from toolkit.training.reward.losses import LOSSES
 
 
 class BestOfKTrainer(RewardTrainer):
@@ -165,16 +159,8 @@ def comparison_loss(
         scores, mask: (B, K).
         batch: of ``ComparisonCollator``; ``target_scores`` (N,).
     """
-    if config.loss_type in ("best_of_k", "best_vs_rest"):
-        function = best_of_k_loss if config.loss_type == "best_of_k" else best_vs_rest_loss
-        margin = batch["margin"] if config.use_margin else None
-        loss = function(scores, batch["best"], mask, config.label_smoothing, margin)
-    elif config.loss_type == "plackett_luce":
-        loss = plackett_luce_loss(scores, batch["ranking"], mask)
-    else:
-        targets, _ = by_comparison(batch["target_scores"].to(scores), batch["candidates"])
-        regress = scalar_rating_loss if config.loss_type == "scalar_rating" else scalar_compare_loss
-        loss = regress(scores, targets, mask)
+    margin = batch["margin"] if config.use_margin else None
+    loss = LOSSES[config.loss_type](scores, mask, batch, config.label_smoothing, margin)
     if config.center_rewards_coefficient:
         loss = loss + config.center_rewards_coefficient * centering_penalty(scores, mask)
     return loss
