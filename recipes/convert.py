@@ -69,6 +69,7 @@ def main(args: ConvertArguments) -> None:
         args.repeated_prompt,
         noted,
     )
+
     if args.add_space:
         made = map(with_space, made)
     if args.to == "pairs":

@@ -106,6 +106,7 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
         raise InputError(
             "chat_template, or chat_template_kwargs: not the same in sample_config and ppo_config"
         )
+
     if rewards.reward_model or rewards.lexicon or rewards.reward_function:
         raise InputError("ppo_config: the reward is the adapter of each round, and no other")
     if prompt_args.policy_adapter is not None:

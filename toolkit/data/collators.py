@@ -38,6 +38,7 @@ class ComparisonCollator:
                 f"a candidate ends in the pad token ({self.pad_token_id}): give the tokenizer a "
                 "pad token that is not its end-of-text token"
             )
+
         ids, mask = pad(flat, self.pad_token_id)
         batch = {
             "input_ids": ids,
@@ -45,11 +46,13 @@ class ComparisonCollator:
             "candidates": torch.tensor([len(row["candidate_ids"]) for row in rows]),
             "best": torch.tensor([row["best"] for row in rows]),
         }
+
         if all(row.get("ranking") is not None for row in rows):
             batch["ranking"] = pad([row["ranking"] for row in rows], pad_id=-1)[0]
         if all(row.get("scores") is not None for row in rows):
             scores = torch.tensor([s for row in rows for s in row["scores"]], dtype=torch.float64)
             batch["target_scores"] = ((scores - self.score_mean) / self.score_std).float()
+
         if all(row.get("margin") is not None for row in rows):
             batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
         return batch

@@ -173,6 +173,7 @@ def to_pairs(row: Row) -> list[Row]:
         if row.get("scores") is not None and row["scores"][row["best"]] == max(row["scores"]):
             pair["margin"] = round(row["scores"][row["best"]] - row["scores"][k], 6)
         pairs.append(pair)
+
     return pairs
 
 

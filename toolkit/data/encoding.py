@@ -338,16 +338,19 @@ class Encoder:
                 f"{self.ended} completions carry an end token ({', '.join(map(str, names))}): each "
                 f"is cut before it ({self.behind} had text behind it)"
             )
+
         if self.rendered:
             lines.append(
                 f"{self.rendered} prompts begin with {self.tokenizer.bos_token} as text (a chat "
                 "template wrote them?): it stands there once"
             )
+
         if self.spaced:
             lines.append(
                 f"{self.spaced} prompts end in a space: it is a token of its own, here as in PPO, "
                 "and completions follow it"
             )
+
         if self.bad.count:
             lines.append(f"{self.bad.count} rows skipped; the first: {self.bad.shown[0]}")
         return lines

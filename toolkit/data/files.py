@@ -85,10 +85,12 @@ def parse_object(raw: bytes, place: str, first: bool) -> Row:
         raise InputError(f"{place}: {error}") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of 5,000 digits
         raise InputError(f"{place}: not JSON that can be read: {error} (delete the line)") from None
+
     if not isinstance(row, dict):
         raise InputError(
             f'{place}: a {type(row).__name__}, not an object (write {{"prompt": ..., ...}})'
         )
+
     return row
 
 

@@ -85,6 +85,7 @@ def detect(row: Row, place: str) -> str:
         query = row.get("query")
         ids = isinstance(query, list) and query and isinstance(query[0], int)
         return "openai" if ids else "columns"
+
     raise InputError(
         f"{place}: no format known by the fields {', '.join(sorted(map(str, names)))[:120]} (name "
         "them as one: prompt, completions, best; chosen, rejected; prompt, responses, rank; or "

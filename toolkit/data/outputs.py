@@ -125,12 +125,14 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
             f"{field}: {path} is a mount point, which cannot be replaced (name a folder in it)",
             field,
         )
+
     if beside and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
         raise InputError(
             f"{field}: {path} is the folder that you work in, or around it, and would be replaced "
             "(name another)",
             field,
         )
+
     try:
         handle, aside = part_file(path if beside else path / "try")
         try:

@@ -52,11 +52,13 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
         for file in files:
             yield from read_table(file, what, on_bad)
         return
+
     folder = Path(str(source).rpartition(":")[0])
     split = not path.exists() and str(folder) != "." and folder.is_dir()
     if path.is_dir() or split or (not path.exists() and HUB_ID.fullmatch(str(source))):
         yield from _read_dataset(str(source), what)
         return
+
     require_file(path, what)
     name = path.name.lower()
     if name.endswith(".parquet"):

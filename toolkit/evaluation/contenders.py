@@ -103,6 +103,7 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
                 f"contenders: {spec!r} is not NAME=WHAT (as ppo=outputs/ppo/adapters/policy)"
             )
         found += _parse(name, what)
+
     if not any(c.kind == "reference" for c in found):
         found.insert(0, Contender("reference", "reference"))
     first = next(c.name for c in found if c.kind == "reference")
@@ -115,11 +116,13 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
             raise InputError(
                 f"contenders: two are called {name!r} (NAME=WHAT; the untuned model is `reference`)"
             )
+
     for c in found:
         if c.kind == "best_of_n" and c.source not in names:
             raise InputError(f"contenders: {c.name}: nobody is called {c.source!r} to pick from")
         if c.kind == "best_of_n" and _by_name(found, c.source).kind == "best_of_n":
             raise InputError(f"contenders: {c.name}: best-of-n of best-of-n (give one greater n)")
+
     return sorted(found, key=lambda c: c.kind != "reference")
 
 
@@ -134,6 +137,7 @@ def _parse(name: str, what: str) -> list[Contender]:
         if int(match[1]) < 2:
             raise InputError(f"contenders: {what}: of at least 2")
         return [Contender(name or what, "best_of_n", match[2] or "", int(match[1]))]
+
     path = Path(what)
     if path.name.startswith("checkpoint-"):
         folders = sorted(p for p in path.parent.glob(path.name) if NAME.fullmatch(p.name))
@@ -145,6 +149,7 @@ def _parse(name: str, what: str) -> list[Contender]:
             Contender(f"{run}@{number}", "checkpoint", str(p))
             for number, p in zip(numbers, folders, strict=True)
         ]
+
     name = name or (path.parent.parent if path.name == "policy" else path.parent).name or what
     if (path / "adapter_config.json").is_file():
         return [Contender(name, "adapter", what)]
@@ -153,6 +158,7 @@ def _parse(name: str, what: str) -> list[Contender]:
             f"contenders: {what}: neither an adapter's folder (adapter_config.json) nor a model's "
             "(config.json)"
         )
+
     if not path.is_dir() and (what.startswith((".", "/")) or what.count("/") != 1):
         raise InputError(f"contenders: {what}: no such folder")
     return [Contender(name, "model", what)]
@@ -339,6 +345,7 @@ class Sampling:
             texts += [
                 decode_pair(self.tokenizer, p, c)[1] for p, c in zip(batch, found.kept, strict=True)
             ]
+
         return Outputs(texts, kept, ratios, tokens)
 
     def completions(
@@ -405,6 +412,7 @@ class Sampling:
             made.given, made.columns = dict(enumerate(shown)), prompts.columns
             made.chat = chat
             prompts = made
+
         other = Sampling(
             Roles(load_base(contender.source, self.precision)),
             tokenizer,
@@ -414,6 +422,7 @@ class Sampling:
             self.seed,
             self.batch_size,
         )
+
         everyone = range(len(prompts))
         reference = self.roles if same else None
         found = other.sample(REFERENCE, everyone, generator, contender.name, reference)

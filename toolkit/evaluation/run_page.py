@@ -420,6 +420,7 @@ def _draw_wins(figure: Figure, result: Evaluation) -> None:
             capsize=3,
             color=f"C{judges.index(p.judge) % 10}",
         )
+
     axis.set_yticks(range(len(rows)), [_label(f"{p.a}, says {p.judge}") for p in rows])
     axis.invert_yaxis()
     axis.axvline(0.5, linestyle="--", color="C7")

@@ -110,11 +110,13 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Sampl
                 ids=row.get("ids") or {},
             )
         )
+
     if len(rows) != count:
         raise InputError(
             f"{path}: {len(rows)} rows, but evaluation.json beside it is of {count} prompts "
             "(evaluate again)"
         )
+
     return rows
 
 

@@ -51,6 +51,7 @@ class StoreArguments(Flags):
         for name in self.public_host:
             if "/" in name or not name:
                 raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
+
         if self.names and not self.serve:
             raise InputError("invite: a link is of the page, so give --serve too", "invite")
         if self.reinvite and not self.names:
@@ -61,6 +62,7 @@ class StoreArguments(Flags):
                 "(leave out --serve)",
                 "backup",
             )
+
         if self.serve and not is_loopback(self.host) and not self.public_host:
             raise InputError(
                 f"host: {self.host} can be reached from other machines: say by which names, "

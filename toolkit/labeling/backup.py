@@ -49,6 +49,7 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
         aside = part_folder(target)
     except OSError as error:
         raise InputError(f"backup: {target}: {error.strerror}", "backup") from None
+
     try:
         copy = aside / target.name
         _copy(source, copy)
@@ -61,6 +62,7 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
         raise InputError(f"backup: {source} to {target}: {explain(error)}", "backup") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
     return target
 
 

@@ -81,6 +81,7 @@ def read_upload(content: bytes, form: str, name: str = "the file") -> Imported:
         found = read(tasks, name)
         made.skipped = found.skipped
         rows = [(f"{name}: row {i}", row) for i, row in enumerate(found, start=1)]
+
     if not rows:
         raise InputError(f"{name}: no rows")
     for place, row in rows:
@@ -88,4 +89,5 @@ def read_upload(content: bytes, form: str, name: str = "the file") -> Imported:
         if problems:
             raise InputError(f"{place}: {problems[0]}")
         made.append(row)
+
     return made

@@ -76,6 +76,7 @@ def to_label_studio(rows: Iterable[Row]) -> list[Row]:
             ]
             task["annotations"].append(made)
         tasks.append(task)
+
     return tasks
 
 
@@ -121,6 +122,7 @@ def from_label_studio(tasks: object, path: str | Path) -> Imported:
                 pick | _completed_by(annotation.get("completed_by"), here) | _when(annotation, here)
             )
         rows += _checked(row, picks, place)
+
     if other and not chosen:
         raise InputError(f"{other}: no choice named best, and no pairwise one (rename the tag)")
     return rows
@@ -154,6 +156,7 @@ def _result(result: list[object], numbers: list[int], here: str) -> Row | None:
                     "must be left or right, of two"
                 )
             return {"best": int(selected == "right")}
+
     return None
 
 
@@ -199,6 +202,7 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
             "metadata": {name: json.dumps(value) for name, value in about.items()},
         }
         records.append(record)
+
     return records
 
 
@@ -253,6 +257,7 @@ def from_argilla(records: object, path: str | Path) -> Imported:
                 pick["labeler"] = users.get(user, user)
             picks.append(pick | _when(answer, here))
         rows += _checked(row, picks, place)
+
     if other and not chosen:
         raise InputError(f"{other}responses.best: missing (call the question best)")
     return rows

@@ -99,6 +99,7 @@ class Pages:
             Route("/static/{name}", self.asset),
             Route("/favicon.ico", lambda request: Response(status_code=204)),
         ]
+
         handlers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
             ClientDisconnect: self.gone,
             HTTPException: self.failed,
@@ -108,6 +109,7 @@ class Pages:
             OSError: self.unsaved,
             Exception: self.broken,
         }
+
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
 
     # Errors: a plain word to the client, the rest to the log

@@ -64,6 +64,7 @@ class Reading:
                     f"reward_adapter: it was trained on {self.trained_on}, but there are prompts "
                     f"of {other} (give it what it knows: its scores of others mean nothing)"
                 )
+
         if not prompts.messages or self.whole:
             return
         if self.chat.template != prompts.chat.template:
@@ -73,6 +74,7 @@ class Reading:
                 f"{named(prompts.chat.template)} (pass the same --chat_template)",
                 "chat_template",
             )
+
         told = map(prompts.told, prompts.messages)
         now = next((now for now in told if self.told not in (None, now)), None)
         if now is not None:

@@ -99,6 +99,7 @@ def sampling_rule(
             f"({response_length}), or every completion is penalized",
             "truncate_after",
         )
+
     if stop_token_id is None:
         stops = stop_ids(tokenizer, stop_token)
     elif stop_token_id >= len(tokenizer):
@@ -108,6 +109,7 @@ def sampling_rule(
         )
     else:
         stops = (stop_token_id,)
+
     truncate_id = token_id(tokenizer, truncate_token, "truncate_token")
     if truncate_id is not None and truncate_id in stops:
         raise InputError(
@@ -115,6 +117,7 @@ def sampling_rule(
             "stop token, so every completion would be penalized",
             "truncate_token",
         )
+
     return SamplingRule(
         response_length=response_length,
         temperature=temperature,

@@ -137,6 +137,7 @@ def as_guest(name: str, field: str | None = None) -> Iterator[None]:
         _end_a_fork(pid, name, came_back)
     finally:
         _put_back(name, before)
+
     if forks != _forks:
         _wait_for_a_fork(came_back)
     if came_back[0]:

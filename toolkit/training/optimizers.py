@@ -132,6 +132,7 @@ def optimizers_of(
         raise InputError(
             "optimizers: ReduceLROnPlateau wants a metric at every step (take another schedule)"
         )
+
     if optimizer is not None:
         known = {id(p): p for p in model.parameters()}
         held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -155,4 +156,5 @@ def optimizers_of(
             )
     else:
         optimizer = make_optimizer(args, model)
+
     return optimizer, schedule or make_schedule(args, optimizer, updates)

@@ -96,6 +96,7 @@ class RunLog:
         if self.is_main:
             _append(self.folder / "log.jsonl", row)
             _append(self.folder / "timings.jsonl", timing)
+
         per_update = row["episode"] / row["update"]
         rate = per_update * (row["update"] - self.done) / (now - self.started)
         self.handler.on_log(

@@ -114,6 +114,7 @@ class SeparateModels(Actors):
             "reward_model": reward_model,
             "value_model": value_model,
         }
+
         given = {name: model for name, model in given.items() if model is not None}
         for model in given.values():  # before the first pass, which would repack 4-bit weights
             cure_cpu_repacking(model)
@@ -121,6 +122,7 @@ class SeparateModels(Actors):
             if isinstance(policy, PeftModel):
                 raise InputError("peft_config: the model has an adapter already (pass one of both)")
             policy = given["model"] = get_peft_model(policy, peft_config)
+
         self.autocast_dtype = autocast_dtype
         self._policy_adapter: str | None = None
         self._reference_adapter: str | None = None
@@ -136,12 +138,14 @@ class SeparateModels(Actors):
             raise InputError("model_adapter_name, ref_adapter_name: the model has no adapter")
         elif reference is None:
             reference = copy.deepcopy(policy).requires_grad_(False)
+
         self._check_apart(given)
         self.policy, self.reference = policy, reference
         self.value_model, self.reward_model = value_model, reward_model
         for frozen in (reference, reward_model):
             if frozen is not None:
                 frozen.requires_grad_(False)
+
         self.has_value, self.has_reward = True, reward_model is not None
         for role in (VALUE, REWARD) if self.has_reward else (VALUE,):
             self._classifier(role)
@@ -150,15 +154,18 @@ class SeparateModels(Actors):
                 "value_model: nothing in it requires a gradient, so it would not learn (load an "
                 "adapter with is_trainable=True)"
             )
+
         self._layers: list[Any] = []
         if isinstance(policy, PeftModel):
             self._layers = switchable(policy)
         for model in (policy, reference, value_model, reward_model):
             if model is not None:
                 use_fast_passes(model)
+
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+
         self.eval().to(next(policy.parameters()).device)
         check_passes(self, POLICY)
         check_passes(self, REFERENCE)
@@ -169,22 +176,26 @@ class SeparateModels(Actors):
             raise InputError(
                 "the model's adapter is prompt tuning, which is not supported (LoRA is)"
             )
+
         for field, wanted in (("model_adapter_name", name), ("ref_adapter_name", reference)):
             if wanted is not None and wanted not in policy.peft_config:
                 there = ", ".join(policy.peft_config)
                 raise InputError(f"{field}: no adapter {wanted!r} (there are: {there})", field)
+
         active = policy.active_adapters
         if name is None and len(active) != 1:
             raise InputError(
                 f"{len(active)} adapters are active (say which is trained: model_adapter_name)",
                 "model_adapter_name",
             )
+
         self._policy_adapter, self._reference_adapter = name or active[0], reference
         if self._policy_adapter == reference:
             raise InputError(
                 f"ref_adapter_name: {reference!r} is what is trained, so the KL would always be 0",
                 "ref_adapter_name",
             )
+
         if name is not None and name != active[0]:
             policy.set_adapter(name)  # it is what is trained from here on
 

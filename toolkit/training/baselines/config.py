@@ -174,15 +174,18 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
             "loss_type",
             "trust_remote_code",
         }
+
         values = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(cls)
             if f.init and f.name in passed
         }
+
         if self.method == "dpo":
             values["loss_type"] = self.losses
         elif self.method != "orpo":
             values["loss_type"] = self.losses[0]
+
         if self.method == "kto" and self.desirable_weight is None:
             values["desirable_weight"] = desirable_weight
         if self.method in ("orpo", "cpo"):

@@ -157,12 +157,14 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
             f"{checkpoint}: its policy has weights that are not trained, {policy['frozen'][0]} for "
             "one, and are not in a checkpoint (name adapters/policy of the finished run)"
         )
+
     overrides = dict(enumerate(policy["overrides"]))
     weights = {
         _as_peft(name, overrides): tensor
         for name, tensor in load_file(checkpoint / TENSORS["weights"]).items()
         if of_adapter(name, POLICY)
     }
+
     folder.mkdir(parents=True, exist_ok=True)
     config = policy["config"] | {"inference_mode": True, "base_model_name_or_path": base}
     (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")

@@ -297,10 +297,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             self.missing_eos_penalty,
             self.stop_token_id,
         )
+
         if self.ENDS_TURNS and self.missing_eos_penalty is not None and not rule.stop_ids:
             raise InputError(
                 "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
             )
+
         return dataclasses.replace(
             rule, end_ids=rule.stop_ids or end_ids(tokenizer), show_stop=show_stop
         )

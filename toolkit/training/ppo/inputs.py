@@ -161,12 +161,14 @@ def as_eval_prompts(
         ]
         for column in names
     }
+
     whole = Prompts([ids for part in parts.values() for ids in part], columns)
     start = 0
     for part in parts.values():
         whole.given |= {start + i: given for i, given in part.given.items()}
         whole.chat = part.chat if part.messages else whole.chat
         start += len(part)
+
     return whole, parts
 
 

@@ -103,6 +103,7 @@ class PPOState:
             "torch": _to_hex(torch_random_state()["cpu"]),
             "guests": guests_state(),
         }
+
         everyone = ranks.gather(mine)
         scalars, moments = _optimizer_state(run.optimizer, _optimized(run))
         return cls(

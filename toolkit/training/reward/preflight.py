@@ -79,10 +79,12 @@ def _judge(model: nn.Module, gradients: dict[str, Tensor | None], loss: float) -
             if grad is not None and not torch.isfinite(grad).all():
                 raise FloatingPointError(f"pre-flight: the gradient of {name} is not finite")
         trained[kind] = sum(p.numel() for n, p in model.named_parameters() if n in of_kind)
+
     frozen = 0
     for parameter in model.parameters():
         if not parameter.requires_grad:
             packed = 2 if parameter.dtype == torch.uint8 else 1  # two 4-bit weights a byte
             frozen += packed * parameter.numel()
+
     norms = [grad.norm() for grad in gradients.values() if grad is not None]
     return Preflight(trained, frozen, loss, torch.stack(norms).norm().item())
