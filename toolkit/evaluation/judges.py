@@ -7,7 +7,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from tqdm.auto import tqdm
 
@@ -54,16 +53,6 @@ class ScoreJudge:
             InputError: a score that is NaN or infinite.
         """
         return self.scorer.finite_scores(sampling.completions(outputs, indices))
-
-
-class PickJudge(Protocol):
-    """Says of two completions which is better."""
-
-    name: str
-    kind: str
-
-    def verdicts(self, questions: list[Question]) -> list[Verdict]:
-        """One for each (prompt, first completion, second completion)."""
 
 
 @dataclass
