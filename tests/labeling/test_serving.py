@@ -59,11 +59,3 @@ def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_othe
         with pytest.raises(InputError, match="invite: 'bot' is a script"):
             serve("cleo,bot")
         assert store.invitation("cleo") is None  # nobody saw a link of hers
-    for options, match in [
-        ({"invite": "ann"}, "give --serve too"),
-        ({"serve": True, "reinvite": True}, "reinvite: whom"),
-        ({"serve": True, "invite": "a\u202eb"}, "printable"),
-        ({"serve": True, "invite": "x" * 61}, "1 to 60"),
-    ]:
-        with pytest.raises(InputError, match=match):
-            StoreArguments(**options)  # type: ignore[arg-type]
