@@ -8,6 +8,7 @@ import pytest
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
+from toolkit.data.dialogues import from_dialogues, hh_messages, prompt_of, unpacked
 from toolkit.errors import InputError
 
 
@@ -211,3 +212,44 @@ def test_a_question_and_a_system_text_of_their_own_are_the_prompt() -> None:
     assert made["prompt"] == [{"role": "system", "content": "Be kind."}, user("Name a fruit.")]
     assert picked(made) == "It is a plum."
     assert one(row | {"system": ""})["prompt"] == "Name a fruit."
+
+
+def test_a_dialogue_begins_with_the_prompt_or_with_its_last_messages() -> None:
+    asked = [user("One."), bot("Two."), user("Three.")]
+    for repeated in (asked, asked[2:], asked[1:]):
+        made = from_dialogues(asked, [[*repeated, bot("a")], [*repeated, bot("b")]], ["x", "y"])
+        assert made == (asked, ["a", "b"], True)
+    assert from_dialogues(asked, [bot("a"), bot("b")], ["x", "y"]) == (asked, ["a", "b"], False)
+
+
+def test_a_text_prompt_is_held_to_be_in_dialogues_in_which_a_user_speaks_first() -> None:
+    dialogues: list[object] = [[user("Hi."), bot("a")], [user("Hi."), bot("b")]]
+    assert from_dialogues("Hi.", dialogues, ["x", "y"]) == ([user("Hi.")], ["a", "b"], False)
+    assert from_dialogues("Hi.", [bot("a"), bot("b")], ["x", "y"])[0] == [user("Hi.")]
+
+
+def test_hh_text_comes_apart_at_its_turns_alone() -> None:
+    text = "\n\nHuman: Say\nHuman: twice.\n\nAssistant:No.\n\nHuman: Why?"
+    assert hh_messages(text) == [user("Say\nHuman: twice."), bot("No."), user("Why?")]
+
+
+@pytest.mark.parametrize("name", ["prompt", "query", "instruction", "question"])
+def test_the_prompt_has_four_names_and_an_empty_one_is_none(name: str) -> None:
+    assert prompt_of({name: "Hi."}) == "Hi." and prompt_of({name: ""}) is None
+    briefly = {"role": "system", "content": "Be brief."}
+    assert prompt_of({name: "Hi.", "system_prompt": "Be brief."}) == [briefly, user("Hi.")]
+    whole = [briefly, user("Hi.")]
+    assert prompt_of({name: whole, "system": "Other."}) == whole
+
+
+def test_an_instruction_with_an_input_beside_it_is_not_guessed_at() -> None:
+    with pytest.raises(ValueError, match="input: beside instruction"):
+        prompt_of({"instruction": "Translate.", "input": "Hi."})
+    assert prompt_of({"instruction": "Translate.", "input": ""}) == "Translate."
+
+
+def test_messages_that_are_text_are_read_if_they_are_json_and_text_stays_text() -> None:
+    assert unpacked('[{"role": "user", "content": "Hi."}]', "prompt") == [user("Hi.")]
+    assert unpacked("[a list] of words", "prompt") == "[a list] of words"
+    with pytest.raises(ValueError, match=r"^prompt: messages that some program wrote as text"):
+        unpacked("[{'role': 'user', 'content': 'Hi.'}]", "prompt")

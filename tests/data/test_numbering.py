@@ -7,6 +7,7 @@ import pytest
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
+from toolkit.data.numbering import Numbering, as_index, file_of, with_whole_numbers
 from toolkit.errors import InputError
 
 
@@ -89,3 +90,49 @@ def test_labels_that_count_from_another_number_are_never_skipped_to_shifted_ones
             rows_of(*rows, skip_invalid=skip)
     low = min(bests)
     assert [r["best"] for r in rows_of(*rows, first=cure)] == [best - low for best in bests]
+
+
+def test_a_whole_number_is_one_however_a_table_holds_it_and_a_truth_value_is_none() -> None:
+    for value in (1, 1.0, "1", " +1 ", "1.0", "1.", np.int8(1), np.float16(1)):
+        assert as_index(value) == 1 and type(as_index(value)) is int, value
+    for value in (True, np.bool_(True), 1.5, "1.5", "one", "", None, [1], float("inf")):
+        assert as_index(value) is None, value
+
+
+def test_a_row_without_anything_to_mend_is_the_same_row() -> None:
+    row = {"best": 1, "ranking": [1, 0], "prompt": "1"}
+    assert with_whole_numbers(row) is row
+    assert with_whole_numbers(row | {"best": "1", "ranking": [1.0, "x"]}) == row | {
+        "ranking": [1, "x"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "first", "shifted"),
+    [
+        ([0, 1, 2], 0, False),
+        ([1, 2, 3], 0, True),
+        ([0, 3], 0, False),  # as many of the first as of one too high
+        ([1, 2, 3], 1, False),
+        ([0, 1, 2], 1, True),
+        ([0] * 4 + [3] + [1] * 15, 0, False),  # of twenty rows, four of the first to one too high
+        ([0] * 3 + [3] + [1] * 16, 0, True),
+    ],
+)
+def test_labels_one_too_high_outweigh_those_of_the_first(
+    labels: list[int], first: int, shifted: bool
+) -> None:
+    """Of three completions; in a file of twenty rows or more, one counts as much as four."""
+    numbering = Numbering()
+    for line, label in enumerate(labels):
+        numbering.see(f"f.jsonl:{line}", [label], first, 3)
+    assert (numbering.shifted() is not None) == shifted
+
+
+def test_a_file_of_twenty_rows_in_which_nobody_picked_the_first_gets_a_note() -> None:
+    for count, noted in ((19, False), (20, True)):
+        numbering = Numbering()
+        for line in range(count):
+            numbering.see(f"f.jsonl:{line}", [1], 0, 3)
+        assert (numbering.note() is not None) == noted and numbering.shifted() is None
+    assert file_of("a:b.jsonl:7") == "a:b.jsonl" and file_of("name") == "name"

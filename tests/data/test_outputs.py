@@ -12,7 +12,7 @@ from toolkit.data.files import (
     atomic_directory,
 )
 from toolkit.data.locks import letting_go
-from toolkit.data.outputs import claim_output
+from toolkit.data.outputs import check_place, claim_output, forget_run, hold_folder
 from toolkit.errors import InputError
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -139,3 +139,27 @@ def test_output_that_exists_is_not_written_over_unasked(tmp_path: Path) -> None:
         claim_output(taken / "inside", False, "output")
     (tmp_path / "empty").mkdir()
     claim_output(tmp_path / "empty", False, "output_dir")
+
+
+def test_a_folder_that_is_held_already_may_have_anything_in_it(tmp_path: Path) -> None:
+    (tmp_path / "labels.sqlite").write_text("x")
+    with letting_go():
+        hold_folder(tmp_path, "store")
+    assert os.listdir(tmp_path) == ["labels.sqlite"]
+
+
+def test_what_tells_of_an_earlier_run_goes_before_the_new_one_writes(tmp_path: Path) -> None:
+    for name in ("run.json", "evaluation.json", "adapter.json"):
+        (tmp_path / name).write_text("{}")
+    forget_run(tmp_path)
+    forget_run(tmp_path)  # nothing there is no mistake
+    assert os.listdir(tmp_path) == ["adapter.json"]
+
+
+def test_a_plain_path_that_is_not_there_yet_may_become_an_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path / "new", tmp_path / "file", tmp_path / "link", tmp_path):
+        check_place(path, "output")
+    with pytest.raises(InputError, match="output: /dev/null is a pipe, a device or the like"):
+        check_place("/dev/null", "output")

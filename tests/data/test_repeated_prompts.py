@@ -7,6 +7,7 @@ import pytest
 
 from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
+from toolkit.data.repeated_prompts import Habit
 from toolkit.errors import InputError
 
 
@@ -113,3 +114,47 @@ def test_a_few_answers_that_echo_the_question_are_kept_and_counted() -> None:
     noted: Counter[str] = Counter()
     made = rows_of(*rows, noted=noted)
     assert picked(made[7]) == "What is 7 + 1? It is 8." and noted.total() == 1
+
+
+LONG, SHORT = "Is it a good day?", "Yes"
+WHOLE = ["{} It is.", "{} No."]
+HALF = ["{} It is.", "No."]
+NONE = ["It is.", "No."]
+
+
+def row(prompt: str, texts: list[str]) -> dict:
+    return {"prompt": prompt, "completions": [text.format(prompt) for text in texts]}
+
+
+@pytest.mark.parametrize(
+    ("others", "short_and_whole", "short_and_half"),
+    [
+        ([row(LONG, WHOLE)], "cut", "half"),
+        ([row(LONG, NONE)], "keep", "keep"),
+        ([row(SHORT, NONE)], "keep", "keep"),
+        ([row(f"No {i}", WHOLE) for i in range(9)], "unsure", "keep"),
+        ([row(f"No {i}", WHOLE) for i in range(10)], "cut", "half"),
+        ([row("No", WHOLE)] * 10, "unsure", "keep"),  # ten times the same prompt is one
+        ([{"prompt": [], "completions": NONE}], "unsure", "keep"),  # messages say nothing of text
+    ],
+)
+def test_what_becomes_of_a_short_prompt_is_said_by_the_other_rows(
+    others: list[dict], short_and_whole: str, short_and_half: str
+) -> None:
+    habit = Habit.of(others, "auto")
+    assert habit.verdict(row(SHORT, WHOLE)) == short_and_whole
+    assert habit.verdict(row(SHORT, HALF)) == short_and_half
+    assert habit.verdict(row(LONG, WHOLE)) == "cut"
+
+
+def test_the_rule_that_was_given_goes_over_what_the_rows_say() -> None:
+    others = [row(LONG, WHOLE)]
+    rows = [row(SHORT, WHOLE), row(LONG, HALF), row(LONG, NONE)]
+    assert [Habit.of(others, "keep").verdict(r) for r in rows] == ["keep"] * 3
+    assert [Habit.of([], "cut").verdict(r) for r in rows] == ["cut", "half", "keep"]
+
+
+def test_one_answer_in_twenty_may_echo_the_question_where_none_repeats_it() -> None:
+    for echoes, verdict in ((1, "echo"), (2, "half")):
+        others = [row(LONG, HALF)] * echoes + [row(LONG, NONE)] * (20 - echoes)
+        assert Habit.of(others, "auto").verdict(row(LONG, HALF)) == verdict

@@ -16,3 +16,21 @@ def test_another_address_than_loopback_wants_its_names() -> None:
         sock.listen()
         with pytest.raises(InputError, match="another --port"):
             listen("127.0.0.1", port)
+
+
+def test_an_address_of_the_sixth_version_stands_in_brackets_in_its_names() -> None:
+    class Listening:
+        def getsockname(self) -> tuple[str, int, int, int]:
+            return "::1", 8000, 0, 0
+
+    assert host_names(Listening(), ["localhost:8000"]) == (  # type: ignore[arg-type]
+        "[::1]:8000",
+        "localhost:8000",
+        "127.0.0.1:8000",
+    )
+
+
+def test_a_host_that_is_none_is_the_flags_mistake() -> None:
+    with pytest.raises(InputError, match=r"another --host\?") as caught:
+        listen("no such host", 0)
+    assert caught.value.field == "host"
