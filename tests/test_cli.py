@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from toolkit.arguments.model import ModelArguments
-from toolkit.arguments.sampling import SamplingArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.errors import InputError
 from toolkit.scoring.arguments import ScorerArguments
@@ -181,11 +180,6 @@ def test_run_passes_on_an_exit_code_and_nothing_else(monkeypatch: pytest.MonkeyP
 def test_scorers_that_do_not_load(scorer: ScorerArguments, message: str) -> None:
     with pytest.raises(InputError, match=message):
         scorer.load("data/model")
-
-
-def test_sampling_arguments_check_their_ranges() -> None:
-    with pytest.raises(InputError, match="temperature is 0"):
-        SamplingArguments(temperature=0)
 
 
 def float_fields(main: Any) -> list[str]:

@@ -61,13 +61,20 @@ def check_range(
         return
     wants = [] if math.isfinite(value) else ["finite"]
     if low is not None and not value >= low:
-        wants.append(f"at least {low:g}")
+        wants.append(f"at least {_shown(low)}")
     if high is not None and not value <= high:
-        wants.append(f"at most {high:g}")
+        wants.append(f"at most {_shown(high)}")
     if above is not None and not value > above:
-        wants.append(f"above {above:g}")
+        wants.append(f"above {_shown(above)}")
     if wants:
-        raise InputError(f"{name} is {value:g}, but must be {' and '.join(wants)}", field=name)
+        raise InputError(
+            f"{name} is {_shown(value)}, but must be {' and '.join(wants)}", field=name
+        )
+
+
+def _shown(number: float) -> str:
+    """A float in six digits, an integer in all of its own: 4294967296 is one more than a seed."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def check_finite(*arguments: object) -> None:

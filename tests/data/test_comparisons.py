@@ -12,7 +12,6 @@ from toolkit.data.comparisons import (
     read_rows,
     split_by_prompt,
 )
-from toolkit.data.prompts import read_prompts
 from toolkit.data.tokens import decode_pair, token_id
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
@@ -240,29 +239,6 @@ def test_the_digest_knows_the_labels(tmp_path: Path) -> None:
         path.write_text(json.dumps(GOOD | change) + "\n")
         digests.add(open_comparisons(path, "best", "--comparisons").digest)
     assert len(digests) == 5  # who picked makes no other data
-
-
-def test_prompts_are_cut_or_left_out_by_length(tmp_path: Path, demo_model: str) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    path = tmp_path / "p.jsonl"
-    texts = ["We went.", "We went to the market near the station with my old friend."]
-    path.write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
-    prompts, left_out = read_prompts(path, tokenizer, max_prompt_length=5)
-    assert (len(prompts), left_out) == (1, 1)
-    prompts, left_out = read_prompts(path, tokenizer, 256, prompt_tokens=6)
-    assert ([len(p) for p in prompts], left_out) == ([6], 1)
-    with pytest.raises(InputError, match="no prompt left of 2"):
-        read_prompts(path, tokenizer, max_prompt_length=1)
-
-
-def test_rows_of_text_need_to_be_told_where_to_cut(tmp_path: Path, demo_model: str) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps({"text": "We went to the market near the station."}) + "\n")
-    with pytest.raises(InputError, match=r"p\.jsonl:1: .*say --prompt_tokens N"):
-        read_prompts(path, tokenizer, 256)
-    prompts, _ = read_prompts(path, tokenizer, 256, prompt_tokens=4)
-    assert [len(p) for p in prompts] == [4]
 
 
 def test_prompt_and_completion_join_to_the_whole_text(demo_model: str) -> None:

@@ -17,7 +17,6 @@ from toolkit.data.files import (
     write_jsonl,
     write_text,
 )
-from toolkit.data.outputs import claim_output
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 
@@ -79,18 +78,6 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
             (folder / name).write_text(json.dumps(name))
     assert [p.name for p in target.iterdir()] == ["b"]
     assert [p.name for p in target.parent.iterdir()] == ["adapter"]
-
-
-def test_output_that_exists_is_not_written_over_unasked(tmp_path: Path) -> None:
-    taken = tmp_path / "f"
-    taken.write_text("labels")
-    with pytest.raises(InputError, match="exists .pass --overwrite"):
-        claim_output(taken, False, "output")
-    assert claim_output(taken, True, "output") == taken
-    with pytest.raises(InputError, match="is a file, not a folder"):
-        claim_output(taken / "inside", False, "output")
-    (tmp_path / "empty").mkdir()
-    claim_output(tmp_path / "empty", False, "output_dir")
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400", "9" * 400])

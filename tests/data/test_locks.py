@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data import locks, outputs
+from toolkit.data import locks
 from toolkit.data.files import atomic_directory
 from toolkit.data.locks import letting_go, lock_file, lock_folder
 from toolkit.data.outputs import claim_output
@@ -136,62 +136,10 @@ def test_where_files_cannot_be_locked_being_there_is_the_lock(
     assert os.listdir(tmp_path) == []
 
 
-NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    ("name", "field", "said"),
-    [("/proc/x/run", "output_dir", "No such file or directory"),
-     ("/sys/x.jsonl", "output", "(Permission denied|Operation not permitted|Read-only)"),
-     ("n" * 300, "output_dir", "File name too long"),
-     ("n" * 245, "output", "File name too long"),  # what is written aside has a longer name
-     ("a\0b", "output", "embedded null byte")],
-)  # fmt: skip
-def test_what_cannot_be_written_is_told_when_it_is_claimed(
-    name: str, field: str, said: str, tmp_path: Path
-) -> None:
-    path = tmp_path / name  # an absolute name stays what it is
-    with pytest.raises(InputError, match=f"^{field}: .* cannot be written: {said}"), letting_go():
-        claim_output(path, False, field)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_full_disk_is_told_when_it_is_claimed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise NO_SPACE
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    for name, field in (("run", "output_dir"), ("x.jsonl", "output")):
-        with pytest.raises(InputError, match=r"No space left on device \(free some"), letting_go():
-            claim_output(tmp_path / name, False, field)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_mount_point_cannot_be_replaced_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outputs.os.path, "ismount", lambda path: True)
-    (tmp_path / "merged").mkdir()
-    with pytest.raises(InputError, match="is a mount point"), letting_go():
-        claim_output(tmp_path / "merged", False, "output_dir", whole=True)
-
-
 def test_two_files_in_one_folder_are_two_outputs(tmp_path: Path) -> None:
     with another(tmp_path / "a.jsonl", "output"), letting_go():
         lock_file(tmp_path / "b.jsonl", "output")
         claim_output(tmp_path / "c.jsonl", False, "output")
-
-
-def test_a_rank_that_was_left_in_the_environment_does_not_overwrite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "picks.jsonl").write_text("precious")
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(InputError, match="exists"):
-        claim_output(tmp_path / "picks.jsonl", False, "output")
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", ""), ("WORLD_SIZE", "two"),
@@ -267,47 +215,6 @@ def test_another_users_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lock_folder(tmp_path, "output_dir")
 
 
-@pytest.mark.parametrize("field", ["output", "output_dir"])
-def test_a_pipe_is_not_replaced_by_a_file(field: str, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("pipe")
-    for path in (
-        tmp_path / "pipe",
-        tmp_path / "link",
-        Path("/dev/null"),
-        Path("/dev/stdout"),
-        Path("/dev/new.jsonl"),
-    ):
-        with letting_go(), pytest.raises(InputError, match="a pipe, a device or the like"):
-            claim_output(path, True, field)
-    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_to_a_folder_stays_when_that_is_replaced_as_a_whole(
-    there: bool, tmp_path: Path
-) -> None:
-    if there:
-        (tmp_path / "big").mkdir()
-    (tmp_path / "out").symlink_to("big")
-    with letting_go():
-        out = claim_output(tmp_path / "out", False, "output_dir", whole=True)
-        with atomic_directory(out) as aside:
-            (aside / "x").write_text("x")
-    assert sorted(os.listdir(tmp_path)) == ["big", "out"] and (tmp_path / "out").is_symlink()
-    assert os.listdir(tmp_path / "big") == ["x"]
-
-
-def test_the_working_folder_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").mkdir()
-    monkeypatch.chdir(tmp_path / "a")
-    for path in (".", "..", "../a", str(tmp_path)):
-        with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
-            claim_output(path, True, "output_dir", whole=True)
-
-
 def test_a_folder_that_another_run_removes_meanwhile_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,27 +229,6 @@ def test_a_folder_that_another_run_removes_meanwhile_is_made_again(
     with letting_go():
         claim_output(tmp_path / "a" / "run", False, "output_dir")
         assert (tmp_path / "a" / "run" / ".lock").exists()
-
-
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
-def test_where_room_cannot_be_allocated_it_is_written(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    written, write = [0], os.write
-
-    def counting(handle: int, content: bytes) -> int:
-        written[0] += len(content)
-        return write(handle, content)
-
-    monkeypatch.setattr(outputs, "ROOM", 3_000_000)
-    monkeypatch.setattr(os, "posix_fallocate", refused)
-    monkeypatch.setattr(os, "write", counting)
-    with letting_go():
-        claim_output(tmp_path / "run", False, "output_dir")
-    assert written[0] >= 3_000_000 and os.listdir(tmp_path) == []
 
 
 def test_an_output_that_is_ours_already_is_ours_by_another_road_too(

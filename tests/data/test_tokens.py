@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
-from toolkit.data.prompts import Prompts, given_prompts, joined, read_prompts
+from toolkit.data.prompts import given_prompts, read_prompts
 from toolkit.data.tokens import closing_id, end_ids, stop_ids, text_ids
 from toolkit.errors import InputError
 from toolkit.models.generation import Sampled
@@ -31,47 +31,6 @@ CHATML = (
 )
 PROMPT = "We went to the cafe."
 USER = [{"role": "user", "content": PROMPT}]
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.fixture
-def variant(demo_model: str, tmp_path: Path) -> Callable[..., str]:
-    """The embedded model's files, its tokenizer changed as told; the path of its folder."""
-
-    def make(
-        name: str = "model",
-        added: tuple[str, ...] = (),
-        single: str | None = None,
-        template: str | None = None,
-        **config: Any,
-    ) -> str:
-        folder = tmp_path / name
-        shutil.copytree(demo_model, folder)
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.add_special_tokens(list(added))
-        if single is not None:
-            known = [t for t in (*added, "<|endoftext|>") if t in single]
-            tokenizer.post_processor = processors.TemplateProcessing(
-                single=single, special_tokens=[(t, tokenizer.token_to_id(t)) for t in known]
-            )
-        tokenizer.save(str(folder / "tokenizer.json"))
-        if added:
-            edit(folder / "config.json", vocab_size=tokenizer.get_vocab_size())
-        edit(folder / "tokenizer_config.json", **config)
-        if template is not None:
-            (folder / "chat_template.jinja").write_text(template)
-        return str(folder)
-
-    return make
-
-
-@pytest.fixture
-def chat(variant: Callable[..., str]) -> str:
-    """A chat model: BOS before all text, ChatML, and an end of turn beside the end of text."""
-    return variant("chat", ("<s>", "<|im_start|>", "<|im_end|>"), "<s> $A", CHATML, bos_token="<s>")
 
 
 def encoded(tokenizer: Any, row: dict, **kwargs: Any) -> tuple[list[int], list[list[int]]]:
@@ -171,7 +130,8 @@ def test_all_end_tokens_of_model_and_template_end_a_completion(
 ) -> None:
     dot = load_tokenizer(demo_model).convert_tokens_to_ids(".")
     listed = variant("listed")
-    edit(Path(listed) / "generation_config.json", eos_token_id=[1, dot])
+    config = Path(listed) / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [1, dot]}))
     tokenizer = load_tokenizer(listed)
     assert end_ids(tokenizer) == stop_ids(tokenizer, "eos") == (1, dot)
     assert stop_ids(tokenizer, None) == ()  # no chat template: the paper's fixed length
@@ -341,48 +301,6 @@ def test_no_cut_goes_through_a_character(demo_model: str, tmp_path: Path) -> Non
             assert text.endswith(tokenizer.decode(found.prompt))
 
 
-# Where prompts come from.
-
-
-def test_prompts_come_from_every_kind_of_source(demo_model: str, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(demo_model)
-    texts = ["We went out.", "It rained, and then: sun."]
-    expected = [tokenizer(text)["input_ids"] for text in texts]
-    rows = [{"prompt": text, "tag": i} for i, text in enumerate(texts)]
-    data = Dataset.from_list(rows)
-    data.to_parquet(str(tmp_path / "p.parquet"))
-    data.to_csv(str(tmp_path / "p.csv"), index=False)
-    data.save_to_disk(str(tmp_path / "saved"))
-    (tmp_path / "folder").mkdir()
-    jsonl(tmp_path / "folder" / "a.jsonl", rows[:1])
-    jsonl(tmp_path / "folder" / "b.jsonl", rows[1:])
-    (tmp_path / "p.json").write_text(json.dumps(rows))
-    (tmp_path / "p.txt").write_text("\n\n".join(texts) + "\n")
-    for name in ("p.parquet", "p.csv", "saved", "folder", "p.json", "p.txt"):
-        prompts, _ = read_prompts(tmp_path / name, tokenizer, 64)
-        assert list(prompts) == expected and list(prompts.given.values()) == texts, name
-        if name != "p.txt":
-            assert [int(tag) for tag in prompts.columns["tag"]] == [0, 1]
-
-
-def test_rows_of_messages_are_prompts_without_the_answer_that_closes_them(
-    chat: str, tmp_path: Path
-) -> None:
-    tokenizer = load_tokenizer(chat)
-    answered = [*USER, {"role": "assistant", "content": "Good."}]
-    file = jsonl(tmp_path / "p.jsonl", [{"messages": answered}, {"messages": USER}])
-    prompts, _ = read_prompts(file, tokenizer, 64)
-    assert prompts[0] == prompts[1] and prompts.given == {0: USER, 1: USER}
-
-
-def test_joined_prompts_keep_what_each_was_given_as(demo_model: str) -> None:
-    one, other = Prompts([[5]], {"tag": [1]}), Prompts([[6], [7]], {"other": [2, 3]})
-    other.given = {1: USER}
-    whole = joined([one, other])
-    assert whole == [[5], [6], [7]] and whole.given == {2: USER}
-    assert whole.columns == {"tag": [1, None, None], "other": [None, 2, 3]}
-
-
 # What a reward model finds behind a completion.
 
 
@@ -480,43 +398,6 @@ def test_a_stock_model_of_a_tokenizer_that_appends_eos_saw_both_ends(
     kept = text_ids(tokenizer, [" Good.", " No!"])
     assert reading.rows(tokenizer, prompts, kept) == expected
     assert reading.text_rows(tokenizer, [PROMPT] * 2, [" Good.", " No!"]) == expected
-
-
-def test_messages_that_a_table_holds_as_text_are_messages_and_others_text_is_refused(
-    chat: str, tmp_path: Path
-) -> None:
-    tokenizer = load_tokenizer(chat)
-    rows = [{"prompt": json.dumps(USER)}, {"messages": json.dumps(USER)}, {"prompt": USER}]
-    prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
-    assert prompts[0] == prompts[1] == prompts[2] and prompts.given[0] == USER
-    file = jsonl(tmp_path / "q.jsonl", [{"prompt": str(USER)}])
-    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt: messages that some program wrote"):
-        read_prompts(file, tokenizer, 64)
-
-
-def test_a_system_text_and_a_dialogue_beside_its_first_turn_make_messages(
-    chat: str, tmp_path: Path
-) -> None:
-    tokenizer = load_tokenizer(chat)
-    dialogue = [*USER, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "No."}]
-    rows = [{"prompt": PROMPT, "system": "Be brief."}, {"prompt": PROMPT, "messages": dialogue}]
-    prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
-    assert prompts.given[0] == [{"role": "system", "content": "Be brief."}, *USER]
-    assert prompts.given[1] == USER
-    file = jsonl(tmp_path / "q.jsonl", [{"prompt": "Other.", "messages": dialogue}])
-    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt and messages: they begin otherwise"):
-        read_prompts(file, tokenizer, 64)
-
-
-def test_text_before_a_chat_model_is_said_to_be_continued_not_answered(
-    chat: str, demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = jsonl(tmp_path / "p.jsonl", [{"prompt": PROMPT}])
-    read_prompts(file, load_tokenizer(chat), 64)
-    assert "continued as they stand, not answered" in capsys.readouterr().out
-    read_prompts(file, load_tokenizer(demo_model), 64)
-    read_prompts(jsonl(tmp_path / "m.jsonl", [{"prompt": USER}]), load_tokenizer(chat), 64)
-    assert "not answered" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ import huggingface_hub.hf_api
 import pytest
 import torch
 
+from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, new_score_head
 from toolkit.models.roles import Roles
@@ -82,3 +83,67 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: s
     (reward / "README.md").unlink()
     write_facts(reward, demo_model, precision="fp32", gain=2.5, bias=-0.75)
     return folder
+
+
+@pytest.fixture
+def policy(adapters: Path) -> TrainedAdapter:
+    """The policy, as it is read to be published."""
+    return read_adapter(adapters / "ppo" / "adapters" / "policy")
+
+
+def _evaluation(adapter: Path) -> dict[str, Any]:
+    """evaluation.json, as evaluate.py would have written it."""
+    like = dict.fromkeys(
+        ("words", "distinct_1", "distinct_2", "repetition", "unique", "new_sentences",
+         "copied_3grams", "copies_opening"), 0.4,
+    ) | {"n": 1, "tokens": 24.0}  # fmt: skip
+    return {
+        "prompts": 512,
+        "seed": 0,
+        "reference": "reference",
+        "judges": [{"name": "vader", "kind": "lexicon", "training_reward": True}],
+        "contenders": [
+            like
+            | {
+                "name": "ppo",
+                "kind": "adapter",
+                "source": "x",
+                "adapter": str(adapter),
+                "kl": 4.9,
+                "kl_error": 0.1,
+                "scores": {"vader": {"mean": 8.1, "error": 0.1, "gain": 1.8, "std": 1.0}},
+            },
+            like
+            | {
+                "name": "reference",
+                "kind": "reference",
+                "source": "",
+                "adapter": None,
+                "kl": 0.0,
+                "kl_error": 0.0,
+                "scores": {},
+            },
+        ],
+        "pairs": [
+            {
+                "judge": "vader",
+                "a": "reference",
+                "b": "ppo",
+                "wins": 100,
+                "ties": 12,
+                "losses": 400,
+                "not_judged": 0,
+                "win_rate": 0.2,
+                "low": 0.17,
+                "high": 0.24,
+                "p_value": 1e-9,
+                "p_holm": 1e-9,
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def evaluation() -> Callable[[Path], dict[str, Any]]:
+    """Makes evaluation.json of this policy beside the reference."""
+    return _evaluation

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.links import copy_inside, inside, shown
+from toolkit.data.links import shown
 from toolkit.errors import InputError
 from toolkit.hub import gate
 from toolkit.hub.adapter_source import TrainedAdapter, read_adapter
@@ -46,10 +46,6 @@ def local(tmp_path: Path, demo_model: str) -> Path:
 def source(adapters: Path, tmp_path: Path) -> TrainedAdapter:
     folder = tmp_path / "ppo" / "adapters" / "policy"
     return read_adapter(shutil.copytree(adapters / "ppo" / "adapters" / "policy", folder))
-
-
-def everything(folder: Path) -> str:
-    return "".join(p.read_text("utf-8", "replace") for p in folder.rglob("*") if p.is_file())
 
 
 def linked(path: Path, outside: Path) -> None:
@@ -137,18 +133,6 @@ def test_every_file_of_a_tokenizer_is_held_to_that(
     assert not (tmp_path / "merged").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["adapter_config.json", "adapter_model.safetensors", "toolkit.json"]
-)
-def test_a_file_of_the_adapter_that_leads_out_of_its_folder_is_named(
-    name: str, source: TrainedAdapter, tmp_path: Path
-) -> None:
-    (source.folder / name).rename(tmp_path / name)
-    (source.folder / name).symlink_to(tmp_path / name)
-    with pytest.raises(InputError, match=f"{name}: a link out of its folder, to"):
-        read_adapter(source.folder)
-
-
 def test_a_swap_for_a_link_after_reading_is_seen_when_staging(
     source: TrainedAdapter, local: Path, tmp_path: Path
 ) -> None:
@@ -183,14 +167,6 @@ def test_the_hubs_cache_which_is_made_of_links_goes_on_working(
     (snapshot / "vocab.txt").symlink_to("../../../models--org--private/blobs/1")
     with pytest.raises(InputError, match="vocab.txt: a link out of its folder"):
         pack(source, base, "# Card\n", None, tmp_path / "out")
-
-
-def test_a_link_to_a_file_beside_it_is_none_out_of_the_folder(local: Path, tmp_path: Path) -> None:
-    (local / "vocab.json").symlink_to("tokenizer.json")
-    assert inside(local, "vocab.json") == local / "tokenizer.json"
-    (tmp_path / "name").symlink_to(local)  # the folder itself may be reached by a link
-    assert copy_inside(tmp_path / "name", "vocab.json", tmp_path / "copy")
-    assert inside(local, "merges.txt") is None
 
 
 def agreed(monkeypatch: pytest.MonkeyPatch) -> None:

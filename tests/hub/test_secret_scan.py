@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from toolkit.data.secrets import scrub
 from toolkit.hub.secret_scan import find_secrets
 
 SECRETS = {
@@ -87,20 +86,3 @@ def test_a_public_piece_of_text_is_passed_over_where_it_stands_alone(tmp_path: P
 def test_the_working_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"at": str(Path.cwd() / "outputs")}))
     assert any("a folder of this machine" in line for line in find_secrets(tmp_path))
-
-
-def test_scrubbed_text_is_one_line_without_secrets() -> None:
-    text = scrub("a\nhunter2-hunter2 and hf_" + "aB3" * 10 + "\tand login-token-0123.")
-    assert text == "a *** and *** and ***."
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "ConnectError: http://localhost:8000/v1/score refused",
-        "eos_token = <|endoftext|> is not in the vocabulary",
-        "mask_token: [MASK_1] is missing",
-    ],
-)
-def test_what_only_looks_like_the_place_of_a_secret_stays(text: str) -> None:
-    assert scrub(text) == text

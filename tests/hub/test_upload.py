@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.errors import InputError
-from toolkit.hub.connection import HubError, connect, require_token
+from toolkit.hub.connection import HubError, connect
 from toolkit.hub.package import listing
 from toolkit.hub.upload import publish
 
@@ -182,13 +181,6 @@ def test_a_repository_that_comes_out_public_gets_nothing(hub: Any, folder: Path)
     with pytest.raises(HubError, match="me/model is public on the Hub, but is to be private"):
         send(folder)
     assert not [line for line in hub.writes() if "commit" in line or "PUT" in line]
-
-
-def test_no_token_is_said_before_anything_else(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_token()
-    monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(InputError, match=r"^no Hub token: set HF_TOKEN or log in"):
-        require_token()
 
 
 @pytest.mark.parametrize("fault", [

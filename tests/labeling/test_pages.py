@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from toolkit.errors import InputError
-from toolkit.labeling import serving
-from toolkit.labeling.addresses import host_names, is_loopback, listen
-from toolkit.labeling.arguments import StoreArguments
-from toolkit.labeling.escaping import shown
 from toolkit.labeling.guard import HEADERS, PageSettings
 from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.serving import server_of
 from toolkit.labeling.store import Settings, Store
 
 HOST = "127.0.0.1:8000"
@@ -157,18 +151,6 @@ def test_text_of_any_kind_is_inert(tmp_path: Path, text: str, messages: bool) ->
         assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
         site.store.close()
     assert pages[0] == pages[1]
-
-
-def test_characters_that_an_eye_would_miss_are_written_out() -> None:
-    assert shown("a\u202eb\nc") == 'a<span class="hidden-character">\\u202e</span>b\nc'
-    assert shown("<b>\tfür 你好 🙂") == "&lt;b&gt;\tfür 你好 🙂"
-
-
-@pytest.mark.slow
-def test_a_text_of_nothing_but_hidden_characters_does_not_stop_the_page() -> None:
-    """Pieces are joined once: 400,000 characters took minutes when each was put to the whole."""
-    for text in ("\u200d" * 400_000, "a\u200d" * 100_000, "\n" * 400_000):
-        assert len(shown(text)) >= len(text)
 
 
 Case = Callable[[Site], Any]
@@ -415,21 +397,6 @@ def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> N
     assert "more than 1 MiB at once: import the file in parts, or by label.py" in answer.text
 
 
-def test_another_address_than_loopback_wants_its_names() -> None:
-
-    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
-    assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.5")
-    with pytest.raises(InputError, match="can be reached from other machines"):
-        StoreArguments(serve=True, host="0.0.0.0")
-    with listen("127.0.0.1", 0) as sock:
-        port = sock.getsockname()[1]
-        names = host_names(sock, ["labels.example:443"])
-        assert names == (f"127.0.0.1:{port}", f"localhost:{port}", "labels.example:443")
-        sock.listen()
-        with pytest.raises(InputError, match="another --port"):
-            listen("127.0.0.1", port)
-
-
 def test_an_admin_invites_imports_and_exports(site: Site) -> None:
     post(site.ann, "/label", site.form(site.ann))
     csrf = re.search(r'csrf" value="([^"]*)', site.admin.get("/admin").text)[1]  # type: ignore[index]
@@ -555,17 +522,6 @@ def test_no_secret_reaches_a_log_when_the_store_fails(
             assert secret[:12] not in text
 
 
-def test_what_uvicorn_and_asyncio_log_holds_no_secret(logged: Locals) -> None:
-    server_of(lambda *_: None)  # type: ignore[arg-type,return-value]
-    token = "Xy_9-" * 9
-    for name in ("uvicorn.error", "asyncio"):
-        try:
-            raise KeyError(token)
-        except KeyError as error:
-            logging.getLogger(name).error("of %s", token, exc_info=error)
-    assert "[hidden]" in logged.text and "Xy_9-Xy" not in logged.text
-
-
 def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
     site = Site(tmp_path, count=0)
     texts = ["<b>" * 100_000, "\u00a0\u4f60" * 100_000, "a\u202e" * 9_000]
@@ -575,40 +531,3 @@ def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
     assert page.count("\u00a0\u4f60") == 100_000 and page.count("\\u202e") == 9_000
     assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
     site.store.close()
-
-
-def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_otherwise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "serve", lambda app, listening: listening.close())
-    with Store(tmp_path / "labels.sqlite") as store:
-
-        def serve(invite: str, **options: Any) -> str:
-            names = StoreArguments(serve=True, invite=invite).names
-            serving.serve_page(store, "127.0.0.1", 0, names, **options)
-            return capsys.readouterr().out
-
-        first = serve("ann, ann,bob,,")
-        assert len(re.findall("invite link for ann", first)) == 1  # the second would end the first
-        ann = store.invitation("ann")
-        assert (
-            "ann has a link already (--reinvite" in serve("ann") and store.invitation("ann") == ann
-        )
-        assert "invite link for ann" in serve("ann", reinvite=True)
-        assert store.invitation("ann") not in (None, ann)
-
-        bot = store.script("bot")
-        store.add_items(rows(1))
-        task = store.next_task(bot)
-        assert task is not None and store.record(bot, task.form, "pick", 0)
-        with pytest.raises(InputError, match="invite: 'bot' is a script"):
-            serve("cleo,bot")
-        assert store.invitation("cleo") is None  # nobody saw a link of hers
-    for options, match in [
-        ({"invite": "ann"}, "give --serve too"),
-        ({"serve": True, "reinvite": True}, "reinvite: whom"),
-        ({"serve": True, "invite": "a\u202eb"}, "printable"),
-        ({"serve": True, "invite": "x" * 61}, "1 to 60"),
-    ]:
-        with pytest.raises(InputError, match=match):
-            StoreArguments(**options)  # type: ignore[arg-type]

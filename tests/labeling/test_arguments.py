@@ -1,0 +1,56 @@
+"""The store's flags: what goes with what, and what the page is told of them."""
+
+import pytest
+
+from toolkit.errors import InputError
+from toolkit.labeling.arguments import StoreArguments
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"invite": "ann"}, "give --serve too"),
+        ({"serve": True, "reinvite": True}, "reinvite: whom"),
+        ({"serve": True, "invite": "a\u202eb"}, "printable"),
+        ({"serve": True, "invite": "x" * 61}, "1 to 60"),
+        ({"serve": True, "host": "0.0.0.0"}, "can be reached from other machines"),
+        ({"public_host": ["https://labels.example"]}, "is not NAME:PORT"),
+        ({"public_host": [""]}, "public_host: '' is not NAME:PORT"),
+        ({"serve": True, "backup": "b.sqlite"}, "backup: does nothing but copy the store"),
+        ({"repeats": 0.5, "gold_share": 0.5}, r"repeats \+ gold_share is 1, but must be at most"),
+        ({"port": 65_536}, "port is 65536, but must be at most 65535"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(told: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        StoreArguments(**told)  # type: ignore[arg-type]
+
+
+def test_a_page_for_other_machines_is_served_by_the_names_that_were_given() -> None:
+    args = StoreArguments(serve=True, host="0.0.0.0", public_host=["labels.example:443"])
+    assert args.public_host == ["labels.example:443"]
+
+
+def test_who_is_invited_is_invited_once_whatever_spaces_stand_around_the_name() -> None:
+    assert StoreArguments(serve=True, invite="ann, bob,ann,, Bob ").names == ["ann", "bob", "Bob"]
+    assert StoreArguments().names == []
+
+
+def test_a_page_has_a_store_and_without_a_page_there_is_one_only_if_named() -> None:
+    assert StoreArguments().path is None
+    assert StoreArguments(serve=True).path == "outputs/labels.sqlite"
+    assert StoreArguments(serve=True, store="mine.sqlite").path == "mine.sqlite"
+
+
+def test_minutes_become_the_seconds_for_which_an_item_waits() -> None:
+    settings = StoreArguments(lease_minutes=0.5, overlap=0.25, gold_share=0.1).settings
+    assert (settings.lease, settings.overlap, settings.gold) == (30, 0.25, 0.1)
+
+
+@pytest.mark.parametrize("name", ["gold", "backup"])
+def test_what_works_in_a_store_alone_asks_for_one(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} needs a --store$"):
+        StoreArguments(**{name: "x"}).needed_by(None)
+    with pytest.raises(InputError, match=r"^judge_url needs a --store$"):
+        StoreArguments().needed_by("http://localhost")
+    StoreArguments().needed_by(None)

@@ -1,0 +1,97 @@
+"""A folder of configs becomes stages in order, told what each needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import bind
+from toolkit.errors import InputError
+from toolkit.pipeline.comparison import (
+    PREPARATION,
+    last_stages,
+    output_of,
+    ppo_stage,
+    stages_of,
+    trained,
+)
+from toolkit.pipeline.stages import Stage
+from toolkit.training.methods import METHODS
+
+ALL = [*PREPARATION, *METHODS]
+
+
+@pytest.fixture(autouse=True)
+def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def test_a_folder_of_configs_becomes_stages_in_order_and_all_that_is_trained_contends() -> None:
+    configs = Path("recipes/configs/demo")
+    stages = stages_of(configs, ALL, {"ppo": ["--seed", "3"]})
+    assert [s.name for s in stages] == ["sample", "label", "reward", "sft", "dpo", "rloo", "ppo"]
+    assert stages[-1].resumes and bind(stages[-1].main, stages[-1].words)[-1].seed == 3
+    evaluation, page = last_stages(configs, stages, Path("out"), [], "Title")
+    told = bind(evaluation.main, evaluation.words)[-1]
+    assert told.contenders == [
+        "best-of-4=best_of_4",
+        "sft=outputs/demo/sft/adapter",
+        "dpo=outputs/demo/dpo/adapter",
+        "rloo=outputs/demo/rloo/adapter",
+        "ppo=outputs/demo/ppo/adapters/policy",
+    ]
+    (shown,) = bind(page.main, page.words)
+    assert shown.runs == ["ppo=outputs/demo/ppo"] and shown.rewards == [
+        "reward=outputs/demo/reward"
+    ]
+    assert shown.trainings[0] == "sft=outputs/demo/sft"
+    assert shown.comparisons == "outputs/demo/comparisons.jsonl"
+
+
+def test_several_configs_of_one_kind_are_several_stages() -> None:
+    stages = stages_of(Path("recipes/configs/tinystories"), ["dpo", "ppo"], {})
+    assert [s.name for s in stages] == [
+        "dpo-beta1",
+        "dpo",
+        "ppo-kl2.5",
+        "ppo-kl4",
+        "ppo-kl7.5",
+        "ppo",
+    ]
+    assert len({s.made[0] for s in stages}) == 6
+
+
+def test_a_method_of_preference_py_is_trained_by_its_row(tmp_path: Path) -> None:
+    (tmp_path / "kto-short.yaml").write_text(f"output_dir: {tmp_path / 'kto'}\nmax_steps: 4\n")
+    (stage,) = stages_of(tmp_path, ALL, {})
+    config = bind(stage.main, stage.words)[-1]
+    assert (stage.name, config.method, config.max_steps) == ("kto-short", "kto", 4)
+    assert stage.made == [tmp_path / "kto" / "adapter"] and not stage.resumes
+
+
+def test_a_ppo_run_at_a_target_is_named_by_its_folder_and_made_when_its_adapter_is() -> None:
+    stage = ppo_stage(2.5, ["--seed", "7"], Path("out/kl2.5"))
+    told = bind(stage.main, stage.words)[-1]
+    assert (told.kl_target, told.seed, told.output_dir) == (2.5, 7, "out/kl2.5")
+    assert (stage.name, stage.made) == ("kl2.5", [Path("out/kl2.5/adapters/policy")])
+    assert stage.title == "PPO, KL target 2.5 nats" and stage.resumes
+
+
+def test_stages_that_train_are_known_by_the_beginning_of_their_names() -> None:
+    def stage(name: str) -> Stage:
+        return Stage(name, "Title", len, [], [])
+
+    found = trained([stage("label"), stage("reward-2"), stage("ppo-kl4"), stage("evaluate")])
+    assert [(s.name, m.name) for s, m in found] == [("reward-2", "reward"), ("ppo-kl4", "ppo")]
+
+
+def test_a_stage_that_writes_nothing_cannot_be_compared() -> None:
+    @dataclass
+    class Told:
+        seed: int = 0
+
+    def silent(args: Told) -> None: ...
+
+    silent.__annotations__["args"] = Told  # a class of this function's own
+    with pytest.raises(InputError, match="1: no output_dir and no output"):
+        output_of(silent, ["--seed", "1"])

@@ -1,0 +1,35 @@
+"""Prompts come in turn, and validation items have two completions of each side."""
+
+from pathlib import Path
+
+from toolkit.data.files import write_jsonl
+from toolkit.pipeline.samples import adapter_digest, draw_prompts, with_sides
+
+SIDES = ["reference", "reference", "policy", "policy"]
+
+
+def test_prompts_come_in_turn_through_all_rounds(tmp_path: Path) -> None:
+    prompts = [{"prompt": str(i)} for i in range(7)]
+    seen = []
+    for number, batch, count in ((0, 0, 3), (0, 1, 2), (1, 0, 4)):
+        folder = tmp_path / f"round-{number:03d}"
+        chosen = draw_prompts(prompts, count, folder, batch)
+        write_jsonl(folder / f"prompts-{batch:02d}.jsonl", chosen)
+        assert draw_prompts(prompts, count, folder, batch) == chosen  # a second time as well
+        seen += [int(row["prompt"]) for row in chosen]
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+
+
+def test_validation_items_have_two_of_each_side() -> None:
+    policy = [{"prompt": p, "completions": [p + str(k) for k in range(4)]} for p in "abc"]
+    rows = with_sides(policy, [{"prompt": "b", "completions": ["x", "y"]}])
+    assert rows[0] == policy[0] and rows[2] == policy[2]
+    assert rows[1]["completions"] == ["x", "y", "b0", "b1"] and rows[1]["sides"] == SIDES
+
+
+def test_an_adapter_is_known_by_its_weights_alone(tmp_path: Path) -> None:
+    """SHA-256 of "abc", from FIPS 180-2, appendix B.1."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
+    before = adapter_digest(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert before == adapter_digest(tmp_path) == "ba7816bf8f01cfea"
