@@ -22,9 +22,7 @@ from transformers import (
 )
 
 from toolkit.models.adapters import lora_config
-from toolkit.models.loading import (
-    load_base,
-)
+from toolkit.models.loading import load_base
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.roles import Roles
 
@@ -75,7 +73,6 @@ SMALL: dict[str, Any] = {
     "pad_token_id": None, "bos_token_id": None, "eos_token_id": 1,
 }  # fmt: skip
 
-
 LINEAR = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -84,14 +81,11 @@ LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
 }
 
-
 MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
        "v_head_dim": 8, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
        "n_routed_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 16}  # fmt: skip
 
-
 WIDE = SMALL | {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8}
-
 
 WIDE_CONFIGS = {
     "llama": LlamaConfig(**WIDE),

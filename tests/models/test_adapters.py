@@ -9,11 +9,7 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-)
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tests.models.conftest import IDS, KINDS, MASK, by_roles, plain, saved
 from toolkit.errors import InputError

@@ -4,10 +4,7 @@ import re
 from functools import partial
 
 import pytest
-from transformers import (
-    LlamaConfig,
-    MixtralConfig,
-)
+from transformers import LlamaConfig, MixtralConfig
 
 from tests.models.conftest import SMALL, WIDE, WIDE_CONFIGS, kept, no_count, plan_of
 from toolkit.errors import InputError

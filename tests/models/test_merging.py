@@ -14,6 +14,9 @@ from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter, tie_again, untie
 
 
+# peft says this of adapters as other tools save them; it saves and loads them all the same.
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LoRA on the head", "LoRA on the embedding"])
 def test_merging_an_adapter_on_one_of_two_tied_weights_unties_them(

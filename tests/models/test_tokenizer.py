@@ -9,9 +9,7 @@ import pytest
 from toolkit.data.tokens import stop_ids
 from toolkit.errors import InputError
 from toolkit.models import tokenizer as tokenizer_file
-from toolkit.models.loading import (
-    load_tokenizer,
-)
+from toolkit.models.loading import load_tokenizer
 
 
 def test_a_hub_model_that_cannot_be_had_is_one_line() -> None:
@@ -64,7 +62,6 @@ def test_the_models_end_token_pads_where_the_tokenizer_names_none(
 
 TEKKEN = """{"vocab": [{"rank": 0, "token_bytes": "YQ==", "token_str": "a"}], "config": {
 "pattern": "a", "default_vocab_size": 3, "default_num_special_tokens": 2, "version": "v3"}}"""
-
 
 LACKING = [
     ({"tokenizer.model": b"\n\x05"}, "pip install sentencepiece protobuf$"),

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import USED

@@ -10,8 +10,6 @@ from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
-
-
 MASK = torch.ones_like(IDS, dtype=torch.bool)
 
 

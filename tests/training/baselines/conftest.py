@@ -13,9 +13,7 @@ from toolkit.data.encoding import Encoder
 from toolkit.data.from_arguments import split_comparisons
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_tokenizer
-from toolkit.training.baselines.config import (
-    PreferenceConfig,
-)
+from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.baselines.data import (
     SFT_SCHEMA,
     BaselineData,
@@ -26,9 +24,7 @@ from toolkit.training.baselines.data import (
 
 ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
 
-
 EOS = 1  # of the embedded model
-
 
 QUIET: dict[str, Any] = {
     "use_cpu": True,

@@ -8,10 +8,7 @@ import pytest
 
 from tests.training.baselines.conftest import preference
 from toolkit.errors import InputError
-from toolkit.training.baselines.config import (
-    PreferenceConfig,
-    RLOOBaselineConfig,
-)
+from toolkit.training.baselines.config import PreferenceConfig, RLOOBaselineConfig
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,9 @@ from toolkit.errors import InputError
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.training.baselines import train_and_save as saving
-from toolkit.training.baselines.config import (
-    SFTBaselineConfig,
-)
+from toolkit.training.baselines.config import SFTBaselineConfig
 from toolkit.training.baselines.train_and_save import role_logprobs, train_and_save
-from toolkit.training.baselines.trainers import (
-    preference_trainer,
-    sft_trainer,
-)
+from toolkit.training.baselines.trainers import preference_trainer, sft_trainer
 
 pytestmark = pytest.mark.slow  # trains
 

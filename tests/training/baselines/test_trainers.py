@@ -22,13 +22,8 @@ from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.baselines.config import (
-    RLOOBaselineConfig,
-    SFTBaselineConfig,
-)
-from toolkit.training.baselines.data import (
-    BaselineData,
-)
+from toolkit.training.baselines.config import RLOOBaselineConfig, SFTBaselineConfig
+from toolkit.training.baselines.data import BaselineData
 from toolkit.training.baselines.trainers import (
     VisibleReward,
     preference_trainer,

@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import (
-    AutoTokenizer,
-)
+from transformers import AutoTokenizer
 
 from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
