@@ -3,8 +3,11 @@
 import copy
 from functools import partial
 
+import pytest
 import torch
 
+from tests.models.conftest import roles_of
+from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.actors import NEVER, banned_of
 from toolkit.models.adapters import lora_config
@@ -68,3 +71,9 @@ def test_ids_that_are_no_token_are_banned_and_no_others(demo_model: str) -> None
     assert set(banned.tolist()) == {0.0, torch.tensor(NEVER).item()}
     assert not (0 * banned).isnan().any()
     assert banned_of(tokenizer, max(tokens) + 1) is None
+
+
+def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:
+    roles = roles_of(demo_model, supports_gradient_checkpointing=False)
+    with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
+        roles.use_checkpointing()

@@ -14,7 +14,6 @@ import transformers as tf
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tests.models.conftest import LORA, roles_of
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
@@ -166,6 +165,7 @@ MECHANISMS = {
         )
     ),
 }
+LORA = lora_config(4, 8, "all-linear", "CAUSAL_LM")
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [40, 41, 42, 43], [90, 91, 92, 93, 94, 95]]
 
 
@@ -485,9 +485,3 @@ def test_training_mode_does_not_clip_a_frozen_base(precision: str, tmp_path: Pat
     ids, mask = pad(PROMPTS, 0)
     model.train()(input_ids=ids, attention_mask=mask.long())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:
-    roles = roles_of(demo_model, supports_gradient_checkpointing=False)
-    with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
-        roles.use_checkpointing()
