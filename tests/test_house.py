@@ -76,6 +76,16 @@ def test_the_maths_floor_knows_torch_and_nothing_else() -> None:
                 )
 
 
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_has_its_test_file(path: Path) -> None:
+    inside = path.relative_to(ROOT / "toolkit")
+    mirror = ROOT / "tests" / inside.with_name(f"test_{inside.name}")
+    assert mirror.is_file(), f"{path.relative_to(ROOT)} has no {mirror.relative_to(ROOT)}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_public_functions_say_what_they_do(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

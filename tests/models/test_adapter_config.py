@@ -19,7 +19,6 @@ from toolkit.models.adapters import check_adapter, lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
-from toolkit.models.toolkit_json import read_facts, write_facts
 
 UNSLOTH = (
     r"(?:.*?(?:language|text|model).*?(?:self_attn|attention|attn|mlp|ffn|dense).*?"
@@ -319,32 +318,6 @@ def test_merging_takes_any_kind_but_not_any_configuration(
     with pytest.raises(InputError, match=said):
         merge_adapter(str(folder), demo_model, folder.parent / "merged", "fp32")
     assert not (folder.parent / "merged").exists()
-
-
-@pytest.mark.parametrize(
-    ("fact", "said"),
-    [('"gain": "2"', "gain is '2', but must be a finite"), ('"gain": true', "gain is True"),
-     ('"gain": null', "gain is None"), ('"bias": [1]', r"bias is \[1\]"),
-     ('"gain": 1e999', "1e999 is no number"), ('"gain": Infinity', "Infinity is no number"),
-     ('"precision": 4', "precision is 4, but must be 4bit, bf16 or fp32"),
-     ('"ends_with": 3', "ends_with is 3"), ('"whole_turns": "no"', "whole_turns is 'no'"),
-     ('"trained_on": "all"', "trained_on is 'all'"), ('"chat_template": {}', "chat_template is"),
-     ('"chat_template_kwargs": "x"', "chat_template_kwargs is 'x'"),
-     ('"base_fingerprint": 1', "base_fingerprint is 1")],
-)  # fmt: skip
-def test_facts_of_another_type_are_named_by_line(fact: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "toolkit.json").write_text(f"{{\n  {fact}\n}}")
-    with pytest.raises(InputError, match=rf"toolkit.json:2: .*{said}"):
-        read_facts(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["gain", "bias"])
-def test_a_gain_or_bias_that_is_no_number_is_not_written(
-    name: str, demo_model: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=f"{name} is nan, but must be a finite number"):
-        write_facts(tmp_path, demo_model, **{name: float("nan")})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_finite_weights_whose_products_are_not_are_told_of_as_such(

@@ -1,7 +1,6 @@
 """Adapters that other tools saved: whole, exactly as plain peft has them, or refused by name."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,11 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from tests.models.conftest import IDS, KINDS, MASK, by_roles, plain, saved
 from toolkit.errors import InputError
-from toolkit.models.adapters import Parts, check_adapter, check_for_trl, lora_config
+from toolkit.models.adapters import Parts, check_adapter, check_for_trl
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
@@ -35,79 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed"),
     pytest.mark.filterwarnings("ignore:Adapter '.*'. . LoRA tensor.s. have invalid shape"),
 ]
-IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [40, 41, 5, 6, 7, 300, 301, 302]])
-MASK = torch.ones_like(IDS, dtype=torch.bool)
-# What peft can write, and one base can hold.
-KINDS: dict[str, dict[str, Any]] = {
-    "embedding and head": {"modules_to_save": ["embed_tokens", "lm_head"]},
-    "head alone": {"modules_to_save": ["lm_head"]},
-    "norms": {"modules_to_save": ["norm", "input_layernorm"]},
-    "biases": {"bias": "all"},
-    "rows of the embedding": {"trainable_token_indices": [5, 6, 300]},
-    "LoRA on the head": {"target_modules": ["q_proj", "lm_head"]},
-    "LoRA on the embedding": {"target_modules": ["q_proj", "embed_tokens"]},
-    "LoRA's own bias": {"lora_bias": True},
-    "DoRA": {"use_dora": True},
-    "an orthogonal start": {"init_lora_weights": "orthogonal"},
-    "an embedding that ties the head": {
-        "modules_to_save": ["embed_tokens"],
-        "ensure_weight_tying": True,
-    },
-    "rank-stabilized LoRA on the head": {"target_modules": ["lm_head"], "use_rslora": True},
-}
-
-
-@pytest.fixture(scope="module")
-def untied(tmp_path_factory: pytest.TempPathFactory, demo_model: str) -> str:
-    """A model with biases whose head is not its embedding."""
-    folder = tmp_path_factory.mktemp("untied")
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=1024,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-        )
-    ).save_pretrained(folder)
-    for file in Path(demo_model).glob("*token*"):
-        shutil.copy(file, folder)
-    return str(folder)
-
-
-def saved(base: str, folder: Path, scale: float = 0.1, **kwargs: Any) -> Path:
-    """An adapter as plain peft saves it, every trained weight moved."""
-    options = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | kwargs
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, **options)
-    )
-    torch.manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += scale * torch.randn_like(parameter)
-    model.save_pretrained(str(folder))
-    return folder
-
-
-@torch.no_grad()
-def plain(base: str, folder: Path | None) -> Tensor:
-    """Log-probs (2, 4) of the last four tokens, by transformers and peft alone."""
-    model: Any = AutoModelForCausalLM.from_pretrained(base).eval()
-    if folder is not None:
-        model = PeftModel.from_pretrained(model, str(folder)).eval()
-    logits = model(input_ids=IDS).logits[:, 3:7].float()
-    return logits.log_softmax(-1).gather(-1, IDS[:, 4:, None]).squeeze(-1)
-
-
-@torch.no_grad()
-def by_roles(roles: Roles, role: str) -> Tensor:
-    if role == "reference":
-        return roles.reference_logprobs(IDS, MASK, IDS[:, 4:], 1.0)
-    return roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs
 
 
 @pytest.mark.slow
@@ -173,25 +93,6 @@ def test_all_of_an_adapter_is_trained_and_saved_and_plain_peft_loads_it(
     roles.save(tmp_path / "saved")
     torch.testing.assert_close(
         plain(untied, tmp_path / "saved" / "policy"), after, rtol=0, atol=1e-4
-    )
-
-
-def test_copies_that_were_tied_stay_one_weight_and_are_saved_as_peft_reads_them(
-    demo_model: str, tmp_path: Path
-) -> None:
-    folder = saved(
-        demo_model, tmp_path / "adapter", modules_to_save=["embed_tokens"], ensure_weight_tying=True
-    )
-    roles = Roles(load_base(demo_model, "fp32"), policy_adapter=folder, reference="policy_adapter")
-    trained = dict(roles.trainable())
-    assert len([name for name in trained if "modules_to_save" in name]) == 1
-    (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs.sum()).backward()
-    torch.optim.SGD(trained.values(), lr=0.05).step()
-    roles.save(tmp_path / "saved")
-    after = by_roles(roles, "policy")
-    assert (after - plain(demo_model, folder)).abs().max() > 1e-3
-    torch.testing.assert_close(
-        plain(demo_model, tmp_path / "saved" / "policy"), after, rtol=0, atol=1e-4
     )
 
 
@@ -403,29 +304,6 @@ def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
         torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["LoRA on the head", "LoRA on the embedding"])
-def test_merging_an_adapter_on_one_of_two_tied_weights_unties_them(
-    kind: str, demo_model: str, tmp_path: Path
-) -> None:
-    folder = saved(demo_model, tmp_path / "adapter", **KINDS[kind])
-    merge_adapter(str(folder), demo_model, tmp_path / "merged", "fp32")
-    torch.testing.assert_close(
-        plain(str(tmp_path / "merged"), None), plain(demo_model, folder), rtol=0, atol=1e-3
-    )
-
-
-@pytest.mark.slow
-def test_merging_into_another_base_than_the_adapters_is_said(
-    untied: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = saved(untied, tmp_path / "adapter")
-    shutil.copytree(untied, tmp_path / "moved")
-    merge_adapter(str(folder), str(tmp_path / "moved"), tmp_path / "merged", "fp32")
-    said = capsys.readouterr().out
-    assert f"names {untied}, and is merged into {tmp_path / 'moved'}" in said
-
-
 @pytest.mark.parametrize(
     ("kind", "tied", "copied", "said"),
     [("biases", False, True, "trained biases, of which TRL keeps no frozen copy"),
@@ -452,15 +330,6 @@ def test_what_trls_trainers_cannot_go_on_from_is_refused_before_a_model_is_loade
     return None
 
 
-def test_merging_refuses_what_is_no_policy_and_leaves_nothing(untied: str, tmp_path: Path) -> None:
-    folder = saved(untied, tmp_path / "adapter")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "SEQ_CLS"}))
-    with pytest.raises(InputError, match="a reward adapter; a language model's is wanted"):
-        merge_adapter(str(folder), untied, tmp_path / "merged", "fp32")
-    assert not (tmp_path / "merged").exists()
-
-
 def test_keys_are_sorted_by_what_the_config_names() -> None:
     at = "base_model.model.model.layers.0."
     parts = Parts.of(
@@ -478,16 +347,6 @@ def test_keys_are_sorted_by_what_the_config_names() -> None:
     assert parts.copies == ["base_model.model.lm_head.base_layer.weight"]
     assert parts.score == ["base_model.model.score.weight"]
     assert parts.unknown == [f"{at}mlp.up.bias"]  # biases, but bias is "none"
-
-
-def test_lora_on_the_head_is_trained_and_the_value_has_none_of_it(untied: str) -> None:
-    lora = lora_config(4, 8, "q_proj,lm_head", "CAUSAL_LM")
-    roles = Roles(load_base(untied, "fp32"), lora, value="adapter")
-    (-roles.policy_outputs(IDS, MASK, IDS[:, 4:], 1.0).logprobs.sum()).backward()
-    head = dict(roles.trainable())
-    gradient = head["model.base_model.model.lm_head.lora_B.policy.weight"].grad
-    assert gradient is not None and gradient.abs().max() > 0
-    assert not [name for name in head if "lm_head" in name and ".value." in name]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,9 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.families import LogitRule, family_of, logit_rule
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.loading import load_base, load_tokenizer, way_to_load
-from toolkit.models.lora_targets import language_lora, linear_targets
+from toolkit.models.lora_targets import language_lora
 from toolkit.models.reload import load_plain, plain_scores
 from toolkit.models.roles import Roles
-from toolkit.models.self_checks import check_passes
 from toolkit.scoring.reward_models import RewardModel
 
 SMALL: dict[str, Any] = {
@@ -322,42 +321,6 @@ def test_a_reward_adapter_scores_as_trained_and_by_plain_peft(
     assert max(gaps.values()) < 1e-4, gaps
 
 
-def test_adapters_are_on_the_language_model_alone(tmp_path: Path) -> None:
-    """Layers of the vision tower have the same names, and no text ever reaches them."""
-    name = save(ministral_3(), tmp_path)
-    base = load_base(name, "fp32")
-    tower = {n for n, m in base.named_modules() if isinstance(m, nn.Linear) and "vision" in n}
-    targets = linear_targets(base)
-    assert tower and len(targets) == 14
-    assert all(n.startswith("model.language_model.layers") for n in targets)
-    named = language_lora(base, lora_config(4, 8, "q_proj,lm_head", "CAUSAL_LM")).target_modules
-    layers = [f"model.language_model.layers.{i}.self_attn.q_proj" for i in range(2)]
-    assert named == {*layers, "lm_head"}
-    with pytest.raises(InputError, match="no layer of the language model is called so"):
-        language_lora(base, lora_config(4, 8, "patch_conv", "CAUSAL_LM"))
-
-
-def test_layers_that_no_pass_calls_get_no_adapter(demo_model: str) -> None:
-    """LoRA there would be saved and counted, and never learn."""
-    base: Any = load_base(demo_model, "fp32")
-    everywhere = linear_targets(base)
-    base.model.layers[1].speculative = nn.Linear(4, 4)
-    state = torch.get_rng_state()
-    assert linear_targets(base) == everywhere
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module._forward_hooks for module in base.modules())
-
-
-def test_layers_that_read_past_an_adapter_get_none(tmp_path: Path) -> None:
-    name = save(MECHANISMS["a cache by another name"](), tmp_path)
-    base = load_base(name, "fp32")
-    assert {n.rpartition(".")[2] for n in linear_targets(base)} == {"in_proj"}
-    with pytest.raises(InputError, match="x_proj: MambaForCausalLM reads its weight past"):
-        Roles(base, lora_config(4, 8, "in_proj,x_proj", "CAUSAL_LM"))
-    with pytest.raises(InputError, match="mamba model reads the weight of dt_proj"):
-        load_base(name, "4bit")
-
-
 def test_weights_that_peft_would_not_load_again_are_refused_before_training(
     demo_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,24 +335,6 @@ def test_weights_that_peft_would_not_load_again_are_refused_before_training(
     monkeypatch.setattr(adapters, "get_peft_model_state_dict", renamed)
     with pytest.raises(InputError, match="peft would not load 12 weights .* again, .*[.][.]o_proj"):
         Roles(load_base(demo_model, "fp32"), LORA)
-
-
-def test_experts_and_routers_are_named_only_where_peft_does_them_right(tmp_path: Path) -> None:
-    name = save(MECHANISMS["experts"](), tmp_path)
-    with pytest.raises(InputError, match="gate: MixtralForCausalLM has experts in 4 bits"):
-        Roles(load_base(name, "4bit"), lora_config(4, 8, "q_proj,gate", "CAUSAL_LM"))
-    router = tf.Llama4ForCausalLM(
-        tf.Llama4TextConfig(
-            **SMALL,
-            intermediate_size_mlp=96,
-            head_dim=16,
-            num_local_experts=2,
-            num_experts_per_tok=1,
-            moe_layers=[1],
-        )
-    )
-    with pytest.raises(InputError, match="has a Llama4Router there, which is more than linear"):
-        language_lora(router, lora_config(4, 8, "q_proj,router", "CAUSAL_LM"))
 
 
 def test_no_adapter_is_put_on_where_none_is_wanted(demo_model: str) -> None:
@@ -429,107 +374,6 @@ def test_what_is_done_to_logits_is_read_from_the_config() -> None:
     assert logit_rule(tf.Gemma2Config(**small)) == LogitRule(1.0, 30.0)
     assert LogitRule(2.0, 3.0)(torch.tensor([1.5])).item() == pytest.approx(3 * 0.761594, rel=1e-5)
     assert LogitRule(0.5, 30.0).said() == "multiplied by 0.5 and capped at 30"
-
-
-def roles_of(demo_model: str, **changes: Any) -> Roles:
-    """Roles on the embedded model, not checked, with attributes of its class changed."""
-    base: Any = load_base(demo_model, "fp32")
-    roles = Roles(base, LORA, checked=False)
-    base.__class__ = type("OddForCausalLM", (type(base),), changes)
-    return roles
-
-
-def test_a_cap_that_the_config_does_not_name_is_seen_whatever_the_logits(demo_model: str) -> None:
-    """The embedded model's logits stay far below 300, so the numbers alone would not tell."""
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = tf.LlamaForCausalLM.forward(self, *args, **kwargs)
-        output.logits = 300 * torch.tanh(output.logits / 300)
-        return output
-
-    with pytest.raises(InputError, match="taken as they are, but it does something else"):
-        check_passes(roles_of(demo_model, forward=forward), "policy")
-
-
-def test_a_rule_of_the_config_that_the_model_leaves_out_is_left_out_for_all_roles(
-    demo_model: str,
-) -> None:
-    """As in Aya Vision: its language model's config has a factor, and the whole does not use it."""
-    base = load_base(demo_model, "fp32")
-    base.config.logit_scale = 0.25
-    roles = Roles(base, LORA)
-    assert roles.logit_rule("policy") == roles.logit_rule("reference") == LogitRule()
-
-
-def test_a_head_that_reads_something_else_is_seen(demo_model: str) -> None:
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = self.model(*args, **kwargs)
-        logits = self.lm_head(output.last_hidden_state * 1.1)
-        return tf.modeling_outputs.CausalLMOutputWithPast(logits=logits)
-
-    with pytest.raises(InputError, match="reads something else than its trunk's last states"):
-        check_passes(roles_of(demo_model, forward=forward), "policy")
-
-
-def test_a_cache_that_is_swallowed_is_seen(demo_model: str) -> None:
-    """As RWKV and Mamba did: sampled log-probs were nats off, and PPO went on."""
-    roles = roles_of(demo_model)
-    honest = roles.trunk
-
-    def forgetful(role: str, last: int, **inputs: Any) -> torch.Tensor:
-        inputs.pop("past_key_values", None)
-        inputs["attention_mask"] = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :]
-        return honest(role, last, **inputs)
-
-    roles.trunk = forgetful
-    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
-        check_passes(roles, "policy")
-
-
-def test_sampling_past_the_adapter_is_seen_before_the_adapter_says_anything(
-    demo_model: str,
-) -> None:
-    """A new adapter changes nothing, so the checks give it something to say."""
-    roles = roles_of(demo_model)
-    honest = roles.step
-    roles.step = lambda role: honest("reference")
-    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
-        check_passes(roles, "policy")
-
-
-def test_a_family_whose_code_fails_under_a_cache_is_refused_in_a_line(demo_model: str) -> None:
-    roles = roles_of(demo_model)
-
-    def failing(role: str, last: int, **inputs: Any) -> torch.Tensor:
-        raise IndexError("list index out of range")
-
-    roles.trunk = failing
-    with pytest.raises(InputError, match="OddForCausalLM: a first pass .* list index out of range"):
-        check_passes(roles, "policy")
-
-
-def test_positions_that_padding_shifts_are_seen(demo_model: str) -> None:
-    """A prompt with padding in front of it must read as it does without."""
-    roles = roles_of(demo_model)
-    honest = roles.trunk
-
-    def blind(role: str, last: int, **inputs: Any) -> torch.Tensor:
-        if inputs.get("past_key_values") is None:
-            inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
-        return honest(role, last, **inputs)
-
-    roles.trunk = blind
-    with pytest.raises(InputError, match="rows padded on the left gives log-probs that differ"):
-        check_passes(roles, "policy")
-
-
-def test_the_checks_leave_a_new_adapter_at_its_start(demo_model: str) -> None:
-    """They fill B with noise, or a pass that skipped the adapter would go unseen."""
-    roles = Roles(load_base(demo_model, "fp32"), LORA, value="adapter")
-    assert all(not p.any() for n, p in roles.named_parameters() if "lora_B" in n)
-    state = torch.get_rng_state()
-    check_passes(roles, "policy")
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_adapter_on_experts_is_refused_where_they_are_in_4_bits(tmp_path: Path) -> None:
@@ -641,15 +485,3 @@ def test_training_mode_does_not_clip_a_frozen_base(precision: str, tmp_path: Pat
     ids, mask = pad(PROMPTS, 0)
     model.train()(input_ids=ids, attention_mask=mask.long())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) -> None:
-    roles = roles_of(demo_model, supports_gradient_checkpointing=False)
-    with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
-        roles.use_checkpointing()
-
-
-def test_a_name_of_no_layer_is_refused_beside_one_that_is_right(demo_model: str) -> None:
-    lora = lora_config(4, 8, "q_proj,v_porj", "CAUSAL_LM")
-    with pytest.raises(InputError, match="no layer called v_porj .* q_proj, k_proj, v_proj"):
-        language_lora(load_base(demo_model, "fp32"), lora)

@@ -1,15 +1,13 @@
 """One base, four roles."""
 
-import copy
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
+from tests.models.conftest import LORA, perturb
 from toolkit.maths.sequences import pad
-from toolkit.models.adapters import lora_config
 from toolkit.models.fast import last_states, use_fast_passes
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
@@ -18,25 +16,9 @@ IDS, MASK = pad([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15]], pad_id=0, side="lef
 C = 3
 
 
-LORA = lora_config(4, 8, "all-linear", "CAUSAL_LM")
-
-
-def perturb(roles: Roles, adapter: str) -> None:
-    """Give an adapter something to say: its B starts at zero."""
-    generator = torch.Generator().manual_seed(len(adapter))
-    for name, parameter in roles.named_parameters():
-        if f"lora_B.{adapter}." in name:
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-
-
 def both(roles: Roles) -> tuple[torch.Tensor, torch.Tensor]:
     """Policy's logits and values, without a backward pass between them."""
     return roles.logits("policy", IDS, MASK, C), roles.values(IDS, MASK, C)
-
-
-def plain_pass(roles: Roles) -> torch.Tensor:
-    return roles.model(input_ids=IDS, attention_mask=MASK.long()).logits
 
 
 @pytest.mark.parametrize("precision", ["4bit", "bf16", "fp32"])
@@ -69,58 +51,12 @@ def test_a_new_policy_is_the_reference_bit_for_bit(demo_model: str) -> None:
     assert torch.equal(policy, reference)
 
 
-def test_trunk_and_head_are_the_whole_model_in_each_family(family_model: str) -> None:
-    base = load_base(family_model, "fp32")
-    with torch.no_grad():
-        whole = copy.deepcopy(base)(
-            input_ids=IDS, attention_mask=MASK.long(), position_ids=(MASK.cumsum(1) - 1).clamp(0)
-        ).logits[:, -C - 1 : -1]
-        roles = Roles(base, value="trunk")
-        assert torch.allclose(roles.logits("reference", IDS, MASK, C), whole, atol=1e-6)
-        assert roles.values(IDS, MASK, C).shape == (2, C)
-    trained = {name.split(".")[-3] for name, _ in roles.trainable() if "lora" in name}
-    assert trained == {"lora_A", "lora_B"}
-
-
 def test_every_family_trains_on_a_four_bit_base(family_model: str) -> None:
     roles = Roles(load_base(family_model, "4bit"), value="adapter")
     logits, values = both(roles)
     (logits.logsumexp(-1).sum() + values.sum()).backward()
     gradients = [p.grad for n, p in roles.named_parameters() if "lora_B.policy" in n]
     assert gradients and all(g is not None and g.isfinite().all() and g.any() for g in gradients)
-
-
-def test_padding_on_the_left_changes_no_logits_and_no_scores(demo_model: str) -> None:
-    roles = Roles(load_base(demo_model, "fp32"), value="trunk")
-    roles.reward_head, roles.has_reward = torch.nn.Linear(128, 1), True
-    roles.model.add_adapter("reward", lora_config(4, 8, "all-linear", "CAUSAL_LM"))
-    short, short_mask = IDS[1:, 3:], MASK[1:, 3:]
-    with torch.no_grad():
-        for role in (partial(roles.logits, "policy"), roles.values):
-            padded, compact = role(IDS, MASK, C)[1:], role(short, short_mask, C)
-            assert torch.allclose(padded, compact, atol=1e-4)
-        right, right_mask = pad([[12, 13, 14, 15], [1] * 9], 0)
-        for ids, mask in ((IDS[1:], MASK[1:]), (right[:1], right_mask[:1])):
-            assert torch.allclose(
-                roles.scores(ids, mask), roles.scores(short, short_mask), atol=1e-4
-            )
-
-
-def test_switching_does_what_pefts_set_adapter_does(demo_model: str) -> None:
-    roles = Roles(load_base(demo_model, "fp32"), value="adapter")
-    for adapter in ("policy", "value"):
-        perturb(roles, adapter)
-    with torch.no_grad():
-        for adapter in ("policy", "value"):
-            roles.act_as(adapter)
-            ours = plain_pass(roles)
-            roles.model.set_adapter(adapter)
-            assert torch.equal(plain_pass(roles), ours)
-        roles.act_as("reference")
-        off = plain_pass(roles)
-        roles.act_as("value")
-        with roles.model.disable_adapter():
-            assert torch.equal(plain_pass(roles), off)
 
 
 def test_each_role_trains_its_own_adapter_and_no_other(demo_model: str) -> None:
@@ -156,20 +92,6 @@ def test_value_starts_at_zero_and_heads_and_adapters_are_fp32(demo_model: str) -
         assert not roles.values(IDS, MASK, C).any()
         assert {p.dtype for _, p in roles.trainable()} == {torch.float32}
         assert roles.shares_trunk is (value == "trunk")
-
-
-def test_a_value_is_of_the_state_before_its_token(demo_model: str) -> None:
-    """V of a token must not know the token; it must know all that stands before it."""
-    roles = Roles(load_base(demo_model, "fp32"), value="trunk")
-    torch.nn.init.normal_(roles.value_head.weight)
-    changed = IDS.clone()
-    changed[:, -2] += 1  # the second of three completion tokens
-    with torch.no_grad():
-        before, after = (roles.values(ids, MASK, C) for ids in (IDS, changed))
-        same = [torch.equal(before[:, t], after[:, t]) for t in range(C)]
-        assert same == [True, True, False]
-        policy = [roles.logits("policy", ids, MASK, C) for ids in (IDS, changed)]
-    assert [torch.equal(policy[0][:, t], policy[1][:, t]) for t in range(C)] == same
 
 
 @pytest.fixture(scope="module")

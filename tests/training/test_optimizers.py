@@ -150,39 +150,6 @@ def test_a_schedule_of_ones_own_goes_on_where_it_stood(new_trainer: Callable[...
     assert trainer("parts", resume="auto").train() == rows
 
 
-def test_a_run_that_was_begun_before_these_fields_acted_goes_on(
-    new_trainer: Callable[..., Any],
-) -> None:
-    """Its settings do not name them; only what differs from the default is noted."""
-    assert not {"weight_decay", "optim", "warmup_steps"} & config().identity().keys()
-    assert config(weight_decay=0.1).identity()["weight_decay"] == 0.1
-    assert config(optim="adafactor").identity()["optim"] == "adafactor"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optim": "galore_adamw"}, "optim is 'galore_adamw', but must be one of adamw_torch,"),
-        ({"optim": "lomo"}, "optim is 'lomo'"),
-        ({"optim": "sgd", "optim_args": "momentum"}, "optim: sgd: optim_args 'momentum'"),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type is 'reduce_lr_on_pl"),
-        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"cycles": 3}}, "cycles"),
-        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
-        ({"warmup_steps": -1}, "warmup_steps is -1"),
-        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
-        ({"save_steps": 2.5}, "save_steps is 2.5, but must be whole"),
-        ({"adam_tf_style": True, "weight_decay": 0.1}, "adam_tf_style is an optimizer of its own"),
-        ({"gradient_checkpointing_kwargs": {"reentrant": True}}, "must be one of use_reentrant"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_built_is_named_before_a_model_is_loaded(
-    options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError) as raised:
-        config(**options)
-    assert message in str(raised.value)
-
-
 def test_optimizers_that_cannot_train_these_models_are_refused(
     new_trainer: Callable[..., Any],
 ) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 from peft import IA3Config, LoraConfig, PeftModel
 from transformers import (
@@ -22,11 +20,8 @@ from transformers import (
 )
 
 from toolkit.errors import InputError
-from toolkit.training.ppo.config import PPOConfig as OurConfig
-from toolkit.training.ppo.inputs import as_prompts
 from toolkit.trl_compat import PPOConfig, PPOTrainer
 from toolkit.trl_compat.separate_models import SeparateModels
-from toolkit.trl_compat.yaml_reader import read_trl_config
 
 pytestmark = pytest.mark.slow  # trains whole models
 
@@ -255,67 +250,6 @@ def test_pushing_is_refused_before_a_run_and_after_it(demo_model: str, tmp_path:
         trainer.push_to_hub(dataset_name="any", commit_message="any")
 
 
-def test_the_defaults_are_trls() -> None:
-    theirs = PPOConfig(use_cpu=True)
-    assert (theirs.kl_controller, theirs.kl_coef, theirs.whiten_rewards) == ("fixed", 0.05, False)
-    assert (theirs.response_length, theirs.learning_rate, theirs.num_ppo_epochs) == (53, 3e-6, 4)
-    assert (theirs.per_device_train_batch_size, theirs.adam_epsilon) == (8, 1e-8)
-
-
-def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> None:
-    (tmp_path / "theirs.yaml").write_text(
-        "sft_model_path: a/model\nreward_model_path: a/reward\nload_in_4bit: true\n"
-        "dataset_name: x\nlearning_rate: 1.0e-5\nkl_coef: 0.1\nbf16: true\nlora_r: 8\n"
-        "gradient_checkpointing: true\nmissing_eos_penalty: 1.0\nstop_token: eos\n"
-        "lora_target_modules: [q_proj, v_proj]\nnum_mini_batches: 2\n"
-    )
-    read = read_trl_config(tmp_path / "theirs.yaml")
-    values, notes = read.values, read.notes
-    assert values["model_name_or_path"] == "a/model" and values["reward_model"] == "a/reward"
-    assert values["precision"] == "4bit" and values["lora_target_modules"] == "q_proj,v_proj"
-    assert values["kl_coef"] == 0.1 and values["kl_controller"] == "fixed"
-    assert values["response_length"] == 53 and values["whiten_rewards"] is False
-    assert "bf16" not in values and "dataset_name" not in values
-    named = {note.split(":")[0] for note in notes}
-    assert {
-        "sft_model_path",
-        "reward_model_path",
-        "load_in_4bit",
-        "bf16",
-        "dataset_name",
-        "gradient_checkpointing",
-        "response_length",
-        "kl_controller",
-    } <= named
-    assert not {"learning_rate", "kl_coef", "lora_r", "stop_token"} & named
-    own = {k: v for k, v in values.items() if k in OurConfig.__dataclass_fields__}
-    ours = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
-    assert ours.kl_coef == 0.1 and ours.stop_token == "eos"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("kl_coef: 0.1\nkl_coeff: 1\n", ":2: kl_coeff is no field"), ("- 1\n", "not a YAML mapping"),
-     ("a: [", "not readable as YAML"), ("dtype: int3\n", ":1: dtype: 'int3' is no type")],
-)  # fmt: skip
-def test_a_broken_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "theirs.yaml").write_text(text)
-    with pytest.raises(InputError, match=re.escape(message)):
-        read_trl_config(tmp_path / "theirs.yaml")
-
-
-def test_the_recipe_writes_a_config_that_ppo_reads(tmp_path: Path) -> None:
-    from toolkit.cli import bind, call, recipe
-
-    ppo, trl_config = recipe("ppo"), recipe("trl_config")
-    (tmp_path / "theirs.yaml").write_text("kl_coef: 0.1\nresponse_length: 20\n")
-    out = tmp_path / "ours.yaml"
-    call(trl_config.main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])
-    assert yaml.safe_load(out.read_text())["kl_coef"] == 0.1
-    *_, read = bind(ppo.main, ["--config", str(out), "--use_cpu", "true"])
-    assert (read.kl_coef, read.response_length, read.adam_epsilon) == (0.1, 20, 1e-8)
-
-
 def test_logits_that_are_capped_without_a_word_in_the_config_are_refused(
     demo_model: str, tmp_path: Path
 ) -> None:
@@ -361,63 +295,11 @@ def test_learning_rates_of_ones_own_groups_fall_each_from_its_own(
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1 / 3, 0.2 / 3])
 
 
-def test_completions_with_markup_are_shown_as_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from toolkit.training.ppo.evaluation import show_completions
-
-    row = {"query": "Hello [/INST] there", "model response": "\x1b[31mred", "score": 1.0}
-    show_completions([row], tmp_path / "completions.jsonl")
-    shown = capsys.readouterr().out
-    assert "[/INST]" in shown and "\x1b[31m" not in shown
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("lora_target_modules: null\n", None), ("dtype: [1]\n", ":1: dtype: [1] is no type"),
-     ("1: 2\n", ":1: 1 is no field"), ("<<: {kl_coef: 1}\n", "a merge"),
-     ("kl_coef: 1\nkl_coef: 2\n", ":2: kl_coef twice")],
-)  # fmt: skip
-def test_odd_yaml_is_named_too(tmp_path: Path, text: str, message: str | None) -> None:
-    (tmp_path / "theirs.yaml").write_text(text)
-    if message is None:
-        assert read_trl_config(tmp_path / "theirs.yaml").values["precision"] == "fp32"
-        return
-    with pytest.raises(InputError, match=re.escape(message)):
-        read_trl_config(tmp_path / "theirs.yaml")
-
-
 def padded(model: str) -> tuple[Any, list[list[int]]]:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     texts = ["We went to the market.", "I met my aunt at the cafe by the lake.", "Oh."]
     return tokenizer, tokenizer(texts)["input_ids"]
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("form", ["lists", "torch", "numpy", "without a mask"])
-def test_prompts_that_come_padded_are_what_they_are_without_padding(
-    demo_model: str, side: str, form: str
-) -> None:
-    """Old scripts pad in their map, keep the mask, and ask for tensors by set_format."""
-    tokenizer, plain = padded(demo_model)
-    tokenizer.padding_side = side
-    rows = Dataset.from_dict(dict(tokenizer.pad({"input_ids": plain})))
-    assert len(set(map(len, rows["input_ids"]))) == 1
-    if form in ("torch", "numpy"):
-        rows.set_format(form, columns=["input_ids", "attention_mask"])
-    elif form == "without a mask":
-        rows = rows.remove_columns("attention_mask")
-    assert list(as_prompts(rows, tokenizer)) == plain
-
-
-def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: str) -> None:
-    """With pad == eos, TRL's reading by the id took real tokens out of the prompt."""
-    tokenizer, _ = padded(demo_model)
-    tokenizer.pad_token = tokenizer.eos_token
-    end = tokenizer.eos_token_id
-    row = {"input_ids": [end, end, 5, end, 6], "attention_mask": [0, 1, 1, 1, 1]}
-    assert list(as_prompts([row], tokenizer)) == [[end, 5, end, 6]]
 
 
 def test_padded_prompts_train_to_the_same_numbers(demo_model: str, tmp_path: Path) -> None:
@@ -431,20 +313,6 @@ def test_padded_prompts_train_to_the_same_numbers(demo_model: str, tmp_path: Pat
         for name, data in (("plain", rows), ("padded", wide))
     )
     assert first == second
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"prompt": "Hello"}], "row 0: no input_ids .tokenize"),
-        ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0: 2 input_ids, but 1 in"),
-        ([{"input_ids": [3, 4], "attention_mask": [0, 0]}], "one without tokens"),
-        ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "a dict, but .* pass one split"),
-    ],
-)  # fmt: skip
-def test_rows_that_are_no_prompts_are_named(demo_model: str, rows: Any, message: str) -> None:
-    with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
-        as_prompts(rows, padded(demo_model)[0])
 
 
 def test_several_eval_datasets_have_metrics_by_name_and_together(

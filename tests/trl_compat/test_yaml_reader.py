@@ -1,5 +1,6 @@
 """YAMLs for TRL 1.12's PPO script as settings for ppo.py."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from toolkit.cli import bind, call, recipe
 from toolkit.errors import InputError
+from toolkit.training.ppo.config import PPOConfig as OurConfig
 from toolkit.trl_compat.yaml_reader import Translation, read_trl_config
 
 
@@ -164,3 +166,72 @@ def test_nothing_is_written_where_ppo_would_refuse(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="theirs.yaml:1: optim is 'lomo'"):
         call(recipe("trl_config").main, words)
     assert not out.exists()
+
+
+def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(
+        "sft_model_path: a/model\nreward_model_path: a/reward\nload_in_4bit: true\n"
+        "dataset_name: x\nlearning_rate: 1.0e-5\nkl_coef: 0.1\nbf16: true\nlora_r: 8\n"
+        "gradient_checkpointing: true\nmissing_eos_penalty: 1.0\nstop_token: eos\n"
+        "lora_target_modules: [q_proj, v_proj]\nnum_mini_batches: 2\n"
+    )
+    read = read_trl_config(tmp_path / "theirs.yaml")
+    values, notes = read.values, read.notes
+    assert values["model_name_or_path"] == "a/model" and values["reward_model"] == "a/reward"
+    assert values["precision"] == "4bit" and values["lora_target_modules"] == "q_proj,v_proj"
+    assert values["kl_coef"] == 0.1 and values["kl_controller"] == "fixed"
+    assert values["response_length"] == 53 and values["whiten_rewards"] is False
+    assert "bf16" not in values and "dataset_name" not in values
+    named = {note.split(":")[0] for note in notes}
+    assert {
+        "sft_model_path",
+        "reward_model_path",
+        "load_in_4bit",
+        "bf16",
+        "dataset_name",
+        "gradient_checkpointing",
+        "response_length",
+        "kl_controller",
+    } <= named
+    assert not {"learning_rate", "kl_coef", "lora_r", "stop_token"} & named
+    own = {k: v for k, v in values.items() if k in OurConfig.__dataclass_fields__}
+    ours = OurConfig(use_cpu=True, **(own | {"output_dir": "x"}))
+    assert ours.kl_coef == 0.1 and ours.stop_token == "eos"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("kl_coef: 0.1\nkl_coeff: 1\n", ":2: kl_coeff is no field"), ("- 1\n", "not a YAML mapping"),
+     ("a: [", "not readable as YAML"), ("dtype: int3\n", ":1: dtype: 'int3' is no type")],
+)  # fmt: skip
+def test_a_broken_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_trl_config(tmp_path / "theirs.yaml")
+
+
+def test_the_recipe_writes_a_config_that_ppo_reads(tmp_path: Path) -> None:
+    from toolkit.cli import bind, call, recipe
+
+    ppo, trl_config = recipe("ppo"), recipe("trl_config")
+    (tmp_path / "theirs.yaml").write_text("kl_coef: 0.1\nresponse_length: 20\n")
+    out = tmp_path / "ours.yaml"
+    call(trl_config.main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])
+    assert yaml.safe_load(out.read_text())["kl_coef"] == 0.1
+    *_, read = bind(ppo.main, ["--config", str(out), "--use_cpu", "true"])
+    assert (read.kl_coef, read.response_length, read.adam_epsilon) == (0.1, 20, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("lora_target_modules: null\n", None), ("dtype: [1]\n", ":1: dtype: [1] is no type"),
+     ("1: 2\n", ":1: 1 is no field"), ("<<: {kl_coef: 1}\n", "a merge"),
+     ("kl_coef: 1\nkl_coef: 2\n", ":2: kl_coef twice")],
+)  # fmt: skip
+def test_odd_yaml_is_named_too(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    if message is None:
+        assert read_trl_config(tmp_path / "theirs.yaml").values["precision"] == "fp32"
+        return
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_trl_config(tmp_path / "theirs.yaml")

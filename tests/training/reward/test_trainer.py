@@ -360,27 +360,3 @@ def test_normalizing_sees_whole_samples_or_what_the_rule_leaves(
         roles = Roles(load_base(demo_model, "4bit"), reward_adapter=tmp_path / "adapter")
         means.append(normalize(roles, prompts, rule, tokenizer, 40, 0, whole)["raw_mean"])
     assert abs(means[0] - means[1]) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint is not used"),
-        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy is not used"),
-        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0, but must be"),
-        ({"loss_type": "hinge"}, "loss_type is 'hinge'"),
-        ({"label_smoothing": 0.7}, "label_smoothing is 0.7, but must be at most 0.5"),
-        ({"loss_type": "plackett_luce", "label_smoothing": 0.1}, "label_smoothing is not used by"),
-        ({"loss_type": "scalar_rating", "use_margin": True}, "use_margin is not used by the loss"),
-        ({"loss_type": "scalar_rating", "center_rewards_coefficient": 0.1},
-         "center_rewards_coefficient is not used by scalar_rating"),
-        ({"push_to_hub": True}, "push_to_hub is not used"),
-        ({"hub_token": "hf_x"}, "hub_token is not used"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not used"),
-    ],
-)  # fmt: skip
-def test_options_that_would_do_nothing_are_refused(
-    tmp_path: Path, kwargs: dict, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        config(tmp_path, **kwargs)

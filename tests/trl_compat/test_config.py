@@ -163,11 +163,6 @@ FIELDS: dict[str, Any] = {
     "lam": 0.95,
     "ds3_gather_for_generation": True,
 }
-# The parameters of its PPOTrainer, in their order.
-PARAMETERS = [
-    "args", "processing_class", "model", "ref_model", "reward_model", "train_dataset",
-    "value_model", "data_collator", "eval_dataset", "optimizers", "callbacks", "peft_config",
-]  # fmt: skip
 # What its own methods are called, and those that scripts call of transformers' Trainer.
 METHODS = [
     "train", "save_model", "generate_completions", "get_train_dataloader", "get_eval_dataloader",
@@ -284,10 +279,6 @@ def test_every_field_acts_or_is_taken_or_is_refused() -> None:
     assert not {n for n in FIELDS if not acts(n)} - TAKEN - OTHER.keys()
 
 
-def test_the_trainer_takes_trls_arguments_in_trls_order() -> None:
-    assert list(inspect.signature(PPOTrainer.__init__).parameters)[1:13] == PARAMETERS
-
-
 def test_a_method_is_there_or_the_page_says_that_it_is_not(root: Path) -> None:
     assert {m for m in METHODS if not hasattr(PPOTrainer, m)} <= told(root)
 
@@ -304,3 +295,21 @@ def test_fields_of_transformers_4_are_taken(tmp_path: Path) -> None:
     assert args.use_cpu and args.warmup_steps == 0.1
     both = PPOConfig(output_dir=str(tmp_path), use_cpu=True, warmup_ratio=0.1, warmup_steps=3)
     assert both.warmup_steps == 3
+
+
+def test_the_defaults_are_trls() -> None:
+    theirs = PPOConfig(use_cpu=True)
+    assert (theirs.kl_controller, theirs.kl_coef, theirs.whiten_rewards) == ("fixed", 0.05, False)
+    assert (theirs.response_length, theirs.learning_rate, theirs.num_ppo_epochs) == (53, 3e-6, 4)
+    assert (theirs.per_device_train_batch_size, theirs.adam_epsilon) == (8, 1e-8)
+
+
+# The parameters of its PPOTrainer, in their order.
+PARAMETERS = [
+    "args", "processing_class", "model", "ref_model", "reward_model", "train_dataset",
+    "value_model", "data_collator", "eval_dataset", "optimizers", "callbacks", "peft_config",
+]  # fmt: skip
+
+
+def test_the_trainer_takes_trls_arguments_in_trls_order() -> None:
+    assert list(inspect.signature(PPOTrainer.__init__).parameters)[1:13] == PARAMETERS

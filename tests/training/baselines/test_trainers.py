@@ -1,272 +1,37 @@
-"""Baselines: the tokens that reach TRL's losses, the losses themselves, and what is left alone."""
+"""The baselines' trainers: TRL's losses are the papers', RLOO samples as PPO, the base stays."""
 
 import gc
-import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
-import numpy as np
 import pytest
 import torch
 import transformers as tf
-from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from toolkit.arguments.comparisons import ComparisonArguments
-from toolkit.data.chat import read_chat
-from toolkit.data.encoding import Encoder
-from toolkit.data.from_arguments import split_comparisons
-from toolkit.data.prompts import Prompts, read_prompts
+from tests.training.baselines.conftest import EOS, QUIET, data_of, first_batch, new_lora, preference
+from toolkit.data.prompts import Prompts
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
-from toolkit.models.adapters import lora_config
-from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.baselines import train_and_save as saving
-from toolkit.training.baselines.config import (
-    PreferenceConfig,
-    RLOOBaselineConfig,
-    SFTBaselineConfig,
-)
-from toolkit.training.baselines.data import (
-    SFT_SCHEMA,
-    BaselineData,
-    complete,
-    kto_rows,
-    others,
-    pair_rows,
-    preference_shape,
-    prepare_completions,
-    prepare_text,
-    sft_rows,
-    with_kl_rows,
-)
-from toolkit.training.baselines.train_and_save import role_logprobs, train_and_save
+from toolkit.training.baselines.config import RLOOBaselineConfig, SFTBaselineConfig
+from toolkit.training.baselines.data import BaselineData
 from toolkit.training.baselines.trainers import (
     VisibleReward,
     preference_trainer,
     rloo_trainer,
     sft_trainer,
 )
-from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.reward.data import prepare
 
 pytestmark = pytest.mark.slow  # trains
-
-ENDS = [" The tea was cold.", " We loved it and stayed. Then rain", " He was sad", " Fine.", " No"]
-EOS = 1  # of the embedded model
-QUIET: dict[str, Any] = {
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": "none",
-    "max_steps": 2,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-2,
-}
-
-
-def new_lora() -> LoraConfig:
-    return lora_config(4, 8, "all-linear", "CAUSAL_LM")  # peft writes the base's name into it
-
-
-@pytest.fixture(scope="module")
-def tokenizer(demo_model: str) -> Any:
-    return load_tokenizer(demo_model)
-
-
-@pytest.fixture(scope="module")
-def comparisons(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Twenty rows of two to five completions of unequal length."""
-    path = tmp_path_factory.mktemp("data") / "comparisons.jsonl"
-    rows = []
-    for i, line in enumerate((root / "data" / "prompts.jsonl").read_text().splitlines()[:20]):
-        row = json.loads(line) | {"completions": ENDS[: 2 + i % 4], "best": i % 2}
-        rows.append(json.dumps(row) + "\n")
-    path.write_text("".join(rows))
-    return str(path)
-
-
-def encoded(tokenizer: Any, row: dict, stop_id: int | None = None, **kwargs: Any) -> list[dict]:
-    encoder = Encoder(tokenizer, kwargs.pop("max_length", 64), **kwargs)
-    return list(complete(encoder, [("c.jsonl:1", row)], stop_id))
-
-
-def data_of(
-    tokenizer: Any, comparisons: str, folder: Path, config: Any, **kwargs: Any
-) -> BaselineData:
-    shape = (
-        preference_shape(config) if isinstance(config, PreferenceConfig) else (sft_rows, SFT_SCHEMA)
-    )
-    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
-    return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
-
-
-def preference(folder: Path, method: str, **kwargs: Any) -> PreferenceConfig:
-    return PreferenceConfig(output_dir=str(folder / "run"), method=method, **(QUIET | kwargs))
-
-
-def first_batch(trainer: Any) -> dict[str, Tensor]:
-    return next(iter(trainer.get_train_dataloader()))
-
-
-# Tokens.
-
-
-def test_prompts_are_ppos_and_completions_read_as_they_were_written(
-    tokenizer: Any, comparisons: str
-) -> None:
-    prompts, _ = read_prompts(comparisons, tokenizer, 64)
-    lines = [json.loads(line) for line in Path(comparisons).read_text().splitlines()]
-    for line, prompt in zip(lines, prompts, strict=True):
-        (row,) = encoded(tokenizer, line)
-        assert row["prompt_ids"] == prompt and row["best"] == line["best"]
-        for ids, text in zip(row["completion_ids"], line["completions"], strict=True):
-            assert decode_pair(tokenizer, prompt, ids) == (line["prompt"], text)
-            assert EOS not in ids
-
-
-def test_the_stop_token_comes_once_and_only_when_asked_for(tokenizer: Any) -> None:
-    row = {"prompt": "Hi.", "completions": [" a", " b<|endoftext|>"], "best": 0}
-    plain, stopped = encoded(tokenizer, row)[0], encoded(tokenizer, row, stop_id=EOS)[0]
-    assert [c.count(EOS) for c in plain["completion_ids"]] == [0, 0]
-    assert [c.count(EOS) for c in stopped["completion_ids"]] == [1, 1]
-    assert all(c[-1] == EOS for c in stopped["completion_ids"])
-
-
-def test_a_token_across_the_border_leaves_the_prompt_as_it_is_sampled_from(tokenizer: Any) -> None:
-    """Of the whole, "cafe" is one token; PPO would start from "ca"."""
-    line = {"prompt": "I sat at the ca", "completions": ["fe. She was", "r"], "best": 0}
-    (row,) = encoded(tokenizer, line)
-    prompt = tokenizer(line["prompt"])["input_ids"]
-    assert tokenizer("I sat at the cafe. She was")["input_ids"][: len(prompt)] != prompt
-    assert row["prompt_ids"] == prompt
-    for ids, text in zip(row["completion_ids"], line["completions"], strict=True):
-        assert decode_pair(tokenizer, prompt, ids)[1] == text
-
-
-def test_sentencepiece_keeps_its_bos_and_leading_spaces_and_ends_in_nothing(root: Path) -> None:
-    model = root.parent / "shared" / "models" / "stories260k"
-    if not model.is_dir():
-        pytest.skip("needs the stories260k model, which is not part of this project")
-    tokenizer = load_tokenizer(str(model))
-    encoder = Encoder(tokenizer, 64)
-    joined = 0
-    for before, after in (
-        ("Once upon a time", " there was a cat."),
-        ("Once upon a time", "ly dog"),
-        ("She saw a do", "g. It ran"),
-        ("He wen", "t home"),
-    ):
-        prompt = encoder.prompt_ids(before)
-        assert prompt[0] == tokenizer.bos_token_id == 1
-        ids = encoder.completion_ids(prompt, before, after, chat=False)
-        assert decode_pair(tokenizer, prompt, ids) == (before, after)
-        assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids)
-        joined += tokenizer(before + after)["input_ids"][: len(prompt)] != prompt
-    assert joined  # where a token runs across the border
-
-
-def test_messages_go_through_the_template(tokenizer: Any) -> None:
-    chat = [{"role": "user", "content": "Well?"}]
-    (row,) = encoded(
-        tokenizer, {"prompt": chat, "completions": ["a", " b"], "best": 1}, chat=read_chat("plain")
-    )
-    whole = "\n\nHuman: Well?\n\nAssistant:"
-    assert row["prompt_ids"] == tokenizer(whole)["input_ids"]
-    assert [row["prompt_ids"] + c for c in row["completion_ids"]] == [
-        tokenizer(f"{whole} {c}")["input_ids"] for c in "ab"
-    ]
-
-
-def test_long_rows_are_dropped_or_lose_their_prompts_start_and_are_counted(tokenizer: Any) -> None:
-    line = {"prompt": "One two three four five.", "completions": [" a b", " c"], "best": 0}
-    (row,) = encoded(tokenizer, line)
-    length = len(row["prompt_ids"]) + len(row["completion_ids"][0])
-    drop = Encoder(tokenizer, length - 1)
-    assert list(complete(drop, [("1", line)], None)) == [] and drop.dropped == 1
-    cut = Encoder(tokenizer, length - 2, "truncate_prompt")
-    (shorter,) = complete(cut, [("1", line)], None)
-    assert shorter["prompt_ids"] == row["prompt_ids"][2:] and cut.truncated == 1
-    assert shorter["completion_ids"] == row["completion_ids"]
-    # The stop token counts too.
-    assert not list(complete(Encoder(tokenizer, length), [("1", line)], EOS))
-
-
-# Rows.
-
-ROW = {"prompt_ids": [1, 2], "completion_ids": [[3], [4, 5], [6], [3]], "best": 0}
-
-
-def test_the_pick_stands_against_each_other_completion_but_its_equals() -> None:
-    pairs = list(pair_rows([ROW], "all", 0))
-    assert [(p["chosen_ids"], p["rejected_ids"]) for p in pairs] == [([3], [4, 5]), ([3], [6])]
-    seen = {str(others(ROW, number, "one", 0)) for number in range(20)}
-    assert seen == {"[[4, 5]]", "[[6]]"}
-    assert others(ROW, 3, "one", 7) == others(ROW, 3, "one", 7)
-    labels = [(r["completion_ids"], r["label"]) for r in kto_rows([ROW], "all", 0)]
-    assert labels == [([3], True), ([4, 5], False), ([6], False)]
-    assert list(kto_rows([ROW | {"completion_ids": [[3], [3]]}], "all", 0)) == []
-
-
-def test_ktos_kl_rows_hold_another_prompts_completion(
-    tokenizer: Any, comparisons: str, tmp_path: Path
-) -> None:
-    data = data_of(tokenizer, comparisons, tmp_path, preference(tmp_path, "kto"))
-    rows = with_kl_rows(data.train, 8, seed=0)
-    for start in range(0, len(rows), 8):
-        batch = rows[start : start + 8]
-        ids = batch["completion_ids"]
-        assert batch["KL_completion_ids"] == ids[-1:] + ids[:-1]
-    prompts = [tuple(p) for p in rows["prompt_ids"]]
-    same = np.mean([a == b for a, b in zip(prompts[1:], prompts[:-1], strict=True)])
-    assert same < 0.2  # in the file's order most neighbours share a prompt
-
-
-def test_the_rows_held_out_are_the_reward_models(
-    tokenizer: Any, comparisons: str, tmp_path: Path
-) -> None:
-    args = ComparisonArguments(comparisons=comparisons, eval_rows=4)
-    reward = prepare(
-        *split_comparisons(args, "best", 3),
-        Encoder(tokenizer, 64),
-        BestOfKConfig(use_cpu=True),
-        1,
-        32,
-        tmp_path,
-    )
-    data = prepare_completions(
-        split_comparisons(args, "best", 3),
-        Encoder(tokenizer, 64),
-        None,
-        sft_rows,
-        SFT_SCHEMA,
-        tmp_path,
-    )
-    picked = [row["candidate_ids"][row["best"]] for row in reward.held_out]
-    assert list(data.held_out["input_ids"]) == picked and len(picked) == 4
-
-
-def test_plain_text_is_learned_whole_cut_and_counted(tokenizer: Any, tmp_path: Path) -> None:
-    texts = [f"{number} men. We loved it." for number in range(10)] + ["a " * 60]
-    path = tmp_path / "t.jsonl"
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    data = prepare_text(str(path), tokenizer, 20, EOS, 3, 0, tmp_path)
-    rows = [*data.train, *data.held_out]
-    expected = sorted((tokenizer(t)["input_ids"] + [EOS])[:20] for t in texts)
-    assert sorted(r["input_ids"] for r in rows) == expected
-    assert all(r["labels"] == r["input_ids"] for r in rows)
-    assert (len(data.held_out), data.facts["rows_cut"]) == (3, 1)
-    path.write_text('{"text": "a"}\n{"texts": "b"}\n')
-    with pytest.raises(InputError, match=r"t.jsonl:2: text: None"):
-        prepare_text(str(path), tokenizer, 20, None, None, 0, tmp_path)
 
 
 # What reaches the losses, and the losses.
@@ -460,61 +225,6 @@ def test_adapters_are_fp32_the_base_is_held_once_and_training_leaves_it_bit_for_
     assert clean.keys() == after.keys()
     assert all(torch.equal(clean[name], after[name]) for name in clean)
     assert trainer.model.is_loaded_in_4bit  # shown to TRL as none only while it was built
-
-
-def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it(
-    tokenizer: Any, demo_model: str, comparisons: str, tmp_path: Path
-) -> None:
-    config = SFTBaselineConfig(output_dir=str(tmp_path), **QUIET)
-    data = data_of(tokenizer, comparisons, tmp_path, config)
-    held: list[Any] = []
-
-    def make() -> Any:
-        trainer = sft_trainer(load_base(demo_model, "4bit"), config, tokenizer, data, new_lora())
-        held.append({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
-        return trainer
-
-    metrics, history = train_and_save(
-        make,
-        tmp_path,
-        lambda: load_base(demo_model, "4bit"),
-        demo_model,
-        "4bit",
-        data.probes,
-        {"trained_on": "text"},
-    )
-    assert metrics["eval_loss"] > 0 and metrics["reload_difference"] < 1e-4 and history
-    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "metrics.json",
-        "toolkit.json",
-    ]
-    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
-    for name, p in plain.named_parameters():
-        if "lora_" in name:
-            assert torch.equal(p, held[0][name])
-
-    # DPO from it: the reference is a frozen copy of it, so the first loss is ln 2.
-    pairs = preference(tmp_path, "dpo")
-    data = data_of(tokenizer, comparisons, tmp_path, pairs)
-    trainer: Any = preference_trainer(
-        load_base(demo_model, "4bit"), pairs, tokenizer, data, new_lora(), str(tmp_path / "adapter")
-    )
-    loss = trainer.compute_loss(trainer.model, first_batch(trainer))
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-    for name, p in trainer.model.named_parameters():
-        if ".default." in name:
-            assert p.requires_grad and torch.equal(p, held[0][name])
-        assert p.requires_grad == (".default." in name)
-
-
-def test_an_adapter_that_reloads_otherwise_is_an_error(demo_model: str, tmp_path: Path) -> None:
-    roles, rows = Roles(load_base(demo_model, "fp32")), [[5, 6, 7]]
-    same = role_logprobs(roles, rows)
-    assert saving._check_reload(roles, rows, same, tmp_path, "fp32") == 0
-    with pytest.raises(InputError, match="its log-probs differ by up to 0.01"):
-        saving._check_reload(roles, rows, [same[0] + 0.01], tmp_path, "fp32")
 
 
 # RLOO.
@@ -711,59 +421,3 @@ def test_what_cannot_be_scored_is_not_learned_from(tokenizer: Any) -> None:
     reward = VisibleReward(scorer, rule, tokenizer, *prompts)
     scores = reward([[5], [6]], [[15], [15, 15]], [0, 1])
     assert math.isnan(scores[0]) and scores[1] == 4.0 and heard.tags == [1, 2]
-
-
-# Mistakes.
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"method": "ppo"}, "must be one of dpo, kto, orpo, cpo"),
-        ({"method": "kto", "loss_type": "ipo"}, "must be one of kto, apo_zero_unpaired"),
-        ({"method": "cpo", "loss_type": "ipo,hinge"}, "one loss at a time"),
-        ({"loss_weights": [1.0, 2.0]}, "same length"),
-        ({"method": "kto", "label_smoothing": 0.1}, "label_smoothing is not used by kto"),
-        ({"simpo_gamma": 1.0}, "simpo_gamma is not used by dpo"),
-        ({"method": "kto", "per_device_train_batch_size": 1}, "pass 2 or more"),
-        ({"padding_free": True}, "padding_free is not used"),
-        ({"learning_rate": 0.0}, "must be above 0"),
-        ({"beta": -1.0}, "must be at least 0"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(
-    kwargs: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):  # TRL's own too: the command line shows a line
-        PreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **kwargs)
-
-
-def test_rloo_refuses_a_batch_that_its_groups_do_not_fill(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="divisible"):
-        RLOOBaselineConfig(
-            output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=6, num_generations=4
-        )
-
-
-def test_several_dpo_losses_are_weighed(tmp_path: Path) -> None:
-    config = preference(tmp_path, "dpo", loss_type="sigmoid, sft", loss_weights=[1.0, 0.2])
-    args: Any = config.for_trl()
-    assert (args.loss_type, args.loss_weights) == (["sigmoid", "sft"], [1.0, 0.2])
-    assert config.loss_type == "sigmoid, sft" and not args.gradient_checkpointing and not args.bf16
-
-
-@pytest.mark.parametrize("method", ["orpo", "cpo"])
-def test_a_trl_without_the_method_is_one_line_with_the_cure(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    preference(tmp_path, method)
-    monkeypatch.setitem(sys.modules, f"trl.experimental.{method}", None)
-    with pytest.raises(InputError, match=rf"TRL 1\.\S+ has no {method.upper()} \(pip install"):
-        preference(tmp_path, method)
-
-
-def test_no_row_that_fits_is_told(tokenizer: Any, comparisons: str, tmp_path: Path) -> None:
-    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
-    with pytest.raises(InputError, match="no train row fits 5 tokens"):
-        prepare_completions(split, Encoder(tokenizer, 5), None, sft_rows, SFT_SCHEMA, tmp_path)
-    assert not list(tmp_path.iterdir())  # the scratch folder is gone

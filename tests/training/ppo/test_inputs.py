@@ -1,0 +1,144 @@
+"""What a trainer is given, brought into one form: prompts, rewards, models."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from toolkit.errors import InputError
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+from toolkit.scoring.reward_models import RewardAdapter
+from toolkit.training.ppo.algorithms import algorithm_of
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.inputs import (
+    as_eval_prompts,
+    as_prompts,
+    as_rewards,
+    check_actors,
+    digest_of,
+)
+
+
+def padded(model: str) -> tuple[Any, list[list[int]]]:
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    texts = ["We went to the market.", "I met my aunt at the cafe by the lake.", "Oh."]
+    return tokenizer, tokenizer(texts)["input_ids"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("form", ["lists", "torch", "numpy", "without a mask"])
+def test_prompts_that_come_padded_are_what_they_are_without_padding(
+    demo_model: str, side: str, form: str
+) -> None:
+    """Old scripts pad in their map, keep the mask, and ask for tensors by set_format."""
+    tokenizer, plain = padded(demo_model)
+    tokenizer.padding_side = side
+    rows = Dataset.from_dict(dict(tokenizer.pad({"input_ids": plain})))
+    assert len(set(map(len, rows["input_ids"]))) == 1
+    if form in ("torch", "numpy"):
+        rows.set_format(form, columns=["input_ids", "attention_mask"])
+    elif form == "without a mask":
+        rows = rows.remove_columns("attention_mask")
+    assert list(as_prompts(rows, tokenizer)) == plain
+
+
+def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: str) -> None:
+    """With pad == eos, TRL's reading by the id took real tokens out of the prompt."""
+    tokenizer, _ = padded(demo_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    end = tokenizer.eos_token_id
+    row = {"input_ids": [end, end, 5, end, 6], "attention_mask": [0, 1, 1, 1, 1]}
+    assert list(as_prompts([row], tokenizer)) == [[end, 5, end, 6]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "Hello"}], "row 0: no input_ids .tokenize"),
+        ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0: 2 input_ids, but 1 in"),
+        ([{"input_ids": [3, 4], "attention_mask": [0, 0]}], "one without tokens"),
+        ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "a dict, but .* pass one split"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_prompts_are_named(demo_model: str, rows: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
+        as_prompts(rows, padded(demo_model)[0])
+
+
+def lengths(prompts: list[str], completions: list[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+class Parts:
+    """Stands in for the roles, where only one thing is asked of them."""
+
+    def __init__(self, has_reward: bool) -> None:
+        self.has_reward = has_reward
+
+
+def test_several_rewards_are_summed_with_the_weights_that_were_given_or_one_each() -> None:
+    actors: Any = Parts(has_reward=True)
+    found = as_rewards([lengths, None], None, actors)
+    assert found.weights == [1.0, 1.0]
+    assert [isinstance(part, RewardAdapter) for part in found.parts] == [False, True]
+    assert as_rewards([lengths, None], [0.5, 2.0], actors).weights == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "weights", "message"),
+    [
+        (None, None, "PPO needs a reward"),
+        ([], None, "PPO needs a reward"),
+        (5, None, "reward_model: 5 is neither a model nor a function"),
+        ([lengths, lengths], [1.0], "1 reward_weights for 2 rewards"),
+    ],
+)
+def test_rewards_that_cannot_be_summed_are_refused(
+    reward: Any, weights: list[float] | None, message: str
+) -> None:
+    actors: Any = Parts(has_reward=False)
+    with pytest.raises(InputError, match=message):
+        as_rewards(reward, weights, actors)
+
+
+def test_whole_models_are_no_roles_and_the_message_says_what_takes_them(tmp_path: Path) -> None:
+    args = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(InputError, match=r"model is a Linear, not Roles .*toolkit\.trl_compat"):
+        check_actors(torch.nn.Linear(1, 1), algorithm_of(args), args)
+
+
+def test_several_eval_datasets_are_one_behind_the_other_and_a_missing_column_is_none(
+    demo_model: str,
+) -> None:
+    tokenizer, _ = padded(demo_model)
+    parts = {
+        "news": [{"input_ids": [5], "tag": "n"}, {"input_ids": [6], "tag": "m"}],
+        "tales": [{"input_ids": [7], "length": 3}],
+    }
+    whole, named = as_eval_prompts(parts, tokenizer)
+    assert whole is not None and list(whole) == [[5], [6], [7]]
+    assert whole.columns == {"tag": ["n", "m", None], "length": [None, None, 3]}
+    assert {name: list(part) for name, part in named.items()} == {
+        "news": [[5], [6]],
+        "tales": [[7]],
+    }
+    assert as_eval_prompts(None, tokenizer) == as_eval_prompts({}, tokenizer) == (None, {})
+    one, unnamed = as_eval_prompts(parts["news"], tokenizer)
+    assert one == [[5], [6]] and unnamed == {}
+
+
+def test_a_digest_tells_the_reward_model_from_what_else_is_frozen(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "fp32"), lora_config(4, 8, "all-linear", "CAUSAL_LM"))
+    before = digest_of(roles, reward=True), digest_of(roles, reward=False)
+    for parameter in roles.trainable():
+        parameter[1].data += 1  # what is trained is in neither
+    assert (digest_of(roles, reward=True), digest_of(roles, reward=False)) == before
+    roles.gain = 2.0
+    assert digest_of(roles, reward=True) != before[0]
+    assert digest_of(roles, reward=False) == before[1]
