@@ -4,7 +4,7 @@
 
 Samples four completions per prompt, lets the lexicon pick the best, trains the reward model, tunes
 the policy by PPO against it, compares the policy with the untuned model and with best-of-4 on
-held-out prompts, as judged by the reward model and by the labeller's true scorer, and reports. Each
+held-out prompts, as judged by the reward model and by the labeler's true scorer, and reports. Each
 stage is the recipe of that name with its config in recipes/configs/demo; all roles sit on one 4-bit
 base. You should see a progress bar for each stage, tables at the end, and
 outputs/demo/report/report.html to look at. The exit code is 1 if a verdict of the report is no: the

@@ -1,4 +1,4 @@
-"""What others read of a PPO run's log.jsonl and timings.jsonl (``journal`` writes them)."""
+"""What others read of a PPO run's log.jsonl and timings.jsonl (``run_log`` writes them)."""
 
 from dataclasses import dataclass
 from pathlib import Path
