@@ -28,7 +28,7 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.convert import to_pairs
 from toolkit.data.encoding import Encoder
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config

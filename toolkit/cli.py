@@ -30,7 +30,7 @@ from trl import TrlParser
 from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.flags import choices_of
 from toolkit.launched import world_size

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback, TrainingArguments
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.training.run_log import RunLog, read_rows
 
 

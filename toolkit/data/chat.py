@@ -14,7 +14,7 @@ import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.chat import read_kwargs
-from toolkit.data.rows import Messages, Row
+from toolkit.data.records import Messages, Row
 from toolkit.errors import InputError
 
 # HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.maths.sequences import pad
 
 

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from toolkit.arguments.chat import problem_of_kwargs
 from toolkit.data.numbering import Numbering, as_index, with_whole_numbers
-from toolkit.data.rows import Placed, Row
+from toolkit.data.records import Placed, Row
 from toolkit.data.tables import read_table
 from toolkit.errors import BadRows, InputError
 

@@ -18,8 +18,8 @@ from toolkit.data.comparisons import problems_of
 from toolkit.data.dialogues import Dropped
 from toolkit.data.layouts import ALIGNED, FORMATS, KEPT, Reading, columns_of, detect, numbers_of
 from toolkit.data.numbering import Numbering, as_index, file_of, is_missing
+from toolkit.data.records import Placed, Row
 from toolkit.data.repeated_prompts import without_repeats
-from toolkit.data.rows import Placed, Row
 from toolkit.data.tables import read_table
 from toolkit.errors import BadRows, InputError
 

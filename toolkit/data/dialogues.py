@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 
 ANSWER = ("assistant", "tool")  # who may speak after the user
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.comparisons import LongRows
 from toolkit.data.chat import Chat, is_rendered, rendering
-from toolkit.data.rows import Placed, Row
+from toolkit.data.records import Placed, Row
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 

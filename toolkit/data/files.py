@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from toolkit.data.leftovers import OLD, part_file, part_folder
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 
 

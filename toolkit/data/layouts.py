@@ -34,8 +34,8 @@ from toolkit.data.dialogues import (
     unpacked,
 )
 from toolkit.data.numbering import is_missing, pick_of
+from toolkit.data.records import Row
 from toolkit.data.repeated_prompts import CUT
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 
 OPENAI_PAD = 50259  # vocabulary size + 2, openai/lm-human-preferences language/encodings.py:56

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 

@@ -12,7 +12,7 @@ from toolkit.data.comparisons import problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
-from toolkit.data.rows import Messages, Row
+from toolkit.data.records import Messages, Row
 from toolkit.data.tables import read_table
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError

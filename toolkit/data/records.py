@@ -9,9 +9,13 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
-from toolkit.data.rows import Row
 from toolkit.errors import InputError
 
+Row = dict[str, Any]  # a JSON object: a line of JSON Lines, a row of a table
+Placed = tuple[str, Row]  # a row, and before it where it stood: file:line, or name:index
+Messages = list[dict[str, Any]]  # {"role": ..., "content": ...} each
+Prompt = str | Messages
+Answer = str | Messages  # a completion in TRL's form: messages (one) where the prompt is messages
 T = TypeVar("T")
 WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from toolkit.data.rows import Placed, Row
+from toolkit.data.records import Placed, Row
 from toolkit.errors import BadRows
 
 REPEATED = ("auto", "cut", "keep")

@@ -23,7 +23,7 @@ from toolkit.data.files import (
     require_file,
     write_jsonl,
 )
-from toolkit.data.rows import Placed, Row
+from toolkit.data.records import Placed, Row
 from toolkit.errors import InputError
 
 OnBad = Callable[[str], None] | None

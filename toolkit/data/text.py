@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
-from toolkit.data.rows import Answer, Prompt
+from toolkit.data.records import Answer, Prompt
 
 
 def answers(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Answer]:

@@ -26,7 +26,7 @@ from toolkit.data.chat import Chat
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.frontier import best_of_n_kl

@@ -17,8 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from toolkit.data.files import write_json
-from toolkit.data.records import to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, to_row
 from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import PairRating
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores

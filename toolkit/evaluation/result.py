@@ -5,8 +5,7 @@ from pathlib import Path
 
 from toolkit.data.chat import Chat, chat_of
 from toolkit.data.files import read_object, write_json
-from toolkit.data.records import from_row, to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
 
 

@@ -13,8 +13,7 @@ from scipy.stats import chisquare, spearmanr
 
 from toolkit.data.chat import Messages
 from toolkit.data.files import read_object, write_json
-from toolkit.data.records import from_row, to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.reward_analysis import (

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text, write_json
-from toolkit.data.records import to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, to_row
 from toolkit.data.text import printable, prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.result import ContenderResult, Evaluation, Frontier, Pair

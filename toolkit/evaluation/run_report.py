@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.data.files import read_jsonl, read_object
-from toolkit.data.records import from_row, to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
 from toolkit.evaluation.result import Evaluation
 from toolkit.evaluation.reward_analysis import Analysis, RewardReport

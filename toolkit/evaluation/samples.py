@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, Messages, named
 from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.prompts import Prompts, given_prompts
-from toolkit.data.records import to_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, to_row
 from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs

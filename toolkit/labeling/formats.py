@@ -26,7 +26,7 @@ from typing import TypeVar
 from toolkit.data.comparisons import problems_of
 from toolkit.data.layouts import COLUMN
 from toolkit.data.numbering import as_index
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError
 from toolkit.labeling.times import TIMES, label_time

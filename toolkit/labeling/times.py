@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 
 TIMES = ("updated_at", "created_at", "inserted_at")  # of a label, the first that is there

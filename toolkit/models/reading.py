@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from toolkit.data.chat import Chat, chat_of, is_rendered, named
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts
-from toolkit.data.rows import Messages
+from toolkit.data.records import Messages
 from toolkit.data.text import answer_text
 from toolkit.data.tokens import decode_pair, special_prefix, text_ids, token_id
 from toolkit.errors import InputError

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.maths.statistics import wilson_interval
 from toolkit.pipeline.samples import POLICY
 

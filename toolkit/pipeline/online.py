@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Protocol
 from toolkit.arguments.common import SeedArguments
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Count, NotNegative, Positive, Range, Share, flag
 from toolkit.labeling.labelers import ScriptedLabeler

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store, StoreReader
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.data.files import read_jsonl
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 
 REFERENCE = "reference"
 POLICY = "policy"

@@ -13,7 +13,7 @@ from transformers import set_seed
 from toolkit.cli import bind, call, changed
 from toolkit.data.files import read_object, write_json
 from toolkit.data.outputs import hold_folder
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Messages, Prompts
-from toolkit.data.rows import Answer
+from toolkit.data.records import Answer
 from toolkit.data.text import answers
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.data.records import from_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, from_row
 from toolkit.errors import InputError
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.accuracy import RewardMetrics, judge

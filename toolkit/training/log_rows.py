@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.data.records import from_row
-from toolkit.data.rows import Row
+from toolkit.data.records import Row, from_row
 from toolkit.training.run_log import read_rows
 
 NAMES = {

@@ -19,7 +19,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from toolkit.data.files import json_text, write_text
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 
 
 class RunLog:

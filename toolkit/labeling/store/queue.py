@@ -17,7 +17,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toolkit.data.rows import Prompt, Row
+from toolkit.data.records import Prompt, Row
 from toolkit.labeling.store.labels import Labeler, Place, count_taken
 
 # A lease that holds at the time ?1. One that begins further in the future than it lasts was made

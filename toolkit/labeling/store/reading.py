@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.labeling.store.database import Database
 from toolkit.labeling.store.labels import REFUSED, Labeler
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 from toolkit.labeling.store import queue

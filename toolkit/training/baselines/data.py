@@ -23,7 +23,7 @@ from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.rows import Placed, Row
+from toolkit.data.records import Placed, Row
 from toolkit.data.tables import read_table
 from toolkit.data.tokens import end_ids, text_ids
 from toolkit.errors import BadRows, InputError

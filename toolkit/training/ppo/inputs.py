@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import TAKEN, Prompts
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.models.actors import REWARD, Actors
 from toolkit.scoring.functions import as_scorer

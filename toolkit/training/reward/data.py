@@ -15,7 +15,7 @@ from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoding import Encoder, best_of, encode_to_disk
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.rows import Row
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
 
