@@ -216,7 +216,7 @@ def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: in
     completion = ids[:, -response_length:]
     with roles.optimizing():
         kept = kept_of(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
-        if not roles.shares_trunk:
+        if roles.has_value and not roles.shares_trunk:
             kept = max(kept, kept_of(lambda: roles.values(ids, mask, response_length), roles))
     return kept
 

@@ -56,7 +56,7 @@ def memory_planner(
             shape,
             model_args.precision,
             lora_of(lora, "CAUSAL_LM"),
-            config.value,
+            config.value_role,
             longest,
             config.response_length,
             micro_batch,
