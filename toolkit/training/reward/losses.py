@@ -1,10 +1,11 @@
-"""What a reward model is trained to: one small class for each loss of comparisons.
+"""What a reward model is trained to: one small function for each loss of comparisons.
 
-To add one: write its class here, and name it in ``Loss`` and ``LOSSES``.
+To add one: write its function here, and name it in ``Loss`` and ``LOSSES``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -21,61 +22,61 @@ Loss = Literal["best_of_k", "best_vs_rest", "plackett_luce", "scalar_rating", "s
 Batch = dict[str, Tensor]  # of ``ComparisonCollator``
 
 
-class RewardLoss(Protocol):
+class Marked(NamedTuple):
+    """A batch's comparisons: what every loss may read.
+
+    Attributes:
+        scores: (B, K).
+        mask: bool (B, K), where there is a candidate.
+        batch: of ``ComparisonCollator``; ``target_scores`` (N,).
+        label_smoothing: the probability that a pick is wrong.
+        margin: (B,), by which the best must lead; None for none.
+    """
+
+    scores: Tensor
+    mask: Tensor
+    batch: Batch
+    label_smoothing: float
+    margin: Tensor | None
+
+
+def _best_of_k(m: Marked) -> Tensor:
+    return best_of_k_loss(m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin)
+
+
+def _best_vs_rest(m: Marked) -> Tensor:
+    return best_vs_rest_loss(m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin)
+
+
+def _plackett_luce(m: Marked) -> Tensor:
+    return plackett_luce_loss(m.scores, m.batch["ranking"], m.mask)
+
+
+def _scalar_rating(m: Marked) -> Tensor:
+    return scalar_rating_loss(m.scores, _targets(m), m.mask)
+
+
+def _scalar_compare(m: Marked) -> Tensor:
+    return scalar_compare_loss(m.scores, _targets(m), m.mask)
+
+
+def _targets(m: Marked) -> Tensor:
+    """The ratings (B, K) that the scores are to meet."""
+    return by_comparison(m.batch["target_scores"].to(m.scores), m.batch["candidates"])[0]
+
+
+@dataclass(frozen=True)
+class RewardLoss:
     """A loss of a batch of comparisons, and what it reads of them.
 
     Attributes:
+        of: the loss, a scalar.
         wants: "best" or "scores", what it needs of a row (``data.comparisons.problems_of``).
         takes_margin: it has a margin, and a probability that a pick is wrong.
         fixes_zero: it says where 0 is, so that scores cannot be centered.
     """
 
-    @property
-    def wants(self) -> str: ...
-
-    @property
-    def takes_margin(self) -> bool: ...
-
-    @property
-    def fixes_zero(self) -> bool: ...
-
-    def __call__(
-        self,
-        scores: Tensor,
-        mask: Tensor,
-        batch: Batch,
-        label_smoothing: float = 0.0,
-        margin: Tensor | None = None,
-    ) -> Tensor:
-        """The loss, a scalar, of scores (B, K) where ``mask`` (B, K) has a candidate."""
-        ...
-
-
-@dataclass(frozen=True)
-class Pick:
-    """The best against the others: all at once (softmax), or in pairs."""
-
-    pairs: bool
-    wants: str = "best"
-    takes_margin: bool = True
-    fixes_zero: bool = False
-
-    def __call__(
-        self,
-        scores: Tensor,
-        mask: Tensor,
-        batch: Batch,
-        label_smoothing: float = 0.0,
-        margin: Tensor | None = None,
-    ) -> Tensor:
-        function = best_vs_rest_loss if self.pairs else best_of_k_loss
-        return function(scores, batch["best"], mask, label_smoothing, margin)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Successive picks of the best from what is left (Plackett-Luce)."""
-
+    of: Callable[[Marked], Tensor]
     wants: str = "best"
     takes_margin: bool = False
     fixes_zero: bool = False
@@ -88,35 +89,14 @@ class Ranking:
         label_smoothing: float = 0.0,
         margin: Tensor | None = None,
     ) -> Tensor:
-        return plackett_luce_loss(scores, batch["ranking"], mask)
-
-
-@dataclass(frozen=True)
-class Ratings:
-    """Squared errors against scalar ratings: of the scores, or of their differences in a row."""
-
-    differences: bool
-    fixes_zero: bool
-    wants: str = "scores"
-    takes_margin: bool = False
-
-    def __call__(
-        self,
-        scores: Tensor,
-        mask: Tensor,
-        batch: Batch,
-        label_smoothing: float = 0.0,
-        margin: Tensor | None = None,
-    ) -> Tensor:
-        targets, _ = by_comparison(batch["target_scores"].to(scores), batch["candidates"])
-        function = scalar_compare_loss if self.differences else scalar_rating_loss
-        return function(scores, targets, mask)
+        """The loss of scores (B, K) where ``mask`` (B, K) has a candidate."""
+        return self.of(Marked(scores, mask, batch, label_smoothing, margin))
 
 
 LOSSES: dict[Loss, RewardLoss] = {
-    "best_of_k": Pick(pairs=False),
-    "best_vs_rest": Pick(pairs=True),
-    "plackett_luce": Ranking(),
-    "scalar_rating": Ratings(differences=False, fixes_zero=True),
-    "scalar_compare": Ratings(differences=True, fixes_zero=False),
+    "best_of_k": RewardLoss(_best_of_k, takes_margin=True),
+    "best_vs_rest": RewardLoss(_best_vs_rest, takes_margin=True),
+    "plackett_luce": RewardLoss(_plackett_luce),
+    "scalar_rating": RewardLoss(_scalar_rating, wants="scores", fixes_zero=True),
+    "scalar_compare": RewardLoss(_scalar_compare, wants="scores"),
 }
