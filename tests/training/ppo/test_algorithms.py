@@ -17,6 +17,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.training.ppo.algorithms import Before, Credit, GroupRelative, Term
+from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.rollouts import Rollout
 
 Make = Callable[..., Any]
@@ -68,7 +69,12 @@ def test_a_group_relative_run_makes_no_value_pass_and_resumes_exactly(
         raise AssertionError("a value pass was made")
 
     monkeypatch.setattr(Roles, "values", refuse)
-    options = {"algorithm": "group_relative", "num_generations": 4, "total_episodes": 32}
+    options = {
+        "algorithm": "group_relative",
+        "value": "adapter",
+        "num_generations": 4,
+        "total_episodes": 32,
+    }
 
     def run(name: str, **more: Any) -> Any:
         trainer = new_trainer(name, model=roles_without_value(demo_model), **(options | more))
@@ -92,6 +98,7 @@ def test_each_prompt_comes_in_a_row_as_often_as_its_group_is_large(
     trainer = new_trainer(
         model=roles_without_value(demo_model),
         algorithm="group_relative",
+        value="adapter",
         num_generations=4,
         total_episodes=512,
     )
@@ -107,13 +114,16 @@ def test_each_prompt_comes_in_a_row_as_often_as_its_group_is_large(
 def test_a_group_that_would_be_split_up_is_refused(new_trainer: Make, demo_model: str) -> None:
     with pytest.raises(InputError, match="num_generations is 3, but must divide the batch of 8"):
         new_trainer(
-            model=roles_without_value(demo_model), algorithm="group_relative", num_generations=3
+            model=roles_without_value(demo_model),
+            algorithm="group_relative",
+            value="adapter",
+            num_generations=3,
         )
 
 
 def test_roles_with_a_value_that_nothing_would_train_are_refused(new_trainer: Make) -> None:
     with pytest.raises(InputError, match="group_relative has no value, but the roles do"):
-        new_trainer(algorithm="group_relative")
+        new_trainer(algorithm="group_relative", value="adapter")
 
 
 @dataclass(frozen=True)
@@ -145,3 +155,18 @@ def test_a_new_algorithm_is_one_class_and_its_statistics_are_logged(
     assert row["val/weight_of_the_first"] == pytest.approx(1.0, abs=1e-4)
     assert row["policy/clipfrac_avg"] is None
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({"algorithm": "group_relative", "value_init": "reward"}, "value_init"),
+        ({"algorithm": "group_relative", "value": "trunk"}, "value"),
+        ({"algorithm": "group_relative", "lam": 1.0}, "lam"),
+        ({"num_generations": 8}, "num_generations"),
+    ],
+)
+def test_a_flag_of_another_algorithm_is_refused(flags: dict, name: str) -> None:
+    with pytest.raises(InputError, match=rf"^{name} is not used by") as caught:
+        PPOConfig(use_cpu=True, **flags)
+    assert caught.value.field == name

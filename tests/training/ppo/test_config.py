@@ -107,4 +107,4 @@ def test_steps_are_whole_or_a_part_of_the_run() -> None:
 
 def test_an_algorithm_without_a_value_has_no_value_role() -> None:
     assert config(value="trunk").value_role == "trunk"
-    assert config(value="trunk", algorithm="group_relative").value_role is None
+    assert config(algorithm="group_relative").value_role is None

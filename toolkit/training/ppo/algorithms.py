@@ -6,7 +6,8 @@ optimizer are the same for all and know nothing of it.
     credit(rewards, rollout, total)   rewards (B, C), KL penalty included, to advantages and returns
     loss(now, values, then)           terms of the loss on one micro-batch, with what is logged
 
-To add one: write its class here, and name it in ``AlgorithmArguments`` and ``algorithm_of``.
+To add one: write its class here, and name it in ``AlgorithmArguments``,
+``OF_OTHERS`` and ``algorithm_of``.
 """
 
 from collections.abc import Callable, Iterator
@@ -222,6 +223,16 @@ class AlgorithmArguments(Flags):
     cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
     cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
+
+
+# The flags that an algorithm does not read.
+OF_OTHERS = {
+    "ppo": ("num_generations",),
+    "group_relative": (
+        *("whiten_rewards", "gamma", "lam", "vf_coef", "cliprange_value"),
+        *("value", "value_init"),
+    ),
+}
 
 
 def algorithm_of(flags: AlgorithmArguments) -> Algorithm:

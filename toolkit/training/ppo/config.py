@@ -28,7 +28,7 @@ from toolkit.flags import (
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training.optimizers import make_schedule, optimizer_class
-from toolkit.training.ppo.algorithms import AlgorithmArguments, algorithm_of
+from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
 from toolkit.training.trackers import check_trackers
 
 # The fields of TrainingArguments that PPOTrainer acts on.
@@ -247,6 +247,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 "adam_tf_style is an optimizer of its own (leave out optim and weight_decay)",
                 "adam_tf_style",
             )
+        self._refuse_what_the_algorithm_leaves_out()
         group = algorithm_of(self).group_size
         if self.local_batch_size % group:
             raise InputError(
@@ -256,6 +257,13 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward needs value: adapter", "value_init")
+
+    def _refuse_what_the_algorithm_leaves_out(self) -> None:
+        """Flags of another algorithm than the one that was chosen, which nothing would read."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in OF_OTHERS[self.algorithm]:
+            if getattr(self, name) != defaults[name]:
+                raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
 
     def _check_dictionaries(self) -> None:
         """Refuse what would fail at the first update: a name that nothing takes."""
