@@ -211,11 +211,11 @@ class AlgorithmArguments(Flags):
 
     algorithm: Literal["ppo", "group_relative"] = flag(
         "ppo",
-        "ppo, or group_relative: no value role; a completion is compared with the other "
-        "completions of its prompt, num_generations in all.",
+        "How the policy learns from rewards: ppo trains a value beside it; group_relative has no "
+        "value and compares each completion with the others of its prompt.",
     )
     num_generations: Annotated[int, Range(low=2)] = flag(
-        4, "Completions of a prompt (with group_relative)."
+        4, "How many completions of a prompt group_relative compares."
     )
     whiten_rewards: bool = flag(True, "Divide rewards by their std.")
     gamma: Share = flag(1.0, "Discount.")
