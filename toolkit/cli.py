@@ -22,24 +22,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
 
-import torch
 import yaml
-from peft.utils.error import NoMatchingPeftModuleError
 from trl import TrlParser
 
 from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
-from toolkit.errors import InputError, check_finite, check_numbers
+from toolkit.errors import InputError, Interrupted, RunStopped, check_finite, check_numbers
 from toolkit.flags import choices_of
+from toolkit.late import when_imported
 from toolkit.launched import world_size
 from toolkit.record import RUN_FILE, RunRecord
-from toolkit.scoring.guests import new_guests
-from toolkit.training.distributed import leave
-from toolkit.training.ppo.guards import RunStopped
-from toolkit.training.ppo.signals import Interrupted
-from toolkit.training.run_log import peak_mb
+from toolkit.scoring.guest_state import new_guests
 
 WHOLE = "no file is half-written; the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
@@ -67,12 +62,10 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
         with endings.heard():
             if world_size() > 1 and not processes:
                 raise InputError("this recipe runs in one process (launch with --num_processes 1)")
-            if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-                # As `accelerate launch` does. Measured on two busy cores: two threads were 10 to
-                # 40 times slower than one for small models.
-                torch.set_num_threads(1)
+            when_imported("torch", _one_thread)
             code = call(main, sys.argv[1:])
-            leave()
+            if distributed := sys.modules.get("toolkit.training.distributed"):
+                distributed.leave()
     except (Exception, KeyboardInterrupt) as error:
         code, lines = _ending(error)
         if not lines:  # a bug: its traceback is wanted
@@ -82,14 +75,26 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _one_thread(torch: types.ModuleType) -> None:
+    """Have torch use one thread on a CPU, as `accelerate launch` does.
+
+    Measured on two busy cores: two threads were 10 to 40 times slower than one for small models.
+    """
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def _ending(error: BaseException) -> tuple[int, list[str]]:
     """The exit code and the lines for what ended a recipe; no lines if it is a bug."""
     said = _one_line(error)
-    if isinstance(error, InputError | NoMatchingPeftModuleError):
-        details = [" ".join(detail.split()) for detail in getattr(error, "details", [])]
-        return 2, [f"error: {said}", *details]
-    if isinstance(error, RunStopped):  # a run that diverged: nobody's typing mistake
-        return 1, [f"stopped: {said}"]
+    if isinstance(error, InputError):
+        details = [" ".join(detail.split()) for detail in error.details]
+        return error.code, [f"error: {said}", *details]
+    peft = sys.modules.get("peft.utils.error")  # it cannot have raised anything before
+    if peft is not None and isinstance(error, peft.NoMatchingPeftModuleError):
+        return 2, [f"error: {said}"]
+    if isinstance(error, RunStopped):
+        return error.code, [f"stopped: {said}"]
     if isinstance(error, Interrupted | KeyboardInterrupt):
         kept = getattr(error, "__notes__", [said if isinstance(error, Interrupted) else WHOLE])
         return getattr(error, "code", 130), [f"interrupted: {kept[0]}"]
@@ -259,6 +264,8 @@ def write_run(
         arguments: the recipe's dataclasses.
         data, metrics, history, seconds, reward_verdicts: parts of ``RunRecord``.
     """
+    from toolkit.training.run_log import peak_mb
+
     seed = next((a.seed for a in arguments if hasattr(a, "seed")), None)
     record = RunRecord.now(method, changed(*arguments), _settings(*arguments), seed, peak_mb())
     record.data = data

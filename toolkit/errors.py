@@ -1,8 +1,10 @@
-"""The one exception that a user's mistake raises; recipes print it as one line and exit 2."""
+"""The exceptions that end a recipe in one line: a mistake, a run that was stopped, a signal."""
 
 import dataclasses
 import math
+import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -17,10 +19,31 @@ class InputError(ValueError):
         details: more of the same kind, printed a line each below the message.
     """
 
+    code = 2
+
     def __init__(self, message: str, field: str | None = None, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.field = field
         self.details = list(details)
+
+
+class RunStopped(RuntimeError):
+    """A guard ended the run; the message says why, and where it can be taken up again."""
+
+    code = 1  # a run that diverged is nobody's typing mistake
+
+
+class Interrupted(Exception):
+    """A signal came, and the update was finished and saved.
+
+    Attributes:
+        code: the exit code, 128 + the signal's number.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path | None) -> None:
+        where = "nothing was to be saved" if checkpoint is None else f"saved {checkpoint}"
+        super().__init__(f"{signal.Signals(signum).name}: {where} (--resume auto goes on)")
+        self.code = 128 + signum
 
 
 class BadRows:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
 
@@ -73,6 +71,8 @@ class RunRecord:
         cls, method: str, arguments: Json, settings: Json, seed: int | None, peak_mb: int
     ) -> "RunRecord":
         """A record of this process, on this machine, at this time."""
+        import torch
+
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         return cls(
             method,

@@ -33,11 +33,17 @@ CONFIGS = [
 ]
 
 
+REALLY_FOUND = {
+    looked_for: getattr(integration_utils, f"is_{looked_for}_available")
+    for looked_for, _ in KNOWN.values()
+}
+
+
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has: no tracker is found, but where a test puts one."""
-    for name, (_, package) in KNOWN.items():
-        monkeypatch.setitem(KNOWN, name, (lambda: False, package))
+    for looked_for, _ in KNOWN.values():
+        monkeypatch.setattr(integration_utils, f"is_{looked_for}_available", lambda: False)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -105,8 +111,7 @@ def put(name: str, code: str | None, folder: Path, monkeypatch: pytest.MonkeyPat
         (folder / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, name, raising=False)
-    found = getattr(integration_utils, f"is_{name}_available")
-    monkeypatch.setitem(KNOWN, name, (found, name))
+    monkeypatch.setattr(integration_utils, f"is_{name}_available", REALLY_FOUND[name])
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ import torch
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 from toolkit.random_state import (
-    RandomState,
     StoredState,
     current,
     random_state,
     restore,
     restore_random_state,
 )
+from toolkit.scoring import guest_state
 
 
 def _set_device(device: torch.device) -> None:
@@ -65,17 +65,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds that a fork has to come back before the guest's answer is taken
 
 _told: set[tuple[str, str]] = set()
-_own_state: RandomState | None = None
 _forks = 0
 _flag: tuple[int, mmap.mmap] | None = None
 
 
 def guests_state() -> StoredState | None:
     """The guests' random states, as JSON can hold them; None before the first of them came."""
-    if _own_state is None:
+    if guest_state.own is None:
         return None
     ours = current()
-    restore(_own_state)
+    restore(guest_state.own)
     try:
         return random_state()
     finally:
@@ -84,28 +83,13 @@ def guests_state() -> StoredState | None:
 
 def set_guests_state(state: StoredState | None) -> None:
     """Put back what ``guests_state`` gave; None has them begin with ours as they are then."""
-    global _own_state
     if state is None:
-        _own_state = None
+        guest_state.own = None
         return
     ours = current()
     restore_random_state(state)
-    _own_state = current()
+    guest_state.own = current()
     restore(ours)
-
-
-@contextmanager
-def new_guests() -> Iterator[None]:
-    """Guests inside begin with random states of their own, whoever drew before; outer ones after.
-
-    They begin with ours as they are when the first of them comes.
-    """
-    global _own_state
-    outer, _own_state = _own_state, None
-    try:
-        yield
-    finally:
-        _own_state = outer
 
 
 @contextmanager
@@ -195,14 +179,13 @@ def _tell(name: str, what: str) -> None:
 @contextmanager
 def _own_randomness() -> Iterator[None]:
     """Random states that go on from guest to guest; ours stay as they are."""
-    global _own_state
     ours = current()
-    if _own_state is not None:
-        restore(_own_state)
+    if guest_state.own is not None:
+        restore(guest_state.own)
     try:
         yield
     finally:
-        _own_state = current()
+        guest_state.own = current()
         restore(ours)
 
 

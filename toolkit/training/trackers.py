@@ -3,28 +3,27 @@
 import difflib
 import importlib.util
 import warnings
-from collections.abc import Callable
 
-from transformers.integrations import integration_utils as trackers
 
 from toolkit.errors import InputError
 
-# The tracker's name -> whether transformers finds it, and what pip calls it (None: not for pip).
-KNOWN: dict[str, tuple[Callable[[], bool], str | None]] = {
-    "azure_ml": (trackers.is_azureml_available, "azureml-sdk"),
-    "clearml": (trackers.is_clearml_available, "clearml"),
-    "codecarbon": (trackers.is_codecarbon_available, "codecarbon"),
-    "comet_ml": (trackers.is_comet_available, "comet-ml"),
-    "dagshub": (trackers.is_dagshub_available, "dagshub mlflow"),
-    "dvclive": (trackers.is_dvclive_available, "dvclive"),
-    "flyte": (trackers.is_flytekit_available, "flytekit"),
-    "kubeflow": (trackers.is_kubeflow_available, None),
-    "mlflow": (trackers.is_mlflow_available, "mlflow"),
-    "neptune": (trackers.is_neptune_available, "neptune"),
-    "swanlab": (trackers.is_swanlab_available, "swanlab"),
-    "tensorboard": (trackers.is_tensorboard_available, "tensorboard"),
-    "trackio": (trackers.is_trackio_available, "trackio"),
-    "wandb": (trackers.is_wandb_available, "wandb"),
+# The tracker's name -> what transformers calls it when it looks for it, and what pip calls it
+# (None: not for pip).
+KNOWN: dict[str, tuple[str, str | None]] = {
+    "azure_ml": ("azureml", "azureml-sdk"),
+    "clearml": ("clearml", "clearml"),
+    "codecarbon": ("codecarbon", "codecarbon"),
+    "comet_ml": ("comet", "comet-ml"),
+    "dagshub": ("dagshub", "dagshub mlflow"),
+    "dvclive": ("dvclive", "dvclive"),
+    "flyte": ("flytekit", "flytekit"),
+    "kubeflow": ("kubeflow", None),
+    "mlflow": ("mlflow", "mlflow"),
+    "neptune": ("neptune", "neptune"),
+    "swanlab": ("swanlab", "swanlab"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "trackio": ("trackio", "trackio"),
+    "wandb": ("wandb", "wandb"),
 }
 EXTRA = ("tensorboard", "wandb")  # pyproject.toml's extra `trackers`
 INSTALL = 'pip install -e ".[trackers]"'
@@ -55,10 +54,13 @@ def _problem(name: str | None) -> str | None:
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{name!r} is no tracker ({hint}there are none, all, {', '.join(KNOWN)})"
 
-    found, package = KNOWN[name]
+    from transformers.integrations import integration_utils as trackers  # imports peft
+
+    looked_for, package = KNOWN[name]
+    found = getattr(trackers, f"is_{looked_for}_available")()
     if package is None:
-        return None if found() else f"{name} works in a Kubeflow TrainJob, and this is none"
-    if not found() or _is_bare_folder(name):
+        return None if found else f"{name} works in a Kubeflow TrainJob, and this is none"
+    if not found or _is_bare_folder(name):
         if name in EXTRA:
             return f"{name} is not installed ({INSTALL} brings {' and '.join(EXTRA)})"
         return (

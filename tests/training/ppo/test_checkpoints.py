@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, Interrupted
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.checkpoints import (
     FILES,
@@ -24,7 +24,6 @@ from toolkit.training.ppo.checkpoints import (
     newest_good,
     problem_of,
 )
-from toolkit.training.ppo.signals import Interrupted
 
 pytestmark = pytest.mark.slow  # trains, stops and goes on
 

@@ -12,7 +12,8 @@ import torch
 
 from toolkit.maths.kl import penalized_rewards
 from toolkit.training.ppo.checkpoints import checkpoints
-from toolkit.training.ppo.guards import Guards, RunStopped, check_signs
+from toolkit.errors import RunStopped
+from toolkit.training.ppo.guards import Guards, check_signs
 
 Make = Callable[..., Any]
 

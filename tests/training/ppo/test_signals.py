@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.endings import SIGNALS, Stopped
-from toolkit.training.ppo.signals import Interrupted, Signals
+from toolkit.errors import Interrupted
+from toolkit.training.ppo.signals import Signals
 
 
 @pytest.mark.parametrize("signum", SIGNALS)

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, RunStopped
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.scoring.functions import Lexicon
 from toolkit.training.ppo.algorithms import Credit
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.ppo.guards import RunStopped
 from toolkit.training.ppo.trainer import PPOTrainer
 
 

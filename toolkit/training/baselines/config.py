@@ -10,9 +10,6 @@ import warnings
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from transformers import TrainingArguments
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, SFTConfig
-
 from toolkit.arguments.sampling import TrainedCompletionArguments
 from toolkit.errors import InputError, check_choice
 from toolkit.flags import (
@@ -25,6 +22,13 @@ from toolkit.flags import (
     other_default,
 )
 from toolkit.training.trackers import check_trackers
+from toolkit.training.trl_configs import (
+    DPOConfig,
+    KTOConfig,
+    RLOOConfig,
+    SFTConfig,
+    TrainingArguments,
+)
 from toolkit.training.trl_defaults import TRLDefaults
 
 Method = Literal["dpo", "kto", "orpo", "cpo"]
@@ -201,6 +205,8 @@ def method_classes(method: str) -> tuple[Any, Any]:
             them in any release.
     """
     if method in ("dpo", "kto"):
+        from trl import DPOTrainer, KTOTrainer
+
         return {"dpo": (DPOConfig, DPOTrainer), "kto": (KTOConfig, KTOTrainer)}[method]
     name = method.upper()
     try:

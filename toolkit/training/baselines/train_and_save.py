@@ -28,13 +28,12 @@ from transformers import PreTrainedModel, Trainer
 
 from toolkit.data.files import atomic_directory, write_json, write_jsonl
 from toolkit.data.outputs import forget_run
-from toolkit.errors import InputError
+from toolkit.errors import InputError, RunStopped
 from toolkit.models.adapters import absolute_if_local
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 from toolkit.models.toolkit_json import write_facts
 from toolkit.training.baselines.data import Row
-from toolkit.training.ppo.guards import RunStopped
 from toolkit.training.run_log import peak_mb
 
 

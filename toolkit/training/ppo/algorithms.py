@@ -12,7 +12,7 @@ To add one: write its class here, and name it in ``AlgorithmArguments``,
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -20,8 +20,10 @@ from toolkit.flags import Flags, NotNegative, Positive, Range, Share, flag
 from toolkit.maths.advantages import gae, leave_one_out
 from toolkit.maths.losses import policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, whiten
-from toolkit.models.actors import TokenOutputs
-from toolkit.training.ppo.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from toolkit.models.actors import TokenOutputs
+    from toolkit.training.ppo.rollouts import Rollout
 
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
 OF_POLICY = ("policy", "approxkl", "clipfrac", "ratio", "entropy")  # what its term counts
@@ -77,7 +79,7 @@ class Algorithm(Protocol):
     @property
     def statistics(self) -> tuple[str, ...]: ...
 
-    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+    def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
         """Advantages and returns of this process's share of a batch.
 
         Args:
@@ -87,7 +89,7 @@ class Algorithm(Protocol):
         """
         ...
 
-    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
         """The loss on a micro-batch, term by term.
 
         The gradient of each term is taken before the next is asked for, so that the activations of
@@ -125,7 +127,7 @@ class PPO:
     group_size: int = 1
     statistics: tuple[str, ...] = (*OF_POLICY, "value", "value_clipfrac", "value_error")
 
-    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+    def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
         """GAE of whitened rewards; the advantages are whitened in turn, the returns are not."""
         assert rollout.values is not None
         mask = rollout.learned
@@ -134,7 +136,7 @@ class PPO:
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
         return Credit(whiten(advantages, mask, total=total), returns)
 
-    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
         """The policy's term and the value's: one term where they share a trunk, and so a pass."""
         assert then.values is not None
         policy = _policy_term(now, then, self.cliprange)
@@ -175,7 +177,7 @@ class GroupRelative:
     uses_value: bool = False
     statistics: tuple[str, ...] = OF_POLICY
 
-    def credit(self, rewards: Tensor, rollout: Rollout, total: Total) -> Credit:
+    def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
         """What is still to come from each token on, less the siblings' mean; not whitened."""
         mask = rollout.learned
         totals = (rewards * mask).sum(dim=1)
@@ -186,12 +188,12 @@ class GroupRelative:
         compared = _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
         return Credit(advantages * mask * compared, returns * mask)
 
-    def loss(self, now: TokenOutputs, values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
         """The policy's term alone."""
         yield _policy_term(now, then, self.cliprange)
 
 
-def _policy_term(now: TokenOutputs, then: Before, cliprange: float) -> Term:
+def _policy_term(now: "TokenOutputs", then: Before, cliprange: float) -> Term:
     loss, statistics = policy_loss(
         now.logprobs, then.logprobs, then.advantages, cliprange, then.mask
     )

@@ -5,14 +5,10 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import torch
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
-from toolkit.data.tokens import end_ids
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.flags import (
     Count,
@@ -26,10 +22,14 @@ from toolkit.flags import (
     flag,
 )
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController
-from toolkit.models.sampling import SamplingRule, sampling_rule
-from toolkit.training.optimizers import make_schedule, optimizer_class
 from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
 from toolkit.training.trackers import check_trackers
+from toolkit.training.trl_configs import TrainingArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from toolkit.models.sampling import SamplingRule
 
 # The fields of TrainingArguments that PPOTrainer acts on.
 USED = {
@@ -267,6 +267,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
 
     def _check_dictionaries(self) -> None:
         """Refuse what would fail at the first update: a name that nothing takes."""
+        import torch
+
+        from toolkit.training.optimizers import make_schedule, optimizer_class
+
         for name in self.activation_checkpointing_kwargs or {}:
             check_choice("gradient_checkpointing_kwargs", name, CHECKPOINTING)
         make_schedule(self, torch.optim.SGD([torch.zeros(1)], lr=1.0), updates=10**6)
@@ -284,13 +288,18 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 cure = INSTEAD.get(f.name, "leave it out")
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
-    def rule(self, tokenizer: PreTrainedTokenizerBase, show_stop: bool = False) -> SamplingRule:
+    def rule(
+        self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False
+    ) -> "SamplingRule":
         """How completions are sampled and scored, in token ids (``sampling_rule``).
 
         Args:
             tokenizer: of the policy.
             show_stop: the scorer sees the stop token too.
         """
+        from toolkit.data.tokens import end_ids
+        from toolkit.models.sampling import sampling_rule
+
         stop_token = self.stop_token
         if stop_token is None and not self.ENDS_TURNS:
             stop_token = "none"

@@ -22,10 +22,6 @@ CAPTURE_TOLERANCE = 0.1
 CAPTURE_LIMIT = 2.0
 
 
-class RunStopped(RuntimeError):
-    """A guard ended the run; the message says why, and where it can be taken up again."""
-
-
 class Guards:
     """Looks at each batch before it is learned from.
 

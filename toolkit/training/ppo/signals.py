@@ -4,19 +4,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from toolkit.endings import SIGNALS, Stopped, call_out
-
-
-class Interrupted(Exception):
-    """A signal came; the update was finished and saved. ``code`` is 128 + the signal's number."""
-
-    def __init__(self, signum: int, checkpoint: Path | None) -> None:
-        where = "nothing was to be saved" if checkpoint is None else f"saved {checkpoint}"
-        super().__init__(f"{signal.Signals(signum).name}: {where} (--resume auto goes on)")
-        self.code = 128 + signum
 
 
 class Signals:

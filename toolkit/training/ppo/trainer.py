@@ -24,7 +24,7 @@ from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.text import printable
 from toolkit.data.tokens import decode_pair
-from toolkit.errors import InputError, check_range
+from toolkit.errors import InputError, Interrupted, RunStopped, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
@@ -45,7 +45,7 @@ from toolkit.training.ppo.checkpoints import (
 )
 from toolkit.training.ppo.config import PUBLISH, PPOConfig
 from toolkit.training.ppo.evaluation import evaluate, near_greedy_completions, show_completions
-from toolkit.training.ppo.guards import Guards, RunStopped, Watch, check_signs
+from toolkit.training.ppo.guards import Guards, Watch, check_signs
 from toolkit.training.ppo.inputs import (
     as_eval_prompts,
     as_prompts,
@@ -57,7 +57,7 @@ from toolkit.training.ppo.inputs import (
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
 from toolkit.training.ppo.rollouts import Clock, Rollout, collect, no_clock
-from toolkit.training.ppo.signals import Interrupted, Signals
+from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
 

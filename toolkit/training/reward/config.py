@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from trl import RewardConfig
-
 from toolkit.errors import InputError
 from toolkit.flags import Count, NotNegative, Positive, Range, check_flags, flag, other_default
 from toolkit.training.reward.losses import LOSSES, Loss
 from toolkit.training.trackers import check_trackers
+from toolkit.training.trl_configs import RewardConfig
 from toolkit.training.trl_defaults import TRLDefaults
 
 # Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
