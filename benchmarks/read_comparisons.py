@@ -22,7 +22,8 @@ from pathlib import Path
 
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.demo_text import review
-from toolkit.data.encoding import Encoder, encode_to_disk
+from toolkit.data.encoded_rows import encode_to_disk
+from toolkit.data.encoding import Encoder
 from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.models.loading import load_tokenizer
 

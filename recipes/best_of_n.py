@@ -14,25 +14,18 @@ from toolkit.cli import run
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import LaterPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_jsonl
-from toolkit.data.from_arguments import prompts_of
 from toolkit.data.outputs import claim_output
-from toolkit.evaluation.contenders import Sampling, parse_contenders
-from toolkit.evaluation.tables import Fact, print_facts
 from toolkit.flags import Range, flag
-from toolkit.maths.frontier import best_of_n_kl
-from toolkit.maths.statistics import mean_and_error
-from toolkit.models.adapters import check_adapter
-from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
-from toolkit.models.reading import other_rendering
-from toolkit.models.roles import Roles
 from toolkit.scoring.arguments import ScorerArguments
-from toolkit.training.from_arguments import rule_of
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.tables import Fact
 
 
 @dataclass
@@ -46,7 +39,18 @@ def main(
     sampling_args: SamplingArguments,
     scorer_args: ScorerArguments,
     args: BestOfArguments,
-) -> list[Fact]:
+) -> "list[Fact]":
+    from toolkit.data.from_arguments import prompts_of
+    from toolkit.evaluation.contenders import Sampling, parse_contenders
+    from toolkit.evaluation.tables import print_facts
+    from toolkit.maths.frontier import best_of_n_kl
+    from toolkit.maths.statistics import mean_and_error
+    from toolkit.models.adapters import check_adapter
+    from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
+    from toolkit.models.reading import other_rendering
+    from toolkit.models.roles import Roles
+    from toolkit.training.from_arguments import rule_of
+
     # Checked before a model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.adapter)

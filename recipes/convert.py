@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
-from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
 from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
 from toolkit.data.repeated_prompts import REPEATED
@@ -54,6 +53,8 @@ class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
 
 
 def main(args: ConvertArguments) -> None:
+    from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+
     claim_output(args.output, args.overwrite, "output")
     decode = None if args.tokenizer is None else load_decoder(args.tokenizer)
     dropped: Counter[str] = Counter()

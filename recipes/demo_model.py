@@ -12,27 +12,18 @@ from toolkit.cli import run
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    DataCollatorForLanguageModeling,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from typing import TYPE_CHECKING, Annotated
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
-from toolkit.data.demo_text import reviews
 from toolkit.data.files import atomic_directory, write_json, write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.flags import Range, flag
 
 END, PAD = "<|endoftext|>", "<|pad|>"
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass
@@ -43,8 +34,11 @@ class DemoModelArguments(SeedArguments, OverwriteArguments):
     epochs: float = flag(6.0, "Passes over the reviews.")
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
     """A byte-level BPE: any text can be encoded, and decoding gives it back exactly."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,6 +53,18 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def main(args: DemoModelArguments) -> None:
+    import torch
+    from transformers import (
+        DataCollatorForLanguageModeling,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    from toolkit.data.demo_text import reviews
+
     out = claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     prompts, held_out_prompts = (
         claim_output(Path(args.prompts_dir) / name, args.overwrite, "output")

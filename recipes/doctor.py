@@ -16,18 +16,12 @@ import os
 import platform
 from dataclasses import dataclass
 
-import torch
-
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.flags import Count, Flags, flag
-from toolkit.models.from_arguments import check_model
-from toolkit.models.library_checks import LIBRARY_CHECKS
-from toolkit.models.memory import MIB, available_memory, what_fits
 from toolkit.scoring.arguments import RewardArguments
-from toolkit.training.from_arguments import memory_planner
 from toolkit.training.ppo.config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -47,6 +41,13 @@ def main(
     args: PromptArguments,
     config: PPOConfig,
 ) -> int:
+    import torch
+
+    from toolkit.models.from_arguments import check_model
+    from toolkit.models.library_checks import LIBRARY_CHECKS
+    from toolkit.models.memory import MIB, available_memory, what_fits
+    from toolkit.training.from_arguments import memory_planner
+
     # Whether the model can be used at all.
     name = model_args.model_name_or_path
     notes = check_model(model_args)

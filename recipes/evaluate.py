@@ -18,31 +18,36 @@ from toolkit.cli import run, write_run
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import HELD_OUT
 from toolkit.arguments.sampling import SamplingArguments
-from toolkit.data.from_arguments import chat_from, prompts_of
 from toolkit.data.outputs import claim_output, forget_run
-from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import EvaluationArguments
-from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
-from toolkit.evaluation.frontier import frontiers
-from toolkit.evaluation.head_to_head import compare, contender_results, gaps
-from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
-from toolkit.evaluation.result import Evaluation, JudgeResult, Written
-from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
-from toolkit.evaluation.tables import print_evaluation
-from toolkit.evaluation.trained_prompts import print_notes, trained_on
-from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
-from toolkit.models.roles import Roles
-from toolkit.training.from_arguments import rule_of
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.result import Evaluation
 
 
 def main(
     model_args: ModelArguments, sampling_args: SamplingArguments, args: EvaluationArguments
-) -> Evaluation:
+) -> "Evaluation":
+    from toolkit.data.from_arguments import chat_from, prompts_of
+    from toolkit.data.tokens import vocabulary_digest
+    from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
+    from toolkit.evaluation.frontier import frontiers
+    from toolkit.evaluation.head_to_head import compare, contender_results, gaps
+    from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
+    from toolkit.evaluation.result import Evaluation, JudgeResult, Written
+    from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
+    from toolkit.evaluation.tables import print_evaluation
+    from toolkit.evaluation.trained_prompts import print_notes, trained_on
+    from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
+    from toolkit.models.roles import Roles
+    from toolkit.training.from_arguments import rule_of
+
     # Contenders, judges and prompts, checked before a model is loaded.
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     name = model_args.model_name_or_path

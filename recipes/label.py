@@ -21,24 +21,19 @@ from toolkit.cli import run
 
 import random
 from dataclasses import dataclass
-from typing import Literal
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Literal
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
-from toolkit.data.comparisons import read_rows
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
-from toolkit.data.prompts import TAKEN
 from toolkit.errors import InputError
 from toolkit.flags import Count, Share, flag
 from toolkit.labeling.arguments import StoreArguments
-from toolkit.labeling.backup import backup
-from toolkit.labeling.labelers import ScriptedLabeler
-from toolkit.labeling.opening import open_store, read_guidelines
-from toolkit.labeling.store import Store
 from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
-from toolkit.scoring.picker import pick_best, scores_of_row
+
+if TYPE_CHECKING:
+    from toolkit.labeling.labelers import ScriptedLabeler
+    from toolkit.labeling.store import Store
 
 
 @dataclass
@@ -69,6 +64,10 @@ def main(
     store_args: StoreArguments,
     args: LabelArguments,
 ) -> None:
+    from toolkit.data.comparisons import read_rows
+    from toolkit.labeling.backup import backup
+    from toolkit.labeling.opening import open_store, read_guidelines
+
     if args.ask_again and not (judge_args.judge_url or scorer_args.given):
         raise InputError("ask_again: whom? (give --judge_url, or the scorer)", "ask_again")
     if store_args.path is None:
@@ -87,6 +86,8 @@ def main(
         claim_output(args.output, args.overwrite, "output")
     scripted = None
     if (found := load_picker(judge_args, scorer_args)) is not None:
+        from toolkit.labeling.labelers import ScriptedLabeler
+
         name = args.labeler or found[0]
         scripted = ScriptedLabeler(name, found[1], args.noise, args.ties, args.seed)
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
@@ -120,7 +121,7 @@ def main(
     return None
 
 
-def by_script(store: Store, scripted: ScriptedLabeler, args: LabelArguments) -> None:
+def by_script(store: "Store", scripted: "ScriptedLabeler", args: LabelArguments) -> None:
     """The scripted labeler works through what is left, and what came of it is said."""
     if args.ask_again:
         again = store.ask_again(store.script(scripted.name))
@@ -136,6 +137,12 @@ def by_script(store: Store, scripted: ScriptedLabeler, args: LabelArguments) -> 
 
 def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
     """Rows in, rows with ``best`` out."""
+    from tqdm.auto import tqdm
+
+    from toolkit.data.comparisons import read_rows
+    from toolkit.data.prompts import TAKEN
+    from toolkit.scoring.picker import pick_best, scores_of_row
+
     samples = args.samples or "outputs/samples.jsonl"
     output = args.output or "outputs/comparisons.jsonl"
     claim_output(output, args.overwrite, "output")

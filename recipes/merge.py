@@ -18,7 +18,6 @@ from toolkit.arguments.model import MergedDtype
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import flag
-from toolkit.models.merging import merge_adapter
 
 
 @dataclass
@@ -39,6 +38,8 @@ class MergeArguments(OverwriteArguments):
 
 
 def main(args: MergeArguments) -> None:
+    from toolkit.models.merging import merge_adapter
+
     out = claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     print(merge_adapter(str(args.adapter), args.model_name_or_path, out, args.dtype))
     print(f"merged model: {out} (pass it as --model_name_or_path)")

@@ -16,26 +16,17 @@ from toolkit.cli import bind, call, changed, recipe, run
 import dataclasses
 import gc
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from transformers import set_seed
+from typing import TYPE_CHECKING, Any
 
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.from_arguments import chat_from, prompts_of, training_prompts
 from toolkit.data.locks import lock_file
-from toolkit.data.prompts import read_prompt_rows
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
-from toolkit.labeling.labelers import ScriptedLabeler
-from toolkit.labeling.store import Settings, Store
-from toolkit.models.from_arguments import check_length, prompts_or_demo, tokenizer_of
-from toolkit.pipeline.online import Loop, LoopEnded, OnlineArguments, check_alike, claim, summary
+from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
-from toolkit.training.from_arguments import rule_of
 
-Main = Callable[..., Any]
-RECIPES: dict[str, Main] = {name: recipe(name).main for name in ("sample", "reward", "ppo")}
+if TYPE_CHECKING:
+    from toolkit.labeling.labelers import ScriptedLabeler
 
 
 def main(
@@ -44,6 +35,14 @@ def main(
     judge: JudgeArguments,
     args: OnlineArguments,
 ) -> int:
+    import torch
+    from transformers import set_seed
+
+    from toolkit.data.prompts import read_prompt_rows
+    from toolkit.labeling.store import Settings, Store
+    from toolkit.models.from_arguments import prompts_or_demo
+    from toolkit.pipeline.online import Loop, LoopEnded, claim, summary
+
     # Everything that can be wrong is found before a model is loaded.
     labeler = labeler_of(scorer, judge, args)
     given = {k: v for k, v in dataclasses.asdict(model_args).items() if v is not None}
@@ -53,7 +52,8 @@ def main(
         name: [*(["--config", path] if path else []), *model, "--seed", str(args.seed)]
         for name, path in configs.items()
     }
-    bound = {name: bind(RECIPES[name], words[name]) for name in words}
+    mains: dict[str, Callable[..., Any]] = {name: recipe(name).main for name in words}
+    bound = {name: bind(mains[name], words[name]) for name in words}
     (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
     check_stages(model_args, bound, args)
     plan = args.plan(config.total_episodes, config.local_batch_size)
@@ -67,7 +67,7 @@ def main(
 
     def stage(name: str, more: list[str]) -> Any:
         set_seed(args.seed)  # whichever stages this process has run before
-        result = call(RECIPES[name], [*words[name], "--overwrite", *more])
+        result = call(mains[name], [*words[name], "--overwrite", *more])
         gc.collect()  # a trainer's circles, before the next model is loaded
         torch.cuda.empty_cache()
         return result
@@ -99,6 +99,11 @@ def main(
 
 def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: OnlineArguments) -> None:
     """Raise InputError unless the stages' settings are right, and go together."""
+    from toolkit.data.from_arguments import chat_from, prompts_of, training_prompts
+    from toolkit.models.from_arguments import check_length, prompts_or_demo, tokenizer_of
+    from toolkit.pipeline.online import check_alike
+    from toolkit.training.from_arguments import rule_of
+
     (_, sampling, sample_args), eval_rows = bound["sample"], bound["reward"][3].eval_rows
     _, _, rewards, prompt_args, config = bound["ppo"]
     check_alike(sampling, config)
@@ -126,8 +131,10 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
 
 def labeler_of(
     scorer: FunctionArguments, judge: JudgeArguments, args: OnlineArguments
-) -> ScriptedLabeler | None:
+) -> "ScriptedLabeler | None":
     """The script that labels; None for people."""
+    from toolkit.labeling.labelers import ScriptedLabeler
+
     found = load_picker(judge, scorer)
     if (found is None) != args.wait:
         raise InputError(

@@ -12,35 +12,19 @@ each update, timings.jsonl the seconds, and adapters/policy loads with plain pef
 from toolkit.cli import run, write_run
 
 from functools import partial
-
-import torch
+from typing import TYPE_CHECKING
 
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
-from toolkit.data.from_arguments import held_out_facts, training_prompts
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
-from toolkit.models.adapters import check_adapter
-from toolkit.models.from_arguments import (
-    base_of,
-    check_length,
-    lora_of,
-    prompts_or_demo,
-    reference_role,
-    tokenizer_of,
-)
-from toolkit.models.memory import check_memory
-from toolkit.models.reading import other_rendering
-from toolkit.models.roles import Roles
 from toolkit.scoring.arguments import RewardArguments
-from toolkit.scoring.trust import with_earlier
-from toolkit.training.distributed import Ranks
-from toolkit.training.from_arguments import memory_planner
-from toolkit.training.ppo.checkpoints import checkpoints, clear_run
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.ppo.trainer import PPOTrainer, Row
+
+if TYPE_CHECKING:
+    from toolkit.training.ppo.trainer import Row
 
 
 def main(
@@ -49,7 +33,28 @@ def main(
     reward_args: RewardArguments,
     args: PromptArguments,
     config: PPOConfig,
-) -> list[Row]:
+) -> "list[Row]":
+    import torch
+
+    from toolkit.data.from_arguments import held_out_facts, training_prompts
+    from toolkit.models.adapters import check_adapter
+    from toolkit.models.from_arguments import (
+        base_of,
+        check_length,
+        lora_of,
+        prompts_or_demo,
+        reference_role,
+        tokenizer_of,
+    )
+    from toolkit.models.memory import check_memory
+    from toolkit.models.reading import other_rendering
+    from toolkit.models.roles import Roles
+    from toolkit.scoring.trust import with_earlier
+    from toolkit.training.distributed import Ranks
+    from toolkit.training.from_arguments import memory_planner
+    from toolkit.training.ppo.checkpoints import checkpoints, clear_run
+    from toolkit.training.ppo.trainer import PPOTrainer
+
     # Data, rewards and memory, checked before the model is loaded.
     ranks = Ranks(config.world_size)
     again = args.overwrite or config.resume is not None

@@ -20,20 +20,8 @@ from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
-from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output
-from toolkit.data.tokens import closing_id, stop_ids
-from toolkit.models.from_arguments import (
-    base_of,
-    check_start,
-    longest_text,
-    lora_of,
-    tokenizer_of,
-)
 from toolkit.training.baselines.config import PreferenceConfig
-from toolkit.training.baselines.data import preference_shape, prepare_completions
-from toolkit.training.baselines.train_and_save import train_and_save
-from toolkit.training.baselines.trainers import preference_trainer
 from toolkit.training.methods import METHODS
 
 
@@ -44,6 +32,19 @@ def main(
     args: StartArguments,
     config: PreferenceConfig,
 ) -> dict[str, Any]:
+    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.tokens import closing_id, stop_ids
+    from toolkit.models.from_arguments import (
+        base_of,
+        check_start,
+        longest_text,
+        lora_of,
+        tokenizer_of,
+    )
+    from toolkit.training.baselines.data import preference_shape, prepare_completions
+    from toolkit.training.baselines.train_and_save import train_and_save
+    from toolkit.training.baselines.trainers import preference_trainer
+
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)

@@ -15,8 +15,6 @@ from typing import Annotated
 from toolkit.arguments.kl import KLArguments
 from toolkit.errors import check_range
 from toolkit.flags import Count, Positive, Range, flag, other_default
-from toolkit.maths.kl import AdaptiveKLController, FixedKLController, preview_kl
-from toolkit.maths.schedules import num_updates
 
 
 @dataclass
@@ -33,6 +31,9 @@ class PreviewArguments(KLArguments):
 
 
 def main(args: PreviewArguments) -> None:
+    from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController, preview_kl
+    from toolkit.maths.schedules import num_updates
+
     controller = FixedKLController(args.kl_coef)
     if args.kl_controller != "fixed":
         k_beta = args.kl_k_beta if args.kl_controller == "adaptive_paper" else None

@@ -24,14 +24,7 @@ from toolkit.data.locks import lock_file
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Flags, flag
-from toolkit.hub.adapter_source import read_adapter, read_results
-from toolkit.hub.base_on_hub import check_repo_id, find_base
-from toolkit.hub.card import render
 from toolkit.hub.connection import connect, model_info, require_token
-from toolkit.hub.gate import pass_gate
-from toolkit.hub.merge import check_merge, merge
-from toolkit.hub.package import describe, pack, read_template
-from toolkit.hub.upload import publish
 
 
 @dataclass
@@ -67,6 +60,14 @@ class PublishArguments(Flags):
 
 
 def main(args: PublishArguments) -> int:
+    from toolkit.hub.adapter_source import read_adapter, read_results
+    from toolkit.hub.base_on_hub import check_repo_id, find_base
+    from toolkit.hub.card import render
+    from toolkit.hub.gate import pass_gate
+    from toolkit.hub.merge import check_merge, merge
+    from toolkit.hub.package import describe, pack, read_template
+    from toolkit.hub.upload import publish
+
     # What there is, checked before a model is loaded.
     repo_id = check_repo_id(args.repo_id, "repo_id")
     folder = Path(args.output_dir) / repo_id.replace("/", "--")

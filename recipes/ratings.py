@@ -13,29 +13,19 @@ from toolkit.cli import run
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
-from toolkit.data.comparisons import open_comparisons
 from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
 from toolkit.data.text import printable
-from toolkit.evaluation.ratings import (
-    METHODS,
-    Ratings,
-    contests_between_models,
-    rate,
-    scores_from_rankings,
-)
 from toolkit.flags import Range, flag
 
 
 @dataclass
 class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
     comparisons: str = flag("outputs/comparisons.jsonl", "With `models`, or for --scores.")
-    method: Literal[*METHODS] = flag("plackett_luce", "How the ratings are worked out.")
+    method: Literal["plackett_luce", "bradley_terry", "elo"] = flag(
+        "plackett_luce", "How the ratings are worked out."
+    )
     resamples: Annotated[int, Range(low=20)] = flag(200, "Bootstrap draws for the intervals.")
     output: str = flag("outputs/ratings.json", "The table as JSON.")
     scores: str | None = flag(None, "Write rows with `scores` here instead (.jsonl, .parquet).")
@@ -47,6 +37,18 @@ class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
 
 
 def main(args: RatingArguments) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from toolkit.data.comparisons import open_comparisons
+    from toolkit.evaluation.ratings import (
+        Ratings,
+        contests_between_models,
+        rate,
+        scores_from_rankings,
+    )
+
     claim_output(args.scores or args.output, args.overwrite, "output")
     source = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid)
     if args.scores is not None:

@@ -13,23 +13,16 @@ from toolkit.cli import run
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
-from toolkit.evaluation.result import Evaluation
-from toolkit.evaluation.run_page import Report, write_run_report
-from toolkit.evaluation.run_report import (
-    data_sheet,
-    read_evaluation,
-    read_ppo_run,
-    read_reward_run,
-    verdicts,
-)
-from toolkit.evaluation.samples import SampleRow
-from toolkit.evaluation.tables import Fact, print_facts
 from toolkit.flags import CountOrZero, flag
 from toolkit.record import RUN_FILE, RunRecord
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.tables import Fact
 
 
 @dataclass
@@ -56,7 +49,19 @@ def named(values: list[str], field_name: str) -> dict[str, Path]:
     return found
 
 
-def main(args: ReportArguments) -> list[Fact]:
+def main(args: ReportArguments) -> "list[Fact]":
+    from toolkit.evaluation.result import Evaluation
+    from toolkit.evaluation.run_page import Report, write_run_report
+    from toolkit.evaluation.run_report import (
+        data_sheet,
+        read_evaluation,
+        read_ppo_run,
+        read_reward_run,
+        verdicts,
+    )
+    from toolkit.evaluation.samples import SampleRow
+    from toolkit.evaluation.tables import print_facts
+
     if not (args.runs or args.evaluation or args.rewards or args.comparisons):
         raise InputError("nothing to report on: give --runs, --evaluation or --rewards")
     out = claim_output(args.output_dir, args.overwrite, "output_dir")

@@ -13,6 +13,7 @@ see the loss fall from ln K and a held-out accuracy, with its interval, above ch
 from toolkit.cli import run, write_run
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.comparisons import ComparisonArguments
@@ -20,30 +21,14 @@ from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import atomic_directory, json_text, write_jsonl
-from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
-from toolkit.data.tokens import token_id
 from toolkit.errors import check_range
 from toolkit.flags import flag
-from toolkit.models.adapters import absolute_if_local
-from toolkit.models.from_arguments import (
-    base_of,
-    longest_text,
-    lora_of,
-    tokenizer_of,
-    verify_scores,
-)
-from toolkit.models.reading import reading_of
-from toolkit.models.reload import plain_scores
-from toolkit.models.roles import Roles
-from toolkit.models.toolkit_json import write_facts
-from toolkit.scoring.accuracy import RewardMetrics, best_of_k_accuracy, judge
-from toolkit.training.from_arguments import rule_of
 from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.reward.data import prepare
-from toolkit.training.reward.preflight import preflight
-from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
+
+if TYPE_CHECKING:
+    from toolkit.scoring.accuracy import RewardMetrics
 
 
 @dataclass
@@ -72,7 +57,27 @@ def main(
     data_args: ComparisonArguments,
     args: RewardModelArguments,
     config: BestOfKConfig,
-) -> RewardMetrics:
+) -> "RewardMetrics":
+    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.tokens import token_id
+    from toolkit.models.adapters import absolute_if_local
+    from toolkit.models.from_arguments import (
+        base_of,
+        longest_text,
+        lora_of,
+        tokenizer_of,
+        verify_scores,
+    )
+    from toolkit.models.reading import reading_of
+    from toolkit.models.reload import plain_scores
+    from toolkit.models.roles import Roles
+    from toolkit.models.toolkit_json import write_facts
+    from toolkit.scoring.accuracy import best_of_k_accuracy, judge
+    from toolkit.training.from_arguments import rule_of
+    from toolkit.training.reward.data import prepare
+    from toolkit.training.reward.preflight import preflight
+    from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
+
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     tokenizer, name = tokenizer_of(model_args), model_args.model_name_or_path

@@ -15,28 +15,19 @@ import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
-from toolkit.data.comparisons import read_rows
-from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import from_row
 from toolkit.errors import InputError
-from toolkit.evaluation.reward_analysis import Analysis, analyze
-from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
-from toolkit.evaluation.tables import print_facts
 from toolkit.flags import flag
-from toolkit.models.adapters import check_adapter
-from toolkit.models.from_arguments import base_of, longest_text, tokenizer_of
-from toolkit.models.reading import reading_of
-from toolkit.models.roles import Roles
 from toolkit.record import RUN_FILE, RunRecord
-from toolkit.scoring.accuracy import RewardMetrics
-from toolkit.scoring.functions import Lexicon
-from toolkit.training.reward.trainer import score_candidates
 
-reward = recipe("reward")
+if TYPE_CHECKING:
+    from toolkit.evaluation.reward_analysis import Analysis
+
 NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 
@@ -58,16 +49,30 @@ class ReportArguments(OverwriteArguments):
         return shares
 
 
-def main(args: ReportArguments) -> Analysis:
+def main(args: ReportArguments) -> "Analysis":
     with scratch_folder() as scratch:
         return report(args, scratch)
 
 
-def report(args: ReportArguments, scratch: Path) -> Analysis:
+def report(args: ReportArguments, scratch: Path) -> "Analysis":
+    from toolkit.data.comparisons import read_rows
+    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.evaluation.reward_analysis import analyze
+    from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
+    from toolkit.evaluation.tables import print_facts
+    from toolkit.models.adapters import check_adapter
+    from toolkit.models.from_arguments import base_of, longest_text, tokenizer_of
+    from toolkit.models.reading import reading_of
+    from toolkit.models.roles import Roles
+    from toolkit.scoring.accuracy import RewardMetrics
+    from toolkit.scoring.functions import Lexicon
+    from toolkit.training.reward.trainer import score_candidates
+
     # What the run was, and what it held out.
     source, fractions = Path(args.run), args.fractions()
     record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
+    reward = recipe("reward")
     model_args, _, _, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}

@@ -15,33 +15,15 @@ from toolkit.cli import run, write_run
 
 from typing import Any
 
-import torch
-
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.files import json_text
-from toolkit.data.from_arguments import held_out_facts, training_prompts
 from toolkit.data.outputs import claim_output
-from toolkit.data.prompts import Prompts
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
-from toolkit.models.from_arguments import (
-    base_of,
-    check_length,
-    check_start,
-    lora_of,
-    prompts_or_demo,
-    tokenizer_of,
-)
-from toolkit.models.reading import other_rendering
 from toolkit.scoring.arguments import RewardArguments
-from toolkit.scoring.reward_models import RewardAdapter, RewardModel
-from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.baselines.config import RLOOBaselineConfig
-from toolkit.training.baselines.train_and_save import train_and_save
-from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
-from toolkit.training.from_arguments import rule_of
 
 
 def main(
@@ -51,6 +33,25 @@ def main(
     args: PromptArguments,
     config: RLOOBaselineConfig,
 ) -> dict[str, Any]:
+    import torch
+
+    from toolkit.data.from_arguments import held_out_facts, training_prompts
+    from toolkit.data.prompts import Prompts
+    from toolkit.models.from_arguments import (
+        base_of,
+        check_length,
+        check_start,
+        lora_of,
+        prompts_or_demo,
+        tokenizer_of,
+    )
+    from toolkit.models.reading import other_rendering
+    from toolkit.scoring.reward_models import RewardAdapter, RewardModel
+    from toolkit.scoring.scorer import WeightedSum
+    from toolkit.training.baselines.train_and_save import train_and_save
+    from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
+    from toolkit.training.from_arguments import rule_of
+
     # Data and rewards, checked before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)

@@ -13,23 +13,13 @@ from toolkit.cli import run
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-from tqdm.auto import tqdm
-
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import SampledPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_jsonl
-from toolkit.data.from_arguments import prompts_of
 from toolkit.data.outputs import claim_output
-from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag, other_default
-from toolkit.models.adapters import check_adapter
-from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
-from toolkit.models.reading import other_rendering
-from toolkit.models.roles import Roles
-from toolkit.training.from_arguments import rule_of
 
 
 @dataclass
@@ -42,6 +32,17 @@ class SampleArguments(SampledPromptArguments):
 
 
 def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from toolkit.data.from_arguments import prompts_of
+    from toolkit.data.tokens import decode_pair
+    from toolkit.models.adapters import check_adapter
+    from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
+    from toolkit.models.reading import other_rendering
+    from toolkit.models.roles import Roles
+    from toolkit.training.from_arguments import rule_of
+
     # Everything that can be wrong with the input is found before the model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name = model_args.model_name_or_path

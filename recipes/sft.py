@@ -19,21 +19,9 @@ from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
-from toolkit.data.from_arguments import encoder_of, split_comparisons
 from toolkit.data.outputs import claim_output
-from toolkit.data.tokens import closing_id, stop_ids
 from toolkit.flags import flag
-from toolkit.models.from_arguments import (
-    base_of,
-    check_start,
-    longest_text,
-    lora_of,
-    tokenizer_of,
-)
 from toolkit.training.baselines.config import SFTBaselineConfig
-from toolkit.training.baselines.data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
-from toolkit.training.baselines.train_and_save import train_and_save
-from toolkit.training.baselines.trainers import sft_trainer
 
 
 @dataclass
@@ -48,6 +36,24 @@ def main(
     args: SFTArguments,
     config: SFTBaselineConfig,
 ) -> dict[str, Any]:
+    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.tokens import closing_id, stop_ids
+    from toolkit.models.from_arguments import (
+        base_of,
+        check_start,
+        longest_text,
+        lora_of,
+        tokenizer_of,
+    )
+    from toolkit.training.baselines.data import (
+        SFT_SCHEMA,
+        prepare_completions,
+        prepare_text,
+        sft_rows,
+    )
+    from toolkit.training.baselines.train_and_save import train_and_save
+    from toolkit.training.baselines.trainers import sft_trainer
+
     # Data, checked whole before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)

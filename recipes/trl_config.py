@@ -19,7 +19,6 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
-from toolkit.trl_compat.yaml_reader import read_trl_config
 
 
 @dataclass
@@ -29,6 +28,8 @@ class ConfigArguments(OverwriteArguments):
 
 
 def main(args: ConfigArguments) -> None:
+    from toolkit.trl_compat.yaml_reader import read_trl_config
+
     require_file(args.input, "--input")
     claim_output(args.output, args.overwrite, "output")
     read = read_trl_config(args.input)

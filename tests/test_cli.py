@@ -1,6 +1,7 @@
 """The door: every mistake in a config is one line that says where and how to mend it."""
 
 import dataclasses
+import inspect
 import random
 import typing
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def test_scorers_that_do_not_load(scorer: ScorerArguments, message: str) -> None
 
 def float_fields(main: Any) -> list[str]:
     """The names of the arguments that are numbers, or lists of such, inherited ones too."""
-    hints = typing.get_type_hints(main)
+    hints = inspect.get_annotations(main)
     hints.pop("return", None)
     found = []
     for cls in hints.values():

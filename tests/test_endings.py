@@ -189,9 +189,16 @@ def test_a_line_goes_below_a_bar(recipe: Lines) -> None:
 # In the recipes themselves
 
 
-def test_ctrl_c_while_a_recipe_imports_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [  # before the flags are read, and after
+        ("ppo", "interrupted\n"),
+        ("sample", "interrupted: no file is half-written; the same command starts again\n"),
+    ],
+)
+def test_ctrl_c_while_a_recipe_imports_torch(name: str, line: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, str(RECIPES / "sample.py")],
+        [sys.executable, str(RECIPES / f"{name}.py")],
         env=ENV,
         text=True,
         cwd=tmp_path,
@@ -203,7 +210,7 @@ def test_ctrl_c_while_a_recipe_imports_torch(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert ended(process) == (130, "", "interrupted\n")
+    assert ended(process) == (130, "", line)
 
 
 def test_every_recipe_opens_the_door_first() -> None:

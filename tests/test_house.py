@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": -2,
     "endings": -1,
+    "late": -1,
     "flags": -1,
     "arguments": 0,
     "random_state": 0,

@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import enum
 import errno
+import gc
 import importlib.util
+import inspect
 import math
 import os
 import sqlite3
@@ -145,10 +147,12 @@ def call(main: Callable[..., Any], argv: list[str]) -> Any:
 
 def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
     """The arguments that ``main`` would be called with for these words."""
-    hints = typing.get_type_hints(main)
-    hints.pop("return", None)
+    hints = inspect.get_annotations(main)
+    hints.pop("return", None)  # may name a class that is not imported for a help text
     description = sys.modules[main.__module__].__doc__
-    return parse(*hints.values(), argv=argv, description=description)
+    bound = parse(*hints.values(), argv=argv, description=description)
+    gc.enable()  # toolkit/__init__.py turns it off
+    return bound
 
 
 def parse(

@@ -52,9 +52,9 @@ def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
 def training_arguments_without_peft() -> None:
     """Import ``transformers.trainer_utils``, as TrainingArguments do, and leave peft for later.
 
-    transformers 5.23 imports peft there for two classes, to ask whether a model is one of them; that
-    takes 3 of the 5 CPU seconds of the import. No model is one of them before peft is imported, so
-    until then an empty class stands in for both.
+    transformers 5.23 imports peft there for two classes, to ask whether a model is one of them;
+    that takes 3 of the 5 CPU seconds of the import. No model is one of them before peft is
+    imported, so until then an empty class stands in for both.
     """
     if "peft" in sys.modules or "transformers.trainer_utils" in sys.modules:
         return
@@ -72,9 +72,9 @@ def training_arguments_without_peft() -> None:
         pass
 
     def put_in(peft: ModuleType) -> None:
-        trainer_utils.PeftModel = peft.PeftModel
-        trainer_utils.PeftMixedModel = peft.PeftMixedModel
+        names.update(PeftModel=peft.PeftModel, PeftMixedModel=peft.PeftMixedModel)
 
-    trainer_utils.is_peft_available = asked
-    trainer_utils.PeftModel = trainer_utils.PeftMixedModel = NotImportedYet
+    names = vars(trainer_utils)
+    names.update(PeftModel=NotImportedYet, PeftMixedModel=NotImportedYet)
+    names["is_peft_available"] = asked
     when_imported("peft", put_in)

@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.errors import InputError
-from toolkit.maths.kl import AdaptiveKLController
+from toolkit.maths.kl_controllers import AdaptiveKLController
 
 
 def test_a_horizon_of_ten_batches_is_the_papers_form_at_the_default_k() -> None:

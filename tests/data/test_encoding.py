@@ -1,13 +1,12 @@
 """Comparisons to token ids: templates, the rule for long rows, a file on disk."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolkit.data.chat import read_chat
-from toolkit.data.encoding import Encoder, encode_to_disk
+from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 
@@ -137,18 +136,6 @@ def test_a_completion_that_ends_in_the_pad_tokens_text_is_refused_by_its_place(
     pad = {"prompt": "Hi.", "completions": [" a", f" b{tokenizer.pad_token}"], "best": 0}
     with pytest.raises(InputError, match=r"c\.jsonl:2: a completion ends in the pad token"):
         encode(Encoder(tokenizer, 64), GOOD, pad)
-
-
-def test_what_lies_on_disk_is_what_was_encoded(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [GOOD | {"prompt": f"Hi {i}."} for i in range(1100)]  # more than two chunks
-    rows[3] |= {"completions": [" a", " b"], "best": 0, "ranking": [0, 1]}
-    placed = [("", row) for row in rows]
-    data = encode_to_disk(Encoder(tokenizer, 64), placed, tmp_path / "t.arrow", 1100)
-    assert len(data) == 1100
-    expected = list(Encoder(tokenizer, 64).encode(placed))
-    assert json.loads(json.dumps(data[:])) == {
-        name: [row[name] for row in expected] for name in expected[0]
-    }
 
 
 class Letters:

@@ -3,13 +3,13 @@
 import fcntl
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from toolkit.data.locks import letting_go
 from toolkit.errors import InputError
-from toolkit.pipeline.online import OnlineArguments, check_alike, claim
+from toolkit.pipeline.arguments import OnlineArguments
+from toolkit.pipeline.online import check_alike, claim
 
 
 def test_a_loop_goes_on_only_under_its_own_settings(tmp_path: Path) -> None:
@@ -37,22 +37,6 @@ def test_people_judge_what_ppo_is_scored_on() -> None:
     check_alike(One, One)
     with pytest.raises(InputError, match="truncate_token: '.' in sample_config, but None in ppo"):
         check_alike(One, Other)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rounds": 0},
-        {"validation": 1.1},
-        {"total_labels": 10, "initial_labels": 20},
-        {"on_alarm": "ring"},
-        {"poll_seconds": 0},
-        {"seed": -1},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        OnlineArguments(**wrong)
 
 
 def test_a_loop_that_others_run_is_refused(tmp_path: Path) -> None:

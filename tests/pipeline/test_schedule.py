@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.pipeline.online import OnlineArguments
 from toolkit.pipeline.schedule import linear, quadratic, schedule_of, wanted_labels
 
 
@@ -36,14 +35,6 @@ def test_labels_are_whole_and_a_schedule_of_ones_own_is_checked() -> None:
         with pytest.raises(InputError, match="schedule") as caught:
             schedule_of(name)
         assert "reward_function" not in str(caught.value)
-
-
-def test_the_plan_cuts_the_updates_evenly() -> None:
-    plan = OnlineArguments(rounds=3, initial_labels=400, total_labels=1200).plan(640, 64)
-    assert plan.stops == [3, 7, 10]
-    assert plan.wanted[0] == 400 and plan.wanted[-1] == 1200
-    with pytest.raises(InputError, match="rounds is 3, but must be at most 2"):
-        OnlineArguments(rounds=3).plan(100, 64)
 
 
 def test_a_schedule_is_a_guest() -> None:

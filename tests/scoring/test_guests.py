@@ -17,7 +17,8 @@ import torch
 from toolkit.errors import InputError
 from toolkit.random_state import random_state, restore_random_state
 from toolkit.scoring import guests
-from toolkit.scoring.guests import as_guest, guests_state, new_guests, set_guests_state
+from toolkit.scoring.guest_state import new_guests
+from toolkit.scoring.guests import as_guest, guests_state, set_guests_state
 
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "the working folder": (lambda: os.chdir("/"), os.getcwd),
@@ -108,18 +109,6 @@ def test_guests_draw_on_where_the_last_one_stopped() -> None:
         set_guests_state(kept)  # as a run that is resumed
         with as_guest("f"):
             assert draws() == after
-
-
-def test_calls_within_calls_have_states_of_their_own() -> None:
-    with new_guests():
-        with as_guest("f"):
-            draws()
-        outer = guests_state()
-        with new_guests():
-            assert guests_state() is None
-            with as_guest("f"):
-                draws()
-        assert guests_state() == outer
 
 
 @pytest.mark.parametrize("code", [0, 3, None, "bye"])

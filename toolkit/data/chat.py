@@ -7,15 +7,17 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.meta
-from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.chat import read_kwargs
 from toolkit.data.records import Messages, Row
 from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
 PLAIN_TEMPLATE = (
@@ -63,7 +65,7 @@ class Chat:
 
     def render(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         messages: Messages,
         row: Row | None = None,
         ask: bool = False,
@@ -100,7 +102,7 @@ class Chat:
         return text
 
     def notes(
-        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None = None
+        self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None = None
     ) -> list[str]:
         """What the first messages of a run show to be wrong with the template, in a line each.
 
@@ -112,7 +114,7 @@ class Chat:
         lines = [self._unread(tokenizer, row), self._without_start(tokenizer, messages, row)]
         return [line for line in lines if line is not None]
 
-    def _unread(self, tokenizer: PreTrainedTokenizerBase, row: Row | None) -> str | None:
+    def _unread(self, tokenizer: "PreTrainedTokenizerBase", row: Row | None) -> str | None:
         """A line on what the template is told and never reads."""
         told = self.told(row)
         try:
@@ -132,7 +134,7 @@ class Chat:
         )
 
     def _without_start(
-        self, tokenizer: PreTrainedTokenizerBase, messages: Messages, row: Row | None
+        self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None
     ) -> str | None:
         """A line on a template that leaves out what it writes before the assistant's text."""
         answer = "ANSWER"

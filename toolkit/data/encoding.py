@@ -16,13 +16,7 @@ token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple, TypeVar, get_args
-
-import pyarrow
-from datasets import Dataset
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 from toolkit.arguments.comparisons import LongRows
 from toolkit.data.chat import Chat, is_rendered, rendering
@@ -30,18 +24,11 @@ from toolkit.data.records import Placed, Row
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 T = TypeVar("T")
 HALF = "\ufffd"  # what a part of a character is decoded to
-SCHEMA = pyarrow.schema(
-    {
-        "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
-        "best": pyarrow.int32(),
-        "ranking": pyarrow.list_(pyarrow.int32()),
-        "scores": pyarrow.list_(pyarrow.float64()),
-        "margin": pyarrow.float64(),
-        "row": pyarrow.int64(),
-    }
-)
 
 
 class Encoded(NamedTuple):
@@ -91,7 +78,7 @@ class Encoder:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         max_length: int | None,
         long_rows: str = "drop",
         chat: Chat | None = None,
@@ -194,7 +181,7 @@ class Encoder:
                 row's place.
         """
         number = -1
-        for chunk in _chunks(rows, 512):
+        for chunk in chunks(rows, 512):
             asked: list[_Asked] = []
             for place, row in chunk:
                 number += 1
@@ -356,27 +343,27 @@ class Encoder:
         return lines
 
 
-def first_whole(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
+def first_whole(tokenizer: "PreTrainedTokenizerBase", ids: list[int], start: int) -> int:
     """The first place from ``start`` on before which no character is cut in two."""
     while start < len(ids) and _text(tokenizer, ids[start : start + 8])[:1] == HALF:
         start += 1
     return start
 
 
-def last_whole(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: int) -> int:
+def last_whole(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stop: int) -> int:
     """The last place up to ``stop`` behind which no character is cut in two."""
     while stop and _text(tokenizer, ids[max(0, stop - 8) : stop])[-1:] == HALF:
         stop -= 1
     return stop
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def _text(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     text = tokenizer.decode(ids)
     assert isinstance(text, str)
     return text
 
 
-def _alone(tokenizer: PreTrainedTokenizerBase, prompt: list[int], completion: str) -> list[int]:
+def _alone(tokenizer: "PreTrainedTokenizerBase", prompt: list[int], completion: str) -> list[int]:
     """A completion tokenized by itself: as it is, without its first space, or behind a newline.
 
     SentencePiece puts a space before a text, so the first that reads right behind the prompt is
@@ -414,34 +401,8 @@ def _labels(row: Row) -> Row:
     }
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``; the last may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def encode_to_disk(
-    encoder: Encoder,
-    rows: Iterable[Placed],
-    path: Path,
-    total: int | None = None,
-    end_id: int | None = None,
-) -> Dataset:
-    """Encode rows into an Arrow file and give it back as a dataset that reads from there.
-
-    Memory does not grow with the rows: 512 are held at a time.
-
-    Args:
-        encoder: counts what is dropped and cut.
-        rows: with their places.
-        path: of the file, which must outlive the dataset.
-        total: how many rows there are, for the progress bar.
-        end_id: closes every candidate; None for nothing.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shown = tqdm(rows, desc="Tokenizing", unit="row", total=total, mininterval=1)
-    encoded = encoder.encode(shown, end_id)
-    with pyarrow.ipc.new_stream(path, SCHEMA) as writer:
-        for chunk in _chunks(encoded, 512):
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=SCHEMA))
-    return Dataset.from_file(str(path))

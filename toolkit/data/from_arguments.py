@@ -1,9 +1,9 @@
 """What a recipe's flags name, checked and read: comparisons and prompts."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.comparisons import ComparisonArguments
@@ -17,6 +17,9 @@ from toolkit.data.chat import Chat, read_chat
 from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def chat_from(args: ChatArguments) -> Chat:
@@ -35,7 +38,7 @@ def split_comparisons(
 
 
 def encoder_of(
-    args: ComparisonArguments, tokenizer: PreTrainedTokenizerBase, max_length: int
+    args: ComparisonArguments, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Encoder:
     """How rows of comparisons become token ids, at most ``max_length`` of them."""
     return Encoder(tokenizer, max_length, args.long_rows, chat_from(args), args.skip_invalid)
@@ -44,7 +47,7 @@ def encoder_of(
 def prompts_of(
     args: PromptSourceArguments,
     lengths: PromptLengthArguments,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     skip: int = 0,
 ) -> tuple[Prompts, int]:
     """The prompts from row ``skip`` on, and how many were left out by length."""
@@ -61,7 +64,7 @@ def prompts_of(
 
 
 def training_prompts(
-    args: PromptArguments, tokenizer: PreTrainedTokenizerBase
+    args: PromptArguments, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[Prompts, Prompts | None, int]:
     """Prompts, held-out prompts if there are any, and how many were left out by length."""
     read = partial(

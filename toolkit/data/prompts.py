@@ -3,9 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from toolkit.data.chat import Chat, is_rendered, rendering
 from toolkit.data.comparisons import problems_of
@@ -16,6 +14,9 @@ from toolkit.data.records import Messages, Row
 from toolkit.data.tables import read_table
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Of other completions, or of the text that a prompt was cut out of.
 NOT_HANDED_ON = (
@@ -94,12 +95,12 @@ class Prompts(list[list[int]]):
         """What the template was told of a prompt of messages (``Chat.told``)."""
         return self.chat.told(self.row(i))
 
-    def shown(self, i: int, tokenizer: PreTrainedTokenizerBase) -> str | Messages:
+    def shown(self, i: int, tokenizer: "PreTrainedTokenizerBase") -> str | Messages:
         """A prompt as functions, judges and people see it: as it was read, or else decoded."""
         given = self.given.get(i)
         return decode_pair(tokenizer, self[i], [])[0] if given is None else given
 
-    def asked(self, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    def asked(self, tokenizer: "PreTrainedTokenizerBase") -> list[Row]:
         """Each prompt as it is shown, with its row's other fields; ``given_prompts`` reads it."""
         return [{"prompt": self.shown(i, tokenizer)} | self.row(i) for i in range(len(self))]
 
@@ -113,7 +114,7 @@ class Prompts(list[list[int]]):
 
 def read_prompts(
     source: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     max_prompt_length: int,
     prompt_tokens: int | None = None,
     limit: int | None = None,
@@ -246,7 +247,7 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
 
 def given_prompts(
     rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     chat: Chat | None = None,
     ids: Sequence[list[int]] | None = None,
 ) -> Prompts:
@@ -340,7 +341,7 @@ def _asked(messages: list[object]) -> list[object]:
     return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages
 
 
-def _outside(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _outside(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """What is wrong where a token has no row in the embedding."""
     rows = getattr(tokenizer, "embedding_rows", None)
     beyond = next((i for i in ids if rows is not None and i >= rows), None)

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from toolkit.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def token_id(tokenizer: PreTrainedTokenizerBase, text: str | None, what: str) -> int | None:
+
+def token_id(tokenizer: "PreTrainedTokenizerBase", text: str | None, what: str) -> int | None:
     """The id of the one token that ``text`` is; "eos" is the tokenizer's end; None for None.
 
     Raises:
@@ -29,7 +31,7 @@ def token_id(tokenizer: PreTrainedTokenizerBase, text: str | None, what: str) ->
     return ids[0]
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The ids that close a completion, the tokenizer's own end token first.
 
     ``load_tokenizer`` notes those of generation_config.json, and a chat template's end of turn; of
@@ -43,7 +45,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def stop_ids(
-    tokenizer: PreTrainedTokenizerBase, stop_token: str | None, what: str = "stop_token"
+    tokenizer: "PreTrainedTokenizerBase", stop_token: str | None, what: str = "stop_token"
 ) -> tuple[int, ...]:
     """The ids at which completions end.
 
@@ -66,7 +68,7 @@ def stop_ids(
     return () if found is None else (found,)
 
 
-def closing_id(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int | None:
+def closing_id(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> int | None:
     """The one of these end tokens that a text is closed with; None if there are none.
 
     That is the one with which the chat template closes a turn, or else the first.
@@ -75,13 +77,13 @@ def closing_id(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int | 
     return turn if turn in ids else next(iter(ids), None)
 
 
-def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def vocabulary_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """A hash of the tokens and their ids: equal ones make equal ids of what is kept in ids."""
     content = repr(sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def special_prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids that the tokenizer puts before a text by itself (a BOS, say).
 
     What it puts behind one (some append their end token) is no part of any prompt, so it is not
@@ -97,7 +99,7 @@ def special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def text_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: list[int] | None = None
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], prefix: list[int] | None = None
 ) -> list[list[int]]:
     """Token ids of texts as a model continues them: BOS once, where the tokenizer adds one, no end.
 
@@ -122,7 +124,7 @@ def text_ids(
 
 
 def decode_pair(
-    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]
+    tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], completion_ids: list[int]
 ) -> tuple[str, str]:
     """Prompt and completion as text, such that joined they are the text of all the ids.
 
@@ -136,7 +138,7 @@ def decode_pair(
     return prompt, _decode(tokenizer, completion_ids)
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text

@@ -1,7 +1,7 @@
 """What the evaluation can be told."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from toolkit.arguments.judges import JudgeRequestArguments
 from toolkit.arguments.prompts import (
@@ -11,11 +11,13 @@ from toolkit.arguments.prompts import (
     prompts_help,
 )
 from toolkit.errors import InputError, check_range
-from toolkit.evaluation.contenders import Contender, check_contenders, parse_contenders
-from toolkit.evaluation.judges import Judge, ScoreJudge, load_judges
 from toolkit.flags import Count, CountOrZero, flag, other_default
 from toolkit.scoring.arguments import Spec, parse_specs, short_forms
-from toolkit.scoring.http_judge import HTTPJudge
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.contenders import Contender
+    from toolkit.evaluation.judges import Judge
+    from toolkit.scoring.http_judge import HTTPJudge
 
 
 @dataclass
@@ -72,8 +74,10 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         if self.frontier_prompts:
             check_range("frontier_samples", self.frontier_samples, low=16)
 
-    def load_contenders(self, base: str, precision: str) -> list[Contender]:
+    def load_contenders(self, base: str, precision: str) -> "list[Contender]":
         """The contenders, the reference first; their files are checked."""
+        from toolkit.evaluation.contenders import check_contenders, parse_contenders
+
         specs = list(self.contenders)
         if self.adapter is not None or not specs:
             specs.insert(0, f"policy={self.adapter or 'outputs/ppo/adapters/policy'}")
@@ -84,12 +88,14 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
             raise InputError("contenders: best-of-n needs a judge that scores, to pick by")
         return contenders
 
-    def load_judges(self, base: str, precision: str) -> list[Judge]:
+    def load_judges(self, base: str, precision: str) -> "list[Judge]":
         """The judges; nothing large is loaded.
 
         Raises:
             InputError: nobody, one that does not load, or a name that is nobody's.
         """
+        from toolkit.evaluation.judges import ScoreJudge, load_judges
+
         specs = [*self._scoring(), *parse_specs(self.judges, "judges")]
         judges = load_judges(specs, base, precision, self.reward_end_token, self._http_judge)
         if not judges:
@@ -117,8 +123,10 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
             }
         )
 
-    def _http_judge(self, url: str, model: str) -> HTTPJudge:
+    def _http_judge(self, url: str, model: str) -> "HTTPJudge":
         """A judge at this address, asked as the flags say."""
+        from toolkit.scoring.http_judge import HTTPJudge
+
         return HTTPJudge(
             url,
             model,

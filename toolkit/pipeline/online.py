@@ -23,20 +23,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
-from toolkit.arguments.common import SeedArguments
 from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
 from toolkit.data.records import Row
-from toolkit.errors import InputError, check_range
-from toolkit.flags import Count, NotNegative, Positive, Range, Share, flag
+from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
 from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
+from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.pipeline.picks import items_for, label_until, usable_picks
 from toolkit.pipeline.samples import POLICY, adapter_digest, draw_prompts, with_sides
-from toolkit.pipeline.schedule import Plan, plan_rounds
+from toolkit.pipeline.schedule import Plan
 
 MOST_BATCHES = 20  # of one round: so many without enough picks, and something is wrong
 
@@ -47,46 +46,6 @@ class LoopEnded(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass
-class OnlineArguments(SeedArguments):
-    """How many rounds, labels when, and by whom."""
-
-    output_dir: str = flag("outputs/online", "Folder of the loop.")
-    store: str | None = flag(None, "OUTPUT_DIR/labels.sqlite, or this.")
-    sample_config: str | None = flag(None, "YAML for sample.py.")
-    reward_config: str | None = flag(None, "YAML for reward.py.")
-    ppo_config: str | None = flag(None, "YAML for ppo.py.")
-    rounds: Count = flag(5, "Reward models in all (the paper: 20).")
-    schedule: str = flag("quadratic", "l(n): quadratic, linear, all_at_once, module:f.")
-    initial_labels: Annotated[int, Range(low=2)] = flag(1000, "Picks before the first PPO.")
-    total_labels: int = flag(4000, "l(n)'s value at the end.")
-    validation: Share = flag(
-        0.1, "Share of total_labels, at a constant rate: policy against reference."
-    )
-    train_on_validation: bool = flag(True, "They train rewards too.")
-    wait: bool = flag(False, "Wait for people to label.")
-    poll_seconds: Positive = flag(5.0, "Seconds between looks at the store.")
-    spare: NotNegative = flag(0.0, "Items beyond those wanted, as a share: to label during PPO.")
-    overlap: Share = flag(0.0, "Share of items for two labelers.")
-    on_alarm: Literal["stop", "warn"] = flag(
-        "warn", "If the score rises and the win rate falls: stop, or warn."
-    )
-    allow_untrusted_reward: bool = flag(
-        False, "Go on with a round's reward model that is at chance, or below it."
-    )
-    labeler: str | None = flag(None, "The scripted labeler's name.")
-    noise: Share = flag(0.0, "Share of its picks made by lot.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("total_labels", self.total_labels, low=self.initial_labels)
-
-    def plan(self, episodes: int | None, batch_size: int) -> Plan:
-        """What is due when (``plan_rounds``)."""
-        labels = (self.initial_labels, self.total_labels)
-        return plan_rounds(self.rounds, self.schedule, *labels, episodes, batch_size)
 
 
 # May differ when a loop goes on.

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from toolkit.errors import InputError, check_range
 from toolkit.maths.schedules import num_updates
-from toolkit.scoring.functions import load_function
-from toolkit.scoring.guests import as_guest
 
 Schedule = Callable[[float, float, float, float], float]
 
@@ -51,6 +49,8 @@ def schedule_of(name: str) -> Schedule:
             f"schedule is {name!r}, but must be {', '.join(SCHEDULES)} or module:function",
             "schedule",
         )
+    from toolkit.scoring.functions import load_function
+
     return load_function(name, "schedule")  # any function; checked when it is used
 
 
@@ -65,6 +65,8 @@ def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: in
     Raises:
         InputError: a schedule that falls, or does not give numbers from 1 on.
     """
+    from toolkit.scoring.guests import as_guest
+
     wanted: list[int] = []
     for n in starts:
         with as_guest("schedule", "schedule"):

@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from transformers import set_seed
-
 from toolkit.cli import bind, call, changed
 from toolkit.data.files import read_object, write_json
 from toolkit.data.outputs import hold_folder
@@ -63,6 +60,9 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
         InputError: a mistake in a stage's words; a stage was made with other settings; another run
             is at work in the folder, or nothing can be written there.
     """
+    import torch
+    from transformers import set_seed
+
     hold_folder(folder, "output_dir")
     told = {stage.name: stage.settings() for stage in stages}
     path = folder / RECORD

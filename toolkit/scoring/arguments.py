@@ -116,19 +116,24 @@ def load_scorer(
         InputError: it does not load.
         ValueError: the kind picks, and does not score.
     """
-    from toolkit.models.adapters import check_adapter
-    from toolkit.scoring.functions import Lexicon, as_scorer, load_function
-    from toolkit.scoring.reward_models import RewardAdapter, RewardModel
-
     match spec.kind:
         case "lexicon":
+            from toolkit.scoring.functions import Lexicon
+
             return Lexicon(spec.value)
         case "function":
+            from toolkit.scoring.functions import as_scorer, load_function
+
             return as_scorer(load_function(spec.value))
         case "reward_adapter":
+            from toolkit.models.adapters import check_adapter
+            from toolkit.scoring.reward_models import RewardAdapter
+
             check_adapter(spec.value, base, "SEQ_CLS", what, precision)
             return RewardAdapter(spec.value, end_token, what)
         case "reward_model":
+            from toolkit.scoring.reward_models import RewardModel
+
             return RewardModel(spec.value, precision, end_token=end_token)
     raise ValueError(f"{spec.name}: {spec.kind} does not score")
 

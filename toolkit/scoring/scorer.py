@@ -10,10 +10,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Messages, Prompts
@@ -21,7 +21,11 @@ from toolkit.data.records import Answer
 from toolkit.data.text import answers
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
-from toolkit.models.actors import Actors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from toolkit.models.actors import Actors
 
 Prompt = str | Messages
 Columns = dict[str, list[object]]
@@ -75,10 +79,10 @@ class TokenCompletions(Completions):
     def __init__(
         self,
         prompt_ids: Sequence[list[int]],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         ids: Sequence[list[int]] | None = None,
         texts: Sequence[str] | None = None,
-        actors: Actors | None = None,
+        actors: "Actors | None" = None,
         batch_size: int = 256,
     ) -> None:
         known = prompt_ids if isinstance(prompt_ids, Prompts) else Prompts(prompt_ids)
@@ -97,8 +101,8 @@ class TokenCompletions(Completions):
         prompt_ids: Sequence[list[int]],
         completion_ids: Tensor,
         visible: Tensor,
-        tokenizer: PreTrainedTokenizerBase,
-        actors: Actors | None = None,
+        tokenizer: "PreTrainedTokenizerBase",
+        actors: "Actors | None" = None,
         batch_size: int = 256,
     ) -> "TokenCompletions":
         """What the mask ``visible`` (B, C) shows of ``completion_ids`` (B, C)."""
@@ -164,7 +168,7 @@ class Scorer(ABC):
             InputError: it cannot be asked, or what it answers are no scores.
         """
 
-    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
+    def check(self, prompts: Prompts, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
         """Raise InputError if its scores of completions of these prompts would mean nothing."""
 
     def finite_scores(self, completions: Completions) -> list[float]:
@@ -227,7 +231,7 @@ class WeightedSum(Scorer):
             total = total + weight * part(completions).to("cpu", self.dtype)
         return total
 
-    def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, prompts: Prompts, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise InputError if a part's scores of such completions would mean nothing."""
         for part in self.parts:
             part.check(prompts, tokenizer)

@@ -4,7 +4,6 @@ import difflib
 import importlib.util
 import warnings
 
-
 from toolkit.errors import InputError
 
 # The tracker's name -> what transformers calls it when it looks for it, and what pip calls it

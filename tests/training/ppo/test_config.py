@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.maths.kl import AdaptiveKLController, FixedKLController
+from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
 from toolkit.models.loading import load_tokenizer
 from toolkit.training.ppo.config import PPOConfig, check_steps
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from toolkit.errors import RunStopped
 from toolkit.maths.kl import penalized_rewards
 from toolkit.training.ppo.checkpoints import checkpoints
-from toolkit.errors import RunStopped
 from toolkit.training.ppo.guards import Guards, check_signs
 
 Make = Callable[..., Any]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.maths.kl import FixedKLController
+from toolkit.maths.kl_controllers import FixedKLController
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.metrics import NAMES, batch_row, mean_statistics, step_row
 from toolkit.training.ppo.rollouts import Rollout

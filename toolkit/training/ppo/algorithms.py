@@ -89,7 +89,9 @@ class Algorithm(Protocol):
         """
         ...
 
-    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(
+        self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
+    ) -> Iterator[Term]:
         """The loss on a micro-batch, term by term.
 
         The gradient of each term is taken before the next is asked for, so that the activations of
@@ -136,7 +138,9 @@ class PPO:
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
         return Credit(whiten(advantages, mask, total=total), returns)
 
-    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(
+        self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
+    ) -> Iterator[Term]:
         """The policy's term and the value's: one term where they share a trunk, and so a pass."""
         assert then.values is not None
         policy = _policy_term(now, then, self.cliprange)
@@ -188,7 +192,9 @@ class GroupRelative:
         compared = _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
         return Credit(advantages * mask * compared, returns * mask)
 
-    def loss(self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before) -> Iterator[Term]:
+    def loss(
+        self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
+    ) -> Iterator[Term]:
         """The policy's term alone."""
         yield _policy_term(now, then, self.cliprange)
 

@@ -21,7 +21,7 @@ from toolkit.flags import (
     check_flags,
     flag,
 )
-from toolkit.maths.kl import AdaptiveKLController, FixedKLController
+from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
 from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import TrainingArguments
@@ -288,9 +288,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 cure = INSTEAD.get(f.name, "leave it out")
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
-    def rule(
-        self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False
-    ) -> "SamplingRule":
+    def rule(self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False) -> "SamplingRule":
         """How completions are sampled and scored, in token ids (``sampling_rule``).
 
         Args:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from toolkit.errors import RunStopped
 from toolkit.maths.kl import penalized_rewards
 from toolkit.maths.masking import masked_mean
 from toolkit.maths.sequences import is_any

@@ -6,7 +6,7 @@ The names are TRL 1.12's, and ours besides.
 import torch
 from torch import Tensor
 
-from toolkit.maths.kl import FixedKLController
+from toolkit.maths.kl_controllers import FixedKLController
 from toolkit.maths.masking import masked_mean, masked_var
 from toolkit.maths.sequences import is_any
 from toolkit.training.distributed import Ranks

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.errors import InputError
-from toolkit.maths.kl import FixedKLController
+from toolkit.maths.kl_controllers import FixedKLController
 from toolkit.models.actors import Actors
 from toolkit.random_state import (
     PythonState,

@@ -12,7 +12,8 @@ from datasets import Dataset
 
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.comparisons import Comparisons
-from toolkit.data.encoding import Encoder, best_of, encode_to_disk
+from toolkit.data.encoded_rows import encode_to_disk
+from toolkit.data.encoding import Encoder, best_of
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import Row
@@ -25,7 +26,7 @@ class RewardData:
     """One training run's data.
 
     Attributes:
-        train, held_out: datasets of ``data.encoding.SCHEMA``, in a file that goes with this object.
+        train, held_out: datasets of ``data.encoded_rows.SCHEMA``; their files go with this object.
         rows: the held-out rows themselves, ``held_out["row"]`` indexes them.
         prompts: prompts to normalize with, as PPO has them.
         score_mean, score_std: of the training rows' ``scores``; scalar losses train on

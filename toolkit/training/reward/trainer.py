@@ -41,7 +41,7 @@ class BestOfKTrainer(RewardTrainer):
         model: a sequence classifier with one output (``load_base(..., score_head=True)``).
         args: the configuration.
         processing_class: the tokenizer.
-        train_dataset: rows of ``data.encoding.SCHEMA``; ``candidate_ids`` and ``best`` will do.
+        train_dataset: rows of ``data.encoded_rows.SCHEMA``; ``candidate_ids`` and ``best`` will do.
         eval_dataset: the same, held out.
         peft_config: LoRA with task type SEQ_CLS, so that the head is trained and saved.
         collator: another than ``ComparisonCollator`` with the tokenizer's pad token.
