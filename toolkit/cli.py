@@ -191,8 +191,14 @@ def parse(
         values, lines = _read_config(config_path, parser, dataclass_types)
         parser.set_defaults_with_config(**values)
 
+    # A word that nobody knows is the mistake to name, before the fields look at their values.
+    _, unknown = parser.parse_known_args(args)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
+
     try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+        parsed = parser.parse_args_into_dataclasses(args)
         check_finite(*filter(dataclasses.is_dataclass, parsed))
     except InputError as error:
         given = any(arg.split("=")[0] == f"--{error.field}" for arg in args)
@@ -202,9 +208,6 @@ def parse(
     except (ValueError, TypeError) as error:  # from transformers' own dataclasses
         raise InputError(_one_line(error)) from None
 
-    if unknown:
-        name = unknown[0].split("=")[0]
-        raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
     return tuple(p for p in parsed if dataclasses.is_dataclass(p))
 
 

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from transformers import TrainingArguments
-from transformers.optimization import get_scheduler
 
 from toolkit.errors import InputError
 from toolkit.maths.optimizers import AdamTFStyle
+from toolkit.training.trl_configs import TrainingArguments
 
 # transformers' names for AdamW. Fused or not is a matter of speed, so both are torch's own choice.
 Kind = Callable[..., Optimizer]
@@ -101,6 +100,9 @@ def make_schedule(
     warmup = args.get_warmup_steps(updates)
     if not args.lr_scheduler_kwargs and (name == "constant" or (name == "linear" and not warmup)):
         return None
+
+    from transformers.optimization import get_scheduler
+
     options = args.lr_scheduler_kwargs or {}
     assert isinstance(options, dict)  # transformers has read JSON by now
     if name in ("constant", "constant_with_warmup") and options:

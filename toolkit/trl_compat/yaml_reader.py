@@ -21,8 +21,34 @@ from toolkit.training.ppo.config import PPOConfig as OwnConfig
 from toolkit.trl_compat.config import TAKEN, PPOConfig
 
 Settings = dict[str, object]
+# Settings of which transformers has to say whether they are right.
+CHECKED_BY_TRANSFORMERS = (
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "bf16",
+    "tf32",
+    "gradient_checkpointing_kwargs",
+    "activation_checkpointing_kwargs",
+)
+
+
+@dataclass
+class CheckedConfig(OwnConfig):
+    """ppo.py's config, checked and not made ready for a run: that imports models and peft."""
+
+    def __post_init__(self) -> None:
+        defaults = {f.name: f.default for f in fields(OwnConfig)}
+        if any(getattr(self, name) != defaults[name] for name in CHECKED_BY_TRANSFORMERS):
+            super().__post_init__()
+        else:
+            self.check()
+
+
 # What recipes/ppo.py reads.
-READ = (ModelArguments, LoraArguments, RewardArguments, PromptArguments, OwnConfig)
+READ = (ModelArguments, LoraArguments, RewardArguments, PromptArguments, CheckedConfig)
 IGNORED = "TRL 1.12's PPO ignored it"
 
 

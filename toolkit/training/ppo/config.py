@@ -197,6 +197,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     world_size: Count | None = flag(None, "Processes asked for: any other number is an error.")
 
     def __post_init__(self) -> None:
+        self.check()
+
+        if self.activation_checkpointing is None:  # transformers' new names for them
+            self.activation_checkpointing = bool(self.gradient_checkpointing)
+        if self.activation_checkpointing_kwargs is None:
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+        TrainingArguments.__post_init__(self)  # reads the dictionaries that came as JSON
+        self._check_dictionaries()
+
+    def check(self) -> None:
+        """Raise InputError for what is wrong with a setting, or with two that go together."""
         if not self.output_dir:
             raise InputError("output_dir is empty, but must name a folder", "output_dir")
         if self.resume is not None and not self.resume.strip():
@@ -207,13 +218,6 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             check_steps(name, getattr(self, name))
         self._check_together()
         check_trackers(self.report_to)
-
-        if self.activation_checkpointing is None:  # transformers' new names for them
-            self.activation_checkpointing = bool(self.gradient_checkpointing)
-        if self.activation_checkpointing_kwargs is None:
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
-        TrainingArguments.__post_init__(self)  # reads the dictionaries that came as JSON
-        self._check_dictionaries()
 
     def _check_together(self) -> None:
         """What is right by itself and wrong beside something else."""
