@@ -27,10 +27,6 @@ from toolkit.training.methods import METHODS
 class CompareArguments(OverwriteArguments):
     configs: str = flag("recipes/configs/demo", "Folder with a YAML for each stage.")
     stages: str = flag(
-        "sample,label,reward,sft,dpo,rloo,ppo",
-        "Which of them, by commas; evaluation and report always follow.",
-    )
-    stages: str = flag(
         ",".join((*PREPARATION, *METHODS)),
         "Which of them, by commas; evaluation and report always follow.",
     )

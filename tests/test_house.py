@@ -16,6 +16,7 @@ FLOORS = {
     "errors": -2,
     "endings": -1,
     "late": -1,
+    "help_text": 0,
     "flags": -1,
     "arguments": 0,
     "random_state": 0,

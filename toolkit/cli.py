@@ -33,6 +33,7 @@ from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
 from toolkit.errors import InputError, Interrupted, RunStopped, check_finite, check_numbers
 from toolkit.flags import choices_of
+from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
 from toolkit.launched import world_size
 from toolkit.record import RUN_FILE, RunRecord
@@ -41,10 +42,6 @@ from toolkit.scoring.guest_state import new_guests
 WHOLE = "no file is half-written; the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
 RECIPES = Path(__file__).parent.parent / "recipes"
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The recipe's docstring as it stands, and each argument's default."""
 
 
 class _OneLineParser(TrlParser):
@@ -170,16 +167,22 @@ def parse(
         typing.cast(Any, dataclass_types),
         allow_abbrev=False,
         description=description,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
     )
-    parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
-    parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
+    parser.add_argument(
+        "--config", metavar="FILE", help="Read flags from this YAML file; the command line wins."
+    )
+    parser.add_argument(
+        "--help_all",
+        action="store_true",
+        help="Show the flags inherited from transformers and TRL too, and exit.",
+    )
     args = list(argv)
-    if "--help_all" in args:
+    all_flags = "--help_all" in args
+    if all_flags:
         args = ["--help"]
-    else:
-        _hide_inherited(parser, dataclass_types)
-    _leave_choices_to_the_fields(parser, dataclass_types)
+    arrange_help(parser, dataclass_types, all_flags)
     for action in parser._actions:
         if callable(action.type):  # before a library's own checks, which trip over an infinity
             action.type = _checked(action.type)
@@ -232,18 +235,10 @@ def _settings(*arguments: Any) -> Row:
     names: Row = {}
     for instance in arguments:
         fields = {f.name for f in dataclasses.fields(instance)}
-        for name in _own_fields(type(instance)) & fields:
+        for name in own_fields(type(instance)) & fields:
             value = getattr(instance, name, None)
             names[name] = value.value if isinstance(value, enum.Enum) else value
     return names
-
-
-def _own_fields(cls: type) -> set[str]:
-    names = set(getattr(cls, "HELP_FIELDS", ()))
-    for parent in cls.__mro__:
-        if parent.__module__.split(".")[0] not in ("transformers", "trl", "builtins"):
-            names |= set(parent.__dict__.get("__annotations__", {}))
-    return names - {"HELP_FIELDS"}
 
 
 def write_config(folder: Path, arguments: Row) -> Path:
@@ -305,30 +300,6 @@ def _names(parser: argparse.ArgumentParser) -> list[str]:
 def _suggest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else " (see --help for those there are)"
-
-
-def _hide_inherited(parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]) -> None:
-    """Keep in --help what the toolkit's own classes declare, and what they list in HELP_FIELDS."""
-    shown = {"config", "help", "help_all"}
-    for cls in dataclass_types:
-        shown |= _own_fields(cls)
-    for action in parser._actions:
-        if action.dest not in shown:
-            action.help = argparse.SUPPRESS
-
-
-def _leave_choices_to_the_fields(
-    parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
-) -> None:
-    """Have argparse show our fields' choices and not check them.
-
-    The fields do (``flags.check_flags``), in our words and with the line of a YAML file.
-    """
-    words = {name for cls in dataclass_types for name in choices_of(cls)}
-    for action in parser._actions:
-        if action.dest in words and action.choices is not None:
-            action.metavar = f"{{{','.join(action.choices)}}}"
-            action.choices = None
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:

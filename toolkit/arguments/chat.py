@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 from toolkit.errors import InputError
 from toolkit.flags import Flags, flag
@@ -18,6 +19,8 @@ NOT_TOLD = (
 @dataclass
 class ChatArguments(Flags):
     """How a recipe makes text of messages."""
+
+    HELP_GROUP: ClassVar[str] = "prompts and data"
 
     chat_template: str | None = flag(
         None, "For prompts of messages: plain, a Jinja file, or the tokenizer's own."

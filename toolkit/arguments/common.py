@@ -1,6 +1,7 @@
 """The flags that nearly every recipe has."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from toolkit.flags import Flags, Seed, flag
 
@@ -22,5 +23,7 @@ class OverwriteArguments(Flags):
 @dataclass
 class InvalidRowsArguments(Flags):
     """What happens to bad rows."""
+
+    HELP_GROUP: ClassVar[str] = "prompts and data"
 
     skip_invalid: bool = flag(False, "Go on without bad rows, and say how many there are.")

@@ -1,7 +1,7 @@
 """The flags that say which comparisons are learned from."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments
@@ -13,6 +13,8 @@ LongRows = Literal["drop", "truncate_prompt"]
 @dataclass
 class ComparisonArguments(ChatArguments, InvalidRowsArguments):
     """Which comparisons, and what is done with those that are bad or too long."""
+
+    HELP_GROUP: ClassVar[str] = "prompts and data"
 
     comparisons: str = flag(
         "outputs/comparisons.jsonl",

@@ -1,7 +1,7 @@
 """The flags that say how an HTTP judge is asked."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from toolkit.flags import Count, Flags, Range, flag
 
@@ -9,6 +9,8 @@ from toolkit.flags import Count, Flags, Range, flag
 @dataclass
 class JudgeRequestArguments(Flags):
     """How a language model behind an endpoint is asked, and when it is given up."""
+
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
     judge_key_variable: str = flag("OPENAI_API_KEY", "Environment variable that holds the key.")
     judge_max_tokens: Count = flag(

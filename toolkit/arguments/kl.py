@@ -1,7 +1,7 @@
 """The flags of the KL penalty's controller."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from toolkit.flags import Flags, NotNegative, Positive, flag
 
@@ -11,6 +11,8 @@ KLController = Literal["adaptive", "adaptive_paper", "fixed"]
 @dataclass
 class KLArguments(Flags):
     """How the KL penalty's coefficient moves."""
+
+    HELP_GROUP: ClassVar[str] = "KL penalty"
 
     kl_controller: KLController = flag(
         "adaptive",

@@ -1,7 +1,7 @@
 """The flags of the adapter that is trained, and of the one it starts from."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.errors import InputError
@@ -11,6 +11,8 @@ from toolkit.flags import Count, Flags, Range, flag
 @dataclass
 class LoraArguments(Flags):
     """The adapter that is trained. Field names are those of TRL's ModelConfig."""
+
+    HELP_GROUP: ClassVar[str] = "LoRA adapter"
 
     lora_r: Count = flag(16, "Rank.")
     lora_alpha: Annotated[int, Range(above=0)] = flag(32, "Scale: the update is alpha/r * B A.")
@@ -28,6 +30,8 @@ class LoraArguments(Flags):
 class PolicyArguments(OverwriteArguments):
     """Where the policy starts."""
 
+    HELP_GROUP: ClassVar[str] = "model"
+
     policy_adapter: str | None = flag(
         None, "Adapter that the policy starts from (that of sft.py, say)."
     )
@@ -36,6 +40,8 @@ class PolicyArguments(OverwriteArguments):
 @dataclass
 class StartArguments(PolicyArguments):
     """Where fine-tuning on completions starts, and how these end."""
+
+    HELP_GROUP: ClassVar[str] = "completions"
 
     stop_token: str | None = flag(
         None,

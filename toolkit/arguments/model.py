@@ -1,7 +1,7 @@
 """The flags that say which base model, and how it is loaded."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from toolkit.flags import Flags, flag
 
@@ -14,6 +14,8 @@ DEMO_MODEL = "data/model"
 @dataclass
 class ModelArguments(Flags):
     """Which base model, and how it is loaded. Field names are those of TRL's ModelConfig."""
+
+    HELP_GROUP: ClassVar[str] = "model"
 
     model_name_or_path: str = flag(DEMO_MODEL, "Hub id or folder of the base model.")
     model_revision: str = flag("main", "Branch, tag or commit on the Hub.")

@@ -1,7 +1,7 @@
 """The flags that say which prompts are continued."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
@@ -25,6 +25,8 @@ def prompts_help(demo: str) -> str:
 class PromptLengthArguments(Flags):
     """How long prompts may be."""
 
+    HELP_GROUP: ClassVar[str] = "prompts and data"
+
     max_prompt_length: Count = flag(256, "Leave out prompts of more tokens.")
     prompt_tokens: Count | None = flag(
         None, "Cut prompts out of text: its first so many tokens (rows of `text`)."
@@ -35,6 +37,8 @@ class PromptLengthArguments(Flags):
 class PromptSourceArguments(ChatArguments, InvalidRowsArguments):
     """Where prompts come from."""
 
+    HELP_GROUP: ClassVar[str] = "prompts and data"
+
     prompts: str | None = flag(None, prompts_help(DEMO_PROMPTS))
     limit: Count | None = flag(None, "Use only so many prompts.")
 
@@ -42,6 +46,8 @@ class PromptSourceArguments(ChatArguments, InvalidRowsArguments):
 @dataclass
 class SampledPromptArguments(PromptSourceArguments, SeedArguments, OverwriteArguments):
     """Which prompts a model continues, in batches."""
+
+    HELP_GROUP: ClassVar[str] = "model"
 
     adapter: str | None = flag(None, "A policy adapter's folder.")
     batch_size: Count = flag(256, "Completions in one pass.")
@@ -51,12 +57,16 @@ class SampledPromptArguments(PromptSourceArguments, SeedArguments, OverwriteArgu
 class LaterPromptArguments(SampledPromptArguments):
     """The same for prompts that lie further on in a file."""
 
+    HELP_GROUP: ClassVar[str] = "prompts and data"
+
     skip: CountOrZero = flag(0, "Pass over so many rows first.")
 
 
 @dataclass
 class PromptArguments(PromptSourceArguments, PromptLengthArguments, PolicyArguments):
     """PPO's prompts, and where the policy starts."""
+
+    HELP_GROUP: ClassVar[str] = "prompts and data"
 
     eval_prompts: str | None = flag(None, "Held-out prompts: evaluated every --eval_every updates.")
     eval_limit: Count | None = flag(128, "Use only so many of these.")

@@ -1,6 +1,7 @@
 """The flags that say how completions are sampled."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from toolkit.arguments.prompts import PromptLengthArguments
 from toolkit.flags import Count, CountOrZero, Finite, Flags, Positive, flag
@@ -9,6 +10,8 @@ from toolkit.flags import Count, CountOrZero, Finite, Flags, Positive, flag
 @dataclass
 class CompletionArguments(Flags):
     """How completions come about. Field names are those of TRL 1.12's PPOConfig."""
+
+    HELP_GROUP: ClassVar[str] = "completions"
 
     response_length: Count = flag(24, "Tokens sampled per completion.")
     temperature: Positive = flag(0.7, "Temperature of sampling, and in training of all log-probs.")
@@ -26,6 +29,8 @@ class CompletionArguments(Flags):
 @dataclass
 class TrainedCompletionArguments(CompletionArguments):
     """How completions come about that a policy is trained on."""
+
+    HELP_GROUP: ClassVar[str] = "completions"
 
     penalty_reward_value: Finite = flag(-1.0, "Score of a completion without truncate_token there.")
 

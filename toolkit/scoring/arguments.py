@@ -12,7 +12,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from toolkit.arguments.judges import JudgeRequestArguments
 from toolkit.errors import InputError
@@ -142,6 +142,8 @@ def load_scorer(
 class FunctionArguments(Flags):
     """A function that says how good a completion is: exactly one of these."""
 
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
+
     lexicon: str | None = flag(None, LEXICON)
     reward_function: str | None = flag(
         None, "module:function, called with prompts and completions, -> scores."
@@ -181,6 +183,8 @@ class FunctionArguments(Flags):
 class ScorerArguments(FunctionArguments):
     """Who says how good a completion is: exactly one of these."""
 
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
+
     reward_adapter: str | None = flag(None, "Folder of a trained reward adapter.")
     reward_end_token: str = flag("auto", REWARD_END_TOKEN)
     allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
@@ -209,6 +213,8 @@ class ScorerArguments(FunctionArguments):
 @dataclass
 class RewardArguments(Flags):
     """What PPO is rewarded for: one of these, or several, weighed against each other."""
+
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
     reward_adapter: str | None = flag(None, "Folder of a trained reward adapter, on the same base.")
     reward_model: str | None = flag(
@@ -291,6 +297,8 @@ class RewardArguments(Flags):
 @dataclass
 class JudgeArguments(JudgeRequestArguments):
     """A language model behind an OpenAI-compatible endpoint, as a labeler."""
+
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
     # How it is asked, which may differ when a run goes on: no label depends on it.
     FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")

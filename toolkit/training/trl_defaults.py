@@ -12,6 +12,10 @@ from toolkit.flags import Count, Positive, Seed, flag
 class TRLDefaults:
     """No bf16 and no checkpointing unless asked; the adapter is saved once, at the end."""
 
+    HELP_GROUP: ClassVar[str] = "training"
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "output, saving and resuming": ("save_strategy", "logging_steps", "logging_first_step"),
+    }
     INHERITED: ClassVar[dict[str, object]] = {"seed": Seed, "gradient_accumulation_steps": Count}
 
     num_train_epochs: Positive = flag(1.0, "Passes over the rows.")

@@ -71,11 +71,18 @@ NOT_USED = {
 class BaselineDefaults(TRLDefaults):
     """Where all baselines differ from TRL's defaults."""
 
-    HELP_FIELDS: ClassVar[tuple[str, ...]] = (
-        "beta", "gradient_accumulation_steps", "max_length", "max_steps", "seed", "report_to",
-        "lr_scheduler_type", "warmup_steps", "disable_tqdm", "num_generations", "num_iterations",
-        "normalize_advantages", "loss_weights", "label_smoothing", "epsilon",
-    )  # fmt: skip
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "method": (
+            "beta", "loss_weights", "label_smoothing", "epsilon", "num_generations",
+            "num_iterations", "normalize_advantages",
+        ),
+        "prompts and data": ("max_length",),
+        "training": (
+            "gradient_accumulation_steps", "max_steps", "seed", "lr_scheduler_type", "warmup_steps",
+        ),
+        "output, saving and resuming": ("report_to", "disable_tqdm"),
+    }  # fmt: skip
+    HELP_GROUP: ClassVar[str] = "training"
     INHERITED: ClassVar[dict[str, object]] = {
         "max_length": Annotated[int, Range(low=2)],
         "beta": NotNegative,
@@ -114,6 +121,8 @@ class SFTBaselineConfig(BaselineDefaults, SFTConfig):  # type: ignore[misc]  # a
 @dataclass
 class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as TRL itself
     """TRL's DPOConfig, which ``for_trl`` turns into the method's own."""
+
+    HELP_GROUP: ClassVar[str] = "method"
 
     method: Method = flag("dpo", "The method: dpo, kto, orpo or cpo.")
     loss_type: str | None = flag(  # type: ignore[assignment]  # TRL has a list here

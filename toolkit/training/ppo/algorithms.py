@@ -12,7 +12,7 @@ To add one: write its class here, and name it in ``AlgorithmArguments``,
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -216,6 +216,8 @@ def _has_sibling(scored: Tensor, size: int) -> Tensor:
 @dataclass
 class AlgorithmArguments(Flags):
     """The flags that choose an algorithm and set its constants."""
+
+    HELP_GROUP: ClassVar[str] = "method"
 
     algorithm: Literal["ppo", "group_relative"] = flag(
         "ppo",

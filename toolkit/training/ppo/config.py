@@ -110,12 +110,23 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     # A chat model's completions end at its end tokens unless told otherwise, and a
     # missing_eos_penalty is refused where none does; TRL 1.12 had neither.
     ENDS_TURNS: ClassVar[bool] = True
-    HELP_FIELDS: ClassVar[tuple[str, ...]] = (
-        "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "adam_epsilon",
-        "bf16", "gradient_checkpointing",
-        "save_steps", "save_total_limit", "report_to", "disable_tqdm",
-    )  # fmt: skip
+    HELP_GROUP: ClassVar[str] = "method"
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "completions": ("stop_token_id", "missing_eos_penalty"),
+        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "training": (
+            "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "local_rollout_forward_batch_size", "learning_rate", "lr_scheduler_type",
+            "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
+            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "seed",
+        ),
+        "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
+        "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
+        "output, saving and resuming": (
+            "save_strategy", "save_steps", "save_total_limit", "resume", "stop_at_update",
+            "online", "report_to", "disable_tqdm",
+        ),
+    }  # fmt: skip
     INHERITED: ClassVar[dict[str, object]] = {
         "seed": Seed,
         "warmup_steps": NotNegative,

@@ -23,11 +23,13 @@ NOT_USED = {
 class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL itself
     """TRL's RewardConfig with the paper's habits: no clipping, no weight decay, decay to 0."""
 
-    HELP_FIELDS: ClassVar[tuple[str, ...]] = (
-        "center_rewards_coefficient", "gradient_accumulation_steps", "output_dir",
-        "num_train_epochs", "per_device_train_batch_size", "learning_rate", "max_length", "seed",
-        "report_to",
-    )  # fmt: skip
+    HELP_GROUP: ClassVar[str] = "training"
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "method": ("loss_type", "label_smoothing", "use_margin", "center_rewards_coefficient"),
+        "prompts and data": ("max_length",),
+        "training": ("gradient_accumulation_steps", "seed"),
+        "output, saving and resuming": ("report_to",),
+    }
 
     INHERITED: ClassVar[dict[str, object]] = {
         "center_rewards_coefficient": NotNegative,
