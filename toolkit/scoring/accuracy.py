@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from scipy.stats import binom, t
+from scipy.special import bdtrc, stdtr
 
 from toolkit.data.files import read_object, write_json
 from toolkit.data.records import from_row, to_row
@@ -100,7 +100,7 @@ def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[H
     """Probability of so many right ones by chance: exact, or by a t test over prompts if larger."""
     right = math.floor(math.fsum(credits) + 1e-9)
     if len(set(chances)) == 1:  # the same distribution, sooner
-        exact = float(binom.sf(right - 1, len(chances), chances[0]))
+        exact = float(bdtrc(right - 1, len(chances), chances[0]))
     else:
         exact = tail_probability(right, chances)
     groups = len(set(prompts))
@@ -109,7 +109,7 @@ def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[H
         return exact
     spread = math.sqrt(effect * math.fsum(p * (1 - p) for p in chances))
     excess = math.fsum(credits) - math.fsum(chances)
-    return max(exact, float(t.sf(excess / spread, groups - 1)))
+    return max(exact, float(stdtr(groups - 1, -excess / spread)))
 
 
 def chance_of(chances: Sequence[float], skill: float) -> list[float]:
