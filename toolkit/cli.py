@@ -7,6 +7,7 @@ right one; a YAML value of the wrong type is refused (TrlParser passes it on unc
 """
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import enum
@@ -31,6 +32,7 @@ from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
+from toolkit.embedded import RECIPES, expand_value, expand_words, short_name
 from toolkit.errors import InputError, check_finite, check_numbers
 from toolkit.flags import choices_of
 from toolkit.launched import world_size
@@ -43,11 +45,16 @@ from toolkit.training.run_log import peak_mb
 
 WHOLE = "no file is half-written; the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The recipe's docstring as it stands, and each argument's default."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        if isinstance(action.default, str):
+            action = copy.copy(action)
+            action.default = short_name(action.default)
+        return super()._expand_help(action)
 
 
 class _OneLineParser(TrlParser):
@@ -151,25 +158,17 @@ def parse(
 ) -> tuple[Any, ...]:
     """Instances of ``dataclass_types`` from the words of a command line.
 
-    ``description`` opens the help.
+    ``description`` opens the help. What is written ``demo:NAME``, here or in the config file,
+    becomes a path (``embedded``).
 
     Raises:
         InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
             is missing or is not a YAML mapping.
     """
-    parser = _OneLineParser(
-        typing.cast(Any, dataclass_types),
-        allow_abbrev=False,
-        description=description,
-        formatter_class=_HelpFormatter,
-    )
-    parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
-    parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
-    args = list(argv)
+    args = expand_words(argv)
+    parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
     if "--help_all" in args:
         args = ["--help"]
-    else:
-        _hide_inherited(parser, dataclass_types)
     _leave_choices_to_the_fields(parser, dataclass_types)
     for action in parser._actions:
         if callable(action.type):  # before a library's own checks, which trip over an infinity
@@ -197,6 +196,29 @@ def parse(
         name = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
     return tuple(p for p in parsed if dataclasses.is_dataclass(p))
+
+
+def parser_of(
+    *dataclass_types: type, description: str | None = None, inherited: bool = False
+) -> TrlParser:
+    """The parser of a recipe that takes these dataclasses.
+
+    Args:
+        dataclass_types: in the recipe's order.
+        description: opens the help.
+        inherited: show in the help what the recipe inherits from transformers and TRL, too.
+    """
+    parser = _OneLineParser(
+        typing.cast(Any, dataclass_types),
+        allow_abbrev=False,
+        description=description,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--config", help="YAML file with any of these arguments; flags win.")
+    parser.add_argument("--help_all", action="store_true", help="Show inherited arguments too.")
+    if not inherited:
+        _hide_inherited(parser, dataclass_types)
+    return parser
 
 
 def changed(*arguments: Any) -> Row:
@@ -361,6 +383,10 @@ def _read_config(
         where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line of its own
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}{_suggest(str(key), _names(parser))}")
+        try:
+            value = expand_value(value, key)
+        except InputError as error:
+            raise InputError(f"{where}: {error}", key) from None
         try:
             values[key] = _convert(value, hints[key])
         except ValueError:
