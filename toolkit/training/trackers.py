@@ -27,7 +27,7 @@ KNOWN: dict[str, tuple[Callable[[], bool], str | None]] = {
     "wandb": (trackers.is_wandb_available, "wandb"),
 }
 EXTRA = ("tensorboard", "wandb")  # pyproject.toml's extra `trackers`
-INSTALL = 'pip install -e ".[trackers]"'
+INSTALL = 'pip install "preference-toolkit[trackers]"'
 
 
 def check_trackers(report_to: str | list[str] | None) -> None:
