@@ -1,5 +1,8 @@
 """The files that come with the toolkit have names that hold in any folder."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +158,38 @@ def test_an_installed_package_has_them_inside_itself(root: Path) -> None:
     assert root == module.ROOT
     text = (root / "pyproject.toml").read_text()
     assert '"toolkit.demo" = "data"' in text and '"toolkit.recipes" = "recipes"' in text
+
+
+# What recipes take by default, and what the demo's configs name, in a folder with nothing in it.
+ELSEWHERE = """
+from pathlib import Path
+from toolkit.cli import bind, recipe
+from toolkit.data.from_arguments import DEMO_PROMPTS
+from toolkit.pipeline.comparison import stages_of
+
+(compare,) = bind(recipe("compare").main, [])
+stages = stages_of(Path(compare.configs), compare.stages.split(","), {})
+assert [stage.name for stage in stages][:3] == ["sample", "label", "reward"]
+settings = {stage.name: stage.settings() for stage in stages}
+(sweep,) = bind(recipe("sweep").main, [])
+online = bind(recipe("online").main, ["--config", "demo:online.yaml"])
+(model, *_) = bind(recipe("sample").main, [])
+for path in (
+    settings["sample"]["prompts"], settings["label"]["lexicon"], settings["ppo"]["prompts"],
+    sweep.ppo_config, sweep.evaluate_config, online[1].lexicon, online[3].sample_config,
+    online[3].reward_config, online[3].ppo_config, DEMO_PROMPTS,
+):
+    assert Path(path).is_absolute() and Path(path).is_file(), path
+assert Path(model.model_name_or_path, "model.safetensors").is_file()
+"""
+
+
+@pytest.mark.slow
+def test_defaults_and_the_demos_configs_name_files_that_are_there_in_any_folder(
+    root: Path, tmp_path: Path
+) -> None:
+    env = os.environ | {"PYTHONPATH": str(root)}
+    line = [sys.executable, "-c", ELSEWHERE]
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
