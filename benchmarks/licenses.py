@@ -33,8 +33,9 @@ terms) has license files in that package.
 FOR_USE = """
 ## What it needs
 
-`pip install .` installs these. **Bold** ones are named in pyproject.toml, the others come with
-them. None is under the GPL or another license that would ask anything of the toolkit's own code.
+`pip install ".[label]"` installs these. **Bold** ones are named in pyproject.toml, the others come
+with them. None is under the GPL or another license that would ask anything of the toolkit's own
+code.
 """
 FOR_TESTS = """
 ## What only its tests and checks need
@@ -58,9 +59,10 @@ def pins() -> dict[str, str]:
 
 
 def declared(extra: str | None = None) -> list[str]:
-    """The requirements in pyproject.toml: those for use, or those of an extra."""
+    """The requirements in pyproject.toml: those for use, with the page's, or those of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["optional-dependencies"][extra] if extra else project["dependencies"]
+    extras = project["optional-dependencies"]
+    return extras[extra] if extra else project["dependencies"] + extras["label"]
 
 
 def closure(requirements: list[str]) -> dict[str, Distribution]:

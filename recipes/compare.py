@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.arguments.common import OverwriteArguments
+from toolkit.embedded import embedded
 from toolkit.flags import flag
 from toolkit.pipeline.comparison import PREPARATION, last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
@@ -25,7 +26,7 @@ from toolkit.training.methods import METHODS
 
 @dataclass
 class CompareArguments(OverwriteArguments):
-    configs: str = flag("recipes/configs/demo", "Folder with a YAML for each stage.")
+    configs: str = flag(embedded("configs"), "Folder with a YAML for each stage.")
     stages: str = flag(
         ",".join((*PREPARATION, *METHODS)),
         "Which of them, by commas; evaluation and report always follow.",

@@ -19,11 +19,11 @@ from typing import Annotated
 
 from toolkit.arguments.common import SeedArguments
 from toolkit.arguments.model import Precision
+from toolkit.embedded import CONFIGS
 from toolkit.flags import Count, Range, flag
 from toolkit.pipeline.comparison import last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 
-CONFIGS = Path(__file__).parent / "configs" / "demo"
 OUTPUT = Path("outputs/demo")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.data.files import require_file
+from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Positive, flag
 from toolkit.pipeline.comparison import judge_and_report, ppo_stage
@@ -27,8 +28,8 @@ from toolkit.pipeline.stages import run_stages
 @dataclass
 class SweepArguments(SeedArguments, OverwriteArguments):
     kl_targets: list[Positive] = flag([1.0, 2.0, 4.0, 8.0], "In nats a completion.")
-    ppo_config: str = flag("recipes/configs/demo/ppo.yaml", "ppo.py's settings.")
-    evaluate_config: str = flag("recipes/configs/demo/evaluate.yaml", "evaluate.py's settings.")
+    ppo_config: str = flag(embedded("ppo.yaml"), "ppo.py's settings.")
+    evaluate_config: str = flag(embedded("evaluate.yaml"), "evaluate.py's settings.")
     total_episodes: Count | None = flag(None, "Episodes of each run, instead of ppo_config's.")
     output_dir: str = flag("outputs/sweep", "Folder to write.")
 

@@ -22,19 +22,20 @@ def test_a_module_that_comes_later_is_acted_on_once_when_it_is_whole(
     import importlib
     import importlib.util
 
-    (tmp_path / "comes_later.py").write_text("early = 1\nlate = 2\n")
+    name = "comes_later"
+    (tmp_path / f"{name}.py").write_text("early = 1\nlate = 2\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     before = list(sys.meta_path)
     seen: list[int] = []
-    when_imported("comes_later", lambda module: seen.append(module.late))
+    when_imported(name, lambda module: seen.append(module.late))
 
-    importlib.util.find_spec("comes_later")  # to look for it is not to import it
+    importlib.util.find_spec(name)  # to look for it is not to import it
     assert seen == []
-    importlib.import_module("comes_later")
-    importlib.import_module("comes_later")
+    importlib.import_module(name)
+    importlib.import_module(name)
     assert seen == [2]
     assert sys.meta_path == before
-    monkeypatch.delitem(sys.modules, "comes_later")
+    monkeypatch.delitem(sys.modules, name)
 
 
 def test_a_module_that_does_not_exist_is_missed_as_ever() -> None:

@@ -1,11 +1,13 @@
 """run.json says which method made a run, also where the file is from before it said so."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolkit import record
 from toolkit.cli import bind, recipe, write_run
 from toolkit.errors import InputError
 from toolkit.record import RUN_FILE, RunRecord, record_beside
@@ -91,3 +93,15 @@ def test_the_record_of_an_adapter_is_the_nearest_around_it(tmp_path: Path) -> No
 
 def test_every_method_but_evaluation_has_a_row() -> None:
     assert {method for method, _, _ in RECIPES} - set(METHODS) == {"evaluate"}
+
+
+def test_an_installed_toolkit_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment may lie inside a user's own project, whose commit git would tell."""
+
+    def git(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, 0, "c0ffee\n" if "HEAD" in words else "")
+
+    monkeypatch.setattr(subprocess, "run", git)
+    assert RunRecord.now("dpo", {}, {}, 3, 512).git == "c0ffee"
+    monkeypatch.setattr(record, "INSTALLED", True)
+    assert RunRecord.now("dpo", {}, {}, 3, 512).git is None

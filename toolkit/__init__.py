@@ -22,7 +22,9 @@ def _recipe() -> Path | None:
 
     path = Path(script).resolve()
     folder = path.parent
-    of_toolkit = folder.name == "recipes" and (folder.parent / "toolkit" / "cli.py").is_file()
+    around = folder.parent  # of a checkout; of an installed package, toolkit/ itself
+    doors = (around / "toolkit" / "cli.py", around / "cli.py")
+    of_toolkit = folder.name == "recipes" and any(door.is_file() for door in doors)
     return path if of_toolkit else None
 
 

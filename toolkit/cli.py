@@ -31,6 +31,7 @@ from toolkit import endings
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
+from toolkit.embedded import RECIPES, expand_value, expand_words
 from toolkit.errors import InputError, Interrupted, RunStopped, check_finite, check_numbers
 from toolkit.flags import choices_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
@@ -41,7 +42,6 @@ from toolkit.scoring.guest_state import new_guests
 
 WHOLE = "no file is half-written; the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 class _OneLineParser(TrlParser):
@@ -144,12 +144,17 @@ def call(main: Callable[..., Any], argv: list[str]) -> Any:
 
 def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
     """The arguments that ``main`` would be called with for these words."""
+    description = sys.modules[main.__module__].__doc__
+    bound = parse(*flag_classes(main), argv=argv, description=description)
+    gc.enable()  # toolkit/__init__.py and the console command turn it off
+    return bound
+
+
+def flag_classes(main: Callable[..., object]) -> list[type]:
+    """The dataclasses of flags that a recipe's ``main`` is annotated with, in their order."""
     hints = inspect.get_annotations(main)
     hints.pop("return", None)  # may name a class that is not imported for a help text
-    description = sys.modules[main.__module__].__doc__
-    bound = parse(*hints.values(), argv=argv, description=description)
-    gc.enable()  # toolkit/__init__.py turns it off
-    return bound
+    return list(hints.values())
 
 
 def parse(
@@ -157,33 +162,21 @@ def parse(
 ) -> tuple[Any, ...]:
     """Instances of ``dataclass_types`` from the words of a command line.
 
-    ``description`` opens the help.
+    ``description`` opens the help. What is written ``demo:NAME``, here or in the config file,
+    becomes a path (``embedded``).
 
     Raises:
         InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
             is missing or is not a YAML mapping.
     """
-    parser = _OneLineParser(
-        typing.cast(Any, dataclass_types),
-        allow_abbrev=False,
-        description=description,
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="Read flags from this YAML file; the command line wins."
-    )
-    parser.add_argument(
-        "--help_all",
-        action="store_true",
-        help="Show the flags inherited from transformers and TRL too, and exit.",
-    )
-    args = list(argv)
-    all_flags = "--help_all" in args
-    if all_flags:
+    args = expand_words(argv)
+    parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
+    if "--help_all" in args:
         args = ["--help"]
-    arrange_help(parser, dataclass_types, all_flags)
+    checked_by_fields = {name for cls in dataclass_types for name in choices_of(cls)}
     for action in parser._actions:
+        if action.dest in checked_by_fields:  # in our words, and with the line of a YAML file
+            action.choices = None
         if callable(action.type):  # before a library's own checks, which trip over an infinity
             action.type = _checked(action.type)
 
@@ -212,6 +205,35 @@ def parse(
         raise InputError(_one_line(error)) from None
 
     return tuple(p for p in parsed if dataclasses.is_dataclass(p))
+
+
+def parser_of(
+    *dataclass_types: type, description: str | None = None, inherited: bool = False
+) -> TrlParser:
+    """The parser of a recipe that takes these dataclasses.
+
+    Args:
+        dataclass_types: in the recipe's order.
+        description: opens the help.
+        inherited: show in the help what the recipe inherits from transformers and TRL, too.
+    """
+    parser = _OneLineParser(
+        typing.cast(Any, dataclass_types),
+        allow_abbrev=False,
+        description=description,
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="Read flags from this YAML file; the command line wins."
+    )
+    parser.add_argument(
+        "--help_all",
+        action="store_true",
+        help="Show the flags inherited from transformers and TRL too, and exit.",
+    )
+    arrange_help(parser, dataclass_types, inherited)
+    return parser
 
 
 def changed(*arguments: Any) -> Row:
@@ -346,6 +368,10 @@ def _read_config(
         where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line of its own
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}{_suggest(str(key), _names(parser))}")
+        try:
+            value = expand_value(value, key)
+        except InputError as error:
+            raise InputError(f"{where}: {error}", key) from None
         try:
             values[key] = _convert(value, hints[key])
         except ValueError:

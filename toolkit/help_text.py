@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import textwrap
 
-from toolkit.flags import choices_of, is_library
+from toolkit.embedded import short_name
+from toolkit.flags import is_library
 
 # The groups in the order of the help. A class of flags names its group in HELP_GROUP, and a class
 # with flags of several groups in HELP_GROUPS; what is in none of them belongs to the command alone.
@@ -54,8 +55,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        said = action.default in (None, [], argparse.SUPPRESS) or action.nargs == 0
-        return text if said else f"{text} (default: %(default)s)"
+        if action.default in (None, [], argparse.SUPPRESS) or action.nargs == 0:
+            return text
+        default = short_name(str(action.default)).replace("%", "%%")
+        return f"{text} (default: {default})"
 
 
 def _value_of(action: argparse.Action) -> str:
@@ -81,16 +84,12 @@ def arrange_help(
         dataclass_types: of the recipe.
         all_flags: show what is inherited from transformers and TRL as well.
     """
-    words = {name for cls in dataclass_types for name in choices_of(cls)}
     shown = {name for cls in dataclass_types for name in own_fields(cls)}
     by_title: dict[str, list[argparse.Action]] = {title: [] for title in ORDER}
 
     for action in parser._actions:
         if action.choices is not None:
             _show_choices(action)
-        if action.dest in words:
-            # The fields check them (flags.check_flags), in our words and with a YAML file's line.
-            action.choices = None
         general = action.dest in ("config", "help", "help_all")
         says_the_opposite = action.nargs == 0 and not general  # --no_x, of a flag that is on
         if says_the_opposite or not (general or all_flags or action.dest in shown):

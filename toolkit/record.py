@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.files import read_object, write_json
+from toolkit.embedded import INSTALLED
 from toolkit.errors import InputError
 
 RUN_FILE = "run.json"
@@ -162,6 +163,9 @@ def _method_of(settings: Json) -> str | None:
 
 
 def _git_commit() -> str | None:
+    if INSTALLED:  # git would find the project of a user whose environment lies inside it
+        return None
+
     git = ["git", "-C", str(Path(__file__).parent)]
 
     def said(*words: str) -> str:
@@ -172,6 +176,6 @@ def _git_commit() -> str | None:
     try:
         head = said("rev-parse", "HEAD")
         changes = said("status", "--porcelain", "--untracked-files=no", ".")
-    except (OSError, subprocess.SubprocessError):  # installed, or no git
+    except (OSError, subprocess.SubprocessError):  # no git
         return None
     return head + ("+changes" if changes else "")

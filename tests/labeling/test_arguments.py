@@ -1,9 +1,16 @@
 """The store's flags: what goes with what, and what the page is told of them."""
 
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
+from toolkit.cli import parse
 from toolkit.errors import InputError
-from toolkit.labeling.arguments import StoreArguments
+from toolkit.labeling import arguments
+from toolkit.labeling.arguments import WEB_SERVER, StoreArguments
 
 
 @pytest.mark.parametrize(
@@ -54,3 +61,28 @@ def test_what_works_in_a_store_alone_asks_for_one(name: str) -> None:
     with pytest.raises(InputError, match=r"^judge_url needs a --store$"):
         StoreArguments().needed_by("http://localhost")
     StoreArguments().needed_by(None)
+
+
+def test_without_the_web_server_the_page_is_refused_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        arguments, "find_spec", lambda name: None if name == "uvicorn" else found(name)
+    )
+    path = tmp_path / "c.yaml"
+    path.write_text("port: 0\nserve: true\n")
+    with pytest.raises(InputError) as caught:
+        parse(StoreArguments, argv=["--config", str(path)])
+    assert str(caught.value) == (
+        f"{path}:2: serve: the labeling page needs uvicorn "
+        '(pip install "preference-toolkit[label]")'
+    )
+    assert StoreArguments(store="labels.sqlite").path == "labels.sqlite"  # a script needs no page
+
+
+def test_the_extra_brings_what_the_page_needs(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    names = [re.split("[<>=]", line)[0] for line in project["optional-dependencies"]["label"]]
+    assert sorted(name.replace("-", "_") for name in names) == sorted(WEB_SERVER)
+    assert not set(names) & {re.split("[<>=]", line)[0] for line in project["dependencies"]}

@@ -51,8 +51,8 @@ def test_every_recipe_names_the_extra_that_brings_the_tracker(config: Any) -> No
     with pytest.raises(InputError) as caught:
         config(report_to="wandb", use_cpu=True)
     assert str(caught.value) == (
-        'report_to: wandb is not installed (pip install -e ".[trackers]" brings tensorboard and '
-        "wandb)"
+        'report_to: wandb is not installed (pip install "preference-toolkit[trackers]" brings '
+        "tensorboard and wandb)"
     )
 
 
@@ -67,7 +67,7 @@ def test_a_tracker_that_the_extra_lacks_is_named_as_pip_has_it() -> None:
     with pytest.raises(
         InputError,
         match=r"^report_to: comet_ml is not installed \(pip install "
-        r'comet-ml; pip install -e "\.\[trackers\]" brings .* alone',
+        r'comet-ml; pip install "preference-toolkit\[trackers\]" brings .* alone',
     ):
         check_trackers("comet_ml")
 

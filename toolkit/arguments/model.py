@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from toolkit.embedded import embedded
 from toolkit.flags import Flags, flag
 
 Precision = Literal["4bit", "bf16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MergedDtype = Literal["bf16", "fp32"]
-DEMO_MODEL = "data/model"
+DEMO_MODEL = embedded("model")
 
 
 @dataclass

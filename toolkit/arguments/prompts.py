@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
 from toolkit.arguments.lora import PolicyArguments
+from toolkit.embedded import embedded, short_name
 from toolkit.flags import Count, CountOrZero, Flags, flag
 
-DEMO_PROMPTS = "data/prompts.jsonl"
-HELD_OUT = "data/prompts.heldout.jsonl"
+DEMO_PROMPTS = embedded("prompts.jsonl")
+HELD_OUT = embedded("prompts.heldout.jsonl")
 
 
 def prompts_help(demo: str) -> str:
@@ -17,7 +18,7 @@ def prompts_help(demo: str) -> str:
     return (
         "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
         "owner/name:split; rows of `prompt` or `messages`. With the embedded model by default "
-        f"{demo}."
+        f"{short_name(demo)}."
     )
 
 

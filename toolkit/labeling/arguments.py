@@ -1,12 +1,16 @@
 """The flags of the store of labels and of the page that people label on."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Annotated
 
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Flags, Range, Share, flag
 from toolkit.labeling.addresses import is_loopback
 from toolkit.labeling.store import Settings, person_name
+
+# What the extra `label` brings, by the names that Python imports.
+WEB_SERVER = ("starlette", "uvicorn", "python_multipart")
 
 
 @dataclass
@@ -61,6 +65,14 @@ class StoreArguments(Flags):
                 "backup: does nothing but copy the store, also while another process serves it "
                 "(leave out --serve)",
                 "backup",
+            )
+
+        missing = [name for name in WEB_SERVER if self.serve and not find_spec(name)]
+        if missing:
+            raise InputError(
+                f"serve: the labeling page needs {', '.join(missing).replace('_', '-')} "
+                '(pip install "preference-toolkit[label]")',
+                "serve",
             )
 
         if self.serve and not is_loopback(self.host) and not self.public_host:

@@ -7,8 +7,9 @@ from peft import LoraConfig
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.arguments.lora import LoraArguments
-from toolkit.arguments.model import DEMO_MODEL, ModelArguments
+from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import DEMO_PROMPTS, PromptArguments
+from toolkit.embedded import is_embedded_model
 from toolkit.errors import InputError
 from toolkit.models.adapters import check_adapter, check_for_trl, lora_config
 from toolkit.models.base_config import check_context, context_length
@@ -75,9 +76,7 @@ def prompts_or_demo(args: ModelArguments, given: str | None, demo: str = DEMO_PR
     if given is not None:
         return given
 
-    folder = Path(args.model_name_or_path).resolve()
-    embedded = Path(__file__).resolve().parents[2] / DEMO_MODEL
-    if folder not in (embedded, Path(DEMO_MODEL).resolve()):
+    if not is_embedded_model(args.model_name_or_path):
         raise InputError(
             f"prompts: none were given, and {demo} is made for the embedded model (say which "
             f"prompts {args.model_name_or_path} is to continue: --prompts)",

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from toolkit.data.files import require_file
+from toolkit.embedded import RECIPES
 from toolkit.errors import InputError
 from toolkit.scoring.guests import as_guest
 from toolkit.scoring.scorer import Columns, Completions, Scorer, refuse_infinite
 
 RewardFunction = Callable[..., list[float]]
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 WORD = re.compile(r"[a-z']+")
 
 

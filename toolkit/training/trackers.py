@@ -25,7 +25,7 @@ KNOWN: dict[str, tuple[str, str | None]] = {
     "wandb": ("wandb", "wandb"),
 }
 EXTRA = ("tensorboard", "wandb")  # pyproject.toml's extra `trackers`
-INSTALL = 'pip install -e ".[trackers]"'
+INSTALL = 'pip install "preference-toolkit[trackers]"'
 
 
 def check_trackers(report_to: str | list[str] | None) -> None:
