@@ -26,6 +26,7 @@ from toolkit.flags import Count, Flags, flag
 from toolkit.models.from_arguments import check_model
 from toolkit.models.library_checks import LIBRARY_CHECKS
 from toolkit.models.memory import MIB, available_memory, what_fits
+from toolkit.next_step import again, fresh, is_demo, reward_beside, say_last, say_next
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.from_arguments import memory_planner
 from toolkit.training.ppo.config import PPOConfig
@@ -109,7 +110,19 @@ def main(
         print(
             f"{'ok  ' if problem is None else 'FAIL'}  {title}{f': {problem}' if problem else ''}"
         )
-    return 0 if suffices and sound else 1
+    # What comes next: the run that was asked about, with what it still lacks.
+    if not (suffices and sound):
+        say_last("Mend what is said above, then run the same command again.")
+        return 1
+    lacking = {}
+    if not rewards.specs():
+        lacking["reward_adapter"] = reward_beside(config.folder, name) or "REWARD/adapter"
+    if args.prompts is None and not is_demo(model_args):
+        lacking["prompts"] = "PROMPTS.jsonl"
+    if not args.overwrite and config.resume is None and config.folder.exists():
+        lacking["output_dir"] = fresh(config.folder)
+    say_next(again("ppo", "prompt_length", "canaries", **lacking))
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.tokens import vocabulary_digest
 from toolkit.errors import InputError
 from toolkit.evaluation.arguments import EvaluationArguments
-from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
+from toolkit.evaluation.contenders import (
+    Contender,
+    Outputs,
+    Sampling,
+    other_settings,
+    tokenizer_folder,
+)
 from toolkit.evaluation.frontier import frontiers
 from toolkit.evaluation.head_to_head import compare, contender_results, gaps
 from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
@@ -37,6 +43,8 @@ from toolkit.evaluation.tables import print_evaluation
 from toolkit.evaluation.trained_prompts import print_notes, trained_on
 from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
 from toolkit.models.roles import Roles
+from toolkit.next_step import Step, beside, say_next, wrote
+from toolkit.record import RUN_FILE, RunRecord
 from toolkit.training.from_arguments import rule_of
 
 
@@ -73,6 +81,7 @@ def main(
     trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
+    print(work(args, contenders, len(prompts)), flush=True)
     sampling = Sampling(
         Roles(base_of(model_args)),
         tokenizer,
@@ -97,7 +106,7 @@ def main(
         forget_run(out)
         write_samples(out, sample_rows(prompts, tokenizer, outputs, {}))
         written.write(out / "evaluation.json")
-        print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
+        wrote(out / "samples.jsonl", "if a judge fails, go on with --samples and this file")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
     )
@@ -132,7 +141,50 @@ def main(
     evaluation.write(out / "evaluation.json")
     write_run(out, "evaluate", model_args, sampling_args, args)
     print_evaluation(evaluation, shown[: args.show])
+    wrote(out / "evaluation.json", "these figures")
+
+    # What comes next: people judge, if they are asked and have not; then a report.
+    page = report_on(args, contenders)
+    asked = next((judge.value for judge in args.specs() if judge.kind == "people"), None)
+    people = [judge.name for judge in judges if judge.kind == "people"]
+    if asked is not None and not any(p.judged for p in pairs if p.judge in people):
+        say_next(Step("label", {"serve": True, "store": asked, "invite": "me"}), page)
+    else:
+        say_next(page)
     return evaluation
+
+
+def work(args: EvaluationArguments, contenders: list[Contender], prompts: int) -> str:
+    """How much is to be done, in a line or two."""
+    judges = len(args.specs())
+    said = f"{len(contenders)} contenders x {prompts} prompts x {judges} judges"
+    if args.samples is None:
+        drawn = sum(c.n for c in contenders) * prompts
+        said += f"; {drawn} completions are sampled first"
+    if args.frontier_prompts:
+        more = min(args.frontier_prompts, prompts) * args.frontier_samples
+        said += (
+            f"\n{more} more completions are sampled for the frontier (--frontier_prompts 0: none)"
+        )
+    return said
+
+
+def report_on(args: EvaluationArguments, contenders: list[Contender]) -> Step:
+    """The report on this evaluation, and on the runs whose adapters took part in it."""
+    shown: dict[str, list[str]] = {"runs": [], "trainings": [], "rewards": []}
+    adapters = [(c.name, c.source) for c in contenders if c.kind == "adapter"]
+    adapters += [(s.name, s.value) for s in args.specs() if s.kind == "reward_adapter"]
+    for name, adapter in adapters:
+        around = [folder for folder in list(Path(adapter).parents)[:2] if folder.name]
+        run = next((folder for folder in around if (folder / RUN_FILE).is_file()), None)
+        method = None if run is None else RunRecord.read(run / RUN_FILE).method
+        if method is not None:
+            flag = {"ppo": "runs", "reward": "rewards"}.get(method, "trainings")
+            shown[flag].append(f"{name}={run}")
+
+    folders = {flag: given or None for flag, given in shown.items()}
+    page = {"evaluation": args.output_dir, "output_dir": beside(args.output_dir, "report")}
+    return Step("report", {**folders, **page})
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from toolkit.models.from_arguments import (
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
+from toolkit.next_step import evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.scoring.trust import with_earlier
 from toolkit.training.distributed import Ranks
@@ -130,11 +131,26 @@ def main(
             data=facts,
             reward_verdicts=[to_row(verdict) for verdict in verdicts],
         )
+        print(
+            f"PPO makes {trainer.num_updates} updates of {trainer.batch_size} episodes each. The "
+            "first of them show how long the rest will take.",
+            flush=True,
+        )
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)
-    if ranks.is_main:
-        print(f"policy adapter: {saved}")
+    wrote(saved, "policy adapter")
+    say_next(
+        evaluation(
+            saved,
+            model_args,
+            args,
+            config,
+            judges=reward_args.specs(),
+            held_out=held_out_flags(args),
+            end_token=reward_args.reward_end_token,
+        )
+    )
     return rows
 
 

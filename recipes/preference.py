@@ -30,6 +30,8 @@ from toolkit.models.from_arguments import (
     lora_of,
     tokenizer_of,
 )
+from toolkit.next_step import evaluation, reward_beside, say_next, wrote
+from toolkit.scoring.arguments import short_forms
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.baselines.data import preference_shape, prepare_completions
 from toolkit.training.baselines.train_and_save import train_and_save
@@ -90,7 +92,9 @@ def main(
         history=history,
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+    judges = short_forms({"reward_adapter": reward_beside(out, name)})
+    say_next(evaluation(out / "adapter", model_args, data_args, args, judges=judges))
     return metrics | {"history": history}
 
 

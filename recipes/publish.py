@@ -32,6 +32,7 @@ from toolkit.hub.gate import pass_gate
 from toolkit.hub.merge import check_merge, merge
 from toolkit.hub.package import describe, pack, read_template
 from toolkit.hub.upload import publish
+from toolkit.next_step import again, say_last, say_next
 
 
 @dataclass
@@ -103,10 +104,15 @@ def main(args: PublishArguments) -> int:
     if args.dry_run:
         print(f"\n{card}")
         print("\n".join(f"would be refused: {line}" for line in problems) or "would be sent")
-        return 2 if problems else 0
+        if problems:
+            say_last("Mend what would be refused, then run the same command again.")
+            return 2
+        say_next(again("publish", "dry_run"))
+        return 0
     if problems:
         raise InputError(problems[0], details=problems[1:])
     print(f"published: {publish(hub, repo_id, folder, package.files, private=not args.public)}")
+    say_last("The card on that page shows the lines of Python that load it.")
     return 0
 
 

@@ -35,6 +35,7 @@ from toolkit.models.from_arguments import (
     tokenizer_of,
 )
 from toolkit.models.reading import other_rendering
+from toolkit.next_step import evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.scoring.reward_models import RewardAdapter, RewardModel
 from toolkit.scoring.scorer import WeightedSum
@@ -115,7 +116,18 @@ def main(
         reward_verdicts=[to_row(v) for v in reward_args.verdicts],
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+    say_next(
+        evaluation(
+            out / "adapter",
+            model_args,
+            args,
+            config,
+            judges=reward_args.specs(),
+            held_out=held_out_flags(args),
+            end_token=reward_args.reward_end_token,
+        )
+    )
     return metrics | {"history": history}
 
 

@@ -30,6 +30,8 @@ from toolkit.models.from_arguments import (
     lora_of,
     tokenizer_of,
 )
+from toolkit.next_step import beside, evaluation, is_demo, reward_beside, say_next, step, wrote
+from toolkit.scoring.arguments import short_forms
 from toolkit.training.baselines.config import SFTBaselineConfig
 from toolkit.training.baselines.data import SFT_SCHEMA, prepare_completions, prepare_text, sft_rows
 from toolkit.training.baselines.train_and_save import train_and_save
@@ -100,7 +102,23 @@ def main(
         history=history,
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+
+    # What comes next: look at it, or go on from it by PPO if there is a reward model.
+    reward = reward_beside(out, name)
+    tune = step(
+        "ppo",
+        model_args,
+        data_args,
+        args,
+        policy_adapter=str(out / "adapter"),
+        reward_adapter=reward,
+        prompts=None if is_demo(model_args) else data_args.comparisons,
+        output_dir=beside(out, "ppo"),
+    )
+    judges = short_forms({"reward_adapter": reward})
+    look = evaluation(out / "adapter", model_args, data_args, args, judges=judges)
+    say_next(look, tune if reward and args.text is None else None)
     return metrics | {"history": history}
 
 
