@@ -1,6 +1,5 @@
 """What a recipe says last: commands that their recipes take, with what must be handed on."""
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.cli import bind, call, recipe
 from toolkit.next_step import (
+    DEFAULTS,
     SHARED,
     Step,
     again,
@@ -91,19 +91,16 @@ def test_what_was_typed_is_said_again_but_for_what_is_replaced() -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_each_recipe_takes_what_it_may_be_handed_and_has_the_same_defaults(name: str) -> None:
-    needed = {"convert": ["--input", "x"]}.get(name, [])
-    told = {k: v for part in bind(recipe(name).main, needed) for k, v in vars(part).items()}
-    defaults: dict[str, object] = {
-        f.name: f.default for kind in (ModelArguments, SamplingArguments) for f in _fields(kind)
-    }
+    assert {*DEFAULTS} == {flag for shared in SHARED.values() for flag in shared}
+    told = {k: v for part in bind(recipe(name).main, []) for k, v in vars(part).items()}
     for flag in SHARED[name]:
         assert flag in told, f"{name} has no --{flag}"
-        if flag in defaults:
-            assert told[flag] == defaults[flag], f"{name}: --{flag} has another default"
+        assert told[flag] == DEFAULTS[flag], f"{name}: --{flag} has another default"
 
 
-def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind)
+@pytest.mark.parametrize("name", ["sample", "reward", "sft", "preference", "rloo", "ppo"])
+def test_a_recipe_that_was_told_nothing_hands_nothing_on(name: str) -> None:
+    assert step("ppo", *bind(recipe(name).main, [])).flags == {}
 
 
 def test_only_what_differs_from_the_defaults_is_handed_on_and_only_if_it_is_taken() -> None:

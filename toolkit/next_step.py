@@ -20,8 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.model import DEMO_MODEL, ModelArguments
 from toolkit.arguments.prompts import PromptArguments
+from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArguments
 from toolkit.launched import is_first, world_size
 from toolkit.scoring.arguments import Spec
 
@@ -54,6 +56,14 @@ SHARED: dict[str, tuple[str, ...]] = {
     "sft": (*MODEL, *CHAT, "stop_token"),
     "ppo": (*MODEL, *CHAT, *SAMPLING, "penalty_reward_value"),
     "evaluate": (*MODEL, *CHAT, *SAMPLING),
+}
+
+_NAMES = {name for shared in SHARED.values() for name in shared}
+DEFAULTS = {
+    f.name: f.default
+    for kind in (ModelArguments, ChatArguments, SamplingArguments, TrainedCompletionArguments)
+    for f in dataclasses.fields(kind)
+    if f.name in _NAMES
 }
 
 # Words in a command that only the user can fill in, and what is said of them.
@@ -119,14 +129,12 @@ def step(recipe: str, *shared: object, **flags: object) -> Step:
 
 
 def changed_settings(arguments: object) -> dict[str, object]:
-    """The fields of this dataclass, among those to be shared, that are not at their defaults."""
-    assert dataclasses.is_dataclass(arguments)
-    names = {name for shared in SHARED.values() for name in shared}
+    """What this dataclass says, of the settings that are shared, other than their defaults."""
     values = vars(arguments)
     return {
-        f.name: values[f.name]
-        for f in dataclasses.fields(arguments)
-        if f.name in names and values[f.name] != f.default
+        name: values[name]
+        for name, default in DEFAULTS.items()
+        if name in values and values[name] != default
     }
 
 
