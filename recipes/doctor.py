@@ -121,7 +121,7 @@ def main(
         lacking["prompts"] = "PROMPTS.jsonl"
     if not args.overwrite and config.resume is None and config.folder.exists():
         lacking["output_dir"] = fresh(config.folder)
-    say_next(again("ppo", "prompt_length", "canaries", **lacking))
+    say_next(again("ppo", "prompt_length", "canaries", "no_canaries", **lacking))
     return 0
 
 

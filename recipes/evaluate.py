@@ -155,18 +155,20 @@ def main(
 
 
 def work(args: EvaluationArguments, contenders: list[Contender], prompts: int) -> str:
-    """How much is to be done, in a line or two."""
-    judges = len(args.specs())
-    said = f"{len(contenders)} contenders x {prompts} prompts x {judges} judges"
+    """How much is to be done, a sentence a line."""
+    count, specs = len(contenders), args.specs()
+    lines = [f"{count} contenders on {prompts} prompts are compared by {len(specs)} judges."]
     if args.samples is None:
         drawn = sum(c.n for c in contenders) * prompts
-        said += f"; {drawn} completions are sampled first"
+        lines.append(f"{drawn} completions are sampled for this first.")
     if args.frontier_prompts:
         more = min(args.frontier_prompts, prompts) * args.frontier_samples
-        said += (
-            f"\n{more} more completions are sampled for the frontier (--frontier_prompts 0: none)"
-        )
-    return said
+        lines.append(f"{more} more are sampled for the frontier (--frontier_prompts 0 for none).")
+    if any(spec.kind == "http" for spec in specs):
+        pairs = count - 1 if args.pick_pairs == "reference" else count * (count - 1) // 2
+        asked = pairs * min(args.pick_limit, prompts)
+        lines.append(f"Each HTTP judge is asked {asked} questions at most (see --pick_limit).")
+    return "\n".join(lines)
 
 
 def report_on(args: EvaluationArguments, contenders: list[Contender]) -> Step:

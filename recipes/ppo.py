@@ -34,7 +34,7 @@ from toolkit.models.from_arguments import (
 from toolkit.models.memory import check_memory
 from toolkit.models.reading import other_rendering
 from toolkit.models.roles import Roles
-from toolkit.next_step import evaluation, held_out_flags, say_next, wrote
+from toolkit.next_step import again, evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.scoring.trust import with_earlier
 from toolkit.training.distributed import Ranks
@@ -53,9 +53,9 @@ def main(
 ) -> list[Row]:
     # Data, rewards and memory, checked before the model is loaded.
     ranks = Ranks(config.world_size)
-    again = args.overwrite or config.resume is not None
+    replaced = args.overwrite or config.resume is not None
     begun = bool(checkpoints(config.folder))
-    claim_output(config.folder, again, "output_dir", goes_on=begun)
+    claim_output(config.folder, replaced, "output_dir", goes_on=begun)
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
@@ -140,6 +140,9 @@ def main(
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)
     wrote(saved, "policy adapter")
+    if config.stop_at_update is not None and config.stop_at_update < trainer.num_updates:
+        say_next(again("ppo", "overwrite", "stop_at_update", resume="auto"))
+        return rows
     say_next(
         evaluation(
             saved,

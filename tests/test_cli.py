@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.endings import Stopped, goes_on
@@ -156,13 +157,13 @@ def test_a_disk_that_says_no_is_one_line(
 def test_who_is_interrupted_is_given_the_command_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool
 ) -> None:
-    def main(toy: Toy) -> None:
+    def main(toy: Toy, args: OverwriteArguments) -> None:
         if saved:
             raise Interrupted(2, Path("ppo/checkpoint-2"))
         with goes_on():
             raise Stopped(15)
 
-    monkeypatch.setattr("sys.argv", ["recipes/toy.py", "--n", "3"])
+    monkeypatch.setattr("sys.argv", ["recipes/toy.py", "--overwrite", "--n", "3"])
     with pytest.raises(SystemExit) as caught:
         run(main)
     assert caught.value.code == (130 if saved else 143)

@@ -14,6 +14,8 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.cli import bind, call, recipe
+from toolkit.evaluation.contenders import parse_contenders
+from toolkit.evaluation.judges import PeopleJudge
 from toolkit.next_step import (
     DEFAULTS,
     SHARED,
@@ -277,3 +279,59 @@ def test_a_translated_yaml_leads_to_the_run_that_it_is_for(
     found = followed(recipe("trl_config").main, words)
     assert found["recipe"] == "ppo" and found["learning_rate"] == 1e-5
     assert found["prompts"] == "PROMPTS.jsonl"
+
+
+def test_a_store_leads_to_its_picks_and_these_to_a_reward_model(
+    tmp_path: Path, followed: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    label, store = recipe("label").main, str(tmp_path / "labels.sqlite")
+    lexicon, samples = tmp_path / "words.txt", tmp_path / "samples.jsonl"
+    lexicon.write_text("good\t1\n")
+    samples.write_text(json.dumps({"prompt": "It was", "completions": [" good.", " bad."]}))
+
+    found = followed(label, ["--store", store, "--samples", str(samples)])
+    assert found["recipe"] == "label" and found["serve"] and found["store"] == store
+    found = followed(label, ["--store", store, "--lexicon", str(lexicon)])
+    assert found["recipe"] == "label" and found["output"] == str(tmp_path / "comparisons.jsonl")
+    found = followed(label, ["--store", store, "--output", found["output"]])
+    assert found["recipe"] == "reward" and found["model_name_or_path"] == "MODEL"
+    found = followed(label, ["--store", store, "--backup", str(tmp_path / "copy.sqlite")])
+    assert found["output"] == str(tmp_path / "comparisons-2.jsonl")
+
+    people = PeopleJudge("people", str(tmp_path / "matches.sqlite"))
+    people.verdicts([("It was", " good.", " bad.")])
+    call(label, ["--store", people.path, "--lexicon", str(lexicon)])
+    assert capsys.readouterr().out.endswith("run evaluate.py again with --samples.\n")
+
+
+@pytest.mark.slow  # the report's pictures are imported
+def test_a_report_leads_to_a_dry_run_of_the_policy_that_it_is_on(
+    tmp_path: Path, understood: Understood, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, run = recipe("report"), tmp_path / "ppo"
+    args = report.ReportArguments(runs=[f"mine={run}"])
+    assert report.publish_of(args, None) is None
+
+    adapter = run / "adapters" / "policy"
+    adapter.mkdir(parents=True)
+    for base, id_wanted in ((str(tmp_path), True), ("org/base", False)):
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        say_next(report.publish_of(args, None))
+        found = understood(capsys.readouterr().out)
+        assert (found["recipe"], found["adapter"]) == ("publish", str(adapter))
+        assert found["dry_run"] and ("base_model_id" in found["given"]) == id_wanted
+
+
+def test_an_evaluation_says_how_much_it_will_do() -> None:
+    evaluate = recipe("evaluate")
+    contenders = parse_contenders(["a=org/model", "b=best_of_4"])
+    args = bind(
+        evaluate.main,
+        ["--judges", "j=http:m@u", "l=lexicon:x", "--frontier_prompts", "5", "--pick_limit", "7"],
+    )[-1]
+    assert evaluate.work(args, contenders, 40).splitlines() == [
+        "3 contenders on 40 prompts are compared by 2 judges.",
+        "240 completions are sampled for this first.",
+        "2560 more are sampled for the frontier (--frontier_prompts 0 for none).",
+        "Each HTTP judge is asked 14 questions at most (see --pick_limit).",
+    ]

@@ -111,9 +111,9 @@ def _how_to_go_on(main: Callable[..., object], error: BaseException) -> next_ste
     recipe_file = sys.modules[main.__module__].__file__
     name = Path(str(recipe_file)).stem
     if isinstance(error, Interrupted | KeyboardInterrupt) and hasattr(error, "__notes__"):
-        return next_step.again(name)  # ``endings.goes_on``
+        return next_step.again(name, "overwrite")  # ``endings.goes_on``
     if isinstance(error, Interrupted):
-        return next_step.again(name, resume="auto")
+        return next_step.again(name, "overwrite", resume="auto")
     return None
 
 
