@@ -17,11 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from toolkit.arguments.model import ModelArguments
-from toolkit.arguments.prompts import LaterPromptArguments
+from toolkit.arguments.prompts import HELD_OUT, LaterPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.flags import Range, flag
+from toolkit.next_step import beside, say_next, step, wrote
 from toolkit.scoring.arguments import ScorerArguments
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def main(
     for line in other_rendering(args.adapter, prompts, "--adapter"):
         print(f"note: {line}")
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
+    print(f"Sampling {args.n} completions of each, {len(prompts) * args.n} in all.", flush=True)
 
     # n completions of each, all scored.
     sampling = Sampling(
@@ -102,7 +104,24 @@ def main(
         ("KL from what is sampled, ln n - (n-1)/n", f"{best_of_n_kl(args.n):.3f} nats", ""),
     ]
     print_facts(f"Best of {args.n}", facts)
-    print(f"{args.output}: {len(rows)} rows")
+    wrote(args.output, f"{len(rows)} rows")
+
+    # What comes next: look at it beside the model that it samples, or learn from its picks.
+    told = model_args, sampling_args, args
+    best_of = f"best_of_{args.n}"
+    source = [] if args.adapter is None else [f"policy={args.adapter}"]
+    look = step(
+        "evaluate",
+        *told,
+        prompts=None if args.prompts == HELD_OUT else args.prompts,
+        skip=args.skip or None,
+        prompt_tokens=sampling_args.prompt_tokens,
+        contenders=[*source, f"{best_of}={best_of}{':policy' if source else ''}"],
+        **scorer_args.flags(),
+        output_dir=beside(args.output, "evaluation"),
+    )
+    learn = step("sft", *told, comparisons=args.output, output_dir=beside(args.output, "sft"))
+    say_next(look, learn)
     return facts
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.embedded import embedded
 from toolkit.flags import flag
+from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import PREPARATION, last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 from toolkit.training.methods import METHODS
@@ -39,7 +40,9 @@ def main(args: CompareArguments) -> dict[str, Any]:
     out = Path(args.output_dir or f"outputs/{configs.name}")
     stages = stages_of(configs, [name.strip() for name in args.stages.split(",")], {})
     stages += last_stages(configs, stages, out, [], "Methods compared")
-    return run_stages(stages, out, args.overwrite)
+    results = run_stages(stages, out, args.overwrite)
+    say_open(out / "report" / "report.html")
+    return results
 
 
 if __name__ == "__main__":

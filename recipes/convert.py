@@ -22,6 +22,7 @@ from toolkit.data.repeated_prompts import REPEATED
 from toolkit.data.tables import check_table_name, write_table
 from toolkit.errors import InputError
 from toolkit.flags import flag
+from toolkit.next_step import again, beside, say_next, step, wrote
 
 
 @dataclass
@@ -78,13 +79,26 @@ def main(args: ConvertArguments) -> None:
     count = write_table(
         args.output, made, lambda: f"{args.input}: no {args.to} in it; left out: {dict(dropped)}"
     )
-    print(f"{args.output}: {count} {args.to}; left out: {sum(dropped.values())}")
+    wrote(args.output, f"{count} {args.to}; left out: {sum(dropped.values())}")
     for reason, times in dropped.most_common():
         print(f"  {times} {reason}")
     if noted:
         print("done to what was kept:")
     for what, times in noted.most_common():
         print(f"  {times} {what}")
+
+    if args.to == "pairs":
+        print("TRL's own trainers read these pairs; the recipes here learn from comparisons.")
+        say_next(again("convert", "to", output=beside(args.output, "comparisons.jsonl")))
+        return
+    say_next(
+        step(
+            "reward",
+            comparisons=args.output,
+            model_name_or_path="MODEL",
+            output_dir=beside(args.output, "reward"),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from toolkit.arguments.common import SeedArguments
 from toolkit.arguments.model import Precision
 from toolkit.embedded import CONFIGS
 from toolkit.flags import Count, Range, flag
+from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 
@@ -48,6 +49,7 @@ def main(args: DemoArguments) -> int:
 
     # The report's verdicts decide.
     facts = run_stages(stages, OUTPUT, overwrite=True)["report"]
+    say_open(OUTPUT / "report" / "report.html")
     return 1 if any(verdict == "no" for _, _, verdict in facts) else 0
 
 

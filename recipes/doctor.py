@@ -21,6 +21,7 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.flags import Count, Flags, flag
+from toolkit.next_step import again, fresh, is_demo, reward_beside, say_last, say_next
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.ppo.config import PPOConfig
 
@@ -110,7 +111,19 @@ def main(
         print(
             f"{'ok  ' if problem is None else 'FAIL'}  {title}{f': {problem}' if problem else ''}"
         )
-    return 0 if suffices and sound else 1
+    # What comes next: the run that was asked about, with what it still lacks.
+    if not (suffices and sound):
+        say_last("Mend what is said above, then run the same command again.")
+        return 1
+    lacking = {}
+    if not rewards.specs():
+        lacking["reward_adapter"] = reward_beside(config.folder, name) or "REWARD/adapter"
+    if args.prompts is None and not is_demo(model_args):
+        lacking["prompts"] = "PROMPTS.jsonl"
+    if not args.overwrite and config.resume is None and config.folder.exists():
+        lacking["output_dir"] = fresh(config.folder)
+    say_next(again("ppo", "prompt_length", "canaries", "no_canaries", **lacking))
+    return 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ from toolkit.errors import InputError
 from toolkit.evaluation.arguments import EvaluationArguments
 
 if TYPE_CHECKING:
+    from toolkit.evaluation.contenders import Contender
     from toolkit.evaluation.result import Evaluation
+from toolkit.next_step import Step, beside, say_next, wrote
+from toolkit.record import RUN_FILE, RunRecord
 
 
 def main(
@@ -78,6 +81,7 @@ def main(
     trained = trained_on(contenders, prompts, tokenizer)
 
     # Everyone writes; then everyone is judged.
+    print(work(args, contenders, len(prompts)), flush=True)
     sampling = Sampling(
         Roles(base_of(model_args)),
         tokenizer,
@@ -102,7 +106,7 @@ def main(
         forget_run(out)
         write_samples(out, sample_rows(prompts, tokenizer, outputs, {}))
         written.write(out / "evaluation.json")
-        print(f"{out / 'samples.jsonl'}: written; should a judge fail: --samples with it")
+        wrote(out / "samples.jsonl", "if a judge fails, go on with --samples and this file")
     scores, verdicts = judge_all(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
     )
@@ -137,7 +141,52 @@ def main(
     evaluation.write(out / "evaluation.json")
     write_run(out, "evaluate", model_args, sampling_args, args)
     print_evaluation(evaluation, shown[: args.show])
+    wrote(out / "evaluation.json", "these figures")
+
+    # What comes next: people judge, if they are asked and have not; then a report.
+    page = report_on(args, contenders)
+    asked = next((judge.value for judge in args.specs() if judge.kind == "people"), None)
+    people = [judge.name for judge in judges if judge.kind == "people"]
+    if asked is not None and not any(p.judged for p in pairs if p.judge in people):
+        say_next(Step("label", {"serve": True, "store": asked, "invite": "me"}), page)
+    else:
+        say_next(page)
     return evaluation
+
+
+def work(args: EvaluationArguments, contenders: "list[Contender]", prompts: int) -> str:
+    """How much is to be done, a sentence a line."""
+    count, specs = len(contenders), args.specs()
+    lines = [f"{count} contenders on {prompts} prompts are compared by {len(specs)} judges."]
+    if args.samples is None:
+        drawn = sum(c.n for c in contenders) * prompts
+        lines.append(f"{drawn} completions are sampled for this first.")
+    if args.frontier_prompts:
+        more = min(args.frontier_prompts, prompts) * args.frontier_samples
+        lines.append(f"{more} more are sampled for the frontier (--frontier_prompts 0 for none).")
+    if any(spec.kind == "http" for spec in specs):
+        pairs = count - 1 if args.pick_pairs == "reference" else count * (count - 1) // 2
+        asked = pairs * min(args.pick_limit, prompts)
+        lines.append(f"Each HTTP judge is asked {asked} questions at most (see --pick_limit).")
+    return "\n".join(lines)
+
+
+def report_on(args: EvaluationArguments, contenders: "list[Contender]") -> Step:
+    """The report on this evaluation, and on the runs whose adapters took part in it."""
+    shown: dict[str, list[str]] = {"runs": [], "trainings": [], "rewards": []}
+    adapters = [(c.name, c.source) for c in contenders if c.kind == "adapter"]
+    adapters += [(s.name, s.value) for s in args.specs() if s.kind == "reward_adapter"]
+    for name, adapter in adapters:
+        around = [folder for folder in list(Path(adapter).parents)[:2] if folder.name]
+        run = next((folder for folder in around if (folder / RUN_FILE).is_file()), None)
+        method = None if run is None else RunRecord.read(run / RUN_FILE).method
+        if method is not None:
+            flag = {"ppo": "runs", "reward": "rewards"}.get(method, "trainings")
+            shown[flag].append(f"{name}={run}")
+
+    folders = {flag: given or None for flag, given in shown.items()}
+    page = {"evaluation": args.output_dir, "output_dir": beside(args.output_dir, "report")}
+    return Step("report", {**folders, **page})
 
 
 if __name__ == "__main__":

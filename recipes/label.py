@@ -29,6 +29,17 @@ from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Count, Share, flag
 from toolkit.labeling.arguments import StoreArguments
+from toolkit.next_step import (
+    Step,
+    again,
+    beside,
+    fresh,
+    say_last,
+    say_next,
+    settings_beside,
+    step,
+    wrote,
+)
 from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
 
 if TYPE_CHECKING:
@@ -80,7 +91,8 @@ def main(
         if any(more):
             raise InputError("backup: only copies the store (give --store alone)", "backup")
         copy = backup(store_args.path, store_args.backup, args.overwrite)
-        print(f"{copy}: a copy of {store_args.path}, {copy.stat().st_size:,} bytes")
+        wrote(copy, f"a copy of {store_args.path}, {copy.stat().st_size:,} bytes")
+        say_next(picks_of(store_args.path))
         return None
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
@@ -113,12 +125,41 @@ def main(
             guidelines,
             store_args.requests_per_second,
         )
+    picks = list(store.picks())
+    matches = list(store.said("match"))
     if args.output is not None:
-        picks = list(store.picks())
         write_jsonl(args.output, picks)
-        print(f"{args.output}: {len(picks)} comparisons")
+        wrote(args.output, f"{len(picks)} comparisons")
     store.close()
+
+    # What comes next: learn from the picks, or pick some first.
+    if picks and args.output is not None:
+        say_next(learning(args.output, args.samples))
+    elif picks:
+        say_next(picks_of(store_args.path))
+    elif matches:
+        say_last("These are choices between models: run evaluate.py again with --samples.")
+    else:
+        say_next(Step("label", {"serve": True, "store": store_args.path, "invite": "me"}))
     return None
+
+
+def picks_of(store: str) -> Step:
+    """The step that writes a store's picks to a file."""
+    return step("label", store=store, output=beside(store, "comparisons.jsonl"))
+
+
+def learning(comparisons: str, samples: str | None) -> Step:
+    """The step that trains a reward model, on the model that the samples are of."""
+    told = None if samples is None else settings_beside(samples)
+    model = {"model_name_or_path": "MODEL"} if told is None else {}
+    return step(
+        "reward",
+        told or {},
+        comparisons=comparisons,
+        **model,
+        output_dir=beside(comparisons, "reward"),
+    )
 
 
 def by_script(store: "Store", scripted: "ScriptedLabeler", args: LabelArguments) -> None:
@@ -165,13 +206,16 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
         else:
             labeled.append(row | {"best": best, "scores": scores, "labeler": labeler})
     write_jsonl(output, labeled)
-    print(f"{output}: {len(labeled)} comparisons; {dropped} ties dropped")
+    wrote(output, f"{len(labeled)} comparisons; {dropped} ties dropped")
     if not labeled:  # as with a store, an answer of the labeler and no mistake in the file
         print(
             f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on "
             "(does the scorer tell the completions apart? where prompts are messages, each "
             "completion is a list with one message; --ties random picks by lot)"
         )
+        say_next(again("label", ties="random", output=fresh(output)))
+        return
+    say_next(learning(output, samples))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from toolkit.arguments.model import MergedDtype
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import flag
+from toolkit.next_step import Step, beside, say_next, wrote
 
 
 @dataclass
@@ -42,7 +43,13 @@ def main(args: MergeArguments) -> None:
 
     out = claim_output(args.output_dir, args.overwrite, "output_dir", whole=True)
     print(merge_adapter(str(args.adapter), args.model_name_or_path, out, args.dtype))
-    print(f"merged model: {out} (pass it as --model_name_or_path)")
+    wrote(out, "merged model; pass it as --model_name_or_path")
+    flags = {
+        "model_name_or_path": str(out),
+        "prompts": "PROMPTS.jsonl",
+        "output": beside(out, "samples.jsonl"),
+    }
+    say_next(Step("sample", flags))
 
 
 if __name__ == "__main__":

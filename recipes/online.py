@@ -22,8 +22,9 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.data.locks import lock_file
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
+from toolkit.next_step import again, evaluation, held_out_flags, say_next, wrote
 from toolkit.pipeline.arguments import OnlineArguments
-from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker
+from toolkit.scoring.arguments import FunctionArguments, JudgeArguments, load_picker, short_forms
 
 if TYPE_CHECKING:
     from toolkit.labeling.labelers import ScriptedLabeler
@@ -73,6 +74,12 @@ def main(
         return result
 
     # The rounds.
+    print(
+        f"{len(plan.stops)} rounds: {plan.wanted[0]} picks before the first and {plan.wanted[-1]} "
+        f"before the last; a reward model is trained in each, and PPO makes {plan.stops[-1]} "
+        "updates in all.",
+        flush=True,
+    )
     with Store(where, Settings(overlap=args.overlap)) as store:
         loop = Loop(
             args,
@@ -92,8 +99,22 @@ def main(
                 rows = loop.run()
         except LoopEnded as ending:
             print(f"ended: {ending}")
+            say_next(again("online"))
             return ending.code
-    print("\n".join(["", *map(summary, rows), f"policy adapter: {out / 'ppo/adapters/policy'}"]))
+    print("\n".join(["", *map(summary, rows)]))
+    policy = out / "ppo" / "adapters" / "policy"
+    wrote(policy, "policy adapter")
+
+    # What comes next: judges that it was trained on, and the scripted labeler itself.
+    _, _, rewards, ppo_prompts, _ = bound["ppo"]
+    last = loop.folder(len(plan.stops) - 1) / "reward" / "adapter"
+    judges = short_forms({"reward_adapter": str(last)} | scorer.flags())
+    told = ppo_prompts, config
+    held_out = held_out_flags(ppo_prompts)
+    end_token = rewards.reward_end_token
+    say_next(
+        evaluation(policy, model_args, *told, judges=judges, held_out=held_out, end_token=end_token)
+    )
     return 0
 
 

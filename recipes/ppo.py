@@ -20,6 +20,7 @@ from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
+from toolkit.next_step import again, evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.ppo.config import PPOConfig
 
@@ -57,9 +58,9 @@ def main(
 
     # Data, rewards and memory, checked before the model is loaded.
     ranks = Ranks(config.world_size)
-    again = args.overwrite or config.resume is not None
+    replaced = args.overwrite or config.resume is not None
     begun = bool(checkpoints(config.folder))
-    claim_output(config.folder, again, "output_dir", goes_on=begun)
+    claim_output(config.folder, replaced, "output_dir", goes_on=begun)
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
@@ -135,11 +136,29 @@ def main(
             data=facts,
             reward_verdicts=[to_row(verdict) for verdict in verdicts],
         )
+        print(
+            f"PPO makes {trainer.num_updates} updates of {trainer.batch_size} episodes each. The "
+            "first of them show how long the rest will take.",
+            flush=True,
+        )
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)
-    if ranks.is_main:
-        print(f"policy adapter: {saved}")
+    wrote(saved, "policy adapter")
+    if config.stop_at_update is not None and config.stop_at_update < trainer.num_updates:
+        say_next(again("ppo", "overwrite", "stop_at_update", resume="auto"))
+        return rows
+    say_next(
+        evaluation(
+            saved,
+            model_args,
+            args,
+            config,
+            judges=reward_args.specs(),
+            held_out=held_out_flags(args),
+            end_token=reward_args.reward_end_token,
+        )
+    )
     return rows
 
 

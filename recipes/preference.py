@@ -21,6 +21,8 @@ from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
+from toolkit.next_step import evaluation, reward_beside, say_next, wrote
+from toolkit.scoring.arguments import short_forms
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS
 
@@ -91,7 +93,9 @@ def main(
         history=history,
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+    judges = short_forms({"reward_adapter": reward_beside(out, name)})
+    say_next(evaluation(out / "adapter", model_args, data_args, args, judges=judges))
     return metrics | {"history": history}
 
 

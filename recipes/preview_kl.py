@@ -9,12 +9,14 @@ target in the last fifth, and how far it overshoots. A sketch of the controller,
 
 from toolkit.cli import run
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.errors import check_range
 from toolkit.flags import Count, Positive, Range, flag, other_default
+from toolkit.next_step import Step, fresh, say_next
 
 
 @dataclass
@@ -56,6 +58,27 @@ def main(args: PreviewArguments) -> None:
             "it does not settle in this run: a shorter kl_horizon moves the coefficient faster; if "
             "it swings, a longer one, or a kl_coef nearer to where it ends"
         )
+    say_next(ppo_of(args))
+
+
+def ppo_of(args: PreviewArguments) -> Step:
+    """The PPO run that was previewed, as far as this recipe knows it."""
+    shared = [f for f in dataclasses.fields(KLArguments)]
+    told = {f.name: getattr(args, f.name) for f in shared if getattr(args, f.name) != f.default}
+    batch = args.batch_size
+    sizes = {"per_device_train_batch_size": batch}
+    if batch % 64 == 0:  # PPO's own passes, several of them if need be
+        sizes = {"gradient_accumulation_steps": batch // 64} if batch > 64 else {}
+    flags = {
+        "model_name_or_path": "MODEL",
+        "prompts": "PROMPTS.jsonl",
+        "reward_adapter": "REWARD/adapter",
+        **told,
+        **sizes,
+        "total_episodes": args.total_episodes,
+        "output_dir": fresh("outputs/ppo"),
+    }
+    return Step("ppo", flags)
 
 
 if __name__ == "__main__":

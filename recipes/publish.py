@@ -25,6 +25,7 @@ from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Flags, flag
 from toolkit.hub.connection import connect, model_info, require_token
+from toolkit.next_step import again, say_last, say_next
 
 
 @dataclass
@@ -104,10 +105,15 @@ def main(args: PublishArguments) -> int:
     if args.dry_run:
         print(f"\n{card}")
         print("\n".join(f"would be refused: {line}" for line in problems) or "would be sent")
-        return 2 if problems else 0
+        if problems:
+            say_last("Mend what would be refused, then run the same command again.")
+            return 2
+        say_next(again("publish", "dry_run"))
+        return 0
     if problems:
         raise InputError(problems[0], details=problems[1:])
     print(f"published: {publish(hub, repo_id, folder, package.files, private=not args.public)}")
+    say_last("The card on that page shows the lines of Python that load it.")
     return 0
 
 

@@ -18,6 +18,7 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
 from toolkit.data.text import printable
 from toolkit.flags import Range, flag
+from toolkit.next_step import beside, say_next, step, wrote
 
 
 @dataclass
@@ -56,9 +57,19 @@ def main(args: RatingArguments) -> None:
         count = write_table(
             args.scores, scored, lambda: f"{args.comparisons}: only ties at the top"
         )
-        print(
-            f"{args.scores}: {count} prompts with scores, from {len(source)} labels; prompts "
-            "whose labels leave a tie at the top are left out"
+        wrote(
+            args.scores,
+            f"{count} prompts with scores, from {len(source)} labels; prompts whose labels leave a "
+            "tie at the top are left out",
+        )
+        say_next(
+            step(
+                "reward",
+                comparisons=args.scores,
+                loss_type="scalar_rating",
+                model_name_or_path="MODEL",
+                output_dir=beside(args.scores, "reward"),
+            )
         )
         return
 
@@ -80,6 +91,15 @@ def main(args: RatingArguments) -> None:
         )
     Console().print(table)
     Ratings(args.method, ratings).write(args.output)
+    wrote(args.output, "these ratings")
+    say_next(
+        step(
+            "reward",
+            comparisons=args.comparisons,
+            model_name_or_path="MODEL",
+            output_dir=beside(args.output, "reward"),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import CountOrZero, flag
+from toolkit.next_step import Step, base_named_by, say_next, say_open, wrote
 from toolkit.record import RUN_FILE, RunRecord
 
 if TYPE_CHECKING:
+    from toolkit.evaluation.result import Evaluation
     from toolkit.evaluation.tables import Fact
 
 
@@ -50,7 +52,6 @@ def named(values: list[str], field_name: str) -> dict[str, Path]:
 
 
 def main(args: ReportArguments) -> "list[Fact]":
-    from toolkit.evaluation.result import Evaluation
     from toolkit.evaluation.run_page import Report, write_run_report
     from toolkit.evaluation.run_report import (
         data_sheet,
@@ -81,8 +82,35 @@ def main(args: ReportArguments) -> "list[Fact]":
     report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
     page = write_run_report(out, report)
     print_facts(args.title, facts)
-    print(f"report: {page}")
+    wrote(page, "a page to open in a browser")
+    publishing = publish_of(args, result)
+    if publishing is None or any(verdict == "no" for _, _, verdict in facts):
+        say_open(page)
+    else:
+        say_next(publishing)
     return facts
+
+
+def publish_of(args: ReportArguments, result: "Evaluation | None") -> Step | None:
+    """The step that shows what would be published of a policy that took part; None without one."""
+    adapters = [folder / "adapters" / "policy" for folder in named(args.runs, "runs").values()]
+    adapters += [folder / "adapter" for folder in named(args.trainings, "trainings").values()]
+    if result is not None:
+        adapters += [Path(c.adapter) for c in result.contenders if c.adapter is not None]
+    found = next((a for a in adapters if (a / "adapter_config.json").is_file()), None)
+    if found is None:
+        return None
+
+    base = base_named_by(found)
+    local = base is not None and Path(base).is_dir()
+    flags = {
+        "adapter": str(found),
+        "repo_id": "OWNER/NAME",
+        "base_model_id": "OWNER/BASE" if local else None,
+        "evaluation": args.evaluation,
+        "dry_run": True,
+    }
+    return Step("publish", flags)
 
 
 if __name__ == "__main__":

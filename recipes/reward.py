@@ -25,6 +25,7 @@ from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
 from toolkit.flags import flag
+from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
@@ -101,6 +102,16 @@ def main(
         data.collator(),
     )
     print(preflight(trainer))
+    print(
+        f"Training takes {config.num_train_epochs:g} passes over {len(data.train)} comparisons."
+        + (
+            " Then a clean process loads base and adapter once more, to check what was saved "
+            "(--check_reload false leaves this out)."
+            if args.check_reload
+            else ""
+        ),
+        flush=True,
+    )
     seconds = trainer.train().metrics["train_runtime"]
     history = [row for row in trainer.state.log_history if "loss" in row]
     probes = data.probes()
@@ -153,7 +164,20 @@ def main(
         seconds=seconds,
     )
     print(json_text(to_row(metrics), indent=2))
-    print(f"{out / 'adapter'}: {verdict.sentence}")
+    wrote(out / "adapter", "reward adapter")
+    print(verdict.sentence)
+
+    # What comes next: look at it; and use it, if it can be trusted.
+    told = (model_args, sampling, data_args)
+    tune = step(
+        "ppo",
+        *told,
+        reward_adapter=str(out / "adapter"),
+        prompts=None if is_demo(model_args) else data_args.comparisons,
+        output_dir=beside(out, "ppo"),
+    )
+    look = step("reward_report", run=str(out), output=fresh(out / "report"))
+    say_next(look, tune if verdict.answer == "yes" else None)
     return metrics
 
 

@@ -23,6 +23,7 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.records import from_row
 from toolkit.errors import InputError
 from toolkit.flags import flag
+from toolkit.next_step import beside, is_demo, say_next, step, wrote
 from toolkit.record import RUN_FILE, RunRecord
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.evaluation.reward_analysis import analyze
-    from toolkit.evaluation.reward_page import curve_point, facts, write_reward_report
+    from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
     from toolkit.evaluation.tables import print_facts
     from toolkit.models.adapters import check_adapter
     from toolkit.models.from_arguments import base_of, longest_text, tokenizer_of
@@ -73,7 +74,7 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     reward = recipe("reward")
-    model_args, _, _, data_args, _, config = bind(reward.main, replay)
+    model_args, _, sampling, data_args, _, config = bind(reward.main, replay)
     out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
@@ -102,6 +103,8 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
 
     # The same training on fewer labels.
     curve = []
+    if fractions:
+        announce(fractions, record)
     for fraction in fractions:
         with contextlib.redirect_stdout(io.StringIO()):  # its talk is not about this model
             less = call(
@@ -127,8 +130,45 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
 
     write_reward_report(out, analysis, curve, record.as_json())
     print_facts("Reward model report", facts(analysis))
-    print(f"report: {out / 'reward_report.html'}")
+    wrote(out / "reward_report.html", "a page to open in a browser")
+
+    # What comes next: tune a policy, or get more labels.
+    told = model_args, sampling, data_args
+    demo = is_demo(model_args)
+    tune = step(
+        "ppo",
+        *told,
+        reward_adapter=str(adapter),
+        prompts=None if demo else data_args.comparisons,
+        output_dir=beside(source, "ppo"),
+    )
+    more = step(
+        "sample",
+        *told,
+        prompts=None if demo else "PROMPTS.jsonl",
+        seed=config.seed + 1,  # other samples than those that were labeled
+        output=beside(source, "more-samples.jsonl"),
+    )
+    trusted = verdict(analysis)[0] == "yes"
+    if not trusted:
+        print("For more labels, sample more completions and have them labeled.")
+    say_next(tune if trusted else more)
     return analysis
+
+
+def announce(fractions: list[float], record: RunRecord) -> None:
+    """Say how many trainings follow, on how much, and how long they should take."""
+    count = int((record.metrics or {}).get("train_comparisons") or 0)
+    parts = ", ".join(f"{round(share * count)}" for share in fractions)
+    said = f"Now {len(fractions)} more reward models are trained, for the curve of accuracy"
+    said += f" against labels: on {parts} comparisons." if count else " against labels."
+    if record.seconds is not None:
+        seconds = sum(fractions) * record.seconds
+        said += (
+            f" The run itself trained for {record.seconds:.0f} s, so these take about "
+            f"{seconds:.0f} s, and the loading."
+        )
+    print(f'{said} (--label_fractions "" leaves them out.)', flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
+from toolkit.next_step import evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
 from toolkit.training.baselines.config import RLOOBaselineConfig
 
@@ -116,7 +117,18 @@ def main(
         reward_verdicts=[to_row(v) for v in reward_args.verdicts],
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+    say_next(
+        evaluation(
+            out / "adapter",
+            model_args,
+            args,
+            config,
+            judges=reward_args.specs(),
+            held_out=held_out_flags(args),
+            end_token=reward_args.reward_end_token,
+        )
+    )
     return metrics | {"history": history}
 
 

@@ -8,18 +8,30 @@ without one are drawn again: people are asked only about completions that end (s
 You should see a progress bar, then how many rows were written and left out.
 """
 
-from toolkit.cli import run
+from toolkit.cli import changed, run
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
+
+import yaml
 
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import SampledPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
-from toolkit.data.files import write_jsonl
+from toolkit.data.files import write_jsonl, write_text
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag, other_default
+from toolkit.next_step import (
+    DEMO_LEXICON,
+    beside,
+    is_demo,
+    say_next,
+    settings_file,
+    step,
+    wrote,
+)
 
 
 @dataclass
@@ -60,6 +72,12 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     roles = Roles(base_of(model_args), policy_adapter=args.adapter)
     roles.keep_only(tokenizer)
     generator = torch.Generator().manual_seed(args.seed)
+    count = len(prompts) * args.completions
+    print(
+        f"Sampling {count} completions: {args.completions} for each of {len(prompts)} prompts, in "
+        f"{math.ceil(count / args.batch_size)} batches. Those that do not end are drawn again, in "
+        f"{args.tries} rounds at most."
+    )
 
     # Draw K completions of each prompt; then draw again in place of those that do not end.
     texts: list[list[str]] = [[] for _ in prompts]
@@ -102,10 +120,26 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             "--tries may do with a longer --response_length, or --stop_token none)"
         )
     write_jsonl(args.output, rows)
-    print(
-        f"{args.output}: {len(rows)} rows of {args.completions} completions; left out: "
-        f"{left_out} prompts by length, {lacking}"
+    told = changed(model_args, sampling, args)
+    write_text(settings_file(args.output), yaml.safe_dump(told))  # label.py hands them on
+    wrote(
+        args.output,
+        f"{len(rows)} rows of {args.completions} completions; left out: {left_out} prompts by "
+        f"length, {lacking}",
     )
+
+    # What comes next: people pick, or a script.
+    picks = beside(args.output, "comparisons.jsonl")
+    people = step(
+        "label",
+        serve=True,
+        samples=args.output,
+        store=beside(args.output, "labels.sqlite"),
+        output=picks,
+        invite="me",
+    )
+    script = step("label", samples=args.output, lexicon=DEMO_LEXICON, output=picks)
+    say_next(people, script if is_demo(model_args) else None)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
+from toolkit.next_step import beside, evaluation, is_demo, reward_beside, say_next, step, wrote
+from toolkit.scoring.arguments import short_forms
 from toolkit.training.baselines.config import SFTBaselineConfig
 
 
@@ -106,7 +108,23 @@ def main(
         history=history,
     )
     print(json_text(metrics, indent=2))
-    print(f"policy adapter: {out / 'adapter'}")
+    wrote(out / "adapter", "policy adapter")
+
+    # What comes next: look at it, or go on from it by PPO if there is a reward model.
+    reward = reward_beside(out, name)
+    tune = step(
+        "ppo",
+        model_args,
+        data_args,
+        args,
+        policy_adapter=str(out / "adapter"),
+        reward_adapter=reward,
+        prompts=None if is_demo(model_args) else data_args.comparisons,
+        output_dir=beside(out, "ppo"),
+    )
+    judges = short_forms({"reward_adapter": reward})
+    look = evaluation(out / "adapter", model_args, data_args, args, judges=judges)
+    say_next(look, tune if reward and args.text is None else None)
     return metrics | {"history": history}
 
 

@@ -21,6 +21,7 @@ from toolkit.data.files import require_file
 from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Positive, flag
+from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import judge_and_report, ppo_stage
 from toolkit.pipeline.stages import run_stages
 
@@ -54,7 +55,9 @@ def main(args: SweepArguments) -> dict[str, Any]:
     told = ["--config", args.evaluate_config, *seed, "--output_dir", str(out / "evaluation")]
     shown = ["--runs", *(str(out / stage.name) for stage in runs)]
     stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown)]
-    return run_stages(stages, out, args.overwrite)
+    results = run_stages(stages, out, args.overwrite)
+    say_open(out / "report" / "report.html")
+    return results
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ written.
 
 from toolkit.cli import run
 
-import shlex
 from dataclasses import dataclass
 
 import yaml
@@ -19,6 +18,7 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
+from toolkit.next_step import Step, say_next, wrote
 
 
 @dataclass
@@ -38,9 +38,12 @@ def main(args: ConfigArguments) -> None:
     write_text(
         args.output, f"# From {args.input}, written for TRL 1.12.\n" + yaml.safe_dump(read.values)
     )
-    print(f"{args.output}: {len(read.values)} settings, {len(read.notes)} changes. Run it with:")
-    words = ["accelerate", "launch", "recipes/ppo.py", "--config", args.output]
-    print(" ".join([shlex.join(words), *read.missing]))
+    wrote(args.output, f"{len(read.values)} settings, {len(read.notes)} changes")
+    missing = {}
+    for told in read.missing:  # "--flag value"
+        name, _, value = told.removeprefix("--").partition(" ")
+        missing[name] = value
+    say_next(Step("ppo", {"config": args.output, **missing}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Shared by all tests: one torch thread, no network, and the embedded model's path."""
 
+import contextlib
+import io
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -46,6 +49,66 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ROOT / "tests" / "recipes" in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+READ = ("samples", "comparisons", "run", "adapter", "policy_adapter", "reward_adapter", "lexicon",
+        "evaluation", "runs", "rewards", "trainings", "prompts")  # fmt: skip
+
+
+def _understood(line: str) -> dict[str, Any]:
+    """What a printed command tells its recipe, whose parser must take it.
+
+    What it reads must be there, and what it writes must not.
+    """
+    from toolkit.cli import bind, recipe
+    from toolkit.next_step import YOURS
+
+    program, *words = shlex.split(line)
+    if program == "python":
+        words[0] = Path(words[0]).stem
+    name, words = words[0].replace("-", "_"), words[1:]
+    told = {k: v for part in bind(recipe(name).main, words) for k, v in vars(part).items()}
+
+    given = {word[2:] for word in words if word.startswith("--")}
+    for flag in given & {*READ}:
+        for value in told[flag] if isinstance(told[flag], list) else [told[flag]]:
+            path = value.rpartition("=")[2].replace("demo:", f"{ROOT}/data/")
+            assert value in YOURS or Path(path).exists(), f"{name}: no {flag} {value}"
+    for flag in given & {"output", "output_dir"}:
+        assert not Path(told[flag]).exists(), f"{name}: {flag} {told[flag]} is there"
+    return told | {"recipe": name, "given": given}
+
+
+@pytest.fixture(scope="session")
+def understood() -> Callable[[str], dict[str, Any]]:
+    """Checks the last lines of a recipe; returns what ``next:`` tells the recipe that it names."""
+
+    def check(printed: str) -> dict[str, Any]:
+        *_, before, last = ["", *printed.splitlines()]
+        if last.startswith("or: "):
+            _understood(last.removeprefix("or: "))
+            last = before
+        assert last.startswith("next: "), printed[-2000:]
+        return _understood(last.removeprefix("next: "))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def followed(understood: Callable[[str], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Calls a recipe; returns what its last line tells the next one, checked (``understood``).
+
+    ``result`` in it is what the recipe returned.
+    """
+
+    def follow(main: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+        from toolkit.cli import call
+
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            result = call(main, words)
+        return understood(printed.getvalue()) | {"result": result}
+
+    return follow
 
 
 @pytest.fixture(autouse=True)

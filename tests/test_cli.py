@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, parse, recipe, run
+from toolkit.endings import Stopped, goes_on
 from toolkit.errors import InputError
 from toolkit.scoring.arguments import ScorerArguments
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.signals import Interrupted
 from toolkit.training.reward.trainer import BestOfKConfig
 
 BAD_CONFIGS = [
@@ -149,6 +152,25 @@ def test_a_disk_that_says_no_is_one_line(
         run(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: /proc/nowhere/file: ")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_who_is_interrupted_is_given_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool
+) -> None:
+    def main(toy: Toy, args: OverwriteArguments) -> None:
+        if saved:
+            raise Interrupted(2, Path("ppo/checkpoint-2"))
+        with goes_on():
+            raise Stopped(15)
+
+    monkeypatch.setattr("sys.argv", ["recipes/toy.py", "--overwrite", "--n", "3"])
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == (130 if saved else 143)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("interrupted: ")
+    assert last == f"next: python recipes/test_cli.py --n 3{' --resume auto' if saved else ''}"
 
 
 def test_run_passes_on_an_exit_code_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

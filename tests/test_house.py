@@ -30,6 +30,7 @@ FLOORS = {
     "scoring": 3,
     "training": 4,
     "labeling": 4,
+    "next_step": 4,
     "cli": 5,
     "evaluation": 5,
     "hub": 6,

@@ -27,7 +27,7 @@ from typing import Any, Literal, NoReturn, Union
 import yaml
 from trl import TrlParser
 
-from toolkit import endings
+from toolkit import endings, next_step
 from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
@@ -70,7 +70,10 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
         if not lines:  # a bug: its traceback is wanted
             raise
         endings.let_go(error)
-        endings.say("\n       ".join(lines))
+        said = "\n       ".join(lines)
+        if (further := _how_to_go_on(main, error)) is not None:
+            said += f"\nnext: {next_step.command(further)}"
+        endings.say(said)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -107,6 +110,17 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
     return 1, []
 
 
+def _how_to_go_on(main: Callable[..., object], error: BaseException) -> next_step.Step | None:
+    """The command that goes on with what a signal cut off; None if it has to start anew."""
+    recipe_file = sys.modules[main.__module__].__file__
+    name = Path(str(recipe_file)).stem
+    if isinstance(error, Interrupted | KeyboardInterrupt) and hasattr(error, "__notes__"):
+        return next_step.again(name, "overwrite")  # ``endings.goes_on``
+    if isinstance(error, Interrupted):
+        return next_step.again(name, "overwrite", resume="auto")
+    return None
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -136,9 +150,9 @@ def call(main: Callable[..., Any], argv: list[str]) -> Any:
     """``main``'s result for these words of a command line: a recipe as a function.
 
     What it locked of its outputs is let go of when it ends, and users' functions draw from random
-    states of this call's own.
+    states of this call's own. If a recipe calls another one, only the first says what comes next.
     """
-    with letting_go(), new_guests():
+    with next_step.called(argv), letting_go(), new_guests():
         return main(*bind(main, argv))
 
 

@@ -484,7 +484,7 @@ def _backup_meanwhile(room: Room) -> str:
     said = room.recipe("label", *words).done().out
     over.set()
     worker.join()
-    expect("copy.sqlite: a copy of" in said, "it does not say what it did")
+    expect("copy.sqlite (a copy of" in said, "it does not say what it did")
     with Store(room.folder / "copy.sqlite") as copy:
         forms = {row[0] for row in copy.db.execute("SELECT form FROM events")}
     expect(before <= len(forms) and forms <= set(page.said), "the copy lacks labels")

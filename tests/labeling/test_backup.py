@@ -158,7 +158,7 @@ def test_the_recipe_copies_and_does_nothing_else(
     path, copy = str(tmp_path / "labels.sqlite"), str(tmp_path / "copy.sqlite")
     filled(Path(path)).close()
     cli.call(main, ["--store", path, "--backup", copy])
-    assert f"{copy}: a copy of {path}" in capsys.readouterr().out
+    assert f"wrote: {copy} (a copy of {path}" in capsys.readouterr().out
     Store(copy).close()
     for words, match in [
         (["--store", path, "--backup", copy], "exists"),

@@ -27,8 +27,13 @@ SHORT = ["--max_steps", "4", "--use_cpu", "--disable_tqdm", "true", "--logging_s
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """Comparisons of the embedded model's own samples, and what each recipe made of them."""
+def run(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, followed: Callable[..., dict[str, Any]]
+) -> Path:
+    """Comparisons of the embedded model's own samples, and what each recipe made of them.
+
+    Each policy is to be evaluated next.
+    """
     out = tmp_path_factory.mktemp("baselines")
     cwd = os.getcwd()
     os.chdir(root)
@@ -49,10 +54,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 str(out / "comparisons.jsonl"),
             ],
         )
-        call(sft.main, [*data, "--output_dir", str(out / "sft")])
+        found = followed(sft.main, [*data, "--output_dir", str(out / "sft")])
+        assert (found["recipe"], found["adapter"]) == ("evaluate", str(out / "sft" / "adapter"))
         for method in ("dpo", "kto", "orpo", "cpo"):
-            call(preference.main, [*data, "--method", method, "--output_dir", str(out / method)])
-        call(
+            words = [*data, "--method", method, "--output_dir", str(out / method)]
+            found = followed(preference.main, words)
+            assert found["adapter"] == str(out / method / "adapter")
+        found = followed(
             rloo.main,
             [
                 "--lexicon",
@@ -70,6 +78,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 *SHORT,
             ],
         )
+        assert found["adapter"] == str(out / "rloo" / "adapter")
+        assert found["lexicon"] == "data/lexicon.txt" and found["response_length"] == 12
+        assert found["prompts"] == "data/prompts.heldout.jsonl"
     finally:
         os.chdir(cwd)
     return out

@@ -35,14 +35,22 @@ TINY_PPO = ["--total_episodes", "32", "--per_device_train_batch_size", "16", "--
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """A folder with the output of every stage; the stages run in the project's root."""
+def run(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, followed: Callable[..., dict[str, Any]]
+) -> Path:
+    """A folder with the output of every stage; the stages run in the project's root.
+
+    Each says what comes next, which is looked at before that is done.
+    """
     out = tmp_path_factory.mktemp("chain")
     cwd = os.getcwd()
     os.chdir(root)
     try:
-        call(sample.main, ["--limit", "60", "--output", str(out / "samples.jsonl"), *SHORT])
-        call(
+        next_one = followed(
+            sample.main, ["--limit", "60", "--output", str(out / "samples.jsonl"), *SHORT]
+        )
+        assert next_one["recipe"] == "label" and next_one["serve"]
+        next_one = followed(
             label.main,
             [
                 "--samples",
@@ -53,7 +61,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 str(out / "comparisons.jsonl"),
             ],
         )
-        call(
+        assert next_one["recipe"] == "reward"
+        assert next_one["response_length"] == 12 and next_one["truncate_after"] == 4
+        next_one = followed(
             reward.main,
             [
                 "--comparisons",
@@ -74,7 +84,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 *SHORT,
             ],
         )
-        call(
+        assert next_one["recipe"] == "reward_report"
+        assert next_one["run"] == str(out / "reward")
+        next_one = followed(
             ppo.main,
             [
                 "--reward_adapter",
@@ -84,7 +96,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 *TINY_PPO,
             ],
         )
-        call(
+        assert next_one["recipe"] == "evaluate" and next_one["response_length"] == 12
+        assert next_one["adapter"] == str(out / "ppo/adapters/policy")
+        assert next_one["training_reward"] == "reward"
+        next_one = followed(
             evaluate.main,
             [
                 "--adapter",
@@ -98,6 +113,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 *SHORT,
             ],
         )
+        assert next_one["recipe"] == "report"
+        assert next_one["runs"] == [f"policy={out / 'ppo'}"]
     finally:
         os.chdir(cwd)
     return out
@@ -213,10 +230,12 @@ def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -
         call(report.main, ["--output_dir", str(tmp_path / "none")])
 
 
-def test_best_of_n_writes_comparisons_whose_pick_scores_highest(root: Path, tmp_path: Path) -> None:
+def test_best_of_n_writes_comparisons_whose_pick_scores_highest(
+    root: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]]
+) -> None:
     os.chdir(root)
     out = tmp_path / "best.jsonl"
-    facts = call(
+    found = followed(
         best_of_n.main,
         [
             "--lexicon",
@@ -232,7 +251,8 @@ def test_best_of_n_writes_comparisons_whose_pick_scores_highest(root: Path, tmp_
     )
     for row in rows(out):
         assert len(row["completions"]) == 3 and row["scores"][row["best"]] == max(row["scores"])
-    assert facts[3][1] == "0.432 nats"  # ln 3 - 2/3
+    assert found["result"][3][1] == "0.432 nats"  # ln 3 - 2/3
+    assert found["recipe"] == "evaluate" and found["contenders"] == ["best_of_3=best_of_3"]
 
 
 def test_no_stage_writes_over_what_is_there(run: Path, root: Path) -> None:
@@ -349,12 +369,23 @@ def test_prompts_of_messages_go_through_a_template(root: Path, tmp_path: Path) -
 
 
 def test_the_doctor_shows_the_plan_and_loads_nothing(
-    run: Path, root: Path, no_model: None, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    root: Path,
+    no_model: None,
+    capsys: pytest.CaptureFixture[str],
+    understood: Callable[[str], dict[str, Any]],
 ) -> None:
     os.chdir(root)
     words = ["--reward_adapter", str(run / "reward/adapter"), "--use_cpu", "true"]
-    assert call(doctor.main, words) == 0
+    output = ["--output_dir", str(run / "doctor")]
+    assert call(doctor.main, [*words, *output, "--prompt_length", "32"]) == 0
     shown = capsys.readouterr().out
+    found = understood(shown)
+    assert found["recipe"] == "ppo" and found["given"] == {
+        "reward_adapter",
+        "use_cpu",
+        "output_dir",
+    }
     for text in (
         "policy      adapter r=16",
         "reference   no adapter",
@@ -726,24 +757,53 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(root: Path) -
 
 
 def test_the_demo_says_no_with_its_exit_code(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With two updates the policy cannot be better by much, nor the KL at its target."""
     for name in ("data", "recipes"):
         (tmp_path / name).symlink_to(root / name)
     monkeypatch.chdir(tmp_path)
     assert call(demo.main, ["--prompts", "300", "--total_episodes", "256"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "open: outputs/demo/report/report.html"  # of the stages, none says a next
+    assert not [line for line in said[:-1] if line.startswith(("next: ", "or: ", "open: "))]
     page = (tmp_path / "outputs/demo/report/report.html").read_text()
     assert "the KL was held" in page and "data:image/png" in page
     assert (tmp_path / "outputs/demo/report/frontier_lexicon.png").stat().st_size > 10_000
 
 
 def test_a_labeller_that_finds_all_alike_leaves_no_comparison_and_says_so(
-    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    understood: Callable[[str], dict[str, Any]],
 ) -> None:
     (tmp_path / "words.txt").write_text("nosuchword\t1\n")
     samples, words = str(run / "samples.jsonl"), str(tmp_path / "words.txt")
     out = str(tmp_path / "c.jsonl")
     call(label.main, ["--samples", samples, "--lexicon", words, "--output", out])
     assert (tmp_path / "c.jsonl").read_text() == ""
-    assert "rows are ties, so there is no pick to train on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rows are ties, so there is no pick to train on" in said
+    found = understood(said)
+    assert (found["recipe"], found["ties"], found["lexicon"]) == ("label", "random", words)
+    assert found["output"] == str(tmp_path / "c-2.jsonl")
+
+
+def test_a_reward_report_says_what_it_will_train_before_it_does(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], understood: Any
+) -> None:
+    os.chdir(root)
+    words = ["--run", str(run / "reward"), "--output", str(tmp_path / "page")]
+    call(recipe("reward_report").main, [*words, "--label_fractions", "0.5,0.25"])
+    said = capsys.readouterr().out
+    trained = json.loads((run / "reward" / "run.json").read_text())
+    count, seconds = trained["metrics"]["train_comparisons"], trained["seconds"]
+    announced = said.index("Now 2 more reward models are trained")
+    assert f"on {round(count / 4)}, {round(count / 2)} comparisons" in said
+    assert f"trained for {seconds:.0f} s, so these take about {0.75 * seconds:.0f} s" in said
+    assert announced < said.index("trained on 25% of the labels")
+    assert understood(said)["recipe"] in ("ppo", "sample")

@@ -29,11 +29,12 @@ def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
 
 
 def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept: list[Stage] = []
     monkeypatch.setattr(sweep, "run_stages", lambda stages, out, again: kept.extend(stages))
     call(sweep.main, ["--kl_targets", "4", "0.5", "--output_dir", "out", "--seed", "7"])
+    assert capsys.readouterr().out == "open: out/report/report.html\n"
     assert [s.name for s in kept] == ["kl0.5", "kl4", "evaluate", "report"]
     config = bind(kept[1].main, kept[1].words)[-1]
     assert (config.kl_target, config.output_dir, config.seed) == (4.0, "out/kl4", 7)

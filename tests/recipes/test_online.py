@@ -66,9 +66,16 @@ def words(base: list[str], root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    words: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    followed: Callable[..., dict[str, Any]],
+) -> Path:
     out = tmp_path_factory.mktemp("online") / "whole"
-    assert call(online.main, [*words, "--output_dir", str(out)]) == 0
+    found = followed(online.main, [*words, "--output_dir", str(out)])
+    assert (found["recipe"], found["adapter"]) == ("evaluate", str(out / "ppo/adapters/policy"))
+    assert found["reward_adapter"] == str(out / "round-001" / "reward" / "adapter")
+    assert found["precision"] == "fp32" and found["response_length"] == 12
     return out
 
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def test_what_arrives_is_what_the_dry_run_showed_and_the_token_is_nowhere(
     assert cli.call(publish.main, [*words, "--dry_run", "true"]) == 0
     dry = capsys.readouterr().out
     assert hub.writes() == [] and "me/policy" not in hub.repos
-    assert "to me/policy (private), 6 files" in dry and dry.endswith("would be sent\n")
+    assert "to me/policy (private), 6 files" in dry and "\nwould be sent\n" in dry
+    following = shlex.split(dry.splitlines()[-1])
+    assert following[-len(words) :] == words and "--dry_run" not in following
 
     assert cli.call(publish.main, words) == 0
     repo = hub.repos["me/policy"]

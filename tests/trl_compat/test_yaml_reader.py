@@ -156,7 +156,7 @@ def test_it_ends_with_the_command_to_run(
     main = recipe("trl_config").main
     call(main, ["--input", str(tmp_path / "theirs.yaml"), "--output", str(out)])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"accelerate launch recipes/ppo.py --config '{out}' --prompts c/d:odd"
+    assert last == f"next: preftune ppo --config '{out}' --prompts c/d:odd"
 
 
 def test_nothing_is_written_where_ppo_would_refuse(tmp_path: Path) -> None:

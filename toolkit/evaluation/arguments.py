@@ -96,8 +96,7 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         """
         from toolkit.evaluation.judges import ScoreJudge, load_judges
 
-        specs = [*self._scoring(), *parse_specs(self.judges, "judges")]
-        judges = load_judges(specs, base, precision, self.reward_end_token, self._http_judge)
+        judges = load_judges(self.specs(), base, precision, self.reward_end_token, self._http_judge)
         if not judges:
             raise InputError(
                 "no judge: give --lexicon, --reward_function, --reward_adapter or --judges"
@@ -112,6 +111,10 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
                     field_name,
                 )
         return judges
+
+    def specs(self) -> list[Spec]:
+        """Who judges, by all flags that name judges."""
+        return [*self._scoring(), *parse_specs(self.judges, "judges")]
 
     def _scoring(self) -> list[Spec]:
         """What the short flags say."""

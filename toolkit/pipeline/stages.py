@@ -69,6 +69,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}
     _check_unchanged(path, record, told)
 
+    print(f"{len(stages)} stages follow, one after another: {', '.join(told)}.", flush=True)
     results: dict[str, object] = {}
     started = time.monotonic()
     fresh = False  # whether a stage was done anew, on which those after it rest
