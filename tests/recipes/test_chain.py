@@ -564,7 +564,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "ppo: two rewards",
         ppo.main,
         lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
-        "2 rewards and no --reward_weights",
+        "2 rewards need --reward_weights",
     ),
     (
         "ppo: weights for others",

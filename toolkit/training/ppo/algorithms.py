@@ -211,18 +211,18 @@ class AlgorithmArguments(Flags):
 
     algorithm: Literal["ppo", "group_relative"] = flag(
         "ppo",
-        "How the policy learns from rewards: ppo trains a value beside it; group_relative has no "
-        "value and compares each completion with the others of its prompt.",
+        "How the policy learns from rewards: ppo trains a value model, too; group_relative has "
+        "none, and compares each completion with the others of its prompt.",
     )
     num_generations: Annotated[int, Range(low=2)] = flag(
-        4, "How many completions of a prompt group_relative compares."
+        4, "Completions of a prompt that group_relative compares."
     )
-    whiten_rewards: bool = flag(True, "Divide rewards by their std.")
-    gamma: Share = flag(1.0, "Discount.")
-    lam: Share = flag(0.95, "GAE's lambda.")
-    cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
+    whiten_rewards: bool = flag(True, "Divide rewards by their standard deviation.")
+    gamma: Share = flag(1.0, "Discount factor per token.")
+    lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
+    cliprange: Positive = flag(0.2, "Clip the probability ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
-    cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
+    cliprange_value: Positive = flag(0.2, "Clip a value to within this of its old one.")
 
 
 # The flags that an algorithm does not read.
