@@ -154,7 +154,7 @@ BROKEN_ADAPTERS = [
     ({"toolkit_json": "{"}, "toolkit.json: not JSON"),
     ({"toolkit_json": "[]"}, "a list, not a JSON object"),
     ({"toolkit_json": '{"gain": null}'}, "gain is None, but must be a finite number"),
-    ({"toolkit_json": '{"bias": NaN}'}, "toolkit.json:1: not JSON .*: NaN is no number"),
+    ({"toolkit_json": '{"bias": NaN}'}, "toolkit.json:1: not JSON .*: NaN is not a number"),
 ]  # fmt: skip
 
 

@@ -452,7 +452,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "sample: all prompts too long",
         sample.main,
         lambda run, t: ["--max_prompt_length", "2"],
-        "no prompt left of 2000",
+        "none of the 2000 prompts",
     ),
     (
         "sample: beyond the context",
