@@ -34,7 +34,7 @@ def test_what_is_no_adapter_is_refused(adapters: Path, tmp_path: Path) -> None:
         read_adapter(other)
     assert read_adapter(other, "bf16").precision == "bf16"
     (other / "adapter_model.safetensors").write_bytes(b"not one")
-    with pytest.raises(InputError, match="not readable"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_adapter(other, "bf16")
 
 
