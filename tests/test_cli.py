@@ -57,7 +57,10 @@ BAD_CONFIGS = [
     ("max_kl: 0", r"c\.yaml:1: max_kl is 0, but must be above 0"),
     ("on_fault: pray", r"c\.yaml:1: on_fault is 'pray', but must be one of stop, skip"),
     ("kl_coef_max: 0.1", r"c\.yaml:1: kl_coef is 0.15, but must be at most 0.1|kl_coef is 0.15"),
-    ("value: trunk\nvalue_init: reward", r"c\.yaml:2: value_init: reward needs value: adapter"),
+    (
+        "value: trunk\nvalue_init: reward",
+        r"c\.yaml:2: value_init: reward works only with value: adapter",
+    ),
     ("stop_token: eos\nstop_token_id: 1", r"c\.yaml:2: stop_token and stop_token_id"),
 ]
 

@@ -28,21 +28,21 @@ class InputError(ValueError):
 
 
 class RunStopped(RuntimeError):
-    """A guard ended the run; the message says why, and where it can be taken up again."""
+    """Raised if a guard ends the run; the message says why, and where it can be resumed."""
 
     code = 1  # a run that diverged is nobody's typing mistake
 
 
 class Interrupted(Exception):
-    """A signal came, and the update was finished and saved.
+    """Raised after a signal, when the update is finished and saved.
 
     Attributes:
         code: the exit code, 128 + the signal's number.
     """
 
     def __init__(self, signum: int, checkpoint: Path | None) -> None:
-        where = "nothing was to be saved" if checkpoint is None else f"saved {checkpoint}"
-        super().__init__(f"{signal.Signals(signum).name}: {where} (--resume auto goes on)")
+        where = "nothing had to be saved" if checkpoint is None else f"saved {checkpoint}"
+        super().__init__(f"{signal.Signals(signum).name}: {where} (--resume auto continues)")
         self.code = 128 + signum
 
 

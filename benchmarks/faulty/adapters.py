@@ -150,8 +150,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a base up the tree": ("base_model_name", {"base_model_name_or_path": "../../etc"}),
     "a revision up the tree": ("revision", {"revision": "../x"}),
-    "a rank of a billion by name": ("its rank of", {"rank_pattern": {"v_proj": 10**9}}),
-    "a rank of a billion of nothing": ("a rank of 1000000000", {"rank_pattern": {"x": 10**9}}),
+    "a rank of a billion by name": ("has rank", {"rank_pattern": {"v_proj": 10**9}}),
+    "a rank of a billion of nothing": ("rank 1000000000", {"rank_pattern": {"x": 10**9}}),
     "a module with dunders": ("modules_to_save", {"modules_to_save": ["__class__"]}),
     "a module with a path": ("modules_to_save", {"modules_to_save": ["../embed"]}),
     "a pattern of layers": (
@@ -190,7 +190,7 @@ PASSING: dict[str, dict[str, Any]] = {
 KIND = "foreign adapters: "
 FAULTS = [
     *(
-        Fault(f"{KIND}begun by", name, _refused("begun by", **changes))
+        Fault(f"{KIND}begun by", name, _refused("initialized by", **changes))
         for name, changes in STARTS.items()
     ),
     *(
@@ -202,9 +202,7 @@ FAULTS = [
         for name, (said, changes) in WRONG.items()
     ),
     *(
-        Fault(
-            f"{KIND}patterns without end", name, _refused("does not come to an end", **{name: of})
-        )
+        Fault(f"{KIND}patterns without end", name, _refused("on the names of", **{name: of}))
         for name, of in ENDLESS.items()
     ),
     *(Fault(f"{KIND}sound ones", name, _passes(**changes)) for name, changes in PASSING.items()),
@@ -213,7 +211,7 @@ FAULTS = [
         for name, (said, changes) in {
             "a field of the future": ("use_mystery", {"use_mystery": True}),
             "no kind": ("peft_type", {"peft_type": None}),
-            "a rank of a billion": ("its rank of", {"r": 10**9}),
+            "a rank of a billion": ("has rank", {"r": 10**9}),
             "Megatron's module": ("megatron_core", {"megatron_core": "os"}),
             "a base up the tree": ("base_model_name", {"base_model_name_or_path": "../x"}),
         }.items()

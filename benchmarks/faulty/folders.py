@@ -118,7 +118,7 @@ def no_lock(room: Room, recipe: str, kind: str) -> str:
     ended = room.recipe(recipe, *_words(recipe, output), seconds=60)
     ended.expect((room.folder / "precious").read_text() == "mine", "followed the link")
     ended.expect(os.path.lexists(marker), "took it away")
-    return ended.refused("is a link, a folder or the like, where the lock is to be")
+    return ended.refused("must be a lock file, but is a link, a folder or the like")
 
 
 def a_pipe(room: Room, recipe: str) -> str:

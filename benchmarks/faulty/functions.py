@@ -115,7 +115,7 @@ def harmful(room: Room, run: str, line: str) -> str:
     name, *words = RUNS[run]
     ended = room.recipe(str(name), *words, "--reward_function", "mine:score", MY_API_KEY=SECRET)
     said = [row for row in ended.err.splitlines() if row.startswith("error: ")]
-    of_forks = [row for row in said if "a fork of it came back" in row]
+    of_forks = [row for row in said if "a fork of it returned" in row]
     ended.expect(ended.code == 2 and len(said) - len(of_forks) == 1, "not one line, or no code 2")
     ended.expect(SECRET not in ended.err + ended.out, "a secret was shown")
     for path in ("out.jsonl", "out/adapters"):

@@ -1,4 +1,4 @@
-"""What a chat template may be told is read alike from flags, YAML and rows."""
+"""The arguments of a chat template are read alike from flags, YAML and rows."""
 
 import inspect
 import json
@@ -29,9 +29,9 @@ def test_it_comes_from_the_command_line_or_yaml_and_goes_into_run_json(tmp_path:
     ("given", "said"),
     [("{enable_thinking: false}", "'{enable_thinking: false}', but must be an object"),
      ("[1]", "[1], but must be an object"), ("3", "3, but must be"), ("null", "None, but must be"),
-     ('{"tokenize": true}', "'tokenize' is not the template's to be told"),
-     ('{"add_generation_prompt": false}', "'add_generation_prompt' is not"),
-     ('{"messages": []}', "'messages' is not"), ('{"bos_token": "x"}', "'bos_token' is not")],
+     ('{"tokenize": true}', "'tokenize' is set by the toolkit itself"),
+     ('{"add_generation_prompt": false}', "'add_generation_prompt' is set"),
+     ('{"messages": []}', "'messages' is set"), ('{"bos_token": "x"}', "'bos_token' is set")],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "name", ["sample", "reward", "ppo", "sft", "preference", "rloo", "evaluate", "best_of_n"]

@@ -64,7 +64,9 @@ def test_a_mistake_in_yaml_has_its_line_and_one_in_a_row_its_place(
         call(recipe("sample").main, ["--config", str(tmp_path / "c.yaml")])
     row = {"prompt": USER, "chat_template_kwargs": {"tokenize": True}}
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
-    with pytest.raises(InputError, match=r"p\.jsonl:1: chat_template_kwargs: 'tokenize' is not"):
+    with pytest.raises(
+        InputError, match=r"p\.jsonl:1: chat_template_kwargs: 'tokenize' is set by the toolkit"
+    ):
         read_prompts(tmp_path / "p.jsonl", tokenizer, 64)
 
 
@@ -96,7 +98,7 @@ def test_what_the_template_never_reads_is_said_once_for_all_files(
 def test_a_template_that_does_not_begin_the_assistants_turn_is_noticed(tokenizer: Any) -> None:
     without = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>\n{% endfor %}"
     (line,) = notes(tokenizer, Chat(without))
-    assert "before the assistant's text it writes '<assistant>', but not where" in line
+    assert "before the assistant's text the template writes '<assistant>', but not when" in line
     # The cure that it names works.
     cure = re.search(r"{% if add.*{% endif %}", line)
     assert cure is not None and notes(tokenizer, Chat(without + cure[0])) == []

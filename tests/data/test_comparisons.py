@@ -41,8 +41,8 @@ BAD_ROWS = [
     ({"completions": None}, "completions: missing, but must be a list"),
     ({"completions": "ab"}, "completions: 'ab', but must be a list"),
     ({"completions": [" a", 2]}, "completions: .* but must be a list of strings"),
-    ({"completions": []}, "completions: 0 of them"),
-    ({"completions": [" a"]}, "completions: 1 of them, but a choice needs at least 2"),
+    ({"completions": []}, "completions: only 0"),
+    ({"completions": [" a"]}, "completions: only 1, but a choice needs at least 2"),
     ({"completions": [" a", " "]}, r"completions\[1\]: empty"),
     ({"completions": [" a", " a", " a"]}, "completions: all 3 are ' a', so a pick says nothing"),
     ({"best": None}, "best: missing, but must be the index of the pick, 0 to 2"),
@@ -56,8 +56,8 @@ BAD_ROWS = [
     ({"ranking": [2, 3]}, r"ranking: \[2, 3\], but must name each of 0 to 2"),
     ({"ranking": [2, 0, 0]}, "ranking: .* at most once"),
     ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
-    ({"scores": [1, 2]}, "scores: 2 of them for 3 completions"),
-    ({"scores": [1, 2, float("nan")]}, "not JSON that can be read: NaN is no number"),
+    ({"scores": [1, 2]}, "scores: 2 scores for 3 completions"),
+    ({"scores": [1, 2, float("nan")]}, "not JSON that can be read: NaN is not a number"),
     ({"scores": [1, 2, 10**400]}, "not JSON that can be read: 10000000000000000000... is no"),
     ({"scores": "high"}, "scores: 'high', but must be a list"),
     ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
@@ -97,7 +97,7 @@ def test_a_stage_wants_no_more_than_it_needs() -> None:
     assert problems_of(row | {"completions": [" a", " b"]}, "completions") == []
     assert problems_of(row | {"completions": [" a", " b"], "scores": [1, 2.5]}, "scores") == []
     assert problems_of(GOOD, "scores") == [
-        "scores: missing (this loss wants 3 numbers, one a completion)"
+        "scores: missing (this loss needs 3 numbers, one a completion)"
     ]
 
 

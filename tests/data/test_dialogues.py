@@ -128,7 +128,9 @@ HALF = [
 
 @pytest.mark.parametrize("row", HALF, ids=["messages", "text and messages", "text", "native"])
 def test_a_row_that_repeats_the_prompt_by_half_is_refused_and_may_be_skipped(row: dict) -> None:
-    with pytest.raises(InputError, match=r"^f:1: .* repeats? the prompt, but .* does not \(mend"):
+    with pytest.raises(
+        InputError, match=r"^f:1: .* repeats? the prompt, but .* does not \(correct"
+    ):
         one(row)
     good = {"prompt": "Hi.", "chosen": "a", "rejected": "b"}
     good = good if "chosen" in row else {"prompt": "Hi.", "completions": ["a", "b"], "best": 0}
@@ -141,7 +143,7 @@ def test_a_user_who_says_something_else_behind_the_prompt_is_refused() -> None:
         "chosen": [user("Ho."), bot("a")],
         "rejected": [user("Ho."), bot("b")],
     }
-    with pytest.raises(InputError, match=r"f:1: chosen\[0\].role: 'user' behind a prompt"):
+    with pytest.raises(InputError, match=r"f:1: chosen\[0\].role: 'user' follows a prompt"):
         one(row)
 
 
@@ -161,7 +163,7 @@ def hh(*turns: str) -> str:
         (hh("H ", "A yes"), hh("H ", "A no"), "an empty turn"),
         (hh("H hi", "A ", "H so", "A yes"), hh("H hi", "A ", "H so", "A no"), "an empty turn"),
         (hh("H hi", "A yes", "A yes"), hh("H hi", "A yes", "A no"),
-         "two of the assistant's turns running"),
+         "two turns of the assistant in a row"),
     ],
 )  # fmt: skip
 def test_odd_dialogues_make_no_row(chosen: str, rejected: str, reason: str) -> None:
@@ -196,7 +198,7 @@ def test_messages_that_a_table_holds_as_text_are_messages_or_refused() -> None:
     chosen, rejected = [user("Hi."), bot("a")], [user("Hi."), bot("b")]
     made = one({"chosen": json.dumps(chosen), "rejected": json.dumps(rejected)})
     assert made["prompt"] == [user("Hi.")] and picked(made) == "a"
-    with pytest.raises(InputError, match="f:1: chosen: messages that some program wrote as text"):
+    with pytest.raises(InputError, match="f:1: chosen: messages that a program wrote as text"):
         one({"chosen": str(chosen), "rejected": str(rejected)})
 
 
@@ -243,7 +245,7 @@ def test_the_prompt_has_four_names_and_an_empty_one_is_none(name: str) -> None:
 
 
 def test_an_instruction_with_an_input_beside_it_is_not_guessed_at() -> None:
-    with pytest.raises(ValueError, match="input: beside instruction"):
+    with pytest.raises(ValueError, match="input stands beside instruction"):
         prompt_of({"instruction": "Translate.", "input": "Hi."})
     assert prompt_of({"instruction": "Translate.", "input": ""}) == "Translate."
 
@@ -251,5 +253,5 @@ def test_an_instruction_with_an_input_beside_it_is_not_guessed_at() -> None:
 def test_messages_that_are_text_are_read_if_they_are_json_and_text_stays_text() -> None:
     assert unpacked('[{"role": "user", "content": "Hi."}]', "prompt") == [user("Hi.")]
     assert unpacked("[a list] of words", "prompt") == "[a list] of words"
-    with pytest.raises(ValueError, match=r"^prompt: messages that some program wrote as text"):
+    with pytest.raises(ValueError, match=r"^prompt: messages that a program wrote as text"):
         unpacked("[{'role': 'user', 'content': 'Hi.'}]", "prompt")

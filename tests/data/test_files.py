@@ -85,13 +85,13 @@ def test_a_number_that_is_none_is_named_by_line_and_not_within_a_text(
     tmp_path: Path, word: str
 ) -> None:
     (tmp_path / "f.jsonl").write_text(f'{{"a": "{word}"}}\n{{"a": [1, {word}]}}\n')
-    with pytest.raises(InputError, match=r"f\.jsonl:2: not JSON.*is no number"):
+    with pytest.raises(InputError, match=r"f\.jsonl:2: not JSON.*is not a number"):
         list(read_jsonl(tmp_path / "f.jsonl"))
     (tmp_path / "f.json").write_text(f'{{\n"a": "{word}",\n"b": {{"c":\n{word}}}\n}}')
-    with pytest.raises(InputError, match=r"f\.json:4: not JSON.*is no number"):
+    with pytest.raises(InputError, match=r"f\.json:4: not JSON.*is not a number"):
         read_object(tmp_path / "f.json", "file")
     (tmp_path / "a.json").write_text(f'[{{"a": 1}},\n{{"a": {word}}}]')
-    with pytest.raises(InputError, match=r"a\.json:2: not JSON.*is no number"):
+    with pytest.raises(InputError, match=r"a\.json:2: not JSON.*is not a number"):
         list(read_table(tmp_path / "a.json", "file"))
 
 

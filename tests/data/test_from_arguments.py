@@ -40,7 +40,7 @@ def test_held_out_prompts_that_are_trained_on_are_counted(
 ) -> None:
     facts = held_out_facts(Prompts([[1], [2, 3]]), Prompts([[2, 3], [4]]))
     assert facts == {"held_out_prompts": 2, "held_out_trained_on": 1}
-    assert "1 of the 2 prompts of --eval_prompts are trained on" in capsys.readouterr().out
+    assert "1 of the 2 prompts of --eval_prompts are also trained on" in capsys.readouterr().out
     assert held_out_facts(Prompts([[1]]), None) == {
         "held_out_prompts": 0,
         "held_out_trained_on": 0,

@@ -32,8 +32,8 @@ def test_a_link_to_a_file_beside_it_is_none_out_of_the_folder(local: Path, tmp_p
         (lambda path: path.symlink_to("/etc/passwd"), "a link out of its folder, to /etc/passwd"),
         (lambda path: path.symlink_to("gone"), "a link to nothing"),
         (lambda path: path.symlink_to(path.name), "a link to nothing"),  # a circle
-        (lambda path: path.mkdir(), "no regular file"),
-        (os.mkfifo, "no regular file"),
+        (lambda path: path.mkdir(), "not a regular file"),
+        (os.mkfifo, "not a regular file"),
     ],
 )
 def test_what_is_no_file_of_the_folder_is_named_and_never_opened(
@@ -49,7 +49,7 @@ def test_what_is_no_file_of_the_folder_is_named_and_never_opened(
         lambda: copy_inside(folder, "a.json", tmp_path / "copy"),
         lambda: check_inside(folder, (".json",), "more"),
     ):
-        with pytest.raises(InputError, match=f"folder/a.json: {said}"):
+        with pytest.raises(InputError, match=f"folder/a.json is {said}"):
             look()
     assert not (tmp_path / "copy").exists()
     check_inside(folder, (".jinja",), "more")  # names of other endings do not matter
@@ -83,7 +83,7 @@ def test_a_folder_below_is_looked_through_by_name(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     check_inside(tmp_path, (".jinja",), "more")
     (tmp_path / "more" / "tool.jinja").symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match="more/tool.jinja: a link out of its folder"):
+    with pytest.raises(InputError, match="more/tool.jinja is a link out of its folder"):
         check_inside(tmp_path, (".jinja",), "more")
 
 

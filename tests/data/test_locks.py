@@ -191,7 +191,7 @@ def test_what_is_no_file_is_no_lock(kind: str, tmp_path: Path) -> None:
         "pipe": lambda: os.mkfifo(lock),
     }
     make[kind]()
-    with letting_go(), pytest.raises(InputError, match=r"\.lock is a link, a folder or the like"):
+    with letting_go(), pytest.raises(InputError, match=r"\.lock must be a lock file"):
         claim_output(tmp_path / "run", True, "output_dir")
     assert os.path.lexists(lock) and (tmp_path / "precious").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["precious", "run"]
@@ -211,7 +211,9 @@ def test_another_users_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(locks, "_acquire", refused)
-    with pytest.raises(InputError, match=r"its lock, .*/\.lock, is another user's: name another"):
+    with pytest.raises(
+        InputError, match=r"its lock .*/\.lock belongs to another user: name another"
+    ):
         lock_folder(tmp_path, "output_dir")
 
 

@@ -50,7 +50,9 @@ def test_a_label_that_names_no_completion_is_refused_with_its_place(best: Any) -
 
 def test_a_letter_that_is_also_another_completions_text_is_refused() -> None:
     row = {"prompt": "Which?", "completions": ["B", "A"], "best": "A"}
-    with pytest.raises(InputError, match="'A', a completion's letter and another's text"):
+    with pytest.raises(
+        InputError, match="'A' is the letter of one completion and the text of another"
+    ):
         one(row)
     assert one(row | {"completions": ["A", "B"]})["best"] == 0
 
@@ -59,7 +61,7 @@ def test_columns_with_letters_are_read_and_numbers_need_to_say_where_they_begin(
     row = {"prompt": "Hi.", "Response A": "a", "Response B": "b"}
     assert picked(one(row | {"best": "B"})) == "b"
     assert picked(one(row | {"best": "response b"})) == "b"
-    with pytest.raises(InputError, match="f:1: best: 1, .*say --first 0 or --first 1"):
+    with pytest.raises(InputError, match="f:1: best: 1, .*pass --first 0 or --first 1"):
         one(row | {"best": 1})
     assert picked(one(row | {"best": 1}, first=1)) == "a"
     assert picked(one(row | {"best": 1}, first=0)) == "b"

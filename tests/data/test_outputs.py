@@ -104,7 +104,7 @@ def test_the_working_folder_is_not_replaced(
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path / "a")
     for path in (".", "..", "../a", str(tmp_path)):
-        with letting_go(), pytest.raises(InputError, match="the folder that you work in"):
+        with letting_go(), pytest.raises(InputError, match="is the working folder or contains it"):
             claim_output(path, True, "output_dir", whole=True)
 
 

@@ -68,7 +68,7 @@ def test_messages_that_a_table_holds_as_text_are_messages_and_others_text_is_ref
     prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
     assert prompts[0] == prompts[1] == prompts[2] and prompts.given[0] == USER
     file = jsonl(tmp_path / "q.jsonl", [{"prompt": str(USER)}])
-    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt: messages that some program wrote"):
+    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt: messages that a program wrote"):
         read_prompts(file, tokenizer, 64)
 
 
@@ -82,7 +82,7 @@ def test_a_system_text_and_a_dialogue_beside_its_first_turn_make_messages(
     assert prompts.given[0] == [{"role": "system", "content": "Be brief."}, *USER]
     assert prompts.given[1] == USER
     file = jsonl(tmp_path / "q.jsonl", [{"prompt": "Other.", "messages": dialogue}])
-    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt and messages: they begin otherwise"):
+    with pytest.raises(InputError, match=r"q\.jsonl:1: prompt and messages begin differently"):
         read_prompts(file, tokenizer, 64)
 
 
@@ -91,10 +91,10 @@ def test_text_before_a_chat_model_is_said_to_be_continued_not_answered(
 ) -> None:
     file = jsonl(tmp_path / "p.jsonl", [{"prompt": PROMPT}])
     read_prompts(file, load_tokenizer(chat), 64)
-    assert "continued as they stand, not answered" in capsys.readouterr().out
+    assert "the model continues them and does not answer" in capsys.readouterr().out
     read_prompts(file, load_tokenizer(demo_model), 64)
     read_prompts(jsonl(tmp_path / "m.jsonl", [{"prompt": USER}]), load_tokenizer(chat), 64)
-    assert "not answered" not in capsys.readouterr().out
+    assert "does not answer" not in capsys.readouterr().out
 
 
 def test_prompts_are_cut_or_left_out_by_length(tmp_path: Path, demo_model: str) -> None:
@@ -106,7 +106,7 @@ def test_prompts_are_cut_or_left_out_by_length(tmp_path: Path, demo_model: str) 
     assert (len(prompts), left_out) == (1, 1)
     prompts, left_out = read_prompts(path, tokenizer, 256, prompt_tokens=6)
     assert ([len(p) for p in prompts], left_out) == ([6], 1)
-    with pytest.raises(InputError, match="no prompt left of 2"):
+    with pytest.raises(InputError, match="none of the 2 prompts"):
         read_prompts(path, tokenizer, max_prompt_length=1)
 
 
@@ -114,7 +114,7 @@ def test_rows_of_text_need_to_be_told_where_to_cut(tmp_path: Path, demo_model: s
     tokenizer = load_tokenizer(demo_model)
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"text": "We went to the market near the station."}) + "\n")
-    with pytest.raises(InputError, match=r"p\.jsonl:1: .*say --prompt_tokens N"):
+    with pytest.raises(InputError, match=r"p\.jsonl:1: .*pass --prompt_tokens N"):
         read_prompts(path, tokenizer, 256)
     prompts, _ = read_prompts(path, tokenizer, 256, prompt_tokens=4)
     assert [len(p) for p in prompts] == [4]

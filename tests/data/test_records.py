@@ -61,10 +61,10 @@ def test_strange_keys_are_passed_over_and_what_may_be_missing_is_its_default() -
      ({"kind": "c"}, "file: kind is 'c', but must be one of a, b"),
      ({"perhaps": "x"}, "file: perhaps is 'x', but must be a number"),
      ({"first": {}}, "file: first: number: missing"),
-     ({"first": [1]}, "file: first: .* is no object with number, note"),
+     ({"first": [1]}, "file: first: .* is not an object with number, note"),
      ({"more": {}}, "file: more is {}, but must be a list"),
      ({"more": [{"number": "x"}]}, "file: more: number is 'x', but must be a number"),
-     ({"by_name": {"left": 3}}, "file: by_name: left: 3 is no object with number")],
+     ({"by_name": {"left": 3}}, "file: by_name: left: 3 is not an object with number")],
 )  # fmt: skip
 def test_a_value_of_another_type_is_named_with_its_place(
     change: dict[str, object], said: str

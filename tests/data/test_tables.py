@@ -108,12 +108,12 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("not.json", b'[{"prompt": "Hi."},\n oops]', r":2: not JSON"),
     ("numbers.json", b"[1]", r":0: a int, not an object"),
     ("not.parquet", b"PAR1 this is none", "not readable as Parquet"),
-    ("short.csv", b"prompt,sample0,best\nHi.,a\n", r":2: 2 fields, not as many as the 3 columns"),
-    ("long.csv", b"prompt,sample0\nok,a\nHi.,a,b\n", r":3: 3 fields, not as many"),
-    ("twice.csv", b"prompt,prompt\n", r":1: two columns of one name"),
+    ("short.csv", b"prompt,sample0,best\nHi.,a\n", r":2: 2 fields, but line 1 has 3 columns"),
+    ("long.csv", b"prompt,sample0\nok,a\nHi.,a,b\n", r":3: 3 fields, but line 1"),
+    ("twice.csv", b"prompt,prompt\n", r":1: two columns have the same name"),
     ("latin.csv", "prompt,best\ncafé,1\n".encode("latin-1"), r"not UTF-8"),
     ("quote.csv", b'prompt,best\n"Hi."x,1\n', r":2: not CSV"),
-    ("rows.xlsx", b"PK", r"not one of \.jsonl, "),
+    ("rows.xlsx", b"PK", r"does not end in one of \.jsonl, "),
 ]
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_written_where_rows_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="nothing there"):
             write_table(tmp_path / name, [], lambda: "nothing there")
     mixed = [ROWS[0], ROWS[1] | {"prompt": [{"role": "user", "content": "Hi."}]}]
-    with pytest.raises(InputError, match="a column holds two kinds of value"):
+    with pytest.raises(InputError, match="a column mixes two types of value"):
         write_table(tmp_path / "a.parquet", mixed, str)
     assert list(tmp_path.iterdir()) == []
     assert write_table(tmp_path / "a.jsonl", mixed, str) == 2

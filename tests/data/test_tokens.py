@@ -116,9 +116,7 @@ def test_a_completion_that_is_only_an_end_token_is_refused_by_its_place_or_skipp
     tokenizer = load_tokenizer(demo_model)
     good = {"prompt": PROMPT, "completions": [" Yes.", " No."], "best": 0}
     rows = [("c.jsonl:1", good | {"completions": ["<|endoftext|>", " No."]}), ("c.jsonl:2", good)]
-    with pytest.raises(
-        InputError, match=r"c\.jsonl:1: completions: .* is an end token and no more"
-    ):
+    with pytest.raises(InputError, match=r"c\.jsonl:1: completions: .* is only an end token"):
         list(Encoder(tokenizer, None).pieces(rows))
     encoder = Encoder(tokenizer, None, skip_invalid=True)
     assert [found.number for found in encoder.pieces(rows)] == [1]
@@ -207,12 +205,12 @@ def test_a_template_that_refuses_a_row_says_which_and_can_be_skipped(
     tokenizer = load_tokenizer(variant("strict", ("<|im_start|>", "<|im_end|>"), template=strict))
     system = [{"role": "system", "content": "Be brief."}, *USER]
     file = jsonl(tmp_path / "p.jsonl", [{"prompt": USER}, {"prompt": system}, {"prompt": USER}])
-    with pytest.raises(InputError, match=r"p\.jsonl:2: chat_template: refuses .*no system role"):
+    with pytest.raises(InputError, match=r"p\.jsonl:2: chat_template refuses .*no system role"):
         read_prompts(file, tokenizer, 64)
     assert len(read_prompts(file, tokenizer, 64, skip_invalid=True)[0]) == 2
     assert "1 bad rows skipped" in capsys.readouterr().out
     rows = [("c.jsonl:7", {"prompt": system, "completions": ["a", "b"], "best": 0})]
-    with pytest.raises(InputError, match=r"c\.jsonl:7: chat_template: refuses .*--skip_invalid"):
+    with pytest.raises(InputError, match=r"c\.jsonl:7: chat_template refuses .*--skip_invalid"):
         list(Encoder(tokenizer, None).pieces(rows))
     assert not list(Encoder(tokenizer, None, skip_invalid=True).pieces(rows))
 

@@ -38,7 +38,7 @@ def test_the_verdict_is_earned(analysis: Analysis) -> None:
     noise = np.random.default_rng(5)
     lost = [[float(x) for x in noise.normal(size=len(s))] for s in raw]
     answer, sentence = verdict(analyze(rows, lost, 1.0, 0.0))
-    assert answer == "no" and sentence.startswith("Not to be told from chance")
+    assert answer == "no" and sentence.startswith("Cannot be distinguished from chance")
     oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
     picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
     answer, sentence = verdict(analyze(rows, raw, 1.0, 0.0, oracle))

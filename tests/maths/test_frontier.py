@@ -103,5 +103,5 @@ def test_the_best_of_n_is_the_mean_over_all_choices_of_n(n: int) -> None:
 
 
 def test_more_than_there_are_cannot_be_picked_from() -> None:
-    with pytest.raises(ValueError, match="best of 9 from 8"):
+    with pytest.raises(ValueError, match="best of 9 needs"):
         best_of_n_score(torch.zeros(1, 8), 9)

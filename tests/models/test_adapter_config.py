@@ -101,21 +101,33 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a field of the mapping's": ({"auto_mapping": {"run": "x"}}, "auto_mapping is"),
     "Megatron's module": ({"megatron_core": "os"}, 'megatron_core is "os", which is not supported'),
     "Megatron's settings": ({"megatron_config": {"a": 1}}, "of Megatron's layers"),
-    "a field of the future": ({"use_mystery": {"x": 1}}, "'use_mystery' is not known to the peft"),
-    "a field with a newline": ({"a\nb": 1}, "is not known to the peft"),
-    "LoftQ's settings": ({"loftq_config": {"loftq_bits": 4}}, "loftq_config is of a start"),
+    "a field of the future": (
+        {"use_mystery": {"x": 1}},
+        "'use_mystery' is not known to the installed peft",
+    ),
+    "a field with a newline": ({"a\nb": 1}, "is not known to the installed peft"),
+    "LoftQ's settings": (
+        {"loftq_config": {"loftq_bits": 4}},
+        "loftq_config belongs to an initialization",
+    ),
     "CorDA's settings": (
         {"corda_config": {"cache_file": "/tmp/x", "corda_method": "kpm"}},
-        "corda_config is of a",
+        "corda_config belongs to a",
     ),
-    "LoRA-GA's settings": ({"lora_ga_config": {"direction": "ArB2r"}}, "lora_ga_config is of a"),
+    "LoRA-GA's settings": (
+        {"lora_ga_config": {"direction": "ArB2r"}},
+        "lora_ga_config belongs to a",
+    ),
     "EVA's settings of another": ({"eva_config": {"file": "/etc/passwd"}}, "eva_config is"),
     "KaSA": ({"kasa_config": {"beta": 1e-4}}, "takes a part of the base's own weights"),
     "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, "has matrices of blocks"),
     "VeLoRA": ({"velora_config": {"num_groups": 2}}, "compresses what it is trained on"),
     "QALoRA": ({"use_qalora": True}, "pools what it reads"),
     **{
-        start: ({"init_lora_weights": start}, f"begun by {start}, which changed the base's weights")
+        start: (
+            {"init_lora_weights": start},
+            f"initialized by {start}, which changed the base's weights",
+        )
         for start in (
             "olora",
             "OLoRA",
@@ -128,17 +140,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
             "something new",
         )
     },
-    "a start of a number": ({"init_lora_weights": 1}, "begun by 1"),
-    "a start of an object": ({"init_lora_weights": {"olora": 1}}, "begun by"),
-    "a rank of a billion": ({"r": 10**9}, "its rank of .*q_proj is 1000000000, but the file has"),
-    "a rank of another": ({"r": 8}, r"its rank of .*q_proj is 8, but the file has .* \[4, 128\]"),
+    "a start of a number": ({"init_lora_weights": 1}, "initialized by 1"),
+    "a start of an object": ({"init_lora_weights": {"olora": 1}}, "initialized by"),
+    "a rank of a billion": ({"r": 10**9}, "q_proj has rank 1000000000, but the file has"),
+    "a rank of another": ({"r": 8}, r"q_proj has rank 8, but the file has .* \[4, 128\]"),
     "a rank pattern of a billion": (
         {"rank_pattern": {"k_proj": 10**9}},
-        "a rank of 1000000000, but the file has none above",
+        "rank 1000000000 is above the largest",
     ),
-    "a huge rank by name": ({"rank_pattern": {"v_proj": 10**9}}, "its rank of .*v_proj is 1000000"),
-    "no regular expression": ({"target_modules": "(q_proj"}, "is no regular expression"),
-    "a kind of its own": ({"peft_type": ["LORA"]}, "adapter, but LoRA is wanted"),
+    "a huge rank by name": ({"rank_pattern": {"v_proj": 10**9}}, "v_proj has rank 1000000"),
+    "no regular expression": ({"target_modules": "(q_proj"}, "is not a regular expression"),
+    "a kind of its own": ({"peft_type": ["LORA"]}, "adapter, but must be LoRA"),
 }
 
 
@@ -242,7 +254,7 @@ def test_a_pattern_without_end_is_stopped(
     monkeypatch.setattr(adapter_config, "SECONDS", 0.5)
     folder = adapter(**{field: value})
     started = time.monotonic()
-    with pytest.raises(InputError, match=f"{field}: .*does not come to an end on the names of"):
+    with pytest.raises(InputError, match=f"{field}: .*takes more than .* on the names of"):
         check_adapter(folder, demo_model, "CAUSAL_LM", "--policy_adapter")
     assert time.monotonic() - started < 30  # and not for ever
 
@@ -301,11 +313,14 @@ def test_a_saved_start_that_slips_through_is_seen_too(
 MERGES: dict[str, tuple[dict[str, Any], str]] = {
     "a kind of nobody's": ({"peft_type": "MYSTERY"}, 'peft_type is "MYSTERY"'),
     "no kind": ({"peft_type": ...}, "peft_type is null"),
-    "a field of the future": ({"use_mystery": True}, "'use_mystery' is not known to the peft"),
+    "a field of the future": (
+        {"use_mystery": True},
+        "'use_mystery' is not known to the installed peft",
+    ),
     "Megatron's module": ({"megatron_core": "os"}, "megatron_core is"),
-    "a rank of a billion": ({"r": 10**9}, "its rank of"),
+    "a rank of a billion": ({"r": 10**9}, "has rank"),
     "a base up the tree": ({"base_model_name_or_path": "../x"}, "base_model_name_or_path is"),
-    "no pattern": ({"target_modules": "(q"}, "is no regular expression"),
+    "no pattern": ({"target_modules": "(q"}, "is not a regular expression"),
 }
 
 
@@ -327,7 +342,7 @@ def test_finite_weights_whose_products_are_not_are_told_of_as_such(
     path = folder / "adapter_model.safetensors"
     state = load_file(path)
     save_file({k: torch.full_like(v, 1e38) if "lora_B" in k else v for k, v in state.items()}, path)
-    with pytest.raises(InputError, match="as the policy it gives hidden states that are not fin"):
+    with pytest.raises(InputError, match="as the policy it has hidden states that are not fin"):
         Roles(load_base(demo_model, "fp32"), policy_adapter=folder)
 
 

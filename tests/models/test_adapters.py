@@ -266,15 +266,15 @@ def rows_of_new_tokens(base: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (linear_layer, "o_proj.weight is a linear layer that was trained whole"),
+        (linear_layer, "o_proj.weight was trained whole, but is a linear layer"),
         (rows_of_new_tokens, "it has a row for token 1025, but the base has 1024"),
-        (begun_by("pissa"), "begun by pissa, which changed the base's weights"),
-        (begun_by("olora"), "begun by olora"),
+        (begun_by("pissa"), "initialized by pissa, which changed the base's weights"),
+        (begun_by("olora"), "initialized by olora"),
         (by_tokens, "switched on by tokens of the prompt"),
         (grown, "has 1026 rows, but the base has 1024: the vocabulary was resized"),
-        (other_kind, "a IA3 adapter, but LoRA is wanted"),
-        (whole_block, "mlp.down_proj.weight for one; they would be lost"),
-        (stray_weight, "model.norm.weight for one; they would be lost"),
+        (other_kind, "a IA3 adapter, but must be LoRA"),
+        (whole_block, "for example .*mlp.down_proj.weight; they would be lost"),
+        (stray_weight, "model.norm.weight; they would be lost"),
     ],
 )
 def test_what_one_base_cannot_hold_is_named_before_a_model_is_loaded_with_the_cure(
@@ -309,7 +309,7 @@ def test_the_cure_gives_a_model_with_the_logprobs_of_base_and_adapter(
     [("biases", False, True, "trained biases, of which TRL keeps no frozen copy"),
      ("rows of the embedding", False, True, "trained rows of the embedding, of which"),
      ("LoRA on the head", False, False, "LoRA on the output head, which TRL's trainers refuse"),
-     ("rows of the embedding", True, False, "rows of an embedding that is the output head too"),
+     ("rows of the embedding", True, False, "rows of an embedding that is also the output head"),
      ("rows of the embedding", False, False, None), ("norms", True, True, None)],
 )  # fmt: skip
 def test_what_trls_trainers_cannot_go_on_from_is_refused_before_a_model_is_loaded(

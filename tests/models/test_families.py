@@ -333,7 +333,7 @@ def test_weights_that_peft_would_not_load_again_are_refused_before_training(
         return {key.replace("o_proj", ".o_proj"): t for key, t in honest(*args, **kwargs).items()}
 
     monkeypatch.setattr(adapters, "get_peft_model_state_dict", renamed)
-    with pytest.raises(InputError, match="peft would not load 12 weights .* again, .*[.][.]o_proj"):
+    with pytest.raises(InputError, match="peft could not load 12 weights .* again, .*[.][.]o_proj"):
         Roles(load_base(demo_model, "fp32"), LORA)
 
 
@@ -351,9 +351,9 @@ def test_no_adapter_is_put_on_where_none_is_wanted(demo_model: str) -> None:
     ("config", "reason"),
     [
         (tf.T5Config(), "encoder and a decoder"), (tf.BartConfig(), "encoder and a decoder"),
-        (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "takes no cache"),
+        (tf.BertConfig(), "reads in both directions"), (tf.RwkvConfig(), "does not accept a cache"),
         (tf.CLIPConfig(), "no causal language model"),
-        (tf.MiniMaxConfig(), "keeps its cache in a form of its own"),
+        (tf.MiniMaxConfig(), "keeps its cache in its own form"),
         (tf.PaliGemmaConfig(), "reads its prompt in both directions"),
     ],
 )  # fmt: skip

@@ -53,5 +53,5 @@ def test_a_model_that_is_not_there_yet_is_told_of(
 
 def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 40)
-    with pytest.raises(InputError, match=r"adapter: .*x.safetensors: not readable"):
+    with pytest.raises(InputError, match=r"adapter: .*x.safetensors cannot be read"):
         check_file(tmp_path / "x.safetensors", "adapter")

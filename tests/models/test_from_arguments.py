@@ -28,7 +28,7 @@ def test_prompts_that_are_given_go_with_any_model_and_the_embedded_one_has_its_o
     assert prompts_or_demo(ModelArguments("org/other"), given) == given
     for name in (demo_model, "data/model", "./data/model/"):
         assert prompts_or_demo(ModelArguments(name), None) == "data/prompts.jsonl"
-    with pytest.raises(InputError, match="prompts: none were given, and .* org/other is to"):
+    with pytest.raises(InputError, match="prompts: none were given, and .* org/other continues"):
         prompts_or_demo(ModelArguments("org/other"), None)
 
 
@@ -72,4 +72,4 @@ def test_the_tokenizer_beside_an_adapter_is_taken_and_said(
     assert capsys.readouterr().out == ""
     tokenizer.save_pretrained(tmp_path)
     tokenizer_of(args, str(tmp_path))
-    assert f"tokenizer: that of {tmp_path}" in capsys.readouterr().out
+    assert f"tokenizer: from {tmp_path}" in capsys.readouterr().out

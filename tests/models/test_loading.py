@@ -108,9 +108,11 @@ def test_an_adapter_for_another_base_is_refused_before_loading(tmp_path: Path) -
     roles.save(tmp_path / "out")
     adapter = tmp_path / "out" / "policy"
     check_adapter(adapter, first, "CAUSAL_LM", "--adapter")
-    with pytest.raises(InputError, match=r"--adapter: .*: trained on .*a, not on .*b"):
+    with pytest.raises(InputError, match=r"--adapter: .*was trained on .*a, not .*b"):
         check_adapter(adapter, second, "CAUSAL_LM", "--adapter")
-    with pytest.raises(InputError, match="task_type is CAUSAL_LM, but a reward adapter"):
+    with pytest.raises(
+        InputError, match="task_type is CAUSAL_LM, but must be that of a reward adapter"
+    ):
         check_adapter(adapter, first, "SEQ_CLS", "--reward_adapter")
     (tmp_path / "a").rename(tmp_path / "moved")
     check_adapter(adapter, str(tmp_path / "moved"), "CAUSAL_LM", "--adapter")
@@ -146,15 +148,15 @@ def reward_adapter(folder: Path, **changes: object) -> Path:
 
 
 BROKEN_ADAPTERS = [
-    ({"weights": {"a.lora_A.weight": torch.zeros(1)}}, "no score head with one output"),
-    ({"weights": {"m.score.weight": torch.zeros(2, 8)}}, "no score head with one output"),
+    ({"weights": {"a.lora_A.weight": torch.zeros(1)}}, "the score head must have one output"),
+    ({"weights": {"m.score.weight": torch.zeros(2, 8)}}, "the score head must have one output"),
     ({"weights": {"m.score.weight": torch.zeros(1, 8), "m.score.bias": torch.zeros(1)}},
-     "no score head with one output and no bias"),
-    ({"config": {"peft_type": "IA3"}}, "a IA3 adapter, but LoRA is wanted .merge it"),
+     "the score head must have one output and no bias"),
+    ({"config": {"peft_type": "IA3"}}, "a IA3 adapter, but must be LoRA .merge it"),
     ({"toolkit_json": "{"}, "toolkit.json: not JSON"),
     ({"toolkit_json": "[]"}, "a list, not a JSON object"),
     ({"toolkit_json": '{"gain": null}'}, "gain is None, but must be a finite number"),
-    ({"toolkit_json": '{"bias": NaN}'}, "toolkit.json:1: not JSON .*: NaN is no number"),
+    ({"toolkit_json": '{"bias": NaN}'}, "toolkit.json:1: not JSON .*: NaN is not a number"),
 ]  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def test_a_truncated_adapter_is_named_and_a_whole_one_passes(tmp_path: Path) -> 
     check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter", precision="4bit")
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(InputError, match="not readable"):
+    with pytest.raises(InputError, match="cannot be read"):
         check_adapter(folder, "x/y", "SEQ_CLS", "--reward_adapter")
 
 
@@ -194,7 +196,7 @@ def test_weights_that_are_missing_or_cut_off_are_not_made_up(tmp_path: Path) -> 
         load_base(name, "fp32")
     save_file(state, path, {"format": "pt"})
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(InputError, match="model not loaded"):
+    with pytest.raises(InputError, match="the model cannot be loaded"):
         load_base(name, "fp32")
 
 

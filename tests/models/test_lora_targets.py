@@ -27,7 +27,7 @@ def test_adapters_are_on_the_language_model_alone(tmp_path: Path) -> None:
     named = language_lora(base, lora_config(4, 8, "q_proj,lm_head", "CAUSAL_LM")).target_modules
     layers = [f"model.language_model.layers.{i}.self_attn.q_proj" for i in range(2)]
     assert named == {*layers, "lm_head"}
-    with pytest.raises(InputError, match="no layer of the language model is called so"):
+    with pytest.raises(InputError, match="no layer of the language model has this name"):
         language_lora(base, lora_config(4, 8, "patch_conv", "CAUSAL_LM"))
 
 
@@ -46,9 +46,9 @@ def test_layers_that_read_past_an_adapter_get_none(tmp_path: Path) -> None:
     name = save(MECHANISMS["a cache by another name"](), tmp_path)
     base = load_base(name, "fp32")
     assert {n.rpartition(".")[2] for n in linear_targets(base)} == {"in_proj"}
-    with pytest.raises(InputError, match="x_proj: MambaForCausalLM reads its weight past"):
+    with pytest.raises(InputError, match="x_proj: MambaForCausalLM reads its weight and bypasses"):
         Roles(base, lora_config(4, 8, "in_proj,x_proj", "CAUSAL_LM"))
-    with pytest.raises(InputError, match="mamba model reads the weight of dt_proj"):
+    with pytest.raises(InputError, match="mamba model bypasses bitsandbytes when it reads dt_proj"):
         load_base(name, "4bit")
 
 
@@ -66,7 +66,9 @@ def test_experts_and_routers_are_named_only_where_peft_does_them_right(tmp_path:
             moe_layers=[1],
         )
     )
-    with pytest.raises(InputError, match="has a Llama4Router there, which is more than linear"):
+    with pytest.raises(
+        InputError, match="has a Llama4Router there, which does more than a linear layer"
+    ):
         language_lora(router, lora_config(4, 8, "q_proj,router", "CAUSAL_LM"))
 
 

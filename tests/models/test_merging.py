@@ -37,14 +37,14 @@ def test_merging_into_another_base_than_the_adapters_is_said(
     shutil.copytree(untied, tmp_path / "moved")
     merge_adapter(str(folder), str(tmp_path / "moved"), tmp_path / "merged", "fp32")
     said = capsys.readouterr().out
-    assert f"names {untied}, and is merged into {tmp_path / 'moved'}" in said
+    assert f"names {untied}, but is merged into {tmp_path / 'moved'}" in said
 
 
 def test_merging_refuses_what_is_no_policy_and_leaves_nothing(untied: str, tmp_path: Path) -> None:
     folder = saved(untied, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "SEQ_CLS"}))
-    with pytest.raises(InputError, match="a reward adapter; a language model's is wanted"):
+    with pytest.raises(InputError, match="is a reward adapter, but must be a language model's"):
         merge_adapter(str(folder), untied, tmp_path / "merged", "fp32")
     assert not (tmp_path / "merged").exists()
 

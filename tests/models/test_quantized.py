@@ -124,7 +124,7 @@ def test_four_bits_are_taken_as_saved(demo_model: str, tmp_path: Path, kind: str
     assert torch.equal(load(tmp_path / "again", "4bit")(IDS).logits, model(IDS).logits)
     held = check_quantized(AutoConfig.from_pretrained(tmp_path), "4bit")
     assert held and held.note == (
-        f"the checkpoint is in {kind.upper()} (bitsandbytes): taken as it is"
+        f"the checkpoint is in {kind.upper()} (bitsandbytes): kept as it is"
     )
 
 

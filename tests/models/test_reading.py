@@ -54,4 +54,4 @@ def test_a_model_with_facts_ends_as_they_say(demo_model: str, tmp_path: Path) ->
     write_json(tmp_path / FACTS, {"ends_with": None, "trained_on": "text"})
     reading = reading_of(tmp_path, tokenizer)
     assert reading == Reading(None, whole=False, trained_on="text")
-    assert said(reading, tokenizer, "rm") == "rm: texts are scored with nothing behind them"
+    assert said(reading, tokenizer, "rm") == "rm: texts are scored with nothing after them"

@@ -22,7 +22,7 @@ def test_a_cap_that_the_config_does_not_name_is_seen_whatever_the_logits(demo_mo
         output.logits = 300 * torch.tanh(output.logits / 300)
         return output
 
-    with pytest.raises(InputError, match="taken as they are, but it does something else"):
+    with pytest.raises(InputError, match="unchanged, but the model does something else"):
         check_passes(roles_of(demo_model, forward=forward), "policy")
 
 
@@ -57,7 +57,7 @@ def test_a_cache_that_is_swallowed_is_seen(demo_model: str) -> None:
         return honest(role, last, **inputs)
 
     roles.trunk = forgetful
-    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
+    with pytest.raises(InputError, match="log-probs of sampling with its cache differ"):
         check_passes(roles, "policy")
 
 
@@ -68,7 +68,7 @@ def test_sampling_past_the_adapter_is_seen_before_the_adapter_says_anything(
     roles = roles_of(demo_model)
     honest = roles.step
     roles.step = lambda role: honest("reference")
-    with pytest.raises(InputError, match="sampling with its cache gives log-probs that differ"):
+    with pytest.raises(InputError, match="log-probs of sampling with its cache differ"):
         check_passes(roles, "policy")
 
 
@@ -79,7 +79,7 @@ def test_a_family_whose_code_fails_under_a_cache_is_refused_in_a_line(demo_model
         raise IndexError("list index out of range")
 
     roles.trunk = failing
-    with pytest.raises(InputError, match="OddForCausalLM: a first pass .* list index out of range"):
+    with pytest.raises(InputError, match="OddForCausalLM: a pass .* list index out of range"):
         check_passes(roles, "policy")
 
 
@@ -94,7 +94,7 @@ def test_positions_that_padding_shifts_are_seen(demo_model: str) -> None:
         return honest(role, last, **inputs)
 
     roles.trunk = blind
-    with pytest.raises(InputError, match="rows padded on the left gives log-probs that differ"):
+    with pytest.raises(InputError, match="rows padded on the left differ"):
         check_passes(roles, "policy")
 
 

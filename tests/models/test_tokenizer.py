@@ -13,7 +13,7 @@ from toolkit.models.loading import load_tokenizer
 
 
 def test_a_hub_model_that_cannot_be_had_is_one_line() -> None:
-    with pytest.raises(InputError, match="no tokenizer loaded") as caught:
+    with pytest.raises(InputError, match="the tokenizer cannot be loaded") as caught:
         load_tokenizer("nobody/nothing-of-this-name")
     assert "\n" not in str(caught.value)
 
@@ -42,7 +42,7 @@ def test_a_tokenizer_without_pad_and_end_token_pads_with_what_ends_no_text(
 ) -> None:
     tokenizer = load_tokenizer(str(bare(demo_model, tmp_path / "bare", special)))
     assert tokenizer.pad_token == pad and tokenizer.eos_token is None
-    assert f"has neither pad nor end token: {pad!r} pads" in capsys.readouterr().out
+    assert f"has neither pad nor end token: {pad!r} is used" in capsys.readouterr().out
     text = "We met.\0"  # the byte that pads is a byte still
     ids = tokenizer(text)["input_ids"]
     assert ids == load_tokenizer(demo_model)(text)["input_ids"]
@@ -69,7 +69,7 @@ LACKING = [
     ({"tekken.json": TEKKEN.encode()}, "needs mistral-common"),
     ({}, "no tokenizer.json or tokenizer.model"),
     ({"tokenizer.json": b"{}"}, r"files are broken \(KeyError"),
-    ({"tokenizer.json": b'{"added_tokens": [], "model": {}}'}, "no tokenizer loaded: .*broken"),
+    ({"tokenizer.json": b'{"added_tokens": [], "model": {}}'}, "cannot be loaded: .*broken"),
     ({"tokenizer_config.json": b"[]"}, "files are broken"),
     ({"tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["a.B", null]}}'},
      "--trust_remote_code runs it"),

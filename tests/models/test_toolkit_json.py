@@ -13,7 +13,7 @@ from toolkit.models.toolkit_json import read_facts, write_facts
     ("fact", "said"),
     [('"gain": "2"', "gain is '2', but must be a finite"), ('"gain": true', "gain is True"),
      ('"gain": null', "gain is None"), ('"bias": [1]', r"bias is \[1\]"),
-     ('"gain": 1e999', "1e999 is no number"), ('"gain": Infinity', "Infinity is no number"),
+     ('"gain": 1e999', "1e999 is not a number"), ('"gain": Infinity', "Infinity is not a number"),
      ('"precision": 4', "precision is 4, but must be 4bit, bf16 or fp32"),
      ('"ends_with": 3', "ends_with is 3"), ('"whole_turns": "no"', "whole_turns is 'no'"),
      ('"trained_on": "all"', "trained_on is 'all'"), ('"chat_template": {}', "chat_template is"),

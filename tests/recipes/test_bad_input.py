@@ -39,11 +39,11 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
         "c.jsonl", row(prompt=[{"role": "bot", "content": "x"}]), ":2: prompt[0].role: 'bot', but"),
     "a prompt that ends with the answer": (
         "c.jsonl", row(prompt=[*CHAT, {"role": "assistant", "content": "x"}]),
-        ":2: prompt: its last message is the assistant's (that belongs"),
+        ":2: prompt: its last message is the assistant's (move it"),
     "messages without a template": (
         "c.jsonl", row(prompt=CHAT), "no chat template (pass --chat_template plain"),
     "no completions": ("c.jsonl", row(completions=None), ":2: completions: missing, but must be"),
-    "one completion": ("c.jsonl", row(completions=["x"]), ":2: completions: 1 of them, but a"),
+    "one completion": ("c.jsonl", row(completions=["x"]), ":2: completions: only 1, but a"),
     "an empty completion": ("c.jsonl", row(completions=["x", ""]), ":2: completions[1]: empty ("),
     "a completion that is a number": ("c.jsonl", row(completions=["x", 2]), ":2: completions: ["),
     "equal completions": ("c.jsonl", row(completions=["x", "x"]), "so a pick says nothing (delete"),
@@ -54,7 +54,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "a best beyond the end has a cure": ("c.jsonl", row(best=2), "run convert.py --first 1"),
     "a best that is a letter": ("c.jsonl", row(best="A"), ":2: best: 'A', but must be the index"),
     "a ranking that contradicts the best": (
-        "c.jsonl", row(ranking=[1, 0]), ":2: ranking: begins with 1, but best is 0 (mend one)"),
+        "c.jsonl", row(ranking=[1, 0]), ":2: ranking: begins with 1, but best is 0 (correct one)"),
     "a ranking with a name twice": ("c.jsonl", row(ranking=[0, 0]), ":2: ranking: [0, 0], but"),
     "too few scores": ("c.jsonl", row(scores=[1.0]), ":2: scores: 1 of them for 2 completions"),
     "a score that is no number": (
@@ -72,8 +72,8 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "no rows": ("c.jsonl", b"\n\n", "no rows (--comparisons needs at least one)"),
     "a broken JSON array": ("c.json", b'[{},\noops]', ":2: not JSON"),
     "a Parquet file that is none": ("c.parquet", b"PAR1oops", "not readable as Parquet"),
-    "a CSV row with a field too many": ("c.csv", b"prompt,best\nb,0,x\n", ":2: 3 fields, not as"),
-    "a kind of file that is not read": ("c.xlsx", b"PK", "not one of .jsonl, .jsonl.gz, .json"),
+    "a CSV row with a field too many": ("c.csv", b"prompt,best\nb,0,x\n", ":2: 3 fields, but"),
+    "a kind of file that is not read": ("c.xlsx", b"PK", "does not end in one of .jsonl,"),
 }  # fmt: skip
 
 

@@ -483,7 +483,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "sample: all prompts too long",
         sample.main,
         lambda run, t: ["--max_prompt_length", "2"],
-        "no prompt left of 2000",
+        "none of the 2000 prompts",
     ),
     (
         "sample: beyond the context",
@@ -595,7 +595,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "ppo: two rewards",
         ppo.main,
         lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--reward_adapter", "x"],
-        "2 rewards and no --reward_weights",
+        "2 rewards need --reward_weights",
     ),
     (
         "ppo: weights for others",

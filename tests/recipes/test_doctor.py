@@ -64,7 +64,7 @@ def test_a_quantized_checkpoint_is_said_or_refused(
     line = words(tmp_path, config, demo_model, "--precision", "4bit")
     assert call(doctor.main, line) == 0
     shown = capsys.readouterr().out
-    assert "the checkpoint is in NF4 (bitsandbytes): taken as it is" in shown
+    assert "the checkpoint is in NF4 (bitsandbytes): kept as it is" in shown
     config.quantization_config = {"quant_method": "awq"}
     with pytest.raises(InputError, match="awq"):
         call(doctor.main, words(tmp_path, config, demo_model))

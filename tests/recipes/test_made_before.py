@@ -78,7 +78,7 @@ def test_what_is_known_of_a_reward_adapter_is_read(
     folder = str(before / "reward" / "adapter")
     (trust,) = check_trust({"reward_adapter": folder}, allowed=True)
     assert trust.answer == "no" and trust.accuracy == 0.1
-    assert "Not to be told from chance" in capsys.readouterr().out
+    assert "Cannot be distinguished from chance" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["ppo", "reward"])

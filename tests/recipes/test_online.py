@@ -111,7 +111,7 @@ def test_a_rounds_worthless_reward_model_ends_the_loop_unless_it_is_allowed(
     }
     write_json(out / "round-001" / "reward" / "adapter" / "metrics.json", chance)
     words = [*words, "--output_dir", str(out)]
-    with pytest.raises(InputError, match=r"round-001/\S+: Not to be told from chance"):
+    with pytest.raises(InputError, match=r"round-001/\S+: Cannot be distinguished from chance"):
         call(online.main, words)
 
     assert call(online.main, [*words, "--allow_untrusted_reward"]) == 0

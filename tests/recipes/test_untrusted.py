@@ -92,7 +92,7 @@ def test_a_model_at_chance_is_refused_before_a_model_is_loaded(
     words = ["--reward_adapter", str(adapter), *TRAINS[name](tmp_path / "out")]
     with pytest.raises(
         InputError,
-        match=r"at chance|told from chance: 25\.0% of 200 .*"
+        match=r"at chance|distinguished from chance: 25\.0% of 200 .*"
         r"probability 0\.53.*--allow_untrusted_reward",
     ):
         call(recipe(name).main, words)
@@ -132,8 +132,8 @@ def test_another_model_has_no_prompts_by_default(
         str(tmp_path / "out"),
     ]
     said = (
-        r"^prompts: none were given, and data/prompts\.\S+ is made for the embedded model "
-        r"\(say which prompts \S+ is to continue: --prompts\)$"
+        r"^prompts: none were given, and data/prompts\.\S+ fits only the embedded model "
+        r"\(choose the prompts that \S+ continues with --prompts\)$"
     )
     with pytest.raises(InputError, match=said):
         call(recipe(name).main, words)

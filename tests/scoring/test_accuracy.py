@@ -85,8 +85,8 @@ def measured(right: int, n: int, k: int = 2) -> RewardMetrics:
         (12, 15, 2, "not decided", "Probably better than chance, but not surely"),
         (7, 15, 2, "not decided", "Too few comparisons to tell"),  # 15 labels say little
         (4, 15, 4, "not decided", "Too few comparisons to tell"),
-        (20, 40, 2, "no", "Not to be told from chance"),
-        (100, 400, 4, "no", "Not to be told from chance"),
+        (20, 40, 2, "no", "Cannot be distinguished from chance"),
+        (100, 400, 4, "no", "Cannot be distinguished from chance"),
         (120, 400, 2, "no", "Worse than chance"),  # labels turned round
         (2, 15, 2, "no", "Worse than chance"),
     ],

@@ -58,7 +58,9 @@ def test_what_a_guest_changes_is_put_back_and_said_once(
         with as_guest("reward function f"):
             change()
         assert read() == before
-    assert capsys.readouterr().err == (f"note: reward function f changed {what}; it was put back\n")
+    assert capsys.readouterr().err == (
+        f"note: reward function f changed {what}; this was restored\n"
+    )
 
 
 def test_it_is_put_back_as_well_when_the_guest_fails() -> None:
@@ -169,7 +171,7 @@ def failing_child() -> None:
         raise ValueError
 
 
-TOLD = "f: it forked, and both processes came back from it"
+TOLD = "f forked, and both processes returned from it"
 
 
 @pytest.mark.parametrize(

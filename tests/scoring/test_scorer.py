@@ -118,7 +118,7 @@ def test_a_dataset_of_rows_keeps_its_columns() -> None:
     prompts = as_prompts([{"input_ids": [1, 2], "attention_mask": [1, 1], "answer": "x"}])
     assert list(prompts) == [[1, 2]] and prompts.columns == {"answer": ["x"]}
     for empty in ([], None, [[]]):
-        with pytest.raises(InputError, match="train_dataset: no prompts"):
+        with pytest.raises(InputError, match="train_dataset has no prompts"):
             as_prompts(empty)
 
 

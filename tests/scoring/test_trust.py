@@ -26,7 +26,9 @@ def test_a_model_at_chance_is_refused_with_accuracy_p_and_the_way_out(tmp_path: 
     with pytest.raises(InputError) as caught:
         check_trust({"reward_adapter": model}, False)
     said = str(caught.value)
-    assert said.startswith(f"reward_adapter: {model}: Not to be told from chance: 25.0% of 200")
+    assert said.startswith(
+        f"reward_adapter: {model}: Cannot be distinguished from chance: 25.0% of 200"
+    )
     assert "probability 0.53" in said  # P(at least 50 of 200 at 1 in 4), scipy's binomtest
     assert said.endswith("(--allow_untrusted_reward goes on with it all the same)")
     assert "\n" not in said
@@ -36,7 +38,7 @@ def test_a_model_whose_labels_were_turned_round_is_refused_though_few_were_held_
     tmp_path: Path,
 ) -> None:
     model = measured(tmp_path / "rm", 1, 15, k=2)
-    with pytest.raises(InputError, match="Worse than chance: 6.7% of 15 .* turned round"):
+    with pytest.raises(InputError, match="Worse than chance: 6.7% of 15 .* inverted"):
         check_trust({"reward_model": model}, False)
 
 
@@ -98,7 +100,10 @@ def test_figures_of_an_earlier_version_without_p_below_are_judged_as_well(tmp_pa
         "chance": 0.25,
         "comparisons": 200,
     }
-    for change, words in (({}, "Not to be told"), ({"accuracy_high": 0.2, "p": 0.99}, "Worse")):
+    for change, words in (
+        ({}, "Cannot be distinguished"),
+        ({"accuracy_high": 0.2, "p": 0.99}, "Worse"),
+    ):
         (tmp_path / "metrics.json").write_text(json.dumps(facts | change))
         with pytest.raises(InputError, match=words):
             check_trust({"reward_adapter": str(tmp_path)}, False)

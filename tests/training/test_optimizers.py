@@ -155,11 +155,11 @@ def test_optimizers_that_cannot_train_these_models_are_refused(
 ) -> None:
     stranger = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
     frozen = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
-    with pytest.raises(InputError, match="1 of 1 parameters .* are of no model"):
+    with pytest.raises(InputError, match="1 of 1 parameters .* belong to no model"):
         new_trainer(optimizers=(stranger, None))
-    with pytest.raises(InputError, match="a schedule without its optimizer"):
+    with pytest.raises(InputError, match="the schedule has no optimizer"):
         new_trainer(optimizers=(None, LambdaLR(frozen, lambda i: 1.0)))
-    with pytest.raises(InputError, match="wants a metric"):
+    with pytest.raises(InputError, match="needs a metric"):
         new_trainer(optimizers=(frozen, ReduceLROnPlateau(frozen)))
 
 

@@ -76,7 +76,7 @@ def test_a_tracker_that_the_extra_lacks_is_named_as_pip_has_it() -> None:
     ("name", "hint"), [("WandB", "did you mean wandb"), ("wandb,tensorboard", ""), (None, "")]
 )
 def test_an_unknown_tracker_is_refused_with_those_there_are(name: Any, hint: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"{name!r} is no tracker ({hint}")) as caught:
+    with pytest.raises(InputError, match=re.escape(f"{name!r} is not a tracker ({hint}")) as caught:
         check_trackers([name])
     assert all(known in str(caught.value) for known in INTEGRATION_TO_CALLBACK)
 

@@ -213,7 +213,7 @@ def test_what_does_not_go_together_is_said(
 
 def test_model_and_reference_must_be_two(demo_model: str, tmp_path: Path) -> None:
     given = parts(demo_model)
-    with pytest.raises(InputError, match="one object"):
+    with pytest.raises(InputError, match="the same object"):
         PPOTrainer(config(tmp_path), **(given | {"ref_model": given["model"]}))
 
 

@@ -1,5 +1,5 @@
-"""The flags that recipes share: a dataclass for each subject, and nothing that acts on them.
+"""The flags that recipes share: one dataclass for each subject, without behavior.
 
-``toolkit.flags`` says how a flag is declared. What acts on these dataclasses stands in
-``models``, ``data`` and ``training``, in files of the name ``from_arguments``.
+``toolkit.flags`` shows how a flag is declared. The code that acts on these dataclasses is in the
+files named ``from_arguments`` in ``models``, ``data`` and ``training``.
 """

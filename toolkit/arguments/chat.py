@@ -1,4 +1,4 @@
-"""The flags that say how messages become text, and what a chat template may be told."""
+"""The flags that say how messages become text, and which arguments a chat template takes."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 from toolkit.errors import InputError
 from toolkit.flags import Flags, flag
 
-# What apply_chat_template and the stages set themselves, and the tokenizer's special tokens.
+# Names that apply_chat_template or the toolkit sets itself, and those of special tokens.
 NOT_TOLD = (
     "conversation", "messages", "tools", "chat_template", "add_generation_prompt",
     "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors",
@@ -18,17 +18,17 @@ NOT_TOLD = (
 
 @dataclass
 class ChatArguments(Flags):
-    """How a recipe makes text of messages."""
+    """How a recipe turns messages into text."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
     chat_template: str | None = flag(
-        None, "For prompts of messages: plain, a Jinja file, or the tokenizer's own."
+        None, "Chat template for messages: plain, or a Jinja file. By default the tokenizer's own."
     )
     chat_template_kwargs: dict[str, object] | str | None = flag(
         None,
-        "What the template is told, as JSON: '{\"enable_thinking\": false}'. A row's own "
-        "chat_template_kwargs go over it, key by key.",
+        "Arguments for the chat template as JSON: '{\"enable_thinking\": false}'. A row's own "
+        "chat_template_kwargs override them, key by key.",
     )
 
     def __post_init__(self) -> None:
@@ -37,23 +37,23 @@ class ChatArguments(Flags):
 
 
 def problem_of_kwargs(kwargs: object) -> str | None:
-    """What is wrong with what a chat template is told beside the messages; None for nothing."""
+    """What is wrong with the arguments for a chat template; None if nothing is."""
     if not isinstance(kwargs, dict):
         return f"{kwargs!r:.40}, but must be an object"
 
     taken = next((name for name in kwargs if name in NOT_TOLD), None)
     if taken is not None:
-        return f"{taken!r} is not the template's to be told: it is set here (leave it out)"
+        return f"{taken!r} is set by the toolkit itself (leave it out)"
 
     odd = next((name for name in kwargs if not isinstance(name, str)), None)
-    return None if odd is None else f"{odd!r} is no name"
+    return None if odd is None else f"the key {odd!r} is not text"
 
 
 def read_kwargs(given: object) -> dict[str, object] | None:
-    """The run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML.
+    """Read the run's ``chat_template_kwargs``: JSON from a command line, a mapping from YAML.
 
     Raises:
-        InputError: no mapping, or one of names that a template cannot be told.
+        InputError: it is not a mapping, or it has a name that the toolkit sets itself.
     """
     if given is None:
         return None

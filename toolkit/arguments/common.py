@@ -8,22 +8,22 @@ from toolkit.flags import Flags, Seed, flag
 
 @dataclass
 class SeedArguments(Flags):
-    """What is drawn at random."""
+    """The seed of what is drawn at random."""
 
     seed: Seed = flag(0, "Seed of everything that this recipe draws at random.")
 
 
 @dataclass
 class OverwriteArguments(Flags):
-    """What happens to earlier results."""
+    """What to do with earlier results."""
 
-    overwrite: bool = flag(False, "Replace what is there already.")
+    overwrite: bool = flag(False, "Replace results that are there already.")
 
 
 @dataclass
 class InvalidRowsArguments(Flags):
-    """What happens to bad rows."""
+    """What to do with bad rows."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
-    skip_invalid: bool = flag(False, "Go on without bad rows, and say how many there are.")
+    skip_invalid: bool = flag(False, "Skip bad rows and print how many there are.")

@@ -1,4 +1,4 @@
-"""The flags that say which comparisons are learned from."""
+"""The flags that say which comparisons to learn from."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -12,20 +12,20 @@ LongRows = Literal["drop", "truncate_prompt"]
 
 @dataclass
 class ComparisonArguments(ChatArguments, InvalidRowsArguments):
-    """Which comparisons, and what is done with those that are bad or too long."""
+    """Which comparisons to learn from, and what to do with bad and long ones."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
     comparisons: str = flag(
         "outputs/comparisons.jsonl",
-        "JSONL, Parquet, folder or Hub dataset of `prompt, completions, best`.",
+        "Comparisons: JSONL, Parquet, a folder or a Hub dataset of `prompt, completions, best`.",
     )
     long_rows: LongRows = flag(
-        "drop", "Rows over max_length: drop, or truncate_prompt (its start)."
+        "drop", "Rows longer than max_length: drop, or truncate_prompt (cut its start)."
     )
     eval_rows: Count | None = flag(
-        None, "Comparisons held out, by prompt; 200, or a fifth if that is fewer."
+        None, "Comparisons to hold out, by prompt. By default 200, or a fifth if that is fewer."
     )
     train_fraction: Annotated[float, Range(above=0, high=1)] = flag(
-        1.0, "Train on this share of the others."
+        1.0, "Share of the remaining comparisons to train on."
     )

@@ -16,13 +16,13 @@ class KLArguments(Flags):
 
     kl_controller: KLController = flag(
         "adaptive",
-        "How the coefficient adapts: adaptive (kl_horizon), adaptive_paper (kl_k_beta) or fixed.",
+        "How the KL coefficient moves: adaptive (kl_horizon), adaptive_paper (kl_k_beta) or fixed.",
     )
     kl_coef: NotNegative = flag(
         0.15, "KL coefficient (the starting value if the controller adapts)."
     )
-    kl_target: Positive = flag(6.0, "Nats per completion at which an adaptive controller aims.")
+    kl_target: Positive = flag(6.0, "Target KL of an adaptive controller, in nats per completion.")
     kl_horizon: Positive = flag(
-        10_000, "Episodes in which it corrects; 10 x the batch is the paper's K = 0.1."
+        10_000, "Episodes over which adaptive corrects; 10 x the batch is the paper's K = 0.1."
     )
-    kl_k_beta: Positive = flag(0.1, "K of the paper's form, per update.")
+    kl_k_beta: Positive = flag(0.1, "Gain K of adaptive_paper, applied at each update.")

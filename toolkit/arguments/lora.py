@@ -14,10 +14,10 @@ class LoraArguments(Flags):
 
     HELP_GROUP: ClassVar[str] = "LoRA adapter"
 
-    lora_r: Count = flag(16, "Rank.")
-    lora_alpha: Annotated[int, Range(above=0)] = flag(32, "Scale: the update is alpha/r * B A.")
+    lora_r: Count = flag(16, "Rank of the adapter.")
+    lora_alpha: Annotated[int, Range(above=0)] = flag(32, "Scale: an adapter adds alpha/r * B A.")
     lora_target_modules: str = flag(
-        "all-linear", "Layers with an adapter: all-linear, or names joined by commas."
+        "all-linear", "Layers that get an adapter: all-linear, or names joined by commas."
     )
 
     def __post_init__(self) -> None:
@@ -33,18 +33,18 @@ class PolicyArguments(OverwriteArguments):
     HELP_GROUP: ClassVar[str] = "model"
 
     policy_adapter: str | None = flag(
-        None, "Adapter that the policy starts from (that of sft.py, say)."
+        None, "Adapter that the policy starts from (for example that of sft.py)."
     )
 
 
 @dataclass
 class StartArguments(PolicyArguments):
-    """Where fine-tuning on completions starts, and how these end."""
+    """Where fine-tuning on completions starts, and how texts end."""
 
     HELP_GROUP: ClassVar[str] = "completions"
 
     stop_token: str | None = flag(
         None,
-        "Texts end with this token; eos for the end token, none for nothing. By default eos with "
-        "a chat template (its end of turn), else none.",
+        "Token that closes each text: eos for the end token, none for no token, or a token's text. "
+        "By default eos with a chat template (its end of turn), else none.",
     )

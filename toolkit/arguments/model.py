@@ -1,4 +1,4 @@
-"""The flags that say which base model, and how it is loaded."""
+"""The flags that say which base model to use, and how to load it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -19,13 +19,13 @@ class ModelArguments(Flags):
     HELP_GROUP: ClassVar[str] = "model"
 
     model_name_or_path: str = flag(DEMO_MODEL, "Hub id or folder of the base model.")
-    model_revision: str = flag("main", "Branch, tag or commit on the Hub.")
+    model_revision: str = flag("main", "Branch, tag or commit of the model on the Hub.")
     precision: Precision = flag(
-        "4bit", "How the base is held: 4bit (NF4, double quantized), bf16 or fp32."
+        "4bit", "How the base is held in memory: 4bit (NF4, double quantized), bf16 or fp32."
     )
     tokenizer_name_or_path: str | None = flag(
         None,
-        "Tokenizer, where it is not the model's own: of an adapter that was trained with new "
-        "tokens, say. By default the policy adapter's, if it has one.",
+        "Hub id or folder of the tokenizer, if it is not the model's (an adapter may have been "
+        "trained with new tokens). By default the policy adapter's, if it has one.",
     )
     trust_remote_code: bool = flag(False, "Run Python code that the model's repository ships.")

@@ -1,4 +1,4 @@
-"""The flags that say which prompts are continued."""
+"""The flags that say which prompts to continue."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,11 +14,11 @@ HELD_OUT = embedded("prompts.heldout.jsonl")
 
 
 def prompts_help(demo: str) -> str:
-    """The help of ``--prompts`` where ``demo`` is what the embedded model continues."""
+    """Return the help of ``--prompts``; ``demo`` names the embedded model's prompts."""
     return (
-        "Prompts: JSONL, Parquet, CSV, a folder, a .txt with one a line, a dataset on disk or "
-        "owner/name:split; rows of `prompt` or `messages`. With the embedded model by default "
-        f"{short_name(demo)}."
+        "Prompts: JSONL, Parquet, CSV, a folder, a .txt file with one prompt a line, a dataset on "
+        "disk or owner/name:split. Rows have `prompt` or `messages`. The default with the "
+        f"embedded model is {short_name(demo)}."
     )
 
 
@@ -28,9 +28,9 @@ class PromptLengthArguments(Flags):
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
-    max_prompt_length: Count = flag(256, "Leave out prompts of more tokens.")
+    max_prompt_length: Count = flag(256, "Longest prompt in tokens; longer ones are left out.")
     prompt_tokens: Count | None = flag(
-        None, "Cut prompts out of text: its first so many tokens (rows of `text`)."
+        None, "For rows of `text`: use this many tokens from a text's start as its prompt."
     )
 
 
@@ -41,7 +41,7 @@ class PromptSourceArguments(ChatArguments, InvalidRowsArguments):
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
     prompts: str | None = flag(None, prompts_help(DEMO_PROMPTS))
-    limit: Count | None = flag(None, "Use only so many prompts.")
+    limit: Count | None = flag(None, "Use at most this many prompts.")
 
 
 @dataclass
@@ -50,17 +50,17 @@ class SampledPromptArguments(PromptSourceArguments, SeedArguments, OverwriteArgu
 
     HELP_GROUP: ClassVar[str] = "model"
 
-    adapter: str | None = flag(None, "A policy adapter's folder.")
-    batch_size: Count = flag(256, "Completions in one pass.")
+    adapter: str | None = flag(None, "Folder of a policy adapter.")
+    batch_size: Count = flag(256, "Completions sampled in one pass.")
 
 
 @dataclass
 class LaterPromptArguments(SampledPromptArguments):
-    """The same for prompts that lie further on in a file."""
+    """The same, starting further on in the file."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
-    skip: CountOrZero = flag(0, "Pass over so many rows first.")
+    skip: CountOrZero = flag(0, "Skip this many rows first.")
 
 
 @dataclass
@@ -69,10 +69,10 @@ class PromptArguments(PromptSourceArguments, PromptLengthArguments, PolicyArgume
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
-    eval_prompts: str | None = flag(None, "Held-out prompts: evaluated every --eval_every updates.")
-    eval_limit: Count | None = flag(128, "Use only so many of these.")
-    eval_skip: CountOrZero = flag(0, "Pass over so many of their rows first.")
+    eval_prompts: str | None = flag(None, "Held-out prompts, evaluated every --eval_every updates.")
+    eval_limit: Count | None = flag(128, "Use at most this many held-out prompts.")
+    eval_skip: CountOrZero = flag(0, "Skip this many rows of the held-out prompts first.")
     reference: Literal["policy_adapter", "base"] = flag(
         "policy_adapter",
-        "With --policy_adapter: policy_adapter (a frozen copy of it), or base.",
+        "With --policy_adapter, the reference: policy_adapter (a frozen copy of it) or base.",
     )

@@ -9,32 +9,32 @@ from toolkit.flags import Count, CountOrZero, Finite, Flags, Positive, flag
 
 @dataclass
 class CompletionArguments(Flags):
-    """How completions come about. Field names are those of TRL 1.12's PPOConfig."""
+    """How completions are sampled. Field names are those of TRL 1.12's PPOConfig."""
 
     HELP_GROUP: ClassVar[str] = "completions"
 
-    response_length: Count = flag(24, "Tokens sampled per completion.")
-    temperature: Positive = flag(0.7, "Temperature of sampling, and in training of all log-probs.")
+    response_length: Count = flag(24, "Tokens to sample per completion.")
+    temperature: Positive = flag(0.7, "Sampling temperature; training scales log-probs by it too.")
     stop_token: str | None = flag(
         None,
-        "End completions at this token; eos for all end tokens of model and chat template, none "
-        "for none. By default eos with a chat template, else none.",
+        "Token that ends completions: eos for all end tokens of model and chat template, none for "
+        "no token, or a token's text. By default eos with a chat template, else none.",
     )
     truncate_token: str | None = flag(
-        None, "Keep and score only what stands up to this token (say a full stop)."
+        None, "Keep and score completions only up to this token (for example a full stop)."
     )
     truncate_after: CountOrZero = flag(16, "First index at which truncate_token counts.")
 
 
 @dataclass
 class TrainedCompletionArguments(CompletionArguments):
-    """How completions come about that a policy is trained on."""
+    """How the completions that a policy is trained on are sampled."""
 
     HELP_GROUP: ClassVar[str] = "completions"
 
-    penalty_reward_value: Finite = flag(-1.0, "Score of a completion without truncate_token there.")
+    penalty_reward_value: Finite = flag(-1.0, "Score of a completion that lacks truncate_token.")
 
 
 @dataclass
 class SamplingArguments(CompletionArguments, PromptLengthArguments):
-    """How completions come about, and how long their prompts may be."""
+    """How completions are sampled, and how long their prompts may be."""

@@ -1,4 +1,4 @@
-"""How messages become text: a chat template, and what it is told beside the messages."""
+"""How messages become text: a chat template and its arguments."""
 
 import difflib
 import json
@@ -19,7 +19,7 @@ from toolkit.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# HH's layout (arXiv 2204.05862, appendix), for bases that were never taught a template.
+# HH's layout (arXiv 2204.05862, appendix), for bases that were not trained with a template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '\n\n' + {'user': 'Human', 'assistant': 'Assistant', 'system': 'System', 'tool': 'Tool', "
@@ -29,7 +29,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
 RENDERED = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|Human: )")
-GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a tag of transformers' own
+GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a tag that only transformers knows
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Chat:
 
     Attributes:
         template: Jinja; None for the tokenizer's own.
-        kwargs: what all messages' template is told; a row's own go over it.
+        kwargs: arguments for the template; a row's own override them.
     """
 
     template: str | None = None
@@ -47,20 +47,20 @@ class Chat:
 
     @property
     def plain(self) -> bool:
-        """Whether it is "Human: ... Assistant: ..."."""
+        """Whether the template is "Human: ... Assistant: ..."."""
         return self.template == PLAIN_TEMPLATE
 
     @property
     def name(self) -> str | None:
-        """The template as toolkit.json has it: "plain", or as ``template``."""
+        """The template as toolkit.json stores it: "plain", or the template itself."""
         return "plain" if self.plain else self.template
 
     def told(self, row: Row | None) -> Row:
-        """What the template is told of a row, beside messages and tools."""
+        """The template's arguments for a row, besides messages and tools."""
         given = (row or {}).get("chat_template_kwargs")
         if isinstance(given, str):  # Parquet and the like keep objects as text
             given = json.loads(given)
-        # Tables put a null where another row has a value.
+        # Tables put a null where only other rows have a value.
         return self.kwargs | {k: value for k, value in (given or {}).items() if value is not None}
 
     def render(
@@ -70,17 +70,17 @@ class Chat:
         row: Row | None = None,
         ask: bool = False,
     ) -> str:
-        """What the template makes of messages.
+        """Render messages as text.
 
         Args:
-            tokenizer: whose template it is, if it has none of its own.
+            tokenizer: its template is used if this Chat has none.
             messages: roles and contents.
-            row: ``tools`` (a list, or its JSON) and ``chat_template_kwargs`` go to the template, as
-                TRL reads them (trl 1.16 reward_trainer.py:702-704).
-            ask: up to where the assistant begins.
+            row: its ``tools`` (a list, or its JSON) and ``chat_template_kwargs`` go to it, as in
+                TRL (trl 1.16 reward_trainer.py:702-704).
+            ask: whether to end where the assistant begins.
 
         Raises:
-            InputError: the template refuses them, or makes nothing of them.
+            InputError: the template refuses them, or returns an empty text.
         """
         tools = (row or {}).get("tools")
         try:
@@ -94,19 +94,19 @@ class Chat:
             )
         except Exception as error:  # a template is a program
             raise InputError(
-                f"chat_template: refuses {messages!r:.80}: {type(error).__name__}: {error}",
+                f"chat_template refuses {messages!r:.80}: {type(error).__name__}: {error}",
                 "chat_template",
             ) from None
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"chat_template: makes nothing of {messages!r:.80}", "chat_template")
+            raise InputError(f"chat_template returns no text for {messages!r:.80}", "chat_template")
         return text
 
     def notes(
         self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None = None
     ) -> list[str]:
-        """What the first messages of a run show to be wrong with the template, in a line each.
+        """Check the template on the first messages of a run; return a line for each problem.
 
-        Only the first call says something: one object serves all of a run's files.
+        Later calls return nothing: one object serves all files of a run.
         """
         if self._looked:
             return []
@@ -115,20 +115,24 @@ class Chat:
         return [line for line in lines if line is not None]
 
     def _unread(self, tokenizer: "PreTrainedTokenizerBase", row: Row | None) -> str | None:
-        """A line on what the template is told and never reads."""
+        """Return a warning about arguments that the template never reads."""
         told = self.told(row)
         try:
             source = tokenizer.get_chat_template(self.template, (row or {}).get("tools") or None)
             environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
             tree = environment.parse(GENERATION.sub("", source))
-        except (ValueError, jinja2.TemplateError):  # it is told of where it renders
+        except (ValueError, jinja2.TemplateError):  # rendering reports the error
             return None
         read = jinja2.meta.find_undeclared_variables(tree)
         unread = sorted(set(told) - read)
         if not unread:
             return None
         close = difflib.get_close_matches(unread[0], read, n=1)
-        cure = f"did you mean {close[0]}?" if close else "leave it out, or name what it reads"
+        cure = (
+            f"did you mean {close[0]}?"
+            if close
+            else "leave it out, or use a name that the template reads"
+        )
         return (
             f"warning: chat_template_kwargs: the template never reads {', '.join(unread)} ({cure})"
         )
@@ -136,7 +140,7 @@ class Chat:
     def _without_start(
         self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None
     ) -> str | None:
-        """A line on a template that leaves out what it writes before the assistant's text."""
+        """Return a warning if the template omits the assistant's start when asked for it."""
         answer = "ANSWER"
         try:
             asked = self.render(tokenizer, messages, row, ask=True)
@@ -144,37 +148,37 @@ class Chat:
                 return None
             dialogue = [*messages, {"role": "assistant", "content": answer}]
             whole = self.render(tokenizer, dialogue, row)
-        except InputError:  # not a dialogue that can be looked at so
+        except InputError:  # this template cannot render such a dialogue
             return None
-        # Some templates close the last turn otherwise where another follows.
+        # Some templates close the last turn differently if another follows.
         common = len(os.path.commonprefix([asked, whole]))
         start = whole[common:].partition(answer)[0]
         if answer not in whole[common:] or not start.strip():
             return None
         return (
-            f"warning: chat_template: before the assistant's text it writes {start!r}, but not "
-            "where it is asked to begin the assistant's turn: the model goes on with the user's "
-            "(end a copy of it with {% if add_generation_prompt %}{{ "
+            f"warning: chat_template: before the assistant's text the template writes {start!r}, "
+            "but not when it is asked to begin the assistant's turn, so the model continues the "
+            "user's turn (end a copy of the template with {% if add_generation_prompt %}{{ "
             f"{start!r} }}}}{{% endif %}} and pass that file as --chat_template)"
         )
 
 
 def is_rendered(text: str) -> bool:
-    """Whether a text begins as one that a chat template wrote."""
+    """Whether a text begins as if a chat template had written it."""
     return RENDERED.match(text) is not None
 
 
 def rendering(chat: Chat, kinds: Collection[str], told: Sequence[Row]) -> Row:
-    """What toolkit.json says of the texts that an adapter was trained on.
+    """Return what toolkit.json records about the texts that an adapter was trained on.
 
     Args:
         chat: the run's.
         kinds: of prompts: "messages", "text".
-        told: what the template was told, of each row or of each kind of rows (``Chat.told``).
+        told: the template's arguments, for each row or each kind of rows (``Chat.told``).
 
     Returns:
-        ``trained_on``: of ``kinds``, or "both"; ``chat_template``: "plain", Jinja, or None for the
-        tokenizer's own; ``chat_template_kwargs``: None where not all rows had the same.
+        ``trained_on``: one of ``kinds``, or "both"; ``chat_template``: "plain", Jinja, or None for
+        the tokenizer's own; ``chat_template_kwargs``: None unless all rows had the same.
     """
     first = next(iter(told), {})
     return {
@@ -185,7 +189,7 @@ def rendering(chat: Chat, kinds: Collection[str], told: Sequence[Row]) -> Row:
 
 
 def chat_of(facts: Row) -> Chat:
-    """The ``Chat`` that such facts speak of."""
+    """Make the ``Chat`` that these facts of toolkit.json describe."""
     template = facts.get("chat_template")
     return Chat(
         PLAIN_TEMPLATE if template == "plain" else template, facts.get("chat_template_kwargs") or {}
@@ -193,15 +197,15 @@ def chat_of(facts: Row) -> Chat:
 
 
 def named(template: str | None) -> str:
-    """A template in a message."""
+    """Name a template for a message."""
     return {None: "the tokenizer's own", PLAIN_TEMPLATE: "plain"}.get(template, "a file")
 
 
 def read_chat(chat_template: str | None = None, kwargs: Any = None) -> Chat:
-    """The ``Chat`` of these arguments of a recipe.
+    """Make the ``Chat`` for these arguments of a recipe.
 
     Raises:
-        InputError: no such template file, or what no template can be told.
+        InputError: there is no such template file, or an argument is not allowed.
     """
     return Chat(_read_template(chat_template), read_kwargs(kwargs) or {})
 
@@ -213,6 +217,6 @@ def _read_template(chat_template: str | None) -> str | None:
         return Path(chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise InputError(
-            f"chat_template: {chat_template}: neither plain nor a Jinja file in UTF-8",
+            f"chat_template: {chat_template} is neither plain nor a Jinja file in UTF-8",
             "chat_template",
         ) from None

@@ -1,4 +1,4 @@
-"""Rows of token ids to padded batches."""
+"""Collating rows of token ids to padded batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from toolkit.maths.sequences import pad
 
 @dataclass
 class ComparisonCollator:
-    """Comparisons with any K each, flattened: one row of tokens a candidate, padded on the right.
+    """Flatten comparisons of any K each: one row of tokens a candidate, padded on the right.
 
     >>> collate = ComparisonCollator(pad_token_id=0)
     >>> collate([{"candidate_ids": [[5, 6], [5, 7, 8]], "best": 1}])
@@ -20,9 +20,9 @@ class ComparisonCollator:
             [5, 7, 8]]), 'attention_mask': tensor([[1, 1, 0],
             [1, 1, 1]]), 'candidates': tensor([2]), 'best': tensor([1])}
 
-    With B comparisons and N candidates in all: ids and mask (N, T), candidates and best (B,); and
-    where every row has them, ranking (B, R) with -1 behind the end of a shorter one, target_scores
-    (N,), (scores - score_mean) / score_std, and margin (B,).
+    With B comparisons and N candidates in all: ids and mask are (N, T), candidates and best (B,).
+    If every row has them, there are also ranking (B, R), padded with -1; target_scores (N,), which
+    are (scores - score_mean) / score_std; and margin (B,).
     """
 
     pad_token_id: int
@@ -30,8 +30,8 @@ class ComparisonCollator:
     score_std: float = 1.0
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
-        """Raises ValueError for a candidate that ends in the pad token: transformers' pooling
-        would take the score from the token before it."""
+        """Collate rows; raises ValueError for a candidate that ends in the pad token, because
+        transformers' pooling would take the score from the token before it."""
         flat = [ids for row in rows for ids in row["candidate_ids"]]
         if any(ids[-1] == self.pad_token_id for ids in flat):
             raise ValueError(
@@ -59,7 +59,7 @@ class ComparisonCollator:
 
 
 def by_comparison(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Flat scores as a table: (N,) and counts (B,) -> scores (B, K) and bool mask (B, K)."""
+    """Make flat scores a table: (N,) and counts (B,) -> scores (B, K) and bool mask (B, K)."""
     k = int(candidates.max())
     mask = torch.arange(k, device=scores.device) < candidates.unsqueeze(1)
     table = scores.new_zeros(mask.shape)
@@ -68,15 +68,15 @@ def by_comparison(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
-    """Indices in groups of like length, so that padding each to its longest costs little.
+    """Group indices by similar length, so that padding each group to its longest costs little.
 
     >>> buckets([10, 3, 9, 10, 3])
     [[0, 3, 2], [1, 4]]
 
     Args:
-        lengths: of sequences.
-        waste: no sequence is padded by more than this share of its group's longest, so no more than
-            this share of all tokens is padding.
+        lengths: lengths of the sequences.
+        waste: largest share of its group's longest by which a sequence is padded; so at most this
+            share of all tokens is padding.
     """
     groups: list[list[int]] = []
     longest = 0.0

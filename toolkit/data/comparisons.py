@@ -1,26 +1,26 @@
-"""The rows that the stages hand on: prompts, completions, comparisons; read and validated.
+"""Reading and checking the rows that stages pass on: prompts, completions, comparisons.
 
     {"prompt": "I met my aunt at the cafe."}
     {"prompt": "...", "completions": [" The tea was cold.", " We loved it.", ...]}
     {"prompt": "...", "completions": [...], "best": 1}
 
-The native comparison, field by field (K differs from row to row as it likes):
+The native comparison, field by field (K may differ from row to row):
 
     prompt       text, or messages: [{"role": "user", "content": "..."}, ...]
     completions  list of K >= 2 texts, as they follow the prompt (a leading space included)
     best         index of the pick, from 0
-    ranking      optional: indices from best to worst; a part of them will do
-    scores       optional: K numbers, the higher the better (scalar losses train on them)
+    ranking      optional: indices from best to worst, all or some
+    scores       optional: K numbers, the higher the better (targets of scalar losses)
     margin       optional: by how much the best leads, in the scorer's units, >= 0
     labeler      optional: who picked
-    source       optional: where it came from, text or an object; other fields are kept as they are
+    source       optional: where it came from, text or an object; other fields are kept unchanged
     tools        optional: a list of tools for the chat template, or the JSON text of one
     chat_template_kwargs  optional: an object of further arguments for the chat template
 
 ``best`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a value is
 missing elsewhere in the column); they are read as integers.
 
-A file is checked whole before anything is done with it, so a mistake costs no model load.
+A file is checked as a whole before anything else, so that a mistake costs no model load.
 """
 
 import hashlib
@@ -49,11 +49,11 @@ DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 
 
 def problems_of(row: Row, wants: str) -> list[str]:
-    """What is wrong with a row, each as field, value and cure; empty for a good one.
+    """List what is wrong with a row, each as field, value and remedy; empty for a good row.
 
     Args:
         row: as read.
-        wants: "prompt", "completions" (and a prompt), "best" (and both) or "scores" (in its place).
+        wants: "prompt"; "completions" (with prompt); "best" (with both); "scores" instead.
     """
     problems = _problems_of_prompt(row.get("prompt")) + _problems_of_template(row)
     if wants == "prompt":
@@ -63,13 +63,13 @@ def problems_of(row: Row, wants: str) -> list[str]:
     if not isinstance(completions, list) or not all(isinstance(c, str) for c in completions):
         found = "missing" if completions is None else f"{completions!r:.40}"
         other = sorted(name for name in row if OTHER_FORMATS.fullmatch(str(name)))
-        cure = f" ({', '.join(other)}: another format, convert.py reads it)" if other else ""
+        cure = f" ({', '.join(other)}: another format, which convert.py reads)" if other else ""
         return [*problems, f"completions: {found}, but must be a list of strings{cure}"]
     for k, completion in enumerate(completions):
         if problem := _problem_of_text(completion):
             problems.append(f"completions[{k}]: {problem}")
     if len(completions) < 2:
-        problems.append(f"completions: {len(completions)} of them, but a choice needs at least 2")
+        problems.append(f"completions: only {len(completions)}, but a choice needs at least 2")
     elif wants in ("best", "scores"):
         if len(set(completions)) == 1:
             problems.append(
@@ -84,8 +84,8 @@ def _problems_of_prompt(prompt: object) -> list[str]:
     if isinstance(prompt, str):
         problem = _problem_of_text(prompt)
         if MESSAGES_AS_TEXT.match(prompt):
-            problem = "messages that were written as text (convert.py reads them, or save the rows "
-            problem += "as JSON Lines)"
+            problem = "messages written as text (read them with convert.py, or save the rows as "
+            problem += "JSON Lines)"
         return [f"prompt: {problem}"] if problem else []
     if not isinstance(prompt, list) or not prompt:
         found = "missing" if prompt is None else f"{prompt!r:.40}"
@@ -93,16 +93,16 @@ def _problems_of_prompt(prompt: object) -> list[str]:
     if problem := problem_of_messages(prompt, "prompt"):
         return [problem]
     if prompt[-1]["role"] == "assistant":
-        return ["prompt: its last message is the assistant's (that belongs into completions)"]
+        return ["prompt: its last message is the assistant's (move it to completions)"]
     return []
 
 
 def problem_of_messages(messages: list[object], name: str) -> str | None:
-    """What is wrong with the first bad message of a list; None if all are good.
+    """Return what is wrong with the first bad message of a list; None if all are good.
 
     Args:
-        messages: of a prompt, or of a whole dialogue.
-        name: of the field that holds them, for the message.
+        messages: a prompt's, or those of a whole dialogue.
+        name: the field that holds them, for the message.
     """
     for i, message in enumerate(messages):
         here = f"{name}[{i}]"
@@ -128,7 +128,7 @@ def problem_of_messages(messages: list[object], name: str) -> str | None:
 
 
 def _problems_of_template(row: Row) -> list[str]:
-    """What is wrong with the fields that a chat template takes beside the messages."""
+    """List what is wrong with the chat template's other fields (tools and arguments)."""
     problems = []
     tools, kwargs = row.get("tools"), row.get("chat_template_kwargs")
     if isinstance(tools, str):
@@ -156,10 +156,10 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
 
     if wants == "best" and not _is_index(best):
         found = "missing" if best is None else f"{best!r:.40}"
-        cure = " (convert.py reads letters and names of columns)" if isinstance(best, str) else ""
+        cure = " (convert.py reads letters and column names)" if isinstance(best, str) else ""
         problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}{cure}")
     elif best is not None and not (_is_index(best) and 0 <= best < k):
-        cure = "; if the first one is 1, run convert.py --first 1" if best == k else ""
+        cure = "; if labels count from 1, run convert.py --first 1" if best == k else ""
         problems.append(
             f"best: {best!r:.40}, out of range for {k} completions (count from 0){cure}"
         )
@@ -170,17 +170,17 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         elif not all(0 <= i < k for i in ranking) or len(set(ranking)) < len(ranking):
             problems.append(
                 f"ranking: {ranking!r:.40}, but must name each of 0 to {k - 1} at most once, the "
-                "best first (indices, not each one's rank)"
+                "best first (list indices, not the rank of each)"
             )
         elif _is_index(best) and best != ranking[0]:
-            problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (mend one)")
+            problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (correct one)")
 
     if scores is None and wants == "scores":
-        problems.append(f"scores: missing (this loss wants {k} numbers, one a completion)")
+        problems.append(f"scores: missing (this loss needs {k} numbers, one a completion)")
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
         problems.append(f"scores: {scores!r:.40}, but must be a list of finite numbers")
     elif scores is not None and len(scores) != k:
-        problems.append(f"scores: {len(scores)} of them for {k} completions")
+        problems.append(f"scores: {len(scores)} scores for {k} completions")
 
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
@@ -196,7 +196,7 @@ def _is_index(value: object) -> TypeGuard[int]:
 def _is_number(value: object) -> TypeGuard[float]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return abs(value) < 1e300  # NaN and infinity are not, nor is an integer beyond floats
+    return abs(value) < 1e300  # this excludes NaN, infinity and integers too large for a float
 
 
 def _problem_of_text(text: str) -> str | None:
@@ -206,23 +206,21 @@ def _problem_of_text(text: str) -> str | None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            return (
-                f"half a character at {error.start} (a lone surrogate; mend the row's \\u escape)"
-            )
+            return f"half a character at {error.start} (a lone surrogate; fix the row's \\u escape)"
     return None
 
 
 @dataclass
 class Comparisons:
-    """A source whose every row was checked, to be gone through as often as one likes.
+    """A source whose every row was checked; it can be iterated any number of times.
 
     No row is kept in memory, only eight bytes for each (``order``).
 
     Attributes:
         source: file, folder or Hub dataset.
-        wants: what its rows were checked for (``problems_of``).
-        skipped: bad rows that are passed over.
-        order: uint64 (rows,), a hash of each good row's prompt: equal prompts have equal ones.
+        wants: which fields were checked (``problems_of``).
+        skipped: number of bad rows that are skipped.
+        order: uint64 (rows,), a hash of each good row's prompt.
         digest: SHA-256 over prompts, completions and labels, the first 16 digits.
     """
 
@@ -236,31 +234,31 @@ class Comparisons:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Placed]:
-        """Good rows, each with its place."""
+        """Yield the good rows, each with its place."""
         for place, row in read_table(self.source, self.source, lambda problem: None):
             row = with_whole_numbers(row)
             if not self.skipped or not problems_of(row, self.wants):
                 yield place, row
 
     def where(self, wanted: np.ndarray) -> Iterator[Placed]:
-        """The rows for which ``wanted``, bool (rows,), is True."""
+        """Yield the rows for which ``wanted``, bool (rows,), is True."""
         return itertools.compress(self, wanted)
 
 
 def open_comparisons(
     source: str | Path, wants: str, what: str, skip_invalid: bool = False
 ) -> Comparisons:
-    """Check every row of a source; a progress bar shows that.
+    """Check every row of a source, with a progress bar.
 
     Args:
         source: what ``read_table`` reads.
         wants: as for ``problems_of``.
         what: the argument that named the source, for messages.
-        skip_invalid: pass over bad rows instead of refusing the source.
+        skip_invalid: skip bad rows instead of refusing the source.
 
     Raises:
-        InputError: bad rows (twenty problems shown, all rows counted), or no rows; and, even with
-            ``skip_invalid``, a file whose labels seem to count from 1 (``Numbering``).
+        InputError: the source has bad rows (twenty are shown, all are counted) or no rows; or, even
+            with ``skip_invalid``, its labels seem to count from 1 (``Numbering``).
     """
     bad = BadRows()
     numbering = Numbering()
@@ -283,14 +281,14 @@ def open_comparisons(
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
 
-    # Labels that count from 1 are refused even where bad rows are passed over: the others would be
-    # read as picks of the next completion.
+    # Labels that count from 1 are refused even if bad rows may be skipped: in the other rows each
+    # label would stand for the next completion.
     if not skip_invalid:
-        bad.refuse(" (--skip_invalid goes on without them)" if labeled else "")
+        bad.refuse(" (--skip_invalid skips them)" if labeled else "")
     elif shifted := numbering.shifted():
         raise InputError(shifted)
     if not order:
-        skipped = f" but {bad.count} bad ones, the first {bad.shown[0]}" if bad.count else ""
+        skipped = f" but {bad.count} bad ones, the first: {bad.shown[0]}" if bad.count else ""
         raise InputError(f"{source}: no rows{skipped} ({what} needs at least one)")
 
     if bad.count:
@@ -317,29 +315,29 @@ def _hash(text: bytes) -> int:
 
 
 def read_rows(source: str | Path, wants: str, what: str, skip_invalid: bool = False) -> list[Row]:
-    """All good rows of a source, in memory (``open_comparisons``)."""
+    """Read all good rows of a source into memory (``open_comparisons``)."""
     return [row for _, row in open_comparisons(source, wants, what, skip_invalid)]
 
 
 def split_by_prompt(
     order: np.ndarray, eval_rows: int, seed: int, train_fraction: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows to train on and which to hold out, with no prompt in both.
+    """Choose the rows to train on and to hold out, with no prompt in both.
 
-    Prompts are shuffled by a hash of theirs and the seed; those that come first are held out, until
-    there are ``eval_rows`` rows. A smaller share of the rest is a part of a larger one.
+    Prompts are ordered by a hash of their text and the seed. The first are held out, until there
+    are ``eval_rows`` rows. A smaller training share is always a part of a larger one.
 
     Args:
         order: uint64 (rows,) (``Comparisons.order``).
-        eval_rows: hold out at least so many rows.
+        eval_rows: hold out at least this many rows.
         seed: of the shuffle.
-        train_fraction: train on this share of what is left.
+        train_fraction: share of the other rows to train on.
 
     Returns:
-        bool (rows,) twice: train, held out.
+        two bool (rows,): train, held out.
 
     Raises:
-        InputError: nothing would be left to train on.
+        InputError: no row would be left to train on.
     """
     salt = _mix(np.array([seed], dtype=np.uint64))
     place = _mix(order ^ salt)

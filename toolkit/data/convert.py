@@ -1,6 +1,6 @@
-"""Other people's files to comparisons, and comparisons to TRL's preference pairs.
+"""Converting other people's files to comparisons, and comparisons to TRL's preference pairs.
 
-What a row looks like in which layout: ``data.layouts``. Completions that repeat the prompt are cut
+``data.layouts`` shows the layouts of rows. Prompts that completions repeat are cut off
 (``data.repeated_prompts``, ``data.dialogues``).
 """
 
@@ -34,25 +34,25 @@ def convert(
     repeated_prompt: str = "auto",
     noted: Counter[str] | None = None,
 ) -> Iterator[Row]:
-    """Comparisons from rows, of one format in each file.
+    """Convert rows to comparisons; all rows of a file have the same format.
 
-    ``source`` names file and line if nothing does.
+    ``source`` becomes the file and line where a row has none.
 
     Args:
         source: what ``read_table`` reads, or rows with their places.
-        form: a name of ``FORMATS``; None tells it from the fields of each file's first row.
+        form: a name in ``FORMATS``; None detects it from the first row of each file.
         decode: token ids to text, for ``openai``.
         skip_invalid: count bad rows in ``dropped`` instead of refusing them.
-        dropped: why rows made no comparison, and how many; filled as rows are read.
-        first: the number that the first completion has in ``best`` and ``ranking``, 0 or 1; None
-            for the number in its column's name, or 0.
-        repeated_prompt: whether completions that begin with a text prompt repeat it: "auto" as in
-            ``data.repeated_prompts``, "cut" all that do, or "keep" all.
-        noted: what was done to rows that were kept, and how often; filled as rows are read.
+        dropped: reasons why rows made no comparison, with counts; filled as rows are read.
+        first: number of the first completion in ``best`` and ``ranking``, 0 or 1; None for the
+            number in its column's name, or 0.
+        repeated_prompt: what to do if completions begin with a text prompt: "auto" decides as in
+            ``data.repeated_prompts``, "cut" cuts it off, "keep" keeps it.
+        noted: changes to rows that were kept, with counts; filled as rows are read.
 
     Raises:
-        InputError: bad rows (twenty shown, all counted; only once all are read), a format that
-            cannot be told, or, even with ``skip_invalid``, labels that seem to count from another
+        InputError: rows are bad (twenty are shown, all are counted, after all are read); a format
+            cannot be detected; or, even with ``skip_invalid``, labels seem to count from another
             number.
     """
     dropped = Counter() if dropped is None else dropped
@@ -72,11 +72,11 @@ def convert(
                 yield made
 
     if not skip_invalid:
-        bad.refuse(" (--skip_invalid goes on without them)")
+        bad.refuse(" (--skip_invalid skips them)")
     elif shifted := numbering.shifted():
         raise InputError(shifted, "first")
     if bad.count:
-        dropped[f"bad, the first {bad.shown[0]}"] += bad.count
+        dropped[f"bad, the first: {bad.shown[0]}"] += bad.count
     if note := numbering.note():
         print(note)
 
@@ -90,7 +90,7 @@ def _read(
     bad: BadRows,
     numbering: Numbering,
 ) -> Iterator[Placed]:
-    """What the converter makes of a file's rows, before it is checked."""
+    """Yield a file's converted rows, before they are checked."""
     for place, row in rows:
         try:
             form = form or detect(row, place)
@@ -101,7 +101,7 @@ def _read(
             continue
 
         if form == "openai" and reading.decode is None:
-            raise InputError("openai rows are token ids: give their --tokenizer", "tokenizer")
+            raise InputError("openai rows are token ids (give their --tokenizer)", "tokenizer")
         try:
             _note_labels(numbering, place, row, form, reading)
             made = FORMATS[form](row, reading)
@@ -122,7 +122,7 @@ def _read(
 
 
 def _note_labels(numbering: Numbering, place: str, row: Row, form: str, reading: Reading) -> None:
-    """Tell ``numbering`` what a row's ``best`` and ``ranking`` say, where a number names them."""
+    """Report the numbers in a row's ``best`` and ``ranking`` to ``numbering``."""
     if reading.first is not None or form not in ("native", "columns", "openai"):
         return
     if form == "native":
@@ -140,7 +140,7 @@ def _note_labels(numbering: Numbering, place: str, row: Row, form: str, reading:
 
 
 def with_space(row: Row) -> Row:
-    """The row with a space before each completion of a text prompt, where there is none."""
+    """Put a space before each completion of a text prompt, if there is none."""
     if not isinstance(row["prompt"], str) or row["prompt"][-1:].isspace():
         return row
     spaced = [text if text[:1].isspace() else f" {text}" for text in row["completions"]]
@@ -148,10 +148,10 @@ def with_space(row: Row) -> Row:
 
 
 def to_pairs(row: Row) -> list[Row]:
-    """A comparison as TRL's preference pairs: its best against each of the others.
+    """Convert a comparison to TRL's preference pairs: its best against each of the others.
 
-    Rows with messages become conversational ones. ``group`` is a hash of the prompt: a split by
-    group tears no comparison, and no prompt, apart. ``margin`` is there where scores are and agree
+    Rows with messages become conversational ones. ``group`` is a hash of the prompt; splitting by
+    group keeps all pairs of a prompt together. ``margin`` is there if the row has scores that agree
     with the pick.
     """
     chat = not isinstance(row["prompt"], str)
@@ -178,14 +178,14 @@ def to_pairs(row: Row) -> list[Row]:
 
 
 def load_decoder(name: str) -> Callable[[list[int]], str]:
-    """Token ids to text by a tokenizer's files.
+    """Load a function that converts token ids to text, from a tokenizer's files.
 
     Args:
-        name: a folder with tokenizer.json, or with encoder.json (or vocab.json) and vocab.bpe (or
-            merges.txt), GPT-2's byte-level BPE; or a tokenizer's id on the Hub.
+        name: a folder with tokenizer.json, or with GPT-2's byte-level BPE: encoder.json (or
+            vocab.json) and vocab.bpe (or merges.txt); or a tokenizer's id on the Hub.
 
     Raises:
-        InputError: no tokenizer there; decoding raises it for an id that the vocabulary lacks.
+        InputError: there is no tokenizer. Decoding raises it for an id beyond the vocabulary.
     """
     folder = Path(name)
     pairs = [("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")]
@@ -197,8 +197,7 @@ def load_decoder(name: str) -> Callable[[list[int]], str]:
             found = next(((v, m) for v, m in files if v.is_file() and m.is_file()), None)
             if found is None:
                 raise InputError(
-                    f"tokenizer: {name}: neither tokenizer.json nor encoder.json and vocab.bpe "
-                    "in it",
+                    f"tokenizer: {name} has neither tokenizer.json nor encoder.json with vocab.bpe",
                     "tokenizer",
                 )
             tokenizer = _byte_level(*found)
@@ -208,12 +207,12 @@ def load_decoder(name: str) -> Callable[[list[int]], str]:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions
         reason = str(error).split("\n")[0]
-        raise InputError(f"tokenizer: {name}: not loaded: {reason}", "tokenizer") from None
+        raise InputError(f"tokenizer: {name} cannot be loaded: {reason}", "tokenizer") from None
     size = tokenizer.get_vocab_size()
 
     def decode(ids: list[int]) -> str:
         if ids and max(ids) >= size:
-            raise ValueError(f"token id {max(ids)}, but the tokenizer has {size}")
+            raise ValueError(f"token id {max(ids)} is too large: the tokenizer has {size} tokens")
         return tokenizer.decode(ids, skip_special_tokens=False)
 
     return decode

@@ -1,9 +1,9 @@
 """A seeded generator of short English reviews: the text that the embedded demo model learns.
 
-Each review opens with a neutral sentence (the demo's prompts), goes on with sentences about one
-place that are pleasant, unpleasant or plain, and often ends with a verdict. How pleasant a review
-is differs from one to the next and is not given away by its opening, so a policy that learns to
-write pleasant endings has really changed what it says.
+Each review opens with a neutral sentence (the demo's prompts), continues with pleasant, unpleasant
+or plain sentences about one place, and often ends with a verdict. The opening does not reveal how
+pleasant a review is, so a policy that learns to write pleasant endings has really changed what it
+says.
 """
 
 import random
@@ -23,7 +23,7 @@ WHERE = [
     "next to the school", "in the old town", "across from the park", "at the corner",
     "near the bridge", "on the second floor", "close to our home", "by the lake",
 ]  # fmt: skip
-# place: (things spoken of in the singular, things spoken of in the plural, the staff)
+# place: (things in the singular, things in the plural, the staff)
 PLACES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "bakery": (["bread", "apple cake", "coffee"], ["rolls", "pies"], ["baker", "girl at the till"]),
     "cafe": (["coffee", "tea", "lemon cake"], ["sandwiches", "cups"], ["waiter", "owner"]),
@@ -160,7 +160,7 @@ def _plain(rng: random.Random, place: str) -> str:
 
 
 def review(rng: random.Random) -> tuple[str, str]:
-    """One review as ``(opening, rest)``; joined by a space they make the text.
+    """Make one review as ``(opening, rest)``; joined by a space they are the text.
 
     A review's pleasantness p is drawn once; each of its sentences is then plain with probability
     0.25, else pleasant with probability p.
@@ -180,7 +180,7 @@ def review(rng: random.Random) -> tuple[str, str]:
 
 
 def reviews(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """``count`` reviews from ``seed``; equal seeds give equal text on every machine."""
+    """Yield ``count`` reviews; equal seeds give equal text on every machine."""
     rng = random.Random(seed)
     for _ in range(count):
         yield review(rng)

@@ -1,4 +1,4 @@
-"""Dialogues, as messages or as HH's text, to one prompt and the answers to it."""
+"""Converting dialogues (messages, or HH's text) to one prompt and its answers."""
 
 import json
 import re
@@ -8,36 +8,36 @@ from typing import Any
 from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
 from toolkit.data.records import Row
 
-ANSWER = ("assistant", "tool")  # who may speak after the user
+ANSWER = ("assistant", "tool")  # roles that may follow the user
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 PROMPTS = ("prompt", "query", "instruction", "question")
 SYSTEMS = ("system", "system_prompt")
 
 
 class Dropped(Exception):
-    """A sound row that makes no comparison; the message says why, the same for all of a kind."""
+    """Raised for a valid row that makes no comparison; the message names the kind of reason."""
 
 
 def unpacked(value: object, name: str) -> Any:
-    """A field of text or messages; messages that came as JSON text, as messages."""
+    """Return a field of text or messages; messages in JSON text are parsed."""
     if not isinstance(value, str) or not MESSAGES_AS_TEXT.match(value):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise ValueError(
-            f"{name}: messages that some program wrote as text (save the table as JSON Lines or "
+            f"{name}: messages that a program wrote as text (save the table as JSON Lines or "
             "Parquet)"
         ) from None
 
 
 def prompt_of(row: Row) -> Any:
-    """The prompt by whichever of its names; a system text of its own makes it messages."""
+    """Find the prompt under any of its names; a separate system text makes it messages."""
     named = next((name for name in PROMPTS if row.get(name) not in (None, "")), None)
     prompt = None if named is None else unpacked(row[named], named)
     system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
     if named == "instruction" and row.get("input") not in (None, ""):
-        raise ValueError("input: beside instruction (join them as prompt)")
+        raise ValueError("input stands beside instruction (join them as prompt)")
     if not isinstance(system, str) or not system.strip() or prompt is None:
         return prompt
     if isinstance(prompt, str):
@@ -47,7 +47,7 @@ def prompt_of(row: Row) -> Any:
 
 
 def hh_messages(text: str) -> list[dict[str, str]]:
-    """The turns of a dialogue as HH writes it: "Human: ..., Assistant: ..."."""
+    """Split HH's dialogue text ("Human: ..., Assistant: ...") into turns."""
     parts = HH_TURN.split(text)[1:]
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
@@ -59,10 +59,10 @@ def hh_messages(text: str) -> list[dict[str, str]]:
 def from_dialogues(
     prompt: object, dialogues: list[object], names: list[str]
 ) -> tuple[list[Row], list[str], bool]:
-    """Prompt and texts of completions that are messages, or whole dialogues.
+    """Return the prompt and texts of completions that are messages or whole dialogues.
 
-    A dialogue repeats a prompt of messages if it begins with all of them, or with the last ones. A
-    prompt that is text beside dialogues in which a user speaks is held to be in them, as TRL does.
+    A dialogue repeats a prompt of messages if it begins with all of them, or with the last ones. If
+    a user speaks in the dialogues, a text prompt is assumed to be in them, as in TRL.
 
     Args:
         prompt: text, messages or None.
@@ -74,8 +74,8 @@ def from_dialogues(
         prompt.
 
     Raises:
-        Dropped: sound dialogues that make no comparison.
-        ValueError: a bad message, or a prompt that one repeats and another does not.
+        Dropped: the dialogues are valid, but make no comparison.
+        ValueError: a message is bad, or only some dialogues repeat the prompt.
     """
     turns = [
         _checked([d] if isinstance(d, dict) else d, n)
@@ -94,16 +94,16 @@ def from_dialogues(
     for name, answer in zip(names, answers, strict=True):
         if answer and asked[-1]["role"] == "user" and answer[0]["role"] not in ANSWER:
             raise ValueError(
-                f"{name}[0].role: {answer[0]['role']!r} behind a prompt that ends with the user's "
-                "message, which it does not repeat (give the answer alone, or the whole dialogue)"
+                f"{name}[0].role: {answer[0]['role']!r} follows a prompt that ends with the user's "
+                "message and is not repeated (give the answer alone, or the whole dialogue)"
             )
     return *split_dialogues([asked + answer for answer in answers]), all(lengths)
 
 
 def _checked(dialogue: object, name: str) -> list[Row]:
-    """The messages, of which only the last may be empty, without the nulls of other messages.
+    """Check the messages, of which only the last may be empty, and remove nulls.
 
-    Tables put a null in each field that some other message has.
+    Tables put a null in each field that only other messages have.
     """
     if not isinstance(dialogue, list) or not dialogue:
         raise ValueError(f"{name}: {dialogue!r:.40}, but must be a list of messages")
@@ -115,7 +115,7 @@ def _checked(dialogue: object, name: str) -> list[Row]:
 
 
 def _hold(prompt: str, dialogues: list[list[Row]]) -> bool:
-    """Whether dialogues hold a text prompt: a user, or a system's text, speaks first or says it."""
+    """Whether dialogues contain a text prompt: in its words, or since a user speaks first."""
     return all(
         dialogue[0]["role"] != "assistant"
         or any(
@@ -128,7 +128,7 @@ def _hold(prompt: str, dialogues: list[list[Row]]) -> bool:
 def _half(names: list[str], repeats: Sequence[int]) -> str:
     some = next(name for name, repeat in zip(names, repeats, strict=True) if repeat)
     other = next(name for name, repeat in zip(names, repeats, strict=True) if not repeat)
-    return f"{some} repeats the prompt, but {other} does not (mend one)"
+    return f"{some} repeats the prompt, but {other} does not (correct one)"
 
 
 def _same(one: Row, other: Row) -> bool:
@@ -137,7 +137,7 @@ def _same(one: Row, other: Row) -> bool:
 
 
 def _repeated(prompt: list[Row], dialogue: list[Row]) -> int:
-    """How many messages of the prompt, or of its end, the dialogue begins with."""
+    """Count the messages of the prompt (or of its end) with which the dialogue begins."""
     for n in range(min(len(prompt), len(dialogue)), 0, -1):
         begins = n < len(dialogue) or dialogue[-1]["role"] != "assistant"
         if begins and all(map(_same, prompt[len(prompt) - n :], dialogue)):
@@ -146,10 +146,10 @@ def _repeated(prompt: list[Row], dialogue: list[Row]) -> int:
 
 
 def split_dialogues(dialogues: list[list[Row]]) -> tuple[list[Row], list[str]]:
-    """The prompt that dialogues share, and the text of each one's last message.
+    """Return the prompt that dialogues share, and the text of each one's last message.
 
     Raises:
-        Dropped: they are no answers to one prompt, or one is empty. A transcript within an answer
+        Dropped: they are not answers to one prompt, or one is empty. A transcript inside an answer
             reads as more turns, so such a pair differs before its last turn.
     """
     first = dialogues[0]
@@ -165,5 +165,5 @@ def split_dialogues(dialogues: list[list[Row]]) -> tuple[list[Row], list[str]]:
     if not all(message["content"].strip() for message in first[:-1]):
         raise Dropped("an empty turn")
     if first[:-1] and first[-2]["role"] == "assistant":
-        raise Dropped("two of the assistant's turns running")
+        raise Dropped("two turns of the assistant in a row")
     return first[:-1], texts

@@ -29,16 +29,16 @@ def encode_to_disk(
     total: int | None = None,
     end_id: int | None = None,
 ) -> Dataset:
-    """Encode rows into an Arrow file and give it back as a dataset that reads from there.
+    """Encode rows into an Arrow file; return a dataset that reads from it.
 
-    Memory does not grow with the rows: 512 are held at a time.
+    Memory does not grow with the number of rows: 512 are held at a time.
 
     Args:
         encoder: counts what is dropped and cut.
         rows: with their places.
-        path: of the file, which must outlive the dataset.
-        total: how many rows there are, for the progress bar.
-        end_id: closes every candidate; None for nothing.
+        path: the file, which must outlive the dataset.
+        total: number of rows, for the progress bar.
+        end_id: token that closes every candidate; None for no token.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = tqdm(rows, desc="Tokenizing", unit="row", total=total, mininterval=1)

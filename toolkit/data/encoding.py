@@ -1,17 +1,17 @@
-"""The one place where prompts and completions become token ids, for every stage alike.
+"""Turning prompts and completions into token ids: the one place, shared by every stage.
 
 Sampling, reward training, PPO, SFT, preference training and evaluation read the same tokens:
 
-    prompt        text: what the tokenizer makes of it, BOS once, never an end token behind it.
-                  messages: what the chat template makes of them, up to where the assistant begins
-    completion    the tokens that follow those of the prompt, as sampling would have made them, even
-                  where the text tokenized as one would run a token across the border (a prompt that
-                  ends in a space, say). It ends before its first end token; what stands behind that
-                  is left out. Both are counted
+    prompt        text: its tokens with one BOS and no end token. Messages: the tokens of what the
+                  chat template writes, up to where the assistant begins
+    completion    the tokens that follow the prompt's, as if they had been sampled. (Tokenizing the
+                  joined text could put one token across the border, for example if the prompt ends
+                  in a space.) It ends before its first end token; text after that is left out. Both
+                  cases are counted
     candidate     prompt, completion and, if the stage closes its texts, an end token
 
-Nothing closes a candidate of a reward model unless it is told to: the scorer never sees a stop
-token in PPO either. (TRL's RewardTrainer appends an end-of-text token.)
+By default nothing closes a candidate of a reward model, as PPO's scorer never sees a stop token,
+either. (TRL's RewardTrainer appends an end token.)
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-HALF = "\ufffd"  # what a part of a character is decoded to
+HALF = "\ufffd"  # what a tokenizer decodes a part of a character to
 
 
 class Encoded(NamedTuple):
-    """A row in token ids: ``completions`` K lists, each as it follows ``prompt``."""
+    """A row in token ids: the prompt, and K completions that each follow it."""
 
     row: Row
     number: int
@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A row whose prompt is text already."""
+    """A row whose prompt was turned into text."""
 
     number: int
     place: str
@@ -51,29 +51,29 @@ class _Asked(NamedTuple):
 
 
 class Encoder:
-    """Turns rows into token ids, and counts what did not fit and what was unusual.
+    """Turns rows into token ids, and counts what did not fit or was unusual.
 
     Args:
         tokenizer: of the base.
-        max_length: tokens of prompt and completion; None for no limit.
-        long_rows: for a row with a longer candidate: "drop" it, or "truncate_prompt": take so many
-            tokens from the prompt's start (not its BOS), and drop the row only where no prompt
-            would be left.
+        max_length: most tokens of prompt and completion; None for no limit.
+        long_rows: what to do with a row that has a longer candidate: "drop" it, or
+            "truncate_prompt": remove tokens from the prompt's start (but keep its BOS), and drop
+            the row only if no prompt would be left.
         chat: how prompts that are messages become text; None for the tokenizer's own template.
-        skip_invalid: pass over rows that a template refuses, or whose completion is only an end
+        skip_invalid: skip rows that a template refuses, or with a completion that is only an end
             token, instead of raising; ``bad`` counts and shows them.
 
     Attributes:
-        rows, dropped, truncated: how many were encoded, did not fit, were made to fit.
-        joined, example: how many run from a text prompt into a completion without a space between
-            words, and where the first of them does.
-        ended, behind: completions that carried an end token, and those with text behind it.
-        rendered: text prompts that begin with the BOS already.
-        kinds: of prompts: "messages" (or text that a template had rendered), "text".
+        rows, dropped, truncated: rows that were encoded, did not fit, or were shortened to fit.
+        joined, example: rows in which a text prompt runs into a completion without a space between
+            words, and the text at the border of the first.
+        ended, behind: completions with an end token, and those with text after it.
+        rendered: text prompts that already begin with the BOS.
+        kinds: kinds of prompts: "messages" (also text that a template had rendered), "text".
         spaced: text prompts that end in a space.
-        told: what the template was told of messages: one, or two if rows differ.
-        template_notes: what the first of them showed to be wrong with it (``Chat.notes``).
-        last_ids: the tokens that candidates end in.
+        told: the template's arguments for messages: one set, or two if rows differ.
+        template_notes: problems with the template that the first messages showed (``Chat.notes``).
+        last_ids: the last tokens of candidates.
     """
 
     def __init__(
@@ -102,19 +102,19 @@ class Encoder:
 
         self.ends = end_ids(tokenizer)
         self.prefix = special_prefix(tokenizer)
-        # A token that does nothing but pad is a mistake in a text; <unk> or an end token is none.
+        # A token that only pads is a mistake in a text, but <unk> or an end token may stand there.
         pad, unknown = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None)
         self.padding = None if pad in (*self.ends, unknown) else pad
 
     def prompt_text(self, prompt: str | list[dict[str, str]], row: Row | None = None) -> str:
-        """What the model reads before the completion.
+        """Return the text that the model reads before the completion.
 
         Args:
             prompt: text or messages.
             row: its ``tools`` and ``chat_template_kwargs`` go to the template, as in TRL.
 
         Raises:
-            InputError: messages, but no template, or one that refuses them.
+            InputError: there is no template for messages, or it refuses them.
         """
         if isinstance(prompt, str):
             return prompt
@@ -135,16 +135,16 @@ class Encoder:
         self.template_notes += self.chat.notes(self.tokenizer, messages, row)
 
     def rendering(self) -> Row:
-        """Of the rows that were encoded, for toolkit.json."""
+        """How the encoded rows were rendered, for toolkit.json."""
         return rendering(self.chat, self.kinds, self.told)
 
     def prompt_ids(self, prompt: str | list[dict[str, str]], row: Row | None = None) -> list[int]:
-        """Token ids of a prompt by itself, as PPO starts from."""
+        """Token ids of a prompt alone, from which PPO samples."""
         (ids,) = self._prompts([(self.prompt_text(prompt, row), not isinstance(prompt, str))])
         return ids
 
     def _prompts(self, texts: list[tuple[str, bool]]) -> list[list[int]]:
-        """Token ids of prompts; of those that a chat template wrote, without special tokens."""
+        """Token ids of prompts; special tokens are not added to those from a chat template."""
         found, prefix = self._tokenize(texts), self.prefix
         for (text, chat), ids in zip(texts, found, strict=True):
             if chat:
@@ -158,7 +158,7 @@ class Encoder:
         raw = {chat: [text for text, c in texts if c == chat] for chat in (False, True)}
         if self.chat.plain or not raw[True]:
             bare = text_ids(self.tokenizer, raw[True], self.prefix)
-        else:  # the template has put its special tokens there
+        else:  # the template has written the special tokens
             bare = self.tokenizer(
                 raw[True],
                 truncation=False,
@@ -170,14 +170,14 @@ class Encoder:
         return [next(rows[chat]) for _, chat in texts]
 
     def pieces(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Encoded]:
-        """Rows in token ids: the prompt, and each completion as it follows that.
+        """Yield rows in token ids: the prompt, and each completion as it follows the prompt.
 
         Args:
-            rows: with their places; ``number`` counts those given, dropped ones too.
-            end_id: completions are closed with this token; None for nothing behind them.
+            rows: rows with their places; ``number`` counts all of them, also dropped ones.
+            end_id: token that closes completions; None for no such token.
 
         Raises:
-            InputError: a template that refuses a row, or a completion without a token, with the
+            InputError: a template refuses a row, or a completion has no token; the message has the
                 row's place.
         """
         number = -1
@@ -189,7 +189,7 @@ class Encoder:
                 if one is not None:
                     asked.append(one)
 
-            # All texts of a chunk at once: a tokenizer is many times as quick with them.
+            # Tokenize all texts of a chunk at once, which is many times faster.
             prompts = self._prompts([(one.text, one.chat) for one in asked])
             texts = [
                 (one.text + completion, one.chat)
@@ -219,14 +219,14 @@ class Encoder:
                 yield Encoded(one.row, one.number, fitting, completions)
 
     def _asked(self, number: int, place: str, row: Row) -> _Asked | None:
-        """A row with its prompt as text, and what is unusual about it noted; None if refused."""
+        """Turn a row's prompt into text and count what is unusual; None if it is refused."""
         chat = not isinstance(row["prompt"], str)
         self.kinds.add("messages" if chat or is_rendered(row["prompt"]) else "text")
         try:
             text = self.prompt_text(row["prompt"], row)
         except InputError as error:
             if error.field == "chat_template" and "no chat template" in str(error):
-                raise  # of the run, not of the row
+                raise  # a mistake of the run, not of the row
             self._refuse(place, str(error))
             return None
 
@@ -236,45 +236,44 @@ class Encoder:
         return _Asked(number, place, row, text, chat)
 
     def _problem_of(self, row: Row, completions: list[list[int]]) -> str | None:
-        """Why a row's completions, in token ids, cannot be used; None if they can."""
+        """Why a row's completions (in token ids) cannot be used; None if they can."""
         if not all(completions):
             empty = row["completions"][[not ids for ids in completions].index(True)]
             return (
-                f"completions: {empty!r:.40} is an end token and no more (delete the row or give "
-                "it text)"
+                f"completions: {empty!r:.40} is only an end token (delete the row or give it text)"
             )
         if any(ids[-1] == self.padding for ids in completions):
-            return f"a completion ends in the pad token {self.tokenizer.pad_token!r} (cut it off)"
+            return f"a completion ends in the pad token {self.tokenizer.pad_token!r} (remove it)"
         return None
 
     def _refuse(self, place: str, problem: str) -> None:
         if not self.skip_invalid:
-            raise InputError(f"{place}: {problem} (--skip_invalid goes on without such rows)")
+            raise InputError(f"{place}: {problem} (--skip_invalid skips such rows)")
         self.bad.add(f"{place}: {problem}")
 
     def _completions(self, row: Row, chat: bool) -> list[str]:
-        """The texts as they follow the prompt: behind "Assistant:" comes a space."""
+        """The texts as they follow the prompt; after "Assistant:" comes a space."""
         spaced = chat and self.chat.plain
         return [f" {text.lstrip(' ')}" if spaced else text for text in row["completions"]]
 
     def completion_ids(
         self, prompt: list[int], text: str, completion: str, chat: bool
     ) -> list[int]:
-        """Token ids of one completion behind a prompt, cut at its first end token.
+        """Token ids of one completion after a prompt, cut at its first end token.
 
         Args:
             prompt, text: the prompt as token ids and as text.
-            completion: as it follows the text.
+            completion: its text, as it follows the prompt.
             chat: whether a chat template wrote the text.
         """
         (whole,) = self._tokenize([(text + completion, chat)])
         return self._behind(prompt, whole, completion)
 
     def _behind(self, prompt: list[int], whole: list[int], completion: str) -> list[int]:
-        """What of the tokens of prompt and completion as one text is the completion's.
+        """Return the completion's part of the tokens of prompt and completion as one text.
 
-        The rest of the whole, where that begins as the prompt does. It does not where a token runs
-        across the border, which sampling never does: then ``_alone``.
+        If the tokens of the whole begin with the prompt's, that is the rest. Otherwise a token
+        crosses the border, which sampling never does, and the completion is tokenized alone.
         """
         if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
             ids = whole[len(prompt) :]
@@ -288,7 +287,7 @@ class Encoder:
         return ids
 
     def encode(self, rows: Iterable[Placed], end_id: int | None = None) -> Iterator[Row]:
-        """Rows of ``candidate_ids`` (K lists), labels, and ``row``, which counts those given."""
+        """Yield rows of ``candidate_ids`` (K lists), labels, and ``row``, the row's number."""
         for row, number, prompt, completions in self.pieces(rows, end_id):
             yield _labels(row) | {
                 "candidate_ids": [prompt + ids for ids in completions],
@@ -296,7 +295,7 @@ class Encoder:
             }
 
     def _fit(self, prompt: list[int], completions: list[list[int]]) -> list[int] | None:
-        """The prompt, cut from its start so that the longest candidate fits; None if none would."""
+        """Cut the prompt's start so that the longest candidate fits; None if that cannot be."""
         excess = len(prompt) + max(map(len, completions)) - (self.max_length or 1 << 60)
         if excess <= 0:
             return prompt
@@ -310,32 +309,32 @@ class Encoder:
         return prompt[:keep] + prompt[start:]
 
     def pad_id(self) -> int:
-        """A padding id that no candidate ends in: transformers' pooling tells padding by the id."""
+        """A padding id that no candidate ends in; transformers' pooling finds padding by the id."""
         own = self.tokenizer.pad_token_id
         if own not in self.last_ids:
             return own
         return min(set(range(len(self.last_ids) + 1)) - self.last_ids)
 
     def notes(self) -> list[str]:
-        """What was unusual about the texts, in a line each."""
+        """One line for each thing that was unusual about the texts."""
         names = [self.tokenizer.convert_ids_to_tokens(i) for i in self.ends]
         lines = [*self.template_notes]
         if self.ended:
             lines.append(
                 f"{self.ended} completions carry an end token ({', '.join(map(str, names))}): each "
-                f"is cut before it ({self.behind} had text behind it)"
+                f"is cut before it ({self.behind} had text after it)"
             )
 
         if self.rendered:
             lines.append(
-                f"{self.rendered} prompts begin with {self.tokenizer.bos_token} as text (a chat "
-                "template wrote them?): it stands there once"
+                f"{self.rendered} prompts begin with {self.tokenizer.bos_token} as text (perhaps "
+                "from a chat template): no second one is added"
             )
 
         if self.spaced:
             lines.append(
-                f"{self.spaced} prompts end in a space: it is a token of its own, here as in PPO, "
-                "and completions follow it"
+                f"{self.spaced} prompts end in a space: it stays a token of its own, here as in "
+                "PPO, and completions follow it"
             )
 
         if self.bad.count:
@@ -344,14 +343,14 @@ class Encoder:
 
 
 def first_whole(tokenizer: "PreTrainedTokenizerBase", ids: list[int], start: int) -> int:
-    """The first place from ``start`` on before which no character is cut in two."""
+    """Return the first index from ``start`` on before which no character is split."""
     while start < len(ids) and _text(tokenizer, ids[start : start + 8])[:1] == HALF:
         start += 1
     return start
 
 
 def last_whole(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stop: int) -> int:
-    """The last place up to ``stop`` behind which no character is cut in two."""
+    """Return the last index up to ``stop`` after which no character is split."""
     while stop and _text(tokenizer, ids[max(0, stop - 8) : stop])[-1:] == HALF:
         stop -= 1
     return stop
@@ -364,10 +363,10 @@ def _text(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
 
 
 def _alone(tokenizer: "PreTrainedTokenizerBase", prompt: list[int], completion: str) -> list[int]:
-    """A completion tokenized by itself: as it is, without its first space, or behind a newline.
+    """Tokenize a completion alone: as it is, without its first space, or after a newline.
 
-    SentencePiece puts a space before a text, so the first that reads right behind the prompt is
-    taken.
+    SentencePiece puts a space before a text, so the first of these that reads correctly after the
+    prompt is taken.
     """
 
     def ids(text: str) -> list[int]:
@@ -380,18 +379,18 @@ def _alone(tokenizer: "PreTrainedTokenizerBase", prompt: list[int], completion: 
 
 
 def _runs_on(prompt: str, completions: list[str]) -> bool:
-    """Whether a word of a completion sticks to the prompt ("cafe.He")."""
+    """Whether a completion continues the prompt without a space ("cafe.He")."""
     return not prompt[-1].isspace() and all(text[0].isalnum() for text in completions)
 
 
 def best_of(scores: list[float]) -> int:
-    """Index of the highest score, the first of them."""
+    """Index of the highest score; the first one on a tie."""
     return max(range(len(scores)), key=scores.__getitem__)
 
 
 def _labels(row: Row) -> Row:
     best, scores = row.get("best"), row.get("scores") or []
-    if best is None:  # a row for scalar losses; its pick is only used to measure accuracy
+    if best is None:  # rows for scalar losses: the pick only serves to measure accuracy
         best = best_of(scores)
     return {
         "best": best,

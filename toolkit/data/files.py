@@ -1,4 +1,4 @@
-"""Reading and writing plain files: JSONL with line numbers, and writes that are whole or absent."""
+"""Reading JSON files, with line numbers in errors, and writing files atomically."""
 
 import functools
 import gzip
@@ -19,10 +19,10 @@ from toolkit.errors import InputError
 
 
 def require_file(path: str | Path, what: str) -> Path:
-    """The path, if a regular file is there.
+    """Return the path if it is a regular file.
 
     Raises:
-        InputError: there is none; ``what`` names the argument that gave the path.
+        InputError: there is no such file; ``what`` names the argument that gave the path.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,13 +33,13 @@ def require_file(path: str | Path, what: str) -> Path:
 def read_jsonl(
     path: str | Path, what: str = "file", on_bad: Callable[[str], None] | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """Rows of a JSON Lines file as ``(line number from 1, row)``; blank lines are passed over.
+    """Yield rows of a JSON Lines file as ``(line number from 1, row)``, skipping blank lines.
 
-    A gzipped file is told by its first bytes, whatever its name. With ``on_bad``, a line that is no
-    row is told to it, and passed over.
+    A gzipped file is recognized by its first bytes, not by its name. If ``on_bad`` is given, it is
+    called for each line that is not a row, and the line is skipped.
 
     Raises:
-        InputError: a missing or broken file, a line that is not JSON or not an object (file:line).
+        InputError: the file is missing or broken, or a line is not a JSON object (file:line).
     """
     path = require_file(path, what)
     with open(path, "rb") as stream:
@@ -63,12 +63,12 @@ def read_jsonl(
 
 
 def parse_object(raw: bytes, place: str, first: bool) -> Row:
-    """The object that a line of JSON is; InputError, with ``place``, if it is none.
+    """Parse a line of JSON as an object; raise InputError with ``place`` if it is not one.
 
     Args:
         raw: the line.
         place: file:line, for the message.
-        first: a byte order mark is passed over.
+        first: whether a byte order mark is skipped.
     """
     try:
         row = parse_json(raw.decode("utf-8-sig" if first else "utf-8"))
@@ -79,7 +79,7 @@ def parse_object(raw: bytes, place: str, first: bool) -> Row:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{place}: not JSON, {error.msg} at column {error.colno} "
-            "(each line must be one JSON object; mend or delete the line)"
+            "(each line must be one JSON object; correct or delete the line)"
         ) from None
     except NoNumber as error:
         raise InputError(f"{place}: {error}") from None
@@ -95,10 +95,10 @@ def parse_object(raw: bytes, place: str, first: bool) -> Row:
 
 
 def read_object(path: str | Path, what: str) -> Row:
-    """The one JSON object in a file.
+    """Read the one JSON object in a file.
 
     Raises:
-        InputError: no such file, or something else in it.
+        InputError: the file is missing or holds something else.
     """
     path = require_file(path, what)
     try:
@@ -113,7 +113,7 @@ def read_object(path: str | Path, what: str) -> Row:
 
 
 class NoNumber(ValueError):
-    """A text of JSON has NaN, Infinity, or a number that is too large for a float.
+    """JSON text has NaN, Infinity, or a number that is too large for a float.
 
     Args:
         word: as it stands there.
@@ -123,7 +123,7 @@ class NoNumber(ValueError):
     def __init__(self, word: str, line: int) -> None:
         shown = word if len(word) <= 24 else f"{word[:20]}..."
         super().__init__(
-            f"not JSON that can be read: {shown} is no number (write a finite one, or null)"
+            f"not JSON that can be read: {shown} is not a number (write a finite one, or null)"
         )
         self.line = line
 
@@ -133,12 +133,12 @@ _WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-
 
 
 def parse_json(text: str) -> Any:
-    """The value that a text of JSON is, in which every number is one.
+    """Parse JSON in which every number is finite.
 
-    Python's own reader takes NaN and Infinity, which are no JSON, and makes an infinity of 1e999.
+    Python's own reader accepts NaN and Infinity, which are not JSON, and reads 1e999 as infinity.
 
     Raises:
-        NoNumber: the text has one of these.
+        NoNumber: the text has a number of this kind.
         ValueError: it is not JSON (``json.JSONDecodeError``), or cannot be read.
     """
 
@@ -158,9 +158,9 @@ def parse_json(text: str) -> Any:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Fill a folder beside ``path``, then rename it into place: readers see all of it or none.
+    """Fill a folder beside ``path``, then rename it into place, so readers see all of it or none.
 
-    What lay at ``path`` before is replaced, and only once the new folder is complete and synced.
+    It replaces what was at ``path`` only when it is complete and synced.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,16 +171,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         mode = aside.stat().st_mode & 0o666
         for file in aside.rglob("*"):
             if file.is_file():
-                os.chmod(file, mode)  # safetensors writes for the owner alone
+                os.chmod(file, mode)  # safetensors makes files that only the owner can read
                 sync(file)
         if path.exists():
             os.replace(path, old)
         os.replace(aside, path)
         sync(path.parent)
     finally:
-        if old.exists() and not path.exists():  # interrupted between the two
+        if old.exists() and not path.exists():  # interrupted between the two renames
             os.replace(old, path)
-        if old.is_symlink():  # what lay there was a link to a folder
+        if old.is_symlink():  # the old path was a link to a folder
             old.unlink()
         for left in (old, aside):
             shutil.rmtree(left, ignore_errors=True)
@@ -188,7 +188,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A stream whose content takes the place of ``path`` once all of it is written and synced."""
+    """Open a stream whose content replaces ``path`` once all of it is written and synced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = part_file(path)
@@ -204,26 +204,23 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write the whole content or leave what was there."""
+    """Write the content atomically."""
     with atomic_file(path) as stream:
         stream.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """The text as UTF-8, atomically."""
+    """Write the text as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """``value`` as indented JSON, atomically; what is undefined (NaN) becomes null."""
+    """Write ``value`` as indented JSON, atomically; NaN becomes null."""
     write_bytes(path, _dump(value, indent=2, sort_keys=True))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line, atomically: a killed run leaves the old file or none.
-
-    What is undefined (NaN) becomes null.
-    """
+    """Write one JSON object a line, atomically; NaN becomes null."""
     with atomic_file(path) as stream:
         for row in rows:
             stream.write(_dump(row))
@@ -236,10 +233,10 @@ def json_text(
     ensure_ascii: bool = True,
     default: Callable[[object], str] | None = None,
 ) -> str:
-    """JSON that every reader takes: NaN and infinities, which it does not have, become null.
+    """Write JSON that every reader accepts: NaN and infinities become null.
 
-    A metric that is undefined (an error of one value, say) is nothing, and no number. What must be
-    a number is checked where it is made, or where it is read.
+    An undefined metric (the error of a single value, say) is therefore null. Values that must be
+    numbers are checked where they are made or read.
     """
     write = functools.partial(
         json.dumps,
@@ -266,7 +263,7 @@ def _without_nan(value: object) -> object:
 
 
 def _dump(value: object, indent: int | None = None, sort_keys: bool = False) -> bytes:
-    """JSON in UTF-8; dates and the like as text, half characters as the escapes they came as."""
+    """Dump JSON in UTF-8; dates become text, half characters stay escapes."""
     text = json_text(value, indent, sort_keys, ensure_ascii=False, default=str)
     try:
         return f"{text}\n".encode()
@@ -276,7 +273,7 @@ def _dump(value: object, indent: int | None = None, sort_keys: bool = False) -> 
 
 
 def sync(path: Path) -> None:
-    """Have the file or folder on the disk before anything else is done."""
+    """Force the file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

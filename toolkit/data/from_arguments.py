@@ -1,4 +1,4 @@
-"""What a recipe's flags name, checked and read: comparisons and prompts."""
+"""Reading and checking the comparisons and prompts that a recipe's flags name."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def chat_from(args: ChatArguments) -> Chat:
-    """How messages become text. Make it once in a run: what it notices, it says once."""
+    """Make the run's ``Chat``. Make it once: each warning is then printed once."""
     return read_chat(args.chat_template, args.chat_template_kwargs)
 
 
 def split_comparisons(
     args: ComparisonArguments, wants: str, seed: int
 ) -> tuple[Comparisons, np.ndarray, np.ndarray]:
-    """The source, checked, and which of its rows to train on and to hold out, bool (rows,)."""
+    """Check the source; choose rows to train on and to hold out, each bool (rows,)."""
     comparisons = open_comparisons(args.comparisons, wants, "--comparisons", args.skip_invalid)
     eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
     split = split_by_prompt(comparisons.order, eval_rows, seed, args.train_fraction)
@@ -40,7 +40,7 @@ def split_comparisons(
 def encoder_of(
     args: ComparisonArguments, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Encoder:
-    """How rows of comparisons become token ids, at most ``max_length`` of them."""
+    """Make the encoder of comparisons, with at most ``max_length`` tokens each."""
     return Encoder(tokenizer, max_length, args.long_rows, chat_from(args), args.skip_invalid)
 
 
@@ -50,7 +50,7 @@ def prompts_of(
     tokenizer: "PreTrainedTokenizerBase",
     skip: int = 0,
 ) -> tuple[Prompts, int]:
-    """The prompts from row ``skip`` on, and how many were left out by length."""
+    """Read the prompts from row ``skip`` on; also return how many were left out by length."""
     return read_prompts(
         args.prompts or DEMO_PROMPTS,
         tokenizer,
@@ -66,7 +66,7 @@ def prompts_of(
 def training_prompts(
     args: PromptArguments, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[Prompts, Prompts | None, int]:
-    """Prompts, held-out prompts if there are any, and how many were left out by length."""
+    """Read prompts and held-out prompts (or None); also return how many were too long."""
     read = partial(
         read_prompts,
         tokenizer=tokenizer,
@@ -86,10 +86,10 @@ def training_prompts(
 
 
 def held_out_facts(prompts: Prompts, held_out: Prompts | None) -> dict[str, int]:
-    """For run.json: how many prompts are held out, and how many of these are trained on."""
+    """For run.json: how many prompts are held out, and how many of them are trained on."""
     seen = {tuple(ids) for ids in prompts}
     again = sum(tuple(ids) in seen for ids in held_out or [])
     count = len(held_out or [])
     if again:
-        print(f"note: {again} of the {count} prompts of --eval_prompts are trained on")
+        print(f"note: {again} of the {count} prompts of --eval_prompts are also trained on")
     return {"held_out_prompts": count, "held_out_trained_on": again}

@@ -1,4 +1,4 @@
-"""The layouts in which people keep comparisons, and how a row of each becomes ours.
+"""The layouts in which people keep comparisons, and their conversion to ours.
 
     layout     a row of it
     native     prompt, completions, best (data.comparisons), or scores in best's place
@@ -8,12 +8,12 @@
     columns    prompt or query, completion0 .. or sample0 .. or response_a .., best: as CSV has it
     openai     query, sample0 .., best: token ids, padded with 50259
 
-``best`` and ``ranking`` are integers, or floats and text that spell some. In columns a number is
-the one in the column's name, elsewhere the first completion is 0; ``first`` says otherwise. A
-letter (A is the first completion) or the name of a column is understood too.
+``best`` and ``ranking`` are integers, or floats and text that spell integers. In ``columns``, a
+number is the one in the column's name; elsewhere the first completion is 0, unless ``first`` says
+otherwise. A letter (A is the first completion) or the name of a column works, too.
 
-Each converter takes a row and gives a comparison; ``Dropped`` says why a sound row makes none (a
-tie, say), ValueError what is wrong with it.
+A converter takes a row and returns a comparison. It raises ``Dropped`` if a valid row makes no
+comparison (for example because of a tie), and ValueError if something is wrong with the row.
 """
 
 import hashlib
@@ -51,13 +51,13 @@ LABELS = ("best", "ranking", "scores", "margin", "labeler", "tools", "chat_templ
 
 @dataclass
 class Reading:
-    """What converters are told, and what they tell.
+    """What a converter needs besides the row, and what it reports.
 
     Attributes:
         decode: token ids to text, for ``openai``.
-        first: the number that the first completion has in ``best`` and ``ranking``; None for the
-            format's own.
-        noted: what was done to rows that were kept, and how often.
+        first: the number of the first completion in ``best`` and ``ranking``; None for the
+            layout's own.
+        noted: changes to rows that were kept, with counts.
     """
 
     decode: Callable[[list[int]], str] | None = None
@@ -66,10 +66,10 @@ class Reading:
 
 
 def detect(row: Row, place: str) -> str:
-    """The format that a row's fields speak of.
+    """Return the name of the layout that a row's fields belong to.
 
     Raises:
-        InputError: none.
+        InputError: the fields belong to no layout.
     """
     names = set(row)
     completions = row.get("completions")
@@ -87,22 +87,22 @@ def detect(row: Row, place: str) -> str:
         return "openai" if ids else "columns"
 
     raise InputError(
-        f"{place}: no format known by the fields {', '.join(sorted(map(str, names)))[:120]} (name "
-        "them as one: prompt, completions, best; chosen, rejected; prompt, responses, rank; or "
+        f"{place}: unknown format with the fields {', '.join(sorted(map(str, names)))[:120]} "
+        "(rename them to prompt, completions, best; chosen, rejected; prompt, responses, rank; or "
         "prompt, sample0, sample1, best)",
         "format",
     )
 
 
 def from_native(row: Row, reading: Reading) -> Row:
-    """Comparisons as they are; without ``best``, the highest of ``scores`` is."""
+    """Keep a native comparison; without ``best``, the highest of ``scores`` decides."""
     made = {
         name: value
         for name, value in row.items()
         if value is not None and not (name in LABELS and is_missing(value))
     }
     if not isinstance(row.get("completions"), list):
-        return made  # the check names what is wrong with it
+        return made  # the check reports what is wrong
     prompt, completions = _texts(row.get("prompt"), row["completions"], "completions", reading)
     made |= {"prompt": prompt, "completions": completions}
 
@@ -123,7 +123,7 @@ def from_native(row: Row, reading: Reading) -> Row:
         return made
     scored = [k for k in known if scores[k] is not None]
     if made.get("best") is not None and made["best"] not in scored:
-        raise ValueError(f"scores: none for completion {made['best']}, which is the best")
+        raise ValueError(f"scores: completion {made['best']} is the best, but has no score")
     if len(scored) < len(known):
         reading.noted["answers without a score left out"] += len(known) - len(scored)
         if len(scored) < 2:
@@ -134,7 +134,7 @@ def from_native(row: Row, reading: Reading) -> Row:
 
 
 def _only(made: Row, kept: list[int], count: int) -> Row:
-    """A native row's fields for those completions alone."""
+    """The fields of a native row, for the completions in ``kept`` alone."""
     only: Row = {"completions": [made["completions"][k] for k in kept]} | _aligned(
         made, kept, count
     )
@@ -146,16 +146,16 @@ def _only(made: Row, kept: list[int], count: int) -> Row:
 
 
 def from_pairs(row: Row, reading: Reading) -> Row:
-    """TRL's pairs: with or without a prompt of their own, text, dialogue text or messages.
+    """Convert TRL's pairs: with or without a prompt; text, dialogue text or messages.
 
-    Which of the two comes first is drawn by a hash of the texts, so that position tells nothing.
+    A hash of the texts decides which of the two comes first, so that position reveals nothing.
     """
     prompt = prompt_of(row)
     chosen, rejected = (unpacked(row[name], name) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise Dropped("chosen equals rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise ValueError("chosen and rejected: one is text, the other is not")
+        raise ValueError("chosen and rejected: one is text and the other is not")
     if isinstance(chosen, str):
         if prompt is None and HH_TURN.match(chosen) and HH_TURN.match(rejected):
             return _pair(*split_dialogues([hh_messages(chosen), hh_messages(rejected)]), row)
@@ -163,7 +163,7 @@ def from_pairs(row: Row, reading: Reading) -> Row:
             shared = os.path.commonprefix([chosen, rejected])
             cut = max(shared.rfind(" "), shared.rfind("\n"))
             if cut <= 0:
-                raise ValueError("prompt: missing, and chosen and rejected begin otherwise")
+                raise ValueError("prompt: missing, and chosen and rejected begin differently")
             prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
         return _pair(prompt, [chosen, rejected], row)
     prompt, texts, repeated = from_dialogues(prompt, [chosen, rejected], ["chosen", "rejected"])
@@ -185,10 +185,10 @@ def _pair(prompt: object, texts: list[str], row: Row) -> Row:
 
 
 def from_ranked(row: Row, reading: Reading) -> Row:
-    """Ranked replies; one without a rank is left out, for nobody compared it."""
+    """Convert ranked replies; a reply without a rank is left out, since nobody compared it."""
     replies = row.get("responses") or row.get("replies") or row["completions"]
     if len(row["rank"]) != len(replies):
-        raise ValueError(f"rank: {len(row['rank'])} of them for {len(replies)} replies")
+        raise ValueError(f"rank: {len(row['rank'])} ranks for {len(replies)} replies")
     ranks = [_score(rank, f"rank[{k}]") for k, rank in enumerate(row["rank"])]
     named = [k for k, rank in enumerate(ranks) if rank is not None]
     if len(named) < 2:
@@ -202,22 +202,22 @@ def from_ranked(row: Row, reading: Reading) -> Row:
 
 def _by_rank(ranks: list[float]) -> Row:
     if len(set(ranks)) < len(ranks):
-        raise Dropped("two replies of one rank")
+        raise Dropped("two replies have the same rank")
     ranking = sorted(range(len(ranks)), key=ranks.__getitem__)
     return {"best": ranking[0], "ranking": ranking}
 
 
 def from_scored(row: Row, reading: Reading) -> Row:
-    """Completions with a score each: the best by score; a tie at the top makes no comparison.
+    """Convert scored completions: the highest score is the best; a tie at the top is dropped.
 
-    An answer without a score is left out. So is one to which UltraFeedback gives 10 overall and 2
-    or less in the mean of its finer ratings: its ratings of 1 became 10 by a mistake
+    An answer without a score is left out. So is an answer to which UltraFeedback gives 10 overall
+    but a mean of 2 or less in its finer ratings: by a mistake, its ratings of 1 became 10
     (github.com/OpenBMB/UltraFeedback, issue 8).
     """
     answers = row["completions"]
     name = next((n for n in SCORES if any(n in answer for answer in answers)), None)
     if name is None:
-        raise ValueError(f"completions[0]: no {' or '.join(SCORES)} in it")
+        raise ValueError(f"completions[0]: must have {' or '.join(SCORES)}")
 
     scores, kept = [], []
     for k, answer in enumerate(answers):
@@ -258,7 +258,7 @@ def _best_by_score(scores: Sequence[float | None]) -> Row:
 
 
 def from_columns(row: Row, reading: Reading) -> Row:
-    """One completion a column; ``best`` is the number, letter or name of a column."""
+    """Convert one completion a column; ``best`` is a column's number, letter or name."""
     columns = columns_of(row)
     known = numbers_of(columns)
     prompt, texts = _texts(prompt_of(row), [row[c] for c in columns], "completions", reading)
@@ -285,7 +285,7 @@ def from_columns(row: Row, reading: Reading) -> Row:
 
 
 def from_openai(row: Row, reading: Reading) -> Row:
-    """Token ids back to text; padding is dropped."""
+    """Convert token ids back to text, without padding."""
     assert reading.decode is not None
     texts = {}
     for name in ("query", *columns_of(row)):
@@ -300,7 +300,7 @@ def from_openai(row: Row, reading: Reading) -> Row:
 
 
 def _score(value: Any, name: str) -> float | None:
-    """A number, or None where there is none: null, NaN, an empty text or N/A."""
+    """A score as a number; None for null, NaN, an empty text or N/A."""
     if is_missing(value) or (isinstance(value, str) and value.strip().lower() in UNSCORED):
         return None
     try:
@@ -313,7 +313,7 @@ def _score(value: Any, name: str) -> float | None:
 
 
 def _aligned(row: Row, kept: list[int], count: int) -> Row:
-    """The fields with a value for each of ``count`` completions, for those that are kept."""
+    """The fields with one value for each of ``count`` completions, for those in ``kept``."""
     lists = {name: row[name] for name in ALIGNED if isinstance(row.get(name), list)}
     if len(kept) == count:
         return lists
@@ -324,29 +324,29 @@ def _aligned(row: Row, kept: list[int], count: int) -> Row:
 
 
 def columns_of(row: Row) -> list[str]:
-    """The names of the columns that hold completions, by their numbers or letters."""
+    """The columns that hold completions, in the order of their numbers or letters."""
     names = [name for name in row if isinstance(name, str)]
     numbered = {name: int(match[1]) for name in names if (match := COLUMN.fullmatch(name))}
     if numbered:
         if len(set(numbered.values())) < len(numbered):
-            raise ValueError(f"two columns of one number among {', '.join(numbered)}")
+            raise ValueError(f"two columns have the same number: {', '.join(numbered)}")
         return sorted(numbered, key=numbered.__getitem__)
     matches = [match for name in names if (match := LETTERED.fullmatch(name))]
     lettered = {match[0]: (match[1] or match[2]).upper() for match in matches}
     if len(set(lettered.values())) < len(lettered):
-        raise ValueError(f"two columns of one letter among {', '.join(lettered)}")
+        raise ValueError(f"two columns have the same letter: {', '.join(lettered)}")
     return sorted(lettered, key=lettered.__getitem__)
 
 
 def numbers_of(columns: list[str]) -> list[int]:
-    """The numbers in the columns' names; none where they have letters."""
+    """The numbers in the columns' names; empty if they have letters."""
     return [int(match[1]) for name in columns if (match := COLUMN.fullmatch(name))]
 
 
 def _texts(
     prompt: object, completions: list[object], name: str, reading: Reading
 ) -> tuple[object, list[Any]]:
-    """Completions as text, and the prompt before them; text stays as it is."""
+    """The prompt, and completions as text; messages become text."""
     completions = [unpacked(completion, name) for completion in completions]
     if not completions or not all(isinstance(c, list | dict) for c in completions):
         return prompt, completions

@@ -1,10 +1,10 @@
-"""What is not finished yet has a name that tells, so that the next run removes what a kill left.
+"""Names for unfinished outputs, by which the next run removes what a killed run left.
 
-    .picks.jsonl.k3v9x2ab.part        a file or folder that is written beside its place
-    .adapter.k3v9x2ab.part.old        what lay in that place, for the moment between two renames
-    TMPDIR/toolkit-7f3a09c2           a scratch folder, and beside it .lock, held while it is in use
+    .picks.jsonl.k3v9x2ab.part        a file or folder being written beside its place
+    .adapter.k3v9x2ab.part.old        the old content, for the moment between two renames
+    TMPDIR/toolkit-7f3a09c2           a scratch folder, with .lock beside it while in use
 
-Who holds the lock of an output (``locks``) may take all of its unfinished parts for a dead run's.
+A run that holds an output's lock (``locks``) may treat its unfinished parts as a dead run's.
 """
 
 import fnmatch
@@ -27,16 +27,16 @@ UNFINISHED = re.compile(r"\.(.+)\.\w{8}\.part(\.old)?", re.ASCII | re.DOTALL)
 
 
 def part_folder(path: Path) -> Path:
-    """A new folder beside ``path``, for what is to take its place or is needed on the way there."""
+    """Make a folder beside ``path``, for its replacement or for work on the way there."""
     aside = _aside(path)
     aside.mkdir()
     return aside
 
 
 def part_file(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``: its open descriptor and its own path.
+    """Make a file beside ``path``; return its open descriptor and its path.
 
-    Who may read it is up to the folder and the umask, as with every file of the user's.
+    The folder and the umask decide who may read it, as for every file of the user.
     """
     aside = _aside(path)
     return os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), aside
@@ -47,14 +47,14 @@ def _aside(path: Path) -> Path:
 
 
 def clear_leftovers(folder: str | Path, names: str = "*") -> None:
-    """Mend what killed runs left: put back what was moved away, drop what was begun.
+    """Clean up after killed runs: put back what was moved away, remove what was begun.
 
-    Call it with the lock of the outputs held; of several processes that train together the first
-    does it for all. Outputs in the folder that others hold a lock of their own for are passed over.
+    Call it with the lock of the outputs held; of several processes that train together, the first
+    does it for all. Outputs in the folder for which others hold a lock are skipped.
 
     Args:
         folder: where the outputs are written.
-        names: theirs, as a pattern; one that has no wildcard must be held.
+        names: pattern of their names; a name without a wildcard must be locked.
     """
     if not is_first():
         return
@@ -79,14 +79,14 @@ def clear_leftovers(folder: str | Path, names: str = "*") -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder that goes at the end; those of processes that were killed go now."""
+    """Make a folder that is removed at the end, and remove those of killed processes."""
     home = Path(tempfile.gettempdir())
     for left in home.glob("toolkit-" + 8 * "[0-9a-f]"):
         with suppress(OSError, Timeout):  # in use, or another user's
             _remove(left)
 
     folder = home / f"toolkit-{secrets.token_hex(4)}"
-    with FileLock(f"{folder}.lock", timeout=0):  # before the folder, which nobody then takes away
+    with FileLock(f"{folder}.lock", timeout=0):  # before the folder, so that nobody removes it
         folder.mkdir(mode=0o700)
         try:
             yield folder

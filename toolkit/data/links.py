@@ -1,4 +1,4 @@
-"""Files of a folder that are really in it: no link leads out, and nothing is a pipe or a device."""
+"""Files that are really in a folder: no link leads out, none is a pipe or a device."""
 
 import os
 import shutil
@@ -10,22 +10,22 @@ from toolkit.errors import InputError
 
 
 def shown(name: str) -> str:
-    """A file's name in one line that no control character can turn into something else."""
+    """A file's name in one line, with control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Where the folder's file of this name lies; None if there is none.
+    """Return the path of the folder's file with this name; None if there is none.
 
-    A link may lead to another file of the folder. In the Hub's cache, whose folders are made of
-    links (snapshots/COMMIT/file -> ../../blobs/HASH), it may lead to a blob of the same repository.
+    A link may lead to another file of the folder. In the Hub's cache, whose snapshots are links
+    (snapshots/COMMIT/file -> ../../blobs/HASH), it may lead to a blob of the same repository.
 
     Args:
-        folder: the folder, which may be reached by a link itself.
+        folder: the folder, which may itself be reached by a link.
         name: of a file in it, or in a folder of it.
 
     Raises:
-        InputError: the name leads out of the folder, to nothing, or to no regular file.
+        InputError: the name leads out of the folder, to nothing, or to something else than a file.
     """
     path = folder / name
     if not os.path.lexists(path):
@@ -33,26 +33,26 @@ def inside(folder: Path, name: str) -> Path | None:
     try:
         home, found = folder.resolve(strict=True), path.resolve(strict=True)
         kind = found.lstat().st_mode
-    except (OSError, RuntimeError):  # nothing there, or links in a circle
-        raise InputError(f"{shown(str(path))}: a link to nothing (put the file there)") from None
+    except (OSError, RuntimeError):  # the link leads nowhere, or in a circle
+        raise InputError(f"{shown(str(path))} is a link to nothing (put the file there)") from None
     roots = [home]
     if home.parent.name == "snapshots":
         roots.append(home.parent.parent / "blobs")
     if not any(found.is_relative_to(root) for root in roots):
         raise InputError(
-            f"{shown(str(path))}: a link out of its folder, to {shown(str(found))}, which is not "
-            "followed (put a copy of the file there, if it is meant to be published)"
+            f"{shown(str(path))} is a link out of its folder, to {shown(str(found))}, and is not "
+            "followed (put a copy of the file there if it is meant to be published)"
         )
     if not stat.S_ISREG(kind):
-        raise InputError(f"{shown(str(path))}: no regular file (take it away)")
+        raise InputError(f"{shown(str(path))} is not a regular file (remove it)")
     return found
 
 
 def open_inside(folder: Path, name: str) -> BufferedReader | None:
-    """The file of ``inside``, opened without following a link that was put there in the meantime.
+    """Open the file of ``inside`` without following a link that was put there in the meantime.
 
     Raises:
-        InputError: as ``inside``, or it is another file by now.
+        InputError: as ``inside``, or the file was replaced meanwhile.
     """
     found = inside(folder, name)
     if found is None:
@@ -63,7 +63,7 @@ def open_inside(folder: Path, name: str) -> BufferedReader | None:
         raise InputError(f"{shown(str(folder / name))}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise InputError(f"{shown(str(folder / name))}: no regular file (take it away)")
+        raise InputError(f"{shown(str(folder / name))} is not a regular file (remove it)")
     return os.fdopen(handle, "rb")
 
 
@@ -83,12 +83,12 @@ def copy_inside(folder: Path, name: str, target: Path) -> bool:
 
 
 def check_inside(folder: Path, endings: tuple[str, ...], below: str) -> None:
-    """Raise InputError if a file of the folder, or of the one below it, is a link out of it.
+    """Raise InputError if a file of the folder, or of one folder below, is a link out of it.
 
     Args:
-        folder: whose files are looked at by name.
-        endings: of the names that matter.
-        below: a folder in it, which may be missing.
+        folder: the folder to check.
+        endings: endings of the names to check.
+        below: name of a folder in it, which may be missing.
     """
     for place in (folder, folder / below):
         for path in sorted(place.iterdir()) if place.is_dir() else []:

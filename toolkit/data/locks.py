@@ -1,11 +1,11 @@
-"""One run per output: whoever writes a folder or a file holds its lock until the recipe ends.
+"""Locks on outputs: a run that writes a folder or a file holds its lock until the recipe ends.
 
-    outputs/ppo/.lock             of the folder outputs/ppo
-    outputs/.lock-picks.jsonl     of the file outputs/picks.jsonl
+    outputs/ppo/.lock             locks the folder outputs/ppo
+    outputs/.lock-picks.jsonl     locks the file outputs/picks.jsonl
 
-The operating system holds the lock (flock, by filelock) and lets go of it when the process is gone,
-however that ended. The file says who holds it: host, process and start. It is deleted at an orderly
-end, so one that is there and not locked was left by a run that was killed.
+The operating system holds the lock (flock, by filelock) and releases it when the process ends, for
+whatever reason. The file names its holder: host, process and start. A recipe that ends normally
+deletes it, so a file that is not locked was left by a run that was killed.
 """
 
 import atexit
@@ -36,9 +36,9 @@ class _Held:
 
     Attributes:
         lock: filelock's.
-        made: folders that were made for it, which go again if nothing was written there.
-        pid: of the process that took it; a fork of it lets go of nothing.
-        record: what it wrote into the file.
+        made: folders that were created for it; they are removed if nothing was written there.
+        pid: process that took it; a fork of that process does not release it.
+        record: text that was written into the file.
     """
 
     lock: BaseFileLock
@@ -53,42 +53,42 @@ _scopes: list[list[Path]] = []
 
 @contextmanager
 def letting_go() -> Iterator[None]:
-    """What is locked inside is let go of at the end; without this, when the process ends."""
+    """Release at the end what was locked inside; otherwise that happens when the process ends."""
     scope: list[Path] = []
     _scopes.append(scope)
     try:
         yield
     finally:
-        # By identity: a generator may leave its scope after an outer one was left.
+        # Compare by identity: a generator may leave its scope after an outer one was left.
         _scopes[:] = [other for other in _scopes if other is not scope]
         for marker in reversed(scope):
             _release(marker)
 
 
 def lock_folder(path: str | Path, field: str) -> None:
-    """Hold this folder until the recipe ends; it is made if it is not there.
+    """Lock this folder until the recipe ends, creating it if needed.
 
     Raises:
-        InputError: another run holds it, or nothing can be written there.
+        InputError: another run holds it, or it cannot be written.
     """
     _lock(Path(path) / LOCK, Path(path), field)
 
 
 def lock_file(path: str | Path, field: str) -> None:
-    """Hold this file until the recipe ends; it need not be there, its folder is made.
+    """Lock this file until the recipe ends; the file may be missing, its folder is created.
 
     Raises:
-        InputError: another run holds it, or nothing can be written there.
+        InputError: another run holds it, or it cannot be written.
     """
     path = Path(path)
     _lock(path.with_name(f"{LOCK}-{path.name}"), path, field)
 
 
 def lock_part(path: str | Path, name: str, field: str) -> None:
-    """Hold what this name stands for in a file that others may write to at the same time.
+    """Lock this name within a file that other runs may write to at the same time.
 
     Raises:
-        InputError: another run holds it, or nothing can be written there.
+        InputError: another run holds it, or it cannot be written.
     """
     path, digest = Path(path), hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
     _lock(path.with_name(f"{LOCK}-{path.name}-{digest}"), f"{path}, {name!r},", field)
@@ -121,13 +121,13 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
             _forget(marker)
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        if marker in _held:  # it was taken, and then could not be signed
+        if marker in _held:  # it was acquired, but could not be signed
             _forget(marker)
         else:
             _remove_empty(made)
         why, cure = getattr(error, "strerror", None) or error, "name another"
         if isinstance(error, PermissionError) and os.path.lexists(marker):
-            cure = f"its lock, {marker}, is another user's: {cure}"
+            cure = f"its lock {marker} belongs to another user: {cure}"
         raise InputError(f"{field}: {shown} cannot be written: {why} ({cure})", field) from None
     if lock is None:
         raise InputError(
@@ -138,7 +138,7 @@ def _lock(marker: Path, shown: Path | str, field: str) -> None:
 
 
 def _acquire_in_a_folder(marker: Path) -> BaseFileLock | None:
-    """``_acquire``, after its folder was made; an empty one may be removed by a run that ends."""
+    """Create the folder and acquire; a run that ends may remove the empty folder meanwhile."""
     for _ in range(5):
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
@@ -149,12 +149,12 @@ def _acquire_in_a_folder(marker: Path) -> BaseFileLock | None:
 
 
 def _acquire(marker: Path) -> BaseFileLock | None:
-    """The lock, or None if another process has it."""
+    """Acquire the lock; return None if another process has it."""
     lock = FileLock(marker, timeout=0, thread_local=False)
     with warnings.catch_warnings():
-        # Without flock, filelock goes by the file's being there, and by the process that it names.
+        # Without flock, filelock checks whether the file exists and the process named in it runs.
         warnings.filterwarnings("ignore", message="flock not supported")
-        for _ in range(3):  # its holder may delete the file between two looks of ours
+        for _ in range(3):  # its holder may delete the file between two checks
             try:
                 lock.acquire()
                 return lock
@@ -165,28 +165,28 @@ def _acquire(marker: Path) -> BaseFileLock | None:
 
 
 def _check_kind(marker: Path, field: str) -> None:
-    """Raise InputError if something else than a file has the lock's name."""
+    """Raise InputError if the lock's path is not a plain file."""
     if os.path.lexists(marker) and not stat.S_ISREG(marker.lstat().st_mode):
         raise InputError(
-            f"{field}: {marker} is a link, a folder or the like, where the lock is to be (take it "
-            "away, or name another output)",
+            f"{field}: {marker} must be a lock file, but is a link, a folder or the like (remove "
+            "it, or name another output)",
             field,
         )
 
 
 def _sign(marker: Path, shown: Path | str, field: str, held: _Held) -> None:
-    """Say in the file who holds it; tell the user if a run that was killed held it before.
+    """Write the holder into the file; print a note if a run that was killed held it before.
 
     Raises:
-        InputError: the file is another program's, which is left as it is.
+        InputError: the file belongs to another program; it is not changed.
     """
-    if isinstance(held.lock, SoftFileLock):  # it has written its own
+    if isinstance(held.lock, SoftFileLock):  # filelock has written the record
         return
-    # After a power cut a file may have its length, but nothing of its content.
+    # After a power cut a file may have its length but not its content.
     if marker.stat().st_size and marker.read_bytes().strip(b"\0"):
         if _record(marker) is None:
             raise InputError(
-                f"{field}: {marker} was not written by this toolkit (delete it, if no other "
+                f"{field}: {marker} was not written by this toolkit (delete it if no other "
                 "program needs it, or name another output)",
                 field,
             )
@@ -207,12 +207,12 @@ def _no_link(path: str, flags: int) -> int:
 
 
 def _holder(marker: Path) -> str:
-    """Who holds or held a lock, in words."""
-    return _record(marker) or "of which nothing more is known"
+    """Describe who holds or held a lock."""
+    return _record(marker) or "about which nothing is known"
 
 
 def _record(marker: Path) -> str | None:
-    """What a lock's file says, in words; None if that is nothing that ``_sign`` has written."""
+    """Describe a lock file's record; None if ``_sign`` did not write it."""
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
         return f"process {record['pid']:d} on {record['host']:s}, begun {record['start']:s}"
@@ -221,17 +221,17 @@ def _record(marker: Path) -> str | None:
 
 
 def _release(marker: Path) -> None:
-    """Let go of a lock, unless a fork asks for it."""
+    """Release a lock, unless this is a fork of its holder."""
     if marker in _held and _held[marker].pid == os.getpid():
         _forget(marker)
 
 
 def _forget(marker: Path) -> None:
-    """Delete the file, let go of the lock, and remove the folders made for it that are empty."""
+    """Delete the file, release the lock, and remove the empty folders created for it."""
     held = _held.pop(marker)
     with suppress(OSError):
-        # Deleted while it is held, so that nobody can take a file that is about to go; and only if
-        # it is ours still: the folder may have been replaced as a whole.
+        # Delete it while the lock is held, so that nobody acquires a file that is about to go; and
+        # only if it is still ours, since the folder may have been replaced as a whole.
         if not isinstance(held.lock, SoftFileLock) and marker.read_bytes() == held.record.encode():
             marker.unlink()
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Which completion a label names: its number, counted from 0 or from 1, its letter, its column."""
+"""Which completion a label names: by number (from 0 or 1), by letter, or by column."""
 
 import numbers
 import re
@@ -12,12 +12,12 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a field says nothing: null, an empty text, or pandas' NaN."""
+    """Whether a field is missing: null, an empty text, or pandas' NaN."""
     return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
 def as_index(value: object) -> int | None:
-    """The integer that a value is or spells: 1, 1.0, numpy's, "1" or "1.0"; None for all else."""
+    """Convert 1, 1.0, numpy's integers, "1" or "1.0" to an integer; None for all else."""
     if type(value) is int:
         return value
     if isinstance(value, bool | np.bool_):
@@ -34,7 +34,7 @@ def as_index(value: object) -> int | None:
 
 
 def with_whole_numbers(row: Row) -> Row:
-    """The row with ``best`` and ``ranking`` as integers, wherever they spell some."""
+    """Return the row with ``best`` and ``ranking`` as integers where they spell integers."""
     best, ranking = as_index(row.get("best")), row.get("ranking")
     if best is not None and type(row["best"]) is not int:
         row = row | {"best": best}
@@ -47,15 +47,15 @@ def with_whole_numbers(row: Row) -> Row:
 
 
 class Numbering:
-    """Notices files whose labels count from another number than they are read with.
+    """Notices files whose labels count from another number than expected.
 
-    A label that is one too high shows it, unless labels of the first completion outnumber such
-    (a file that counts from 1 has none, or calls a tie 0), in larger files by four to one; the
-    other way round for one too low. Skipping the rows that are out of range would leave the others
-    with shifted labels.
+    A label that is one too high suggests that, unless labels of the first completion outnumber
+    these (a file that counts from 1 has none, or calls a tie 0); in larger files they must do so by
+    four to one. Labels that are one too low are treated likewise. If only the rows that are out of
+    range were skipped, the labels of the others would be shifted.
 
     Attributes:
-        SUSPECT: from so many rows on, a file is a larger one, and one in which nobody picked the
+        SUSPECT: rows that make a file a larger one; from then on, a file in which nobody picked the
             first completion is worth a note.
     """
 
@@ -66,13 +66,13 @@ class Numbering:
         self.firsts: dict[str, int] = {}
 
     def see(self, place: str, labels: Iterable[int | None], first: int, count: int) -> None:
-        """Take note of a row's labels.
+        """Count a row's labels.
 
         Args:
             place: of the row.
-            labels: the numbers in ``best`` and ``ranking``; None for none.
+            labels: the numbers in ``best`` and ``ranking``; None if there is no number.
             first: the number that the first completion is taken to have.
-            count: how many completions there are.
+            count: number of completions.
         """
         file = file_of(place)
         self.firsts[file] = first
@@ -87,7 +87,7 @@ class Numbering:
         seen["all"] += bool(found)
 
     def shifted(self) -> str | None:
-        """What is wrong with the first file whose labels count from another number; else None."""
+        """Return what is wrong with the first file whose labels are shifted; None if none are."""
         for file, seen in self.files.items():
             first = self.firsts[file]
             share = 4 if seen["all"] >= self.SUSPECT else 1
@@ -105,7 +105,7 @@ class Numbering:
         return None
 
     def note(self) -> str | None:
-        """A sentence about the first file in which nobody picked the first completion, or None."""
+        """Return a note on the first file in which nobody picked the first completion, or None."""
         for file, seen in self.files.items():
             first = self.firsts[file]
             if seen["all"] >= self.SUSPECT and not seen["first"] and first == 0:
@@ -118,7 +118,7 @@ class Numbering:
 
 
 def file_of(place: str) -> str:
-    """The file, or the dataset, that a row's place names."""
+    """The file or dataset in a row's place."""
     return place.rpartition(":")[0] or place
 
 
@@ -130,18 +130,18 @@ def pick_of(
     texts: Sequence[object],
     first: int | None,
 ) -> int:
-    """The index of the completion that a label names.
+    """Return the index of the completion that a label names.
 
     Args:
         value: its number, letter, or column.
         name: of the field, for messages.
-        known: the completions' numbers, unless ``first`` says otherwise.
-        columns: their columns, if they have some.
+        known: the numbers of the completions, unless ``first`` is given.
+        columns: the columns of the completions, if they have any.
         texts: the completions.
-        first: the number that the first completion has; None for its own in ``known``.
+        first: the number of the first completion; None to use ``known``.
 
     Raises:
-        ValueError: it names none, or may name two.
+        ValueError: it names no completion, or may name two.
     """
     if is_missing(value):
         raise ValueError(f"{name} is missing")
@@ -150,16 +150,16 @@ def pick_of(
         known = list(range(first, first + len(texts)))
     if number is not None and not known:
         raise ValueError(
-            f"{name}: {value!r:.40}, but the columns have letters (say --first 0 or --first 1)"
+            f"{name}: {value!r:.40}, but the columns have letters (pass --first 0 or --first 1)"
         )
     if number in known:
         return known.index(number)
     if number is not None:
         cure = ""
         if first is None and number == known[-1] + 1 and known[0] == 0:
-            cure = " (if they are numbered from 1, say --first 1)"
+            cure = " (if they are numbered from 1, pass --first 1)"
         elif first is None and number == known[0] - 1 in (0, 1):
-            cure = f" (if they are numbered from {number}, say --first {number})"
+            cure = f" (if they are numbered from {number}, pass --first {number})"
         raise ValueError(f"{name}: {value!r:.40}, but the completions are {known}{cure}")
 
     if isinstance(value, str):
@@ -171,7 +171,9 @@ def pick_of(
         letter = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else len(texts)
         if letter < len(texts):
             if by_text not in ([], [letter]):
-                raise ValueError(f"{name}: {value!r}, a completion's letter and another's text")
+                raise ValueError(
+                    f"{name}: {value!r} is the letter of one completion and the text of another"
+                )
             return letter
     wanted = "number, letter or name of a column" if columns else "number or letter of a completion"
     raise ValueError(f"{name}: {value!r:.40}, but must be the {wanted}")

@@ -1,4 +1,4 @@
-"""Outputs, claimed before the work begins: nothing is lost, and what will be made has room."""
+"""Claiming outputs before the work begins, so that nothing is lost and there is room."""
 
 import errno
 import os
@@ -13,31 +13,34 @@ from toolkit.launched import is_first
 def claim_output(
     path: str | Path, overwrite: bool, field: str, whole: bool = False, goes_on: bool = False
 ) -> Path:
-    """The path, if nothing would be lost by writing there, and if something can be written there.
+    """Claim a path for output, after checking that nothing is lost there and it can be written.
 
-    It is locked until the recipe ends, so that no other run writes there too. A folder is made, and
-    goes again if nothing is written to it; of a file, the folder that it is to lie in.
+    It stays locked until the recipe ends, so that no other run writes there. A folder is created,
+    and removed again if nothing is written to it; for a file, this is true of its folder.
 
     Args:
         path: a file if ``field`` is "output", a folder otherwise.
-        overwrite: replace what is there.
+        overwrite: whether to replace what is there.
         field: the argument's name.
-        whole: the folder will be replaced as a whole, by ``atomic_directory``; where ``path`` is a
-            link, the folder that it leads to, which is returned.
-        goes_on: what is there can be gone on with, by --resume auto.
+        whole: whether ``atomic_directory`` will replace the folder as a whole. If ``path`` is a
+            link, the folder that it leads to is returned.
+        goes_on: whether --resume auto can continue what is there.
 
     Raises:
-        InputError: a file or a folder with something in it is there and ``overwrite`` is off; a
-            folder stands where a file is to be (or the other way round); another run writes there;
-            nothing can be written there, or the disk is full.
+        InputError: a file or a folder with content exists and ``overwrite`` is off; a folder is
+            where a file must be, or the reverse; another run writes there; the path cannot be
+            written, or the disk is full.
     """
     path = Path(path)
     if whole and (os.path.islink(path) or path.name in ("", "..")):
         path = Path(os.path.realpath(path))
-    if not is_first():  # of several processes that train together, the first claims it for all
+    if not is_first():  # the first of several processes claims it for all
         return path
     check_place(path, field)
-    is_file, is_folder = os.path.isfile(path), os.path.isdir(path)  # no error for a name too long
+    is_file, is_folder = (
+        os.path.isfile(path),
+        os.path.isdir(path),
+    )  # these raise no error for a name that is too long
     if field == "output" and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
     for parent in path.parents:
@@ -63,15 +66,15 @@ def claim_output(
 
 
 def check_place(path: str | Path, field: str) -> None:
-    """Raise InputError if the output is a pipe or a device, which a file would take the place of.
+    """Raise InputError if the output is a pipe or a device, which a file would replace.
 
     Args:
-        path: of the output; nothing need be there. A link to a file may be: it is replaced.
+        path: of the output; it may be missing. A link to a file is allowed and is replaced.
         field: the argument's name.
     """
     try:
         home = Path(os.path.realpath(os.path.dirname(path) or "."))
-    except ValueError:  # a null byte in the name, of which the lock will tell
+    except ValueError:  # a null byte in the name, which the lock reports
         return
     devices = home.is_relative_to("/dev") and not home.is_relative_to("/dev/shm")  # noqa: S108
     odd = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
@@ -84,14 +87,14 @@ def check_place(path: str | Path, field: str) -> None:
 
 
 def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
-    """Lock a folder until the recipe ends, whatever is in it, and see that it can be written to.
+    """Lock a folder until the recipe ends, and check that it can be written to.
 
-    What killed runs left of it is removed.
+    This removes what killed runs left in it.
 
     Args:
-        path: of the folder, which is made.
+        path: of the folder, which is created.
         field: the argument's name.
-        whole: it will be replaced as a whole; it need not be there.
+        whole: whether it will be replaced as a whole; it may then be missing.
 
     Raises:
         InputError: another run writes there, nothing can be written there, or the disk is full.
@@ -99,7 +102,7 @@ def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
     path = Path(path)
     if not is_first():
         return
-    if whole:  # beside it, since the folder may be the one that a killed run moved away
+    if whole:  # look beside it: a killed run may have moved the folder itself away
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
     else:
@@ -108,17 +111,17 @@ def hold_folder(path: str | Path, field: str, whole: bool = False) -> None:
     try_to_write(path, field, beside=whole)
 
 
-ROOM = 8 << 20  # bytes that must be free before work begins: a demo's adapters with room to spare
+ROOM = 8 << 20  # bytes that must be free before work begins, more than the adapters of a demo need
 
 
 def try_to_write(path: Path, field: str, beside: bool) -> None:
-    """Raise InputError unless a file of some size can be written where the work will end.
+    """Raise InputError unless a file of some size can be written at the output's place.
 
     Args:
         path: of the output.
         field: the argument's name.
-        beside: it will be written beside its place and then be renamed (``atomic_file``), as
-            against into the folder ``path``.
+        beside: whether it will be written beside its place and then renamed (``atomic_file``),
+            rather than into the folder ``path``.
     """
     if beside and path.is_dir() and os.path.ismount(path):
         raise InputError(
@@ -128,7 +131,7 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
 
     if beside and path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
         raise InputError(
-            f"{field}: {path} is the folder that you work in, or around it, and would be replaced "
+            f"{field}: {path} is the working folder or contains it, and would be replaced "
             "(name another)",
             field,
         )
@@ -148,7 +151,7 @@ def try_to_write(path: Path, field: str, beside: bool) -> None:
 
 
 def _fill(handle: int) -> None:
-    """Take up ROOM bytes: at once where the file system can do that, else by writing them."""
+    """Allocate ROOM bytes; where the file system cannot do that, write them."""
     allocate = getattr(os, "posix_fallocate", None)
     try:
         if allocate is not None:
@@ -163,9 +166,9 @@ def _fill(handle: int) -> None:
 
 
 def forget_run(folder: str | Path) -> None:
-    """Delete the records that are written last, before what they tell of is replaced.
+    """Delete the records that are written last, before the results that they describe are replaced.
 
-    So a run that overwrites another and is killed never leaves its adapter beside the other's
+    Otherwise a killed run that overwrites another could leave its adapter beside the other's
     figures.
     """
     for name in ("run.json", "evaluation.json"):

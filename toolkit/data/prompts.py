@@ -1,4 +1,4 @@
-"""Prompts as PPO and sampling take them: token ids, and the other columns of their rows."""
+"""Prompts for PPO and sampling: token ids, and the other columns of their rows."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from toolkit.errors import BadRows, InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of other completions, or of the text that a prompt was cut out of.
+# Fields about other completions, or about the text that a prompt was cut from.
 NOT_HANDED_ON = (
     "text",
     "best",
@@ -35,13 +35,13 @@ TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward 
 
 
 class Prompts(list[list[int]]):
-    """Prompts as token ids, and what else their rows held.
+    """Prompts as token ids, with the other fields of their rows.
 
     Attributes:
         columns: name -> one value for each prompt; reward functions get them by name.
-        given: each prompt as it was read, by its place: text, or messages. What was cut out of a
-            longer text, or came as token ids, is not there.
-        chat: what made text of messages.
+        given: the prompts as they were read, text or messages, by index. A prompt that was cut from
+            a longer text, or came as token ids, is missing.
+        chat: how messages became text.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Prompts(list[list[int]]):
 
     @property
     def messages(self) -> dict[int, Messages]:
-        """Those that are messages, by their place."""
+        """The prompts that are messages, by index."""
         return {i: given for i, given in self.given.items() if not isinstance(given, str)}
 
     def pick(self, indices: Sequence[int]) -> "Prompts":
-        """These prompts, with their columns."""
+        """Return the prompts at these indices, with their columns."""
         chosen = Prompts(
             [self[i] for i in indices],
             {name: [values[i] for i in indices] for name, values in self.columns.items()},
@@ -74,10 +74,12 @@ class Prompts(list[list[int]]):
         return {name: values[i] for name, values in self.columns.items()}
 
     def handed_on(self, i: int) -> Row:
-        """What of a prompt's row goes on with its completions: all but labels of other ones."""
+        """The fields of a prompt's row to keep with new completions: all but labels of old ones."""
         row = self.row(i)
         if not isinstance(self.given.get(i, ""), str):
-            row |= {"chat_template_kwargs": self.told(i) or None}  # every later stage does alike
+            row |= {
+                "chat_template_kwargs": self.told(i) or None
+            }  # so that later stages render alike
         return {
             name: value
             for name, value in row.items()
@@ -85,27 +87,27 @@ class Prompts(list[list[int]]):
         }
 
     def rendering(self) -> Row:
-        """Of all of them, for toolkit.json; empty where it is not known how they were given."""
+        """How the prompts were rendered, for toolkit.json; empty if that is not known."""
         if not self.given:
             return {}
         kinds = {_kind(given) for given in self.given.values()}
         return rendering(self.chat, kinds, [self.told(i) for i in self.messages])
 
     def told(self, i: int) -> Row:
-        """What the template was told of a prompt of messages (``Chat.told``)."""
+        """The template's arguments for a prompt of messages (``Chat.told``)."""
         return self.chat.told(self.row(i))
 
     def shown(self, i: int, tokenizer: "PreTrainedTokenizerBase") -> str | Messages:
-        """A prompt as functions, judges and people see it: as it was read, or else decoded."""
+        """A prompt as functions, judges and people see it: as it was read, or decoded."""
         given = self.given.get(i)
         return decode_pair(tokenizer, self[i], [])[0] if given is None else given
 
     def asked(self, tokenizer: "PreTrainedTokenizerBase") -> list[Row]:
-        """Each prompt as it is shown, with its row's other fields; ``given_prompts`` reads it."""
+        """Rows of each prompt as shown, with its other fields; ``given_prompts`` reads them."""
         return [{"prompt": self.shown(i, tokenizer)} | self.row(i) for i in range(len(self))]
 
     def once(self) -> "Prompts":
-        """Each prompt at its first place: what is paired by prompt must not count one twice."""
+        """Drop repeated prompts, since pairing by prompt must not count one twice."""
         places: dict[tuple[int, ...], int] = {}
         for i, ids in enumerate(self):
             places.setdefault(tuple(ids), i)
@@ -123,25 +125,25 @@ def read_prompts(
     chat: Chat | None = None,
     skip_invalid: bool = False,
 ) -> tuple[Prompts, int]:
-    """Prompts with their rows' other columns, and how many were left out.
+    """Read prompts with their rows' other columns; also return how many were left out.
 
     Args:
         source: what ``read_table`` reads (JSON Lines, Parquet, CSV, a folder, a dataset on disk or
-            on the Hub), or a .txt file with a prompt a line. Rows have ``prompt``, text or
-            messages, or ``messages``, of which an assistant's last one is left out; with
-            ``prompt_tokens``, ``text`` will do too.
+            on the Hub), or a .txt file with one prompt a line. Rows have ``prompt`` (text or
+            messages) or ``messages``, from which a last message of the assistant is removed; with
+            ``prompt_tokens`` they may have ``text`` instead.
         tokenizer: its own special tokens (a BOS, say) are added to text.
         max_prompt_length: longer prompts are left out and counted.
-        prompt_tokens: cut each text to its first so many tokens, BOS included (fewer where the last
-            would cut a character in two); shorter texts are left out and counted.
+        prompt_tokens: cut each text to its first tokens, this many with the BOS (fewer if the last
+            would split a character); shorter texts are left out and counted.
         limit: stop once this many are kept.
-        skip: pass over so many rows first (held-out text in the same file).
+        skip: skip this many rows first (held-out text in the same file).
         what: the argument that named the source, for messages.
         chat: for prompts of messages, as for ``Encoder``.
-        skip_invalid: pass over broken rows, and say how many, instead of raising.
+        skip_invalid: skip broken rows and print their number, instead of raising.
 
     Raises:
-        InputError: a broken row (file:line), or no prompt left.
+        InputError: a row is broken (file:line), or no prompt is left.
     """
     encoder = Encoder(tokenizer, None, chat=chat)
     bad = BadRows()
@@ -165,7 +167,7 @@ def read_prompts(
         if problem:
             raise InputError(f"{place}: {problem}")
 
-        # Of a prompt that is cut, the row's text is not what is asked.
+        # If the prompt is cut, the row's text is not the prompt.
         given: str | Messages | None = row["prompt"]
         if prompt_tokens:
             whole = ids
@@ -187,8 +189,8 @@ def read_prompts(
     plain = any(_kind(given) == "text" for given in kept.given.values())
     if plain and getattr(tokenizer, "chat_template", None):
         notes.append(
-            "prompts are text, and the model has a chat template: they are continued as they "
-            'stand, not answered (for that, write rows of {"messages": [{"role": "user", '
+            "the prompts are text, but the model has a chat template: the model continues them and "
+            'does not answer (if you want answers, write rows of {"messages": [{"role": "user", '
             '"content": ...}]})'
         )
     for line in notes:
@@ -197,10 +199,12 @@ def read_prompts(
         print(f"{source}: {bad.count} bad rows skipped; the first: {bad.shown[0]}")
 
     if not kept and not left_out:
-        raise InputError(f"{source}: no row {f'behind the first {skip}' if skip else 'in it'}")
+        raise InputError(
+            f"{source}: there is no row {f'after the first {skip}' if skip else 'in it'}"
+        )
     if not kept:
         raise InputError(
-            f"{source}: no prompt left of {left_out} behind the first {skip} "
+            f"{source}: none of the {left_out} prompts after the first {skip} rows is left "
             f"(max_prompt_length is {max_prompt_length}, prompt_tokens {prompt_tokens})"
         )
 
@@ -211,17 +215,17 @@ def read_prompts(
 
 
 def _encoded(encoder: Encoder, row: Row, prompt_tokens: int | None) -> tuple[list[int], str | None]:
-    """A row's prompt as token ids, and what is wrong with it.
+    """Encode a row's prompt; return its token ids, and what is wrong with it.
 
     Raises:
-        InputError: messages, and no chat template: a mistake of the run, not of the row.
+        InputError: there is no chat template for messages: a mistake of the run, not of the row.
     """
     problem = next(iter(problems_of(row, "prompt")), None)
     if problem is None and prompt_tokens and not isinstance(row["prompt"], str):
-        problem = "prompt: messages, but prompt_tokens cuts text only"
+        problem = "prompt: prompt_tokens works only on text, not on messages"
     if problem is not None:
         hint = "text" in row and not prompt_tokens
-        return [], problem + ('; for rows of "text", say --prompt_tokens N' if hint else "")
+        return [], problem + ('; for rows of "text", pass --prompt_tokens N' if hint else "")
     try:
         ids = encoder.prompt_ids(row["prompt"], row)
     except InputError as error:
@@ -232,7 +236,7 @@ def _encoded(encoder: Encoder, row: Row, prompt_tokens: int | None) -> tuple[lis
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:
-    """All prompts, one part after the other; a column that a part lacks is None there."""
+    """Join the parts in order; a column that a part lacks is None there."""
     whole = Prompts()
     names = sorted({name for part in parts for name in part.columns})
     whole.columns = {name: [] for name in names}
@@ -251,13 +255,13 @@ def given_prompts(
     chat: Chat | None = None,
     ids: Sequence[list[int]] | None = None,
 ) -> Prompts:
-    """Prompts of rows that were read, and written down, before: ``prompt`` and further fields.
+    """Make prompts from rows of ``Prompts.asked`` that were stored earlier.
 
     Args:
         rows: of ``Prompts.asked``.
         tokenizer, chat: as for ``Encoder``.
-        ids: of each prompt, where they were written down too: of one that was cut out of a longer
-            text, they are not what the tokenizer makes of it.
+        ids: token ids of each prompt, if they were stored, too. For a prompt that was cut from a
+            longer text, the tokenizer would make other ids.
     """
     encoder = Encoder(tokenizer, None, chat=chat)
     if ids is None:
@@ -271,7 +275,7 @@ def given_prompts(
 
 
 def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
-    """The rows that ``read_prompts`` would read, as they are, with ``prompt`` or ``text``."""
+    """Read the rows that ``read_prompts`` would read, unchanged, with ``prompt`` or ``text``."""
     return [
         row | {"prompt": prompt} if (prompt := _with_prompt(row, False)["prompt"]) else row
         for _, row in _rows(source, what, BadRows(), False)
@@ -285,12 +289,12 @@ def _kind(given: str | Messages) -> str:
 def _rows(
     source: str | Path, what: str, bad: BadRows, skip_invalid: bool
 ) -> Iterator[tuple[str, Row]]:
-    """The rows of a source with their places; of a text file, a prompt a line."""
+    """Yield the rows of a source with their places; a text file has one prompt a line."""
     if Path(source).suffix != ".txt" or Path(source).is_dir():
         yield from read_table(source, what, bad.add if skip_invalid else None)
         return
     raw = require_file(source, what).read_bytes()
-    if raw.lstrip()[:1] == b"{":  # JSON Lines by another name
+    if raw.lstrip()[:1] == b"{":  # JSON Lines with another suffix
         yield from read_table(source, what, bad.add if skip_invalid else None)
         return
     try:
@@ -304,15 +308,14 @@ def _rows(
 
 
 def _with_prompt(row: Row, cut: bool) -> Row:
-    """The row with ``prompt``, as ``convert.py`` reads it, or from ``messages``, or ``text``.
+    """Return the row with ``prompt``, as ``convert.py`` reads it, or from ``messages`` or ``text``.
 
     Args:
         row: as read.
-        cut: the prompt is to be cut out of ``text``, where there is no other.
+        cut: whether to cut the prompt from ``text`` if there is no other.
 
     Raises:
-        ValueError: a prompt and messages that do not begin alike, or messages in some program's
-            text.
+        ValueError: prompt and messages do not begin alike, or a program wrote the messages as text.
     """
     prompt = prompt_of(row)
     messages = unpacked(row.get("messages"), "messages")
@@ -324,11 +327,13 @@ def _with_prompt(row: Row, cut: bool) -> Row:
         )
         if prompt is None or prompt == asked:
             prompt = asked
-        elif isinstance(prompt, str) and prompt == first:  # the first turn of a whole dialogue
+        elif (
+            isinstance(prompt, str) and prompt == first
+        ):  # the prompt is the first turn of a whole dialogue
             roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
             prompt = messages[: roles.index("user") + 1]
         else:
-            raise ValueError("prompt and messages: they begin otherwise (drop one of the columns)")
+            raise ValueError("prompt and messages begin differently (drop one of the columns)")
     if prompt is None and cut:
         prompt = row.get("text")
     rest = {name: value for name, value in row.items() if name not in ("messages", *SYSTEMS)}
@@ -336,13 +341,13 @@ def _with_prompt(row: Row, cut: bool) -> Row:
 
 
 def _asked(messages: list[object]) -> list[object]:
-    """Messages without the answer that closes them."""
+    """Return the messages without a final answer of the assistant."""
     last = messages[-1]
     return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages
 
 
 def _outside(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """What is wrong where a token has no row in the embedding."""
+    """What is wrong if a token has no row in the embedding; else None."""
     rows = getattr(tokenizer, "embedding_rows", None)
     beyond = next((i for i in ids if rows is not None and i >= rows), None)
     if beyond is None:

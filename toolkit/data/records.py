@@ -1,7 +1,7 @@
-"""Dataclasses to and from rows of JSON, so that who writes a file and who reads it share one shape.
+"""Conversion between dataclasses and rows of JSON, so that writer and reader share one shape.
 
-A field that may be None and has no default is written as null. One whose default is None is left
-out while it is None. Keys that a dataclass does not have are passed over when it is read.
+A field that may be None and has no default is written as null. A field whose default is None is
+left out while it is None. When a row is read, keys that the dataclass does not have are ignored.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 from toolkit.errors import InputError
 
 Row = dict[str, Any]  # a JSON object: a line of JSON Lines, a row of a table
-Placed = tuple[str, Row]  # a row, and before it where it stood: file:line, or name:index
+Placed = tuple[str, Row]  # a row after its place, file:line, or name:index
 Messages = list[dict[str, Any]]  # {"role": ..., "content": ...} each
 Prompt = str | Messages
 Answer = str | Messages  # a completion in TRL's form: messages (one) where the prompt is messages
@@ -21,7 +21,7 @@ WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a 
 
 
 def to_row(record: object) -> Row:
-    """Return what ``from_row`` reads: a dataclass's fields by name, nested ones as rows."""
+    """Convert a dataclass to the row that ``from_row`` reads; nested dataclasses become rows."""
     row: Row = {}
     for field in dataclasses.fields(typing.cast(Any, record)):
         value = getattr(record, field.name)
@@ -41,20 +41,20 @@ def _plain(value: object) -> object:
 
 
 def from_row(kind: type[T], row: object, place: str) -> T:
-    """Make a dataclass of a row, each value of its field's type.
+    """Make a dataclass from a row, checking each value's type.
 
     Args:
         kind: the dataclass.
-        row: what JSON holds.
-        place: the file, and where in it, for messages.
+        row: a value parsed from JSON.
+        place: the file and position, for messages.
 
     Raises:
-        InputError: the row is no object, lacks a field without a default that cannot be None, or
-            has a value of another type.
+        InputError: the row is not an object, a required field is missing, or a value has another
+            type.
     """
     hints = typing.get_type_hints(kind)
     if not isinstance(row, dict):
-        raise InputError(f"{place}: {row!r:.40} is no object with {', '.join(hints)}")
+        raise InputError(f"{place}: {row!r:.40} is not an object with {', '.join(hints)}")
 
     values: Row = {}
     for field in dataclasses.fields(typing.cast(Any, kind)):
@@ -69,7 +69,7 @@ def from_row(kind: type[T], row: object, place: str) -> T:
 
 
 def _value(hint: Any, value: object, place: str) -> object:
-    """The value, with the rows in it made into the dataclasses that the hint wants."""
+    """Convert a value to its hint: rows in it become dataclasses."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
 
     if hint is object or hint is Any:
@@ -99,7 +99,7 @@ def _value(hint: Any, value: object, place: str) -> object:
 
 
 def _first(hints: tuple[Any, ...], value: object, place: str) -> object:
-    """The value by the first of several types that it has."""
+    """Convert a value to the first of several types that it fits."""
     problem = None
     for hint in hints:
         if hint is not type(None):

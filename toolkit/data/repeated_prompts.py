@@ -1,15 +1,17 @@
 """Text completions that begin with their prompt: they repeat it, or they only seem to.
 
-The rule, for a row whose every completion begins with the prompt, with no word that runs on:
+The rule for a row in which every completion begins with the prompt, ending at the end of a word:
 
-    a prompt of three words or 20 characters    is repeated, and cut off
-    a shorter one ("Yes")                       may begin an answer by chance: it is cut off where
-                                                the file's longer prompts, or ten different short
-                                                ones and no other, are repeated; kept where they are
-                                                not; refused where no other row can tell
+    a prompt of 3 words, or 20 characters    is repeated, and is cut off
+    a shorter prompt ("Yes")                 may begin an answer by chance. Other rows decide: it is
+                                             cut off if the file's longer prompts are repeated, or
+                                             if the file repeats ten different short prompts and has
+                                             no others; it is kept if they are not; the row is
+                                             refused if no other row can tell
 
-A row of which one completion begins with the prompt and another does not is refused, unless the
-prompt is a short one, or such rows are so few that they are answers that echo a question.
+
+A row in which one completion begins with the prompt and another does not is refused, unless the
+prompt is short, or such rows are so few that they must be answers that echo a question.
 """
 
 import itertools
@@ -21,7 +23,7 @@ from toolkit.data.records import Placed, Row
 from toolkit.errors import BadRows
 
 REPEATED = ("auto", "cut", "keep")
-HEAD = 1000  # rows of a file by which its short prompts are judged
+HEAD = 1000  # rows of a file that decide how its short prompts are treated
 LONG_WORDS, LONG_TEXT = 3, 20
 FEW_PROMPTS = 10
 ECHO_ROWS, ECHO_SHARE = 20, 0.05
@@ -30,13 +32,13 @@ CUT = "rows whose completions repeat the prompt, which was cut off there"
 
 @dataclass(frozen=True)
 class Habit:
-    """How a file's rows treat text prompts, by its first ``HEAD`` rows.
+    """Whether a file's completions repeat text prompts, judged by its first ``HEAD`` rows.
 
     Attributes:
         rule: auto, cut or keep.
-        repeats: whether completions repeat the prompt; None where short prompts alone say so.
-        echoes: whether a row of which one completion alone begins with the prompt is an answer
-            that echoes it: no row repeats the prompt in each, and few do in one.
+        repeats: whether completions repeat the prompt; None if the file cannot tell.
+        echoes: whether a row in which only one completion begins with the prompt is an answer
+            that echoes it: no row repeats the prompt in all completions, and few do in one.
     """
 
     rule: str
@@ -45,7 +47,7 @@ class Habit:
 
     @classmethod
     def of(cls, rows: list[Row], rule: str) -> "Habit":
-        """The habit of these rows."""
+        """Determine the habit of these rows."""
         long, short = Counter[str](), Counter[str]()
         whole_prompts = set()
         for row in rows:
@@ -68,7 +70,7 @@ class Habit:
         return cls(rule, repeats, few and not long["whole"])
 
     def verdict(self, row: Row) -> str:
-        """What to do with a row: keep, cut, echo (keep and say so), or refuse as half or unsure."""
+        """What to do with a row: keep, cut, echo (keep, with a note), or refuse (half, unsure)."""
         kind = _kind(row)
         if kind in (None, "none") or self.rule == "keep":
             return "keep"
@@ -84,7 +86,7 @@ class Habit:
 
 
 def _is_long(prompt: str) -> bool:
-    """Whether a prompt is so long that no answer begins with it by chance."""
+    """Whether a prompt is too long for an answer to begin with it by chance."""
     return len(prompt.split()) >= LONG_WORDS or len(prompt.strip()) >= LONG_TEXT
 
 
@@ -101,13 +103,13 @@ def _kind(row: Row) -> str | None:
 
 
 def _begins(prompt: str, text: str) -> bool:
-    """Whether a text begins with the prompt, and not only behind a space, as an echo would."""
+    """Whether a text begins with the prompt itself, without a space before it as in an echo."""
     spaced = text[:1].isspace() and not prompt[:1].isspace()
     return not spaced and _rest(prompt, text) is not None
 
 
 def _rest(prompt: str, text: str) -> str | None:
-    """What follows the prompt in a text; None if the text does not begin with it."""
+    """Return what follows the prompt in a text; None if the text does not begin with it."""
     start, text = prompt.strip(), text.lstrip()
     if not text.startswith(start):
         return None
@@ -116,12 +118,12 @@ def _rest(prompt: str, text: str) -> str | None:
 
 
 def _in_word(before: str, after: str) -> bool:
-    """Whether two characters stand in one word of a script that puts spaces between words."""
+    """Whether two characters belong to one word, in a script that separates words by spaces."""
     return before.isalnum() and after.isalnum() and max(before, after) < "\u2e80"
 
 
 def _cut(row: Row) -> Row:
-    """The row without the prompt in its completions; both joined are what they were."""
+    """Cut the prompt from the row's completions; joined, prompt and rest stay the same text."""
     prompt = row["prompt"]
     start = prompt.rstrip()
     space = prompt[len(start) :]
@@ -134,7 +136,7 @@ def _cut(row: Row) -> Row:
 def without_repeats(
     rows: Iterable[Placed], rule: str, noted: Counter[str], bad: BadRows
 ) -> Iterator[Placed]:
-    """A file's rows, with prompts cut off completions that repeat them; half repeats are bad."""
+    """Yield a file's rows, cutting repeated prompts from completions; half repeats are bad."""
     rows = iter(rows)
     head = list(itertools.islice(rows, HEAD))
     habit = Habit.of([row for _, row in head], rule)
@@ -150,13 +152,13 @@ def without_repeats(
             by_begin = {_begins(row["prompt"], text): text for text in row["completions"]}
             bad.add(
                 f"{place}: completions: {by_begin[True]!r:.40} repeats the prompt, but "
-                f"{by_begin[False]!r:.40} does not (mend one, or say --repeated_prompt keep)"
+                f"{by_begin[False]!r:.40} does not (correct one, or pass --repeated_prompt keep)"
             )
             continue
         elif verdict == "unsure":
             bad.add(
                 f"{place}: prompt: {row['prompt']!r:.40} begins each completion, but is too short "
-                "to tell whether they repeat it (say --repeated_prompt cut, or keep)"
+                "to tell whether they repeat it (pass --repeated_prompt cut, or keep)"
             )
             continue
         yield place, row

@@ -1,4 +1,4 @@
-"""What a secret looks like, and texts without them."""
+"""Recognizing secrets, and removing them from texts."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
 }
 SECRET_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-# What only the place gives away, as it stands in the errors of programs that speak HTTP.
+# Secrets known only by their context, as in the error messages of HTTP clients.
 _GIVEN_AWAY = re.compile(
     r"(?i)(?P<before>\b(?:bearer|basic)\s+|://[^/\s:@]*:(?=[^\s@]+@)|"
     r"\b[\w-]*(?:token|api[_-]?key|secret|password|passwd)\b[\"']?\s*[=:]\s*[\"']?)"
@@ -35,7 +35,7 @@ def known_secrets() -> Iterator[tuple[str, str]]:
 
 
 def scrub(text: str) -> str:
-    """The text in one line, with every secret of this process replaced by ***."""
+    """Return the text in one line, with every secret of this process replaced by ***."""
     for _, secret in known_secrets():
         text = text.replace(secret, "***")
     for pattern in SECRETS.values():

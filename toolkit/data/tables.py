@@ -1,11 +1,11 @@
-"""Tables of rows, one row at a time, from where people keep them; and back into files.
+"""Reading tables row by row from files, folders and datasets, and writing them to files.
 
     comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
-    a folder: all such files in it, by name; or what datasets' save_to_disk made (folder:split)
+    a folder: all such files in it, by name; or written by save_to_disk of datasets (folder:split)
     owner/name or owner/name:split, a dataset on the Hub
 
-Each row comes with its place, for messages: ``file:line`` where there are lines, else
-``name:index`` (from 0). No file but a .json array is held in memory.
+Each row comes with its place, for messages: ``file:line`` if the format has lines, else
+``name:index`` (from 0). Only a .json array is held in memory.
 """
 
 import csv
@@ -32,23 +32,23 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 
 def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[Placed]:
-    """The rows of ``source``, each with its place.
+    """Yield the rows of ``source``, each with its place.
 
     Args:
         source: as listed at the top of this file.
         what: the argument that named it, for messages.
-        on_bad: is told of a line that is no row (not JSON, a field too many), which is passed over
-            then; without it such a line is an error.
+        on_bad: called for a line that is not a row (not JSON, too many fields), which is then
+            skipped; without it, such a line is an error.
 
     Raises:
-        InputError: nothing there, a format that is not known or a file that is broken (with
-            file:line where there are lines).
+        InputError: the source does not exist, its format is unknown, or the file is broken (with
+            file:line if the format has lines).
     """
     path = Path(source)
     if path.is_dir() and not _is_saved_dataset(path):
         files = sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES))
         if not files:
-            raise InputError(f"{what}: {path}: no {', '.join(SUFFIXES)} in this folder")
+            raise InputError(f"{what}: {path}: this folder has no file in {', '.join(SUFFIXES)}")
         for file in files:
             yield from read_table(file, what, on_bad)
         return
@@ -70,7 +70,9 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
     elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".txt")):
         yield from _read_lines(path, on_bad)
     else:
-        raise InputError(f"{what}: {path}: not one of {', '.join(SUFFIXES)} (rename or convert it)")
+        raise InputError(
+            f"{what}: {path} does not end in one of {', '.join(SUFFIXES)} (rename or convert it)"
+        )
 
 
 def _read_lines(path: Path, on_bad: OnBad) -> Iterator[Placed]:
@@ -97,7 +99,7 @@ def _read_json_array(path: Path, on_bad: OnBad) -> Iterator[Placed]:
         if isinstance(row, dict):
             yield f"{path}:{index}", row
         else:
-            _report(f"{path}:{index}: a {type(row).__name__}, not an object (mend it)", on_bad)
+            _report(f"{path}:{index}: a {type(row).__name__}, not an object (correct it)", on_bad)
 
 
 def _report(problem: str, on_bad: OnBad) -> None:
@@ -114,16 +116,16 @@ def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
         try:
             names = next(reader, [])
             if len(set(names)) != len(names):
-                raise InputError(f"{path}:1: two columns of one name (name each once)")
+                raise InputError(f"{path}:1: two columns have the same name (rename one)")
             start = reader.line_num + 1
             for fields in reader:
                 place, start = f"{path}:{start}", reader.line_num + 1
                 if len(fields) == len(names):
                     yield place, dict(zip(names, fields, strict=True))
-                elif fields:  # an empty line is none
+                elif fields:  # an empty line is not a row
                     _report(
-                        f"{place}: {len(fields)} fields, not as many as the {len(names)} columns "
-                        'of line 1 (put text with commas or newlines in "quotes")',
+                        f"{place}: {len(fields)} fields, but line 1 has {len(names)} columns "
+                        '(put text with commas or newlines in "quotes")',
                         on_bad,
                     )
         except csv.Error as error:
@@ -164,33 +166,37 @@ def _read_dataset(source: str, what: str) -> Iterator[Placed]:
             loaded = load_dataset(name)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(
-            f"{what}: {source}: no such file, and no dataset loaded: {_first_line(error)}"
+            f"{what}: {source}: no such file, and not a dataset either: {_first_line(error)}"
         ) from None
-    except Exception as error:  # datasets' own, of the file that it could not parse
-        raise InputError(f"{what}: {source}: dataset not loaded: {_first_line(error)}") from None
+    except Exception as error:  # the error of datasets for a file that it could not parse
+        raise InputError(
+            f"{what}: {source}: the dataset cannot be loaded: {_first_line(error)}"
+        ) from None
     if isinstance(loaded, DatasetDict):
         wanted = split or ("train" if "train" in loaded else next(iter(loaded)))
         if wanted not in loaded:
             raise InputError(f"{what}: {source}: its splits are {', '.join(loaded)}")
         if not split and len(loaded) > 1:
-            print(f"{source}: split {wanted} of {', '.join(loaded)} ({source}:SPLIT for another)")
+            print(
+                f"{source}: split {wanted} of {', '.join(loaded)} ({source}:SPLIT selects another)"
+            )
         loaded = loaded[wanted]
     for index, row in enumerate(loaded):
         yield f"{source}:{index}", row
 
 
 def check_table_name(path: str | Path) -> None:
-    """Raise InputError unless ``write_table`` can write a file of that name."""
+    """Raise InputError unless ``write_table`` can write a file with this name."""
     if Path(path).suffix not in (".jsonl", ".parquet"):
-        raise InputError(f"output: {path}: must end in .jsonl or .parquet", "output")
+        raise InputError(f"output: {path} must end in .jsonl or .parquet", "output")
 
 
 def write_table(path: str | Path, rows: Iterable[Row], none: Callable[[], str]) -> int:
-    """Write rows as JSON Lines or, by its name, as Parquet; atomically. Returns how many.
+    """Write rows atomically as JSON Lines or Parquet, by the name; return their number.
 
     Raises:
-        InputError: rows that make no Parquet table; no rows at all, with ``none()`` as message; and
-            whatever the rows raise. Nothing is written then.
+        InputError: the rows do not make a Parquet table, or there are none (the message is
+            ``none()``); and whatever the rows raise. Nothing is written then.
     """
     path = Path(path)
     check_table_name(path)
@@ -215,14 +221,14 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    held = list(rows)  # columns are known once every row is
+    held = list(rows)  # the columns are known only after the last row
     names = list(dict.fromkeys(name for row in held for name in row))
     held = [{name: row.get(name) for name in names} for row in held]
     try:
         table = pyarrow.Table.from_pylist(held)
     except pyarrow.ArrowException as error:
         raise InputError(
-            f"output: {path}: a column holds two kinds of value: {_first_line(error)} "
+            f"output: {path}: a column mixes two types of value: {_first_line(error)} "
             "(write .jsonl instead)",
             "output",
         ) from None

@@ -7,7 +7,7 @@ from toolkit.data.records import Answer, Prompt
 
 
 def answers(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Answer]:
-    """Completions in TRL's form: an assistant's message where the prompt is messages, else text.
+    """Completions in TRL's form: an assistant's message if the prompt is messages, else text.
 
     >>> answers(["Hi.", [{"role": "user", "content": "Hi."}]], [" Ho.", "Ho."])
     [' Ho.', [{'role': 'assistant', 'content': 'Ho.'}]]
@@ -24,17 +24,17 @@ def answer_text(completion: Answer) -> str:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as people read it: text as it is, messages as ``role: content``."""
+    """Return a prompt as people read it: text unchanged, messages as ``role: content``."""
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def printable(text: str) -> str:
-    """``text`` with what a terminal would obey, or an eye would miss, written out as escapes.
+    """Escape the characters of a text that a terminal would obey or a reader would miss.
 
-    Control characters but newline and tab (ANSI sequences begin with one), and formatting
-    characters: bidirectional overrides, zero-width ones; and half characters.
+    These are control characters except newline and tab (ANSI sequences begin with one), formatting
+    characters (bidirectional overrides, zero-width ones) and half characters.
 
     >>> print(printable("red \x1b[31m, hidden \u202e"))
     red \\x1b[31m, hidden \\u202e

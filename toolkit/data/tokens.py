@@ -1,4 +1,4 @@
-"""Between text and token ids: end tokens, what a tokenizer puts before a text, and back to text."""
+"""Between text and token ids: end tokens, a tokenizer's prefix, and decoding."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def token_id(tokenizer: "PreTrainedTokenizerBase", text: str | None, what: str) -> int | None:
-    """The id of the one token that ``text`` is; "eos" is the tokenizer's end; None for None.
+    """Return the id of the single token ``text``; "eos" is the end token; None for None.
 
     Raises:
         InputError: ``text`` is not a single token.
@@ -32,10 +32,10 @@ def token_id(tokenizer: "PreTrainedTokenizerBase", text: str | None, what: str) 
 
 
 def end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The ids that close a completion, the tokenizer's own end token first.
+    """Return the ids that close a completion, the tokenizer's own end token first.
 
-    ``load_tokenizer`` notes those of generation_config.json, and a chat template's end of turn; of
-    a tokenizer that somebody else loaded only its own end token is known.
+    ``load_tokenizer`` also records those of generation_config.json and the chat template's end of
+    turn. For a tokenizer that was loaded otherwise, only its own end token is known.
     """
     noted: tuple[int, ...] | None = getattr(tokenizer, "end_token_ids", None)
     if noted is not None:
@@ -47,16 +47,16 @@ def end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
 def stop_ids(
     tokenizer: "PreTrainedTokenizerBase", stop_token: str | None, what: str = "stop_token"
 ) -> tuple[int, ...]:
-    """The ids at which completions end.
+    """Return the ids at which completions end.
 
     Args:
         tokenizer: of the policy.
-        stop_token: "eos" for all end tokens, "none" for none, or one token's text. None stands for
-            "eos" where the tokenizer has a chat template, and for "none" where it has not.
+        stop_token: "eos" for all end tokens, "none" for none, or one token's text. None means
+            "eos" if the tokenizer has a chat template, else "none".
         what: the argument's name, for messages.
 
     Raises:
-        InputError: not one token, or no end token where one is wanted.
+        InputError: the text is not one token, or the tokenizer has no end token.
     """
     if stop_token is None:
         return end_ids(tokenizer) if getattr(tokenizer, "chat_template", None) else ()
@@ -69,25 +69,24 @@ def stop_ids(
 
 
 def closing_id(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> int | None:
-    """The one of these end tokens that a text is closed with; None if there are none.
+    """Return the end token among ``ids`` that closes a text; None if there is none.
 
-    That is the one with which the chat template closes a turn, or else the first.
+    It is the one with which the chat template closes a turn, or else the first.
     """
     turn = getattr(tokenizer, "turn_end_id", None)
     return turn if turn in ids else next(iter(ids), None)
 
 
 def vocabulary_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A hash of the tokens and their ids: equal ones make equal ids of what is kept in ids."""
+    """Hash the tokens and their ids; with equal hashes, stored ids mean the same."""
     content = repr(sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def special_prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The ids that the tokenizer puts before a text by itself (a BOS, say).
+    """Return the ids that the tokenizer puts before a text (a BOS, say).
 
-    What it puts behind one (some append their end token) is no part of any prompt, so it is not
-    asked for.
+    Ids that it appends, such as an end token, are not part of a prompt and are ignored.
     """
     (whole,) = tokenizer(["a"], add_special_tokens=True)["input_ids"]
     (inner,) = tokenizer(["a"], add_special_tokens=False)["input_ids"]
@@ -101,14 +100,14 @@ def special_prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 def text_ids(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], prefix: list[int] | None = None
 ) -> list[list[int]]:
-    """Token ids of texts as a model continues them: BOS once, where the tokenizer adds one, no end.
+    """Token ids of texts as a model continues them: one BOS if the tokenizer adds it, no end token.
 
-    A text that begins with the BOS already (a chat template wrote it) gets no second one.
+    A text that already begins with the BOS (written by a chat template) gets no second one.
 
     Args:
         tokenizer: of the model.
-        texts: any number of them.
-        prefix: ``special_prefix(tokenizer)``, where that is known.
+        texts: the texts.
+        prefix: ``special_prefix(tokenizer)``, if it is already known.
     """
     if not texts:
         return []
@@ -126,10 +125,10 @@ def text_ids(
 def decode_pair(
     tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], completion_ids: list[int]
 ) -> tuple[str, str]:
-    """Prompt and completion as text, such that joined they are the text of all the ids.
+    """Decode prompt and completion so that, joined, they are the text of all the ids.
 
-    A completion decoded by itself may lose its leading space (SentencePiece), so it is what the
-    whole has more than the prompt. Special tokens are left out.
+    A completion decoded by itself may lose its leading space (SentencePiece), so its text is what
+    the whole has beyond the prompt. Special tokens are left out.
     """
     prompt = _decode(tokenizer, prompt_ids)
     whole = _decode(tokenizer, prompt_ids + completion_ids)

@@ -1,4 +1,4 @@
-"""Advantages: generalized advantage estimation, and the baseline of a completion's siblings."""
+"""Advantages: generalized advantage estimation, and the leave-one-out baseline."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from torch import Tensor
 def gae(
     rewards: Tensor, values: Tensor, gamma: float, lam: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, backwards in time.
+    """Compute advantages and returns, backwards in time.
 
     delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  R_t = A_t + V_t,
-    with V = A = 0 behind the last token (an episode ends there).
+    with V = A = 0 after the last token, where an episode ends.
     Source: Schulman et al. arXiv 1506.02438 eq. 16; openai/lm-human-preferences
     lm_human_preferences/train_policy.py:324-336. Returns are taken before any whitening.
 
@@ -45,9 +45,9 @@ def leave_one_out(totals: Tensor, scored: Tensor, size: int) -> Tensor:
     Source: RLOO, arXiv 2402.14740 eq. 7.
 
     Args:
-        totals: (B,), each ``size`` in a row being completions of one prompt.
-        scored: bool (B,); what has no score is nobody's sibling.
-        size: of a group.
+        totals: (B,); each run of ``size`` entries belongs to one prompt.
+        scored: bool (B,); a completion without a score does not count as a sibling.
+        size: completions in a group.
 
     Returns:
         (B,); 0 where a completion has no scored sibling.

@@ -1,4 +1,4 @@
-"""How far people agree with each other: what a reward model can at best be asked for."""
+"""How far people agree with each other, which bounds what a reward model can reach."""
 
 import math
 import random
@@ -10,11 +10,11 @@ import numpy as np
 def one_rater_accuracy(ratings: Sequence[Sequence[float]], best: int) -> float:
     """Probability that one rater, drawn anew for each candidate, rates ``best`` highest.
 
-    Exact: with independent draws, P = sum over v of P(best's rating = v) * E[1 / (1 + ties)] over
-    the others, none above v; ties are broken by lot.
+    Exact for independent draws: P = sum over v of P(best's rating = v) * E[1 / (1 + ties)], where
+    none of the others is above v. Ties are broken at random.
 
     Args:
-        ratings: K lists, of any length each.
+        ratings: K lists of any length.
         best: index of the pick.
     """
     total = 0.0
@@ -37,7 +37,7 @@ def one_rater_accuracy(ratings: Sequence[Sequence[float]], best: int) -> float:
 
 
 def split_half_accuracy(ratings: Sequence[Sequence[float]], rng: random.Random) -> float:
-    """Whether two halves of the raters have the same favourite: 1, 0, or a share where means tie.
+    """Return 1 if two halves of the raters have the same favorite, else 0; a share where means tie.
 
     Args:
         ratings: K lists of at least two each.
@@ -67,7 +67,7 @@ def krippendorff_alpha(counts: np.ndarray) -> float:
 
     Args:
         counts: (U, C) integers, how many labelers put unit u into category c. Units with fewer
-            than two labels say nothing about agreement, and do not count.
+            than two labels do not count.
 
     Returns:
         Alpha, which may be negative; nan where no unit has two labels, or only one category occurs
@@ -81,21 +81,21 @@ def krippendorff_alpha(counts: np.ndarray) -> float:
 def alpha_interval(
     counts: np.ndarray, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of alpha, by drawing units with replacement.
+    """Percentile bootstrap interval of alpha; units are drawn with replacement.
 
-    Units with the same counts are one sort, drawn together: how often each sort comes up is
-    multinomial, which is the bootstrap exactly, and a table of few labelers has few sorts (of two
-    labels and 6 categories 21, however many units). Source: B. Efron and R. Tibshirani,
+    Units with the same counts are drawn together. How often each kind of unit is drawn is
+    multinomial, so this is the bootstrap exactly, and few labelers make few kinds (two labels in
+    6 categories make 21, for any number of units). Source: B. Efron and R. Tibshirani,
     An Introduction to the Bootstrap (1993), section 13.3. (Krippendorff himself draws pairs.)
 
-    It is narrow where units are few, as percentile intervals are, and a point where all agree.
-    Resamples in which only one category occurs have no alpha, and are left out.
+    As a percentile interval, it is too narrow where units are few, and a point where all agree.
+    Resamples in which only one category occurs have no alpha and are left out.
 
     Args:
         counts: (U, C), as ``krippendorff_alpha`` takes them.
         resamples: how many are drawn, each of as many units as have two labels or more.
-        seed: of the draws.
-        level: share of the resamples within.
+        seed: seed of the draws.
+        level: share of the resamples inside the interval.
 
     Returns:
         The interval's ends; nan, nan where alpha is nan, or fewer than two units have two labels.
@@ -127,7 +127,7 @@ def alpha_interval(
 
 
 def _per_unit(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each unit with two labels or more, n D_o's summand (U,) and the n_uc (U, C)."""
+    """For each unit with two labels or more: its summand of n D_o (U,), and n_uc (U, C)."""
     labels = np.asarray(counts, dtype=float)
     size = labels.sum(axis=1)
     labels, size = labels[size >= 2], size[size >= 2]
@@ -135,7 +135,7 @@ def _per_unit(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _alpha(disagreements: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Alpha (...,) of n D_o (...,) and the n_c (..., C)."""
+    """Alpha (...,) from n D_o (...,) and n_c (..., C)."""
     n = labels.sum(axis=-1)
     with np.errstate(invalid="ignore"):  # 0 / 0 where only one category occurs
         return 1 - (n - 1) * disagreements / (n**2 - (labels**2).sum(axis=-1))

@@ -1,4 +1,4 @@
-"""Are the softmax's probabilities the shares that come true?"""
+"""Whether the softmax's probabilities match the shares that come true."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def expected_calibration_error(
     Args:
         confidences: in (0, 1].
         right: whether the most probable candidate was the pick.
-        count: of equal-width bins.
+        count: number of bins of equal width.
     """
     error = 0.0
     for group in bins(confidences, count):
@@ -46,7 +46,7 @@ def expected_calibration_error(
 
 
 def fit_temperature(scores: Sequence[Sequence[float]], best: Sequence[int]) -> float:
-    """The T > 0 at which softmax(scores / T) makes the picks most probable (arXiv 1706.04599).
+    """Find the T > 0 at which softmax(scores / T) makes the picks most probable (arXiv 1706.04599).
 
     The loss is convex in 1/T, so ternary search on 1/T in [1e-3, 1e3] finds it.
     """
@@ -68,7 +68,7 @@ def fit_temperature(scores: Sequence[Sequence[float]], best: Sequence[int]) -> f
 def as_table(
     scores: Sequence[Sequence[float]], best: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of any K as float64 scores (B, K), bool mask (B, K) and picks (B,)."""
+    """Return rows of different K as float64 scores (B, K), bool mask (B, K) and picks (B,)."""
     width = max(map(len, scores))
     table = torch.zeros(len(scores), width, dtype=torch.float64)
     mask = torch.zeros(len(scores), width, dtype=torch.bool)

@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from toolkit.maths.precision import autocast_device, autocast_type
 
-# fp32 logits that exist at once: on a CPU what its cache holds (measured: 32 MiB take five times as
-# long to normalize as four times 8), on a GPU what keeps it busy.
+# fp32 logits that exist at once: on a CPU, what fits its cache (32 MiB took five times as long to
+# normalize as four times 8 MiB); on a GPU, what keeps it busy.
 CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 
@@ -24,38 +24,38 @@ def head_logprobs(
     cap: float | None = None,
     banned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs of tokens, and entropies, straight from hidden states: logits a piece at a time.
+    """Log-probs and entropies of tokens, from hidden states; logits exist one chunk at a time.
 
-    Those of softmax((hidden @ weight.T + bias) / temperature), but no (B, C, V) tensor is ever
-    whole. The temperature is that of sampling: with another one the KL is of a distribution that
-    nobody samples from, and climbs too fast. Where the output head is frozen, as under LoRA, the
-    backward pass needs no logits at all: with p = softmax,
-    d logprob / d hidden = (weight[token] - p @ weight) / temperature, which is known while p is at
-    hand; kept are d numbers a token instead of V.
+    The distribution is softmax((hidden @ weight.T + bias) / temperature), but no (B, C, V) tensor
+    is ever whole. Use the sampling temperature: with another one, the KL is that of a distribution
+    that nobody samples from, and climbs too fast. If the output head is frozen, as under LoRA, the
+    backward pass needs no logits: with p = softmax,
+    d logprob / d hidden = (weight[token] - p @ weight) / temperature. The forward pass computes
+    this while it has p, and keeps d numbers a token instead of V.
 
-    Capped logits are cap tanh(z / cap); each row of ``weight`` then counts by the cap's derivative
-    there, 1 - tanh(z / cap)^2.
+    Capped logits are cap tanh(z / cap). Each row of ``weight`` is then multiplied by the cap's
+    derivative, 1 - tanh(z / cap)^2.
 
     Args:
         hidden: (B, C, d), the state before each token.
         weight: (V, d); under autocast it is used in autocast's type.
         bias: (V,) or None.
         token_ids: int (B, C).
-        temperature: > 0. A family's constant factor on its logits divides it.
-        chunk_bytes: of fp32 logits that may exist at once; by default CHUNK_BYTES.
-        cap: what the logits are capped at before the temperature divides them; None for nothing.
-        banned: (V,), added to the logits behind the cap; None for nothing.
+        temperature: > 0. Divide it by a model family's constant factor on its logits.
+        chunk_bytes: most bytes of fp32 logits at once; by default CHUNK_BYTES.
+        cap: cap on the logits, applied before the temperature; None for no cap.
+        banned: (V,), added to the logits after the cap; None for no ban.
 
     Returns:
-        log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without one: they are
-        a by-product of the gradient, and NaN where none is wanted.
+        log-probs (B, C) fp32, in nats, with gradients; entropies (B, C) fp32, without: they are a
+        by-product of the gradient, and NaN when gradients are off.
     """
     chunk_bytes = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, 1 << 28)
     chunk = max(1, chunk_bytes // (4 * weight.shape[0]))
     states, ids = hidden.reshape(-1, hidden.shape[-1]), token_ids.reshape(-1)
 
     if cap is None and banned is not None and weight.dtype == torch.float32:
-        # One addition less; a rounded head takes no fp32 bias, and adds it to its logits instead.
+        # This saves an addition. A bf16 head takes no fp32 bias: there it is added to the logits.
         bias, banned = banned if bias is None else bias.float() + banned, None
 
     trains = weight.requires_grad or (bias is not None and bias.requires_grad)
@@ -95,9 +95,9 @@ def _logits_path(
 
 
 class _FrozenHead(torch.autograd.Function):
-    """(N, d) states to (N,) log-probs and entropies; the gradient's direction is made on the way.
+    """(N, d) states to (N,) log-probs and entropies; the forward pass also computes the gradient.
 
-    The entropy falls out: H = logsumexp(z) - E[z], and E[z] of z = h.W / T is h.(p @ W) / T.
+    The entropy is a by-product: H = logsumexp(z) - E[z], and E[z] of z = h.W / T is h.(p @ W) / T.
     """
 
     @staticmethod
@@ -116,13 +116,13 @@ class _FrozenHead(torch.autograd.Function):
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
 
-        # What the head's output is divided by: the temperature, or what the cap is tanh's of.
+        # The head's output is divided by this: the temperature, or the cap inside tanh.
         divisor = temperature if cap is None else cap
         divided = None if bias is None else bias / divisor
 
         count = states.shape[0]
         logprobs = torch.empty(count, device=states.device)
-        entropies = torch.full_like(logprobs, float("nan"))  # no by-product without a gradient
+        entropies = torch.full_like(logprobs, float("nan"))  # computed only with the gradient
         wants_gradient = ctx.needs_input_grad[0]
         direction = torch.empty_like(states) if wants_gradient else None
 
@@ -132,7 +132,7 @@ class _FrozenHead(torch.autograd.Function):
                 state = states[rows].to(weight.dtype)
                 if weight.dtype == torch.float32:  # d divisions a token instead of V
                     scaled = linear(state / divisor, weight, divided)
-                else:  # the rounded logits are the model's: they are divided
+                else:  # divide the rounded logits, which are the model's
                     scaled = linear(state, weight, bias).float().div_(divisor)
 
                 slope = None
@@ -144,7 +144,7 @@ class _FrozenHead(torch.autograd.Function):
                 if banned is not None:
                     scaled.add_(banned)
 
-                # logsumexp without a pass of its own: max z - log max p.
+                # This gets logsumexp without another pass: max z - log max p.
                 p = torch.softmax(scaled, dim=-1)
                 total = scaled.amax(dim=-1) - p.amax(dim=-1).log()
                 token = ids[rows].unsqueeze(-1)
@@ -180,10 +180,10 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def inverse_cdf_sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The token at which the cumulative probability first exceeds a uniform number.
+    """Return the token at which the cumulative probability first exceeds a uniform number.
 
-    One number a token instead of V: a completion's tokens then depend on its own numbers alone, and
-    not on which others share its batch. Cumulated in fp64.
+    This needs one random number a token instead of V, so a completion does not depend on which
+    others share its batch. Probabilities are cumulated in fp64.
 
     Args:
         probabilities: (B, V).

@@ -1,4 +1,4 @@
-"""What the best policy at a given KL could score: the curve that runs are measured against."""
+"""The score of the best possible policy at a given KL: the curve that runs are compared with."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Tilt(NamedTuple):
     Attributes:
         score: mean score under the tilted policy, averaged over prompts.
         kl: nats from the reference, averaged over prompts.
-        effective_samples: 1 / sum w^2 of the worst-served prompt; small means not to be trusted.
+        effective_samples: 1 / sum w^2 of the prompt where it is least; do not trust a small one.
     """
 
     score: float
@@ -24,14 +24,14 @@ class Tilt(NamedTuple):
 def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = None) -> Tilt:
     """The optimum of E[r] - kl_coef KL(pi || rho): pi proportional to rho exp(r / kl_coef).
 
-    From samples, self-normalized importance weights w_i = softmax(r_i / kl_coef), and
-    KL = sum_i w_i log(N w_i), which cannot exceed ln N. From a reference that can be enumerated,
-    pass its log-probabilities, and the result is exact.
+    Samples get self-normalized importance weights w_i = softmax(r_i / kl_coef), and
+    KL = sum_i w_i log(N w_i), which cannot exceed ln N. If the reference can be enumerated, pass
+    its log-probabilities; the result is then exact.
     Source: arXiv 1909.08593 section 3.1.1, figure 3.
 
     Args:
         scores: (P, N), N samples of the reference for each of P prompts.
-        kl_coef: the price of a nat.
+        kl_coef: weight of the KL, in score per nat.
         logprobs: (P, N), of an enumerated reference; by default log(1 / N) for each sample.
     """
     scores = scores.double()
@@ -48,9 +48,9 @@ def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = N
 
 
 def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Tilt:
-    """The tilt whose KL is ``kl`` nats, by bisection over its kl_coef; arguments as above.
+    """Find the tilt whose KL is ``kl`` nats, by bisection over kl_coef; arguments as above.
 
-    Where the samples cannot represent so much (ln N is the most), the farthest that they can.
+    If the samples cannot represent that KL (ln N is the most), return the farthest that they can.
     """
     spread = max(float(scores.max() - scores.min()), 1e-9)
     low, high = 1e-4 * spread, 1e4 * spread
@@ -65,12 +65,12 @@ def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Til
 
 
 def supported_kl(scores: Tensor, least: float = 10.0) -> float:
-    """The KL up to which each prompt's tilt rests on at least so many effective samples.
+    """The KL up to which each prompt's tilt has at least ``least`` effective samples.
 
-    Beyond it the estimate leans on the few best samples that happened to be drawn, and is low.
+    Beyond it the estimate depends on the few best samples that were drawn, and is too low.
     """
     spread = max(float(scores.max() - scores.min()), 1e-9)
-    low, high = 1e-4 * spread, 1e4 * spread  # fewer effective samples the lower kl_coef
+    low, high = 1e-4 * spread, 1e4 * spread  # a lower kl_coef leaves fewer effective samples
     if exponential_tilt(scores, high).effective_samples < least:
         return 0.0
     for _ in range(50):
@@ -81,10 +81,10 @@ def supported_kl(scores: Tensor, least: float = 10.0) -> float:
 
 
 def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
-    """Mean score of the best of n samples, from N >= n of each prompt; unbiased.
+    """Mean score of the best of n samples, estimated without bias from N >= n of each prompt.
 
-    With the samples in the order of what they are picked by, the i-th of N is the best of n drawn
-    without replacement with probability C(i - 1, n - 1) / C(N, n). Equal ones are picked by lot.
+    Sort the samples by what they are picked by. The i-th of N is then the best of n, drawn without
+    replacement, with probability C(i - 1, n - 1) / C(N, n). Ties are broken at random.
 
     Args:
         scores: (P, N), what the picked one is judged by.
@@ -95,7 +95,7 @@ def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
     by = scores if by is None else by.double()
     count = scores.shape[1]
     if not 1 <= n <= count:
-        raise ValueError(f"best of {n} from {count} samples")
+        raise ValueError(f"best of {n} needs at least as many samples, not {count}")
     at_most = torch.searchsorted(by.sort(dim=1).values, by, right=True).double()
     below = torch.searchsorted(by.sort(dim=1).values, by, right=False).double()
 
@@ -108,7 +108,7 @@ def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
         )
         return torch.where(rank >= n, logs.exp(), 0.0)
 
-    # Those of one value share the probability that it is the greatest of the n.
+    # Samples of equal value share the probability that this value is the greatest of n.
     weights = (all_within(at_most) - all_within(below)) / (at_most - below)
     return (weights * scores).sum(dim=1).mean().item()
 

@@ -30,7 +30,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str = "k1") -
 
 
 def penalized_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
-    """Rewards per token: r_t = -kl_coef * kl_t, and the score on the last real token.
+    """Rewards per token: r_t = -kl_coef * kl_t, plus the score on the last real token.
 
     Source: arXiv 1909.08593 section 2.2 (R = r - beta log(pi / rho)); placement as in
     openai/lm-human-preferences lm_human_preferences/train_policy.py:149-155, where every completion

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 
 
 class FixedKLController:
-    """The coefficient stays as it is."""
+    """Keeps the coefficient constant."""
 
     @property
     def kl_target(self) -> float | None:
-        """Nats; None where nothing is aimed at."""
+        """Target KL in nats; None for a fixed coefficient."""
         return None
 
     def __init__(self, kl_coef: float) -> None:
         self.value = kl_coef
 
     def update(self, kl: float, episodes: int) -> None:
-        """Nothing to learn from the ``kl`` observed."""
+        """Do nothing."""
 
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value}
@@ -28,18 +28,16 @@ class FixedKLController:
 class AdaptiveKLController(FixedKLController):
     """Proportional control in log space: the KL above its target raises the coefficient.
 
-    e = clip(KL / target - 1, -0.2, 0.2), and then, in the code's form,
-    value *= 1 + e * episodes / horizon, or, in the paper's, value *= 1 + K e (K = 0.1). They agree
-    where the horizon is the batch / K.
+    e = clip(KL / target - 1, -0.2, 0.2). The code's form is value *= 1 + e * episodes / horizon,
+    the paper's is value *= 1 + K e (K = 0.1). They agree if the horizon is the batch / K.
     Source: openai/lm-human-preferences lm_human_preferences/train_policy.py:115-124; arXiv
     1909.08593 section 2.2. Neither has a floor or a ceiling.
 
     Args:
-        kl_coef: where it starts.
-        kl_target: nats, for the sum over a completion's tokens, averaged over completions.
+        kl_coef: starting value.
+        kl_target: nats; the KL is summed over a completion's tokens and averaged over completions.
         kl_horizon: episodes; the shorter, the faster the coefficient moves.
-        k_beta: K of the paper's form, which then takes the place of the horizon; None for the
-            code's form.
+        k_beta: K of the paper's form, which replaces the horizon; None for the code's form.
         floor, ceiling: the coefficient stays between them.
     """
 
@@ -63,14 +61,14 @@ class AdaptiveKLController(FixedKLController):
         return self._target
 
     def update(self, kl: float, episodes: int) -> None:
-        """Adjust by the KL seen on the last rollouts.
+        """Adjust the coefficient to the KL of the last rollouts.
 
         Args:
-            kl: nats; mean over all ranks' sequences of the sum over tokens.
-            episodes: sequences in it, all ranks together.
+            kl: nats, summed over tokens and averaged over the sequences of all ranks.
+            episodes: number of sequences, all ranks together.
 
         Raises:
-            ValueError: the KL is not finite; the coefficient is left as it was.
+            ValueError: the KL is not finite; the coefficient does not change.
         """
         if not math.isfinite(kl):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
@@ -82,19 +80,19 @@ class AdaptiveKLController(FixedKLController):
 def preview_kl(
     controller: FixedKLController, updates: int, batch_size: int, stiffness: float, lag: float
 ) -> list[tuple[float, float]]:
-    """(KL, coefficient) before each update, of a policy that follows the KL-regularized optimum.
+    """Simulate (KL, coefficient) before each update, for a policy that follows the optimum.
 
     A reward that is N(0, 1) under the reference has its optimum at KL = 1 / (2 coef^2) (arXiv
-    1909.08593 section 3.1.1); the policy goes a share ``1 / lag`` of the way there at each update
-    and is stiffer than the ideal by ``stiffness``. A sketch of the control loop, not of learning:
-    it shows whether a horizon lets the coefficient settle within the run, or swing.
+    1909.08593 section 3.1.1). At each update the policy goes a share ``1 / lag`` of the way there.
+    This sketches the control loop, not learning: it shows whether a horizon lets the coefficient
+    settle within the run.
 
     Args:
-        controller: is updated on the way.
-        updates: how many.
+        controller: is updated in the simulation.
+        updates: number of updates.
         batch_size: episodes in each.
-        stiffness: KL that is wanted at coefficient c is 1 / (2 (c stiffness)^2).
-        lag: updates, the policy's time constant.
+        stiffness: the optimal KL at coefficient c is 1 / (2 (c stiffness)^2).
+        lag: time constant of the policy, in updates.
     """
     kl, path = 0.0, []
     for _ in range(updates):

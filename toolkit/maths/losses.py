@@ -16,7 +16,7 @@ def best_of_k_loss(
 ) -> Tensor:
     """K-way softmax: -log( exp(r_best) / sum_k exp(r_k) ), averaged over the comparisons.
 
-    Source: arXiv 1909.08593 eq. 1 (there without its minus sign); openai/lm-human-preferences
+    Source: arXiv 1909.08593 eq. 1 (without its minus sign); openai/lm-human-preferences
     lm_human_preferences/label_types.py:44-49. K = 2 is the Bradley-Terry loss of pairs; with a
     margin it is that of trl/trainer/reward_trainer.py: compute_loss (arXiv 2307.09288 eq. 2).
 
@@ -24,8 +24,8 @@ def best_of_k_loss(
         scores: (B, K).
         best: int (B,), index of the pick.
         mask: bool (B, K), False where a comparison has fewer than K candidates.
-        label_smoothing: probability that the pick is wrong and any of the other K - 1 was meant.
-        margin: (B,), by how much the best must lead: r_best - margin stands for r_best.
+        label_smoothing: probability that the pick is wrong and one of the other K - 1 was meant.
+        margin: (B,), by how much the best must lead; r_best - margin replaces r_best.
 
     Returns:
         scalar, ln K for equal scores (without a margin).
@@ -50,9 +50,9 @@ def best_vs_rest_loss(
     label_smoothing: float = 0.0,
     margin: Tensor | None = None,
 ) -> Tensor:
-    """The comparison as K - 1 pairs: -log sigmoid(r_best - margin - r_k), k not best, averaged.
+    """Loss of K - 1 pairs: -log sigmoid(r_best - margin - r_k), averaged over k not best.
 
-    Arguments as for best_of_k_loss, which it equals for K = 2. Each comparison counts once,
+    Arguments as for best_of_k_loss, which it equals for K = 2. Each comparison has the same weight,
     whatever its K.
     """
     if mask is None:
@@ -67,15 +67,15 @@ def best_vs_rest_loss(
 
 
 def plackett_luce_loss(scores: Tensor, ranking: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood of a ranking, as successive picks of the best from what is left.
+    """Negative log-likelihood of a ranking, as successive picks of the best of the remaining.
 
     -sum_j [ r_(j) - log sum_{i >= j} exp r_(i) ], averaged over the rankings.
     Source: Plackett (1975); Luce (1959).
 
     Args:
         scores: (B, K).
-        ranking: int (B, R), indices of candidates from best to worst, -1 behind the last. Fewer
-            than K are a partial ranking: those that are not named stand, unordered, behind.
+        ranking: int (B, R), indices of candidates from best to worst, padded with -1. A row may
+            rank fewer than K candidates; the others then come last, in no order.
         mask: bool (B, K), False where a comparison has fewer than K candidates.
 
     Returns:
@@ -107,8 +107,8 @@ def scalar_rating_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def scalar_compare_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error of score differences against rating differences.
 
-    mean over i < j of ((r_j - r_i) - (t_j - t_i))^2, averaged over the comparisons, so that one
-    constant in a comparison's ratings does not matter. For K = 2 the loss of
+    mean over i < j of ((r_j - r_i) - (t_j - t_i))^2, averaged over the comparisons: adding a
+    constant to a comparison's ratings changes nothing. For K = 2 it is the loss of
     openai/lm-human-preferences lm_human_preferences/label_types.py:85-109.
 
     Args:
@@ -124,7 +124,7 @@ def scalar_compare_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor
 
 
 def centering_penalty(scores: Tensor, mask: Tensor) -> Tensor:
-    """(2 * mean of a comparison's scores)^2, averaged: pulls scores, free up to a constant, to 0.
+    """(2 * mean of a comparison's scores)^2, averaged: pulls each comparison's mean score to 0.
 
     For K = 2 it is (r_chosen + r_rejected)^2, TRL's term behind center_rewards_coefficient
     (arXiv 2312.09244). scores (B, K), mask bool (B, K) -> scalar.
@@ -168,7 +168,7 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, cliprange_value: float, mask: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """0.5 mean max((V - R)^2, (V_clip - R)^2), V_clip within ``cliprange_value`` of the old value.
+    """0.5 mean max((V - R)^2, (V_clip - R)^2); V_clip is within ``cliprange_value`` of the old V.
 
     Source: openai/lm-human-preferences lm_human_preferences/train_policy.py:343-348. The caller
     multiplies by vf_coef.

@@ -9,12 +9,12 @@ Total = Callable[[Tensor], Tensor]
 
 
 def here(value: Tensor) -> Tensor:
-    """The sum over all processes where there is but one."""
+    """Return the value unchanged: the sum over all processes if there is only one."""
     return value
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None, total: Total = here) -> Tensor:
-    """Mean over the elements where ``mask`` is True (all of them without a mask); a scalar.
+    """Mean over the elements where ``mask`` is True (over all without a mask), as a scalar.
 
     Args:
         values: any shape.
@@ -36,16 +36,16 @@ def masked_var(values: Tensor, mask: Tensor | None = None, total: Total = here) 
 def whiten(
     values: Tensor, mask: Tensor | None = None, shift_mean: bool = True, total: Total = here
 ) -> Tensor:
-    """(v - mean) / sqrt(var + 1e-8), the mean added back unless ``shift_mean``.
+    """Return (v - mean) / sqrt(var + 1e-8); unless ``shift_mean``, the mean is added back.
 
-    Population variance over all real elements of the batch, tokens and sequences alike.
+    Mean and population variance are taken over all real tokens of the batch together.
     Source: openai/lm-human-preferences lm_human_preferences/utils/core.py:336-341 (TensorFlow's
     ``moments``; torch's default ``var`` divides by n - 1 and gives other numbers).
 
     Args:
         values: (B, C).
         mask: bool (B, C), True = real token. Elements outside come back as 0.
-        total: as for masked_mean; mean and variance are those of all processes' batch.
+        total: as for masked_mean; mean and variance are over the batch of all processes.
     """
     mean, var = masked_mean(values, mask, total), masked_var(values, mask, total)
     whitened = (values - mean) * torch.rsqrt(var + 1e-8)

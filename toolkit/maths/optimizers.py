@@ -9,17 +9,17 @@ from torch.optim.optimizer import ParamsT
 
 
 class AdamTFStyle(Optimizer):
-    """Adam whose epsilon is added before the second moment's bias is corrected.
+    """Adam that adds epsilon before it corrects the bias of the second moment.
 
     step = lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps). torch.optim.Adam corrects v first,
-    so its epsilon is in effect eps * sqrt(1 - b2^t): 31 times smaller at the first step, which
-    makes early updates with small gradients much larger. At eps = 0 both are the same.
+    so its effective epsilon is eps * sqrt(1 - b2^t): 31 times smaller at the first step, which
+    makes early updates with small gradients much larger. At eps = 0 both agree.
     Source: Kingma & Ba arXiv 1412.6980, end of section 2 (the "epsilon hat" form).
 
     Args:
         params: as for any torch optimizer.
         lr: learning rate.
-        betas: decay of the two moments.
+        betas: decay rates of the two moments.
         eps: added to sqrt(v).
     """
 

@@ -1,11 +1,11 @@
-"""Which type autocast would compute in."""
+"""The type in which autocast computes."""
 
 import torch
 from torch import Tensor
 
 
 def autocast_device(device: torch.device) -> str:
-    """The device type to switch autocast on for; tensors without storage are taken for a CPU's."""
+    """The device type for autocast; tensors without storage (meta) count as the CPU's."""
     return "cpu" if device.type == "meta" else device.type
 
 

@@ -14,13 +14,13 @@ def elo_expectation(own: float, other: float) -> float:
 def elo_ratings(
     matches: Iterable[tuple[int, int]], players: int, k: float = 32, start: float = 1500
 ) -> list[float]:
-    """Ratings after matches in this order: r <- r + k (result - expectation) for both players.
+    """Ratings after the matches in order: r <- r + k (result - expectation) for both players.
 
     Args:
         matches: (winner, loser), indices of players.
-        players: how many.
+        players: number of players.
         k: the most that one match moves a rating.
-        start: everyone's first rating.
+        start: rating of every player at the start.
     """
     ratings = [start] * players
     for winner, loser in matches:
@@ -31,7 +31,7 @@ def elo_ratings(
 
 
 def z_scores(values: Sequence[float]) -> list[float]:
-    """(v - mean) / population std, what a scalar loss can train on; zeros where all are equal."""
+    """(v - mean) / population std, as targets of a scalar loss; zeros if all are equal."""
     mean = math.fsum(values) / len(values)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
     if std <= 1e-12 * max(1.0, abs(mean)):

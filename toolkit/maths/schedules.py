@@ -1,4 +1,4 @@
-"""How many steps there are, and what the learning rate is at each."""
+"""The number of steps, and the learning rate at each."""
 
 import math
 
@@ -14,7 +14,7 @@ def num_updates(total_episodes: int, batch_size: int) -> int:
 def linear_decay(done: int, total: int) -> float:
     """Factor on the learning rate: 1 at the first step, 1 / total at the last.
 
-    ``done`` counts completed steps: PPO updates (constant within an update's epochs), or rows of
+    ``done`` counts completed steps: PPO updates (the rate is constant within one), or rows of
     the reward model's data. Source: ibid. :172-177, and train_reward.py:245-250.
     """
     return 1 - done / total
@@ -23,7 +23,7 @@ def linear_decay(done: int, total: int) -> float:
 def updates_between(steps: float, updates: int) -> int:
     """Updates from one checkpoint (or evaluation) to the next.
 
-    ``steps`` below 1 is a part of the run, rounded up, as in transformers' Trainer: 0.25 of 10
-    updates is 3.
+    If ``steps`` is below 1 it is a part of the run, rounded up as in transformers' Trainer: 0.25 of
+    10 updates is 3.
     """
     return math.ceil(updates * steps) if steps < 1 else int(steps)

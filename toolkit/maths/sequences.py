@@ -1,4 +1,4 @@
-"""Token-level bookkeeping: truncation, positions, the last real token, padding, batches."""
+"""Operations on token rows: truncation, positions, the last real token, padding, batches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def truncate(completion_ids: Tensor, token: int, after: int, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Cut each completion behind the first ``token`` at an index >= ``after``.
+    """Cut each completion after the first ``token`` at an index >= ``after``.
 
-    Later tokens become ``pad_id``; the token itself stays. A completion without the token there is
-    left whole and is not valid (its score is then replaced by a fixed penalty). Only the score
-    sees the truncated text; PPO's own terms run over all sampled tokens.
+    Later tokens become ``pad_id``; the token itself stays. A completion without that token is left
+    whole and is not valid (a fixed penalty then replaces its score). Only the scorer
+    sees the truncated text; PPO's own terms use all sampled tokens.
     Source: openai/lm-human-preferences lm_human_preferences/lm_tasks.py:39-65.
 
     Args:
         completion_ids: int (B, C).
-        token: where to stop, a full stop for instance.
+        token: where to cut, for example a full stop.
         after: first 0-based index at which the token counts.
-        pad_id: what to write behind it.
+        pad_id: replaces the tokens after it.
 
     Returns:
         (B, C) truncated ids, and bool (B,) valid.
@@ -36,9 +36,9 @@ def mask_after_stop(completion_ids: Tensor, stop_ids: Sequence[int]) -> Tensor:
 
 
 def is_any(ids: Tensor, wanted: Sequence[int]) -> Tensor:
-    """bool, of the ids' shape: where they are one of ``wanted``."""
+    """bool, shaped like ``ids``: where an id is one of ``wanted``."""
     found = torch.zeros_like(ids, dtype=torch.bool)
-    for one in wanted:  # few, and no copy to the device as torch.isin would need
+    for one in wanted:  # they are few, and torch.isin would copy them to the device
         found |= ids == one
     return found
 
@@ -46,7 +46,7 @@ def is_any(ids: Tensor, wanted: Sequence[int]) -> Tensor:
 def position_ids(mask: Tensor) -> Tensor:
     """Exclusive cumulative sum of the attention mask: how many real tokens stand before each.
 
-    Right for padding on the left, on the right and in between. Source:
+    This holds for padding on the left, on the right and in between. Source:
     openai/lm-human-preferences lm_human_preferences/language/model.py:265-269.
 
     >>> position_ids(torch.tensor([[1, 0, 0, 1, 1, 1]])).tolist()
@@ -77,7 +77,7 @@ def last_real_token(mask: Tensor) -> Tensor:
 def pad(
     rows: Sequence[Sequence[int]], pad_id: int, side: str = "right", length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows of unequal length as one tensor.
+    """Pad rows of unequal length to one tensor.
 
     >>> pad([[5, 6, 7], [8]], pad_id=0, side="left")
     (tensor([[5, 6, 7],
@@ -103,17 +103,17 @@ def pad(
 
 
 def length_sorted_batches(lengths: Sequence[int] | Tensor, size: int) -> Iterator[Tensor]:
-    """Indices in batches of like length, the shortest first, so that little of each is padding.
+    """Yield indices in batches of similar length, the shortest first, to keep padding small.
 
     >>> [batch.tolist() for batch in length_sorted_batches([9, 2, 8, 2], 3)]
     [[1, 3, 2], [0]]
 
     Args:
-        lengths: int (B,), of the rows. Rows of one length stay in order.
-        size: rows of a batch, at most.
+        lengths: int (B,), lengths of the rows. Rows of equal length stay in order.
+        size: most rows in a batch.
 
     Yields:
-        int64 (at most ``size``,) on the CPU; nothing where there are no rows.
+        int64 (at most ``size``,) on the CPU; nothing if there are no rows.
     """
     order = torch.as_tensor(lengths).cpu().argsort(stable=True)
     if len(order):

@@ -1,4 +1,4 @@
-"""Intervals and errors for what is reported."""
+"""Confidence intervals, standard errors and tests for reported figures."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -10,10 +10,10 @@ import torch
 def wilson_interval(
     successes: float, trials: float, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Wilson's score interval for a proportion; (0, 1) without trials (which may be fractions).
+    """Wilson's score interval for a proportion; (0, 1) without trials. Counts may be fractions.
 
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). Source: E. B. Wilson (1927),
-    JASA 22:209-212. It keeps its coverage near 0 and 1, where p -+ z SE does not.
+    JASA 22:209-212. It keeps its coverage near 0 and 1; p -+ z SE does not.
     """
     if trials == 0:
         return 0.0, 1.0
@@ -27,9 +27,9 @@ def wilson_interval(
 
 
 def tail_probability(successes: int, chances: Sequence[float]) -> float:
-    """P(at least so many successes) by luck, where trial i succeeds with probability chances[i].
+    """P(at least ``successes``) if trial i succeeds with probability chances[i].
 
-    Exact: the Poisson binomial distribution by convolution, O(n^2); with equal chances it is the
+    Exact: the Poisson binomial distribution by convolution, O(n^2). With equal chances it is the
     one-sided binomial test.
     """
     distribution = torch.ones(1, dtype=torch.float64)
@@ -42,28 +42,28 @@ def tail_probability(successes: int, chances: Sequence[float]) -> float:
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """How much more the mean varies than that of independent 0-1 values would; at least 1.
+    """Variance of the mean, divided by that for independent 0-1 values; at least 1.
 
-    sum over clusters of (sum of v - mean)^2 / sum of mean (1 - mean): 1 where values of a cluster
-    have nothing to do with each other, a cluster's size where they are all alike.
+    sum over clusters of (sum of v - mean)^2 / sum of mean (1 - mean). It is 1 if the values
+    of a cluster are independent, and a cluster's size if they are all equal.
     Source: L. Kish, Survey Sampling (1965), section 5.4; the cluster-robust variance.
 
     Args:
         values: in [0, 1].
-        clusters: what each belongs to.
+        clusters: the cluster of each value.
     """
     mean = math.fsum(values) / len(values)
     sums: dict[Hashable, float] = {}
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] = sums.get(cluster, 0.0) + value - mean
     independent = len(values) * mean * (1 - mean)
-    if independent <= 0:  # nothing varies: taken for copies, since nothing says otherwise
+    if independent <= 0:  # nothing varies: assume that a cluster's values are copies
         return len(values) / len(sums)
     return max(1.0, math.fsum(s * s for s in sums.values()) / independent)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error s / sqrt(n), s with n - 1; the error is nan for n < 2."""
+    """Mean and its standard error s / sqrt(n) (s divides by n - 1); the error is nan for n < 2."""
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
@@ -73,9 +73,9 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for being so many: each is right at its level whatever the others are.
+    """Correct p-values for the number of tests by Holm's method.
 
-    The i-th smallest of m times (m - i + 1), never below a smaller one's, at most 1.
+    The i-th smallest of m is multiplied by m - i + 1, but is never below a smaller one or above 1.
     Source: S. Holm (1979), Scand. J. Statist. 6:65-70.
     """
     m, greatest = len(p_values), 0.0

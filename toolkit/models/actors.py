@@ -1,7 +1,7 @@
-"""What PPO asks of its models, whether they are adapters on one base or models of their own.
+"""The models of PPO, whether they are adapters on one base or whole models.
 
-A role's trunk turns tokens into hidden states; heads read these: the output head for log-probs, one
-fp32 output each for values and scores. Subclasses say which trunk and which head a role has
+A role's trunk turns tokens into hidden states. Heads read these: the output head for log-probs, and
+one fp32 output each for values and scores. Subclasses define trunk and heads of each role
 (``Roles``: adapters on one base; ``SeparateModels``: whole models).
 """
 
@@ -24,13 +24,13 @@ from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights
 from toolkit.models.reading import Reading
 
-# Added to the logit of an id that shall never come. Finite, so that 0 times it is 0 and no NaN.
+# Added to the logit of an id that must never be sampled. It is finite, so that 0 times it is 0.
 NEVER = -1e30
 POLICY, REFERENCE, VALUE, REWARD = "policy", "reference", "value", "reward"
 
 
 class TokenOutputs(NamedTuple):
-    """Of each completion token: logprobs and entropies fp32 (B, C); values (B, C) or None."""
+    """For each completion token: logprobs and entropies fp32 (B, C); values (B, C) or None."""
 
     logprobs: Tensor
     entropies: Tensor
@@ -42,13 +42,13 @@ class Actors(nn.Module):
 
     Attributes:
         gain, bias: a score is gain * head + bias.
-        shares_trunk: policy and value come from one pass.
+        shares_trunk: whether policy and value come from one pass.
         has_value, has_reward: whether there is such a role.
-        autocast_dtype: every pass runs under autocast to this type; None for none.
-        scores_stop: the reward model is to see the stop token.
-        banned: fp32 (V,), 0 or NEVER: added to all logits, so that ids without a token are neither
-            sampled nor counted on (``keep_only``).
-        reading: what the reward model is to find behind a completion.
+        autocast_dtype: every pass runs under autocast to this type; None for no autocast.
+        scores_stop: whether the reward model sees the stop token.
+        banned: fp32 (V,), 0 or NEVER, added to all logits, so that ids without a token are never
+            sampled and have no probability (``keep_only``).
+        reading: what the reward model expects after a completion.
     """
 
     gain: float = 1.0
@@ -68,47 +68,47 @@ class Actors(nn.Module):
 
     @abstractmethod
     def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
-        """The role's last hidden states of the last ``last`` positions: (B, last, d)."""
+        """Return the role's final hidden states at the last ``last`` positions: (B, last, d)."""
 
     @abstractmethod
     def output_head(self, role: str) -> nn.Module:
-        """The head that makes logits of policy's or reference's hidden states."""
+        """Return the head that makes logits from hidden states of policy or reference."""
 
     @abstractmethod
     def read_values(self, hidden: Tensor) -> Tensor:
-        """Values (...) fp32 of hidden states (..., d)."""
+        """Return values (...) fp32 of hidden states (..., d)."""
 
     @abstractmethod
     def read_scores(self, hidden: Tensor) -> Tensor:
-        """Raw scores (...) fp32 of hidden states (..., d), before gain and bias."""
+        """Return raw scores (...) fp32 of hidden states (..., d), before gain and bias."""
 
     @abstractmethod
     def save(self, folder: str | Path, **facts: object) -> None:
-        """Write what was trained, in the form that others load."""
+        """Write what was trained, in a form that other libraries load."""
 
     @abstractmethod
     def language_models(self) -> list[PreTrainedModel]:
-        """The models that gradients flow through."""
+        """Return the models that gradients flow through."""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """What makes these models these, as JSON can hold it: a run is resumed on no others."""
+        """Return, as JSON, what identifies these models; a run is resumed only on the same."""
 
     @abstractmethod
     def language_model(self, role: str) -> PreTrainedModel:
-        """The causal language model that plays the role, its adapter on."""
+        """Return the causal language model of the role, with its adapter active."""
 
     def policy_facts(self) -> dict[str, object] | None:
-        """What makes an adapter of the policy's trained weights; None for whole models."""
+        """Return what is needed to write the policy's adapter; None for whole models."""
         return None
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether a parameter of that name is of an adapter that is not trained."""
+        """Whether a parameter with that name belongs to an adapter that is not trained."""
         return "lora_" in name and not parameter.requires_grad
 
     @property
     def in_fp32(self) -> bool:
-        """Whether every pass is made in fp32, so that equal passes give equal numbers."""
+        """Whether every pass runs in fp32, so that equal passes give equal numbers."""
         wide = all(
             model.get_input_embeddings().weight.dtype == torch.float32
             for model in self.language_models()
@@ -126,7 +126,7 @@ class Actors(nn.Module):
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Autocast, where it was asked for."""
+        """Turn autocast on, if it is configured."""
         with torch.autocast(
             autocast_device(self.device),
             self.autocast_dtype,
@@ -135,13 +135,13 @@ class Actors(nn.Module):
             yield
 
     def use_checkpointing(self, options: dict[str, object] | None = None) -> None:
-        """From now on activations are recomputed in the backward pass of ``optimizing``.
+        """Recompute activations in the backward passes inside ``optimizing`` from now on.
 
-        A recomputation plays the role that is active then: run a role's backward pass before
+        A recomputation uses the role that is active then, so run a role's backward pass before
         another role's forward pass.
 
         Args:
-            options: of ``torch.utils.checkpoint.checkpoint``; not reentrant unless they say so.
+            options: for ``torch.utils.checkpoint.checkpoint``; not reentrant by default.
         """
         options = {"use_reentrant": False} | (options or {})
         self.checkpointing = True
@@ -149,16 +149,16 @@ class Actors(nn.Module):
             check_recomputing(model, True)
             for module in _recomputed(model):
                 for name, value in vars(module).items():
-                    if isinstance(value, float) and "drop" in name:  # read while it is training
+                    if isinstance(value, float) and "drop" in name:  # read in training mode
                         setattr(module, name, 0.0)
             model.activation_checkpointing_enable(options)
 
     @contextmanager
     def optimizing(self) -> Iterator[None]:
-        """Around passes with gradients: transformers checkpoints in training mode alone.
+        """Enclose passes with gradients: transformers checkpoints only in training mode.
 
-        The layers that are recomputed are put in that mode by themselves: below them are dropout,
-        and routers that draw experts at random, and the ratio of the first pass would not be 1.
+        Only the recomputed layers are put into that mode: below them are dropout and routers that
+        draw experts at random, with which the ratio of the first pass would not be 1.
         """
         if self.checkpointing:
             for model in self.language_models():
@@ -166,7 +166,7 @@ class Actors(nn.Module):
                     module.training = True
         try:
             yield
-        finally:  # in training mode sampling would go without its cache
+        finally:  # in training mode sampling would not use its cache
             self.eval()
 
     def _hidden(self, role: str, ids: Tensor, mask: Tensor, last: int) -> Tensor:
@@ -182,7 +182,7 @@ class Actors(nn.Module):
         )
 
     def _before(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
-        """The states (B, C, d) before each completion token: those that predict it."""
+        """Return the states (B, C, d) that predict each completion token."""
         return self._hidden(role, ids[:, :-1], mask[:, :-1], completion_length)
 
     def _logprobs(
@@ -190,7 +190,7 @@ class Actors(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         weight, bias = head_weights(self.output_head(role))
         rule = self.logit_rule(role)
-        if rule.cap is not None and rule.scale != 1.0:  # the cap is of what was multiplied
+        if rule.cap is not None and rule.scale != 1.0:  # the cap applies after the scale
             weight, bias = weight * rule.scale, None if bias is None else bias * rule.scale
         elif rule.cap is None:
             temperature = temperature / rule.scale
@@ -199,7 +199,7 @@ class Actors(nn.Module):
         )
 
     def keep_only(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """From now on ids that are no token have no probability (rows of the embedding to spare).
+        """Give ids without a token (spare rows of the embedding) no probability from now on.
 
         Logits are cut to the tokenizer's tokens as in openai/lm-human-preferences policy.py:59.
         """
@@ -209,12 +209,12 @@ class Actors(nn.Module):
     def policy_outputs(
         self, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
     ) -> TokenOutputs:
-        """Policy, and the value where it shares the trunk.
+        """Run the policy, and the value if it shares the trunk.
 
         Args:
             ids, mask: int and bool (B, T), prompt then completion, padded on any side.
             completion_ids: (B, C), the last C of ``ids``.
-            temperature: that of sampling.
+            temperature: the sampling temperature.
         """
         with self.precision():
             states = self._before(POLICY, ids, mask, completion_ids.shape[1])
@@ -226,27 +226,27 @@ class Actors(nn.Module):
     def reference_logprobs(
         self, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
     ) -> Tensor:
-        """Reference: log-probs (B, C) fp32; arguments as for policy_outputs."""
+        """Return the reference's log-probs (B, C) fp32; arguments as for policy_outputs."""
         return self.logprobs(REFERENCE, ids, mask, completion_ids, temperature)
 
     def logprobs(
         self, role: str, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
     ) -> Tensor:
-        """Any role that has logits: log-probs (B, C) fp32; arguments as for policy_outputs."""
+        """Return log-probs (B, C) fp32 of any role with logits; arguments as for policy_outputs."""
         with self.precision():
             states = self._before(role, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
             return self._logprobs(role, states, tokens, temperature)[0]
 
     def values(self, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
-        """Value: (B, T) -> (B, C) fp32, V of the state before each completion token."""
+        """Return values (B, C) fp32 of the state before each completion token; ids are (B, T)."""
         with self.precision():
             return self.read_values(self._before(VALUE, ids, mask, completion_length))
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Reward: (B, T) -> (B,) fp32, gain * head(state of the last real token) + bias."""
+        """Return scores (B,) fp32: gain * head(state of the last real token) + bias."""
         if not self.has_reward:
-            raise ValueError("no reward model among the roles: pass reward_adapter")
+            raise ValueError("the roles have no reward model (pass reward_adapter)")
         with self.precision():
             at = last_real_token(mask)
             read = ids.shape[1] - int(at.min())
@@ -255,7 +255,7 @@ class Actors(nn.Module):
             return self.gain * self.read_scores(hidden[rows, at - ids.shape[1]]) + self.bias
 
     def step(self, role: str = POLICY) -> Step:
-        """One pass of sampling; with the policy's values where they share its trunk."""
+        """Return one pass of sampling; with values if they share the policy's trunk."""
         head, rule = self.output_head(role), self.logit_rule(role)
         with_value = role == POLICY and self.shares_trunk
 
@@ -280,35 +280,35 @@ class Actors(nn.Module):
         return Step(step, self.language_model(role).config)
 
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
-        """Logits (B, C, V) of policy or reference, whole: for looking at, not for training."""
+        """Return all logits (B, C, V) of policy or reference: for inspection, not for training."""
         with self.precision():
             states = self._before(role, ids, mask, completion_length)
             logits = self.logit_rule(role)(self.output_head(role)(states))
             return logits if self.banned is None else logits.float() + self.banned
 
     def _model_of(self, role: str) -> str:
-        """A name for the model that plays the role: roles of one model have one logit rule."""
+        """Name the model that plays the role; roles of one model share a logit rule."""
         return role
 
     def logit_rule(self, role: str) -> LogitRule:
-        """What the role's model does to its head's output."""
+        """Return what the role's model does to the output of its head."""
         name = self._model_of(role)
         if name not in self._logit_rules:
             self._logit_rules[name] = logit_rule(self.language_model(role).config)
         return self._logit_rules[name]
 
     def set_logit_rule(self, role: str, rule: LogitRule) -> None:
-        """Take another rule than the config's: what the model was seen to do (``self_checks``)."""
+        """Replace the config's rule by what the model was observed to do (``self_checks``)."""
         self._logit_rules[self._model_of(role)] = rule
 
 
 def _recomputed(model: nn.Module) -> list[nn.Module]:
-    """The modules that transformers recomputes, and those that loop over them."""
+    """Return the modules that transformers recomputes, and those that loop over them."""
     return [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
 
 
 def _real(completion_ids: Tensor, mask: Tensor) -> Tensor:
-    """The tokens (B, C), 0 where there is padding, whose own id may be none of the vocabulary."""
+    """Return the tokens (B, C) with 0 as padding, since a pad id may lie outside the vocabulary."""
     return completion_ids.masked_fill(~mask[:, -completion_ids.shape[1] :], 0)
 
 

@@ -1,9 +1,9 @@
-"""adapter_config.json is data: fields that are known and held exactly pass, all others are named.
+"""Checking adapter_config.json: known and supported fields pass, every other field is refused.
 
-peft acts on this file before it looks at a weight: it starts LoRA in ways that change the base,
-runs regular expressions over the names of modules, and asks for memory by rank. So each field has a
-type and a range here. A field that is not held must have peft's default; one that this peft does
-not know must be empty.
+peft acts on this file before it reads a weight: it starts LoRA in ways that change the base, runs
+regular expressions over module names, and allocates memory by rank. So each field has a type and a
+range here. A field that is not supported must have peft's default value; a field that this peft
+does not know must be empty.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from toolkit.errors import InputError
 Config = dict[str, Any]
 CONFIG = "adapter_config.json"
 MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
-# How peft may begin LoRA without changing the base that it sits on.
+# Ways in which peft may initialize LoRA without changing the base.
 HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-# What an adapter may ask for that roles switched on one base do not give it.
+# Features of adapters that roles sharing one base do not support.
 NOT_HELD = {
     "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
     "layer_replication": "repeats layers of the base",
@@ -40,11 +40,11 @@ NOT_HELD = {
     "use_qalora": "pools what it reads (QALoRA)",
     "megatron_config": "is of Megatron's layers",
 }
-# Fields of starts that change the base; peft passes them by when the start is another.
+# Fields of initializations that change the base; peft ignores them with another one.
 OTHER_STARTS = ("loftq_config", "corda_config", "lora_ga_config")
-# What Megatron's fields are where nothing is of its layers.
+# Values of Megatron's fields if none of its layers are used.
 MEGATRON = {"megatron_config": (None, {}), "megatron_core": (None, "megatron.core")}
-# Fields that mean the same in every kind of adapter.
+# Fields that mean the same in every type of adapter.
 COMMON = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -56,11 +56,11 @@ COMMON = {
     "target_modules",
     "task_type",
 }
-SECONDS = 10.0  # for all patterns over all names; those that people write take a hundredth of one
+SECONDS = 10.0  # for all patterns over all names; usual patterns take a hundredth of one
 MOST_TOKENS = MOST_NAMES = 100_000
-LARGEST_RANK = 1024  # of layers of which the file holds nothing
+LARGEST_RANK = 1024  # of layers that the file has no weights for
 _NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
-# Remote code lies in transformers_modules, below a repository's name and a commit.
+# Remote code is in transformers_modules, below the names of a repository and a commit.
 _LIBRARY = re.compile(r"(transformers(_modules)?|unsloth\w*)(\.[\w-]+)*", re.ASCII)
 _REVISION = re.compile(r"\w(?!.*\.\.)[\w.+/-]{0,250}")
 _MATCH = """
@@ -83,7 +83,7 @@ def _number(value: object) -> TypeGuard[float]:
 
 
 def _name(value: object) -> bool:
-    """Of a module: no path, no wildcard, nothing that Python keeps for itself."""
+    """Whether this can name a module: not a path, a wildcard or a private name."""
     return isinstance(value, str) and bool(_NAME.fullmatch(value)) and "__" not in value
 
 
@@ -96,7 +96,7 @@ def _text(value: object) -> TypeGuard[str]:
 
 
 def _targets(value: object) -> bool:
-    """A pattern, or names as they end or in full."""
+    """Whether this is a pattern, or a list of names (full names or their ends)."""
     if isinstance(value, list):
         return len(value) <= MOST_NAMES and all(map(_text, value))
     return _text(value)
@@ -125,7 +125,7 @@ def _base(value: object) -> bool:
 
 
 def _origin(value: object) -> bool:
-    """What peft notes of a model whose task is not named; nothing is imported by it here."""
+    """Whether this is what peft records of a model without a task; it is never imported here."""
     known = {"base_model_class", "parent_library", "unsloth_fixed"}
     if not isinstance(value, dict) or value.keys() - known:
         return False
@@ -152,10 +152,10 @@ def _switch(value: object) -> bool:
     return isinstance(value, bool)
 
 
-# What each field that is held must be, in words and as a test. None is peft's default of many.
+# What each supported field must be, in words and as a test. None is a common default of peft.
 HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
     "peft_type": ("LORA", lambda v: v == "LORA"),
-    "task_type": ("a task of peft's", lambda v: v is None or _name(v)),
+    "task_type": ("a task of peft", lambda v: v is None or _name(v)),
     "auto_mapping": ("a class of transformers", lambda v: v is None or _origin(v)),
     "peft_version": ("a version", lambda v: v is None or _text(v)),
     "base_model_name_or_path": (
@@ -201,14 +201,14 @@ HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def read_config(folder: str | Path, what: str) -> Config:
-    """An adapter's configuration, if every field of it is known and is what it must be.
+    """Read an adapter's configuration and check every field.
 
     Args:
         folder: with adapter_config.json.
-        what: the argument that named the folder.
+        what: the argument that names the folder.
 
     Raises:
-        InputError: a field that is not held, or of another type or range (file:line).
+        InputError: a field is not supported, or has another type or range (file:line).
     """
     path = Path(folder) / CONFIG
     config = read_object(path, what)
@@ -217,18 +217,18 @@ def read_config(folder: str | Path, what: str) -> Config:
 
 
 def lora_config_of(config: Config) -> LoraConfig:
-    """peft's configuration of a checked one; what peft does not know was empty, and is left out."""
+    """Make peft's configuration from a checked one, without the (empty) unknown fields."""
     known = {f.name for f in dataclasses.fields(LoraConfig)} - {"runtime_config"}
     return LoraConfig(**{name: value for name, value in config.items() if name in known})
 
 
 def check_fields(config: Config, path: Path, what: str) -> None:
-    """Raise InputError unless every field is known and held exactly; see the head of this file."""
+    """Raise InputError unless every field is known and supported; see the top of this file."""
     folder = path.parent
     if config.get("peft_type", "LORA") != "LORA":
         kind = str(config.get("peft_type"))[:40]
         raise InputError(
-            f"{what}: {folder}: a {kind} adapter, but LoRA is wanted "
+            f"{what}: {folder} is a {kind} adapter, but must be LoRA "
             f"({MERGE.format(folder=folder)})"
         )
 
@@ -237,16 +237,16 @@ def check_fields(config: Config, path: Path, what: str) -> None:
         start is known or (type(start) is str and start == known) for known in HARMLESS_STARTS
     ):
         raise InputError(
-            f"{what}: {folder}: its LoRA was begun by {str(start)[:40]}, which changed the base's "
-            "weights for all roles (save it by peft with path_initial_model_for_weight_conversion, "
-            f"which makes plain LoRA of it, or {MERGE.format(folder=folder)})"
+            f"{what}: {folder}: its LoRA was initialized by {str(start)[:40]}, which changed the "
+            "base's weights for all roles (save it with path_initial_model_for_weight_conversion "
+            f"of peft, which makes plain LoRA of it, or {MERGE.format(folder=folder)})"
         )
 
     for name, does in NOT_HELD.items():
         if config.get(name):
             raise InputError(
-                f"{what}: {folder}: it {does}, which is not supported "
-                f"({MERGE.format(folder=folder)}, where peft can)"
+                f"{what}: {folder}: the adapter {does}, which is not supported "
+                f"({MERGE.format(folder=folder)}, if peft can)"
             )
 
     defaults = {f.name: f for f in dataclasses.fields(LoraConfig)}
@@ -258,29 +258,29 @@ def check_fields(config: Config, path: Path, what: str) -> None:
                 raise InputError(f"{place}: {name} is {_shown(value)}, but must be {wanted}")
         elif name in OTHER_STARTS and value:
             raise InputError(
-                f"{place}: {name} is of a start that changes the base's weights (write null there "
-                "if peft has made plain LoRA of it)"
+                f"{place}: {name} belongs to an initialization that changes the base's weights "
+                "(write null there if peft has made plain LoRA of it)"
             )
         elif name == "init_lora_weights" or not value:
             continue
         elif name not in defaults:
             raise InputError(
-                f"{place}: {name[:60]!r} is not known to the peft that is installed, so that what "
-                f"it says would be passed by (take it out if it says nothing, or "
+                f"{place}: {name[:60]!r} is not known to the installed peft, which would ignore it "
+                f"(remove it if it has no effect, or "
                 f"{MERGE.format(folder=folder)})"
             )
         elif value != defaults[name].default:
             raise InputError(
                 f"{place}: {name} is {_shown(value)}, which is not supported "
-                f"({MERGE.format(folder=folder)}, where peft can)"
+                f"({MERGE.format(folder=folder)}, if peft can)"
             )
 
 
 def check_common_fields(config: Config, path: Path) -> None:
-    """Raise InputError unless plain peft would load an adapter of whatever kind as it is written.
+    """Raise InputError unless plain peft would load the adapter exactly as its file says.
 
-    For merging, where a start may change the base and any kind of adapter will do. Fields that peft
-    does not know would be passed by with a warning, and another model would be the result.
+    This is for merging, where the adapter may be of any type and may change the base. Of fields
+    that peft does not know it would only warn, and the result would be another model.
     """
     kind = config.get("peft_type")
     kinds: Any = PEFT_TYPE_TO_CONFIG_MAPPING
@@ -298,15 +298,15 @@ def check_common_fields(config: Config, path: Path) -> None:
                 raise InputError(f"{place}: {name} is {_shown(value)}, but must be {wanted}")
         elif value and name not in names:
             raise InputError(
-                f"{place}: {name[:60]!r} is not known to the peft that is installed, so that what "
-                "it says would be passed by (take it out if it says nothing)"
+                f"{place}: {name[:60]!r} is not known to the installed peft, which would ignore it "
+                "(remove it if it has no effect)"
             )
         elif value not in MEGATRON.get(name, (value,)):
             raise InputError(f"{place}: {name} is {_shown(value)}, which is not supported")
 
 
 def line_of(path: Path, name: str) -> int:
-    """The line in which a JSON file names a key; 1 where that cannot be told."""
+    """Return the line of a key in a JSON file; 1 if it cannot be found."""
     key = re.compile(rf"\s*{re.escape(json.dumps(name))}\s*:")
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((i for i, line in enumerate(lines, start=1) if key.match(line)), 1)
@@ -318,11 +318,11 @@ def _shown(value: object) -> str:
 
 
 def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str) -> None:
-    """Raise InputError unless the ranks are those of the file's matrices, before memory is asked.
+    """Raise InputError unless the ranks match the file's matrices, before memory is allocated.
 
     Args:
-        config: checked, its patterns too.
-        shapes: of each weight in the file.
+        config: checked, including its patterns.
+        shapes: the shape of each weight in the file.
         place: the argument and the file, for the message.
     """
     ranks = config.get("rank_pattern") or {}
@@ -336,33 +336,33 @@ def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str)
         rank = ranks.get(get_pattern_key([*ranks], module), config.get("r", 8))
         largest = max(largest, shape[0])
 
-        # LoRA on experts (target_parameters) has the matrices of all of them in one.
+        # LoRA on experts (target_parameters) keeps the matrices of all experts in one.
         experts = config.get("target_parameters")
         if shape[0] != rank and not (
             experts and any(shape[0] % k == 0 for k in (config.get("r", 8), *ranks.values()))
         ):
             raise InputError(
-                f"{place}: its rank of {module} is {rank}, but the file has {key} of "
-                f"{list(shape)} (the configuration is of another adapter)"
+                f"{place}: {module} has rank {rank}, but the file has {key} of "
+                f"{list(shape)} (the configuration belongs to another adapter)"
             )
 
     for rank in (config.get("r", 8), *ranks.values()):
         if rank > largest:
             raise InputError(
-                f"{place}: a rank of {rank}, but the file has none above {largest} (the "
-                "configuration is of another adapter)"
+                f"{place}: rank {rank} is above the largest in the file, {largest} (the "
+                "configuration belongs to another adapter)"
             )
 
 
 def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
-    """Raise InputError for a regular expression that is none, or that does not come to an end.
+    """Raise InputError for an invalid regular expression, or one that takes too long.
 
-    They are tried on all names in a process of its own, which is stopped after ``SECONDS``: Python
-    cannot stop a match that it has begun.
+    All names are matched in a separate process, which is stopped after ``SECONDS``: Python cannot
+    interrupt a match.
 
     Args:
-        config: its fields checked.
-        names: of the modules that the patterns will be held against.
+        config: with checked fields.
+        names: names of the modules that the patterns will be matched with.
         place: the argument and the file, for the message.
     """
     found: dict[str, str] = {}  # as peft will match it -> the field
@@ -378,7 +378,7 @@ def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
-                f"{place}: {field}: {_shown(pattern)} is no regular expression: {error}"
+                f"{place}: {field}: {_shown(pattern)} is not a regular expression: {error}"
             ) from None
 
     if not odd:
@@ -396,12 +396,12 @@ def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         field = next(iter(odd.values()))
         raise InputError(
-            f"{place}: {field}: {_shown(next(iter(odd)))} does not come to an end on the names of "
-            f"the model's layers within {SECONDS:g} s (name the layers in a list)"
+            f"{place}: {field}: {_shown(next(iter(odd)))} takes more than {SECONDS:g} s on the "
+            f"names of the model's layers (name the layers in a list)"
         ) from None
 
 
 def _is_plain(pattern: str) -> bool:
-    """A name, or one of peft's patterns made of a name: nothing in it that could take long."""
+    """Whether this is a name, or a pattern that peft makes from a name, which matches fast."""
     inner = pattern.removeprefix(r"(.*\.)?(").removesuffix(")$")
     return bool(re.fullmatch(r"\^?(\w|\\?\.|-)+\$?", inner))

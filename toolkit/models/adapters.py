@@ -1,4 +1,4 @@
-"""Adapter folders: what they say of themselves, and whether they fit the base at hand."""
+"""Adapter folders: reading and checking them, and putting adapters on a base."""
 
 import math
 import warnings
@@ -48,7 +48,7 @@ from toolkit.models.toolkit_json import read_facts
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
-    """LoRA without dropout (the ratio must be 1 before the first step) on the layers named.
+    """Configure LoRA without dropout (the ratio must be 1 before the first step).
 
     Args:
         r: rank.
@@ -65,16 +65,16 @@ def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> Lora
 
 
 def put_adapter(model: nn.Module, config: LoraConfig, name: str) -> PeftModel:
-    """The model with one more adapter: peft's model from the first one on.
+    """Put one more adapter on the model; from the first one on, the result is peft's model.
 
     Raises:
-        InputError: peft's own refusals.
+        InputError: peft refuses the adapter.
     """
     try:
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
             return model
-        config.base_model_name_or_path = None  # peft would warn that the base is called otherwise
+        config.base_model_name_or_path = None  # peft would warn that the base has another name
         made = get_peft_model(model, config, adapter_name=name)
     except (ValueError, TypeError, IndexError) as error:
         raise InputError(f"peft: {' '.join(str(error).split())[:300]}") from None
@@ -83,15 +83,15 @@ def put_adapter(model: nn.Module, config: LoraConfig, name: str) -> PeftModel:
 
 
 def plain_adapter(model: nn.Module, folder: str | Path, is_trainable: bool = False) -> PeftModel:
-    """The model with a saved adapter on it by peft alone; the base below is what it was.
+    """Load a saved adapter onto the model with peft alone; the base does not change.
 
     Args:
-        model: a base of its own, which has no adapter yet.
-        folder: the adapter's, which ``check_adapter`` has passed.
-        is_trainable: the adapter is to be trained.
+        model: a base without an adapter.
+        folder: the adapter's, which has passed ``check_adapter``.
+        is_trainable: whether the adapter will be trained.
 
     Raises:
-        InputError: a configuration that is not held, weights that are not finite or do not fit.
+        InputError: the configuration is not supported, or weights are not finite or do not fit.
     """
     config, path = read_config(folder, "adapter"), Path(folder) / WEIGHTS
     check_patterns(config, [name for name, _ in model.named_modules()], f"{Path(folder) / CONFIG}")
@@ -103,16 +103,16 @@ def plain_adapter(model: nn.Module, folder: str | Path, is_trainable: bool = Fal
         )
     except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{folder}: peft does not load it: {reason[:300]}") from None
+        raise InputError(f"{folder}: peft cannot load the adapter: {reason[:300]}") from None
     before.check(folder)
     return made
 
 
 def check_round_trip(model: nn.Module, name: str) -> None:
-    """Raise InputError if peft would not load again what it saves of a new adapter.
+    """Raise InputError if peft could not load again what it saves of a new adapter.
 
-    peft 0.21.2 renames weights for some families as transformers renames a checkpoint's, and loses
-    some on the way (Laguna's shared experts), after all the training and without an error.
+    peft 0.21.2 renames weights of some families as transformers renames a checkpoint's, and loses
+    some on the way (Laguna's shared experts), after the whole training and without an error.
     """
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     outcome: Any = set_peft_model_state_dict(model, dict(state), adapter_name=name)
@@ -120,34 +120,34 @@ def check_round_trip(model: nn.Module, name: str) -> None:
     lost += [key for key in outcome.missing_keys if of_adapter(key, name)]
     if lost:
         raise InputError(
-            f"lora_target_modules: peft would not load {len(lost)} weights of such an adapter "
-            f"again, {lost[0]} for one (leave these layers out)",
+            f"lora_target_modules: peft could not load {len(lost)} weights of this adapter again, "
+            f"for example {lost[0]} (leave these layers out)",
             "lora_target_modules",
         )
 
 
 def absolute_if_local(base_name: str) -> str:
-    """A Hub id as it is, a folder's path in full, so that the adapter loads from anywhere."""
+    """Return a Hub id unchanged, a folder as a full path, so that an adapter loads anywhere."""
     return str(Path(base_name).resolve()) if Path(base_name).is_dir() else base_name
 
 
 WEIGHTS = "adapter_model.safetensors"
-# Where plain peft puts the base's model in the keys of an adapter's file.
+# The prefix of the base's model in the keys of an adapter's file.
 PREFIX = "base_model.model."
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 
 
 @dataclass
 class Parts:
-    """What lies in an adapter's file, key by key.
+    """The keys of an adapter's file, by what they hold.
 
     Attributes:
         lora: LoRA's own matrices and vectors.
-        saved: of modules that were trained whole (``modules_to_save``): embedding, head, norms. A
-            whole block (all of an MLP, say) is among the unknown: other adapters' LoRA is inside
+        saved: modules that were trained whole (``modules_to_save``): embedding, head, norms. A
+            whole block (an MLP, say) is among the unknown, because other adapters' LoRA is inside
             it.
         tokens: rows of the embedding (``trainable_token_indices``).
-        biases: of the base's layers (``bias``).
+        biases: biases of the base's layers (``bias``).
         copies: the base's embedding or head, which peft saves beside LoRA on them.
         score: the head of a reward adapter.
         unknown: anything else.
@@ -163,11 +163,11 @@ class Parts:
 
     @classmethod
     def of(cls, keys: Iterable[str], config: Config) -> "Parts":
-        """Sort the keys of a file by what its ``adapter_config.json`` says."""
+        """Sort the keys of a file by its ``adapter_config.json``."""
         parts = cls([], [], [], [], [], [], [])
         whole = [name for name in config.get("modules_to_save") or [] if name != "score"]
         if config.get("ensure_weight_tying") and set(whole) & set(EMBEDDINGS):
-            whole += EMBEDDINGS  # the head goes with the embedding
+            whole += EMBEDDINGS  # the head is trained with the embedding
 
         known = set(keys)
         for key in sorted(known):
@@ -196,7 +196,7 @@ class Parts:
         return parts
 
     def beside_lora(self) -> str:
-        """What there is beside LoRA, in words; empty if there is nothing."""
+        """Describe what the file has besides LoRA; empty if there is nothing."""
         named = {
             "modules trained whole": self.saved,
             "rows of the embedding": self.tokens,
@@ -209,33 +209,33 @@ class Parts:
 def check_adapter(
     folder: str | Path, base_name: str, task_type: str, what: str, precision: str | None = None
 ) -> None:
-    """Raise InputError unless ``folder`` holds such an adapter and it was made for this base.
+    """Raise InputError unless ``folder`` holds an adapter for this base and task.
 
-    Reads a few small files and loads no model. A base that was moved is recognized by its
+    This reads a few small files and loads no model. A base that was moved is recognized by its
     fingerprint.
 
     Args:
         folder: adapter_config.json and adapter_model.safetensors.
-        base_name: the base that it is to sit on.
+        base_name: the base that it will be put on.
         task_type: "CAUSAL_LM" or "SEQ_CLS".
-        what: the argument that named the folder.
-        precision: how the base will be held; another than in training is warned of.
+        what: the argument that names the folder.
+        precision: how the base will be held; prints a warning if it differs from training.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         hint = "give an adapter's folder"
         if (folder / "config.json").is_file():
-            hint = "it holds a whole model: a reward model goes by --reward_model"
+            hint = "it holds a whole model: pass a reward model as --reward_model"
         raise InputError(f"{what}: {folder}: no adapter_config.json ({hint})")
     if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{what}: {folder}: no {WEIGHTS} (pickles are not loaded)")
+        raise InputError(f"{what}: {folder} has no {WEIGHTS} (pickles are not loaded)")
 
     config = read_config(folder, what)
     targets = config.get("target_modules") or []
     named = {targets} if isinstance(targets, str) else set(targets)
     if config.get("ensure_weight_tying") and named & set(EMBEDDINGS):
         raise InputError(
-            f"{what}: {folder}: it ties LoRA on the embedding to the output head, which is not "
+            f"{what}: {folder}: LoRA on the embedding is tied to the output head, which is not "
             f"supported ({MERGE.format(folder=folder)})"
         )
 
@@ -245,8 +245,8 @@ def check_adapter(
     ):
         wanted = "a reward" if task_type == "SEQ_CLS" else "a policy"
         raise InputError(
-            f"{what}: {folder}: its task_type is {config.get('task_type')}, but {wanted} adapter "
-            f"({task_type}) is wanted"
+            f"{what}: {folder}: its task_type is {config.get('task_type')}, but must be "
+            f"that of {wanted} adapter ({task_type})"
         )
 
     _check_weights(folder, config, base_name, task_type, what)
@@ -264,52 +264,52 @@ def check_adapter(
     known, here = read_facts(folder).get("base_fingerprint"), base_fingerprint(base_name)
     if known is None or known != here:
         raise InputError(
-            f"{what}: {folder}: trained on {trained_on or 'an unnamed base'}, not on {base_name} "
-            "(pass that base as --model_name_or_path; if it is the same model at another place, "
-            "put that into base_model_name_or_path of adapter_config.json)"
+            f"{what}: {folder} was trained on {trained_on or 'an unnamed base'}, not {base_name} "
+            "(pass that base as --model_name_or_path; if it is the same model in another place, "
+            "write this place into base_model_name_or_path of adapter_config.json)"
         )
 
 
 def _header(folder: Path) -> tuple[Parts, dict[str, list[int]]]:
-    """What lies in an adapter's file, and the shape of each weight; nothing is loaded."""
+    """Read the keys of an adapter's file, and the shape of each weight, without loading it."""
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as weights:
             keys = list(weights.keys())
             shapes = {key: weights.get_slice(key).get_shape() for key in keys}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not readable: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     return Parts.of(shapes, read_config(folder, "adapter")), shapes
 
 
 def count_beside_lora(folder: str | Path) -> int:
-    """How many weights an adapter has beside LoRA, each of which is held in full."""
+    """Count the weights that an adapter has besides LoRA."""
     parts, shapes = _header(Path(folder))
     return sum(math.prod(shapes[k]) for k in parts.saved + parts.tokens + parts.biases)
 
 
 def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, head: bool) -> None:
-    """Raise InputError if TRL's trainers could not go on from this adapter as it is.
+    """Raise InputError if TRL's trainers could not continue this adapter.
 
-    TRL 1.16 adds a second adapter and copies what is named after the first, for a frozen reference
-    (trl/trainer/dpo_trainer.py, rloo_trainer.py). Biases are the base's own, so that the reference
-    would move with the policy; rows of the embedding are not copied. Its fused output head refuses
-    LoRA there, and fails on rows of a tied embedding.
+    For a frozen reference, TRL 1.16 adds a second adapter and copies what is named after the first
+    (trl/trainer/dpo_trainer.py, rloo_trainer.py). Biases belong to the base, so the reference would
+    move with the policy; rows of the embedding are not copied. Its fused output head refuses LoRA
+    on the head, and fails on rows of a tied embedding.
 
     Args:
         folder: the adapter's.
         base_name: of the base.
-        what: the argument that named the folder.
-        copied: the method has a reference.
-        head: the method computes its loss by TRL's fused head (all but ORPO and CPO).
+        what: the argument that names the folder.
+        copied: whether the method has a reference.
+        head: whether the method computes its loss by TRL's fused head (all but ORPO and CPO).
     """
     parts, _ = _header(Path(folder))
     held = {"biases": parts.biases, "rows of the embedding": parts.tokens}
     for name, found in held.items():
         if copied and found:
             raise InputError(
-                f"{what}: {folder}: it has trained {name}, of which TRL keeps no frozen copy for "
-                f"the reference ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
+                f"{what}: {folder}: the adapter has trained {name}, of which TRL keeps no frozen "
+                f"copy ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
             )
 
     if head and any(f".{name}." in key for key in parts.lora for name in LANGUAGE_HEADS):
@@ -319,19 +319,19 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
         )
     if head and parts.tokens and is_tied(base_name):
         raise InputError(
-            f"{what}: {folder}: it has rows of an embedding that is the output head too, on which "
+            f"{what}: {folder}: the adapter has rows of an embedding that is also the output head: "
             f"TRL's trainers fail ({MERGE.format(folder=folder)}; or use ppo.py, which trains them)"
         )
 
 
 def _check_weights(folder: Path, config: Config, base_name: str, task_type: str, what: str) -> None:
-    """Read the adapter's weights: all has a place, is a number, and a reward has its head."""
+    """Check the adapter's weights: each has a place and is finite; a reward has its head."""
     check_file(folder / WEIGHTS, what)
     parts, shapes = _header(folder)
     for key, shape in shapes.items():
         if not shape:
             raise InputError(
-                f"{what}: {folder / WEIGHTS}: {key} is a single number, where a matrix is wanted "
+                f"{what}: {folder / WEIGHTS}: {key} is a single number, but must be a matrix "
                 "(the file is broken)"
             )
 
@@ -342,16 +342,16 @@ def _check_weights(folder: Path, config: Config, base_name: str, task_type: str,
             k.endswith(".weight") and s[0] == 1 for k, s in heads.items()
         ):
             raise InputError(
-                f"{what}: {folder}: no score head with one output and no bias in it, but "
-                f"{heads or 'nothing'} (was it trained with num_labels=1?)"
+                f"{what}: {folder}: the score head must have one output and no bias, but the file "
+                f"has {heads or 'none'} (was it trained with num_labels=1?)"
             )
     elif parts.score:
         parts.unknown += parts.score
 
     if parts.unknown:
         raise InputError(
-            f"{what}: {folder}: {len(parts.unknown)} weights are neither LoRA nor what "
-            f"adapter_config.json names, {parts.unknown[0]} for one; they would be lost "
+            f"{what}: {folder}: {len(parts.unknown)} weights are neither LoRA nor named in "
+            f"adapter_config.json, for example {parts.unknown[0]}; they would be lost "
             f"({MERGE.format(folder=folder)})"
         )
 
@@ -360,7 +360,7 @@ def _check_weights(folder: Path, config: Config, base_name: str, task_type: str,
     whole = [key for key in parts.saved if len(shapes[key]) > 1 and not _embedding_of(key)]
     if whole:
         raise InputError(
-            f"{what}: {folder}: {whole[0]} is a linear layer that was trained whole, where other "
+            f"{what}: {folder}: {whole[0]} was trained whole, but is a linear layer on which other "
             f"roles have LoRA ({MERGE.format(folder=folder)})"
         )
 
@@ -383,7 +383,7 @@ def _check_weights(folder: Path, config: Config, base_name: str, task_type: str,
 
 
 def check_for_merging(folder: Path) -> None:
-    """Raise InputError for an adapter of any kind that is not safe to be loaded by plain peft.
+    """Raise InputError for an adapter of any type that plain peft cannot load safely.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
@@ -399,7 +399,7 @@ def check_for_merging(folder: Path) -> None:
 
 
 def _modules_of(keys: Iterable[str]) -> list[str]:
-    """The names of the base's modules that the keys of an adapter's file are in, by peft's rule."""
+    """Names of the base's modules to which the keys of an adapter's file belong."""
     names: set[str] = set()
     for key in keys:
         parts = key.removeprefix(PREFIX).partition(".lora_")[0].split(".")
@@ -408,27 +408,27 @@ def _modules_of(keys: Iterable[str]) -> list[str]:
 
 
 def _embedding_of(key: str) -> str:
-    """Which embedding or head a key is of; "" for none."""
+    """The embedding or head that a key belongs to; "" for none."""
     return next((name for name in key.split(".") if name in EMBEDDINGS), "")
 
 
 def add_saved_adapter(
     model: nn.Module, folder: str | Path, name: str, overrides: Overrides, dtype: torch.dtype | None
 ) -> tuple[PeftModel, dict[str, Tensor]]:
-    """Put a saved LoRA adapter on the base, whole and frozen; return the model and a reward's head.
+    """Put a saved LoRA adapter on the base, frozen; return the model and a reward's head.
 
-    A reward adapter was trained inside a sequence classifier: its trunk's keys are those of the
-    language model, and the score head is left over, to be kept by the caller.
+    A reward adapter was trained inside a sequence classifier: the keys of its trunk are those of
+    the language model; the score head is returned to the caller.
 
     Args:
         model: the base, with peft's layers if it has adapters already.
         folder: the adapter's.
-        name: of the adapter on this base.
-        overrides: gets what has no place of its own in peft's layers (biases, copies of weights).
-        dtype: of what is not LoRA; None for the base's own.
+        name: the adapter's name on this base.
+        overrides: receives what peft's layers have no place for (biases, copies of weights).
+        dtype: type of what is not LoRA; None for the base's own.
 
     Raises:
-        InputError: a key of the adapter has no place in this base, or the other way round.
+        InputError: adapter and base do not fit each other.
     """
     base = base_of(model)
     place = f"{Path(folder) / CONFIG}"
@@ -449,11 +449,11 @@ def add_saved_adapter(
     _lay_over(model, folder, name, overrides, {k: state[k] for k in parts.biases + parts.copies})
 
     config.task_type, config.inference_mode, config.bias = "CAUSAL_LM", True, "none"
-    config.init_lora_weights = True  # all of them come from the file
+    config.init_lora_weights = True  # all weights come from the file
 
     whole = [module for module in config.modules_to_save or [] if module != "score"]
     tied = bool(config.ensure_weight_tying) and bool(set(whole) & set(EMBEDDINGS))
-    if tied:  # peft 0.21.2 finds what is tied for the first adapter alone
+    if tied:  # peft 0.21.2 finds tied weights only for the first adapter
         config.ensure_weight_tying = False
         held = {key.rpartition(".")[0].rpartition(".")[2] for key in parts.saved}
         whole = sorted(set(whole) | held & set(EMBEDDINGS))
@@ -463,7 +463,7 @@ def add_saved_adapter(
         model = put_adapter(model, config, name)
     except InputError as error:
         raise InputError(
-            f"{folder}: it has no place on the base, or beside the other roles' adapters: {error} "
+            f"{folder}: the adapter does not fit the base, or the other roles' adapters: {error} "
             f"({MERGE.format(folder=folder)})"
         ) from None
     if tied:
@@ -483,7 +483,7 @@ def add_saved_adapter(
         ) from None
 
     unexpected = list(outcome.unexpected_keys) + parts.unknown
-    # Of tied rows the file holds one copy, which both names stand for.
+    # The file has one copy of tied rows, under one of two names.
     named = dict(model.named_parameters(remove_duplicate=False))
     loaded = {id(p) for key, p in named.items() if key not in outcome.missing_keys}
     missing = [
@@ -495,8 +495,8 @@ def add_saved_adapter(
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise InputError(
-            f"{folder}: the adapter does not fit the base ({len(missing)} weights missing, "
-            f"{len(unexpected)} unexpected, {first} for one): was it trained on another model?"
+            f"{folder}: the adapter does not fit the base ({len(missing)} weights are missing, "
+            f"{len(unexpected)} are unexpected, for example {first}): was it trained on another?"
         )
 
     for key, parameter in model.named_parameters():
@@ -509,7 +509,7 @@ def add_saved_adapter(
 def _lay_over(
     model: nn.Module, folder: str | Path, name: str, overrides: Overrides, state: dict[str, Tensor]
 ) -> None:
-    """Hold these weights for the adapter, but those that are the base's own."""
+    """Keep these weights for the adapter, except those that equal the base's."""
     base = base_of(model)
     places: dict[str, tuple[nn.Module, str]] = {}
     tensors: dict[str, Tensor] = {}
@@ -518,7 +518,7 @@ def _lay_over(
         module = base_module(base, path)
         own: Any = None if module is None else module._parameters.get(attribute)
         if module is None or own is None or own.shape != saved.shape:
-            found = "nothing of that name" if own is None else f"one of {list(own.shape)}"
+            found = "nothing with that name" if own is None else f"one of {list(own.shape)}"
             raise InputError(
                 f"{folder}: {key} is {list(saved.shape)}, but the base has {found} "
                 f"({MERGE.format(folder=folder)})"

@@ -1,4 +1,4 @@
-"""What a base says of itself before its weights are loaded: its folder, config and fingerprint."""
+"""A base's folder, config and fingerprint, checked before its weights are loaded."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from toolkit.errors import InputError
 
 
 def check_base(name: str) -> None:
-    """Raise InputError if ``name`` is neither a folder with a model nor the shape of a Hub id."""
+    """Raise InputError if ``name`` is neither a folder with a model nor like a Hub id."""
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"{name}: no config.json (give the folder of a saved model)")
+            raise InputError(f"{name} has no config.json (give the folder of a saved model)")
         if not list(path.glob("*.safetensors")):
-            raise InputError(f"{name}: no *.safetensors (pickled weights are not loaded)")
+            raise InputError(f"{name} has no *.safetensors (pickled weights are not loaded)")
     elif name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"model_name_or_path: {name}: no such folder", "model_name_or_path")
 
@@ -24,40 +24,43 @@ def check_base(name: str) -> None:
 def load_config(
     name: str, revision: str = "main", trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """The model's config.
+    """Load the model's config.
 
     Raises:
-        InputError: there is none, or transformers does not know its type.
+        InputError: there is no config, or transformers does not know its type.
     """
     try:
         return AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{name}: config not loaded: {first_line(error)}") from None
+        raise InputError(f"{name}: the config cannot be loaded: {first_line(error)}") from None
 
 
 def context_length(name: str, revision: str = "main") -> int | None:
-    """The most tokens that the model was made for, by its config; None where it does not say.
+    """Return the largest context in tokens, by the model's config; None if it does not say.
 
-    A model with rotary positions would run on beyond it and write nonsense; one with learned
-    positions would crash. Reads no weights.
+    Beyond it, a model with rotary positions would write nonsense and one with learned positions
+    would crash. No weights are read.
     """
     config = load_config(name, revision).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
 def vocabulary_size(name: str, revision: str = "main") -> int | None:
-    """How many rows the model's embedding has, by its config; None where that cannot be read."""
+    """Return the rows of the model's embedding, by its config; None if that cannot be read."""
     try:
         config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
-    except (OSError, ValueError):  # a config in code of its own, or no network: the weights tell
+    except (
+        OSError,
+        ValueError,
+    ):  # a config with its own code, or no network: the weights will show it
         return None
     return getattr(config, "vocab_size", None)
 
 
 def is_tied(name: str, revision: str = "main") -> bool:
-    """Whether the model's embedding is its output head too, by its config."""
+    """Whether the model's embedding is also its output head, by its config."""
     try:
         config = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
     except (OSError, ValueError):
@@ -76,10 +79,10 @@ def check_context(name: str, tokens: int, revision: str = "main") -> None:
 
 
 def base_fingerprint(name: str) -> str | None:
-    """A short hash of a local model's config and weights, to tell one base from another.
+    """Hash a local model's config and weights, to tell one base from another.
 
-    Of each safetensors file the size and the first and last 64 KiB are hashed, so that a large
-    model takes no longer than a small one. None for a model that is not a local folder.
+    The size and the first and last 64 KiB of each safetensors file are hashed, so a large model
+    takes no longer than a small one. Returns None for a model that is not a local folder.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -102,5 +105,5 @@ def base_fingerprint(name: str) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says."""
+    """Return the first line of an exception's message."""
     return str(error).strip().split("\n")[0]

@@ -1,4 +1,4 @@
-"""Proof that the base is what it was before an adapter was put on it."""
+"""Check that putting adapters on the base does not change it."""
 
 import zlib
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from toolkit.errors import InputError
 
-SAMPLED = 1 << 16  # elements of each tensor: a base of 300 tensors takes a third of a second
+SAMPLED = 1 << 16  # elements of each tensor; a base of 300 tensors takes a third of a second
 
 
 class BaseWeights:
-    """A mark of each of the base's tensors, by which a change is seen.
+    """A checksum of each of the base's tensors, to detect changes.
 
-    All elements count of a tensor of up to ``SAMPLED``, so many in equal steps of a larger one:
-    what changes a base (a start by PiSSA, OLoRA, KaSA) changes each of a layer's weights. A weight
-    in 4 bits is marked by its packed bytes and its scales.
+    All elements of a tensor of up to ``SAMPLED`` count, and that many in equal steps of a larger
+    one: whatever changes a base (an initialization by PiSSA, OLoRA, KaSA) changes every weight of a
+    layer. For a weight in 4 bits, its packed bytes and scales count.
 
     Args:
-        model: the base, before its first adapter. Its modules are looked up again in ``check``
-            wherever peft has put them.
+        model: the base, before its first adapter. ``check`` finds its modules again wherever peft
+            has put them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,20 +33,20 @@ class BaseWeights:
 
     @torch.no_grad()
     def check(self, adapter: object) -> None:
-        """Raise InputError, naming tensor and adapter, unless every tensor is as it was."""
+        """Raise InputError, naming tensor and adapter, if a tensor has changed."""
         for path, module, name, mark in self._marks:
             now = dict(_own(module)).get(name)
             if now is None or _mark(now) != mark:
                 raise InputError(
                     f"{adapter}: putting it on changed {path} of the base, which all roles share "
-                    "(start it otherwise, or merge it into the base first: recipes/merge.py)"
+                    "(initialize it otherwise, or merge it into the base first: recipes/merge.py)"
                 )
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A module's own parameters and buffers; not those of modules within.
+    """Yield a module's own parameters and buffers, without those of inner modules.
 
-    Nor buffers that are worked out anew, as a rotary embedding's frequencies are for a longer text.
+    Buffers that are recomputed (a rotary embedding's frequencies for longer texts) are left out.
     """
     passing = module._non_persistent_buffers_set
     for held in (module._parameters, module._buffers):
@@ -65,10 +65,10 @@ def _mark(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _sum(tensor: Tensor) -> int:
-    """A checksum of a tensor's sampled elements, bit by bit."""
+    """Return a checksum of the bits of a tensor's sampled elements."""
     if tensor.is_meta or tensor.numel() == 0:
         return 0
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
-    # An odd step, so that the sample is not of a few columns alone.
+    # The step is odd, so that the sample does not stay in a few columns.
     sample = flat[:: (flat.numel() // SAMPLED) | 1].contiguous().cpu()
     return zlib.crc32(sample.view(torch.uint8).numpy().tobytes())

@@ -1,18 +1,18 @@
-"""Experts in 4 bits: the 3-D weights of mixture-of-experts models, which quantized loading leaves.
+"""Mixture-of-experts weights in 4 bits, which quantized loading leaves in 16.
 
-transformers 5 holds all experts of a layer in one parameter (E, out, in), and bitsandbytes' 4-bit
-loading quantizes ``nn.Linear`` alone: of Qwen3-30B-A3B 58 GB would stay in 16 bits. Here these
-parameters are NF4 with double quantization, as the linear layers are, by bitsandbytes' own
-parametrisation: whoever reads ``experts.gate_up_proj`` gets the unpacked weight.
+transformers 5 holds all experts of a layer in one 3-D parameter (E, out, in), but 4-bit loading by
+bitsandbytes quantizes only ``nn.Linear``: 58 GB of Qwen3-30B-A3B would stay in 16 bits. Here these
+parameters are NF4 with double quantization, like the linear layers, by bitsandbytes' own
+parametrization: code that reads ``experts.gate_up_proj`` gets the unpacked weight.
 
-Two things are added to it. A layer's weights are unpacked once for each pass, not at each of a
-hundred reads. And autograd does not keep them: it would save the unpacked weights of every layer
-for the backward pass, and the memory won would be lost. Of a view of such a weight only its place
-is noted, and that place alone is unpacked again when the backward pass comes to it. Measured on a
-CPU with 103 million weights in 8 layers, fp32: a forward pass left 77 MB, as with wide weights;
-bitsandbytes' parametrisation alone left 461. One layer at a time is unpacked.
+Two things are added. A layer's weights are unpacked once a pass, not at each of a hundred reads.
+And autograd does not keep the unpacked weights of every layer for the backward pass, which would
+lose the memory again. It records only the place of a view of such a weight, and the backward pass
+unpacks that place again. Measured on a CPU with 103 million weights in 8 layers, fp32: a forward
+pass left 77 MB, as with unquantized weights; bitsandbytes' parametrization alone left 461. One
+layer at a time is unpacked.
 
-A base in this form is not for saving: transformers cannot load it again (5.23).
+Do not save a base in this form: transformers cannot load it again (5.23).
 """
 
 import types
@@ -44,11 +44,11 @@ from toolkit.maths.precision import autocast_type
 BLOCK = 64  # weights with one 8-bit scale
 BLOCKS = 256  # scales with one scale of their own
 KERNEL_LIMIT = 1 << 31  # bitsandbytes counts weights in an int
-ROUTERS = ("gate", "router")  # beside the experts, in all families of transformers 5.23
+ROUTERS = ("gate", "router")  # next to the experts, in all families of transformers 5.23
 
 
 class _Packed(Bnb4bitParametrization):
-    """A weight in NF4; what reads it gets it unpacked.
+    """A weight in NF4, which is unpacked when it is read.
 
     Attributes:
         quant_state: its scales and its shape.
@@ -61,13 +61,13 @@ class _Packed(Bnb4bitParametrization):
         return self.unpacked(packed) if self.whole is None else self.whole
 
     def unpacked(self, packed: Tensor) -> Tensor:
-        """The whole weight in its own shape."""
+        """Return the whole weight in its own shape."""
         shape = self.quant_state.shape
         return self.piece(packed, 0, shape.numel()).view(shape)
 
     @torch.no_grad()
     def piece(self, packed: Tensor, start: int, stop: int) -> Tensor:
-        """Weights ``start`` to ``stop`` (N,) of the flattened one, the same to the last bit.
+        """Return weights ``start`` to ``stop`` (N,) of the flattened weight, bit for bit.
 
         ``start`` is a multiple of BLOCK * BLOCKS, where a scale of scales begins.
         """
@@ -93,14 +93,14 @@ class _Packed(Bnb4bitParametrization):
         return dequantize_4bit(packed.view(-1)[start // 2 : -(-stop // 2)], part)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """``Module.to`` and the like: bitsandbytes' scales are no buffers and would stay behind."""
+        """Move bitsandbytes' scales with ``Module.to``, because they are not buffers."""
         self.quant_state.to(fn(self.quant_state.absmax).device)
         return super()._apply(fn, recurse)
 
 
 @dataclass
 class _Place:
-    """Where in a packed weight a saved tensor lay."""
+    """The place of a saved tensor in a packed weight."""
 
     of: _Packed
     packed: Tensor
@@ -110,7 +110,7 @@ class _Place:
     offset: int
 
     def unpacked(self) -> Tensor:
-        """The tensor, made of the blocks that it touches: of 128 experts one, if it was one."""
+        """Unpack the tensor from the blocks that it touches (of one expert, only that one's)."""
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         aligned = BLOCK * BLOCKS
         start = self.offset // aligned * aligned
@@ -121,7 +121,7 @@ class _Place:
 
 
 def _forward(module: Any, *args: object, **kwargs: object) -> Any:
-    """The experts' own forward pass, their weights unpacked for as long as it runs."""
+    """Run the experts' own forward pass, with their weights unpacked meanwhile."""
     with ExitStack() as stack:
         storages: dict[int, tuple[_Packed, Tensor]] = {}
         for held, packed in _packed_in(module):
@@ -137,9 +137,9 @@ def _forward(module: Any, *args: object, **kwargs: object) -> Any:
 
 
 def _autocast_rounds(module: nn.Module) -> bool:
-    """Whether autocast would round the weights at each use, and autograd keep the rounded copies.
+    """Whether autocast would round the weights at each use and autograd keep rounded copies.
 
-    It does not touch the grouped products that transformers has beside these.
+    It does not touch transformers' grouped products.
     """
     own_forward = not hasattr(module, "has_gate")
     implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
@@ -148,10 +148,10 @@ def _autocast_rounds(module: nn.Module) -> bool:
 
 @contextmanager
 def _kept_as_places(storages: dict[int, tuple[_Packed, Tensor]]) -> Iterator[None]:
-    """Autograd notes views of these storages by their place; others go the way they would have.
+    """Let autograd record views of these storages by place; other tensors are kept as usual.
 
-    Only the innermost hooks are called, so those around these (gradient checkpointing's, which
-    keep nothing) are called from here.
+    Only the innermost hooks are called, so outer hooks (gradient checkpointing's, which keep
+    nothing) are called from here.
     """
     outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
 
@@ -179,25 +179,25 @@ def _kept_as_places(storages: dict[int, tuple[_Packed, Tensor]]) -> Iterator[Non
 
 
 def _packed_in(module: nn.Module) -> list[tuple[_Packed, Tensor]]:
-    """The module's weights in 4 bits."""
+    """List the module's weights in 4 bits."""
     lists = getattr(module, "parametrizations", {})
     return [(p[0], p.original) for p in lists.values() if isinstance(p[0], _Packed)]
 
 
 def _holds_experts(module: nn.Module) -> bool:
-    """Whether a module is one of experts.
+    """Whether a module holds experts.
 
     transformers' ``use_experts_implementation`` sets ``has_gate`` and ``is_transposed``; families
-    with a forward pass of their own (Llama 4) are known by the name of the class.
+    with their own forward pass (Llama 4) are recognized by the class name.
     """
     marked = hasattr(module, "has_gate") and hasattr(module, "is_transposed")
     return marked or "Experts" in type(module).__name__
 
 
 def expert_parameters(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Module and name of each frozen expert weight that is not in 4 bits: 3-D or more, floating.
+    """List module and name of each frozen expert weight that is not in 4 bits (3-D or more).
 
-    Biases have two dimensions and stay; so do weights of more than 2**31 numbers, which
+    Biases have two dimensions and stay unquantized; so do weights of more than 2**31 numbers, which
     bitsandbytes cannot count.
     """
     return [
@@ -215,16 +215,16 @@ def _fits(parameter: Tensor) -> bool:
 
 
 def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
-    """Put all frozen expert weights in NF4 with double quantization, one after the other.
+    """Quantize all frozen expert weights to NF4 with double quantization, one by one.
 
-    Those that were quantized while they were loaded (``experts_in_4bit``) are taken as they are.
+    Weights that were quantized while loading (``experts_in_4bit``) stay as they are.
 
     Args:
-        model: frozen; trained parameters stay as they are.
-        compute_dtype: what they are unpacked to.
+        model: the model; trained parameters are not changed.
+        compute_dtype: type of the unpacked weights.
 
     Returns:
-        How many parameters are in 4 bits now that were not before.
+        the number of parameters that were quantized here.
     """
     loaded = [
         (module, name)
@@ -240,7 +240,7 @@ def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
         if isinstance(weight, bnb.nn.Params4bit):
             packed, state = weight.data, weight.quant_state
         else:
-            # Flat: on a CPU bitsandbytes errs by a quarter where rows are no multiple of a block.
+            # Flatten: on a CPU bitsandbytes errs by a quarter if rows are not multiples of a block.
             packed, state = quantize_4bit(
                 weight.data.reshape(-1),
                 blocksize=BLOCK,
@@ -256,14 +256,14 @@ def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
 
         lists: Any = module.parametrizations
         lists[name][0] = _Packed(state)
-        # A bound method, not a closure: a deep copy's must be bound to the copy.
+        # A bound method, not a closure, so that a deep copy's is bound to the copy.
         module.forward = types.MethodType(_forward, module)
 
     return len(loaded) + len(wide)
 
 
 class _Quantize(ConversionOps):
-    """transformers' quantization of weights at hand, experts among them."""
+    """transformers' quantization of loaded weights, including experts."""
 
     def __init__(self, quantizer: "_Quantizer") -> None:
         self.quantizer = quantizer
@@ -281,14 +281,14 @@ class _Quantize(ConversionOps):
                 weight: Any = bnb.nn.Params4bit(
                     tensor.contiguous(), quant_type="nf4", compress_statistics=True, blocksize=BLOCK
                 )
-                result[name] = weight.to(tensor.device)  # where it is packed
+                result[name] = weight.to(tensor.device)  # it is packed there
             else:
                 result[name] = value
         return result
 
 
 class _Quantizer(Bnb4BitHfQuantizer):
-    """transformers' 4-bit loading, of experts too."""
+    """transformers' 4-bit loading, including experts."""
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: object) -> bool:
         module, name = get_module_from_name(model, param_name)
@@ -305,10 +305,10 @@ class _Quantizer(Bnb4BitHfQuantizer):
 
 @contextmanager
 def experts_in_4bit() -> Iterator[None]:
-    """Around ``from_pretrained`` of a 4-bit model: experts are quantized as they are loaded.
+    """Quantize experts while ``from_pretrained`` of a 4-bit model loads them.
 
-    No more than one layer's are then wide at a time. ``quantize_experts`` must follow: until then
-    the model cannot run.
+    At most one layer's experts are then unquantized at a time. ``quantize_experts`` must follow:
+    the model cannot run before.
     """
     usual = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = _Quantizer
@@ -319,7 +319,7 @@ def experts_in_4bit() -> Iterator[None]:
 
 
 def share_in_4bit(model: nn.Module) -> str:
-    """A line: "experts: 93 % of the weights are in 4 bits, the others take 1.3 GB"."""
+    """Return a line: "experts: 93 % of the weights are in 4 bits, the others take 1.3 GB"."""
     in_four = sum(
         held.quant_state.shape.numel() for m in model.modules() for held, _ in _packed_in(m)
     )
@@ -338,27 +338,25 @@ def share_in_4bit(model: nn.Module) -> str:
 
 
 def untrained_parts(model: PreTrainedModel) -> list[str]:
-    """Full paths of the modules that LoRA must leave alone in a model with experts; else none.
+    """List the modules that LoRA must leave alone in a model with experts, by full path.
 
-    To be asked before peft has wrapped anything. Found by experiment with peft 0.21.2 on Qwen3-MoE,
-    Qwen3-Next, Mixtral, DeepSeek-V2 and V3, GPT-OSS, Qwen3.5-MoE and Llama 4. What they are:
+    Call this before peft has wrapped anything. Found by experiment with peft 0.21.2 on Qwen3-MoE,
+    Qwen3-Next, Mixtral, DeepSeek-V2 and V3, GPT-OSS, Qwen3.5-MoE and Llama 4. The modules are:
 
-    Experts. peft reads "all-linear" as experts and routers too (``target_parameters``) in families
-    whose experts were linear layers in transformers 4 (the first five), and not in the others. On
-    wide weights that is exact, and adapters take turns. In 4 bits peft finds no such parameter by
-    its short name and says nothing: one configuration means other layers on a 4-bit base than on a
-    wide one, and what was trained on the one does not fit the other. Named by full paths they are
-    wrapped in another order, and do not fit either. And autograd keeps W + B A of trained experts
-    for every layer, unpacked.
+    Experts. In families whose experts were linear layers in transformers 4 (the first five), peft
+    takes "all-linear" to include experts and routers (``target_parameters``); in the others not. On
+    unquantized weights that is exact. In 4 bits peft silently finds no such parameter by its short
+    name: the same configuration means other layers on a 4-bit base than on an unquantized one, and
+    adapters of one do not fit the other. Named by full paths they are wrapped in another order, and
+    do not fit either. And for every layer autograd keeps the unpacked W + B A of trained experts.
 
-    Routers. peft adapts them in the same five families alone. One that is a linear layer with a
-    forward pass of its own (Llama 4; Phi-MoE, by its source) returns a tuple, on which peft's layer
-    fails.
+    Routers. peft adapts them only in the same five families. A router that is a linear layer with
+    its own forward pass (Llama 4; Phi-MoE, by its source) returns a tuple, on which peft fails.
 
     Linear layers whose last name was an expert's. In the same families peft takes ``gate_proj``,
-    ``up_proj`` and ``down_proj`` for the experts' parameters wherever they are, and whichever way
-    they are named: dense layers and shared experts (DeepSeek, Qwen3-Next) get no LoRA of their own,
-    and to name them brings the experts in.
+    ``up_proj`` and ``down_proj`` for the experts' parameters, wherever they are and however they
+    are named: dense layers and shared experts (DeepSeek, Qwen3-Next) get no LoRA of their own, and
+    naming them includes the experts.
     """
     parts = []
     mapped: dict[str, bool] = {}
@@ -383,10 +381,10 @@ def untrained_parts(model: PreTrainedModel) -> list[str]:
 
 
 def _taken_for_experts(model: PreTrainedModel, name: str) -> bool:
-    """Whether peft reads a target of this name as a part of the experts."""
+    """Whether peft takes a target with this name for a part of the experts."""
     config = LoraConfig(target_modules=[name])
     try:
         convert_peft_config_for_transformers(config, model, None)
-    except ValueError:  # one of two that are one parameter in the experts
+    except ValueError:  # one of two names that share one parameter in the experts
         return True
     return name not in (config.target_modules or ())

@@ -1,14 +1,15 @@
-"""What a model is, by its config alone: which class holds it, how its logits are made, its cache.
+"""What a model's config reveals: the class to load, how logits are made, and the cache.
 
-Everything here is decided before a weight is read, so that a model that cannot be used is refused
-in one line. What a config promises is held against the loaded model by ``self_checks``.
+All of this is decided before a weight is read, so that an unusable model is refused in one line.
+``self_checks`` compares what a config promises with the loaded model.
 
-    language model     AutoModelForCausalLM knows most, composite ones among them (Gemma 3 and 4, as
-                       published; of Qwen3.5 it takes the language model alone). Others that read
-                       images and text (Ministral 3, Qwen-VL) come by AutoModelForImageTextToText.
-                       Text goes in and text comes out; adapters stay off the other parts
-    reward model       transformers' sequence classifier, where it has one whose trunk is the
-                       language model's; elsewhere a score head on that trunk itself
+    language model     AutoModelForCausalLM knows most, including composite ones (Gemma 3 and 4 as
+                       published; of Qwen3.5 it loads only the language model). Other models that
+                       read images and text (Ministral 3, Qwen-VL) load with
+                       AutoModelForImageTextToText. Only text is used, and adapters stay off the
+                       other parts
+    reward model       transformers' sequence classifier, if it has one on the language model's
+                       trunk; otherwise a score head on that trunk
 """
 
 import inspect
@@ -38,53 +39,53 @@ from transformers.models.auto.modeling_auto import (
 from toolkit.errors import InputError
 from toolkit.models.peft_wrappers import base_of
 
-AutoClass = type[_BaseAutoModelClass]  # what has from_pretrained and from_config
-# Fields of configs by which logits are multiplied behind the head, and those that divide them.
+AutoClass = type[_BaseAutoModelClass]  # a class with from_pretrained and from_config
+# Config fields that multiply logits after the head, and those that divide them.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
 CAPS = ("final_logit_softcapping", "logits_soft_cap")
-MULTIPLIED = ("hyperclovax",)  # families that multiply by what others divide by
-# Output heads of most families: never quantized (a quantized `score` asserts in its forward pass).
+MULTIPLIED = ("hyperclovax",)  # families that multiply by a field of DIVISORS
+# Output heads of most families, never quantized (a quantized `score` fails in its forward pass).
 LANGUAGE_HEADS, SCORE_HEAD = ("lm_head", "embed_out"), "score"
 HEADS = (*LANGUAGE_HEADS, SCORE_HEAD)
-# What forward passes call the cache: most before transformers 5.24; Mamba before it; all since.
+# Names of the cache in forward passes: before transformers 5.24 (most, Mamba), and since.
 CACHES = ("past_key_values", "cache_params", "cache")
-# What a family's code may end in that was not made for a cache, a mask or positions from outside.
+# Errors of code that was not made for an outside cache, mask or positions.
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
-# Types whose sequence classifier has a head that is not called `score`.
+# Types whose sequence classifier has a head with another name than `score`.
 OTHER_CLASSIFIERS = ("ctrl", "modernbert-decoder")
-# Families that fail the checks at load, by what they do otherwise (transformers 5.23).
+# Families that fail the checks at load, with the reason (transformers 5.23).
 REFUSED = {
-    "minimax": "keeps its cache in a form of its own",
+    "minimax": "keeps its cache in its own form",
     "paligemma": "reads its prompt in both directions",
     "recurrent_gemma": "does not keep padding out of its recurrent layers",
-    "xlstm": "keeps its cache in a form of its own",
+    "xlstm": "keeps its cache in its own form",
 }
-# Families whose code reads a quantized weight as if it were none (transformers 5.23).
+# Families whose code reads quantized weights as if they were not (transformers 5.23).
 NOT_IN_4BIT = {"mamba": "dt_proj"}
 
 
 @dataclass(frozen=True)
 class LogitRule:
-    """What a family does to its head's output: z -> scale z, then cap tanh(z / cap).
+    """How a family changes its head's output: z -> scale z, then cap tanh(z / cap).
 
     Attributes:
-        scale: a constant, which is as good as another temperature.
-        cap: a bound that logits approach; None for none.
+        scale: a constant factor, equivalent to another temperature.
+        cap: a bound that logits approach; None for no bound.
     """
 
     scale: float = 1.0
     cap: float | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """The model's logits, fp32 where anything is done to them, of its head's output."""
+        """Compute logits from the head's output; they are fp32 if the rule changes them."""
         if self == LogitRule():
             return logits
         logits = logits.float() * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def said(self) -> str:
-        """The rule in words; empty if there is none."""
+        """Describe the rule; empty if it changes nothing."""
         words = [] if self.scale == 1.0 else [f"multiplied by {self.scale:g}"]
         words += [] if self.cap is None else [f"capped at {self.cap:g}"]
         return " and ".join(words)
@@ -92,15 +93,15 @@ class LogitRule:
 
 @dataclass(frozen=True)
 class Family:
-    """How models of one type are held.
+    """How models of one type are loaded.
 
     Attributes:
-        model_type: as configs have it.
+        model_type: the type in configs.
         auto: the class of transformers that loads the language model.
-        model_class: what that makes.
+        model_class: the class that it makes.
         classifier: "stock" (AutoModelForSequenceClassification), or "trunk": a head on the trunk.
-        composite: there is more in the checkpoint than a language model.
-        logits: what happens behind the head.
+        composite: whether the checkpoint has more than a language model.
+        logits: what happens after the head.
     """
 
     model_type: str
@@ -112,17 +113,17 @@ class Family:
 
     @property
     def heads(self) -> list[str]:
-        """Names of the output head, by which bitsandbytes is told to leave it as it is."""
+        """Names of the output head, which bitsandbytes must not quantize."""
         tied = getattr(self.model_class, "_tied_weights_keys", None) or {}
         own = [key.removesuffix(".weight") for key in tied if key.count(".") == 1]
         return sorted({*HEADS, *own})
 
     def notes(self) -> list[str]:
-        """What of this family is unlike a plain language model, in a line each."""
+        """One line for each way in which this family differs from a plain language model."""
         lines = []
         if self.composite:
             lines.append(
-                f"{self.model_type}: text alone goes in, and adapters are on its language model"
+                f"{self.model_type}: only text is used, and adapters are on its language model"
             )
         if self.logits.said():
             lines.append(f"{self.model_type}: its logits are {self.logits.said()}")
@@ -130,29 +131,29 @@ class Family:
 
 
 def family_of(config: PreTrainedConfig, name: str = "") -> Family:
-    """How models with this config are held.
+    """Return how models with this config are loaded.
 
     Args:
         config: of the model.
         name: of the model, for messages.
 
     Raises:
-        InputError: a model that no causal language model can be had of, with the reason.
+        InputError: the model has no causal language model; the message says why.
     """
     kind = config.model_type or type(config).__name__
     before = f"{name}: a {kind} model" if name else f"a {kind} model"
 
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"{before} has an encoder and a decoder (take a causal language model)")
+        raise InputError(f"{before} has an encoder and a decoder (choose a causal language model)")
 
     reads_both_ways = kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation")
     if reads_both_ways and not getattr(config, "is_decoder", False):
-        raise InputError(f"{before} reads in both directions (take a causal language model)")
+        raise InputError(f"{before} reads in both directions (choose a causal language model)")
 
     if kind in REFUSED:
         raise InputError(
-            f"{before} {REFUSED[kind]}: sampled log-probs would not be those of a whole pass, so "
-            "it is not supported (take another family)"
+            f"{before} {REFUSED[kind]}, so sampled log-probs would differ from those of a whole "
+            "pass: it is not supported (choose another family)"
         )
 
     auto: AutoClass = AutoModelForCausalLM
@@ -168,8 +169,8 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     model_class: Any = found[0] if isinstance(found, tuple) else found
     if not _inputs(model_class.forward).intersection(CACHES):
         raise InputError(
-            f"{before} takes no cache of transformers' (past_key_values), without which it cannot "
-            "be sampled from here"
+            f"{before} does not accept a cache of transformers (past_key_values), without which "
+            "sampling is not possible here"
         )
 
     return Family(
@@ -183,23 +184,23 @@ def family_of(config: PreTrainedConfig, name: str = "") -> Family:
 
 
 def check_precision(family: Family, precision: str, name: str) -> None:
-    """Raise InputError for a family that cannot be held in 4 bits, where that is asked for."""
+    """Raise InputError if the precision is 4bit and the family cannot be held in 4 bits."""
     read = NOT_IN_4BIT.get(family.model_type)
     if precision == "4bit" and read is not None:
         raise InputError(
-            f"{name}: a {family.model_type} model reads the weight of {read} past bitsandbytes, so "
+            f"{name}: a {family.model_type} model bypasses bitsandbytes when it reads {read}, so "
             "it cannot be held in 4 bits (pass --precision bf16 or fp32)",
             "precision",
         )
 
 
 def check_recomputing(model: PreTrainedModel, wanted: bool | None) -> None:
-    """Raise InputError if activations are to be recomputed, and the family's code does not."""
+    """Raise InputError if activations must be recomputed, but the model's code cannot."""
     if wanted and not model.supports_gradient_checkpointing:
         raise InputError(
             f"{type(model).__name__} cannot recompute its activations (leave out "
             "gradient_checkpointing and activation_checkpointing; a smaller "
-            "--per_device_train_batch_size saves memory too)",
+            "--per_device_train_batch_size also saves memory)",
             "gradient_checkpointing",
         )
 
@@ -210,16 +211,16 @@ def _inputs(forward: Callable[..., object]) -> frozenset[str]:
 
 
 def _classifier(config: PreTrainedConfig, model_class: Any) -> str:
-    """Whether transformers' classifier has the language model's trunk."""
+    """Return "stock" if transformers' classifier has the language model's trunk, else "trunk"."""
     found: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if found is None or config.model_type in OTHER_CLASSIFIERS:
         return "trunk"
-    # Qwen3.5's takes the whole checkpoint, and its language model a part of it.
+    # Qwen3.5's classifier takes the whole checkpoint, its language model only a part.
     return "stock" if found.config_class is model_class.config_class else "trunk"
 
 
 def logit_rule(config: PreTrainedConfig) -> LogitRule:
-    """What a model with this config does to its head's output."""
+    """Return how a model with this config changes its head's output."""
     text: Any = config.get_text_config()
 
     def first(names: tuple[str, ...]) -> float | None:
@@ -232,11 +233,11 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
 
 
 def empty_model(config: PreTrainedConfig, **options: object) -> PreTrainedModel:
-    """The language model without storage, frozen: for looking at its layers.
+    """Make the language model without storage, frozen, to inspect its layers.
 
     Args:
         config: of the model.
-        options: of ``from_config`` (dtype, attn_implementation).
+        options: for ``from_config`` (dtype, attn_implementation).
     """
     with torch.device("meta"):
         model = family_of(config).auto.from_config(config, **options)
@@ -244,12 +245,12 @@ def empty_model(config: PreTrainedConfig, **options: object) -> PreTrainedModel:
 
 
 def fit_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a pass under the names that the model knows.
+    """Rename the inputs of a pass to what the model accepts.
 
-    Its own word for the cache is found; positions go to models that take them; and state-space
-    models (Mamba), which remember nothing token by token, want the mask of the new tokens alone.
+    The cache gets the model's name for it; positions go only to models that take them; state-space
+    models (Mamba), which remember no single token, get the mask of the new tokens alone.
     """
-    # peft's own forward pass names few of the inputs that it hands on.
+    # peft's own forward pass names few of the inputs that it passes on.
     known = _inputs(type(base_of(model)).forward)
     fitted = dict(inputs)
     if "position_ids" not in known:
@@ -266,22 +267,22 @@ def fit_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trunk_of(model: PreTrainedModel) -> Any:
-    """What gives a language model's last hidden states: the model without its head."""
+    """Return the model without its head, which gives the last hidden states."""
     if model.base_model is not model:
         return model.base_model
     return getattr(model, "model", None) or model.get_decoder()
 
 
 def heads_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The output head and the score head, of those that there are."""
+    """Return the output head and the score head, if they exist."""
     found = (model.get_output_embeddings(), getattr(model, "score", None))
     return [head for head in found if head is not None]
 
 
 def language_names(model: PreTrainedModel) -> list[str] | None:
-    """Names of all modules of the language model, with its heads; None where there are no others.
+    """List the modules of the language model with its heads; None if there are no others.
 
-    A composite model has more: a vision tower, say, and what projects its output.
+    A composite model has others, such as a vision tower and the projection of its output.
     """
     decoder = trunk_of(model).get_decoder()
     inside = {id(module) for module in decoder.modules()}

@@ -1,4 +1,4 @@
-"""Weights that are numbers: NaN and infinities are refused where they enter, by tensor and file."""
+"""Refusing weights with NaN or infinities, naming tensor and file."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,12 +13,12 @@ from toolkit.errors import InputError
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every element is a finite number; one pass, as fast as memory is."""
+    """Whether every element is finite; takes one pass over the memory."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    if tensor.element_size() == 1:  # torch compares no numbers of 8 bits
+    if tensor.element_size() == 1:  # torch cannot compare 8-bit floats
         tensor = tensor.to(torch.float32)
-    low, high = torch.aminmax(tensor.detach())  # NaN, if any element is
+    low, high = torch.aminmax(tensor.detach())  # NaN if any element is
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
@@ -27,29 +27,29 @@ def check_tensors(tensors: Iterable[tuple[str, Tensor]], place: str) -> None:
 
     Args:
         tensors: names and tensors.
-        place: what they are of: a file, mostly.
+        place: where they come from, usually a file, for the message.
     """
     for name, tensor in tensors:
         if not is_finite(tensor):
             odd = (~torch.isfinite(tensor.float())).sum().item()
             raise InputError(
                 f"{place}: {name}: {odd} of {tensor.numel()} numbers are NaN or infinite (the file "
-                "is broken, or its training diverged: take an earlier one)"
+                "is broken, or its training diverged: use an earlier one)"
             )
 
 
 def check_file(path: Path, what: str | None = None) -> None:
-    """Raise InputError if a tensor of a safetensors file is not finite, or the file not readable.
+    """Raise InputError if a safetensors file has a tensor that is not finite, or is unreadable.
 
     Args:
         path: the file, which is read tensor by tensor.
-        what: the argument that named it, for the message.
+        what: the argument that names it, for the message.
     """
     place = str(path) if what is None else f"{what}: {path}"
     try:
         _check(path, place)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{place}: not readable: {error}") from None
+        raise InputError(f"{place} cannot be read: {error}") from None
 
 
 def _check(path: Path, place: str) -> None:
@@ -58,16 +58,16 @@ def _check(path: Path, place: str) -> None:
 
 
 def check_weights_of(name: str, revision: str = "main") -> bool:
-    """Raise InputError if a weight of the model's files is not finite.
+    """Raise InputError if a weight in the model's files is not finite.
 
-    Files are looked at, and not the loaded model: quantization makes numbers of NaN.
+    This checks files, not the loaded model, because quantization turns NaN into numbers.
 
     Args:
         name: folder or Hub id.
         revision: of a Hub id.
 
     Returns:
-        whether the files were there; those of a Hub id are once they were downloaded.
+        whether the files were there; those of a Hub id are there after a download.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -77,6 +77,6 @@ def check_weights_of(name: str, revision: str = "main") -> bool:
         folder = Path(config).parent
     files = sorted(folder.glob("*.safetensors"))
     for path in files:
-        with suppress(SafetensorError, OSError):  # a broken file: loading tells what is wrong
+        with suppress(SafetensorError, OSError):  # loading a broken file reports what is wrong
             _check(path, str(path))
     return bool(files)

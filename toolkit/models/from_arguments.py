@@ -1,4 +1,4 @@
-"""What a recipe's flags name, checked and loaded: base, tokenizer and adapter."""
+"""Checking and loading what a recipe's flags name: base, tokenizer and adapter."""
 
 from pathlib import Path
 from typing import Literal
@@ -19,10 +19,10 @@ from toolkit.models.reload import verify_reload
 
 
 def check_model(args: ModelArguments) -> list[str]:
-    """What of the model is unlike a plain language model, in a line each, by its config.
+    """Check the model's config; return a line for each difference from a plain language model.
 
     Raises:
-        InputError: there is none, it cannot be used, or not in this precision.
+        InputError: there is no model, or it cannot be used in this precision.
     """
     check_base(args.model_name_or_path)
     way = way_to_load(
@@ -32,11 +32,11 @@ def check_model(args: ModelArguments) -> list[str]:
 
 
 def tokenizer_of(args: ModelArguments, adapter: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer (``load_tokenizer``): the one that was named, the adapter's, or the base's.
+    """Load the tokenizer: the one that was named, the adapter's, or the base's.
 
     Args:
         args: the base.
-        adapter: a policy adapter's folder; peft too takes the tokenizer that lies in it.
+        adapter: a policy adapter's folder, which may hold a tokenizer.
     """
     check_model(args)
     base, named = args.model_name_or_path, args.tokenizer_name_or_path
@@ -46,12 +46,12 @@ def tokenizer_of(args: ModelArguments, adapter: str | None = None) -> PreTrained
     if named is None or named == base:
         return load_tokenizer(base, args.model_revision, args.trust_remote_code)
     found = load_tokenizer(named, "main", args.trust_remote_code, base)
-    print(f"tokenizer: that of {named}, with {len(found)} tokens")
+    print(f"tokenizer: from {named}, with {len(found)} tokens")
     return found
 
 
 def base_of(args: ModelArguments, score_head: bool = False, seed: int = 0) -> PreTrainedModel:
-    """The base itself (``load_base``)."""
+    """Load the base (``load_base``)."""
     return load_base(
         args.model_name_or_path,
         args.precision,
@@ -63,23 +63,23 @@ def base_of(args: ModelArguments, score_head: bool = False, seed: int = 0) -> Pr
 
 
 def config_of(args: ModelArguments) -> PreTrainedConfig:
-    """The model's config (``load_config``)."""
+    """Load the model's config (``load_config``)."""
     return load_config(args.model_name_or_path, args.model_revision, args.trust_remote_code)
 
 
 def prompts_or_demo(args: ModelArguments, given: str | None, demo: str = DEMO_PROMPTS) -> str:
-    """The prompts that were given, or the demo's, which go with the embedded model alone.
+    """Return the given prompts, or the demo's, which fit only the embedded model.
 
     Raises:
-        InputError: none were given for another model.
+        InputError: no prompts were given for another model.
     """
     if given is not None:
         return given
 
     if not is_embedded_model(args.model_name_or_path):
         raise InputError(
-            f"prompts: none were given, and {demo} is made for the embedded model (say which "
-            f"prompts {args.model_name_or_path} is to continue: --prompts)",
+            f"prompts: none were given, and {demo} fits only the embedded model (choose the "
+            f"prompts that {args.model_name_or_path} continues with --prompts)",
             "prompts",
         )
     return demo
@@ -93,7 +93,7 @@ def check_length(args: ModelArguments, prompts: list[list[int]], response_length
 
 
 def longest_text(args: ModelArguments, max_length: int | None) -> int:
-    """``max_length`` in tokens, or the model's context where that is shorter."""
+    """Return ``max_length`` in tokens, or the model's context if that is shorter."""
     context = None
     if not args.trust_remote_code:
         context = context_length(args.model_name_or_path, args.model_revision)
@@ -103,7 +103,7 @@ def longest_text(args: ModelArguments, max_length: int | None) -> int:
 def verify_scores(
     args: ModelArguments, folder: str | Path, rows: list[list[int]], scores: list[float]
 ) -> None:
-    """Raise InputError unless a clean process gets these scores (``verify_reload``)."""
+    """Raise InputError unless a clean process computes these scores (``verify_reload``)."""
     difference = verify_reload(
         folder,
         args.model_name_or_path,
@@ -113,11 +113,11 @@ def verify_scores(
         args.model_revision,
         args.trust_remote_code,
     )
-    print(f"reloaded by plain peft in a clean process: scores differ by {difference:.2g}")
+    print(f"reloaded with plain peft in a clean process: scores differ by {difference:.2g}")
 
 
 def lora_of(args: LoraArguments, task_type: str) -> LoraConfig:
-    """LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
+    """Configure LoRA for "CAUSAL_LM" or "SEQ_CLS" (``lora_config``)."""
     return lora_config(args.lora_r, args.lora_alpha, args.lora_target_modules, task_type)
 
 
@@ -139,12 +139,12 @@ def check_start(
     copied: bool = False,
     head: bool = True,
 ) -> None:
-    """Raise InputError unless what TRL's trainers start from fits the base and them.
+    """Raise InputError unless the adapter to start from fits the base and TRL's trainers.
 
     Args:
         policy_adapter: a folder, if the policy starts from an adapter.
         args: the base.
-        lora: the adapter that is trained where none is given.
+        lora: the adapter to train if none is given.
         copied, head: as for ``check_for_trl``.
     """
     if policy_adapter is None:
@@ -157,5 +157,5 @@ def check_start(
 
 
 def reference_role(args: PromptArguments) -> Literal["policy_adapter", "base"]:
-    """The reference, as ``Roles`` has it."""
+    """Return the reference by its name in ``Roles``."""
     return args.reference if args.policy_adapter is not None else "base"

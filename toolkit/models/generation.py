@@ -15,9 +15,9 @@ from toolkit.models.families import fit_inputs
 
 
 class Sampled(NamedTuple):
-    """completion_ids int (B, C); mask bool (B, C), True up to the stop; logprobs fp32 (B, C).
+    """Completions: ids int (B, C); mask bool (B, C), True up to the stop; logprobs fp32 (B, C).
 
-    values fp32 (B, C), or None where the step gives none; both are 0 outside the mask.
+    values fp32 (B, C), or None if the step gives none. Both are 0 outside the mask.
     """
 
     completion_ids: Tensor
@@ -33,7 +33,7 @@ class Step:
     Attributes:
         run: inputs (B, n), attention mask (B, past + n), positions (B, n), cache -> logits (B, V)
             of the last position, and its value (B,) or None.
-        config: of the model, which says what each layer keeps.
+        config: of the model; determines what each layer keeps.
     """
 
     run: Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Tensor | None]]
@@ -46,7 +46,7 @@ class Step:
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values in a buffer made once; transformers' layer copies them at each token."""
+    """Keeps keys and values in one buffer; transformers' layer copies them at each token."""
 
     def __init__(self, room: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -73,10 +73,10 @@ class _RoomyLayer(DynamicLayer):
 
 
 def new_cache(config: PreTrainedConfig, room: int) -> Cache:
-    """An empty cache for ``room`` tokens, with a layer of the right kind for each of the model's.
+    """Make an empty cache for ``room`` tokens, with the right layer for each of the model's.
 
-    Layers with full attention keep keys and values in a buffer; what slides, or has a state instead
-    (convolutions, linear attention, Mamba), is kept by transformers' own layers.
+    Layers with full attention keep keys and values in a buffer. transformers' own layers are used
+    for sliding windows and for states (convolutions, linear attention, Mamba).
     """
     cache = DynamicCache(config=config)
     cache.layers = [
@@ -86,11 +86,11 @@ def new_cache(config: PreTrainedConfig, room: int) -> Cache:
 
 
 def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
-    """The step of a plain causal language model, which has no values.
+    """Make the step of a plain causal language model, which has no values.
 
     Args:
         model: the language model.
-        banned: (V,), added to the logits (``Actors.banned``); None for nothing.
+        banned: (V,), added to the logits (``Actors.banned``), or None.
     """
 
     def step(
@@ -111,7 +111,7 @@ def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
 
 
 def draw_uniforms(batch: int, response_length: int, generator: torch.Generator) -> Tensor:
-    """The noise of ``batch`` completions: fp64 (B, C), uniform in [0, 1), on the CPU."""
+    """Draw the noise of ``batch`` completions: fp64 (B, C), uniform in [0, 1), on the CPU."""
     return torch.rand((batch, response_length), generator=generator, dtype=torch.float64)
 
 
@@ -126,12 +126,11 @@ def sample(
     stop_ids: Sequence[int] = (),
     all_steps: bool = False,
 ) -> Sampled:
-    """Plain categorical sampling from softmax(logits / temperature); no top-k, no top-p.
+    """Sample completions from softmax(logits / temperature), without top-k or top-p.
 
-    The toolkit's own loop instead of ``generate``: without a stop token exactly C tokens come out,
-    end-of-text being a token like any other (``generate`` bans it then), and log-probabilities and
-    values fall out on the way. A completion's randomness is its own row of ``uniforms``, so it is
-    the same whatever the batch, the order or the number of processes.
+    Unlike ``generate``, this loop makes exactly C tokens if there is no stop token (``generate``
+    would then ban end-of-text), and returns log-probabilities and values. A completion's randomness
+    is its own row of ``uniforms``, so it does not depend on batch, order or number of processes.
     Source: openai/lm-human-preferences lm_human_preferences/language/sample.py:24-79.
 
     Args:
@@ -140,9 +139,9 @@ def sample(
         prompt_mask: bool (B, P).
         uniforms: fp64 (B, C) in [0, 1) (``draw_uniforms``).
         temperature: > 0.
-        pad_id: written behind a stop token.
-        stop_ids: end a completion behind any of these tokens; none for fixed length.
-        all_steps: make C steps even when every completion has ended.
+        pad_id: written after a stop token.
+        stop_ids: end a completion after any of these tokens; empty for fixed length.
+        all_steps: whether to make C steps even if every completion has ended.
     """
     (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
     device = prompt_ids.device
@@ -169,7 +168,7 @@ def sample(
         p = torch.softmax(scaled, dim=-1)
         token = inverse_cdf_sample(p, uniforms[:, t])
 
-        # log softmax at the token, without a pass of its own: z - max z + log max p.
+        # This is log softmax at the token without another pass: z - max z + log max p.
         chosen = scaled.gather(1, token.unsqueeze(1)).squeeze(1)
         logprob = chosen - scaled.amax(dim=-1) + p.amax(dim=-1).log()
 

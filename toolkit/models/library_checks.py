@@ -1,6 +1,6 @@
-"""Small checks of the libraries below: each was once wrong in silence, or would be without a cure.
+"""Small checks of the libraries: each was once silently wrong, or would be without a fix.
 
-Each returns None if all is well, or what is wrong. They take a second together and load nothing.
+Each returns what is wrong, or None. Together they take a second, and load nothing.
 """
 
 import copy
@@ -23,9 +23,9 @@ IDS, MASK = pad([[5, 6, 7, 8, 9, 10, 11, 12], [9, 8, 7, 6, 5]], 0, "left")
 
 
 def _roles() -> tuple[Roles, Any]:
-    """Roles whose adapters say something, and their base as it was."""
+    """Make roles with nonzero adapters, and a copy of their base."""
     torch.manual_seed(0)
-    # Learned positions: rotary ones, being relative, forgive a shift.
+    # Use learned positions, since rotary ones are relative and hide a shift.
     config = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=128, n_positions=64)
     base = GPT2LMHeadModel(config).requires_grad_(False).eval()
     bare = copy.deepcopy(base)
@@ -38,9 +38,9 @@ def _roles() -> tuple[Roles, Any]:
 
 
 def gradient_after_sampling() -> str | None:
-    """A 4-bit layer's gradient is the same before and after a pass in eval mode.
+    """Check that a 4-bit layer's gradient is the same before and after a pass in eval mode.
 
-    bitsandbytes repacks weights on CPUs with AVX512_BF16, and gradients go wrong, unless cured.
+    bitsandbytes repacks weights on CPUs with AVX512_BF16; without the fix, gradients are wrong.
     """
     torch.manual_seed(0)
     layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
@@ -64,7 +64,7 @@ def gradient_after_sampling() -> str | None:
 
 
 def padding_on_the_left() -> str | None:
-    """Positions are given by hand: without, logits of left-padded rows are far off."""
+    """Check that explicit positions give left-padded rows the right logits."""
     roles, _ = _roles()
     with torch.no_grad():
         padded = roles.logits(POLICY, IDS, MASK, 2)[1]
@@ -74,7 +74,7 @@ def padding_on_the_left() -> str | None:
 
 
 def captured_logprobs() -> str | None:
-    """Log-probs captured while sampling against a whole pass: cache and positions are right."""
+    """Check the log-probs of sampling against a whole pass, and so cache and positions."""
     roles, _ = _roles()
     noise = draw_uniforms(2, 8, torch.Generator().manual_seed(0))
     sampled = sample(roles.step(), IDS, MASK, noise, 0.7, 0)
@@ -86,7 +86,7 @@ def captured_logprobs() -> str | None:
 
 
 def adapters_off() -> str | None:
-    """The reference is the bare base, bit for bit, whatever the adapters hold."""
+    """Check that the reference equals the bare base bit for bit, whatever the adapters hold."""
     roles, bare = _roles()
     with torch.no_grad():
         policy = roles.logits(POLICY, IDS, MASK, 2)

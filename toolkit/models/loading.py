@@ -1,4 +1,4 @@
-"""Load the base model: 4-bit, bf16 or fp32; safetensors only."""
+"""Loading the base model in 4-bit, bf16 or fp32, from safetensors only."""
 
 import copy
 from contextlib import nullcontext
@@ -36,10 +36,10 @@ from toolkit.models.trunk_head import with_score_head
 
 
 class Fp32Head(nn.Linear):
-    """A linear head that computes in fp32 whatever the trunk's type, autocast or not.
+    """A linear head that computes in fp32, whatever the trunk's type and autocast.
 
-    RewardTrainer's own head is cast to bf16 on a quantized base, and its scores fall on a coarse
-    grid. The state dict is that of ``nn.Linear``, so plain peft loads it.
+    On a quantized base, RewardTrainer casts its own head to bf16, which makes scores coarse. The
+    state dict is that of ``nn.Linear``, so plain peft loads it.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -53,12 +53,12 @@ class Way:
 
     Attributes:
         auto: the class of transformers that loads it.
-        arguments: of its ``from_pretrained``.
+        arguments: for its ``from_pretrained``.
         precision: "4bit", "bf16" or "fp32".
         compute: type of the arithmetic in 4 bits.
-        held: how a checkpoint that is saved quantized is taken; None for any other.
-        on_trunk: a score head goes on the language model that comes, for want of a classifier.
-        notes: what of the model is unlike a plain language model, in a line each.
+        held: how a quantized checkpoint is loaded; None for others.
+        on_trunk: whether a score head is put on the language model, because it has no classifier.
+        notes: a line for each difference from a plain language model.
     """
 
     auto: AutoClass
@@ -70,13 +70,13 @@ class Way:
     notes: list[str] = field(default_factory=list)
 
     def load(self, name: str, **more: object) -> Any:
-        """What ``from_pretrained`` returns."""
+        """Call ``from_pretrained``."""
         packs = experts_in_4bit() if self._packs_experts else nullcontext()
         with packs:
             return self.auto.from_pretrained(name, **self.arguments, **more)
 
     def settle(self, model: PreTrainedModel) -> list[str]:
-        """Mend what loading in this precision leaves to be mended; returns what is to be said."""
+        """Finish what loading in this precision leaves undone; return lines to print."""
         cure_cpu_repacking(model)
         _keep_from_clipping(model)
         if self.held is not None:
@@ -89,7 +89,7 @@ class Way:
 
     @property
     def _packs_experts(self) -> bool:
-        """Whether experts are put in 4 bits here; a checkpoint in 4 bits is taken as it is."""
+        """Whether experts are quantized here; a checkpoint in 4 bits is not changed."""
         return self.precision == "4bit" and self.held is None
 
 
@@ -101,14 +101,14 @@ def way_to_load(
     trust_remote_code: bool = False,
     score_head: bool | str = False,
 ) -> Way:
-    """How a model is loaded, by its config alone.
+    """Decide how to load a model, by its config alone.
 
     Args:
         name, precision, revision, trust_remote_code, score_head: as for ``load_base``.
-        device: where it goes.
+        device: where to put it.
 
     Raises:
-        InputError: a model that cannot be used, or not in this precision (``family_of``,
+        InputError: the model cannot be used, or not in this precision (``family_of``,
             ``check_quantized``).
     """
     config = load_config(name, revision, trust_remote_code)
@@ -118,7 +118,7 @@ def way_to_load(
     on_trunk = False
     notes: list[str] = []
     heads = list(HEADS)
-    remote = trust_remote_code and getattr(config, "auto_map", None)  # its code is not known here
+    remote = trust_remote_code and getattr(config, "auto_map", None)  # its code is unknown here
     if not remote and score_head != "own":
         family = family_of(config, name)
         check_precision(family, precision, name)
@@ -151,24 +151,24 @@ def load_base(
     score_head: bool | str = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """The base model, frozen, in eval mode, on this process's device.
+    """Load the base model, frozen, in eval mode, on this process's device.
 
-    4bit is NF4 with double quantization, of linear layers and of experts; what is not quantized,
-    and the arithmetic, is fp32 on a CPU and bf16 on a GPU.
+    4bit is NF4 with double quantization of linear layers and experts. The other weights, and the
+    arithmetic, are fp32 on a CPU and bf16 on a GPU.
 
     Args:
         name: Hub id or folder.
         precision: "4bit", "bf16" or "fp32".
         revision: branch, tag or commit.
         trust_remote_code: run code that the repository ships.
-        score_head: a sequence classifier with one output instead of a language model. "new" (or
-            True): its head is drawn from N(0, 1 / (d + 1)) by ``seed`` and is fp32; "own": the
+        score_head: load a sequence classifier with one output instead of a language model. "new"
+            (or True): draw its head from N(0, 1 / (d + 1)) by ``seed``, in fp32; "own": use the
             head that was saved with it.
-        seed: for that head.
+        seed: seed of that head.
 
     Raises:
-        InputError: no model at ``name``, not one that can be loaded so, or weights that are NaN or
-            infinite.
+        InputError: there is no model at ``name``, it cannot be loaded in this way, or weights are
+            NaN or infinite.
     """
     from accelerate import PartialState
 
@@ -177,13 +177,13 @@ def load_base(
     device = PartialState().device
     way = way_to_load(name, precision, device, revision, trust_remote_code, score_head)
 
-    # A new score head is wanted here; without this transformers reports it as a fault.
+    # A new score head is intended here; otherwise transformers would report it as a fault.
     quiet = suppress_seqcls_warning() if score_head else nullcontext()
     try:
         with quiet:
             loaded = way.load(name, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{name}: model not loaded: {first_line(error)}") from None
+        raise InputError(f"{name}: the model cannot be loaded: {first_line(error)}") from None
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
@@ -194,8 +194,8 @@ def load_base(
     missing = sorted(
         key for key in info["missing_keys"] if not (made_new and key.startswith("score."))
     )
-    if missing:  # transformers would fill them at random, and go on
-        raise InputError(f"{name}: {len(missing)} weights are missing, {missing[0]} for one")
+    if missing:  # transformers would fill them at random and go on
+        raise InputError(f"{name}: {len(missing)} weights are missing, for example {missing[0]}")
     if not looked_at:  # the files were not on this machine before
         check_weights_of(name, revision)
 
@@ -204,7 +204,7 @@ def load_base(
     model.requires_grad_(False)
 
     if score_head == "own" and not hasattr(model, "score"):
-        raise InputError(f"{name}: a {type(model).__name__} has no head called score")
+        raise InputError(f"{name}: {type(model).__name__} has no head called score")
     if way.on_trunk:
         width = head_weights(model.get_output_embeddings())[0].shape[1]
         model = with_score_head(model, new_score_head(width, seed).to(device))
@@ -214,10 +214,10 @@ def load_base(
 
 
 def _keep_from_clipping(model: nn.Module) -> None:
-    """Keep Gemma 3n from clipping weights of a frozen base, which it does in training mode.
+    """Stop Gemma 3n from clipping weights of a frozen base, which it does in training mode.
 
-    In 4 bits it would clip the packed bytes. The clipping modules get a config of their own, so
-    that the model's is saved as it was; past its setter, which would refuse None.
+    In 4 bits it would clip the packed bytes. The clipping modules get their own config, so that the
+    model's is saved unchanged; this bypasses its setter, which would refuse None.
     """
     for module in model.modules():
         if hasattr(module, "prediction_coefs"):
@@ -226,7 +226,7 @@ def _keep_from_clipping(model: nn.Module) -> None:
 
 
 def new_score_head(hidden_size: int, seed: int) -> Fp32Head:
-    """A reward head (1, d) without bias, weights from N(0, 1 / (d + 1)). Source: spec O3."""
+    """Make a reward head (1, d) without bias, weights from N(0, 1 / (d + 1)). Source: spec O3."""
     head = Fp32Head(hidden_size, 1, bias=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -235,13 +235,13 @@ def new_score_head(hidden_size: int, seed: int) -> Fp32Head:
 
 
 def cure_cpu_repacking(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512_BF16.
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512_BF16.
 
     There the first forward pass without gradients in eval mode repacks a ``Linear4bit`` and never
     unpacks it: after one ``generate`` the gradients are wrong (relative error up to 1) and saving
-    changes the weights. Seen in bitsandbytes 0.50.2; ``library_checks`` keep watch.
+    changes the weights. Seen in bitsandbytes 0.50.2; ``library_checks`` detects it.
 
-    A layer that was repacked before (a script tried its model, say) is unpacked, as bitsandbytes
+    A layer that was already repacked (a script tried its model, say) is unpacked, as bitsandbytes
     does for saving; its scales were rounded to bf16 by the repacking and stay so.
     """
     for module in model.modules():
@@ -251,19 +251,19 @@ def cure_cpu_repacking(model: nn.Module) -> None:
             state: Any = getattr(weight, "quant_state", None)
             if getattr(state, "packing_format_for_cpu", False):
                 weight.data, state = unpacked_for_cpu(weight.data, state)
-                if not state.nested:  # which bitsandbytes leaves in the packed order
+                if not state.nested:  # bitsandbytes leaves these in the packed order
                     state.absmax = state.absmax.T.reshape(-1).float()
                 weight.quant_state = module.quant_state = state
 
 
 def round_frozen_weights(model: nn.Module, dtype: torch.dtype) -> int:
-    """Hold frozen linear weights in ``dtype``, to which autocast would round them at every use.
+    """Convert frozen linear weights to ``dtype``, to which autocast rounds them at every use.
 
-    Changes no result under autocast, halves their memory and saves the rounding. Weights that
-    anything else reads too (an output head tied to the embedding) and other parameters stay.
+    Under autocast this changes no result, halves their memory and saves the rounding. Weights that
+    are also read elsewhere (an output head tied to the embedding) and other parameters stay.
 
     Returns:
-        How many were rounded.
+        the number of weights that were converted.
     """
     holders: dict[int, int] = {}
     for module in model.modules():

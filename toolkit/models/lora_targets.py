@@ -1,7 +1,7 @@
-"""Which layers LoRA goes on: of the language model, and of these where peft does what it says.
+"""Choosing the layers for LoRA: layers of the language model on which peft works correctly.
 
-"all-linear" is taken to mean every linear layer that a pass over text calls, but for the heads. A
-layer that was named is refused where its LoRA would do nothing, or not always.
+"all-linear" means every linear layer that a pass over text calls, except the heads. A named layer
+is refused if its LoRA would have no effect, or not always.
 """
 
 import copy
@@ -19,21 +19,21 @@ from toolkit.errors import InputError
 from toolkit.models.experts import untrained_parts
 from toolkit.models.families import FAILURES, heads_of, language_names
 
-Targets = str | list[str] | set[str]  # of LoRA: a pattern, or names as they end or in full
+Targets = str | list[str] | set[str]  # of LoRA: a pattern, or names (full names or their ends)
 
 
 def language_lora(model: PreTrainedModel, lora: LoraConfig) -> LoraConfig:
-    """The same LoRA, on layers of the language model alone, and of these on what peft does right.
+    """Restrict LoRA to layers of the language model on which peft works correctly.
 
-    "all-linear" becomes ``linear_targets``. Names that were given are looked up in the language
-    model only: a vision tower has layers of the same names, which text never reaches.
+    "all-linear" becomes ``linear_targets``. Given names are looked up in the language model only: a
+    vision tower has layers with the same names, which text never reaches.
 
     Args:
-        model: the base, before any adapter is on it.
-        lora: as it was asked for.
+        model: the base, before it has an adapter.
+        lora: the requested configuration.
 
     Raises:
-        InputError: none of the names is a layer's.
+        InputError: no layer has one of the names.
     """
     made: Any = copy.deepcopy(lora)
     if lora.target_modules == "all-linear":
@@ -48,7 +48,7 @@ def language_lora(model: PreTrainedModel, lora: LoraConfig) -> LoraConfig:
 
     if not made.target_modules:
         raise InputError(
-            f"lora_target_modules: no layer of the language model is called so: "
+            f"lora_target_modules: no layer of the language model has this name: "
             f"{lora.target_modules}",
             "lora_target_modules",
         )
@@ -57,9 +57,9 @@ def language_lora(model: PreTrainedModel, lora: LoraConfig) -> LoraConfig:
 
 
 def _check_targets(model: PreTrainedModel, targets: Targets) -> None:
-    """Raise InputError for a name of no layer, or of one whose LoRA would not be what it seems.
+    """Raise InputError for a name that no layer has, or of a layer on which peft goes wrong.
 
-    peft passes by a name that is wrong as long as another is right.
+    peft ignores a wrong name as long as another is right.
     """
     names = [name for name, _ in model.named_modules()]
     for target in [targets] if isinstance(targets, str) else targets:
@@ -71,14 +71,16 @@ def _check_targets(model: PreTrainedModel, targets: Targets) -> None:
                 "lora_target_modules",
             )
 
-    refused = dict.fromkeys(out_of_reach(model), "reads its weight past an adapter")
+    refused = dict.fromkeys(out_of_reach(model), "reads its weight and bypasses the adapter")
     if getattr(model, "is_loaded_in_4bit", False):
-        reason = "has experts in 4 bits, which peft leaves out in silence where this is named"
+        reason = "has experts in 4 bits, which peft silently leaves out if this is named"
         refused |= dict.fromkeys(untrained_parts(model), reason)
 
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and not _is_plain(module):
-            refused[path] = f"has a {type(module).__name__} there, which is more than linear"
+            refused[path] = (
+                f"has a {type(module).__name__} there, which does more than a linear layer"
+            )
         if path in refused and _matches(path, targets):
             raise InputError(
                 f"lora_target_modules: {path}: {type(model).__name__} {refused[path]} (leave it "
@@ -88,7 +90,7 @@ def _check_targets(model: PreTrainedModel, targets: Targets) -> None:
 
 
 def _some_layers(model: nn.Module) -> str:
-    """Last names of its linear layers, joined by commas."""
+    """Last names of the model's linear layers, joined by commas."""
     names = [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
     ]
@@ -96,10 +98,10 @@ def _some_layers(model: nn.Module) -> str:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a linear layer and nothing more, quantized or not.
+    """Whether a module is a plain linear layer, quantized or not.
 
-    Families have such layers with a forward pass of their own: Falcon's adds its bias otherwise,
-    while Llama 4's router returns two things, which LoRA cannot be added to.
+    Some families have linear layers with their own forward pass: Falcon's adds its bias
+    differently, Llama 4's router returns two things, to which LoRA cannot be added.
     """
     if not isinstance(module, nn.Linear | Conv1D):
         return False
@@ -109,19 +111,19 @@ def _is_plain(module: nn.Module) -> bool:
     try:
         with torch.no_grad():
             output: object = module(torch.zeros_like(weight[:1]))
-    except RuntimeError:  # it wants its input in another shape (DeepSeek V4's groups)
+    except RuntimeError:  # it needs its input in another shape (DeepSeek V4's groups)
         return False
     return isinstance(output, Tensor)
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:
-    """What "all-linear" means: full paths of the language model's linear layers, heads left out.
+    """List the full paths of "all-linear": the language model's linear layers without heads.
 
-    Left out are also layers that are more than linear (routers that return two things), those that
-    no text reaches, and what ``out_of_reach`` and ``untrained_parts`` name.
+    Also left out are layers that do more than a linear layer (routers that return two things),
+    layers that no text reaches, and those of ``out_of_reach`` and ``untrained_parts``.
 
     Args:
-        model: the base, before any adapter is on it.
+        model: the base, before it has an adapter.
     """
     inside, heads, named = language_names(model), heads_of(model), dict(model.named_modules())
     left_out = out_of_reach(model) | set(untrained_parts(model)) | _never_called(model)
@@ -138,10 +140,10 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
 
 @torch.no_grad()
 def _never_called(model: PreTrainedModel) -> set[str]:
-    """Linear layers that a pass over a few tokens does not call: LoRA there would never learn.
+    """Find linear layers that a pass over a few tokens does not call: LoRA would never learn there.
 
     Some families have such layers (Zamba 2's shared blocks, layers for speculative decoding).
-    Single experts may just not have been chosen. Of a model without storage nothing is said.
+    Single experts may just not have been chosen. A model without storage cannot be checked.
     """
     linear = {
         name: module
@@ -160,7 +162,7 @@ def _never_called(model: PreTrainedModel) -> set[str]:
     try:
         with torch.random.fork_rng(devices=[]):
             model(input_ids=torch.arange(4, device=device).unsqueeze(0), use_cache=False)
-    except FAILURES:  # the checks at load will say what is wrong with this model
+    except FAILURES:  # the checks at load report what is wrong with this model
         return set()
     finally:
         for hook in hooks:
@@ -173,19 +175,19 @@ def _note_call(silent: dict[str, nn.Module], name: str, *_: object) -> None:
 
 
 def _matches(name: str, targets: Targets) -> bool:
-    """Whether peft would take the layer of this name for one of the targets."""
+    """Whether peft would take the layer with this name for one of the targets."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def out_of_reach(model: nn.Module) -> set[str]:
-    """Linear layers whose LoRA would do nothing, or not always.
+    """Find linear layers whose LoRA would have no effect, or not always.
 
     Mamba's layers (which have parameters A_log and D) read the weights of ``x_proj``, ``dt_proj``
-    and ``out_proj`` past an adapter, in their fused kernels or always; peft refuses the last of
-    five families. Layers that take over the keys and values of an earlier one have projections of
-    their own that are never called.
+    and ``out_proj`` directly, in fused kernels or always, and bypass an adapter; peft refuses
+    ``out_proj`` in five families. Layers that reuse the keys and values of an earlier layer have
+    projections that are never called.
     """
     found = set()
     for name, module in model.named_modules():

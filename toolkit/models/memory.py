@@ -1,13 +1,13 @@
-"""How much memory a PPO run will take, from its configuration alone; nothing is loaded.
+"""Planning how much memory a PPO run needs, from its configuration alone; nothing is loaded.
 
 Weights are counted on a model without storage (the meta device), and so is what autograd and the
-cache keep of its passes (``memory_count``). Where a family's passes cannot be made so, that is
-estimated from the sizes of its layers (``memory_estimate``), and the plan says so. What remains is
+cache keep of its passes (``memory_count``). If a family's passes cannot run there, that is
+estimated from the sizes of its layers (``memory_estimate``), and the plan says so. The rest is
 arithmetic: optimizer, logits, the layer at work.
 
-The plan counts bytes in use. A CPU's allocator may hold more than that (glibc's, twice as much
-after a while), unless MALLOC_MMAP_THRESHOLD_=1048576 has it give memory back, which takes half as
-long again; the benchmark measures so.
+The plan counts bytes in use. A CPU's allocator may hold more (glibc's, twice as much after a
+while), unless MALLOC_MMAP_THRESHOLD_=1048576 makes it return memory, which takes half as long
+again; the benchmark measures with that.
 """
 
 import copy
@@ -39,19 +39,19 @@ from toolkit.models.roles import Roles
 
 MIB = 1 << 20
 COUNTED = "counted"
-# NF4: half a byte a weight; an 8-bit scale for each 64 of them, and an fp32 one for 256 scales.
+# NF4: half a byte a weight, an 8-bit scale for 64 weights, and an fp32 scale for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass
 class MemoryPlan:
-    """Bytes by what they are for.
+    """Bytes by purpose.
 
     Attributes:
-        held: throughout the run: base, adapters, heads, optimizer.
-        phases: besides these, at the height of each phase.
-        facts: what the plan was made for, in words. "kind" is "counted", or "estimated from sizes"
-            and why.
+        held: during the whole run: base, adapters, heads, optimizer.
+        phases: besides these, at the peak of each phase.
+        facts: what the plan was made for. "kind" is "counted", or "estimated from sizes" with the
+            reason.
     """
 
     held: dict[str, int]
@@ -60,21 +60,21 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """Bytes at the height of the hungriest phase."""
+        """Bytes at the peak of the largest phase."""
         return sum(self.held.values()) + max(sum(p.values()) for p in self.phases.values())
 
     @property
     def hungriest(self) -> str:
-        """That phase's name."""
+        """The name of the largest phase."""
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
     @property
     def counted(self) -> bool:
-        """Whether nothing in it is estimated from the sizes of layers."""
+        """Whether nothing is estimated from the sizes of layers."""
         return self.facts.get("kind", COUNTED) == COUNTED
 
     def lines(self) -> list[str]:
-        """The plan as a table; first, where it is an estimate, that it is."""
+        """Return the plan as a table, headed by a line if it is an estimate."""
         rows = [f"{name:44}{size / MIB:12,.0f} MiB" for name, size in self.held.items()]
         for phase, parts in self.phases.items():
             rows.append(f"{phase:44}{sum(parts.values()) / MIB:12,.0f} MiB")
@@ -99,7 +99,7 @@ def plan_memory(
     device: str = "cpu",
     beside_lora: int = 0,
 ) -> MemoryPlan:
-    """The plan of a PPO run on one base.
+    """Plan the memory of a PPO run on one base.
 
     Args:
         config: of the base.
@@ -109,14 +109,14 @@ def plan_memory(
         prompt_length, response_length: P and C, tokens.
         micro_batch: episodes in a pass with gradients.
         rollout_batch: episodes in a pass without.
-        reward: whether there is a reward adapter (taken to be of ``lora``'s size).
+        reward: whether there is a reward adapter (assumed to have ``lora``'s size).
         reference_adapter: whether the reference is an adapter.
-        bf16: autocast.
-        checkpointing: activations are recomputed, layer by layer.
-        device: "cpu" or "cuda": of what is not quantized, 4-bit holds fp32 on the one, bf16 on
+        bf16: whether passes run under bf16 autocast.
+        checkpointing: whether activations are recomputed, layer by layer.
+        device: "cpu" or "cuda". Under 4bit, what is not quantized is fp32 on the one and bf16 on
             the other.
-        beside_lora: weights that the policy's first adapter has beside LoRA (an embedding of its
-            own, say): trained, and once more in a frozen reference.
+        beside_lora: weights that the policy's first adapter has besides LoRA (its own embedding,
+            say). They are trained, and held once more in a frozen reference.
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -149,7 +149,7 @@ def plan_memory(
             try:
                 with ShapesOnly(device):
                     return count()
-            except Exception as error:  # whatever a family's code does without storage
+            except Exception as error:  # a family's code may raise anything without storage
                 doubts.append(_reason(error))
                 return estimate()
 
@@ -202,10 +202,10 @@ def plan_memory(
 def _base(
     config: PreTrainedConfig, dtype: torch.dtype, doubts: list[str]
 ) -> tuple[Any, PreTrainedConfig]:
-    """The language model without storage, and its config; a stand-in, which is noted in ``doubts``.
+    """Make the language model without storage, or a stand-in, which ``doubts`` records.
 
     Raises:
-        InputError: of a model that cannot be used (``family_of``).
+        InputError: the model cannot be used (``family_of``).
     """
     auto = family_of(config).auto
     plain = copy.deepcopy(config)
@@ -213,22 +213,22 @@ def _base(
     try:
         return auto.from_config(plain, dtype=dtype), config
     except Exception as error:
-        doubts.append(f"taken for a Llama: {_reason(error)}")
+        doubts.append(f"treated as a Llama: {_reason(error)}")
         plain = stand_in(config)
         return family_of(plain).auto.from_config(plain, dtype=dtype), plain
 
 
 def _reason(error: Exception) -> str:
-    """An error in a few words."""
+    """Return an error in a few words."""
     return f"{' '.join(str(error).split()) or type(error).__name__:.80}"
 
 
 def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int], int]:
-    """What is in 4 bits.
+    """Find the parameters that will be in 4 bits.
 
     Returns:
-        The ids of these parameters; and the most numbers that are unpacked at once: one linear
-        layer's, or those of all experts of a layer.
+        the ids of these parameters; and the most numbers that are unpacked at once: those of one
+        linear layer, or of all experts of a layer.
     """
     linear = [
         module.weight
@@ -239,7 +239,7 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
     at_once = {id(weight): weight.numel() for weight in linear}
     packed = set(at_once)
 
-    # A checkpoint that is saved in 4 bits is taken as it is, its experts wide.
+    # A checkpoint saved in 4 bits is not changed; its experts are unquantized.
     saved_so = getattr(config, "quantization_config", None) is not None
     for module, name in [] if saved_so else expert_parameters(base):
         weight = module._parameters[name]
@@ -251,11 +251,11 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
 
 
 def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
-    """Bytes of the base's weights, tied ones counted once; under autocast as the roles hold them.
+    """Count the bytes of the base's weights as the roles hold them; tied weights count once.
 
     Args:
         base: the model.
-        packed: ids of what is in 4 bits.
+        packed: ids of the parameters in 4 bits.
         bf16: whether there is autocast.
     """
     rounded = {
@@ -276,7 +276,7 @@ def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
 
 
 def available_memory(device: str) -> tuple[int, str]:
-    """Bytes that are free, and the device's name."""
+    """Return the free bytes, and the device's name."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
     meminfo = Path("/proc/meminfo")
@@ -287,12 +287,12 @@ def available_memory(device: str) -> tuple[int, str]:
 
 
 def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: int) -> str:
-    """The largest halving of the micro-batch that fits, without checkpointing and with, in words.
+    """Say which halving of the micro-batch fits, first without checkpointing and then with.
 
     Args:
-        plan: of a micro-batch, and of whether activations are recomputed.
-        micro_batch: what did not fit.
-        room: bytes.
+        plan: makes the plan for a micro-batch, with activations recomputed or not.
+        micro_batch: the size that did not fit.
+        room: free bytes.
     """
     for checkpointing in (False, True):
         size = micro_batch
@@ -305,7 +305,7 @@ def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: i
                     f"{more} would"
                 )
             size //= 2
-    return "no micro-batch does: take a smaller base, 4bit, or a lower rank"
+    return "no micro-batch does: use a smaller base, 4bit, or a lower rank"
 
 
 def check_memory(
@@ -314,14 +314,14 @@ def check_memory(
     checkpointing: bool,
     device: str,
 ) -> None:
-    """Raise InputError if a run would not fit into what is free, with what would.
+    """Raise InputError if a run does not fit into free memory; the message says what would.
 
-    Warned of is a run that would not fit by an estimate, and a model that there is no plan for.
+    If the plan is an estimate, or cannot be made, there is only a warning.
 
     Args:
-        planner: makes the plan of a micro-batch and of whether activations are recomputed.
+        planner: makes the plan for a micro-batch, with activations recomputed or not.
         micro_batch: episodes in a pass.
-        checkpointing: whether they are.
+        checkpointing: whether activations are recomputed.
         device: "cpu" or "cuda".
     """
     room, where = available_memory(device)
@@ -355,18 +355,18 @@ def _phases(
     again: int,
     eager: bool,
 ) -> dict[str, dict[str, int]]:
-    """Bytes at the height of each phase, besides what is held.
+    """Return the bytes at the peak of each phase, besides what is held throughout.
 
     Args:
         config: of the base.
-        lengths: of prompt and response, tokens.
+        lengths: tokens of prompt and response.
         batches: rows with gradients, and without.
-        number: bytes a number.
-        chunk_bytes: of logits that exist at once.
+        number: bytes of a number.
+        chunk_bytes: bytes of logits that exist at once.
         trained: bytes of what is trained.
-        cache, kept: bytes, of sampling and of the backward pass.
-        again: bytes of a layer whose activations are made again in the backward pass.
-        eager: attention makes whole matrices of scores, and their softmax.
+        cache, kept: bytes of the cache of sampling, and kept for the backward pass.
+        again: bytes of a layer whose activations are recomputed in the backward pass.
+        eager: whether attention makes whole matrices of scores and their softmax.
     """
     text = config.get_text_config()
     hidden, vocab, width = text.hidden_size, text.vocab_size, width_of(config)

@@ -1,10 +1,10 @@
-"""What a run's passes keep, counted on a model without storage (the meta device).
+"""Counting what a run's passes keep, on a model without storage (the meta device).
 
-No formula for any family: the roles' own passes are run, and what autograd keeps for the backward
-pass, or the cache for the next token, is added up. Three things cannot be done without storage, and
-are stood in for by what would be kept of them: fused attention, the product of tokens with the
-experts that they are sent to, and questions put to values ("are all tokens real?": they are).
-Families are counted as transformers runs them without further kernels.
+There is no formula for each family: the roles' own passes run, and what autograd keeps for the
+backward pass, or the cache for the next token, is added up. Three things need storage and are
+replaced by stand-ins that keep the same: fused attention, the product of tokens with their experts,
+and questions about values ("are all tokens real?", answered yes). Families are counted as
+transformers runs them without extra kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ from toolkit.models.roles import Roles
 
 GROUPED = (getattr(nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 
-MOST_STEPS = 4000  # of layers that go token by token: a few seconds
+MOST_STEPS = 4000  # most steps of layers that go token by token: a few seconds
 
-# What autocast computes in its type, though not on meta.
+# What autocast computes in its own type, but not on meta.
 AUTOCAST = (
     nn.functional.linear,
     nn.functional.conv1d,
@@ -52,19 +52,19 @@ class Kept(int):
     """Bytes that autograd keeps of a pass.
 
     Attributes:
-        layer: of these, bytes of the layer that keeps the most.
+        layer: of these, the bytes of the layer that keeps most.
     """
 
     layer: int = 0
 
 
 class _ShapeAttention(torch.autograd.Function):
-    """What a fused attention kernel keeps: q, k, v, its output and a number for each row."""
+    """Stands for a fused attention kernel, which keeps q, k, v, output and a number a row."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if q.shape[-1] == v.shape[-1]:
-            out = torch.empty_like(q)  # laid out as q is: whether its reshaping copies hangs on it
+            out = torch.empty_like(q)  # q's layout, which decides whether reshaping copies
         else:
             batch, heads, tokens, _ = q.shape
             out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)
@@ -74,11 +74,11 @@ class _ShapeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
+        raise NotImplementedError("only shapes are counted; there is no backward pass")
 
 
 class _ShapeGrouped(torch.autograd.Function):
-    """A grouped product with frozen weights (E, i, o), which are all it keeps: (S, i) -> (S, o)."""
+    """Stands for a grouped product, which keeps its frozen weights (E, i, o): (S, i) -> (S, o)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -87,14 +87,14 @@ class _ShapeGrouped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError("shapes only: what is kept is counted, nothing flows back")
+        raise NotImplementedError("only shapes are counted; there is no backward pass")
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Inside, passes on the meta device do what they could not, for what is kept of them.
+    """Let passes run on the meta device, with stand-ins that keep the same.
 
     Args:
-        device: that is meant, "cpu" or "cuda".
+        device: the device to count for, "cpu" or "cuda".
     """
 
     def __init__(self, device: str) -> None:
@@ -140,10 +140,10 @@ class ShapesOnly(TorchFunctionMode):
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
 
         if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = attn_mask.to(q.dtype)  # each call makes its own
+            attn_mask = attn_mask.to(q.dtype)  # each call makes its own mask
 
         if self.device == "cpu" and q.shape[-1] != v.shape[-1]:
-            # No fused kernel for this: whole matrices of scores are kept.
+            # There is no fused kernel for this: whole matrices of scores are kept.
             return torch.ops.aten._scaled_dot_product_attention_math(
                 q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
             )[0]
@@ -159,10 +159,10 @@ def _cast(value: object, dtype: torch.dtype) -> object:
 
 
 def kept_of(forward: Callable[[], object], model: nn.Module) -> Kept:
-    """Bytes that autograd keeps of a pass, parameters left out, each storage once."""
+    """Count the bytes that autograd keeps of a pass: each storage once, without parameters."""
     held = {p.untyped_storage()._cdata for p in model.parameters()}
     seen: dict[int, Tensor] = {}
-    sizes: dict[int, int] = {}  # by layer; 0 for what is outside of any
+    sizes: dict[int, int] = {}  # by layer; 0 for what is outside all layers
     at = [0]
 
     def pack(tensor: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def kept_of(forward: Callable[[], object], model: nn.Module) -> Kept:
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder's layers: of the lists of modules in it, the one with the most parameters."""
+    """Return the decoder's layers: the list of modules with the most parameters."""
 
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     sizes = [sum(p.numel() for p in modules.parameters()) for modules in lists]
@@ -202,14 +202,14 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def _check_scans(model: nn.Module, tokens: int) -> None:
-    """Raise ValueError if Mamba's layers, which go token by token, would take a minute or more."""
+    """Raise ValueError if Mamba's layers, which go token by token, would take too long."""
     scans = sum(hasattr(m, "A_log") and hasattr(m, "x_proj") for m in model.modules())
     if scans * tokens > MOST_STEPS:
-        raise ValueError("its layers scan token by token, which takes long to count")
+        raise ValueError("its layers scan token by token, which takes too long to count")
 
 
 def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: int) -> Kept:
-    """Kept of one micro-batch: of the hungrier role, as they go one after the other."""
+    """Count what one micro-batch keeps, for the larger role, as roles run one after the other."""
     _check_scans(roles, prompt_length + response_length)
     ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -222,7 +222,7 @@ def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: in
 
 
 def count_cache(roles: Roles, batch: int, tokens: int) -> int:
-    """Bytes of keys, values and states that sampling holds for so many tokens of each row."""
+    """Count the bytes of keys, values and states that sampling holds for ``tokens`` of each row."""
     _check_scans(roles, tokens)
     cache = new_cache(roles.language_model(POLICY).config, tokens)
     ids = torch.zeros((batch, tokens), dtype=torch.long, device="meta")
@@ -241,13 +241,13 @@ def count_cache(roles: Roles, batch: int, tokens: int) -> int:
     sizes: dict[int, int] = {}
     for tensor in _tensors([vars(layer) for layer in cache.layers]):
         key = tensor.untyped_storage()._cdata
-        # A window is a view of all that was read, until the next token makes a tensor of it.
+        # A window is a view of all that was read until the next token copies it.
         sizes[key] = max(sizes.get(key, 0), tensor.nbytes)
     return sum(sizes.values())
 
 
 def _tensors(held: object) -> list[Tensor]:
-    """All tensors in lists and dictionaries, however deep."""
+    """List all tensors in nested lists and dictionaries."""
     if isinstance(held, Tensor):
         return [held]
     inside = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()

@@ -1,8 +1,7 @@
-"""What a run's passes keep, estimated from the sizes of layers where it cannot be counted.
+"""Estimating what a run's passes keep from the sizes of layers, if it cannot be counted.
 
-Held against the counted figure it is 0.75 to 1.4 of it for decoders with attention (a test holds it
-there); for state-space layers it may be half of it. Weights, adapters and optimizer are counted
-either way.
+For decoders with attention the estimate is 0.75 to 1.4 of the counted figure (a test checks this);
+for state-space layers it may be half of it. Weights, adapters and optimizer are always counted.
 """
 
 from typing import Any
@@ -15,21 +14,21 @@ from transformers.pytorch_utils import Conv1D
 from toolkit.models.experts import expert_parameters
 from toolkit.models.memory_count import Kept, layers_of
 
-# Names of a config's fields, in the order in which they are asked for.
+# Names of config fields, in the order in which they are looked up.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
 WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "d_inner", "block_ff_dim")
 CONVOLUTIONS = ("linear_conv_kernel_dim", "mamba_d_conv", "conv_kernel", "conv_L_cache")
-# Kinds of layers (layer_types) that hold a state of constant size in place of keys and values.
+# Kinds of layers (layer_types) that hold a state of constant size instead of keys and values.
 STATES = ("linear_attention", "mamba", "mamba2", "conv", "recurrent")
 
 
 def number_in(config: PreTrainedConfig, *names: str) -> int | None:
-    """The first of these fields that is set; where it varies from layer to layer, the most."""
+    """Return the first of these fields that is set; its largest value if layers differ."""
     for name in names:
         try:
             found = getattr(config, name, None)
-        except Exception:  # transformers' refusal to give one for all layers
+        except Exception:  # transformers refuses if layers differ
             layers: Any = getattr(config, "per_layer_config", None) or ()
             found = [getattr(layer, name, None) for layer in layers]
         if isinstance(found, list | tuple):
@@ -40,7 +39,7 @@ def number_in(config: PreTrainedConfig, *names: str) -> int | None:
 
 
 def width_of(config: PreTrainedConfig) -> int:
-    """The most numbers of a token that one layer works on at once, between its projections."""
+    """Return the most numbers a token that one layer works on, between its projections."""
     text = config.get_text_config()
     hidden = text.hidden_size
     width = number_in(text, *WIDTHS) or 4 * hidden
@@ -51,17 +50,17 @@ def width_of(config: PreTrainedConfig) -> int:
 
 
 def heads_of(config: PreTrainedConfig) -> int:
-    """Heads of attention; 0 for a model that has none."""
+    """Return the number of attention heads; 0 if there are none."""
     return number_in(config.get_text_config(), "num_attention_heads") or 0
 
 
 def estimate_cache(config: PreTrainedConfig, batch: int, tokens: int, number: int) -> int:
-    """Bytes of keys, values and states while sampling, by the kinds of layers in the config.
+    """Estimate the bytes of keys, values and states in sampling, by the config's layers.
 
     Args:
         config: of the model.
-        batch, tokens: rows, and tokens of each.
-        number: bytes a number.
+        batch, tokens: number of rows, and of tokens in each.
+        number: bytes of a number.
     """
     text = config.get_text_config()
     hidden, heads = text.hidden_size, heads_of(config)
@@ -93,7 +92,7 @@ def estimate_cache(config: PreTrainedConfig, batch: int, tokens: int, number: in
 
 
 def _state(text: Any, kind: str) -> int:
-    """Bytes of one layer's state for one row, in fp32."""
+    """Return the bytes of one layer's state for one row, in fp32."""
     hidden = text.hidden_size
     inner = number_in(text, "mamba_d_ssm", "intermediate_size") or 2 * hidden
     states = inner * (number_in(text, "state_size", "ssm_state_size", "mamba_d_state") or 16)
@@ -116,20 +115,20 @@ def estimate_kept(
     checkpointing: bool,
     eager: bool,
 ) -> Kept:
-    """Bytes that autograd keeps of a pass: each linear layer's input and output, and the like.
+    """Estimate the bytes that autograd keeps of a pass, layer by layer.
 
-    Projections beside each other read one input. Of attention there are also its scores where it is
-    not fused, of experts the rows that are sent to the chosen ones, of a state-space layer the
-    states (and the like of linear attention), of norms their input, and what transformers' own
-    norms make of it in fp32.
+    A linear layer keeps its input and output; parallel projections share one input. Attention also
+    keeps its scores if it is not fused, experts the rows that are sent to the chosen ones, a
+    state-space layer (or linear attention) its states, norms their input and, in transformers' own
+    norms, what they compute in fp32.
 
     Args:
         model: the base, on any device, with adapters or without.
-        config: its own.
-        batch, tokens: rows of a pass, and tokens of each.
-        number: bytes a number; what is between the layers is in the embedding's type.
-        checkpointing: only each layer's input is kept.
-        eager: attention is not fused.
+        config: its config.
+        batch, tokens: rows of a pass, and tokens in each.
+        number: bytes of a number; between layers, the embedding's type is used.
+        checkpointing: whether only each layer's input is kept.
+        eager: whether attention is not fused.
     """
     text = config.get_text_config()
     rows = batch * tokens
@@ -150,12 +149,14 @@ def estimate_kept(
         for path, module in layer.named_modules():
             numbers += experts.get(id(module), 0) + _of_linears(module)
             if hasattr(module, "A_log") and hasattr(module, "D"):
-                states = 3 * _state(text, "mamba")  # of each token, some three times over
+                states = 3 * _state(text, "mamba")  # of each token, about three times
             elif hasattr(module, "A_log"):
                 numbers += 4 * _of_linears(module)
             attends = attends or "att" in path.rpartition(".")[2]
 
-        norms = 0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size  # fp32; cheaper ones none
+        norms = (
+            0 if hasattr(layer, "last") else 4 * 4 * text.hidden_size
+        )  # fp32; fast norms keep none
         scored = scores if attends else 0
         sizes.append(rows * (2 * stream + norms + numbers * number + states + scored))
 
@@ -165,7 +166,7 @@ def estimate_kept(
 
 
 def _of_linears(parent: nn.Module) -> int:
-    """Numbers of a token that the linear layers right below a module keep."""
+    """Return the numbers a token that the linear layers directly below a module keep."""
     if isinstance(parent, LoraLayer | nn.ModuleDict):
         return 0
     inputs, outputs = set(), 0
@@ -180,7 +181,7 @@ def _of_linears(parent: nn.Module) -> int:
 
 
 def stand_in(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A Llama's or a Mixtral's config of the same sizes: for a model that cannot even be made."""
+    """Make a Llama or Mixtral config of the same sizes, for a model that cannot be made."""
     text = config.get_text_config()
     heads = heads_of(config) or max(1, text.hidden_size // 64)
     sizes = {

@@ -1,4 +1,4 @@
-"""An adapter of any kind that peft can merge, made one model with its base."""
+"""Merging an adapter (any type that peft can merge) and its base into one model."""
 
 import gc
 import warnings
@@ -19,46 +19,54 @@ from toolkit.models.base_config import check_base
 from toolkit.models.finite_weights import check_weights_of
 from toolkit.models.loading import way_to_load
 
-# Of the largest log-prob's size: merging rounds each weight once, in the type it is held in.
+# Relative to the largest log-prob: merging rounds each weight once, in its type.
 WAYS_OUT = {
     "bf16": "try --dtype fp32",
     "fp32": "LoRA on layers that share a weight cannot be merged, as in Zamba",
 }
-COPIED = (".json", ".jinja", ".txt", ".model", ".py")  # what a tokenizer saves again, and code
+COPIED = (
+    ".json",
+    ".jinja",
+    ".txt",
+    ".model",
+    ".py",
+)  # files that a tokenizer saves again, and code
 ALLOWED = {"bf16": 0.1, "fp32": 1e-3}
 
 
 def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
-    """Write base and adapter as one model, with its tokenizer; load it again and compare.
+    """Write base and adapter as one model, with its tokenizer; then reload it and compare.
 
     Args:
         adapter: its folder; safetensors only.
         base: Hub id or folder; None for the one that the adapter names.
-        out: the folder to write, which appears when all of it is done.
+        out: the folder to write; it appears when everything is done.
         dtype: "bf16" or "fp32", of base and result.
 
     Returns:
-        a line on how far the log-probs of the result are from those of base and adapter.
+        a line that compares the log-probs of the result with those of base and adapter.
 
     Raises:
-        InputError: no such adapter, one that cannot be merged, or a result that is another model.
+        InputError: there is no adapter, it cannot be merged, or the result is another model.
     """
     folder = Path(adapter)
     if not (folder / "adapter_config.json").is_file():
-        raise InputError(f"adapter: {adapter}: no adapter_config.json (give an adapter's folder)")
+        raise InputError(
+            f"adapter: {adapter} has no adapter_config.json (give an adapter's folder)"
+        )
     if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"adapter: {adapter}: no adapter_model.safetensors")
+        raise InputError(f"adapter: {adapter} has no adapter_model.safetensors")
     check_for_merging(folder)
 
     config = PeftConfig.from_pretrained(adapter)
     if config.task_type == "SEQ_CLS":
-        raise InputError(f"adapter: {adapter}: a reward adapter; a language model's is wanted")
+        raise InputError(f"adapter: {adapter} is a reward adapter, but must be a language model's")
 
     name = base or str(config.base_model_name_or_path or "")
     check_base(name)
     named = str(config.base_model_name_or_path or "")
     if base is not None and absolute_if_local(base) != absolute_if_local(named):
-        print(f"warning: {adapter} names {named or 'no base'}, and is merged into {base}")
+        print(f"warning: {adapter} names {named or 'no base'}, but is merged into {base}")
 
     own = (folder / "tokenizer_config.json").is_file()
     for home in (folder, Path(name)):
@@ -68,7 +76,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
 
     model = _load(name, dtype, config.revision or "main")
     rows = model.get_input_embeddings().weight.shape[0]
-    if own and len(tokenizer) > rows:  # as peft's AutoPeftModel does; the adapter brings the rows
+    if own and len(tokenizer) > rows:  # as in peft's AutoPeftModel; the adapter has the new rows
         model.resize_token_embeddings(len(tokenizer))
     untie(model)
 
@@ -76,9 +84,7 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     probes = _probes(len(tokenizer))
     before = _logprobs(whole, probes)
     if not all(bool(logprobs.isfinite().all()) for logprobs in before):
-        raise InputError(
-            f"adapter: {adapter}: with it the base gives log-probs that are no numbers"
-        )
+        raise InputError(f"adapter: {adapter}: with it the base's log-probs are not finite")
 
     if not hasattr(whole, "merge_and_unload"):
         raise InputError(f"adapter: {adapter}: {config.peft_type} cannot be merged into weights")
@@ -92,9 +98,11 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
     with atomic_directory(out) as aside:
         try:
             merged.save_pretrained(aside)
-        except RuntimeError as error:  # weights that peft left shared
+        except RuntimeError as error:  # peft left some weights shared
             reason = " ".join(str(error).split())
-            raise InputError(f"adapter: {adapter}: not saved as a model: {reason[:200]}") from None
+            raise InputError(
+                f"adapter: {adapter}: the merged model cannot be saved: {reason[:200]}"
+            ) from None
         tokenizer.save_pretrained(aside)
 
         del model, whole, merged
@@ -104,19 +112,19 @@ def merge_adapter(adapter: str, base: str | None, out: Path, dtype: str) -> str:
             torch.stack([(a - b).abs().max() for a, b in zip(before, after, strict=True)])
             .max()
             .item()
-        )  # NaN, if anything is
+        )  # NaN if any element is
 
         largest = max(b.abs().max().item() for b in before)
         if not difference <= ALLOWED[dtype] * max(1.0, largest):
             raise InputError(
-                f"{out}: merged, its log-probs differ by up to {difference:.3g}: it is not what "
-                f"base and adapter were ({WAYS_OUT[dtype]}); nothing was written"
+                f"{out}: the merged model's log-probs differ by up to {difference:.3g} from those "
+                f"of base and adapter ({WAYS_OUT[dtype]}); nothing was written"
             )
     return f"merged in {dtype}: log-probs of {len(probes)} probes differ by up to {difference:.2g}"
 
 
 def untie(model: Any) -> None:
-    """Give the head a weight of its own: an adapter on one of two tied ones is merged into one."""
+    """Give the head its own weight, because an adapter may be on only one of two tied weights."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
@@ -125,7 +133,7 @@ def untie(model: Any) -> None:
 
 
 def tie_again(model: Any) -> None:
-    """Make equal ones one, as they were."""
+    """Tie the two weights again if they are equal."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight
@@ -134,36 +142,36 @@ def tie_again(model: Any) -> None:
 
 
 def _load(name: str, dtype: str, revision: str = "main") -> Any:
-    """The language model, on a CPU; of a checkpoint that is saved quantized, what it stands for."""
+    """Load the language model on the CPU; a quantized checkpoint is dequantized."""
     check_weights_of(name, revision)
     way = way_to_load(name, dtype, "cpu", revision)
     try:
         model = way.load(name)
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]
-        raise InputError(f"{name}: model not loaded: {first}") from None
+        raise InputError(f"{name}: the model cannot be loaded: {first}") from None
     for line in way.settle(model):
         print(line)
     return model.eval()
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:
-    """The adapter on its base by plain peft; what does not fit is an error, not a warning."""
+    """Put the adapter on its base with plain peft; a misfit is an error, not a warning."""
     try:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             whole = PeftModel.from_pretrained(model, adapter)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"adapter: {adapter}: peft does not load it: {reason[:300]}") from None
+        raise InputError(f"adapter: {adapter}: peft cannot load it: {reason[:300]}") from None
     missing = [str(w.message) for w in heard if "missing adapter keys" in str(w.message).lower()]
     if missing:
-        raise InputError(f"adapter: {adapter}: does not fit this base: {missing[0][:300]}")
+        raise InputError(f"adapter: {adapter} does not fit this base: {missing[0][:300]}")
     return whole.eval()
 
 
 def _probes(tokens: int) -> list[Tensor]:
-    """Rows of ids that have every part of the vocabulary in them, the newest tokens too."""
+    """Make rows of ids from all parts of the vocabulary, including the newest tokens."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(0, tokens, (3, 16), generator=generator)
     return [*drawn.split(1), torch.arange(max(0, tokens - 16), tokens)[None]]

@@ -1,11 +1,11 @@
 """What peft wraps: layers that an adapter changes, all switched at once, and the head's weights.
 
-An adapter is often more than LoRA matrices. Beside ``LoraLayer`` peft has a wrapper for modules
-that were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
-embedding (``trainable_token_indices``). Each holds a copy for each adapter and passes the base's
-own through while none is active. Trained biases, and base weights that peft saved beside LoRA, have
-no wrapper; ``Overrides`` holds one for each adapter and lays it over the base's while that is
-active.
+An adapter may be more than LoRA matrices. Besides ``LoraLayer`` peft has a wrapper for modules that
+were trained whole (``modules_to_save``: embedding, head, norms) and one for single rows of the
+embedding (``trainable_token_indices``). Each holds a copy for each adapter, and uses the base's own
+weights while no adapter is active. Trained biases, and base weights that peft saved with LoRA, have
+no wrapper; ``Overrides`` holds them for each adapter, and puts them in place of the base's while
+that adapter is active.
 """
 
 import types
@@ -31,22 +31,22 @@ Switchable = LoraLayer | TrainableTokensLayer | AuxiliaryTrainingWrapper
 
 
 def switchable(model: nn.Module) -> list[Switchable]:
-    """All modules of the model that an adapter changes."""
+    """List the modules of the model that an adapter changes."""
     return [module for module in model.modules() if isinstance(module, Switchable)]
 
 
 def switch(modules: Sequence[Switchable], adapter: str | None) -> None:
-    """Make ``adapter`` the active one in all these modules; None for the base as it is.
+    """Activate ``adapter`` in all these modules; None for the bare base.
 
     peft's own ``set_adapter`` also flips ``requires_grad``, and a leaf that is frozen between
-    forward and backward gets no gradient, silently; so only the two flags that its forward passes
-    read are set. Seen in peft 0.21.2; a test holds this against ``set_adapter``.
+    forward and backward silently gets no gradient. So this sets only the two flags that peft's
+    forward passes read. Seen in peft 0.21.2; a test compares this with ``set_adapter``.
     """
     for module in modules:
         absent = adapter is None or (
             not isinstance(module, LoraLayer) and adapter not in _adapters_of(module)
         )
-        module._disable_adapters = absent  # a wrapper without this adapter would fail, not pass by
+        module._disable_adapters = absent  # a wrapper without this adapter would fail
         if not absent:
             module._active_adapter = [adapter]
 
@@ -56,10 +56,10 @@ def _adapters_of(module: TrainableTokensLayer | AuxiliaryTrainingWrapper) -> Con
 
 
 def heed_whose_rows(model: nn.Module) -> None:
-    """Have the wrappers of single rows pass by adapters without any, when one is saved or loaded.
+    """Let wrappers of single rows ignore adapters without rows in saving and loading.
 
     peft 0.21.2 asks every wrapper for every adapter's rows (peft/utils/other.py,
-    ``TrainableTokensWrapper.adapter_state_dict``), and one without them ends in a KeyError.
+    ``TrainableTokensWrapper.adapter_state_dict``), which raises KeyError if it has none.
     """
     for module in model.modules():
         if isinstance(module, TrainableTokensWrapper):
@@ -82,7 +82,7 @@ def _rows_to_load(wrapper: TrainableTokensWrapper, adapter: str) -> dict[str, st
 
 
 def tie_copies(base: PreTrainedModel, adapter: str) -> None:
-    """Make the adapter's copies of embedding and head one weight, where the base's are one."""
+    """Tie the adapter's copies of embedding and head if the base's are tied."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if not isinstance(embedding, ModulesToSaveWrapper) or not isinstance(
         head, ModulesToSaveWrapper
@@ -96,10 +96,10 @@ def tie_copies(base: PreTrainedModel, adapter: str) -> None:
 
 
 class Overrides(nn.Module):
-    """Weights of an adapter's own that stand in for the base's, tensor for tensor.
+    """Weights of adapters that replace tensors of the base while the adapter is active.
 
-    ``module.bias`` is looked up in the instance before it is looked up among the parameters, so
-    that a tensor laid there is read by every forward pass, while the base's stays where it was.
+    Python looks ``module.bias`` up in the instance before the parameters. So every forward pass
+    reads a tensor that is put there, and the base's own stays where it was.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Overrides(nn.Module):
         self.keys[adapter] = names
 
     def lay(self, adapter: str | None) -> None:
-        """Lay the adapter's over the base's, and take away whose lay there."""
+        """Put the adapter's tensors over the base's, and remove another adapter's."""
         if not self.places:
             return
         for module, name in self._laid:
@@ -138,7 +138,7 @@ class Overrides(nn.Module):
             vars(module)[name] = tensor
 
     def tensors(self, adapter: str | None) -> list[Tensor]:
-        """The adapter's, in the order of ``places``."""
+        """List the adapter's tensors, in the order of ``places``."""
         if adapter is None or adapter not in self.places:
             return []
         held: Any = self.held[adapter]
@@ -146,13 +146,13 @@ class Overrides(nn.Module):
 
 
 def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight (V, d) and bias (V,) or None of an output head as its active adapter has it.
+    """Return weight (V, d) and bias (V,) or None of an output head with its active adapter.
 
-    LoRA on the head is added to the weight, so that sampling, scoring and training read one thing.
-    Gradients flow to whatever of it is trained.
+    LoRA on the head is added to the weight, so that sampling, scoring and training read the same.
+    Gradients flow to the parts that are trained.
 
     Raises:
-        InputError: a head that cannot be told so (LoRA with DoRA on it, another kind of layer).
+        InputError: the head is not supported (DoRA on it, or another type of layer).
     """
     held: Any = head
     if isinstance(head, ModulesToSaveWrapper):
@@ -186,26 +186,28 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     if not isinstance(getattr(head, "weight", None), Tensor):
         raise InputError(f"the output head is a {type(head).__name__}, which is not supported")
     if isinstance(held.weight, bnb.nn.Params4bit | bnb.nn.Int8Params):
-        raise InputError("the output head is quantized, which is not supported (take it as it is)")
+        raise InputError(
+            "the output head is quantized, which is not supported (leave it unquantized)"
+        )
     return held.weight, getattr(held, "bias", None)
 
 
 def base_of(model: Any) -> Any:
-    """The transformers model below peft's, if there is one; needs no active adapter."""
+    """Return the transformers model below peft's, if any; needs no active adapter."""
     return model.base_model.model if isinstance(model, PeftModel) else model
 
 
 def filler(embedding: nn.Module) -> int:
-    """The token id to read where there is padding: one whose embedding is not the padding token's.
+    """Return a token id for padding positions whose embedding is not the padding token's.
 
-    That row is often all zeros, and the norm of zeros has no gradient: Gemma 3n takes a root of it,
-    and a gradient of all weights is NaN then, although nothing of it is read.
+    The padding token's row is often all zeros. Gemma 3n takes the root of its norm, whose gradient
+    is then NaN for all weights, although nothing of it is read.
     """
     return int(getattr(_unwrapped(embedding), "padding_idx", None) == 0)
 
 
 def base_module(model: nn.Module, path: str) -> nn.Module | None:
-    """The base's own module at ``path``, below whatever wraps it; None if there is none."""
+    """Return the base's own module at ``path``, below any wrapper; None if there is none."""
     module: Any = model
     for name in path.split("."):
         if name in ("base_layer", "original_module"):
@@ -228,12 +230,12 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def of_adapter(name: str, adapter: str) -> bool:
-    """Whether a parameter of that name, as ``named_parameters`` gives it, is this adapter's."""
+    """Whether a parameter name of ``named_parameters`` belongs to this adapter."""
     return f".{adapter}." in name or name.endswith(f".{adapter}")
 
 
 def equal_weights(saved: Tensor, own: Tensor) -> bool:
-    """Whether a saved copy of a base's weight is that weight, but for the type it was saved in."""
+    """Whether a saved copy equals the base's weight, apart from the type it was saved in."""
     if saved.shape != own.shape:
         return False
     return torch.equal(saved.to(own.device, own.dtype), own.detach())

@@ -1,16 +1,16 @@
-"""Checkpoints that are saved quantized: which load exactly, and how; told by the config alone.
+"""Checkpoints that are saved quantized: which of them load exactly, and how, by the config alone.
 
-transformers takes what config.json says over what it is asked for. What it then does was measured,
-with 5.23 on a CPU, against the files' tensors dequantized by hand:
+transformers puts config.json above its arguments. What it then does was measured, with 5.23 on a
+CPU, against the files' tensors dequantized by hand:
 
-    bitsandbytes, 4 bits    exact, once ``Quantized.settle`` has been over it
-    bitsandbytes, 8 bits    rounds activations too (logits off by 1%, gradients by 2%); dequantized
-                            it is exact
+    bitsandbytes, 4 bits    exact, after ``Quantized.settle``
+    bitsandbytes, 8 bits    also rounds activations (logits off by 1%, gradients by 2%); exact if
+                            dequantized
     fp8, mxfp8, mxfp4       dequantized exactly (Llama, Qwen3-MoE, DeepSeek-V3, Mixtral; gpt-oss);
-                            FP8 where its blocks divide the weights, else it errs in silence
+                            FP8 only if its blocks divide the weights, else silently wrong
 
-All others need a package, a GPU or a kernel that this toolkit is not tested with. A method that
-transformers does not know (NVIDIA's modelopt), it leaves out: the weights come without scales.
+All others need a package, a GPU or a kernel that this toolkit is not tested with. transformers
+ignores a method that it does not know (NVIDIA's modelopt): the weights come without scales.
 """
 
 import copy
@@ -45,9 +45,9 @@ class Quantized:
     """A quantized checkpoint that loads exactly, and how.
 
     Attributes:
-        config: of the model, with the quantization that it is to be loaded with.
-        kind: of quantization, in words.
-        precision: "4bit" for as it is saved; "bf16" or "fp32" for dequantized to that.
+        config: the model's config, with the quantization to load it with.
+        kind: the kind of quantization, for messages.
+        precision: "4bit" to keep it as saved; "bf16" or "fp32" to dequantize it.
     """
 
     config: PreTrainedConfig
@@ -56,15 +56,15 @@ class Quantized:
 
     @property
     def note(self) -> str:
-        """What is loaded, in a line."""
-        how = "taken as it is" if self.precision == "4bit" else f"dequantized to {self.precision}"
+        """A line on what is loaded."""
+        how = "kept as it is" if self.precision == "4bit" else f"dequantized to {self.precision}"
         return f"the checkpoint is in {self.kind}: {how}"
 
     def arguments(self, compute: torch.dtype) -> Settings:
-        """What ``from_pretrained`` is to be given: config and dtype.
+        """Return config and dtype for ``from_pretrained``.
 
-        No ``quantization_config``: of bitsandbytes' transformers would ignore it, and None would
-        wipe out the checkpoint's own (the bytes are then read as weights).
+        ``quantization_config`` is not among them: for bitsandbytes transformers would ignore it,
+        and None would remove the checkpoint's own (the bytes would then be read as weights).
 
         Args:
             compute: type of the arithmetic in 4 bits.
@@ -76,17 +76,16 @@ class Quantized:
         return {"config": config, "dtype": dtype}
 
     def settle(self, model: PreTrainedModel, compute: torch.dtype) -> None:
-        """Make a model that was loaded so what it would be without quantization, as far as it can.
+        """Make a loaded model as close as possible to what it would be without quantization.
 
-        transformers leaves the weights beside quantized ones (embedding, norms) in the file's type;
-        bitsandbytes makes the weights in the type of the day they were quantized when it goes
-        backward, though not forward (gradients off by 0.2% where the saved type is bf16); and what
-        was dequantized would be saved with the file's names, partly quantized again, and reload as
-        nonsense.
+        transformers leaves the weights beside quantized ones (embedding, norms) in the file's type.
+        bitsandbytes dequantizes to the type of quantization time in the backward pass, but not in
+        the forward pass (gradients are off by 0.2% if that type is bf16). And what was dequantized
+        would be saved under the file's names, partly quantized again, and reload as nonsense.
 
         Args:
-            model: as ``from_pretrained`` returned it.
-            compute: as it was loaded with.
+            model: the model that ``from_pretrained`` returned.
+            compute: the type that it was loaded with.
         """
         dtype = DTYPES.get(self.precision, compute)
         kept: Any = model._keep_in_fp32_modules_strict or ()
@@ -102,11 +101,13 @@ class Quantized:
                 weight.quant_state.dtype = dtype
 
         held: Any = model
-        held._weight_conversions = None  # of the file; for saving, the family's are found anew
+        held._weight_conversions = (
+            None  # these are the file's; for saving, the family's are found again
+        )
 
         if self.precision == "4bit":
             return
-        if getattr(model, "hf_quantizer", None) is not None:  # bitsandbytes: after loading alone
+        if getattr(model, "hf_quantizer", None) is not None:  # bitsandbytes, only after loading
             held.dequantize(dtype)
             held.is_loaded_in_4bit = held.is_loaded_in_8bit = False
         for module in model.modules():
@@ -115,11 +116,11 @@ class Quantized:
 
 
 def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> BitsAndBytesConfig:
-    """NF4 with double quantization: how everything is held that is put in 4 bits here.
+    """Make the one quantization config: NF4 with double quantization.
 
     Args:
         compute: type of the arithmetic.
-        left_out: names of linear layers that stay as they are; None for those of transformers.
+        left_out: names of linear layers to leave out; None for transformers' own list.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -131,9 +132,9 @@ def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> 
 
 
 def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quantized | None:
-    """How a checkpoint that is saved quantized loads with ``precision``; None for any other.
+    """Decide how a quantized checkpoint loads with ``precision``; None for an unquantized one.
 
-    Reads no weights. FP8 takes a moment: the model is made without storage, for its shapes.
+    No weights are read. FP8 takes a moment: the model is made without storage, for its shapes.
 
     Args:
         config: of the model, or its dictionary. ``quantization_config`` may be in its text_config.
@@ -149,7 +150,7 @@ def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quan
         try:
             config = AutoConfig.for_model(**config)
         except (TypeError, ValueError):
-            raise InputError(f"{name}: transformers knows no such model_type") from None
+            raise InputError(f"{name}: transformers does not know the model_type") from None
 
     found = _settings(config)
     if found is None:
@@ -161,7 +162,7 @@ def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quan
         settings = found = {**found, "quant_method": "bitsandbytes"}
         kind = _check_bitsandbytes(name, config, found, precision)
         if found.get("llm_int8_skip_modules") is not None:
-            # A new score head beside a language model's blocks would be made in 4 bits too.
+            # Otherwise a new score head would be made in 4 bits, too.
             listed = found["llm_int8_skip_modules"]
             settings = {**found, "llm_int8_skip_modules": [*listed, *HEADS]}
     elif method in ("fp8", "mxfp8", "mxfp4"):
@@ -175,11 +176,11 @@ def check_quantized(config: PreTrainedConfig | Settings, precision: str) -> Quan
         settings = {**found, "dequantize": True}
     else:
         method = "no quant_method" if found.get("quant_method") is None else method
-        _refuse(name, f"a quantization that is not loaded here ({method})")
+        _refuse(name, f"a quantization that is not supported ({method})")
 
     config = copy.deepcopy(config)
     if hasattr(text := config.get_text_config(decoder=True), "quantization_config"):
-        del text.quantization_config  # or it would be saved with what was dequantized
+        del text.quantization_config  # otherwise it would be saved with dequantized weights
     config.quantization_config = settings
     return Quantized(config, kind, precision)
 
@@ -189,7 +190,7 @@ def _nested(config: Settings) -> Any:
 
 
 def _settings(config: PreTrainedConfig) -> Settings | None:
-    """The checkpoint's ``quantization_config``, where transformers looks for it."""
+    """Find the checkpoint's ``quantization_config`` where transformers looks for it."""
     text = config.get_text_config(decoder=True)
     found = getattr(config, "quantization_config", None)
     found = found or getattr(text, "quantization_config", None)
@@ -199,15 +200,15 @@ def _settings(config: PreTrainedConfig) -> Settings | None:
 
 
 def _refuse(name: str, what: str, instead: str | None = None) -> NoReturn:
-    how = "take the unquantized checkpoint, which its card names"
-    give = f"give {instead}, or {how}" if instead else how
-    raise InputError(f"{name}: saved in {what} ({give})")
+    how = "use the unquantized checkpoint that its card names"
+    give = f"pass {instead}, or {how}" if instead else how
+    raise InputError(f"{name} is saved in {what} ({give})")
 
 
 def _check_bitsandbytes(
     name: str, config: PreTrainedConfig, settings: Settings, precision: str
 ) -> str:
-    """The kind, in words; InputError if such a checkpoint does not load with ``precision``."""
+    """Return the kind in words; raise InputError if it does not load with ``precision``."""
     if settings.get("load_in_8bit"):
         kind = "8 bits (bitsandbytes)"
         if precision == "4bit":
@@ -227,17 +228,17 @@ def _check_bitsandbytes(
 
 
 def _check_fp8(name: str, config: PreTrainedConfig, settings: Settings) -> None:
-    """Raise InputError unless transformers' blocks are those that the file was quantized in.
+    """Raise InputError unless transformers assumes the blocks that the file was quantized in.
 
-    It divides a weight evenly by its number of scales (``Fp8Dequantize``): 192 rows in blocks of
-    128 are 128 and 64, but would be dequantized as 96 and 96.
+    transformers divides a weight evenly by its number of scales (``Fp8Dequantize``): 192 rows in
+    blocks of 128 are 128 and 64, but would be dequantized as 96 and 96.
     """
     if settings.get("expert_dtype", "fp8") != "fp8":
         _refuse(name, f"FP8 with experts in {settings['expert_dtype']}")
     try:
         quantization = FineGrainedFP8Config(**{**settings, "dequantize": False})
     except ValueError as error:
-        _refuse(name, f"FP8 with settings that are not understood: {error}")
+        _refuse(name, f"FP8 with unknown settings: {error}")
 
     if quantization.weight_block_size is None:
         return  # one scale for all of a weight
@@ -253,7 +254,9 @@ def _check_fp8(name: str, config: PreTrainedConfig, settings: Settings) -> None:
     for module_name, module in model.named_modules():
         if isinstance(module, FP8Linear):
             shape = tuple(module.weight.shape)
-        elif isinstance(module, FP8Experts):  # gate and up are apart in the file, of this shape too
+        elif isinstance(
+            module, FP8Experts
+        ):  # gate and up are separate in the file, and also have this shape
             shape = tuple(module.down_proj.shape[-2:])
         else:
             continue

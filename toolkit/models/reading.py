@@ -1,15 +1,15 @@
-"""How a reward model reads a text: what it was trained to find behind a completion.
+"""How a reward model reads a text: what it expects after a completion.
 
-A reward model reads its score on the last token of a text, so a text that ends otherwise than those
-of its training gets a score that means nothing, and nothing says so (a stock TRL model's accuracy
-fell from 0.987 to 0.427). What closes a text:
+A reward model reads its score on the last token of a text. If a text ends differently from those of
+its training, the score silently means nothing (a stock TRL model's accuracy fell from 0.987 to
+0.427). What closes a text:
 
-    trained here             what toolkit.json says: nothing, or one end token, behind the tokens of
+    trained here             what toolkit.json says: nothing, or one end token, after the tokens of
                              prompt and completion
     trained by TRL, text     the tokenizer's end token (trl 1.16 reward_trainer.py:684)
-    trained by TRL, chat     what the chat template writes behind the assistant's message; messages
-                             are rendered whole, for a template may write a turn that is finished
-                             otherwise than one that is begun
+    trained by TRL, chat     what the chat template writes after the assistant's message; messages
+                             are rendered whole, because a template may write a finished turn
+                             differently from one that is begun
 """
 
 import json
@@ -32,16 +32,16 @@ from toolkit.models.toolkit_json import FACTS, read_facts
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reward model's texts looked like in training.
+    """How a reward model's texts looked in training.
 
     Attributes:
-        ends_with: the id of the token that closes each text; None for nothing.
-        whole: messages are rendered whole, the assistant's among them, as TRL does.
-        chat: what made text of messages in training.
-        told: what the template was told then; None for not known, or not the same of all rows.
+        ends_with: the id of the token that closes each text; None for no token.
+        whole: whether messages are rendered whole, including the assistant's, as in TRL.
+        chat: how messages became text in training.
+        told: the template's arguments then; None if unknown, or if rows differed.
         trained_on: "messages" (or text that a template had rendered), "text", or "both".
-        padding: an id that transformers' pooling takes for padding, and so passes over, at a text's
-            end; None for none.
+        padding: an id that transformers' pooling takes for padding, and so skips, at a text's end;
+            None for no such id.
     """
 
     ends_with: int | None = None
@@ -52,7 +52,7 @@ class Reading:
     padding: int | None = None
 
     def check(self, prompts: Prompts) -> None:
-        """Raise InputError if the policy's messages are rendered otherwise than these were."""
+        """Raise InputError if the policy's messages are rendered differently from these."""
         if self.trained_on != "both":
             kinds = {
                 "messages" if not isinstance(given, str) or is_rendered(given) else "text"
@@ -62,7 +62,7 @@ class Reading:
             if other is not None:
                 raise InputError(
                     f"reward_adapter: it was trained on {self.trained_on}, but there are prompts "
-                    f"of {other} (give it what it knows: its scores of others mean nothing)"
+                    f"of {other}, whose scores mean nothing (use prompts as in its training)"
                 )
 
         if not prompts.messages or self.whole:
@@ -79,8 +79,8 @@ class Reading:
         now = next((now for now in told if self.told not in (None, now)), None)
         if now is not None:
             raise InputError(
-                f"chat_template_kwargs: the reward adapter was trained on messages whose template "
-                f"was told {json.dumps(self.told)}, but there are prompts of {json.dumps(now)} "
+                f"chat_template_kwargs: the reward adapter was trained on messages with "
+                f"{json.dumps(self.told)}, but there are prompts with {json.dumps(now)} "
                 "(pass the same --chat_template_kwargs)",
                 "chat_template_kwargs",
             )
@@ -91,12 +91,12 @@ class Reading:
         prompts: Sequence[list[int]],
         kept: Sequence[list[int]],
     ) -> list[list[int]]:
-        """Token ids to score, of prompts and completions in the same tokens.
+        """Make the token ids to score from prompts and completions in the policy's tokens.
 
         Args:
-            tokenizer: of the policy, on whose base the reward model sits.
+            tokenizer: of the policy, whose base the reward model shares.
             prompts: token ids; ``Prompts`` know which of them are messages.
-            kept: what is seen of each completion, without a stop token.
+            kept: the visible part of each completion, without a stop token.
         """
         if isinstance(prompts, Prompts):
             self.check(prompts)
@@ -120,7 +120,7 @@ class Reading:
         completions: Sequence[Any],
         columns: dict[str, list[Any]] | None = None,
     ) -> list[list[int]]:
-        """Token ids to score, of texts or messages; for a model whose tokens are not the policy's.
+        """Make the token ids to score from texts or messages, for a model with its own tokens.
 
         Args:
             tokenizer: the reward model's.
@@ -133,7 +133,7 @@ class Reading:
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {name: values[i] for name, values in (columns or {}).items()}
             text = answer_text(completion)
-            if isinstance(prompt, str) and self.whole:  # as TRL makes its rows: one text
+            if isinstance(prompt, str) and self.whole:  # one text, as in TRL's rows
                 end = self._end_text(tokenizer)
                 whole = prompt + text
                 whole = whole if whole.endswith(end) else whole + end
@@ -154,7 +154,7 @@ class Reading:
         return whole if self.ends_with is None else [*whole, self.ends_with]
 
     def _closing(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """The ids behind a completion; of TRL's text, what the tokenizer appends by itself too."""
+        """The ids after a completion; for TRL's text also those that the tokenizer appends."""
         if self.ends_with is None:
             return []
         if not self.whole:
@@ -185,7 +185,7 @@ class Reading:
         return ids
 
     def _read(self, row: list[int]) -> list[int]:
-        """The row up to the token on which pooling reads the score."""
+        """Return the row up to the token on which pooling reads the score."""
         end = len(row)
         while end > 1 and row[end - 1] == self.padding:
             end -= 1
@@ -193,12 +193,12 @@ class Reading:
 
 
 def other_rendering(adapter: str | Path | None, prompts: Prompts, name: str) -> list[str]:
-    """A line for each way in which a policy's messages were rendered otherwise in its training.
+    """Return a line for each difference between a policy's prompts and those of its training.
 
     Args:
-        adapter: its folder, where toolkit.json tells; None for no adapter.
-        prompts: that it is to answer now.
-        name: of it, for the lines.
+        adapter: its folder, where toolkit.json records the training; None for no adapter.
+        prompts: the prompts that it will answer.
+        name: its name in the lines.
     """
     then = {} if adapter is None else read_facts(adapter)
     if not prompts.messages or then.get("trained_on") not in ("messages", "both"):
@@ -207,13 +207,13 @@ def other_rendering(adapter: str | Path | None, prompts: Prompts, name: str) -> 
     if then.get("chat_template") != now["chat_template"]:
         here, there = named(prompts.chat.template), named(chat_of(then).template)
         lines.append(
-            f"{name} was trained on messages rendered by {there}, and the prompts are by {here}"
+            f"{name} was trained on messages rendered by {there}, but the prompts use {here}"
         )
     told, tells = then.get("chat_template_kwargs"), now["chat_template_kwargs"]
     if told is not None and told != tells:
         have = "various ones" if tells is None else json.dumps(tells)
         lines.append(
-            f"{name} was trained with chat_template_kwargs {json.dumps(told)}, and the prompts "
+            f"{name} was trained with chat_template_kwargs {json.dumps(told)}, but the prompts "
             f"have {have}"
         )
     return lines
@@ -225,17 +225,17 @@ def reading_of(
     end_token: str = "auto",
     padding: int | None = None,
 ) -> Reading:
-    """How the reward model in ``folder`` reads.
+    """Return how the reward model in ``folder`` reads.
 
     Args:
         folder: an adapter's, or a whole model's folder or Hub id.
-        tokenizer: that its texts are made of.
+        tokenizer: the tokenizer of its texts.
         end_token: "auto" for what it was trained with, "none", "eos", or a token's text.
-        padding: of a whole model, what its config says; of an adapter, its own tokenizer's or else
-            this tokenizer's, as TRL finds it.
+        padding: for a whole model, what its config says; for an adapter, its own tokenizer's pad
+            token or else this tokenizer's, as in TRL.
 
     Raises:
-        InputError: ``end_token`` is no token.
+        InputError: ``end_token`` is not a token.
     """
     facts = read_facts(folder) if (Path(folder) / FACTS).is_file() else None
     if facts is not None:
@@ -258,7 +258,7 @@ def reading_of(
 
 
 def _stock_padding(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The pad token that TRL had: its tokenizer's, or else the end token (trl 1.16, line 563)."""
+    """Return TRL's pad token: its tokenizer's, or else the end token (trl 1.16, line 563)."""
     own: Any = tokenizer
     if (Path(folder) / "tokenizer_config.json").is_file():
         own = AutoTokenizer.from_pretrained(str(folder))
@@ -269,9 +269,11 @@ def _stock_padding(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> in
 
 
 def said(reading: Reading, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    """A line on how a reward model reads."""
+    """Return a line on how a reward model reads."""
     end = "nothing"
     if reading.ends_with is not None and reading.ends_with != reading.padding:
         end = f"{tokenizer.convert_ids_to_tokens(reading.ends_with)}"
-    turns = ", of messages with what the chat template closes a turn with" if reading.whole else ""
-    return f"{name}: texts are scored with {end} behind them{turns}"
+    turns = (
+        ", and messages with what the chat template writes after a turn" if reading.whole else ""
+    )
+    return f"{name}: texts are scored with {end} after them{turns}"

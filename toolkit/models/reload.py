@@ -1,10 +1,10 @@
-"""Proof that a saved reward adapter is whole: another process loads it by plain peft and scores.
+"""Checking a saved reward adapter: another process loads it with plain peft and scores.
 
     python -m toolkit.models.reload < request.json
 
-The lines that load it (``load_plain``) are those the README shows. An adapter saved without its
-head, or a base that reloads otherwise than it was, gives other scores: that is an error here rather
-than a riddle in PPO.
+The lines that load it (``load_plain``) are those in the README. An adapter saved without its head,
+or a base that reloads differently, gives other scores: that is an error here rather than a riddle
+in PPO.
 """
 
 import json
@@ -23,15 +23,15 @@ from toolkit.errors import InputError
 from toolkit.models.families import trunk_of
 from toolkit.models.loading import way_to_load
 
-# Of the largest probe score's size. fp32 and 4-bit on a CPU repeat to the last bits; in bf16 plain
-# peft rounds the head to bf16 (8 bits of mantissa), which the toolkit does not.
+# Relative to the largest probe score. fp32 and 4-bit on a CPU repeat to the last bits; in bf16
+# plain peft rounds the head to bf16 (8 bits of mantissa), which the toolkit does not.
 TOLERANCE = {"exact": 1e-5, "rounded": 0.05}
 
 
 def load_plain(
     folder: str | Path, base: str, precision: str, revision: str = "main", trust: bool = False
 ) -> Any:
-    """The adapter on its base by peft and transformers alone, on this process's device."""
+    """Load the adapter on its base with peft and transformers alone."""
     way = way_to_load(base, precision, PartialState().device, revision, trust, score_head=True)
     model = way.load(base)
     way.settle(model)
@@ -43,7 +43,7 @@ def load_plain(
 
 @torch.no_grad()
 def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
-    """Scores of rows of token ids, one row at a time, so nothing is padded."""
+    """Score rows of token ids, one at a time, so that nothing is padded."""
     device = next(model.parameters()).device
     below: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not type(below).__name__.endswith("ForSequenceClassification"):  # a head on the trunk
@@ -65,7 +65,7 @@ def plain_scores(model: Any, rows: list[list[int]]) -> list[float]:
 
 
 def _score_on_trunk(model: Any, ids: Tensor) -> float:
-    """The score head's output at the last of these tokens (1, T)."""
+    """Return the score head's output at the last of these tokens (1, T)."""
     states = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     score: float = model.score(states[:, -1].float()).item()
     return score
@@ -84,7 +84,7 @@ def verify_reload(
 
     Args:
         folder: the saved adapter.
-        base, precision, revision, trust_remote_code: the base as it was trained on.
+        base, precision, revision, trust_remote_code: the base that it was trained on.
         rows: token ids of probe texts.
         scores: raw scores (without gain and bias) of the model that was saved.
 
@@ -92,7 +92,7 @@ def verify_reload(
         the largest absolute difference.
 
     Raises:
-        InputError: the adapter does not load, or scores otherwise.
+        InputError: the adapter does not load, or gives other scores.
     """
     request = {
         "folder": str(folder),
@@ -104,7 +104,12 @@ def verify_reload(
     }
 
     child = subprocess.run(
-        [sys.executable, "-P", "-m", "toolkit.models.reload"],  # -P: not the working folder first
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "toolkit.models.reload",
+        ],  # -P: do not import from the working folder
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -112,19 +117,19 @@ def verify_reload(
     )
     if child.returncode:
         last = (child.stderr.strip() or "no message").splitlines()[-1]
-        raise InputError(f"{folder}: saved, but plain peft does not load it: {last}")
+        raise InputError(f"{folder} was saved, but plain peft cannot load it: {last}")
 
     again = json.loads(child.stdout.splitlines()[-1])
     difference = max(abs(a - b) for a, b in zip(again, scores, strict=True))
     on_cpu = PartialState().device.type == "cpu"
     exact = precision == "fp32" or (precision == "4bit" and on_cpu)
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, *map(abs, scores))
-    finite = all(map(math.isfinite, [*again, *scores]))  # max passes by a NaN that is not the first
+    finite = all(map(math.isfinite, [*again, *scores]))  # max ignores a NaN that is not the first
 
     if not (finite and difference <= allowed):
         raise InputError(
-            f"{folder}: reloaded in a clean process it scores otherwise, by up to {difference:.3g} "
-            f"(allowed {allowed:.3g}): the adapter is not what was trained"
+            f"{folder}: reloaded in a clean process, its scores differ by up to {difference:.3g} "
+            f"(allowed are {allowed:.3g}): the saved adapter is not what was trained"
         )
     return difference
 

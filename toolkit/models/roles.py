@@ -1,14 +1,14 @@
-"""One base, four roles: policy, reference, value and reward by adapter and head.
+"""One base with four roles: policy, reference, value and reward, by adapter and head.
 
     role        adapter on the base                        head
     policy      "policy"                                   the base's own output head
     reference   none, or "reference": a frozen copy of     the base's own output head
                 the adapter that the policy starts from
     value       "value", or the policy's                   one fp32 output, starts at zero
-    reward      "reward", frozen                           one fp32 output, gain and bias behind it
+    reward      "reward", frozen                           one fp32 output, then gain and bias
 
-The base is held once, whatever the precision. Each method says which role it plays and switches to
-that role's adapter first; nothing is switched back, for every other method does the same.
+The base is held once, in any precision. Each method first switches to its role's adapter; nothing
+is switched back, because every other method does the same.
 """
 
 import copy
@@ -58,20 +58,20 @@ class Roles(Actors):
     Args:
         base: a frozen causal language model.
         lora: the configuration of the adapters that are trained. Without it there is no new
-            adapter, unless there is a value, which comes with a policy to be trained.
+            adapter, unless there is a value, which implies a policy to train.
         value: "adapter" (its own), "trunk" (a head on the policy's hidden states), or None.
         reward_adapter: folder of a trained reward adapter, or None.
         policy_adapter: folder of an adapter that the policy starts from, or None for a new one.
-        reference: "base" (adapters off), or "policy_adapter" (a frozen copy of that one: the
-            reference of a policy that starts from supervised fine-tuning).
-        reading: what the reward adapter is to find behind a completion (``reading_of``).
-        value_init: "zero", or "reward": adapter and head start as the reward's.
-        autocast_dtype: run every pass under autocast to this type; the base's frozen linear weights
-            are then held in it.
-        checked: hold a few passes against the base's own (``check_passes``).
+        reference: "base" (adapters off), or "policy_adapter" (a frozen copy of that one, for a
+            policy that starts from supervised fine-tuning).
+        reading: what the reward adapter expects after a completion (``reading_of``).
+        value_init: "zero", or "reward": adapter and head start as copies of the reward's.
+        autocast_dtype: run every pass under autocast to this type, and hold the base's frozen
+            linear weights in it.
+        checked: whether to compare a few passes with the base's own (``check_passes``).
 
     Raises:
-        InputError: an adapter that does not fit, or a base whose passes are not what they seem.
+        InputError: an adapter does not fit, or the base fails the checks at load.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Roles(Actors):
         for name, _ in base.named_modules():
             if {POLICY, REFERENCE, VALUE, REWARD} & set(name.split(".")):
                 raise InputError(
-                    f"{type(base).__name__}: its module {name} is called as a role is, and peft "
-                    "tells adapters by name: such models are not supported"
+                    f"{type(base).__name__} is not supported: its module {name} has the name of a "
+                    "role, and peft distinguishes adapters by name"
                 )
         if autocast_dtype is not None:
             round_frozen_weights(base, autocast_dtype)
@@ -162,11 +162,11 @@ class Roles(Actors):
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
 
     def add_policy(self, name: str, folder: str | Path) -> None:
-        """One more policy, frozen, on the same base: a role by the name of ``name``.
+        """Add a frozen policy on the same base, as the role ``name``.
 
         Args:
-            name: without dots, and none of the four roles'.
-            folder: its adapter's.
+            name: without dots, and not one of the four roles.
+            folder: its adapter's folder.
         """
         self._add(folder, name)
         self._adapter_of[name] = name
@@ -174,11 +174,11 @@ class Roles(Actors):
         check_passes(self, name)
 
     def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
-        """From now on this reward adapter plays the reward; others that did are kept on the base.
+        """Make this reward adapter the reward from now on; earlier ones stay on the base.
 
         Args:
-            folder: its adapter's, with head, gain and bias.
-            reading: what it is to find behind a completion.
+            folder: its adapter's folder, with head, gain and bias.
+            reading: what it expects after a completion.
         """
         key = str(Path(folder).resolve())
         if key not in self._rewards:
@@ -193,10 +193,10 @@ class Roles(Actors):
         self.has_reward = True
 
     def _add(self, folder: str | Path, name: str) -> dict[str, Tensor]:
-        """A saved adapter on the base, whole; returns a reward's head.
+        """Put a saved adapter on the base; return a reward's head.
 
-        What is not LoRA is held in fp32 where the passes allow it (a base in fp32, or autocast); in
-        a base of another type it has that type, as peft has it.
+        What is not LoRA is fp32 if the passes allow it (a base in fp32, or autocast); otherwise it
+        has the base's type, as in peft.
         """
         embedding = self._causal.get_input_embeddings().weight
         wide = self.autocast_dtype is not None or embedding.dtype == torch.float32
@@ -207,7 +207,7 @@ class Roles(Actors):
         return head
 
     def _settle(self) -> None:
-        """What adapters need once they are on: what is trained, cheaper passes, eval mode."""
+        """Prepare the adapters: what is trained, fast passes, eval mode."""
         copies = {
             id(p)
             for a, keys in self.overrides.keys.items()
@@ -219,7 +219,7 @@ class Roles(Actors):
                 trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE))
                 parameter.requires_grad_(trained and id(parameter) not in copies)
 
-        # A norm, say, has a cheaper pass only while it is frozen, so what is trained comes first.
+        # A norm has a fast pass only while it is frozen, so what is trained is settled first.
         with self.precision():
             use_fast_passes(self.model)
         self._layers = switchable(self.model)
@@ -249,7 +249,7 @@ class Roles(Actors):
             self.base_weights.check("the value's new adapter")
 
     def _without_head(self, lora: LoraConfig) -> LoraConfig:
-        """The value's adapter: the policy's but for the output head, which no value reads."""
+        """Configure the value's adapter: the policy's without the output head."""
         targets = lora.target_modules
         if not isinstance(targets, set | list):
             return lora
@@ -264,7 +264,7 @@ class Roles(Actors):
         kept = [target for target in targets if target.rpartition(".")[2] not in own]
         if not kept:
             raise InputError(
-                "lora_target_modules: only the output head, so a value adapter would have nothing "
+                "lora_target_modules: with only the output head, a value adapter would be empty "
                 "(add layers, or pass --value trunk)",
                 "lora_target_modules",
             )
@@ -281,7 +281,7 @@ class Roles(Actors):
         return "base"
 
     def act_as(self, role: str) -> PreTrainedModel:
-        """The causal language model with this role's adapter on."""
+        """Activate this role's adapter, and return the causal language model."""
         adapter = self._adapter_of[role]
         switch(self._layers, adapter)
         self.overrides.lay(adapter)
@@ -322,7 +322,7 @@ class Roles(Actors):
         }
 
     def _frozen_digest(self) -> str:
-        """A hash of reward and reference adapters, whole, and of the reward's head."""
+        """Hash the reward and reference adapters and the reward's head."""
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
             if self.is_frozen_adapter(name, parameter) or "reward_head" in name:
@@ -331,11 +331,11 @@ class Roles(Actors):
         return digest.hexdigest()[:16]
 
     def policy_facts(self) -> dict[str, object]:
-        """What makes an adapter of the policy's trained weights, as JSON can hold it.
+        """Return, as JSON, what is needed to write the policy's adapter.
 
         Returns:
-            config: of ``adapter_config.json``; overrides: the keys of those weights, in order;
-            frozen: those of them that are not trained.
+            config: the content of ``adapter_config.json``; overrides: the keys of those weights, in
+            order; frozen: the ones among them that are not trained.
         """
         config = self.model.peft_config[POLICY].to_dict() | {"bias": self.policy_bias}
         keys = self.overrides.keys.get(POLICY, [])
@@ -364,7 +364,7 @@ class Roles(Actors):
             self.model.peft_config[name].base_model_name_or_path = self.base_name
         self.act_as(POLICY)
 
-        # Copies of the base's embedding, which peft would add for some layers, say nothing new.
+        # Leave out copies of the base's embedding, which peft would add for some layers.
         self.model.save_pretrained(
             str(folder), selected_adapters=names, save_embedding_layers=False
         )
@@ -375,12 +375,12 @@ class Roles(Actors):
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(state, folder / VALUE / "value_head.safetensors")
 
-        for template in folder.rglob("README.md"):  # peft's, with nothing filled in
+        for template in folder.rglob("README.md"):  # peft's template, which is not filled in
             template.unlink()
         write_facts(folder / POLICY, self.base_name, **facts)
 
     def _save_overrides(self, folder: Path) -> None:
-        """Add the policy's biases and the like to its file, under the keys that peft gives them."""
+        """Add the policy's biases and other overrides to its file, under peft's keys."""
         keys, tensors = self.overrides.keys.get(POLICY, []), self.overrides.tensors(POLICY)
         if not keys:
             return
@@ -392,5 +392,5 @@ class Roles(Actors):
 
 
 def _plain(value: object) -> object:
-    """A set or an enumeration, as JSON holds it."""
+    """Convert a set or an enumeration for JSON."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

@@ -1,4 +1,4 @@
-"""How completions are sampled, and how much of each a scorer sees."""
+"""How completions are sampled, and which part of each a scorer sees."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,21 @@ from toolkit.models.generation import Sampled, Step, draw_uniforms, sample
 
 @dataclass(frozen=True)
 class SamplingRule:
-    """How completions come about, and how much of each the scorer sees.
+    """How completions are sampled, and which part of each the scorer sees.
 
     Attributes:
         response_length: C.
         temperature: of sampling and of all log-probs.
-        pad_id: written behind an end.
-        stop_ids: end a completion behind any of these; without any C tokens are sampled, whatever
-            they are.
+        pad_id: written after an end.
+        stop_ids: end a completion after any of these. Without any, exactly C tokens are sampled.
         truncate_id: the scorer sees a completion up to the first such token ...
         truncate_after: ... at this index or later.
-        penalty: score of a completion without one there.
-        missing_eos_penalty: taken off the score of a completion without any of ``ends``.
-        end_ids: what ends a completion though sampling goes on; by default ``stop_ids``.
-        known_ends: the model's end tokens, which the scorer does not see where text is cut at one.
-        show_stop: the scorer sees the stop token too, as TRL's reward models do, which were trained
-            with it.
+        penalty: score of a completion without that token.
+        missing_eos_penalty: subtracted from the score of a completion without any of ``ends``.
+        end_ids: ids that end a completion although sampling goes on; by default ``stop_ids``.
+        known_ends: the model's end tokens, hidden from the scorer if text is truncated at one.
+        show_stop: whether the scorer sees the stop token, too, as TRL's reward models do, which
+            were trained with it.
     """
 
     response_length: int
@@ -46,22 +45,22 @@ class SamplingRule:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """What ends a completion."""
+        """The ids that end a completion."""
         return self.end_ids or self.stop_ids
 
     def sample(
         self, step: Step, prompts: list[list[int]], generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Sampled]:
-        """A completion for each prompt: the prompts' mask (B, P), padded left, and what came."""
+        """Sample a completion for each prompt; also return the prompts' left-padded mask (B, P)."""
         uniforms = draw_uniforms(len(prompts), self.response_length, generator)
         ids, mask = (t.to(device) for t in pad(prompts, self.pad_id, "left"))
         return mask, sample(step, ids, mask, uniforms, self.temperature, self.pad_id, self.stop_ids)
 
     def visible(self, sampled: Sampled) -> tuple[Tensor, Tensor]:
-        """What the scorer sees of each completion: bool mask (B, C); and bool (B,) valid.
+        """Return what the scorer sees, as a bool mask (B, C), and whether it is valid, bool (B,).
 
-        The stop token itself is hidden, unless ``show_stop``: it is no part of the text that people
-        compare. Padding is told by the mask alone, so a pad token that is also a real one does no
+        The stop token itself is hidden unless ``show_stop``, since it is not part of the text that
+        people compare. Only the mask marks padding, so a pad token that is also a real one does no
         harm.
         """
         mask = sampled.mask
@@ -73,7 +72,7 @@ class SamplingRule:
         kept, valid = truncate(ids, self.truncate_id, self.truncate_after, pad_id=-1)
         seen = kept != -1
         if self.truncate_id in self.known_ends and not self.show_stop:
-            seen &= kept != self.truncate_id  # an end, and no part of the text
+            seen &= kept != self.truncate_id  # an end, which is not part of the text
         return seen, valid
 
 
@@ -88,15 +87,15 @@ def sampling_rule(
     missing_eos_penalty: float | None = None,
     stop_token_id: int | None = None,
 ) -> SamplingRule:
-    """The rule with its tokens given by their text.
+    """Make the rule from tokens given as text.
 
     Raises:
-        InputError: a text that is not one token, or a rule that no completion could meet.
+        InputError: a text is not one token, or no completion could meet the rule.
     """
     if truncate_token is not None and truncate_after >= response_length:
         raise InputError(
             f"truncate_after is {truncate_after}, but must be below response_length "
-            f"({response_length}), or every completion is penalized",
+            f"({response_length}), otherwise every completion is penalized",
             "truncate_after",
         )
 

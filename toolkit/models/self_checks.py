@@ -1,10 +1,9 @@
-"""Whether a loaded model is what the roles take it for: checked once, on a few tokens, at load.
+"""Checks at load, on a few tokens, that a model does what the roles rely on.
 
-Every log-prob of PPO rests on four things that a family may do otherwise than is thought, in
-silence: its logits are its output head's of the trunk's last states, and what the config says is
-done to them behind it; sampling with a cache gives what a whole pass gives; padding on the left
-changes nothing. Each is held against the model's own forward pass, on one row at a time, with
-adapters that are not zero.
+Every log-prob of PPO relies on four things that a family may silently do differently: its logits
+are its output head applied to the trunk's last states; the config says what happens to them after
+that; sampling with a cache gives what a whole pass gives; and padding on the left changes nothing.
+Each is compared with the model's own forward pass, one row at a time, with nonzero adapters.
 """
 
 from collections.abc import Iterator
@@ -24,19 +23,18 @@ if TYPE_CHECKING:
     from toolkit.models.actors import Actors
 
 LENGTHS, NEW = (7, 4), 4  # tokens of the rows that are sampled from, and new ones of each
-# Nats that log-probs may differ by, on average over the tokens, for each unit of the largest logit:
-# rounding alone makes 1e-6 in fp32 and 5e-3 in bf16, where another token of the past read or not
-# makes tenths.
+# Nats by which log-probs may differ, on average over tokens, for each unit of the largest logit:
+# rounding alone makes 1e-6 in fp32 and 5e-3 in bf16; one wrong token in the past makes tenths.
 ALLOWED = {True: 1e-4, False: 2e-2}
 RAMP = 60.0  # the largest logit of the ramp, beyond any trained model's
 
 
 def check_passes(actors: "Actors", role: str) -> None:
-    """Raise InputError unless the role's passes give what its model's own forward pass gives.
+    """Raise InputError unless the role's passes agree with its model's own forward pass.
 
     Args:
         actors: the roles.
-        role: one that has logits (policy, reference, or a contender).
+        role: a role with logits (policy, reference, or a contender).
     """
     try:
         with torch.no_grad(), actors.precision():
@@ -49,15 +47,15 @@ def check_passes(actors: "Actors", role: str) -> None:
         kind = type(actors.language_model(role)).__name__
         said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{kind}: a first pass over a few tokens fails, so it is not supported: {said[:200]}"
+            f"{kind}: a pass over a few tokens fails, so the model is not supported: {said[:200]}"
         ) from error
 
 
 def _check_head(actors: "Actors", role: str) -> None:
-    """The trunk's states go into the head, and what comes of its output is the logit rule.
+    """Check that the head reads the trunk's states, and that its output follows the logit rule.
 
-    The head's output is replaced by a ramp of numbers on its way, so that a cap is seen whatever
-    the size of the model's logits.
+    The head's output is replaced by a ramp of numbers, which shows a cap whatever the size of the
+    model's logits.
     """
     model, head = actors.language_model(role), actors.output_head(role)
     kind = type(model).__name__
@@ -78,7 +76,7 @@ def _check_head(actors: "Actors", role: str) -> None:
     finally:
         hook.remove()
     if ramp is None:
-        raise InputError(f"{kind}: its logits do not come from its output head: not supported")
+        raise InputError(f"{kind} is not supported: its logits do not come from its output head")
 
     states = actors.trunk(
         role,
@@ -90,18 +88,18 @@ def _check_head(actors: "Actors", role: str) -> None:
     )
     if not bool(states.isfinite().all()):
         raise InputError(
-            f"{kind}: as the {role} it gives hidden states that are not finite (its weights are "
+            f"{kind}: as the {role} it has hidden states that are not finite (its weights are "
             "broken, or the precision is too low: try --precision fp32)"
         )
 
     rounding = 1e-3 if actors.in_fp32 else 0.1
     if not _close(states, read[0], rounding):
         raise InputError(
-            f"{kind}: its output head reads something else than its trunk's last states: not "
-            "supported"
+            f"{kind} is not supported: its output head reads something else than its trunk's "
+            "last states"
         )
 
-    # Some composite models leave out what the config of their language model asks for (Aya Vision).
+    # Some composite models ignore a rule in the config of their language model (Aya Vision).
     promised = actors.logit_rule(role)
     rounding = 1e-5 if ramp.dtype == torch.float32 else 1e-2
     for rule in (promised, LogitRule()):
@@ -109,15 +107,15 @@ def _check_head(actors: "Actors", role: str) -> None:
             actors.set_logit_rule(role, rule)
             return
 
-    said = promised.said() or "as they are"
+    said = promised.said() or "unchanged"
     raise InputError(
-        f"{kind}: its config says that its logits are taken {said}, but it does something else to "
-        "them: not supported"
+        f"{kind} is not supported: its config says that its logits are {said}, but the model does "
+        "something else"
     )
 
 
 def _check_rows(actors: "Actors", role: str) -> None:
-    """Sampling with a cache, a whole padded pass, and plain rows give the same log-probs."""
+    """Check that sampling with a cache, a padded pass and single rows give equal log-probs."""
     model, head = actors.language_model(role), actors.output_head(role)
     drawn = _tokens(head, sum(LENGTHS)).tolist()
     prompts = [drawn[: LENGTHS[0]], drawn[LENGTHS[0] :]]
@@ -147,14 +145,14 @@ def _check_rows(actors: "Actors", role: str) -> None:
         gap = (found - expected).abs().mean().item()
         if not gap <= allowed:
             raise InputError(
-                f"{type(model).__name__}: {what} gives log-probs that differ from those of its own "
-                f"pass over each row, by {gap:.2g} nats a token (rounding makes up to "
-                f"{allowed:.1g}): such models are not supported"
+                f"{type(model).__name__} is not supported: log-probs of {what} differ from "
+                f"those of its own pass over each row by {gap:.2g} nats a token (rounding makes "
+                f"up to {allowed:.1g})"
             )
 
 
 def _tokens(head: nn.Module, count: int) -> Tensor:
-    """Token ids (count,) from all over the vocabulary."""
+    """Token ids (count,) spread over the vocabulary."""
     rows = head_weights(head)[0].shape[0]
     return torch.randint(0, rows, (count,), generator=torch.Generator().manual_seed(rows))
 
@@ -167,7 +165,7 @@ def _close(found: Tensor, expected: Tensor, rounding: float) -> bool:
 
 @contextmanager
 def _noise_in_new_adapters(actors: "Actors") -> Iterator[None]:
-    """Within, LoRA whose B is zero, as it begins, is not: a pass that skipped it would be seen."""
+    """Set LoRA's initial zeros to noise inside, so that a pass without LoRA shows."""
     generator = torch.Generator().manual_seed(0)
     new = [
         parameter

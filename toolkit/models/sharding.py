@@ -1,8 +1,8 @@
-"""A base shared out among several GPUs: each holds a part of every decoder layer's frozen weights.
+"""Sharding a base over GPUs: each holds a part of every decoder layer's frozen weights.
 
-PyTorch's FSDP2 gathers a layer's weights for as long as the layer works, 4-bit ones as they are.
+PyTorch's FSDP2 gathers a layer's weights while the layer works, 4-bit ones without unpacking.
 Adapters and heads stay whole in every process: their gradients are summed as without sharding, so
-the updates are the same. Embedding and output head are not shared out.
+the updates are the same. Embedding and output head are not sharded.
 """
 
 import torch.distributed as dist
@@ -14,15 +14,15 @@ from toolkit.errors import InputError
 
 
 def shard_base(models: list[PreTrainedModel]) -> int:
-    """Share out the frozen weights of the models' decoder layers; returns how many layers.
+    """Shard the frozen weights of the models' decoder layers; return the number of layers.
 
-    From then on every process must make as many passes as every other, or all wait for ever.
+    From then on all processes must make the same number of passes, or they wait forever.
 
     Args:
-        models: transformers models, adapters already on; what requires a gradient is left whole.
+        models: transformers models with their adapters; weights that need a gradient stay whole.
 
     Raises:
-        InputError: a model whose layers are not known (no ``_no_split_modules``), or whose experts
+        InputError: a model does not name its layers (``_no_split_modules``), or its experts
             are in 4 bits.
     """
     count = 0
@@ -32,7 +32,7 @@ def shard_base(models: list[PreTrainedModel]) -> int:
         if not layers:
             raise InputError(f"FSDP: {type(model).__name__} does not name its layers")
         if any(hasattr(module, "parametrizations") for module in model.modules()):
-            raise InputError("FSDP: experts in 4 bits cannot be shared out (pass --precision bf16)")
+            raise InputError("FSDP: experts in 4 bits cannot be sharded (pass --precision bf16)")
         device = next(model.parameters()).device
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for layer in layers:

@@ -1,4 +1,4 @@
-"""toolkit.json, beside an adapter: what the next stage must know of it, each fact of its type."""
+"""toolkit.json, in an adapter's folder: typed facts that the next stage needs."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def _text_or_none(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-# What the facts that are acted on must be, in words and as a test; a file comes from anywhere.
+# What each fact must be, in words and as a test, because the file may come from anywhere.
 FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
     "gain": ("a finite number", _finite),
     "bias": ("a finite number", _finite),
@@ -44,10 +44,10 @@ FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def write_facts(folder: str | Path, base_name: str, **facts: object) -> None:
-    """Write ``toolkit.json``: the base's fingerprint and what else the next stage must know.
+    """Write ``toolkit.json``: the base's fingerprint and these facts.
 
     Raises:
-        InputError: gain or bias, say, is not what ``read_facts`` would take.
+        InputError: a fact is not what ``read_facts`` would accept.
     """
     for name, (wanted, holds) in FACTS_HELD.items():
         if name in facts and not holds(facts[name]):
@@ -56,10 +56,10 @@ def write_facts(folder: str | Path, base_name: str, **facts: object) -> None:
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``toolkit.json``; empty where another tool wrote the adapter.
+    """Read ``toolkit.json``; empty if another tool wrote the adapter.
 
     Raises:
-        InputError: a fact of another type than it is written with (file:line).
+        InputError: a fact has the wrong type (file:line).
     """
     path = Path(folder) / FACTS
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""A reward model of a language model that transformers has no sequence classifier for.
+"""A reward model on a language model for which transformers has no sequence classifier.
 
-The score head is put beside the output head, on the trunk that both read. An adapter trained so
-loads with plain peft by giving the language model a linear layer called ``score``
+The score head is put beside the output head, on the same trunk. Plain peft loads an adapter that
+was trained in this way after the language model gets a linear layer called ``score``
 (``load_plain``, and the lines of a published card).
 """
 
@@ -18,12 +18,12 @@ from toolkit.models.peft_wrappers import filler, head_weights
 
 
 class _ScoresByTrunk(PreTrainedModel):
-    """What a language model's class is given in place of its own forward pass."""
+    """Replaces the forward pass of a language model's class."""
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: object
     ) -> SequenceClassifierOutput:
-        """Scores (B, 1) as ``logits``: the head's of the state at each row's last real token."""
+        """Return scores (B, 1) as ``logits``: the head at each row's last real token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ids = input_ids.masked_fill(mask == 0, filler(self.get_input_embeddings()))
         inputs = {"input_ids": ids, "attention_mask": attention_mask, **kwargs}
@@ -34,12 +34,12 @@ class _ScoresByTrunk(PreTrainedModel):
         return SequenceClassifierOutput(logits=head(states[rows, last_real_token(mask)]))
 
     def get_output_embeddings(self) -> None:
-        """None: what it puts out are scores."""
+        """Return None, because its outputs are scores."""
         return None
 
 
 def with_score_head(model: Any, head: nn.Linear) -> Any:
-    """The same model as one that scores; its output head goes, where nothing else reads that.
+    """Turn the model into one that scores; drop its output head if nothing else reads it.
 
     Args:
         model: a causal language model.

@@ -1,4 +1,4 @@
-"""How often a reward model agrees with the pick, and whether that can be luck."""
+"""How often a reward model agrees with the picks, and whether that can be luck."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -14,14 +14,14 @@ from toolkit.data.records import from_row, to_row
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.maths.statistics import design_effect, tail_probability, wilson_interval
 
-SURE = 0.001  # a model is trusted where luck alone does as well with a lower probability
-TAIL = 0.025  # luck's on each side of a 95 % interval
-USEFUL = 1 / 3  # of the way from chance to always right: what a useful model should reach
+SURE = 0.001  # trust a model if luck alone does as well with a lower probability
+TAIL = 0.025  # probability outside each end of a 95 % interval
+USEFUL = 1 / 3  # share of the way from chance to always right that a useful model reaches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A mean of n rows with its 95 % interval, and of how many prompts they are."""
+    """A mean of n rows with its 95 % interval, and the number of their prompts."""
 
     value: float
     low: float
@@ -32,15 +32,15 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardMetrics:
-    """How good a reward model is on held-out comparisons, as metrics.json holds it.
+    """How good a reward model is on held-out comparisons; the content of metrics.json.
 
     Attributes:
         accuracy, accuracy_low, accuracy_high: share of right picks, with its 95 % interval.
-        p, p_below: probabilities that luck alone gives so many right picks, and so few.
+        p, p_below: probabilities of at least, and at most, this many right picks by luck alone.
         chance: share of right picks by luck.
-        loss: K-way cross-entropy, in nats; None where it is not a number.
-        comparisons, prompts: that were held out.
-        train_comparisons: that the model was trained on.
+        loss: K-way cross-entropy, in nats; None if it is not a number.
+        comparisons, prompts: numbers held out.
+        train_comparisons: number that the model was trained on.
         verdict: the answer of ``judge``.
     """
 
@@ -61,19 +61,19 @@ class RewardMetrics:
         """Read metrics.json.
 
         Raises:
-            InputError: no such file, or another tool's figures in it.
+            InputError: there is no such file, or another tool wrote it.
         """
         return from_row(RewardMetrics, read_object(path, what), str(path))
 
     def write(self, path: Path) -> None:
-        """Write it, atomically."""
+        """Write metrics.json, atomically."""
         write_json(path, to_row(self))
 
 
 def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> float:
-    """1 where the pick has the highest score, 0 where it has not, 1/m where m texts share it.
+    """Return 1 if the pick has the highest score, 0 if not, and 1/m if m texts share it.
 
-    Equal texts are one: a pick of either is right.
+    Equal texts count as one: a pick of either is right.
     """
     top = max(scores)
     tied = {text for text, score in zip(texts, scores, strict=True) if score == top}
@@ -81,10 +81,10 @@ def credit(scores: Sequence[float], best: int, texts: Sequence[Hashable]) -> flo
 
 
 def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Share:
-    """Mean with Wilson's 95 % interval, of as many trials as the rows are worth.
+    """Mean with Wilson's 95 % interval, for the effective number of trials.
 
-    Rows of one prompt may be right or wrong together; the interval is widened by what they show of
-    that (``design_effect``).
+    Rows of one prompt may be right or wrong together; the interval is widened by how much they are
+    (``design_effect``).
     """
     n = len(credits)
     if not n:
@@ -97,15 +97,15 @@ def share(credits: Sequence[float], prompts: Sequence[Hashable]) -> Share:
 
 
 def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]) -> float:
-    """Probability of so many right ones by chance: exact, or by a t test over prompts if larger."""
+    """Probability of this many right picks by luck: exact, or a t test over prompts if larger."""
     right = math.floor(math.fsum(credits) + 1e-9)
-    if len(set(chances)) == 1:  # the same distribution, sooner
+    if len(set(chances)) == 1:  # the same distribution, but faster
         exact = float(bdtrc(right - 1, len(chances), chances[0]))
     else:
         exact = tail_probability(right, chances)
     groups = len(set(prompts))
     effect = design_effect(credits, prompts)
-    if effect <= 1 + 1e-9 or groups < 2:  # of rounding, too, where no prompt is repeated
+    if effect <= 1 + 1e-9 or groups < 2:  # rounding, if no prompt is repeated
         return exact
     spread = math.sqrt(effect * math.fsum(p * (1 - p) for p in chances))
     excess = math.fsum(credits) - math.fsum(chances)
@@ -113,7 +113,7 @@ def luck(credits: Sequence[float], chances: Sequence[float], prompts: Sequence[H
 
 
 def chance_of(chances: Sequence[float], skill: float) -> list[float]:
-    """Each row's probability of a right pick, its odds being exp(skill) times those of chance."""
+    """Each row's probability of a right pick, if its odds are exp(skill) times those of chance."""
     found = []
     for p in chances:
         if p >= 1:
@@ -126,17 +126,17 @@ def chance_of(chances: Sequence[float], skill: float) -> list[float]:
 def interval(
     credits: Sequence[float], chances: Sequence[float], prompts: Sequence[Hashable]
 ) -> tuple[float, float]:
-    """95 % interval of the accuracy: those values that ``luck`` would not call too far off.
+    """95 % interval of the accuracy: the values that ``luck`` would not reject.
 
-    It is the test turned round, so the two cannot contradict each other: the interval lies above
-    chance where luck alone gives as many right picks with a probability below 0.025, and below
-    chance where it gives as few. Without repeated prompts, and with one K, it is that of C. J.
-    Clopper and E. S. Pearson (1934), Biometrika 26:404-413.
+    It inverts the test, so the two cannot contradict each other: the interval lies above chance if
+    luck gives at least as many right picks with a probability below 0.025, and below chance if it
+    gives at most as many. Without repeated prompts, and with one K, it is that of C. J. Clopper and
+    E. S. Pearson (1934), Biometrika 26:404-413.
     """
     everyone = len(chances)
 
     def least(right: Sequence[float], by_luck: Sequence[float]) -> float:
-        """The smallest accuracy under which so many right picks are not too many."""
+        """The smallest accuracy that does not reject this many right picks."""
         low, high = -30.0, 30.0
         if luck(right, chance_of(by_luck, low), prompts) >= TAIL:
             return 0.0
@@ -158,13 +158,13 @@ def best_of_k_accuracy(
     texts: Sequence[Sequence[Hashable]] | None = None,
     prompts: Sequence[Hashable] | None = None,
 ) -> RewardMetrics:
-    """How often the highest score is the pick, with its interval (``interval``), beside chance.
+    """Measure how often the highest score is the pick, with its interval, and chance.
 
     Args:
-        scores: raw, for each comparison.
+        scores: raw scores of each comparison.
         best: the picks.
-        texts: what was scored, to know equal candidates; None takes all as different.
-        prompts: by which rows belong together; None takes all as different.
+        texts: the scored texts, to find equal candidates; None treats all as different.
+        prompts: the prompts of the rows; None treats all as different.
     """
     texts = texts or [range(len(row)) for row in scores]
     prompts = prompts or range(len(scores))
@@ -197,8 +197,8 @@ class Verdict:
 
     Attributes:
         answer: "yes", "no" or "not decided".
-        p: the probability that decides: of luck giving so many right picks, or so few.
-        sentence: the same in words, with the figures.
+        p: the deciding probability: of at least, or at most, this many right picks by luck.
+        sentence: the verdict in words, with the figures.
     """
 
     answer: Literal["yes", "no", "not decided"]
@@ -207,25 +207,25 @@ class Verdict:
 
 
 def judge(metrics: RewardMetrics) -> Verdict:
-    """Whether a reward model can be trusted, by its picks of held-out comparisons.
+    """Judge whether a reward model can be trusted, by its picks of held-out comparisons.
 
-    "yes": luck alone gives so many right picks with a probability below 0.001.
+    "yes": luck alone gives this many right picks with a probability below 0.001.
 
-    "no": it is worthless for training, in one of two ways. It does worse than chance (the interval
-    lies below: are the labels turned round?); or chance explains it (the interval reaches down to
-    it) and it cannot be of much use (the interval ends before a third of the way from chance to
-    always right: 67 % of pairs, 50 % of four).
+    "no": it is worthless for training, for one of two reasons. It does worse than chance (the
+    interval lies below it: are the labels inverted?); or chance explains it (the interval reaches
+    down to chance) and it cannot be of much use (the interval ends before a third of the way from
+    chance to always right: 67 % of pairs, 50 % of four).
 
-    "not decided": anything else, as where few comparisons are held out. With 15 pairs a useless
-    model and a useful one look alike, and nobody should be kept from going on; they are warned.
+    "not decided": everything else, for example if few comparisons are held out. With 15 pairs a
+    useless model and a useful one look alike, so the user is warned, but not stopped.
 
     Args:
-        metrics: of ``best_of_k_accuracy``.
+        metrics: the result of ``best_of_k_accuracy``.
     """
     low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
     figures = (
-        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks right "
-        f"[{low:.1%}, {high:.1%}], by chance {chance:.1%}"
+        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks are right "
+        f"[{low:.1%}, {high:.1%}], by chance {chance:.1%} would be"
     )
     by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
     more = "hold out more (--eval_rows), or collect more comparisons"
@@ -238,14 +238,14 @@ def judge(metrics: RewardMetrics) -> Verdict:
         sentence = (
             f"Worse than chance: {figures}; luck alone gives as few with probability "
             f"{p_below:.2g}. PPO would learn the opposite of what people pick; are the labels "
-            "turned round?"
+            "inverted?"
         )
         return Verdict("no", p_below, sentence)
 
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
         sentence = (
-            f"Not to be told from chance: {by_luck}. PPO would learn nothing from it; try a higher "
-            "--learning_rate, more --num_train_epochs, more comparisons, or hold out more of them."
+            f"Cannot be distinguished from chance: {by_luck}. PPO would learn nothing; raise "
+            "--learning_rate or --num_train_epochs, collect more comparisons, or hold out more."
         )
         return Verdict("no", p, sentence)
 

@@ -1,4 +1,4 @@
-"""The flags that say who scores or picks, and the one grammar that they are short for.
+"""The flags that say who scores or picks, and the long form NAME=KIND:VALUE.
 
     words=lexicon:data/lexicon.txt
     mine=function:my_module:my_scores              a function of TRL's signature, or a Scorer
@@ -7,7 +7,7 @@
     qwen=http:qwen3@http://localhost:8000/v1       picks, and does not score
     people=people:outputs/matches.sqlite           a store that label.py serves; they pick
 
-``--lexicon FILE`` is short for ``lexicon=lexicon:FILE``, and so are the others for theirs.
+``--lexicon FILE`` is short for ``lexicon=lexicon:FILE``; the other flags work alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from toolkit.scoring.picker import Picker
     from toolkit.scoring.scorer import Scorer
 
-# What a flag stands for is imported when it is loaded: --help needs no library of models.
+# Scorers are imported when they are loaded, so that --help imports no model library.
 
 Kind = Literal["lexicon", "function", "reward_adapter", "reward_model", "http", "people"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Help texts of options that several classes have.
-LEXICON = "Word-valence file (word TAB valence ...); the score is their sum."
+LEXICON = "File of words and valences (word TAB valence); the score is their sum."
 REWARD_END_TOKEN = (
-    "What closes a text before a reward model scores it: auto for what it was trained with "
-    "(toolkit.json; TRL's models: the end token), none, eos, or a token."
+    "How a text ends before a reward model scores it: auto (as in its training, by toolkit.json; "
+    "the end token for TRL's models), none, eos, or a token's text."
 )
-UNTRUSTED_REWARD = "Go on with a reward model that is known to be at chance, or below it."
+UNTRUSTED_REWARD = "Use a reward model even if it is known to be at chance or below."
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Who scores or picks, as NAME=KIND:VALUE says it.
+    """Who scores or picks, as given by NAME=KIND:VALUE.
 
     Attributes:
-        name: in tables and logs.
+        name: shown in tables and logs.
         kind: one of ``KINDS``.
         value: the file, function, folder, model, MODEL@URL or store.
     """
@@ -56,14 +56,14 @@ class Spec:
 
 
 def parse_specs(texts: Sequence[str], flag: str) -> list[Spec]:
-    """What each text says; nothing is loaded.
+    """Parse each NAME=KIND:VALUE; nothing is loaded.
 
     Args:
         texts: each NAME=KIND:VALUE.
-        flag: that they came by, for messages.
+        flag: where they were given, for messages.
 
     Raises:
-        InputError: another form, or another kind.
+        InputError: a text has another form, or an unknown kind.
     """
     specs = []
     for text in texts:
@@ -79,7 +79,7 @@ def parse_specs(texts: Sequence[str], flag: str) -> list[Spec]:
 
 
 def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
-    """What the short flags that were given say, in their order.
+    """The specs of the short flags that were given, in their order.
 
     >>> short_forms({"lexicon": "words.txt", "reward_adapter": None})
     [Spec(name='lexicon', kind='lexicon', value='words.txt')]
@@ -103,18 +103,18 @@ def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
 def load_scorer(
     spec: Spec, base: str, precision: str, end_token: str = "auto", what: str = "--reward_adapter"
 ) -> "Scorer":
-    """The scorer that a spec names; its inputs are checked, and nothing large is loaded.
+    """Make the scorer that a spec names; this checks its inputs and loads nothing large.
 
     Args:
         spec: of a kind that scores.
-        base: the base at hand, which a reward adapter must fit.
+        base: the base model, which a reward adapter must fit.
         precision: how bases are held.
-        end_token: what closes the texts that reward models read, as for ``reading_of``.
+        end_token: how texts end that reward models read (``reading_of``).
         what: what a reward adapter is called in messages.
 
     Raises:
         InputError: it does not load.
-        ValueError: the kind picks, and does not score.
+        ValueError: the kind picks and does not score.
     """
     match spec.kind:
         case "lexicon":
@@ -140,33 +140,33 @@ def load_scorer(
 
 @dataclass
 class FunctionArguments(Flags):
-    """A function that says how good a completion is: exactly one of these."""
+    """The function that scores completions: exactly one of these flags."""
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
     lexicon: str | None = flag(None, LEXICON)
     reward_function: str | None = flag(
-        None, "module:function, called with prompts and completions, -> scores."
+        None, "module:function, called with prompts and completions; returns scores."
     )
 
     def flags(self) -> dict[str, str | None]:
-        """The flags that name a scorer, of which one is to be given, and their values."""
+        """The values of the flags that name a scorer; exactly one must be given."""
         return {"lexicon": self.lexicon, "reward_function": self.reward_function}
 
     @property
     def given(self) -> bool:
-        """Whether there is a scorer."""
+        """Whether a scorer was given."""
         return any(value is not None for value in self.flags().values())
 
     def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
-        """The scorer.
+        """Make the scorer.
 
         Args:
-            base_name: the base at hand, which a reward adapter must fit.
+            base_name: the base model, which a reward adapter must fit.
             precision: how bases are held.
 
         Raises:
-            InputError: none of them or more than one, or the one does not load.
+            InputError: no scorer is given, or more than one, or it does not load.
         """
         flags = self.flags()
         given = [flag for flag, value in flags.items() if value is not None]
@@ -181,7 +181,7 @@ class FunctionArguments(Flags):
 
 @dataclass
 class ScorerArguments(FunctionArguments):
-    """Who says how good a completion is: exactly one of these."""
+    """Who scores completions: exactly one of these flags."""
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
@@ -190,15 +190,15 @@ class ScorerArguments(FunctionArguments):
     allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
 
     def flags(self) -> dict[str, str | None]:
-        """The flags that name a scorer, of which one is to be given, and their values."""
+        """The values of the flags that name a scorer; exactly one must be given."""
         return super().flags() | {"reward_adapter": self.reward_adapter}
 
     def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
-        """The scorer; a reward adapter is then known to fit the base.
+        """Make the scorer, and check that a reward adapter fits the base.
 
         Raises:
-            InputError: none of the three or more than one, the one does not load, or the adapter is
-                known to be worthless (``check_trust``).
+            InputError: not exactly one scorer is given, it does not load, or the adapter is known
+                to be worthless (``check_trust``).
         """
         from toolkit.scoring.reward_models import RewardAdapter
         from toolkit.scoring.trust import check_trust
@@ -212,27 +212,27 @@ class ScorerArguments(FunctionArguments):
 
 @dataclass
 class RewardArguments(Flags):
-    """What PPO is rewarded for: one of these, or several, weighed against each other."""
+    """What PPO is rewarded for: one of these, or several with weights."""
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
     reward_adapter: str | None = flag(None, "Folder of a trained reward adapter, on the same base.")
     reward_model: str | None = flag(
-        None, "A reward model on another base: Hub id, folder, or its adapter."
+        None, "Reward model on another base: its Hub id or folder, or an adapter of one."
     )
     lexicon: str | None = flag(None, LEXICON)
     reward_function: str | None = flag(
         None,
-        "module:function(prompts, completions, **columns) -> scores; or several, joined by commas.",
+        "module:function(prompts, completions, **columns), returns scores; join several by commas.",
     )
     reward_end_token: str = flag("auto", REWARD_END_TOKEN)
     reward_weights: list[float] | None = flag(
-        None, "A weight for each of the above that is given, in this order."
+        None, "One weight per reward; order: adapter, model, lexicon, functions."
     )
     allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
 
     def specs(self) -> list[Spec]:
-        """What the flags that were given say, in the order of the weights."""
+        """The specs of the rewards that were given, in the order of the weights."""
         specs = short_forms(
             {
                 "reward_adapter": self.reward_adapter,
@@ -245,12 +245,12 @@ class RewardArguments(Flags):
         return specs
 
     def load(self, base_name: str, precision: str) -> "list[Scorer]":
-        """The rewards in the order of the flags; the verdicts on them are noted as ``verdicts``.
+        """Load the rewards in the order of the flags, and note the verdicts on them.
 
-        The reward adapter among them is the one that the roles are built with.
+        A reward adapter becomes a scorer without a folder: the roles hold the adapter itself.
 
         Raises:
-            InputError: none is given, one does not load, or the weights do not fit; or a reward
+            InputError: no reward is given, one does not load, the weights do not fit, or a reward
                 model is known to be worthless (``check_trust``).
         """
         from toolkit.scoring.reward_models import RewardAdapter, RewardModel
@@ -264,7 +264,7 @@ class RewardArguments(Flags):
             )
         if count > 1 and self.reward_weights is None:
             raise InputError(
-                f"{count} rewards and no --reward_weights (their scales differ: give one each)"
+                f"{count} rewards need --reward_weights, as their scales differ (give one for each)"
             )
         if self.reward_weights is not None and len(self.reward_weights) != count:
             raise InputError(
@@ -283,7 +283,7 @@ class RewardArguments(Flags):
         return scorers
 
     def reading(self, tokenizer: "PreTrainedTokenizerBase") -> "Reading | None":
-        """How the reward adapter reads a text (``reading_of``), which is said; None without one."""
+        """How the reward adapter reads a text, which is printed; None without an adapter."""
         if self.reward_adapter is None:
             return None
 
@@ -300,18 +300,18 @@ class JudgeArguments(JudgeRequestArguments):
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
-    # How it is asked, which may differ when a run goes on: no label depends on it.
+    # These may differ when a run goes on, because no label depends on them.
     FREE = ("judge_max_tokens", "judge_timeout", "judge_patience")
 
-    judge_url: str | None = flag(None, "The judge's address, as http://localhost:8000/v1.")
-    judge_model: str | None = flag(None, "The model's name there.")
+    judge_url: str | None = flag(None, "The judge's address, for example http://localhost:8000/v1.")
+    judge_model: str | None = flag(None, "Name of the judge's model at that address.")
     judge_prices: list[float] = flag(
-        [0.0, 0.0], "Per million tokens of requests, and of answers: to count the cost."
+        [0.0, 0.0], "Price per million tokens of requests and of answers, to count the cost."
     )
     judge_patience: Count = flag(
         20,
-        "End after so many answers in a row that are no letter. Their items are asked again by the "
-        "next call.",
+        "Stop after this many answers in a row that are not a letter. The next call asks about "
+        "their items again.",
     )
 
     def __post_init__(self) -> None:
@@ -319,10 +319,10 @@ class JudgeArguments(JudgeRequestArguments):
         if (self.judge_url is None) != (self.judge_model is None):
             raise InputError("judge_url and judge_model: give both or neither", "judge_url")
         if len(self.judge_prices) != 2:
-            raise InputError(f"judge_prices: {len(self.judge_prices)} numbers, not 2")
+            raise InputError(f"judge_prices has {len(self.judge_prices)} numbers, but must have 2")
 
     def load(self) -> "HTTPJudge | None":
-        """The judge; None where none was given."""
+        """Make the judge; None if none was given."""
         if self.judge_url is None or self.judge_model is None:
             return None
 
@@ -343,16 +343,18 @@ class JudgeArguments(JudgeRequestArguments):
 def load_picker(
     judge_args: JudgeArguments, scorer_args: FunctionArguments
 ) -> "tuple[str, Picker] | None":
-    """A scripted labeler's name and picker; None where neither a judge nor a scorer was given.
+    """Make a scripted labeler: its name and picker; None without a judge or a scorer.
 
     Raises:
-        InputError: both, or more than one scorer, or one that does not load.
+        InputError: both a judge and a scorer are given, or a scorer does not load.
     """
     judge = judge_args.load()
     if judge is None and not scorer_args.given:
         return None
     if judge is not None and scorer_args.given:
-        raise InputError("judge_url and a scorer given: one labeler at a time", "judge_url")
+        raise InputError(
+            "judge_url and a scorer are both given (give one labeler at a time)", "judge_url"
+        )
     if judge is not None:
         return judge.model, judge
 

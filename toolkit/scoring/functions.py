@@ -1,8 +1,8 @@
 """Scorers that read text: a word-valence lexicon, and a user's Python functions.
 
 A function has TRL's signature for reward functions, ``fn(prompts, completions, **columns) ->
-scores``, so what labels can also be what PPO is tuned against, or what judges it. It is found by
-``module:function``, and called with lists of its own.
+scores``, so one function can label, reward PPO, or judge. It is named by ``module:function``, and
+gets its own copies of the lists.
 """
 
 import copy
@@ -36,11 +36,11 @@ class Lexicon(Scorer):
     """Scores a completion by the sum of its words' valences; words that are not listed count 0.
 
     Args:
-        path: lines of ``word TAB valence``, further columns ignored (VADER's format); blank lines
-            and lines that start with "# " are passed over.
+        path: lines of ``word TAB valence``; further columns are ignored (VADER's format). Blank
+            lines and lines that start with "# " are skipped.
 
     Raises:
-        InputError: no such file, a line that is not of that form, or a valence that is not finite
+        InputError: there is no such file, a line has another form, or a valence is not finite
             (file:line).
     """
 
@@ -60,30 +60,30 @@ class Lexicon(Scorer):
                 word, valence = _valence(line, f"{path}:{number}")
                 self.valences[word] = valence
         if not self.valences:
-            raise InputError(f"{path}: no words (lines of `word TAB valence` are wanted)")
+            raise InputError(f"{path} has no words (write lines of `word TAB valence`)")
 
     @property
     def identity(self) -> str:
-        """Which lexicon it is, by what it says."""
+        """What identifies the lexicon: its content."""
         content = repr(sorted(self.valences.items())).encode()
         return f"lexicon {hashlib.sha256(content).hexdigest()[:16]}"
 
     def of_texts(self, texts: Iterable[str]) -> list[float]:
-        """The sum of valences of each text."""
+        """Return the sum of valences of each text."""
         return [
             sum(self.valences.get(word, 0.0) for word in WORD.findall(text.lower()))
             for text in texts
         ]
 
     def __call__(self, completions: Completions) -> Tensor:
-        """Sums of valences (B,) fp64; prompts do not count."""
+        """Return sums of valences (B,) fp64; prompts do not count."""
         scores = self.of_texts(completions.texts)
         refuse_infinite(self.title, scores, completions.texts)
         return torch.tensor(scores, dtype=torch.float64)
 
 
 def _valence(line: str, place: str) -> tuple[str, float]:
-    """A line's word and its valence."""
+    """Parse a line into its word and valence."""
     fields = line.split("\t")
     try:
         valence = float(fields[1])
@@ -101,8 +101,8 @@ class FunctionScorer(Scorer):
     """Scores by a Python function of TRL's signature, which runs as a guest.
 
     Args:
-        function: called as ``function(prompts=..., completions=..., **columns)``, with as many of
-            the columns as it takes.
+        function: called as ``function(prompts=..., completions=..., **columns)``, with the columns
+            that it accepts.
     """
 
     def __init__(self, function: RewardFunction) -> None:
@@ -111,12 +111,12 @@ class FunctionScorer(Scorer):
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return f"reward function {self.name}"
 
     @property
     def identity(self) -> str:
-        """Its own ``identity``, if it has one, or else where it is defined."""
+        """The function's own ``identity`` if it has one, or else where it is defined."""
         known = getattr(self.function, "identity", None)
         if known is not None:
             return str(known)
@@ -124,7 +124,7 @@ class FunctionScorer(Scorer):
         return f"{kind.__module__}:{kind.__qualname__}"
 
     def __call__(self, completions: Completions) -> Tensor:
-        """The function's scores (B,) fp64; NaN where it says NaN or None."""
+        """Return the function's scores (B,) fp64; NaN where it gives NaN or None."""
         scores = call_reward_function(
             self.function, completions.prompts, completions.answers, completions.columns
         )
@@ -132,22 +132,22 @@ class FunctionScorer(Scorer):
 
 
 def as_scorer(scorer: Scorer | RewardFunction) -> Scorer:
-    """A scorer as it is; a function of TRL's signature as a scorer."""
+    """Return a scorer unchanged; wrap a function of TRL's signature as a scorer."""
     return scorer if isinstance(scorer, Scorer) else FunctionScorer(scorer)
 
 
 def load_function(spec: str, field: str = "reward_function") -> Callable[..., Any]:
-    """The function that ``module:function`` names; the working folder is searched first.
+    """Load the function named by ``module:function``, searching the working folder first.
 
     Args:
-        spec: of the function.
-        field: the argument that named it.
+        spec: "module:function".
+        field: the argument that names it.
 
     Raises:
-        InputError: no such module or function, or the module fails, or exits, when imported.
+        InputError: there is no such module or function, or importing the module fails or exits.
     """
     module_name, _, name = spec.partition(":")
-    module_name = module_name.removesuffix(".py")  # a file's name will do
+    module_name = module_name.removesuffix(".py")  # a file name is accepted, too
     if not module_name or not name:
         raise InputError(f"{field}: {spec!r} is not module:function", field)
     with as_guest(f"{field}: {module_name}", field):
@@ -166,7 +166,7 @@ def _import_from_here(name: str) -> ModuleType:
             sys.path.insert(0, here)
         return importlib.import_module(name)
 
-    # Somebody works in recipes/: on the path, its files would be taken for libraries.
+    # If recipes/ is the working folder, its files would be taken for libraries on the path.
     path = Path(here, f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     if name in sys.modules or not path.is_file() or spec is None or spec.loader is None:
@@ -177,7 +177,7 @@ def _import_from_here(name: str) -> ModuleType:
 
 
 def function_name(function: RewardFunction) -> str:
-    """What a reward function is called in messages and logs."""
+    """Return a reward function's name in messages and logs."""
     return getattr(function, "__name__", type(function).__name__)
 
 
@@ -187,9 +187,9 @@ def call_reward_function(
     completions: Sequence[object],
     columns: Columns,
 ) -> list[float]:
-    """A user's function's scores as floats, one for each of B completions; NaN for None.
+    """Call a user's function; return one float for each of B completions, NaN for None.
 
-    It gets copies, which it may change as it likes, and runs as a guest (``guests``).
+    It gets copies, which it may change, and runs as a guest (``guests``).
 
     Args:
         function: of TRL's signature.
@@ -198,7 +198,7 @@ def call_reward_function(
         columns: name -> B values.
 
     Raises:
-        InputError: it failed, or it did not return B numbers that are finite or NaN.
+        InputError: it failed, or did not return B numbers that are finite or NaN.
     """
     name = f"reward function {function_name(function)}"
     with as_guest(name):
@@ -207,7 +207,9 @@ def call_reward_function(
         values = _as_floats(function(**given), name)
 
     if len(values) != len(completions):
-        raise InputError(f"{name}: {len(values)} scores for {len(completions)} completions")
+        raise InputError(
+            f"{name}: returned {len(values)} scores for {len(completions)} completions"
+        )
     refuse_infinite(name, values, completions)
     return values
 
@@ -222,10 +224,10 @@ def _as_floats(scores: Iterable[float | None], name: str) -> list[float]:
 
 
 def _wanted(function: RewardFunction, columns: Columns) -> Columns:
-    """The columns that the function takes: those it names, or all if it has ``**columns``.
+    """Return the columns that the function accepts: those it names, or all with ``**columns``.
 
     Raises:
-        InputError: it cannot do without a column that the rows do not have.
+        InputError: it requires a column that the rows do not have.
     """
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -234,7 +236,7 @@ def _wanted(function: RewardFunction, columns: Columns) -> Columns:
         given = name in columns or name in ("prompts", "completions")
         if not given and p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
             raise InputError(
-                f"reward function {function_name(function)}: it asks for the column {name!r}, but "
-                f"the prompts' rows have {', '.join(sorted(columns)) or 'no further ones'}"
+                f"reward function {function_name(function)}: it needs the column {name!r}, but "
+                f"the prompts' rows have {', '.join(sorted(columns)) or 'no others'}"
             )
     return {name: values for name, values in columns.items() if name in parameters}

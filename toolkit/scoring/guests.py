@@ -1,11 +1,11 @@
-"""A user's code at work among ours: whatever it does, the process is afterwards as it was before.
+"""Running a user's code inside this process, which is afterwards as it was before.
 
     with as_guest("reward function score"):
         scores = function(...)
 
-The working folder, torch's defaults, signal handlers and the like are put back, which is said once.
-A guest draws from random states of its own, so seeding them moves no one else's numbers. What it
-raises becomes one line without secrets; ``sys.exit`` and a fork that comes back are mistakes too.
+The working folder, torch's defaults, signal handlers and more are restored; the first time, a line
+says so. A guest has its own random states, so seeding them changes no other numbers. An exception
+becomes one line without secrets; ``sys.exit`` and a fork that returns are mistakes, too.
 """
 
 import mmap
@@ -35,11 +35,11 @@ from toolkit.scoring import guest_state
 
 
 def _set_device(device: torch.device) -> None:
-    # A default of "cpu" is held by a mode that every call goes through; none is as good.
+    # A default of "cpu" would install a mode that slows every call; no default means the same.
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
-# What a guest might leave changed: how it is called, read and set.
+# What a guest might change: its name, and how to read and set it.
 SETTINGS: list[tuple[str, Callable[[], object], Callable[..., object]]] = [
     ("the working folder", os.getcwd, os.chdir),
     ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
@@ -62,7 +62,7 @@ SETTINGS: list[tuple[str, Callable[[], object], Callable[..., object]]] = [
 ]
 _Handler = Callable[[int, FrameType | None], object] | int | None
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 1.0  # seconds that a fork has to come back before the guest's answer is taken
+PATIENCE = 1.0  # seconds to wait for a fork to return before the guest's answer is accepted
 
 _told: set[tuple[str, str]] = set()
 _forks = 0
@@ -70,7 +70,7 @@ _flag: tuple[int, mmap.mmap] | None = None
 
 
 def guests_state() -> StoredState | None:
-    """The guests' random states, as JSON can hold them; None before the first of them came."""
+    """Return the guests' random states for JSON; None before the first guest."""
     if guest_state.own is None:
         return None
     ours = current()
@@ -82,7 +82,7 @@ def guests_state() -> StoredState | None:
 
 
 def set_guests_state(state: StoredState | None) -> None:
-    """Put back what ``guests_state`` gave; None has them begin with ours as they are then."""
+    """Restore the states of ``guests_state``; with None, guests begin with ours of that time."""
     if state is None:
         guest_state.own = None
         return
@@ -97,12 +97,12 @@ def as_guest(name: str, field: str | None = None) -> Iterator[None]:
     """Run a user's code inside.
 
     Args:
-        name: what to call it in messages.
-        field: the argument that named it.
+        name: its name in messages.
+        field: the argument that names it.
 
     Raises:
-        InputError: it raised, called ``sys.exit``, or forked and came back from both sides. Its
-            own InputErrors pass.
+        InputError: it raised, called ``sys.exit``, or forked and returned in both processes. Its
+            own InputErrors pass through.
     """
     pid, forks, came_back = os.getpid(), _forks, _shared_flag()
     before = _settings()
@@ -126,16 +126,18 @@ def as_guest(name: str, field: str | None = None) -> Iterator[None]:
         _wait_for_a_fork(came_back)
     if came_back[0]:
         raise InputError(
-            f"{name}: it forked, and both processes came back from it (end the child by os._exit, "
-            "or use subprocess)",
+            f"{name} forked, and both processes returned from it (end the child with os._exit, or "
+            "use subprocess)",
             field,
         )
 
 
 def _said(error: BaseException) -> str:
-    """An exception in one line: where, what, and no secrets."""
+    """Return an exception in one line: where and what, without secrets."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = [f for f in frames if not f.filename.startswith("<frozen ")][-1]  # not of exit()
+    place = [f for f in frames if not f.filename.startswith("<frozen ")][
+        -1
+    ]  # not the frame of exit()
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, SystemExit):
         what = f"it called sys.exit({error.code!r}) (raise an error to stop)"
@@ -157,7 +159,7 @@ def _put_back(name: str, before: tuple[list[object], list[_Handler]]) -> None:
     for (what, read, put), value in zip(SETTINGS, kept, strict=True):
         try:
             changed = read() != value
-        except OSError:  # it deleted the folder that it went to
+        except OSError:  # it deleted the folder that it changed to
             changed = True
         if changed and value is not None:
             put(value)
@@ -173,12 +175,12 @@ def _put_back(name: str, before: tuple[list[object], list[_Handler]]) -> None:
 def _tell(name: str, what: str) -> None:
     if (name, what) not in _told:
         _told.add((name, what))
-        print(f"note: {name} changed {what}; it was put back", file=sys.stderr)
+        print(f"note: {name} changed {what}; this was restored", file=sys.stderr)
 
 
 @contextmanager
 def _own_randomness() -> Iterator[None]:
-    """Random states that go on from guest to guest; ours stay as they are."""
+    """Use random states that continue from guest to guest; ours do not change."""
     ours = current()
     if guest_state.own is not None:
         restore(guest_state.own)
@@ -191,7 +193,7 @@ def _own_randomness() -> Iterator[None]:
 
 # Forks
 
-# Who forks processes that end of themselves, or become another program, and never come back.
+# Modules whose forks end by themselves, or become another program, and never return.
 NEVER_BACK = {
     "multiprocessing.popen_fork",
     "multiprocess.popen_fork",
@@ -210,7 +212,7 @@ os.register_at_fork(after_in_parent=_count)
 
 
 def _shared_flag() -> mmap.mmap:
-    """A byte that this process and its forks see."""
+    """Make a byte that this process and its forks share."""
     global _flag
     if _flag is None or _flag[0] != os.getpid():
         _flag = os.getpid(), mmap.mmap(-1, 1)
@@ -220,11 +222,11 @@ def _shared_flag() -> mmap.mmap:
 def _end_a_fork(pid: int, name: str, came_back: mmap.mmap) -> None:
     """End this process if it is a fork of the one that called the guest.
 
-    At once, since its ``finally`` blocks would delete the files of the other.
+    It ends at once, because its ``finally`` blocks would delete the parent's files.
     """
     if os.getpid() != pid:
         came_back[0] = 1
-        print(f"error: {name}: a fork of it came back, and was ended", file=sys.stderr, flush=True)
+        print(f"error: {name}: a fork of it returned, and was ended", file=sys.stderr, flush=True)
         os._exit(2)
 
 
@@ -235,7 +237,7 @@ def _wait_for_a_fork(came_back: mmap.mmap) -> None:
 
 
 def _has_children() -> bool:
-    """Whether a process that this one made is at work, or has ended and was not waited for."""
+    """Whether this process has a child that is running, or was not waited for."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -1,11 +1,11 @@
-"""A picker that is asked over HTTP which completion is best: any OpenAI-compatible endpoint.
+"""A picker that asks an OpenAI-compatible HTTP endpoint which completion is best.
 
-The completions are lettered, in an order that a hash of them decides: a judge who likes the first
-one best thereby likes no index best, and the same completions make the same request whatever order
-they come in. Anything but one letter is no answer. Nothing is sent anywhere but to ``base_url``.
+The completions are lettered in an order that a hash of them decides. So a judge who prefers the
+first one prefers no index, and the same completions make the same request in any order. Only one
+letter counts as an answer. Nothing is sent anywhere but to ``base_url``.
 
-A judge that is of no use ends the work (``UselessJudge``): one who gives no answer many times in a
-row, and one who says the same letter again and again, and so knows nothing of the completions.
+A useless judge ends the work (``UselessJudge``): one that gives no answer many times in a row, or
+one that says the same letter again and again, and so ignores the completions.
 """
 
 import contextlib
@@ -32,11 +32,13 @@ from toolkit.scoring.picker import Fields
 from toolkit.scoring.scorer import Prompt
 
 QUESTION = "Which of these completions of the prompt is best?"
-ANSWER = re.compile(r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*""")  # the letter, in marks but not in words
-LARGEST = 1 << 20  # bytes of an answer; a letter's is under two thousand
-MOST_TOKENS = 10**9  # of one answer; an endpoint that counts more has miscounted
-# How unlikely a row of one letter has to be. All answers so far are looked at but once, so that is
-# asked for less than a row that begins anywhere among hundreds of thousands.
+ANSWER = re.compile(
+    r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*"""
+)  # the letter, in punctuation but not in words
+LARGEST = 1 << 20  # most bytes of an answer; one with a letter has under two thousand
+MOST_TOKENS = 10**9  # of one answer; if an endpoint counts more, it has miscounted
+# How unlikely a run of one letter must be. Answers are looked at only once, so this demands less
+# than finding such a run anywhere among hundreds of thousands.
 UNLIKELY_FROM_THE_START, UNLIKELY = math.log(1e-6), math.log(1e-9)
 
 
@@ -44,7 +46,7 @@ _Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class UselessJudge(InputError):
-    """A judge whose last ``count`` answers say nothing; those given out as labels are void."""
+    """Raised if a judge's last ``count`` answers mean nothing; labels from them are void."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -52,38 +54,39 @@ class UselessJudge(InputError):
 
 
 class HTTPJudge:
-    """Picks by asking ``POST {base_url}/chat/completions``; use it as a context, or close it.
+    """Picks by ``POST {base_url}/chat/completions``; use it as a context manager, or close it.
 
-    Rate limits (429), the server's own errors (5xx) and connections that fail or stall are tried
-    again, after as long as ``Retry-After`` says or 1, 2, 4, ... times ``backoff``.
+    Rate limits (429), server errors (5xx) and connections that fail or stall are retried after the
+    time in ``Retry-After``, or after 1, 2, 4, ... times ``backoff``.
 
     Args:
-        base_url: of the endpoint, as ``http://localhost:8000/v1``. Redirects are not followed.
-        model: as the endpoint calls it.
-        key_variable: environment variable with the API key; none is sent where it is not set.
-        question: what the judge is asked; completions and the form of the answer are added.
-        max_tokens: of the answer. More than a letter takes: a judge who chats is thus found out.
-            A model that thinks first needs thousands; what it puts before </think> is left out.
+        base_url: address of the endpoint, for example ``http://localhost:8000/v1``. Redirects are
+            not followed.
+        model: its name at the endpoint.
+        key_variable: environment variable with the API key; if it is not set, no key is sent.
+        question: the question to the judge; completions and the form of the answer are added.
+        max_tokens: most tokens of an answer. It allows more than a letter, to detect a judge who
+            chats. A model that thinks needs thousands; its text up to </think> is ignored.
         timeout: seconds for one request, from looking up the address to the answer's last byte.
-        patience: so many answers in a row that are no letter are the last ones (``UselessJudge``).
-        retries: of one request.
+        patience: answers without a letter in a row that end the work (``UselessJudge``).
+        retries: most retries of one request.
         backoff: seconds before the first retry.
-        longest_wait: seconds; a server that asks for more ends the work instead (what is labeled
-            stays, and the rest can be gone on with).
-        input_price: per million tokens of requests, in any currency.
-        output_price: per million tokens of answers.
+        longest_wait: seconds. If a server asks for more, the work ends (labels are kept, and the
+            rest can be done later).
+        input_price: price per million tokens of requests, in any currency.
+        output_price: price per million tokens of answers.
 
     Attributes:
-        requests: sent, retries among them.
-        retries: of these.
+        requests: requests sent, including retries.
+        retries: retries among them.
         answered: answers that were a letter.
         refused: answers that were not a letter.
-        refusal: how the last of these begins.
-        prompt_tokens: as the endpoint counts them, 0 if it does not.
+        refusal: the beginning of the last refused answer.
+        prompt_tokens: as the endpoint counts them; 0 if it does not.
         completion_tokens: likewise.
 
     Raises:
-        InputError: an address or a key that can not be one, or a number out of range.
+        InputError: the address or key is impossible, or a number is out of range.
     """
 
     def __init__(
@@ -126,18 +129,18 @@ class HTTPJudge:
         self.prompt_tokens = self.completion_tokens = 0
         self.refusal, self._why = "", ""
         self._letters = _Letters()
-        self._row = 0  # of answers without a letter, up to the last
+        self._row = 0  # answers without a letter in a row, up to the last
 
         self._key_variable = key_variable
         key = _key(key_variable)
-        # The key lives in here and in the client, whose repr hides it, and in no attribute.
+        # The key is kept here and in the client, whose repr hides it, but not in an attribute.
         self._hide = lambda text: text.replace(key, "[key]") if key else text
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
 
-        # A connection for each request: what an endpoint sends beyond an answer is never taken for
-        # the next one.
+        # Each request has its own connection, so that bytes that an endpoint sends after an answer
+        # are never taken for the next one.
         self._client = httpx2.Client(
             headers=headers,
             timeout=timeout,
@@ -160,32 +163,32 @@ class HTTPJudge:
 
     @property
     def cost(self) -> float:
-        """Of all requests so far, at the prices given."""
+        """Cost of all requests so far, at the given prices."""
         spent = self.prompt_tokens * self.input_price + self.completion_tokens * self.output_price
         return spent / 1e6
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> list[int]:
-        """The judge's ``pick`` as a ``Picker`` gives it; none if it refused. It sees no fields."""
+        """Return the judge's pick in a list, empty if it refused; it does not see the fields."""
         index = self.pick(prompt, completions)
         return [] if index is None else [index]
 
     def pick(self, prompt: Prompt, completions: list[str]) -> int | None:
-        """The index of the best completion; None if the judge named none.
+        """Return the index of the best completion; None if the judge named none.
 
         Args:
             prompt: text or messages.
             completions: 2 to 26 texts.
 
         Raises:
-            UselessJudge: it has named none, or the same letter, too often in a row.
-            InputError: the endpoint refuses such requests (a wrong key, model or address), answers
-                something else, or could not be reached however often it was tried.
+            UselessJudge: it named none, or the same letter, too often in a row.
+            InputError: the endpoint refuses the request (a wrong key, model or address), answers
+                something else, or cannot be reached after all retries.
         """
         count, letters = len(completions), string.ascii_uppercase
         if not 2 <= count <= len(letters):
-            raise InputError(f"{count} completions, but a judge takes 2 to {len(letters)}")
+            raise InputError(f"{count} completions, but a judge can compare 2 to {len(letters)}")
 
         order = shown_order(prompt, completions)
         content = self.request_text(prompt, [completions[k] for k in order])
@@ -202,14 +205,14 @@ class HTTPJudge:
             row = self._letters
             raise UselessJudge(
                 f"{self.base_url}: {self.model!r} said {letters[position]} {row.length} times in a "
-                "row, though completions are lettered by lot: it does not read them (another "
+                "row, though completions are lettered at random: it does not read them (another "
                 "model?)",
                 self.answered + self.refused - row.since + 1,
             )
         return order[position]
 
     def _refuse(self, answer: object) -> None:
-        """Count an answer without a letter; raise UselessJudge where it is one too many."""
+        """Count an answer without a letter; raise UselessJudge if it is one too many."""
         self.refused += 1
         self._row += 1
         said = self._cut(answer if isinstance(answer, str) else json.dumps(answer), 80)
@@ -217,19 +220,19 @@ class HTTPJudge:
         if self._row >= self.patience:
             raise UselessJudge(
                 f"{self.base_url}: {self._row} answers in a row were not one letter; the last "
-                f"begins {self.refusal} (does {self.model!r} follow such an instruction? "
-                "--judge_patience bears with more)",
+                f"begins {self.refusal} (does {self.model!r} follow this instruction? "
+                "--judge_patience allows more)",
                 self._row,
             )
 
     def doubt(self) -> str | None:
-        """A line on letters that it says more often than chance would have it; None for none."""
+        """A warning if it says a letter more often than chance explains; else None."""
         return self._letters.doubt(f"{self.base_url}: {self.model!r}")
 
     def request_text(self, prompt: Prompt, shown: list[str]) -> str:
-        """What the judge reads: the completions in the order in which they are lettered."""
-        # A completion can not write a heading of its own: it would have to know the mark, which
-        # is a hash of all of them.
+        """Return the text that the judge reads, with the completions in lettered order."""
+        # A completion cannot fake a heading, because it would have to know the mark, which is a
+        # hash of all of them.
         mark = hashlib.sha256(json.dumps([prompt, shown]).encode()).hexdigest()[:8]
 
         letters = string.ascii_uppercase[: len(shown)]
@@ -239,7 +242,7 @@ class HTTPJudge:
         return "\n\n".join([self.question, *parts, f"[End {mark}]", ask])
 
     def _ask(self, content: str) -> object:
-        """The answer's text, after as many tries as it takes."""
+        """Return the answer's text, after retries if needed."""
         body = json.dumps(
             {
                 "model": self.model,
@@ -267,17 +270,19 @@ class HTTPJudge:
                 asked = _seconds(headers.get("retry-after"))
 
             if asked is not None and asked > self.longest_wait:
-                raise InputError(f"{self._line(problem)} (asks for {asked:.0f} s: come back then)")
+                raise InputError(
+                    f"{self._line(problem)} (asks to wait {asked:.0f} s: run this then)"
+                )
             if attempt + 1 < self.tries:
                 own = min(self.backoff * 2**attempt, self.longest_wait)
                 time.sleep(own if asked is None else asked)
         raise InputError(f"{self._line(problem)} (tried {self.tries} times)")
 
     def _post(self, body: bytes) -> _Answer:
-        """Status, headers and at most LARGEST + 1 bytes of the answer, by the deadline.
+        """Return status, headers and at most LARGEST + 1 bytes of the answer, by the deadline.
 
-        The client's own timeouts are for each read anew: a server that sends a byte now and then
-        would keep it for ever. So a thread asks, and is hung up on when the time is over.
+        The client's own timeouts start anew at each read, so a server that sends a byte now and
+        then would keep it forever. So a thread asks, and its connection is cut at the deadline.
         """
         outcome: queue.SimpleQueue[_Answer | BaseException] = queue.SimpleQueue()
         call = _Call()
@@ -292,7 +297,7 @@ class HTTPJudge:
         try:
             found = outcome.get(timeout=self.timeout)
         except queue.Empty:
-            raise httpx2.ReadTimeout(f"no whole answer in {self.timeout:g} s") from None
+            raise httpx2.ReadTimeout(f"no complete answer in {self.timeout:g} s") from None
         finally:
             call.hang_up()
         if isinstance(found, BaseException):
@@ -304,16 +309,16 @@ class HTTPJudge:
         answer = b""
         extensions = {"trace": call.trace}
         with self._client.stream("POST", url, content=body, extensions=extensions) as response:
-            for chunk in response.iter_raw():  # undecoded: nothing small can become large
+            for chunk in response.iter_raw():  # undecoded, so that nothing small can become large
                 answer += chunk
                 if len(answer) > LARGEST:
                     break
             return response.status_code, dict(response.headers), answer[: LARGEST + 1]
 
     def _content(self, answer: bytes) -> object:
-        """``choices[0].message.content``, and the tokens that it took are counted."""
+        """Return ``choices[0].message.content``, and count its tokens."""
         if len(answer) > LARGEST:
-            raise InputError(f"{self.base_url}: an answer of more than {LARGEST} bytes")
+            raise InputError(f"{self.base_url}: the answer has more than {LARGEST} bytes")
 
         try:
             value = json.loads(answer)
@@ -336,42 +341,42 @@ class HTTPJudge:
         raise InputError(self._line(f"no chat completion: {said}"))
 
     def _line(self, problem: str) -> str:
-        """A line with what the server said of it: no key, no control characters, no end of it."""
+        """Make a line from a server's message: short, without key and control characters."""
         return f"{self.base_url}: {self._cut(problem, 200)}"
 
     def _cut(self, text: str, length: int) -> str:
-        # Cut only once the key is out of it: else a part of one could stay.
+        # Cut only after the key is removed, or a part of it could stay.
         words = "".join(c if c.isprintable() else " " for c in self._hide(text)).split()
         return " ".join(words)[:length]
 
     def _cure(self, status: int, headers: dict[str, str]) -> str:
         if 300 <= status < 400:
             there = self._cut(headers.get("location", "").split("?")[0], 100) or "nowhere"
-            return f" (it redirects to {there}, which is not followed: give the right --judge_url)"
+            return f" (it redirects to {there}, which is not followed: pass the right --judge_url)"
         cures = {
             401: f" (is {self._key_variable} set to a key of this endpoint?)",
             403: f" (may the key in {self._key_variable} use model {self.model!r}?)",
-            404: f" (does base_url end as in .../v1, and is there a model {self.model!r}?)",
+            404: f" (does base_url end in /v1, and is there a model {self.model!r}?)",
         }
         return cures.get(status, "")
 
 
 class _Call:
-    """One request's connection, to be cut from another thread."""
+    """One request's connection, which another thread can cut."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
         self.over = threading.Event()
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """What the client tells of each of its steps; the one that finds the call over ends it."""
+        """Receive the client's events; end the connection if the call is over."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self.sockets.append(info["return_value"].get_extra_info("socket"))
         if self.over.is_set() and event.endswith(".started") and "close" not in event:
             raise httpx2.ReadTimeout("hung up")
 
     def hang_up(self) -> None:
-        """Wake whoever waits for this connection; it is theirs to close."""
+        """Wake the thread that waits for this connection, which then closes it."""
         self.over.set()
         for one in self.sockets:
             with contextlib.suppress(OSError):  # it is closed already
@@ -379,16 +384,16 @@ class _Call:
 
 
 class _Letters:
-    """Which positions a judge has named; by chance each is as likely, as the order is drawn."""
+    """The positions that a judge has named; by chance all are equally likely."""
 
     def __init__(self) -> None:
         self.counts: dict[int, Counter[int]] = {}  # number of completions: positions
-        self.position, self.chance = -1, 0.0  # of the present row: its letter, its log-probability
-        self.requests: set[bytes] = set()  # of the row: one that comes again has the same answer
+        self.position, self.chance = -1, 0.0  # of the current row: its letter, its log-probability
+        self.requests: set[bytes] = set()  # of the row: a repeated request has the same answer
         self.length, self.since, self.unbroken = 0, 0, True
 
     def add(self, content: str, position: int, count: int, number: int) -> bool:
-        """The answer of this number; whether the row of its letter is too long to be chance."""
+        """Add an answer; return whether its letter's row is too long for chance."""
         request = hashlib.sha256(content.encode("utf-8", "replace")).digest()
 
         if position != self.position:
@@ -407,22 +412,22 @@ class _Letters:
         return self.chance < limit
 
     def doubt(self, who: str) -> str | None:
-        """A line if a letter comes up so often that it is one in a thousand; None otherwise."""
+        """A warning if by chance a letter would be so frequent once in a thousand; else None."""
         for count, positions in sorted(self.counts.items()):
             position, times = max(positions.items(), key=lambda pair: pair[1])
             total = sum(positions.values())
-            p = count * float(bdtrc(times - 1, total, 1 / count))  # so often, or more
+            p = count * float(bdtrc(times - 1, total, 1 / count))  # this often, or more often
             if p < 1e-3:
                 return (
                     f"{who} said {string.ascii_uppercase[position]} in {times} of {total} answers "
-                    f"on {count} completions, which are lettered by lot (p = {min(p, 1):.1g}): it "
-                    "goes by the place more than by the text"
+                    f"on {count} completions, which are lettered at random (p = {min(p, 1):.1g}): "
+                    "it goes by the place more than by the text"
                 )
         return None
 
 
 def shown_order(prompt: Prompt, completions: list[str]) -> list[int]:
-    """The completions' indices as they are lettered: by a hash of prompt and completion."""
+    """Return the completions' indices in lettered order: by a hash of prompt and completion."""
 
     def place(k: int) -> bytes:
         return hashlib.sha256(json.dumps([prompt, completions[k]]).encode()).digest()
@@ -436,7 +441,7 @@ def _address(base_url: str) -> str:
     except (httpx2.InvalidURL, TypeError):
         raise InputError("base_url: not an address", "base_url") from None
     if url.userinfo or url.query or url.fragment:
-        raise InputError("base_url: has a name, password or query in it (leave it out)", "base_url")
+        raise InputError("base_url has a name, password or query in it (leave it out)", "base_url")
     try:
         url.host.encode("idna")
     except UnicodeError:
@@ -450,29 +455,27 @@ def _address(base_url: str) -> str:
 
 def _key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
-    if not key.isascii() or any(not 32 < ord(c) < 127 for c in key):  # no header can hold these
-        raise InputError(
-            f"{variable}: has spaces or characters in it that no key has (set it anew)"
-        )
+    if not key.isascii() or any(not 32 < ord(c) < 127 for c in key):  # a header cannot hold these
+        raise InputError(f"{variable} has spaces or characters that no key has (set it again)")
     return key
 
 
 def _without_thoughts(answer: str) -> str:
-    """What comes after a block in which a model thinks.
+    """Return what comes after a block in which a model thinks.
 
-    Many a chat template opens the block itself, so that the answer has its end alone, on a line.
+    Many chat templates open the block themselves, so that the answer has only its end, on a line.
     """
     thinks = answer.lstrip().startswith("<think>") or "</think>\n" in answer
     return answer.rpartition("</think>")[2] if thinks else answer
 
 
 def _tokens(count: object) -> int:
-    """A count of tokens, or 0 where it can be none."""
+    """Return a count of tokens, or 0 if the value cannot be one."""
     return count if type(count) is int and 0 < count <= MOST_TOKENS else 0
 
 
 def _seconds(header: str | None) -> float | None:
-    """What Retry-After says, seconds or a date; None if that is nothing."""
+    """Parse Retry-After (seconds or a date) to seconds; None if it is neither."""
     if header is None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip(), re.ASCII):

@@ -1,6 +1,6 @@
-"""Who says which of K completions is best: people, judges, or whoever has the highest score.
+"""Pickers say which of K completions is best: people, judges, or the highest score.
 
-``HTTPJudge`` is a picker; ``ScorePicker`` makes one of a scorer. A new one is one class.
+``HTTPJudge`` is a picker; ``ScorePicker`` makes one from a scorer. To add one, write one class.
 """
 
 import random
@@ -14,31 +14,31 @@ Fields = dict[str, object]
 
 
 class Picker(Protocol):
-    """Who knows which completions are best."""
+    """Says which completions are best."""
 
     @property
     def cost(self) -> float:
-        """What asking has cost so far."""
+        """Cost of all questions so far."""
 
     @property
     def refusal(self) -> str:
-        """How the last answer began that was none."""
+        """The beginning of the last refused answer."""
 
     def doubt(self) -> str | None:
-        """A line on why its answers are to be doubted; None where nothing speaks against them."""
+        """A line on why its answers are doubtful; None if they are not."""
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> list[int]:
-        """Indices of the best: one, several for a tie, none if no answer was given.
+        """Return the indices of the best: one, several for a tie, none without an answer.
 
-        ``fields`` are the further ones of the row.
+        ``fields`` are the row's other fields.
         """
 
 
 @dataclass(frozen=True)
 class ScorePicker:
-    """The best are those of the highest score.
+    """Picks the completions with the highest score.
 
     Attributes:
         scorer: a scorer, or a function of TRL's signature.
@@ -49,16 +49,16 @@ class ScorePicker:
     refusal: str = ""
 
     def doubt(self) -> str | None:
-        """None: a scorer does not see where completions stand."""
+        """Return None, because a scorer does not see the order of completions."""
         return None
 
     def best(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> list[int]:
-        """Indices of the highest score.
+        """Return the indices of the highest score.
 
         Raises:
-            InputError: not one finite number for each completion.
+            InputError: there is not one finite number for each completion.
         """
         scores = scores_of_row(as_scorer(self.scorer), prompt, completions, fields or {})
         return [k for k, score in enumerate(scores) if score == max(scores)]
@@ -67,16 +67,16 @@ class ScorePicker:
 def scores_of_row(
     scorer: Scorer, prompt: Prompt, completions: list[str], fields: Fields
 ) -> list[float]:
-    """The K scores of one row's completions.
+    """Return the K scores of one row's completions.
 
     Args:
-        scorer: who scores.
-        prompt: the row's, text or messages.
+        scorer: the scorer.
+        prompt: the row's prompt, text or messages.
         completions: K texts.
-        fields: the row's further ones.
+        fields: the row's other fields.
 
     Raises:
-        InputError: not one finite number for each completion.
+        InputError: there is not one finite number for each completion.
     """
     count = len(completions)
     columns = {name: [value] * count for name, value in fields.items()}
@@ -84,13 +84,13 @@ def scores_of_row(
 
 
 def pick_best(scores: list[float], ties: str, noise: float, rng: random.Random) -> int | None:
-    """Index of the best score; None for a tie at the top that is to be dropped.
+    """Return the index of the best score; None for a tie at the top that is dropped.
 
     Args:
         scores: one for each completion.
         ties: "drop", or "random" for one of the best by ``rng``.
-        noise: probability of picking one of all completions by lot instead (a tired labeler).
-        rng: three draws a call, whatever comes of them, so one row's tie shifts no other's luck.
+        noise: probability of picking any completion at random instead (a tired labeler).
+        rng: always drawn three times a call, so that one row's tie changes no other row.
     """
     careless, lot, tie_break = rng.random(), rng.random(), rng.random()
     if careless < noise:

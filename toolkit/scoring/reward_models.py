@@ -1,4 +1,4 @@
-"""Reward models that score: an adapter on the base at hand, and a model on a base of its own."""
+"""Reward models as scorers: an adapter on the shared base, and a model on its own base."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -27,18 +27,18 @@ from toolkit.scoring.scorer import Completions, Scorer, TokenCompletions, refuse
 
 
 class RewardAdapter(Scorer):
-    """The reward model among the actors that come with what is scored, on the base that they share.
+    """Scores with the reward model of the actors that come with the completions.
 
     Args:
-        folder: of the reward adapter that is to be put on ``Roles`` for it, where one base serves
-            several; by default the actors' reward model as it stands scores.
-        end_token: what closes a text for that adapter, as for ``reading_of``.
-        title: what it is called in messages.
+        folder: a reward adapter to put on ``Roles`` first, if one base serves several; by default
+            the actors' current reward model scores.
+        end_token: how a text ends for that adapter, as for ``reading_of``.
+        title: its name in messages.
     """
 
     name = "reward model"
     title = "reward model"
-    # A checkpoint notes besides what the actors are, their reward model among them.
+    # A checkpoint records the actors, including their reward model, elsewhere.
     identity = "reward model"
 
     def __init__(
@@ -59,7 +59,7 @@ class RewardAdapter(Scorer):
             reading_of(self.folder, tokenizer, self.end_token).check(prompts)
 
     def __call__(self, completions: Completions) -> Tensor:
-        """gain * score + bias of each completion: (B,) fp32, where the actors are.
+        """Return gain * score + bias of each completion: (B,) fp32, on the actors' device.
 
         Raises:
             ValueError: no actors came with the completions.
@@ -87,14 +87,14 @@ def score_rows(
     device: torch.device,
     show_progress: bool = False,
 ) -> Tensor:
-    """Scores (B,) fp32 of B rows of token ids, on ``device``; rows of like length go together.
+    """Score B rows of token ids, similar lengths together; return (B,) fp32 on ``device``.
 
     Args:
         score: gives scores (b,) of ids (b, T) and their bool mask (b, T).
-        rows: of any length.
+        rows: token ids of any length.
         pad_id: padding, on the right.
         batch_size: rows in one pass.
-        device: where ids and masks are to be.
+        device: where ids and masks are put.
         show_progress: show a bar.
     """
     scores = torch.empty(len(rows), device=device)
@@ -106,22 +106,22 @@ def score_rows(
 
 
 class RewardModel(Scorer):
-    """A sequence classifier with one output, loaded beside the policy; text is tokenized anew.
+    """A sequence classifier with one output, loaded beside the policy; it tokenizes the text.
 
-    Prompts that are messages are rendered by its own chat template. The model is loaded at the
-    first call, so that a run's other inputs are checked before.
+    Its own chat template renders messages. It is loaded at the first call, after a run's other
+    inputs were checked.
 
     Args:
-        source: Hub id or folder of a classifier, or folder of a reward adapter, whose own
+        source: Hub id or folder of a classifier, or folder of a reward adapter whose
             ``adapter_config.json`` names its base.
         precision: how the base is held: "4bit", "bf16" or "fp32".
         batch_size: texts in one pass.
-        end_token: what closes a text, as for ``reading_of``.
-        tokenizer: the policy's, where the model sits on the policy's base: it scores token ids
-            then, and makes none of its own.
+        end_token: how a text ends, as for ``reading_of``.
+        tokenizer: the policy's, if the model has the policy's base: it then scores token ids and
+            does not tokenize.
 
     Raises:
-        InputError: no such model, or more than one output.
+        InputError: there is no such model, or it has more than one output.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class RewardModel(Scorer):
         if self.adapter is None:
             config = AutoConfig.from_pretrained(self.base)
             if config.num_labels != 1:
-                raise InputError(f"reward_model: {source}: not a classifier with one output")
+                raise InputError(f"reward_model: {source} is not a classifier with one output")
             padding = config.get_text_config().pad_token_id
 
         own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
@@ -166,14 +166,16 @@ class RewardModel(Scorer):
         self.adapter = folder
         self.base = config.get("base_model_name_or_path") or ""
         check_adapter(folder, self.base, "SEQ_CLS", "--reward_model", self.precision)
-        self.revision = config.get("revision") or "main"  # of the base that it was trained on
+        self.revision = (
+            config.get("revision") or "main"
+        )  # revision of the base that it was trained on
 
         facts = read_facts(folder)
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
 
     @property
     def identity(self) -> str:
-        """Which model it is: its name, and its weights where they are a folder's."""
+        """What identifies the model: its name, and for a folder its weights."""
         weights = base_fingerprint(self.base)
         if self.adapter is not None:
             content = (self.adapter / "adapter_model.safetensors").read_bytes()
@@ -181,16 +183,16 @@ class RewardModel(Scorer):
         return f"{self.source} {weights} {self.gain} {self.bias} {self.reading.ends_with}"
 
     def said(self) -> str:
-        """A line on how it reads a text."""
+        """Return a line on how it reads a text."""
         return said(self.reading, self.tokenizer, self.name)
 
     def check(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise InputError if it takes token ids, and these are not rendered as its own were."""
+        """Raise InputError if it scores token ids that were rendered differently from its own."""
         if self.takes_ids:
             self.reading.check(prompts)
 
     def load(self) -> nn.Module:
-        """The model, frozen."""
+        """Load the model, frozen."""
         if self._model is None:
             kind = "new" if self.adapter is not None else "own"
             model: nn.Module = load_base(self.base, self.precision, self.revision, score_head=kind)
@@ -200,7 +202,7 @@ class RewardModel(Scorer):
         return self._model
 
     def __call__(self, completions: Completions) -> Tensor:
-        """gain * score + bias of each completion behind its prompt: (B,) fp64, on the CPU."""
+        """Return gain * score + bias of each completion after its prompt: (B,) fp64, on the CPU."""
         if self.takes_ids:
             assert isinstance(completions, TokenCompletions)
             rows = self.reading.rows(self.tokenizer, completions.prompt_ids, completions.ids)
@@ -213,15 +215,15 @@ class RewardModel(Scorer):
         return scores
 
     def score_rows(self, rows: list[list[int]]) -> Tensor:
-        """gain * score + bias of each of B rows of token ids, read on its last token: (B,) fp64."""
+        """Return gain * score + bias of B rows of token ids, at their last tokens: (B,) fp64."""
         device = next(self.load().parameters()).device
         raw = score_rows(self._score, rows, self.tokenizer.pad_token_id, self.batch_size, device)
         return self.gain * raw.to("cpu", torch.float64) + self.bias
 
     def _score(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Raw scores (b,) of ids and mask (b, T)."""
-        # Not by the classifier's own forward pass, which takes a real token for padding where both
-        # have one id.
+        """Return raw scores (b,) of ids and mask (b, T)."""
+        # The classifier's own forward pass would take a real token for padding if it has the same
+        # id.
         model = self.load()
         whole = model.get_base_model() if isinstance(model, PeftModel) else model
         classifier = cast(PreTrainedModel, whole)

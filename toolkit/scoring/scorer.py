@@ -1,9 +1,9 @@
-"""Who says how good a text is: what a scorer is asked, what it answers, and a sum of several.
+"""Scorers say how good a completion is: their input, their output, and weighted sums.
 
     asked = TokenCompletions(prompts, tokenizer, ids, actors=roles)
     scores = WeightedSum([RewardAdapter(), Lexicon("words.txt")], [1.0, 0.1])(asked)  # (B,)
 
-PPO, RLOO, labeling, evaluation and best-of-n all ask in this one way. A new scorer is one class.
+PPO, RLOO, labeling, evaluation and best-of-n all use this interface. To add one, write a class.
 """
 
 import math
@@ -35,7 +35,7 @@ class Completions:
     """B completions of B prompts, as text.
 
     Args:
-        prompts: B prompts as they were given, each text or messages.
+        prompts: B prompts as given, each text or messages.
         texts: B texts.
         columns: name -> B values: the other fields of the prompts' rows.
     """
@@ -54,7 +54,7 @@ class Completions:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The B texts, each such that its prompt and it make one text."""
+        """The B texts, each of which continues its prompt."""
         return list(self._texts or [])
 
     @cached_property
@@ -64,15 +64,15 @@ class Completions:
 
 
 class TokenCompletions(Completions):
-    """B completions of B prompts of which the token ids are known; text is made when asked for.
+    """B completions of B prompts as token ids; text is decoded when it is needed.
 
     Args:
-        prompt_ids: B lists of token ids; ``Prompts`` know how they were given, and their columns.
+        prompt_ids: B lists of token ids; ``Prompts`` also know their given form and columns.
         tokenizer: of these ids.
-        ids: B lists of token ids: what a scorer sees of each completion, without a stop token. They
-            are made of ``texts`` where they are not known, as the base would read these.
-        texts: B texts, where they are known.
-        actors: the models at hand: a reward adapter shares their base.
+        ids: B lists of token ids: what a scorer sees of each completion, without a stop token. If
+            they are missing, they are made from ``texts`` as the base would read them.
+        texts: B texts, if they are known.
+        actors: the models in use; a reward adapter shares their base.
         batch_size: completions in one pass of these models.
     """
 
@@ -105,7 +105,7 @@ class TokenCompletions(Completions):
         actors: "Actors | None" = None,
         batch_size: int = 256,
     ) -> "TokenCompletions":
-        """What the mask ``visible`` (B, C) shows of ``completion_ids`` (B, C)."""
+        """Make completions from what ``visible`` (B, C) shows of ``completion_ids`` (B, C)."""
         ids = [row[keep].tolist() for row, keep in zip(completion_ids, visible, strict=True)]
         return cls(prompt_ids, tokenizer, ids, actors=actors, batch_size=batch_size)
 
@@ -116,7 +116,7 @@ class TokenCompletions(Completions):
 
     @cached_property
     def texts(self) -> list[str]:
-        """The B texts, each such that its prompt and it make one text."""
+        """The B texts, each of which continues its prompt."""
         if self._texts is not None:
             return list(self._texts)
         pairs = zip(self.prompt_ids, self.ids, strict=True)
@@ -128,7 +128,7 @@ class TokenCompletions(Completions):
         if self._ids is not None:
             return list(self._ids)
 
-        # Text of another model's tokens, or of a file: as the base would read it.
+        # The text has another model's tokens, or is from a file: encode it as the base would.
         encoder = Encoder(self.tokenizer, None, chat=self.prompt_ids.chat)
         found = []
         for i, (prompt, text) in enumerate(zip(self.prompts, self.texts, strict=True)):
@@ -139,12 +139,12 @@ class TokenCompletions(Completions):
 
 
 class Scorer(ABC):
-    """Says how good completions are, by a number for each.
+    """Says how good completions are, with a number for each.
 
     Attributes:
-        name: what it is called in logs and metrics.
-        title: what it is called in messages.
-        cure: what to do where it gives no finite score, for messages.
+        name: its name in logs and metrics.
+        title: its name in messages.
+        cure: what to do if it gives no finite score, for messages.
     """
 
     name: str
@@ -152,27 +152,27 @@ class Scorer(ABC):
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return self.name
 
     @property
     @abstractmethod
     def identity(self) -> object:
-        """What makes it this scorer, as JSON can hold it: a run is resumed under no other."""
+        """What identifies the scorer, for JSON; a run is resumed only with the same."""
 
     @abstractmethod
     def __call__(self, completions: Completions) -> Tensor:
-        """Scores (B,) of any float type, on any device; NaN where a completion has none.
+        """Return scores (B,) of any float type, on any device; NaN for a completion without one.
 
         Raises:
-            InputError: it cannot be asked, or what it answers are no scores.
+            InputError: it fails, or does not return scores.
         """
 
     def check(self, prompts: Prompts, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
         """Raise InputError if its scores of completions of these prompts would mean nothing."""
 
     def finite_scores(self, completions: Completions) -> list[float]:
-        """The B scores, for whoever has no use for NaN.
+        """Return the B scores, all of them finite.
 
         Raises:
             InputError: a completion has no finite score.
@@ -185,12 +185,12 @@ class Scorer(ABC):
 
 
 def refuse_infinite(title: str, scores: Sequence[float], completions: Sequence[object]) -> None:
-    """Raise InputError if one of B scores is infinite, which is a mistake wherever it comes from.
+    """Raise InputError if one of B scores is infinite, which is always a mistake.
 
     Args:
-        title: what the scorer is called.
+        title: the scorer's name.
         scores: its B scores.
-        completions: the B completions, to name the one.
+        completions: the B completions, to name the one with the infinite score.
     """
     for value, completion in zip(scores, completions, strict=True):
         if math.isinf(value):
@@ -198,12 +198,12 @@ def refuse_infinite(title: str, scores: Sequence[float], completions: Sequence[o
 
 
 class WeightedSum(Scorer):
-    """The sum of scores, each times its weight; NaN where any part cannot score.
+    """The sum of scores, each times its weight; NaN if any part cannot score.
 
     Args:
         parts: the scorers.
         weights: one for each part.
-        dtype: of the sum.
+        dtype: type of the sum.
     """
 
     def __init__(
@@ -225,13 +225,13 @@ class WeightedSum(Scorer):
         ]
 
     def __call__(self, completions: Completions) -> Tensor:
-        """The sums (B,), of type ``dtype``, on the CPU."""
+        """Return the sums (B,), of type ``dtype``, on the CPU."""
         total = torch.zeros((), dtype=self.dtype)
         for part, weight in zip(self.parts, self.weights, strict=True):
             total = total + weight * part(completions).to("cpu", self.dtype)
         return total
 
     def check(self, prompts: Prompts, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Raise InputError if a part's scores of such completions would mean nothing."""
+        """Raise InputError if a part's scores of these completions would mean nothing."""
         for part in self.parts:
             part.check(prompts, tokenizer)

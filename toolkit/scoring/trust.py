@@ -1,4 +1,4 @@
-"""Nothing is trained on a reward model that is known to be worthless by its metrics.json."""
+"""Refusing to train on a reward model that its metrics.json shows to be worthless."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from toolkit.scoring.accuracy import RewardMetrics, judge
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of a reward model that something was trained on, as run.json holds it.
+    """What is known about a reward model that was trained on; a part of run.json.
 
     Attributes:
         model: its folder or Hub id.
         answer: "yes", "no", "not decided" (``accuracy.judge``) or "not measured".
-        sentence: the same in words.
-        p, accuracy: that the answer rests on; None where nobody measured.
-        allowed: the answer is "no", and it was trained on all the same.
+        sentence: the answer in words.
+        p, accuracy: the figures behind the answer; None if nobody measured.
+        allowed: whether the answer is "no", but training was allowed.
     """
 
     model: str
@@ -31,18 +31,18 @@ class Trust:
 
 
 def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Trust]:
-    """The verdicts on reward models, before one of them is loaded; each is said, but for a "yes".
+    """Return the verdicts on reward models before one is loaded, and print all but a "yes".
 
-    The verdict (``accuracy.judge``) is that of metrics.json in the model's folder, which reward.py
-    leaves there. "no" is refused; "not decided" goes on with a warning; a model without such a file
-    (another tool's, or one on the Hub) goes on as "not measured".
+    The verdict (``accuracy.judge``) comes from metrics.json in the model's folder, which reward.py
+    wrote. "no" is refused; "not decided" prints a note; a model without this file (another tool's,
+    or one on the Hub) counts as "not measured".
 
     Args:
-        given: the flag that names a reward model -> its folder or Hub id; None for none.
-        allowed: go on with one that is worthless (``--allow_untrusted_reward``).
+        given: flag that names a reward model -> its folder or Hub id, or None.
+        allowed: whether to accept a worthless one (``--allow_untrusted_reward``).
 
     Raises:
-        InputError: the verdict is "no", and that was not allowed.
+        InputError: the verdict is "no", and this is not allowed.
     """
     found = []
     for flag, model in given.items():
@@ -64,7 +64,7 @@ def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Trust]:
 
 
 def _trust(model: str) -> Trust:
-    """The verdict on one model by what lies in its folder."""
+    """Return the verdict on one model from its folder."""
     try:
         metrics = RewardMetrics.read(Path(model) / "metrics.json", "metrics.json")
     except (InputError, OSError):
@@ -79,18 +79,19 @@ def _trust(model: str) -> Trust:
 
 
 def read_trusts(run: Row, place: str) -> list[Trust]:
-    """Read the verdicts that stand in a run.json; none where it has none.
+    """Read the verdicts in a run.json; an empty list if it has none.
 
     Raises:
-        InputError: one that is no such.
+        InputError: one of them is not a verdict.
     """
     return [from_row(Trust, row, place) for row in run.get("reward_verdicts") or []]
 
 
 def with_earlier(folder: Path, now: list[Trust], resumed: bool) -> list[Trust]:
-    """Verdicts for a run's run.json: those of a run that is taken up again stay, in their order.
+    """Join a resumed run's earlier verdicts and new ones, in order, for its run.json.
 
-    An online run has another reward model in each round, and one of them may have been worthless.
+    An online run has another reward model in each round, and an earlier one may have been
+    worthless.
     """
     then: list[Trust] = []
     if resumed and (folder / RUN_FILE).is_file():
@@ -98,5 +99,5 @@ def with_earlier(folder: Path, now: list[Trust], resumed: bool) -> list[Trust]:
             record = RunRecord.read(folder / RUN_FILE)
             then = read_trusts(record.as_json(), str(folder / RUN_FILE))
         except InputError:
-            then = []  # a run.json of something else
+            then = []  # a run.json of another program
     return [trust for trust in then if trust not in now] + now

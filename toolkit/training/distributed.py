@@ -1,7 +1,7 @@
 """The processes that train together: sums over them, and shares of a batch.
 
-Each process holds all adapters, works on its share of every batch, and the adapters' gradients (a
-few megabytes) are summed in one message. The base is whole in each, or, under FSDP, shared out.
+Each process holds all adapters and works on its share of every batch; the adapters' gradients (a
+few megabytes) are summed in one message. The base is whole in each process, or sharded by FSDP.
 """
 
 import os
@@ -19,10 +19,10 @@ from toolkit.launched import world_size
 
 
 def leave() -> None:
-    """Take this process out of the group, all work being done.
+    """Take this process out of the group after all work is done.
 
-    Left to the end of the interpreter, gloo's threads may still be running when they are torn down,
-    and the process aborts after a run that went well ("terminate called without an active
+    If this is left to the end of the interpreter, gloo's threads may still run when they are torn
+    down, and the process aborts after a successful run ("terminate called without an active
     exception", torch 2.13, seen once in some hundred runs).
     """
     if dist.is_available() and dist.is_initialized():
@@ -34,23 +34,23 @@ class Ranks:
     """This process among the others.
 
     Args:
-        asked_for: how many processes there should be; None for as many as there are.
+        asked_for: expected number of processes; None for any number.
 
     Raises:
-        InputError: there are not as many as were asked for, or as the launcher started
-            (``accelerate launch --cpu --num_processes 2`` runs one, without a word); or DeepSpeed,
-            which this trainer would silently go without.
+        InputError: there are not as many processes as expected, or as the launcher started
+            (``accelerate launch --cpu --num_processes 2`` silently runs one); or DeepSpeed is on,
+            which this trainer would silently ignore.
 
     Attributes:
-        sharded: the base is shared out (FSDP), so all must make the same number of passes.
+        sharded: whether the base is sharded (FSDP), so that all must make equally many passes.
     """
 
     def __init__(self, asked_for: int | None = None) -> None:
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
             raise InputError(
-                "DeepSpeed is not supported by PPO: ZeRO-2 shares out the optimizer, here "
-                "some megabytes (launch with recipes/accelerate/several_gpus.yaml, or with "
-                "fsdp_qlora.yaml to share out the base)"
+                "DeepSpeed is not supported by PPO: ZeRO-2 shards the optimizer, which is only "
+                "some megabytes here (launch with recipes/accelerate/several_gpus.yaml, or with "
+                "fsdp_qlora.yaml to shard the base)"
             )
         state = PartialState()
         self.rank, self.world = state.process_index, state.num_processes
@@ -70,37 +70,37 @@ class Ranks:
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def largest(self, value: Tensor) -> Tensor:
-        """The maximum over all processes."""
+        """Return the maximum over all processes."""
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
 
     def idle_passes(self, passes: int) -> int:
-        """How many passes of nothing to make besides ``passes`` of one's own, to keep in step."""
+        """Return how many idle passes to add to ``passes`` to keep in step with the others."""
         if not self.sharded:
             return 0
         most = self.largest(torch.tensor(float(passes), device=PartialState().device))
         return int(most) - passes
 
     def gather(self, value: Any) -> list[Any]:
-        """A list of every process's object, in order of rank."""
+        """Return a list of every process's object, in order of rank."""
         return gather_object([value]) if self.world > 1 else [value]
 
     def share(self, count: int) -> slice:
-        """Which of ``count`` items of a global batch are this process's."""
+        """Return the slice of ``count`` items of a global batch that belongs to this process."""
         size = count // self.world
         return slice(self.rank * size, (self.rank + 1) * size)
 
     def same_start(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give every process the main one's weights: drawn from other seeds they would drift."""
+        """Copy the main process's weights to all, because differently seeded ones would drift."""
         for p in parameters if self.world > 1 else ():
             dist.broadcast(p.data, 0)
 
@@ -119,6 +119,6 @@ class Ranks:
             grad.copy_(part.view_as(grad))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
             dist.barrier()

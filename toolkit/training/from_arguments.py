@@ -1,4 +1,4 @@
-"""What a recipe's flags say of a run: the sampling in token ids, and the memory that it takes."""
+"""From a recipe's flags: the sampling rule in token ids, and the memory plan."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from toolkit.training.ppo.config import PPOConfig
 def rule_of(
     args: CompletionArguments, tokenizer: PreTrainedTokenizerBase, penalty: float = -1.0
 ) -> SamplingRule:
-    """The sampling in token ids (``sampling_rule``); ``penalty`` is that of a missing end."""
+    """Make the sampling rule in token ids; ``penalty`` is for a missing truncation token."""
     return sampling_rule(
         tokenizer,
         args.response_length,
@@ -39,11 +39,11 @@ def memory_planner(
     longest: int,
     device: str,
 ) -> Callable[[int, bool], MemoryPlan]:
-    """The memory plan of a PPO run, as a function of micro-batch and checkpointing.
+    """Return a function that plans a PPO run's memory from micro-batch and checkpointing.
 
     Args:
         model_args, lora, args, config: the run.
-        reward_adapter: that of the same base, if there is one.
+        reward_adapter: a reward adapter on the same base, if there is one.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
     """

@@ -1,4 +1,4 @@
-"""What others read of a PPO run's log.jsonl and timings.jsonl (``run_log`` writes them)."""
+"""Reading a PPO run's log.jsonl and timings.jsonl (``run_log`` writes them)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,15 @@ NAMES = {
 
 @dataclass(frozen=True)
 class LoggedUpdate:
-    """One update; what was not measured, or was no number, is None.
+    """One update. What was not measured, or was not a number, is None.
 
     Attributes:
-        update, episode: how many there had been.
+        update, episode: their numbers so far.
         scores: mean, before the KL penalty.
         kl, kl_target: nats a completion.
-        kl_coef: the price of a nat.
+        kl_coef: weight of the KL, in score per nat.
         entropy: nats a completion.
-        held_out_scores: mean on held-out prompts, where they were sampled after this update.
+        held_out_scores: mean on held-out prompts, if they were evaluated after this update.
         row: all metrics, by TRL's names.
     """
 
@@ -45,7 +45,7 @@ class LoggedUpdate:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one update took, in seconds, and the process's peak of memory, in MiB."""
+    """The seconds that one update took, and the process's peak memory in MiB."""
 
     update: int
     seconds: float
@@ -53,10 +53,10 @@ class Timing:
 
 
 def read_log(path: Path) -> list[LoggedUpdate]:
-    """Read log.jsonl; none where there is no such file.
+    """Read log.jsonl; an empty list if there is no such file.
 
     Raises:
-        InputError: a row of something else (file:line).
+        InputError: a row is not a log row (file:line).
     """
     updates = []
     for number, row in enumerate(read_rows(path), start=1):
@@ -66,10 +66,10 @@ def read_log(path: Path) -> list[LoggedUpdate]:
 
 
 def read_timings(path: Path) -> list[Timing]:
-    """Read timings.jsonl; none where there is no such file.
+    """Read timings.jsonl; an empty list if there is no such file.
 
     Raises:
-        InputError: a row of something else (file:line).
+        InputError: a row is not a timing (file:line).
     """
     rows = enumerate(read_rows(path), start=1)
     return [from_row(Timing, row, f"{path}:{number}") for number, row in rows]

@@ -1,14 +1,14 @@
-"""The methods: one row each, which compare.py, the report and the card on the Hub read.
+"""The methods, one row each, which compare.py, the report and the card on the Hub read.
 
-To add one: a row here, its choice and TRL's classes in ``baselines/config.py``, and what it wants
-overridden in ``baselines/trainers.py``. Best-of-n is no row, since it trains nothing (it is a
-contender of evaluate.py); nor is the online loop, which trains by "reward" and "ppo" in turn.
+To add one, add a row here, its choice and TRL's classes in ``baselines/config.py``, and its
+overrides in ``baselines/trainers.py``. Best-of-n has no row, since it trains nothing (it is a
+contender of evaluate.py); nor has the online loop, which trains by "reward" and "ppo" in turn.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-# What a card shows of a run's settings, as far as the run has them.
+# The settings of a run that a card shows, if the run has them.
 TRAINING = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed")
 ADAPTER = ("lora_r", "lora_alpha", "lora_target_modules", "precision")
 SAMPLING = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
@@ -41,21 +41,21 @@ class Paper:
 
 @dataclass(frozen=True)
 class Method:
-    """What the rest of the toolkit knows of a method.
+    """What the rest of the toolkit knows about a method.
 
     Attributes:
-        name: in run.json, in ``preference.py --method``, and of compare.py's configs (NAME*.yaml).
-        title: what compare.py prints above it.
+        name: in run.json, in ``preference.py --method``, and in compare.py's configs (NAME*.yaml).
+        title: the heading that compare.py prints.
         recipe: the file in recipes/ that trains by it, without .py.
-        learns_from: the rows that its trainer takes: whole comparisons, their picks, pairs of the
+        learns_from: the rows that its trainer reads: whole comparisons, their picks, pairs of the
             pick and another completion, completions that are wanted or not, or its own samples.
-        card: how it was trained, in a sentence of the card; {paper} stands for its id on arXiv.
-        paper: None if no single paper is to be named.
-        settings: those that the card shows.
-        words: what the recipe must be told beside a config.
-        needs_reward: whether samples are scored while it trains.
+        card: a sentence for the card on how it was trained; {paper} is replaced by the arXiv id.
+        paper: None if there is no single paper.
+        settings: the settings that the card shows.
+        words: flags that the recipe needs besides a config.
+        needs_reward: whether samples are scored in training.
         has_reference: whether it is held to the model that it started from.
-        resumes: whether a run that was killed goes on by --resume auto.
+        resumes: whether --resume auto continues a killed run.
         adapter: the adapter that it leaves, within its output_dir.
     """
 
@@ -74,7 +74,7 @@ class Method:
 
     @property
     def sentence(self) -> str:
-        """How it was trained, for a card."""
+        """A sentence for a card on how it was trained."""
         return self.card.format(paper=f"arXiv {self.paper.arxiv}" if self.paper else "")
 
     @property

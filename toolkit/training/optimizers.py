@@ -1,8 +1,8 @@
-"""The optimizer and the schedule of a run, as transformers' Trainer would build them.
+"""A run's optimizer and schedule, as transformers' Trainer would build them.
 
-By default that is Adam and a learning rate that falls linearly to 0, which this project works out
-by itself (``toolkit/maths/schedules.py``). ``optim``, ``optim_args``, ``weight_decay``,
-``lr_scheduler_type``, ``lr_scheduler_kwargs`` and ``warmup_steps`` of TrainingArguments change it.
+The defaults are Adam and a learning rate that falls linearly to 0, which this project computes
+itself (``toolkit/maths/schedules.py``). ``optim``, ``optim_args``, ``weight_decay``,
+``lr_scheduler_type``, ``lr_scheduler_kwargs`` and ``warmup_steps`` change them.
 """
 
 import logging
@@ -17,18 +17,18 @@ from toolkit.errors import InputError
 from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.training.trl_configs import TrainingArguments
 
-# transformers' names for AdamW. Fused or not is a matter of speed, so both are torch's own choice.
+# transformers' names for AdamW. Fused or not only changes the speed, so torch chooses.
 Kind = Callable[..., Optimizer]
 ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
 def optimizer_class(args: TrainingArguments) -> tuple[Kind, dict[str, object]]:
-    """The optimizer that ``args`` name, and its arguments but for the parameters.
+    """Return the optimizer's class that ``args`` name, and its arguments without parameters.
 
-    AdamW without weight decay is Adam, to the last bit.
+    AdamW without weight decay equals Adam bit for bit.
 
     Raises:
-        InputError: transformers cannot build it, with its reason.
+        InputError: transformers cannot build it, for the reason given.
     """
     name = getattr(args.optim, "value", args.optim)
     adam = {
@@ -40,7 +40,7 @@ def optimizer_class(args: TrainingArguments) -> tuple[Kind, dict[str, object]]:
         return AdamTFStyle, adam
     if name in ADAMW:
         if args.optim_args:
-            raise InputError("optim_args: AdamW takes none (leave it out)", "optim_args")
+            raise InputError("optim_args: AdamW accepts none (leave it out)", "optim_args")
         return (torch.optim.AdamW if args.weight_decay else torch.optim.Adam), adam
 
     from transformers import Trainer
@@ -54,10 +54,10 @@ def optimizer_class(args: TrainingArguments) -> tuple[Kind, dict[str, object]]:
 
 
 def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
-    """The optimizer that ``args`` name, over what requires a gradient in ``model``.
+    """Make the optimizer that ``args`` name, for all parameters of ``model`` that are trained.
 
-    Weight decay spares biases and the weights of norms, and bitsandbytes' 8-bit optimizers hold
-    embeddings in 32 bits, as transformers' Trainer does.
+    As in transformers' Trainer, biases and the weights of norms have no weight decay, and
+    bitsandbytes' 8-bit optimizers hold embeddings in 32 bits.
     """
     kind, options = optimizer_class(args)
     if options.get("optim_bits") == 8:
@@ -87,14 +87,14 @@ def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
 def make_schedule(
     args: TrainingArguments, optimizer: Optimizer, updates: int
 ) -> LRScheduler | None:
-    """The schedule that ``args`` name, to be stepped once an update.
+    """Make the schedule that ``args`` name, to be stepped once an update.
 
     Returns:
-        None for a constant rate and for one that falls linearly from the first update on, which
-        the trainer works out without a state.
+        None for a constant rate, and for one that falls linearly from the first update on, which
+        the trainer computes without a state.
 
     Raises:
-        InputError: transformers cannot build it, with its reason.
+        InputError: transformers cannot build it, for the reason given.
     """
     name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     warmup = args.get_warmup_steps(updates)
@@ -104,9 +104,11 @@ def make_schedule(
     from transformers.optimization import get_scheduler
 
     options = args.lr_scheduler_kwargs or {}
-    assert isinstance(options, dict)  # transformers has read JSON by now
+    assert isinstance(options, dict)  # transformers has already parsed the JSON
     if name in ("constant", "constant_with_warmup") and options:
-        raise InputError(f"lr_scheduler_kwargs: {name} takes none", "lr_scheduler_kwargs")
+        raise InputError(
+            f"lr_scheduler_kwargs: {name} accepts none (leave it out)", "lr_scheduler_kwargs"
+        )
     try:
         return get_scheduler(name, optimizer, warmup, updates, options)
     except (TypeError, ValueError) as error:
@@ -122,17 +124,17 @@ def optimizers_of(
     model: nn.Module,
     updates: int,
 ) -> tuple[Optimizer, LRScheduler | None]:
-    """The caller's optimizer and schedule, or those that ``args`` name where they are None.
+    """Return the caller's optimizer and schedule, or those that ``args`` name if they are None.
 
     Raises:
-        InputError: they do not go together, or the optimizer trains nothing of ``model``.
+        InputError: they do not fit together, or the optimizer trains nothing of ``model``.
     """
     optimizer, schedule = given
     if optimizer is None and schedule is not None:
-        raise InputError("optimizers: a schedule without its optimizer (pass both, or neither)")
+        raise InputError("optimizers: the schedule has no optimizer (pass both, or neither)")
     if isinstance(schedule, ReduceLROnPlateau):
         raise InputError(
-            "optimizers: ReduceLROnPlateau wants a metric at every step (take another schedule)"
+            "optimizers: ReduceLROnPlateau needs a metric at every step (use another schedule)"
         )
 
     if optimizer is not None:
@@ -141,14 +143,14 @@ def optimizers_of(
         strange = sum(id(p) not in known for p in held)
         if strange:
             raise InputError(
-                f"optimizers: {strange} of {len(held)} parameters of the optimizer are of no model "
-                "of this trainer (build it from the models that you pass)"
+                f"optimizers: {strange} of {len(held)} parameters of the optimizer belong to no "
+                "model of this trainer (build it from the models that you pass)"
             )
         trained = sum(p.requires_grad for p in held)
         if not trained:
             raise InputError(
-                "optimizers: nothing in the optimizer requires a gradient (with peft_config, put "
-                "the adapter on by get_peft_model first, and build the optimizer from that)"
+                "optimizers: nothing in the optimizer requires a gradient (with peft_config, add "
+                "the adapter with get_peft_model first, and build the optimizer from the result)"
             )
         left_out = sum(p.requires_grad for p in model.parameters()) - trained
         if left_out:

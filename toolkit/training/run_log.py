@@ -1,7 +1,7 @@
-"""What is seen of a run: log.jsonl, timings.jsonl, progress, trackers and callbacks, phases' times.
+"""The log of a run: log.jsonl, timings.jsonl, progress, trackers, callbacks and phase times.
 
-``log.jsonl`` holds what was learned and no wall-clock time, so that a run that was killed and taken
-up again ends with the very same file; times are in ``timings.jsonl``.
+``log.jsonl`` has no wall-clock times, so that a run that was killed and resumed ends with exactly
+the same file; times are in ``timings.jsonl``.
 """
 
 import json
@@ -23,14 +23,14 @@ from toolkit.data.records import Row
 
 
 class RunLog:
-    """Writes a run down as it goes.
+    """Writes the log of a run.
 
     Args:
-        args: the run's.
-        updates: in all.
+        args: the run's arguments.
+        updates: number of updates in the run.
         is_main: whether this process writes.
-        callbacks: the caller's; those of ``report_to`` come before them.
-        model, processing_class, optimizer: handed to callbacks.
+        callbacks: the caller's, called after those of ``report_to``.
+        model, processing_class, optimizer: passed to callbacks.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RunLog:
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
-        """Adds the time spent inside to that phase of the present update."""
+        """Add the time spent inside to this phase of the current update."""
         started = time.perf_counter()
         yield
         if torch.cuda.is_available():
@@ -68,7 +68,7 @@ class RunLog:
         self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - started
 
     def start(self, done: int) -> None:
-        """Open the files, keeping the rows of the ``done`` updates that a checkpoint holds."""
+        """Open the files and keep the rows of the first ``done`` updates."""
         self.started, self.done, self.last = time.perf_counter(), done, time.perf_counter()
         self.state.global_step = done
         if self.is_main:
@@ -85,7 +85,7 @@ class RunLog:
         self.handler.on_train_begin(self.args, self.state, self.control)
 
     def write(self, row: Row) -> None:
-        """One update's row, to the log, the trackers and the progress bar; and its times."""
+        """Write an update's row to log, trackers and progress bar, and its times."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         timing = {"update": row["update"], "seconds": round(seconds, 4), "peak_mb": peak_mb()}
@@ -112,7 +112,7 @@ class RunLog:
         )
 
     def say(self, line: str) -> None:
-        """A line above the progress bar, from the main process."""
+        """Print a line above the progress bar, from the main process."""
         if not self.is_main:
             return
         if self.progress is None:
@@ -121,7 +121,7 @@ class RunLog:
             self.progress.write(line)
 
     def close(self) -> None:
-        """The run is over."""
+        """End the log."""
         self.progress.close()
         self.handler.on_train_end(self.args, self.state, self.control)
 
@@ -131,7 +131,7 @@ def _shown(value: float | None, digits: int) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The whole rows of a log; a last line that was cut off is passed over."""
+    """Read the rows of a log; a last line that was cut off is skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -152,7 +152,7 @@ def _append(path: Path, row: Row) -> None:
 
 
 def peak_mb() -> int:
-    """The most memory this process has held, in MiB: the GPU's, or else its resident set."""
+    """Return this process's peak memory in MiB: the GPU's, or else its resident set."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -1,4 +1,4 @@
-"""Whether what ``--report_to`` names can be used here, asked before a model is loaded."""
+"""Checking before a model is loaded that the trackers of ``--report_to`` work here."""
 
 import difflib
 import importlib.util
@@ -6,8 +6,7 @@ import warnings
 
 from toolkit.errors import InputError
 
-# The tracker's name -> what transformers calls it when it looks for it, and what pip calls it
-# (None: not for pip).
+# The tracker's name -> its name in transformers' checks, and its name for pip (None: no package).
 KNOWN: dict[str, tuple[str, str | None]] = {
     "azure_ml": ("azureml", "azureml-sdk"),
     "clearml": ("clearml", "clearml"),
@@ -29,12 +28,12 @@ INSTALL = 'pip install "preference-toolkit[trackers]"'
 
 
 def check_trackers(report_to: str | list[str] | None) -> None:
-    """Raise InputError unless every tracker is one that transformers knows, installed and working.
+    """Raise InputError unless transformers knows every tracker, and it is installed and works.
 
     "none", an empty list and "all" (every tracker that is installed) are left to transformers.
 
     Args:
-        report_to: as ``TrainingArguments`` takes it: a name, or a list of names.
+        report_to: a name or a list of names, as for ``TrainingArguments``.
     """
     names = report_to if isinstance(report_to, list) else [report_to]
     if names in ([], ["none"], ["all"]):
@@ -47,18 +46,18 @@ def check_trackers(report_to: str | list[str] | None) -> None:
 
 
 def _problem(name: str | None) -> str | None:
-    """What is wrong with a tracker and how to mend it; None if nothing is."""
+    """Return what is wrong with a tracker and how to mend it; None if nothing is."""
     if name not in KNOWN:
         close = difflib.get_close_matches(str(name).lower(), KNOWN, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{name!r} is no tracker ({hint}there are none, all, {', '.join(KNOWN)})"
+        return f"{name!r} is not a tracker ({hint}choose none, all, {', '.join(KNOWN)})"
 
     from transformers.integrations import integration_utils as trackers  # imports peft
 
     looked_for, package = KNOWN[name]
     found = getattr(trackers, f"is_{looked_for}_available")()
     if package is None:
-        return None if found else f"{name} works in a Kubeflow TrainJob, and this is none"
+        return None if found else f"{name} works only in a Kubeflow TrainJob"
     if not found or _is_bare_folder(name):
         if name in EXTRA:
             return f"{name} is not installed ({INSTALL} brings {' and '.join(EXTRA)})"
@@ -67,12 +66,12 @@ def _problem(name: str | None) -> str | None:
             f"{' and '.join(EXTRA)} alone)"
         )
 
-    # Make the tracker's callback, as the trainer will: it imports what it needs.
+    # Make the tracker's callback, as the trainer will, because that imports what it needs.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trackers.INTEGRATION_TO_CALLBACK[name]()
-    except Exception as error:  # whatever a tracker raises where it cannot work
+    except Exception as error:  # a tracker that cannot work may raise anything
         return f"{name} does not start: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 

@@ -1,4 +1,4 @@
-"""Lets what was written for TRL 1.12's PPO run here: its two classes, and its YAML files.
+"""Runs code that was written for TRL 1.12's PPO: its two classes, and its YAML files.
 
 from toolkit.trl_compat import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo ...
 """

@@ -4,7 +4,7 @@
 
 The trainer is the toolkit's own, which takes whole separate models as TRL's did. The configuration
 has every field of TRL 1.12's, with its default: a fixed KL coefficient of 0.05, no whitening of
-rewards, 53 tokens. What differs all the same, and why, stands in docs/from-trl.md.
+rewards, 53 tokens. docs/from-trl.md lists what differs all the same, and why.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from toolkit.arguments.kl import KLController
 from toolkit.flags import flag
 from toolkit.training.ppo.config import PPOConfig as _PPOConfig
 
-# Fields of TrainingArguments that scripts may set, and that change no number here or there: TRL's
-# PPO never read them, or worked the thing out for itself.
+# Fields of TrainingArguments that scripts may set and that change no number, here or in TRL: TRL's
+# PPO never read them, or computed the value itself.
 TAKEN = {
     # what is logged, and where
     "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter",
@@ -49,55 +49,57 @@ TAKEN = {
 class PPOConfig(_PPOConfig):
     """The toolkit's PPOConfig with TRL 1.12's fields and defaults.
 
-    ``bf16``, ``gradient_checkpointing`` and ``max_grad_norm`` had no effect on TRL's PPO; here they
-    have, so they are off unless set.
+    ``bf16``, ``gradient_checkpointing`` and ``max_grad_norm`` had no effect on TRL's PPO. Here they
+    have an effect, so they are off unless set.
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = TAKEN
     ENDS_TURNS: ClassVar[bool] = False
 
-    output_dir: str | None = flag("trainer_output", "Folder.")
-    learning_rate: float = flag(3e-6, "The highest rate; see lr_scheduler_type.")
-    per_device_train_batch_size: int = flag(8, "Episodes in a pass.")
+    output_dir: str | None = flag("trainer_output", "Folder that the run writes.")
+    learning_rate: float = flag(3e-6, "Highest learning rate; see lr_scheduler_type.")
+    per_device_train_batch_size: int = flag(8, "Episodes in one forward and backward pass.")
     adam_epsilon: float = flag(1e-8, "Adam's epsilon.")
     logging_steps: float = flag(10, "No effect: every update is logged, as TRL's PPO did.")
     total_episodes: int | None = flag(
-        None, "Episodes; by default num_train_epochs times the prompts."
+        None, "Episodes in the whole run. By default num_train_epochs times the prompts."
     )
-    local_rollout_forward_batch_size: int = flag(64, "Episodes in a pass without gradients.")
-    num_sample_generations: int = flag(10, "Tables of completions in a run.")
-    response_length: int = flag(53, "Tokens sampled.")
-    kl_controller: KLController = flag("fixed", "fixed, or adaptive.")
-    kl_coef: float = flag(0.05, "The coefficient.")
-    whiten_rewards: bool = flag(False, "Divide rewards by their std.")
-    sample_every: int = flag(10**9, "Updates between samples shown.")
+    local_rollout_forward_batch_size: int = flag(64, "Episodes in one pass without gradients.")
+    num_sample_generations: int = flag(10, "Tables of sample completions in a run.")
+    response_length: int = flag(53, "Tokens to sample per completion.")
+    kl_controller: KLController = flag("fixed", "How the KL coefficient moves: fixed, or adaptive.")
+    kl_coef: float = flag(0.05, "KL coefficient.")
+    whiten_rewards: bool = flag(False, "Divide rewards by their standard deviation.")
+    sample_every: int = flag(10**9, "Updates between printed samples.")
     save_steps: float = flag(500, "Updates between checkpoints; below 1, a part of the run.")
-    save_total_limit: int | None = flag(None, "Checkpoints that are kept; by default all.")
-    sft_model_path: str = flag("EleutherAI/pythia-160m", "For scripts: the policy's model.")
-    reward_model_path: str = flag("EleutherAI/pythia-160m", "For scripts: the reward's model.")
-    dataset_num_proc: int | None = flag(None, "For scripts: processes that tokenize.")
-    model_adapter_name: str | None = flag(None, "The policy's adapter, of several.")
-    ref_adapter_name: str | None = flag(None, "The reference's adapter, of several.")
-    # The trainer works these out, as TRL's did, whatever they are set to.
-    num_total_batches: int | None = flag(None, "Updates: worked out.")
-    micro_batch_size: int | None = flag(None, "Episodes in a pass of all processes: worked out.")
+    save_total_limit: int | None = flag(None, "Checkpoints to keep; none keeps all.")
+    sft_model_path: str = flag("EleutherAI/pythia-160m", "Model of the policy; read by scripts.")
+    reward_model_path: str = flag("EleutherAI/pythia-160m", "Reward model; read by scripts.")
+    dataset_num_proc: int | None = flag(None, "Processes that tokenize; read by scripts.")
+    model_adapter_name: str | None = flag(
+        None, "Name of the policy's adapter, if there are several."
+    )
+    ref_adapter_name: str | None = flag(None, "Name of the reference's, if there are several.")
+    # The trainer computes these, as TRL's did, and ignores what is set.
+    num_total_batches: int | None = flag(None, "Updates in the run; computed.")
+    micro_batch_size: int | None = flag(None, "Episodes in a pass of all processes; computed.")
     local_batch_size: int | None = flag(  # type: ignore[assignment]
-        None, "Episodes of a process in an update: worked out."
+        None, "Episodes of one process in an update; computed."
     )
-    batch_size: int | None = flag(None, "Episodes in an update: worked out.")
+    batch_size: int | None = flag(None, "Episodes in an update; computed.")
     local_mini_batch_size: int | None = flag(
-        None, "Episodes of a process in an optimizer step: worked out."
+        None, "Episodes of one process in an optimizer step; computed."
     )
-    mini_batch_size: int | None = flag(None, "Episodes in an optimizer step: worked out.")
-    ds3_gather_for_generation: bool = flag(True, "No effect: there is no DeepSpeed here.")
-    # What transformers 4 had, on which TRL 1.12 ran too.
+    mini_batch_size: int | None = flag(None, "Episodes in an optimizer step; computed.")
+    ds3_gather_for_generation: bool = flag(True, "No effect: this trainer does not use DeepSpeed.")
+    # Fields of transformers 4, on which TRL 1.12 ran, too.
     warmup_ratio: float | None = flag(
-        None, "The part of the run that warms up: warmup_steps below 1."
+        None, "Share of the run that warms up; today it is warmup_steps below 1."
     )
-    no_cuda: bool = flag(False, "use_cpu's old name.")
-    logging_dir: str | None = flag(None, "No effect: in output_dir.")
-    overwrite_output_dir: bool = flag(False, "No effect, as there.")
-    save_safetensors: bool = flag(True, "No effect: always.")
+    no_cuda: bool = flag(False, "Old name of use_cpu.")
+    logging_dir: str | None = flag(None, "No effect: logs are in output_dir.")
+    overwrite_output_dir: bool = flag(False, "No effect, as in TRL's PPO.")
+    save_safetensors: bool = flag(True, "No effect: adapters are always safetensors.")
 
     def __post_init__(self) -> None:
         self.local_batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps

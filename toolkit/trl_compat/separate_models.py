@@ -1,7 +1,7 @@
 """Whole models for the four roles, as TRL 1.12's PPOTrainer took them.
 
-For scripts written for that trainer. ``Roles`` does the same work on one base in a fraction of the
-memory, and is what the recipes use.
+This is for scripts written for that trainer. ``Roles`` does the same work on one base with a
+fraction of the memory, and is what the recipes use.
 """
 
 import copy
@@ -22,12 +22,12 @@ from toolkit.models.loading import cure_cpu_repacking
 from toolkit.models.peft_wrappers import of_adapter, switch, switchable
 from toolkit.models.self_checks import check_passes
 
-# Ways to start LoRA that change the base's own weights, so that off is not what it was before.
+# Initializations of LoRA that change the base's own weights, also with the adapter off.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def _stays_on(policy: PeftModel) -> str | None:
-    """What of the policy's adapters would still be there with them switched off, if anything."""
+    """Name what would remain of the policy's adapters when they are switched off, or None."""
     known = {id(module) for module in switchable(policy)}
     for module in policy.modules():
         if isinstance(module, BaseTunerLayer) and id(module) not in known:
@@ -47,7 +47,7 @@ def _stays_on(policy: PeftModel) -> str | None:
 
 
 def _classifier(model: Any, what: str) -> Any:
-    """The sequence classifier in ``model``, below its adapter if it has one.
+    """Return the sequence classifier in ``model``, below its adapter if it has one.
 
     Raises:
         InputError: it has no head called score with one output.
@@ -60,7 +60,7 @@ def _classifier(model: Any, what: str) -> Any:
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Module) or not hasattr(model, "base_model_prefix"):
         raise InputError(
-            f"{what}: a {kind} has no head called score (load it by "
+            f"{what}: a {kind} has no head called score (load it with "
             "AutoModelForSequenceClassification with num_labels=1)"
         )
     labels = getattr(model.config, "num_labels", 1)
@@ -70,25 +70,25 @@ def _classifier(model: Any, what: str) -> Any:
 
 
 class SeparateModels(Actors):
-    """Policy, reference, value and reward model, each a model of its own.
+    """Policy, reference, value and reward model as separate models.
 
     Args:
-        policy: a causal language model, plain or with a peft adapter; what requires a gradient in
-            it is trained.
-        reference: another one; None for the policy with its adapter off (or with the adapter
-            ``ref_adapter_name`` on), or, of a plain policy, for a copy of it.
+        policy: a causal language model, plain or with a peft adapter; parameters that require a
+            gradient are trained.
+        reference: another one. None uses the policy with its adapter off (or with the adapter
+            ``ref_adapter_name`` on), or a copy of a plain policy.
         reward_model: a sequence classifier with one output, plain or with a peft adapter, or None
             (functions score).
-        value_model: another one; what requires a gradient in it is trained.
+        value_model: another one; parameters that require a gradient are trained.
         peft_config: puts an adapter on a plain policy.
         autocast_dtype: run every pass under autocast to this type.
-        model_adapter_name, ref_adapter_name: of adapters that the policy has.
+        model_adapter_name, ref_adapter_name: names of adapters of the policy.
 
     Raises:
-        InputError: models that do not go together, with what is wrong.
+        InputError: the models do not fit together; the message says why.
     """
 
-    scores_stop = True  # TRL's reward models are trained with the end-of-text token in sight
+    scores_stop = True  # TRL's reward models are trained with the end token visible
 
     def __init__(
         self,
@@ -103,11 +103,13 @@ class SeparateModels(Actors):
     ) -> None:
         super().__init__()
         if reference is policy:
-            raise InputError("model and ref_model are one object (pass a copy, or None)")
+            raise InputError("model and ref_model are the same object (pass a copy, or None)")
         if value_model is not None and value_model is reward_model:
-            raise InputError("value_model and reward_model are one object (pass a copy)")
+            raise InputError("value_model and reward_model are the same object (pass a copy)")
         if value_model is None:
-            raise InputError("value_model: a plain model needs one (or build Roles on one base)")
+            raise InputError(
+                "value_model: a plain model needs one (pass it, or build Roles on one base)"
+            )
         given = {
             "model": policy,
             "ref_model": reference,
@@ -120,7 +122,9 @@ class SeparateModels(Actors):
             cure_cpu_repacking(model)
         if peft_config is not None:
             if isinstance(policy, PeftModel):
-                raise InputError("peft_config: the model has an adapter already (pass one of both)")
+                raise InputError(
+                    "peft_config: the model already has an adapter (pass one of the two)"
+                )
             policy = given["model"] = get_peft_model(policy, peft_config)
 
         self.autocast_dtype = autocast_dtype
@@ -132,7 +136,7 @@ class SeparateModels(Actors):
             if remains is not None:
                 raise InputError(
                     "the policy's adapter cannot be switched off for the reference: "
-                    f"{remains} would stay (pass a ref_model)"
+                    f"{remains} would remain (pass a ref_model)"
                 )
         elif model_adapter_name or ref_adapter_name:
             raise InputError("model_adapter_name, ref_adapter_name: the model has no adapter")
@@ -171,7 +175,7 @@ class SeparateModels(Actors):
         check_passes(self, REFERENCE)
 
     def _name_adapters(self, policy: PeftModel, name: str | None, reference: str | None) -> None:
-        """Settle which of the policy's adapters is trained, and which is the reference."""
+        """Decide which of the policy's adapters is trained, and which is the reference."""
         if policy.active_peft_config.is_prompt_learning:
             raise InputError(
                 "the model's adapter is prompt tuning, which is not supported (LoRA is)"
@@ -180,40 +184,42 @@ class SeparateModels(Actors):
         for field, wanted in (("model_adapter_name", name), ("ref_adapter_name", reference)):
             if wanted is not None and wanted not in policy.peft_config:
                 there = ", ".join(policy.peft_config)
-                raise InputError(f"{field}: no adapter {wanted!r} (there are: {there})", field)
+                raise InputError(
+                    f"{field}: there is no adapter {wanted!r} (there are: {there})", field
+                )
 
         active = policy.active_adapters
         if name is None and len(active) != 1:
             raise InputError(
-                f"{len(active)} adapters are active (say which is trained: model_adapter_name)",
+                f"{len(active)} adapters are active (name the one to train as model_adapter_name)",
                 "model_adapter_name",
             )
 
         self._policy_adapter, self._reference_adapter = name or active[0], reference
         if self._policy_adapter == reference:
             raise InputError(
-                f"ref_adapter_name: {reference!r} is what is trained, so the KL would always be 0",
+                f"ref_adapter_name: {reference!r} is trained itself, so the KL would always be 0",
                 "ref_adapter_name",
             )
 
         if name is not None and name != active[0]:
-            policy.set_adapter(name)  # it is what is trained from here on
+            policy.set_adapter(name)  # it is trained from now on
 
     @staticmethod
     def _check_apart(models: dict[str, Any]) -> None:
-        """Refuse two models with weights in common of which one is trained and one is frozen."""
+        """Refuse two models that share weights if one is trained and the other is frozen."""
         trained: dict[int, str] = {}
         for name in ("model", "value_model"):
             for parameter in models[name].parameters():
                 other = trained.setdefault(id(parameter), name)
                 if parameter.requires_grad and other != name:
-                    raise InputError(f"{name} and {other} share weights (load each by itself)")
+                    raise InputError(f"{name} and {other} share weights (load each separately)")
         for name in ("ref_model", "reward_model"):
             for parameter in models[name].parameters() if name in models else ():
                 if parameter.requires_grad and id(parameter) in trained:
                     raise InputError(
                         f"{trained[id(parameter)]} and {name} share weights that are trained (load "
-                        "each by itself)"
+                        "each separately)"
                     )
 
     @property
@@ -222,14 +228,14 @@ class SeparateModels(Actors):
         return policy.get_base_model() if isinstance(policy, PeftModel) else policy
 
     def _act_as(self, role: str) -> Any:
-        """The language model of policy or reference, the right adapter on."""
+        """Activate the adapter of policy or reference, and return the language model."""
         if role == REFERENCE and self.reference is not None:
             return self.reference
         switch(self._layers, self._policy_adapter if role == POLICY else self._reference_adapter)
         return self._causal
 
     def _classifier(self, role: str) -> Any:
-        """The sequence classifier that plays the role; its adapter is on, and is never switched."""
+        """Return the role's sequence classifier; its adapter is always on."""
         model = self.value_model if role == VALUE else self.reward_model
         return _classifier(model, f"{role}_model")
 
@@ -261,4 +267,6 @@ class SeparateModels(Actors):
         """Write the policy, or its adapter, into ``folder``."""
         self._act_as(POLICY)
         self.policy.save_pretrained(str(folder))
-        (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's, with nothing filled in
+        (Path(folder) / "README.md").unlink(
+            missing_ok=True
+        )  # peft's template, which is not filled in

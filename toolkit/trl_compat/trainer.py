@@ -1,4 +1,4 @@
-"""PPOTrainer as TRL 1.12 had it: whole separate models beside one another, or roles on one base."""
+"""PPOTrainer with TRL 1.12's interface: separate whole models, or roles on one base."""
 
 import math
 import os
@@ -27,24 +27,24 @@ from toolkit.trl_compat.separate_models import SeparateModels
 
 
 class PPOTrainer(_PPOTrainer):
-    """The toolkit's trainer with the constructor and the methods of TRL 1.12's.
+    """The toolkit's trainer with the constructor and methods of TRL 1.12's.
 
     Args:
         args: the configuration.
         processing_class: the tokenizer.
         model: a causal language model, plain or with an adapter; or ``Roles``.
-        ref_model: with a plain ``model``, the reference; None copies it, or, where ``model`` has an
-            adapter, switches that off.
-        reward_model: a sequence classifier; or functions, as the toolkit's own trainer takes them.
-        train_dataset: prompts, as the toolkit's own trainer takes them.
+        ref_model: with a plain ``model``, the reference; None copies the model, or switches its
+            adapter off.
+        reward_model: a sequence classifier; or functions, as for the toolkit's own trainer.
+        train_dataset: prompts, as for the toolkit's own trainer.
         value_model: with a plain ``model``, a sequence classifier that learns the values.
-        data_collator: TRL's only pads, which is done here; None or that one.
+        data_collator: None, or TRL's, which only pads (the trainer pads itself).
         eval_dataset, optimizers, callbacks: as in the toolkit's own trainer.
         peft_config: with a plain ``model``, the adapter to put on it.
         reward_weights: as in the toolkit's own trainer.
 
     Raises:
-        InputError: models that do not go together, or a collator that does more than pad.
+        InputError: the models do not fit together, or the collator does more than pad.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class PPOTrainer(_PPOTrainer):
         actors = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
         if data_collator is not None and type(data_collator) is not DataCollatorWithPadding:
             raise InputError(
-                f"data_collator: {type(data_collator).__name__} is not used: prompts are padded "
-                "here (pass them as input_ids, ready)"
+                f"data_collator: {type(data_collator).__name__} is not used, because the trainer "
+                "pads prompts itself (leave it out, and pass prompts as input_ids)"
             )
         super().__init__(
             args,
@@ -96,10 +96,10 @@ class PPOTrainer(_PPOTrainer):
             self.eval_every = math.ceil(len(self.train_dataset) / self.batch_size)
 
     def save_model(self, output_dir: str | Path | None = None, **facts: object) -> Path:
-        """Save what others load; returns its folder.
+        """Save the result in a form that other libraries load; return its folder.
 
-        Of roles: the adapters under ``output_dir/adapters``, the policy's folder being returned. Of
-        a plain model: that model or its adapter, and the tokenizer, in ``output_dir``.
+        For roles: the adapters, under ``output_dir/adapters``; the policy's folder is returned. For
+        a plain model: the model or its adapter, and the tokenizer, in ``output_dir``.
         """
         if not isinstance(self.model, SeparateModels):
             return super().save_model(output_dir, **facts)
@@ -110,7 +110,7 @@ class PPOTrainer(_PPOTrainer):
         return target
 
     def _save_beside(self, target: Path) -> None:
-        """Put the model into a folder that holds the run's own files too: file by file."""
+        """Put the model file by file into a folder that also holds the run's own files."""
         target.mkdir(parents=True, exist_ok=True)
         aside = part_folder(target / "model")
         try:
@@ -124,7 +124,7 @@ class PPOTrainer(_PPOTrainer):
             shutil.rmtree(aside, ignore_errors=True)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
-        """One more callback, as transformers' Trainer takes it."""
+        """Add a callback, as in transformers' Trainer."""
         self.run_log.handler.add_callback(callback)
 
     def is_world_process_zero(self) -> bool:
@@ -140,10 +140,10 @@ def as_actors(
     peft_config: PeftConfig | None,
     args: PPOConfig,
 ) -> Actors:
-    """``Roles`` as they are; separate models in one object.
+    """Return ``Roles`` unchanged; put separate models into one object.
 
     Raises:
-        InputError: roles and separate models are mixed, or these do not go together.
+        InputError: roles and separate models are mixed, or the models do not fit together.
     """
     if isinstance(model, Actors):
         if any(m is not None for m in (ref_model, value_model, peft_config)):
@@ -156,7 +156,9 @@ def as_actors(
     listed = reward_model if isinstance(reward_model, list | tuple) else [reward_model]
     classifiers = [part for part in listed if isinstance(part, nn.Module)]
     if len(classifiers) > 1:
-        raise InputError("reward_model: one sequence classifier, and functions beside it")
+        raise InputError(
+            "reward_model: pass at most one sequence classifier, with functions beside it"
+        )
     return SeparateModels(
         model,
         ref_model,

@@ -1,4 +1,4 @@
-"""A YAML that was written for TRL 1.12's PPO script, as one for recipes/ppo.py."""
+"""Converting a YAML file for TRL 1.12's PPO script to one for recipes/ppo.py."""
 
 import math
 import re
@@ -47,17 +47,17 @@ class CheckedConfig(OwnConfig):
             self.check()
 
 
-# What recipes/ppo.py reads.
+# The dataclasses that recipes/ppo.py reads.
 READ = (ModelArguments, LoraArguments, RewardArguments, PromptArguments, CheckedConfig)
 IGNORED = "TRL 1.12's PPO ignored it"
 
 
 @dataclass
 class Translation:
-    """What became of a file.
+    """The result of converting a file.
 
     Attributes:
-        values: what to write, by the names of ppo.py.
+        values: the settings to write, by their names in ppo.py.
         notes: a line for everything that changed.
         missing: flags that the command still needs, with a placeholder or a value.
     """
@@ -67,7 +67,7 @@ class Translation:
     missing: list[str] = field(default_factory=list)
 
 
-# What a field of the file becomes: settings, and a note or None. InputError where it cannot be.
+# Converts a field of the file to settings and a note (or None); InputError if it cannot.
 Rule = Callable[[object], tuple[Settings, str | None]]
 
 
@@ -84,7 +84,7 @@ def _dropped(why: str) -> Rule:
 
 
 def _only(wanted: tuple[object, ...], why: str) -> Rule:
-    """A field whose other values have no counterpart."""
+    """Make a rule for a field that accepts only these values, because others do not exist here."""
 
     def rule(value: object) -> tuple[Settings, str | None]:
         if value not in wanted:
@@ -102,23 +102,23 @@ def _targets(value: object) -> tuple[Settings, str | None]:
     return {"lora_target_modules": value}, None
 
 
-# Settled by ``_precision``, from all of them together.
+# ``_precision`` handles these together.
 PRECISION = ("load_in_4bit", "load_in_8bit", "dtype", "torch_dtype")
 RULES: dict[str, Rule] = {
     "model_name_or_path": _same("model_name_or_path"),
     "model_revision": _same("model_revision"),
     "trust_remote_code": _same("trust_remote_code"),
-    "attn_implementation": _dropped("transformers' own choice is taken"),
+    "attn_implementation": _dropped("transformers chooses it"),
     "lora_r": _same("lora_r"),
     "lora_alpha": _same("lora_alpha"),
     "lora_target_modules": _targets,
     "lora_dropout": _dropped("the ratio must be 1 before the first step, so there is none"),
-    "lora_task_type": _dropped("each adapter has the one that fits it"),
+    "lora_task_type": _dropped("each adapter gets the type that fits it"),
     "lora_target_parameters": _only((None, []), "only whole layers have adapters here"),
     "lora_modules_to_save": _only((None, []), "only LoRA is trained here (train it with sft.py)"),
-    "use_rslora": _only((None, False), "not here (multiply lora_alpha by the root of lora_r)"),
+    "use_rslora": _only((None, False), "not supported (multiply lora_alpha by the root of lora_r)"),
     "use_dora": _only((None, False), "not here"),
-    "bnb_4bit_quant_type": _only(("nf4",), "only nf4 is here"),
+    "bnb_4bit_quant_type": _only(("nf4",), "only nf4 is supported"),
     "use_bnb_nested_quant": _dropped("4-bit bases are double-quantized"),
     "bnb_4bit_quant_storage": _dropped("4-bit weights are held as bytes"),
     "reward_model_path": _renamed(
@@ -132,27 +132,27 @@ RULES: dict[str, Rule] = {
     "dataset_num_proc": _dropped("prompts are tokenized in one process"),
     "dataset_streaming": _dropped("prompts are counted and shuffled, so they are read whole"),
     "ignore_bias_buffers": _dropped("there is no DDP wrapper here"),
-    "bf16": _dropped(IGNORED + "; set it anew if you want autocast, which is then on"),
+    "bf16": _dropped(IGNORED + "; set it again if you want autocast, which it turns on here"),
     "fp16": _dropped(IGNORED),
-    "gradient_checkpointing": _dropped(IGNORED + "; set it anew if you want it"),
+    "gradient_checkpointing": _dropped(IGNORED + "; set it again if you want it"),
     "gradient_checkpointing_kwargs": _dropped(IGNORED),
-    "max_grad_norm": _dropped(IGNORED + "; set it anew if you want clipping"),
-    "max_steps": _dropped(IGNORED + "; total_episodes says how long a run is"),
+    "max_grad_norm": _dropped(IGNORED + "; set it again if you want clipping"),
+    "max_steps": _dropped(IGNORED + "; total_episodes sets the length of a run"),
     "load_best_model_at_end": _dropped(IGNORED + "; the best is kept in output_dir/best"),
     "eval_steps": _renamed("eval_every", "updates between evaluations"),
-    "eval_strategy": _dropped("evaluation is on where --eval_prompts is given"),
+    "eval_strategy": _dropped("evaluation is on if --eval_prompts is given"),
     "logging_steps": _dropped("every update is logged"),
     "num_sample_generations": _dropped("samples are shown every sample_every updates"),
-    "ds3_gather_for_generation": _dropped("there is no ZeRO-3 here"),
+    "ds3_gather_for_generation": _dropped("ZeRO-3 is not used here"),
     "deepspeed": _dropped("launch with recipes/accelerate/several_gpus.yaml"),
     "fsdp": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
     "fsdp_config": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
-    "world_size": _dropped("it was worked out by the trainer; here it is what you ask for"),
+    "world_size": _dropped("TRL's trainer computed it; here it is the expected number"),
     "push_to_hub": _dropped("a run sends nothing; publish the adapter with recipes/publish.py"),
     "warmup_ratio": _renamed("warmup_steps", "below 1 it is a part of the run"),
     "no_cuda": _renamed("use_cpu", "its name in transformers 5"),
     "model_adapter_name": _dropped("policy_adapter names the folder of an adapter to start from"),
-    "ref_adapter_name": _dropped("--reference says what the reference is"),
+    "ref_adapter_name": _dropped("--reference chooses the reference"),
 }
 for _name in (
     "num_total_batches",
@@ -162,37 +162,37 @@ for _name in (
     "local_mini_batch_size",
     "mini_batch_size",
 ):
-    RULES[_name] = _dropped("the trainer works it out")
+    RULES[_name] = _dropped("the trainer computes it")
 for _name in ("overwrite_output_dir", "logging_dir", "save_safetensors", *sorted(TAKEN)):
-    RULES.setdefault(_name, _dropped("it changes nothing here"))
-# Settled before the others, or besides them.
+    RULES.setdefault(_name, _dropped("it has no effect here"))
+# Handled before the others, or separately.
 OTHERS = ("sft_model_path", "use_peft", "dataset_name", "dataset_train_split")
 OUR_FIELDS = {f.name for cls in READ for f in fields(cls) if f.init}
 
 
 def read_trl_config(path: str | Path) -> Translation:
-    """A YAML for TRL 1.12's PPO script as settings for ``recipes/ppo.py``, and what changed.
+    """Convert a YAML file for TRL 1.12's PPO script to settings for ``recipes/ppo.py``.
 
-    Fields that the file leaves out get TRL's defaults, where these differ from the toolkit's, so
-    that the run means the same. ppo.py's own arguments are built from the result: what they refuse
-    is never written.
+    Fields that the file leaves out get TRL's defaults if these differ from the toolkit's, so that
+    the run means the same. ppo.py's own arguments are built from the result, so what they refuse is
+    never written.
 
     Raises:
-        InputError: not a YAML mapping; or all that is wrong with its fields, a line each.
+        InputError: it is not a YAML mapping, or fields are wrong (a line for each).
     """
     path = Path(path)
     given, lines = _read(path)
     problems: list[tuple[int, str]] = []
     done = Translation()
 
-    # Fields that mean something each by itself.
+    # Fields that are converted one by one.
     for name, value in given.items():
         if name in PRECISION or name in OTHERS:
             continue
         if name not in RULES and name not in OUR_FIELDS:
             unknown = (
-                f"{name} is no field of TRL 1.12's PPO configuration, or one that is not known "
-                "here (leave it out)"
+                f"{name} is not a field of TRL 1.12's PPO configuration, or is unknown here "
+                "(leave it out)"
             )
             problems.append((lines[name], unknown))
             continue
@@ -205,7 +205,7 @@ def read_trl_config(path: str | Path) -> Translation:
         if note:
             done.notes.append(f"{name}: {note}")
 
-    # Those that mean something together, and what the file leaves out.
+    # Fields that are converted together, and those that the file leaves out.
     for settle in (_precision, _model, _adapter, _prompts):
         try:
             settle(given, done)
@@ -221,13 +221,13 @@ def read_trl_config(path: str | Path) -> Translation:
 
 
 def _read(path: Path) -> tuple[Settings, dict[str, int]]:
-    """The file's mapping, and the line of each key."""
+    """Read the file's mapping, and the line of each key."""
     try:
         text = path.read_text(encoding="utf-8")
         given, node = yaml.safe_load(text), yaml.compose(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not readable as YAML: {reason}") from None
+        raise InputError(f"{path} cannot be read as YAML: {reason}") from None
     if not isinstance(given, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
 
@@ -241,18 +241,18 @@ def _read(path: Path) -> tuple[Settings, dict[str, int]]:
 
 
 def _precision(given: Settings, done: Translation) -> None:
-    """How the base is held: 4-bit wins, and a dtype beside it is what it computes in."""
+    """Set the base's precision; with 4-bit, a dtype only says in which type it computes."""
     if given.get("precision") is not None and not given.get("load_in_4bit"):
         return
     if given.get("load_in_8bit"):
-        raise InputError("8-bit bases are not supported (say load_in_4bit)", "load_in_8bit")
+        raise InputError("8-bit bases are not supported (use load_in_4bit)", "load_in_8bit")
 
     dtypes = [name for name in ("torch_dtype", "dtype") if given.get(name) is not None]
     known = {"bfloat16": "bf16", "float32": "fp32", "auto": None}
     for name in dtypes:
         if not isinstance(given[name], str) or given[name] not in known:
             cure = "bfloat16 or float32"
-            raise InputError(f"{given[name]!r} is no type that a base is held in ({cure})", name)
+            raise InputError(f"{given[name]!r} is not a type for a base (use {cure})", name)
 
     if given.get("load_in_4bit"):
         done.values["precision"] = "4bit"
@@ -270,7 +270,7 @@ def _precision(given: Settings, done: Translation) -> None:
 
 
 def _model(given: Settings, done: Translation) -> None:
-    """The policy's model: TRL's script read sft_model_path, and of the other the tokenizer."""
+    """Set the policy's model: TRL's script read sft_model_path, and the tokenizer of the other."""
     sft, name = given.get("sft_model_path"), given.get("model_name_or_path")
     config = Path(str(sft)) / "adapter_config.json"
     if sft is not None and config.is_file():
@@ -312,14 +312,14 @@ def _prompts(given: Settings, done: Translation) -> None:
 
 
 def _add_defaults(done: Translation) -> None:
-    """TRL's defaults, where they differ from the toolkit's and the file says nothing."""
+    """Add TRL's defaults that differ from the toolkit's, for fields that the file leaves out."""
     values = done.values
     if values.get("stop_token") is None and values.get("stop_token_id") is None:
         values["stop_token"] = "none"
         done.notes.append("stop_token: none, TRL's default (here a chat model's turns end)")
         if values.pop("missing_eos_penalty", None) is not None:
             done.notes.append(
-                "missing_eos_penalty: left out: nothing ends without a stop_token (say eos)"
+                "missing_eos_penalty: left out: nothing ends without a stop_token (for example eos)"
             )
 
     defaults = {f.name: f.default for f in fields(OwnConfig)}
@@ -333,9 +333,9 @@ def _add_defaults(done: Translation) -> None:
 
 
 def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
-    """What ppo.py's own arguments refuse of these settings, with the line of each in the file.
+    """Return what ppo.py's arguments refuse of these settings, with its line in the file.
 
-    A setting that is refused is taken out, and the rest is tried again.
+    A refused setting is removed, and the rest is tried again.
     """
     sources = {
         "model_name_or_path": "sft_model_path",
@@ -367,7 +367,7 @@ def _problems(values: Settings, lines: dict[str, int]) -> list[tuple[int, str]]:
 
 
 def _key_at(path: Path, line: int) -> str | None:
-    """The key of a YAML file's mapping that is written at a line, or the last one before it."""
+    """Return the key of a YAML mapping at a line, or the last key before it."""
     node = yaml.compose(path.read_text(encoding="utf-8"))
     assert isinstance(node, yaml.MappingNode)
     starts = {key.start_mark.line + 1: str(key.value) for key, _ in node.value}

@@ -71,5 +71,5 @@ def test_an_adapter_that_reloads_otherwise_is_an_error(demo_model: str, tmp_path
     roles, rows = Roles(load_base(demo_model, "fp32")), [[5, 6, 7]]
     same = role_logprobs(roles, rows)
     assert saving._check_reload(roles, rows, same, tmp_path, "fp32") == 0
-    with pytest.raises(InputError, match="its log-probs differ by up to 0.01"):
+    with pytest.raises(InputError, match="log-probs differ by up to 0.01"):
         saving._check_reload(roles, rows, [same[0] + 0.01], tmp_path, "fp32")

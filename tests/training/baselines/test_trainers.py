@@ -394,7 +394,7 @@ def test_a_model_that_could_not_be_loaded_as_a_policy_is_refused_before_it_is_tr
 ) -> None:
     config = tf.MiniMaxConfig(**SMALL, layer_types=["linear_attention", "full_attention"])
     base = tf.AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
-    with pytest.raises(InputError, match="MiniMaxForCausalLM: a first pass .* fails"):
+    with pytest.raises(InputError, match="MiniMaxForCausalLM: a pass .* fails"):
         rloo(tokenizer, base, tmp_path, sampling_rule(tokenizer, 4, 1.0))
 
 

@@ -283,7 +283,7 @@ def test_nothing_to_resume_from_starts_at_the_beginning(
     new_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = new_trainer(resume="auto").train()
-    assert len(rows) == 2 and "no checkpoint to resume from" in capsys.readouterr().out
+    assert len(rows) == 2 and "no checkpoint to resume" in capsys.readouterr().out
 
 
 def test_a_named_checkpoint_that_is_broken_is_refused(new_trainer: Make, tmp_path: Path) -> None:

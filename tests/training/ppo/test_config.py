@@ -58,7 +58,7 @@ def test_a_run_that_was_begun_before_these_fields_acted_goes_on() -> None:
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"save_steps": 2.5}, "save_steps is 2.5, but must be whole"),
-        ({"adam_tf_style": True, "weight_decay": 0.1}, "adam_tf_style is an optimizer of its own"),
+        ({"adam_tf_style": True, "weight_decay": 0.1}, "adam_tf_style replaces the optimizer"),
         ({"gradient_checkpointing_kwargs": {"reentrant": True}}, "must be one of use_reentrant"),
     ],
 )  # fmt: skip

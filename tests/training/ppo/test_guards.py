@@ -72,13 +72,13 @@ def test_too_many_skipped_in_a_row_stop_the_run_all_the_same(new_trainer: Make) 
         on_fault="skip",
         max_skipped=3,
     )
-    with pytest.raises(RunStopped, match="3 updates in a row skipped"):
+    with pytest.raises(RunStopped, match="3 updates in a row were skipped"):
         trainer.train()
 
 
 def test_a_kl_beyond_the_cap_is_a_fault(new_trainer: Make) -> None:
     trainer = new_trainer(total_episodes=160, learning_rate=2e-2, max_kl=0.5, kl_coef=0.01)
-    with pytest.raises(RunStopped, match="beyond max_kl 0.5"):
+    with pytest.raises(RunStopped, match="above max_kl 0.5"):
         trainer.train()
 
 

@@ -70,5 +70,5 @@ def test_beside_the_main_thread_no_handler_is_set() -> None:
 
 def test_the_exit_code_is_the_shells_for_the_signal() -> None:
     assert Interrupted(15, None).code == 143 and Interrupted(2, None).code == 130
-    assert "SIGTERM: saved a/b (--resume auto goes on)" in str(Interrupted(15, Path("a/b")))
-    assert "SIGINT: nothing was to be saved" in str(Interrupted(2, None))
+    assert "SIGTERM: saved a/b (--resume auto continues)" in str(Interrupted(15, Path("a/b")))
+    assert "SIGINT: nothing had to be saved" in str(Interrupted(2, None))

@@ -75,7 +75,7 @@ def test_prompts_to_normalise_with_may_be_as_long_as_allowed_and_no_longer(
     shortest = min(lengths)
     data = prepared(demo_model, tmp_path, longest=shortest)
     assert {len(ids) for ids in data.prompts} == {shortest} and len(data.prompts) <= 5
-    with pytest.raises(InputError, match=f"no prompt of {shortest - 2} tokens or fewer"):
+    with pytest.raises(InputError, match=f"no prompt has at most {shortest - 2} tokens"):
         prepared(demo_model, tmp_path, longest=shortest - 2)
 
 
@@ -96,7 +96,7 @@ def test_scalar_targets_are_scaled_by_the_training_rows_mean_and_spread(
     [
         ({"scores": [0.1, 0.1]}, {"loss_type": "scalar_rating"}, "all scores are 0.1"),
         ({"margin": None}, {"use_margin": True}, "40 rows have no margin"),
-        ({"completions": [" a" * 99, " b" * 99]}, {}, "no row of training ones fits 64 tokens"),
+        ({"completions": [" a" * 99, " b" * 99]}, {}, "no training row fits 64 tokens"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_and_leaves_no_folder(
@@ -123,7 +123,7 @@ def test_words_that_stick_to_the_prompt_are_warned_of(
     assert "warning" not in capsys.readouterr().out
     prepared(demo_model, tmp_path, [row | {"completions": ["Good.", "Bad."]} for row in ROWS])
     out = capsys.readouterr().out
-    assert "warning: 40 rows run from prompt to completion without a space" in out
+    assert "warning: 40 rows have no space between prompt and completion" in out
     chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["Good.", "Bad."]}
     mixed = [ROWS[0] | chat | {"margin": 1.0} for _ in range(5)]
     prepared(

@@ -190,7 +190,7 @@ def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
         assert torch.equal(again.scores(ids, mask), scaled)
         again.gain, again.bias = 1.0, 0.0
         assert torch.allclose(facts["gain"] * again.scores(ids, mask) + facts["bias"], scaled)
-    with pytest.raises(ValueError, match="normalized already"):
+    with pytest.raises(ValueError, match="already normalized"):
         normalize(roles, prompts, rule, tokenizer, samples=60, seed=0)
 
 

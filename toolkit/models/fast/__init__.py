@@ -1,9 +1,9 @@
-"""Cheaper passes with the same results, behind one switch: ``use_fast_passes``.
+"""Faster passes with the same results, behind one switch: ``use_fast_passes``.
 
-What is here replaces passes of transformers and peft, each because it saves at least 5 % of the
-time of a training pass or of the memory that it keeps (``benchmarks/ablation.py`` measures each by
-itself). Without it the rest of the toolkit reads plain transformers and gives the same numbers, but
-for rounding: set TOOLKIT_FAST_PASSES=0.
+They replace passes of transformers and peft, if each saves at least 5 % of the time of a training
+pass or of the memory that it keeps (``benchmarks/ablation.py`` measures each by itself). Without
+them the toolkit uses plain transformers and gives the same numbers, apart from rounding: set
+TOOLKIT_FAST_PASSES=0.
 
     lora        the update of a plain LoRA layer is added inside a matrix product
     norms       a frozen RMS norm makes one tensor forward and one backward, instead of nine
@@ -25,7 +25,7 @@ from toolkit.models.fast.lora import change_lora
 from toolkit.models.fast.norms import change_norms
 from toolkit.models.peft_wrappers import base_of
 
-SWITCH = "TOOLKIT_FAST_PASSES"  # 0 for none of the changes, or some of them, joined by commas
+SWITCH = "TOOLKIT_FAST_PASSES"  # 0 for no changes, or the names of some, joined by commas
 CHANGES = ("lora", "norms", "decoder", "attention")
 
 
@@ -36,13 +36,13 @@ def changes_wanted() -> tuple[str, ...]:
 
 
 def use_fast_passes(model: nn.Module) -> None:
-    """Give a model the cheaper passes that fit it and the device that it is on.
+    """Give a model the fast passes that fit it and its device.
 
-    To be called when its adapters are on and what is trained is settled, and again when that
-    changes; under the autocast that it will run under.
+    Call it when the adapters are on and what is trained is settled, and again when that changes;
+    and under the autocast that the model will run under.
 
     Args:
-        model: of transformers, or peft's around one.
+        model: a transformers model, or peft's around one.
     """
     wanted = changes_wanted()
     weight = next(model.parameters())

@@ -1,10 +1,10 @@
-"""Decoder layers of the families whose layers are Llama's.
+"""Faster decoder layers, for families whose layers are Llama's.
 
 transformers' rotary embedding takes five passes over queries and keys, and as many backward; its
-gated MLP keeps a tensor more than it needs; and its last layer makes queries, outputs and MLP for
-every position, where PPO reads the completion's alone. Here the rotation takes three passes, the
-MLP keeps two tensors, and the last layer works on the positions that are read; the others give it
-keys and values only. Parameters, modules and hooks stay transformers'.
+gated MLP keeps one tensor more than needed; and its last layer makes queries, outputs and MLP for
+every position, although PPO reads only the completion's. Here the rotation takes three passes, the
+MLP keeps two tensors, and the last layer works only on the positions that are read; the others
+contribute keys and values. Parameters, modules and hooks stay transformers'.
 """
 
 import sys
@@ -20,15 +20,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from toolkit.maths.precision import autocast_type
 from toolkit.models.families import fit_inputs
 
-# Those whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
-# transformers 5.23 has them; each is held against its own pass before it is changed.
+# Families whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
+# in transformers 5.23. Each layer is compared with its own pass before it is changed.
 DECODER_LAYERS = (
     "LlamaDecoderLayer",
     "MistralDecoderLayer",
     "Qwen2DecoderLayer",
     "Qwen3DecoderLayer",
 )
-# Attention that takes fewer queries than keys under a mask.
+# Attention implementations that accept fewer queries than keys under a mask.
 SHORT_QUERIES = ("sdpa", "sdpa_fp32", "shapes_only")
 
 
@@ -56,7 +56,7 @@ class _Rotary(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) * up, of one shape; gate and up are kept, silu(gate) is made again."""
+    """silu(gate) * up, of one shape; gate and up are kept, silu(gate) is recomputed."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _attention_forward(
     last: int | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """The module's own pass; of the last ``last`` positions, where that is given."""
+    """Run the module's own pass, only for the last ``last`` positions if that is given."""
     size = attention.head_dim
     asking = hidden_states if last is None else hidden_states[:, -last:]
     query = attention.q_proj(asking).unflatten(-1, (-1, size))
@@ -100,7 +100,7 @@ def _attention_forward(
     query = _Rotary.apply(query.transpose(1, 2), cos[:, :, -count:], sin[:, :, -count:])
     key = _Rotary.apply(key.transpose(1, 2), cos, sin)
 
-    kept = past_key_values if cache is None else cache  # as transformers 5.24 calls it
+    kept = past_key_values if cache is None else cache  # its name in transformers 5.24
     if kept is not None:
         key, value = kept.update(key, value, attention.layer_idx)
     if last is not None and last < hidden_states.shape[1]:
@@ -125,7 +125,7 @@ def _attention_forward(
 
 
 def _rows(mask: Tensor | None, last: int, key: Tensor) -> Tensor:
-    """The mask (B or 1, 1, last, K) of the last queries; None stands for a causal one."""
+    """Return the mask (B or 1, 1, last, K) of the last queries; None means causal."""
     if mask is not None:
         return mask[:, :, -last:]
     count = key.shape[2]
@@ -135,7 +135,7 @@ def _rows(mask: Tensor | None, last: int, key: Tensor) -> Tensor:
 
 def _layer_forward(layer: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
     work: Any = partial(_work, layer, last=layer.last, **kwargs)
-    if layer.gradient_checkpointing and layer.training:  # as transformers' layer does
+    if layer.gradient_checkpointing and layer.training:  # as in transformers' layer
         return layer._gradient_checkpointing_func(work, hidden_states)
     return work(hidden_states)
 
@@ -147,9 +147,9 @@ def _work(layer: Any, hidden_states: Tensor, last: int | None, **kwargs: object)
 
 
 def change_layers(model: nn.Module) -> int:
-    """Give decoder layers of known families the cheaper pass; returns how many have it new.
+    """Give decoder layers of known families the fast pass; return how many got it.
 
-    A layer whose own pass gives something else than the cheaper one (in another release of
+    A layer whose own pass gives something else than the fast one (in another release of
     transformers, say) keeps its own.
     """
     count = 0
@@ -183,7 +183,7 @@ def _restore(layer: Any) -> None:
 
 @torch.no_grad()
 def _same(trunk: Any, layer: Any) -> bool:
-    """Whether the cheaper pass of one layer gives what its own gives, on a few positions."""
+    """Whether the fast pass of one layer agrees with its own on a few positions."""
     parameter = next(layer.input_layernorm.parameters())
     if parameter.device.type == "meta":
         return True
@@ -219,9 +219,9 @@ def _same(trunk: Any, layer: Any) -> bool:
 
 
 def last_states(trunk: Any, last: int, **inputs: object) -> Tensor:
-    """The trunk's last hidden states of the last ``last`` positions: (B, last, d).
+    """Return the trunk's final hidden states at the last ``last`` positions: (B, last, d).
 
-    A changed last layer works on these alone; of any other trunk they are cut from a whole pass.
+    A changed last layer computes only these; for any other trunk they are cut from a whole pass.
     """
     layer = getattr(trunk, "layers", [None])[-1]
     short = hasattr(layer, "last") and trunk.config._attn_implementation in SHORT_QUERIES

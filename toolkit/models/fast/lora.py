@@ -1,8 +1,8 @@
-"""Plain LoRA layers: the update is added inside a matrix product.
+"""Faster plain LoRA layers: the update is added inside a matrix product.
 
-peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling: three further tensors of the
-output's size, and as many in the backward pass. Parameters, names and saved files stay peft's; a
-test holds values and gradients against its own.
+peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling, which makes three more tensors
+of the output's size, and as many in the backward pass. Parameters, names and saved files stay
+peft's; a test compares values and gradients with peft's.
 """
 
 import types
@@ -19,8 +19,8 @@ from toolkit.maths.precision import autocast_type
 class _MergedLinear(torch.autograd.Function):
     """y = x (W + scale B A)' + bias; W and bias frozen: x (N, i), W (o, i), A (r, i), B (o, r).
 
-    W + scale B A is made for the pass, and again backward. That costs r / N of the product with x,
-    and saves two thin products and a pass over the output.
+    W + scale B A is computed for the pass, and again in the backward pass. That costs r / N of the
+    product with x, and saves two thin products and a pass over the output.
     """
 
     @staticmethod
@@ -46,7 +46,7 @@ class _MergedLinear(torch.autograd.Function):
 
 
 def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
+    """Replace ``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
     name = layer._active_adapter[0]
     result = layer.base_layer(x, *args, **kwargs)
     if layer._disable_adapters or name not in layer.lora_A:
@@ -63,7 +63,7 @@ def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tenso
 
 
 def _merge_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """The same on a CPU: in fp32 and of many rows the update is merged into the weight."""
+    """The same on a CPU: in fp32 and for many rows, merge the update into the weight."""
     name, base = layer._active_adapter[0], layer.base_layer
     if layer._disable_adapters or name not in layer.lora_A or not _is_frozen_fp32(base):
         return _add_update(layer, x, *args, **kwargs)
@@ -88,23 +88,23 @@ def _is_frozen_fp32(base: nn.Module) -> bool:
 
 
 def change_lora(model: nn.Module, on_cpu: bool) -> None:
-    """Give plain LoRA layers the cheaper pass; others, with dropout or DoRA say, keep peft's.
+    """Give plain LoRA layers the fast pass; others (with dropout or DoRA, say) keep peft's.
 
     Args:
-        model: with adapters on it.
-        on_cpu: whether its weights are on a CPU, where fp32 products are the cost.
+        model: a model with adapters.
+        on_cpu: whether its weights are on a CPU, where fp32 products dominate the time.
     """
     forward = _merge_update if on_cpu else _add_update
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             if _is_plain(layer):
                 vars(layer)["forward"] = types.MethodType(forward, layer)
-            else:  # an adapter that came later may need peft's
+            else:  # an adapter that was added later may need peft's pass
                 vars(layer).pop("forward", None)
 
 
 def _is_plain(layer: Any) -> bool:
-    if not isinstance(layer.base_layer, nn.Linear | Conv1D):  # a router, say, which gives a tuple
+    if not isinstance(layer.base_layer, nn.Linear | Conv1D):  # a router, say, which returns a tuple
         return False
     dropout = any(isinstance(module, nn.Dropout) for module in layer.lora_dropout.values())
     return not (

@@ -1,7 +1,7 @@
-"""Frozen RMS norms: one tensor forward and one backward, instead of nine.
+"""Faster frozen RMS norms: one tensor forward and one backward, instead of nine.
 
-In a bf16 model transformers' own norms keep two tensors in fp32 for the backward pass; this keeps
-the input alone.
+In a bf16 model transformers' own norms keep two fp32 tensors for the backward pass; these keep only
+the input.
 """
 
 import types
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from toolkit.maths.precision import autocast_type
 
-# Those whose forward pass is weight * (x / rms(x)), as transformers 5.23 has them.
+# Norms whose forward pass is weight * (x / rms(x)) in transformers 5.23.
 RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 FEED_LINEARS = ("input_layernorm", "post_attention_layernorm")
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / rms(x) * weight, the weight frozen: x (..., d), weight (d,) -> (..., d)."""
+    """x / rms(x) * weight with a frozen weight: x (..., d), weight (d,) -> (..., d)."""
 
     @staticmethod
     def forward(
@@ -44,9 +44,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:
-    """A frozen RMSNorm's forward pass; without gradients the module's own, to the last bit.
+    """Run a frozen RMSNorm; without gradients this is the module's own pass, bit for bit.
 
-    Under autocast, what only linear layers read is rounded here once instead of by each of them.
+    Under autocast, what only linear layers read is rounded here once, not by each of them.
     """
     if torch.is_grad_enabled() and x.requires_grad:
         dtype = autocast_type(x) if norm.feeds_linears else None
@@ -56,7 +56,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 
 
 def change_norms(model: nn.Module) -> None:
-    """Give frozen RMS norms of known families the cheaper pass."""
+    """Give frozen RMS norms of known families the fast pass."""
     for name, norm in model.named_modules():
         frozen = all(not p.requires_grad for p in norm.parameters(recurse=False))
         if type(norm).__name__ in RMS_NORMS and frozen:

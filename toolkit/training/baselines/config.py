@@ -1,6 +1,6 @@
-"""What can be set in the baselines: TRL's configs, less the fields that are not used here.
+"""Configs of the baselines: TRL's, without the fields that are not used here.
 
-Rows come as token ids, completions by PPO's own loop; the base is frozen and held once.
+Rows arrive as token ids, PPO's loop samples completions, and one frozen base is shared.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ LOSSES = {
     "orpo": ("orpo",),
     "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
 }
-# Fields of TRL's and transformers' that would be ignored, or that would undo what stands above.
+# Fields of TRL and transformers that would be ignored, or would contradict the lines above.
 NOT_USED = {
     "chat_template_path", "dataset_text_field", "dataset_kwargs", "dataset_num_proc", "eos_token",
     "pad_token", "padding_free", "packing", "eval_packing", "completion_only_loss",
@@ -89,7 +89,7 @@ class BaselineDefaults(TRLDefaults):
     }
 
     per_device_eval_batch_size: Count = flag(32, "Held-out rows in a batch.")
-    learning_rate: Positive = flag(5e-5, "The highest rate, which falls linearly to 0.")
+    learning_rate: Positive = flag(5e-5, "Highest learning rate; it falls linearly to 0.")
     per_device_train_batch_size: Count = flag(16, "Rows in a batch.")
 
 
@@ -124,35 +124,35 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
 
     HELP_GROUP: ClassVar[str] = "method"
 
-    method: Method = flag("dpo", "The method: dpo, kto, orpo or cpo.")
+    method: Method = flag("dpo", "Training method: dpo, kto, orpo or cpo.")
     loss_type: str | None = flag(  # type: ignore[assignment]  # TRL has a list here
         None,
-        "dpo: sigmoid, ipo, hinge, robust, apo_zero, ... (several by commas); kto: kto, "
-        "apo_zero_unpaired; cpo: sigmoid, hinge, ipo, simpo.",
+        "Loss of the method. dpo: sigmoid, ipo, hinge, robust, apo_zero, ... (join several by "
+        "commas); kto: kto, apo_zero_unpaired; cpo: sigmoid, hinge, ipo, simpo.",
     )
     beta: NotNegative = flag(
         0.1,
-        "The pull to the reference (dpo, kto; 1/(2 beta) is ipo's margin); the weight of the odds "
-        "ratio (orpo); a temperature (cpo).",
+        "Strength of the pull to the reference (dpo, kto; 1/(2 beta) is ipo's margin), weight of "
+        "the odds ratio (orpo), or temperature (cpo).",
     )
     rejected: Literal["all", "one"] = flag(
-        "all", "The pick stands against all others of its row, or one at random."
+        "all", "Pair the pick with all others of its row, or with one at random."
     )
     desirable_weight: NotNegative | None = flag(
-        None, "Weight of kto's picks; none: both sides weigh the same."
+        None, "Weight of the picks (kto). By default both sides weigh the same."
     )
-    undesirable_weight: NotNegative = flag(1.0, "Weight of kto's others.")
-    cpo_alpha: NotNegative = flag(1.0, "Weight of cpo's SFT term.")
-    simpo_gamma: NotNegative = flag(0.5, "Target margin of cpo's simpo.")
+    undesirable_weight: NotNegative = flag(1.0, "Weight of the other completions (kto).")
+    cpo_alpha: NotNegative = flag(1.0, "Weight of the SFT term (cpo).")
+    simpo_gamma: NotNegative = flag(0.5, "Target margin (cpo with simpo).")
     output_dir: str | None = flag("outputs/preference", "Folder of the run.")
-    per_device_train_batch_size: Count = flag(16, "Pairs (kto: completions) in a batch.")
+    per_device_train_batch_size: Count = flag(16, "Pairs in a batch (kto: completions).")
 
     def __post_init__(self) -> None:
         check_config(self)
         for name in self.losses:
             check_choice("loss_type", name, LOSSES[self.method])
         if len(self.losses) > 1 and self.method != "dpo":
-            raise InputError(f"loss_type: {self.method} has one loss at a time", "loss_type")
+            raise InputError(f"loss_type: {self.method} takes one loss at a time", "loss_type")
         if self.method == "kto" and self.per_device_train_batch_size < 2:
             raise InputError(
                 "per_device_train_batch_size is 1, but kto estimates its KL from the others of a "
@@ -166,7 +166,7 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
 
     @property
     def losses(self) -> list[str]:
-        """The losses' names; the method's own if none was given."""
+        """The names of the losses; by default the method's own."""
         names = [name.strip() for name in (self.loss_type or "").split(",") if name.strip()]
         return names or [LOSSES[self.method][0]]
 
@@ -179,7 +179,7 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
                 raise InputError(f"{f.name} is not used by {self.method} (leave it out)", f.name)
 
     def for_trl(self, desirable_weight: float = 1.0) -> TrainingArguments:
-        """The method's own config; ``desirable_weight`` where none was given."""
+        """Make the method's own config; ``desirable_weight`` is the default of that field."""
         cls = method_classes(self.method)[0]
         passed = {f.name for f in dataclasses.fields(self)} - {
             "train_sampling_strategy",
@@ -207,11 +207,11 @@ class PreferenceConfig(BaselineDefaults, DPOConfig):  # type: ignore[misc]  # as
 
 
 def method_classes(method: str) -> tuple[Any, Any]:
-    """TRL's config and trainer of a method.
+    """Return TRL's config and trainer of a method.
 
     Raises:
-        InputError: this TRL has none: ORPO and CPO live in ``trl.experimental``, which may drop
-            them in any release.
+        InputError: the installed TRL has none. ORPO and CPO live in ``trl.experimental``, which may
+            drop them in any release.
     """
     if method in ("dpo", "kto"):
         from trl import DPOTrainer, KTOTrainer
@@ -220,13 +220,13 @@ def method_classes(method: str) -> tuple[Any, Any]:
     name = method.upper()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TRLExperimentalWarning: that is what the guard is for
+            warnings.simplefilter("ignore")  # TRLExperimentalWarning, which this function handles
             module = importlib.import_module(f"trl.experimental.{method}")
         return getattr(module, f"{name}Config"), getattr(module, f"{name}Trainer")
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"method: TRL {importlib.metadata.version('trl')} has no {name} (pip install "
-            f"'trl>=1.16,<1.17', which has it, or take another method): {error}",
+            f"'trl>=1.16,<1.17', which has it, or choose another method): {error}",
             "method",
         ) from None
 
@@ -235,20 +235,20 @@ def method_classes(method: str) -> tuple[Any, Any]:
 class RLOOBaselineConfig(  # type: ignore[misc]  # as TRL itself
     TrainedCompletionArguments, BaselineDefaults, RLOOConfig
 ):
-    """TRL's RLOOConfig, with PPO's words for how completions come about."""
+    """TRL's RLOOConfig, with PPO's names for how completions are sampled."""
 
     INHERITED: ClassVar[dict[str, object]] = {"epsilon": Positive}
 
     num_generations: Annotated[int, Range(low=2)] = flag(4, "Completions of each prompt.")
     num_generations_eval: int = field(default=1, init=False)
-    disable_dropout: bool = flag(True, "Or the ratio is not 1 before the first step.")
+    disable_dropout: bool = flag(True, "Turn dropout off, so that the ratio starts at 1.")
     max_completion_length: int | None = field(default=None, init=False)  # response_length
     # ChatArguments and RewardArguments have these.
     chat_template_kwargs: dict[str, object] | None = field(default=None, init=False)
     reward_weights: list[float] | None = field(default=None, init=False)
     output_dir: str | None = flag("outputs/rloo", "Folder of the run.")
     per_device_train_batch_size: Count = flag(
-        64, "Completions in one pass, num_generations of a prompt."
+        64, "Completions in one pass, num_generations of each prompt."
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""From comparisons, text and prompts to the rows that TRL's trainers take: token ids, split.
+"""From comparisons, text and prompts to the rows for TRL's trainers: token ids, split.
 
-TRL makes its own tokens of text: it appends an end-of-text token and tokenizes prompts otherwise
-than PPO does. So its trainers get token ids.
+TRL would append an end token to text and tokenize prompts differently from PPO. So its trainers get
+token ids.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ class BaselineData:
     """One run's rows.
 
     Attributes:
-        train, held_out: what the trainer takes, in files that go with this object.
-        probes: token ids of a few held-out texts, to know the saved adapter by.
+        train, held_out: what the trainer reads, in files that are deleted with this object.
+        probes: token ids of a few held-out texts, to check the saved adapter with.
         facts: counts, for the log.
     """
 
@@ -53,7 +53,7 @@ class BaselineData:
 
 
 def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> Iterator[Row]:
-    """Prompts and completions as token ids, as PPO starts from and samples them.
+    """Yield prompts and completions as token ids, as PPO would read and sample them.
 
     >>> next(complete(encoder, rows, stop_id=None))
     {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1}
@@ -63,21 +63,21 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
     Args:
         encoder: makes the tokens. A row is as long as its longest completion.
         rows: comparisons, with their places.
-        stop_id: completions end with this token.
+        stop_id: token that ends completions; None for no token.
     """
     for row, _, prompt, completions in encoder.pieces(rows, stop_id):
         yield {"prompt_ids": prompt, "completion_ids": completions, "best": row["best"]}
 
 
 def sft_rows(rows: Iterable[Row]) -> Iterator[Row]:
-    """The pick behind its prompt; -100 where nothing is learned."""
+    """Yield the pick after its prompt; labels are -100 where nothing is learned."""
     for row in rows:
         prompt, picked = row["prompt_ids"], row["completion_ids"][row["best"]]
         yield {"input_ids": prompt + picked, "labels": [-100] * len(prompt) + picked}
 
 
 def others(row: Row, number: int, rejected: str, seed: int) -> list[list[int]]:
-    """The completions that are not the pick, nor equal to it; one at random if so told."""
+    """Return the completions that differ from the pick; one at random if ``rejected`` is one."""
     picked = row["completion_ids"][row["best"]]
     left = [c for k, c in enumerate(row["completion_ids"]) if k != row["best"] and c != picked]
     if rejected == "one" and left:
@@ -86,7 +86,7 @@ def others(row: Row, number: int, rejected: str, seed: int) -> list[list[int]]:
 
 
 def pair_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
-    """The pick against each other completion: K - 1 pairs of a row of K."""
+    """Yield the pick against each other completion: K - 1 pairs for a row of K."""
     for number, row in enumerate(rows):
         chosen = {
             "prompt_ids": row["prompt_ids"],
@@ -96,7 +96,7 @@ def pair_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
 
 
 def kto_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
-    """Each completion by itself; True for the pick."""
+    """Yield each completion by itself; its label is True for the pick."""
     for number, row in enumerate(rows):
         prompt, left = row["prompt_ids"], others(row, number, rejected, seed)
         if left:
@@ -106,10 +106,10 @@ def kto_rows(rows: Iterable[Row], rejected: str, seed: int) -> Iterator[Row]:
 
 
 def with_kl_rows(dataset: Dataset, batch_size: int, seed: int) -> Dataset:
-    """KTO's rows in a random order, each with another prompt's completion from its batch.
+    """Shuffle KTO's rows, and add to each another prompt's completion from its batch.
 
-    KTO estimates the KL from such mismatched pairs and wants them in the batch's order. TRL makes
-    them of neighbours in the file, which here would share a prompt.
+    KTO estimates the KL from these mismatched pairs and needs them in the batch's order. TRL makes
+    them of neighbors in the file, which would share a prompt here.
     """
 
     def rotate(batch: Row) -> Row:
@@ -131,7 +131,7 @@ def _scratch(near: Path) -> Iterator[Path]:
 
 
 def _to_disk(rows: Iterable[Row], schema: pyarrow.Schema, path: Path) -> Dataset:
-    """The rows as a dataset that is read from a file; 512 are held in memory at a time."""
+    """Write the rows to a file and return a dataset that reads it; 512 are in memory at a time."""
     iterator = iter(rows)
     with pyarrow.ipc.new_stream(path, schema) as writer:
         while chunk := list(islice(iterator, 512)):
@@ -143,7 +143,7 @@ Shape = Callable[[Iterable[Row]], Iterator[Row]]
 
 
 def preference_shape(config: PreferenceConfig) -> tuple[Shape, pyarrow.Schema]:
-    """How the method wants its rows."""
+    """Return the function that shapes the method's rows, and their schema."""
     if METHODS[config.method].learns_from == "completions":
         return lambda rows: kto_rows(rows, config.rejected, config.seed), KTO_SCHEMA
     return lambda rows: pair_rows(rows, config.rejected, config.seed), PAIR_SCHEMA
@@ -157,15 +157,15 @@ def prepare_completions(
     schema: pyarrow.Schema,
     scratch: Path,
 ) -> BaselineData:
-    """Both sides of the split, tokenized and shaped as a trainer takes them.
+    """Tokenize both sides of the split, and shape them for a trainer.
 
     Args:
-        comparisons: checked rows, and which to train on and to hold out.
+        comparisons: checked rows, and which of them to train on and to hold out.
         encoder: the rule for long rows; counts them.
-        stop_id: completions end with this token; None for nothing behind them.
+        stop_id: token that ends completions; None for no token.
         shape: ``sft_rows``, ``pair_rows`` or ``kto_rows``.
         schema: of the rows that ``shape`` makes.
-        scratch: token ids go into a folder made here, which goes when the data do.
+        scratch: token ids go into a folder made here, which is deleted with the data.
 
     Raises:
         InputError: no row fits.
@@ -189,7 +189,7 @@ def prepare_completions(
             if not len(sets[-1]):
                 raise InputError(
                     f"{source.source}: no {name} row fits {encoder.max_length} tokens of prompt "
-                    "and completion (raise --max_length, if the model's context allows; or "
+                    "and completion (raise --max_length if the model's context allows it, or pass "
                     "--long_rows truncate_prompt)"
                 )
 
@@ -236,33 +236,33 @@ def prepare_text(
     seed: int,
     scratch: Path,
 ) -> BaselineData:
-    """Rows of ``text`` for SFT: every token is learned; longer texts end at ``max_length``.
+    """Prepare rows of ``text`` for SFT on every token; texts are cut at ``max_length``.
 
-    Equal texts are on one side of the split.
+    Equal texts are on the same side of the split.
 
     Args:
         source: what ``read_table`` reads.
         tokenizer: its own special tokens (a BOS, say) are added.
-        max_length: tokens.
-        stop_id: whole texts end with this token; None for nothing behind them.
-        eval_rows: held out; None for 200, or a fifth if that is fewer.
-        seed: of the split.
+        max_length: most tokens of a text.
+        stop_id: token that ends texts that were not cut; None for no token.
+        eval_rows: rows to hold out; None for 200, or a fifth if that is fewer.
+        seed: seed of the split.
         scratch: as for ``prepare_completions``.
 
     Raises:
-        InputError: a row without text (twenty shown, all counted), or too few rows.
+        InputError: rows have no text (twenty are shown, all are counted), or there are too few.
     """
     bad, order, cut = BadRows(), [], 0
 
     for place, row in read_table(source, "--text", bad.add):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
-            bad.add(f"{place}: text: {text!r:.40}, but must be text (delete or mend the row)")
+            bad.add(f"{place}: text: {text!r:.40}, but must be text (delete or correct the row)")
             continue
         order.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
     bad.refuse()
     if len(order) < 2:
-        raise InputError(f"{source}: {len(order)} rows of text (--text needs two or more)")
+        raise InputError(f"{source}: only {len(order)} rows of text (--text needs two or more)")
 
     hashes = np.array(order, dtype=np.uint64)
     sides = split_by_prompt(hashes, eval_rows or max(1, min(200, len(order) // 5)), seed)
@@ -272,7 +272,7 @@ def prepare_text(
         for wants, (_, row) in zip(wanted, read_table(source, "--text"), strict=True):
             if wants:
                 (ids,) = text_ids(tokenizer, [row["text"]])
-                if ids[-1] in end_ids(tokenizer):  # closed by one rule, whatever the text brought
+                if ids[-1] in end_ids(tokenizer):  # one rule ends the texts, whatever they contain
                     ids = ids[:-1]
                 if stop_id is not None:
                     ids = [*ids, stop_id]
@@ -304,6 +304,6 @@ def prepare_text(
 
 
 def prompt_rows(prompts: Prompts, first: int = 0) -> Dataset:
-    """Prompts for ``SampledRLOOTrainer``; ``row`` finds their further columns."""
+    """Make prompts for ``SampledRLOOTrainer``; ``row`` finds their other columns."""
     rows = range(first, first + len(prompts))
     return Dataset.from_dict({"prompt": list(prompts), "row": list(rows)})

@@ -1,4 +1,4 @@
-"""What the baselines share: TRL's trainers on the comparisons, tokens and adapters of PPO.
+"""The baselines: TRL's trainers on the comparisons, tokens and adapters of PPO.
 
     method              trainer                              learns from
     sft                 trl.SFTTrainer                       the picks, or plain text
@@ -8,12 +8,12 @@
     rloo                trl.RLOOTrainer                      fresh samples and their rewards
 
     module              holds
-    config              what can be set, and what is refused
+    config              settings, and what is refused
     data                rows as token ids: schemas, split, shape
-    trainers            the trainers, what is overridden in them, RLOO's sampling and rewards
-    train_and_save      this one: train, evaluate, save, load again and compare
+    trainers            the trainers, their overrides, RLOO's sampling and rewards
+    train_and_save      this one: train, evaluate, save, reload and compare
 
-Each imports from those above it only.
+Each imports only from those above it.
 """
 
 import gc
@@ -39,7 +39,7 @@ from toolkit.training.run_log import peak_mb
 
 @torch.no_grad()
 def token_logprobs(model: Any, rows: list[list[int]]) -> list[Tensor]:
-    """Log-probs of each row's tokens but its first, one row at a time, so nothing is padded."""
+    """Return log-probs of each row's tokens but the first, one row at a time without padding."""
     device = next(model.parameters()).device
     found = []
     for row in rows:
@@ -52,7 +52,7 @@ def token_logprobs(model: Any, rows: list[list[int]]) -> list[Tensor]:
 
 @torch.no_grad()
 def role_logprobs(roles: Roles, rows: list[list[int]]) -> list[Tensor]:
-    """The same by the path that PPO and the evaluation take."""
+    """Return the same, by the code path of PPO and the evaluation."""
     found = []
     for row in rows:
         ids = torch.tensor([row], device=roles.device)
@@ -70,26 +70,26 @@ def train_and_save(
     probes: list[list[int]],
     rendering: Row,
 ) -> tuple[dict[str, float], list[Row]]:
-    """Train, evaluate on what is held out, save the adapter, load it again and compare.
+    """Train, evaluate on held-out rows, save the adapter, reload it and compare.
 
-    ``out/adapter`` appears when all of it is done: the adapter (plain peft loads it), toolkit.json
-    and metrics.json; then ``out/log.jsonl``, which holds what the trainer logged. Of a run that
-    fails the log is kept; one that is killed leaves nothing that would be in the next one's way.
+    ``out/adapter`` appears when all is done: the adapter (plain peft loads it), toolkit.json and
+    metrics.json; then ``out/log.jsonl``, with what the trainer logged. A run that fails keeps its
+    log; a run that is killed leaves nothing that would disturb the next one.
 
     Args:
-        make: gives the trainer, which is let go before the base is loaded a second time.
+        make: makes the trainer, which is released before the base is loaded a second time.
         out: folder of the run.
-        load: gives the base.
+        load: loads the base.
         name, precision: of the base.
         probes: token ids of texts whose log-probs must be the same after reloading.
-        rendering: of these texts, for toolkit.json.
+        rendering: how these texts were rendered, for toolkit.json.
 
     Returns:
-        metrics, and the logged rows with a loss.
+        metrics, and the logged rows that have a loss.
 
     Raises:
         RunStopped: the adapter is not finite.
-        InputError: it reloads otherwise than it was.
+        InputError: the reloaded adapter differs from the trained one.
     """
     trainer = make()
     model: Any = trainer.model
@@ -110,7 +110,7 @@ def train_and_save(
         model.save_pretrained(str(folder), selected_adapters=["default"])
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
         write_facts(folder, name, precision=precision, **rendering)
-        if getattr(trainer.processing_class, "beside_base", False):  # not the base's own
+        if getattr(trainer.processing_class, "beside_base", False):  # it is not the base's own
             tokenizer: Any = trainer.processing_class
             tokenizer.save_pretrained(folder)
 
@@ -127,7 +127,7 @@ def train_and_save(
 
 @contextmanager
 def _log_of_a_failure(out: Path, history: list[Row]) -> Iterator[None]:
-    """Keep the log of a run that fails within."""
+    """Keep the log of a run that fails inside."""
     try:
         yield
     except (RunStopped, InputError):
@@ -138,14 +138,14 @@ def _log_of_a_failure(out: Path, history: list[Row]) -> Iterator[None]:
 def _check_reload(
     roles: Roles, probes: list[list[int]], expected: list[Tensor], folder: Path, precision: str
 ) -> float:
-    """The largest difference of the saved adapter's log-probs; InputError if it is too large."""
+    """Return the largest difference of the saved adapter's log-probs; raise if too large."""
     again, before = torch.cat(role_logprobs(roles, probes)), torch.cat(expected)
     difference = (again - before).abs().max().item()
     exact = precision == "fp32" or (precision == "4bit" and roles.device.type == "cpu")
     allowed = TOLERANCE["exact" if exact else "rounded"] * max(1.0, before.abs().max().item())
     if not difference <= allowed:
         raise InputError(
-            f"{folder}: reloaded, its log-probs differ by up to {difference:.3g} (allowed "
-            f"{allowed:.3g}): the adapter is not what was trained"
+            f"{folder}: after reloading, log-probs differ by up to {difference:.3g} (allowed are "
+            f"{allowed:.3g}): the saved adapter is not what was trained"
         )
     return difference

@@ -1,10 +1,10 @@
-"""TRL's trainers, with what is overridden in them; RLOO's sampling and rewards.
+"""TRL's trainers with their overrides, and RLOO's sampling and rewards.
 
-The trainers get token ids, and the methods of theirs that would make them are passed over; RLOO
-samples by PPO's own loop. Private names that are overridden, seen in TRL 1.16.0:
-``_prepare_dataset`` (DPO, KTO), ``tokenize_row`` (ORPO, CPO), ``_tokenize_prompts``,
-``_generate_single_turn`` and ``_get_per_token_logps_and_entropies`` (RLOO). Adapters stay fp32, and
-the reference is the base with the adapter off: no trainer here holds a second base.
+The trainers get token ids, and their own tokenization is bypassed; RLOO samples with PPO's loop.
+Private names that are overridden, seen in TRL 1.16.0: ``_prepare_dataset`` (DPO, KTO),
+``tokenize_row`` (ORPO, CPO), ``_tokenize_prompts``, ``_generate_single_turn`` and
+``_get_per_token_logps_and_entropies`` (RLOO). Adapters stay fp32. The reference is the base with
+the adapter off: no trainer here holds a second base.
 """
 
 import warnings
@@ -39,17 +39,17 @@ from toolkit.training.baselines.config import (
 )
 from toolkit.training.baselines.data import BaselineData, Row, prompt_rows, with_kl_rows
 
-# Methods of TRL's older trainers, which make tokens of one row at a time; the others' make them of
-# a whole dataset.
+# Methods that tokenize in TRL's older trainers, one row at a time; the others tokenize a whole
+# dataset.
 MAKES_TOKENS_BY_ROW = ("orpo", "cpo")
 
 
 @contextmanager
 def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
-    """Within, TRL does not see that the base is quantized, and leaves the adapters as they are.
+    """Hide from TRL that the base is quantized, so that it leaves the adapters in fp32.
 
-    It casts every trainable weight of a 4-bit model to bf16 (trl 1.16.0, dpo_trainer.py:726): an
-    update smaller than 1/256 of a weight is lost then. A test holds the adapters' type.
+    TRL casts every trainable weight of a 4-bit model to bf16 (trl 1.16.0, dpo_trainer.py:726),
+    which loses updates smaller than 1/256 of a weight. A test checks the adapters' type.
     """
     held: Any = base
     quantized = getattr(base, "is_loaded_in_4bit", False)
@@ -63,7 +63,7 @@ def fp32_adapters(base: PreTrainedModel) -> Iterator[None]:
 
 
 class _Alone(Actors):
-    """A language model without adapters, in the form that ``check_passes`` takes."""
+    """A language model without adapters, in the form for ``check_passes``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ def _start(
     lora: LoraConfig,
     policy_adapter: str | None,
 ) -> tuple[Any, LoraConfig | None]:
-    """Model and LoRA for TRL, which makes a frozen copy of a given adapter the reference."""
+    """Prepare model and LoRA for TRL, which copies a given adapter as the frozen reference."""
     check_recomputing(base, config.activation_checkpointing)
 
-    # Where TRL's fused head looks for the trunk (Llama 4), and for the experts (Granite 4,
-    # Phi-MoE, Llama 4). A Granite 4 without experts has nothing to balance.
+    # TRL's fused head looks here for the trunk (Llama 4) and for the experts (Granite 4, Phi-MoE,
+    # Llama 4). A Granite 4 without experts has nothing to balance.
     held: Any = base
     if held.base_model is held:
         held.base_model_prefix = "model"
@@ -102,8 +102,8 @@ def _start(
     if not text.num_experts and hasattr(text, "router_aux_loss_coef"):
         text.router_aux_loss_coef = 0.0
 
-    with torch.no_grad():  # before it is trained, for the sake of whoever loads the adapter
-        check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # what it does not ask for
+    with torch.no_grad():  # before training, because other code will load the adapter
+        check_passes(_Alone(base), POLICY)  # type: ignore[abstract]  # methods that it does not use
 
     if policy_adapter is None:
         return base, language_lora(base, lora)
@@ -118,7 +118,7 @@ def sft_trainer(
     lora: LoraConfig,
     policy_adapter: str | None = None,
 ) -> SFTTrainer:
-    """TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new one."""
+    """Make TRL's SFTTrainer on these rows, from ``policy_adapter`` or a new adapter."""
     model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SFTTrainer(
@@ -139,7 +139,7 @@ def preference_trainer(
     lora: LoraConfig,
     policy_adapter: str | None = None,
 ) -> Trainer:
-    """The method's trainer on these rows (``preference_shape``).
+    """Make the method's trainer on these rows (``preference_shape``).
 
     The reference of DPO and KTO is the base with the adapter off, or a frozen copy of
     ``policy_adapter``; ORPO and CPO have none.
@@ -156,12 +156,12 @@ def preference_trainer(
     args = config.for_trl(weight)
 
     if config.method in MAKES_TOKENS_BY_ROW and peft_config is not None:
-        # By itself TRL would first turn what is not quantized to fp32 (prepare_model_for_kbit).
+        # Otherwise TRL would first convert unquantized weights to fp32 (prepare_model_for_kbit).
         torch.manual_seed(config.seed)
         model, peft_config = get_peft_model(model, peft_config), None
 
     with fp32_adapters(base), warnings.catch_warnings():
-        # TRL's own deprecation of what it imports; nothing that the user could mend.
+        # TRL's own deprecation warning, about which the user can do nothing.
         warnings.simplefilter("ignore", FutureWarning)
         return trainer_class(
             model=model,
@@ -174,7 +174,7 @@ def preference_trainer(
 
 
 def _takes_ids(trainer_class: Any, method: str) -> Any:
-    """The trainer with its making of tokens passed over: rows come as token ids."""
+    """Subclass the trainer so that it does not tokenize: rows are token ids."""
     if method in MAKES_TOKENS_BY_ROW:
 
         class TakesPairs(trainer_class):
@@ -201,14 +201,14 @@ def _takes_ids(trainer_class: Any, method: str) -> Any:
 
 
 class VisibleReward:
-    """Rewards of sampled tokens: the scorers see what the rule shows of a completion, as in PPO.
+    """Rewards of sampled tokens; scorers see the visible part of a completion, as in PPO.
 
     Args:
-        scorer: the sum of scores, in fp64 as TRL wants it.
-        rule: the truncation, and the penalty of completions that do not meet it.
+        scorer: the sum of scores, in fp64 as TRL requires.
+        rule: the truncation, and the penalty for completions that do not meet it.
         tokenizer: of these tokens.
-        prompts: the training prompts, then the held-out ones: their rows' further columns go to
-            the scorers.
+        prompts: the training prompts, then the held-out ones; the other columns of their rows go
+            to the scorers.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class VisibleReward:
         row: list[int],
         **others: Any,
     ) -> list[float]:
-        """Scores; NaN where a part cannot score a completion, from which TRL learns nothing."""
+        """Return scores; NaN, from which TRL learns nothing, if a part cannot score it."""
         ids, mask = pad(completion_ids, self.rule.pad_id)
         visible, valid = self.rule.visible(Sampled(ids, mask, torch.zeros(0)))
         seen = TokenCompletions.seen(self.prompts.pick(row), ids, visible, self.tokenizer)
@@ -239,13 +239,13 @@ class VisibleReward:
 
 
 class SampledRLOOTrainer(RLOOTrainer):
-    """RLOOTrainer whose prompts are token ids and whose completions PPO's sampler draws.
+    """RLOOTrainer with token ids as prompts, whose completions PPO's sampler draws.
 
-    ``generate`` ends completions at end-of-text, and without an end bans that token; the toolkit
-    samples it like any other unless it is the stop token.
+    ``generate`` ends completions at end-of-text, or bans that token if there is no end. The toolkit
+    samples it like any other token, unless it is the stop token.
 
     Args:
-        rule: the sampling.
+        rule: the sampling rule.
         kwargs: RLOOTrainer's.
     """
 
@@ -263,7 +263,7 @@ class SampledRLOOTrainer(RLOOTrainer):
     ) -> list[list[int]]:
         model: Any = self.accelerator.unwrap_model(self.model_wrapped)
         was_training = model.training
-        model.eval()  # in training mode checkpointing would go without the cache
+        model.eval()  # in training mode checkpointing would not use the cache
         device = self.accelerator.device
 
         with self.accelerator.autocast():
@@ -289,7 +289,7 @@ class SampledRLOOTrainer(RLOOTrainer):
         compute_aux_loss: bool = False,
         **images: object,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """With position ids, which TRL leaves out: learned positions go wrong by the padding.
+        """Add position ids, without which padding makes learned positions wrong.
 
         Padding is not read as the padding token, whose gradient may be none (``filler``).
         """
@@ -314,7 +314,7 @@ class SampledRLOOTrainer(RLOOTrainer):
                 )
             logps.append(outputs.log_probs[:, -logits_to_keep:])
             entropies.append(outputs.entropy[:, -logits_to_keep:])
-            balances.append(outputs.aux_loss)  # of experts; a family without them has none
+            balances.append(outputs.aux_loss)  # for experts; families without them have none
 
         balance = torch.stack(balances).mean() if compute_aux_loss else None
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
@@ -330,7 +330,7 @@ def rloo_trainer(
     lora: LoraConfig,
     policy_adapter: str | None = None,
 ) -> SampledRLOOTrainer:
-    """TRL's RLOOTrainer on these prompts and this reward."""
+    """Make TRL's RLOOTrainer on these prompts and this reward."""
     model, peft_config = _start(base, config, lora, policy_adapter)
     with fp32_adapters(base):
         return SampledRLOOTrainer(

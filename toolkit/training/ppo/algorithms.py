@@ -1,10 +1,10 @@
-"""What is learned from a batch: which tokens get the credit for its rewards, and by which loss.
+"""What PPO learns from a batch: which tokens get credit for the rewards, and the loss.
 
-An algorithm is a small class with two hooks; sampling, the KL penalty, guards, checkpoints and the
-optimizer are the same for all and know nothing of it.
+An algorithm is a small class with two hooks. Sampling, the KL penalty, guards, checkpoints and the
+optimizer are the same for all algorithms.
 
-    credit(rewards, rollout, total)   rewards (B, C), KL penalty included, to advantages and returns
-    loss(now, values, then)           terms of the loss on one micro-batch, with what is logged
+    credit(rewards, rollout, total)   from rewards (B, C) with KL penalty to advantages and returns
+    loss(now, values, then)           yields the terms of the loss on one micro-batch
 
 To add one: write its class here, and name it in ``AlgorithmArguments``,
 ``OF_OTHERS`` and ``algorithm_of``.
@@ -26,24 +26,30 @@ if TYPE_CHECKING:
     from toolkit.training.ppo.rollouts import Rollout
 
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
-OF_POLICY = ("policy", "approxkl", "clipfrac", "ratio", "entropy")  # what its term counts
+OF_POLICY = (
+    "policy",
+    "approxkl",
+    "clipfrac",
+    "ratio",
+    "entropy",
+)  # statistics of the policy's term
 
 
 class Credit(NamedTuple):
-    """advantages (B, C), which weigh the policy's loss; returns (B, C), the rewards to come."""
+    """Advantages (B, C), which weight the policy's loss; returns (B, C), the rewards to come."""
 
     advantages: Tensor
     returns: Tensor
 
 
 class Before(NamedTuple):
-    """A micro-batch of n episodes as it was when it was sampled; each tensor is (n, C).
+    """A micro-batch of n episodes when it was sampled; each tensor is (n, C).
 
     Attributes:
         logprobs: of the policy that sampled.
-        values: of the value role then; None where there is none.
+        values: of the value role then; None without one.
         advantages, returns: as ``credit`` gave them.
-        mask: bool, the tokens that are learned from.
+        mask: bool, True for tokens to learn from.
     """
 
     logprobs: Tensor
@@ -54,20 +60,20 @@ class Before(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A part of the loss, a scalar with a gradient; and scalars to be averaged for the log."""
+    """A term of the loss, a scalar with gradient; and scalars to average for the log."""
 
     loss: Tensor
     statistics: dict[str, Tensor]
 
 
 class Algorithm(Protocol):
-    """The two hooks, and what a run must have for them.
+    """The two hooks, and what a run must provide for them.
 
     Attributes:
-        uses_value: there is a value role; without one no value pass is made.
-        group_size: completions of one prompt, which stand next to each other in a batch.
-        statistics: what the terms of the loss count between them, besides "max_log_ratio"; the log
-            has them by the names of ``metrics.py``, others as val/NAME.
+        uses_value: whether there is a value role; without one there is no value pass.
+        group_size: completions of a prompt, which are neighbors in a batch.
+        statistics: names of what the loss's terms count, besides "max_log_ratio"; the log shows
+            them by the names in ``metrics.py``, others as val/NAME.
     """
 
     @property
@@ -80,11 +86,11 @@ class Algorithm(Protocol):
     def statistics(self) -> tuple[str, ...]: ...
 
     def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
-        """Advantages and returns of this process's share of a batch.
+        """Compute advantages and returns of this process's share of a batch.
 
         Args:
-            rewards: (B, C), with the KL penalty in them and the score on the last token.
-            rollout: the batch; what is not in ``rollout.learned`` gets no credit.
+            rewards: (B, C), with the KL penalty, and the score on the last token.
+            rollout: the batch; tokens outside ``rollout.learned`` get no credit.
             total: sums over all processes, for statistics of the whole batch.
         """
         ...
@@ -92,15 +98,15 @@ class Algorithm(Protocol):
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
     ) -> Iterator[Term]:
-        """The loss on a micro-batch, term by term.
+        """Yield the terms of the loss on a micro-batch.
 
-        The gradient of each term is taken before the next is asked for, so that the activations of
-        one role's pass exist at a time.
+        The gradient of each term is taken before the next term is made, so that only one role's
+        activations exist at a time.
 
         Args:
-            now: the policy's outputs (n, C), with gradients; with values on a shared trunk.
+            now: the policy's outputs (n, C), with gradients, and values if the trunk is shared.
             values: makes the value role's own pass: (n, C), with gradients.
-            then: what was known when the micro-batch was sampled.
+            then: the micro-batch when it was sampled.
         """
         ...
 
@@ -113,8 +119,8 @@ class PPO:
     lm_human_preferences/train_policy.py:300-371.
 
     Attributes:
-        whiten_rewards: divide rewards by their standard deviation over the batch.
-        gamma, lam: discount, and GAE's lambda.
+        whiten_rewards: whether rewards are divided by their standard deviation over the batch.
+        gamma, lam: discount factor, and GAE's lambda.
         cliprange, cliprange_value: how far ratio and value move before the gradient stops.
         vf_coef: weight of the value's loss.
     """
@@ -130,7 +136,7 @@ class PPO:
     statistics: tuple[str, ...] = (*OF_POLICY, "value", "value_clipfrac", "value_error")
 
     def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
-        """GAE of whitened rewards; the advantages are whitened in turn, the returns are not."""
+        """Compute GAE of whitened rewards; whiten the advantages, but not the returns."""
         assert rollout.values is not None
         mask = rollout.learned
         if self.whiten_rewards:
@@ -141,7 +147,7 @@ class PPO:
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
     ) -> Iterator[Term]:
-        """The policy's term and the value's: one term where they share a trunk, and so a pass."""
+        """Yield the terms of policy and value: one term if they share a trunk, and so a pass."""
         assert then.values is not None
         policy = _policy_term(now, then, self.cliprange)
         if now.values is None:
@@ -165,11 +171,11 @@ class PPO:
 
 @dataclass(frozen=True)
 class GroupRelative:
-    """Each completion against its siblings, the other completions of its prompt; no value.
+    """Compares each completion with its siblings, the other completions of its prompt.
 
     The baseline of a completion is the mean total reward of its siblings (RLOO, arXiv 2402.14740
-    eq. 7). It plays the value in GAE with gamma = lambda = 1, so the KL that was paid before a
-    token is not charged to it. The policy's loss is PPO's.
+    eq. 7). It replaces the value in GAE with gamma = lambda = 1, so a token is not charged for the
+    KL that was paid before it. The policy's loss is PPO's.
 
     Attributes:
         group_size: completions of a prompt, at least 2.
@@ -182,20 +188,20 @@ class GroupRelative:
     statistics: tuple[str, ...] = OF_POLICY
 
     def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
-        """What is still to come from each token on, less the siblings' mean; not whitened."""
+        """Subtract the siblings' mean from the rewards still to come; nothing is whitened."""
         mask = rollout.learned
         totals = (rewards * mask).sum(dim=1)
         baseline = leave_one_out(totals, rollout.scored, self.group_size)
         values = baseline.unsqueeze(1).expand_as(rewards)
         advantages, returns = gae(rewards, values, 1.0, 1.0, mask)
-        # Where a completion is the only one of its prompt with a score, it is compared with none.
+        # A completion that is the only one of its prompt with a score is compared with none.
         compared = _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
         return Credit(advantages * mask * compared, returns * mask)
 
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
     ) -> Iterator[Term]:
-        """The policy's term alone."""
+        """Yield the policy's term alone."""
         yield _policy_term(now, then, self.cliprange)
 
 
@@ -208,7 +214,7 @@ def _policy_term(now: "TokenOutputs", then: Before, cliprange: float) -> Term:
 
 
 def _has_sibling(scored: Tensor, size: int) -> Tensor:
-    """bool (B,): scored, as at least one other completion of its prompt is."""
+    """bool (B,): whether a completion and another one of its prompt have scores."""
     others = scored.view(-1, size).sum(dim=1, keepdim=True) - scored.view(-1, size).long()
     return (others > 0).view(-1) & scored
 
@@ -221,18 +227,18 @@ class AlgorithmArguments(Flags):
 
     algorithm: Literal["ppo", "group_relative"] = flag(
         "ppo",
-        "How the policy learns from rewards: ppo trains a value beside it; group_relative has no "
-        "value and compares each completion with the others of its prompt.",
+        "How the policy learns from rewards: ppo trains a value model, too; group_relative has "
+        "none, and compares each completion with the others of its prompt.",
     )
     num_generations: Annotated[int, Range(low=2)] = flag(
-        4, "How many completions of a prompt group_relative compares."
+        4, "Completions of a prompt that group_relative compares."
     )
-    whiten_rewards: bool = flag(True, "Divide rewards by their std.")
-    gamma: Share = flag(1.0, "Discount.")
-    lam: Share = flag(0.95, "GAE's lambda.")
-    cliprange: Positive = flag(0.2, "Clip the ratio to 1 plus or minus this.")
+    whiten_rewards: bool = flag(True, "Divide rewards by their standard deviation.")
+    gamma: Share = flag(1.0, "Discount factor per token.")
+    lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
+    cliprange: Positive = flag(0.2, "Clip the probability ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
-    cliprange_value: Positive = flag(0.2, "Clip the value's move to this.")
+    cliprange_value: Positive = flag(0.2, "Clip a value to within this of its old one.")
 
 
 # The flags that an algorithm does not read.

@@ -1,12 +1,12 @@
-"""A run's state as a folder: written whole or not at all, verified by hash, no pickle.
+"""Checkpoints: a run's state as a folder, written atomically, verified by hash, without pickle.
 
     checkpoint-000040/
         weights.safetensors, optimizer.safetensors, random.safetensors, state.json
         manifest.json            size and SHA-256 of each of these; written last
 
-What is in them is ``state.py``'s matter (docs/checkpoints.md has the table). All of it is written
-aside, synced, and renamed: a folder of that name is whole, or the disk lied, and then the manifest
-tells.
+``state.py`` defines their content (docs/checkpoints.md has the table). A checkpoint is written
+aside, synced, and renamed, so a folder with this name is complete; if the disk failed, the manifest
+shows it.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
     """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
     Args:
-        folder: the run's.
-        state: what is written.
+        folder: the run's folder.
+        state: the state to write.
         keep: checkpoints to keep; None for all.
 
     Raises:
-        OSError: the disk is full, say; what was there before is still there, whole.
+        OSError: the disk is full, say; earlier checkpoints stay complete.
     """
     target = folder / f"checkpoint-{state.update:06d}"
     with atomic_directory(target) as aside:
@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
     there = checkpoints(folder)
-    # Later ones are broken, or of a future that was given up.
+    # Later ones are broken, or belong to updates that were discarded by resuming.
     later = [path for number, path in there if number > state.update]
     earlier = [path for number, path in there if number <= state.update]
     for old in later + ([] if keep is None else earlier[keep:]):
@@ -60,7 +60,7 @@ def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
 
 
 def clear_run(folder: Path) -> None:
-    """Delete what an earlier run left in a folder that is to be overwritten."""
+    """Delete an earlier run's files from a folder that will be overwritten."""
     for _, path in checkpoints(folder):
         shutil.rmtree(path)
     for name in ("best", "adapters"):
@@ -70,13 +70,13 @@ def clear_run(folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(update, folder) of each checkpoint there, the newest first, good or not."""
+    """List (update, folder) of all checkpoints, good or not, the newest first."""
     found = [(NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*")]
     return sorted(((int(m[1]), path) for m, path in found if m and path.is_dir()), reverse=True)
 
 
 def problem_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint (the file and how), or None if it is whole."""
+    """Return what is wrong with a checkpoint (file and problem), or None if it is complete."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def problem_of(folder: Path) -> str | None:
 
 
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose manifest verifies, and what was passed over: "name: problem"."""
+    """Return the newest good checkpoint, and "name: problem" for each newer one that is bad."""
     passed_over: list[str] = []
     for _, path in checkpoints(folder):
         problem = problem_of(path)
@@ -105,29 +105,29 @@ def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def choose_checkpoint(resume: str, folder: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint that ``--resume`` means: "auto" for the newest good one, or a folder.
+    """Return the checkpoint that ``--resume`` names: "auto" is the newest good one.
 
     Raises:
-        InputError: the folder is no checkpoint, or not a whole one.
+        InputError: the folder is not a checkpoint, or not a complete one.
     """
     if resume == "auto":
         return newest_good(folder)
     problem = problem_of(Path(resume))
     if problem is not None:
-        raise InputError(f"resume: {resume}: {problem} (--resume auto takes the newest good one)")
+        raise InputError(f"resume: {resume}: {problem} (--resume auto uses the newest good one)")
     return Path(resume), []
 
 
 def load_checkpoint(folder: Path) -> PPOState:
-    """The state that a checkpoint holds.
+    """Load the state from a checkpoint.
 
     Raises:
-        InputError: a file cannot be read, or is of a version that this one cannot go on from.
+        InputError: a file cannot be read, or was written by an incompatible version.
     """
     try:
         tensors = {name: load_file(folder / file) for name, file in TENSORS.items()}
-    except SafetensorError as error:  # the manifest would have told; a bug, or a race
-        raise InputError(f"{folder}: not readable: {error}") from None
+    except SafetensorError as error:  # the manifest should have shown this: a bug, or a race
+        raise InputError(f"{folder} cannot be read: {error}") from None
     return PPOState.from_json(_read_state(folder), folder, tensors)
 
 
@@ -136,14 +136,14 @@ def _read_state(folder: Path) -> Json:
 
 
 def export_policy(checkpoint: Path, folder: Path) -> None:
-    """Write a checkpoint's policy as an adapter of its own, which plain peft loads on its base.
+    """Write a checkpoint's policy as an adapter that plain peft loads on its base.
 
     Args:
         checkpoint: of a run whose policy is an adapter.
-        folder: where to; adapter_config.json, adapter_model.safetensors and toolkit.json.
+        folder: receives adapter_config.json, adapter_model.safetensors and toolkit.json.
 
     Raises:
-        InputError: the checkpoint is not whole, or holds whole models.
+        InputError: the checkpoint is not complete, or has no policy adapter.
     """
     problem = problem_of(checkpoint)
     if problem is not None:
@@ -151,11 +151,11 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
     state = _read_state(checkpoint)
     base, policy = state["settings"].get("base"), state.get("policy")
     if policy is None:
-        raise InputError(f"{checkpoint}: no policy adapter in it that could be written by itself")
+        raise InputError(f"{checkpoint} has no policy adapter that could be written by itself")
     if policy["frozen"]:
         raise InputError(
-            f"{checkpoint}: its policy has weights that are not trained, {policy['frozen'][0]} for "
-            "one, and are not in a checkpoint (name adapters/policy of the finished run)"
+            f"{checkpoint}: its policy has weights that are not trained, for example "
+            f"{policy['frozen'][0]}, and a checkpoint lacks them (use adapters/policy of the run)"
         )
 
     overrides = dict(enumerate(policy["overrides"]))
@@ -173,7 +173,7 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
 
 
 def _as_peft(name: str, overrides: dict[int, str]) -> str:
-    """The key in an adapter's file of a parameter that ``Roles`` calls ``name``."""
+    """Return the key in an adapter's file for a parameter named ``name`` in ``Roles``."""
     if name.startswith("overrides."):
         return overrides[int(name.rpartition(".")[2])]
     name = name.removeprefix("model.").replace(f".modules_to_save.{POLICY}.", ".")
@@ -181,7 +181,7 @@ def _as_peft(name: str, overrides: dict[int, str]) -> str:
 
 
 def check_same(then: Json, now: Json, folder: Path) -> None:
-    """Raise InputError, with a line for each difference, unless the settings are the same."""
+    """Raise InputError, with a line for each difference, unless the settings are equal."""
     now = json.loads(json.dumps(now))
     names = sorted(set(then) | set(now))
     changes = [
@@ -191,8 +191,8 @@ def check_same(then: Json, now: Json, folder: Path) -> None:
     ]
     if changes:
         raise InputError(
-            f"{folder}: made under other settings, {changes[0]} (resume with the old ones, or "
-            "start anew with another output_dir)",
+            f"{folder} was made under other settings, {changes[0]} (resume with the old ones, or "
+            "start again with another output_dir)",
             details=changes[1:],
         )
 

@@ -1,4 +1,4 @@
-"""PPOConfig: the field names of TRL 1.12's, where the meaning is the same."""
+"""PPOConfig. A field has the name that it had in TRL 1.12, where the meaning is the same."""
 
 import dataclasses
 import enum
@@ -40,8 +40,8 @@ USED = {
     "per_device_eval_batch_size", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
 }  # fmt: skip
-# Of those, the ones that a run notes only where they were changed: runs that were begun before PPO
-# acted on them go on.
+# Fields that a run records only where they were changed, so that runs begun before PPO acted on
+# them can still be resumed.
 NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay",
@@ -54,7 +54,7 @@ Optimizer = Literal[
     "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "lion_8bit",
     "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
 ]  # fmt: skip
-# Schedules that depend on the update alone. transformers' others want a metric at every step.
+# Schedules that depend on the update alone; transformers' others need a metric at every step.
 Schedule = Literal[
     "linear", "constant", "constant_with_warmup", "cosine", "cosine_with_restarts",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial", "inverse_sqrt",
@@ -69,17 +69,17 @@ CHECKPOINTING = (
     "early_stop",
     "context_fn",
 )
-# Fields that may differ when a run is resumed: nothing of what is learned depends on them.
+# Fields that may differ when a run is resumed, because what is learned does not depend on them.
 FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online",
 }  # fmt: skip
-# What to say in place of a field that is refused.
+# For each field that is refused, what to use instead.
 INSTEAD = {
-    "max_steps": "say total_episodes: updates times the batch",
-    "fp16": "say bf16, or leave it out",
+    "max_steps": "use total_episodes, which is updates times the batch",
+    "fp16": "use bf16, or leave it out",
     "fp16_full_eval": "leave it out: evaluation runs as training does",
     "bf16_full_eval": "leave it out: evaluation runs as training does",
     "load_best_model_at_end": "leave it out: the best is kept in output_dir/best",
@@ -89,8 +89,8 @@ INSTEAD = {
     "optim_target_modules": "its optimizers are not supported; see optim",
 }
 PUBLISH = (
-    "push_to_hub: a run sends nothing to the Hub (leave it out, and publish the adapter when you "
-    "have seen what would go: recipes/publish.py)"
+    "push_to_hub: a run sends nothing to the Hub (leave it out; look at the adapter first, and "
+    "publish it with recipes/publish.py)"
 )
 
 
@@ -100,15 +100,15 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
     process; each of ``num_ppo_epochs`` passes over it makes ``num_mini_batches`` optimizer steps.
-    Unlike TRL 1.12: the KL coefficient adapts by default, ``response_length`` tokens are sampled
-    whatever they are unless ``stop_token`` is given, rewards are whitened, gradients are not
-    clipped, and Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
+    Unlike TRL 1.12: the KL coefficient adapts by default, every completion has ``response_length``
+    tokens unless ``stop_token`` is given, rewards are whitened, gradients are not clipped, and
+    Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
     ``toolkit.trl_compat.PPOConfig`` has TRL 1.12's defaults.
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED
-    # A chat model's completions end at its end tokens unless told otherwise, and a
-    # missing_eos_penalty is refused where none does; TRL 1.12 had neither.
+    # By default a chat model's completions end at its end tokens, and a missing_eos_penalty is
+    # refused where no stop token is set; TRL 1.12 did neither.
     ENDS_TURNS: ClassVar[bool] = True
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -135,77 +135,79 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "adam_beta2": Share,
     }
 
-    output_dir: str | None = flag("outputs/ppo", "Folder of the run.")
-    learning_rate: NotNegative = flag(1e-4, "The highest rate; see lr_scheduler_type.")
+    output_dir: str | None = flag("outputs/ppo", "Folder that the run writes.")
+    learning_rate: NotNegative = flag(1e-4, "Highest learning rate; see lr_scheduler_type.")
     lr_scheduler_type: Schedule = flag(
-        "linear", "How the rate goes on: linear falls to 0, constant stays, and so on."
+        "linear", "How the learning rate changes: linear falls to 0, constant stays, and so on."
     )
     optim: Optimizer = flag(
         "adamw_torch_fused",
-        "transformers' name of the optimizer: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
+        "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
         "bitsandbytes'.",
     )
     per_device_train_batch_size: Count = flag(64, "Episodes in one forward and backward pass.")
     gradient_accumulation_steps: Count = flag(
-        1, "Such passes in a batch; the batch is their product."
+        1, "Passes in a batch; the batch is this times per_device_train_batch_size."
     )
     adam_epsilon: Positive = flag(1e-5, "Adam's epsilon.")
     max_grad_norm: NotNegative = flag(0.0, "Clip the gradient's norm to this; 0 for no clipping.")
-    adam_tf_style: bool = flag(False, "TensorFlow 1's epsilon (spec of the original runs).")
-    bf16: bool = flag(False, "Run every pass under bf16 autocast (on a GPU: do).")
+    adam_tf_style: bool = flag(False, "Use TensorFlow 1's epsilon, as the original runs did.")
+    bf16: bool = flag(False, "Run every pass under bf16 autocast (recommended on a GPU).")
     gradient_checkpointing: bool | None = flag(
-        None, "Recompute activations: less memory, more time."
+        None, "Recompute activations in the backward pass: less memory, more time."
     )
-    total_episodes: Count | None = flag(20_000, "Episodes (completions) in all.")
+    total_episodes: Count | None = flag(20_000, "Episodes (completions) in the whole run.")
     num_ppo_epochs: Count = flag(4, "Passes over each batch.")
-    num_mini_batches: Count = flag(1, "Optimizer steps in a pass.")
+    num_mini_batches: Count = flag(1, "Optimizer steps in each pass over a batch.")
     local_rollout_forward_batch_size: Count = flag(256, "Episodes in one pass without gradients.")
-    stop_token_id: CountOrZero | None = flag(None, "The stop token by its id.")
+    stop_token_id: CountOrZero | None = flag(None, "Id of the stop token, instead of stop_token.")
     missing_eos_penalty: Finite | None = flag(
-        None, "Taken off the score of a completion without stop_token."
+        None, "Subtract this from the score of a completion without stop_token."
     )
-    kl_coef_min: NotNegative = flag(0.0, "The KL coefficient's floor.")
-    kl_coef_max: Positive | None = flag(None, "The KL coefficient's ceiling.")
+    kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
+    kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
         "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
     )
     value: Literal["adapter", "trunk"] = flag(
-        "adapter", "adapter (LoRA of its own) or trunk (a head on the policy)."
+        "adapter", "Value model: adapter (a LoRA of its own) or trunk (a head on the policy)."
     )
     value_init: Literal["zero", "reward"] = flag(
-        "zero", "zero, or reward: the value's adapter and head start as the reward's."
+        "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
     )
     recompute_logprobs: bool = flag(
-        False, "Compute log-probs anew after sampling instead of capturing them."
+        False, "Compute log-probs again after sampling instead of recording them meanwhile."
     )
     on_fault: Literal["stop", "skip"] = flag(
-        "stop", "At a fault (not finite, max_kl): stop, or skip the update."
+        "stop", "What to do at a fault (not finite, or max_kl): stop, or skip the update."
     )
-    max_skipped: Count = flag(5, "Stop once so many updates in a row were skipped.")
+    max_skipped: Count = flag(5, "Stop after this many skipped updates in a row.")
     max_kl: Positive | None = flag(
         None, "Treat an update as faulty if its mean KL exceeds this many nats."
     )
     max_score_drop: Positive | None = flag(
-        None, "Stop if scores fall so many of their first std below their best."
+        None, "Stop if scores fall this far below their best, in standard deviations of the first."
     )
-    sample_every: Count = flag(20, "Show samples every so many updates.")
+    sample_every: Count = flag(20, "Updates between printed samples.")
     eval_every: float = flag(
         20, "Updates between evaluations on held-out prompts; below 1, a part of the run."
     )
-    num_sample_generations: CountOrZero = flag(0, "TRL's: tables of generate_completions in a run.")
+    num_sample_generations: CountOrZero = flag(0, "Tables of sample completions in a run (TRL's).")
     save_strategy: Literal["steps", "epoch", "no"] = flag(
-        "steps", "steps (save_steps), epoch (each pass through the prompts) or no."
+        "steps", "When to save: steps (save_steps), epoch (a pass through the prompts) or no."
     )
-    save_steps: float = flag(20, "Updates between checkpoints; below 1, a part of the run (0.25).")
-    save_total_limit: Count | None = flag(2, "Checkpoints that are kept; none for all.")
+    save_steps: float = flag(20, "Updates between checkpoints; below 1, a part of the run.")
+    save_total_limit: Count | None = flag(2, "Checkpoints to keep; none keeps all.")
     resume: str | None = flag(
-        None, "auto: from the newest good checkpoint in output_dir; or a folder."
+        None, "Checkpoint folder to resume, or auto for the newest good one in output_dir."
     )
     stop_at_update: Count | None = flag(
-        None, "Save and end after this update; --resume auto goes on from there."
+        None, "Save and end after this update; --resume auto continues from there."
     )
-    online: bool = flag(False, "The reward adapter may be another one whenever the run is resumed.")
-    world_size: Count | None = flag(None, "Processes asked for: any other number is an error.")
+    online: bool = flag(False, "Allow another reward adapter whenever the run is resumed.")
+    world_size: Count | None = flag(
+        None, "Number of processes expected; another number is an error."
+    )
 
     def __post_init__(self) -> None:
         self.check()
@@ -231,7 +233,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         check_trackers(self.report_to)
 
     def _check_together(self) -> None:
-        """What is right by itself and wrong beside something else."""
+        """Check settings that are right by themselves and wrong together."""
         if self.local_batch_size % self.num_mini_batches:
             raise InputError(
                 f"num_mini_batches is {self.num_mini_batches}, but must divide the batch of "
@@ -240,26 +242,28 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.whiten_rewards and self.local_batch_size < 8:
             raise InputError(
-                f"a batch of {self.local_batch_size} is too small to whiten rewards over (take 8 "
-                "or more, or whiten_rewards: false)",
+                f"a batch of {self.local_batch_size} is too small to whiten rewards (take 8 or "
+                "more, or whiten_rewards: false)",
                 "per_device_train_batch_size",
             )
 
         if self.kl_controller != "fixed":
-            check_range("kl_coef", self.kl_coef, above=0)  # times anything, 0 stays 0
+            check_range("kl_coef", self.kl_coef, above=0)  # multiplied by anything, 0 stays 0
         if self.kl_controller == "adaptive":
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
         check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
 
         if self.stop_token is not None and self.stop_token_id is not None:
-            raise InputError("stop_token and stop_token_id: give one of them", "stop_token_id")
+            raise InputError(
+                "stop_token and stop_token_id are both given (give one of them)", "stop_token_id"
+            )
         if self.stop_at_update is not None and self.save_strategy == "no":
             raise InputError("stop_at_update needs save_strategy: steps", "stop_at_update")
 
         plain_adam = _plain(self.optim) in ("adamw_torch", "adamw_torch_fused")
         if self.adam_tf_style and (not plain_adam or self.weight_decay):
             raise InputError(
-                "adam_tf_style is an optimizer of its own (leave out optim and weight_decay)",
+                "adam_tf_style replaces the optimizer (leave out optim and weight_decay)",
                 "adam_tf_style",
             )
         self._refuse_what_the_algorithm_leaves_out()
@@ -271,17 +275,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 "num_generations",
             )
         if self.value_init == "reward" and self.value != "adapter":
-            raise InputError("value_init: reward needs value: adapter", "value_init")
+            raise InputError("value_init: reward works only with value: adapter", "value_init")
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:
-        """Flags of another algorithm than the one that was chosen, which nothing would read."""
+        """Refuse flags that only another algorithm reads."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
 
     def _check_dictionaries(self) -> None:
-        """Refuse what would fail at the first update: a name that nothing takes."""
+        """Refuse names that would fail at the first update."""
         import torch
 
         from toolkit.training.optimizers import make_schedule, optimizer_class
@@ -292,7 +296,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         optimizer_class(self)
 
     def _refuse_what_is_not_used(self) -> None:
-        """Flags of TrainingArguments that would be silently ignored (as TRL 1.12's PPO did)."""
+        """Refuse flags of TrainingArguments that PPO would ignore (TRL 1.12's did so silently)."""
         if self.push_to_hub:
             raise InputError(PUBLISH, "push_to_hub")
         for f in dataclasses.fields(TrainingArguments):
@@ -303,12 +307,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 cure = INSTEAD.get(f.name, "leave it out")
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
-    def rule(self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False) -> "SamplingRule":
-        """How completions are sampled and scored, in token ids (``sampling_rule``).
+    def rule(self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False) -> SamplingRule:
+        """Return how completions are sampled and scored, in token ids (``sampling_rule``).
 
         Args:
             tokenizer: of the policy.
-            show_stop: the scorer sees the stop token too.
+            show_stop: whether the scorer sees the stop token, too.
         """
         from toolkit.data.tokens import end_ids
         from toolkit.models.sampling import sampling_rule
@@ -330,7 +334,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
 
         if self.ENDS_TURNS and self.missing_eos_penalty is not None and not rule.stop_ids:
             raise InputError(
-                "missing_eos_penalty needs a stop_token (say 'eos')", "missing_eos_penalty"
+                "missing_eos_penalty needs a stop_token (for example eos)", "missing_eos_penalty"
             )
 
         return dataclasses.replace(
@@ -351,7 +355,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         )
 
     def identity(self) -> dict[str, object]:
-        """Every setting on which the result depends: a run is resumed only under the same."""
+        """Every setting on which the result depends; a run is resumed only if none has changed."""
         own = {f.name for f in dataclasses.fields(PPOConfig)} - {
             f.name for f in dataclasses.fields(TrainingArguments)
         }

@@ -1,4 +1,4 @@
-"""Held-out prompts: what the policy gets on them with the same noise each time; and a table."""
+"""Evaluating the policy on held-out prompts with the same noise each time."""
 
 import math
 from collections.abc import Callable
@@ -33,21 +33,21 @@ def evaluate(
     ranks: Ranks,
     kl_coef: float,
 ) -> dict[str, float]:
-    """Scores and KL, one completion for each prompt, always of the same noise.
+    """Measure scores and KL on one completion for each prompt, always with the same noise.
 
     Args:
         collect: makes episodes of prompts and noise.
         prompts: all of them.
-        parts: the same by the name of their dataset; empty where there is only one.
+        parts: the prompts by name of dataset; empty if there is only one dataset.
         response_length: C.
-        seed: of the noise.
-        ranks: the processes, which share the prompts out.
-        kl_coef: the coefficient that the reward is priced with.
+        seed: seed of the noise.
+        ranks: the processes, which share the prompts.
+        kl_coef: the coefficient of the KL in the reward.
 
     Returns:
-        eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Of several
-        datasets each has its own besides, as eval/NAME/scores and so on: what it would get as the
-        only one.
+        eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Each of several
+        datasets also has its own metrics, eval/NAME/scores and so on, equal to those that it would
+        have as the only dataset.
     """
     if not parts:
         sums = _sums(collect, prompts, response_length, seed, ranks)
@@ -65,12 +65,12 @@ def evaluate(
 def _sums(
     collect: Collect, prompts: Prompts, response_length: int, seed: int, ranks: Ranks
 ) -> Tensor:
-    """Sums (4,) over prompts and processes: scores, their squares, KL, and how many were scored."""
+    """Return sums (4,) over prompts and processes: scores, squares, KL, number scored."""
     count = len(prompts)
     noise = torch.Generator().manual_seed(seed + 1)
     uniforms = draw_uniforms(count, response_length, noise)
 
-    # Every process makes as many passes as the others: who has a prompt less repeats the first.
+    # All processes make equally many passes: one with fewer prompts repeats the first.
     mine = list(range(ranks.rank, count, ranks.world))
     filled = mine + [0] * (math.ceil(count / ranks.world) - len(mine))
     rollout = collect(prompts.pick(filled), uniforms[filled])
@@ -84,7 +84,7 @@ def _sums(
 
 
 def _metrics(prefix: str, sums: Tensor, count: int, kl_coef: float) -> dict[str, float]:
-    """The metrics of ``_sums`` over ``count`` prompts."""
+    """Return the metrics from ``_sums`` over ``count`` prompts."""
     score, square, kl_sum, number = sums.tolist()
     mean = score / number if number else math.nan
     spread = max(square - number * mean**2, 0.0)
@@ -106,10 +106,10 @@ def near_greedy_completions(
     rewards: Scorer,
     seed: int,
 ) -> list[Row]:
-    """Completions sampled at temperature 0.01, with their scores, as TRL 1.12 showed them.
+    """Sample completions at temperature 0.01, with their scores, as TRL 1.12 showed them.
 
     Returns:
-        Rows of ``query``, ``model response`` and ``score``; None where there is no score.
+        Rows of ``query``, ``model response`` and ``score``, which is None if there is no score.
     """
     cold = replace(rule, temperature=0.01)
     noise = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def near_greedy_completions(
 
 
 def show_completions(rows: list[Row], path: Path) -> None:
-    """Write them all to a file, and print the first five as a table."""
+    """Write all rows to a file, and print the first five as a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

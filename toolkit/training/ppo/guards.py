@@ -1,4 +1,4 @@
-"""What stops a run, or an update, before it does harm."""
+"""Guards, which stop a run or an update before it does harm."""
 
 import math
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.rollouts import Rollout
 from toolkit.training.run_log import Row
 
-MEMORY = 0.9  # of the running mean of scores
+MEMORY = 0.9  # decay of the running mean of scores
 # Captured log-probs may differ from recomputed ones by rounding: 2e-6 in fp32, 6e-3 under bf16
-# autocast, 2e-2 in pure bf16, 0.3 in 4 bits on a GPU (measured). Beyond this they are recomputed
-# where the arithmetic rounds (a router of experts may flip there); in fp32, or beyond the second,
-# sampling and training do not run the same model, and nothing that is learned would be right.
+# autocast, 2e-2 in pure bf16, 0.3 in 4 bits on a GPU (measured). Beyond the first limit they are
+# recomputed where the arithmetic rounds (a router of experts may flip there). In fp32, or beyond
+# the second, sampling and training do not run the same model, so what is learned would be wrong.
 CAPTURE_TOLERANCE = 0.1
 CAPTURE_LIMIT = 2.0
 
 
 class Guards:
-    """Looks at each batch before it is learned from.
+    """Checks each batch before the policy learns from it.
 
-    A batch is at fault if a log-prob, value or loss is not finite, if nothing in it was scored, or
-    if its KL is beyond ``max_kl``. Then the update is skipped and counted, or the run stops. A
-    collapse of the score always stops the run: skipping would not mend it.
+    A batch is faulty if a log-prob, value or loss is not finite, if nothing in it was scored, or if
+    its KL exceeds ``max_kl``. The update is then skipped and counted, or the run stops. A collapse
+    of the score always stops the run, because skipping would not help.
 
     Args:
         on_fault: "stop" or "skip".
-        max_skipped: this many skipped updates in a row stop the run all the same.
-        max_kl: nats, or None.
-        max_score_drop: in standard deviations of the first scores that differ, from the best
-            running mean so far; None for no such guard.
+        max_skipped: number of skipped updates in a row that stops the run.
+        max_kl: largest mean KL in nats, or None.
+        max_score_drop: largest fall of the scores' running mean below its best, in standard
+            deviations of the first scores that differ; None for no limit.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Guards:
         self.first_std = self.running = self.best = math.nan
 
     def fault(self, kl: float, scored: int, tensors: dict[str, Tensor]) -> str | None:
-        """What is wrong with a batch, or None.
+        """Return what is wrong with a batch, or None.
 
         Args:
             kl: nats per completion, over all processes.
             scored: episodes with a score, over all processes.
-            tensors: by name; each must be finite.
+            tensors: tensors by name; each must be finite.
         """
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
@@ -62,12 +62,12 @@ class Guards:
         if scored == 0:
             return "no completion could be scored"
         if self.max_kl is not None and kl > self.max_kl:
-            return f"the KL is {kl:.2f} nats, beyond max_kl {self.max_kl:g}"
+            return f"the KL is {kl:.2f} nats, above max_kl {self.max_kl:g}"
         return None
 
     def collapsed(self, mean: float, std: float) -> str | None:
-        """Watch the scores' running mean; say so if it fell too far below its best."""
-        if math.isnan(mean):  # nothing was scored: another guard's matter
+        """Update the scores' running mean; return a message if it fell too far below its best."""
+        if math.isnan(mean):  # nothing was scored, which another guard handles
             return None
         if math.isnan(self.running):
             self.running = self.best = mean
@@ -84,20 +84,20 @@ class Guards:
         return None
 
     def forget_scores(self) -> None:
-        """Start the watch over scores anew: another reward model's have another scale."""
+        """Forget earlier scores, because another reward model has another scale."""
         self.first_std = self.running = self.best = math.nan
 
     def skip(self, fault: str) -> str | None:
-        """Count a skipped update; why the run is to stop, if it is."""
+        """Count a skipped update; return why the run must stop, or None."""
         if self.on_fault == "stop":
             return fault
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row >= self.max_skipped:
-            return f"{self.in_a_row} updates in a row skipped, the last because {fault}"
+            return f"{self.in_a_row} updates in a row were skipped, the last because {fault}"
         return None
 
     def went_well(self) -> None:
-        """An update was made."""
+        """Note that an update was made."""
         self.in_a_row = 0
 
     def state_dict(self) -> dict[str, float]:
@@ -106,18 +106,18 @@ class Guards:
 
     def load_state_dict(self, state: dict[str, float | None]) -> None:
         for name, value in state.items():
-            # What was not known yet (NaN) is null in a checkpoint's JSON.
+            # A value that was not yet known (NaN) is null in a checkpoint's JSON.
             setattr(self, name, math.nan if value is None else value)
 
 
 class Watch:
-    """Looks at each update when it is made: is there something to learn from, and is it sound?
+    """Checks each update after it was made: is there something to learn, and is it correct?
 
     Args:
-        in_fp32: every pass is made in fp32, where equal passes give equal numbers.
+        in_fp32: whether every pass runs in fp32, where equal passes give equal numbers.
 
     Attributes:
-        gap: nats, between captured log-probs and others of the same tokens, at the last update.
+        gap: difference in nats between captured and recomputed log-probs at the last update.
     """
 
     def __init__(self, in_fp32: bool) -> None:
@@ -128,11 +128,11 @@ class Watch:
     def warnings(
         self, update: int, row: Row, rollout: Rollout, ends: tuple[int, ...], ranks: Ranks
     ) -> list[str]:
-        """Lines to say, once a run: completions are empty, or scores do not differ.
+        """Return warnings, each once a run: completions are empty, or scores do not differ.
 
         Args:
             update: its number.
-            row: of the log.
+            row: its row of the log.
             rollout: this process's share of the batch.
             ends: tokens that end a completion.
             ranks: the processes.
@@ -144,7 +144,7 @@ class Watch:
             self._warned.add("empty")
             lines.append(
                 f"warning: update {update}: {empty:.0%} of the completions are empty: the model "
-                "ends at once (are the prompts in the form that it was trained on?)"
+                "ends at once (do the prompts have the form that it was trained on?)"
             )
         if row["objective/scored"] and not row["objective/scores_std"] and not self._warned:
             self._warned.add("equal")
@@ -157,16 +157,16 @@ class Watch:
     def must_recompute(
         self, update: int, ratio: float | None, rollout: Rollout, ranks: Ranks
     ) -> bool:
-        """Whether rounding moved captured log-probs so far that they are to be recomputed.
+        """Return whether rounding changed captured log-probs so much that they must be recomputed.
 
         Args:
             update: its number.
             ratio: the largest difference between log-probs and those of the first training pass.
-            rollout: the batch, whose log-probs may have been recomputed when it was collected.
-            ranks: the processes; the largest of all counts.
+            rollout: the batch; its log-probs may already have been recomputed.
+            ranks: the processes; the largest difference counts.
 
         Raises:
-            RunStopped: it was more than rounding.
+            RunStopped: the difference is more than rounding.
         """
         mine = torch.tensor(rollout.capture_gap, device=rollout.mask.device)
         self.gap = max(ratio or 0.0, ranks.largest(mine).item())
@@ -187,12 +187,12 @@ def check_signs(
 ) -> None:
     """Raise RunStopped unless better scores raise rewards and more KL lowers them.
 
-    A flipped sign once tuned a policy, overnight, to write the worst text there was (OpenAI, "Fine-
+    A flipped sign once tuned a policy overnight to write the worst possible text (OpenAI, "Fine-
     tuning GPT-2 from human preferences", 2019).
 
     Args:
         make_rewards: scores (B,), kl (B, C), kl_coef, mask (B, C) -> rewards (B, C).
-        gain: of the reward model; a negative one turns its order round.
+        gain: of the reward model; a negative one reverses its order.
         kl_coef: the controller's value.
     """
     mask = torch.tensor([[True, True, False], [True, True, True]])

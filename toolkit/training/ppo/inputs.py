@@ -1,4 +1,4 @@
-"""What a trainer is given, checked and brought into the one form that it works with."""
+"""Checking the trainer's inputs, and converting each to one form."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from toolkit.training.ppo.config import PPOConfig
 
 
 def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors:
-    """The roles, with checkpointing switched on where it was asked for.
+    """Check the roles, and switch on checkpointing if it is configured.
 
     Raises:
-        InputError: they are no roles, were built for another precision, lack a role that the
-            algorithm needs, or nothing in them trains.
+        InputError: the model is not roles, they were built for another precision, lack a role that
+            the algorithm needs, or have nothing to train.
     """
     if not isinstance(model, Actors):
         raise InputError(
@@ -34,30 +34,30 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
         )
     autocast = torch.bfloat16 if args.bf16 else None
     if model.autocast_dtype != autocast:
-        raise InputError(f"bf16 is {args.bf16}, but the roles were built otherwise", "bf16")
+        raise InputError(f"bf16 is {args.bf16}, but the roles were built with the opposite", "bf16")
     if algorithm.uses_value and not model.has_value:
-        raise ValueError("no value among the roles: build them with value='adapter' or 'trunk'")
+        raise ValueError("the roles have no value: build them with value='adapter' or 'trunk'")
     if not algorithm.uses_value and model.has_value:
         raise InputError(
-            f"algorithm: {args.algorithm} has no value, but the roles do (build them without)",
+            f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
         )
     if not model.trainable():
         raise InputError("nothing to train: every parameter is frozen")
     if args.gradient_checkpointing:
-        # A dictionary by now: TrainingArguments has read the JSON.
+        # It is a dictionary here, because TrainingArguments has parsed the JSON.
         options = args.activation_checkpointing_kwargs
         model.use_checkpointing(options if isinstance(options, dict) else None)
     return model
 
 
 def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors) -> WeightedSum:
-    """The scorers: one, a function, a classifier, None for the roles' own, or a list of these.
+    """Return the scorers: from one, a function, a classifier, None, or a list of these.
 
-    A classifier stands for the reward model among the actors, as None does.
+    None and a classifier stand for the reward model among the actors.
 
     Raises:
-        InputError: there is none, or weights do not go with them.
+        InputError: there is none, or the weights do not fit.
     """
     listed: list[Any] = (
         list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
@@ -72,7 +72,7 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     ]
     uses_adapter = any(isinstance(part, RewardAdapter) for part in parts)
     if not parts or (uses_adapter and not actors.has_reward):
-        raise InputError("PPO needs a reward: a reward adapter, or a reward function")
+        raise InputError("PPO needs a reward (pass a reward adapter, or a reward function)")
 
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
@@ -85,26 +85,26 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
 def as_prompts(
     dataset: Any, tokenizer: PreTrainedTokenizerBase | None = None, name: str = "train_dataset"
 ) -> Prompts:
-    """Prompts of lists of ids, or of a dataset with ``input_ids``; other columns are kept.
+    """Convert lists of ids, or a dataset with ``input_ids``, to prompts; other columns are kept.
 
-    Rows that come padded are read by their ``attention_mask``. Rows without one are read as TRL
-    1.12 read them, which took every pad token for padding: those at the ends are left out.
+    Padded rows are read by their ``attention_mask``. Rows without one are read as in TRL 1.12,
+    which treated every pad token as padding: pad tokens at the ends are left out.
 
     Args:
         dataset: lists of ids, ``Prompts``, or a dataset whose rows have ``input_ids``.
         tokenizer: for its pad token.
-        name: what to call the dataset in messages.
+        name: the dataset's name in messages.
 
     Raises:
-        InputError: no prompts, or an empty one.
+        InputError: there are no prompts, or one is empty.
     """
     if isinstance(dataset, Prompts):
         prompts = dataset
     elif dataset is None or (hasattr(dataset, "__len__") and not len(dataset)):
-        raise InputError(f"{name}: no prompts")
+        raise InputError(f"{name} has no prompts")
     elif isinstance(dataset, Mapping) or not hasattr(dataset, "__len__"):
         raise InputError(
-            f"{name}: a {type(dataset).__name__}, but prompts are counted and shuffled: pass one "
+            f"{name} is a {type(dataset).__name__}, but prompts are counted and shuffled: pass one "
             "split, a Dataset with input_ids"
         )
     elif isinstance(dataset[0], Mapping):
@@ -115,19 +115,21 @@ def as_prompts(
     else:
         prompts = Prompts([[int(i) for i in row] for row in dataset])
     if not len(prompts) or not all(prompts):
-        raise InputError(f"{name}: no prompts, or one without tokens")
+        raise InputError(f"{name} has no prompts, or one without tokens")
     return prompts
 
 
 def _unpadded(row: Row, tokenizer: PreTrainedTokenizerBase | None, place: str) -> list[int]:
-    """The real tokens of a row's ``input_ids``."""
+    """Return the real tokens of a row's ``input_ids``."""
     if row.get("input_ids") is None:
-        raise InputError(f"{place}: no input_ids (tokenize the prompts first)")
+        raise InputError(f"{place} has no input_ids (tokenize the prompts first)")
     ids = [int(i) for i in row["input_ids"]]
     if row.get("attention_mask") is not None:
         mask = [int(i) for i in row["attention_mask"]]
         if len(mask) != len(ids):
-            raise InputError(f"{place}: {len(ids)} input_ids, but {len(mask)} in attention_mask")
+            raise InputError(
+                f"{place} has {len(ids)} input_ids, but {len(mask)} values in attention_mask"
+            )
         return [i for i, real in zip(ids, mask, strict=True) if real]
     pad = None if tokenizer is None else tokenizer.pad_token_id
     if tokenizer is None or pad is None or pad == tokenizer.unk_token_id:
@@ -143,7 +145,7 @@ def _unpadded(row: Row, tokenizer: PreTrainedTokenizerBase | None, place: str) -
 def as_eval_prompts(
     dataset: Any, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prompts | None, dict[str, Prompts]]:
-    """Held-out prompts, all of them; and by name, where several datasets came in a dictionary."""
+    """Return all held-out prompts; and those of each dataset by name, if there are several."""
     if dataset is None or (isinstance(dataset, Mapping) and not dataset):
         return None, {}
     if not isinstance(dataset, Mapping):
@@ -173,7 +175,7 @@ def as_eval_prompts(
 
 
 def digest_of(model: Actors, reward: bool) -> str:
-    """A hash of the reward model (adapter, head, gain and bias), or of what else is frozen."""
+    """Hash the reward model (adapter, head, gain and bias), or everything else that is frozen."""
     digest = hashlib.sha256(repr((model.gain, model.bias) if reward else None).encode())
     for name, parameter in model.named_parameters():
         of_reward = f".{REWARD}." in name or name.startswith("reward")
@@ -185,5 +187,5 @@ def digest_of(model: Actors, reward: bool) -> str:
 
 
 def hash_of(value: object) -> str:
-    """The first 16 digits of the SHA-256 of a value's JSON."""
+    """Return the first 16 digits of the SHA-256 of a value's JSON."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

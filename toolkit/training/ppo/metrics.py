@@ -1,6 +1,6 @@
-"""The log's row of an update: what it says of the batch, and of the optimizer's steps.
+"""The log's row of an update: figures of the batch, and of the optimizer's steps.
 
-The names are TRL 1.12's, and ours besides.
+The names are TRL 1.12's, with some of our own.
 """
 
 import torch
@@ -13,7 +13,7 @@ from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.rollouts import Rollout
 from toolkit.training.run_log import Row
 
-# The log's names of what an algorithm's loss counts, averaged over the optimizer's steps.
+# The log's names for statistics of an algorithm's loss, averaged over the optimizer's steps.
 NAMES = {
     "policy/approxkl_avg": "approxkl",
     "policy/clipfrac_avg": "clipfrac",
@@ -35,13 +35,13 @@ def batch_row(
     ends: tuple[int, ...],
     ranks: Ranks,
 ) -> Row:
-    """What is logged of a batch, over all processes.
+    """Return what is logged of a batch, over all processes.
 
     Args:
         rollout: this process's share.
         kl: (B, C), nats.
         returns: (B, C).
-        controller: of the KL coefficient, as these rewards were made with it.
+        controller: of the KL coefficient, in the state that made these rewards.
         ends: tokens that end a completion.
         ranks: the processes.
     """
@@ -68,26 +68,26 @@ def batch_row(
 
 
 def mean_statistics(steps: list[dict[str, float]]) -> dict[str, float]:
-    """What the optimizer's steps of an update say, averaged over those that learned something.
+    """Average the statistics of an update's optimizer steps that learned something.
 
     Args:
-        steps: the statistics of each; empty where nothing in the minibatch was scored.
+        steps: the statistics of each; empty if nothing in the minibatch was scored.
     """
     steps = [step for step in steps if step]
     names = steps[0].keys() - {"max_log_ratio"}
     means = {name: sum(step[name] for step in steps) / len(steps) for name in names}
     ratios = torch.tensor([step["ratio"] for step in steps])
     means["ratio_var"] = ratios.var(correction=0).item()
-    # The first step's: before the policy moved, its log-probs should be those of sampling.
+    # From the first step: before the policy moved, its log-probs should be those of sampling.
     return means | {"first_max_log_ratio": steps[0]["max_log_ratio"]}
 
 
 def step_row(stats: dict[str, float], returns_var: float) -> Row:
-    """The part of the row that tells of the optimizer's steps; null where the batch was skipped.
+    """Return the row's part on the optimizer's steps; null if the batch was skipped.
 
     Args:
         stats: ``mean_statistics``; empty for a batch that was skipped.
-        returns_var: what the value had to explain.
+        returns_var: variance that the value had to explain.
     """
     row: Row = {name: stats.get(key) for name, key in NAMES.items()}
     row |= {

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its log: the adapters, and the best of them so far."""
+"""A run's results besides its log: the adapters, and the best adapters so far."""
 
 import math
 from pathlib import Path
@@ -13,13 +13,13 @@ from toolkit.training.run_log import Row
 def save_adapters(
     model: Actors, tokenizer: PreTrainedTokenizerBase, folder: Path, facts: Row
 ) -> None:
-    """Write what was trained, with the tokenizer where that is not the base's own.
+    """Write what was trained, with the tokenizer if it is not the base's own.
 
     Args:
         model: its adapters and heads, in folders by role.
         tokenizer: of the run.
-        folder: where to.
-        facts: noted in the policy's ``toolkit.json``.
+        folder: where to write.
+        facts: facts for the policy's ``toolkit.json``.
     """
     model.save(folder, **facts)
     if getattr(tokenizer, "beside_base", False):
@@ -27,13 +27,14 @@ def save_adapters(
 
 
 def worth(row: Row) -> float | None:
-    """What an evaluation is worth in the search for the best; None if it is no candidate.
+    """Return an evaluation's value in the search for the best; None if it is not a candidate.
 
-    Where the coefficient adapts, a price in it would compare nothing: the score counts, of those
-    whose KL keeps to the target within a tenth. Elsewhere it is the score less the KL's price.
+    If the coefficient adapts, subtracting the KL would make values incomparable. Then the score
+    counts, among evaluations whose KL is at most a tenth above the target. Otherwise it is the
+    score minus kl_coef times the KL.
 
     Args:
-        row: of the log, with an evaluation in it.
+        row: a row of the log with an evaluation.
     """
     score, target = row["eval/scores"], row["objective/kl_target"]
     if target is None:
@@ -52,7 +53,7 @@ def save_best(
     row: Row,
     facts: Row,
 ) -> None:
-    """Put the adapters in the place of the best so far, with the evaluation that they got."""
+    """Replace the best adapters so far by the current ones, with their evaluation."""
     with atomic_directory(folder) as aside:
         save_adapters(model, tokenizer, aside, facts)
         found = {name: value for name, value in row.items() if name.startswith("eval/")}

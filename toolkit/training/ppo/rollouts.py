@@ -1,4 +1,4 @@
-"""One batch of experience: completions, what four roles say of them, and their scores."""
+"""A batch of experience: completions, their log-probs and values, and their scores."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,12 +24,12 @@ class Rollout:
         prompt_ids, prompt_mask: (B, P).
         completion_ids, mask: (B, C); mask is True up to and including a stop token.
         logprobs, ref_logprobs: (B, C) fp32, 0 outside the mask.
-        values: likewise; None where the roles have no value.
-        scores: (B,) after penalties; 0 where there is none.
-        valid: bool (B,), the truncation rule was met.
-        scored: bool (B,), False where no score could be given: nothing is learned from these.
+        values: (B, C) fp32, 0 outside the mask; None without a value role.
+        scores: (B,) after penalties; 0 if there is none.
+        valid: bool (B,), whether the truncation rule was met.
+        scored: bool (B,), False if there is no score; nothing is learned from these.
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
-            where they were not recomputed.
+            if they were not recomputed.
     """
 
     prompt_ids: Tensor
@@ -46,11 +46,11 @@ class Rollout:
 
     @property
     def learned(self) -> Tensor:
-        """bool (B, C): the tokens that are learned from."""
+        """bool (B, C): the tokens to learn from."""
         return self.mask & self.scored.unsqueeze(1)
 
     def passage(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """ids and attention mask (n, T) of these episodes, without columns of padding alone."""
+        """Return ids and attention mask (n, T) of these episodes, without all-padding columns."""
         prompt_mask = self.prompt_mask[index]
         start = int((~prompt_mask.any(dim=0)).sum())
         ids = torch.cat([self.prompt_ids[index, start:], self.completion_ids[index]], dim=1)
@@ -61,7 +61,7 @@ Clock = Callable[[str], AbstractContextManager[None]]
 
 
 def no_clock(phase: str) -> AbstractContextManager[None]:
-    """For callers that do not time phases."""
+    """Return a clock that does nothing, for callers that do not time phases."""
     return nullcontext()
 
 
@@ -78,22 +78,22 @@ def collect(
     clock: Clock = no_clock,
     in_step: bool = False,
 ) -> Rollout:
-    """Sample a completion for each prompt, then ask policy, reference, value and reward.
+    """Sample a completion for each prompt, then run policy, reference, value and reward.
 
-    Log-probs, and the values of a shared trunk, are those captured while sampling; the training
-    pass gets the same but for rounding, which its first step measures (``max_log_ratio``).
+    Log-probs, and the values of a shared trunk, are captured while sampling. The training pass gets
+    the same apart from rounding, which its first step measures (``max_log_ratio``).
 
     Args:
         actors: the four roles.
-        prompts: B lists of token ids, and further columns for reward functions.
+        prompts: B lists of token ids, and other columns for reward functions.
         uniforms: (B, C), the sampling's noise.
         rule: sampling and truncation.
         tokenizer: for reward functions, which read text.
-        rewards: who scores.
+        rewards: the scorers.
         batch_size: episodes in one pass.
-        recompute: replace the captured log-probs and values by those of a pass of training's shape.
+        recompute: replace captured log-probs and values by those of a pass shaped as in training.
         clock: a context manager around each phase, given its name.
-        in_step: make as many passes whatever is sampled, as processes under FSDP must.
+        in_step: make a number of passes that does not depend on the samples, as FSDP requires.
     """
     device, length = actors.device, rule.response_length
     width, count = max(len(prompt) for prompt in prompts), len(prompts)
@@ -103,7 +103,7 @@ def collect(
     logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
     step, gap = actors.step(POLICY), 0.0
 
-    # Prompts of like length go together, whatever their order in the batch: little padding.
+    # Prompts of similar length go together, whatever their order, to keep padding small.
     for piece in length_sorted_batches([len(prompt) for prompt in prompts], batch_size):
         index = piece.to(device)
         start = width - max(len(prompts[i]) for i in piece)
@@ -134,7 +134,7 @@ def collect(
                 gap = max(gap, gaps.max().item())
                 logprobs[index] = again.logprobs
                 sampled = sampled._replace(values=again.values)
-            if sampled.values is not None:  # captured on the way, where the trunk is shared
+            if sampled.values is not None:  # captured while sampling, if the trunk is shared
                 values[index] = sampled.values
             elif actors.has_value:
                 values[index] = actors.values(*passage, length)
@@ -144,7 +144,7 @@ def collect(
                 *passage, sampled.completion_ids, rule.temperature
             )
 
-    # Scorers see what the rule shows of a completion, and penalties come behind their scores.
+    # Scorers see the visible part of a completion; penalties are applied to their scores.
     visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
     with clock("score"):
         seen = TokenCompletions.seen(

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a run: the update is finished and saved before the run ends."""
+"""Handling SIGTERM and Ctrl-C: the update is finished and saved before the run ends."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ from toolkit.endings import SIGNALS, Stopped, call_out
 
 
 class Signals:
-    """Notes the first signal, for the run to obey after the update; obeys a second one at once.
+    """Records the first signal, which the run obeys after the update; obeys a second at once.
 
     Attributes:
-        came: the number of the signal that came; 0 for none.
+        came: the number of the first signal; 0 for none.
     """
 
     def __init__(self, is_main: bool) -> None:
@@ -22,7 +22,7 @@ class Signals:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Around the updates. Outside the main thread Python hears no signals, nor do we."""
+        """Handle signals during the updates; only the main thread of Python receives them."""
         self.came = 0
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -33,9 +33,9 @@ class Signals:
                 raise Stopped(signum)
             self.came = signum
             if self.is_main:
-                call_out("\nfinishing this update, then saving (once more to stop now)")
+                call_out("\nfinishing this update, then saving (press again to stop now)")
 
-        # What is ignored stays ignored: nohup's SIGHUP.
+        # Signals that are ignored stay ignored (nohup's SIGHUP).
         heeded = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
         before = {s: signal.signal(s, note) for s in heeded}
         try:

@@ -1,7 +1,7 @@
-"""Everything that a run needs to go on exactly as if it had never stopped: ``PPOState``.
+"""Everything that a run needs to continue as if it had never stopped: ``PPOState``.
 
-It is captured and put back here and nowhere else. ``checkpoints.py`` writes it to files; the table
-in docs/checkpoints.md says what each key is.
+It is captured and restored only here. ``checkpoints.py`` writes it to files; the table in
+docs/checkpoints.md explains each key.
 """
 
 from dataclasses import dataclass, field, fields
@@ -31,17 +31,18 @@ Json = dict[str, Any]  # what JSON can hold
 
 
 class Moving(Protocol):
-    """What moves while a run learns: all of it is in a checkpoint.
+    """What changes while a run learns; all of it is in a checkpoint.
 
     Attributes:
-        model: the four roles; what is trained in them.
-        optimizer, lr_scheduler: over that; the schedule is None where the rate needs no state.
+        model: the four roles, with what is trained in them.
+        optimizer, lr_scheduler: for what is trained; the schedule is None if the rate needs no
+            state.
         kl: the controller of the KL coefficient.
-        guards: their counts, and what they remember of the scores.
+        guards: their counts, and the scores that they remember.
         generator: draws the sampling's noise and the order of minibatches.
-        best: the best evaluation so far; None before there is one.
-        recomputes: log-probs are recomputed after sampling.
-        reward_digest: of the reward model; None for a run in which that cannot change.
+        best: the best evaluation so far, or None.
+        recomputes: whether log-probs are recomputed after sampling.
+        reward_digest: hash of the reward model; None for a run in which it cannot change.
     """
 
     model: Actors
@@ -59,8 +60,8 @@ class Moving(Protocol):
 class PPOState:
     """A run after ``update`` updates.
 
-    Attributes: see docs/checkpoints.md, which has a row for each. Those of tensors are files of
-    their own (``TENSORS``), all others are keys of state.json.
+    Attributes: see docs/checkpoints.md, which has a row for each. Tensors are in their own files
+    (``TENSORS``); all others are keys of state.json.
     """
 
     update: int
@@ -90,12 +91,12 @@ class PPOState:
     def capture(
         cls, run: Moving, update: int, episodes: int, settings: Json, ranks: Ranks
     ) -> "PPOState":
-        """The state as it is now; every process must call this, and the main one's is written.
+        """Capture the current state; every process must call this, the main one's is written.
 
         Args:
-            run: what moves.
-            update, episodes: how far it has come.
-            settings: under which it is made: a run goes on under no others.
+            run: what changes while the run learns.
+            update, episodes: how far the run has come.
+            settings: the run's settings; it can only be resumed under the same.
             ranks: the processes, whose own random states are gathered.
         """
         mine = {
@@ -130,24 +131,24 @@ class PPOState:
         )
 
     def restore(self, run: Moving, ranks: Ranks, folder: object) -> None:
-        """Put it all back, tensors in the memory that is there already.
+        """Restore everything; tensors are copied into existing memory.
 
-        What was measured by another reward model than ``run`` has now is forgotten: it says nothing
-        of the new one's scores.
+        What another reward model than ``run``'s current one measured is forgotten, because it says
+        nothing about the new one's scores.
 
         Args:
-            run: what moves.
+            run: what changes while the run learns.
             ranks: the processes; each gets back its own random state.
             folder: of the checkpoint, for messages.
 
         Raises:
-            InputError: the weights are another run's.
+            InputError: the weights belong to another run.
         """
         weights = dict(run.model.trainable())
         if self.weights.keys() != weights.keys():
             odd = sorted(self.weights.keys() ^ weights.keys())
             raise InputError(
-                f"{folder}: not this run's weights ({len(odd)} differ, {odd[0]} for one)"
+                f"{folder} has another run's weights ({len(odd)} differ, for example {odd[0]})"
             )
         with torch.no_grad():
             for name, tensor in weights.items():
@@ -175,12 +176,12 @@ class PPOState:
         self._restore_random_states(ranks)
 
     def _restore_random_states(self, ranks: Ranks) -> None:
-        """Of the process itself, and of users' functions; of GPUs the main process's alone."""
+        """Restore the random states of process and users' functions; GPU states are the main's."""
         restore_torch_random_state(self.torch_random)
         restore_python_random_state(self.random)
         guests = self.guests
 
-        # A run may be resumed with more processes than it had: those beyond begin as the main one.
+        # A run may be resumed with more processes; additional ones begin like the main one.
         if 0 < ranks.rank <= len(self.other_ranks):
             mine = self.other_ranks[ranks.rank - 1]
             restore_python_random_state(mine["python"])
@@ -189,17 +190,17 @@ class PPOState:
         set_guests_state(guests)
 
     def to_json(self) -> Json:
-        """The keys of state.json."""
+        """Return the keys of state.json."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TENSORS}
 
     @classmethod
     def from_json(
         cls, state: Json, folder: object, tensors: dict[str, dict[str, Tensor]]
     ) -> "PPOState":
-        """A state of state.json's keys and the tensors of the other files.
+        """Make a state from state.json's keys and the tensors of the other files.
 
         Raises:
-            InputError: keys are missing, or are none of this version's.
+            InputError: keys are missing, or unknown to this version.
         """
         known = {f.name for f in fields(cls)} - set(TENSORS)
         strange = sorted(state.keys() - known)
@@ -228,20 +229,20 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _optimized(run: Moving) -> list[str]:
-    """The names of the optimizer's parameters, in its order."""
+    """List the names of the optimizer's parameters, in its order."""
     names = {id(p): name for name, p in run.model.named_parameters()}
     return [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]]
 
 
 def _optimizer_state(optimizer: Optimizer, names: list[str]) -> tuple[Json, dict[str, Tensor]]:
-    """Numbers ("name|key" -> value) and tensors of an optimizer's state."""
+    """Return the numbers ("name|key" -> value) and tensors of an optimizer's state."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scalars: Json = {}
     tensors: dict[str, Tensor] = {}
     for name, parameter in zip(names, parameters, strict=True):
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                # A copy: bitsandbytes has one table for all parameters.
+                # Copy it, because bitsandbytes has one table for all parameters.
                 tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
             else:
                 scalars[f"{name}|{key}"] = value

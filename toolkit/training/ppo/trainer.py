@@ -1,9 +1,9 @@
 """PPO from human preferences: collect, penalize, give credit, optimize, adapt, log.
 
-TRL took its PPOTrainer out in 1.13; this one is the toolkit's own, with the same names, metrics and
+TRL removed its PPOTrainer in 1.13. This one is the toolkit's own, with the same names, metrics and
 methods. The semantics are those of arXiv 1909.08593 and of openai/lm-human-preferences
-lm_human_preferences/train_policy.py:145-371. What is learned from a batch is the algorithm's matter
-(``algorithms.py``); this is the loop around it.
+lm_human_preferences/train_policy.py:145-371. This is the loop; the algorithm (``algorithms.py``)
+decides what is learned from a batch.
 """
 
 import math
@@ -71,20 +71,20 @@ class PPOTrainer:
         model: ``Roles``, all four on one base.
         reward_model: None for the reward adapter in the roles; functions
             ``fn(prompts, completions, **columns) -> scores``; ``Scorer``s; or a list of these (None
-            in the list is the reward adapter), whose weighted sum counts.
+            in the list is the reward adapter), whose weighted sum is the score.
         train_dataset: prompts as token ids: lists, ``Prompts``, or a dataset of ``input_ids``, read
-            by their ``attention_mask`` where there is one; its other columns go to the reward
-            functions. They come round again, shuffled anew.
-        eval_dataset: held-out prompts, for evaluation every ``eval_every`` updates; or several
-            sets by name, each of which has its own metrics besides those of all.
-        optimizers: an optimizer over what is trained and a schedule that is stepped once an update;
+            by their ``attention_mask`` if there is one; its other columns go to the reward
+            functions. Prompts are repeated in a new random order.
+        eval_dataset: held-out prompts, evaluated every ``eval_every`` updates; or several sets by
+            name, each of which also has its own metrics.
+        optimizers: an optimizer for what is trained, and a schedule that is stepped once an update;
             by default those that ``args`` name.
         callbacks: transformers' TrainerCallbacks.
-        reward_weights: of the reward functions, in their order.
+        reward_weights: weights of the reward functions, in their order.
 
     Raises:
-        InputError: no reward, roles that do not fit the algorithm, or another number of processes
-            than was asked for.
+        InputError: there is no reward, the roles do not fit the algorithm, or the number of
+            processes is not the expected one.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PPOTrainer:
         self.accelerator = Accelerator()
         self.algorithm = algorithm_of(args)
 
-        # The roles, the data, and who scores.
+        # The roles, the data, and the scorers.
         self.model = check_actors(model, self.algorithm, args)
         self.rewards = as_rewards(reward_model, reward_weights, self.model)
         self.train_dataset = as_prompts(train_dataset, processing_class)
@@ -112,12 +112,14 @@ class PPOTrainer:
         self.rule = args.rule(processing_class, show_stop=self.model.scores_stop)
         self.model.keep_only(processing_class)
 
-        # How many updates there are, and when something is due.
+        # The number of updates, and when something is due.
         group = self.algorithm.group_size
         self.batch_size = args.local_batch_size * self.ranks.world
         if args.kl_controller == "adaptive":
             check_range("kl_horizon", args.kl_horizon, low=self.batch_size)
-        if args.total_episodes is None:  # from here on it is noted: a run is resumed with the same
+        if (
+            args.total_episodes is None
+        ):  # recorded now, because a run is resumed with the same number
             epochs = args.num_train_epochs * len(self.train_dataset)
             args.total_episodes = max(1, int(epochs)) * group
         self.num_updates = num_updates(args.total_episodes, self.batch_size)
@@ -126,14 +128,14 @@ class PPOTrainer:
             self.save_every = math.ceil(len(self.train_dataset) * group / self.batch_size)
         self.eval_every = updates_between(args.eval_every, self.num_updates)
 
-        # What moves while it learns: all of it is in a checkpoint (``PPOState``).
+        # What changes while it learns; all of it is in a checkpoint (``PPOState``).
         self.kl = args.kl_state()
         self.guards = Guards(args.on_fault, args.max_skipped, args.max_kl, args.max_score_drop)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.best: float | None = None
         self.recomputes = args.recompute_logprobs
-        # Online the reward model may change between stretches: its digest is noted with all that
-        # it scores.
+        # In an online run the reward model may change between stretches, so its digest is recorded
+        # with all that it scores.
         self.reward_digest = digest_of(self.model, reward=True) if args.online else None
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
@@ -143,7 +145,7 @@ class PPOTrainer:
             args, optimizers, self.model, self.num_updates
         )
 
-        # What is seen of it.
+        # The log.
         self.run_log = RunLog(
             args,
             self.num_updates,
@@ -160,18 +162,18 @@ class PPOTrainer:
 
     @property
     def folder(self) -> Path:
-        """The run's."""
+        """The run's folder."""
         return self.args.folder
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> list[Row]:
-        """Run all updates; returns what ``log.jsonl`` holds, one row an update.
+        """Run all updates; return the rows of ``log.jsonl``, one for each update.
 
         Args:
             resume_from_checkpoint: True or "auto" for the newest good checkpoint, or a folder; by
                 default what ``args.resume`` says.
 
         Raises:
-            RunStopped: a guard ended the run.
+            RunStopped: a guard stopped the run.
             Interrupted: SIGTERM or Ctrl-C came; the update was finished and saved.
             InputError: the checkpoint was made under other settings.
         """
@@ -179,31 +181,31 @@ class PPOTrainer:
         for update in self.updates(resume_from_checkpoint):
             lr = self._learning_rate(update)
 
-            # 1. Collect: sample, then ask the four roles.
+            # 1. Collect: sample, then run the four roles.
             rollout = self.collect(update)
 
-            # 2. Penalize: the KL enters the rewards here, the score on the last token.
+            # 2. Penalize: subtract the KL from the rewards; the score is on the last token.
             kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.args.kl_estimator)
             rewards = penalized_rewards(rollout.scores, kl, self.kl.value, rollout.mask)
 
-            # 3. Give credit: advantages and returns of the rewards, as the algorithm has it.
+            # 3. Give credit: the algorithm computes advantages and returns from the rewards.
             credit = self.algorithm.credit(rewards, rollout, self.ranks.total)
 
-            # 4. Optimize: some epochs over the batch, unless a guard finds it at fault.
+            # 4. Optimize: several epochs over the batch, unless a guard finds it faulty.
             row = self._row(update, lr, rollout, kl, credit)
             with self.run_log.clock("optimize"):
                 row |= self.guarded(self.optimize, rollout, credit, lr, row)
 
-            # 5. Adapt the coefficient by the KL of this batch.
+            # 5. Adapt the KL coefficient to the KL of this batch.
             if math.isfinite(row["objective/kl"]):
                 self.kl.update(row["objective/kl"], self.batch_size)
 
-            # 6. Log, with the coefficient that these rewards were made with; evaluate; save.
+            # 6. Log, with the coefficient that made these rewards; evaluate; save.
             self.finish(update, row, rollout)
         return self.close()
 
     def updates(self, resume: str | bool | None) -> Iterator[int]:
-        """The updates still to be made, by number, from the checkpoint on; signals are heard.
+        """Yield the numbers of the remaining updates, and handle signals.
 
         The run's folder is locked meanwhile.
         """
@@ -215,11 +217,11 @@ class PPOTrainer:
             with self.signals.heard():
                 for update in range(done + 1, last + 1):
                     yield update
-                    if self.run_log.control.should_training_stop:  # a callback's wish
+                    if self.run_log.control.should_training_stop:  # a callback asked to stop
                         return
 
     def _start(self, resume: str | bool | None) -> int:
-        """Begin anew, or go on from a checkpoint; how many updates are done."""
+        """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
         clear_leftovers(self.folder)
         if not wish and checkpoints(self.folder):
@@ -228,7 +230,7 @@ class PPOTrainer:
                 "--overwrite, or another folder)",
                 "output_dir",
             )
-        # For callbacks and functions that draw; sampling has a generator of its own.
+        # For callbacks and functions that draw; sampling has its own generator.
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
         return self._resume(str(wish)) if wish else 0
@@ -236,16 +238,16 @@ class PPOTrainer:
     def _resume(self, wish: str) -> int:
         path, passed_over = choose_checkpoint(wish, self.folder)
         for line in passed_over:
-            self.run_log.say(f"passed over {line}")
+            self.run_log.say(f"skipped {line}")
         if path is None and (self.folder / "adapters").exists():
             raise InputError(
-                f"resume: no good checkpoint in {self.folder}, but finished adapters (pass "
+                f"resume: {self.folder} has finished adapters, but no good checkpoint (pass "
                 "--overwrite, or another output_dir)",
                 "resume",
             )
         if path is None:
             self.run_log.say(
-                f"{self.folder}: no checkpoint to resume from; starting at the beginning"
+                f"{self.folder} has no checkpoint to resume; starting at the beginning"
             )
             return 0
 
@@ -254,18 +256,18 @@ class PPOTrainer:
         state.restore(self, self.ranks, path)
         if self.reward_digest not in (None, state.reward):
             self.run_log.say(
-                f"the reward model has changed: {state.reward} to {self.reward_digest}"
+                f"the reward model has changed from {state.reward} to {self.reward_digest}"
             )
         self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
         return state.update
 
     def identity(self) -> Row:
-        """What a checkpoint must have been made under for the run to go on from it."""
+        """The settings under which a checkpoint must have been made to be resumed."""
         whole = self.args.identity() | self.model.identity()
-        # The batch as a whole counts, not how it is cut up into processes and passes.
+        # Only the whole batch counts, not how it is divided into processes and passes.
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             whole.pop(name)
-        if self.args.online:  # the reward model may change; what else is frozen may not
+        if self.args.online:  # the reward model may change; other frozen weights may not
             whole |= {"online": True, "frozen": digest_of(self.model, reward=False)}
         return whole | {
             "batch_size": self.batch_size,
@@ -274,7 +276,7 @@ class PPOTrainer:
         }
 
     def collect(self, update: int) -> Rollout:
-        """This process's share of an update's batch of experience."""
+        """Collect this process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
         return self._episodes(
@@ -298,9 +300,9 @@ class PPOTrainer:
         )
 
     def prompts_of(self, update: int) -> Prompts:
-        """This process's prompts of an update: each comes once before any comes twice.
+        """Return this process's prompts of an update: each comes once before any comes twice.
 
-        An algorithm of groups has each ``group_size`` times in a row, and never split up.
+        For an algorithm with groups, each comes ``group_size`` times in a row, in one process.
         """
         group, count = self.algorithm.group_size, len(self.train_dataset)
         first = ((update - 1) * self.batch_size + self.ranks.share(self.batch_size).start) // group
@@ -313,7 +315,7 @@ class PPOTrainer:
         return self.train_dataset.pick([index for index in chosen for _ in range(group)])
 
     def optimize(self, rollout: Rollout, credit: Credit, lr: float) -> dict[str, float]:
-        """``num_ppo_epochs`` passes; statistics averaged over all optimizer steps.
+        """Make ``num_ppo_epochs`` passes; return statistics averaged over all optimizer steps.
 
         Args:
             rollout, credit: this process's share of the batch.
@@ -324,7 +326,7 @@ class PPOTrainer:
         steps: list[dict[str, float]] = []
         with self.model.optimizing():
             for _ in range(self.args.num_ppo_epochs):
-                # All processes draw the same order, and each takes its own rows of a minibatch.
+                # All processes draw the same order, and each uses its own rows of a minibatch.
                 order = torch.randperm(self.batch_size, generator=self.generator)
                 for minibatch in order.chunk(self.args.num_mini_batches):
                     here = minibatch[(minibatch >= mine.start) & (minibatch < mine.stop)]
@@ -332,13 +334,13 @@ class PPOTrainer:
         return mean_statistics(steps)
 
     def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
-        """One optimizer step, its gradient gathered over passes of the micro-batch size."""
+        """Make one optimizer step, with gradients summed over micro-batches."""
         tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
         if not tokens:
             return {}
         self.optimizer.zero_grad()
 
-        # Micro-batches of like length; those without anything to learn from are left out.
+        # Micro-batches of similar length; those without anything to learn are left out.
         pieces = length_sorted_batches(
             rollout.prompt_mask[minibatch].sum(dim=1).cpu(), self.args.per_device_train_batch_size
         )
@@ -350,7 +352,7 @@ class PPOTrainer:
         sums: dict[str, Tensor] = {}
         largest = torch.zeros((), device=self.model.device)
         for index in indices:
-            # Each token of the minibatch weighs the same, wherever it is and in whichever process.
+            # Each token of the minibatch has the same weight, in every place and process.
             weight = rollout.learned[index].sum() / tokens
             for name, part in self._gradients(rollout, credit, index, weight).items():
                 if name == "max_log_ratio":
@@ -372,7 +374,7 @@ class PPOTrainer:
     def _gradients(
         self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
-        """Add a micro-batch's gradients to those that are there; what its loss says of itself."""
+        """Add a micro-batch's gradients to the present ones; return its statistics."""
         passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
 
@@ -388,13 +390,13 @@ class PPOTrainer:
         )
         found: dict[str, Tensor] = {}
         for term in self.algorithm.loss(outputs, values, before):
-            # One role's activations at a time: they are gone before the next term is made.
+            # One role's activations at a time: they are freed before the next term is made.
             (weight * term.loss).backward()
             found |= {name: part.detach() for name, part in term.statistics.items()}
         return found
 
     def _totals(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Statistics over all processes, in one message: one without rows has none of its own."""
+        """Average statistics over all processes in one message; some may have no rows."""
         names = self.algorithm.statistics
         zero = torch.zeros((), device=self.model.device)
         together = torch.stack([sums.get(name, zero) for name in names])
@@ -406,7 +408,7 @@ class PPOTrainer:
             raise FloatingPointError(problem.format(number))
 
     def _idle_pass(self, rollout: Rollout) -> None:
-        """The passes of a micro-batch, with gradients of zero: other processes have one more."""
+        """Make a micro-batch's passes with zero gradients, since other processes have one more."""
         index = torch.zeros(1, dtype=torch.long, device=self.model.device)
         passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
@@ -425,10 +427,10 @@ class PPOTrainer:
         lr: float,
         row: Row,
     ) -> Row:
-        """``optimize``'s part of the log's row; empty where a guard had the batch skipped.
+        """Optimize unless a guard objects; return its part of the log's row.
 
         Raises:
-            RunStopped: the scores have collapsed, or the guards are to stop the run at a fault.
+            RunStopped: the scores have collapsed, or the guards stop the run at a fault.
         """
         fault = self._fault(rollout, credit, row)
         collapse = self.guards.collapsed(row["objective/scores"], row["objective/scores_std"])
@@ -451,12 +453,12 @@ class PPOTrainer:
         return step_row(stats, row["val/returns_var"]) | {"guard/skipped": self.guards.skipped}
 
     def _fault(self, rollout: Rollout, credit: Credit, row: Row) -> str | None:
-        """What is wrong with a batch in any process, or None."""
+        """Return what is wrong with a batch in any process, or None."""
         scored = int(self.ranks.total(rollout.scored.sum().float()))
         tensors = {"log-probs": rollout.logprobs, "reference log-probs": rollout.ref_logprobs}
         if rollout.values is not None:
             tensors["values"] = rollout.values
-        if scored:  # else the advantages are a mean over nothing
+        if scored:  # otherwise the advantages are a mean over nothing
             tensors["advantages"] = credit.advantages
         mine = self.guards.fault(row["objective/kl"], scored, tensors)
         return next((fault for fault in self.ranks.gather(mine) if fault), None)
@@ -470,7 +472,7 @@ class PPOTrainer:
         return group.get("initial_lr", group["lr"]) * factor
 
     def _set_learning_rate(self, lr: float) -> None:
-        """Give every group of the optimizer its part of ``lr``, unless a schedule does."""
+        """Set the learning rate of each of the optimizer's groups, unless a schedule does."""
         if self.lr_scheduler is not None:
             return
         groups = self.optimizer.param_groups
@@ -486,16 +488,16 @@ class PPOTrainer:
         return row | batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
 
     def finish(self, update: int, row: Row, rollout: Rollout) -> None:
-        """Evaluate, write the row, show samples, save; then stop if a signal has come."""
+        """Evaluate, write the row, show samples, save; then stop if a signal came."""
         args, last = self.args, update == self.num_updates
         if self.reward_digest is not None:
             row["reward"] = self.reward_digest
 
-        # The schedule moves once an update, whatever became of the batch.
+        # The schedule moves once an update, even if the batch was skipped.
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
 
-        # An evaluation is a part of the row, so it comes before the row is written.
+        # An evaluation is a part of the row, so it precedes writing the row.
         if self.eval_dataset is not None and (update % self.eval_every == 0 or last):
             with self.run_log.clock("evaluate"):
                 row |= self.evaluate()
@@ -509,7 +511,7 @@ class PPOTrainer:
         if tables and (update - 1) % every == 0:
             self.generate_completions(sampling=True)
 
-        # Nothing is saved of an update that these do not let pass.
+        # An update that fails these checks is not saved.
         for line in self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks):
             self.run_log.say(line)
         if self.watch.must_recompute(update, row["val/first_max_log_ratio"], rollout, self.ranks):
@@ -521,21 +523,21 @@ class PPOTrainer:
         if not self.recomputes:
             self.run_log.say(
                 f"update {update}: captured log-probs differ from recomputed ones by "
-                f"{self.watch.gap:.2g}; from here on they are recomputed (--recompute_logprobs)"
+                f"{self.watch.gap:.2g}; from now on they are recomputed (--recompute_logprobs)"
             )
         self.recomputes = True
 
     def _save_if_due(self, update: int) -> None:
-        """Save where it is due, was asked for, or a signal has come in any process.
+        """Save if it is due, a callback asked for it, or a signal came in any process.
 
         Raises:
-            Interrupted: one has.
+            Interrupted: a signal came.
         """
         device, control = self.model.device, self.run_log.control
         signum = int(self.ranks.largest(torch.tensor(float(self.signals.came), device=device)))
         asked = torch.tensor(float(control.should_training_stop or control.should_save))
         wanted = bool(self.ranks.largest(asked.to(device)))
-        # In every process: transformers' on_save, which does it too, is called in the main one.
+        # In every process; transformers' on_save, which does it, too, runs only in the main one.
         control.should_save = False
 
         ends = update in (self.num_updates, self.args.stop_at_update)
@@ -547,7 +549,7 @@ class PPOTrainer:
             raise Interrupted(signum, path)
 
     def checkpoint(self, update: int) -> Path:
-        """Write one, from the main process; returns its folder."""
+        """Write a checkpoint, in the main process; return its folder."""
         state = PPOState.capture(
             self, update, update * self.batch_size, self.identity(), self.ranks
         )
@@ -567,21 +569,21 @@ class PPOTrainer:
             save_best(self.model, self.processing_class, self.folder / "best", row, self._facts())
 
     def _facts(self) -> Row:
-        """What is noted with saved adapters."""
+        """Facts to record with saved adapters."""
         return {"kl_coef": self.kl.value, **self.train_dataset.rendering()}
 
     def close(self) -> list[Row]:
-        """All rows of the log, the run being over."""
+        """End the run; return all rows of the log."""
         self.run_log.close()
         return read_rows(self.folder / "log.jsonl")
 
     def last_good(self) -> str:
-        """Where a stopped run can be taken up again, in words."""
+        """Say where a stopped run can be resumed."""
         path, _ = newest_good(self.folder)
         return f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
 
     def evaluate(self) -> dict[str, float]:
-        """Scores and KL on ``eval_dataset`` (``evaluation.evaluate``).
+        """Measure scores and KL on ``eval_dataset`` (``evaluation.evaluate``).
 
         Raises:
             InputError: there is no ``eval_dataset``.
@@ -599,10 +601,10 @@ class PPOTrainer:
         )
 
     def generate_completions(self, sampling: bool = False) -> list[Row]:
-        """Near-greedy completions of ``eval_dataset``, as a table of five and in a file.
+        """Make near-greedy completions of ``eval_dataset``, print five and write all to a file.
 
         Args:
-            sampling: only the first ``per_device_eval_batch_size`` prompts (TRL's name for it).
+            sampling: use only the first ``per_device_eval_batch_size`` prompts (TRL's name for it).
 
         Returns:
             Rows of ``query``, ``model response`` and ``score``, also in ``completions.jsonl``.
@@ -625,11 +627,11 @@ class PPOTrainer:
         return rows
 
     def save_model(self, output_dir: str | Path | None = None, **facts: object) -> Path:
-        """Save the adapters under ``output_dir/adapters``; returns the policy's folder.
+        """Save the adapters under ``output_dir/adapters``; return the policy's folder.
 
         Args:
             output_dir: by default the configuration's.
-            facts: noted in the policy's ``toolkit.json``.
+            facts: facts for the policy's ``toolkit.json``.
         """
         target = Path(output_dir or self.folder) / "adapters"
         if self.ranks.is_main:
@@ -639,11 +641,11 @@ class PPOTrainer:
         return target / "policy"
 
     def push_to_hub(self, **kwargs: object) -> None:
-        """TRL's name. Refused: recipes/publish.py shows what would go, checks it, and sends it."""
+        """Refuse, under TRL's name; recipes/publish.py shows, checks and sends an adapter."""
         raise InputError(PUBLISH)
 
     def show(self, update: int, rollout: Rollout, count: int = 3) -> None:
-        """Write the first few completions, as the scorer saw them, above the progress bar."""
+        """Print the first completions, as the scorer saw them, above the progress bar."""
         sampled = Sampled(rollout.completion_ids, rollout.mask, rollout.logprobs)
         visible, _ = self.rule.visible(sampled)
         for i in range(min(count, len(rollout.scores))):

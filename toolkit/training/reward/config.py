@@ -10,7 +10,7 @@ from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import RewardConfig
 from toolkit.training.trl_defaults import TRLDefaults
 
-# Fields of RewardConfig that the K-way trainer would silently ignore, with their defaults.
+# Fields of RewardConfig that the K-way trainer would ignore, with their defaults.
 NOT_USED = {
     "chat_template_path": None, "label_smoothing_factor": 0.0, "eos_token": None,
     "hub_model_id": None, "hub_token": None, "push_to_hub": False, "pad_token": None,
@@ -38,18 +38,18 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
 
     loss_type: Loss = flag(
         "best_of_k",
-        "best_of_k (softmax over all K), best_vs_rest (pairs), plackett_luce (`ranking`, whole or "
-        "in part), scalar_rating or scalar_compare (`scores`).",
+        "Loss: best_of_k (softmax over all K), best_vs_rest (pairs), plackett_luce (`ranking`, "
+        "whole or partial), scalar_rating or scalar_compare (`scores`).",
     )
     label_smoothing: Annotated[float, Range(low=0, high=0.5)] = flag(
         0.0, "Probability that a pick is wrong (best_of_k, best_vs_rest)."
     )
     use_margin: bool = flag(
-        False, "The best must lead by the row's `margin` (best_of_k, best_vs_rest)."
+        False, "Make the best lead by the row's `margin` (best_of_k, best_vs_rest)."
     )
     output_dir: str | None = flag("outputs/reward", "Folder for the adapter.")
     bf16: bool = other_default(False, TRLDefaults, "bf16")
-    learning_rate: Positive = flag(1e-4, "The highest rate, which falls linearly to 0.")
+    learning_rate: Positive = flag(1e-4, "Highest learning rate; it falls linearly to 0.")
     per_device_train_batch_size: Count = flag(32, "Comparisons (each of K texts) in a batch.")
     per_device_eval_batch_size: int = flag(64, "Held-out comparisons in a batch.")
     max_grad_norm: float = flag(0.0, "Clip the gradient's norm to this; 0 for no clipping.")
@@ -74,5 +74,5 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
 
     @property
     def wants(self) -> str:
-        """What the loss needs of a row: "best" or "scores" (``data.comparisons.problems_of``)."""
+        """What the loss needs in a row: "best" or "scores" (``data.comparisons.problems_of``)."""
         return LOSSES[self.loss_type].wants

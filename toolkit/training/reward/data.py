@@ -1,4 +1,4 @@
-"""From checked comparisons to what the reward trainer reads: split, token ids on disk, prompts."""
+"""From checked comparisons to the reward trainer's data: token ids on disk, and prompts."""
 
 import shutil
 import weakref
@@ -26,12 +26,13 @@ class RewardData:
     """One training run's data.
 
     Attributes:
-        train, held_out: datasets of ``data.encoded_rows.SCHEMA``; their files go with this object.
-        rows: the held-out rows themselves, ``held_out["row"]`` indexes them.
-        prompts: prompts to normalize with, as PPO has them.
+        train, held_out: datasets of ``data.encoded_rows.SCHEMA``; their files are deleted
+            with this object.
+        rows: the held-out rows themselves, indexed by ``held_out["row"]``.
+        prompts: prompts for normalizing, as in PPO.
         score_mean, score_std: of the training rows' ``scores``; scalar losses train on
             (scores - mean) / std.
-        pad_id: pads the rows: an id that no candidate ends in.
+        pad_id: id that pads the rows; no candidate ends in it.
         facts: counts, for the log.
     """
 
@@ -45,16 +46,16 @@ class RewardData:
     facts: Row = field(default_factory=dict)
 
     def collator(self) -> ComparisonCollator:
-        """Batches of these rows."""
+        """Make the collator of these rows."""
         return ComparisonCollator(self.pad_id, self.score_mean, self.score_std)
 
     def texts_and_prompts(self) -> tuple[list[list[str]], list[str]]:
-        """Of each held-out row: its candidates, to know equal ones, and its prompt."""
+        """Return each held-out row's candidates, to find equal ones, and its prompt."""
         rows = [self.rows[i] for i in self.held_out["row"]]
         return [row["completions"] for row in rows], [repr(row["prompt"]) for row in rows]
 
     def probes(self, count: int = 8) -> list[list[int]]:
-        """A few held-out candidates."""
+        """Return a few held-out candidates."""
         flat = (ids for row in self.held_out for ids in row["candidate_ids"])
         return list(islice(flat, count))
 
@@ -73,17 +74,17 @@ def prepare(
     """Tokenize both sides of the split.
 
     Args:
-        comparisons: checked.
-        train, held_out: bool (rows,), which rows (``split_by_prompt``).
+        comparisons: checked comparisons.
+        train, held_out: bool (rows,), the split (``split_by_prompt``).
         encoder: the rule for long rows; counts them.
-        config: what the loss needs of the rows is checked here.
-        prompts: how many prompts to keep for normalizing.
-        prompt_tokens: the longest of them.
-        scratch: token ids go into a folder made here, which goes when the data do.
-        end_id: closes every candidate; None for nothing.
+        config: determines what the loss needs in the rows, which is checked here.
+        prompts: number of prompts to keep for normalizing.
+        prompt_tokens: most tokens of such a prompt.
+        scratch: token ids go into a folder made here, which is deleted with the data.
+        end_id: token that closes every candidate; None for no token.
 
     Raises:
-        InputError: no row fits, no prompt does, or a row has no margin and one is wanted.
+        InputError: no row fits, no prompt fits, or a row lacks the margin that the loss needs.
     """
     folder = part_folder(scratch / "tokens")
     try:
@@ -101,8 +102,8 @@ def prepare(
 
     if 2 * encoder.joined > len(comparisons) * (train | held_out).mean():
         print(
-            f"warning: {encoder.joined} rows run from prompt to completion without a space, as "
-            f"{encoder.example!r} (if that is no purpose: convert.py --add_space)"
+            f"warning: {encoder.joined} rows have no space between prompt and completion, as in "
+            f"{encoder.example!r} (if that is not intended: convert.py --add_space)"
         )
     for line in encoder.notes():
         print(line)
@@ -139,9 +140,9 @@ def _tokenize(
     eval_set = encode_to_disk(encoder, placed, folder / "eval.arrow", len(placed), end_id)
     if not len(train_set) or not len(eval_set):
         raise InputError(
-            f"{comparisons.source}: no row of {'held-out' if len(train_set) else 'training'} ones "
-            f"fits {encoder.max_length} tokens of prompt and completion (raise --max_length, if "
-            "the model's context allows; or --long_rows truncate_prompt)"
+            f"{comparisons.source}: no {'held-out' if len(train_set) else 'training'} row "
+            f"fits {encoder.max_length} tokens of prompt and completion (raise --max_length if "
+            "the model's context allows it, or pass --long_rows truncate_prompt)"
         )
     return train_set, eval_set, [row for _, row in placed]
 
@@ -169,8 +170,8 @@ def _prompts(
         kept.columns[name] = [row.get(name) for row in rows]
     if count and not kept:
         raise InputError(
-            f"{comparisons.source}: no prompt of {longest} tokens or fewer to normalize with "
-            "(--normalize_samples 0 leaves the scores as they are)"
+            f"{comparisons.source}: no prompt has at most {longest} tokens, as normalizing needs "
+            "(--normalize_samples 0 leaves the scores unchanged)"
         )
     return kept
 

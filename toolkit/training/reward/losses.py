@@ -1,4 +1,4 @@
-"""What a reward model is trained to: one small function for each loss of comparisons.
+"""The losses of a reward model: one small function for each loss of comparisons.
 
 To add one: write its function here, and name it in ``Loss`` and ``LOSSES``.
 """
@@ -23,14 +23,14 @@ Batch = dict[str, Tensor]  # of ``ComparisonCollator``
 
 
 class Marked(NamedTuple):
-    """A batch's comparisons: what every loss may read.
+    """A batch's comparisons, with everything that a loss may read.
 
     Attributes:
         scores: (B, K).
-        mask: bool (B, K), where there is a candidate.
-        batch: of ``ComparisonCollator``; ``target_scores`` (N,).
+        mask: bool (B, K), True where there is a candidate.
+        batch: from ``ComparisonCollator``; ``target_scores`` (N,).
         label_smoothing: the probability that a pick is wrong.
-        margin: (B,), by which the best must lead; None for none.
+        margin: (B,), by which the best must lead; None for no margin.
     """
 
     scores: Tensor
@@ -61,19 +61,19 @@ def _scalar_compare(m: Marked) -> Tensor:
 
 
 def _targets(m: Marked) -> Tensor:
-    """The ratings (B, K) that the scores are to meet."""
+    """Return the ratings (B, K) that the scores should match."""
     return by_comparison(m.batch["target_scores"].to(m.scores), m.batch["candidates"])[0]
 
 
 @dataclass(frozen=True)
 class RewardLoss:
-    """A loss of a batch of comparisons, and what it reads of them.
+    """A loss of a batch of comparisons, and what it needs.
 
     Attributes:
         of: the loss, a scalar.
-        wants: "best" or "scores", what it needs of a row (``data.comparisons.problems_of``).
-        takes_margin: it has a margin, and a probability that a pick is wrong.
-        fixes_zero: it says where 0 is, so that scores cannot be centered.
+        wants: "best" or "scores", the label that it needs (``data.comparisons.problems_of``).
+        takes_margin: whether it uses a margin, and a probability that a pick is wrong.
+        fixes_zero: whether it determines the zero, so that scores cannot be centered.
     """
 
     of: Callable[[Marked], Tensor]
@@ -89,7 +89,7 @@ class RewardLoss:
         label_smoothing: float = 0.0,
         margin: Tensor | None = None,
     ) -> Tensor:
-        """The loss of scores (B, K) where ``mask`` (B, K) has a candidate."""
+        """Compute the loss of scores (B, K) where ``mask`` (B, K) has a candidate."""
         return self.of(Marked(scores, mask, batch, label_smoothing, margin))
 
 

@@ -1,4 +1,4 @@
-"""Before a long run: what trains, and whether one backward pass reaches all of it."""
+"""A check before a long run: what trains, and whether a backward pass reaches all of it."""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Preflight:
 
     Attributes:
         trained: number of weights that are trained, by kind ("LoRA", "score head").
-        frozen: number of weights that are not (a 4-bit weight counts once).
-        loss, gradient_norm: of the batch.
+        frozen: number of frozen weights (a 4-bit weight counts once).
+        loss, gradient_norm: their values for the batch.
     """
 
     trained: dict[str, int]
@@ -35,9 +35,9 @@ class Preflight:
 
 
 def preflight(trainer: RewardTrainer) -> Preflight:
-    """One batch forward and backward through what is about to be trained; nothing is changed.
+    """Run one batch forward and backward through what will be trained; nothing changes.
 
-    Call it before ``train``: what the trainer has logged so far is forgotten.
+    Call it before ``train``: it clears what the trainer has logged so far.
 
     Raises:
         InputError: the score head or every adapter is frozen, or gets no gradient.
@@ -45,7 +45,7 @@ def preflight(trainer: RewardTrainer) -> Preflight:
     """
     model = trainer.model
     assert model is not None
-    rows = trainer.train_dataset  # the first of them, drawn from no random state
+    rows = trainer.train_dataset  # the first ones, so that no random state is used
     assert isinstance(rows, Dataset)
     count = min(len(rows), trainer.args.per_device_train_batch_size)
     batch = trainer.data_collator([rows[i] for i in range(count)])
@@ -54,7 +54,7 @@ def preflight(trainer: RewardTrainer) -> Preflight:
     loss = trainer.compute_loss(model, trainer._prepare_inputs(batch))
     assert isinstance(loss, Tensor)
     trainer.accelerator.backward(loss)
-    trainer._metrics["train"].clear()  # this batch is no part of the run's
+    trainer._metrics["train"].clear()  # this batch is not part of the run
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     try:
         return _judge(model, gradients, loss.item())

@@ -1,7 +1,7 @@
-"""The reward model: TRL's RewardTrainer with a K-way softmax, and scores that mean something.
+"""The reward model's trainer: TRL's RewardTrainer with a K-way softmax and normalized scores.
 
-The seam in TRL 1.16.0 (three private names; pinned, and a test holds K = 2 against the stock loss):
-``_prepare_dataset``, ``_set_signature_columns_if_needed`` and ``compute_loss``, and a collator.
+It overrides three private names of TRL 1.16.0 (pinned; a test compares K = 2 with the stock loss),
+``_prepare_dataset``, ``_set_signature_columns_if_needed`` and ``compute_loss``, and the collator.
 """
 
 from collections.abc import Iterable
@@ -41,13 +41,13 @@ class BestOfKTrainer(RewardTrainer):
         model: a sequence classifier with one output (``load_base(..., score_head=True)``).
         args: the configuration.
         processing_class: the tokenizer.
-        train_dataset: rows of ``data.encoded_rows.SCHEMA``; ``candidate_ids`` and ``best`` will do.
-        eval_dataset: the same, held out.
+        train_dataset: rows of ``data.encoded_rows.SCHEMA``; ``candidate_ids`` and ``best`` suffice.
+        eval_dataset: held-out rows of the same form.
         peft_config: LoRA with task type SEQ_CLS, so that the head is trained and saved.
-        collator: another than ``ComparisonCollator`` with the tokenizer's pad token.
+        collator: by default ``ComparisonCollator`` with the tokenizer's pad token.
 
     Raises:
-        ValueError: another task type: the head would be neither trained nor saved.
+        ValueError: with another task type the head would be neither trained nor saved.
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class BestOfKTrainer(RewardTrainer):
         )
         assert self.model is not None
         check_round_trip(self.model, "default")
-        # transformers' pooling tells padding by this id, whatever token it stands for.
+        # transformers' pooling recognizes padding by this id, whatever token it stands for.
         model.config.get_text_config().pad_token_id = collator.pad_token_id
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantized base
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
 
     def save_adapter(self, folder: Path, base_name: str) -> None:
-        """Adapter and head as peft saves them, the base under this name."""
+        """Save adapter and head with peft, naming the base ``base_name``."""
         model: Any = self.model
         model.peft_config["default"].base_model_name_or_path = base_name
         model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        """Rows come tokenized; called again by ``evaluate``."""
+        """Return the dataset unchanged: rows are tokenized. ``evaluate`` calls this, too."""
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -110,7 +110,7 @@ class BestOfKTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The configured loss of a batch's comparisons; what it logs goes to TRL's own metrics."""
+        """Compute the configured loss of a batch; its log values go to TRL's own metrics."""
         metrics = self._metrics["train" if model.training else "eval"]
         flat, padding = score_in_buckets(model, inputs["input_ids"], inputs["attention_mask"])
         scores, mask = by_comparison(flat, inputs["candidates"])
@@ -126,10 +126,10 @@ class BestOfKTrainer(RewardTrainer):
 
 
 def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
-    """Scores (N,) fp32 of right-padded rows (N, T), those of like length together.
+    """Score right-padded rows (N, T), similar lengths together; return (N,) fp32.
 
-    One pass over the table would spend a third of its tokens on padding where a comparison's
-    candidates differ in length as people's texts do; ``data.collators.buckets`` bounds that.
+    In one pass over the table a third of the tokens would be padding, if candidates differ in
+    length as people's texts do; ``data.collators.buckets`` bounds the padding.
 
     Returns:
         the scores, in the rows' order, and the share of padding among the tokens computed.
@@ -152,12 +152,12 @@ def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tenso
 def comparison_loss(
     config: BestOfKConfig, scores: Tensor, mask: Tensor, batch: dict[str, Tensor]
 ) -> Tensor:
-    """The loss that ``config.loss_type`` names, and the centring penalty if one is asked for.
+    """Compute the loss that ``config.loss_type`` names, plus the centering penalty if set.
 
     Args:
         config: loss_type, label_smoothing, use_margin, center_rewards_coefficient.
         scores, mask: (B, K).
-        batch: of ``ComparisonCollator``; ``target_scores`` (N,).
+        batch: from ``ComparisonCollator``; ``target_scores`` (N,).
     """
     margin = batch["margin"] if config.use_margin else None
     loss = LOSSES[config.loss_type](scores, mask, batch, config.label_smoothing, margin)
@@ -170,12 +170,12 @@ def comparison_loss(
 def score_candidates(
     roles: Roles, rows: Iterable[dict[str, Any]], pad_id: int, batch_size: int = 256
 ) -> list[list[float]]:
-    """The reward adapter's scores of each row's candidates, by the code path that PPO scores with.
+    """Score each row's candidates with the reward adapter, by the code path of PPO.
 
     Args:
-        roles: with a reward adapter.
-        rows: to be gone through twice; with ``candidate_ids`` (``data.encoding``).
-        pad_id: padding.
+        roles: roles with a reward adapter.
+        rows: rows with ``candidate_ids`` (``data.encoding``), iterated twice.
+        pad_id: id of the padding.
         batch_size: candidates in one pass.
     """
     counts = [len(row["candidate_ids"]) for row in rows]
@@ -196,29 +196,29 @@ def normalize(
     whole: bool = True,
     batch_size: int = 256,
 ) -> dict[str, float]:
-    """Set the roles' gain and bias so that fresh reference samples score with mean 0, std 1.
+    """Set the roles' gain and bias so that fresh reference samples have mean 0 and std 1.
 
-    As in the original code these samples are whole, though labels and PPO's scores are of truncated
-    text (openai/lm-human-preferences lm_human_preferences/train_reward.py:190-195).
+    As in the original code, these samples are whole, although labels and PPO's scores are for
+    truncated text (openai/lm-human-preferences lm_human_preferences/train_reward.py:190-195).
 
     Args:
         roles: with a reward adapter whose gain is 1 and bias 0.
-        prompts: token ids, or ``Prompts``; gone through in turn until there are enough samples.
+        prompts: token ids, or ``Prompts``; used in turn until there are enough samples.
         rule: how completions are sampled.
         tokenizer: for padding.
-        samples: how many; 0 leaves the scores as they are.
-        seed: of the sampling.
-        whole: score whole completions; False scores what the truncation rule leaves of them.
+        samples: number of samples; 0 leaves the scores unchanged.
+        seed: seed of the sampling.
+        whole: score whole completions; False scores them after truncation.
         batch_size: samples in one pass.
 
     Returns:
         gain, bias, raw_mean, raw_std, samples.
 
     Raises:
-        InputError: all samples score the same; the head has learned nothing.
+        InputError: all samples have the same score: the head has learned nothing.
     """
     if (roles.gain, roles.bias) != (1.0, 0.0):
-        raise ValueError("normalize: the scores are normalized already")
+        raise ValueError("normalize: the scores are already normalized")
     if samples == 0:
         return {"gain": 1.0, "bias": 0.0, "samples": 0}
     generator = torch.Generator().manual_seed(seed)
