@@ -93,8 +93,8 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
     if isinstance(error, Interrupted | KeyboardInterrupt):
         kept = getattr(error, "__notes__", [said if isinstance(error, Interrupted) else WHOLE])
         return getattr(error, "code", 130), [f"interrupted: {kept[0]}"]
-    if isinstance(error, sqlite3.Error):  # the store of labels: locked, full, gone
-        return 2, [f"error: the store of labels: {said}"]
+    if isinstance(error, sqlite3.Error):  # the label store is locked, full or gone
+        return 2, [f"error: the label store: {said}"]
     if isinstance(error, OSError) and error.filename is not None:
         # No such folder, no permission: nothing to debug.
         return 2, [f"error: {error.filename}: {error.strerror}"]
