@@ -66,5 +66,5 @@ def test_samples_with_a_word_for_a_number_are_named_by_line(
     write_jsonl(tmp_path / "samples.jsonl", [row, row | {field: value}])
     rows = [contender_row(name, kl=None) for name in ("reference", "policy")]
     write_json(tmp_path / "evaluation.json", {"contenders": rows, "prompts": 2})
-    with pytest.raises(InputError, match=r"samples.jsonl:2: .*(is no number|missing)"):
+    with pytest.raises(InputError, match=r"samples.jsonl:2: .*(is not a number|missing)"):
         read_samples(tmp_path)
