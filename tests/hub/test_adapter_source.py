@@ -68,5 +68,5 @@ def test_an_evaluation_of_another_form_is_refused(
     whole = evaluation(policy.folder)
     spoil(whole)
     (tmp_path / "evaluation.json").write_text(json.dumps(whole))
-    with pytest.raises(InputError, match="not what an evaluation writes|is no number"):
+    with pytest.raises(InputError, match="was not written by evaluate.py|is no number"):
         read_results(tmp_path, policy.folder)
