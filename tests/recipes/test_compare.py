@@ -19,9 +19,9 @@ def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--stages", "ppo,magic"], "stages: 'magic' is none of sample"),
-     (["--configs", "data"], "configs: data: no folder with a YAML for sample"),
-     (["--configs", "nowhere"], "configs: nowhere: no folder with")],
+    [(["--stages", "ppo,magic"], "stages: 'magic' is not one of sample"),
+     (["--configs", "data"], "configs: data: holds no YAML for sample"),
+     (["--configs", "nowhere"], "configs: nowhere: holds no YAML")],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
