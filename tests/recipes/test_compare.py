@@ -43,5 +43,5 @@ def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
         "kl4=out/kl4/adapters/policy",
     ]
     assert bind(kept[3].main, kept[3].words)[0].runs == ["out/kl0.5", "out/kl4"]
-    with pytest.raises(InputError, match="kl_targets: give one or more, each once"):
+    with pytest.raises(InputError, match="kl_targets: give at least one"):
         call(sweep.main, ["--kl_targets", "1", "1"])
