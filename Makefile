@@ -1,15 +1,15 @@
 # make demo     set up, then run the main job on the embedded model (about 5 minutes)
 # make test     set up, then run the tests
-# make fast     set up, then run the fast tests alone (a minute)
+# make fast     set up, then run only the fast tests (a minute)
 # make lint     ruff and mypy
-# make bench    PPO against TRL 1.12's, side by side (20 minutes; makes an environment for TRL)
-# make demo-model   make the embedded model again from nothing (about 11 minutes)
+# make bench    compare PPO with TRL 1.12's (20 minutes; makes an environment for TRL)
+# make demo-model   make the embedded model again from scratch (about 11 minutes)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2  # processes of the tests
-# The environment is made anew only when what it is made of has changed.
+JOBS ?= 2  # number of test processes
+# The environment is made again only if its requirements have changed.
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(PINS)
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/one_process.yaml

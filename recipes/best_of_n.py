@@ -1,12 +1,12 @@
-"""Best-of-n: sample n completions of each prompt, keep the one that the reward likes most.
+"""Best-of-n: sample n completions of each prompt and keep the one with the highest reward.
 
     accelerate launch recipes/best_of_n.py --reward_adapter outputs/reward/adapter --n 16 \\
         --prompts data/prompts.heldout.jsonl --output outputs/best_of_16.jsonl
 
-The baseline that needs no training, only n times the sampling. Its KL from what it samples is ln n
-- (n - 1) / n nats, whatever the model (less where completions tie). You should see that, and the
-score of the picked completions against the mean of all. The rows, `prompt, completions, best,
-scores`, are comparisons: sft.py can be trained on their picks.
+This baseline needs no training, but samples n times as much. Its KL from the sampled model is ln n
+- (n - 1) / n nats for any model (less if completions tie). You should see this KL, and the mean
+score of the picked completions beside the mean of all. The rows `prompt, completions, best, scores`
+are comparisons, so sft.py can train on their picks.
 """
 
 from toolkit.cli import run
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class BestOfArguments(LaterPromptArguments):
-    n: Annotated[int, Range(low=2)] = flag(16, "Completions of each prompt.")
-    output: str = flag("outputs/best_of_n.jsonl", "JSONL to write.")
+    n: Annotated[int, Range(low=2)] = flag(16, "Completions to sample for each prompt.")
+    output: str = flag("outputs/best_of_n.jsonl", "JSONL file to write.")
 
 
 def main(
@@ -52,13 +52,13 @@ def main(
     from toolkit.models.roles import Roles
     from toolkit.training.from_arguments import rule_of
 
-    # Checked before a model is loaded.
+    # Check everything before a model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.adapter)
     scorer = scorer_args.load(name, model_args.precision)
     if args.adapter is not None:
         check_adapter(args.adapter, name, "CAUSAL_LM", "--adapter", model_args.precision)
-    rule_of(sampling_args, tokenizer)  # a token that is none is a mistake for now
+    rule_of(sampling_args, tokenizer)  # an unknown token must fail now
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, left_out = prompts_of(args, sampling_args, tokenizer, args.skip)
     check_length(model_args, prompts, sampling_args.response_length)
@@ -68,7 +68,7 @@ def main(
     print(f"{len(prompts)} prompts ({left_out} left out by length)")
     print(f"Sampling {args.n} completions of each, {len(prompts) * args.n} in all.", flush=True)
 
-    # n completions of each, all scored.
+    # Sample and score n completions of each prompt.
     sampling = Sampling(
         Roles(base_of(model_args)),
         tokenizer,
@@ -81,7 +81,7 @@ def main(
     specs = ["reference"] if args.adapter is None else [f"policy={args.adapter}"]
     drawn, scores = sampling.draw(parse_contenders(specs)[-1], args.n, scorer)
 
-    # Kept with their picks.
+    # Keep them with their picks.
     rows = []
     for i in range(len(prompts)):
         part = slice(i * args.n, (i + 1) * args.n)
@@ -99,9 +99,9 @@ def main(
     best, error = mean_and_error([max(row["scores"]) for row in rows])
     facts = [
         ("prompts", f"{len(rows)}", ""),
-        ("mean score of all", f"{math.fsum(scores) / len(scores):.3f}", ""),
+        ("mean score of all completions", f"{math.fsum(scores) / len(scores):.3f}", ""),
         (f"mean score of the best of {args.n}", f"{best:.3f} ± {error:.3f}", ""),
-        ("KL from what is sampled, ln n - (n-1)/n", f"{best_of_n_kl(args.n):.3f} nats", ""),
+        ("KL from the sampled model, ln n - (n-1)/n", f"{best_of_n_kl(args.n):.3f} nats", ""),
     ]
     print_facts(f"Best of {args.n}", facts)
     wrote(args.output, f"{len(rows)} rows")

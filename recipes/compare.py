@@ -1,13 +1,13 @@
-"""Train every method on the same comparisons, compare them on held-out prompts, and report.
+"""Train several methods on the same comparisons, evaluate them, and write a report.
 
     accelerate launch recipes/compare.py --configs recipes/configs/tinystories
 
-Runs, in this order, what the folder has a config for: sample*.yaml, label*.yaml, reward*.yaml,
-sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (all four by preference.py), rloo*.yaml,
-ppo*.yaml; then evaluate.yaml, with all that was trained as contenders beside those it names
-(best-of-n, say), and a report. Killed, it goes on by the same command; what is done is not done
-again. You should see a line and a progress bar for each stage, then tables, and
-OUTPUT_DIR/report/report.html with the frontier: score against KL.
+This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
+sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preference.py), rloo*.yaml,
+ppo*.yaml. Then it runs evaluate.yaml on all trained policies and on the contenders named there,
+such as best-of-n, and writes a report. After a kill, the same command continues and skips finished
+stages. You should see a line and a progress bar for each stage, then tables, and
+OUTPUT_DIR/report/report.html with the frontier of score against KL.
 """
 
 from toolkit.cli import run
@@ -27,12 +27,14 @@ from toolkit.training.methods import METHODS
 
 @dataclass
 class CompareArguments(OverwriteArguments):
-    configs: str = flag(embedded("configs"), "Folder with a YAML for each stage.")
+    configs: str = flag(embedded("configs"), "Folder with a YAML file for each stage.")
     stages: str = flag(
         ",".join((*PREPARATION, *METHODS)),
-        "Which of them, by commas; evaluation and report always follow.",
+        "Stages to run, separated by commas. Evaluation and report always follow.",
     )
-    output_dir: str | None = flag(None, "Folder for the report; default outputs/NAME of configs.")
+    output_dir: str | None = flag(
+        None, "Folder for the report. By default outputs/NAME, with the name of --configs."
+    )
 
 
 def main(args: CompareArguments) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
     accelerate launch recipes/convert.py --input train.jsonl.gz --output outputs/comparisons.jsonl
 
-Reads JSON Lines (.gz too), JSON, CSV, Parquet, a folder or a Hub dataset, and tells the format by
-the fields: pairs (TRL's and HH's), rankings (OASST), sets with scores (UltraFeedback), one column a
-completion, OpenAI's label files (token ids: pass --tokenizer). Writes JSON Lines or, by the name of
---output, Parquet. You should see how many comparisons came of it, why rows were left out, and what
-was done to rows that were kept (a prompt cut off completions that repeat it, say).
+The input is JSON Lines (also .gz), JSON, CSV, Parquet, a folder or a Hub dataset. Its fields reveal
+the format: pairs (TRL's and HH's), rankings (OASST), sets with scores (UltraFeedback), one column
+per completion, or OpenAI's label files (token ids, for which you pass --tokenizer). The output is
+JSON Lines, or Parquet if --output ends in .parquet. You should see the number of comparisons, why
+rows were left out, and how rows were changed (a prompt is cut off completions that repeat it).
 """
 
 from toolkit.cli import run
@@ -27,21 +27,23 @@ from toolkit.next_step import again, beside, say_next, step, wrote
 
 @dataclass
 class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
-    input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split).")
-    output: str = flag("outputs/comparisons.jsonl", ".jsonl or .parquet to write.")
-    format: Literal["auto", *FORMATS] = flag("auto", "How the file is laid out; auto looks.")
-    to: Literal["comparisons", "pairs"] = flag("comparisons", "comparisons, or pairs (TRL's).")
-    tokenizer: str | None = flag(None, "For openai: folder (encoder.json, vocab.bpe) or Hub id.")
-    add_space: bool = flag(False, "Put a space between a text prompt and completions.")
+    input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split) to convert.")
+    output: str = flag("outputs/comparisons.jsonl", "File to write, .jsonl or .parquet.")
+    format: Literal["auto", *FORMATS] = flag("auto", "Format of the input; auto detects it.")
+    to: Literal["comparisons", "pairs"] = flag("comparisons", "Write comparisons, or TRL's pairs.")
+    tokenizer: str | None = flag(
+        None, "Tokenizer for openai: a folder (encoder.json, vocab.bpe) or Hub id."
+    )
+    add_space: bool = flag(False, "Put a space between a text prompt and its completions.")
     first: int | None = flag(
         None,
-        "The number that the first completion has in best and ranking: 0 or 1. Default: the "
-        "number in its column's name, else 0.",
+        "Number of the first completion in best and ranking: 0 or 1. By default the number in its "
+        "column's name, else 0.",
     )
     repeated_prompt: Literal[*REPEATED] = flag(
         "auto",
-        "Completions that begin with a text prompt: auto (cut it off where they repeat it, refuse "
-        "where only some do), cut (wherever all do), or keep.",
+        "What to do if completions begin with the text prompt: auto (cut it off, refuse if only "
+        "some do), cut (if all do), or keep.",
     )
 
     def __post_init__(self) -> None:
@@ -77,13 +79,13 @@ def main(args: ConvertArguments) -> None:
     if args.to == "pairs":
         made = (pair for row in made for pair in to_pairs(row))
     count = write_table(
-        args.output, made, lambda: f"{args.input}: no {args.to} in it; left out: {dict(dropped)}"
+        args.output, made, lambda: f"{args.input}: holds no {args.to}; left out: {dict(dropped)}"
     )
     wrote(args.output, f"{count} {args.to}; left out: {sum(dropped.values())}")
     for reason, times in dropped.most_common():
         print(f"  {times} {reason}")
     if noted:
-        print("done to what was kept:")
+        print("changes to the rows that were kept:")
     for what, times in noted.most_common():
         print(f"  {times} {what}")
 

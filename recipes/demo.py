@@ -1,14 +1,14 @@
-"""From prompts to a tuned policy: every stage in order, on the model embedded in data/.
+"""Run every stage from prompts to a tuned policy on the embedded model.
 
     accelerate launch recipes/demo.py
 
-Samples four completions per prompt, lets the lexicon pick the best, trains the reward model, tunes
-the policy by PPO against it, compares the policy with the untuned model and with best-of-4 on
-held-out prompts, as judged by the reward model and by the labeler's true scorer, and reports. Each
-stage is the recipe of that name with its config in recipes/configs/demo; all roles sit on one 4-bit
-base. You should see a progress bar for each stage, tables at the end, and
-outputs/demo/report/report.html to look at. The exit code is 1 if a verdict of the report is no: the
-policy did not get better, or the KL was not held within 10 % of its target over the last fifth.
+The demo samples four completions per prompt, lets the lexicon pick the best, trains a reward model,
+and tunes the policy by PPO against it. Then it compares the policy with the untuned model and with
+best-of-4 on held-out prompts, judged by the reward model and by the labeler's true scorer, and
+writes a report. Each stage is the recipe of that name with its config in recipes/configs/demo. All
+roles share one 4-bit base. You should see a progress bar for each stage, tables at the end, and
+outputs/demo/report/report.html. The exit code is 1 if a verdict of the report is no: the policy is
+not better, or the KL was not within 10 % of its target over the last fifth.
 """
 
 from toolkit.cli import run
@@ -30,13 +30,17 @@ OUTPUT = Path("outputs/demo")
 
 @dataclass
 class DemoArguments(SeedArguments):
-    prompts: Annotated[int, Range(low=300)] | None = flag(None, "Label only so many prompts.")
-    total_episodes: Count | None = flag(None, "PPO's completions in all.")
-    precision: Precision = flag("4bit", "How the base is held.")
+    prompts: Annotated[int, Range(low=300)] | None = flag(
+        None, "Number of prompts to label. By default all."
+    )
+    total_episodes: Count | None = flag(
+        None, "Number of completions that PPO samples. By default the config's."
+    )
+    precision: Precision = flag("4bit", "Precision of the base.")
 
 
 def main(args: DemoArguments) -> int:
-    # The stages, each as a person would run it alone.
+    # The stages, with the words that a person would use for each one.
     seed = ["--seed", str(args.seed)]
     model = [*seed, "--precision", args.precision]
     words = {"sample": model, "label": seed, "reward": model, "ppo": list(model)}
@@ -47,7 +51,7 @@ def main(args: DemoArguments) -> int:
     stages = stages_of(CONFIGS, list(words), words)
     stages += last_stages(CONFIGS, stages, OUTPUT, model, "From prompts to a tuned policy")
 
-    # The report's verdicts decide.
+    # The report's verdicts decide the exit code.
     facts = run_stages(stages, OUTPUT, overwrite=True)["report"]
     say_open(OUTPUT / "report" / "report.html")
     return 1 if any(verdict == "no" for _, _, verdict in facts) else 0

@@ -1,10 +1,10 @@
-"""Make the embedded demo model, its tokenizer and its prompts again, from nothing.
+"""Make the embedded demo model, its tokenizer and its prompts from scratch.
 
     accelerate launch recipes/demo_model.py --output_dir data/model
 
-Writes reviews with the seeded generator of toolkit/data/demo_text.py, trains a byte-level BPE
-tokenizer and a small Llama on them, and cuts prompts (the opening sentences) from reviews that the
-model never saw. You should see the held-out perplexity fall to about 2.2, in eleven minutes.
+The seeded generator of toolkit/data/demo_text.py writes reviews. A byte-level BPE tokenizer and a
+small Llama are trained on them. The prompts are the opening sentences of reviews that the model
+never saw. You should see the held-out perplexity fall to about 2.2 in eleven minutes.
 """
 
 from toolkit.cli import run
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 class DemoModelArguments(SeedArguments, OverwriteArguments):
     output_dir: str = flag("data/model", "Folder for the model.")
     prompts_dir: str = flag("data", "Folder for the prompt files.")
-    reviews: Annotated[int, Range(low=64)] = flag(20_000, "Reviews to learn from.")
-    epochs: float = flag(6.0, "Passes over the reviews.")
+    reviews: Annotated[int, Range(low=64)] = flag(20_000, "Number of reviews to train on.")
+    epochs: float = flag(6.0, "Number of passes over the reviews.")
 
 
 def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE: any text can be encoded, and decoding gives it back exactly."""
+    """Train a byte-level BPE tokenizer, which encodes any text and decodes it exactly."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,12 +1,12 @@
-"""What a PPO run would take and do, before anything is loaded; and whether this machine is sound.
+"""Show what a PPO run would do and need, and check this machine, before a model is loaded.
 
     python recipes/doctor.py --config recipes/configs/demo/ppo.yaml
 
-Takes the arguments of ppo.py. You should see versions and devices, the roles and which adapter and
-head each has, what is unlike a plain language model in this one, what trains, the memory plan by
-phase with what would fit if it does not, and the canaries: small checks of the libraries below that
-once gave wrong results in silence. A model that cannot be used is refused before anything else. The
-exit code is 1 if a canary fails or the memory does not suffice by a plan that was counted.
+The arguments are those of ppo.py. You should see versions and devices, each role with its adapter
+and head, the model's peculiarities, what is trained, and the memory plan by phase with a way to fit
+if it does not. Then come the canaries, which are small checks for library errors that once gave
+wrong results in silence. A model that cannot be used is refused first. The exit code is 1 if a
+canary fails, or if the memory is too small by a counted plan.
 """
 
 from toolkit.cli import run
@@ -30,8 +30,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"
 
 @dataclass
 class DoctorArguments(Flags):
-    prompt_length: Count = flag(64, "Tokens of a prompt, for the plan.")
-    canaries: bool = flag(True, "Run the canaries, too.")
+    prompt_length: Count = flag(64, "Tokens per prompt in the memory plan.")
+    canaries: bool = flag(True, "Run the canaries, small checks of the libraries.")
 
 
 def main(
@@ -49,7 +49,7 @@ def main(
     from toolkit.models.memory import MIB, available_memory, what_fits
     from toolkit.training.from_arguments import memory_planner
 
-    # Whether the model can be used at all.
+    # Can the model be used at all?
     name = model_args.model_name_or_path
     notes = check_model(model_args)
 
@@ -63,15 +63,15 @@ def main(
     # The roles.
     frozen = "a frozen copy of the policy's first adapter" if args.policy_adapter else "no adapter"
     values = {"trunk": "head on the policy's trunk", "adapter": "adapter of its own, head"}
-    value = f"{values[config.value_role]} (fp32): trains" if config.value_role else "none"
+    value = f"{values[config.value_role]} (fp32), trained" if config.value_role else "none"
     scorers = [
         rewards.reward_adapter and "adapter, frozen, with its head",
         rewards.reward_model,
         rewards.lexicon,
         rewards.reward_function,
     ]
-    print(f"\nbase        {name} in {model_args.precision}, held once")
-    print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}: trains")
+    print(f"\nbase        {name} in {model_args.precision}, loaded once")
+    print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}, trained")
     print(f"reference   {frozen if args.reference == 'policy_adapter' else 'no adapter'}")
     print(f"value       {value}")
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
@@ -83,7 +83,10 @@ def main(
     suffices = True
     longest = args.prompt_tokens or doctor.prompt_length
     micro = config.per_device_train_batch_size
-    print(f"\nprompts of {longest} tokens, {config.response_length} new, {micro} in a pass:")
+    print(
+        f"\nmemory for prompts of {longest} tokens, {config.response_length} new tokens, "
+        f"{micro} in a pass:"
+    )
     try:
         plan = memory_planner(
             model_args, lora, args, config, rewards.reward_adapter, longest, device
@@ -94,12 +97,12 @@ def main(
     except InputError:
         raise
     except Exception as error:
-        print(f"no memory plan can be made: {' '.join(str(error).split()):.160}")
+        print(f"the memory plan failed: {' '.join(str(error).split()):.160}")
     else:
         print("\n".join(chosen.lines()))
-        print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")
+        print(f"{chosen.facts['trained']} of {chosen.facts['base']} are trained")
         if "in 4 bits" in chosen.facts:
-            print(f"with its experts {chosen.facts['in 4 bits']} are in 4 bits")
+            print(f"{chosen.facts['in 4 bits']}, with the experts, are in 4-bit")
         print(verdict)
         suffices = fits or not chosen.counted
 

@@ -1,4 +1,4 @@
-"""Compare contenders on held-out prompts, under one or more judges.
+"""Compare contenders on held-out prompts with one or more judges.
 
     accelerate launch recipes/evaluate.py --adapter outputs/ppo/adapters/policy \\
         --prompts data/prompts.heldout.jsonl --lexicon data/lexicon.txt
@@ -6,12 +6,12 @@
         --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy best4=best_of_4 \\
         --judges rm=reward_adapter:outputs/reward/adapter --training_reward rm
 
-The untuned model takes part unasked. You should see a table of the contenders (KL with its standard
-error, score, diversity, length), one of each pair (wins, ties, losses, the win rate over decided
-prompts with its Wilson interval, p-values paired by prompt), ratings, and the first samples as they
-came, not picked. evaluation.json and samples.jsonl hold the same, and report.py draws it. People
-judge on the labeling page: --judges people=people:outputs/matches.sqlite, then label.py --serve,
-then again with --samples.
+The untuned model always takes part. You should see a table of the contenders (KL with its standard
+error, score, diversity, length), one of the pairs (wins, ties, losses, the win rate over decided
+prompts with its Wilson interval, p-values paired by prompt), ratings, and the first samples, which
+nobody selected. evaluation.json and samples.jsonl hold the same, and report.py draws it. To let
+people judge, pass --judges people=people:outputs/matches.sqlite, run label.py --serve, and evaluate
+again with --samples.
 """
 
 from toolkit.cli import run, write_run
@@ -51,7 +51,7 @@ def main(
     from toolkit.models.roles import Roles
     from toolkit.training.from_arguments import rule_of
 
-    # Contenders, judges and prompts, checked before a model is loaded.
+    # Check contenders, judges and prompts before a model is loaded.
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     name = model_args.model_name_or_path
     judges = args.load_judges(name, model_args.precision)
@@ -69,18 +69,20 @@ def main(
         prompts = found.once()
         check_length(model_args, prompts, sampling_args.response_length)
         twice = len(found) - len(prompts)
-        print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} as second ones)")
+        print(f"{len(prompts)} prompts (left out: {left_out} by length, {twice} duplicates)")
         if len(prompts) < 2:
-            raise InputError(f"{args.prompts}: one prompt (errors and tests take two or more)")
+            raise InputError(
+                f"{args.prompts}: holds one prompt (errors and tests need two or more)"
+            )
         for line in other_settings(contenders, vars(sampling_args), prompts):
             print(f"note: {line}")
     for judge in judges:
         if isinstance(judge, ScoreJudge):
             judge.scorer.check(prompts, tokenizer)
-    rule_of(sampling_args, tokenizer)  # a token that is none is a mistake for now
+    rule_of(sampling_args, tokenizer)  # an unknown token must fail now
     trained = trained_on(contenders, prompts, tokenizer)
 
-    # Everyone writes; then everyone is judged.
+    # All contenders write, then all are judged.
     print(work(args, contenders, len(prompts)), flush=True)
     sampling = Sampling(
         Roles(base_of(model_args)),
@@ -102,7 +104,7 @@ def main(
         chat_template_kwargs=prompts.chat.kwargs,
     )
     print_notes(written.contenders, len(prompts))
-    if args.samples is None:  # kept whatever the judges do
+    if args.samples is None:  # kept even if a judge fails
         forget_run(out)
         write_samples(out, sample_rows(prompts, tokenizer, outputs, {}))
         written.write(out / "evaluation.json")
@@ -111,7 +113,7 @@ def main(
         judges, sampling, contenders, outputs, args.pick_pairs, args.pick_limit
     )
 
-    # Counted, with errors, and kept.
+    # Count with errors, and keep the results.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
     results = contender_results(contenders, outputs, scores, sampling.texts, trained)

@@ -1,20 +1,21 @@
-"""People on a web page, or a scripted labeler, pick the best completion of each row.
+"""Let people on a web page, or a scripted labeler, pick the best completion of each row.
 
     accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
     python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
     python recipes/label.py --store outputs/labels.sqlite --backup labels.monday.sqlite
 
-A scripted labeler is a word-valence lexicon (the best is the highest sum), any Python function
-`module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. --noise has
-it pick by lot now and then, as people do. Without --store its picks go straight to --output. With
---store, an SQLite file, people and scripts share the same items: a scorer works through what is
-left, then --serve opens the page (it prints an invite link for each name, and one for the admin
-page), and when that ends --output gets all picks so far. You should see how many were labeled.
+A scripted labeler is a word-valence lexicon (the highest sum is the best), any Python function
+`module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. With
+--noise, some of its picks are random, as people's are. Without --store, its picks go straight to
+--output. With --store, an SQLite file, people and scripts share the same items. The script labels
+what is left; then --serve opens the page, and prints an invite link for each name and one for the
+admin page; at the end, all picks so far are written to --output. You should see the number of
+labels.
 
-A judge that is of no use ends the work with exit code 2: one whose answers are no letter so many
-times in a row (--judge_patience), or the same letter too often to be chance. Those answers are
-taken back, so the same command goes on once the judge is mended. What it refused only now and then
-is recorded as skipped; --ask_again asks it again.
+A useless judge ends the work with exit code 2. A judge is useless if --judge_patience answers in a
+row are not a letter, or if it repeats one letter too often for chance. Those answers are taken
+back, so the same command continues once the judge works. Items that it refuses now and then are
+recorded as skipped, and --ask_again asks for them again.
 """
 
 from toolkit.cli import run
@@ -50,23 +51,23 @@ if TYPE_CHECKING:
 @dataclass
 class LabelArguments(SeedArguments, OverwriteArguments):
     samples: str | None = flag(
-        None, "JSONL with `prompt, completions` (outputs/samples.jsonl, if no store)."
+        None, "JSONL with `prompt, completions`. Without a store: outputs/samples.jsonl."
     )
     output: str | None = flag(
-        None, "JSONL to write (outputs/comparisons.jsonl, if there is no store)."
+        None, "JSONL file to write. Without a store: outputs/comparisons.jsonl."
     )
-    overwrite: bool = flag(False, "Replace what is at --output or --backup.")
-    labeler: str | None = flag(None, "The scripted labeler's name.")
+    overwrite: bool = flag(False, "Replace an existing file at --output or --backup.")
+    labeler: str | None = flag(None, "Name of the scripted labeler.")
     ties: Literal["drop", "random"] = flag(
-        "drop", "What becomes of ties at the top: drop, or random (a pick by lot)."
+        "drop", "Drop rows with a tie for the best, or pick one of the best at random."
     )
-    noise: Share = flag(0.0, "Share of picks made by lot, 0 to 1.")
+    noise: Share = flag(0.0, "Share of the scripted labeler's picks that are random, 0 to 1.")
     ask_again: bool = flag(
         False,
-        "Ask the scripted labeler again about what it refused in earlier calls (skips with the "
+        "Ask the scripted labeler again for the items that it refused earlier (skips with the "
         "reason `refused` in the store).",
     )
-    limit: Count | None = flag(None, "Stop at so many comparisons.")
+    limit: Count | None = flag(None, "Most comparisons to make. By default no limit.")
 
 
 def main(
@@ -80,16 +81,16 @@ def main(
     from toolkit.labeling.opening import open_store, read_guidelines
 
     if args.ask_again and not (judge_args.judge_url or scorer_args.given):
-        raise InputError("ask_again: whom? (give --judge_url, or the scorer)", "ask_again")
+        raise InputError("ask_again: no labeler (add --judge_url or a scorer)", "ask_again")
     if store_args.path is None:
         store_args.needed_by(judge_args.judge_url)
         if args.ask_again:
-            raise InputError("ask_again needs a --store", "ask_again")
+            raise InputError("ask_again: needs a store (add --store FILE)", "ask_again")
         return to_file(scorer_args, args)
     if store_args.backup is not None:
         more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
         if any(more):
-            raise InputError("backup: only copies the store (give --store alone)", "backup")
+            raise InputError("backup: only copies the store (pass only --store with it)", "backup")
         copy = backup(store_args.path, store_args.backup, args.overwrite)
         wrote(copy, f"a copy of {store_args.path}, {copy.stat().st_size:,} bytes")
         say_next(picks_of(store_args.path))
@@ -104,7 +105,7 @@ def main(
         scripted = ScriptedLabeler(name, found[1], args.noise, args.ties, args.seed)
     rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
 
-    # The store: items in, then scripts and people at work, then picks out.
+    # Add items to the store, let scripts and people label, then write the picks.
     guidelines = read_guidelines(store_args.guidelines)
     store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
     added, known = store.add_items(rows)
@@ -112,7 +113,7 @@ def main(
     if scripted is not None:
         by_script(store, scripted, args)
     if store_args.serve:
-        from toolkit.labeling.serving import serve_page  # the web server is loaded for a page alone
+        from toolkit.labeling.serving import serve_page  # loads a web server
 
         serve_page(
             store,
@@ -163,21 +164,21 @@ def learning(comparisons: str, samples: str | None) -> Step:
 
 
 def by_script(store: "Store", scripted: "ScriptedLabeler", args: LabelArguments) -> None:
-    """The scripted labeler works through what is left, and what came of it is said."""
+    """Let the scripted labeler label what is left, and print the counts."""
     if args.ask_again:
         again = store.ask_again(store.script(scripted.name))
-        print(f"{scripted.name}: {again} refused items are asked again")
+        print(f"{scripted.name}: {again} refused items will be asked again")
     counts = scripted.work(store, args.limit)
     scripted.check(store)
     print(counts)
     if doubt := scripted.picker.doubt():
         print(f"warning: {doubt}")
     if counts.refused:
-        print(f"the last refusal: {scripted.picker.refusal}; --ask_again asks all of them again")
+        print(f"last refusal: {scripted.picker.refusal} (--ask_again asks for all again)")
 
 
 def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
-    """Rows in, rows with ``best`` out."""
+    """Label the rows of a file, and write the rows with ``best``."""
     from tqdm.auto import tqdm
 
     from toolkit.data.comparisons import read_rows
@@ -207,11 +208,11 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
             labeled.append(row | {"best": best, "scores": scores, "labeler": labeler})
     write_jsonl(output, labeled)
     wrote(output, f"{len(labeled)} comparisons; {dropped} ties dropped")
-    if not labeled:  # as with a store, an answer of the labeler and no mistake in the file
+    if not labeled:  # as with a store, this is the labeler's answer, not a mistake in the file
         print(
-            f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on "
-            "(does the scorer tell the completions apart? where prompts are messages, each "
-            "completion is a list with one message; --ties random picks by lot)"
+            f"warning: {samples}: all {dropped} rows are ties, so there is no pick to train on. "
+            "Check whether the scorer gives different scores (if prompts are messages, each "
+            "completion is a list with one message), or pass --ties random"
         )
         say_next(again("label", ties="random", output=fresh(output)))
         return

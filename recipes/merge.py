@@ -1,12 +1,12 @@
-"""Merge an adapter of any kind into its base, as a model of its own to start from.
+"""Merge an adapter of any kind into its base, to get a new base.
 
     python recipes/merge.py --adapter some/adapter --model_name_or_path its-base --output_dir merged
 
-For adapters that one base cannot hold beside the others: a vocabulary that was resized, IA3 and
-other kinds than LoRA, DoRA on the output head. peft loads it (with the tokenizer that lies beside
-it, whose new tokens the embedding is grown for) and merges it; the result is loaded again and must
-give the same log-probs. Then pass --model_name_or_path OUTPUT_DIR. You should see by how much they
-differ.
+Use this for adapters that cannot share one base with others: those with a resized vocabulary, IA3
+and other kinds than LoRA, and DoRA on the output head. peft loads the adapter (the embedding grows
+to the new tokens of the tokenizer beside it) and merges it. The result is loaded again and must
+give the same log-probs. You should see how much they differ. Then pass --model_name_or_path
+OUTPUT_DIR.
 """
 
 from toolkit.cli import run
@@ -23,13 +23,15 @@ from toolkit.next_step import Step, beside, say_next, wrote
 
 @dataclass
 class MergeArguments(OverwriteArguments):
-    adapter: str | None = flag(None, "The adapter's folder.")
-    model_name_or_path: str | None = flag(None, "Its base; by default the one that it names.")
-    output_dir: str = flag("outputs/merged", "Folder to write.")
+    adapter: str | None = flag(None, "Folder of the adapter.")
+    model_name_or_path: str | None = flag(
+        None, "Base of the adapter. By default the one that it names."
+    )
+    output_dir: str = flag("outputs/merged", "Folder for the merged model.")
     dtype: MergedDtype = flag(
         "bf16",
-        "How the merged weights are held: bf16 or fp32. The base is loaded so too, never in 4-bit, "
-        "where a merge would be rounded away.",
+        "Precision of the merged weights: bf16 or fp32. The base is loaded in the same precision, "
+        "never in 4-bit, where rounding would undo the merge.",
     )
 
     def __post_init__(self) -> None:

@@ -1,14 +1,15 @@
-"""The paper's online loop in rounds: sample the policy, label, retrain the reward model, PPO.
+"""Run the paper's online loop in rounds: sample, label, retrain the reward model, PPO.
 
     accelerate launch recipes/online.py --config recipes/configs/demo/online.yaml
 
-A round samples from the current policy, has that labeled in an SQLite store until there are l(n)
-picks (--schedule), retrains the reward model from the base on all picks so far, and goes on with
+A round samples from the current policy and collects labels in an SQLite store until there are l(n)
+picks (--schedule). It retrains the reward model from the base on all picks so far, and continues
 one PPO run against it. The labeler is a script or, with --wait, people on the page of `label.py
---serve --store OUTPUT_DIR/labels.sqlite`. Stages have their settings from --sample_config,
---reward_config and --ppo_config. Killed, it goes on by the same command, to the same end; a file
-OUTPUT_DIR/STOP ends it in order. You should see a line for each phase, and in rounds.jsonl labels,
-reward accuracy, score, KL, and how often labelers prefer the policy to the untuned model.
+--serve --store OUTPUT_DIR/labels.sqlite`. The stages take their settings from --sample_config,
+--reward_config and --ppo_config. After a kill, the same command continues and gives the same
+result. A file OUTPUT_DIR/STOP ends the loop after the current phase. You should see a line for each
+phase, and in rounds.jsonl the labels, reward accuracy, score, KL, and how often labelers prefer the
+policy to the untuned model.
 """
 
 from toolkit.cli import bind, call, changed, recipe, run
@@ -44,7 +45,7 @@ def main(
     from toolkit.models.from_arguments import prompts_or_demo
     from toolkit.pipeline.online import Loop, LoopEnded, claim, summary
 
-    # Everything that can be wrong is found before a model is loaded.
+    # Check everything before a model is loaded.
     labeler = labeler_of(scorer, judge, args)
     given = {k: v for k, v in dataclasses.asdict(model_args).items() if v is not None}
     model = [w for k, v in given.items() for w in (f"--{k}", str(v))]
@@ -64,12 +65,12 @@ def main(
     asked = {k: v for k, v in changed(scorer, judge).items() if k not in JudgeArguments.FREE}
     out = claim(args, settings | {"scorer": asked})
     where = args.store or out / "labels.sqlite"
-    lock_file(where, "store")  # one loop a store, whatever their folders
+    lock_file(where, "store")  # only one loop may use a store
 
     def stage(name: str, more: list[str]) -> Any:
-        set_seed(args.seed)  # whichever stages this process has run before
+        set_seed(args.seed)  # so that a stage does not depend on the stages before it
         result = call(mains[name], [*words[name], "--overwrite", *more])
-        gc.collect()  # a trainer's circles, before the next model is loaded
+        gc.collect()  # free the trainer's cycles before the next model is loaded
         torch.cuda.empty_cache()
         return result
 
@@ -98,7 +99,7 @@ def main(
             with goes_on():
                 rows = loop.run()
         except LoopEnded as ending:
-            print(f"ended: {ending}")
+            print(f"the loop ended: {ending}")
             say_next(again("online"))
             return ending.code
     print("\n".join(["", *map(summary, rows)]))
@@ -119,7 +120,7 @@ def main(
 
 
 def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: OnlineArguments) -> None:
-    """Raise InputError unless the stages' settings are right, and go together."""
+    """Raise InputError unless the stages' settings are valid and fit together."""
     from toolkit.data.from_arguments import chat_from, prompts_of, training_prompts
     from toolkit.models.from_arguments import check_length, prompts_or_demo, tokenizer_of
     from toolkit.pipeline.online import check_alike
@@ -130,17 +131,20 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
     check_alike(sampling, config)
     if chat_from(sample_args) != chat_from(prompt_args):
         raise InputError(
-            "chat_template, or chat_template_kwargs: not the same in sample_config and ppo_config"
+            "chat_template: this or chat_template_kwargs differs in sample_config and ppo_config"
         )
 
     if rewards.reward_model or rewards.lexicon or rewards.reward_function:
-        raise InputError("ppo_config: the reward is the adapter of each round, and no other")
+        raise InputError("ppo_config: must name no reward, since each round trains one")
     if prompt_args.policy_adapter is not None:
-        raise InputError("ppo_config: the loop starts from the base, not a policy_adapter")
+        raise InputError("ppo_config: leave out policy_adapter (the loop starts from the base)")
     if config.save_strategy == "no":
-        raise InputError("ppo_config: save_strategy: steps is needed")
+        raise InputError("ppo_config: save_strategy must be steps")
     if eval_rows is not None and eval_rows >= args.initial_labels:
-        raise InputError(f"reward_config: eval_rows {eval_rows} of {args.initial_labels} labels")
+        raise InputError(
+            f"reward_config: eval_rows is {eval_rows}, but must be below initial_labels "
+            f"({args.initial_labels})"
+        )
     tokenizer = tokenizer_of(model_args)
     prompts_or_demo(model_args, prompt_args.prompts)
     prompts_or_demo(model_args, sample_args.prompts)
@@ -153,13 +157,13 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
 def labeler_of(
     scorer: FunctionArguments, judge: JudgeArguments, args: OnlineArguments
 ) -> "ScriptedLabeler | None":
-    """The script that labels; None for people."""
+    """Return the scripted labeler; None for people."""
     from toolkit.labeling.labelers import ScriptedLabeler
 
     found = load_picker(judge, scorer)
     if (found is None) != args.wait:
         raise InputError(
-            "who labels? Give one: --lexicon, --reward_function, --judge_url or --wait"
+            "labeler: give exactly one of --lexicon, --reward_function, --judge_url and --wait"
         )
     if found is None:
         return None

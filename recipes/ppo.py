@@ -1,12 +1,12 @@
-"""Tune the policy with PPO against reward models and functions, minus a KL penalty.
+"""Tune the policy with PPO against reward models and functions, with a KL penalty.
 
     accelerate launch recipes/ppo.py --reward_adapter outputs/reward/adapter
 
-One base in memory serves policy, reference, value and reward, by LoRA adapters and heads. The
-policy starts as the base, or from --policy_adapter. The KL coefficient adapts until the KL stands
-at --kl_target. A run that was killed goes on with --resume auto, exactly. You should see the score
-rise, the KL climb to its target and stay there, and samples on the way; log.jsonl has a row for
-each update, timings.jsonl the seconds, and adapters/policy loads with plain peft.
+One base in memory serves policy, reference, value and reward through LoRA adapters and heads. The
+policy starts as the base, or from --policy_adapter. The KL coefficient adapts until the KL is at
+--kl_target. After a kill, --resume auto continues the run exactly. You should see the score rise,
+the KL climb to its target and stay there, and some samples. log.jsonl has a row for each update,
+timings.jsonl has the seconds, and adapters/policy loads with plain peft.
 """
 
 from toolkit.cli import run, write_run
@@ -56,7 +56,7 @@ def main(
     from toolkit.training.ppo.checkpoints import checkpoints, clear_run
     from toolkit.training.ppo.trainer import PPOTrainer
 
-    # Data, rewards and memory, checked before the model is loaded.
+    # Check data, rewards and memory before the model is loaded.
     ranks = Ranks(config.world_size)
     replaced = args.overwrite or config.resume is not None
     begun = bool(checkpoints(config.folder))
@@ -74,7 +74,7 @@ def main(
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)
-    config.rule(tokenizer)  # a truncation token that is not one, say, is a mistake for now
+    config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
     if not model_args.trust_remote_code:
         device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
@@ -94,8 +94,8 @@ def main(
     if ranks.is_main:
         print(f"{len(prompts)} prompts ({left_out} left out by length)")
 
-    # Model: one base, its adapters and heads.
-    torch.manual_seed(config.seed)  # peft draws the adapters' A
+    # Load the model: one base, its adapters and heads.
+    torch.manual_seed(config.seed)  # for peft's random A matrices
     roles = Roles(
         base_of(model_args),
         lora_of(lora, "CAUSAL_LM"),
@@ -108,7 +108,7 @@ def main(
         reading=reading,
     )
 
-    # Trainer, train, save.
+    # Train and save.
     trainer = PPOTrainer(
         config,
         tokenizer,

@@ -1,15 +1,15 @@
-"""Train the policy on comparisons directly, without a reward model: TRL's DPO, KTO, ORPO, CPO.
+"""Train the policy directly on comparisons, without a reward model: TRL's DPO, KTO, ORPO, CPO.
 
     accelerate launch recipes/preference.py --comparisons outputs/comparisons.jsonl --method dpo
 
-Takes the comparisons that reward.py takes and holds out the same rows (with the same --seed and
---eval_rows). A row of K gives K - 1 pairs, its pick against each other completion; KTO takes each
-completion by itself. --loss_type ipo and the like choose among a method's losses, --beta says how
-hard the reference pulls. That reference is the base with the adapter off, or a frozen copy of
---policy_adapter; ORPO and CPO have none. LoRA on the base, 4-bit by default, held once.
-OUTPUT_DIR/adapter holds the adapter; log.jsonl, run.json and metrics.json lie there too. You should
+This takes the same comparisons as reward.py, and holds out the same rows for the same --seed and
+--eval_rows. A row of K completions gives K - 1 pairs of the pick and another completion; KTO uses
+each completion separately. --loss_type (such as ipo) chooses among a method's losses, and --beta
+sets how strongly the reference pulls. The reference is the base with the adapter off, or a frozen
+copy of --policy_adapter; ORPO and CPO have none. The LoRA adapter is on one base, in 4-bit by
+default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json. You should
 see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of held-out pairs that the
-policy tells right, above a half.
+policy ranks correctly, rise above a half.
 """
 
 from toolkit.cli import run, write_run
@@ -47,11 +47,11 @@ def main(
     from toolkit.training.baselines.train_and_save import train_and_save
     from toolkit.training.baselines.trainers import preference_trainer
 
-    # Data, checked whole before a model is loaded.
+    # Check all data before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
-    fused = METHODS[config.method].has_reference  # then TRL has its fused head too
+    fused = METHODS[config.method].has_reference  # TRL has its fused head for these
     check_start(args.policy_adapter, model_args, lora, fused, fused)
     encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     data = prepare_completions(
@@ -63,7 +63,7 @@ def main(
     )
     print(json_text(data.facts, indent=2))
 
-    # Train, save, load again.
+    # Train, save, and load again.
     metrics, history = train_and_save(
         lambda: preference_trainer(
             base_of(model_args),

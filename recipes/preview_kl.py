@@ -1,10 +1,10 @@
-"""What a KL horizon does, before one burns a day: a sketch of the control loop.
+"""Preview a KL target and horizon in a simulation, before a run takes a day.
 
     python recipes/preview_kl.py --kl_target 6 --kl_horizon 10000 --batch_size 256
 
-Simulates a policy that follows the KL-regularized optimum of a reward of standard deviation 1, with
-a delay, and prints KL and coefficient over the updates, whether the KL settles within 5 % of its
-target in the last fifth, and how far it overshoots. A sketch of the controller, not of learning.
+The simulated policy follows the KL-regularized optimum of a reward of standard deviation 1 with a
+delay. You should see KL and coefficient over the updates, whether the KL settles within 5 % of its
+target in the last fifth, and how far it overshoots. This simulates the controller, not learning.
 """
 
 from toolkit.cli import run
@@ -21,11 +21,11 @@ from toolkit.next_step import Step, fresh, say_next
 
 @dataclass
 class PreviewArguments(KLArguments):
-    kl_coef: Positive = other_default(0.15, KLArguments, "kl_coef")  # a controller moves no 0
-    batch_size: Count = flag(64, "Episodes in an update.")
-    total_episodes: Count = flag(20_000, "Episodes in all.")
-    lag: Annotated[float, Range(low=1)] = flag(10.0, "Updates in which the policy follows.")
-    stiffness: Positive = flag(1.0, "Above 1: it moves less far.")
+    kl_coef: Positive = other_default(0.15, KLArguments, "kl_coef")  # a controller cannot change 0
+    batch_size: Count = flag(64, "Episodes per update.")
+    total_episodes: Count = flag(20_000, "Episodes of the whole run.")
+    lag: Annotated[float, Range(low=1)] = flag(10.0, "Delay of the simulated policy in updates.")
+    stiffness: Positive = flag(1.0, "Resistance of the simulated policy; above 1 it moves less.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +55,8 @@ def main(args: PreviewArguments) -> None:
     print(f"last fifth: KL {mean:.2f} (target {args.kl_target:g}), highest {highest:.2f}")
     if args.kl_controller != "fixed" and not settled:
         print(
-            "it does not settle in this run: a shorter kl_horizon moves the coefficient faster; if "
-            "it swings, a longer one, or a kl_coef nearer to where it ends"
+            "the KL does not settle in this run (use a shorter kl_horizon; if the KL swings, use a "
+            "longer one, or a kl_coef near the last one)"
         )
     say_next(ppo_of(args))
 

@@ -1,15 +1,15 @@
-"""Publish a policy, reward or value adapter on the Hub, private unless told otherwise.
+"""Publish a policy, reward or value adapter on the Hub, private by default.
 
     python recipes/publish.py --adapter outputs/ppo/adapters/policy --repo_id OWNER/NAME \\
         --base_model_id OWNER/BASE --dry_run true
 
-Stages the files that will go (adapter, configurations, tokenizer, chat template, card; nothing
-else), looks through them for tokens and local paths, makes sure that the base's id on the Hub is
-the base that was trained on, and has a clean process load the adapter by the card's own lines: its
-numbers must be those of training. A dry run sends nothing: you should see each file with its
-SHA-256, the card, and a line for everything that would be refused (exit code 2, otherwise 0). The
-same command without --dry_run sends these bytes in one commit, verifies them, and prints the
-address; cut off, it goes on when run again. The token is HF_TOKEN or that of `hf auth login`.
+This packs only the files to send (adapter, configurations, tokenizer, chat template, card) and
+scans them for tokens and local paths. It checks that the base on the Hub is the one of the
+training. A clean process loads the adapter by the card's lines and must get the numbers of
+training. A dry run sends nothing: you should see each file with its SHA-256, the card, and a line
+for each problem (exit code 2, without problems 0). Without --dry_run, the same command sends these
+bytes in one commit, verifies them, and prints the address. If it is cut off, run it again. The
+token is HF_TOKEN or that of `hf auth login`.
 """
 
 from toolkit.cli import run
@@ -30,34 +30,32 @@ from toolkit.next_step import again, say_last, say_next
 
 @dataclass
 class PublishArguments(Flags):
-    """What goes where, and what the card says of it."""
+    """The adapter, its destination, and the publisher's part of the card."""
 
     adapter: str = flag("outputs/ppo/adapters/policy", "Folder of the adapter.")
-    repo_id: str | None = flag(None, "Where to: OWNER/NAME.")
-    public: bool = flag(False, "For everybody to see.")
-    dry_run: bool = flag(False, "Show all, check all, send nothing.")
+    repo_id: str | None = flag(None, "Repository on the Hub, as OWNER/NAME.")
+    public: bool = flag(False, "Make the repository public.")
+    dry_run: bool = flag(False, "Check and show everything, but send nothing.")
     model_name_or_path: str | None = flag(
-        None, "The base here, if it was moved since the training."
+        None, "Folder of the base, if it was moved since the training."
     )
-    base_model_id: str | None = flag(
-        None, "The base on the Hub, where training had a local folder."
-    )
-    base_revision: str | None = flag(None, "Its branch, tag or commit; the card names the commit.")
+    base_model_id: str | None = flag(None, "Hub id of the base, if training used a local folder.")
+    base_revision: str | None = flag(None, "Branch, tag or commit of the base on the Hub.")
     precision: Precision | None = flag(
-        None, "Of the base in training, where toolkit.json is missing."
+        None, "Precision of the base in training, if toolkit.json is missing."
     )
-    license: str | None = flag(None, "Where the base does not say (apache-2.0, say).")
-    chat_template: str | None = flag(None, "plain or a Jinja file; by default training's.")
-    evaluation: str | None = flag(None, "Folder or file of evaluate.py, for KL and win rates.")
-    contender: str | None = flag(None, "Its name there; by default told by its folder.")
-    data: str | None = flag(None, "A sentence on the data.")
-    labels: str | None = flag(None, "A sentence on who labeled.")
-    output_dir: str = flag("outputs/publish", "The files are staged in a folder of it.")
+    license: str | None = flag(None, "License such as apache-2.0, if the base names none.")
+    chat_template: str | None = flag(None, "plain or a Jinja file. By default training's.")
+    evaluation: str | None = flag(None, "Output of evaluate.py, for the card's results.")
+    contender: str | None = flag(None, "Adapter's name there. By default found by folder.")
+    data: str | None = flag(None, "Sentence on the data for the card.")
+    labels: str | None = flag(None, "Sentence on the labelers for the card.")
+    output_dir: str = flag("outputs/publish", "Folder in which the files are packed.")
     merged_output: str | None = flag(
-        None, "Also write base and adapter as one model here (not sent)."
+        None, "Folder for base and adapter merged into one model, which is not sent."
     )
-    merged_dtype: MergedDtype = flag("bf16", "How the merged weights are held.")
-    merge_into_full_precision: bool = flag(False, "Allow it for an adapter of a 4-bit base.")
+    merged_dtype: MergedDtype = flag("bf16", "Precision of the merged weights.")
+    merge_into_full_precision: bool = flag(False, "Merge even if the base was 4-bit.")
 
 
 def main(args: PublishArguments) -> int:
@@ -69,10 +67,10 @@ def main(args: PublishArguments) -> int:
     from toolkit.hub.package import describe, pack, read_template
     from toolkit.hub.upload import publish
 
-    # What there is, checked before a model is loaded.
+    # Check everything before a model is loaded.
     repo_id = check_repo_id(args.repo_id, "repo_id")
     folder = Path(args.output_dir) / repo_id.replace("/", "--")
-    lock_file(folder, "output_dir")  # beside it, since staging replaces it as a whole
+    lock_file(folder, "output_dir")  # beside the folder, which packing replaces
     clear_leftovers(folder.parent, folder.name)
     adapter = read_adapter(args.adapter, args.precision)
     results = read_results(args.evaluation, adapter.folder, args.contender)
@@ -84,7 +82,7 @@ def main(args: PublishArguments) -> int:
     if not args.dry_run:
         require_token()
 
-    # The base on the Hub, the files, and whether they may go.
+    # Find the base on the Hub, pack the files, and check them.
     hub = connect()
     base = find_base(
         args.model_name_or_path or adapter.base_name,
@@ -101,7 +99,7 @@ def main(args: PublishArguments) -> int:
     if merged is not None:
         print(merge(adapter, base, merged, args.merged_dtype, template))
 
-    # Show, or send.
+    # Show or send the files.
     if args.dry_run:
         print(f"\n{card}")
         print("\n".join(f"would be refused: {line}" for line in problems) or "would be sent")

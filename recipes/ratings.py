@@ -1,11 +1,11 @@
-"""Rate models by the choices people made between their answers, or turn choices into scores.
+"""Rate models by people's choices between their completions, or turn choices into scores.
 
     accelerate launch recipes/ratings.py --comparisons outputs/comparisons.jsonl
 
-Comparisons that say who wrote each completion (`models`) become Plackett-Luce, Bradley-Terry or Elo
-ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of one prompt
-become a z-score for each completion, which reward.py trains on (--loss_type scalar_rating). You
-should see a table, the best first, or how many prompts got scores.
+Comparisons whose `models` name the writer of each completion become Plackett-Luce, Bradley-Terry or
+Elo ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of a prompt
+become a z-score for each completion, on which reward.py can train (--loss_type scalar_rating). You
+should see a table with the best model first, or the number of prompts with scores.
 """
 
 from toolkit.cli import run
@@ -23,13 +23,15 @@ from toolkit.next_step import beside, say_next, step, wrote
 
 @dataclass
 class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
-    comparisons: str = flag("outputs/comparisons.jsonl", "With `models`, or for --scores.")
-    method: Literal["plackett_luce", "bradley_terry", "elo"] = flag(
-        "plackett_luce", "How the ratings are worked out."
+    comparisons: str = flag(
+        "outputs/comparisons.jsonl", "Comparisons with `models`, or for --scores."
     )
-    resamples: Annotated[int, Range(low=20)] = flag(200, "Bootstrap draws for the intervals.")
-    output: str = flag("outputs/ratings.json", "The table as JSON.")
-    scores: str | None = flag(None, "Write rows with `scores` here instead (.jsonl, .parquet).")
+    method: Literal["plackett_luce", "bradley_terry", "elo"] = flag(
+        "plackett_luce", "Rating method."
+    )
+    resamples: Annotated[int, Range(low=20)] = flag(200, "Bootstrap samples for the intervals.")
+    output: str = flag("outputs/ratings.json", "JSON file for the table.")
+    scores: str | None = flag(None, "File for rows with `scores`, .jsonl or .parquet.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,12 +57,12 @@ def main(args: RatingArguments) -> None:
     if args.scores is not None:
         scored = scores_from_rankings(row for _, row in source)
         count = write_table(
-            args.scores, scored, lambda: f"{args.comparisons}: only ties at the top"
+            args.scores, scored, lambda: f"{args.comparisons}: every prompt has a tie"
         )
         wrote(
             args.scores,
-            f"{count} prompts with scores, from {len(source)} labels; prompts whose labels leave a "
-            "tie at the top are left out",
+            f"{count} prompts with scores, from {len(source)} labels; prompts with a tie for the "
+            "best are left out",
         )
         say_next(
             step(

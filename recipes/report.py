@@ -1,12 +1,12 @@
-"""One page on one run, or on many side by side: frontier, curves, win rates, samples, data.
+"""Write a page on one or more runs: frontier, curves, win rates, samples, data.
 
     python recipes/report.py --runs outputs/ppo --evaluation outputs/evaluation \\
         --rewards outputs/reward --comparisons outputs/comparisons.jsonl
 
-Takes what the other recipes left behind; all of it is optional, and several runs go by
-NAME=FOLDER. You should see a table of verdicts (was the KL held, is the policy better, can the
-reward model be trusted, are there signs of over-optimization), and OUTPUT_DIR/report.html, one
-self-contained page; report.json and the pictures as PNGs lie beside it.
+The inputs are folders that other recipes wrote. All of them are optional, and several runs are
+given as NAME=FOLDER. You should see a table of verdicts (was the KL held, is the policy better, can
+the reward model be trusted, are there signs of over-optimization), and the self-contained page
+OUTPUT_DIR/report.html, with report.json and the pictures as PNGs beside it.
 """
 
 from toolkit.cli import run
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReportArguments(OverwriteArguments):
-    runs: list[str] = flag([], "ppo.py's output_dirs, as FOLDER or NAME=FOLDER.")
-    evaluation: str | None = flag(None, "evaluate.py's output_dir.")
-    rewards: list[str] = flag([], "reward.py's output_dirs, likewise.")
-    trainings: list[str] = flag([], "Those of sft.py, preference.py, rloo.py.")
-    comparisons: str | None = flag(None, "JSONL of comparisons, for the data sheet.")
-    title: str = flag("Report", "The page's heading.")
-    samples: CountOrZero = flag(20, "Prompts whose samples are shown.")
-    output_dir: str = flag("outputs/report", "Folder to write.")
+    runs: list[str] = flag([], "Output folders of ppo.py, as FOLDER or NAME=FOLDER.")
+    evaluation: str | None = flag(None, "Output folder of evaluate.py.")
+    rewards: list[str] = flag([], "Output folders of reward.py, likewise.")
+    trainings: list[str] = flag([], "Output folders of sft.py, preference.py, rloo.py.")
+    comparisons: str | None = flag(None, "JSONL of comparisons to describe.")
+    title: str = flag("Report", "Heading of the page.")
+    samples: CountOrZero = flag(20, "Number of prompts whose samples are shown.")
+    output_dir: str = flag("outputs/report", "Folder for the page.")
 
 
 def named(values: list[str], field_name: str) -> dict[str, Path]:
-    """NAME -> folder of FOLDER or NAME=FOLDER; two of one name are a mistake."""
+    """Parse FOLDER or NAME=FOLDER into NAME -> folder; a name must not occur twice."""
     found: dict[str, Path] = {}
     for value in values:
         name, _, folder = value.rpartition("=")
@@ -64,7 +64,7 @@ def main(args: ReportArguments) -> "list[Fact]":
     from toolkit.evaluation.tables import print_facts
 
     if not (args.runs or args.evaluation or args.rewards or args.comparisons):
-        raise InputError("nothing to report on: give --runs, --evaluation or --rewards")
+        raise InputError("runs: nothing to report on (add --runs, --evaluation or --rewards)")
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     runs = {n: read_ppo_run(f) for n, f in named(args.runs, "runs").items()}
     rewards = {n: read_reward_run(f) for n, f in named(args.rewards, "rewards").items()}

@@ -2,12 +2,12 @@
 
     accelerate launch recipes/reward.py --comparisons outputs/comparisons.jsonl
 
-Checks every row, splits by prompt, trains a LoRA adapter with a scalar head by TRL's RewardTrainer,
-and scales its scores to mean 0 and standard deviation 1 on fresh samples of the reference, so that
-one kl_coef means the same whatever the reward model. OUTPUT_DIR/adapter holds the adapter (plain
-peft loads it, which another process proves), toolkit.json with gain and bias, and metrics.json;
-beside it lie held_out.jsonl and run.json, from which reward_report.py makes its page. You should
-see the loss fall from ln K and a held-out accuracy, with its interval, above chance.
+This checks every row, splits rows by prompt, and trains a LoRA adapter with a scalar head by TRL's
+RewardTrainer. It scales the scores to mean 0 and standard deviation 1 on new samples of the
+reference, so that kl_coef means the same for every reward model. OUTPUT_DIR/adapter holds the
+adapter (another process checks that plain peft loads it), toolkit.json with gain and bias, and
+metrics.json. Beside it are held_out.jsonl and run.json, which reward_report.py reads. You should
+see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
 """
 
 from toolkit.cli import run, write_run
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class RewardModelArguments(OverwriteArguments):
-    normalize_samples: int = flag(512, "Reference samples for mean 0 and std 1; 0: as it is.")
+    normalize_samples: int = flag(512, "Reference samples to normalize scores; 0 for none.")
     normalize_truncated: bool = flag(
-        False, "Apply the truncation rule to them (the paper did not)."
+        False, "Apply the truncation rule to the samples that normalize (the paper did not)."
     )
     end_token: str = flag(
         "none",
-        "What closes every text before it is scored: none, eos, or a token. PPO and the others "
-        "then score texts that are closed so.",
+        "Token put at the end of every text before it is scored: none, eos, or a token. PPO and "
+        "the other recipes then add it too.",
     )
-    check_reload: bool = flag(True, "Score again after loading in a clean process.")
+    check_reload: bool = flag(True, "Load the result in a clean process and compare scores.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ def main(
     from toolkit.training.reward.preflight import preflight
     from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
 
-    # Data, checked whole before a model is loaded.
+    # Check all data before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     tokenizer, name = tokenizer_of(model_args), model_args.model_name_or_path
     rule = rule_of(sampling, tokenizer)
@@ -91,7 +91,7 @@ def main(
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
     print(json_text(data.facts, indent=2))
 
-    # Model and trainer.
+    # Load the model and make the trainer.
     trainer = BestOfKTrainer(
         base_of(model_args, score_head=True, seed=config.seed),
         config,
@@ -116,7 +116,7 @@ def main(
     history = [row for row in trainer.state.log_history if "loss" in row]
     probes = data.probes()
 
-    # Save, load again as PPO will, measure, normalize; the folder appears when all of it is done.
+    # Save, load as PPO will, measure, normalize; the folder appears when everything is done.
     with atomic_directory(out / "adapter") as folder:
         expected = plain_scores(trainer.model.eval(), probes)
         trainer.save_adapter(folder, absolute_if_local(name))

@@ -1,12 +1,12 @@
-"""Say whether a reward model can be trusted: one page, from what reward.py left behind.
+"""Write a page on whether a reward model can be trusted, from the files of reward.py.
 
     accelerate launch recipes/reward_report.py --run outputs/reward --lexicon data/lexicon.txt
 
-Scores the held-out comparisons again, and looks at accuracy (against chance, people and baselines;
-by K, margin and length), calibration, position and length bias, the scores' histogram, and the most
-confident mistakes; then trains on 10, 25 and 50 % of the labels to see whether more would help
-(--label_fractions "" saves that time). You should see a table, and RUN/report/reward_report.html to
-look at, with the same figures as JSON beside it.
+This scores the held-out comparisons again and measures accuracy (against chance, people and
+baselines; by K, margin and length), calibration, position and length bias, and the distribution of
+scores, and lists the most confident mistakes. Then it trains three more models, on 10, 25 and 50 %
+of the labels, to see whether more labels would help (--label_fractions "" saves that time). You
+should see a table, and RUN/report/reward_report.html with the same figures as JSON beside it.
 """
 
 from toolkit.cli import bind, call, recipe, run, write_config
@@ -34,10 +34,12 @@ NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 @dataclass
 class ReportArguments(OverwriteArguments):
-    run: str = flag("outputs/reward", "reward.py's output_dir.")
-    output: str | None = flag(None, "Folder; default RUN/report.")
-    lexicon: str | None = flag(None, "A word list as a baseline.")
-    label_fractions: str = flag("0.1,0.25,0.5", "Shares of the labels to train on again.")
+    run: str = flag("outputs/reward", "Output folder of reward.py.")
+    output: str | None = flag(None, "Folder for the page. By default RUN/report.")
+    lexicon: str | None = flag(None, "Word list to use as a baseline.")
+    label_fractions: str = flag(
+        "0.1,0.25,0.5", "Shares of the labels on which to train further models."
+    )
 
     def fractions(self) -> list[float]:
         """The shares as numbers between 0 and 1."""
@@ -46,7 +48,9 @@ class ReportArguments(OverwriteArguments):
         except ValueError:
             shares = [0.0]
         if not all(0 < share < 1 for share in shares):
-            raise InputError("label_fractions: write shares between 0 and 1, as 0.1,0.25,0.5")
+            raise InputError(
+                "label_fractions: must be shares between 0 and 1, such as 0.1,0.25,0.5"
+            )
         return shares
 
 
@@ -69,7 +73,7 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     from toolkit.scoring.functions import Lexicon
     from toolkit.training.reward.trainer import score_candidates
 
-    # What the run was, and what it held out.
+    # Read the run and its held-out rows.
     source, fractions = Path(args.run), args.fractions()
     record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
@@ -84,8 +88,8 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
         again, _, _ = split_comparisons(data_args, config.wants, config.seed)
         if again.digest != record.data["digest"]:
             raise InputError(
-                f"{data_args.comparisons}: not what {source} was trained on any more (put it back, "
-                'or say --label_fractions "")'
+                f"{data_args.comparisons}: has changed since {source} was trained (restore it, or "
+                'pass --label_fractions "")'
             )
     encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     reading = reading_of(adapter, tokenizer)
@@ -95,18 +99,18 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     if not rows:
         raise InputError(f"{source}/held_out.jsonl: no row fits {encoder.max_length} tokens")
 
-    # Score it again as PPO would, but for gain and bias.
+    # Score the rows as PPO would, but without gain and bias.
     roles = Roles(base_of(model_args), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
     raw = score_candidates(roles, encoded, encoder.pad_id())
     analysis = analyze(rows, raw, gain, bias, baselines)
 
-    # The same training on fewer labels.
+    # Repeat the training on fewer labels.
     curve = []
     if fractions:
         announce(fractions, record)
     for fraction in fractions:
-        with contextlib.redirect_stdout(io.StringIO()):  # its talk is not about this model
+        with contextlib.redirect_stdout(io.StringIO()):  # hides output on the other models
             less = call(
                 reward.main,
                 [

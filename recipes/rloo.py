@@ -1,14 +1,14 @@
-"""Tune the policy by TRL's RLOO against the reward that ppo.py takes: no value model, no clipping
-of values; each completion's baseline is the mean reward of its prompt's other completions.
+"""Tune the policy with TRL's RLOO against the rewards that ppo.py takes.
 
     accelerate launch recipes/rloo.py --reward_adapter outputs/reward/adapter
 
-Prompts, rewards, sampling and truncation are ppo.py's, sampled by its own loop; --beta is the fixed
+RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
+its prompt. Prompts, rewards, sampling and truncation are those of ppo.py, and --beta is the fixed
 weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
---policy_adapter. A reward adapter is loaded on a second copy of the base and scores text: that
-memory is needed once more. OUTPUT_DIR/adapter holds the adapter; log.jsonl, run.json and
-metrics.json lie there too. You should see `reward` rise and `kl` (nats per token) with it; with
---eval_prompts the same on held-out prompts at the end.
+--policy_adapter. A reward adapter needs the memory of a second base, because TRL's model does not
+share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and metrics.json. You
+should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both on held-out prompts
+at the end.
 """
 
 from toolkit.cli import run, write_run
@@ -53,12 +53,12 @@ def main(
     from toolkit.training.baselines.trainers import VisibleReward, rloo_trainer
     from toolkit.training.from_arguments import rule_of
 
-    # Data and rewards, checked before a model is loaded.
+    # Check data and rewards before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rule = rule_of(config, tokenizer, config.penalty_reward_value)
     parts = reward_args.load(name, model_args.precision)
-    if isinstance(parts[0], RewardAdapter):  # TRL's model does not share its base: another copy
+    if isinstance(parts[0], RewardAdapter):  # TRL's model cannot share its base, so load another
         parts[0] = RewardModel(
             str(reward_args.reward_adapter),
             model_args.precision,
@@ -70,7 +70,7 @@ def main(
     check_start(args.policy_adapter, model_args, lora, copied=True)
     if args.policy_adapter is not None and args.reference == "base":
         raise InputError(
-            "reference: RLOOTrainer's is a copy of --policy_adapter (leave it out)", "reference"
+            "reference: leave it out (RLOOTrainer uses a copy of --policy_adapter)", "reference"
         )
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
@@ -84,7 +84,7 @@ def main(
     both = (prompts, held_out or Prompts())
     reward = VisibleReward(scorer, rule, tokenizer, *both)
 
-    # Train, save, load again.
+    # Train, save, and load again.
     metrics, history = train_and_save(
         lambda: rloo_trainer(
             base_of(model_args),

@@ -2,10 +2,10 @@
 
     accelerate launch recipes/sample.py --prompts data/prompts.jsonl --output outputs/samples.jsonl
 
-Reads JSONL rows of `prompt` (or of `text`, with --prompt_tokens N), writes rows of
-`prompt, completions`. With --truncate_token, each completion is cut behind that token, and those
-without one are drawn again: people are asked only about completions that end (spec of the paper).
-You should see a progress bar, then how many rows were written and left out.
+The input is JSONL with `prompt` (or `text`, with --prompt_tokens N), and the output has rows of
+`prompt, completions`. With --truncate_token, each completion is cut after that token, and
+completions without it are sampled again: as in the paper, people see only completions that end. You
+should see a progress bar, then how many rows were written and left out.
 """
 
 from toolkit.cli import changed, run
@@ -36,11 +36,11 @@ from toolkit.next_step import (
 
 @dataclass
 class SampleArguments(SampledPromptArguments):
-    output: str = flag("outputs/samples.jsonl", "JSONL to write.")
-    completions: Annotated[int, Range(low=2)] = flag(4, "K, completions for each prompt.")
-    rows_per_prompt: Count = flag(1, "Rows of K for each prompt.")
+    output: str = flag("outputs/samples.jsonl", "JSONL file to write.")
+    completions: Annotated[int, Range(low=2)] = flag(4, "Number K of completions in a row.")
+    rows_per_prompt: Count = flag(1, "Rows of K completions for each prompt.")
     batch_size: Count = other_default(128, SampledPromptArguments, "batch_size")
-    tries: Count = flag(8, "Rounds of drawing those that do not end.")
+    tries: Count = flag(8, "Rounds of sampling completions that do not end.")
 
 
 def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments) -> None:
@@ -55,7 +55,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     from toolkit.models.roles import Roles
     from toolkit.training.from_arguments import rule_of
 
-    # Everything that can be wrong with the input is found before the model is loaded.
+    # Check all input before the model is loaded.
     claim_output(args.output, args.overwrite, "output")
     name = model_args.model_name_or_path
     tokenizer = tokenizer_of(model_args, args.adapter)
@@ -79,7 +79,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         f"{args.tries} rounds at most."
     )
 
-    # Draw K completions of each prompt; then draw again in place of those that do not end.
+    # Sample K completions of each prompt, then replace those that do not end.
     texts: list[list[str]] = [[] for _ in prompts]
     for _ in range(args.tries):
         wanted = [i for i, kept in enumerate(texts) for _ in range(args.completions - len(kept))]
@@ -91,8 +91,8 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             _, sampled = rule.sample(roles.step(), batch, generator, roles.device)
             if not bool(sampled.logprobs.isfinite().all()):
                 raise InputError(
-                    "the model's log-probs are not finite: what it writes means nothing (its "
-                    "weights are broken, or the precision is too low: try --precision fp32)"
+                    "model_name_or_path: the model's log-probs are NaN or infinite. Its weights "
+                    "are broken or the precision is too low (try --precision fp32)"
                 )
             visible, valid = rule.visible(sampled)
             for i, row, keep, ok in zip(
@@ -112,12 +112,12 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         if len(kept) == args.completions
     ]
     without = len(prompts) - len(rows)
-    lacking = f"{without} without {args.completions} that are not empty"
+    lacking = f"{without} without {args.completions} completions that are not empty"
     lacking += " and end" if rule.truncate_id is not None else ""
     if not rows:
         raise InputError(
-            f"{args.prompts}: no row to write: {lacking} (the first of {args.tries} "
-            "--tries may do with a longer --response_length, or --stop_token none)"
+            f"{args.prompts}: no row can be written: {lacking} after {args.tries} tries (use a "
+            "longer --response_length, or --stop_token none)"
         )
     write_jsonl(args.output, rows)
     told = changed(model_args, sampling, args)

@@ -1,13 +1,13 @@
-"""Fine-tune the policy on the picks, or on plain text, by TRL's SFTTrainer: the plainest baseline.
+"""Fine-tune the policy on the picks or on plain text with TRL's SFTTrainer, the simplest baseline.
 
     accelerate launch recipes/sft.py --comparisons outputs/comparisons.jsonl
 
-Takes the comparisons that reward.py takes, holds out the same rows (with the same --seed and
---eval_rows), and learns the tokens of each pick behind its prompt; nothing is put behind them
-unless --stop_token says so. --text FILE learns from rows of `text` instead. LoRA on the base, 4-bit
-by default. OUTPUT_DIR/adapter holds the adapter, which ppo.py and preference.py start from
-(--policy_adapter) and evaluate.py judges; log.jsonl, run.json and metrics.json lie there too. You
-should see loss and eval_loss fall; when eval_loss rises again, take fewer epochs.
+This takes the same comparisons as reward.py, and holds out the same rows for the same --seed and
+--eval_rows. It learns the tokens of each pick after its prompt, and an end token only with
+--stop_token. With --text FILE it learns rows of `text` instead. The LoRA adapter is on a base in
+4-bit by default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json.
+ppo.py and preference.py can start from it (--policy_adapter), and evaluate.py can judge it. You
+should see loss and eval_loss fall. If eval_loss rises again, use fewer epochs.
 """
 
 from toolkit.cli import run, write_run
@@ -28,7 +28,7 @@ from toolkit.training.baselines.config import SFTBaselineConfig
 
 @dataclass
 class SFTArguments(StartArguments):
-    text: str | None = flag(None, "JSONL, Parquet, ... of `text`, in place of comparisons.")
+    text: str | None = flag(None, "File with rows of `text` to use instead of comparisons.")
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
     from toolkit.training.baselines.train_and_save import train_and_save
     from toolkit.training.baselines.trainers import sft_trainer
 
-    # Data, checked whole before a model is loaded.
+    # Check all data before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     stop_id = closing_id(tokenizer, stop_ids(tokenizer, args.stop_token))
@@ -78,7 +78,7 @@ def main(
         )
     print(json_text(data.facts, indent=2))
 
-    # Train, save, load again.
+    # Train, save, and load again.
     metrics, history = train_and_save(
         lambda: sft_trainer(
             base_of(model_args),

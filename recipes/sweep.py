@@ -1,12 +1,12 @@
-"""PPO at several KL targets, and the frontier that comes of it: score against KL.
+"""Run PPO at several KL targets, and draw the frontier of score against KL.
 
     accelerate launch recipes/sweep.py --kl_targets 1 2 4 8 \\
         --ppo_config recipes/configs/demo/ppo.yaml \\
         --evaluate_config recipes/configs/demo/evaluate.yaml --output_dir outputs/sweep
 
-One PPO run for each target, all with the settings of --ppo_config, then one evaluation of all of
-them (and of the contenders that --evaluate_config names), and a report. Killed, it goes on by the
-same command. You should see a line for each stage, and OUTPUT_DIR/report/report.html, whose first
+There is one PPO run for each target with the settings of --ppo_config, then one evaluation of all
+runs (and of the contenders in --evaluate_config), and a report. After a kill, the same command
+continues. You should see a line for each stage, and OUTPUT_DIR/report/report.html, whose first
 picture has a point for each target, below the KL-optimal curve.
 """
 
@@ -28,16 +28,20 @@ from toolkit.pipeline.stages import run_stages
 
 @dataclass
 class SweepArguments(SeedArguments, OverwriteArguments):
-    kl_targets: list[Positive] = flag([1.0, 2.0, 4.0, 8.0], "In nats a completion.")
-    ppo_config: str = flag(embedded("ppo.yaml"), "ppo.py's settings.")
-    evaluate_config: str = flag(embedded("evaluate.yaml"), "evaluate.py's settings.")
-    total_episodes: Count | None = flag(None, "Episodes of each run, instead of ppo_config's.")
-    output_dir: str = flag("outputs/sweep", "Folder to write.")
+    kl_targets: list[Positive] = flag([1.0, 2.0, 4.0, 8.0], "KL targets in nats per completion.")
+    ppo_config: str = flag(embedded("ppo.yaml"), "YAML file with settings for ppo.py.")
+    evaluate_config: str = flag(
+        embedded("evaluate.yaml"), "YAML file with settings for evaluate.py."
+    )
+    total_episodes: Count | None = flag(
+        None, "Episodes of each run. By default those of --ppo_config."
+    )
+    output_dir: str = flag("outputs/sweep", "Folder for the runs and the report.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.kl_targets or len(set(self.kl_targets)) < len(self.kl_targets):
-            raise InputError("kl_targets: give one or more, each once", "kl_targets")
+            raise InputError("kl_targets: give at least one, and each only once", "kl_targets")
 
 
 def main(args: SweepArguments) -> dict[str, Any]:
@@ -45,13 +49,13 @@ def main(args: SweepArguments) -> dict[str, Any]:
     require_file(args.evaluate_config, "--evaluate_config")
     out, seed = Path(args.output_dir), ["--seed", str(args.seed)]
 
-    # A PPO run for each target.
+    # One PPO run for each target.
     told = ["--config", args.ppo_config, *seed]
     if args.total_episodes is not None:
         told += ["--total_episodes", str(args.total_episodes)]
     runs = [ppo_stage(target, told, out / f"kl{target:g}") for target in sorted(args.kl_targets)]
 
-    # All of them judged, and a report.
+    # Evaluate all runs, and report.
     told = ["--config", args.evaluate_config, *seed, "--output_dir", str(out / "evaluation")]
     shown = ["--runs", *(str(out / stage.name) for stage in runs)]
     stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown)]

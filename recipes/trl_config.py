@@ -1,11 +1,10 @@
-"""Read a YAML that was written for TRL 1.12's PPO script, and write one for ppo.py.
+"""Convert a YAML file for TRL 1.12's PPO script into one for ppo.py.
 
     python recipes/trl_config.py --input their_ppo.yaml --output outputs/ppo.yaml
 
-You should see a line for everything that changed: fields with another name here, fields that TRL's
-PPO ignored, and TRL's defaults where they differ from ours, so that the run means the same; then
-the command that runs it. What ppo.py would refuse is listed, all of it at once, and nothing is
-written.
+You should see a line for every change: fields with another name, fields that TRL's PPO ignored, and
+TRL's defaults where ours differ, so that the run stays the same. Then you see the command that runs
+it. If ppo.py would refuse some settings, all of them are listed and nothing is written.
 """
 
 from toolkit.cli import run
@@ -23,8 +22,8 @@ from toolkit.next_step import Step, say_next, wrote
 
 @dataclass
 class ConfigArguments(OverwriteArguments):
-    input: str = flag("ppo.yaml", "The YAML for TRL 1.12.")
-    output: str = flag("outputs/ppo.yaml", "The YAML to write.")
+    input: str = flag("ppo.yaml", "YAML file for TRL 1.12.")
+    output: str = flag("outputs/ppo.yaml", "YAML file to write.")
 
 
 def main(args: ConfigArguments) -> None:

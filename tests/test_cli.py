@@ -48,7 +48,7 @@ BAD_CONFIGS = [
     ("seed: -1", r"c\.yaml:1: seed is -1, but must be at least 0"),
     ("true: 1", r"c\.yaml:1: unknown key True"),
     ("null: 1", r"c\.yaml:1: unknown key None"),
-    ("kl_coef: 1\nkl_coef: 2", r"c\.yaml:2: kl_coef is given twice, first in line 1"),
+    ("kl_coef: 1\nkl_coef: 2", r"c\.yaml:2: kl_coef is given twice, first on line 1"),
     ("label_smoothing_factor: 0.1", r"c\.yaml:1: label_smoothing_factor is not used by PPO"),
     ("- 1\n- 2", r"c\.yaml:1: not a YAML mapping"),
     ("", r"c\.yaml:1: not a YAML mapping"),
@@ -80,7 +80,7 @@ BAD_FLAGS = [
     (["--kl_target", "-1"], r"^kl_target is -1, but must be above 0"),
     (["--kl_t", "5"], r"unknown argument --kl_t"),
     (["--config", "nowhere.yaml"], r"--config: nowhere\.yaml: no such file"),
-    (["--config"], r"--config: expected the path"),
+    (["--config"], r"--config: the path of a YAML file"),
 ]
 
 

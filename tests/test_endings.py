@@ -314,7 +314,7 @@ def test_who_interrupts_a_row_of_stages_is_told_that_it_goes_on(
     stop = endings.Stopped(signal.SIGTERM)
     assert ended_by(stop, monkeypatch, capsys, endings.goes_on) == (
         143,
-        "interrupted: what is done is kept, and the same command goes on",
+        "interrupted: finished work is kept, and the same command continues",
     )
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning from human preferences on one GPU.
 
-The public names, imported when first used: ``from toolkit import PPOTrainer`` loads what it needs.
+The public names are imported at first use: ``from toolkit import PPOTrainer`` loads what it needs.
 """
 
 import gc
@@ -15,7 +15,7 @@ from toolkit import endings
 
 
 def _recipe() -> Path | None:
-    """The script that Python was told to run, if it is one of recipes/."""
+    """Return the script that Python runs if it is a recipe, else None."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is None:
         return None
@@ -31,9 +31,9 @@ def _recipe() -> Path | None:
 def _leave_recipes(folder: Path) -> None:
     """Take recipes/ off ``sys.path``.
 
-    Python puts the folder of a script first on the path. Left there, recipes/evaluate.py would be
-    what a library gets by ``import evaluate``, and recipes/reward.py what a user gets by
-    ``--reward_function reward:score``. Recipes find each other by their path (``cli.recipe``).
+    Python puts the folder of a script first on the path. If it stayed there, a library's ``import
+    evaluate`` would load recipes/evaluate.py, and ``--reward_function reward:score`` would load
+    recipes/reward.py. Recipes find each other by their path (``cli.recipe``).
     """
     if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == folder:
         del sys.path[0]
@@ -56,12 +56,12 @@ _PUBLIC = {
 }
 __all__ = sorted(_PUBLIC)
 
-# bitsandbytes 0.50.2 advises on every CPU start to install `kernels`, with which it would fetch
-# native code from the Hub at import; the toolkit does without.
+# On every CPU start, bitsandbytes 0.50.2 advises to install `kernels`, with which it would fetch
+# native code from the Hub at import. The toolkit does not need it.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: "gemm_4bit_forward" not in str(record.msg)
 )
-# peft 0.21.2 reads a name that transformers 5.23 calls deprecated, at every start.
+# At every start, peft 0.21.2 reads a name that transformers 5.23 calls deprecated.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 

@@ -1,9 +1,9 @@
-"""The door: command line and YAML to dataclasses, and a user's mistake to one line and exit 2.
+"""Parse command line and YAML into dataclasses, and report a user's mistake in one line (exit 2).
 
-TrlParser does the parsing. Around it: a misspelt key is named with file, line and the nearest
-right one; a YAML value of the wrong type is refused (TrlParser passes it on unconverted);
-``--config=x`` works as ``--config x`` does; ``--help`` shows the recipe's own arguments, and
-``--help_all`` those that it inherits from transformers and TRL as well.
+TrlParser does the parsing. This module adds: a message for a misspelt key with file, line and the
+nearest key; a check of YAML types (TrlParser passes values on unconverted); ``--config=x`` besides
+``--config x``; ``--help`` with only the recipe's own arguments, and ``--help_all`` with those that
+it inherits from transformers and TRL.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from toolkit.launched import world_size
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guest_state import new_guests
 
-WHOLE = "no file is half-written; the same command starts again"
+WHOLE = "no file is half-written, and the same command starts again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
 
 
@@ -50,24 +50,24 @@ class _OneLineParser(TrlParser):
 
 
 def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
-    """Call ``main`` with the dataclasses that it is annotated with, filled from the command line.
+    """Call ``main`` with the dataclasses of its annotations, filled from the command line.
 
-    Several processes are refused unless ``processes`` says that ``main`` can share its work.
+    Several processes are refused unless ``processes`` is set, which means that they share the work.
 
-    Exit codes: 0 done, main's own if it returns an int, 2 for a mistake that the user can mend
-    (one line on stderr), 1 for a run that diverged, 128 + its number for a signal (``endings``).
+    Exit codes: 0 for success; ``main``'s result if it is an int; 2 for a mistake that the user can
+    correct (one line on stderr); 1 for a run that diverged; 128 + its number for a signal.
     """
     try:
         with endings.heard():
             if world_size() > 1 and not processes:
-                raise InputError("this recipe runs in one process (launch with --num_processes 1)")
+                raise InputError("this recipe runs in one process (use --num_processes 1)")
             when_imported("torch", _one_thread)
             code = call(main, sys.argv[1:])
             if distributed := sys.modules.get("toolkit.training.distributed"):
                 distributed.leave()
     except (Exception, KeyboardInterrupt) as error:
         code, lines = _ending(error)
-        if not lines:  # a bug: its traceback is wanted
+        if not lines:  # a bug, which keeps its traceback
             raise
         endings.let_go(error)
         said = "\n       ".join(lines)
@@ -87,7 +87,7 @@ def _one_thread(torch: types.ModuleType) -> None:
 
 
 def _ending(error: BaseException) -> tuple[int, list[str]]:
-    """The exit code and the lines for what ended a recipe; no lines if it is a bug."""
+    """Return the exit code and the lines for an exception; no lines for a bug."""
     said = _one_line(error)
     if isinstance(error, InputError):
         details = [" ".join(detail.split()) for detail in error.details]
@@ -100,10 +100,10 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
     if isinstance(error, Interrupted | KeyboardInterrupt):
         kept = getattr(error, "__notes__", [said if isinstance(error, Interrupted) else WHOLE])
         return getattr(error, "code", 130), [f"interrupted: {kept[0]}"]
-    if isinstance(error, sqlite3.Error):  # the store of labels: locked, full, gone
-        return 2, [f"error: the store of labels: {said}"]
+    if isinstance(error, sqlite3.Error):  # the label store is locked, full or gone
+        return 2, [f"error: the label store: {said}"]
     if isinstance(error, OSError) and error.filename is not None:
-        # No such folder, no permission: nothing to debug.
+        # A missing folder or permission is not a bug.
         return 2, [f"error: {error.filename}: {error.strerror}"]
     if isinstance(error, OSError) and error.errno in DISK:
         return 2, [f"error: a file was not written: {error.strerror} (make room on the disk)"]
@@ -128,7 +128,7 @@ def _one_line(error: BaseException) -> str:
 def recipe(name: str) -> types.ModuleType:
     """Load the module recipes/NAME.py by its path, once, as ``toolkit.recipes.NAME``.
 
-    The name is one that no other module has: a user's own reward.py stays ``reward``.
+    No other module has this name, so a user's own reward.py stays ``reward``.
     """
     full_name = f"toolkit.recipes.{name}"
     if full_name in sys.modules:
@@ -147,17 +147,17 @@ def recipe(name: str) -> types.ModuleType:
 
 
 def call(main: Callable[..., Any], argv: list[str]) -> Any:
-    """``main``'s result for these words of a command line: a recipe as a function.
+    """Call a recipe's ``main`` as a function with these words of a command line.
 
-    What it locked of its outputs is let go of when it ends, and users' functions draw from random
-    states of this call's own. If a recipe calls another one, only the first says what comes next.
+    Locks on outputs are released at the end, and users' functions have random states of their own.
+    If a recipe calls another one, only the first prints what comes next.
     """
     with next_step.called(argv), letting_go(), new_guests():
         return main(*bind(main, argv))
 
 
 def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
-    """The arguments that ``main`` would be called with for these words."""
+    """Return the arguments of ``main`` for these words."""
     description = sys.modules[main.__module__].__doc__
     bound = parse(*flag_classes(main), argv=argv, description=description)
     gc.enable()  # toolkit/__init__.py and the console command turn it off
@@ -174,14 +174,14 @@ def flag_classes(main: Callable[..., object]) -> list[type]:
 def parse(
     *dataclass_types: type, argv: list[str], description: str | None = None
 ) -> tuple[Any, ...]:
-    """Instances of ``dataclass_types`` from the words of a command line.
+    """Make instances of ``dataclass_types`` from the words of a command line.
 
-    ``description`` opens the help. What is written ``demo:NAME``, here or in the config file,
-    becomes a path (``embedded``).
+    The help begins with ``description``. A path written ``demo:NAME``, here or in the config file,
+    names a file that comes with the toolkit (``embedded``).
 
     Raises:
-        InputError: unknown or misspelt keys, wrong types, values out of range, a config file that
-            is missing or is not a YAML mapping.
+        InputError: a key is unknown, a type is wrong, a value is out of range, or a config file is
+            missing or not a YAML mapping.
     """
     args = expand_words(argv)
     parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
@@ -191,10 +191,10 @@ def parse(
     for action in parser._actions:
         if action.dest in checked_by_fields:  # in our words, and with the line of a YAML file
             action.choices = None
-        if callable(action.type):  # before a library's own checks, which trip over an infinity
+        if callable(action.type):  # before a library's own checks, which fail for an infinity
             action.type = _checked(action.type)
 
-    # The file's values become defaults, so that flags win.
+    # The file's values become defaults, so that flags override them.
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
@@ -251,9 +251,9 @@ def parser_of(
 
 
 def changed(*arguments: Any) -> Row:
-    """What these dataclass instances were told other than their defaults, as YAML could hold it.
+    """Return the values that differ from the defaults, in a form for YAML.
 
-    Passed back by ``--config`` it makes the same run. No Hub token gets in.
+    As a ``--config`` they give the same run. A Hub token is left out.
     """
     result: Row = {}
     for instance in arguments:
@@ -267,7 +267,7 @@ def changed(*arguments: Any) -> Row:
 
 
 def _settings(*arguments: Any) -> Row:
-    """All of the toolkit's own arguments (those of --help), default or not."""
+    """Return all of the toolkit's own arguments (those in --help), default or not."""
     names: Row = {}
     for instance in arguments:
         fields = {f.name for f in dataclasses.fields(instance)}
@@ -278,7 +278,7 @@ def _settings(*arguments: Any) -> Row:
 
 
 def write_config(folder: Path, arguments: Row) -> Path:
-    """``arguments`` (``changed``) as a file for ``--config``."""
+    """Write ``arguments`` (from ``changed``) as a file for ``--config``."""
     path = folder / "config.yaml"
     write_text(path, yaml.safe_dump(arguments))
     return path
@@ -294,10 +294,10 @@ def write_run(
     seconds: float | None = None,
     reward_verdicts: list[Row] | None = None,
 ) -> None:
-    """Write down what made a result: its method, its arguments, the versions at work and the rest.
+    """Write run.json: a result's method, arguments, versions and more.
 
     Args:
-        folder: where run.json goes.
+        folder: the folder for run.json.
         method: the name of a row of ``training.methods``, or "evaluate".
         arguments: the recipe's dataclasses.
         data, metrics, history, seconds, reward_verdicts: parts of ``RunRecord``.
@@ -315,14 +315,14 @@ def write_run(
 
 
 def _checked(inner: Callable[[str], object]) -> Callable[[str], object]:
-    """The converter of a word of the command line, which takes no NaN and no infinity."""
+    """Wrap a converter of command-line words so that it rejects NaN and infinity."""
 
     def convert(word: str) -> object:
         value = inner(word)
         if isinstance(value, tuple):  # a word that was split into its letters
-            raise argparse.ArgumentTypeError("several numbers: give them as a list in --config")
+            raise argparse.ArgumentTypeError("for several numbers, use a list in --config")
         if isinstance(value, float) and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{word} is no number (give a finite one)")
+            raise argparse.ArgumentTypeError(f"{word} is not a finite number")
         return value
 
     convert.__name__ = getattr(inner, "__name__", "value")  # what argparse calls it in messages
@@ -335,7 +335,7 @@ def _names(parser: argparse.ArgumentParser) -> list[str]:
 
 def _suggest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else " (see --help for those there are)"
+    return f" (did you mean {close[0]}?)" if close else " (--help lists the arguments)"
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
@@ -346,7 +346,7 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
         if arg == "--config":
             path = next(remaining, None)
             if path is None:
-                raise InputError("--config: expected the path of a YAML file after it")
+                raise InputError("--config: the path of a YAML file must follow")
         elif arg.startswith("--config="):
             path = arg.removeprefix("--config=")
         else:
@@ -357,7 +357,7 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
 def _read_config(
     path: Path, parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
 ) -> tuple[dict[str, object], dict[str, int]]:
-    """The file's values, checked against the dataclasses' types, and the line of each key."""
+    """Read a file's values, check them against the dataclasses' types, and find each key's line."""
     try:
         text = path.read_text(encoding="utf-8")
         node, values = yaml.compose(text), yaml.safe_load(text)
@@ -368,18 +368,18 @@ def _read_config(
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise InputError(f"{where}: not YAML, {getattr(error, 'problem', error)}") from None
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` a line)")
+        raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` per line)")
 
     lines: dict[str, int] = {}
     for key, _ in node.value:
         name, line = str(key.value), key.start_mark.line + 1
         if name in lines:
-            raise InputError(f"{path}:{line}: {name} is given twice, first in line {lines[name]}")
+            raise InputError(f"{path}:{line}: {name} is given twice, first on line {lines[name]}")
         lines[name] = line
 
     hints = _type_hints(dataclass_types)
     for key, value in values.items():
-        where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line of its own
+        where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}{_suggest(str(key), _names(parser))}")
         try:
@@ -403,14 +403,14 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:
     for cls in dataclass_types:
         resolved = typing.get_type_hints(cls)
         hints |= {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
-        for name in choices_of(cls):  # any text for now: the field says which words it takes
+        for name in choices_of(cls):  # any text for now; the field checks it later
             optional = type(None) in typing.get_args(hints[name])
             hints[name] = str | None if optional else str
     return hints
 
 
 def _name_of(hint: object) -> str:
-    """A type as a person would write it: ``int | None``."""
+    """Return a type as a person would write it: ``int | None``."""
     if typing.get_origin(hint) not in (Union, types.UnionType):
         return getattr(hint, "__name__", str(hint))
 
@@ -419,10 +419,12 @@ def _name_of(hint: object) -> str:
 
 
 def _convert(value: object, hint: object) -> object:
-    """``value`` as ``hint`` wants it (a float of 3 and of "1e-5"), or ValueError."""
+    """Convert ``value`` to the type ``hint`` (3 and "1e-5" to a float), or raise ValueError."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        for option in sorted(options, key=lambda o: o is str):  # str last: it takes anything typed
+        for option in sorted(
+            options, key=lambda o: o is str
+        ):  # str last, because it accepts any text
             try:
                 return _convert(value, option)
             except ValueError:

@@ -1,19 +1,18 @@
-"""How a recipe ends when it is told to, or when nobody reads any more what it prints.
+"""End a recipe cleanly after a signal, and let it finish if nobody reads its output any more.
 
-Signals: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed. While a recipe imports
-(seconds, for torch) the first one ends it. While it works, the first one is raised as ``Stopped``,
-so that what is half done is put away, and the next one ends it. Either way there is one line, and
-the exit code is 128 + the signal's number. What a process was started to ignore (``nohup``, or
-``&`` in a script) it goes on ignoring.
+Signals: Ctrl-C, SIGTERM, and SIGHUP, which is sent when a terminal closes. While a recipe imports
+(seconds, for torch), the first signal ends it. While it works, the first signal is raised as
+``Stopped``, so that unfinished work is cleaned up, and the second one ends it at once. Both print
+one line, and the exit code is 128 + the signal's number. Signals that the process was started to
+ignore (``nohup``, or ``&`` in a script) stay ignored.
 
-Output: when a pipe's reader or the terminal is gone (``| head``), what is printed is dropped, and
-the recipe goes on to its own end and exit code: hours of training do not hang on a log that nobody
-reads. To end it, send it a signal.
+Output: if a pipe's reader or the terminal is gone (``| head``), printed text is dropped and the
+recipe runs to its end with its own exit code, so that hours of training do not depend on a log. To
+end it, send it a signal.
 
-All this is for recipes alone: ``prepare`` is called by the package where one of them is the script
-that Python was told to run, and ``heard`` by ``cli.run``. Who imports the toolkit as a library
-keeps the handlers and the streams that he has. Nothing but the standard library is imported here,
-since this comes before all else.
+This applies only to recipes: the package calls ``prepare`` if Python runs a recipe, and ``cli.run``
+calls ``heard``. As a library, the toolkit leaves handlers and streams alone. This module imports
+only the standard library, because it runs before everything else.
 """
 
 import contextlib
@@ -31,18 +30,16 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PUT_OFF = 50  # times, of 0.02 s, for which a signal waits until what is being printed is printed
-_said = False  # the line that a process may end with
+PUT_OFF = 50  # how often a signal waits 0.02 s for a line that is being printed
+_said = False  # whether the process has printed its last line
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came while a recipe was at work.
-
-    A note (``add_note``) tells what is kept.
+    """A signal came while a recipe was working; a note (``add_note``) says what is kept.
 
     Attributes:
         signum: the signal's number.
-        code: the exit code that goes with it.
+        code: the exit code, 128 + signum.
     """
 
     def __init__(self, signum: int) -> None:
@@ -51,7 +48,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Handler:
-    """Does ``act`` in this process; in those forked from it a signal does what it did at first."""
+    """A handler that calls ``act`` in this process, and keeps the default in forked ones."""
 
     def __init__(self, act: Callable[[int], NoReturn]) -> None:
         self.act, self.owner, self.put_off = act, os.getpid(), 0
@@ -60,7 +57,7 @@ class _Handler:
         if os.getpid() == self.owner:
             printing = frame is not None and frame.f_code is _Stream.write.__code__
             if printing and self.put_off < PUT_OFF:
-                # What was written, but not yet counted as written, would be written once more.
+                # Otherwise text that was written, but not counted yet, would be written twice.
                 self.put_off += 1
                 threading.Timer(0.02, os.kill, (self.owner, signum)).start()
                 return
@@ -72,7 +69,7 @@ class _Handler:
 
 
 def prepare() -> None:
-    """From here on a signal ends this process with one line, and printing cannot fail."""
+    """Make signals end this process with one line from now on, and make printing never fail."""
     for signum in _free():
         signal.signal(signum, _Handler(end))
     keep_printing()
@@ -80,9 +77,9 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """In this block the first signal is raised as ``Stopped``, and the next one ends the process.
+    """Raise the first signal in this block as ``Stopped``; the second one ends the process.
 
-    Elsewhere than in the main thread, where Python lets nobody handle signals, nothing is done.
+    Outside the main thread, where Python allows no signal handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -100,7 +97,7 @@ def heard() -> Iterator[None]:
         raise Stopped(signum)
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
-        # The signal came inside a finalizer, where Python drops exceptions: have it come again.
+        # The signal came inside a finalizer, where Python drops exceptions, so send it again.
         stopped = unraisable.exc_value
         if not isinstance(stopped, Stopped):
             hook(unraisable)
@@ -120,63 +117,64 @@ def heard() -> Iterator[None]:
 
 @contextlib.contextmanager
 def goes_on() -> Iterator[None]:
-    """Who is interrupted in this block is told that the same command goes on."""
+    """Say after an interruption in this block that the same command continues."""
     try:
         yield
     except BaseException as error:
-        error.add_note("what is done is kept, and the same command goes on")
+        error.add_note("finished work is kept, and the same command continues")
         raise
 
 
 def _free() -> list[int]:
-    """The signals that are handled by Python's own handlers, or by those of this module."""
+    """Return the signals with Python's own handlers or with those of this module."""
     found = {signum: signal.getsignal(signum) for signum in SIGNALS}
     own = signal.SIG_DFL, signal.default_int_handler
     return [s for s, handler in found.items() if handler in own or isinstance(handler, _Handler)]
 
 
 def end(signum: int) -> NoReturn:
-    """End the process at once: one line, if none was said yet, and 128 + the signal's number."""
+    """Print one line if none was printed yet, and exit at once with 128 + the signal's number."""
     if not _said:
         call_out("interrupted")
     os._exit(128 + signum)
 
 
 def let_go(error: BaseException) -> None:
-    """Let go of all that the frames of ``error`` hold.
+    """Release everything that the frames of ``error`` hold.
 
-    So progress bars are closed, which end their lines, and temporary folders are removed.
+    This closes progress bars, which end their lines, and removes temporary folders.
     """
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)
         seen = seen.__context__
-    gc.collect()  # a trainer, which may hold a bar, is part of cycles
+    gc.collect()  # a trainer that holds a bar is part of reference cycles
 
 
 def call_out(line: str) -> None:
-    """A line on standard error from within a handler, where ``print`` may be in use already."""
+    """Write a line to standard error within a handler, where ``print`` may be in use already."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, below a progress bar that was left in the middle of one."""
+    """Print a line on standard error, below a progress bar that did not end its line."""
     global _said
     _said = True
     if sys.stderr is not None:
         sys.stderr.flush()
     buffer = getattr(sys.stderr, "buffer", None)
-    stream = getattr(buffer, "raw", buffer)  # with no buffer, the stream itself
+    stream = getattr(buffer, "raw", buffer)  # an unbuffered stream has no raw one
     print(f"\n{line}" if getattr(stream, "in_a_line", False) else line, file=sys.stderr)
 
 
 def keep_printing() -> None:
-    """Have what is printed never fail: the process goes on without it.
+    """Make printing never fail: text that cannot be printed is dropped.
 
     A character that the terminal's encoding lacks is printed as its escape.
     """
-    while True:  # a file would get the number of a stream that was closed (>&-), and its output
+    # Occupy the number of a stream that was closed (>&-); a file would get it, and the output.
+    while True:
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:
             os.close(descriptor)
@@ -206,10 +204,10 @@ def _unfailing(old: io.TextIOWrapper, descriptor: int) -> io.TextIOWrapper:
 
 
 class _Stream(io.FileIO):
-    """Standard output or error: once it cannot be written to, what is printed is dropped.
+    """Standard output or error, which drops text once it cannot be written any more.
 
     Attributes:
-        in_a_line: what was written last did not end its line.
+        in_a_line: whether the last text did not end its line.
     """
 
     in_a_line = False
@@ -225,16 +223,16 @@ class _Stream(io.FileIO):
             except OSError as error:
                 self._give_up(error)
                 return size
-            if written is None:  # another program has set the terminal not to block
+            if written is None:  # another program made the terminal non-blocking
                 select.select([], [self], [])
             else:
                 left = left[written:]
         return size
 
     def _give_up(self, error: OSError) -> None:
-        """Point the descriptor to nowhere; a full disk is told of, a reader that left is not."""
+        """Point the descriptor to nowhere; warn of a full disk, but not of a reader that left."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)
         if error.errno not in (errno.EPIPE, errno.EIO) and self.fileno() == 1:
-            call_out(f"warning: standard output: {error.strerror} (what is printed is lost)")
+            call_out(f"warning: standard output: {error.strerror} (printed text is lost)")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """What is wrong, where, and how to mend it, in one line.
+    """A mistake that the user can correct, such as a misspelt key, a broken row or a missing file.
 
-    Raised for anything that the person at the keyboard can put right: a misspelt key, a broken
-    row, a missing file. Everything else is a bug and keeps its traceback.
+    The message says in one line what is wrong, where, and how to correct it. Any other exception is
+    a bug and keeps its traceback.
 
     Args:
         message: the line.
-        field: the argument that it is about, if one is; the command line adds where it was set.
-        details: more of the same kind, printed a line each below the message.
+        field: the argument that is wrong, if any; the command line adds where it was set.
+        details: more problems of the same kind, printed on lines below the message.
     """
 
     code = 2
@@ -47,10 +47,10 @@ class Interrupted(Exception):
 
 
 class BadRows:
-    """Counts rows with problems and keeps the first twenty of these, to be shown.
+    """Counts bad rows and keeps their first twenty problems.
 
     Attributes:
-        count: rows.
+        count: number of bad rows.
         shown: problems, each with its place.
     """
 
@@ -61,12 +61,12 @@ class BadRows:
         self.shown: list[str] = []
 
     def add(self, *problems: str) -> None:
-        """One more bad row."""
+        """Add a bad row with its problems."""
         self.count += 1
         self.shown += problems[: self.SHOWN - len(self.shown)]
 
     def refuse(self, hint: str = "") -> None:
-        """Raise InputError with what was found, if anything was."""
+        """Raise InputError with the problems, if there are bad rows."""
         if self.count:
             more = f"; {self.count - 1} more bad rows" if self.count > 1 else ""
             raise InputError(f"{self.shown[0]}{more}{hint}", details=self.shown[1:])
@@ -96,14 +96,14 @@ def check_range(
 
 
 def _shown(number: float) -> str:
-    """A float in six digits, an integer in all of its own: 4294967296 is one more than a seed."""
+    """Show a float in six digits, and an integer in full, such as 4294967296."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def check_finite(*arguments: object) -> None:
     """Raise InputError for the first field of these dataclasses that holds NaN or an infinity.
 
-    Lists and mappings are looked through, and fields that other libraries declare as well.
+    This also covers lists, mappings and fields that other libraries declare.
     """
     for instance in filter(dataclasses.is_dataclass, arguments):
         for f in dataclasses.fields(instance):
@@ -111,7 +111,7 @@ def check_finite(*arguments: object) -> None:
 
 
 def check_numbers(name: str, value: object) -> None:
-    """Raise InputError if there is NaN or an infinity in the value, however deep."""
+    """Raise InputError if the value holds NaN or an infinity at any depth."""
     for number in _floats(value):
         if not math.isfinite(number):
             raise InputError(f"{name} is {number:g}, but must be finite", field=name)
@@ -135,5 +135,5 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise InputError unless numpy and torch take it: 0 to 2**32 - 1."""
+    """Raise InputError unless numpy and torch accept the seed: 0 to 2**32 - 1."""
     check_range("seed", seed, low=0, high=2**32 - 1)

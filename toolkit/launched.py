@@ -1,4 +1,4 @@
-"""What a launcher (accelerate, torchrun) says of the processes that it started."""
+"""Read from the environment how a launcher (accelerate, torchrun) started this process."""
 
 import os
 
@@ -6,21 +6,21 @@ from toolkit.errors import InputError
 
 
 def world_size() -> int:
-    """How many processes were started to work together.
+    """Return the number of processes that work together.
 
     Raises:
-        InputError: the environment says something that is no number.
+        InputError: the environment variable is not a number.
     """
     return _number("WORLD_SIZE", 1)
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, and holds locks, for all that work together.
+    """Whether this process writes files and holds locks for all that work together.
 
-    A RANK that some other program left in the environment of a process that is alone means nothing.
+    In a single process, a RANK that another program left in the environment is ignored.
 
     Raises:
-        InputError: as ``world_size``.
+        InputError: the environment variable is not a number.
     """
     return world_size() <= 1 or _number("RANK", 0) == 0
 
@@ -31,7 +31,7 @@ def _number(name: str, otherwise: int) -> int:
         return otherwise
     if not said.strip().isdecimal():
         raise InputError(
-            f"{name} is {said!r:.40} in the environment, which is no number (unset it, or launch "
-            "by accelerate launch)"
+            f"{name} is {said!r:.40} in the environment, but must be a number (unset it, or use "
+            "accelerate launch)"
         )
     return int(said)

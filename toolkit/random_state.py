@@ -1,4 +1,4 @@
-"""The random states of Python, numpy and torch, read and put back."""
+"""Read and restore the random states of Python, numpy and torch."""
 
 import random
 from typing import NamedTuple, TypedDict
@@ -9,29 +9,26 @@ from torch import Tensor
 
 
 class PythonState(TypedDict):
-    """Python's and numpy's global generators, as JSON can hold them.
-
-    Lists that come back from JSON stand for these tuples as well.
-    """
+    """The states of Python's and numpy's generators for JSON, where tuples become lists."""
 
     python: tuple[int, list[int], float | None]
     numpy: tuple[str, list[int], int, int, float]
 
 
 class StoredState(PythonState):
-    """Those of torch as well: by device ("cpu", "cuda0", ...), their bytes in hexadecimal."""
+    """The states with torch's, by device ("cpu", "cuda0", ...), as bytes in hexadecimal."""
 
     torch: dict[str, str]
 
 
 class RandomState(NamedTuple):
-    """All of them, as their libraries give them: to be put back soon, without a way through JSON.
+    """All states in the libraries' own form, to be restored in the same process.
 
     Attributes:
-        torch: ``torch_random_state``'s.
-        python: ``random.getstate``'s.
-        numpy: ``numpy.random.get_state``'s, as a mapping.
-        seed: that torch's generators were seeded with.
+        torch: result of ``torch_random_state``.
+        python: result of ``random.getstate``.
+        numpy: result of ``numpy.random.get_state``, as a mapping.
+        seed: seed of torch's generators.
     """
 
     torch: dict[str, Tensor]
@@ -41,7 +38,7 @@ class RandomState(NamedTuple):
 
 
 def current() -> RandomState:
-    """The states as they are now."""
+    """Return the present states."""
     return RandomState(
         torch=torch_random_state(),
         python=random.getstate(),
@@ -51,10 +48,9 @@ def current() -> RandomState:
 
 
 def restore(state: RandomState) -> None:
-    """Put back what ``current`` gave.
+    """Restore the states that ``current`` returned.
 
-    The generators of GPUs that were not in use then, and are now, begin anew, as if they had been
-    taken into use only now.
+    The generators of GPUs that came into use since then start again from their seed.
     """
     restore_torch_random_state(state.torch)
     if torch.cuda.is_initialized() and "cuda0" not in state.torch:
@@ -64,10 +60,10 @@ def restore(state: RandomState) -> None:
 
 
 def torch_random_state() -> dict[str, Tensor]:
-    """torch's global generators, as tensors of bytes.
+    """Return the states of torch's global generators as tensors of bytes.
 
-    Those of GPUs only where this process uses them: to ask for one would take memory on each, and
-    would break the processes that a user's function forks.
+    GPUs are included only if this process uses them. Asking for their state would otherwise take
+    memory on each, and break processes that a user's function forks.
     """
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
@@ -77,7 +73,7 @@ def torch_random_state() -> dict[str, Tensor]:
 
 
 def restore_torch_random_state(states: dict[str, Tensor]) -> None:
-    """Put them back; a GPU that is not there any more is passed over."""
+    """Restore torch's states; a GPU that no longer exists is skipped."""
     torch.set_rng_state(states["cpu"])
     if len(states) > 1:
         for i in range(torch.cuda.device_count()):
@@ -103,7 +99,7 @@ def python_random_state() -> PythonState:
 
 
 def restore_python_random_state(state: PythonState) -> None:
-    """Put them back."""
+    """Restore Python's and numpy's states."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, waiting, number = state["numpy"]
@@ -111,13 +107,13 @@ def restore_python_random_state(state: PythonState) -> None:
 
 
 def random_state() -> StoredState:
-    """All of them, as JSON can hold them."""
+    """Return all states in a form for JSON."""
     tensors = {name: state.numpy().tobytes().hex() for name, state in torch_random_state().items()}
     return {**python_random_state(), "torch": tensors}
 
 
 def restore_random_state(state: StoredState) -> None:
-    """Put back what ``random_state`` gave."""
+    """Restore the states that ``random_state`` returned."""
     tensors = {
         name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
         for name, text in state["torch"].items()

@@ -1,4 +1,4 @@
-"""run.json: what made a result. Every training recipe leaves one, and evaluate.py does."""
+"""run.json: how a result was made. Training recipes and evaluate.py write it."""
 
 import dataclasses
 import datetime
@@ -17,7 +17,7 @@ from toolkit.errors import InputError
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 
-# A setting that only this recipe has, for files from before `method` was written down.
+# A setting that only one recipe has, to recognize old files without `method`.
 TELLING = {
     "ppo": "kl_controller",
     "rloo": "num_generations",
@@ -30,25 +30,25 @@ Json = dict[str, Any]
 
 @dataclass
 class RunRecord:
-    """What made a result. ``RunRecord.now`` fills in the versions, the machine and the time.
+    """The record of how a result was made.
 
     Attributes:
-        method: the name of a row of ``training.methods``, or "evaluate"; None if the file is from
-            before methods were written down and its settings do not tell.
-        arguments: what the recipe was told other than its defaults; --config takes it.
+        method: the name of a row of ``training.methods``, or "evaluate"; None for an old file whose
+            settings do not reveal it.
+        arguments: the arguments that differ from their defaults, as --config accepts them.
         settings: all of the toolkit's own arguments, default or not.
-        seed: of the run.
-        versions: of Python and the packages at work, by name.
+        seed: seed of the run.
+        versions: versions of Python and packages by name.
         git: the toolkit's commit, with "+changes" if files differed from it; None without git.
-        peak_mb: the most memory that the process had held until then, in MiB.
+        peak_mb: peak memory of the process until then, in MiB.
         device: the GPU's name, or "cpu".
-        written: UTC, ISO 8601.
-        data: counts of rows and prompts, and where they came from.
-        metrics: of what was held out.
-        history: the trainer's log, a row each.
-        seconds: of training.
+        written: time of writing, in UTC as ISO 8601.
+        data: counts of rows and prompts, and their sources.
+        metrics: metrics on held-out data.
+        history: rows of the trainer's log.
+        seconds: duration of the training.
         reward_verdicts: whether the reward models can be trusted (``training.trust``).
-        others: what else the file holds.
+        others: other parts of the file.
     """
 
     method: str | None = None
@@ -71,7 +71,7 @@ class RunRecord:
     def now(
         cls, method: str, arguments: Json, settings: Json, seed: int | None, peak_mb: int
     ) -> "RunRecord":
-        """A record of this process, on this machine, at this time."""
+        """Make a record with the versions, the machine and the time."""
         import torch
 
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -89,15 +89,15 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path, what: str = RUN_FILE, needs: Sequence[str] = ()) -> "RunRecord":
-        """The record in this file, with its method worked out if it is an old one.
+        """Read a record, and work out the method of an old file.
 
         Args:
             path: the file.
-            what: the argument that led to it, for messages.
-            needs: parts that must be objects in it; all but ``arguments`` must not be empty.
+            what: the argument that named it, for messages.
+            needs: parts that must be objects; all except ``arguments`` must not be empty.
 
         Raises:
-            InputError: no such file, no JSON object, or a part that is missing or of another kind.
+            InputError: the file is missing or not a JSON object, or a part is missing or malformed.
         """
         found = read_object(path, what)
         for name in needs:
@@ -120,7 +120,7 @@ class RunRecord:
         return record
 
     def as_json(self) -> Json:
-        """What ``write`` writes. Parts that this kind of run does not have are left out."""
+        """Return the record as JSON, without the parts that this kind of run does not have."""
         whole = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         others = whole.pop("others")
         for name in ("data", "metrics", "history", "seconds", "reward_verdicts"):
@@ -129,11 +129,11 @@ class RunRecord:
         return whole | others
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         write_json(path, self.as_json())
 
 
-# What the parts that others look into must be: a file may have been edited, or be another tool's.
+# Types of the parts that other modules read: the file may be edited, or come from another tool.
 _KINDS: dict[type, tuple[str, tuple[str, ...]]] = {
     str: ("a text", ("method",)),
     dict: ("an object", ("arguments", "settings", "versions", "data", "metrics")),
@@ -142,11 +142,11 @@ _KINDS: dict[type, tuple[str, tuple[str, ...]]] = {
 
 
 def record_beside(folder: Path, levels: int = 2) -> Path | None:
-    """The run.json nearest to an adapter or checkpoint: in a folder around it.
+    """Return the nearest run.json in the folders above an adapter or checkpoint.
 
     Args:
-        folder: of the adapter or checkpoint.
-        levels: how many folders up to look; PPO's adapters lie two below their run.
+        folder: the folder of the adapter or checkpoint.
+        levels: number of folders to go up; PPO's adapters are two below their run.
     """
     around = folder.resolve().parents[:levels]
     return next((p / RUN_FILE for p in around if (p / RUN_FILE).is_file()), None)
@@ -159,7 +159,7 @@ def _method_of(settings: Json) -> str | None:
     for method, setting in TELLING.items():
         if setting in settings:
             return method
-    return str(settings.get("method", "sft"))  # preference.py is told its method, sft.py is not
+    return str(settings.get("method", "sft"))  # only preference.py has a flag for the method
 
 
 def _git_commit() -> str | None:

@@ -517,7 +517,7 @@ def _invited_again(room: Room) -> str:
         _, text, _ = page.ask(
             "POST", "/admin/invite", {"csrf": csrf[1], "name": name}, admin.cookie
         )
-        expect("has a link already" in text, "it did not ask")
+        expect("already has a link" in text, "it did not ask")
     expect(ann.answer(held) == 303, "her session was ended unasked")
     page.join("ann").label()  # and her link works
     return page.end()
@@ -530,7 +530,7 @@ def _started_again(room: Room) -> str:
     (room.folder / "picks.jsonl").unlink()
     again = Page(room)
     out = (room.folder / "stdout").read_text()
-    expect("ann has a link already (--reinvite" in out, "it does not name the flag")
+    expect("ann already has a link (--reinvite" in out, "it does not name the flag")
     Person(again, link).label()
     return again.end()
 

@@ -149,7 +149,7 @@ def test_a_launchers_number_that_is_none_is_named(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=f"{name} is .* in the environment, which is no number"):
+    with pytest.raises(InputError, match=f"{name} is .* in the environment, but must be a number"):
         claim_output(tmp_path / "run", False, "output_dir")
 
 

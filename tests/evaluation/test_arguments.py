@@ -18,7 +18,7 @@ def test_the_short_flags_are_judges_in_the_order_of_the_help(root: str) -> None:
 
 
 def test_without_a_judge_nothing_can_be_compared() -> None:
-    with pytest.raises(InputError, match="no judge: give --lexicon"):
+    with pytest.raises(InputError, match="judges: none is given"):
         EvaluationArguments().load_judges("base", "fp32")
 
 

@@ -56,7 +56,7 @@ def test_specs_are_read_and_the_reference_comes_first(adapter: str, demo_model: 
 @pytest.mark.parametrize(
     ("specs", "message"),
     [(["a="], "not NAME=WHAT"), (["best_of_1"], "at least 2"), (["./nowhere"], "no such folder"),
-     (["b=best_of_4:nobody"], "nobody is called 'nobody'"), (["tests"], "neither an adapter"),
+     (["b=best_of_4:nobody"], "no contender is called 'nobody'"), (["tests"], "neither an adapter"),
      (["a=best_of_2", "a=best_of_3"], "two are called 'a'"), (["x/checkpoint-*"], "no such check"),
      (["a=best_of_4", "b=best_of_2:a"], "best-of-n of best-of-n")],
 )  # fmt: skip
@@ -183,8 +183,8 @@ def test_a_contender_trained_with_another_sampling_is_told(tmp_path: Path) -> No
     same = SamplingArguments(truncate_token=".", truncate_after=12)
     assert other_settings(contenders, vars(same), Prompts()) == []
     assert other_settings(contenders, vars(SamplingArguments(temperature=1.0)), Prompts()) == [
-        "p was trained with temperature 0.7, and is judged with 1.0",
-        "p was trained with truncate_token '.', and is judged with None",
+        "p was trained with temperature 0.7, but is judged with 1.0",
+        "p was trained with truncate_token '.', but is judged with None",
     ]
     (tmp_path / "run" / "run.json").unlink()
     assert other_settings(contenders, vars(SamplingArguments()), Prompts()) == []
@@ -198,7 +198,7 @@ def test_a_policy_whose_logits_are_no_numbers_takes_no_part(
     for name, parameter in sampling.roles.named_parameters():
         if f"lora_B.{role}" in name:
             parameter.data.fill_(1e38)  # finite, but no product of it is
-    with pytest.raises(InputError, match=r"broken: its log-probs on .* are not finite, so that"):
+    with pytest.raises(InputError, match=r"broken: its log-probs on .* are not finite"):
         sampling.write(contenders[1], contenders, None)
     assert sampling.write(contenders[0], contenders, None).log_ratios == [0.0] * 3
 

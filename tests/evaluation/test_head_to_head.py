@@ -182,5 +182,5 @@ def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_ranks_nobody(value: float) -> None:
     scores = {"judge": {"reference": [0.0, 1.0], "policy": [2.0, value]}}
-    with pytest.raises(InputError, match="judge: a score of policy is not finite"):
+    with pytest.raises(InputError, match="judge: a score of policy is NaN or infinite"):
         compare(["reference", "policy"], scores, {})

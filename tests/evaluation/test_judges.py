@@ -211,7 +211,7 @@ def test_judges_are_asked_as_the_arguments_say(demo_model: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [("no.sqlite", "not an SQLite file"), ("/proc/x/matches.sqlite", "No such file"),
-     ("a folder", "can not be opened")],
+     ("a folder", "cannot be opened")],
 )  # fmt: skip
 def test_a_store_for_people_is_tried_before_anything_is_sampled(
     path: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,7 +236,7 @@ def test_a_store_that_cannot_be_written_is_told_of_before_anything_is_sampled(
         raise sqlite3.OperationalError("attempt to write a readonly database")
 
     monkeypatch.setattr("toolkit.labeling.store.database.Database.writing", read_only)
-    with pytest.raises(InputError, match="judges: people: .*can not be written"):
+    with pytest.raises(InputError, match="judges: people: .*cannot be written"):
         parse_judges([f"people=people:{path}"], "base", "fp32")
 
 

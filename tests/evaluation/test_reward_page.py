@@ -42,7 +42,7 @@ def test_the_verdict_is_earned(analysis: Analysis) -> None:
     oracle = {"oracle": lambda texts: [float(t == picks[tuple(texts)]) for t in texts]}
     picks = {tuple(row["completions"]): row["completions"][row["best"]] for row in rows}
     answer, sentence = verdict(analyze(rows, raw, 1.0, 0.0, oracle))
-    assert answer == "no" and "But no better than: oracle (100.0%)" in sentence
+    assert answer == "no" and "But it is no better than: oracle (100.0%)" in sentence
 
 
 def test_the_headline_figures_are_accuracy_chance_and_baselines(analysis: Analysis) -> None:
@@ -87,7 +87,7 @@ def test_the_page_is_self_contained_and_hostile_text_is_inert(tmp_path: Path) ->
         "Position",
         "Length",
         "Scores",
-        "The most confident mistakes",
+        "Most confident mistakes",
         "This run",
     ):
         assert f">{heading}</h" in page

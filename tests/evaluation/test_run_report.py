@@ -91,12 +91,12 @@ def test_a_few_wins_are_no_verdict_and_an_unfinished_run_says_so(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda r: r[:3], "3 rows, but evaluation.json beside it is of 21"),
+        (lambda r: r[:3], "3 rows, but evaluation.json beside it has 21"),
         (
             lambda r: [r[0] | {"completions": {"reference": "x"}}, *r[1:]],
-            "jsonl:1: no prompt with a",
+            "jsonl:1: the prompt or the",
         ),
-        (lambda r: [r[0], r[1] | {"prompt": 5}, *r[2:]], "jsonl:2: no prompt with a text"),
+        (lambda r: [r[0], r[1] | {"prompt": 5}, *r[2:]], "jsonl:2: the prompt or the text"),
         (lambda r: [*r[:2], r[2] | {"scores": None}, *r[3:]], "jsonl:3: scores: missing"),
         (lambda r: [], "0 rows"),
     ],
@@ -114,7 +114,7 @@ def test_samples_that_were_edited_are_found_out(runs: Path, edit: Any, message: 
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (lambda p: read_ppo_run(p), "no log.jsonl"),
+        (lambda p: read_ppo_run(p), "log.jsonl is missing"),
         (lambda p: read_ppo_run(p / "x"), "no such folder"),
         (lambda p: read_reward_run(p), "run.json"),
         (lambda p: read_evaluation(p, 3), "evaluation.json"),

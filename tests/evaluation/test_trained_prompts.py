@@ -133,6 +133,6 @@ def test_each_run_is_spoken_of_once(contender_result: Callable[..., ContenderRes
         contender_result("old"),
     ]
     assert notes(rows, 8) == {
-        "a": "it was trained on 3 of the 8 prompts, which are not held out",
+        "a": "it was trained on 3 of the 8 prompts, so these are not held out",
         "b": "it could not be checked which prompts it was trained on: gone",
     }

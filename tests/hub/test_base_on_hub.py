@@ -43,7 +43,7 @@ def test_other_weights_or_another_config_are_refused(hub: Any, local: Path, name
     content[-2] ^= 1  # one bit
     (local / name).write_bytes(content)
     (problem,) = find(local).problems
-    assert f"its {name} is another than the local one" in problem
+    assert f"its {name} differs from the local one" in problem
 
 
 def test_what_is_not_known_is_said_and_marked(hub: Any, local: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_license_is_the_bases_or_the_given_one_where_that_says_none(
     (local / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
     assert find(local).license == {"license": "apache-2.0"}
     assert find(local, license="mit").problems == [
-        "license: mit, but the base says 'apache-2.0' (leave it out)"
+        "license: mit, but the base has 'apache-2.0' (leave it out)"
     ]
     hub.repos["org/base"].card = {"license": "gpl-3.0"}
     assert find(local).license == {"license": "gpl-3.0"}
@@ -108,6 +108,6 @@ def test_a_base_that_changed_since_the_training_is_refused(hub: Any, local: Path
 
 @pytest.mark.parametrize("bad", [None, "", "name", "a/b/c", "/abs/path", "a/..", "a b/c", "a/b`"])
 def test_an_id_is_owner_and_name(bad: str | None) -> None:
-    with pytest.raises(InputError, match="give it as OWNER/NAME"):
+    with pytest.raises(InputError, match="must be OWNER/NAME"):
         check_repo_id(bad, "repo_id")
     assert check_repo_id("me/my-model_1.5", "repo_id") == "me/my-model_1.5"

@@ -30,9 +30,9 @@ def test_results_are_this_adapters_seen_from_its_side(
     for source in (path, tmp_path):
         results = read_results(source, policy.folder)
         card = render(policy, BASE, "me/policy", results)
-        row = "| `reference` | `vader` (it was trained on this one) | 400 / 12 / 100 | "
+        row = "| `reference` | `vader` (the training reward) | 400 / 12 / 100 | "
         assert row + "80.0% [76.0%, 83.0%] |" in card
-        assert "On 512 prompts. KL from the reference, per completion: 4.9 nats (standard" in card
+        assert "on 512 prompts. KL from the reference per completion: 4.9 nats (standard" in card
         assert "| 8.1 (0.1) | +1.80 |" in card
     with pytest.raises(InputError, match="0 contenders .* of ppo, reference"):
         read_results(path, policy.folder.parent)
@@ -67,7 +67,7 @@ def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Pat
         settings={"loss_type": "best_of_k", "chat_template": "/home/ann/t.jinja", "seed": 1},
     )
     card = render(source, BASE, "me/reward", labels="Three people in Bonn.")
-    assert "in 0.500 [0.400, 0.600] of 200 held-out comparisons" in card
+    assert "share of 0.500 [0.400, 0.600] of 200 held-out comparisons" in card
     assert "not shown to be better than chance" not in card
     assert "| `source` | `picks.jsonl` |" in card and "| `loss_type` | `best_of_k` |" in card
     assert "Three people in Bonn." in card and "/home/ann" not in card
@@ -95,7 +95,7 @@ def test_hostile_text_stays_text(evaluation: Any, policy: TrainedAdapter, tmp_pa
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", card, flags=re.M | re.S))
     assert "<" not in outside and "![" not in outside and "http://" not in outside
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", card)
-    assert "On 512 prompts" in card
+    assert "on 512 prompts" in card
     for line in card.splitlines():
         if line.startswith("|"):
             assert line.count("|") in (3, 4, 5)
@@ -118,9 +118,9 @@ def test_the_same_arguments_give_the_same_card(policy: TrainedAdapter) -> None:
 
 
 @pytest.mark.parametrize("settings, method, labels", [
-    ({"method": "dpo", "beta": 0.1}, "TRL's DPO (arXiv 2305.18290)", "of which one was picked"),
+    ({"method": "dpo", "beta": 0.1}, "TRL's DPO (arXiv 2305.18290)", "one of them is picked"),
     ({"num_generations": 4, "lexicon": "l.txt"}, "RLOO (arXiv", "| `lexicon` | `l.txt` |"),
-    ({"seed": 1}, "Supervised fine-tuning on", "of which one was picked"),
+    ({"seed": 1}, "Supervised fine-tuning on", "one of them is picked"),
     ({"kl_controller": "adaptive", "policy_adapter": "/x/sft"}, "It started from another adapter",
      "not recorded."),
 ])  # fmt: skip
@@ -130,7 +130,7 @@ def test_policies_of_other_methods_say_which(
     folder = tmp_path / "run" / "adapter"
     shutil.copytree(adapters / "ppo/adapters/policy", folder)
     card = render(read_adapter(folder), BASE, "me/policy")
-    assert "How it was trained is not recorded." in card
+    assert "The training method is not recorded." in card
     (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
     card = render(read_adapter(folder), BASE, "me/policy")
     assert method in card and labels in card and "/x/sft" not in card

@@ -13,7 +13,7 @@ from toolkit.hub.connection import ATTEMPTS, HubError, persist, require_token
 def test_no_token_is_said_before_anything_else(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     require_token()
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(InputError, match=r"^no Hub token: set HF_TOKEN or log in"):
+    with pytest.raises(InputError, match=r"^no Hub token: set HF_TOKEN, log in"):
         require_token()
 
 
@@ -71,16 +71,16 @@ def test_the_hub_says_how_long_to_wait_up_to_five_minutes(
 @pytest.mark.parametrize(
     ("failure", "said", "missing"),
     [
-        (says(401), "the Hub says 401 .the token is not valid", False),
-        (says(403), "this token may not write there", False),
-        (says(404), "no such repository for this token", True),
+        (says(401), "the Hub answered 401 .the token is not valid", False),
+        (says(403), "this token cannot write there", False),
+        (says(404), "does not exist, or this token cannot see it", True),
         (
             FileNotFoundError(2, "No such file or directory", "/a/b.json"),
             "^me/x: b.json: No",
             False,
         ),
         (OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE is set", False),
-        (KeyError("field"), "not understood of the Hub .KeyError: 'field'", False),
+        (KeyError("field"), "answer was not understood .KeyError: 'field'", False),
     ],
 )
 def test_what_does_not_pass_is_told_at_once(

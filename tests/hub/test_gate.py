@@ -132,11 +132,11 @@ def spoil_head(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind, spoil, said", [
-    ("policy", spoil_weights, "it gives other numbers than in training"),
-    ("policy", spoil_scale, "it gives other numbers than in training"),
-    ("policy", spoil_tokenizer, "the staged tokenizer makes other tokens"),
-    ("value", spoil_head, "it gives other numbers than in training"),
-    ("reward", spoil_weights, "it gives other numbers than in training"),
+    ("policy", spoil_weights, "its numbers differ from training's"),
+    ("policy", spoil_scale, "its numbers differ from training's"),
+    ("policy", spoil_tokenizer, "the packed tokenizer makes other tokens"),
+    ("value", spoil_head, "its numbers differ from training's"),
+    ("reward", spoil_weights, "its numbers differ from training's"),
 ])  # fmt: skip
 def test_staged_files_that_are_not_what_was_trained_are_refused(
     ours: Any,
@@ -211,7 +211,7 @@ def test_a_repository_cannot_be_its_own_base(adapters: Path, demo_model: str) ->
     source = read_adapter(adapters / KINDS["policy"])
     base = Base(Path(demo_model), "org/base", "a" * 40, {})
     assert pass_gate(source, base, "org/base", "", Path(demo_model)) == [
-        "repo_id: org/base is the base itself (name another)"
+        "repo_id: org/base is the base itself (choose another name)"
     ]
 
 
@@ -267,7 +267,7 @@ def test_an_adapter_of_messages_is_shown_with_one_as_it_was_trained_to_read_it(
     shutil.rmtree(tmp_path / "cache")
     (staged / "chat_template.jinja").write_text(MOODY.replace("assistant", "robot"))
     (problem,) = pass_gate(source, base, "me/model", card, staged)
-    assert "the staged tokenizer makes other tokens" in problem
+    assert "the packed tokenizer makes other tokens" in problem
 
 
 def test_text_that_some_template_rendered_is_shown_as_text_where_the_base_has_none(

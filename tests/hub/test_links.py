@@ -265,7 +265,7 @@ def test_a_swap_in_the_middle_of_sending_is_seen(
         return made(*arguments, **options)
 
     made, api.create_repo = api.create_repo, late  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"README.md was changed after it had been looked"):
+    with pytest.raises(InputError, match=r"README.md was changed after it was checked"):
         publish(api, "me/x", staged.folder, staged.files)
     assert SECRET not in str([repo.files for repo in hub.repos.values()])
 

@@ -60,7 +60,7 @@ def test_the_difference_from_a_4_bit_base_is_measured(
     """Rounding the base to 4 bits moves the numbers much more than merging does."""
     said = merge(policy(adapters, "4bit"), base, tmp_path / "merged", "fp32", None)
     largest, mean, divergence = figures(said)
-    assert "against the adapter on the base in 4-bit" in said
+    assert "compared with the adapter on the base in 4-bit" in said
     assert largest > 0.1 and largest > mean > 1e-3 and divergence > 1e-4
 
 

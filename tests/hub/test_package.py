@@ -73,7 +73,7 @@ def test_only_the_list_is_staged_and_the_rest_is_named(
     }
     assert staged.left_out == [".env", "optimizer.pt"]
     text = describe(staged, "me/x", private=False)
-    assert "PUBLIC" in text and "left out of the adapter's folder: .env, optimizer.pt" in text
+    assert "PUBLIC" in text and "not sent from the adapter's folder: .env, optimizer.pt" in text
     for file in staged.files:
         assert f"{file.sha256}  {file.size:>13,}  {file.name}" in text
 
@@ -109,7 +109,7 @@ def test_a_folder_with_something_else_in_it_is_not_replaced(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years")
-    with pytest.raises(InputError, match="holds thesis.tex, which was not staged"):
+    with pytest.raises(InputError, match="holds thesis.tex, which this recipe did not write"):
         pack(source, base, "# Card\n", None, tmp_path / "out")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years"
 
@@ -118,7 +118,10 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     source: TrainedAdapter, base: Base, tmp_path: Path
 ) -> None:
     first = pack(source, base, "# Card\n", None, tmp_path / "out")
-    with room_for(20_000), pytest.raises(InputError, match=r"out: not written: File too large \("):
+    with (
+        room_for(20_000),
+        pytest.raises(InputError, match=r"out: was not written: File too large \("),
+    ):
         pack(source, base, "# Another\n", None, tmp_path / "out")
     assert pack(source, base, "# Card\n", None, tmp_path / "out") == first
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".out")] == []

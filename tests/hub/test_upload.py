@@ -72,7 +72,7 @@ def test_other_files_stay_and_are_named(hub: Any, folder: Path, tmp_path: Path) 
     said: list[str] = []
     send(folder, said=said)
     assert hub.repos["me/model"].files == contents(folder) | {"notes.txt": b"mine"}
-    assert said == ["also in me/model, and left alone: notes.txt"]
+    assert said == ["me/model also holds, and keeps: notes.txt"]
 
 
 def test_a_second_run_with_nothing_new_makes_no_commit(hub: Any, folder: Path) -> None:
@@ -84,11 +84,11 @@ def test_a_second_run_with_nothing_new_makes_no_commit(hub: Any, folder: Path) -
 
 
 FINAL = {  # what the Hub says at which request: what is said to the user
-    "401": ("POST", "create", 401, "the Hub says 401, 'x' (the token is not valid"),
-    "403": ("POST", "create", 403, "(this token may not write there"),
+    "401": ("POST", "create", 401, "the Hub answered 401, 'x' (the token is not valid"),
+    "403": ("POST", "create", 403, "(this token cannot write there"),
     "402 of the storage": ("POST", "batch", 402, "the account's storage is used up"),
-    "403 at the commit": ("POST", "commit", 403, "(this token may not write there"),
-    "400 at the commit": ("POST", "commit", 400, "the Hub says 400"),
+    "403 at the commit": ("POST", "commit", 403, "(this token cannot write there"),
+    "400 at the commit": ("POST", "commit", 400, "the Hub answered 400"),
 }
 
 
@@ -178,7 +178,7 @@ def test_a_repository_that_comes_out_public_gets_nothing(hub: Any, folder: Path)
     """An organization may make everything public, or somebody was faster."""
     hub.fail("GET", "me/model$", lambda: hub.add("me/model", folder.parent))
     hub.repos.clear()
-    with pytest.raises(HubError, match="me/model is public on the Hub, but is to be private"):
+    with pytest.raises(HubError, match="me/model is public on the Hub, but must be private"):
         send(folder)
     assert not [line for line in hub.writes() if "commit" in line or "PUT" in line]
 

@@ -31,6 +31,6 @@ def test_an_address_of_the_sixth_version_stands_in_brackets_in_its_names() -> No
 
 
 def test_a_host_that_is_none_is_the_flags_mistake() -> None:
-    with pytest.raises(InputError, match=r"another --host\?") as caught:
+    with pytest.raises(InputError, match=r"choose another --host") as caught:
         listen("no such host", 0)
     assert caught.value.field == "host"

@@ -16,14 +16,14 @@ from toolkit.labeling.arguments import WEB_SERVER, StoreArguments
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"invite": "ann"}, "give --serve too"),
-        ({"serve": True, "reinvite": True}, "reinvite: whom"),
+        ({"invite": "ann"}, "add --serve"),
+        ({"serve": True, "reinvite": True}, "reinvite: no names"),
         ({"serve": True, "invite": "a\u202eb"}, "printable"),
         ({"serve": True, "invite": "x" * 61}, "1 to 60"),
-        ({"serve": True, "host": "0.0.0.0"}, "can be reached from other machines"),
+        ({"serve": True, "host": "0.0.0.0"}, "other machines can reach"),
         ({"public_host": ["https://labels.example"]}, "is not NAME:PORT"),
         ({"public_host": [""]}, "public_host: '' is not NAME:PORT"),
-        ({"serve": True, "backup": "b.sqlite"}, "backup: does nothing but copy the store"),
+        ({"serve": True, "backup": "b.sqlite"}, "backup: only copies the store"),
         ({"repeats": 0.5, "gold_share": 0.5}, r"repeats \+ gold_share is 1, but must be at most"),
         ({"port": 65_536}, "port is 65536, but must be at most 65535"),
     ],
@@ -56,9 +56,9 @@ def test_minutes_become_the_seconds_for_which_an_item_waits() -> None:
 
 @pytest.mark.parametrize("name", ["gold", "backup"])
 def test_what_works_in_a_store_alone_asks_for_one(name: str) -> None:
-    with pytest.raises(InputError, match=f"^{name} needs a --store$"):
+    with pytest.raises(InputError, match=f"^{name}: needs a store"):
         StoreArguments(**{name: "x"}).needed_by(None)
-    with pytest.raises(InputError, match=r"^judge_url needs a --store$"):
+    with pytest.raises(InputError, match=r"^judge_url: needs a store"):
         StoreArguments().needed_by("http://localhost")
     StoreArguments().needed_by(None)
 

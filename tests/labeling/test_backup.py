@@ -96,7 +96,7 @@ def test_a_file_is_not_put_beside_another_stores_log(tmp_path: Path, overwrite: 
     """SQLite would read that log into the copy."""
     filled(tmp_path / "labels.sqlite").close()
     (tmp_path / "copy.sqlite-wal").write_bytes(b"of another")
-    refused(tmp_path, tmp_path / "copy.sqlite", "in use, or was killed", overwrite=overwrite)
+    refused(tmp_path, tmp_path / "copy.sqlite", "in use or was killed", overwrite=overwrite)
 
 
 def test_what_came_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_what_is_no_store_is_not_copied(tmp_path: Path, kind: str) -> None:
         "none": "no such file",
         "text": "not an SQLite file",
         "damaged": "damaged",
-        "another database": "not a store of labels",
+        "another database": "not a label store",
     }[kind]
     refused(tmp_path, tmp_path / "copy.sqlite", said)
 
@@ -162,7 +162,7 @@ def test_the_recipe_copies_and_does_nothing_else(
     Store(copy).close()
     for words, match in [
         (["--store", path, "--backup", copy], "exists"),
-        (["--backup", copy], "backup needs a --store"),
+        (["--backup", copy], "backup: needs a store"),
         (["--store", path, "--backup", copy, "--serve"], "leave out --serve"),
         (["--store", path, "--backup", copy, "--output", "x.jsonl"], "only copies the store"),
         (["--store", f"{path}.none", "--backup", f"{copy}.2"], "no such file"),

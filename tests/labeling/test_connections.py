@@ -213,7 +213,7 @@ def test_descriptors_that_run_out_are_one_line_and_no_end(
     assert site.ask(f"/invite/{site.token}")[0] == 200
     told = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert [r.getMessage() for r in told] == [
-        "too many connections for the limit of open files (raise ulimit -n)"
+        "the limit of open files is too low for the connections (raise ulimit -n)"
     ]
 
 

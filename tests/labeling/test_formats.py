@@ -192,7 +192,7 @@ def with_data(**fields: Any) -> Row:
         (with_data(response_2=["x"]), r"task 2: data.response_2: \['x'\], but must be text"),
         (with_data(response_2="\n"), r"task 2: completions\[1\]: empty"),
         (with_data(response_2="one"), "task 2: completions: all 2 are 'one'"),
-        (with_data(completion_2="x"), "task 2: data.completion_2: another of the number of resp"),
+        (with_data(completion_2="x"), "task 2: data.completion_2: has the same number as resp"),
         (with_data(row=[]), r"task 2: data.row: \[\], but must be an object"),
         (with_data(row={"margin": "x"}), "task 2: margin: 'x'"),
         (with_data(row={"prompt": [{"role": "dog", "content": "x"}]}), r"task 2: prompt\[0\].role"),
@@ -201,7 +201,7 @@ def with_data(**fields: Any) -> Row:
         (studio(choice("3")), r"\[0\].result\[0\].value.choices: '3', but the completions are"),
         (studio(choice("one")), r"choices: 'one', but the completions are \[1, 2\]"),
         (studio(choice(True)), "choices: True, but the completions are"),
-        (studio(choice("1", "2")), r"value.choices: 2 of them"),
+        (studio(choice("1", "2")), r"value.choices: 2 choices"),
         (studio([{"type": "choices", "from_name": "best", "value": 3}]), "value: 3, but must be"),
         (studio([3]), r"annotations\[0\].result\[0\]: 3, but must be an object"),
         (studio("x"), r"annotations\[0\].result: 'x', but must be a list"),
@@ -286,7 +286,7 @@ def test_an_annotation_without_a_choice_is_one_skipped_annotation() -> None:
 
 def test_a_file_whose_every_choice_has_another_name_is_refused() -> None:
     other = [{"from_name": "winner", "type": "choices", "value": {"choices": ["1"]}}]
-    with pytest.raises(InputError, match=r"p.json: task 1: annotations\[0\].result: no choice nam"):
+    with pytest.raises(InputError, match=r"p.json: task 1: annotations\[0\].result: no choice"):
         from_label_studio([studio(other), studio(other)], "p.json")
     with pytest.raises(InputError, match="a.json: record 1: responses.best: missing"):
         from_argilla([record(responses={"winner": [{"value": "1"}]})], "a.json")

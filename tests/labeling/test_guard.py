@@ -97,7 +97,7 @@ def test_a_header_that_comes_twice_is_turned_away_though_both_are_right(name: st
     asked = scope("POST", content_length="3", **OURS)
     twice = next(header for header in asked["headers"] if header[0] == name.encode())
     asked["headers"].append((name.upper().encode(), twice[1]))
-    assert guard().problem(asked) == ("a header came twice", 400)
+    assert guard().problem(asked) == ("a header was sent twice", 400)
 
 
 def test_behind_a_proxy_that_speaks_https_forms_come_by_https() -> None:

@@ -246,7 +246,7 @@ def test_what_a_useless_judge_said_is_taken_back_and_asked_again(tmp_path: Path)
     store = open_store(tmp_path, 12)
     store.add_items([{"prompt": "alike", "completions": ["x", "x"]}])  # nobody is asked of it
     useless = judged(Failing("33?3???", UselessJudge("no use", 4)))
-    with pytest.raises(UselessJudge, match=r"no use \(3 of its labels are taken back\)"):
+    with pytest.raises(UselessJudge, match=r"no use \(3 of its labels were taken back\)"):
         useless.work(store, progress=False)
     store.check()
     held = [row[0] for row in store.db.execute("SELECT action FROM labels ORDER BY event")]

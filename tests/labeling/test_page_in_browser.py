@@ -118,7 +118,7 @@ class Browser:
         del self.chosen[self.prompt]
 
     def done(self) -> bool:
-        return "Nothing is left" in self.page.inner_text("main")
+        return "You have labeled everything" in self.page.inner_text("main")
 
     def picture(self, name: str) -> None:
         if PICTURES:
@@ -189,7 +189,7 @@ def label_as_ann(ann: Browser) -> None:
     if ann.prompt == before:
         with ann.page.expect_navigation():
             ann.page.keyboard.press("1")
-        assert "answered already" in ann.page.inner_text("main")
+        assert "answered that item already" in ann.page.inner_text("main")
         ann.picture("wide-light-note")
     prompt, texts = ann.prompt, ann.texts()
     with ann.page.expect_navigation():
@@ -202,7 +202,7 @@ def label_as_ann(ann: Browser) -> None:
     tab.wait_for_url("**/?note=again")
     tab.close()
     ann.page.reload()
-    ann.page.get_by_label("because it is").focus()
+    ann.page.get_by_label("Reason").focus()
     form = ann.form()
     ann.page.keyboard.press("t")  # typed into the list of reasons
     assert ann.form() == form
@@ -226,7 +226,7 @@ def label_as_bob(bob: Browser) -> None:
     assert box["x"] == below["x"] and below["y"] >= box["y"] + box["height"]  # stacked
     width = bob.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390
-    bob.page.get_by_label("because it is").select_option("broken")
+    bob.page.get_by_label("Reason").select_option("broken")
     bob.page.get_by_role("heading", name="The text").click()
     bob.press("s")
     bob.press("b")

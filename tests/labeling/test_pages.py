@@ -297,7 +297,7 @@ def test_stale_and_replayed_forms_write_nothing(site: Site) -> None:
     for action in ("pick 1", "pick 0", "skip"):  # back button, double click, another tab
         again = post(site.ann, "/label", form | {"action": action, "reason": "other"})
         assert again.headers["location"] == "/?note=again"
-    assert "answered already" in site.ann.get("/?note=again").text
+    assert "answered that item already" in site.ann.get("/?note=again").text
     assert len(list(site.store.events())) == 1
     after = site.form(site.ann)["after"]
     fields = {"csrf": form["csrf"], "after": after}
@@ -340,7 +340,7 @@ def test_a_file_that_goes_bad_is_told_in_a_word_and_the_form_works_again_later(
     site.store._connect = hindered  # type: ignore[method-assign]
     answer = post(site.ann, "/label", form)
     assert answer.status_code == 503 and answer.headers["retry-after"]
-    assert answer.text.startswith("not saved") and "sqlite" not in answer.text
+    assert answer.text.startswith("your answer was not saved") and "sqlite" not in answer.text
     if kind == "locked":
         other.execute("ROLLBACK")
     other.close()
@@ -394,7 +394,7 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
 def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> None:
     answer = _upload(b" " * (1 << 20))(Site(tmp_path, import_limit=1 << 20))
     assert answer.status_code == 413
-    assert "more than 1 MiB at once: import the file in parts, or by label.py" in answer.text
+    assert "the file is larger than 1 MiB: import it in parts, or with label.py" in answer.text
 
 
 def test_an_admin_invites_imports_and_exports(site: Site) -> None:
@@ -411,11 +411,11 @@ def test_an_admin_invites_imports_and_exports(site: Site) -> None:
     assert [pick] == list(site.store.picks())
     more = out.content + b'{"prompt": "new", "completions": ["a", "b"]}\n'
     answer = _upload(more)(site)
-    assert "1 items and 0 picks came in; 1 were there already" in answer.text
+    assert "1 items and 0 picks were added; 1 were there already" in answer.text
     for name in ("label_studio", "argilla"):
         whole = site.admin.get(f"/admin/export/{name}.json").content
         assert len(json.loads(whole)) == 1
-        assert "0 items and 0 picks came in" in _upload(whole, name)(site).text
+        assert "0 items and 0 picks were added" in _upload(whole, name)(site).text
     assert len(site.admin.get("/admin/export/events.jsonl").text.splitlines()) == 1
     assert urllib.parse.urlsplit(link[0]).netloc == HOST
 
@@ -430,7 +430,7 @@ def test_a_name_that_has_a_link_is_asked_about_first(site: Site) -> None:
     form, cookie = site.form(site.ann), site.ann.cookies["labelling"]
     for name in ("ann", "  ann "):
         asked = post(site.admin, "/admin/invite", admins_form(site, name=name))
-        assert "ann has a link already" in asked.text and "/invite/" not in asked.text.replace(
+        assert "ann already has a link" in asked.text and "/invite/" not in asked.text.replace(
             "/admin/invite", ""
         )
         assert post(site.ann, "/label", form).status_code == 303  # she is still signed in
@@ -442,7 +442,7 @@ def test_a_name_that_has_a_link_is_asked_about_first(site: Site) -> None:
     assert site.store.by_session(cookie) is None
     # The button pressed twice, or the page loaded again: the link that was just made stays.
     again = post(site.admin, "/admin/invite", admins_form(site, **question))
-    assert "ann has a link already" in again.text and site.store.by_token(link[1]) is not None
+    assert "ann already has a link" in again.text and site.store.by_token(link[1]) is not None
     assert question["replaces"] not in again.text
 
 
@@ -451,7 +451,7 @@ def test_names_that_look_the_same_are_the_same(site: Site) -> None:
     assert f"{BASE}/invite/" in made.text
     assert site.store.invitation("Jos\u00e9 Ruiz") is not None
     asked = post(site.admin, "/admin/invite", admins_form(site, name="Jos\u00e9 Ruiz"))
-    assert "has a link already" in asked.text
+    assert "already has a link" in asked.text
 
 
 class Locals(logging.Handler):

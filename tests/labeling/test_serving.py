@@ -47,7 +47,7 @@ def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_othe
         assert len(re.findall("invite link for ann", first)) == 1  # the second would end the first
         ann = store.invitation("ann")
         assert (
-            "ann has a link already (--reinvite" in serve("ann") and store.invitation("ann") == ann
+            "ann already has a link (--reinvite" in serve("ann") and store.invitation("ann") == ann
         )
         assert "invite link for ann" in serve("ann", reinvite=True)
         assert store.invitation("ann") not in (None, ann)

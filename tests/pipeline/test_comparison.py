@@ -93,5 +93,5 @@ def test_a_stage_that_writes_nothing_cannot_be_compared() -> None:
     def silent(args: Told) -> None: ...
 
     silent.__annotations__["args"] = Told  # a class of this function's own
-    with pytest.raises(InputError, match="1: no output_dir and no output"):
+    with pytest.raises(InputError, match="1: output_dir or output is missing"):
         output_of(silent, ["--seed", "1"])

@@ -18,7 +18,7 @@ def test_a_loop_goes_on_only_under_its_own_settings(tmp_path: Path) -> None:
     args.on_alarm = "stop"
     claim(args, {"ppo": {"lam": 0.9}})
     args.noise = 0.1
-    with pytest.raises(InputError, match="noise: was 0.0, is 0.1"):
+    with pytest.raises(InputError, match="noise was 0.0 and is 0.1"):
         claim(args, {"ppo": {"lam": 0.9}})
     (tmp_path / "o" / "online.json").unlink()
     (tmp_path / "o" / "mine.txt").write_text(json.dumps(1))

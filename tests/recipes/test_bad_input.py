@@ -119,7 +119,7 @@ def test_a_fault_is_one_line_with_its_place_and_leaves_nothing_behind(
 def test_other_recipes_refuse_it_as_well(fault: str, main: Any, field: str, tmp_path: Path) -> None:
     name, content, message = FAULTS[fault]
     (tmp_path / name).write_bytes(content)
-    expected = "no comparisons in it" if fault == "no rows" else re.escape(message)
+    expected = "holds no comparisons" if fault == "no rows" else re.escape(message)
     with pytest.raises(InputError, match=expected):
         call(main, [field, str(tmp_path / name), "--output", str(tmp_path / "out.jsonl")])
     assert os.listdir(tmp_path) == [name]

@@ -663,7 +663,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "evaluate: nobody judges",
         evaluate.main,
         lambda run, t: ["--adapter", str(run / "ppo/adapters/policy")],
-        "no judge: give --lexicon",
+        "judges: none is given",
     ),
     (
         "evaluate: a training reward that is no judge",

@@ -19,9 +19,9 @@ def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--stages", "ppo,magic"], "stages: 'magic' is none of sample"),
-     (["--configs", "data"], "configs: data: no folder with a YAML for sample"),
-     (["--configs", "nowhere"], "configs: nowhere: no folder with")],
+    [(["--stages", "ppo,magic"], "stages: 'magic' is not one of sample"),
+     (["--configs", "data"], "configs: data: holds no YAML for sample"),
+     (["--configs", "nowhere"], "configs: nowhere: holds no YAML")],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -44,5 +44,5 @@ def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
         "kl4=out/kl4/adapters/policy",
     ]
     assert bind(kept[3].main, kept[3].words)[0].runs == ["out/kl0.5", "out/kl4"]
-    with pytest.raises(InputError, match="kl_targets: give one or more, each once"):
+    with pytest.raises(InputError, match="kl_targets: give at least one"):
         call(sweep.main, ["--kl_targets", "1", "1"])

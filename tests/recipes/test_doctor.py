@@ -100,7 +100,7 @@ def test_without_a_plan_the_canaries_still_sing(
     line = ["--model_name_or_path", demo_model, "--use_cpu", "true", "--lexicon", "lexicon.txt"]
     assert call(doctor.main, line) == 0
     shown = capsys.readouterr().out
-    assert "no memory plan can be made: no such thing at all\n" in shown
+    assert "the memory plan failed: no such thing at all\n" in shown
     assert "ok    a canary" in shown
     monkeypatch.setattr(doctor, "LIBRARY_CHECKS", {"a canary": lambda: "silent"})
     assert call(doctor.main, line) == 1

@@ -348,14 +348,14 @@ def test_two_loops_do_not_share_a_store(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--wait"], "who labels"),
+        (["--wait"], "labeler: give exactly one"),
         (["--schedule", "cubic"], "schedule is 'cubic'"),
         (["--rounds", "9"], "rounds is 9, but must be at most 4"),
-        (["--initial_labels", "5"], "eval_rows 8 of 5 labels"),
+        (["--initial_labels", "5"], "eval_rows is 8, but must be below"),
         (["--ppo_config", "no.yaml"], "no.yaml: no such file"),
         (["--sample_config", "POLICY"], "truncate_token: None in sample_config, but '.'"),
-        (["--sample_config", "THINKING"], "chat_template_kwargs: not the same in sample_"),
-        (["--ppo_config", "LEXICON"], "the reward is the adapter of each round"),
+        (["--sample_config", "THINKING"], "chat_template_kwargs differs in sample_"),
+        (["--ppo_config", "LEXICON"], "must name no reward"),
         (["--model_name_or_path", "./no"], "./no: no such folder"),
         (["--sample_config", "PROMPTS"], "broken.jsonl:1: prompt: missing"),
         (["--noise", "2"], "noise is 2, but must be at most 1"),

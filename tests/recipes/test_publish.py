@@ -143,7 +143,9 @@ def test_a_run_for_true_is_refused_for_the_same_reasons(
 ) -> None:
     assert exit_code(monkeypatch, words) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err.startswith("error: base org/base: not verified on the Hub: org/base: the Hub says")
+    assert err.startswith(
+        "error: base org/base: not verified on the Hub: org/base: the Hub answered"
+    )
     assert hub.writes() == []
 
 
@@ -194,7 +196,7 @@ def test_a_secret_in_a_staged_file_stops_it(
 
 
 def test_a_repository_must_be_named(words: list[str]) -> None:
-    with pytest.raises(InputError, match="repo_id: give it as OWNER/NAME"):
+    with pytest.raises(InputError, match="repo_id: must be OWNER/NAME"):
         cli.call(publish.main, words[:2])
 
 

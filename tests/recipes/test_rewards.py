@@ -161,7 +161,7 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
     before = (run / "c.jsonl").read_text()
     (run / "c.jsonl").write_text(before + json.dumps(comparisons(1)[0]) + "\n")
     try:
-        with pytest.raises(InputError, match="not what .* was trained on any more"):
+        with pytest.raises(InputError, match="has changed since .* was trained"):
             call(
                 reward_report.main,
                 [
@@ -182,8 +182,8 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
     ("words", "message"),
     [
         (["--run", "nowhere"], "--run: nowhere/run.json: no such file"),
-        (["--label_fractions", "0.1,2"], "label_fractions: write shares between 0 and 1"),
-        (["--label_fractions", "ten"], "label_fractions: write shares between 0 and 1"),
+        (["--label_fractions", "0.1,2"], "label_fractions: must be shares between 0 and 1"),
+        (["--label_fractions", "ten"], "label_fractions: must be shares between 0 and 1"),
         (["--lexicon", "nowhere"], "--lexicon: nowhere: no such file"),
     ],
 )

@@ -156,7 +156,7 @@ def test_judged_again_all_scores_are_the_same(
     if words[:1] == ["--chat_template_kwargs"]:
         run = json.loads((before / "run.json").read_text())
         assert run["settings"]["chat_template_kwargs"] == {"mood": "glad"}
-        with pytest.raises(InputError, match="the samples answer prompts rendered by"):
+        with pytest.raises(InputError, match="the prompts of the samples were rendered by"):
             call(recipe("evaluate").main, [*again, "--overwrite", "--chat_template", "plain"])
 
 

@@ -117,7 +117,7 @@ def test_what_was_allowed_stands_in_run_json_and_in_the_report_and_stays_when_it
     assert [(row["answer"], row["allowed"]) for row in found] == [("no", True), ("yes", False)]
     facts = verdicts({"mine": read_ppo_run(out)}, {}, None)
     (fact,) = [f for f in facts if f[0] == "mine: its reward model can be trusted"]
-    assert fact[2] == "no" and "trained all the same (--allow_untrusted_reward)" in fact[1]
+    assert fact[2] == "no" and "the run used it anyway (--allow_untrusted_reward)" in fact[1]
 
 
 @pytest.mark.parametrize("name", ["sample", "ppo", "rloo", "best_of_n", "evaluate", "online"])
@@ -162,6 +162,6 @@ def test_eval_prompts_that_are_trained_on_are_counted(adapter: Path, tmp_path: P
     facts = verdicts({"mine": read_ppo_run(out)}, {}, None)
     assert (
         "mine: its held-out prompts are held out",
-        "6 of 10 of --eval_prompts are among its prompts",
+        "it was trained on 6 of the 10 prompts of --eval_prompts",
         "no",
     ) in facts

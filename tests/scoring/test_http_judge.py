@@ -555,14 +555,14 @@ def test_the_recipe_ends_with_a_useless_judge_and_goes_on_once_it_is_mended(
         return capsys.readouterr().out
 
     stub.script = [first, reply(said("As a model, I"))]
-    with pytest.raises(InputError, match=r"4 answers in a row.*As a model.*3 of its labels are ta"):
+    with pytest.raises(InputError, match=r"4 answers in a row.*As a model.*3 of its labels"):
         label()
     assert not output.exists() and len(stub.seen) == 5
 
     stub.script = [reply(said("Hm")), first]
     assert "7 picks, 0 ties, 1 refused" in (out := label()) and "--ask_again asks" in out
     assert "0 picks" in label("--overwrite") and len(stub.seen) == 5 + 8
-    assert "1 refused items are asked again\n1 picks" in label("--overwrite", "--ask_again")
+    assert "1 refused items will be asked again\n1 picks" in label("--overwrite", "--ask_again")
     assert len(output.read_text().splitlines()) == 9
 
     few = tmp_path / "few.sqlite"  # fewer than its patience would bear

@@ -1,1 +1,1 @@
-"""Floor 4: how good it is, and a page that shows it."""
+"""Floor 4: evaluate policies and reward models, and show the results on pages."""

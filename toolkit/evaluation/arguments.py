@@ -1,4 +1,4 @@
-"""What the evaluation can be told."""
+"""The flags of the evaluation."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
-    """Who is compared, on what, and who judges."""
+    """The contenders, the prompts and the judges."""
 
     adapter: str | None = flag(
-        None, "A policy adapter's folder: short for --contenders policy=FOLDER."
+        None, "Folder of a policy adapter. Short for --contenders policy=FOLDER."
     )
     contenders: list[str] = flag(
         [],
-        "NAME=WHAT: an adapter's or checkpoint's folder (checkpoint-*: all), a model, best_of_N, "
-        "best_of_N:NAME. The untuned model is there unasked.",
+        "Models to compare, as NAME=WHAT. WHAT is the folder of an adapter or a checkpoint "
+        "(checkpoint-* takes all), a model, best_of_N, or best_of_N:NAME. The untuned model is "
+        "always included.",
     )
     judges: list[str] = flag(
         [],
-        "NAME=KIND:VALUE: lexicon:FILE, function:MODULE:FUNCTION, reward_adapter:FOLDER, "
-        "reward_model:NAME, http:MODEL@URL, people:STORE.",
+        "Judges, as NAME=KIND:VALUE. KIND:VALUE is lexicon:FILE, function:MODULE:FUNCTION, "
+        "reward_adapter:FOLDER, reward_model:NAME, http:MODEL@URL or people:STORE.",
     )
     lexicon: str | None = flag(None, "Short for --judges lexicon=lexicon:FILE.")
     reward_function: str | None = flag(
@@ -44,30 +45,36 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
     reward_adapter: str | None = flag(None, "Short for --judges reward=reward_adapter:FOLDER.")
     reward_end_token: str = flag(
         "auto",
-        "What closes a text before reward models score it: auto for what each was trained with, "
-        "none, eos, or a token.",
+        "Token put at the end of a text before a reward model scores it: auto (the one that the "
+        "model was trained with), none, eos, or a token.",
     )
     training_reward: str | None = flag(
-        None, "The judge that policies were trained on: the gap to others is shown."
+        None, "Name of the judge that the policies were trained on. Its gap to others is shown."
     )
     reranker: str | None = flag(
-        None, "The judge that best-of-n picks by; the training reward, or the first."
+        None,
+        "Name of the judge by which best-of-n picks. By default the training reward, else the "
+        "first judge that scores.",
     )
     prompts: str | None = flag(None, prompts_help(HELD_OUT))
     limit: Count | None = other_default(512, PromptSourceArguments, "limit")
     samples: str | None = flag(
-        None, "Judge what an earlier evaluation sampled (its samples.jsonl)."
+        None, "The samples.jsonl of an earlier evaluation, to judge again instead of sampling."
     )
-    output_dir: str = flag("outputs/evaluation", "Folder to write.")
+    output_dir: str = flag("outputs/evaluation", "Folder for the results.")
     frontier_prompts: CountOrZero = flag(
-        0, "Estimate the KL-optimal curve on so many of the prompts; 0: do not."
+        0, "Number of prompts from which to estimate the KL-optimal curve; 0 leaves it out."
     )
-    frontier_samples: Count = flag(512, "Reference samples of each of these.")
+    frontier_samples: Count = flag(
+        512, "Reference samples of each prompt for the KL-optimal curve."
+    )
     pick_pairs: Literal["reference", "all"] = flag(
-        "reference", "What HTTP judges and people compare: each with the reference, or all."
+        "reference",
+        "Pairs that HTTP judges and people compare: each contender with the reference, or all "
+        "pairs.",
     )
-    pick_limit: Count = flag(100, "Show them so many of the prompts.")
-    show: CountOrZero = flag(8, "Samples in the table.")
+    pick_limit: Count = flag(100, "Prompts that HTTP judges and people see.")
+    show: CountOrZero = flag(8, "Number of samples in the printed table.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +82,7 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
             check_range("frontier_samples", self.frontier_samples, low=16)
 
     def load_contenders(self, base: str, precision: str) -> "list[Contender]":
-        """The contenders, the reference first; their files are checked."""
+        """Return the contenders, the reference first, after checking their files."""
         from toolkit.evaluation.contenders import check_contenders, parse_contenders
 
         specs = list(self.contenders)
@@ -85,28 +92,29 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         check_contenders(contenders, base, precision)
         picks = any(c.kind == "best_of_n" for c in contenders)
         if picks and not (self.reranker or self.training_reward or self._scoring()):
-            raise InputError("contenders: best-of-n needs a judge that scores, to pick by")
+            raise InputError("contenders: best-of-n needs a judge that scores (add one)")
         return contenders
 
     def load_judges(self, base: str, precision: str) -> "list[Judge]":
-        """The judges; nothing large is loaded.
+        """Return the judges without loading anything large.
 
         Raises:
-            InputError: nobody, one that does not load, or a name that is nobody's.
+            InputError: there is no judge, one does not load, or a name is unknown.
         """
         from toolkit.evaluation.judges import ScoreJudge, load_judges
 
         judges = load_judges(self.specs(), base, precision, self.reward_end_token, self._http_judge)
         if not judges:
             raise InputError(
-                "no judge: give --lexicon, --reward_function, --reward_adapter or --judges"
+                "judges: none is given (add --lexicon, --reward_function, --reward_adapter or "
+                "--judges)"
             )
         for field_name in ("training_reward", "reranker"):
             name = getattr(self, field_name)
             scoring = [j.name for j in judges if isinstance(j, ScoreJudge)]
             if name is not None and name not in scoring:
                 raise InputError(
-                    f"{field_name}: no judge that scores is called {name!r} (there are: "
+                    f"{field_name}: no judge that scores is called {name!r} (judges that score: "
                     f"{', '.join(scoring) or 'none'})",
                     field_name,
                 )
@@ -117,7 +125,7 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         return [*self._scoring(), *parse_specs(self.judges, "judges")]
 
     def _scoring(self) -> list[Spec]:
-        """What the short flags say."""
+        """Return the judges of the short flags."""
         return short_forms(
             {
                 "lexicon": self.lexicon,
@@ -127,7 +135,7 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         )
 
     def _http_judge(self, url: str, model: str) -> "HTTPJudge":
-        """A judge at this address, asked as the flags say."""
+        """Make a judge at this address with the request settings of the flags."""
         from toolkit.scoring.http_judge import HTTPJudge
 
         return HTTPJudge(

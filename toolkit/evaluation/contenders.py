@@ -1,13 +1,13 @@
-"""Who is compared: the reference, adapters, checkpoints, whole models, best-of-n of any of them.
+"""The contenders: the reference, adapters, checkpoints, whole models, and best-of-n of these.
 
     reference                     the base with adapters off
     ppo=outputs/ppo/adapters/policy
     ppo=outputs/ppo/checkpoint-*  each checkpoint, as ppo@40, ppo@80, ...
-    other=some-org/some-model     a whole model, loaded beside the base while it writes
-    best16=best_of_16             of 16 of the reference's completions that of the highest reward
-    best4=best_of_4:ppo           the same of the contender called ppo
+    other=some-org/some-model     a whole model, loaded beside the base while it samples
+    best16=best_of_16             the highest reward among 16 completions of the reference
+    best4=best_of_4:ppo           the highest reward among 4 completions of the contender ppo
 
-All but whole models are adapters on one base in memory.
+All except whole models are adapters on one base in memory.
 """
 
 import math
@@ -48,13 +48,13 @@ RuleOf = Callable[[PreTrainedTokenizerBase], SamplingRule]
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those that are compared.
+    """One contender.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
         kind: "reference", "adapter", "checkpoint", "model" or "best_of_n".
-        source: folder or Hub id; of best-of-n, the name of the contender that it picks from.
-        n: of best-of-n.
+        source: folder or Hub id; for best-of-n, the name of the contender that it picks from.
+        n: number of completions for best-of-n.
     """
 
     name: str
@@ -64,20 +64,20 @@ class Contender:
 
     @property
     def adapter(self) -> str | None:
-        """The adapter's folder, in full; None where there is none."""
+        """The adapter's folder as an absolute path; None without an adapter."""
         return str(Path(self.source).resolve()) if self.kind == "adapter" else None
 
 
 @dataclass
 class Outputs:
-    """What a contender wrote, one completion for each prompt.
+    """A contender's completions, one per prompt.
 
     Attributes:
-        texts: what a judge sees.
-        ids: the same in the base's tokens; None of a model with other tokens.
-        log_ratios: log pi - log rho of the whole completion, in nats; None where the tokens differ.
-        tokens: sampled, with a stop token.
-        kl_of_picking: what best-of-n adds: ln n - (n - 1) / n nats.
+        texts: the texts that judges see.
+        ids: the texts as the base's token ids; None for a model with other tokens.
+        log_ratios: log pi - log rho of each completion, in nats; None for other tokens.
+        tokens: number of sampled tokens, with the end token.
+        kl_of_picking: KL that best-of-n adds: ln n - (n - 1) / n nats.
     """
 
     texts: list[str]
@@ -88,10 +88,10 @@ class Outputs:
 
 
 def parse_contenders(specs: Sequence[str]) -> list[Contender]:
-    """Contenders from ``name=what``, in that order; the reference comes first, named or not.
+    """Parse contenders from ``name=what``, in that order; the reference always comes first.
 
     Raises:
-        InputError: a name that stands twice, nothing by that name, best-of-n of nobody.
+        InputError: a name is used twice, or a contender does not exist.
     """
     found: list[Contender] = []
     for spec in specs:
@@ -100,7 +100,7 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
             name, what = "", name
         if not what or (equals and not name):
             raise InputError(
-                f"contenders: {spec!r} is not NAME=WHAT (as ppo=outputs/ppo/adapters/policy)"
+                f"contenders: {spec!r} is not NAME=WHAT (such as ppo=outputs/ppo/adapters/policy)"
             )
         found += _parse(name, what)
 
@@ -114,14 +114,17 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(
-                f"contenders: two are called {name!r} (NAME=WHAT; the untuned model is `reference`)"
+                f"contenders: two are called {name!r} (choose another NAME; `reference` is the "
+                "untuned model)"
             )
 
     for c in found:
         if c.kind == "best_of_n" and c.source not in names:
-            raise InputError(f"contenders: {c.name}: nobody is called {c.source!r} to pick from")
+            raise InputError(f"contenders: {c.name}: no contender is called {c.source!r}")
         if c.kind == "best_of_n" and _by_name(found, c.source).kind == "best_of_n":
-            raise InputError(f"contenders: {c.name}: best-of-n of best-of-n (give one greater n)")
+            raise InputError(
+                f"contenders: {c.name}: best-of-n of best-of-n is not possible (use a greater n)"
+            )
 
     return sorted(found, key=lambda c: c.kind != "reference")
 
@@ -135,7 +138,7 @@ def _parse(name: str, what: str) -> list[Contender]:
         return [Contender(name or what, "reference")]
     if match := BEST_OF.fullmatch(what):
         if int(match[1]) < 2:
-            raise InputError(f"contenders: {what}: of at least 2")
+            raise InputError(f"contenders: {what}: n must be at least 2")
         return [Contender(name or what, "best_of_n", match[2] or "", int(match[1]))]
 
     path = Path(what)
@@ -155,8 +158,8 @@ def _parse(name: str, what: str) -> list[Contender]:
         return [Contender(name, "adapter", what)]
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(
-            f"contenders: {what}: neither an adapter's folder (adapter_config.json) nor a model's "
-            "(config.json)"
+            f"contenders: {what}: is neither an adapter's folder (adapter_config.json) nor a "
+            "model's (config.json)"
         )
 
     if not path.is_dir() and (what.startswith((".", "/")) or what.count("/") != 1):
@@ -165,7 +168,7 @@ def _parse(name: str, what: str) -> list[Contender]:
 
 
 def check_contenders(contenders: Sequence[Contender], base: str, precision: str) -> None:
-    """Raise InputError unless each could be loaded; reads small files and loads no model."""
+    """Raise InputError unless each contender can be loaded; this reads only small files."""
     for c in contenders:
         if c.kind == "adapter":
             check_adapter(c.source, base, "CAUSAL_LM", f"contenders: {c.name}", precision)
@@ -180,12 +183,12 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
 def other_settings(
     contenders: Sequence[Contender], sampling: Mapping[str, object], prompts: Prompts
 ) -> list[str]:
-    """A line for each contender that was trained with other settings than it is judged with.
+    """Return a line for each contender that was trained with other settings than it is judged with.
 
     Args:
-        contenders: of adapters, ``run.json`` of their run tells, and their toolkit.json.
-        sampling: by TRL's names.
-        prompts: how their messages are rendered counts too.
+        contenders: adapters' settings are read from the run's ``run.json`` and ``toolkit.json``.
+        sampling: sampling settings by TRL's names.
+        prompts: prompts, whose chat template is compared too.
     """
     names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
     lines = []
@@ -201,15 +204,15 @@ def other_settings(
                 continue
             if settings.get("truncate_token", ...) is ... or then == now:
                 continue
-            lines.append(f"{c.name} was trained with {name} {then!r}, and is judged with {now!r}")
+            lines.append(f"{c.name} was trained with {name} {then!r}, but is judged with {now!r}")
     return lines
 
 
 def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
-    """The folder of an adapter that came with a tokenizer of its own; None if none did.
+    """Return the folder of an adapter that has its own tokenizer; None if none has.
 
     Raises:
-        InputError: two came with other tokens each, so that no prompt is one for both.
+        InputError: two adapters have tokenizers with different tokens.
     """
     found = [_tokenizer_of(c) for c in contenders]
     folders = [folder for folder in found if folder is not None]
@@ -217,14 +220,14 @@ def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
     for folder, vocabulary in zip(folders, vocabularies, strict=True):
         if vocabulary != vocabularies[0]:
             raise InputError(
-                f"contenders: {folders[0]} and {folder} came with tokenizers of other tokens "
-                "(evaluate them apart, or name one by --tokenizer_name_or_path)"
+                f"contenders: {folders[0]} and {folder} have tokenizers with different tokens "
+                "(evaluate them separately, or choose one with --tokenizer_name_or_path)"
             )
     return folders[0] if folders else None
 
 
 def _tokenizer_of(contender: Contender) -> str | None:
-    """The folder of the tokenizer that came with an adapter, or with a checkpoint's run."""
+    """Return the folder of the tokenizer of an adapter or of a checkpoint's run."""
     places = [contender.source]
     if contender.kind == "checkpoint":
         run = Path(contender.source).parent
@@ -239,16 +242,15 @@ def _tokenizer_of(contender: Contender) -> str | None:
 
 
 class Sampling:
-    """Has contenders write: one base, their adapters on it, the same prompts and seed for all.
+    """Samples from all contenders: one base with their adapters, the same prompts and seed.
 
     Args:
         roles: the base; adapters are added to it.
-        tokenizer: the base's.
+        tokenizer: the base's tokenizer.
         prompts: token ids.
-        rule_of: the sampling rule in a tokenizer's ids.
-        precision: of whole models that are loaded.
-        seed: each contender draws from it and its own name, so that who else takes part changes
-            nothing in what it writes.
+        rule_of: makes the sampling rule for a tokenizer.
+        precision: precision of whole models.
+        seed: combined with a contender's name, so that other contenders do not change its texts.
         batch_size: completions in one pass.
     """
 
@@ -270,7 +272,7 @@ class Sampling:
         self._roles_of: dict[str, str] = {}
 
     def role(self, contender: Contender) -> str:
-        """The role that it plays on the base."""
+        """Return a contender's role on the base."""
         if contender.kind == "reference":
             return REFERENCE
         if contender.name not in self._roles_of:
@@ -290,12 +292,12 @@ class Sampling:
     def write(
         self, contender: Contender, contenders: Sequence[Contender], reranker: Scorer | None
     ) -> Outputs:
-        """One completion for each prompt.
+        """Sample one completion per prompt.
 
         Args:
-            contender: who writes.
-            contenders: all of them: best-of-n picks from another's.
-            reranker: what it picks by.
+            contender: the contender that writes.
+            contenders: all contenders, since best-of-n picks from another one.
+            reranker: the scorer by which best-of-n picks.
         """
         generator = torch.Generator().manual_seed(_stream(self.seed, contender.name))
         if contender.kind == "model":
@@ -304,7 +306,9 @@ class Sampling:
             assert reranker is not None
             source = _by_name(contenders, contender.source)
             if source.kind == "model":
-                raise InputError(f"contenders: {contender.name}: best-of-n of a whole model")
+                raise InputError(
+                    f"contenders: {contender.name}: best-of-n of a whole model is not possible"
+                )
             return self._pick(contender, self.role(source), reranker, generator)
         return self.sample(
             self.role(contender), range(len(self.prompts)), generator, contender.name
@@ -318,26 +322,25 @@ class Sampling:
         name: str,
         reference: Roles | None = None,
     ) -> Outputs:
-        """A completion for each of these prompts, which may stand there several times.
+        """Sample a completion for each of these prompts, which may occur several times.
 
         Raises:
-            InputError: log-probs that are NaN or infinite, by name and prompt.
+            InputError: log-probs are NaN or infinite.
         """
         texts: list[str] = []
         kept: list[list[int]] = []
         ratios: list[float] = []
         tokens: list[int] = []
         starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, desc=f"{name} writes", leave=False):
+        for start in tqdm(starts, desc=f"Sampling {name}", leave=False):
             batch = [self.prompts[i] for i in indices[start : start + self.batch_size]]
             found = sample_batch(self.roles, role, batch, self.rule, generator, reference)
             for prompt, ratio in zip(batch, found.log_ratios, strict=True):
                 if not math.isfinite(ratio):
                     text = decode_pair(self.tokenizer, prompt, [])[0]
                     raise InputError(
-                        f"contenders: {name}: its log-probs on {text!r:.60} are not finite, so "
-                        "that it takes no part (its weights are broken, or the precision is too "
-                        "low: try --precision fp32)"
+                        f"contenders: {name}: its log-probs on {text!r:.60} are not finite. Its "
+                        "weights are broken or the precision is too low (try --precision fp32)"
                     )
             ratios += found.log_ratios
             tokens += found.tokens
@@ -351,11 +354,11 @@ class Sampling:
     def completions(
         self, outputs: Outputs, indices: Sequence[int] | None = None
     ) -> TokenCompletions:
-        """What a contender wrote, as scorers are asked about it.
+        """Return a contender's completions in the form that scorers take.
 
         Args:
             outputs: the completions.
-            indices: the prompt of each; by default all prompts in their order.
+            indices: the prompt of each completion; by default all prompts in their order.
         """
         chosen = range(len(self.prompts)) if indices is None else indices
         return TokenCompletions(
@@ -368,7 +371,7 @@ class Sampling:
         )
 
     def draw(self, contender: Contender, n: int, reranker: Scorer) -> tuple[Outputs, list[float]]:
-        """n completions of each prompt by one contender, one prompt after the other, and scores."""
+        """Sample and score n completions of each prompt, prompt by prompt."""
         generator = torch.Generator().manual_seed(_stream(self.seed, contender.name))
         return self._draw(self.role(contender), contender.name, n, reranker, generator)
 
@@ -398,7 +401,7 @@ class Sampling:
         )
 
     def _write_beside(self, contender: Contender, generator: torch.Generator) -> Outputs:
-        """By a whole model; the KL is known if its tokens are the base's."""
+        """Sample from a whole model; the KL is known if its tokens are the base's."""
         tokenizer = load_tokenizer(contender.source)
         prompts, own = self.prompts, tokenizer.chat_template
         same = tokenizer.get_vocab() == self.tokenizer.get_vocab()
@@ -445,21 +448,21 @@ def sample_batch(
     generator: torch.Generator,
     reference: Roles | None = None,
 ) -> _Batch:
-    """Completions of one role, what is seen of each, and how far each is from the reference.
+    """Sample completions of one role, with their texts and log-ratios to the reference.
 
-    A log-ratio that is not finite tells of a log-prob that is not.
+    A log-ratio is not finite if a log-prob is not.
 
     Args:
-        roles: with that role.
-        role: who writes.
+        roles: the models.
+        role: the role that writes.
         prompts: token ids.
-        rule: of sampling.
-        generator: its noise.
-        reference: whose reference is asked, if not ``roles``.
+        rule: the sampling rule.
+        generator: source of the sampling noise.
+        reference: models whose reference is used; by default ``roles``.
     """
     mask, sampled = rule.sample(roles.step(role), prompts, generator, roles.device)
     visible, _ = rule.visible(sampled)
-    # 0 unless there is a log-prob that is no number, as the ratio would be.
+    # 0 unless a log-prob is NaN, which makes the ratio NaN too.
     ratios = ((sampled.logprobs - sampled.logprobs) * sampled.mask).sum(dim=1)
     if role != REFERENCE or reference is not None:
         ids, _ = pad(prompts, rule.pad_id, "left")
@@ -475,5 +478,5 @@ def sample_batch(
 
 
 def _stream(seed: int, name: str) -> int:
-    """A seed of its own for each name."""
+    """Derive a seed from a seed and a name."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])

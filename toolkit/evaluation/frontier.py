@@ -1,4 +1,4 @@
-"""How much score a KL can buy: curves estimated from many samples of the reference."""
+"""Estimate the best score at each KL from many samples of the reference."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,21 @@ from toolkit.evaluation.result import BestOfNPoint, Frontier, OptimalPoint
 from toolkit.maths.frontier import best_of_n_kl, best_of_n_score, supported_kl, tilt_at_kl
 from toolkit.models.actors import REFERENCE
 
-POINTS = 40  # of the KL-optimal curve
-AT_ONCE = 32_768  # completions that are scored in one go
+POINTS = 40  # points of the KL-optimal curve
+AT_ONCE = 32_768  # completions that are scored in one step
 
 
 def reference_scores(
     sampling: Sampling, judges: Sequence[ScoreJudge], count: int, each: int, seed: int
 ) -> dict[str, Tensor]:
-    """Scores (P, N) of N reference samples for each of the first P prompts, under each judge.
+    """Return each judge's scores (P, N) of N reference samples of each of the first P prompts.
 
     Args:
         sampling: base, prompts and rule.
-        judges: who score.
+        judges: judges that score.
         count: P.
         each: N.
-        seed: of the noise; not that of the comparison.
+        seed: seed of the noise; it must differ from the comparison's seed.
     """
     generator = torch.Generator().manual_seed(seed)
     indices = [i for i in range(min(count, len(sampling.prompts))) for _ in range(each)]
@@ -41,13 +41,13 @@ def reference_scores(
 
 
 def frontier(scores: Tensor, spread: float, by: Tensor | None = None) -> Frontier:
-    """Curves of gain against KL, the gain in standard deviations of the reference's scores.
+    """Compute gain against KL, the gain in standard deviations of the reference's scores.
 
     Args:
-        scores: (P, N) under a judge.
-        spread: standard deviation of the reference's scores in the comparison. The gain is from
-            the mean of ``scores``, which are of these prompts.
-        by: (P, N), by what best-of-n picks; the judge itself by default.
+        scores: (P, N) scores of a judge.
+        spread: standard deviation of the reference's scores in the comparison. The gain is
+            measured from the mean of ``scores``.
+        by: (P, N) scores by which best-of-n picks; by default the judge's own.
     """
     count = scores.shape[1]
     center = scores.double().mean().item()
@@ -78,7 +78,7 @@ def frontier(scores: Tensor, spread: float, by: Tensor | None = None) -> Frontie
 
 
 def optimal_gain(curve: Frontier, kl: float) -> float | None:
-    """The KL-optimal gain at ``kl`` nats, between the curve's points; None beyond its support."""
+    """Interpolate the KL-optimal gain at ``kl`` nats; None beyond the curve's support."""
     if kl > curve.supported_kl:
         return None
     for left, right in zip(curve.optimal, curve.optimal[1:], strict=False):
@@ -98,16 +98,16 @@ def frontiers(
     seed: int,
     picked_by: str | None,
 ) -> dict[str, Frontier]:
-    """The curves of each judge that scores; none if ``count`` is 0.
+    """Compute the curves of each judge that scores; none if ``count`` is 0.
 
     Args:
-        judges: all of them.
+        judges: all judges.
         sampling: base, prompts and rule.
-        scores: of the contenders, the reference first: its spread is 1.
-        count: prompts.
-        each: reference samples of each.
-        seed: of the comparison.
-        picked_by: the judge that best-of-n picks by; by default the first.
+        scores: scores of the contenders, the reference first; its spread is the unit of gain.
+        count: number of prompts.
+        each: reference samples of each prompt.
+        seed: seed of the comparison.
+        picked_by: the judge by which best-of-n picks; by default the first.
     """
     scoring = [j for j in judges if isinstance(j, ScoreJudge)]
     if count == 0 or not scoring:

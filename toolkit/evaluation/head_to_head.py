@@ -1,4 +1,4 @@
-"""Contenders against each other on the same prompts: win rates, significance, KL, gaps."""
+"""Compare contenders on the same prompts: win rates, significance, KL, gaps."""
 
 import math
 from collections.abc import Sequence
@@ -32,21 +32,21 @@ def compare(
     """Count all pairs under all judges, and rate the contenders by each judge.
 
     Args:
-        names: of the contenders, the reference first.
+        names: names of the contenders, the reference first.
         scores: judge -> contender -> a score for each prompt.
         verdicts: judge -> (contender, opponent) -> 1, 0, -1 or None for each prompt.
-        seed: of the tests' and the bootstrap's randomness.
+        seed: seed of the tests and the bootstrap.
 
     Returns:
-        the pairs; and judge -> ratings, the best first, where every contender met every other.
+        The pairs; and judge -> ratings, the best first, if all contenders met each other.
 
     Raises:
-        InputError: a score that is NaN or infinite, by which nothing can be ranked.
+        InputError: a score is NaN or infinite.
     """
     for judge, of in scores.items():
         for name, values in of.items():
             if not np.isfinite(values).all():
-                raise InputError(f"judges: {judge}: a score of {name} is not finite: nobody ranks")
+                raise InputError(f"judges: {judge}: a score of {name} is NaN or infinite")
 
     pairs: list[Pair] = []
     ratings: dict[str, list[PairRating]] = {}
@@ -70,7 +70,7 @@ def compare(
 
 
 def _verdicts_of(scores: Scores, names: Sequence[str]) -> Verdicts:
-    """What a judge that scores says of all pairs: the higher score wins."""
+    """Return a scoring judge's verdicts on all pairs: the higher score wins."""
     return {
         (a, b): [int(np.sign(x - y)) for x, y in zip(scores[a], scores[b], strict=True)]
         for a, b in pairs_of(names, "all")
@@ -80,17 +80,17 @@ def _verdicts_of(scores: Scores, names: Sequence[str]) -> Verdicts:
 def count_pair(
     said: Sequence[int | None], differences: np.ndarray | None = None, seed: int = 0
 ) -> PairCounts:
-    """Count one contender's wins, ties and losses against another, one verdict for each prompt.
+    """Count one contender's wins, ties and losses against another, one verdict per prompt.
 
-    ``win_rate`` is over decided prompts, with Wilson's 95 % interval; ``p_value`` is the exact
-    two-sided sign test's, which takes each prompt as one pair. With differences of scores also
-    their mean, its standard error, and ``p_scores`` of a paired test: by chance each prompt's
-    difference could as well have had the other sign (R. A. Fisher, 1935).
+    ``win_rate`` is over decided prompts, with Wilson's 95 % interval; ``p_value`` is from the exact
+    two-sided sign test, in which each prompt is one pair. If scores are given, their mean
+    difference, its standard error and ``p_scores`` are added, the latter from a paired test with
+    random signs of the differences (R. A. Fisher, 1935).
 
     Args:
-        said: 1, 0, -1, or None where it was not judged.
-        differences: (prompts,) of scores.
-        seed: of the signs drawn.
+        said: 1, 0, -1, or None if not judged.
+        differences: (prompts,) differences of scores.
+        seed: seed of the random signs.
     """
     wins, ties, losses = (sum(v == sign for v in said) for sign in (1, 0, -1))
     decided = wins + losses
@@ -117,7 +117,7 @@ def count_pair(
 
 
 def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of the mean difference under random signs; those that are 0 change nothing."""
+    """Return the two-sided p of the mean difference under random signs; zeros change nothing."""
     d = differences[differences != 0]
     if not len(d):
         return 1.0
@@ -126,7 +126,7 @@ def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
     signs = rng.integers(0, 2, size=(FLIPS, len(d)), dtype=np.int8) * 2 - 1
     by_chance = np.abs(signs @ d)
 
-    # Sums that are equal but for rounding count as reached.
+    # Sums that differ only by rounding count as equal.
     reached = (by_chance >= abs(d.sum()) * (1 - 1e-12)).sum()
     return float(1 + reached) / (FLIPS + 1)
 
@@ -138,16 +138,16 @@ def contender_results(
     prompts: Sequence[str],
     trained: dict[str, SeenPrompts],
 ) -> list[ContenderResult]:
-    """Sum each contender up: KL with its error, scores under each judge, what its texts are like.
+    """Summarize each contender: KL with its error, scores under each judge, text measures.
 
-    The KL of best-of-n is its bound ln n - (n - 1) / n, which is exact without ties, plus that of
-    what it picks from.
+    The KL of best-of-n is the KL of its source plus the bound ln n - (n - 1) / n, which is exact
+    without ties.
 
     Args:
-        contenders: the reference first: gains are measured against its scores.
-        outputs, scores: of each; no scores before they were judged.
-        prompts: as texts.
-        trained: of ``trained_prompts.trained_on``.
+        contenders: the reference first, since gains are measured against its scores.
+        outputs, scores: each contender's; no scores before anybody judged.
+        prompts: prompts as texts.
+        trained: the result of ``trained_prompts.trained_on``.
     """
     first = contenders[0].name
     results = []
@@ -184,15 +184,15 @@ def _summary(scores: Sequence[float], reference: Sequence[float]) -> ScoreSummar
 
 
 def gaps(results: Sequence[ContenderResult], pairs: Sequence[Pair], training: str) -> list[Gap]:
-    """Hold what the training reward says beside what other judges say.
+    """Compare the training reward's gains with those of the other judges.
 
-    ``gap`` is the difference of the gains; ``alarm`` says that the training reward finds the
+    ``gap`` is the difference of the gains. ``alarm`` is set if the training reward finds the
     contender better than the reference (p < 0.05) and the other judge does not, or finds it worse.
 
     Args:
-        results: of ``contender_results``, the reference first.
-        pairs: of ``compare``.
-        training: the judge that policies were trained on.
+        results: the result of ``contender_results``, the reference first.
+        pairs: the pairs of ``compare``.
+        training: the judge that the policies were trained on.
     """
     reference = results[0].name
     against = {(pair.judge, pair.a): pair for pair in pairs if pair.b == reference}

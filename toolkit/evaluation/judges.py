@@ -1,6 +1,7 @@
-"""Who says which of two completions is better: scorers, HTTP judges, people.
+"""The judges of pairs of completions: scorers, HTTP judges, people.
 
-``scoring.arguments`` says how they are named; scores are compared, and whoever picks is asked.
+Scorers' scores are compared; the others are asked about each pair. ``scoring.arguments`` parses
+the names of judges.
 """
 
 import json
@@ -18,7 +19,7 @@ from toolkit.scoring.http_judge import HTTPJudge
 from toolkit.scoring.picker import Picker
 from toolkit.scoring.scorer import Prompt, Scorer
 
-# 1: the first is better, -1: the second, 0: equally good; None: not judged.
+# 1: the first is better; -1: the second is better; 0: equally good; None: not judged.
 Verdict = int | None
 Scores = dict[str, list[float]]  # contender -> a score for each prompt
 Verdicts = dict[tuple[str, str], list[Verdict]]  # (contender, opponent) -> one for each prompt
@@ -27,12 +28,12 @@ Question = tuple[Prompt, str, str]  # a prompt, and two completions
 
 @dataclass
 class ScoreJudge:
-    """Gives each completion a number; the greater one wins.
+    """A judge that scores completions; the higher score wins.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
         kind: one of ``scoring.arguments.KINDS``.
-        scorer: who scores.
+        scorer: computes the scores.
     """
 
     name: str
@@ -42,37 +43,36 @@ class ScoreJudge:
     def score(
         self, sampling: Sampling, outputs: Outputs, indices: Sequence[int] | None = None
     ) -> list[float]:
-        """A score for each of these completions.
+        """Score completions.
 
         Args:
             sampling: base and prompts.
             outputs: the completions.
-            indices: the prompt of each; by default all prompts in their order.
+            indices: the prompt of each completion; by default all prompts in their order.
 
         Raises:
-            InputError: a score that is NaN or infinite.
+            InputError: a score is NaN or infinite.
         """
         return self.scorer.finite_scores(sampling.completions(outputs, indices))
 
 
 @dataclass
 class AskJudge:
-    """Whoever picks the best of completions: a language model behind an endpoint, say."""
+    """A judge that picks the better completion, such as a language model behind an endpoint."""
 
     name: str
     picker: Picker
     kind: str = "http"
 
     def verdicts(self, questions: list[Question]) -> list[Verdict]:
-        """Its answers; equal texts are a tie without asking, no clear answer is None.
+        """Ask the judge; equal texts are a tie without asking, and None means no clear answer.
 
         Raises:
-            InputError: it could not be asked, or it gave no answer at all; a table of those would
-                look as if it had judged.
+            InputError: the judge could not be asked, or gave no answer to any pair.
         """
         found: list[Verdict] = []
         asked = answered = 0
-        for prompt, first, second in tqdm(questions, desc=f"{self.name} judges", unit="pair"):
+        for prompt, first, second in tqdm(questions, desc=f"Judging by {self.name}", unit="pair"):
             if first == second:
                 found.append(0)
                 continue
@@ -84,8 +84,8 @@ class AskJudge:
 
         if asked and not answered:
             raise InputError(
-                f"judges: {self.name}: gave no answer on any of {asked} pairs; its last begins "
-                f"{self.picker.refusal}"
+                f"judges: {self.name}: gave no answer on any of {asked} pairs; its last reply "
+                f"begins {self.picker.refusal}"
             )
         if doubt := self.picker.doubt():
             print(f"warning: {self.name}: {doubt}")
@@ -94,10 +94,10 @@ class AskJudge:
 
 @dataclass
 class PeopleJudge:
-    """People on the labeling page, who see neither names nor which is which.
+    """People on the labeling page, who do not see which contender wrote what.
 
-    The questions go into a store as items; what has been said of them so far is what counts. Ask
-    again later, with ``evaluate.py --samples``, for the rest.
+    The questions go into a store as items, and the labels given so far count. Run
+    ``evaluate.py --samples`` again later for the rest.
     """
 
     name: str
@@ -105,7 +105,7 @@ class PeopleJudge:
     kind: str = "people"
 
     def verdicts(self, questions: list[Question]) -> list[Verdict]:
-        """By majority of those who labeled a pair; a tie, or both bad, counts for neither."""
+        """Return the majority of each pair's labels; ties and "both bad" count for neither."""
         different = [question for question in questions if question[1] != question[2]]
         said: dict[str, list[int]] = defaultdict(list)
         with Store(self.path, Settings(overlap=0.0, repeats=0.0, gold=0.0)) as store:
@@ -131,9 +131,9 @@ class PeopleJudge:
         left = sum(v is None for v in found)
         if left:
             print(
-                f"{self.name}: {len(found) - left} of {len(found)} pairs are judged; for the rest: "
-                f"python recipes/label.py --serve --store {self.path} --invite NAME, then "
-                "evaluate.py again with --samples"
+                f"{self.name}: {len(found) - left} of {len(found)} pairs are judged. To judge the "
+                f"rest, run python recipes/label.py --serve --store {self.path} --invite NAME, "
+                "then evaluate.py again with --samples"
             )
         return found
 
@@ -152,17 +152,17 @@ def load_judges(
     end_token: str = "auto",
     ask: Callable[[str, str], HTTPJudge] = HTTPJudge,
 ) -> list[Judge]:
-    """The judges that these name; nothing large is loaded.
+    """Make the judges without loading anything large.
 
     Args:
-        specs: of any kind.
-        base: the base at hand, which reward adapters must fit.
-        precision: how bases are held.
-        end_token: what closes the texts that reward models read.
-        ask: makes an HTTP judge of its address and its model's name.
+        specs: judges of any kind.
+        base: the base, which reward adapters must fit.
+        precision: precision of bases.
+        end_token: end token of texts that reward models read.
+        ask: makes an HTTP judge from its address and its model's name.
 
     Raises:
-        InputError: a name twice, or something that does not load.
+        InputError: a name is used twice, or a judge does not load.
     """
     judges: list[Judge] = []
     for spec in specs:
@@ -185,7 +185,7 @@ def load_judges(
 
 
 def reranker(judges: Sequence[Judge], name: str | None) -> Scorer | None:
-    """What best-of-n picks by: the judge called ``name``, or the first that scores, if any does."""
+    """Return the scorer for best-of-n: the judge called ``name``, or the first that scores."""
     for judge in judges:
         if isinstance(judge, ScoreJudge) and name in (None, judge.name):
             return judge.scorer
@@ -200,15 +200,18 @@ def judge_all(
     pick_pairs: str,
     pick_limit: int,
 ) -> tuple[dict[str, Scores], dict[str, Verdicts]]:
-    """Scores (judge -> contender -> a number a prompt) and verdicts (judge -> pair -> one each).
+    """Ask all judges.
 
     Args:
-        judges: who judge.
+        judges: the judges.
         sampling: base and prompts.
-        contenders: the reference first.
-        outputs: of each.
+        contenders: the contenders, the reference first.
+        outputs: each contender's completions.
         pick_pairs: "reference" or "all": the pairs that judges who pick are asked about.
-        pick_limit: they see so many of the prompts.
+        pick_limit: number of prompts that these judges see.
+
+    Returns:
+        Scores (judge -> contender -> prompts) and verdicts (judge -> pair -> prompts).
     """
     scores: dict[str, Scores] = {}
     verdicts: dict[str, Verdicts] = {}
@@ -235,7 +238,7 @@ def judge_all(
 
 
 def pairs_of(names: Sequence[str], wanted: str) -> Iterator[tuple[str, str]]:
-    """(contender, opponent): each but the first against the first; with "all", everyone."""
+    """Yield (contender, opponent): all others against the first or, with "all", all pairs."""
     for i, name in enumerate(names):
         for opponent in names[:i] if wanted == "all" else names[: min(i, 1)]:
             yield name, opponent

@@ -1,4 +1,4 @@
-"""One self-contained HTML page, light and dark; every text in it is escaped."""
+"""Write self-contained HTML pages, light and dark, with all texts escaped."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(path: str | Path, template: str, title: str, **values: object) -> None:
     """Write a page from one of ``TEMPLATES``, atomically.
 
-    Strings are escaped, and characters that an eye would miss are written out (filter ``shown``).
+    Strings are escaped, and invisible characters are written out (filter ``shown``).
     """
     environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES))
     environment.filters["shown"] = lambda text: printable(str(text))
@@ -30,9 +30,9 @@ def render(path: str | Path, template: str, title: str, **values: object) -> Non
 def picture(
     draw: Callable[[Figure], None], alt: str, size: tuple[float, float], save: Path | None = None
 ) -> Markup:
-    """What ``draw`` puts on a figure of ``size`` inches, as a <picture> for light and for dark.
+    """Draw a figure of ``size`` inches as a <picture> with a light and a dark image.
 
-    With ``save``, the light one is written there too, as a PNG.
+    If ``save`` is given, the light image is also written there as a PNG.
     """
     sources = []
     for dark in (False, True):
@@ -53,7 +53,7 @@ def picture(
 
 
 def _dark() -> AbstractContextManager[None]:
-    """The page's own background, and what is bright enough on it."""
+    """Return matplotlib's settings for the dark page."""
     back, front = "#16181b", "#e4e4e4"
     return rc_context(
         {

@@ -1,8 +1,8 @@
-"""Who is best when nobody has met everybody: ratings of models or of completions from choices.
+"""Rate models or completions from choices, even if not all of them met.
 
-A contest is one comparison: its competitors (names) and the order in which they came out, from the
-best on, as far as it is known. Strengths are Plackett-Luce's, which for two are Bradley-Terry's;
-choix fits them. They are given on Elo's scale: mean 1500, and 400 points for odds of 10 to 1.
+A contest is one comparison: its competitors (names) and their order, the best first, as far as it
+is known. Strengths follow the Plackett-Luce model, which is Bradley-Terry for two competitors, and
+are fitted by choix. Ratings are on Elo's scale: mean 1500, and 400 points for odds of 10 to 1.
 """
 
 import math
@@ -23,17 +23,14 @@ from toolkit.evaluation.result import PairRating
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 
 METHODS = ("plackett_luce", "bradley_terry", "elo")
-# Competitors; places of them, best first; and what contests of one prompt have in common.
+# Competitors; their places, best first; and a key that contests of the same prompt share.
 Contest = tuple[tuple[str, ...], tuple[int, ...], str]
 Placed = tuple[tuple[int, ...], tuple[int, ...]]  # competitors by number, and their places
 
 
 @dataclass
 class Rating:
-    """A competitor's rating with its 95 % bootstrap interval, and how often it took part and won.
-
-    Wins are contests that it came out best of.
-    """
+    """A competitor's rating with its 95 % bootstrap interval, and its contests and first places."""
 
     name: str
     rating: float
@@ -45,24 +42,24 @@ class Rating:
 
 @dataclass
 class Ratings:
-    """What ratings.py found, as ratings.json holds it."""
+    """The result of ratings.py, stored in ratings.json."""
 
     method: str
     ratings: list[Rating]
 
     def write(self, path: str | Path) -> None:
-        """Write it, atomically."""
+        """Write the ratings atomically."""
         write_json(path, to_row(self))
 
 
 def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
-    """The contests of comparisons that say which model wrote each completion (``models``).
+    """Make contests of comparisons whose ``models`` name the writer of each completion.
 
     Args:
-        rows: with their places.
+        rows: rows with their places for messages.
 
     Raises:
-        InputError: rows without it, or with another number of models than of completions.
+        InputError: a row does not have one model per completion.
     """
     contests = []
     for place, row in rows:
@@ -70,7 +67,7 @@ def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
         if not isinstance(models, list) or len(models) != len(row["completions"]):
             raise InputError(
                 f"{place}: models: missing, or not one for each completion "
-                '(write who wrote what: "models": ["gpt2", "gpt2-tuned", ...])'
+                '(name the writers, as in "models": ["gpt2", "gpt2-tuned", ...])'
             )
         contests.append((tuple(map(str, models)), _order(row), repr(row["prompt"])))
     return contests
@@ -83,18 +80,18 @@ def _order(row: Row) -> tuple[int, ...]:
 def rate(
     contests: Sequence[Contest], method: str, resamples: int = 200, seed: int = 0
 ) -> list[Rating]:
-    """Ratings of all competitors, the best first.
+    """Rate all competitors, the best first.
 
     Args:
-        contests: a competitor who stands twice in one is not compared with itself.
+        contests: the contests; a competitor is never compared with itself.
         method: "plackett_luce" (each pick from those left), "bradley_terry" (each order as pairs)
-            or "elo" (pairs, one after the other, K = 32: the order of the contests matters).
-        resamples: prompts, with all their contests, are drawn with replacement so often for the
-            intervals; contests stay in their order.
-        seed: of that.
+            or "elo" (pairs in turn, K = 32, so the order of the contests matters).
+        resamples: number of bootstrap samples for the intervals; prompts are drawn with all their
+            contests, which stay in order.
+        seed: seed of the bootstrap.
 
     Raises:
-        InputError: some models never met any of the others, not even by way of third ones.
+        InputError: some models never met the others, directly or through third models.
     """
     check_choice("method", method, METHODS)
     _check_connected(contests)
@@ -129,16 +126,16 @@ def rate_pairs(
     resamples: int = 400,
     seed: int = 0,
 ) -> list[PairRating]:
-    """Bradley-Terry ratings of contenders who met on the same prompts; a tie is half a win each.
+    """Rate contenders who met on the same prompts by Bradley-Terry; a tie is half a win each.
 
     Args:
-        names: of all.
+        names: names of all contenders.
         verdicts: (contender, opponent) -> 1, 0, -1 or None (not judged) for each prompt.
-        resamples: prompts are drawn with replacement so often for the 95 % intervals.
-        seed: of that.
+        resamples: number of bootstrap samples of the prompts for the 95 % intervals.
+        seed: seed of the bootstrap.
 
     Returns:
-        the ratings, on Elo's scale with mean 1500, the best first.
+        The ratings on Elo's scale with mean 1500, the best first.
     """
     place = {name: i for i, name in enumerate(names)}
     said = np.array(
@@ -155,7 +152,7 @@ def rate_pairs(
         np.add.at(wins, (losers, winners), (known - share) @ weights)
         return 1500 + ELO_SCALE * choix.ilsr_pairwise_dense(wins, alpha=0.01)
 
-    # Prompts are drawn with replacement by how often each one counts.
+    # Drawing prompts with replacement means weighting each one by its count.
     count = said.shape[1]
     point = fit(np.ones(count))
     rng = np.random.default_rng(seed)
@@ -177,8 +174,8 @@ def _check_connected(contests: Sequence[Contest]) -> None:
     if len(groups) > 1:
         first, second = (", ".join(sorted(g))[:60] for g in groups[:2])
         raise InputError(
-            f"models: {first} and {second} never met, not even by way of others, so that nothing "
-            "says which is better (rate them apart, or compare them)"
+            f"models: {first} and {second} never met, directly or through others, so they cannot "
+            "be ranked (rate them separately, or compare them)"
         )
 
 
@@ -197,7 +194,7 @@ def _fit(contests: Sequence[Placed], players: int, method: str) -> np.ndarray:
 
 
 def _picks(competitors: Sequence[int], order: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """(winner, those left), for each place that is known."""
+    """List (winner, those left) for each known place."""
     picks = []
     left = set(range(len(competitors)))
     for best in order:
@@ -211,24 +208,23 @@ def _picks(competitors: Sequence[int], order: Sequence[int]) -> list[tuple[int, 
 def strengths(
     picks: Sequence[tuple[int, Sequence[int]]], players: int, alpha: float = 0.01
 ) -> np.ndarray:
-    """Plackett-Luce log-strengths (players,), in nats, mean 0, by choix's iterated spectral method.
+    """Fit Plackett-Luce log-strengths (players,) in nats, mean 0, by choix's spectral method.
 
     Args:
-        picks: (winner, losers), indices.
-        players: how many.
-        alpha: pulls towards equality a little, so that one who never lost stays finite.
+        picks: (winner, losers) as indices.
+        players: number of players.
+        alpha: pulls towards equality a little, so that a player who never lost stays finite.
     """
     fitted = choix.ilsr_top1(players, [(w, tuple(losers)) for w, losers in picks], alpha=alpha)
     return fitted - fitted.mean()
 
 
 def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
-    """One row for each prompt, all labels of its completions made into ``scores``.
+    """Merge the labels of each prompt into one row with ``scores``.
 
-    Several models answer a prompt, people put the answers in order, and the orders become a number
-    for each answer: Plackett-Luce strengths over that prompt's labels, as z-scores. ``best`` and
-    ``ranking`` follow the scores (no ranking where two are equal), ``labels`` counts the labels;
-    prompts whose labels leave a tie at the top are left out.
+    A completion's score is its Plackett-Luce strength over the prompt's labels, as a z-score.
+    ``best`` and ``ranking`` follow the scores (no ranking if two are equal), and ``labels`` counts
+    the labels. Prompts with a tie for the best are left out.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

@@ -1,4 +1,4 @@
-"""What evaluate.py found, as evaluation.json holds it."""
+"""The result of evaluate.py, stored in evaluation.json."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from toolkit.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class TextMeasures:
-    """What a contender's texts are like: means over completions, shares but for ``words``."""
+    """Measures of a contender's texts: means over completions; all but ``words`` are shares."""
 
     words: float
     distinct_1: float
@@ -25,11 +25,11 @@ class TextMeasures:
 
 @dataclass(frozen=True, kw_only=True)
 class SeenPrompts:
-    """How many of the prompts a contender was trained on.
+    """The number of prompts that a contender was trained on.
 
     Attributes:
-        trained_prompts: their number; None where it could not be checked.
-        trained_prompts_note: why it could not be.
+        trained_prompts: their number; None if it could not be checked.
+        trained_prompts_note: why it could not be checked.
     """
 
     trained_prompts: int | None
@@ -41,10 +41,10 @@ class ScoreSummary:
     """A contender's scores under one judge.
 
     Attributes:
-        mean: over the prompts.
-        error: its standard error.
-        gain: rise of the mean over the reference's, in standard deviations of its scores.
-        std: standard deviation of the contender's own scores.
+        mean: mean over the prompts.
+        error: standard error of the mean.
+        gain: the mean minus the reference's mean, in standard deviations of the reference's scores.
+        std: standard deviation of the contender's scores.
     """
 
     mean: float
@@ -55,14 +55,14 @@ class ScoreSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ContenderResult(SeenPrompts, TextMeasures):
-    """One contender.
+    """One contender's results.
 
     Attributes:
-        name, kind, source, adapter, n: as those of ``contenders.Contender``.
-        tokens: sampled for a completion, mean.
-        kl: from the reference, in nats a completion; None where the tokens are not the base's.
-        kl_error: its standard error.
-        scores: by judge; empty until they have judged.
+        name, kind, source, adapter, n: as in ``contenders.Contender``.
+        tokens: mean number of sampled tokens per completion.
+        kl: KL from the reference in nats per completion; None if it has other tokens.
+        kl_error: standard error of the KL.
+        scores: scores by judge; empty until somebody has judged.
     """
 
     name: str
@@ -78,14 +78,14 @@ class ContenderResult(SeenPrompts, TextMeasures):
 
 @dataclass(frozen=True, kw_only=True)
 class PairCounts:
-    """One contender against another, each prompt a pair.
+    """One contender against another; each prompt is one pair.
 
     Attributes:
-        wins, ties, losses, not_judged: prompts.
-        win_rate, low, high: over decided prompts, with Wilson's 95 % interval.
-        p_value: of the exact two-sided sign test.
-        difference, difference_error, p_scores: of the scores, mean, standard error and p of a
-            paired test; None under a judge that gives no scores.
+        wins, ties, losses, not_judged: numbers of prompts.
+        win_rate, low, high: share of decided prompts won, with Wilson's 95 % interval.
+        p_value: p of the exact two-sided sign test.
+        difference, difference_error, p_scores: mean difference of scores, its standard error, and
+            p of a paired test; None under a judge that gives no scores.
     """
 
     wins: int
@@ -102,13 +102,13 @@ class PairCounts:
 
     @property
     def judged(self) -> int:
-        """The number of prompts on which there is a verdict."""
+        """The number of prompts with a verdict."""
         return self.wins + self.ties + self.losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair(PairCounts):
-    """What one judge says of ``a`` against ``b``.
+    """One judge's counts for ``a`` against ``b``.
 
     Attributes:
         p_holm: ``p_value`` corrected for the number of that judge's pairs.
@@ -121,13 +121,13 @@ class Pair(PairCounts):
 
     @property
     def surely_scores_higher(self) -> bool:
-        """Whether the scores of ``a`` are higher by more than luck (p < 0.05)."""
+        """Whether the scores of ``a`` are significantly higher (p < 0.05)."""
         if self.difference is None or self.p_scores is None:
             return False
         return self.difference > 0 and self.p_scores < 0.05
 
     def turned(self) -> "Pair":
-        """Return the same pair as seen from ``b``."""
+        """Return the same pair from the side of ``b``."""
         return replace(
             self,
             a=self.b,
@@ -153,13 +153,13 @@ class PairRating:
 
 @dataclass(frozen=True)
 class Gap:
-    """What the training reward says of a contender, beside a judge that it was not trained on.
+    """A contender's gain under the training reward and under a judge that it was not trained on.
 
     Attributes:
-        name: of the contender.
-        judge: the other one.
-        trained_gain, gain: in standard deviations, under the training reward and the judge.
-        gap: the first minus the second.
+        name: the contender's name.
+        judge: the judge's name.
+        trained_gain, gain: gains under the training reward and the judge, in standard deviations.
+        gap: ``trained_gain`` minus ``gain``.
         alarm: the training reward finds it better than the reference, and the judge does not.
     """
 
@@ -173,7 +173,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """Who judged; ``training_reward`` says that policies were trained on this one."""
+    """A judge; ``training_reward`` marks the judge that the policies were trained on."""
 
     name: str
     kind: str
@@ -182,10 +182,7 @@ class JudgeResult:
 
 @dataclass(frozen=True)
 class OptimalPoint:
-    """A point of the KL-optimal curve: nats, standard deviations, and samples of the worst prompt.
-
-    The samples are effective ones.
-    """
+    """A point of the KL-optimal curve: nats, standard deviations, least effective sample size."""
 
     kl: float
     gain: float
@@ -194,7 +191,7 @@ class OptimalPoint:
 
 @dataclass(frozen=True)
 class BestOfNPoint:
-    """What best-of-n gains, in standard deviations, at its KL, in nats."""
+    """The gain of best-of-n in standard deviations, and its KL in nats."""
 
     n: int
     kl: float
@@ -203,13 +200,13 @@ class BestOfNPoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """How much gain a KL can buy, by samples of the reference.
+    """The best gain at each KL, estimated from samples of the reference.
 
     Attributes:
-        prompts, samples: how many, and reference samples of each.
+        prompts, samples: number of prompts, and of reference samples of each.
         optimal: the curve of the KL-optimal policy, by rising KL.
-        supported_kl: up to which each of its prompts has ten effective samples or more, in nats.
-        best_of_n: n = 1, 2, 4, ...
+        supported_kl: KL in nats up to which each prompt has at least ten effective samples.
+        best_of_n: points for n = 1, 2, 4, ...
     """
 
     prompts: int
@@ -221,15 +218,14 @@ class Frontier:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What is known once the contenders have written, before anybody judges.
+    """The results before anybody has judged.
 
     Attributes:
-        prompts: how many.
-        contenders: the reference first.
-        vocabulary: digest of the vocabulary that samples.jsonl's ids are of
-            (``data.text.vocabulary_digest``); None in files of before.
-        chat_template, chat_template_kwargs: how messages were rendered; both None in files of
-            before.
+        prompts: number of prompts.
+        contenders: the contenders, the reference first.
+        vocabulary: digest of the vocabulary of the ids in samples.jsonl
+            (``data.text.vocabulary_digest``); None in old files.
+        chat_template, chat_template_kwargs: how messages were rendered; both None in old files.
     """
 
     prompts: int
@@ -240,37 +236,37 @@ class Written:
 
     @property
     def chat(self) -> Chat | None:
-        """How messages were rendered; None where that was not noted."""
+        """How messages were rendered; None if it was not recorded."""
         if self.chat_template is None and self.chat_template_kwargs is None:
             return None
         return chat_of(to_row(self))
 
     @classmethod
     def read(cls, path: Path, what: str) -> "Written":
-        """Read evaluation.json, of an evaluation that may have ended before anybody judged.
+        """Read evaluation.json, even if nobody has judged yet.
 
         Raises:
-            InputError: no such file, or something else in it.
+            InputError: the file is missing or malformed.
         """
         return from_row(Written, read_object(path, what), str(path))
 
     def write(self, path: Path) -> None:
-        """Write it, atomically."""
+        """Write evaluation.json atomically."""
         write_json(path, to_row(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Written):
-    """All that evaluate.py found.
+    """The complete results of evaluate.py.
 
     Attributes:
-        seed: of everybody's sampling; 0 where it is not told.
-        reference: the name of the contender that the others are measured against.
-        judges: who judged.
-        pairs: of contenders, under each judge.
-        ratings: by judge, the best first; of those under whom all have met.
-        gaps: none without a training reward.
-        frontier: by judge; empty unless it was asked for.
+        seed: seed of the sampling; 0 if it was not recorded.
+        reference: name of the contender that the others are compared with.
+        judges: the judges.
+        pairs: pairs of contenders under each judge.
+        ratings: ratings by judge, the best first, if all contenders met under that judge.
+        gaps: gaps of the training reward; empty without one.
+        frontier: curves by judge; empty unless requested.
     """
 
     reference: str
@@ -283,7 +279,7 @@ class Evaluation(Written):
 
     @property
     def training_reward(self) -> str | None:
-        """The judge that policies were trained on, if that was told."""
+        """The judge that the policies were trained on, if it was named."""
         return next((j.name for j in self.judges if j.training_reward), None)
 
     @classmethod
@@ -291,12 +287,12 @@ class Evaluation(Written):
         """Read evaluation.json.
 
         Raises:
-            InputError: no such file, something else in it, or nobody has judged yet.
+            InputError: the file is missing or malformed, or nobody has judged yet.
         """
         row = read_object(path, what)
         try:
             return from_row(Evaluation, row, str(path))
         except InputError as error:
             raise InputError(
-                f"{what}: {path.parent}: not what evaluate.py wrote ({error})"
+                f"{what}: {path.parent}: was not written by evaluate.py ({error})"
             ) from None

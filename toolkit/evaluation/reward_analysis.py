@@ -1,4 +1,4 @@
-"""Can a reward model be trusted? Everything its report says, as plain numbers."""
+"""Compute the numbers of the reward model report: can the model be trusted?"""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ Scores = Sequence[Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Share):
-    """The accuracy on some of the rows, and what chance would have there."""
+    """The accuracy on a group of rows, and the accuracy of chance there."""
 
     group: str
     chance: float
@@ -45,14 +45,14 @@ class Group(Share):
 
 @dataclass(frozen=True)
 class People:
-    """How far people agree; each is None where the rows do not tell.
+    """Agreement between people; each figure is None if the rows do not hold what it needs.
 
     Attributes:
-        one_rater: how often a rater drawn for each candidate picks what all made together picked
-            (which counts that rater too).
+        one_rater: how often one random rater per candidate leads to the same pick as all raters
+            together (who include that rater).
         split_half: how often two halves of the raters pick the same.
         rated_rows: rows with ratings.
-        two_labellers: how often two different labellers of the same completions pick the same.
+        two_labellers: how often two labelers of the same completions pick the same.
     """
 
     one_rater: float | None = None
@@ -62,13 +62,13 @@ class People:
 
     @property
     def known(self) -> bool:
-        """Whether the rows tell anything of it."""
+        """Whether the rows show anything about agreement."""
         return self.one_rater is not None or self.two_labellers is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SureGuesses(Share):
-    """The accuracy of guesses that the softmax was about equally sure of."""
+    """The accuracy of guesses with about the same softmax probability."""
 
     confidence: float
 
@@ -84,7 +84,7 @@ class CalibrationHalf:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One half of the prompts before and after a temperature that was fitted on the other."""
+    """One half of the prompts before and after a temperature fitted on the other half."""
 
     temperature: float
     fitted_on: int
@@ -95,17 +95,17 @@ class Calibration:
 
 @dataclass(frozen=True)
 class NotCalibrated:
-    """Why nothing can be said of the calibration."""
+    """The reason why the calibration was not measured."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Of comparisons with K completions, how often each position is people's pick and the model's.
+    """Shares of people's and the model's picks at each position, for comparisons of K completions.
 
-    ``people_p``, ``model_p``: of chi-squared against picks that do not depend on position; small
-    where people (or the file's author) favored one.
+    ``people_p`` and ``model_p`` come from a chi-squared test that picks do not depend on position;
+    they are small if people (or the file's author) favored a position.
     """
 
     k: int
@@ -118,7 +118,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman's correlation with length, of the model's scores and of people's picks."""
+    """Spearman's correlation of length with the model's scores and with people's picks."""
 
     model: float
     people: float
@@ -126,7 +126,7 @@ class Correlations:
 
 @dataclass(frozen=True)
 class Shares:
-    """One share of the model's picks, and the same of people's."""
+    """A share of the model's picks, and the same share of people's picks."""
 
     model: Share
     people: Share
@@ -144,7 +144,7 @@ class LengthBias:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of scores in bins of one width, from ``low`` on, with mean and standard deviation."""
+    """Counts of scores in equal bins from ``low`` on, with mean and standard deviation."""
 
     low: float
     width: float
@@ -165,7 +165,7 @@ class Histograms:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong guess, with the softmax's probability of it and of what people picked."""
+    """A wrong guess, with the softmax's probabilities of it and of people's pick."""
 
     prompt: str | Messages
     model_pick: str
@@ -180,13 +180,13 @@ class Analysis:
     """All sections of the report.
 
     Attributes:
-        metrics: as metrics.json has them.
-        accuracy: with the interval that the verdict is about.
-        chance: accuracy by luck.
+        metrics: the metrics of metrics.json.
+        accuracy: accuracy with the interval that the verdict uses.
+        chance: accuracy of random guesses.
         pairwise_accuracy: share of (best, other) pairs in which the best scores higher.
-        baselines: by name.
-        people: how far they agree.
-        by_k, by_margin, by_length: accuracy on groups of rows; empty where no row tells.
+        baselines: accuracies by the baseline's name.
+        people: agreement between people.
+        by_k, by_margin, by_length: accuracy on groups of rows; empty if no row can be grouped.
     """
 
     metrics: RewardMetrics
@@ -207,7 +207,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The held-out accuracy, its interval and the loss after training on a share of the labels."""
+    """Held-out accuracy, its interval and the loss after training on a share of the labels."""
 
     fraction: float
     train: int
@@ -219,12 +219,12 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What reward_report.py found, as reward_report.json holds it.
+    """The result of reward_report.py, stored in reward_report.json.
 
     Attributes:
-        label_curve: the smallest share first; empty where it was not measured.
+        label_curve: accuracy against labels, the smallest share first; empty if not measured.
         run: run.json of the model.
-        verdict: in a sentence.
+        verdict: the verdict in a sentence.
     """
 
     analysis: Analysis
@@ -237,12 +237,12 @@ class RewardReport:
         """Read reward_report.json.
 
         Raises:
-            InputError: no such file, or something else in it.
+            InputError: the file is missing or malformed.
         """
         return from_row(RewardReport, read_object(path, what), str(path))
 
     def write(self, path: Path) -> None:
-        """Write it, atomically."""
+        """Write reward_report.json atomically."""
         write_json(path, to_row(self))
 
 
@@ -253,24 +253,23 @@ def analyze(
     bias: float,
     baselines: dict[str, Callable[[list[str]], Sequence[float]]] | None = None,
 ) -> Analysis:
-    """All sections of the report for held-out comparisons.
+    """Compute all sections of the report on held-out comparisons.
 
     Args:
-        rows: comparisons; ``scores`` or ``margin``, ``ratings`` and ``labeler`` are used where they
-            are there.
+        rows: comparisons; ``scores`` or ``margin``, ``ratings`` and ``labeler`` are optional.
         raw: the reward model's scores of each row's completions, before normalization.
-        gain, bias: of the normalization.
-        baselines: by name, functions from completions to numbers whose highest is the guess; the
-            longest completion is always among them.
+        gain, bias: the normalization.
+        baselines: functions by name that score completions; the highest score is the guess. The
+            longest completion is always added.
 
     Raises:
-        InputError: a score that is NaN or infinite.
+        InputError: a score is NaN or infinite.
     """
     for row, scores in zip(rows, raw, strict=True):
         if not all(map(math.isfinite, scores)):
             raise InputError(
-                f"reward: a score of {row['completions'][0]!r:.60} or of its rivals is not finite "
-                "(the reward model's weights are broken, or the precision is too low)"
+                f"reward: a score in the comparison of {row['completions'][0]!r:.60} is NaN or "
+                "infinite (the reward model's weights are broken, or the precision is too low)"
             )
 
     best = [row["best"] for row in rows]
@@ -322,7 +321,7 @@ def _share(credits: Sequence[float], rows: Sequence[Row]) -> Share:
 
 
 def _pairwise(raw: Scores, best: Sequence[int], texts: Sequence[list[str]]) -> float:
-    """Share of (best, other) pairs in which the best scores higher; half a point for equal ones."""
+    """Share of (best, other) pairs in which the best scores higher; equal scores count half."""
     points = [
         (scores[b] > s) + 0.5 * (scores[b] == s)
         for scores, b, x in zip(raw, best, texts, strict=True)
@@ -338,7 +337,7 @@ def _loss(raw: Scores, best: Sequence[int], temperature: float = 1.0) -> float:
 
 
 def people(rows: Sequence[Row]) -> People:
-    """How far people agree, where the rows tell: by ratings, and by several labels of one item."""
+    """Compute how far people agree, from ratings and from several labels of one item."""
     found = People()
     rated = [row for row in rows if _has_ratings(row)]
     if rated:
@@ -378,7 +377,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _margin(row: Row) -> float | None:
-    """By how much people put the best above the second."""
+    """Return how far people put the best above the second; None if the row does not say."""
     if row.get("scores") is not None:
         first, second, *_ = sorted(row["scores"], reverse=True)
         return first - second
@@ -390,7 +389,7 @@ def _mean_length(row: Row) -> float:
 
 
 def _by_k(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
-    """Accuracy for each number of completions."""
+    """Compute the accuracy for each number of completions."""
     groups: dict[int, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         groups[len(row["completions"])].append(i)
@@ -400,7 +399,7 @@ def _by_k(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
 def _by_quarter(
     rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], float | None]
 ) -> list[Group]:
-    """Accuracy in each quarter of the rows, ordered by ``key``; empty where no row has one."""
+    """Compute the accuracy in each quarter of the rows by ``key``; empty if no row has one."""
     keyed = sorted((value, i) for i, row in enumerate(rows) if (value := key(row)) is not None)
     groups = []
     for q in range(4):
@@ -423,8 +422,8 @@ def _group(name: str, of: list[int], rows: Sequence[Row], right: Sequence[float]
 def calibration(
     rows: Sequence[Row], raw: Scores, best: Sequence[int]
 ) -> Calibration | NotCalibrated:
-    """ECE and loss on one half of the prompts, before and after a temperature from the other."""
-    # By the prompt's digest, so that all rows of a prompt are in one half.
+    """Compute ECE and loss on half of the prompts, before and after a temperature from the rest."""
+    # Split by the prompt's digest, so that all rows of a prompt are in the same half.
     halves: tuple[list[int], list[int]] = ([], [])
     for i, row in enumerate(rows):
         digest = hashlib.blake2b(json.dumps(row["prompt"]).encode(), digest_size=1).digest()
@@ -462,7 +461,7 @@ def _at_temperature(temperature: float, rows: Sequence[Row], raw: Scores) -> Cal
 
 
 def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Positions]:
-    """For each K, how often each position is people's pick and the model's."""
+    """Count for each K how often people and the model pick each position."""
     found = []
     for k in sorted({len(row["completions"]) for row in rows}):
         chosen = [i for i, row in enumerate(rows) if len(row["completions"]) == k]
@@ -484,10 +483,10 @@ def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Positions
 
 
 def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> LengthBias:
-    """Does the model just like long answers, and more so than people do?
+    """Measure whether the model prefers long completions, and more so than people do.
 
-    ``rank_correlation`` is Spearman's between score and length in characters, within a comparison,
-    averaged (for people: between being the pick and length, the same way).
+    ``rank_correlation`` is Spearman's correlation of score and length in characters within a
+    comparison, averaged over comparisons. For people, being the pick replaces the score.
     """
     lengths = [[len(text) for text in row["completions"]] for row in rows]
     picked = [[float(k == row["best"]) for k in range(len(row["completions"]))] for row in rows]
@@ -540,7 +539,7 @@ def mistakes(
     right: Sequence[float],
     count: int = 10,
 ) -> list[Mistake]:
-    """The wrong guesses that the softmax was surest of."""
+    """Return the wrong guesses with the highest softmax probability."""
     sure = confidence(raw)
     wrong = [i for i, each in enumerate(right) if each == 0]
     worst = sorted(wrong, key=lambda i: -sure[i])[:count]
@@ -548,7 +547,7 @@ def mistakes(
     found = []
     for i in worst:
         row, guess = rows[i], guesses[i]
-        behind = raw[i][row["best"]] - raw[i][guess]  # in log-odds, so the softmax's share follows
+        behind = raw[i][row["best"]] - raw[i][guess]  # the difference is in log-odds
         found.append(
             Mistake(
                 prompt=row["prompt"],

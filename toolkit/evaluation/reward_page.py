@@ -1,4 +1,4 @@
-"""The reward model's report as a page: what ``reward_analysis`` found, drawn and explained."""
+"""Write the reward model report: draw and explain the results of ``reward_analysis``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,9 @@ from toolkit.scoring.accuracy import RewardMetrics, Share, judge
 
 
 def verdict(analysis: Analysis) -> tuple[str, str]:
-    """Whether to go on with this model ("yes", "no", "not decided"), and why.
+    """Return whether to go on with this model ("yes", "no", "not decided"), and why.
 
-    As ``judge`` has it, but no baseline may be better.
+    The verdict is that of ``judge``, except that no baseline may be better.
     """
     found = judge(analysis.metrics)
     better = [
@@ -33,12 +33,12 @@ def verdict(analysis: Analysis) -> tuple[str, str]:
         if s.value > analysis.accuracy.value
     ]
     if found.answer == "yes" and better:
-        return "no", f"{found.sentence} But no better than: {', '.join(better)}."
+        return "no", f"{found.sentence} But it is no better than: {', '.join(better)}."
     return found.answer, found.sentence
 
 
 def facts(analysis: Analysis) -> list[Fact]:
-    """The report's headline figures for the terminal."""
+    """Return the report's main figures for the terminal."""
 
     def interval(s: Share) -> str:
         return f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
@@ -60,7 +60,7 @@ def facts(analysis: Analysis) -> list[Fact]:
 
 
 def curve_point(fraction: float, metrics: RewardMetrics) -> CurvePoint:
-    """A point of the accuracy against labels."""
+    """Make a point of the curve of accuracy against labels."""
     assert metrics.train_comparisons is not None  # reward.py counts them
     return CurvePoint(
         fraction=fraction,
@@ -75,18 +75,20 @@ def curve_point(fraction: float, metrics: RewardMetrics) -> CurvePoint:
 def write_reward_report(
     folder: Path, analysis: Analysis, curve: list[CurvePoint], identity: Row
 ) -> None:
-    """``reward_report.html`` and ``reward_report.json`` in ``folder``.
+    """Write ``reward_report.html`` and ``reward_report.json``.
 
     Args:
-        folder: where.
-        analysis: of ``reward_analysis.analyze``.
-        curve: the smallest share first; or none.
-        identity: what made the model (``run.json``).
+        folder: the folder to write into.
+        analysis: the result of ``reward_analysis.analyze``.
+        curve: accuracy against labels, the smallest share first; may be empty.
+        identity: the model's ``run.json``.
     """
     answer, sentence = verdict(analysis)
     pictures = {
         "accuracy": picture(
-            lambda f: _draw_accuracy(f, analysis), "Accuracy beside chance and baselines", (9, 2.8)
+            lambda f: _draw_accuracy(f, analysis),
+            "Accuracy of the reward model, chance and baselines",
+            (9, 2.8),
         ),
         "position": picture(
             lambda f: _draw_position(f, analysis.position), "Picks by position", (9, 2.8)
@@ -175,7 +177,7 @@ def _draw_calibration(figure: Figure, c: Calibration) -> None:
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], linestyle="--", color="C7", label="perfect")
 
-    # The second curve is shifted a little, so that error bars do not hide.
+    # The second curve is shifted a little, so that its error bars do not cover the first.
     for shift, half, label in (
         (0.0, c.before, "as trained"),
         (0.004, c.after, "with temperature"),
@@ -188,7 +190,7 @@ def _draw_calibration(figure: Figure, c: Calibration) -> None:
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_xlabel("probability of the guess")
-    axis.set_ylabel("share that is right")
+    axis.set_ylabel("share of right guesses")
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", fontsize=8)
 
@@ -209,7 +211,7 @@ def _draw_position(figure: Figure, positions: list[Positions]) -> None:
 
 def _draw_histogram(figure: Figure, histograms: Histograms) -> None:
     axes = figure.subplots(1, 2)
-    both = (("raw", histograms.raw), ("normalised", histograms.normalised))
+    both = (("raw", histograms.raw), ("normalized", histograms.normalised))
     for axis, (name, h) in zip(axes, both, strict=True):
         edges = [h.low + i * h.width for i in range(len(h.counts))]
         axis.bar(edges, h.counts, width=h.width, align="edge")

@@ -1,4 +1,4 @@
-"""The report on runs as one page: HTML with everything in it, JSON and PNGs beside it."""
+"""Write the report on runs: one self-contained HTML page, with JSON and PNGs beside it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,16 +33,16 @@ LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass
 class Report:
-    """All that a page shows; each part may be missing.
+    """The content of a page; each part may be missing.
 
     Attributes:
         title: the page's heading.
-        facts: the headline (``run_report.verdicts``).
-        runs, rewards: by name.
-        evaluation: of evaluate.py; None without one.
+        facts: the main results (``run_report.verdicts``).
+        runs, rewards: PPO runs and reward models by name.
+        evaluation: the result of evaluate.py, or None.
         samples: the first rows of its samples.jsonl.
-        sheet: of the comparisons; None without them.
-        trainings: by name, run.json of what else was trained (SFT, DPO, ...).
+        sheet: description of the comparisons, or None.
+        trainings: run.json by name for other trainings (SFT, DPO, ...).
     """
 
     title: str
@@ -59,11 +59,11 @@ def write_run_report(folder: Path, report: Report) -> Path:
     """Write ``report.html``, ``report.json`` and the pictures as PNGs into ``folder``.
 
     Args:
-        folder: made if need be.
-        report: what is shown.
+        folder: the folder, which is made if it does not exist.
+        report: the content.
 
     Returns:
-        the page.
+        The path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs, rewards, result = report.runs, report.rewards, report.evaluation
@@ -149,7 +149,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
 def _front(
     folder: Path, result: Evaluation, judge: str, runs: dict[str, PPORun]
 ) -> tuple[str, Markup, Grid | None]:
-    """A judge's frontier: its name, the picture, and each contender's place below the curve."""
+    """Return a judge's name, its frontier's picture, and the contenders' places below it."""
     image = picture(
         lambda f: draw_frontier(f, result, judge, runs),
         f"Gain against KL: {judge}",
@@ -160,7 +160,7 @@ def _front(
 
 
 def _label(name: str) -> str:
-    """A name in a picture: no formula to matplotlib, not hidden from the legend, not too long."""
+    """Make a name safe for a picture: no formula, not hidden from the legend, not too long."""
     text = printable(name).replace("$", r"\$").replace("\n", " ")
     return (" " if text.startswith("_") else "") + (text[:37] + "..." if len(text) > 40 else text)
 
@@ -170,7 +170,7 @@ def _plain(name: str) -> str:
 
 
 def _identity(run: Row) -> list[tuple[str, str]]:
-    """What made a run (its run.json), in a few lines."""
+    """Summarize a run.json in a few lines."""
     if not run:
         return []
     settings = run.get("settings", {})
@@ -184,7 +184,7 @@ def _identity(run: Row) -> list[tuple[str, str]]:
         ("device", str(run.get("device"))),
         ("written", str(run.get("written"))),
         ("seconds of training", _first(run, "seconds")),
-        ("peak memory", f"{_first(run, 'peak_mb')} MiB, of the process when this was written"),
+        ("peak memory", f"{_first(run, 'peak_mb')} MiB of the process when this was written"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
 
@@ -208,7 +208,7 @@ def _run_rows(runs: dict[str, PPORun]) -> list[list[str]]:
 
 
 def _baseline_rows(reward: RewardRun) -> list[list[str]]:
-    """The reward model's accuracy beside chance, baselines and people."""
+    """List the accuracies of the reward model, chance, baselines and people."""
     m, analysis = reward.metrics, reward.analysis
     rows = [
         ["this reward model", f"{m.accuracy:.1%} of {m.comparisons} held-out comparisons"],
@@ -226,32 +226,35 @@ def _baseline_rows(reward: RewardRun) -> list[list[str]]:
 
 
 def _sheet_rows(sheet: DataSheet | None) -> list[list[str]]:
-    """The data sheet as names and values."""
+    """List the data sheet as names and values."""
     if sheet is None:
         return []
     who = ", ".join(f"{name} {count:,}" for name, count in sheet.labellers.items())
-    agree = "no item has two labelers"
+    agree = "not known, because no item has two labelers"
     if sheet.agreement is not None:
         alpha = "" if sheet.alpha is None else f", Krippendorff's alpha {sheet.alpha:.2f}"
         agree = f"{sheet.agreement:.1%} on {sheet.items_twice:,} items{alpha}"
     return [
         ["comparisons", f"{sheet.comparisons:,} of {sheet.prompts:,} prompts"],
         ["labelers", who],
-        ["completions each", ", ".join(f"{k}: {n:,}" for k, n in sheet.completions.items())],
+        [
+            "comparisons by number of completions",
+            ", ".join(f"{k}: {n:,}" for k, n in sheet.completions.items()),
+        ],
         ["picks by position", " / ".join(f"{n:,}" for n in sheet.positions)],
-        ["words of a completion, median", str(sheet.words)],
-        ["labelers agree", agree],
+        ["median words per completion", str(sheet.words)],
+        ["agreement of labelers", agree],
     ]
 
 
 def _first(run: Row, name: str) -> str:
-    """A figure of run.json, at its top or among the metrics."""
+    """Return a figure of run.json, from its top or its metrics."""
     value = run.get(name, run.get("metrics", {}).get(name))
     return "see the table of runs" if value is None else f"{value:,.0f}"
 
 
 def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str, PPORun]) -> None:
-    """Gain (standard deviations of the reference's scores) against KL: curves and contenders."""
+    """Draw gain (standard deviations of the reference's scores) against KL, with contenders."""
     axis = figure.subplots()
     placed = [(c, c.kl, c.kl_error or 0.0) for c in result.contenders if c.kl is not None]
     right = 1.15 * max([kl + error for _, kl, error in placed] + [1.0])
@@ -266,7 +269,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
                 str(p.n), (p.kl, p.gain), fontsize=7, xytext=(2, -9), textcoords="offset points"
             )
 
-    # A run's log is in the training reward's scores, so it goes into that judge's picture alone.
+    # A run's log holds the training reward's scores, so only that judge's picture shows it.
     reference = result.contenders[0].scores[judge]
     if judge == result.training_reward and reference.std > 0:
         for i, (name, run) in enumerate(runs.items()):
@@ -308,7 +311,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
 def _column(
     log: Sequence[LoggedUpdate], value_of: Callable[[LoggedUpdate], float | None]
 ) -> list[float]:
-    """A value of each update; NaN, which leaves a gap in a line, where it is not known."""
+    """Return a value of each update; an unknown value is NaN, which leaves a gap in the line."""
     values = [value_of(update) for update in log]
     return [float("nan") if value is None else value for value in values]
 
@@ -323,7 +326,7 @@ def _draw_optimum(axis: Axes, curve: Frontier, right: float) -> None:
         [p.gain for p in beyond],
         color="C3",
         linestyle=":",
-        label="same, too few samples",
+        label="KL-optimal, too few samples",
     )
 
 
@@ -344,7 +347,7 @@ def _draw_checkpoints(axis: Axes, contenders: Sequence[ContenderResult], judge: 
 
 
 def draw_curves(figure: Figure, runs: dict[str, PPORun]) -> None:
-    """Score, KL with its target, KL coefficient and entropy of each run, over episodes."""
+    """Draw each run's score, KL with its target, KL coefficient and entropy over episodes."""
     axes = figure.subplots(2, 2)
     _draw_column(axes[0, 0], "Score", runs, lambda update: update.scores)
     _draw_column(

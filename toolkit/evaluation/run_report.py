@@ -1,4 +1,4 @@
-"""What a report on runs says: gathered from what the recipes left behind, as plain data."""
+"""Gather the content of the report on runs from the files that the recipes wrote."""
 
 import math
 from collections import Counter, defaultdict
@@ -22,22 +22,22 @@ from toolkit.scoring.accuracy import RewardMetrics, Verdict, judge
 from toolkit.scoring.trust import read_trusts
 from toolkit.training.log_rows import LoggedUpdate, read_log, read_timings
 
-TOLERANCE = 0.1  # of the KL's mean over the last fifth of a run, relative to its target
+TOLERANCE = 0.1  # allowed distance of the KL over the last fifth of a run, relative to its target
 
 
 @dataclass
 class PPORun:
-    """A PPO run as it was found.
+    """A PPO run as read from its folder.
 
     Attributes:
         folder: ppo.py's output_dir.
-        log: its updates; there is one or more.
-        kl, scores: means over the last fifth of the updates, KL in nats a completion.
-        kl_target: of the last update, in nats; None under a fixed coefficient.
-        kl_held: whether ``kl`` is within ``TOLERANCE`` of the target; None without one.
-        episodes: in all.
-        seconds, peak_mb: the run's, memory in MiB; None where that was not noted.
-        identity: run.json; empty where there is none.
+        log: the updates, at least one.
+        kl, scores: means over the last fifth of the updates, KL in nats per completion.
+        kl_target: target of the last update in nats; None under a fixed coefficient.
+        kl_held: whether ``kl`` is within ``TOLERANCE`` of the target; None without a target.
+        episodes: number of episodes.
+        seconds, peak_mb: duration and memory in MiB; None if not recorded.
+        identity: run.json; empty if there is none.
     """
 
     folder: str
@@ -52,20 +52,20 @@ class PPORun:
     identity: Row
 
     def row(self) -> Row:
-        """Return it as report.json has it, with the log's rows as they were."""
+        """Return the run for report.json, with the log's rows unchanged."""
         return to_row(self) | {"log": [update.row for update in self.log]}
 
 
 @dataclass
 class RewardRun:
-    """A reward model as it was found.
+    """A reward model as read from its folder.
 
     Attributes:
         folder: reward.py's output_dir.
-        metrics: on held-out comparisons.
-        verdict: on them.
-        history: what was logged in training, a row a step: step, loss, accuracy.
-        analysis: of reward_report.py; None where that was not run.
+        metrics: metrics on held-out comparisons.
+        verdict: the verdict on these metrics.
+        history: the training log, one row per logged step: step, loss, accuracy.
+        analysis: the result of reward_report.py; None if it was not run.
         identity: run.json.
     """
 
@@ -78,11 +78,11 @@ class RewardRun:
 
     @property
     def trusted(self) -> bool:
-        """Whether it has learned what people pick."""
+        """Whether the model has learned what people pick."""
         return self.verdict.answer == "yes"
 
     def row(self) -> Row:
-        """Return it as report.json has it."""
+        """Return the reward model for report.json."""
         found = {} if self.analysis is None else to_row(self.analysis)
         return {
             "folder": self.folder,
@@ -100,18 +100,18 @@ class RewardRun:
 
 @dataclass
 class DataSheet:
-    """Comparisons described.
+    """A description of comparisons.
 
     Attributes:
-        source: their file.
-        comparisons, prompts: how many.
-        labellers: by name, how many labels; the busiest first.
-        completions: by K, how many comparisons.
-        positions: picks of each place, for the commonest K.
-        words: of a completion, median.
-        agreement: share of pairs of labels on one item that pick the same; None without a pair.
-        alpha: Krippendorff's; None where it is undefined.
-        items_twice: items with labels of several people.
+        source: the file.
+        comparisons, prompts: their numbers.
+        labellers: number of labels by name, the busiest labeler first.
+        completions: number of comparisons by K.
+        positions: picks at each position, for the most frequent K.
+        words: median number of words per completion.
+        agreement: share of pairs of labels on one item that are equal; None without a pair.
+        alpha: Krippendorff's alpha; None if it is undefined.
+        items_twice: number of items with labels of several people.
     """
 
     source: str
@@ -127,17 +127,17 @@ class DataSheet:
 
 
 def read_ppo_run(folder: str | Path) -> PPORun:
-    """Read a PPO run: its log, its seconds and memory, and what it was made of.
+    """Read a PPO run: its log, duration, memory and run.json.
 
     Raises:
-        InputError: no log.jsonl with a row in it, or rows of something else.
+        InputError: log.jsonl is missing, empty or malformed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"--runs: {folder}: no such folder")
     log = read_log(folder / "log.jsonl")
     if not log:
-        raise InputError(f"--runs: {folder}: no log.jsonl with an update in it (ppo.py writes it)")
+        raise InputError(f"--runs: {folder}: log.jsonl is missing or empty (ppo.py writes it)")
     timings = read_timings(folder / "timings.jsonl")
     record = folder / RUN_FILE
 
@@ -158,16 +158,16 @@ def read_ppo_run(folder: str | Path) -> PPORun:
 
 
 def read_reward_run(folder: str | Path) -> RewardRun:
-    """Read a reward model's metrics and training history, and the report on it if there is one.
+    """Read a reward model's metrics and training history, and its report if there is one.
 
     Raises:
-        InputError: not a folder that reward.py wrote.
+        InputError: the folder was not written by reward.py.
     """
     folder = Path(folder)
     path, report = folder / RUN_FILE, folder / "report" / "reward_report.json"
     identity = RunRecord.read(path, "--rewards").as_json()
     if "accuracy" not in (identity.get("metrics") or {}):
-        raise InputError(f"--rewards: {path}: no metrics in it (reward.py writes it)")
+        raise InputError(f"--rewards: {path}: holds no metrics (reward.py writes them)")
     metrics = from_row(RewardMetrics, identity["metrics"], f"{path}: metrics")
 
     return RewardRun(
@@ -187,20 +187,20 @@ def _object(path: Path) -> Row:
 def last_fifth(
     log: Sequence[LoggedUpdate], value_of: Callable[[LoggedUpdate], float | None]
 ) -> float | None:
-    """Mean of a value over the last fifth of a run's updates (at least one), where it is known."""
+    """Average the known values over the last fifth of a run's updates (at least one update)."""
     tail = log[-max(1, math.ceil(len(log) / 5)) :]
     known = [value for update in tail if (value := value_of(update)) is not None]
     return sum(known) / len(known) if known else None
 
 
 def data_sheet(path: str | Path) -> DataSheet:
-    """Describe comparisons: how many, by whom, how even, and how far labellers agree.
+    """Describe comparisons: their number, labelers, positions and agreement.
 
     Args:
-        path: JSONL of ``prompt, completions, best`` and perhaps ``labeler``.
+        path: JSONL of ``prompt, completions, best`` and optionally ``labeler``.
 
     Raises:
-        InputError: no such file, no row in it, or a row that is no comparison (file:line).
+        InputError: the file is missing or empty, or a row is not a comparison (file:line).
     """
     labellers: Counter[str] = Counter()
     sizes: Counter[int] = Counter()
@@ -212,7 +212,7 @@ def data_sheet(path: str | Path) -> DataSheet:
     for number, row in read_jsonl(path, "--comparisons"):
         try:
             texts, best = row["completions"], row["best"]
-            who = str(row.get("labeler", "not said"))
+            who = str(row.get("labeler", "not named"))
             prompts.add(repr(row["prompt"]))
             positions[len(texts)][best] += 1
             # Labels of one item may show its completions in different orders.
@@ -223,7 +223,7 @@ def data_sheet(path: str | Path) -> DataSheet:
         sizes[len(texts)] += 1
         lengths += [len(text.split()) for text in texts]
     if not labellers:
-        raise InputError(f"--comparisons: {path}: no row in it")
+        raise InputError(f"--comparisons: {path}: holds no rows")
 
     twice = [list(votes.values()) for votes in said.values() if len(votes) > 1]
     same = [a == b for votes in twice for i, a in enumerate(votes) for b in votes[:i]]
@@ -243,7 +243,7 @@ def data_sheet(path: str | Path) -> DataSheet:
 
 
 def _alpha(items: Sequence[Sequence[int]]) -> float | None:
-    """Krippendorff's alpha of items with the picks of several labellers; None if undefined."""
+    """Compute Krippendorff's alpha of items with several labelers' picks; None if undefined."""
     if not items:
         return None
     counts = np.zeros((len(items), 1 + max(map(max, items))), dtype=int)
@@ -258,7 +258,7 @@ def read_evaluation(folder: str | Path, samples: int) -> tuple[Evaluation, list[
     """Read ``evaluation.json`` and the first rows of ``samples.jsonl``.
 
     Raises:
-        InputError: not a folder that evaluate.py wrote.
+        InputError: the folder was not written by evaluate.py.
     """
     folder = Path(folder)
     result = Evaluation.read(folder / "evaluation.json", "--evaluation")
@@ -267,15 +267,15 @@ def read_evaluation(folder: str | Path, samples: int) -> tuple[Evaluation, list[
 
 
 def overoptimized(result: Evaluation) -> list[str]:
-    """Sentences, one for each sign that a policy pleases its training reward alone.
+    """Return one sentence for each sign that a policy pleases only its training reward.
 
-    A gap's alarm (``head_to_head.gaps``); and, among checkpoints of a run, a last one that another
-    judge finds worse than an earlier one (p of scores < 0.05, by Holm over the run's checkpoints)
-    although the training reward finds it no worse.
+    There are two signs: a gap's alarm (``head_to_head.gaps``); and a run's last checkpoint that
+    another judge finds worse than an earlier one (p of scores < 0.05, Holm-corrected over the run's
+    checkpoints) while the training reward does not.
     """
     found = [
-        f"{g.name}: better by {g.trained_gain:+.2f} standard deviations for the training reward, "
-        f"{g.gain:+.2f} for {g.judge}, which does not confirm it"
+        f"{g.name}: the training reward sees a gain of {g.trained_gain:+.2f} standard deviations, "
+        f"but {g.judge} sees {g.gain:+.2f} and does not confirm it"
         for g in result.gaps
         if g.alarm
     ]
@@ -299,14 +299,14 @@ def overoptimized(result: Evaluation) -> list[str]:
             worse = p.difference < 0 and p.p_scores * len(earlier) < 0.05
             if worse and scores[last][training].gain >= scores[p.b][training].gain:
                 found.append(
-                    f"{last}: {p.judge} finds it worse than {p.b} (p {p.p_scores:.2g}), the "
-                    "training reward does not: stop earlier, or lower the KL target"
+                    f"{last}: {p.judge} finds it worse than {p.b} (p {p.p_scores:.2g}), but the "
+                    "training reward does not (stop earlier, or lower the KL target)"
                 )
     return found
 
 
 def headline_judge(result: Evaluation) -> str:
-    """The first judge that policies were not trained on and that judged; else the first of all."""
+    """Return the first judge with verdicts that policies were not trained on, else the first."""
     judged = {p.judge for p in result.pairs if p.judged}
     for wanted in (False, True):
         for j in result.judges:
@@ -321,12 +321,12 @@ def verdicts(
     result: Evaluation | None,
     trainings: dict[str, Row] | None = None,
 ) -> list[Fact]:
-    """The headline facts: each with "yes", "no", "not decided" or nothing.
+    """Return the main results, each with "yes", "no", "not decided" or nothing.
 
-    Contenders (not checkpoints) are shown against the reference under ``headline_judge`` alone.
+    Contenders (without checkpoints) are compared with the reference under ``headline_judge``.
 
     Raises:
-        InputError: verdicts on reward models in a run.json that are no such.
+        InputError: a run.json holds malformed verdicts on reward models.
     """
     facts: list[Fact] = []
     for name, run in runs.items():
@@ -346,7 +346,7 @@ def verdicts(
 
 
 def _progress(name: str, run: PPORun) -> list[Fact]:
-    """Whether the run came to its end, and whether it held the KL."""
+    """Return whether the run finished, and whether it held the KL."""
     facts: list[Fact] = []
     planned = run.identity.get("settings", {}).get("total_episodes")
     if planned is not None and run.episodes < planned:
@@ -355,7 +355,7 @@ def _progress(name: str, run: PPORun) -> list[Fact]:
         facts.append(
             (
                 f"{name}: the KL was held",
-                f"{run.kl:.2f} nats over the last fifth, target {run.kl_target:g}",
+                f"{run.kl:.2f} nats over the last fifth, target {run.kl_target:g} nats",
                 "yes" if run.kl_held else "no",
             )
         )
@@ -373,27 +373,27 @@ def _accuracy(name: str, reward: RewardRun) -> Fact:
 
 
 def _held_out(name: str, run: PPORun) -> list[Fact]:
-    """A fact where some of the run's held-out prompts are not held out."""
+    """Return a fact if the run was trained on some of its held-out prompts."""
     data = run.identity.get("data") or {}
     if not data.get("held_out_trained_on"):
         return []
     return [
         (
             f"{name}: its held-out prompts are held out",
-            f"{data['held_out_trained_on']} of {data['held_out_prompts']} of --eval_prompts are "
-            "among its prompts",
+            f"it was trained on {data['held_out_trained_on']} of the {data['held_out_prompts']} "
+            "prompts of --eval_prompts",
             "no",
         )
     ]
 
 
 def _untrusted(name: str, identity: Row) -> list[Fact]:
-    """A fact for each reward model of a run that is not known to have learned anything."""
+    """Return a fact for each reward model of a run that is not known to have learned anything."""
     facts: list[Fact] = []
     for trust in read_trusts(identity, f"{name}: run.json"):
         if trust.answer == "yes":
             continue
-        how = "trained all the same (--allow_untrusted_reward): " if trust.allowed else ""
+        how = "the run used it anyway (--allow_untrusted_reward): " if trust.allowed else ""
         shown = "" if trust.answer == "not measured" else trust.answer
         title = f"{name}: its reward model can be trusted"
         facts.append((title, f"{how}{trust.model}: {trust.sentence}", shown))
@@ -401,7 +401,7 @@ def _untrusted(name: str, identity: Row) -> list[Fact]:
 
 
 def _comparison(result: Evaluation) -> list[Fact]:
-    """Were prompts held out, is a contender better, is there over-optimization?"""
+    """Return facts on held-out prompts, on who is better, and on over-optimization."""
     facts: list[Fact] = []
     for name, sentence in trained_notes(result.contenders, result.prompts).items():
         not_known = sentence.startswith("it could not")
@@ -425,11 +425,11 @@ def _comparison(result: Evaluation) -> list[Fact]:
         )
 
     alarms = overoptimized(result)
-    found, answer = "; ".join(alarms) or "no sign of it", "no" if alarms else "yes"
+    found, answer = "; ".join(alarms) or "no sign of over-optimization", "no" if alarms else "yes"
     if result.training_reward is None or len(result.judges) < 2:
         found, answer = (
-            "cannot be seen: that takes a judge that policies were not trained on "
-            "(evaluate.py --judges, --training_reward)",
+            "not known, because it needs a judge that policies were not trained on (evaluate.py "
+            "--judges, --training_reward)",
             "",
         )
     facts.append(("free of over-optimization", found, answer))

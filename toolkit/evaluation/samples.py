@@ -1,4 +1,4 @@
-"""samples.jsonl: what every contender wrote to every prompt, written down and read again."""
+"""Write and read samples.jsonl: every contender's completion of every prompt."""
 
 import errno
 import json
@@ -25,19 +25,19 @@ NAME = "samples.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRow:
-    """One prompt, and what each contender wrote to it.
+    """One prompt, and each contender's completion of it.
 
-    The ids are there because a text does not tell them: a policy may write a word in other tokens
-    than a tokenizer makes of it, and a prompt may end where a longer text was cut.
+    The ids are stored because they cannot be derived from the text: a policy may write a word in
+    other tokens than the tokenizer would, and a prompt may be a longer text that was cut.
 
     Attributes:
         prompt: text or messages.
-        prompt_ids: as it was read.
-        row: the other fields of the prompt's row, so that judges see the same again with
-            ``--samples`` (``Prompts.asked``).
-        completions: by contender, as are log_ratios (nats, of those whose tokens are the base's),
-            tokens (sampled) and ids.
-        scores: by judge and contender.
+        prompt_ids: the prompt's token ids.
+        row: the other fields of the prompt's row, which judges see again with ``--samples``
+            (``Prompts.asked``).
+        completions: texts by contender; so are log_ratios (nats, only for the base's tokens),
+            tokens (number sampled) and ids.
+        scores: scores by judge and contender.
     """
 
     prompt: str | Messages
@@ -56,12 +56,12 @@ def sample_rows(
     outputs: dict[str, Outputs],
     scores: dict[str, Scores],
 ) -> list[SampleRow]:
-    """Gather one row a prompt: every contender's text, scores, log-ratio, tokens and their ids.
+    """Make one row per prompt: every contender's text, scores, log-ratio, token count and ids.
 
     Args:
-        prompts: as they were read, with their rows' other fields.
-        tokenizer: of their ids.
-        outputs, scores: of the contenders.
+        prompts: the prompts with their rows' other fields.
+        tokenizer: the tokenizer of the ids.
+        outputs, scores: the contenders' completions and scores.
     """
     rows = []
     for i, question in enumerate(prompts.asked(tokenizer)):
@@ -92,7 +92,7 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Sampl
     """Read the rows of a samples.jsonl, each with a text of every contender.
 
     Raises:
-        InputError: another number of rows than ``count``, or a row that is no such (file:line).
+        InputError: there are not ``count`` rows, or a row is malformed (file:line).
     """
     rows = []
     for number, row in read_jsonl(path, "--samples"):
@@ -112,7 +112,7 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Sampl
 
     if len(rows) != count:
         raise InputError(
-            f"{path}: {len(rows)} rows, but evaluation.json beside it is of {count} prompts "
+            f"{path}: {len(rows)} rows, but evaluation.json beside it has {count} prompts "
             "(evaluate again)"
         )
 
@@ -126,8 +126,7 @@ def _check(row: Row, names: Sequence[str], place: str) -> None:
     for name in names:
         if not whole or not isinstance(texts, dict) or not isinstance(texts.get(name), str):
             raise InputError(
-                f"{place}: no prompt with a text of {name!r} (evaluate.py wrote it otherwise: "
-                "evaluate again)"
+                f"{place}: the prompt or the text of {name!r} is missing (evaluate again)"
             )
 
     for field in ("scores", "log_ratios", "tokens"):
@@ -142,20 +141,20 @@ def _check(row: Row, names: Sequence[str], place: str) -> None:
         numbers |= {f"{judge}'s score of {name}": score for name, score in by_name.items()}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{place}: {name}: {value!r:.40} is no number (evaluate again)")
+            raise InputError(f"{place}: {name}: {value!r:.40} is not a number (evaluate again)")
 
 
 @dataclass
 class Samples:
-    """What an earlier evaluation sampled.
+    """The samples of an earlier evaluation.
 
     Attributes:
-        contenders: the reference first.
-        asked: of each prompt ``prompt`` and its row's other fields.
-        outputs: what was written.
-        prompt_ids: of each prompt; None where the file lacks them.
-        vocabulary: the digest of the vocabulary that ids are of (``vocabulary_digest``).
-        chat: how messages were rendered; None where that was not noted.
+        contenders: the contenders, the reference first.
+        asked: each prompt with its row's other fields.
+        outputs: the completions.
+        prompt_ids: token ids of each prompt; None if the file lacks them.
+        vocabulary: digest of the vocabulary of the ids (``vocabulary_digest``).
+        chat: how messages were rendered; None if it was not recorded.
     """
 
     contenders: list[Contender]
@@ -168,27 +167,27 @@ class Samples:
     def read_by(
         self, tokenizer: PreTrainedTokenizerBase, chat: Chat
     ) -> tuple[Prompts, dict[str, Outputs]]:
-        """Return prompts and completions in a tokenizer's ids: the sampled ones, if it knows them.
+        """Return prompts and completions as a tokenizer's ids: the sampled ids if it has them.
 
         Args:
-            tokenizer: the base's.
-            chat: what this run was told of messages.
+            tokenizer: the base's tokenizer.
+            chat: this run's chat template and its arguments.
 
         Raises:
-            InputError: the run was told something else than the one that sampled.
+            InputError: the samples were made with another chat template or other arguments.
         """
         if self.chat is not None and chat not in (Chat(), self.chat):
             raise InputError(
-                f"chat_template: the samples answer prompts rendered by "
-                f"{named(self.chat.template)}, told {json.dumps(self.chat.kwargs)} (leave "
-                "--chat_template and --chat_template_kwargs out)",
+                f"chat_template: the prompts of the samples were rendered by "
+                f"{named(self.chat.template)} with {json.dumps(self.chat.kwargs)} (leave out "
+                "--chat_template and --chat_template_kwargs)",
                 "chat_template",
             )
         chat = self.chat or chat
         if self.vocabulary == vocabulary_digest(tokenizer):
             return given_prompts(self.asked, tokenizer, chat, self.prompt_ids), self.outputs
 
-        # Other tokens: the texts are what there is.
+        # The vocabulary differs, so the texts are encoded again.
         texts = {name: replace(o, ids=None) for name, o in self.outputs.items()}
         return given_prompts(self.asked, tokenizer, chat), texts
 
@@ -197,7 +196,7 @@ def read_samples(path: str | Path) -> Samples:
     """Read ``samples.jsonl``, and ``evaluation.json`` beside it.
 
     Raises:
-        InputError: files that are missing or not such.
+        InputError: a file is missing or malformed.
     """
     path = Path(path) / NAME if Path(path).is_dir() else Path(path)
     written = _read_written(path)
@@ -212,7 +211,7 @@ def read_samples(path: str | Path) -> Samples:
             written.chat,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error!r})") from None
+        raise InputError(f"--samples: {path}: was not written by evaluate.py ({error!r})") from None
 
 
 def _outputs(contender: ContenderResult, rows: Sequence[SampleRow]) -> Outputs:
@@ -238,10 +237,10 @@ def _read_written(path: Path) -> Written:
     try:
         return Written.read(facts, "--samples")
     except InputError as error:
-        raise InputError(f"--samples: {path}: not what evaluate.py wrote ({error})") from None
+        raise InputError(f"--samples: {path}: was not written by evaluate.py ({error})") from None
 
 
 def _ids(found: Sequence[object]) -> list[list[int]] | None:
-    """Token ids, if every row has them."""
+    """Return token ids if every row has them, else None."""
     rows = [ids for ids in found if isinstance(ids, list) and all(type(i) is int for i in ids)]
     return rows if len(rows) == len(found) else None

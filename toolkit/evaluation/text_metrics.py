@@ -1,4 +1,4 @@
-"""What can be counted in completions without a judge: diversity, repetition, length, copying."""
+"""Measure completions without a judge: diversity, repetition, length, copying."""
 
 import re
 from collections import Counter
@@ -8,46 +8,45 @@ from toolkit.evaluation.result import TextMeasures
 
 WORD = re.compile(r"\w+(?:'\w+)?")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
-OPENING = 5  # words of a completion that make a copied opening
+OPENING = 5  # number of words in a copied opening
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
+    """Split a text into lower-case words without punctuation."""
     return WORD.findall(text.lower())
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n words, in order."""
+    """Return all runs of n words in order."""
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams of all texts together; 0 where there are none.
+    """Return the number of different n-grams over all n-grams of all texts; 0 without n-grams.
 
-    Source: J. Li et al., arXiv 1510.03055, section 5.1. It falls with the amount of text, so only
-    equal amounts can be compared.
+    Source: J. Li et al., arXiv 1510.03055, section 5.1. The value falls with the amount of text, so
+    compare only equal amounts.
     """
     counts = Counter(gram for text in texts for gram in ngrams(words(text), n))
     return len(counts) / counts.total() if counts else 0.0
 
 
 def repetition(text: str, n: int = 3) -> float:
-    """Share of a text's n-grams that it has had before; 0 where it is shorter than n."""
+    """Return the share of a text's n-grams that occurred before; 0 if it is shorter than n."""
     grams = ngrams(words(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def sentences(text: str) -> list[tuple[str, ...]]:
-    """Sentences as tuples of words; those without a word are none."""
+    """Return the sentences as tuples of words, without empty ones."""
     found = (tuple(words(s)) for s in SENTENCE.findall(text))
     return [s for s in found if s]
 
 
 def new_sentences(prompt: str, completion: str) -> tuple[int, int]:
-    """How many of the completion's sentences do not stand in the prompt, and how many it has.
+    """Count the completion's sentences that are not in the prompt, and all its sentences.
 
-    As in the copying analysis of Ziegler et al. 2019 (arXiv 1909.08593, section 4.3), which calls
-    this novelty.
+    Ziegler et al. 2019 (arXiv 1909.08593, section 4.3) call this novelty.
     """
     known = set(sentences(prompt))
     own = sentences(completion)
@@ -55,20 +54,20 @@ def new_sentences(prompt: str, completion: str) -> tuple[int, int]:
 
 
 def copies_opening(prompt: str, completion: str) -> bool:
-    """Whether the completion begins as the prompt does, word for word, for ``OPENING`` words."""
+    """Whether the first ``OPENING`` words of the completion and of the prompt are the same."""
     ours, theirs = words(completion)[:OPENING], words(prompt)[:OPENING]
     return len(ours) == OPENING and ours == theirs
 
 
 def copied_share(prompt: str, completion: str, n: int = 3) -> float:
-    """Share of the completion's n-grams that stand in the prompt."""
+    """Return the share of the completion's n-grams that are in the prompt."""
     known = set(ngrams(words(prompt), n))
     grams = ngrams(words(completion), n)
     return sum(g in known for g in grams) / len(grams) if grams else 0.0
 
 
 def describe(prompts: Sequence[str], completions: Sequence[str]) -> TextMeasures:
-    """All of it for one contender's completions; means are over completions."""
+    """Compute all measures of one contender's completions; means are over completions."""
     count = len(completions)
     pairs = list(zip(prompts, completions, strict=True))
     new = [new_sentences(p, c) for p, c in pairs]

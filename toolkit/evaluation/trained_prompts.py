@@ -1,4 +1,4 @@
-"""Which of the prompts that contenders are judged on they were trained on."""
+"""Find out which evaluation prompts the contenders were trained on."""
 
 import json
 from collections.abc import Sequence
@@ -16,18 +16,17 @@ from toolkit.record import RunRecord, record_beside
 
 
 class _Unknown(Exception):
-    """Why it could not be checked."""
+    """The prompts of a training are not known; the message says why."""
 
 
 def trained_on(
     contenders: Sequence[Contender], prompts: Prompts, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, SeenPrompts]:
-    """For each contender, how many of these prompts it was trained on.
+    """Count for each contender how many of these prompts it was trained on.
 
-    What a contender was trained on is read again as its run.json says: the prompts of ppo.py and
-    rloo.py, the comparisons that sft.py and preference.py did not hold out, and the same of the
-    adapter that it started from. Prompts are compared by their text or messages, whatever the files
-    are called.
+    The training data is read again from the files that run.json names: the prompts of ppo.py and
+    rloo.py, the comparisons that sft.py and preference.py did not hold out, and the same for the
+    adapter that the run started from. Prompts are compared by their text or messages.
     """
     asked = [_key(prompts.shown(i, tokenizer)) for i in range(len(prompts))]
     by_name = {c.name: c for c in contenders}
@@ -49,18 +48,18 @@ def trained_on(
 
 
 def notes(contenders: Sequence[ContenderResult], prompts: int) -> dict[str, str]:
-    """A sentence for each contender whose prompts were not all held out, or may not have been.
+    """Return a sentence for each contender whose prompts were not, or may not be, all held out.
 
     Args:
-        contenders: of ``evaluation.json``.
-        prompts: how many they were judged on.
+        contenders: the contenders of ``evaluation.json``.
+        prompts: number of evaluation prompts.
     """
     said: dict[str, str] = {}
     for c in contenders:
         name = c.name.rpartition("@")[0] if c.kind == "checkpoint" else c.name
         if c.trained_prompts:
             said[name] = (
-                f"it was trained on {c.trained_prompts} of the {prompts} prompts, which are not "
+                f"it was trained on {c.trained_prompts} of the {prompts} prompts, so these are not "
                 "held out"
             )
         elif c.trained_prompts_note:
@@ -71,13 +70,13 @@ def notes(contenders: Sequence[ContenderResult], prompts: int) -> dict[str, str]
 
 
 def print_notes(contenders: Sequence[ContenderResult], prompts: int) -> None:
-    """Print ``notes``, a line each."""
+    """Print each of the ``notes`` on a line."""
     for name, sentence in notes(contenders, prompts).items():
         print(f"note: {name}: {sentence}")
 
 
 def _key(prompt: str | Messages) -> str:
-    """Text or messages as something that can be looked up; blanks around text do not count."""
+    """Return a key for a prompt; blanks around a text do not count."""
     if isinstance(prompt, str):
         return prompt.strip()
     return json.dumps([[m.get("role"), m.get("content")] for m in prompt], ensure_ascii=False)
@@ -86,7 +85,7 @@ def _key(prompt: str | Messages) -> str:
 def _of_adapter(
     source: Path, tokenizer: PreTrainedTokenizerBase, known: dict[Path, set[str]]
 ) -> set[str]:
-    """The prompts that an adapter or checkpoint was trained on, and what it started from."""
+    """Return the prompts that an adapter or checkpoint, and its starting adapter, saw."""
     if not source.is_dir():
         raise _Unknown(f"{source} is a whole model")
 
@@ -96,10 +95,10 @@ def _of_adapter(
     if path in known:
         return known[path]
 
-    known[path] = set()  # of a run that says it started from itself
+    known[path] = set()  # in case a run names itself as its start
     record = RunRecord.read(path)
     if not record.settings:
-        raise _Unknown(f"{path} does not say")
+        raise _Unknown(f"{path} does not name them")
 
     try:
         seen = _of_run(record, tokenizer)
@@ -113,7 +112,7 @@ def _of_adapter(
 
 
 def _of_run(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """The prompts that one run was trained on, read again as it read them."""
+    """Read again the prompts that one run was trained on."""
     settings = record.settings
     if settings.get("text") is not None:
         raise _Unknown(f"it was trained on {settings['text']}, text without prompts")

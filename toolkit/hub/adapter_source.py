@@ -1,6 +1,6 @@
-"""The adapter that is to be published: its folder, its kind, and what is written beside it.
+"""Read the adapter to publish: its folder, its kind, and the files beside it.
 
-kind     told by                                            found beside it
+kind     recognized by                                      files beside it
 policy   task_type CAUSAL_LM                                run.json, one folder up or two (ppo.py)
 reward   task_type SEQ_CLS                                  metrics.json in it, run.json one up
 value    task_type CAUSAL_LM and value_head.safetensors     the policy's toolkit.json, in ../policy
@@ -38,16 +38,16 @@ VALUE_HEAD = "value_head.safetensors"
 
 @dataclass
 class TrainedAdapter:
-    """An adapter as its training left it.
+    """An adapter as its training wrote it.
 
     Attributes:
-        folder: where it lies.
-        kind: what it is for.
+        folder: the adapter's folder.
+        kind: policy, reward or value.
         config: adapter_config.json.
-        toolkit_json: toolkit.json; of a value, that of the policy beside it.
-        precision: how the base was held in training.
-        record: run.json of its training; None where there is none.
-        metrics: metrics.json of a reward model; None where there is none of reward.py.
+        toolkit_json: toolkit.json; for a value, that of the policy beside it.
+        precision: precision of the base in training.
+        record: run.json of its training; None if there is none.
+        metrics: metrics.json of a reward model; None if reward.py wrote none.
     """
 
     folder: Path
@@ -60,17 +60,17 @@ class TrainedAdapter:
 
     @property
     def base_name(self) -> str:
-        """The base that the adapter names: a folder, or an id on the Hub."""
+        """The base that the adapter names: a folder or a Hub id."""
         return str(self.config.get("base_model_name_or_path") or "")
 
     @property
     def trained_here(self) -> bool:
-        """Whether this project wrote it; another tool's reward model is read as TRL's."""
+        """Whether this toolkit wrote it; other reward models are read as TRL's."""
         return (self.folder / FACTS).is_file()
 
     @property
     def ends_with(self) -> str:
-        """The text of the token that closes what a reward model reads; "" for nothing."""
+        """The end token of texts that a reward model reads; "" for none."""
         if self.kind != "reward":
             return ""
         if self.trained_here:
@@ -85,7 +85,7 @@ class TrainedAdapter:
         return str(tokenizer.convert_ids_to_tokens(reading.ends_with))
 
     def chat(self, base: Path) -> Chat | None:
-        """How it was trained to read messages; None where it knows text, or text as well."""
+        """The chat template that it was trained with; None if it was trained on texts too."""
         if self.toolkit_json.get("trained_on") != "messages":
             return None
         found, home = chat_of(self.toolkit_json), self.tokenizer_home(base)
@@ -93,14 +93,14 @@ class TrainedAdapter:
             not (home / "tokenizer_config.json").is_file()
             or AutoTokenizer.from_pretrained(str(home)).chat_template is None
         ):
-            return None  # its rows were text already, which some template had rendered
+            return None  # its rows were text that a template had rendered before
         return found
 
     def written_prefix(self, base: Path) -> list[int] | None:
-        """What stands before a text that the tokenizer is not to put its special tokens around.
+        """Ids to put before a text that is encoded without special tokens; None for other texts.
 
-        That is one of a tokenizer that appends its end token; nothing before a text in which a chat
-        template has put them. None for any other.
+        Special tokens are left out if the tokenizer would append its end token, or if a chat
+        template has written them already (then there are no ids to put before the text).
         """
         chat = self.chat(base)
         if chat is not None and not chat.plain:
@@ -114,16 +114,13 @@ class TrainedAdapter:
         return None if tokenizer(["a"])["input_ids"][0] == prefix + inner else prefix
 
     def tokenizer_home(self, base: Path) -> Path:
-        """Where its tokenizer's files lie: beside the adapter, or with the base."""
+        """The folder of its tokenizer: the adapter's or the base's."""
         return self.folder if (self.folder / "tokenizer_config.json").is_file() else base
 
     def rows(
         self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: Chat | None = None
     ) -> list[list[int]]:
-        """Token ids of texts, or of a user's messages, as training had them.
-
-        They are closed as a reward model wants them.
-        """
+        """Encode texts, or a user's messages, as in training, with the reward model's end token."""
         if chat is not None:
             encoder = Encoder(tokenizer, None, chat=chat)
             rows = [encoder.prompt_ids([{"role": "user", "content": text}]) for text in texts]
@@ -133,7 +130,7 @@ class TrainedAdapter:
 
     @property
     def method(self) -> Method | None:
-        """How it was trained; None where that is not recorded."""
+        """The training method; None if it was not recorded."""
         if self.kind == "reward":
             return METHODS["reward"]
         if self.kind == "value":
@@ -145,29 +142,29 @@ class TrainedAdapter:
 
     @property
     def revision(self) -> str | None:
-        """The base's branch, tag or commit that training was told."""
+        """The base's branch, tag or commit in training."""
         return self.config.get("revision") or self.setting("model_revision")
 
     def setting(self, name: str) -> Any:
-        """What the training was told, or its default; None where that is not known."""
+        """Return a setting of the training; None if it is not known."""
         return None if self.record is None else self.record.settings.get(name)
 
 
 def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapter:
-    """The adapter in this folder, looked at without loading a model.
+    """Read the adapter in a folder without loading a model.
 
     Args:
         path: the folder.
-        precision: how its base was held; None takes toolkit.json's word.
+        precision: precision of the base in training; None takes it from toolkit.json.
 
     Raises:
-        InputError: there is no whole LoRA adapter, or nothing says how its base was held.
+        InputError: there is no complete LoRA adapter, or the base's precision is not known.
     """
     folder = Path(path).resolve()
     if (folder / VALUE_HEAD).is_file() and not (folder / "adapter_config.json").exists():
         raise InputError(
-            f"adapter: {path}: a value head on the policy's trunk, without an adapter of its "
-            "own (publish the policy, or train with --value adapter)",
+            f"adapter: {path}: holds a value head on the policy's trunk, without an adapter of "
+            "its own (publish the policy, or train with --value adapter)",
             "adapter",
         )
     config_path = folder / "adapter_config.json"
@@ -179,7 +176,7 @@ def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapt
     check_tokenizer(folder)
     config = read_object(config_path, "adapter")
     task = "SEQ_CLS" if config.get("task_type") == "SEQ_CLS" else "CAUSAL_LM"
-    # Held against the base that it names, so only its form is checked here.
+    # The base is compared later, so only the adapter's form is checked here.
     check_adapter(folder, str(config.get("base_model_name_or_path") or ""), task, "adapter")
 
     kind: Kind = "reward" if task == "SEQ_CLS" else "policy"
@@ -194,7 +191,7 @@ def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapt
     held = precision or toolkit_json.get("precision")
     if held is None:
         raise InputError(
-            f"precision: nothing in {path} says how its base was held (pass --precision 4bit, "
+            f"precision: no file in {path} names the precision of its base (pass --precision 4bit, "
             "bf16 or fp32)",
             "precision",
         )
@@ -210,7 +207,7 @@ def read_adapter(path: str | Path, precision: str | None = None) -> TrainedAdapt
 
 
 def _metrics(path: Path) -> RewardMetrics | None:
-    """The figures of a reward model; None where nobody measured, or another tool did."""
+    """Read a reward model's metrics; None if there are none, or another tool wrote them."""
     if not path.is_file():
         return None
     row = read_object(path, "adapter")
@@ -229,18 +226,18 @@ def _check_head(path: Path) -> None:
     except SafetensorError as error:
         raise InputError(f"adapter: {path}: not readable: {error}") from None
     if set(found) != {"weight", "bias"} or len(found["weight"]) != 2 or found["weight"][0] != 1:
-        raise InputError(f"adapter: {path}: no head with one output in it, but {found}")
+        raise InputError(f"adapter: {path}: must hold a head with one output, but holds {found}")
 
 
 @dataclass
 class Results:
-    """What an evaluation says of this adapter.
+    """The results of an evaluation for this adapter.
 
     Attributes:
-        prompts: on how many.
-        judges: by name.
-        contender: its own row: kl, kl_error, scores, ...
-        pairs: the comparisons that it is in, with itself as ``a``.
+        prompts: number of prompts.
+        judges: judges by name.
+        contender: the adapter's own row: kl, kl_error, scores, ...
+        pairs: its pairs with other contenders, with itself as ``a``.
     """
 
     prompts: int
@@ -250,10 +247,12 @@ class Results:
 
 
 def read_results(path: str | Path | None, folder: Path, name: str | None = None) -> Results | None:
-    """The contender whose adapter lies in ``folder``, or the one of this name; None without a path.
+    """Read the results of the adapter in ``folder``, or of the contender ``name``.
+
+    Without a path there are none, and None is returned.
 
     Raises:
-        InputError: no such contender, or a file of another form.
+        InputError: there is no such contender, or the file is malformed.
     """
     if path is None:
         return None
@@ -264,7 +263,7 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
         whole = from_row(Evaluation, row, "evaluation.json")
     except InputError as error:
         raise InputError(
-            f"evaluation: {path}: not what an evaluation writes ({error})", "evaluation"
+            f"evaluation: {path}: was not written by evaluate.py ({error})", "evaluation"
         ) from None
 
     if name is None:
@@ -274,8 +273,8 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
     if len(mine) != 1:
         names = ", ".join(c.name for c in whole.contenders)
         raise InputError(
-            f"evaluation: {path}: {len(mine)} contenders with this adapter (name one by "
-            f"--contender, of {names})",
+            f"evaluation: {path}: {len(mine)} contenders have this adapter (choose one with "
+            f"--contender, out of {names})",
             "evaluation",
         )
 

@@ -1,4 +1,4 @@
-"""The base's name on the Hub: its id and commit, proof that they are this base, its license."""
+"""Find the base on the Hub: its id and commit, a check of its files, and its license."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ from toolkit.models.base_config import base_fingerprint, check_base, load_config
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import Family, empty_model, family_of
 
-# Put into a dry run's card where the true ones are not known; a real run is refused.
+# Placeholders for a dry run's card if the real values are not known; a real run is refused.
 UNKNOWN_ID, UNKNOWN_SHA = "base-model-id/is-missing", "0" * 40
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -43,14 +43,14 @@ AskHub = Callable[[str, str | None], ModelInfo]  # repository and revision; rais
 
 @dataclass
 class Base:
-    """The base of an adapter, here and on the Hub.
+    """The base of an adapter, on this machine and on the Hub.
 
     Attributes:
         files: the folder that it is loaded from.
-        repo_id, sha: what it is called on the Hub.
-        license: the card's fields for it.
-        problems: why the adapter cannot be published on it, a line each.
-        known: what the Hub says of each file of that commit, by name; None if it was not asked.
+        repo_id, sha: its id and commit on the Hub.
+        license: the license fields of the card.
+        problems: reasons against publishing an adapter on it, one line each.
+        known: the Hub's facts on each file of that commit, by name; None if it was not asked.
     """
 
     files: Path
@@ -62,34 +62,34 @@ class Base:
 
     @cached_property
     def family(self) -> Family:
-        """How models of its type are held."""
+        """The model family of the base."""
         return family_of(load_config(str(self.files)), str(self.files))
 
     @cached_property
     def has_experts(self) -> bool:
-        """Whether it is a mixture of experts whose weights are no linear layers."""
+        """Whether it has experts whose weights are not linear layers."""
         return bool(expert_parameters(empty_model(load_config(str(self.files)))))
 
     def has(self, path: Path) -> bool:
-        """Whether this very file, by name and content, is in the base's commit on the Hub."""
+        """Whether the base's commit on the Hub has this file, with the same name and content."""
         sibling = (self.known or {}).get(path.name)
         return sibling is not None and _same(path, sibling)
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise InputError if one of the tokenizer's files that would be sent is not in the folder."""
+    """Raise InputError if a tokenizer file to upload lies outside the folder."""
     for name in TOKENIZER_FILES:
         inside(folder, name)
 
 
 def check_repo_id(repo_id: str | None, argument: str) -> str:
-    """The id, if it is OWNER/NAME; InputError otherwise."""
+    """Return the id if it is OWNER/NAME, else raise InputError."""
     try:
         validate_repo_id(repo_id or "")
     except HFValidationError:
         repo_id = None
     if repo_id is None or repo_id.count("/") != 1:
-        raise InputError(f"{argument}: give it as OWNER/NAME, as it is on the Hub", argument)
+        raise InputError(f"{argument}: must be OWNER/NAME as on the Hub", argument)
     return repo_id
 
 
@@ -101,29 +101,29 @@ def find_base(
     fingerprint: str | None = None,
     license: str | None = None,
 ) -> Base:
-    """Look up the base on the Hub; what is in the way becomes a problem, not an error.
+    """Look up the base on the Hub; obstacles become ``problems``, not errors.
 
     Args:
-        name: the base that training used: a folder or a Hub id.
-        ask: (id, revision) to the Hub's model info with the files' hashes; raises HubError.
-        base_model_id: of a folder, what it is on the Hub.
-        revision: branch, tag or commit; of a Hub id by default the one that is cached here.
-        fingerprint: of the base at training time, where that was a folder.
-        license: for a base whose card does not say.
+        name: the base of the training: a folder or a Hub id.
+        ask: returns the model info with the files' hashes for (id, revision); raises HubError.
+        base_model_id: the Hub id of a base that is a folder.
+        revision: branch, tag or commit; for a Hub id by default the one cached on this machine.
+        fingerprint: fingerprint of the base in training, if it was a folder.
+        license: license of a base whose card does not name one.
 
     Raises:
-        InputError: the base is not on this machine, or not the one that was trained on; or a file
-            of its tokenizer is a link out of its folder.
+        InputError: the base is not on this machine, or is not the one of the training; or a file of
+            its tokenizer links out of its folder.
     """
     if not name:
-        raise InputError("model_name_or_path: the adapter names no base (pass it)")
+        raise InputError("model_name_or_path: the adapter names no base (pass one)")
 
     if Path(name).is_dir():
         check_base(name)
         if fingerprint is not None and fingerprint != base_fingerprint(name):
             raise InputError(
-                f"model_name_or_path: {name}: not the base that the adapter was trained on (its "
-                "config or weights have changed; pass the folder of the one that was)",
+                f"model_name_or_path: {name}: is not the base that the adapter was trained on: its "
+                "config or weights differ (pass the folder of the right base)",
                 "model_name_or_path",
             )
         base = Base(Path(name).resolve())
@@ -144,10 +144,10 @@ def find_base(
 
 
 def _cached(name: str, revision: str, base_model_id: str | None) -> Base:
-    """A base that was loaded by its Hub id: the commit in the cache is the one that was used."""
+    """Find a base that was loaded by its Hub id; the cached commit is the one that was used."""
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(
-            f"model_name_or_path: {name}: no such folder (pass the base's, if it was moved)",
+            f"model_name_or_path: {name}: no such folder (pass the base's new folder)",
             "model_name_or_path",
         )
     if base_model_id not in (None, name):
@@ -192,22 +192,22 @@ def _look_up(base: Base, ask: AskHub, revision: str) -> None:
 
 
 def problem_of(base: Base, path: Path) -> str | None:
-    """Why this file is not the base's on the Hub, in a line; None if it is, or nobody knows.
+    """Return how this file differs from the base's on the Hub; None if equal or not known.
 
     Args:
-        base: looked up.
-        path: the file, or a copy of it under its name.
+        base: the base as found on the Hub.
+        path: the file, or a copy of the same name.
     """
     if base.known is None or base.has(path):
         return None
     if path.name not in base.known:
         return (
-            f"base {base.repo_id}: has no {shown(path.name)}, as the local base has (is it this "
+            f"base {base.repo_id}: has no {shown(path.name)}, but the local base has (is it this "
             "id?)"
         )
     return (
-        f"base {base.repo_id}: its {path.name} is another than the local one (give the id and "
-        "--base_revision that this base was downloaded from)"
+        f"base {base.repo_id}: its {path.name} differs from the local one (pass the id and "
+        "--base_revision from which this base was downloaded)"
     )
 
 
@@ -219,22 +219,22 @@ def _same(path: Path, known: RepoSibling) -> bool:
 
 
 def _license(base: Base, given: str | None) -> dict[str, str]:
-    """The base's, by its card on the Hub or its README.md here; the argument where neither says."""
+    """Return the base's license from its card on the Hub or README.md, else the argument."""
     said = base.license or _front_matter(base.files / "README.md")
     value = said.get("license") or given
     if value is None:
-        base.problems.append("license: neither the Hub nor the base says (pass --license)")
+        base.problems.append("license: neither the Hub nor the base names one (pass --license)")
     elif given not in (None, value):
-        base.problems.append(f"license: {given}, but the base says {value!r:.60} (leave it out)")
+        base.problems.append(f"license: {given}, but the base has {value!r:.60} (leave it out)")
     elif not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
-        base.problems.append(f"license: {value!r:.60} is no license's short name, as apache-2.0")
+        base.problems.append(f"license: {value!r:.60} is not a short name such as apache-2.0")
     else:
         return said or {"license": value}
     return {}
 
 
 def _front_matter(path: Path) -> dict[str, str]:
-    """The license fields of a model card, if it is there."""
+    """Return the license fields of a model card, if there is one."""
     stream = open_inside(path.parent, path.name)
     if stream is None:
         return {}

@@ -1,7 +1,7 @@
-"""The card: what the adapter is, what it learned from and how, what was measured, how to load it.
+"""Write the model card: what the adapter is, its data, method and results, and how to load it.
 
-What comes from files (names, settings, sources) is shown as inline code without control characters
-or backticks, so that no text of others can become a link, HTML or a heading.
+Text from files (names, settings, sources) is shown as inline code without control characters or
+backticks, so that it cannot become a link, HTML or a heading.
 """
 
 import unicodedata
@@ -19,36 +19,36 @@ from toolkit.training.methods import BASELINE_SETTINGS
 
 UNMEASURED = "not measured"
 UNKNOWN = "not recorded"
-UNKNOWN_METHOD = "How it was trained is not recorded."
+UNKNOWN_METHOD = "The training method is not recorded."
 VALUE_METHOD = (
-    "Trained together with its policy by PPO, on returns by generalized advantage estimation."
+    "It was trained together with its policy by PPO, on returns of generalized advantage "
+    "estimation."
 )
 WHAT = {
-    "policy": "a language model tuned from human preferences (or from a stand-in for them: see "
+    "policy": "a language model tuned from human preferences, or from a stand-in for them (see "
     "Labels)",
-    "reward": "a reward model: it gives a text one score, the higher the more likely that the text "
-    "is the one that was picked among several",
-    "value": "the value function of a PPO run: for each token it predicts the sum of the rewards "
-    "still to come (score minus KL penalty); it is of use to go on with that run",
+    "reward": "a reward model. It scores a text: the higher the score, the more likely the text is "
+    "the one that people pick among several",
+    "value": "the value function of a PPO run. For each token it predicts the sum of future "
+    "rewards (score minus KL penalty), which you need to continue that run",
 }
 PIPELINES = {"policy": "text-generation", "reward": "text-classification"}
 TAGS = {"reward": "reward-model", "value": "value-function"}
 LABELS = ("reward_adapter", "reward_model", "reward_function", "lexicon", "reward_weights")
 LIMITS = {
     "policy": [
-        "It was tuned towards picks or scores. These are not the people that they came from: the "
+        "It was tuned towards picks or scores, which only approximate what people want. The "
         "further it is from its reference, the more of a high score may be the scorer's mistakes.",
-        "Nothing was done to make it truthful or safe; what the base does wrong it may do too.",
+        "Nothing was done to make it truthful or safe. It may repeat any mistake of the base.",
     ],
     "reward": [
-        "Its scores compare texts of the kind that it was trained on. On texts from elsewhere, "
-        "and on a policy tuned hard against it, they may mean nothing.",
-        "It has the tastes and the blind spots of whoever picked. It is no measure of truth or "
+        "Its scores compare texts like those that it was trained on. They may mean nothing for "
+        "other texts, or for a policy that was tuned hard against it.",
+        "It has the tastes and blind spots of the people who picked. It does not measure truth or "
         "safety.",
     ],
     "value": [
-        "Its numbers are about one policy, one reward model and one KL coefficient. Elsewhere they "
-        "mean nothing.",
+        "Its numbers are valid only for one policy, one reward model and one KL coefficient.",
     ],
 }
 CITE = """\
@@ -72,14 +72,14 @@ def render(
     data: str | None = None,
     labels: str | None = None,
 ) -> str:
-    """The text of README.md; the same arguments give the same bytes.
+    """Return the text of README.md; the same arguments give the same bytes.
 
     Args:
-        adapter: the adapter and what is known of its training.
+        adapter: the adapter and its training.
         base: its base on the Hub.
-        repo_id: where it goes.
-        results: of an evaluation.
-        data, labels: what the publisher says of them, in a sentence.
+        repo_id: the repository that it goes to.
+        results: the results of an evaluation.
+        data, labels: the publisher's sentences on them.
     """
     record = adapter.record or RunRecord()
     gain = float(adapter.toolkit_json.get("gain", 1.0))
@@ -119,14 +119,14 @@ def render(
         f"## Method\n\n{_method(adapter)}\n\n{_table(_chosen(adapter))}",
         f"## Results\n\n{_results(adapter, results)}",
         f"## Limits\n\n{_limits(adapter, results)}",
-        f"## How to cite\n\nThis adapter by its address, `https://huggingface.co/{repo_id}`, its "
-        f"base by its own card, and the paper that the method goes back to:\n\n{CITE}",
+        f"## How to cite\n\nCite this adapter by its address, `https://huggingface.co/{repo_id}`, "
+        f"its base as its own card says, and the paper behind the method:\n\n{CITE}",
     ]
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
 def code(value: object, limit: int = 120) -> str:
-    """Text from elsewhere as inline code in one line: inert in Markdown, also in a table.
+    """Return text as inline code in one line, which is inert in Markdown, even in a table.
 
     >>> code("a | <b>`x`</b>")
     "`a / <b>'x'</b>`"
@@ -136,7 +136,7 @@ def code(value: object, limit: int = 120) -> str:
 
 
 def _name(value: object) -> str:
-    """A setting to show; of a path on this machine the last part alone."""
+    """Show a setting; of a path on this machine only the last part."""
     text = str(value)
     local = text.startswith(("/", "~", "./", "../")) or "\\" in text or text.count("/") > 1
     if "/" in text and (text.endswith(FILE_ENDINGS) or Path(text).exists()) or local:
@@ -150,14 +150,14 @@ def _one_line(value: object) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """The publisher's own sentences: in one line, which is no heading, without HTML or code."""
+    """Return the publisher's sentences in one line, without heading, HTML or code."""
     if not text:
         return ""
     return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").lstrip("#>-+*=| ") + "\n\n"
 
 
 def _table(known: Json | None, told: bool = False) -> str:
-    """One row for each thing known. If there is none, and nothing was told, it says so."""
+    """Return a table of the known values; without any, and without prose, say so."""
     rows = _flat(known or {})
     if not rows:
         return "" if told else f"{UNKNOWN}."
@@ -165,7 +165,7 @@ def _table(known: Json | None, told: bool = False) -> str:
 
 
 def _flat(known: Json, before: str = "") -> Json:
-    """Nested objects as one, with dots in the names; without what is None."""
+    """Flatten nested objects, with dots in the names, and leave out None."""
     rows: Json = {}
     for key, value in sorted(known.items()):
         if isinstance(value, dict):
@@ -178,7 +178,7 @@ def _flat(known: Json, before: str = "") -> Json:
 
 
 def _chosen(adapter: TrainedAdapter) -> Json:
-    """The settings that say how it was trained; without a run.json, what the adapter says."""
+    """Return the training's main settings; without a run.json, those of the adapter."""
     names = BASELINE_SETTINGS if adapter.method is None else adapter.method.settings
     kept = {k: adapter.setting(k) for k in names if adapter.setting(k) is not None}
     if not kept:
@@ -210,24 +210,24 @@ def _method(adapter: TrainedAdapter) -> str:
 
 def _labels(adapter: TrainedAdapter, told: bool) -> str:
     if adapter.method is not None and not adapter.method.needs_reward:
-        picked = "Each comparison has several completions of one prompt, of which one was picked."
-        return picked + ("" if told else f" By whom is {UNKNOWN}.")
+        picked = "Each comparison has several completions of one prompt, and one of them is picked."
+        return picked + ("" if told else f" Who picked them is {UNKNOWN}.")
 
     chosen = {k: adapter.setting(k) for k in LABELS if adapter.setting(k)}
     if not chosen:
         return _table(None, told)
     return (
-        f"What the policy was rewarded by:\n\n{_table(chosen)}\n\n"
-        "The card of the reward model, if there is one, tells whose picks it was trained on."
+        f"The policy was rewarded by:\n\n{_table(chosen)}\n\n"
+        "The card of the reward model, if there is one, says whose picks it was trained on."
     )
 
 
 def _loading_notes(adapter: TrainedAdapter, base: Base, gain: float, bias: float) -> str:
     notes = [
-        "These lines were run in a clean process on the files of this repository before they were "
-        "uploaded, and gave the same numbers as the code that trained it.",
+        "Before the upload, these lines were run in a clean process on the files of this "
+        "repository. They gave the same numbers as the training code.",
         {
-            "4bit": "It was trained on the base in 4-bit, as loaded here; on the base in another "
+            "4bit": "It was trained on the base in 4-bit, as loaded here. On the base in another "
             "precision it gives other numbers.",
             "bf16": "It was trained on the base in bfloat16.",
             "fp32": "It was trained on the base in float32.",
@@ -237,24 +237,24 @@ def _loading_notes(adapter: TrainedAdapter, base: Base, gain: float, bias: float
     if adapter.kind == "reward":
         if base.family.classifier == "stock":
             head = (
-                "transformers says that `score.weight` is newly initialized; the adapter's fills "
-                "it in the next line."
+                "transformers reports that `score.weight` is newly initialized. The next line "
+                "fills it from the adapter."
             )
         else:
             head = (
                 "transformers has no sequence classifier for this base, so the head is put "
-                "beside the language model's own, on the same last hidden states."
+                "beside the language model's head, on the same last hidden states."
             )
         notes.append(
-            "`score` is gain x raw + bias: the raw score is the model's logit, "
-            f"gain {gain:.6g}, bias {bias:.6g}. {head}"
+            "`score` is gain x raw + bias. The raw score is the model's logit, the gain is "
+            f"{gain:.6g} and the bias is {bias:.6g}. {head}"
         )
 
     notes += [f"{line[:1].upper()}{line[1:]}." for line in base.family.notes()]
     if base.has_experts and adapter.precision == "4bit":
-        notes.append("Its experts were in 4 bits too, which transformers by itself does not do.")
+        notes.append("Its experts were in 4-bit too, which transformers alone does not do.")
     if adapter.kind == "value":
-        notes.append("The head is a file of its own, since no class of transformers loads it.")
+        notes.append("The head is in a separate file, because no class of transformers loads it.")
     return "\n".join(f"- {note}" for note in notes)
 
 
@@ -262,10 +262,10 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
     if adapter.kind == "reward":
         return _accuracy(adapter)
     if adapter.kind == "value":
-        return f"How well it predicts: {UNMEASURED} on its own."
+        return f"Accuracy of its predictions: {UNMEASURED}."
     if results is None:
         return (
-            f"KL from the reference, per completion: {_kl_in_training(adapter)}.\n\n"
+            f"KL from the reference per completion: {_kl_in_training(adapter)}.\n\n"
             f"Win rates: {UNMEASURED}."
         )
 
@@ -273,11 +273,14 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
     held = UNMEASURED if row.kl is None else f"{row.kl:.3g} nats"
     if row.kl_error is not None:
         held += f" (standard error {row.kl_error:.2g})"
-    parts = [f"On {results.prompts} prompts. KL from the reference, per completion: {held}."]
+    parts = [
+        f"It was evaluated on {results.prompts} prompts. KL from the reference per completion: "
+        f"{held}."
+    ]
 
     if results.pairs:
         parts.append(
-            "| against | judge | wins / ties / losses | win rate of decided ones, 95 % interval |\n"
+            "| against | judge | wins / ties / losses | win rate if decided, 95 % interval |\n"
             "|---|---|---|---|\n"
             + "\n".join(
                 f"| {_name(p.b)} | {_judge(results, p.judge)} | {p.wins} / {p.ties} / "
@@ -291,7 +294,7 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
 
     if row.scores:
         parts.append(
-            "| judge | mean score (standard error) | gain on the reference, in its std |\n"
+            "| judge | mean score (standard error) | gain in the reference's std |\n"
             "|---|---|---|\n"
             + "\n".join(
                 f"| {_judge(results, name)} | {s.mean:.3g} ({s.error:.2g}) | {s.gain:+.2f} |"
@@ -304,7 +307,7 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
 def _judge(results: Results, name: str) -> str:
     judge = results.judges.get(name)
     trained = judge is not None and judge.training_reward
-    return _name(name) + (" (it was trained on this one)" if trained else "")
+    return _name(name) + (" (the training reward)" if trained else "")
 
 
 def _accuracy(adapter: TrainedAdapter) -> str:
@@ -313,20 +316,20 @@ def _accuracy(adapter: TrainedAdapter) -> str:
         return f"Accuracy on held-out comparisons: {UNMEASURED}."
 
     text = (
-        f"It picks the picked one in {m.accuracy:.3f} [{m.accuracy_low:.3f}, "
-        f"{m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, of prompts that it was "
-        f"not trained on; chance is {m.chance:.3f}. Chance alone would do as well with a "
-        f"probability of {m.p:.2g}."
+        f"Its highest score goes to the picked completion in a share of {m.accuracy:.3f} "
+        f"[{m.accuracy_low:.3f}, {m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, "
+        f"whose prompts it was not trained on. Chance reaches {m.chance:.3f}. The probability that "
+        f"chance does as well is {m.p:.2g}."
     )
     if m.p >= 0.025:  # the interval reaches down to chance
-        text += " **So it is not shown to be better than chance.**"
+        text += " **It is not shown to be better than chance.**"
     elif m.p >= 0.001:
-        text += " **So it is probably better than chance, but not surely.**"
+        text += " **It is probably better than chance, but that is not certain.**"
     return text
 
 
 def _kl_in_training(adapter: TrainedAdapter) -> str:
-    """Of PPO's last adapters the mean of its log's last fifth; of its best ones, what it noted."""
+    """Return the KL that PPO logged: the last fifth's mean, or that of the best adapters."""
     beside = adapter.folder.parent
     if beside.name == "best" and (beside / "evaluation.json").is_file():
         noted = read_object(beside / "evaluation.json", "adapter").get("eval/kl")
@@ -345,8 +348,8 @@ def _limits(adapter: TrainedAdapter, results: Results | None) -> str:
     if adapter.kind == "policy" and (results is None or not results.pairs):
         missing.append("whether people or another judge prefer it")
     if adapter.record is None:
-        missing.append("its training's settings and data: no record of the run was beside it")
+        missing.append("the settings and data of its training, because there is no run.json")
     lines = [*LIMITS[adapter.kind]]
     if missing:
-        lines.append(f"Not known here: {'; '.join(missing)}.")
+        lines.append(f"Not known: {'; '.join(missing)}.")
     return "\n".join(f"- {line}" for line in lines)

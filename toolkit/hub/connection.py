@@ -1,7 +1,7 @@
-"""Talking to the Hub: requests tried again where that helps, and failures told in one line.
+"""Talk to the Hub: retry requests if that helps, and report failures in one line.
 
-The token is never held here: huggingface_hub takes it from HF_TOKEN or the login, request by
-request. What fails ends as a HubError of one line without it.
+This module never holds the token: huggingface_hub reads it from HF_TOKEN or the login for each
+request. A failure becomes a HubError of one line without the token.
 """
 
 import json
@@ -25,28 +25,28 @@ from huggingface_hub.utils._http import default_client_factory
 from toolkit.data.secrets import scrub
 from toolkit.errors import InputError
 
-ATTEMPTS = 4  # huggingface_hub itself tries some of its requests six times, within each of these
-LONGEST_WAIT = 300.0  # seconds; the Hub's limits are of five minutes
-STALL = 120.0  # seconds without a byte; huggingface_hub would wait for ever
+ATTEMPTS = 4  # within each one, huggingface_hub tries some requests six times
+LONGEST_WAIT = 300.0  # seconds; the Hub's rate limits last five minutes
+STALL = 120.0  # seconds without a byte; huggingface_hub would wait forever
 CURES = {
-    401: "the token is not valid: log in anew by `hf auth login`, or mend HF_TOKEN",
+    401: "the token is not valid: log in again with `hf auth login`, or correct HF_TOKEN",
     402: "the account's storage is used up",
-    403: "this token may not write there: give it write access to this owner's repositories",
-    404: "no such repository for this token",
-    413: "too large for the Hub",
-    429: "too many requests: run the same command again in a few minutes",
+    403: "this token cannot write there: give it write access to this owner's repositories",
+    404: "the repository does not exist, or this token cannot see it",
+    413: "a file is too large for the Hub",
+    429: "there were too many requests: run the same command again in a few minutes",
 }
-AGAIN = "run the same command again: what has arrived is not sent twice"
+AGAIN = "run the same command again: files that have arrived are not sent twice"
 
 Result = TypeVar("Result")
 
 
 class HubError(InputError):
-    """The Hub could not be asked, or said no.
+    """The Hub could not be reached, or rejected a request.
 
     Args:
-        message: the line.
-        missing: there is no such repository or revision, or none that this token may see.
+        message: one line.
+        missing: the repository or revision does not exist, or this token cannot see it.
     """
 
     def __init__(self, message: str, missing: bool = False) -> None:
@@ -58,12 +58,12 @@ def require_token() -> None:
     """Raise InputError if neither the environment nor the login has a token."""
     if not get_token():
         raise InputError(
-            "no Hub token: set HF_TOKEN or log in by `hf auth login` (or pass --dry_run)"
+            "no Hub token: set HF_TOKEN, log in with `hf auth login`, or pass --dry_run"
         )
 
 
 def connect() -> HfApi:
-    """The Hub at HF_ENDPOINT; from now on a stalled connection ends, and log lines are short."""
+    """Connect to the Hub at HF_ENDPOINT; end stalled connections, and shorten log lines."""
 
     def client() -> httpx2.Client:
         made = default_client_factory()
@@ -71,7 +71,7 @@ def connect() -> HfApi:
         return made
 
     set_client_factory(client)
-    # huggingface_hub tells of each of its own retries: without the signature in the address.
+    # huggingface_hub logs each of its retries; leave out the signature in the address.
     logging.getLogger("huggingface_hub.utils._http").addFilter(_shorten)
     return HfApi(library_name="preference-toolkit")
 
@@ -82,10 +82,10 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 def model_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo:
-    """The Hub's facts of a model, with its files' sizes and hashes; tried a few times.
+    """Ask the Hub about a model, with its files' sizes and hashes; retry a few times.
 
     Raises:
-        HubError: it could not be had.
+        HubError: the Hub did not answer.
     """
     return persist(lambda: api.model_info(repo_id, revision=revision, files_metadata=True), repo_id)
 
@@ -93,12 +93,12 @@ def model_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelIn
 def persist(
     call: Callable[[], Result], repo_id: str, say: Callable[[str], None] = lambda line: None
 ) -> Result:
-    """``call``'s result, tried again after what may pass: 429, 5xx, a cut connection."""
+    """Return ``call()``; retry after temporary failures: 429, 5xx, a cut connection."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
-        # A server may answer anything, and huggingface_hub then raises anything (KeyError for a
-        # field that is not there). Whatever it is must end in a line without the token.
+        # For a strange answer huggingface_hub may raise any exception (KeyError for a missing
+        # field). Each one must end in a line without the token.
         except Exception as error:
             line, wait, missing = _explain(error, 2.0**attempt / 2)
         if wait is None or attempt == ATTEMPTS:
@@ -109,7 +109,7 @@ def persist(
 
 
 def _explain(error: Exception, wait: float) -> tuple[str, float | None, bool]:
-    """What happened, after how many seconds it is worth trying again, whether nothing is there."""
+    """Return what happened, the seconds to wait before a retry, and whether it is missing."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
@@ -121,7 +121,7 @@ def _explain(error: Exception, wait: float) -> tuple[str, float | None, bool]:
     local = next((e for e in chain if isinstance(e, OSError) and e.filename), None)
     if local is not None:
         return scrub(f"{Path(str(local.filename)).name}: {local.strerror}"), None, False
-    # hf_xet, which carries large files, has RuntimeError for all that goes wrong on its way.
+    # hf_xet, which transfers large files, raises RuntimeError for every failure.
     last = scrub(f"{type(chain[-1]).__name__}: {chain[-1]}")[:200]
     cut = any(isinstance(e, httpx2.TransportError) for e in chain)
     if cut or isinstance(chain[-1], OSError | RuntimeError):
@@ -129,7 +129,7 @@ def _explain(error: Exception, wait: float) -> tuple[str, float | None, bool]:
     if any(isinstance(e, json.JSONDecodeError) for e in chain):
         return f"the Hub answered without JSON ({AGAIN})", wait, False
     return (
-        f"not understood of the Hub ({scrub(f'{type(error).__name__}: {error}')[:200]})",
+        f"the Hub's answer was not understood ({scrub(f'{type(error).__name__}: {error}')[:200]})",
         None,
         False,
     )
@@ -144,11 +144,11 @@ def _explain_answer(
     if status == 429 or status >= 500:
         after = response.headers.get("Retry-After", "")
         wait = min(LONGEST_WAIT, max(wait, float(after))) if after.isdigit() else wait
-        cure = CURES.get(status, f"the Hub is in trouble: {AGAIN}")
-        return f"the Hub says {status}{said} ({cure})", wait, False
+        cure = CURES.get(status, f"the Hub has a problem: {AGAIN}")
+        return f"the Hub answered {status}{said} ({cure})", wait, False
     missing = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) or status == 404
-    # huggingface_hub takes a 401 for "not there", as the Hub hides private models from strangers;
-    # to whoever brings a token the Hub says 404 for that.
+    # huggingface_hub reads 401 as "missing", because the Hub hides private models from strangers.
+    # With a token, the Hub answers 404 for a missing model.
     missing = missing and status != 401
-    cure = CURES.get(status, "mend that, and run the same command again")
-    return f"the Hub says {status}{said} ({cure})", None, missing
+    cure = CURES.get(status, "correct that, and run the same command again")
+    return f"the Hub answered {status}{said} ({cure})", None, missing

@@ -1,7 +1,7 @@
-"""The gate: a clean process runs the card's own lines on the packed files and must get our numbers.
+"""The gate: a clean process runs the card's lines on the packed files and must get our numbers.
 
-The process sees a Hub's cache made for it, in which the two repositories' names lead to the package
-and to the base's files, no network, no token and no home folder.
+The process has no network, no token and no home folder. In its Hub cache the two repositories'
+names lead to the package and to the base's files.
 """
 
 import gc
@@ -39,13 +39,13 @@ PROBES = (
     "On Monday, 3 of 10 people said: I was not sure what to think of it!",
 )
 MARK = "toolkit-probe: "
-# What the clean process inherits: where programs and libraries are, and how many threads.
+# Variables that the clean process inherits: paths of programs and libraries, and thread counts.
 KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR")
 
 
 @dataclass
 class Probes:
-    """Of each probe text its token ids and numbers: log-probs, one score, or values.
+    """Each probe text's token ids and numbers: log-probs, one score, or values.
 
     Attributes:
         without: the numbers with the adapter off (and the head on); empty if not measured.
@@ -58,7 +58,7 @@ class Probes:
 
 @torch.no_grad()
 def measure(adapter: TrainedAdapter, base: Path) -> Probes:
-    """The probes as training's own code computes them, from the adapter's own folder."""
+    """Compute the probes with the training code, from the adapter's own folder."""
     tokenizer = load_tokenizer(str(adapter.tokenizer_home(base)), base=str(base))
     rows = adapter.rows(tokenizer, PROBES, adapter.chat(base))
 
@@ -66,7 +66,9 @@ def measure(adapter: TrainedAdapter, base: Path) -> Probes:
     if adapter.kind == "reward":
         roles = Roles(model, reward_adapter=adapter.folder)
     else:
-        value = "trunk" if adapter.kind == "value" else None  # its adapter, and its head on that
+        value = (
+            "trunk" if adapter.kind == "value" else None
+        )  # the head sits on the value's own adapter
         roles = Roles(model, value=value, policy_adapter=adapter.folder)
     if roles.value_head is not None:
         roles.value_head.load_state_dict(load_file(adapter.folder / VALUE_HEAD))
@@ -84,18 +86,18 @@ def measure(adapter: TrainedAdapter, base: Path) -> Probes:
 
 
 def _numbers(roles: Roles, kind: Kind, ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-probs (1, T - 1), a score (1,) or values (1, T) of ids (1, T)."""
+    """Compute log-probs (1, T - 1), a score (1,) or values (1, T) of ids (1, T)."""
     if kind == "reward":
         return roles.scores(ids, mask)
     if kind == "policy":
         return roles.policy_outputs(ids, mask, ids[:, 1:], temperature=1.0).logprobs
-    # Roles has the value before each token: one more token, for the value after the last.
+    # Roles gives the value before each token, so add a token to get the value after the last.
     more = torch.cat([ids, ids[:, -1:]], dim=1)
     return roles.values(more, torch.ones_like(more, dtype=torch.bool), ids.shape[1])
 
 
 def _without(roles: Roles, kind: Kind, ids: Tensor, mask: Tensor) -> Tensor:
-    """The same with the adapter off, and the head on."""
+    """Compute the same numbers with the adapter off and the head on."""
     if kind == "policy":
         return roles.reference_logprobs(ids, mask, ids[:, 1:], 1.0)
     states = roles.trunk(REFERENCE, ids.shape[1], input_ids=ids, use_cache=False)
@@ -123,18 +125,18 @@ def run_lines(
     prefix: list[int] | None = None,
     chat: bool = False,
 ) -> Probes:
-    """Run the card's lines, and below them the probes, in a clean process.
+    """Run the card's lines, and after them the probes, in a clean process.
 
     Args:
-        kind: of adapter.
+        kind: the adapter's kind.
         lines: the card's Python.
         package, base: folders that stand for the repositories.
-        names: of these.
-        ends_with, prefix: how the card's lines make tokens of a text (``ids_line``).
-        chat: the probes are messages, which these lines render.
+        names: names of the repositories.
+        ends_with, prefix: how the card's lines encode a text (``ids_line``).
+        chat: whether the probes are messages, which the lines render.
 
     Raises:
-        InputError: they fail.
+        InputError: the lines fail.
     """
     with scratch_folder() as folder:
         scratch, cache = str(folder), folder / "hub"
@@ -183,7 +185,7 @@ def run_lines(
 
 
 def _pretend(cache: Path, repo_id: str, sha: str, files: Path) -> None:
-    """Make ``cache`` look as if these files had been downloaded from that repository."""
+    """Fill ``cache`` as if these files had been downloaded from that repository."""
     root = cache / f"models--{repo_id.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(sha)
@@ -194,19 +196,19 @@ def _pretend(cache: Path, repo_id: str, sha: str, files: Path) -> None:
 
 
 def check_probes(ours: Probes, theirs: Probes, precision: str) -> str:
-    """Hold the clean process's numbers against ours.
+    """Compare the clean process's numbers with ours.
 
     Returns:
-        a sentence: by how much they differ, and how much was allowed.
+        A sentence with the largest difference and the allowed difference.
 
     Raises:
-        InputError: other tokens or other numbers.
+        InputError: the tokens or the numbers differ.
     """
     if ours.ids != theirs.ids:
-        raise InputError("gate: the staged tokenizer makes other tokens than the base's")
+        raise InputError("gate: the packed tokenizer makes other tokens than the base's")
     numbers = [x for probes in (ours, theirs) for row in probes.numbers for x in row]
     if not all(map(math.isfinite, numbers)):
-        raise InputError("gate: numbers that are not finite come out (the weights are broken)")
+        raise InputError("gate: some numbers are NaN or infinite (the weights are broken)")
 
     exact = precision == "fp32" or (precision == "4bit" and PartialState().device.type == "cpu")
     size = max(abs(x) for row in ours.numbers for x in row)
@@ -214,7 +216,7 @@ def check_probes(ours: Probes, theirs: Probes, precision: str) -> str:
     difference = max(_gaps(ours.numbers, theirs.numbers))
     if not difference <= allowed:
         raise InputError(
-            f"gate: loaded by the card's lines it gives other numbers than in training, by up to "
+            f"gate: loaded by the card's lines, its numbers differ from training's by up to "
             f"{difference:.3g} (allowed {allowed:.3g}): these are not the files that were trained"
         )
 
@@ -224,7 +226,7 @@ def check_probes(ours: Probes, theirs: Probes, precision: str) -> str:
         effect = f"; the adapter itself moves them by {moved:.2g}"
         if moved == 0:
             raise InputError("gate: the adapter changes no number at all (was it ever trained?)")
-        # Where rounding allows much, an adapter that was not loaded must not pass for rounding.
+        # Even if rounding errors are large, an adapter that was not loaded must not pass.
         off = sum(_gaps(theirs.numbers, ours.without))
         if not sum(_gaps(theirs.numbers, ours.numbers)) < off:
             raise InputError(
@@ -232,34 +234,32 @@ def check_probes(ours: Probes, theirs: Probes, precision: str) -> str:
                 "than with it: the adapter was not loaded"
             )
     return (
-        f"gate: loaded in a clean process by the card's lines, numbers differ by {difference:.2g} "
-        f"(allowed {allowed:.2g}{effect})"
+        f"gate: loaded in a clean process by the card's lines, the numbers differ by "
+        f"{difference:.2g} (allowed {allowed:.2g}{effect})"
     )
 
 
 def pass_gate(
     adapter: TrainedAdapter, base: Base, repo_id: str, card: str, package: Path
 ) -> list[str]:
-    """Look through the packed files, and run the card's Python on them.
-
-    Prints by how much the numbers differ.
+    """Scan the packed files, run the card's Python on them, and print the largest difference.
 
     Args:
         adapter: the adapter.
         base: its base on the Hub.
-        repo_id: where it is to go.
+        repo_id: the repository that it goes to.
         card: README.md's text.
         package: the folder with the files.
 
     Returns:
-        what is wrong, a line each.
+        The problems, one line each.
     """
     if repo_id == base.repo_id:
-        return [f"repo_id: {repo_id} is the base itself (name another)"]
+        return [f"repo_id: {repo_id} is the base itself (choose another name)"]
     if "quantization_config" in read_object(base.files / "config.json", "base"):
         return [
-            f"base {base.repo_id}: its checkpoint is saved quantized, for which there are no lines "
-            "that load it as it was in training (train on the checkpoint that it was made from)"
+            f"base {base.repo_id}: its checkpoint is saved quantized, and no loading lines for it "
+            "exist (train on the checkpoint that it was made from)"
         ]
 
     problems = []
@@ -291,7 +291,7 @@ def pass_gate(
 
 
 def _is_copy(path: Path, folder: Path) -> bool:
-    """Whether the folder has this file, byte for byte."""
+    """Whether the folder has the same file, byte for byte."""
     stream = open_inside(folder, path.name)
     if stream is None:
         return False
@@ -300,11 +300,11 @@ def _is_copy(path: Path, folder: Path) -> bool:
 
 
 def publicly_known(base: Base, folder: Path) -> tuple[set[str], set[str]]:
-    """What of these files everybody can read in the base's commit on the Hub already.
+    """Find the parts of these files that the base's commit on the Hub already shows to everybody.
 
     Returns:
-        names of files that are the base's own, byte for byte; and the pieces of text in the base's
-        own word lists, which a tokenizer that was saved anew has too ("/root" may be one).
+        The names of files that equal the base's, byte for byte; and the texts in the base's word
+        lists, which a tokenizer that was saved again has too ("/root" may be one).
     """
     files = {path.name for path in folder.iterdir() if path.is_file() and base.has(path)}
 
@@ -317,5 +317,5 @@ def publicly_known(base: Base, folder: Path) -> tuple[set[str], set[str]]:
 
 
 def python_of(card: str) -> str:
-    """The lines of the card's Python blocks, as a reader would copy them."""
+    """Return the lines of the card's Python blocks, as a reader would copy them."""
     return "\n".join(re.findall(r"^```python\n(.*?)^```", card, flags=re.M | re.S))

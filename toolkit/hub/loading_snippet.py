@@ -1,4 +1,4 @@
-"""The lines that load a published adapter by transformers and peft alone: shown, and run."""
+"""Write the lines that load a published adapter with only transformers and peft."""
 
 import json
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from toolkit.data.chat import Chat
 from toolkit.hub.adapter_source import Kind
 from toolkit.models.families import HEADS, Family
 
-# Of the toolkit's 4-bit bases (models/loading.py): the same rounding, or other numbers come out.
+# The settings of the toolkit's 4-bit bases (models/loading.py); others would round differently.
 FOUR_BIT = """\
     dtype=compute,
     quantization_config=BitsAndBytesConfig(
@@ -23,9 +23,9 @@ for module in model.modules():  # bitsandbytes 0.50 repacks weights on CPUs with
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
 """
-# A pad token that is the end token too would be taken for padding.
+# A pad token that is also the end token would be taken for padding.
 UNPADDED = """\
-model.config.get_text_config().pad_token_id = None  # one text at a time: read on its last token
+model.config.get_text_config().pad_token_id = None  # score one text at a time, at its last token
 """
 CHAT = """\
 
@@ -37,7 +37,7 @@ def chat(message):
         add_generation_prompt=True,{told}
     )
 """
-# Experts, which are no linear layers, and which transformers leaves as they are.
+# Experts that are not linear layers; transformers does not quantize them.
 EXPERTS = """\
 for module in list(model.modules()):  # experts in 4 bits, as in training
     if "Experts" in type(module).__name__ or hasattr(module, "is_transposed"):
@@ -48,7 +48,7 @@ for module in list(model.modules()):  # experts in 4 bits, as in training
                     module, name, compress_statistics=True, quant_type="nf4", blocksize=64
                 )
 """
-# Of a reward model that no class of transformers holds: the head is beside the output head.
+# For a reward model without a class in transformers, the head is beside the output head.
 SCORE_HEAD = """\
 model.score = torch.nn.Linear(
     model.get_output_embeddings().weight.shape[1], 1, bias=False, device=device
@@ -83,7 +83,7 @@ def values(text):
     return (states @ head["weight"].float().T + head["bias"].float()).flatten().tolist()
 
 
-print(values({text}))  # one a token: of the text up to there
+print(values({text}))  # one value per token, for the text up to that token
 """,
 }
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -95,7 +95,7 @@ base = model.get_base_model()
         states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         raw = base.score(states[:, -1].float()).item()""",
 }
-# What the gate adds below them: the same texts' numbers, as JSON.
+# The gate adds these lines, which compute the numbers of the probe texts.
 _PROBES = {
     "policy": """
 def _numbers(text):
@@ -110,14 +110,13 @@ def _numbers(text):
 
 
 def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) -> str:
-    """Python that makes token ids (1, T) of a text.
+    """Return Python that makes token ids (1, T) of a text.
 
     Args:
         text: an expression.
-        ends_with: put behind it.
-        prefix: where the tokenizer is not to put its special tokens around a text (it appends its
-            end token by itself, or a chat template has written them): the ids before a text, which
-            are written out; None where it is.
+        ends_with: text to append.
+        prefix: None if the tokenizer adds its special tokens. Otherwise they are left out (it would
+            append its end token, or a chat template wrote them), and these ids precede the text.
     """
     closed = f"{text} + {ends_with!r}" if ends_with else text
     if prefix is None:
@@ -127,17 +126,17 @@ def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) ->
 
 
 def probe_lines(kind: Kind, ids: str) -> str:
-    """Python that defines ``_numbers`` of a text, below the card's lines.
+    """Return Python that defines ``_numbers`` of a text, to run after the card's lines.
 
     Args:
-        kind: of adapter.
-        ids: what ``ids_line`` says of ``text``.
+        kind: the adapter's kind.
+        ids: the result of ``ids_line`` for ``text``.
     """
     return _PROBES[kind].replace("{ids}", ids)
 
 
 class Names(NamedTuple):
-    """What the lines name: the adapter's repository, the base's, and its commit."""
+    """The names in the lines: the adapter's repository, the base's, and its commit."""
 
     repo_id: str
     base_id: str
@@ -156,18 +155,18 @@ def loading_snippet(
     family: Family | None = None,
     experts: bool = False,
 ) -> str:
-    """Python that loads the adapter and uses it once.
+    """Return Python that loads the adapter and uses it once.
 
     Args:
-        kind: of adapter.
-        precision: of the base in training.
-        names: of the repositories.
-        gain, bias: of a reward.
-        ends_with: the token's text that closes what a reward model reads; "" for nothing.
+        kind: the adapter's kind.
+        precision: precision of the base in training.
+        names: the repositories.
+        gain, bias: the normalization of a reward.
+        ends_with: end token of texts that a reward model reads; "" for none.
         prefix: as for ``ids_line``.
-        chat: how it was trained to read messages; None for an adapter that continues text.
-        family: of the base; None for one that is like most.
-        experts: it has experts, which were in 4 bits if its linear layers were.
+        chat: the chat template in training; None for an adapter that continues text.
+        family: the base's family; None for the usual one.
+        experts: whether it has experts, which were in 4-bit if its linear layers were.
     """
     family_class = "AutoModelForCausalLM" if family is None else family.auto.__name__
     classifier = "stock" if family is None else family.classifier
@@ -176,7 +175,7 @@ def loading_snippet(
     heads = json.dumps(list(HEADS) if family is None else family.heads)
     four_bit = precision == "4bit"
 
-    # The base, as it was held in training.
+    # The base, as in training.
     pieces = [_imports(kind, auto, four_bit, experts), f'adapter = "{names.repo_id}"\n']
     pieces.append('device = "cuda" if torch.cuda.is_available() else "cpu"\n')
     if four_bit:
@@ -195,7 +194,7 @@ def loading_snippet(
     if four_bit and experts:
         pieces.append(EXPERTS)
 
-    # The adapter on it, and the tokenizer.
+    # The adapter on the base, and the tokenizer.
     if kind == "reward" and not stock:
         pieces.append(SCORE_HEAD)
     pieces.append("model = PeftModel.from_pretrained(model, adapter).eval()\n")
@@ -203,7 +202,7 @@ def loading_snippet(
     if ends_with and stock:
         pieces.append(UNPADDED)
 
-    # Its use.
+    # An example.
     rendering, text = _example(kind, chat)
     asked = f'tokenizer({text}, return_tensors="pt")'
     if prefix is not None:
@@ -235,7 +234,7 @@ def _imports(kind: Kind, auto: str, four_bit: bool, experts: bool) -> str:
 
 
 def _example(kind: Kind, chat: Chat | None) -> tuple[str, str]:
-    """Lines that render messages, if it reads these, and an expression for a text to try it on."""
+    """Return lines that render messages, if needed, and an expression for an example text."""
     if chat is None:
         return "", '"We went to the market."' if kind == "policy" else f'"{_PASSAGE}"'
 

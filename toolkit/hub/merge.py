@@ -1,4 +1,4 @@
-"""The adapter merged into its base, as a model of its own, with the difference that this makes."""
+"""Merge an adapter into its base as one model, and measure how the numbers change."""
 
 import gc
 from pathlib import Path
@@ -24,7 +24,7 @@ from toolkit.models.quantized import DTYPES
 
 
 def check_merge(adapter: TrainedAdapter, dtype: str, into_full_precision: bool) -> None:
-    """Raise InputError where a merge would make what nobody trained, unless that is asked for."""
+    """Raise InputError if merging would change the numbers and this was not asked for."""
     check_choice("merged_dtype", dtype, tuple(DTYPES))
     if adapter.kind == "value":
         raise InputError(
@@ -34,9 +34,9 @@ def check_merge(adapter: TrainedAdapter, dtype: str, into_full_precision: bool) 
         )
     if adapter.precision == "4bit" and not into_full_precision:
         raise InputError(
-            "merged_output: the adapter was trained on a 4-bit base, and merged into 4-bit weights "
-            "it would be rounded away; pass --merge_into_full_precision true to merge it into the "
-            "base as it was before rounding, which gives somewhat other numbers (measured)",
+            "merged_output: the adapter was trained on a 4-bit base, and rounding would destroy it "
+            "in 4-bit weights (pass --merge_into_full_precision true to merge it into the base "
+            "before rounding; its numbers then differ somewhat, and the difference is measured)",
             "merge_into_full_precision",
         )
 
@@ -44,27 +44,27 @@ def check_merge(adapter: TrainedAdapter, dtype: str, into_full_precision: bool) 
 def merge(
     adapter: TrainedAdapter, base: Base, folder: Path, dtype: str, template: str | None
 ) -> str:
-    """Write base and adapter as one model, load it again, and say how it differs.
+    """Write base and adapter as one model, load it again, and measure the difference.
 
     Args:
         adapter: the adapter.
-        base: what it sits on.
-        folder: must not hold anything.
+        base: the adapter's base.
+        folder: an empty folder.
         dtype: "bf16" or "fp32".
-        template: for chat_template.jinja; None leaves the base's own.
+        template: text of chat_template.jinja; None keeps the base's own.
 
     Returns:
-        the sentence that the folder's README.md has too.
+        A sentence on the difference, which is also in the folder's README.md.
 
     Raises:
-        InputError: something local got into the files, or they could not be written.
+        InputError: a secret or a local path got into the files, or they could not be written.
     """
     check_tokenizer(base.files)
     files = str(base.files)
     if adapter.kind == "reward" and family_of(load_config(files), files).classifier == "trunk":
         raise InputError(
-            "merged_output: transformers has no sequence classifier for this base that a merged "
-            "reward model could be (publish the adapter)",
+            "merged_output: transformers has no sequence classifier for this base, so a reward "
+            "model cannot be merged (publish the adapter)",
             "merged_output",
         )
 
@@ -75,7 +75,7 @@ def merge(
     with one_line(folder), atomic_directory(folder) as aside:
         try:
             merged.save_pretrained(aside)
-        except SafetensorError as error:  # its own word for a full disk
+        except SafetensorError as error:  # raised for a full disk
             raise OSError(str(error)) from None
         del merged
         gc.collect()
@@ -98,10 +98,9 @@ def merge(
 
 
 def _with_adapter(adapter: TrainedAdapter, base: Base, precision: str, apart: bool = False) -> Any:
-    """The adapter on its base by plain peft, with a head if it has one.
+    """Load the adapter on its base with plain peft, with its head if it has one.
 
-    ``apart`` gives embedding and output head a weight each, so that merging into one of them leaves
-    the other as it is.
+    ``apart`` unties embedding and output head, so that merging into one does not change the other.
     """
     model = load_base(str(base.files), precision, score_head=adapter.kind == "reward")
     if apart:
@@ -111,7 +110,7 @@ def _with_adapter(adapter: TrainedAdapter, base: Base, precision: str, apart: bo
 
 @torch.no_grad()
 def _outputs(model: Any, base: Base) -> list[torch.Tensor]:
-    """Of each probe text the log-probs (T, V), or the raw score (1, 1), fp32."""
+    """Compute each probe text's log-probs (T, V) or raw score (1, 1), fp32."""
     tokenizer = load_tokenizer(str(base.files))
     device = next(model.parameters()).device
     outputs = []
@@ -127,19 +126,19 @@ def _difference(
 ) -> str:
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(before, after, strict=True)])
     if not bool(gaps.isfinite().all()):
-        raise InputError("merged_output: merged or not, it gives numbers that are not finite")
+        raise InputError("merged_output: the model's numbers are NaN or infinite, merged or not")
 
     held = {"4bit": "4-bit", "bf16": "bfloat16", "fp32": "float32"}[adapter.precision]
     what = "raw scores" if adapter.kind == "reward" else "log-probs of all next tokens"
     text = (
-        f"Merged in {dtype}, against the adapter on the base in {held}, on {len(PROBES)} probe "
-        f"texts: {what} differ by up to {gaps.max().item():.3g}, in the mean by "
+        f"Merged in {dtype}, and compared with the adapter on the base in {held} on {len(PROBES)} "
+        f"probe texts: {what} differ by up to {gaps.max().item():.3g}, on average by "
         f"{gaps.mean().item():.3g}"
     )
     if adapter.kind == "policy":
         pairs = list(zip(before, after, strict=True))
         divergence = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in pairs]).mean().item()
-        text += f"; KL(adapter || merged) is {divergence:.3g} nats a token"
+        text += f"; KL(adapter || merged) is {divergence:.3g} nats per token"
     return text + "."
 
 

@@ -1,10 +1,10 @@
-"""The files as they will be sent, in a folder of their own: by name, and nothing else.
+"""Pack exactly the files that will be sent into a folder.
 
-adapter_config.json            its base and revision are the Hub's, not a folder of this machine
-adapter_model.safetensors      byte for byte; of a value, value_head.safetensors too
+adapter_config.json            with the Hub's base and revision instead of a local folder
+adapter_model.safetensors      byte for byte; for a value, value_head.safetensors too
 toolkit.json                   numbers, the base's precision and fingerprint, and how a reward model
                                reads; no other text
-tokenizer*, vocab*, ...        the base's, byte for byte, or those that lie beside the adapter
+tokenizer*, vocab*, ...        the base's, byte for byte, or those beside the adapter
 chat_template.jinja            the base's, or the one that a reward model was trained with
 README.md                      the card
 """
@@ -34,7 +34,7 @@ SENT = {*ADAPTER_FILES, VALUE_HEAD, *TOKENIZER_FILES, CARD}
 
 
 class PackedFile(NamedTuple):
-    """A file as it will be sent."""
+    """A file that will be sent."""
 
     name: str
     size: int
@@ -42,7 +42,7 @@ class PackedFile(NamedTuple):
 
 
 class Package(NamedTuple):
-    """The folder, its files by name, and what of the adapter's folder stays behind."""
+    """The folder, its files by name, and the files of the adapter's folder that are left out."""
 
     folder: Path
     files: list[PackedFile]
@@ -56,13 +56,13 @@ def pack(
 
     Args:
         adapter: the adapter.
-        base: what it sits on.
+        base: the adapter's base.
         card: README.md's text.
-        template: for chat_template.jinja; None leaves the base's own.
-        folder: takes the place of what an earlier run packed there.
+        template: text of chat_template.jinja; None keeps the base's own.
+        folder: the folder; files that an earlier run packed there are replaced.
 
     Raises:
-        InputError: something else is in that folder, or it cannot be written.
+        InputError: the folder holds other files, or cannot be written.
     """
     check_folder(folder)
     sent = [*ADAPTER_FILES, VALUE_HEAD] if adapter.kind == "value" else [*ADAPTER_FILES]
@@ -87,7 +87,7 @@ def pack(
 
 
 def _toolkit_json(adapter: TrainedAdapter) -> Json:
-    """What of toolkit.json is sent: no text but that without which it would be misread."""
+    """Return the part of toolkit.json to send, with no text except what loading needs."""
     before = adapter.toolkit_json
     sent = _without_text(before) | {"precision": adapter.precision}
     if before.get("chat_template_kwargs"):
@@ -99,24 +99,23 @@ def _toolkit_json(adapter: TrainedAdapter) -> Json:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError if the folder holds what ``pack`` would not have put there."""
+    """Raise InputError if the folder holds files that ``pack`` did not put there."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir: {folder} is a file, not a folder", "output_dir")
     strangers = [p.name for p in folder.iterdir() if p.name not in SENT] if folder.is_dir() else []
     if strangers:
         raise InputError(
-            f"output_dir: {folder} holds {shown(strangers[0])}, which was not staged (name another "
-            "folder: this one would be replaced)",
+            f"output_dir: {folder} holds {shown(strangers[0])}, which this recipe did not write "
+            "(name another folder, because this one would be replaced)",
             "output_dir",
         )
 
 
 def read_template(adapter: TrainedAdapter, given: str | None) -> str | None:
-    """The chat template that an adapter was trained with, if that is not the tokenizer's own.
+    """Return the chat template of the training, if it is not the tokenizer's own.
 
     Raises:
-        InputError: a file that is not there any more, or no Jinja; or one that only run.json
-            names.
+        InputError: the file is missing or not Jinja, or only run.json names it.
     """
     if given is None and "chat_template" in adapter.toolkit_json:
         return chat_of(adapter.toolkit_json).template
@@ -125,10 +124,10 @@ def read_template(adapter: TrainedAdapter, given: str | None) -> str | None:
         return None
     if name == "plain":
         return PLAIN_TEMPLATE
-    if given is None:  # run.json may come from anywhere, and would name any file of this machine
+    if given is None:  # run.json may come from a stranger, and could name any file of this machine
         raise InputError(
-            f"chat_template: run.json names the file {name!r:.200} (pass the one that the adapter "
-            "was trained with)",
+            f"chat_template: run.json names the file {name!r:.200}, which is not read unasked "
+            "(pass the one that the adapter was trained with)",
             "chat_template",
         )
 
@@ -139,15 +138,15 @@ def read_template(adapter: TrainedAdapter, given: str | None) -> str | None:
         text = ""
     if "{{" not in text and "{%" not in text:
         raise InputError(
-            f"chat_template: {given}: neither plain nor a Jinja file in UTF-8 (pass the one that "
-            "the adapter was trained with)",
+            f"chat_template: {given}: is neither plain nor a Jinja file in UTF-8 (pass the one "
+            "that the adapter was trained with)",
             "chat_template",
         ) from None
     return text
 
 
 def listing(folder: Path) -> list[PackedFile]:
-    """Name, bytes and SHA-256 of every file in the folder, by name."""
+    """Return name, bytes and SHA-256 of every file in the folder, sorted by name."""
     files = []
     for path in sorted(folder.iterdir()):
         stream = open_inside(folder, path.name)
@@ -160,43 +159,44 @@ def listing(folder: Path) -> list[PackedFile]:
 
 
 def check_unchanged(folder: Path, files: list[PackedFile]) -> None:
-    """Raise InputError if the folder's files are not, byte for byte, those that were looked at."""
+    """Raise InputError if a file of the folder changed since it was checked."""
     changed = sorted({f.name for f in set(files) ^ set(listing(folder))})
     if changed:
         raise InputError(
-            f"{folder}: {shown(changed[0])} was changed after it had been looked through (run the "
-            "same command again)"
+            f"{folder}: {shown(changed[0])} was changed after it was checked (run the same command "
+            "again)"
         )
 
 
 def describe(package: Package, repo_id: str, private: bool) -> str:
-    """The list of what goes where, for people."""
+    """Return a readable list of the files and their destination."""
     rows = [f"{f.sha256}  {f.size:>13,}  {f.name}" for f in package.files]
     total = sum(f.size for f in package.files)
     lines = [
         f"to {repo_id} ({'private' if private else 'PUBLIC: everybody can read it'}), "
-        f"{len(rows)} files, {total:,} bytes, as they lie in {package.folder}:",
+        f"{len(rows)} files, {total:,} bytes, from {package.folder}:",
         f"{'sha256':64}  {'bytes':>13}  file",
         *rows,
     ]
     if package.left_out:
-        lines.append(f"left out of the adapter's folder: {', '.join(package.left_out)}")
+        lines.append(f"not sent from the adapter's folder: {', '.join(package.left_out)}")
     return "\n".join(lines)
 
 
 @contextmanager
 def one_line(folder: Path) -> Iterator[None]:
-    """Turn a full disk and the like into one line; nothing half-written stays."""
+    """Report a full disk and the like in one line, and remove half-written files."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{folder}: not written: {error.strerror or error} (make room, or name another folder)"
+            f"{folder}: was not written: {error.strerror or error} (make room, or name another "
+            "folder)"
         ) from None
 
 
 def _without_text(whole: Json) -> Json:
-    """Numbers, and text that is a fingerprint or one of a few words, at any depth."""
+    """Keep numbers, fingerprints and a few known words, at any depth."""
     kept: Json = {}
     for key, value in whole.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Looks through files for what must not leave the machine: tokens, keys, local paths."""
+"""Scan files for tokens, keys and local paths, which must not leave the machine."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit.data.secrets import SECRETS, known_secrets
 
 HOMES = {
-    # Not within a longer path: https://host/home/news is none.
+    # A longer path such as https://host/home/news does not count.
     "a path in somebody's home folder": r"(?<![\w.-])(/home/|/Users/)[^/\s\"'`]"
     r"|[A-Za-z]:\\+Users\\|(?<![\w.-])/root(?![\w-])",
 }
@@ -20,14 +20,14 @@ def find_secrets(
     public: Collection[str] = (),
     words: Collection[str] = (),
 ) -> list[str]:
-    """A line for each file and kind of thing found; never the thing itself.
+    """Return a line for each file and kind of secret found, never the secret itself.
 
     Args:
-        folder: of the files; of safetensors the header is read, metadata and names.
-        local_paths: folders of this machine whose names must not be found either.
-        public: names of files that are the base's own on the Hub, byte for byte: of ten thousand
-            pieces of text in a word list one may well be "/root", which tells nothing of anybody.
-        words: pieces of text that are so public; they are passed over where they stand alone.
+        folder: the files' folder; only the header of safetensors files is read.
+        local_paths: folders of this machine whose names must not occur either.
+        public: names of files that equal the base's on the Hub, byte for byte. One of ten thousand
+            texts in a word list may be "/root", which reveals nothing.
+        words: texts that are public in the same way, and are ignored if they stand alone.
     """
     problems = []
     like_paths = [w for w in words if any(re.search(p, w) for p in HOMES.values())]
@@ -52,7 +52,7 @@ def find_secrets(
 
 
 def _without(text: str, words: Sequence[str]) -> str:
-    """The text without these pieces, where one is a whole string of JSON or a line of its own."""
+    """Remove these words if they are a whole JSON string or a line of their own."""
     for word in words:
         for quoted in (json.dumps(word), json.dumps(word, ensure_ascii=False)):
             text = text.replace(quoted, '""')
@@ -61,7 +61,7 @@ def _without(text: str, words: Sequence[str]) -> str:
 
 
 def words_of(path: Path) -> set[str]:
-    """The pieces of text in a JSON file; none of one that is not JSON."""
+    """Return the texts in a JSON file; none if it is not JSON."""
     try:
         return set(_strings(json.loads(path.read_bytes())))
     except (ValueError, RecursionError):
@@ -69,7 +69,7 @@ def words_of(path: Path) -> set[str]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """What a reader could find in the file: as it is, and with JSON's escapes undone."""
+    """Yield the file's text, as it is and with JSON's escapes decoded."""
     with open(path, "rb") as stream:
         if path.suffix == ".safetensors":
             raw = stream.read(int.from_bytes(stream.read(8), "little"))

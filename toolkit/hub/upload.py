@@ -1,4 +1,4 @@
-"""Sends a package to the Hub: in one commit, then compared with what is there."""
+"""Send a package to the Hub in one commit, and compare the result."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from toolkit.errors import InputError
 from toolkit.hub.connection import AGAIN, HubError, model_info, persist
 from toolkit.hub.package import PackedFile, check_unchanged
 
-IN_MEMORY = 1 << 26  # bytes; larger files are sent from where they lie
+IN_MEMORY = 1 << 26  # bytes; larger files are sent from the disk
 
 
 def publish(
@@ -23,17 +23,16 @@ def publish(
     private: bool = True,
     say: Callable[[str], None] = print,
 ) -> str:
-    """Make the repository if there is none, send the files in one commit, compare what is there.
+    """Make the repository if it does not exist, send the files in one commit, and compare.
 
     Nothing is removed from the repository, and its visibility is not changed.
 
     Returns:
-        the commit's address.
+        The commit's address.
 
     Raises:
-        InputError: a file is not what was looked through any more; nothing was sent.
-        HubError: in one line. The commit is all or nothing: the repository has all of the files
-            or is as it was, and a second run completes it.
+        InputError: a file changed after it was checked; nothing was sent.
+        HubError: the Hub failed. The commit is all or nothing, and a second run completes it.
     """
     check_unchanged(folder, files)
     info = _existing(api, repo_id)
@@ -43,13 +42,13 @@ def publish(
     if bool(info.private) != private:
         have, want = ("private", "public") if info.private else ("public", "private")
         raise HubError(
-            f"repo_id: {repo_id} is {have} on the Hub, but is to be {want} (change that in its "
-            f"settings on the Hub, or {'leave out --public' if info.private else 'pass --public'},"
-            " or name another)"
+            f"repo_id: {repo_id} is {have} on the Hub, but must be {want} (change its settings on "
+            f"the Hub, or {'leave out --public' if info.private else 'pass --public'}, or name "
+            "another)"
         )
     others = sorted({s.rfilename for s in info.siblings or []} - {f.name for f in files})
     if strangers := [name for name in others if name != ".gitattributes"]:
-        say(f"also in {repo_id}, and left alone: {', '.join(map(shown, strangers))}")
+        say(f"{repo_id} also holds, and keeps: {', '.join(map(shown, strangers))}")
 
     def send() -> str:
         operations = [_operation(folder, file) for file in files]
@@ -59,7 +58,7 @@ def publish(
     try:
         oid = persist(send, repo_id, say)
     except HubError:
-        # The answer to a commit that did arrive may have been lost.
+        # The commit may have arrived although its answer was lost.
         if differences(_existing(api, repo_id), files, folder):
             raise
         oid = None
@@ -70,10 +69,10 @@ def publish(
 
 
 def _operation(folder: Path, file: PackedFile) -> CommitOperationAdd:
-    """What sends a file's bytes, if they are still those that were looked through.
+    """Make the operation that sends a file, if it has not changed since it was checked.
 
-    Small files are sent from memory. Of a large one huggingface_hub tells the Hub the hash, and the
-    Hub takes no other bytes for it.
+    Small files are sent from memory. For a large file huggingface_hub sends the hash first, and the
+    Hub accepts no other bytes.
     """
     stream = open_inside(folder, file.name)
     if stream is None:
@@ -83,14 +82,13 @@ def _operation(folder: Path, file: PackedFile) -> CommitOperationAdd:
     operation = CommitOperationAdd(file.name, folder / file.name if small is None else small)
     if operation.upload_info.sha256.hex() != file.sha256:
         raise InputError(
-            f"{folder}: {file.name} was changed after it had been looked through (run the same "
-            "command again)"
+            f"{folder}: {file.name} was changed after it was checked (run the same command again)"
         )
     return operation
 
 
 def differences(info: ModelInfo | None, files: list[PackedFile], folder: Path) -> list[str]:
-    """The names of those files that the Hub does not have, byte for byte."""
+    """Return the names of files that the Hub does not have byte for byte."""
     there = {s.rfilename: s for s in (info.siblings if info is not None else None) or []}
     wrong = []
     for file in files:

@@ -1,11 +1,11 @@
-"""Where the page is: its socket, and the names by which it answers. Loads no web server."""
+"""The page's address: its socket and its host names. This module loads no web server."""
 
 import ipaddress
 import socket
 
 from toolkit.errors import InputError
 
-WAITING = 2048  # connections that may wait until they are accepted
+WAITING = 2048  # the most connections that may wait to be accepted
 
 
 def is_loopback(host: str) -> bool:
@@ -17,28 +17,32 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket on the address; port 0 for any that is free.
+    """Open a listening socket; port 0 takes any free port.
 
     Raises:
-        InputError: the address can not be had.
+        InputError: the address is not available.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind)
     except OSError as error:
-        raise InputError(f"{host}:{port}: {error.strerror} (another --host?)", "host") from None
+        raise InputError(
+            f"{host}:{port}: {error.strerror} (choose another --host)", "host"
+        ) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(WAITING)  # who comes before the server is ready waits
+        listening.listen(WAITING)  # visitors who come before the server is ready wait
     except OSError as error:
         listening.close()
-        raise InputError(f"{host}:{port}: {error.strerror} (another --port?)", "port") from None
+        raise InputError(
+            f"{host}:{port}: {error.strerror} (choose another --port)", "port"
+        ) from None
     return listening
 
 
 def host_names(listening: socket.socket, more: list[str]) -> tuple[str, ...]:
-    """The Host headers to answer: the address, this machine's loopback names, and ``more``."""
+    """Return the Host headers to accept: the address, its loopback names, and ``more``."""
     host, port = listening.getsockname()[:2]
     names = [f"[{host}]" if ":" in host else host]
     if is_loopback(host):

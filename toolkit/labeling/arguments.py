@@ -1,4 +1,4 @@
-"""The flags of the store of labels and of the page that people label on."""
+"""Flags of the label store and the labeling page."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,38 +15,44 @@ WEB_SERVER = ("starlette", "uvicorn", "python_multipart")
 
 @dataclass
 class StoreArguments(Flags):
-    """The store of labels and the page that people label on."""
+    """The label store and the labeling page."""
 
     store: str | None = flag(
-        None, "SQLite file of items and labels (outputs/labels.sqlite with --serve)."
+        None, "SQLite file for items and labels. With --serve: outputs/labels.sqlite unless named."
     )
-    serve: bool = flag(False, "Open the labeling page; Ctrl-C ends.")
-    host: str = flag("127.0.0.1", "Address of the page.")
+    serve: bool = flag(False, "Serve the labeling page until Ctrl-C.")
+    host: str = flag("127.0.0.1", "Address at which to serve the page.")
     port: Annotated[int, Range(low=0, high=65_535)] = flag(
-        8000, "The page's port; 0 for any that is free."
+        8000, "Port of the page; 0 takes any free port."
     )
     public_host: list[str] = field(
         default_factory=list,
-        metadata={"help": "Names (host:port) by which a page beyond this machine is reached."},
+        metadata={"help": "Names (host:port) by which other machines reach the page."},
     )
-    https: bool = flag(False, "A proxy before the page speaks https.")
-    invite: str | None = flag(None, "Names, by commas: an invite link for each new one.")
-    reinvite: bool = flag(False, "New links for names that have one; the old ones end.")
+    https: bool = flag(False, "Set this if a proxy in front of the page speaks https.")
+    invite: str | None = flag(
+        None, "People to invite, separated by commas. Each new name gets an invite link."
+    )
+    reinvite: bool = flag(False, "Make new links for invited names too. Their old links end.")
     backup: str | None = flag(
         None,
-        "Copy --store to this file and end; also while people label. The copy is whole, or not "
-        "there.",
+        "Copy --store to this file, then exit. This is safe while people label: the copy is "
+        "written whole or not at all.",
     )
-    guidelines: str | None = flag(None, "Text file of what to look for, shown above the items.")
-    gold: str | None = flag(None, "JSONL of comparisons whose `best` is known: to check by.")
-    overlap: Share = flag(0.15, "Share of items that two people see.")
-    repeats: Share = flag(0.05, "Share of hidden repeats.")
-    gold_share: Share = flag(0.05, "Share of gold items.")
+    guidelines: str | None = flag(
+        None, "Text file that tells people what to look for. The page shows it above the items."
+    )
+    gold: str | None = flag(
+        None, "JSONL of comparisons whose `best` is known, to check the labelers with."
+    )
+    overlap: Share = flag(0.15, "Share of the items that two people label.")
+    repeats: Share = flag(0.05, "Share of hidden repeats among the items that a person sees.")
+    gold_share: Share = flag(0.05, "Share of gold items among the items that a person sees.")
     lease_minutes: Annotated[float, Range(above=0, high=60 * 24 * 365)] = flag(
-        30.0, "How long an item waits for who has it on their screen."
+        30.0, "Minutes for which an item stays reserved for the person who is looking at it."
     )
     requests_per_second: Annotated[float, Range(above=0, high=1e6)] = flag(
-        20.0, "Requests of one session in a second, before it is told to wait."
+        20.0, "Requests per second that one session may send before it has to wait."
     )
 
     def __post_init__(self) -> None:
@@ -57,13 +63,13 @@ class StoreArguments(Flags):
                 raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
 
         if self.names and not self.serve:
-            raise InputError("invite: a link is of the page, so give --serve too", "invite")
+            raise InputError("invite: links need the page (add --serve)", "invite")
         if self.reinvite and not self.names:
-            raise InputError("reinvite: whom? (--invite NAME,NAME)", "reinvite")
+            raise InputError("reinvite: no names are given (add --invite NAME,NAME)", "reinvite")
         if self.backup is not None and self.serve:
             raise InputError(
-                "backup: does nothing but copy the store, also while another process serves it "
-                "(leave out --serve)",
+                "backup: only copies the store, which another process may be serving (leave out "
+                "--serve)",
                 "backup",
             )
 
@@ -77,28 +83,28 @@ class StoreArguments(Flags):
 
         if self.serve and not is_loopback(self.host) and not self.public_host:
             raise InputError(
-                f"host: {self.host} can be reached from other machines: say by which names, "
-                "--public_host NAME:PORT (and put a proxy with https before it)",
+                f"host: other machines can reach {self.host} (add --public_host NAME:PORT with the "
+                "names that they use, and put an https proxy in front of the page)",
                 "host",
             )
 
     @property
     def names(self) -> list[str]:
-        """Whom to invite, each once.
+        """The names to invite, without duplicates.
 
         Raises:
-            InputError: what is no name.
+            InputError: a name is not valid.
         """
         given = [name for name in (self.invite or "").split(",") if name.strip()]
         return list(dict.fromkeys(map(person_name, given)))
 
     @property
     def path(self) -> str | None:
-        """Where the store is; None for no store."""
+        """The store's file; None if no store is used."""
         return self.store or ("outputs/labels.sqlite" if self.serve else None)
 
     def needed_by(self, judge_url: str | None) -> None:
-        """Raise InputError if something was asked for that works in a store alone."""
+        """Raise InputError if a flag is given that needs a store."""
         given = {
             "judge_url": judge_url,
             "invite": self.invite,
@@ -107,9 +113,9 @@ class StoreArguments(Flags):
         }
         for name, value in given.items():
             if value is not None:
-                raise InputError(f"{name} needs a --store", name)
+                raise InputError(f"{name}: needs a store (add --store FILE)", name)
 
     @property
     def settings(self) -> Settings:
-        """How the store hands out items."""
+        """The store's settings for handing out items."""
         return Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes)

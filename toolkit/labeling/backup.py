@@ -1,4 +1,4 @@
-"""A copy of the store of labels while people label: SQLite's own online backup."""
+"""Copy the label store while people label, by SQLite's online backup."""
 
 import contextlib
 import os
@@ -13,26 +13,26 @@ from toolkit.data.outputs import check_place
 from toolkit.errors import InputError
 from toolkit.labeling.store import Store, explain
 
-# What SQLite puts beside a file; it would be read into another file of that name.
+# SQLite keeps these files beside a database. Left over, they would be read into the copy.
 BESIDE = ("-wal", "-shm", "-journal")
 
 
 def backup(source: str | Path, target: str | Path, overwrite: bool = False) -> Path:
-    """Copy a store as it is at one moment, whoever is writing; the copy is whole, or not there.
+    """Copy a store at one moment, even while others write to it.
 
-    It is checked as every store is when it is opened, before it takes its place.
+    The copy is checked before it takes its place: it is whole, or it is not there.
 
     Args:
-        source: the store; it is read only.
-        target: the copy, one file.
-        overwrite: replace what is there.
+        source: the store, which is only read.
+        target: the file to write.
+        overwrite: replace an existing ``target``.
 
     Returns:
-        The copy's path.
+        The path of the copy.
 
     Raises:
-        InputError: no store, or a damaged one; something is at ``target``, or it is being written
-            or in use as a store; or it can not be written.
+        InputError: ``source`` is missing, damaged or not a store; or ``target`` exists, is in use
+            or cannot be written.
     """
     with letting_go():
         return _backup(Path(source), Path(target), overwrite)
@@ -40,7 +40,7 @@ def backup(source: str | Path, target: str | Path, overwrite: bool = False) -> P
 
 def _backup(source: Path, target: Path, overwrite: bool) -> Path:
     if not source.is_file():
-        raise InputError(f"store: {source}: no such file, so there is nothing to back up", "store")
+        raise InputError(f"store: {source}: no such file (name the store to copy)", "store")
     _check_target(source, target, overwrite)
     lock_file(target, "backup")
     clear_leftovers(target.parent, target.name)
@@ -53,9 +53,9 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
     try:
         copy = aside / target.name
         _copy(source, copy)
-        Store(copy).close()  # checks it
+        Store(copy).close()  # opening a store checks it
         sync(copy)
-        _check_target(source, target, overwrite)  # it took a while
+        _check_target(source, target, overwrite)  # again: somebody may have made it meanwhile
         _place(copy, target, overwrite)
         sync(target.parent)
     except sqlite3.Error as error:
@@ -69,10 +69,10 @@ def _backup(source: Path, target: Path, overwrite: bool) -> Path:
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
     check_place(target, "backup")
     if target.is_dir():
-        raise InputError(f"backup: {target} is a folder, but must be a file", "backup")
+        raise InputError(f"backup: {target} is a folder (name a file)", "backup")
     if target.exists():
         if target.samefile(source):
-            raise InputError(f"backup: {target} is the store itself: name another file", "backup")
+            raise InputError(f"backup: {target} is the store itself (name another file)", "backup")
         if not overwrite:
             raise InputError(
                 f"backup: {target} exists (pass --overwrite, or name another)", "backup"
@@ -81,8 +81,8 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         beside = Path(f"{target}{end}")
         if beside.exists():
             raise InputError(
-                f"backup: there is {beside}, so a store of that name is in use, or was killed "
-                "(name another file)",
+                f"backup: {beside} exists, so a store of that name is in use or was killed (name "
+                "another file)",
                 "backup",
             )
 
@@ -94,21 +94,21 @@ def _copy(source: Path, copy: Path) -> None:
     ):
         reading.execute("PRAGMA query_only = ON")
         if reading.execute("PRAGMA user_version").fetchone()[0] == 0:
-            raise InputError(f"store: {source}: an SQLite file, but not a store of labels", "store")
-        reading.backup(writing)  # all pages in one step: those who write are not waited for
-        writing.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+            raise InputError(f"store: {source}: is not a label store", "store")
+        reading.backup(writing)  # all pages in one step, so writers cannot make it start again
+        writing.execute("PRAGMA journal_mode = DELETE")  # leaves one file, with nothing beside it
     shutil.copymode(source, copy)
 
 
 def _place(copy: Path, target: Path, overwrite: bool) -> None:
     if not overwrite:
         try:
-            os.link(copy, target)  # unlike a renaming it replaces nothing that came meanwhile
+            os.link(copy, target)  # unlike renaming, this never replaces a file
             return
         except FileExistsError:
             raise InputError(
                 f"backup: {target} exists (pass --overwrite, or name another)", "backup"
             ) from None
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             pass
     os.replace(copy, target)

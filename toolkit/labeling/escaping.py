@@ -1,4 +1,4 @@
-"""Text for the page: it is data, whatever it looks like."""
+"""Escape text for the page: whatever a text looks like, it is only data."""
 
 import functools
 import re
@@ -13,9 +13,9 @@ HIDDEN = Markup('<span class="hidden-character">{}</span>')
 
 
 def shown(text: object) -> Markup:
-    """The text escaped, with characters that an eye would miss written out and marked."""
+    """Escape a text, and write out and mark its invisible characters."""
     whole = str(text)
-    if whole.replace("\n", " ").replace("\t", " ").isprintable():  # most are; it is quick
+    if whole.replace("\n", " ").replace("\t", " ").isprintable():  # the quick way, for most texts
         return escape(whole)
 
     pieces: list[Markup] = []
@@ -28,7 +28,7 @@ def shown(text: object) -> Markup:
 
 @functools.cache
 def _hidden_characters() -> re.Pattern[str]:
-    """Runs of characters that ``printable`` writes out. Looking at each in turn took seconds."""
+    """Match runs of characters that ``printable`` writes out; a loop over a text took seconds."""
     every = (chr(c) for c in range(sys.maxunicode + 1) if chr(c) not in "\n\t")
     hidden = "".join(c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs"))
     return re.compile(f"[{re.escape(hidden)}]+")

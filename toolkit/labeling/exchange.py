@@ -1,4 +1,4 @@
-"""What goes out of the store and comes into it: native JSONL, Label Studio's and Argilla's JSON."""
+"""Export and import labels: native JSONL, Label Studio's JSON and Argilla's JSON."""
 
 import itertools
 import json
@@ -23,13 +23,14 @@ FORMATS = ("native", "label_studio", "argilla")
 
 
 def _lines(rows: Iterator[Row]) -> Iterator[bytes]:
-    while some := list(itertools.islice(rows, 1000)):  # each piece goes from thread to thread
+    # In large pieces, because each one crosses threads.
+    while some := list(itertools.islice(rows, 1000)):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
         yield text.encode("utf-8", "backslashreplace")
 
 
 def _whole(tasks: list[Row]) -> Iterator[bytes]:
-    yield b"["  # a task a line
+    yield b"["  # one task per line
     yield b",\n".join(
         json.dumps(task, ensure_ascii=False).encode("utf-8", "backslashreplace") for task in tasks
     )
@@ -45,21 +46,21 @@ EXPORTS: dict[str, Callable[[StoreReader], Iterator[bytes]]] = {
 
 
 def read_upload(content: bytes, form: str, name: str = "the file") -> Imported:
-    """The rows of a file, checked: with ``best`` comparisons, without it items.
+    """Read and check an uploaded file: rows with ``best`` are comparisons, the others are items.
 
-    An annotation without a choice is skipped and counted: of a native row whose ``best`` is null,
-    the item remains.
+    An annotation without a choice is skipped and counted. A native row whose ``best`` is null
+    becomes an item.
 
     Args:
-        content: its bytes.
+        content: the file's bytes.
         form: native, label_studio or argilla.
-        name: of the file, for messages.
+        name: the file's name for messages.
 
     Raises:
-        InputError: not of that format, with the line or the task, what is wrong and its cure.
+        InputError: the file is not of that format; the message names the line or task and the cure.
     """
     if form not in FORMATS:
-        raise InputError(f"format {form!r:.40} is none of {', '.join(FORMATS)}")
+        raise InputError(f"format is {form!r:.40}, but must be one of {', '.join(FORMATS)}")
     made = Imported()
     if form == "native":
         rows = []
@@ -83,7 +84,7 @@ def read_upload(content: bytes, form: str, name: str = "the file") -> Imported:
         rows = [(f"{name}: row {i}", row) for i, row in enumerate(found, start=1)]
 
     if not rows:
-        raise InputError(f"{name}: no rows")
+        raise InputError(f"{name}: holds no rows")
     for place, row in rows:
         problems = problems_of(row, "best" if "best" in row else "completions")
         if problems:

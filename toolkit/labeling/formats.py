@@ -1,4 +1,4 @@
-"""Comparisons to and from the JSON of two other labeling tools: Label Studio and Argilla.
+"""Convert comparisons to and from the JSON of Label Studio and Argilla.
 
     Label Studio, a task     {"id": 1, "data": {"prompt": "...", "completion_1": "...", ...},
                               "annotations": [{"completed_by": {"email": "ann"}, "result": [
@@ -7,13 +7,13 @@
     Argilla 2, a record      {"id": "...", "fields": {"prompt": "...", "completion_1": "...", ...},
                               "responses": {"best": [{"value": "2", "user_id": "..."}, ...]}}
 
-Both count completions from 1. An annotation without a choice is skipped and counted; one that says
-when it was made (``updated_at`` or ``created_at``; Argilla's ``inserted_at``) hands that on to the
-row as ``updated_at``, so that of two by one person the later counts.
+Both count completions from 1. An annotation without a choice is skipped and counted. An
+annotation's time (``updated_at`` or ``created_at``; Argilla's ``inserted_at``) becomes the row's
+``updated_at``, so that the later of one person's two labels counts.
 
-What has no field there (messages, source and anything else that a row holds) travels along: as an
-object in ``data.row``, as JSON text in ``metadata.row``. Neither tool must know of it, and the rows
-come back as they left, those of one item together.
+Fields that the tool does not have (messages, source and the like) travel as an object in
+``data.row`` or as JSON text in ``metadata.row``. The tools ignore them, and the rows come back
+unchanged, with those of one item together.
 """
 
 import hashlib
@@ -38,24 +38,20 @@ WORDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 
 
 class Imported(list[Row]):
-    """Rows that came in.
-
-    Attributes:
-        skipped: annotations that hold no choice.
-    """
+    """Imported rows; ``skipped`` counts the annotations without a choice."""
 
     skipped = 0
 
 
 def to_label_studio(rows: Iterable[Row]) -> list[Row]:
-    """Tasks with an annotation for each labeler who picked; rows without ``best`` are only tasks.
+    """Make tasks with one annotation per labeler who picked; rows without ``best`` have none.
 
-    Label Studio takes annotations only of e-mail addresses that are members of the organization
-    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``): labelers who are named
-    otherwise have to be renamed, or their annotations left out, before its import.
+    Label Studio accepts annotations only from e-mail addresses of the organization's members
+    (label_studio/tasks/serializers.py, ``_insert_valid_completed_by``). Rename other labelers, or
+    leave their annotations out, before you import the file there.
 
     Args:
-        rows: comparisons; those that differ in ``best`` and ``labeler`` alone make one task.
+        rows: comparisons; rows that differ only in ``best`` and ``labeler`` make one task.
     """
     tasks = []
     annotations = 0
@@ -81,23 +77,23 @@ def to_label_studio(rows: Iterable[Row]) -> list[Row]:
 
 
 def from_label_studio(tasks: object, path: str | Path) -> Imported:
-    """A comparison for each annotation with a choice; a row without ``best`` for a task of none.
+    """Make a comparison of each annotation with a choice, and an item of each task without one.
 
-    A pick is a choice named ``best``, or what a Pairwise tag says of two completions: left is the
-    one of the lower number. Other results (ratings, comments), drafts and predictions are not read.
+    A pick is a choice named ``best``, or a Pairwise tag's choice between two completions (left is
+    the lower number). Other results (ratings, comments), drafts and predictions are ignored.
     Completions may also be called sample, response or answer.
 
     Args:
-        tasks: what the export "JSON" (not "JSON-MIN") holds.
-        path: of the file, for messages.
+        tasks: the content of the export "JSON" (not "JSON-MIN").
+        path: the file, for messages.
 
     Raises:
-        InputError: path, task (from 1), field, what is wrong; or no annotation of the file has a
-            choice where some have other results.
+        InputError: a task is malformed (the message names path, task from 1, and field), or the
+            annotations hold results but not a single choice.
     """
     rows = Imported()
     chosen = 0
-    other: str | None = None  # where the first result is that is no choice
+    other: str | None = None  # the place of the first result that is not a choice
     for place, task in _numbered(tasks, path, "task"):
         data = _need(task, "data", dict, place, " (export as JSON, not as JSON-MIN)")
         kept = data.get("row", {k: data[k] for k in ("source",) if data.get(k) is not None})
@@ -124,19 +120,19 @@ def from_label_studio(tasks: object, path: str | Path) -> Imported:
         rows += _checked(row, picks, place)
 
     if other and not chosen:
-        raise InputError(f"{other}: no choice named best, and no pairwise one (rename the tag)")
+        raise InputError(f"{other}: no choice is named best and none is pairwise (rename the tag)")
     return rows
 
 
 def _when(holder: Row, here: str) -> Row:
-    """When a label was made, as its own text says it; nothing where it does not say."""
+    """Return a label's time as its own text; nothing if it has none."""
     if label_time(holder, here) is None:
         return {}
     return {"updated_at": next(holder[n] for n in TIMES if holder.get(n) not in (None, ""))}
 
 
 def _result(result: list[object], numbers: list[int], here: str) -> Row | None:
-    """The pick that an annotation holds; None if it holds no choice."""
+    """Return an annotation's pick; None if it holds no choice."""
     for i, entry in enumerate(result):
         spot = f"{here}result[{i}]."
         if not isinstance(entry, dict):
@@ -146,14 +142,14 @@ def _result(result: list[object], numbers: list[int], here: str) -> Row | None:
             if not choices:
                 continue
             if len(choices) != 1:
-                raise InputError(f"{spot}value.choices: {len(choices)} of them, but must be one")
+                raise InputError(f"{spot}value.choices: {len(choices)} choices, but must be one")
             return {"best": _index(choices[0], numbers, f"{spot}value.choices")}
         if entry.get("type") == "pairwise":
             selected = _need(entry, "value", dict, spot).get("selected")
             if selected not in ("left", "right") or len(numbers) != 2:
                 raise InputError(
                     f"{spot}value.selected: {selected!r:.40} of {len(numbers)} completions, but "
-                    "must be left or right, of two"
+                    "must be left or right of two completions"
                 )
             return {"best": int(selected == "right")}
 
@@ -171,15 +167,15 @@ def _completed_by(who: object, here: str) -> Row:
 
 
 def to_argilla(rows: Iterable[Row]) -> list[Row]:
-    """Records (``rg.Record.from_dict``) with a response to the question ``best`` for each pick.
+    """Make records (``rg.Record.from_dict``) with one response to the question ``best`` per pick.
 
-    A record's id depends on its content alone, so logging it anew adds none. Argilla knows users by
-    UUID: a labeler's name becomes one, and ``metadata.row`` says whose it is. Its server takes
-    responses only of users that it has. The dataset's settings: text fields, a label question
-    ``best`` with "1" to "K", extra metadata allowed.
+    A record's id depends only on its content, so logging it again adds no record. Argilla knows
+    users by UUID, so a labeler's name becomes a UUID, and ``metadata.labelers`` maps it back. Its
+    server accepts responses only from users it knows. The dataset needs text fields, a label
+    question ``best`` with "1" to "K", and extra metadata allowed.
 
     Args:
-        rows: comparisons; those that differ in ``best`` and ``labeler`` alone make one record.
+        rows: comparisons; rows that differ only in ``best`` and ``labeler`` make one record.
     """
     records = []
     for group in _grouped(rows):
@@ -207,22 +203,22 @@ def to_argilla(rows: Iterable[Row]) -> list[Row]:
 
 
 def from_argilla(records: object, path: str | Path) -> Imported:
-    """A comparison for each response to the question ``best``; a row without ``best`` for none.
+    """Make a comparison of each response to ``best``, and an item of each record without one.
 
-    Drafts and discarded responses are passed over where their status is given; Argilla's own
-    ``to_json`` leaves it out.
+    Drafts and discarded responses are left out if their status is given; Argilla's own ``to_json``
+    does not write it.
 
     Args:
         records: what ``dataset.records.to_json`` wrote.
-        path: of the file, for messages.
+        path: the file, for messages.
 
     Raises:
-        InputError: path, record (from 1), field, what is wrong; or no response of the file is to
-            the question ``best`` where some are to others.
+        InputError: a record is malformed (the message names path, record from 1, and field), or
+            there are responses but none answers the question ``best``.
     """
     rows = Imported()
     chosen = 0
-    other: str | None = None  # where the first result is that is no choice
+    other: str | None = None  # the place of the first response to another question
     for place, record in _numbered(records, path, "record"):
         fields = _need(record, "fields", dict, place)
         metadata = _need(record, "metadata", dict, place) if record.get("metadata") else {}
@@ -259,12 +255,12 @@ def from_argilla(records: object, path: str | Path) -> Imported:
         rows += _checked(row, picks, place)
 
     if other and not chosen:
-        raise InputError(f"{other}responses.best: missing (call the question best)")
+        raise InputError(f"{other}responses.best: missing (name the question best)")
     return rows
 
 
 def _user(labeler: str | None) -> str:
-    """The UUID that a name is if it is one, and another for any other name."""
+    """Return the name itself if it is a UUID, else a UUID made of it."""
     if labeler is None:
         return NOBODY
     try:
@@ -291,7 +287,7 @@ def _fields(row: Row) -> Row:
 
 
 def _kept(row: Row) -> Row:
-    """What the fields can not hold."""
+    """Return the part of a row that the tool's fields cannot hold."""
     kept = {k: v for k, v in row.items() if k not in ("prompt", "completions", *PERSONAL)}
     return kept if isinstance(row["prompt"], str) else kept | {"prompt": row["prompt"]}
 
@@ -309,7 +305,7 @@ def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def _numbered(items: object, path: str | Path, what: str) -> Iterable[tuple[str, Row]]:
-    """Each item with its place, ready for a field's name."""
+    """Yield each item with its place for messages, to which a field's name can be added."""
     if not isinstance(items, list):
         raise InputError(f"{path}: a {type(items).__name__}, but must be a list of {what}s")
     for number, item in enumerate(items, start=1):
@@ -327,14 +323,14 @@ def _need(holder: object, name: str, kind: type[T], place: str, cure: str = "") 
 
 
 def _row(fields: Row, kept: object, place: str) -> tuple[Row, list[int]]:
-    """The item that fields hold, and its completions' numbers in order."""
+    """Return the item that the fields hold, and its completions' numbers in order."""
     if not isinstance(kept, dict):
         raise InputError(f"{place}row: {kept!r:.40}, but must be an object")
     names: dict[int, str] = {}
     for name in fields:
         if match := COLUMN.fullmatch(name[:40]):
             if int(match[1]) in names:
-                raise InputError(f"{place}{name}: another of the number of {names[int(match[1])]}")
+                raise InputError(f"{place}{name}: has the same number as {names[int(match[1])]}")
             names[int(match[1])] = name
     if not names:
         raise InputError(f"{place}completion_1: missing")
@@ -346,7 +342,7 @@ def _row(fields: Row, kept: object, place: str) -> tuple[Row, list[int]]:
 
 
 def _index(value: object, numbers: list[int], place: str) -> int:
-    """The index of the completion of that number, which may be text."""
+    """Return the index of the completion with this number, which may be text."""
     number = as_index(value)
     if number not in numbers:
         raise InputError(f"{place}: {value!r:.40}, but the completions are {numbers}")

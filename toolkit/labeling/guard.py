@@ -1,4 +1,4 @@
-"""What every request has to pass before a page reads it, and the headers of every answer."""
+"""Check every request before a page reads it, and set the headers of every answer."""
 
 import hashlib
 import time
@@ -23,16 +23,16 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What the page says and lets in.
+    """The page's texts and limits.
 
     Attributes:
-        hosts: values of the Host header that are answered ("127.0.0.1:8000").
+        hosts: accepted values of the Host header ("127.0.0.1:8000").
         guidelines: text above the items.
-        title: of the page.
-        https: the page is reached by https (a proxy's): the cookie is sent by no other way.
-        body_limit, import_limit: bytes of a form, and of an import by an admin.
-        rate, burst: requests a second from one session or address, and how many may come at once.
-        session: seconds until one has to come by the invite link again.
+        title: title of the page.
+        https: a proxy serves the page by https, so the cookie is sent by https only.
+        body_limit, import_limit: most bytes of a form, and of a file that an admin imports.
+        rate, burst: requests per second for a session or address, and most requests at once.
+        session: seconds until a person must open the invite link again.
     """
 
     hosts: tuple[str, ...]
@@ -53,7 +53,7 @@ class _Bucket:
 
 
 class Guard:
-    """What every request has to pass before anything reads it; and the headers of every answer."""
+    """Reject bad requests before anything reads them, and set the headers of every answer."""
 
     def __init__(self, app: ASGIApp, settings: PageSettings) -> None:
         self.app = app
@@ -84,49 +84,49 @@ class Guard:
         await self.app(scope, self.limited(scope, receive), sending)
 
     def problem(self, scope: Scope) -> tuple[str, int] | None:
-        """Why a request is turned away, and the status; None if it is not."""
+        """Return why a request is rejected, and the HTTP status; None if it may pass."""
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             key = name.decode("latin-1").lower()
             if key in headers and key in ("host", "origin", "content-length"):
-                return "a header came twice", 400
+                return "a header was sent twice", 400
             headers[key] = value.decode("latin-1")
 
-        # Another name that resolves to this address (DNS rebinding) is another host.
+        # Stops DNS rebinding: a foreign name that resolves to this address.
         if headers.get("host", "") not in self.settings.hosts:
-            return "no such host here", 421
+            return "this host name is not served here", 421
 
         if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
             origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
             ours = origin in self.origins or (origin == "null" and site == "same-origin")
             if not ours or site not in (None, "same-origin"):
-                return "forms are taken from this page only", 403
+                return "forms are accepted from this page only", 403
             length = headers.get("content-length", "")
             if length and not (length.isascii() and length.isdigit()):
-                return "no such length", 400
+                return "the content-length header is not a number", 400
             if length and int(length) > self.limit(scope):
                 return self.too_much(scope), 413
 
         if not self.has_time(headers, scope):
-            return "too many requests: wait a few seconds", 429
+            return "too many requests: please wait a few seconds", 429
         return None
 
     def limit(self, scope: Scope) -> int:
-        """Bytes that a body may have."""
+        """Return the most bytes that the body may have."""
         is_import = scope["path"] == "/admin/import"
         return self.settings.import_limit if is_import else self.settings.body_limit
 
     def too_much(self, scope: Scope) -> str:
-        """What is said of a larger body."""
+        """Return the answer to a body that is too large."""
         if scope["path"] != "/admin/import":
-            return "too much at once"
+            return "the request is too large"
         return (
-            f"more than {self.settings.import_limit >> 20} MiB at once: import the file in parts, "
-            "or by label.py --samples"
+            f"the file is larger than {self.settings.import_limit >> 20} MiB: import it in parts, "
+            "or with label.py --samples"
         )
 
     def limited(self, scope: Scope, receive: Receive) -> Receive:
-        """``receive`` that stops at the limit, for bodies that do not say how long they are."""
+        """Wrap ``receive`` to stop at the limit, for bodies that do not state their length."""
         left = self.limit(scope)
 
         async def receiving() -> Message:
@@ -140,13 +140,13 @@ class Guard:
         return receiving
 
     def has_time(self, headers: dict[str, str], scope: Scope) -> bool:
-        """Take a token from the caller's bucket, if there is one."""
+        """Whether the caller's bucket holds a token, which is then taken."""
         address = (scope.get("client") or ("", 0))[0]
         key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
         now = time.monotonic()
         rate, burst = self.settings.rate, self.settings.burst
 
-        # Without a session the address counts; made-up cookies have that bucket as well.
+        # The address has a bucket too, so that made-up cookies do not get around the limit.
         for name, size in ((key, burst), (address, 16 * burst)):
             bucket = self.buckets.setdefault(name, _Bucket(size))
             speed = rate * size / burst
@@ -163,6 +163,6 @@ class Guard:
 
 
 def plain_text(text: str, status: int) -> Response:
-    """An answer in a plain line, not in a page."""
+    """Answer with one line of plain text instead of a page."""
     headers = {"retry-after": "3"} if status in (429, 503) else {}
     return Response(text + "\n", status, headers, "text/plain; charset=utf-8")

@@ -1,10 +1,10 @@
-"""Labelers that are scripts: beside people, on the same items, into the same store.
+"""Scripted labelers: they label the same items as people, into the same store.
 
     with HTTPJudge("http://localhost:8000/v1", "qwen3") as judge:
         counts = ScriptedLabeler("qwen3", judge).work(store, limit=500)
 
-What is said of an item depends on the item, the labeler's name and the seed, on nothing that came
-before: a labeler that is killed and started again labels the rest as if nothing had happened.
+A script's answer depends only on the item, the labeler's name and the seed. A labeler that was
+killed and is started again therefore labels the rest as if nothing had happened.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from toolkit.scoring.http_judge import UselessJudge
 from toolkit.scoring.picker import Fields, Picker, pick_best
 from toolkit.scoring.scorer import Prompt
 
-REMEMBERED = 1000  # of the last answers; more than any row that finds a judge out
+REMEMBERED = 1000  # last answers kept; more than it takes to call a judge useless
 
 
 @dataclass
 class Counts:
-    """What a labeler did: picks, ties, items that the judge refused, and what it cost."""
+    """A labeler's picks and ties, the items that the judge refused, and the cost."""
 
     picked: int = 0
     ties: int = 0
@@ -37,7 +37,7 @@ class Counts:
 
     @property
     def items(self) -> int:
-        """All of them."""
+        """The number of items that the labeler answered."""
         return self.picked + self.ties + self.refused
 
     def __str__(self) -> str:
@@ -46,17 +46,17 @@ class Counts:
 
 
 class ScriptedLabeler:
-    """A labeler that a picker decides for.
+    """A labeler whose answers come from a picker.
 
     Args:
-        name: in the store; no person's.
-        picker: who knows the best.
-        noise: probability of picking one of all completions by lot instead.
-        ties: "drop" records ties as such; "random" picks one of the best by lot.
-        seed: of noise and ties.
+        name: the labeler's name in the store, which no person has.
+        picker: chooses the best completion.
+        noise: probability of picking a random completion instead.
+        ties: "drop" records a tie; "random" picks one of the best at random.
+        seed: seed for noise and ties.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class ScriptedLabeler:
         self.noise = noise
         self.ties = ties
         self.seed = seed
-        # The last events that the picker was asked for, and whether it refused.
+        # The last events that the picker decided, and whether it refused.
         self._last: deque[tuple[int, bool]] = deque(maxlen=REMEMBERED)
 
     def decide(
         self, prompt: Prompt, completions: list[str], fields: Fields | None = None
     ) -> tuple[str, int | None]:
-        """What this labeler says of an item: ("pick", index), ("tie", None) or ("skip", None)."""
-        if len(set(completions)) == 1:  # no pick could tell them apart
+        """Return the answer for an item: ("pick", index), ("tie", None) or ("skip", None)."""
+        if len(set(completions)) == 1:  # all are the same
             return "tie", None
         best = self.picker.best(prompt, completions, fields)
         if not best:
@@ -90,23 +90,22 @@ class ScriptedLabeler:
     def work(self, store: Store, limit: int | None = None, progress: bool = True) -> Counts:
         """Label what the store hands out until nothing is left.
 
-        Each label is on the disk before the next item is asked for. One process a name, which is
-        locked: two would be handed the same items, and ask the judge twice. Where the judge turns
-        out to be of no use, what it said last is taken back, and asked again by whoever labels
-        next.
+        Each label is on the disk before the next item is taken. The name is locked, because two
+        processes would get the same items and ask the judge twice. If the judge turns out to be
+        useless, its last answers are taken back, so that their items are asked again.
 
         Args:
-            store: of the items.
-            limit: stop after so many items; None for all.
-            progress: show a bar.
+            store: holds the items.
+            limit: stop after this many items; None for all.
+            progress: show a progress bar.
 
         Returns:
-            What was done in this call.
+            The counts of this call.
 
         Raises:
-            UselessJudge: its last answers say nothing; labels made before these stay.
-            InputError: the name is a person's, or at work elsewhere; or the picker failed; labels
-                made before stay, but not refusals up to then.
+            UselessJudge: the judge's last answers say nothing; earlier labels stay.
+            InputError: the name belongs to a person or is in use by another process, or the picker
+                failed; earlier labels stay, but its last refusals do not.
         """
         check_range("limit", limit, low=0)
         with letting_go():
@@ -117,7 +116,7 @@ class ScriptedLabeler:
         labeler = store.script(self.name)
         counts = Counts()
         before = self.picker.cost
-        left = store.progress()  # of an item that two shall see, this one sees but one
+        left = store.progress()  # an item may need two labels, but this labeler gives only one
         total = int(min(left["left"], left["items"], math.inf if limit is None else limit))
         with tqdm(total=total, desc=self.name, unit="item", disable=not progress) as bar:
             while limit is None or counts.items < limit:
@@ -135,13 +134,13 @@ class ScriptedLabeler:
                 reason = REFUSED if action == "skip" else None
                 try:
                     if not store.record(labeler, task.form, action, position, reason):
-                        continue  # a process of the same name was faster
+                        continue  # another process answered this form
                 except Refused as problem:
                     if problem.status != 409:
                         raise
-                    continue  # it took longer than the lease: the item was handed out anew
+                    continue  # the lease ended meanwhile, and the item was handed out again
 
-                if len(set(task.completions)) > 1:  # else nobody was asked
+                if len(set(task.completions)) > 1:  # the picker was asked
                     event = store.last_event(labeler)
                     assert event is not None
                     self._last.append((event, action == "skip"))
@@ -155,7 +154,7 @@ class ScriptedLabeler:
         return counts
 
     def _take_back(self, store: Store, labeler: Labeler, problem: InputError) -> None:
-        """Void what was said last: all that a useless judge said, or a failing one's refusals."""
+        """Undo the last answers: all that a useless judge gave, or a failing judge's refusals."""
         if isinstance(problem, UselessJudge):
             void = list(self._last)[1 - problem.count :] if problem.count > 1 else []
         else:
@@ -164,14 +163,14 @@ class ScriptedLabeler:
         taken = store.take_back(labeler, [event for event, _ in void])
         store.release(labeler)
         if taken:
-            problem.args = (f"{problem} ({taken} of its labels are taken back)",)
+            problem.args = (f"{problem} ({taken} of its labels were taken back)",)
 
     def check(self, store: Store) -> None:
-        """Raise InputError if all that this labeler ever did was to refuse; that is taken back."""
+        """Raise InputError, and take the refusals back, if this labeler has refused every item."""
         labeler = store.script(self.name)
         if store.refusals(labeler) and not store.has_picked(labeler):
             taken = store.ask_again(labeler)
             raise InputError(
-                f"labeler {self.name!r}: refused all {taken} items, so it has labeled none; its "
-                f"last answer begins {self.picker.refusal} (its refusals are taken back)"
+                f"labeler {self.name!r}: refused all {taken} items, so there are no labels; its "
+                f"last answer begins {self.picker.refusal} (its refusals were taken back)"
             )

@@ -1,6 +1,6 @@
-"""Keeps secrets out of logs: invite tokens, sessions' secrets and the tokens of their forms.
+"""Keep secrets out of logs: invite tokens, session secrets and form tokens.
 
-Whoever reads one can label, or administer, in somebody's name. None is written to a log on purpose,
+A person who reads one can label or administer in somebody's name. No secret is logged on purpose,
 but a path, an error's text or a traceback may hold one.
 """
 
@@ -14,18 +14,19 @@ HIDDEN = "[hidden]"
 
 
 def without_secrets(text: str) -> str:
-    """The text, with each long run of letters and digits replaced."""
+    """Replace each long run of letters and digits."""
     return SECRET.sub(HIDDEN, text)
 
 
 class HideSecrets(logging.Filter):
-    """Lets every record pass without secrets: its message, and its traceback as text.
+    """A filter that removes secrets from each record's message and traceback.
 
-    The exception itself does not go on: a handler that prints local variables would print secrets.
+    The exception object is dropped, because a handler that prints local variables would print
+    secrets.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """True; the record is changed."""
+        """Clean the record, and return True."""
         record.msg, record.args = without_secrets(record.getMessage()), None
         if record.exc_info and record.exc_info[0] is not None:
             trace = "".join(traceback.format_exception(*record.exc_info))
@@ -35,7 +36,7 @@ class HideSecrets(logging.Filter):
 
 
 def hide_secrets(*names: str) -> None:
-    """Put the filter on the loggers of these names, once."""
+    """Put the filter on these loggers, once."""
     for name in names:
         logger = logging.getLogger(name)
         if not any(isinstance(one, HideSecrets) for one in logger.filters):

@@ -1,4 +1,4 @@
-"""Open the store that a command line names, and read the files that go with it."""
+"""Open the label store, and read the gold items and the guidelines."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from toolkit.labeling.store import Settings, Store
 def open_store(
     path: str | Path, settings: Settings, gold: str | None = None, filled: bool = True
 ) -> Store:
-    """The store, with the gold items in it.
+    """Open the store and add the gold items.
 
     Args:
-        path: of its file.
+        path: the store's file.
         settings: how items are handed out.
         gold: JSONL of comparisons whose ``best`` is known.
-        filled: there are items to put in; without any a new store is a mistyped path.
+        filled: whether there are items to add; if not, a missing file is a mistyped path.
 
     Raises:
-        InputError: a file that is no store, or a gold file with mistakes.
+        InputError: the file is not a store, or the gold file has mistakes.
     """
     if not filled and not Path(path).is_file():
-        raise InputError(f"store: {path}: no such file, and no --samples to fill one")
+        raise InputError(f"store: {path}: no such file (add --samples FILE to make one)")
     answers = [] if gold is None else read_rows(gold, "best", "--gold")
     store = Store(path, settings)
     store.add_items(answers, gold=True)
@@ -31,10 +31,10 @@ def open_store(
 
 
 def read_guidelines(path: str | None) -> str | None:
-    """The text of a file of guidelines; None where none is named.
+    """Read the guidelines; None if no file is named.
 
     Raises:
-        InputError: no such file, or not UTF-8.
+        InputError: the file is missing or not UTF-8.
     """
     if path is None:
         return None

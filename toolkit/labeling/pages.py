@@ -1,9 +1,9 @@
-"""The labeling page: one process, one SQLite file, no account anywhere.
+"""The labeling page: one process, one SQLite file, no accounts.
 
-A person follows an invite link, presses a button and has a session. Each page shows one item and a
-form of its own number; an answer is on the disk before the next page is sent. Text is data: it is
-escaped by the templates, with invisible and bidirectional characters written out. Nothing on the
-page comes from another address, and nothing that tells the model, its step or a score is sent.
+A person opens an invite link and presses a button to begin a session. Each page shows one item in
+a form with its own number, and an answer is on the disk before the next page is sent. The templates
+escape all text, and write out invisible and bidirectional characters. The page loads nothing from
+other addresses, and sends nothing that reveals the model, its step or a score.
 """
 
 import hashlib
@@ -37,34 +37,35 @@ from toolkit.labeling.store import Labeler, Refused, Store, Task, person_name
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
 HERE = Path(__file__).parent
-COOKIE = "labelling"  # as it was first spelled: another name would end everybody's session
+COOKIE = "labelling"  # the old spelling stays, because a new name would end every session
 REASONS = ("too hard to tell", "not understandable", "offensive or private", "broken", "other")
 NOTES = {
-    "again": "That item was answered already; the first answer stands. U takes it back.",
-    "late": "That form had run out, and somebody else may have the item. Nothing was recorded.",
-    "undone": "Taken back: here it is again.",
+    "again": "You answered that item already, and your first answer stands. U takes it back.",
+    "late": "You had that item for too long, so somebody else may have it now. Your answer was "
+    "not recorded.",
+    "undone": "Your answer was taken back. Here is the item again.",
     "nothing": "There is nothing to take back.",
 }
 
 
 def _page_of(request: Request) -> str:
-    """Which page a request was for, for the log: nothing that came with it, where tokens may be."""
+    """Name the page of a request for the log; the path itself may hold a token."""
     endpoint = request.scope.get("endpoint")
     return "no page" if endpoint is None else endpoint.__name__
 
 
 def csrf_of(secret: str) -> str:
-    """The form token of a session: nobody who lacks the cookie can know it."""
+    """Return the form token of a session, which only the holder of the cookie can know."""
     return hmac.new(secret.encode(), b"form", hashlib.sha256).hexdigest()
 
 
 class Pages:
-    """The page's addresses.
+    """The pages and the forms that they send.
 
     Args:
-        store: of labels.
-        settings: of the page.
-        quality: what the admin page shows of the labels; JSON-like.
+        store: the label store.
+        settings: the page's texts and limits.
+        quality: computes what the admin page shows about the labels.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Pages:
         self.templates.filters["shown"] = shown
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
 
-        # By name, once: no path that a request says reaches the file system.
+        # Read once, by name, so that no path of a request reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
         self._totals: tuple[float, dict[str, float]] = (0.0, {})
 
     def app(self) -> ASGIApp:
-        """The application, guarded."""
+        """Return the guarded application."""
         routes = [
             Route("/", self.label),
             Route("/label", self.answer, methods=["POST"]),
@@ -112,50 +113,52 @@ class Pages:
 
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
 
-    # Errors: a plain word to the client, the rest to the log
+    # Errors: the client gets one plain line, the log gets the rest
 
     def failed(self, request: Request, error: Exception) -> Response:
-        """404, 405, 413 and the like."""
+        """Answer 404, 405, 413 and the like."""
         assert isinstance(error, HTTPException)
         return plain_text(str(error.detail), error.status_code)
 
     def refused(self, request: Request, error: Exception) -> Response:
-        """A label that can not be recorded."""
+        """Say that a label cannot be recorded."""
         assert isinstance(error, Refused)
         if error.status == 409:
             return RedirectResponse("/?note=late", 303)
         return plain_text(str(error), error.status)
 
     def gone(self, request: Request, error: Exception) -> Response:
-        """Whoever sent half a form will not read this."""
-        return plain_text("the rest of this did not come", 400)
+        """Answer half a form; its sender has gone and will not read this."""
+        return plain_text("the request ended too early", 400)
 
     def wrong_input(self, request: Request, error: Exception) -> Response:
-        """An import that has mistakes."""
+        """Say what is wrong with an imported file."""
         return plain_text(" ".join(printable(str(error)).split()), 422)
 
     def unsaved(self, request: Request, error: Exception) -> Response:
-        """The disk is full, or the file locked, read-only or gone."""
+        """Say that the disk is full, or the store's file is locked, read-only or gone."""
         logger.error("%s: %s", _page_of(request), error)
-        return plain_text("not saved: the store of labels can not be written now; try again", 503)
+        return plain_text(
+            "your answer was not saved, because the store cannot be written now: try again", 503
+        )
 
     def broken(self, request: Request, error: Exception) -> Response:
-        """Anything else is a bug."""
+        """Log any other error as a bug."""
         logger.error("%s: this is a bug", _page_of(request), exc_info=error)
-        return plain_text("something is broken here; it was noted", 500)
+        return plain_text("the page has a bug, which was logged", 500)
 
     # Sessions
 
     async def session(self, request: Request, kinds: tuple[str, ...]) -> tuple[str, Labeler]:
-        """The session's secret and its labeler.
+        """Return the session's secret and its labeler.
 
         Raises:
-            HTTPException: 401 without a session, 403 with one of another kind.
+            HTTPException: 401 without a session, 403 for a labeler of another kind.
         """
         secret = request.cookies.get(COOKIE, "")
         who = await run_in_threadpool(self.store.by_session, secret, self.settings.session)
         if who is None:
-            raise HTTPException(401, "please come by your invite link")
+            raise HTTPException(401, "please open your invite link")
         if who.kind not in kinds:
             raise HTTPException(403, f"this page is not for a {who.kind}")
         return secret, who
@@ -163,25 +166,25 @@ class Pages:
     async def form(
         self, request: Request, kinds: tuple[str, ...] = ("person", "admin")
     ) -> tuple[Labeler, dict[str, str]]:
-        """Who sent a form, and its fields.
+        """Return the session's secret, the sender of a form, and its fields.
 
         Raises:
-            HTTPException: no session, a form that is not from this session's page, or no form.
+            HTTPException: there is no session or no form, or the form belongs to another session.
         """
         secret, who = await self.session(request, kinds)
         fields = await _fields(request)
         if not hmac.compare_digest(fields.get("csrf", "").encode(), csrf_of(secret).encode()):
-            raise HTTPException(403, "this form is of another session: load the page again")
+            raise HTTPException(403, "this form belongs to another session: please reload the page")
         return who, fields
 
     def page(self, name: str, status: int = 200, **values: object) -> HTMLResponse:
-        """A rendered template."""
+        """Render a template."""
         return HTMLResponse(self.templates.get_template(name).render(values), status)
 
     # Pages
 
     async def label(self, request: Request) -> Response:
-        """The item that is asked now."""
+        """Show the labeler's current item."""
         try:
             secret, who = await self.session(request, ("person", "admin"))
         except HTTPException as error:
@@ -206,7 +209,7 @@ class Pages:
     def _state(self, who: Labeler) -> tuple[Task | None, int | None, dict[str, float | None]]:
         task = self.store.next_task(who)
 
-        # What this person may still be asked, the item on their screen included.
+        # The number of items this person may still get, with the one on their screen.
         own = self.store.own_progress(who)
         totals = self.totals()
         left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
@@ -215,7 +218,7 @@ class Pages:
         return task, self.store.last_event(who), own | shown
 
     def totals(self) -> dict[str, float]:
-        """The store's progress, at most two seconds old: a sum over all items takes a while."""
+        """Return the store's progress, at most two seconds old, since the sum takes a while."""
         at, totals = self._totals
         if not totals or time.monotonic() - at > 2:
             totals = self.store.progress()
@@ -223,19 +226,19 @@ class Pages:
         return totals
 
     async def answer(self, request: Request) -> Response:
-        """Record an answer, then the next page."""
+        """Record an answer, then go to the next page."""
         who, fields = await self.form(request, ("person",))
         action = fields.get("action", "")
         position = None
         if action.startswith("pick "):
             number = action.removeprefix("pick ")
             if not (number.isascii() and number.isdigit() and len(number) < 4):
-                raise HTTPException(400, "no such completion")
+                raise HTTPException(400, "there is no such completion")
             action, position = "pick", int(number)
 
         reason = fields.get("reason") if action == "skip" else None
         if reason is not None and reason not in REASONS:
-            raise HTTPException(400, "no such reason")
+            raise HTTPException(400, "there is no such reason")
         new = await run_in_threadpool(
             self.store.record, who, fields.get("form", ""), action, position, reason
         )
@@ -251,11 +254,11 @@ class Pages:
         return RedirectResponse("/?note=undone" if done else "/?note=nothing", 303)
 
     async def invited(self, request: Request) -> Response:
-        """What an invite link opens: a button, so that a link's preview signs nobody in."""
+        """Show a button to begin, so that a preview of the invite link signs nobody in."""
         token = request.path_params["token"]
         who = await run_in_threadpool(self.store.by_token, token)
         if who is None:
-            raise HTTPException(404, "this invitation is not known, or was replaced by a newer one")
+            raise HTTPException(404, "this invitation is unknown or was replaced by a newer one")
         return self.page("invited.html", token=token, who=who.name)
 
     async def join(self, request: Request) -> Response:
@@ -263,7 +266,7 @@ class Pages:
         fields = await _fields(request)
         who = await run_in_threadpool(self.store.by_token, fields.get("token", ""))
         if who is None:
-            raise HTTPException(404, "this invitation is not known, or was replaced by a newer one")
+            raise HTTPException(404, "this invitation is unknown or was replaced by a newer one")
         secret = await run_in_threadpool(self.store.start_session, who)
         response = RedirectResponse("/", 303)
         response.set_cookie(
@@ -285,17 +288,17 @@ class Pages:
         return response
 
     async def asset(self, request: Request) -> Response:
-        """Style and script."""
+        """Send the style sheet or the script."""
         name = request.path_params["name"]
         if name not in self.static:
-            raise HTTPException(404, "nothing here")
+            raise HTTPException(404, "there is nothing here")
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(self.static[name], media_type=kind)
 
     # Admin
 
     async def admin(self, request: Request) -> Response:
-        """How the labeling goes."""
+        """Show the admin page."""
         _, who = await self.session(request, ("admin",))
         return await self.admin_page(request, who)
 
@@ -308,9 +311,9 @@ class Pages:
         known: str | None = None,
         replaces: str = "",
     ) -> Response:
-        """The admin's page, with a note, and below it a link or a question.
+        """Render the admin page with a note, and below it a link or a question.
 
-        The question is whether the link of ``known`` is to be replaced by another.
+        The question is whether to replace the link of the person ``known``.
         """
         quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
         return self.page(
@@ -325,7 +328,7 @@ class Pages:
         )
 
     async def invite(self, request: Request) -> Response:
-        """Make an invite link, shown this once; where the name has one, ask first."""
+        """Make an invite link and show it once; ask first if the name already has one."""
         who, fields = await self.form(request, ("admin",))
         try:
             name = person_name(fields.get("name", ""))
@@ -339,7 +342,9 @@ class Pages:
             return await self.admin_page(request, who, known=name, replaces=present or "")
         scheme = "https" if self.settings.https else "http"
         link = f"{scheme}://{request.headers['host']}/invite/{token}"
-        return await self.admin_page(request, who, f"For {name}, once:", link=link)
+        return await self.admin_page(
+            request, who, f"Invite link for {name}, shown only this once:", link=link
+        )
 
     async def take_in(self, request: Request) -> Response:
         """Import an uploaded file: items, or comparisons with their picks."""
@@ -347,9 +352,11 @@ class Pages:
         async with request.form(max_files=1, max_fields=8) as form:
             given, upload = form.get("csrf", ""), form.get("file")
             if not hmac.compare_digest(str(given).encode(), csrf_of(secret).encode()):
-                raise HTTPException(403, "this form is of another session: load the page again")
+                raise HTTPException(
+                    403, "this form belongs to another session: please reload the page"
+                )
             if not isinstance(upload, UploadFile):
-                raise HTTPException(400, "no file came")
+                raise HTTPException(400, "no file was sent")
             content = await upload.read()
             rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
 
@@ -358,33 +365,33 @@ class Pages:
         items = await run_in_threadpool(self.store.add_items, others)
         picks = await run_in_threadpool(self.store.add_picks, picked)
         note = (
-            f"{items[0]} items and {picks[0]} picks came in; "
+            f"{items[0]} items and {picks[0]} picks were added; "
             f"{items[1] + picks[1]} were there already."
         )
         if rows.skipped:
-            note += f" Annotations without a choice, which were skipped: {rows.skipped}."
+            note += f" Skipped annotations without a choice: {rows.skipped}."
         return await self.admin_page(request, who, note)
 
     async def export(self, request: Request) -> Response:
-        """Labels as a file."""
+        """Send the labels as a file."""
         await self.session(request, ("admin",))
         name = request.path_params["name"]
         if name not in EXPORTS:
-            raise HTTPException(404, "nothing here")
+            raise HTTPException(404, "there is nothing here")
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         pieces = await run_in_threadpool(EXPORTS[name], self.store)
         return StreamingResponse(pieces, headers=headers, media_type="application/json")
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """The fields of a small form.
+    """Read the fields of a small form.
 
     Raises:
-        HTTPException: another kind of body, not UTF-8, or a field that came twice.
+        HTTPException: the body is not a form, not UTF-8, or has a field twice.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
-        raise HTTPException(415, "a form is wanted")
+        raise HTTPException(415, "the request must be a form")
     try:
         pairs = urllib.parse.parse_qsl(
             (await request.body()).decode("ascii"),
@@ -395,7 +402,7 @@ async def _fields(request: Request) -> dict[str, str]:
             max_num_fields=16,
         )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
-        raise HTTPException(400, "this is no form") from None
+        raise HTTPException(400, "the request is not a valid form") from None
     if len({name for name, _ in pairs}) != len(pairs):
-        raise HTTPException(400, "a field came twice")
+        raise HTTPException(400, "a field was sent twice")
     return dict(pairs)

@@ -1,7 +1,7 @@
-"""What an administrator sees of the labels: who gives how many, how fast, and how far they agree.
+"""The figures of the admin page: each labeler's number of labels, speed and agreement.
 
-All of it is counted anew from the store's tables, at one moment: about half a second at 200,000
-labels. A label is of an item, a labeler and a turn, and holds until it is undone (``store.py``).
+They are counted from the store's tables at one moment, which takes about half a second for 200,000
+labels. A label belongs to an item, a labeler and a turn, and is valid until it is undone.
 """
 
 import json
@@ -18,45 +18,45 @@ from scipy.special import chdtrc
 from toolkit.labeling.store import StoreReader
 from toolkit.maths.agreement import alpha_interval, krippendorff_alpha
 
-HOUR, DAY = 3600.0, 24  # in seconds, in hours
+HOUR, DAY = 3600.0, 24  # an hour in seconds, a day in hours
 SLACK = 60.0  # seconds by which two machines' clocks may differ
-# What an event says, as one number: a pick's index, or one of these.
+# An event's answer as one number: the index of a pick, or one of these.
 TIE, BAD, SKIP, UNDO = -1, -2, -3, -4
 SAYS = (
     "CASE action WHEN 'pick' THEN choice WHEN 'tie' THEN -1 WHEN 'bad' THEN -2 "
     "WHEN 'skip' THEN -3 ELSE -4 END"
 )
-# Positions are counted of so many last picks: to count completions, their text must be read.
+# Positions are counted over this many last picks, because each needs its item's text.
 LAST = 10_000
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share, and of how many."""
+    """A share, and the number that it is a share of."""
 
-    share: float | None  # None of nothing
+    share: float | None  # None if count is 0
     count: int
 
 
 @dataclass(frozen=True)
 class LabelerQuality:
-    """One labeler.
+    """One labeler's figures.
 
     Attributes:
-        name: their name.
+        name: the labeler's name.
         kind: person, script or admin.
-        labels: what holds now; the sum of picks, ties, bad and skips.
+        labels: valid labels; the sum of picks, ties, bad and skips.
         picks: labels that pick a completion.
-        ties: labels that say it makes no difference.
-        bad: labels that say that all are bad.
-        skips: labels that say nothing of the completions.
-        undos: labels taken back.
-        last_hour: labels of the last hour that hold.
-        seconds: median of the time for a pick, undone or not; None where none was timed.
-        agreement: of pairs of their label and another's on the same item, those that say the same
-            (the same completion, or both tie, or both bad). Skips, gold and repeats left out.
-        self_agreement: of hidden repeats, those that say what they said first. Skips left out.
-        gold: of labels on gold items, those that pick the known best. Skips left out.
+        ties: labels that call the best completions equally good.
+        bad: labels that call all completions bad.
+        skips: labels that skip the item.
+        undos: labels that were taken back.
+        last_hour: valid labels of the last hour.
+        seconds: median seconds per pick, undone picks included; None if none was timed.
+        agreement: share of pairs (this label, another labeler's label of the same item) that are
+            equal: the same completion, both ties, or both bad. Without skips, gold and repeats.
+        self_agreement: share of hidden repeats with the same answer as at first, without skips.
+        gold: share of labels on gold items that pick the known best, without skips.
     """
 
     name: str
@@ -76,14 +76,14 @@ class LabelerQuality:
 
 @dataclass(frozen=True)
 class PositionBias:
-    """Where the picked completion stood, of items with equally many; of the last 10,000 picks.
+    """Positions of the picked completions on the page, over the last 10,000 picks.
 
     Attributes:
-        completions: K, how many are shown.
-        picked: (K,) picks of each position, first to last. The order is drawn for each labeler
-            (``shown_order``), so for somebody who reads them all each is as likely.
-        p_value: of counts at least so uneven, if each is (chi-square, K - 1 degrees of freedom);
-            None where fewer than 5 are expected of each, which is too few for it.
+        completions: K, the number of completions shown.
+        picked: (K,) picks at each position. The order is random for each labeler
+            (``shown_order``), so all positions are equally likely if labelers read everything.
+        p_value: probability of counts at least this uneven if positions are equally likely
+            (chi-square, K - 1 degrees of freedom); None if fewer than 5 are expected at each.
     """
 
     completions: int
@@ -93,22 +93,22 @@ class PositionBias:
 
 @dataclass(frozen=True)
 class Quality:
-    """All labels, and each labeler; ``dataclasses.asdict`` of it goes into JSON.
+    """The figures of all labels and of each labeler; ``dataclasses.asdict`` makes JSON of it.
 
     Attributes:
-        labelers: by name; those who have not begun too.
-        items: without gold ones.
-        wanted: labels of these that are wanted.
-        left: of those, how many nobody has given or is giving.
-        labels: all that hold now, with skips, repeats and gold.
-        done: of those, what counts towards ``wanted``: no skips, repeats or gold.
-        skips: how many skips there are, by reason.
-        alpha: Krippendorff's, of what ``done`` counts: units are items, categories the picked
-            completion's index, tie, and bad. None where it is not defined.
-        alpha_interval: 95 %, by drawing items anew; None where alpha is, or rests on one item.
-        alpha_items: how many items have two labels or more, on which alpha rests.
-        positions: by K, the K with most picks first, at most three of them.
-        hourly: (24,) labels of the last 24 hours that hold; the last is the hour until now.
+        labelers: sorted by name, with those who have not begun.
+        items: number of items without gold items.
+        wanted: labels wanted of these items.
+        left: wanted labels that nobody has given or is giving.
+        labels: all valid labels, with skips, repeats and gold.
+        done: valid labels that count towards ``wanted``: without skips, repeats and gold.
+        skips: number of skips by reason.
+        alpha: Krippendorff's alpha of the labels in ``done``: units are items; categories are the
+            picked completion's index, tie, and bad. None if it is undefined.
+        alpha_interval: 95 % interval by resampling items; None if alpha is None or has one item.
+        alpha_items: number of items with two labels or more, which alpha is computed from.
+        positions: one entry per K, for the three K with most picks.
+        hourly: (24,) valid labels of each of the last 24 hours; the last one ends now.
     """
 
     labelers: list[LabelerQuality]
@@ -126,7 +126,7 @@ class Quality:
 
 
 class _Events(NamedTuple):
-    """Events in order, each column (N,); -1 where a position or a time is not known."""
+    """Events in order, each column (N,); -1 for an unknown position or time."""
 
     id: np.ndarray
     item: np.ndarray
@@ -138,16 +138,16 @@ class _Events(NamedTuple):
     at: np.ndarray
 
     def only(self, wanted: np.ndarray) -> "_Events":
-        """Those of a mask (N,), or of indices."""
+        """Select events by a mask (N,) or by indices."""
         return _Events(*(column[wanted] for column in self))
 
 
 def quality(store: StoreReader, now: float | None = None) -> Quality:
-    """Count everything that ``Quality`` holds.
+    """Compute the figures of ``Quality``.
 
     Args:
         store: the labels.
-        now: seconds since 1970, from which hours are counted back; None for the clock's.
+        now: seconds since 1970 from which hours are counted back; None for the present.
     """
     now = time.time() if now is None else now
     with store.at_one_moment() as db:
@@ -161,8 +161,7 @@ def quality(store: StoreReader, now: float | None = None) -> Quality:
         gold = _table(db, 2, "SELECT id, gold FROM items WHERE gold IS NOT NULL").astype(int)
         positions = _positions(db, labels)
 
-    # Agreement is of labels that say something of the completions, and only of items whose answer
-    # is not known.
+    # Agreement leaves out skips, repeats and items whose answer is known.
     on_gold = np.isin(labels.item, gold[:, 0])
     decided = (labels.says > SKIP) & (labels.turn == 0)
     counted = labels.only(decided & ~on_gold)
@@ -170,7 +169,7 @@ def quality(store: StoreReader, now: float | None = None) -> Quality:
     alpha = krippendorff_alpha(table)
     ends = alpha_interval(table)
 
-    # Labels of the future were made before the clock was set back, or are imported: of no hour.
+    # Labels from the future (imported, or made before the clock was set back) belong to no hour.
     ahead = labels.at > now + SLACK
     ago = np.where(ahead, DAY, np.maximum((now - labels.at) // HOUR, 0)).astype(int)
 
@@ -196,15 +195,15 @@ def quality(store: StoreReader, now: float | None = None) -> Quality:
 
 
 def _table(db: sqlite3.Connection, columns: int, query: str, *values: object) -> np.ndarray:
-    """A query's rows of numbers, (N, columns); ids are exact to 2^53."""
+    """Return a query's rows of numbers, (N, columns); ids are exact to 2^53."""
     cursor = db.cursor()
-    cursor.row_factory = None  # tuples: faster than the store's rows
+    cursor.row_factory = None  # tuples are faster than the store's rows
     cells = chain.from_iterable(cursor.execute(query, values))
     return np.fromiter(cells, dtype=float).reshape(-1, columns)
 
 
 def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
-    """All events, and those that hold; labelers as indices into ``people``, their ids."""
+    """Return all events and the valid ones; labelers become indices into ``people``."""
     table = _table(
         db,
         8,
@@ -221,26 +220,25 @@ def _said(db: sqlite3.Connection, people: list[int]) -> tuple[_Events, _Events]:
 
 
 def _counts(labels: _Events) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) of decided items: counts by item's id and category (U, C); categories (N,)."""
+    """Count labels (N,) by item's id and category (U, C); return these and the categories (N,)."""
     names, category = np.unique(labels.says, return_inverse=True)
     items, c = int(labels.item.max(initial=0)) + 1, max(len(names), 1)
     table = np.bincount(labels.item * c + category, minlength=items * c).reshape(items, c)
     return table, category
 
 
-# What is asked of each labeler: indices of labelers, of how many, and how many of these are
-# right, each (N,).
+# Indices of labelers, how many answers are compared, and how many of these agree, each (N,).
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _agreement(labels: _Events, table: np.ndarray, category: np.ndarray) -> Judged:
-    """Each label against all others of its item."""
+    """Compare each label with all others of its item."""
     others = np.bincount(labels.item)[labels.item] - 1
     return labels.labeler, others, table[labels.item, category] - 1
 
 
 def _self_agreement(labels: _Events, people: int) -> Judged:
-    """Each hidden repeat against what its labeler said first."""
+    """Compare each hidden repeat with its labeler's first answer."""
     first, again = (labels.only((labels.turn == t) & (labels.says > SKIP)) for t in (0, 1))
     _, i, j = np.intersect1d(
         first.item * people + first.labeler,
@@ -253,7 +251,7 @@ def _self_agreement(labels: _Events, people: int) -> Judged:
 
 
 def _on_gold(labels: _Events, gold: np.ndarray) -> Judged:
-    """Each label on a gold item against the answer; ``gold`` (G, 2) holds ids and answers."""
+    """Compare each label of a gold item with the answer; ``gold`` (G, 2) holds ids and answers."""
     gold = gold[np.argsort(gold[:, 0])]
     answer = gold[np.searchsorted(gold[:, 0], labels.item), 1]
     return labels.labeler, np.ones(len(answer), dtype=int), labels.says == answer
@@ -266,7 +264,7 @@ def _labelers(
     late: np.ndarray,
     judged: list[Judged],
 ) -> list[LabelerQuality]:
-    """One for each of ``people``; ``late`` (N,) are labels of the last hour."""
+    """Compute the figures of each labeler; ``late`` (N,) marks labels of the last hour."""
 
     def tally(who: np.ndarray, of: np.ndarray | None = None) -> list[int]:
         return np.bincount(who, of, minlength=len(people)).astype(int).tolist()
@@ -275,7 +273,7 @@ def _labelers(
     picks, ties, bad, skips, last_hour = (tally(labels.labeler[mask]) for mask in said)
     undos = tally(events.labeler[events.says == UNDO])
 
-    # Picks in order of their labeler, cut where the next one's begin.
+    # Picks sorted by labeler, and split into one part each.
     timed = events.only((events.says >= 0) & (events.seconds >= 0))
     order = np.argsort(timed.labeler, kind="stable")
     times = np.split(timed.seconds[order], np.cumsum(tally(timed.labeler))[:-1])
@@ -308,11 +306,11 @@ def _labelers(
 
 
 def _positions(db: sqlite3.Connection, labels: _Events) -> list[PositionBias]:
-    """Where the last picks stood, by how many completions there were."""
+    """Count the positions of the last picks, by the number of completions."""
     shown = labels.only(np.flatnonzero(labels.position >= 0)[-LAST:])
     items, item = np.unique(shown.item, return_inverse=True)
 
-    # Of each of these items, how many completions it has.
+    # The number of completions of each of these items.
     sizes = _table(
         db,
         1,

@@ -1,4 +1,4 @@
-"""Serve the page: print the links, then answer until somebody ends it."""
+"""Print the page's links, then serve it until it is stopped."""
 
 import socket
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Refused, Store
 
-ADMIN = " admin"  # no name that anybody could type or import
+ADMIN = " admin"  # with a space in front, so that no person can have this name
 
 
 def serve_page(
@@ -32,22 +32,22 @@ def serve_page(
     """Print the links and serve the page until Ctrl-C.
 
     Args:
-        store: of labels.
-        host, port: address of the page; port 0 for any that is free.
-        names: of persons to invite.
-        reinvite: make new links for names that have one; the old ones end.
-        public_host: names (host:port) by which a page beyond this machine is reached.
-        https: a proxy before the page speaks https.
+        store: the label store.
+        host, port: address of the page; port 0 takes any free port.
+        names: people to invite.
+        reinvite: make new links also for names that have one; the old ones end.
+        public_host: names (host:port) by which other machines reach the page.
+        https: a proxy in front of the page speaks https.
         guidelines: text above the items.
-        requests_per_second: of one session, before it is told to wait.
+        requests_per_second: requests that one session may send before it has to wait.
 
     Raises:
-        InputError: a name that a script or the like has, before any link is made; or an address
-            that can not be had; or somebody else is making links at this moment.
+        InputError: a name belongs to a script or an admin (no link is made then), the address is
+            not available, or another process is making links.
     """
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):
-            raise InputError(f"invite: {name!r} is a {kind}: take another name", "invite")
+            raise InputError(f"invite: {name!r} is a {kind} (choose another name)", "invite")
 
     listening = listen(host, port)
     hosts = host_names(listening, list(public_host))
@@ -62,9 +62,9 @@ def serve_page(
     try:
         _print_links(store, address, names, reinvite)
     except Refused as problem:
-        raise InputError(f"invite: {problem} (another process is inviting, too)") from None
+        raise InputError(f"invite: {problem} (another process is inviting people)") from None
 
-    print("open your link in a browser; Ctrl-C ends this, and keeps all labels", flush=True)
+    print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
     serve(Pages(store, settings, quality).app(), listening)
 
 
@@ -72,18 +72,18 @@ def _print_links(store: Store, address: str, names: Sequence[str], reinvite: boo
     for name in names:
         known = store.invitation(name)
         if known is not None and not reinvite:
-            print(f"{name} has a link already (--reinvite makes a new one and ends the old)")
+            print(f"{name} already has a link (--reinvite makes a new one and ends the old one)")
         else:
             token = store.invite(name, replaces=known)
             print(f"invite link for {name}: {address}/invite/{token}")
 
-    # The administrator's sessions outlive the link: each start prints another.
+    # Each start prints a new admin link, but the administrator's sessions stay valid.
     admin = store.invite(ADMIN, "admin", end_sessions=False, replaces=store.invitation(ADMIN))
     print(f"admin link: {address}/invite/{admin}")
 
 
 def server_of(app: ASGIApp) -> Server:
-    """What answers with the application. Nothing that is asked is logged."""
+    """Make the server of an application. It logs no requests."""
     Connection.most = allow_descriptors()
     config = uvicorn.Config(
         app,
@@ -106,5 +106,5 @@ def server_of(app: ASGIApp) -> Server:
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answer until SIGINT, SIGTERM or SIGHUP."""
+    """Serve until SIGINT, SIGTERM or SIGHUP."""
     server_of(app).run(sockets=[listening])

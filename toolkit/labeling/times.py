@@ -1,22 +1,22 @@
-"""When a label was made, as rows and other tools say it."""
+"""Read the time of a label from a row or from another tool's export."""
 
 from datetime import UTC, datetime
 
 from toolkit.data.records import Row
 from toolkit.errors import InputError
 
-TIMES = ("updated_at", "created_at", "inserted_at")  # of a label, the first that is there
+TIMES = ("updated_at", "created_at", "inserted_at")  # the first of these that is set counts
 
 
 def label_time(holder: Row, place: str = "") -> float | None:
-    """When a label was made, in seconds since 1970; None where it does not say.
+    """Return when a label was made, in seconds since 1970; None if it has no time.
 
     Args:
         holder: an annotation, a response or a native row.
-        place: of it, for messages.
+        place: where it is, for messages.
 
     Raises:
-        InputError: a time that cannot be read.
+        InputError: the time cannot be read.
     """
     name = next((name for name in TIMES if holder.get(name) not in (None, "")), None)
     if name is None:

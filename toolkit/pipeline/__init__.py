@@ -1,1 +1,1 @@
-"""Floor 5: recipes in a row, and the online loop of sampling, labeling and training."""
+"""Floor 5: run recipes one after another, and the online loop of labels and training."""

@@ -1,4 +1,4 @@
-"""Do people like what the policy has learned? Their verdict beside the reward model's own score."""
+"""Raise an alarm if the reward model's score rises, but people like the policy less."""
 
 import math
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ from toolkit.pipeline.samples import POLICY
 
 
 def _is_match(row: Row) -> bool:
-    """Whether this is a validation item of ours, not a row from elsewhere with such a field."""
+    """Whether a row is a validation item of the loop, not a foreign row with the same field."""
     sides, source = row.get("sides"), row.get("source")
     known = isinstance(sides, list) and row["best"] < len(sides)
     return known and isinstance(source, dict) and "round" in source
 
 
 def win_rate(picks: Iterable[Row], number: int | None = None) -> Row:
-    """How often people picked the policy's side over the reference's, with Wilson's interval.
+    """Compute how often people picked the policy over the reference, with Wilson's interval.
 
     Args:
-        picks: those with ``sides`` count.
-        number: only of this round; None for all.
+        picks: picks, of which those with ``sides`` count.
+        number: count only this round; None for all rounds.
     """
     sides = [
         row["sides"][row["best"]]
@@ -34,7 +34,7 @@ def win_rate(picks: Iterable[Row], number: int | None = None) -> Row:
 
 
 def scores_of(log: list[Row], first: int, last: int) -> Row:
-    """What PPO's log says of updates first to last: the score's rise, the KL.
+    """Read the KL and the rise of the score over updates ``first`` to ``last`` from PPO's log.
 
     Start and end are means over the first and the last quarter of these updates.
     """
@@ -56,16 +56,16 @@ def scores_of(log: list[Row], first: int, last: int) -> Row:
 
 
 def alarm_of(before: Row | None, proxy: Row, now: Row) -> str | None:
-    """Why people and the reward model seem to disagree, or None.
+    """Return a sentence if people and the reward model seem to disagree, else None.
 
-    The rule: over a round the proxy score rose, and the upper end of the new win rate's 95 %
-    interval lies below the previous estimate (0.5 at the start, where policy is reference). With
-    few validation items only a large fall is seen.
+    They do if the reward model's score rose over a round, while the upper end of the new win rate's
+    95 % interval lies below the previous win rate (0.5 at the start, where the policy is the
+    reference). With few validation items only a large fall is noticed.
 
     Args:
-        before: the previous ``win_rate``; None, or one without trials, for 0.5.
-        proxy: of the round between (``scores_of``).
-        now: the win rate after it.
+        before: the previous ``win_rate``; None, or one without trials, counts as 0.5.
+        proxy: the scores of the round in between (``scores_of``).
+        now: the win rate after the round.
     """
     previous = 0.5 if before is None or before["rate"] is None else before["rate"]
     if not proxy or not now["trials"] or proxy["proxy_end"] <= proxy["proxy_start"]:
@@ -75,6 +75,6 @@ def alarm_of(before: Row | None, proxy: Row, now: Row) -> str | None:
     return (
         f"the reward model's score rose from {proxy['proxy_start']:.2f} to "
         f"{proxy['proxy_end']:.2f}, but people pick the policy over the reference in "
-        f"{now['rate']:.0%} of {now['trials']} [{now['low']:.0%}, {now['high']:.0%}], "
-        f"after {previous:.0%} before"
+        f"{now['rate']:.0%} of {now['trials']} items [{now['low']:.0%}, {now['high']:.0%}], "
+        f"and picked it in {previous:.0%} before"
     )

@@ -11,39 +11,46 @@ from toolkit.pipeline.schedule import Plan, plan_rounds
 
 @dataclass
 class OnlineArguments(SeedArguments):
-    """How many rounds, labels when, and by whom."""
+    """The rounds, the schedule of labels, and the labelers."""
 
     output_dir: str = flag("outputs/online", "Folder of the loop.")
-    store: str | None = flag(None, "OUTPUT_DIR/labels.sqlite, or this.")
+    store: str | None = flag(
+        None, "SQLite file of the labels. OUTPUT_DIR/labels.sqlite unless named."
+    )
     sample_config: str | None = flag(None, "YAML for sample.py.")
     reward_config: str | None = flag(None, "YAML for reward.py.")
     ppo_config: str | None = flag(None, "YAML for ppo.py.")
-    rounds: Count = flag(5, "Reward models in all (the paper: 20).")
-    schedule: str = flag("quadratic", "l(n): quadratic, linear, all_at_once, module:f.")
-    initial_labels: Annotated[int, Range(low=2)] = flag(1000, "Picks before the first PPO.")
-    total_labels: int = flag(4000, "l(n)'s value at the end.")
-    validation: Share = flag(
-        0.1, "Share of total_labels, at a constant rate: policy against reference."
+    rounds: Count = flag(5, "Number of rounds. Each trains one reward model (the paper had 20).")
+    schedule: str = flag(
+        "quadratic",
+        "Labels wanted after n episodes: quadratic, linear, all_at_once, or module:function.",
     )
-    train_on_validation: bool = flag(True, "They train rewards too.")
+    initial_labels: Annotated[int, Range(low=2)] = flag(1000, "Picks before the first PPO.")
+    total_labels: int = flag(4000, "Picks at the end of the loop.")
+    validation: Share = flag(
+        0.1, "Share of total_labels, at a constant rate, that compares policy and reference."
+    )
+    train_on_validation: bool = flag(True, "Train the reward models on validation picks too.")
     wait: bool = flag(False, "Wait for people to label.")
-    poll_seconds: Positive = flag(5.0, "Seconds between looks at the store.")
-    spare: NotNegative = flag(0.0, "Items beyond those wanted, as a share: to label during PPO.")
-    overlap: Share = flag(0.0, "Share of items for two labelers.")
+    poll_seconds: Positive = flag(5.0, "Seconds between checks of the store for new labels.")
+    spare: NotNegative = flag(
+        0.0, "Extra items, as a share of the wanted ones, for people to label during PPO."
+    )
+    overlap: Share = flag(0.0, "Share of the items that two labelers label.")
     on_alarm: Literal["stop", "warn"] = flag(
-        "warn", "If the score rises and the win rate falls: stop, or warn."
+        "warn", "Stop or warn if the score rises while the win rate falls."
     )
     allow_untrusted_reward: bool = flag(
-        False, "Go on with a round's reward model that is at chance, or below it."
+        False, "Continue if a round's reward model is no better than chance."
     )
-    labeler: str | None = flag(None, "The scripted labeler's name.")
-    noise: Share = flag(0.0, "Share of its picks made by lot.")
+    labeler: str | None = flag(None, "Name of the scripted labeler.")
+    noise: Share = flag(0.0, "Share of the scripted labeler's picks that are random.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("total_labels", self.total_labels, low=self.initial_labels)
 
     def plan(self, episodes: int | None, batch_size: int) -> Plan:
-        """What is due when (``plan_rounds``)."""
+        """Return the plan of updates and labels (``plan_rounds``)."""
         labels = (self.initial_labels, self.total_labels)
         return plan_rounds(self.rounds, self.schedule, *labels, episodes, batch_size)

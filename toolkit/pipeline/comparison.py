@@ -1,7 +1,7 @@
-"""Every method on the same data, then evaluation of all that was trained, and a report.
+"""Train several methods on the same data, evaluate all of them, and write a report.
 
-A folder of configs says what runs: NAME*.yaml for each stage in PREPARATION and each row of
-``training.methods``, and evaluate.yaml. ``compare.py``, ``demo.py`` and ``sweep.py`` call this.
+A folder of configs determines what runs: NAME*.yaml for each stage in PREPARATION and each row of
+``training.methods``, and evaluate.yaml. ``compare.py``, ``demo.py`` and ``sweep.py`` use this.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,26 +12,26 @@ from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage
 from toolkit.training.methods import METHODS, Method
 
-# Before anything is trained: what makes the data, and what is printed above it.
+# The stages that make the data, with the titles that are printed above them.
 PREPARATION = {"sample": "Sample completions", "label": "Pick the best of each"}
 
 Main = Callable[..., object]
 
 
 def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> list[Stage]:
-    """A stage for each config of these names, in the order of PREPARATION and the methods.
+    """Make a stage for each config of these names, in the order of PREPARATION and the methods.
 
     Args:
-        configs: the folder.
-        names: of stages: "sample", "label" or a method's.
-        words: further ones for some of them, by name.
+        configs: the folder of configs.
+        names: names of stages: "sample", "label" or a method.
+        words: further command-line words by stage name.
 
     Raises:
-        InputError: a name that is none, or no config for any of them.
+        InputError: a name is unknown, or there is no config for any name.
     """
     known = [*PREPARATION, *METHODS]
     if unknown := [name for name in names if name not in known]:
-        raise InputError(f"stages: {unknown[0]!r} is none of {', '.join(known)}", "stages")
+        raise InputError(f"stages: {unknown[0]!r} is not one of {', '.join(known)}", "stages")
 
     found = [
         _stage(name, path, words.get(name, []))
@@ -41,13 +41,14 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
     ]
     if not found:
         raise InputError(
-            f"configs: {configs}: no folder with a YAML for {', '.join(names)}", "configs"
+            f"configs: {configs}: holds no YAML for {', '.join(names)} (name another folder)",
+            "configs",
         )
     return found
 
 
 def _stage(name: str, config: Path, words: list[str]) -> Stage:
-    """The stage that a config is for, called as the file is."""
+    """Make the stage of a config; its name is the file's name."""
     told = ["--config", str(config), *words]
     method = METHODS.get(name)
     if method is None:
@@ -61,7 +62,7 @@ def _stage(name: str, config: Path, words: list[str]) -> Stage:
 
 
 def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:
-    """A PPO run at this KL target (nats a completion) into this folder, called as the folder is."""
+    """Make a PPO stage with this KL target (nats per completion); its name is the folder's."""
     ppo = METHODS["ppo"]
     words = [*told, "--kl_target", str(kl_target), "--output_dir", str(folder)]
     title = f"PPO, KL target {kl_target:g} nats"
@@ -70,25 +71,25 @@ def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:
 
 
 def output_of(main: Main, words: list[str]) -> Path:
-    """Where a recipe writes when told these words: its output_dir, or its file."""
+    """Return the output_dir or the output file of a recipe with these words."""
     for part in bind(main, words):
         for name in ("output_dir", "output"):
             if getattr(part, name, None) is not None:
                 return Path(getattr(part, name))
-    raise InputError(f"{words[1]}: no output_dir and no output (a comparison needs them)")
+    raise InputError(f"{words[1]}: output_dir or output is missing (a comparison needs one)")
 
 
 def last_stages(
     configs: Path, stages: list[Stage], out: Path, words: list[str], title: str
 ) -> list[Stage]:
-    """Evaluation of all that the stages train, and the report on it.
+    """Make the stages that evaluate and report on all that the earlier stages train.
 
     Args:
-        configs: the folder, with evaluate.yaml.
-        stages: those before.
-        out: the report goes into a folder of it.
-        words: further ones for evaluate.py.
-        title: of the report.
+        configs: the folder with evaluate.yaml.
+        stages: the earlier stages.
+        out: folder in which the report's folder is made.
+        words: further words for evaluate.py.
+        title: title of the report.
     """
     shown: dict[str, list[str]] = {"--runs": [], "--rewards": [], "--trainings": []}
     picks: list[str] = []
@@ -107,7 +108,7 @@ def last_stages(
 
 
 def trained(stages: list[Stage]) -> Iterator[tuple[Stage, Method]]:
-    """The stages that train, and by which method: their names begin with it."""
+    """Yield the stages that train with their methods, by which their names begin."""
     for stage in stages:
         method = next((m for name, m in METHODS.items() if stage.name.startswith(name)), None)
         if method is not None:
@@ -117,13 +118,13 @@ def trained(stages: list[Stage]) -> Iterator[tuple[Stage, Method]]:
 def judge_and_report(
     told: list[str], policies: list[Stage], out: Path, title: str, shown: list[str]
 ) -> list[Stage]:
-    """Evaluation of these policies beside the contenders that were named, and the report on it.
+    """Make the stages that evaluate these policies and the named contenders, and that report.
 
     Args:
         told: words for evaluate.py.
-        policies: stages whose adapters contend, by their names.
-        out: the report goes into a folder of it.
-        title: of the report.
+        policies: stages whose adapters are contenders, under the stages' names.
+        out: folder in which the report's folder is made.
+        title: title of the report.
         shown: further words for report.py.
     """
     evaluate, report = recipe("evaluate"), recipe("report")

@@ -1,17 +1,17 @@
-"""The online loop, round by round; what a phase has left is not made again.
+"""Run the online loop round by round; a phase that is done is not repeated.
 
     round r: sample the policy -> label, up to l(n) picks -> retrain the reward model -> PPO
     OUT/round-000/prompts-00.jsonl   the prompts of this round
-                  samples-00.jsonl   what is labeled; -01 and so on where ties left too few picks
+                  samples-00.jsonl   items to label; -01 and so on if ties left too few picks
                   comparisons.jsonl  all picks so far, the reward model's data
-                  reward/, ppo.json  what came of them
-    OUT/ppo/                         one run of all rounds
-    OUT/rounds.jsonl                 a row for each round
+                  reward/, ppo.json  the results of training
+    OUT/ppo/                         one PPO run over all rounds
+    OUT/rounds.jsonl                 one row per round
 
-Part of these items are for validation: two samples of the reference and two of the policy. Which
-side a pick came from tells whether people like what the policy has learned to do, as the reward
-model's own score can not. arXiv 1909.08593 collected labels online; its code was never published,
-so this follows accounts of it, in rounds, which its authors recommend.
+Some items are for validation: two samples of the reference and two of the policy. The picks show
+whether people like what the policy has learned, which the reward model's own score cannot show.
+arXiv 1909.08593 collected labels online. Its code was never published, so this follows accounts of
+it, in rounds, which its authors recommend.
 """
 
 import dataclasses
@@ -37,30 +37,30 @@ from toolkit.pipeline.picks import items_for, label_until, usable_picks
 from toolkit.pipeline.samples import POLICY, adapter_digest, draw_prompts, with_sides
 from toolkit.pipeline.schedule import Plan
 
-MOST_BATCHES = 20  # of one round: so many without enough picks, and something is wrong
+MOST_BATCHES = 20  # batches of samples in one round; more means that something is wrong
 
 
 class LoopEnded(Exception):
-    """The loop ended in order; ``code`` is the exit code: 0 if asked for, 1 for an alarm."""
+    """The loop ended as intended; ``code`` is the exit code: 0 if requested, 1 for an alarm."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
 
 
-# May differ when a loop goes on.
+# Flags that may change when a loop continues.
 FREE = {"output_dir", "wait", "poll_seconds", "on_alarm", "allow_untrusted_reward"}
 
 
 def claim(args: OnlineArguments, settings: Row) -> Path:
-    """The loop's folder: new, or that of a loop under the same settings.
+    """Claim the loop's folder: a new one, or that of a loop with the same settings.
 
     Raises:
-        InputError: something else is there, a loop under other settings, or one that is running.
+        InputError: the folder holds something else, a loop with other settings, or a running loop.
     """
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
-    settings = json.loads(json.dumps(own | settings))  # as they will be read again
+    settings = json.loads(json.dumps(own | settings))  # in the form that reading gives
 
     hold_folder(out, "output_dir")
     if not (out / "online.json").is_file():
@@ -69,13 +69,13 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
 
     then = read_object(out / "online.json", "--output_dir")
     changes = [
-        f"{name}: was {then.get(name)!r}, is {settings.get(name)!r}"
+        f"{name} was {then.get(name)!r} and is {settings.get(name)!r}"
         for name in sorted(set(then) | set(settings))
         if then.get(name) != settings.get(name)
     ]
     if changes:
         raise InputError(
-            f"{out}: begun under other settings, {changes[0]} (go on with the old ones, or take "
+            f"{out}: the loop began with other settings: {changes[0]} (use the old settings, or "
             "another output_dir)",
             details=changes[1:],
         )
@@ -83,7 +83,7 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
 
 
 class Completing(Protocol):
-    """How completions come about and end, in the settings of sampling or of PPO."""
+    """The settings by which completions are sampled and end, in sampling or in PPO."""
 
     response_length: int
     stop_token: str | None
@@ -92,7 +92,7 @@ class Completing(Protocol):
 
 
 def check_alike(sampling: Completing, config: Completing) -> None:
-    """Raise InputError unless people are asked about what PPO will be scored on."""
+    """Raise InputError unless sampling and PPO make completions in the same way."""
     for name in ("response_length", "stop_token", "truncate_token", "truncate_after"):
         one, other = getattr(sampling, name), getattr(config, name)
         if one != other:
@@ -101,17 +101,17 @@ def check_alike(sampling: Completing, config: Completing) -> None:
 
 @dataclass
 class Loop:
-    """The rounds, one after another; a phase leaves a file, and is passed over if that is there.
+    """Runs the rounds; each phase leaves a file, and is skipped if the file exists.
 
     Attributes:
-        args: of the loop.
-        plan: what is due when (``OnlineArguments.plan``).
-        stage: runs the recipe of that name ("sample", "reward", "ppo") with these words.
-        store: of items and labels.
-        labeler: a script, or None to wait for people.
-        prompts: rows of ``prompt`` (or ``text``), gone through in turn.
+        args: the loop's flags.
+        plan: the plan of updates and labels (``OnlineArguments.plan``).
+        stage: runs a recipe ("sample", "reward", "ppo") with these words.
+        store: holds items and labels.
+        labeler: a scripted labeler, or None to wait for people.
+        prompts: rows of ``prompt`` (or ``text``), used in turn.
         completions: K.
-        source: what the items' ``source`` says in every round.
+        source: the items' ``source`` in every round.
     """
 
     args: OnlineArguments
@@ -126,20 +126,22 @@ class Loop:
 
     @property
     def out(self) -> Path:
-        """The folder of it all."""
+        """The loop's folder."""
         return Path(self.args.output_dir)
 
     def run(self) -> list[Row]:
-        """All rounds, and a last look at the policy by validation items alone; ``rounds.jsonl``.
+        """Run all rounds and a last validation of the policy, and return ``rounds.jsonl``.
 
         Raises:
             LoopEnded: there is a file STOP, or an alarm with ``on_alarm`` "stop".
-            InputError: samples that nobody can tell apart.
+            InputError: the samples give too few picks.
         """
         for number in range(len(self.plan.stops) + 1):
             self.sample(number)
             self.label(number)
-            if not (self.folder(number) / "reward" / "run.json").is_file():  # not yet gone past it
+            if not (
+                self.folder(number) / "reward" / "run.json"
+            ).is_file():  # this phase is not done
                 self.heed(self.report()[number]["alarm"])
             if number < len(self.plan.stops):
                 self.train_reward(number)
@@ -148,8 +150,8 @@ class Loop:
         return self.report()
 
     def sample(self, number: int) -> None:
-        """Phase 1: as many items as should bring the picks that are missing."""
-        # At the end only the validation items are asked: no reward model is trained any more.
+        """Phase 1: sample enough items for the missing picks."""
+        # At the end only validation items are needed, since no reward model is trained any more.
         picks = len(usable_picks(self.store, self.args.train_on_validation))
         last = number == len(self.plan.stops)
         missing = 0 if last else max(0, self.plan.wanted[number] - picks)
@@ -163,7 +165,7 @@ class Loop:
         self.sample_batch(number, 0, count, sides)
 
     def label(self, number: int) -> None:
-        """Phase 2: picks, from the store, until there are enough."""
+        """Phase 2: label until there are enough picks."""
         folder = self.folder(number)
         if (folder / "comparisons.jsonl").is_file():
             return
@@ -177,8 +179,8 @@ class Loop:
             batch = len(self.batches(number))
             if batch == MOST_BATCHES:
                 raise InputError(
-                    f"{self.store.path}: {batch} batches of samples and still too few picks of "
-                    f"{wanted} (does the labeler find them all alike?)"
+                    f"{self.store.path}: {batch} batches of samples gave fewer than {wanted} picks "
+                    "(check whether the labeler calls all of them equal)"
                 )
             path = self.sample_batch(number, batch, count, 0)
             self.store.add_items(row for _, row in read_jsonl(path))
@@ -196,24 +198,24 @@ class Loop:
         if self.labeler is not None and (doubt := self.labeler.picker.doubt()):
             print(f"warning: {doubt}", file=sys.stderr, flush=True)
 
-        # The comparisons last: that file says that the phase is done.
+        # Write the comparisons last, because that file marks the phase as done.
         rates = {"labels": len(picks), "win_rate": win_rate(self.store.picks(), number)}
         write_json(folder / "validation.json", rates)
         write_jsonl(folder / "comparisons.jsonl", picks)
 
     def train_reward(self, number: int) -> None:
-        """Phase 3: the reward model, from the base, on all picks."""
+        """Phase 3: train a new reward model on all picks."""
         folder = self.folder(number)
         if (folder / "reward" / "run.json").is_file():
             return
-        shutil.rmtree(folder / "reward", ignore_errors=True)  # of one that was killed
+        shutil.rmtree(folder / "reward", ignore_errors=True)  # left by a killed run
         self.say(number, "train the reward model")
         self._run_stage(
             "reward", comparisons=folder / "comparisons.jsonl", output_dir=folder / "reward"
         )
 
     def tune(self, number: int) -> None:
-        """Phase 4: PPO goes on against it."""
+        """Phase 4: continue PPO against the new reward model."""
         folder = self.folder(number)
         until = self.plan.stops[number]
         if (folder / "ppo.json").is_file():
@@ -232,14 +234,13 @@ class Loop:
         write_json(folder / "ppo.json", {"update": until, "policy": policy})
 
     def sample_batch(self, number: int, batch: int, count: int, sides: int) -> Path:
-        """A file of items to be labeled, the first ``sides`` prompts' for validation."""
+        """Write a file of items to label; the first ``sides`` prompts are for validation."""
         folder = self.folder(number)
         path = folder / f"samples-{batch:02d}.jsonl"
         if path.is_file():
             return path
 
-        # The prompts are written down before they are sampled from: a loop that was killed goes on
-        # with the same.
+        # Write the prompts before sampling, so that a killed loop continues with the same ones.
         chosen_path = folder / f"prompts-{batch:02d}.jsonl"
         if not chosen_path.is_file():
             write_jsonl(chosen_path, draw_prompts(self.prompts, count, folder, batch))
@@ -262,7 +263,7 @@ class Loop:
     def _completions(
         self, prompts: list[Row], count: int, adapter: Path | None, seed: int, folder: Path
     ) -> list[Row]:
-        """The prompts' rows with so many completions each, by an adapter or by the base alone."""
+        """Sample ``count`` completions of each prompt from an adapter, or from the base alone."""
         if not prompts:
             return []
         asked = folder / ".asked.jsonl"
@@ -287,13 +288,13 @@ class Loop:
         self.stage(name, [word for k, v in options.items() for word in (f"--{k}", str(v))])
 
     def report(self) -> list[Row]:
-        """``rounds.jsonl``, made anew from what the phases left."""
+        """Write ``rounds.jsonl`` from the files that the phases left, and return its rows."""
         path = self.out / "ppo" / "log.jsonl"
-        torn: list[str] = []  # a last line, where PPO was killed
+        torn: list[str] = []  # a cut last line, if PPO was killed
         log = [row for _, row in read_jsonl(path, on_bad=torn.append)] if path.is_file() else []
 
         rows: list[Row] = []
-        before: Row | None = None  # the last win rate of any trials
+        before: Row | None = None  # the last win rate that has trials
         for number in range(len(self.plan.stops) + 1):
             folder = self.folder(number)
             if not (folder / "comparisons.jsonl").is_file():
@@ -309,7 +310,7 @@ class Loop:
             row["alarm"] = alarm_of(before, rows[-1], found["win_rate"]) if rows else None
             before = found["win_rate"] if found["win_rate"]["trials"] else before
 
-            # What the phases after it have left, if they are done.
+            # The results of the later phases, if they are done.
             if number < len(self.plan.stops):
                 row["labels_wanted"] = self.plan.wanted[number]
             if (folder / "reward" / "run.json").is_file():
@@ -326,28 +327,28 @@ class Loop:
         return rows
 
     def heed(self, alarm: str | None) -> None:
-        """Say an alarm loudly; end the loop if that was asked for."""
+        """Print an alarm; end the loop if ``on_alarm`` is "stop"."""
         if alarm is None:
             return
         print(f"\n{'!' * 78}\nALARM: {alarm}\n{'!' * 78}", file=sys.stderr, flush=True)
         if self.args.on_alarm == "stop":
-            raise LoopEnded(f"{alarm} (--on_alarm warn goes on)", 1)
+            raise LoopEnded(f"{alarm} (to continue, pass --on_alarm warn)", 1)
 
     def check(self) -> None:
         """Raise LoopEnded if there is a file STOP."""
         if (self.out / "STOP").exists():
-            raise LoopEnded(f"there is a file {self.out / 'STOP'} (delete it to go on)", 0)
+            raise LoopEnded(f"there is a file {self.out / 'STOP'} (delete it to continue)", 0)
 
     def folder(self, number: int) -> Path:
-        """The round's."""
+        """Return the round's folder."""
         return self.out / f"round-{number:03d}"
 
     def batches(self, number: int) -> list[Path]:
-        """The round's files of items, in order."""
+        """Return the round's files of items, in order."""
         return sorted(self.folder(number).glob("samples-*.jsonl"))
 
     def say(self, number: int, what: str) -> None:
-        """A phase starts, unless it shall not."""
+        """Check for a file STOP, then announce a phase."""
         self.check()
         seconds = time.monotonic() - self.started
         where = (
@@ -359,7 +360,7 @@ class Loop:
 
 
 def summary(row: Row) -> str:
-    """A row of ``rounds.jsonl``, for people."""
+    """Return a readable line for a row of ``rounds.jsonl``."""
     parts = [f"round {row['round']}: {row['labels']} labels"]
     if row["win_rate"]["trials"]:
         w = row["win_rate"]

@@ -1,4 +1,4 @@
-"""Label until there are enough picks: by a script, or by people who are waited for."""
+"""Label until there are enough picks, by a script or by waiting for people."""
 
 import math
 import time
@@ -10,12 +10,12 @@ from toolkit.labeling.store import Store, StoreReader
 
 
 def usable_picks(store: StoreReader, validation: bool) -> list[Row]:
-    """All picks in the store that train the reward model: validation items', if they join."""
+    """Return the picks that train the reward model, with validation picks if ``validation``."""
     return [row for row in store.picks() if validation or "sides" not in row]
 
 
 def unanswered(store: StoreReader, number: int) -> int:
-    """Validation items of this round of which nobody has said anything yet."""
+    """Count the round's validation items that nobody has labeled."""
     return store.db.execute(
         "SELECT count(*) FROM items i WHERE json_extract(extra, '$.source.round') = ? AND "
         "json_extract(extra, '$.sides') IS NOT NULL AND NOT EXISTS "
@@ -25,7 +25,7 @@ def unanswered(store: StoreReader, number: int) -> int:
 
 
 def nobody_answered(store: StoreReader) -> bool:
-    """Whether there is an item of which nobody has said anything, on somebody's screen or not."""
+    """Whether there is an item that nobody has labeled, even if somebody is looking at it."""
     query = (
         "SELECT 1 FROM items i WHERE gold IS NULL AND NOT EXISTS "
         "(SELECT 1 FROM labels l WHERE l.item = i.id AND l.turn = 0) LIMIT 1"
@@ -34,7 +34,7 @@ def nobody_answered(store: StoreReader) -> bool:
 
 
 def items_for(store: StoreReader, missing: int, picks: int) -> int:
-    """How many items bring so many picks, by the share of labels so far that were picks."""
+    """Estimate how many items give ``missing`` picks, from the share of picks among labels."""
     said = store.db.execute("SELECT count(*) FROM labels WHERE turn = 0").fetchone()[0]
     return math.ceil(missing * max(1.0, min(5.0, said / max(1, picks))))
 
@@ -51,17 +51,17 @@ def label_until(
 ) -> list[Row]:
     """Label until there are ``wanted`` picks and no validation item of the round is left.
 
-    What is said depends on the store alone, so it may be killed and called again.
+    The labels depend only on the store, so this may be killed and called again.
 
     Args:
-        store: with the round's items.
-        number: of the round.
+        store: holds the round's items.
+        number: number of the round.
         wanted: picks in all.
-        validation: whether those on validation items count.
-        labeler: a script, or None to wait for people.
-        more: called with a number of items, brings so many new ones into the store.
+        validation: whether picks on validation items count.
+        labeler: a scripted labeler, or None to wait for people.
+        more: adds the given number of new items to the store.
         check: called now and then; raises to end the wait.
-        poll: seconds between looks at the store while people label.
+        poll: seconds between checks of the store while people label.
 
     Returns:
         All usable picks.
@@ -77,19 +77,19 @@ def label_until(
 
         if labeler is not None:
             none_left = not labeler.work(store, max(missing, 1), progress=False).items
-            if none_left and missing <= 0:  # what is open, others hold
+            if none_left and missing <= 0:  # other labelers hold the open items
                 return picks
         else:
             none_left = not nobody_answered(store)
             if told != len(picks):
                 told = len(picks)
                 print(
-                    f"waiting for people: {told} of {wanted} picks, {open_items} validation "
-                    "items to go",
+                    f"waiting for people: {told} of {wanted} picks are made, {open_items} "
+                    "validation items are left",
                     flush=True,
                 )
 
-        # Ties and skips leave too few: a tenth more than should do, so that it is soon enough.
+        # Ties and skips left too few picks. Add a tenth more items, so that one batch suffices.
         if none_left and missing > 0:
             more(math.ceil(1.1 * items_for(store, missing, len(picks))) + 2)
         elif labeler is None:

@@ -1,4 +1,4 @@
-"""What is asked of labelers in a round: prompts in turn, and validation items with two sides."""
+"""Choose a round's prompts, and make its validation items."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ POLICY = "policy"
 
 
 def draw_prompts(prompts: list[Row], count: int, folder: Path, batch: int) -> list[Row]:
-    """The next ``count`` prompts in turn, behind those of all earlier batches and rounds."""
+    """Return the next ``count`` prompts in turn, after those of earlier batches and rounds."""
     here = f"{folder.name}/prompts-{batch:02d}.jsonl"
     files = folder.parent.glob("round-*/prompts-*.jsonl")
     earlier = [file for file in files if f"{file.parent.name}/{file.name}" < here]
@@ -22,10 +22,10 @@ def draw_prompts(prompts: list[Row], count: int, folder: Path, batch: int) -> li
 
 
 def with_sides(policy: list[Row], reference: Iterable[Row]) -> list[Row]:
-    """The policy's rows, those of the reference's prompts made into validation items.
+    """Turn the policy's rows into validation items if the reference has the same prompt.
 
-    Such a row has the reference's two completions, the policy's first two, and ``sides``, which
-    says where each came from and is never shown.
+    A validation item has two completions of the reference, the policy's first two, and ``sides``,
+    which names the source of each completion and is never shown.
     """
     waiting: dict[str, list[list[str]]] = {}
     for row in reference:
@@ -42,5 +42,5 @@ def with_sides(policy: list[Row], reference: Iterable[Row]) -> list[Row]:
 
 
 def adapter_digest(folder: Path) -> str:
-    """The first 16 digits of the SHA-256 of an adapter's weights."""
+    """Return the first 16 digits of the SHA-256 of an adapter's weights."""
     return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""When labels are due: how many are wanted before each round's PPO begins."""
+"""Plan how many labels are wanted before each round's PPO."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ Schedule = Callable[[float, float, float, float], float]
 def quadratic(n: float, episodes: float, initial: float, total: float) -> float:
     """l(n) = N0 + (N - N0) (1 - (1 - n/N_episodes)^2): most labels early, none at the end.
 
-    A RECALLED form of the schedule in arXiv 1909.08593, not verified against the paper's text;
-    known is that there is such an l(n), the labels required after n episodes, and PPO waits.
+    The paper, arXiv 1909.08593, has a schedule l(n) of the labels required after n episodes, for
+    which PPO waits. This form is RECALLED, and was not checked against the paper's text.
     """
     return initial + (total - initial) * (1 - (1 - n / episodes) ** 2)
 
@@ -37,10 +37,10 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def schedule_of(name: str) -> Schedule:
-    """A schedule by its name, or the function ``module:function(n, episodes, initial, total)``.
+    """Return a schedule by its name, or ``module:function(n, episodes, initial, total)``.
 
     Raises:
-        InputError: neither.
+        InputError: the name is neither.
     """
     if name in SCHEDULES:
         return SCHEDULES[name]
@@ -55,15 +55,15 @@ def schedule_of(name: str) -> Schedule:
 
 
 def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: int) -> list[int]:
-    """Labels that are wanted when each round's PPO starts, and at the end.
+    """Return the labels wanted when each round's PPO starts, and at the end.
 
     Args:
         schedule: l(n).
-        starts: episodes n at which the rounds start, and those of the whole run.
+        starts: episodes n at which the rounds start, then the episodes of the whole run.
         initial, total: N0 and N.
 
     Raises:
-        InputError: a schedule that falls, or does not give numbers from 1 on.
+        InputError: the schedule falls, or gives something other than numbers of at least 1.
     """
     from toolkit.scoring.guests import as_guest
 
@@ -72,15 +72,19 @@ def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: in
         with as_guest("schedule", "schedule"):
             value = schedule(n, starts[-1], initial, total)
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
-            raise InputError(f"schedule: {value!r} labels at {n} episodes", "schedule")
+            raise InputError(
+                f"schedule: gives {value!r} labels at {n} episodes (it must give a number of at "
+                "least 1)",
+                "schedule",
+            )
         wanted.append(math.ceil(value - 1e-9))
     if wanted != sorted(wanted):
-        raise InputError(f"schedule: labels can not become fewer: {wanted}", "schedule")
+        raise InputError(f"schedule: the number of labels must not fall: {wanted}", "schedule")
     return wanted
 
 
 class Plan(NamedTuple):
-    """PPO's last update in each round; episodes of an update; picks when each round starts."""
+    """PPO's last update in each round, episodes per update, and picks when each round starts."""
 
     stops: list[int]
     batch_size: int
@@ -90,20 +94,20 @@ class Plan(NamedTuple):
 def plan_rounds(
     rounds: int, schedule: str, initial: int, total: int, episodes: int | None, batch_size: int
 ) -> Plan:
-    """When each round's PPO ends, and how many labels are wanted before it.
+    """Plan when each round's PPO ends, and how many labels are wanted before it.
 
     Args:
-        rounds: how many.
-        schedule: its name (``schedule_of``).
+        rounds: number of rounds.
+        schedule: name of the schedule (``schedule_of``).
         initial, total: labels before the first PPO, and at the end.
-        episodes: of the whole PPO run.
-        batch_size: episodes of an update.
+        episodes: episodes of the whole PPO run.
+        batch_size: episodes per update.
 
     Raises:
-        InputError: more rounds than updates, or a schedule that does not give numbers.
+        InputError: there are more rounds than updates, or the schedule is invalid.
     """
     if episodes is None:
-        raise InputError("total_episodes: the loop needs to know when it ends (ppo_config)")
+        raise InputError("total_episodes: missing (set it in the file of --ppo_config)")
     updates = num_updates(episodes, batch_size)
     check_range("rounds", rounds, high=updates)
 

@@ -1,4 +1,4 @@
-"""Several recipes in a row, each as a person would run it; what is done is not done again."""
+"""Run several recipes one after another, and skip those that are done."""
 
 import gc
 import json
@@ -19,15 +19,15 @@ RECORD = "stages.json"
 
 @dataclass
 class Stage:
-    """One recipe with its words.
+    """One recipe with its command-line words.
 
     Attributes:
-        name: of this stage; no two have one.
-        title: what is printed above it.
-        main: the recipe's.
-        words: of its command line.
-        made: files or folders that are there once it is done.
-        resumes: it is a PPO run: one that was begun goes on from its newest checkpoint.
+        name: unique name of the stage.
+        title: title that is printed above it.
+        main: the recipe's ``main``.
+        words: words of its command line.
+        made: files or folders that exist once the stage is done.
+        resumes: whether it is a PPO run, which continues from its newest checkpoint.
     """
 
     name: str
@@ -38,27 +38,27 @@ class Stage:
     resumes: bool = False
 
     def settings(self) -> Row:
-        """What it was told, as JSON holds it."""
+        """Return the stage's settings as JSON."""
         told: Row = json.loads(json.dumps(changed(*bind(self.main, self.words))))
         return told
 
 
 def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[str, object]:
-    """Run them in order; results by name, None for those that were done before.
+    """Run the stages in order; return results by name, None for a stage that was done before.
 
-    OUTPUT/stages.json tells which were begun and done, and with which settings. A stage is passed
-    over if it was done with these settings, what it made is there, and so were all stages before
-    it; one that was only begun is done anew (a PPO run is resumed). All words are read before the
-    first stage starts.
+    FOLDER/stages.json records which stages were begun and done, with their settings. A stage is
+    skipped if it was done with the same settings, its output exists, and all earlier stages were
+    skipped too. A stage that was only begun starts again (a PPO run is resumed). All words are
+    checked before the first stage starts.
 
     Args:
-        stages: in their order.
-        folder: of stages.json.
-        overwrite: do all of them anew.
+        stages: the stages in order.
+        folder: folder of stages.json.
+        overwrite: run all stages again.
 
     Raises:
-        InputError: a mistake in a stage's words; a stage was made with other settings; another run
-            is at work in the folder, or nothing can be written there.
+        InputError: a stage's words are wrong; a stage was made with other settings; another run is
+            at work in the folder; or the folder cannot be written.
     """
     import torch
     from transformers import set_seed
@@ -72,7 +72,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     print(f"{len(stages)} stages follow, one after another: {', '.join(told)}.", flush=True)
     results: dict[str, object] = {}
     started = time.monotonic()
-    fresh = False  # whether a stage was done anew, on which those after it rest
+    fresh = False  # whether an earlier stage ran, so that later ones must run too
     for number, stage in enumerate(stages, start=1):
         state = record.get(stage.name, {}).get("state")
         there = all(path.exists() for path in stage.made)
@@ -83,7 +83,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
             continue
         print(f"\n[{number}/{len(stages)}] {stage.title} ({spent})", flush=True)
 
-        # A PPO run that was begun goes on, unless what it starts from is new.
+        # A PPO run that was begun is resumed, unless an earlier stage ran again.
         more = ["--overwrite"] if state is not None or overwrite else []
         begun = stage.resumes and state == "begun" and not fresh
         fresh = True
@@ -92,12 +92,12 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
 
         record[stage.name] = {"state": "begun", "settings": told[stage.name]}
         write_json(path, record)
-        set_seed(0)  # whichever stages this process has run before
+        set_seed(0)  # so that a stage does not depend on the stages before it
         with goes_on():
             results[stage.name] = call(stage.main, [*stage.words, *more])
         record[stage.name]["state"] = "done"
         write_json(path, record)
-        gc.collect()  # a trainer's circles, before the next model is loaded
+        gc.collect()  # free the trainer's cycles before the next model is loaded
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return results
@@ -112,13 +112,13 @@ def _check_unchanged(path: Path, record: Row, told: dict[str, Row]) -> None:
             k = odd[0]
             raise InputError(
                 f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
-                f"{settings.get(k)!r}): --overwrite does all stages anew, another output_dir keeps "
-                "them"
+                f"{settings.get(k)!r}). --overwrite runs all stages again; another output_dir "
+                "keeps them"
             )
 
 
 def _output(stage: Stage) -> Path:
-    """The folder that a stage writes to."""
+    """Return the folder that a stage writes to."""
     for part in bind(stage.main, stage.words):
         if hasattr(part, "output_dir"):
             return Path(part.output_dir)

@@ -71,13 +71,13 @@ def damaged(kind: str, file: Path) -> Path:
     ("kind", "message"),
     [
         ("newer", "made by a newer version"),
-        ("undone by hand", "labels are not what the events say"),
-        ("orphan", "a label of an item that is not there"),
+        ("undone by hand", "labels differ from the events"),
+        ("orphan", "a label has no item"),
         ("flipped", "damaged"),
         ("cut", "damaged"),
         ("no database", "not an SQLite file"),
-        ("another database", "not a store of labels"),
-        ("a folder", "can not be opened"),
+        ("another database", "not a label store"),
+        ("a folder", "cannot be opened"),
     ],
 )
 def test_a_file_that_is_no_good_is_named_and_left_alone(

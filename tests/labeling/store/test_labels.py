@@ -20,7 +20,7 @@ def test_a_pick_that_comes_in_ends_the_lease_on_its_item(new: Any, tmp_path: Pat
     task = store.next_task(ann)
     row = ITEM | {"best": 1, "labeler": "ann"}
     assert store.add_picks([row]) == (1, 0)
-    with pytest.raises(Refused, match="run out"):
+    with pytest.raises(Refused, match="ran out"):
         store.record(ann, task.form, "pick", 0)
     assert store.undo(ann) and store.next_task(ann).item == task.item
     store.check()

@@ -47,7 +47,7 @@ def test_a_lease_that_ran_out_frees_the_item_and_its_form_is_refused(
     monkeypatch.setattr(time, "time", lambda: now + PLAIN.lease + 1)
     theirs = store.next_task(bob)
     assert theirs.item == task.item and theirs.form != task.form
-    with pytest.raises(Refused, match="run out") as refused:
+    with pytest.raises(Refused, match="ran out") as refused:
         store.record(ann, task.form, "pick", 0)
     assert refused.value.status == 409
     assert store.record(bob, theirs.form, "pick", 0)

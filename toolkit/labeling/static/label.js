@@ -1,5 +1,5 @@
 "use strict";
-// Keys press buttons; a form is sent once. Without this file the buttons work as well.
+// Keys press buttons, and a form is sent only once. The page also works without this script.
 let sent = false;
 for (const form of document.forms) {
   form.addEventListener("submit", (event) => {
@@ -17,5 +17,5 @@ document.addEventListener("keydown", (event) => {
     target.click();
   }
 });
-// A page out of the browser's memory holds an old form.
+// A page restored from the browser's memory holds an old form.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

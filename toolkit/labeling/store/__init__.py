@@ -1,20 +1,20 @@
-"""The labels: an SQLite file in which nothing that was acknowledged is lost, or is there twice.
+"""The label store: an SQLite file that never loses or doubles an answer that it confirmed.
 
-item      a prompt with K completions and where they came from; a comparison, or a match between
-          two contenders; perhaps gold: its best completion is known
-labeler   a person, who comes with a token, or a script
-lease     who is looking at which item, and the number of the form that was handed out
-event     what a labeler said of an item: pick, tie, bad (all of them), skip, or undo. Events
-          are only ever added; a form makes at most one
-label     what holds of an item, a labeler and a turn (0, or 1 for a hidden repeat): the last
-          event that was not undone. Derived, and checked against the events at every start
+item      a prompt with K completions and their source: a comparison, or a match between two
+          contenders. The best completion of a gold item is known
+labeler   a person, who signs in with a token, or a script
+lease     which labeler is looking at which item, and the number of their form
+event     a labeler's answer to an item: pick, tie, bad (all of them), skip, or undo. Events are
+          never changed or deleted, and a form makes at most one
+label     the last event of an item, a labeler and a turn (0, or 1 for a hidden repeat) that was
+          not undone. Labels are derived from events, and checked against them at every start
 
 schema.sql   the tables
 database.py  the file: connections, transactions, migrations, the check at the start
 labels.py    writes one label
-queue.py     which item a labeler is asked next, and the leases
-reading.py   StoreReader: what was said
-store.py     Store: items and people come in, labels are given and taken back
+queue.py     chooses a labeler's next item, and keeps the leases
+reading.py   StoreReader: reads labels and counts
+store.py     Store: adds items, people and labels, and takes labels back
 """
 
 from toolkit.labeling.store.database import check_writable, explain

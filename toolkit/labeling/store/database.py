@@ -1,4 +1,4 @@
-"""The file of a store: a connection for each thread, whole transactions, a check at each start."""
+"""The store's file: one connection per thread, whole transactions, a check at every start."""
 
 import os
 import sqlite3
@@ -11,33 +11,34 @@ from typing import Self
 from toolkit.data.outputs import try_to_write
 from toolkit.errors import InputError
 
-# Each brings a file from its index to the next version; PRAGMA user_version says where it is.
+# Script i brings a file from version i to i + 1; PRAGMA user_version holds a file's version.
 MIGRATIONS = (Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"),)
 PRAGMAS = (
-    "journal_mode=WAL",  # whoever reads does not wait for who writes
-    "synchronous=FULL",  # what was acknowledged outlives a power cut
+    "journal_mode=WAL",  # readers do not wait for writers
+    "synchronous=FULL",  # a confirmed answer survives a power cut
     "foreign_keys=ON",
     "busy_timeout=10000",
     "trusted_schema=OFF",
 )
 CURES = {
-    "unable to open": "can not be opened (is the folder there, and yours?)",
-    "readonly": "can not be written (is it yours?)",
-    "locked": "another program holds it (close that one)",
-    "not a database": "not an SQLite file (take another path)",
-    "malformed": "damaged; take a copy made before",
+    "unable to open": "cannot be opened (check that the folder exists and belongs to you)",
+    "readonly": "cannot be written (check the permissions)",
+    "locked": "is in use by another program (close that program)",
+    "not a database": "is not an SQLite file (choose another path)",
+    "malformed": "is damaged (use an earlier copy)",
     "full": "the disk is full",
 }
 
 
 class Database:
-    """The file of labels; any number of threads and processes may hold it open.
+    """The store's file, which any number of threads and processes may hold open.
 
     Args:
-        path: made if it is not there.
+        path: the file, which is made if it does not exist.
 
     Raises:
-        InputError: no store, a newer version's, a damaged one, or one that can not be written.
+        InputError: the file is not a store, is damaged, cannot be written, or was made by a newer
+            version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,7 +61,7 @@ class Database:
             connection = self._connect()
             self._local.connection = connection
 
-            # A server's threads come and go; each would leave three files open.
+            # Threads of the server end, and each would leave three files open.
             for thread in [t for t in self._connections.copy() if not t.is_alive()]:
                 self._connections.pop(thread).close()
             self._connections[threading.current_thread()] = connection
@@ -76,10 +77,7 @@ class Database:
         return connection
 
     def rows(self, query: str, *values: object) -> Iterator[sqlite3.Row]:
-        """Rows on a connection of their own, as of one moment, from whatever threads they are read.
-
-        Long answers go out while others write.
-        """
+        """Yield rows as of one moment, while others write; the reading threads may change."""
         connection = self._connect()
         try:
             yield from connection.execute(query, values)
@@ -101,8 +99,8 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is on the disk when the block ends, or nothing is."""
-        with self._turn:  # SQLite's own queue is a sleep and another try
+        """Run the block as a transaction: at its end all of it is on the disk, or nothing."""
+        with self._turn:  # fairer than SQLite, which sleeps and tries again
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield self.db
@@ -114,7 +112,7 @@ class Database:
 
     @contextmanager
     def at_one_moment(self) -> Iterator[sqlite3.Connection]:
-        """Whatever is written meanwhile, what is read in the block belongs together."""
+        """Let the block read the store as of one moment, while others write."""
         self.db.execute("BEGIN")
         try:
             yield self.db
@@ -125,39 +123,39 @@ class Database:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
             raise InputError(
-                f"{self.path}: made by a newer version of the toolkit (schema {version}, this one "
-                f"knows {len(MIGRATIONS)}): update the toolkit"
+                f"{self.path}: was made by a newer version of the toolkit (schema {version}; this "
+                f"version knows {len(MIGRATIONS)}): update the toolkit"
             )
         if version == len(MIGRATIONS):
             return
 
         with self.writing() as db:
-            # Asked again: another process may have been at the same.
+            # Ask again, because another process may have migrated it meanwhile.
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
-                raise InputError(f"{self.path}: an SQLite file, but not a store of labels")
+                raise InputError(f"{self.path}: is an SQLite file, but not a label store")
             for script in MIGRATIONS[version:]:
                 for statement in _statements(script):
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def check(self) -> None:
-        """Raise InputError if the file is damaged, or labels are not what the events say."""
+        """Raise InputError if the file is damaged or labels differ from the events."""
         with self.at_one_moment() as db:
             problem = _damage(db)
         if problem:
-            raise InputError(f"{self.path}: damaged ({problem}); take a copy made before")
+            raise InputError(f"{self.path}: is damaged: {problem} (use an earlier copy)")
 
 
 def _damage(db: sqlite3.Connection) -> str | None:
-    """What is wrong with the file, or None."""
+    """Return what is wrong with the file, or None."""
     problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problem != "ok":
         return " ".join(problem.replace("*", " ").split())
     if db.execute("PRAGMA foreign_key_check").fetchone() is not None:
-        return "a label of an item that is not there"
+        return "a label has no item"
 
-    # Each label is as its event says, and each event that was not undone has one.
+    # Each label must equal its event, and each event that was not undone must have a label.
     others = db.execute(
         "SELECT count(*) FROM labels l JOIN events e ON e.id = l.event WHERE e.item != l.item "
         "OR e.labeller != l.labeller OR e.turn != l.turn OR e.action != l.action"
@@ -165,20 +163,20 @@ def _damage(db: sqlite3.Connection) -> str | None:
     counts = dict(db.execute("SELECT action = 'undo', count(*) FROM events GROUP BY 1"))
     held = db.execute("SELECT count(*) FROM labels").fetchone()[0]
     if others or held != counts.get(0, 0) - counts.get(1, 0):
-        return "labels are not what the events say"
+        return "labels differ from the events"
 
-    # What an item is taken by: labels that decide, and those who are looking at it.
+    # An item is taken by its labels without skips, and by its leases.
     miscounted = db.execute(
         "SELECT count(*) FROM items i LEFT JOIN (SELECT item, count(*) AS n FROM (SELECT item "
         "FROM labels WHERE turn = 0 AND action != 'skip' UNION ALL SELECT item FROM leases "
         "WHERE turn = 0) GROUP BY item) t ON t.item = i.id "
         "WHERE i.gold IS NULL AND i.taken != coalesce(t.n, 0)"
     ).fetchone()[0]
-    return f"{miscounted} items miscounted" if miscounted else None
+    return f"the count of labels is wrong for {miscounted} items" if miscounted else None
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, triggers whole."""
+    """Split a script into statements, and keep triggers whole."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"
@@ -188,13 +186,13 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def explain(error: sqlite3.Error) -> str:
-    """Say what SQLite says, and how to mend it."""
+    """Return what SQLite's error means and how to mend it."""
     text = str(error)
     return next((cure for word, cure in CURES.items() if word in text), text)
 
 
 def check_writable(path: str | Path, field: str) -> None:
-    """Raise InputError unless a store is there that can be written, or could be made there."""
+    """Raise InputError unless the store can be written, or made if it does not exist."""
     path = Path(path)
     if not os.path.exists(path):
         path.parent.mkdir(parents=True, exist_ok=True)

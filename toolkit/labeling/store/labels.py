@@ -1,7 +1,4 @@
-"""Write one label: the event that says it, what then holds, and how often its item is taken.
-
-All of it within the caller's transaction.
-"""
+"""Write one label, its event and its item's count, within the caller's transaction."""
 
 import hashlib
 import sqlite3
@@ -11,13 +8,13 @@ from typing import NamedTuple
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeler less
 REFUSED = "refused"  # a script's reason for a skip: its judge gave no answer
-# How the forms of imported picks begin; the second of such as did not say when they were made.
+# Prefixes of the form numbers of imported picks, with and without a time.
 IMPORT = "import dated"
 UNDATED = "import undated"
 
 
 class Refused(Exception):
-    """A label that can not be recorded; nothing was written. ``status`` is HTTP's word for it."""
+    """A label cannot be recorded, and nothing was written; ``status`` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -25,7 +22,7 @@ class Refused(Exception):
 
 
 class Labeler(NamedTuple):
-    """Who labels: ``kind`` is person, script or admin."""
+    """A labeler; ``kind`` is person, script or admin."""
 
     id: int
     name: str
@@ -33,7 +30,7 @@ class Labeler(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a label is of: an item, a labeler's id, and the turn (1 for a hidden repeat)."""
+    """The key of a label: item, labeler's id, and turn (1 for a hidden repeat)."""
 
     item: int
     labeler: int
@@ -41,7 +38,7 @@ class Place(NamedTuple):
 
 
 def hashed(secret: str) -> str:
-    """The SHA-256 of a text: random tokens of 256 bits need no slow hash."""
+    """Return the SHA-256 of a text; random tokens of 256 bits need no slow hash."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
@@ -56,16 +53,13 @@ def add_label(
     reason: str | None = None,
     seconds: float | None = None,
 ) -> None:
-    """Add an event, and let it hold.
-
-    How often the item is taken is left to the caller: a lease has counted already.
-    """
+    """Add an event and its label. The caller updates the item's count, if no lease did."""
     event = _add_event(db, form, place, action, choice, position, reason, seconds, at)
     db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", (*place, event, action, choice))
 
 
 def void_label(db: sqlite3.Connection, place: Place, event: int, action: str, now: float) -> None:
-    """Add the event that undoes a label, and drop the label."""
+    """Add an undo event, and delete the label."""
     _add_event(db, f"undo {event}", place, "undo", None, None, None, None, now)
     db.execute("DELETE FROM labels WHERE item = ? AND labeller = ? AND turn = ?", place)
     if action in DECIDED:
@@ -93,7 +87,7 @@ def _add_event(
 
 
 def count_taken(db: sqlite3.Connection, place: Place, by: int) -> None:
-    """Count an item as taken by one labeler more, or fewer; repeats and gold items never are."""
+    """Add to the number of labelers who took an item; repeats and gold items do not count."""
     if place.turn == 0:
         db.execute(
             "UPDATE items SET taken = taken + ? WHERE id = ? AND gold IS NULL", (by, place.item)
@@ -101,18 +95,18 @@ def count_taken(db: sqlite3.Connection, place: Place, by: int) -> None:
 
 
 def import_pick(db: sqlite3.Connection, place: Place, choice: int, when: float | None) -> bool:
-    """Let a pick that was made elsewhere hold, unless it is known or an older one.
+    """Add an imported pick, unless the store has it or has a newer one.
 
     Args:
         db: within a transaction.
-        place: of the pick.
+        place: the pick's key.
         choice: index of the picked completion.
-        when: it was made, in seconds since 1970; None where it does not say.
+        when: when it was made, in seconds since 1970; None if unknown.
 
     Returns:
-        Whether it is now what holds.
+        Whether the pick is now the label.
     """
-    # A pick that comes in again has the same form.
+    # The same pick has the same form number each time it is imported.
     form = f"{IMPORT if when is not None else UNDATED} {hashed(repr((*place, choice, when)))}"
     if db.execute("SELECT 1 FROM events WHERE form = ?", (form,)).fetchone() is not None:
         return False
@@ -130,7 +124,7 @@ def import_pick(db: sqlite3.Connection, place: Place, choice: int, when: float |
             return False
         void_label(db, place, old["event"], old["action"], now)
 
-    # The item may be on this labeler's screen: that form has run out.
+    # The item may be on this labeler's screen; end that form.
     where = "WHERE item = ? AND labeller = ? AND turn = ?"
     if db.execute(f"DELETE FROM leases {where}", place).rowcount:
         count_taken(db, place, -1)

@@ -1,10 +1,10 @@
-"""Which item a labeler is asked next, and the leases by which others are not asked it meanwhile.
+"""Choose a labeler's next item, and keep leases so that others do not get the same item.
 
-Completions are shown in an order of their own for each labeler (``shown_order``), so nobody learns
-that the first is usually the best; events hold both index and position.
+Each labeler sees the completions in another order (``shown_order``), so nobody learns that the
+first one is usually the best. Events hold both index and position.
 
-Clocks are set, by hand or by a network: a lease that begins in the future is none, and how long an
-answer took is told by a clock that nobody sets, or not at all.
+The system clock may be set by hand or by the network. A lease that begins in the future is
+therefore ignored, and the seconds of an answer are measured by a monotonic clock or not at all.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from typing import NamedTuple
 from toolkit.data.records import Prompt, Row
 from toolkit.labeling.store.labels import Labeler, Place, count_taken
 
-# A lease that holds at the time ?1. One that begins further in the future than it lasts was made
-# before the clock was set back.
+# Selects the leases that are valid at the time ?1. A lease that begins further in the future than
+# it lasts was made before the clock was set back.
 HOLDS = "(expires > ?1 AND since <= ?1 + (expires - since))"
-REMEMBERED = 10_000  # forms of which it is remembered when they were handed out
-steady = time.monotonic  # a clock that nobody sets
+REMEMBERED = 10_000  # last forms whose time is remembered
+steady = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Settings:
     """How items are handed out.
 
     Attributes:
-        overlap: share of items that two labelers see.
-        repeats: share of hidden repeats among what a person sees.
-        gold: share of gold items, where there are any.
-        lease: seconds for which an item waits for its labeler.
-        spacing: labels between an item and its repeat, at least.
-        seed: of the order of items, and of which of them overlap.
+        overlap: share of the items that two labelers label.
+        repeats: share of hidden repeats among a person's items.
+        gold: share of gold items among a person's items, if there are any.
+        lease: seconds for which an item is reserved for a labeler.
+        spacing: least number of labels between an item and its repeat.
+        seed: seed for the order of items and the choice of those that overlap.
     """
 
     overlap: float = 0.15
@@ -49,7 +49,7 @@ class Settings:
 
 
 class Task(NamedTuple):
-    """What a labeler is asked: ``order[position]`` is the index of the completion shown there.
+    """An item for a labeler: ``order[position]`` is the index of the completion shown there.
 
     ``extra`` holds the row's further fields, which a script's function may ask for.
     """
@@ -65,42 +65,42 @@ class Task(NamedTuple):
 
 
 def draw(*parts: object) -> random.Random:
-    """A generator that these parts decide."""
+    """Return a random generator seeded with these parts."""
     return random.Random(hashlib.sha256(repr(parts).encode("utf-8", "replace")).digest())
 
 
 def shown_order(item: int, labeler: int, turn: int, count: int) -> list[int]:
-    """The completions' indices as they are shown: another order for each labeler and turn."""
+    """Return the completions' indices in the order shown to this labeler in this turn."""
     order = list(range(count))
     draw("order", item, labeler, turn).shuffle(order)
     return order
 
 
 class HandedOut:
-    """Remembers when this process handed out its last forms, by a clock that nobody sets."""
+    """Remembers when this process handed out its last forms, by the monotonic clock."""
 
     def __init__(self) -> None:
         self._when: OrderedDict[str, float] = OrderedDict()
 
     def add(self, form: str) -> None:
-        """Note that a form is handed out now."""
+        """Note that a form was handed out now."""
         self._when[form] = steady()
         while len(self._when) > REMEMBERED:
             self._when.popitem(last=False)
 
     def seconds(self, lease: sqlite3.Row, now: float) -> float | None:
-        """How long ago a lease's form was handed out; None where clocks do not tell."""
+        """Return how many seconds ago a form was handed out; None if the clock was set."""
         begun = self._when.pop(lease["form"], None)
         if begun is not None:
             return max(0.0, steady() - begun)
 
-        # Handed out by another process, or by one before this: the clock may have been set.
+        # Another process handed it out, and the clock may have been set since.
         seconds = now - lease["since"]
         return seconds if 0 <= seconds <= lease["expires"] - lease["since"] else None
 
 
 def held_task(db: sqlite3.Connection, labeler: Labeler, now: float) -> Task | None:
-    """The item that this labeler was handed last and has not answered; None if there is none."""
+    """Return the last item that this labeler got and has not answered; None if there is none."""
     row = db.execute(
         f"SELECT form, item, turn FROM leases WHERE {HOLDS} AND labeller = ?2 "
         "ORDER BY since DESC LIMIT 1",
@@ -112,7 +112,7 @@ def held_task(db: sqlite3.Connection, labeler: Labeler, now: float) -> Task | No
 
 
 def task_of(db: sqlite3.Connection, place: Place, form: str) -> Task:
-    """What a form asks."""
+    """Return the item of a form."""
     row = db.execute(
         "SELECT kind, prompt, completions, extra FROM items WHERE id = ?", (place.item,)
     ).fetchone()
@@ -130,7 +130,7 @@ def task_of(db: sqlite3.Connection, place: Place, form: str) -> Task:
 
 
 def lease(db: sqlite3.Connection, place: Place, now: float, seconds: float) -> str:
-    """Keep an item for a labeler for so many seconds; returns the number of the form."""
+    """Reserve an item for a labeler for ``seconds``; return the number of the form."""
     form = secrets.token_urlsafe(16)
     db.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", (form, *place, now, now + seconds))
     count_taken(db, place, 1)
@@ -138,7 +138,7 @@ def lease(db: sqlite3.Connection, place: Place, now: float, seconds: float) -> s
 
 
 def end_expired_leases(db: sqlite3.Connection, now: float) -> None:
-    """Delete the leases that ran out: their items are free again."""
+    """Delete the leases that ran out, which frees their items."""
     db.execute(
         "UPDATE items SET taken = taken - (SELECT count(*) FROM leases WHERE item = items.id "
         f"AND turn = 0 AND NOT {HOLDS}) WHERE gold IS NULL AND id IN "
@@ -149,17 +149,16 @@ def end_expired_leases(db: sqlite3.Connection, now: float) -> None:
 
 
 def choose(db: sqlite3.Connection, labeler: Labeler, settings: Settings) -> Place | None:
-    """What to ask this labeler now; None if all is done.
+    """Choose this labeler's next item; None if all is done.
 
-    A person is asked a hidden repeat or a gold item now and then; everybody else, and a person the
-    rest of the time, a new item.
+    A person sometimes gets a hidden repeat or a gold item. All others get new items.
     """
-    # The lot depends on how many labels this labeler has, so that asking again (after an undo, or
-    # in another process) draws the same.
+    # The draw depends on the labeler's number of labels, so that it is the same after an undo or
+    # in another process.
     seen = db.execute("SELECT count(*) FROM labels WHERE labeller = ?", (labeler.id,)).fetchone()[0]
     luck = draw("turn", settings.seed, labeler.id, seen).random()
 
-    # A script says the same of an item each time, so it would tell nothing to check it so.
+    # A script gives the same answer each time, so repeats would show nothing.
     place = None
     if labeler.kind == "person" and luck < settings.repeats:
         place = _choose_repeat(db, labeler, settings.spacing)
@@ -170,10 +169,9 @@ def choose(db: sqlite3.Connection, labeler: Labeler, settings: Settings) -> Plac
 
 
 def _choose_repeat(db: sqlite3.Connection, labeler: Labeler, spacing: int) -> Place | None:
-    """The item that this labeler picked on last but for so many, if it was not repeated before.
+    """Return the newest item that this labeler picked before the last ``spacing`` picks.
 
-    Of items picked before the last ``spacing``, the newest that has no second turn; never a gold
-    one, of which the answer is known anyway.
+    Gold items and items that were repeated before are left out.
     """
     row = db.execute(
         "SELECT item FROM (SELECT item, turn FROM labels WHERE labeller = ?1 AND action = "
@@ -187,7 +185,7 @@ def _choose_repeat(db: sqlite3.Connection, labeler: Labeler, spacing: int) -> Pl
 
 
 def _choose_gold(db: sqlite3.Connection, labeler: Labeler) -> Place | None:
-    """The first gold item that this labeler has not seen; each may be asked of everybody."""
+    """Return the first gold item that this labeler has not seen; everybody may get each one."""
     row = db.execute(
         "SELECT id FROM items i WHERE gold IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
         "labels l WHERE l.item = i.id AND l.labeller = ? AND l.turn = 0) "
@@ -198,12 +196,12 @@ def _choose_gold(db: sqlite3.Connection, labeler: Labeler) -> Place | None:
 
 
 def _choose_new(db: sqlite3.Connection, labeler: Labeler) -> Place | None:
-    """The next open item, in the drawn order of all, that this labeler has not seen.
+    """Return the next open item in the random order of all items that this labeler has not seen.
 
-    The search begins at the labeler's cursor: what lies before is done, or was seen already, and to
-    look through it again would cost more with every label. It begins anew from the start where
-    nothing is left behind, for items before the cursor come free when a lease runs out, a label is
-    taken back, or more items come in.
+    The search begins at the labeler's cursor, because the items before it are done or seen, and
+    searching them again would cost more with every label. If nothing is left after the cursor, the
+    search starts from the beginning: items before the cursor become free when a lease runs out, a
+    label is taken back, or items are added.
     """
     cursor = db.execute("SELECT cursor FROM labellers WHERE id = ?", (labeler.id,)).fetchone()[0]
     for start in (cursor, -1):

@@ -1,4 +1,4 @@
-"""What the store says: how far it is, and what was said of items."""
+"""Read the store: progress, picks and events."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from toolkit.labeling.store.labels import REFUSED, Labeler
 
 
 class StoreReader(Database):
-    """A store as those see it who only read."""
+    """The reading half of the store."""
 
-    # How far it is
+    # Progress
 
     def progress(self) -> dict[str, float]:
-        """Items, labels wanted of them, and labels left (that nobody holds a lease on)."""
+        """Return the number of items, labels wanted, and labels left (without a lease)."""
         wanted, left, items = self.db.execute(
             "SELECT coalesce(sum(wanted), 0), coalesce(sum(max(wanted - taken, 0)), 0), count(*) "
             "FROM items WHERE gold IS NULL"
@@ -23,11 +23,11 @@ class StoreReader(Database):
         return {"items": items, "wanted": wanted, "left": left}
 
     def own_progress(self, labeler: Labeler) -> dict[str, float]:
-        """A labeler's labels (own), and the median seconds of the last 25 (NaN where none is)."""
+        """Return a labeler's number of labels and median seconds of the last 25 (NaN if none)."""
         own = self.db.execute(
             "SELECT count(*) FROM labels WHERE labeller = ?", (labeler.id,)
         ).fetchone()[0]
-        # Negative ones are an older version's, made while the clock was set back.
+        # An older version wrote negative seconds when the clock was set back.
         late = self.db.execute(
             "SELECT seconds FROM events WHERE labeller = ? AND seconds >= 0 "
             "ORDER BY id DESC LIMIT 25",
@@ -36,16 +36,16 @@ class StoreReader(Database):
         times = sorted(row[0] for row in late)
         return {"own": own, "seconds": times[len(times) // 2] if times else math.nan}
 
-    # Of one labeler
+    # One labeler
 
     def last_event(self, labeler: Labeler) -> int | None:
-        """The event that ``undo`` would take back."""
+        """Return the event that ``undo`` would take back."""
         return self.db.execute(
             "SELECT max(event) FROM labels WHERE labeller = ?", (labeler.id,)
         ).fetchone()[0]
 
     def refusals(self, labeler: Labeler) -> list[int]:
-        """The events by which a script passed over items, as its judge gave no answer."""
+        """Return the events of items that a script skipped because its judge gave no answer."""
         rows = self.db.execute(
             "SELECT e.id FROM labels l JOIN events e ON e.id = l.event WHERE l.labeller = ? AND "
             "l.action = 'skip' AND e.reason = ?",
@@ -54,23 +54,23 @@ class StoreReader(Database):
         return [row[0] for row in rows]
 
     def has_picked(self, labeler: Labeler) -> bool:
-        """Whether a pick of this labeler holds."""
+        """Whether this labeler has a valid pick."""
         query = "SELECT 1 FROM labels WHERE labeller = ? AND action = 'pick' LIMIT 1"
         return self.db.execute(query, (labeler.id,)).fetchone() is not None
 
-    # Exports, a row at a time
+    # Exports, one row at a time
 
     def picks(
         self, repeats: bool = False, gold: bool = False, kind: str = "comparison"
     ) -> Iterator[Row]:
-        """The picks as comparisons: ``prompt, completions, best, labeler`` and what was kept.
+        """Yield picks as comparisons: ``prompt, completions, best, labeler`` and further fields.
 
-        In the order in which they were made. Items on which nobody picked are not there.
+        They come in the order in which they were made. Items without a pick are left out.
 
         Args:
-            repeats: hidden repeats too, marked ``turn: 1``.
-            gold: gold items too.
-            kind: of items: comparisons are trained on, matches are not.
+            repeats: include hidden repeats, marked ``turn: 1``.
+            gold: include gold items.
+            kind: "comparison", or "match" (which nothing trains on).
         """
         query = (
             "SELECT i.prompt, i.completions, i.extra, l.choice, l.turn, w.name FROM labels l "
@@ -88,9 +88,9 @@ class StoreReader(Database):
             yield pick | json.loads(row["extra"]) | ({"turn": 1} if row["turn"] else {})
 
     def said(self, kind: str) -> Iterator[Row]:
-        """Labels of one kind of items that say which is better: a pick's index, or None.
+        """Yield labels of one kind of items: a pick's index, or None for a tie or all bad.
 
-        None: a tie, or all bad. Skips, hidden repeats and gold are left out.
+        Skips, hidden repeats and gold items are left out.
         """
         query = (
             "SELECT i.prompt, i.completions, l.choice, w.name FROM labels l "
@@ -107,7 +107,7 @@ class StoreReader(Database):
             }
 
     def events(self) -> Iterator[Row]:
-        """Everything that was said, undone or not, in order: an audit's rows."""
+        """Yield all events in order, undone or not."""
         query = (
             "SELECT e.id, i.digest AS item, w.name AS labeler, e.turn, e.action, e.choice, "
             "e.position, e.reason, e.seconds, e.at FROM events e JOIN items i ON i.id = e.item "

@@ -1,9 +1,8 @@
--- Version 1 of the store. Old files keep it: what changes it is a script of its own, which goes
--- behind this one in database.py's MIGRATIONS. Names of tables and columns stay as they were first
--- spelled.
+-- Version 1 of the store. Do not change it, because files keep it: write changes in a new script and
+-- add that to MIGRATIONS in database.py. Tables and columns keep their old spelling.
 
--- A prompt with K completions. `taken` counts labels and leases of turn 0; an item is open while that
--- is less than `wanted`. `gold` is the index of its known best completion.
+-- A prompt with K completions. `taken` counts labels and leases of turn 0; an item is open while
+-- `taken` is less than `wanted`. `gold` is the index of its known best completion.
 CREATE TABLE items (
   id INTEGER PRIMARY KEY,
   digest TEXT NOT NULL UNIQUE,
@@ -19,7 +18,7 @@ CREATE TABLE items (
 CREATE INDEX items_open ON items (place) WHERE taken < wanted;
 CREATE INDEX items_gold ON items (place) WHERE gold IS NOT NULL;
 
--- Persons come with a token, which is kept hashed. `cursor` is the place where one was last.
+-- A person signs in with a token, which is stored hashed. `cursor` is the place of their last item.
 CREATE TABLE labellers (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -34,7 +33,7 @@ CREATE TABLE sessions (
   created REAL NOT NULL
 );
 
--- Who is looking at which item, and the number of the form that was handed out.
+-- Which labeler is looking at which item, and the number of their form.
 CREATE TABLE leases (
   form TEXT PRIMARY KEY,
   item INTEGER NOT NULL REFERENCES items (id),
@@ -47,7 +46,7 @@ CREATE TABLE leases (
 CREATE INDEX leases_item ON leases (item);
 CREATE INDEX leases_expires ON leases (expires);
 
--- What a labeler said of an item; a form makes at most one. Never changed, never deleted.
+-- Answers of labelers. A form makes at most one; events are never changed or deleted.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   form TEXT NOT NULL UNIQUE,
@@ -68,7 +67,7 @@ BEGIN SELECT RAISE(ABORT, 'events are only ever added'); END;
 CREATE TRIGGER events_last BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events are only ever added'); END;
 
--- What holds: the last event of an item, a labeler and a turn that was not undone.
+-- The last event of an item, a labeler and a turn that was not undone.
 CREATE TABLE labels (
   item INTEGER NOT NULL REFERENCES items (id),
   labeller INTEGER NOT NULL REFERENCES labellers (id),

@@ -1,4 +1,4 @@
-"""A store that is written to: items come in, people are invited, labels given and taken back."""
+"""Write to the store: add items, people and labels, and take labels back."""
 
 import json
 import math
@@ -29,34 +29,35 @@ from toolkit.labeling.store.queue import HandedOut, Settings, Task, draw, shown_
 from toolkit.labeling.store.reading import StoreReader
 from toolkit.labeling.times import TIMES, label_time
 
-# What rows say beside the item itself: it belongs to a label, or to no label here.
+# Fields of a row that are not part of its item.
 NOT_KEPT = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn")
 
 
 def person_name(text: str) -> str:
-    """A person's name as it is kept: spaces one at a time, letters composed.
+    """Normalize a person's name: single spaces, composed letters.
 
     Raises:
-        InputError: none of 1 to 60 printable characters.
+        InputError: the name does not have 1 to 60 printable characters.
     """
     name = " ".join(unicodedata.normalize("NFC", text).split())
     if not 1 <= len(name) <= 60 or not name.isprintable():
         raise InputError(
-            f"invite: {printable(name)!r:.80}: a name of 1 to 60 printable characters is wanted",
+            f"invite: {printable(name)!r:.80}: a name must have 1 to 60 printable characters",
             "invite",
         )
     return name
 
 
 class Store(StoreReader):
-    """The file of labels; any number of threads and processes may hold it open.
+    """The label store, which any number of threads and processes may hold open.
 
     Args:
-        path: made if it is not there.
+        path: the file, which is made if it does not exist.
         settings: how items are handed out.
 
     Raises:
-        InputError: no store, a newer version's, a damaged one, or one that can not be written.
+        InputError: the file is not a store, is damaged, cannot be written, or was made by a newer
+            version.
     """
 
     def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
@@ -69,15 +70,15 @@ class Store(StoreReader):
     def add_items(
         self, rows: Iterable[Row], kind: str = "comparison", gold: bool = False
     ) -> tuple[int, int]:
-        """Add rows of ``prompt, completions`` (and anything else, kept with them).
+        """Add items from rows of ``prompt, completions``; further fields are kept.
 
         Args:
-            rows: checked ones (``data.comparisons``).
+            rows: checked rows (``data.comparisons``).
             kind: "comparison" or "match".
-            gold: their ``best`` is the answer.
+            gold: whether ``best`` is the known answer.
 
         Returns:
-            How many were added, and how many were there already.
+            How many items were added, and how many were there already.
         """
         added = known = 0
         with self.writing() as db:
@@ -90,24 +91,24 @@ class Store(StoreReader):
     def _add_item(
         self, db: sqlite3.Connection, row: Row, kind: str, gold: bool
     ) -> tuple[int, bool]:
-        """An item's id, and whether it is new."""
+        """Return an item's id, and whether it is new."""
         extra = {name: value for name, value in row.items() if name not in NOT_KEPT}
-        try:  # NaN is no JSON, to SQLite or to others
+        try:  # NaN is not JSON for SQLite or for other tools
             kept = json.dumps(extra, allow_nan=False)
         except ValueError:
             raise InputError(f"a field of {list(extra)} holds NaN or infinity") from None
 
-        # The same texts from another source are another item.
+        # The same texts from another source make another item.
         content = (json.dumps(row["prompt"], sort_keys=True), json.dumps(row["completions"]))
         digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
         found = db.execute("SELECT id FROM items WHERE digest = ?", (digest,)).fetchone()
         if found is not None:
-            if gold:  # its answer may have been corrected
+            if gold:  # the answer may have been corrected
                 db.execute("UPDATE items SET gold = ? WHERE id = ?", (row["best"], found[0]))
             return found[0], False
 
-        # Its place in the order of all, and whether two labelers shall see it, are drawn by its
-        # content: they are the same whenever it comes in.
+        # The item's content decides its place in the order and whether two people label it, so
+        # both are the same whenever it is added.
         luck = draw(self.settings.seed, digest)
         place = luck.getrandbits(62)
         twice = luck.random() < self.settings.overlap
@@ -120,7 +121,7 @@ class Store(StoreReader):
         assert cursor.lastrowid is not None
         return cursor.lastrowid, True
 
-    # Who labels
+    # Labelers
 
     def invite(
         self,
@@ -129,54 +130,54 @@ class Store(StoreReader):
         end_sessions: bool = True,
         replaces: str | None = None,
     ) -> str:
-        """A new token for this name, kept hashed; the earlier one ends, and sessions too.
+        """Make a new token for a name; the old token ends, and by default sessions end too.
 
         Args:
-            name: of a new labeler, or of one who gets another token.
+            name: a new labeler, or one who gets a new token.
             kind: person or admin.
-            end_sessions: sessions end with the earlier token.
-            replaces: what ``invitation`` says of the token that is to end, so that none ends by
-                mistake; None where there is none yet.
+            end_sessions: end the labeler's sessions.
+            replaces: what ``invitation`` returned for the old token, so that none ends by mistake;
+                None if there was no token.
 
         Raises:
-            Refused: the name has another token than that.
-            InputError: the name is that of another kind of labeler.
+            Refused: the name has another token than ``replaces``.
+            InputError: the name belongs to another kind of labeler.
         """
         token = secrets.token_urlsafe(32)
         with self.writing() as db:
             labeler = _labeler(db, name, kind)
             if _invitation(db, name) != replaces:
-                raise Refused(f"{name} has a link already, which a new one would end", 409)
+                raise Refused(f"{name} already has a link, which a new one would end", 409)
             db.execute("UPDATE labellers SET token = ? WHERE id = ?", (hashed(token), labeler.id))
             if end_sessions:
                 db.execute("DELETE FROM sessions WHERE labeller = ?", (labeler.id,))
         return token
 
     def script(self, name: str) -> Labeler:
-        """The scripted labeler of this name."""
+        """Return the scripted labeler of this name, and add it if it is new."""
         with self.writing() as db:
             return _labeler(db, name, "script")
 
     def invitation(self, name: str) -> str | None:
-        """What this name's token is told from others by; it opens nothing. None for no token."""
+        """Return an identifier of this name's token (it opens nothing); None without a token."""
         return _invitation(self.db, name)
 
     def kind_of(self, name: str) -> str | None:
-        """What kind of labeler has this name; None for nobody, and for imported labels' names."""
+        """Return the kind of the labeler of this name; None for unknown and imported names."""
         row = self.db.execute("SELECT id, kind FROM labellers WHERE name = ?", (name,)).fetchone()
         if row is None or (row["kind"] == "script" and not _has_worked(self.db, row["id"])):
             return None
         return row["kind"]
 
     def by_token(self, token: str) -> Labeler | None:
-        """Whose token it is."""
+        """Return the labeler who has this token."""
         row = self.db.execute(
             "SELECT id, name, kind FROM labellers WHERE token = ?", (hashed(token),)
         ).fetchone()
         return None if row is None else Labeler(*row)
 
     def start_session(self, labeler: Labeler) -> str:
-        """A new session's secret, for a cookie."""
+        """Start a session, and return its secret for the cookie."""
         secret = secrets.token_urlsafe(32)
         with self.writing() as db:
             db.execute(
@@ -185,7 +186,7 @@ class Store(StoreReader):
         return secret
 
     def by_session(self, secret: str, longest: float = math.inf) -> Labeler | None:
-        """Whose session it is, unless it began more than ``longest`` seconds ago, or from now."""
+        """Return a session's labeler; None if it began over ``longest`` seconds from now."""
         row = self.db.execute(
             "SELECT l.id, l.name, l.kind FROM sessions s JOIN labellers l ON l.id = s.labeller "
             "WHERE s.hash = ? AND abs(? - s.created) < ?",
@@ -194,14 +195,14 @@ class Store(StoreReader):
         return None if row is None else Labeler(*row)
 
     def end_session(self, secret: str) -> None:
-        """Sign out."""
+        """End a session."""
         with self.writing() as db:
             db.execute("DELETE FROM sessions WHERE hash = ?", (hashed(secret),))
 
     # Labeling
 
     def next_task(self, labeler: Labeler) -> Task | None:
-        """What this labeler is asked now: the same until it is answered; None if all is done."""
+        """Return this labeler's current item until it is answered; None if all is done."""
         now = time.time()
         held = queue.held_task(self.db, labeler, now)
         if held is not None:
@@ -231,34 +232,34 @@ class Store(StoreReader):
         position: int | None = None,
         reason: str | None = None,
     ) -> bool:
-        """Record what a labeler says of the item whose form they hold.
+        """Record a labeler's answer to an item.
 
         Args:
-            labeler: who.
-            form: the task's.
+            labeler: the labeler.
+            form: the task's form.
             action: pick, tie, bad or skip.
-            position: of a pick, as shown, from 0.
-            reason: of a skip.
+            position: for a pick, the position on the page, from 0.
+            reason: for a skip, the reason.
 
         Returns:
-            False if that form was answered before: what it said then stands.
+            False if the form was answered before, in which case that answer stands.
 
         Raises:
-            Refused: the form is somebody else's, or ran out, or the position is none.
+            Refused: the form belongs to somebody else or ran out, or the position is invalid.
         """
         if action not in ACTIONS[:-1] or (action == "pick") != (position is not None):
-            raise Refused(f"{action!r} is no answer", 400)
+            raise Refused(f"{action!r} is not a valid answer", 400)
 
         now = time.time()
         with self.writing() as db:
-            # A lease that ran out counts as long as nobody else was handed the item.
+            # A lease that ran out still counts until somebody else gets the item.
             before = db.execute("SELECT labeller FROM events WHERE form = ?", (form,)).fetchone()
             lease = db.execute("SELECT * FROM leases WHERE form = ?", (form,)).fetchone()
             owner = before or lease
             if owner is None:
-                raise Refused("this form has run out: somebody else may have the item now", 409)
+                raise Refused("this form ran out, and somebody else may have the item now", 409)
             if owner["labeller"] != labeler.id:
-                raise Refused("this form is somebody else's", 403)
+                raise Refused("this form belongs to somebody else", 403)
             if before is not None:
                 return False
 
@@ -267,22 +268,22 @@ class Store(StoreReader):
             seconds = self._handed_out.seconds(lease, now)
             add_label(db, form, place, action, choice, now, position, reason, seconds)
 
-            # The label takes the lease's place in the item's count, unless it says nothing.
+            # The label takes the lease's place in the item's count, unless it is a skip.
             db.execute("DELETE FROM leases WHERE form = ?", (form,))
             if action not in DECIDED:
                 count_taken(db, place, -1)
         return True
 
     def undo(self, labeler: Labeler, after: int | None = None) -> bool:
-        """Take back the labeler's last label; its item is asked again at once.
+        """Take back the labeler's last label, and hand its item out again at once.
 
         Args:
-            labeler: who.
-            after: the event to be taken back, as the page knew it; another one is left alone, so
-                that a second click takes back nothing more. None for whichever is last.
+            labeler: the labeler.
+            after: the event that the page showed as the last one. If it no longer is, nothing is
+                taken back, so a second click does no harm. None for whichever is last.
 
         Returns:
-            Whether something was taken back.
+            Whether a label was taken back.
         """
         now = time.time()
         with self.writing() as db:
@@ -299,10 +300,10 @@ class Store(StoreReader):
         return True
 
     def take_back(self, labeler: Labeler, events: Iterable[int]) -> int:
-        """Take back these labels of a labeler, so that their items are to be asked again.
+        """Take back these labels of a labeler, so that their items are asked again.
 
         Returns:
-            How many still held.
+            How many of them were still valid.
         """
         taken = 0
         now = time.time()
@@ -319,11 +320,11 @@ class Store(StoreReader):
         return taken
 
     def ask_again(self, labeler: Labeler) -> int:
-        """Take back all refusals of a script; how many there were."""
+        """Take back all refusals of a script, and return their number."""
         return self.take_back(labeler, self.refusals(labeler))
 
     def release(self, labeler: Labeler) -> None:
-        """Let go of the items that a script was handed and will not answer."""
+        """Free the items that a script holds and will not answer."""
         with self.writing() as db:
             for item, turn in db.execute(
                 "SELECT item, turn FROM leases WHERE labeller = ?", (labeler.id,)
@@ -334,23 +335,21 @@ class Store(StoreReader):
     # Picks from elsewhere
 
     def add_picks(self, rows: Iterable[Row]) -> tuple[int, int]:
-        """Add comparisons that were picked elsewhere, under the names of those who did.
+        """Add picks that were made elsewhere, under their labelers' names.
 
-        A person has one label of an item. Of several in these rows, the one that was made last
-        counts (``updated_at`` or ``created_at``), or the last in order where one does not say. It
-        replaces what the store holds of that person, unless that was made later, or was made here
-        and the row does not say when; what it replaces is undone among the events. A label that
-        came in before changes nothing when it comes in again.
+        A person has one label per item. Of several in these rows, the latest counts (by
+        ``updated_at`` or ``created_at``), or the last one in the file if a time is missing. It
+        replaces the person's label in the store (and adds an undo event), unless that label is
+        newer, or was made here and the row has no time. Importing a label again changes nothing.
 
         Args:
-            rows: ``prompt, completions, best``, perhaps ``labeler``. Those without are one person,
-                "imported".
+            rows: ``prompt, completions, best``, and optionally ``labeler`` (else "imported").
 
         Returns:
-            How many were added or took the place of others, and how many changed nothing.
+            How many picks were added or replaced others, and how many changed nothing.
 
         Raises:
-            InputError: a pick of a completion that is not there, or a time that is none.
+            InputError: the picked completion does not exist, or a time cannot be read.
         """
         given = 0
         last: dict[Place, tuple[int, float | None]] = {}
@@ -359,7 +358,7 @@ class Store(StoreReader):
                 given += 1
                 choice, turn = row["best"], row.get("turn", 0)
                 if choice not in range(len(row["completions"])) or turn not in (0, 1):
-                    raise InputError(f"best {choice!r:.20}, turn {turn!r:.20}: there is no such")
+                    raise InputError(f"best {choice!r:.20}, turn {turn!r:.20}: out of range")
 
                 when = label_time(row)
                 row = {name: value for name, value in row.items() if name not in TIMES}
@@ -376,10 +375,10 @@ class Store(StoreReader):
 
 
 def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
-    """The index of the completion that is shown at this position.
+    """Return the index of the completion shown at this position.
 
     Raises:
-        Refused: none is.
+        Refused: there is no such position.
     """
     stored = db.execute("SELECT completions FROM items WHERE id = ?", (place.item,))
     count = len(json.loads(stored.fetchone()[0]))
@@ -389,10 +388,10 @@ def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
 
 
 def _labeler(db: sqlite3.Connection, name: str, kind: str) -> Labeler:
-    """The labeler of this name, who is added if there is none.
+    """Return the labeler of this name, and add it if it is new.
 
     Raises:
-        InputError: the name is that of another kind of labeler.
+        InputError: the name belongs to another kind of labeler.
     """
     row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -403,23 +402,23 @@ def _labeler(db: sqlite3.Connection, name: str, kind: str) -> Labeler:
         assert cursor.lastrowid is not None
         return Labeler(cursor.lastrowid, name, kind)
 
-    # Whose labels were imported counts as a script until they come in person.
+    # A person with imported labels counts as a script until they sign in.
     if row["kind"] == "script" and kind == "person" and not _has_worked(db, row["id"]):
         db.execute("UPDATE labellers SET kind = 'person' WHERE id = ?", (row["id"],))
         return Labeler(row["id"], name, kind)
     if row["kind"] != kind:
-        raise InputError(f"labeler {name!r} is a {row['kind']}, not a {kind}: take another name")
+        raise InputError(f"labeler {name!r} is a {row['kind']}, not a {kind} (choose another name)")
     return Labeler(*row)
 
 
 def _anybody(db: sqlite3.Connection, name: str) -> Labeler:
-    """The labeler of this name, of whatever kind; a new one is kept as a script."""
+    """Return the labeler of this name, of any kind; a new one is added as a script."""
     row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
     return _labeler(db, name, "script") if row is None else Labeler(*row)
 
 
 def _has_worked(db: sqlite3.Connection, labeler: int) -> bool:
-    """Whether this one has labeled here, beside what was imported under the name."""
+    """Whether this labeler has labeled here, apart from imported labels."""
     query = "SELECT 1 FROM events WHERE labeller = ? AND form NOT LIKE 'import %' LIMIT 1"
     return db.execute(query, (labeler,)).fetchone() is not None
 
