@@ -14,11 +14,10 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, parse, recipe, run
 from toolkit.endings import Stopped, goes_on
-from toolkit.errors import InputError
+from toolkit.errors import InputError, Interrupted
 from toolkit.scoring.arguments import ScorerArguments
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
-from toolkit.training.ppo.signals import Interrupted
 from toolkit.training.reward.trainer import BestOfKConfig
 
 BAD_CONFIGS = [
