@@ -96,7 +96,7 @@ def test_scalar_targets_are_scaled_by_the_training_rows_mean_and_spread(
     [
         ({"scores": [0.1, 0.1]}, {"loss_type": "scalar_rating"}, "all scores are 0.1"),
         ({"margin": None}, {"use_margin": True}, "40 rows have no margin"),
-        ({"completions": [" a" * 99, " b" * 99]}, {}, "no row of training ones fits 64 tokens"),
+        ({"completions": [" a" * 99, " b" * 99]}, {}, "no training row fits 64 tokens"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_and_leaves_no_folder(
