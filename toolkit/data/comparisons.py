@@ -98,12 +98,7 @@ def _problems_of_prompt(prompt: object) -> list[str]:
 
 
 def problem_of_messages(messages: list[object], name: str) -> str | None:
-    """Return what is wrong with the first bad message of a list; None if all are good.
-
-    Args:
-        messages: a prompt's, or those of a whole dialogue.
-        name: the field that holds them, for the message.
-    """
+    """Return what is wrong with the first bad message of a list; None if all are good."""
     for i, message in enumerate(messages):
         here = f"{name}[{i}]"
         if not isinstance(message, dict):

@@ -63,13 +63,7 @@ def read_jsonl(
 
 
 def parse_object(raw: bytes, place: str, first: bool) -> Row:
-    """Parse a line of JSON as an object; raise InputError with ``place`` if it is not one.
-
-    Args:
-        raw: the line.
-        place: file:line, for the message.
-        first: whether a byte order mark is skipped.
-    """
+    """Parse a line of JSON as an object; raise InputError with ``place`` if it is not one."""
     try:
         row = parse_json(raw.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:

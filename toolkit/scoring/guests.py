@@ -112,10 +112,6 @@ def new_guests() -> Iterator[None]:
 def as_guest(name: str, field: str | None = None) -> Iterator[None]:
     """Run a user's code inside.
 
-    Args:
-        name: its name in messages.
-        field: the argument that names it.
-
     Raises:
         InputError: it raised, called ``sys.exit``, or forked and returned in both processes. Its
             own InputErrors pass through.

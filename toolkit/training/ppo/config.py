@@ -289,12 +289,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
     def rule(self, tokenizer: PreTrainedTokenizerBase, show_stop: bool = False) -> SamplingRule:
-        """Return how completions are sampled and scored, in token ids (``sampling_rule``).
-
-        Args:
-            tokenizer: of the policy.
-            show_stop: whether the scorer sees the stop token, too.
-        """
+        """Return how completions are sampled and scored, in token ids (``sampling_rule``)."""
         stop_token = self.stop_token
         if stop_token is None and not self.ENDS_TURNS:
             stop_token = "none"
