@@ -59,7 +59,7 @@ def read_jsonl(
                     continue
                 yield number, row
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
+            raise InputError(f"{path}: broken gzip file: {error} (copy it again)") from None
 
 
 def parse_object(raw: bytes, place: str, first: bool) -> Row:

@@ -33,7 +33,7 @@ NOT_HELD = {
     "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
     "layer_replication": "repeats layers of the base",
     "arrow_config": "routes between other adapters (Arrow)",
-    "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
+    "monteclora_config": "draws its weights again in training (MonteCLoRA)",
     "kasa_config": "takes a part of the base's own weights away (KaSA)",
     "use_bdlora": "has matrices of blocks (BD-LoRA)",
     "velora_config": "compresses what it is trained on (VeLoRA)",
