@@ -172,14 +172,16 @@ def test_a_reward_adapter_refuses_and_a_policy_notes_another_rendering(
     for prompts in (same, given_prompts(by_row, tokenizer)):
         reading.check(prompts)
         assert other_rendering(tmp_path, prompts, "p") == []
-    with pytest.raises(InputError, match=r'told \{"enable_thinking": false\}, .* prompts of \{\}'):
+    with pytest.raises(
+        InputError, match=r'with \{"enable_thinking": false\}, .* prompts with \{\}'
+    ):
         reading.check(on)
     assert other_rendering(tmp_path, on, "p") == [
-        'p was trained with chat_template_kwargs {"enable_thinking": false}, and the prompts have '
+        'p was trained with chat_template_kwargs {"enable_thinking": false}, but the prompts have '
         "{}"
     ]
     assert (
-        "by the tokenizer's own, and the prompts are by plain"
+        "by the tokenizer's own, but the prompts use plain"
         in other_rendering(tmp_path, plain, "p")[0]
     )
     assert other_rendering(tmp_path, text, "p") == other_rendering(None, on, "p") == []

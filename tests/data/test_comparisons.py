@@ -56,7 +56,7 @@ BAD_ROWS = [
     ({"ranking": [2, 3]}, r"ranking: \[2, 3\], but must name each of 0 to 2"),
     ({"ranking": [2, 0, 0]}, "ranking: .* at most once"),
     ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
-    ({"scores": [1, 2]}, "scores: 2 scores for 3 completions"),
+    ({"scores": [1, 2]}, "scores: 2 given for 3 completions"),
     ({"scores": [1, 2, float("nan")]}, "not JSON that can be read: NaN is not a number"),
     ({"scores": [1, 2, 10**400]}, "not JSON that can be read: 10000000000000000000... is no"),
     ({"scores": "high"}, "scores: 'high', but must be a list"),

@@ -76,7 +76,7 @@ def test_specs_are_read(root: Path, demo_model: str, reward_adapter: list[str]) 
     ("spec", "message"),
     [("x", "not NAME=KIND:VALUE"), ("x=magic:y", "with a KIND of lexicon"),
      ("x=http:model", "not MODEL@URL"), ("x=lexicon:nowhere.txt", "no such file"),
-     ("x=reward_adapter:nowhere", "judges: x: nowhere: no adapter_config")],
+     ("x=reward_adapter:nowhere", "judges: x: nowhere has no adapter_config")],
 )  # fmt: skip
 def test_a_mistake_in_a_spec_is_one_line(spec: str, message: str, demo_model: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
@@ -248,5 +248,5 @@ def test_a_score_that_is_no_number_is_the_judges_fault_by_name(
     judge = ScoreJudge("rm", "reward_adapter", RewardAdapter(reward_adapter[0], title="judges: rm"))
     assert len(judge.score(sampling, outputs)) == len(outputs.texts)
     sampling.roles.reward_head.weight.data.fill_(float("inf"))
-    with pytest.raises(InputError, match=r"judges: rm: scored .* as .*broken"):
+    with pytest.raises(InputError, match=r"judges: rm scored .* as .*broken"):
         judge.score(sampling, outputs)

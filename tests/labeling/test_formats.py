@@ -197,7 +197,7 @@ def with_data(**fields: Any) -> Row:
         (with_data(row={"margin": "x"}), "task 2: margin: 'x'"),
         (with_data(row={"prompt": [{"role": "dog", "content": "x"}]}), r"task 2: prompt\[0\].role"),
         ({"data": {"prompt": "p"}}, "task 2: data.completion_1: missing"),
-        ({"data": {"prompt": "p", "completion_1": "x"}}, "task 2: completions: 1 of them"),
+        ({"data": {"prompt": "p", "completion_1": "x"}}, "task 2: completions: only 1"),
         (studio(choice("3")), r"\[0\].result\[0\].value.choices: '3', but the completions are"),
         (studio(choice("one")), r"choices: 'one', but the completions are \[1, 2\]"),
         (studio(choice(True)), "choices: True, but the completions are"),

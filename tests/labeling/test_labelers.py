@@ -83,14 +83,14 @@ def test_a_users_function_is_checked_and_named(tmp_path: Path) -> None:
 
     store = open_store(tmp_path, 1)
     assert ScriptedLabeler("x", ScorePicker(by_number)).decide("p", ["1", "3", "2"]) == ("pick", 1)
-    with pytest.raises(InputError, match="reward function broken: 1 scores for 4"):
+    with pytest.raises(InputError, match="reward function broken returned 1 scores for 4"):
         ScriptedLabeler("x", ScorePicker(broken)).work(store, progress=False)
     for scores, message in [
-        ([1.0], "1 scores for 2"),
+        ([1.0], "returned 1 scores for 2"),
         ([1.0, float("nan")], "scored 'b' as nan"),
         ([None, 1.0], "scored 'a' as nan"),
     ]:
-        with pytest.raises(InputError, match=f"reward function <lambda>: {message}"):
+        with pytest.raises(InputError, match=f"reward function <lambda> {message}"):
             ScorePicker(lambda scores=scores, **_: scores).best("p", ["a", "b"])
     store.close()
 

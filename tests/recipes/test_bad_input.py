@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "a ranking that contradicts the best": (
         "c.jsonl", row(ranking=[1, 0]), ":2: ranking: begins with 1, but best is 0 (correct one)"),
     "a ranking with a name twice": ("c.jsonl", row(ranking=[0, 0]), ":2: ranking: [0, 0], but"),
-    "too few scores": ("c.jsonl", row(scores=[1.0]), ":2: scores: 1 of them for 2 completions"),
+    "too few scores": ("c.jsonl", row(scores=[1.0]), ":2: scores: 1 given for 2 completions"),
     "a score that is no number": (
         "c.jsonl", row(scores=[1, float("nan")]), ":2: not JSON that can be read: NaN is no"),
     "a negative margin": ("c.jsonl", row(margin=-1), ":2: margin: -1, but must be"),

@@ -477,7 +477,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "sample: a reward adapter as the policy",
         sample.main,
         lambda run, t: ["--adapter", str(run / "reward/adapter")],
-        "a policy adapter .CAUSAL_LM. is wanted",
+        "must be that of a policy adapter .CAUSAL_LM",
     ),
     (
         "sample: all prompts too long",
@@ -506,7 +506,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
             "--samples",
             broken(run / "samples.jsonl", t, lambda r: r | {"completions": ["x"]}),
         ],
-        r"broken.jsonl:3: completions: 1 of them",
+        r"broken.jsonl:3: completions: only 1",
     ),
     (
         "label: an empty completion",
@@ -588,7 +588,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
             "--max_length",
             "3",
         ],
-        "no row of training ones fits 3 tokens",
+        "no training row fits 3 tokens",
     ),
     ("ppo: no reward", ppo.main, lambda run, t: ["--use_cpu"], "no reward: give"),
     (
@@ -625,13 +625,13 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
             "--policy_adapter",
             str(run / "reward/adapter"),
         ],
-        "a policy adapter .CAUSAL_LM. is wanted",
+        "must be that of a policy adapter .CAUSAL_LM",
     ),
     (
         "ppo: fewer processes than asked for",
         ppo.main,
         lambda run, t: ["--use_cpu", "--lexicon", "data/lexicon.txt", "--world_size", "3"],
-        "world_size is 3, but 1 process",
+        "world_size is 3, but the number of processes is 1",
     ),
     (
         "ppo: more than the machine holds",
@@ -651,7 +651,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "ppo: a policy adapter as the reward",
         ppo.main,
         lambda run, t: ["--use_cpu", "--reward_adapter", str(run / "ppo/adapters/policy")],
-        "a reward adapter .SEQ_CLS. is wanted",
+        "must be that of a reward adapter .SEQ_CLS",
     ),
     (
         "evaluate: no such adapter",
@@ -716,7 +716,7 @@ def test_a_reward_adapter_for_another_base_is_refused(
     shutil.copytree(root / "data" / "model", other)
     weights = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x80\x3f")
-    with pytest.raises(InputError, match="trained on .*data/model, not on .*other"):
+    with pytest.raises(InputError, match="trained on .*data/model, not .*other"):
         call(
             ppo.main,
             [

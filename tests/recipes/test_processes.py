@@ -81,5 +81,5 @@ def test_a_world_smaller_than_asked_for_is_an_error(root: Path, tmp_path: Path) 
     words = ["--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "run")]
     done = launch(root, [*words, "--world_size", "2"], 1)
     assert done.returncode == 2
-    assert "world_size is 2, but 1 process at work" in done.stderr
+    assert "world_size is 2, but the number of processes is 1" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -147,5 +147,5 @@ def test_what_has_no_score_is_nan_and_a_mistake_where_all_are_wanted() -> None:
     asked = Completions(["p", "p"], ["a", "bb"])
     scores = FunctionScorer(some)(asked).tolist()  # type: ignore[arg-type]
     assert scores[0] == 1.0 and math.isnan(scores[1])
-    with pytest.raises(InputError, match="^reward function some: scored 'bb' as nan$"):
+    with pytest.raises(InputError, match="^reward function some scored 'bb' as nan$"):
         FunctionScorer(some).finite_scores(asked)  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ def test_a_single_scorer_that_cannot_score_is_a_mistake_elsewhere(
 ) -> None:
     tokenizer = load_tokenizer(demo_model)
     ids = torch.tensor(tokenizer([TEXTS[0]])["input_ids"])
-    with pytest.raises(InputError, match="shouting: scored .* as nan"):
+    with pytest.raises(InputError, match="shouting scored .* as nan"):
         asked = TokenCompletions.seen(tokenizer(["No!"])["input_ids"], ids, ids > 0, tokenizer)
         FunctionScorer(shouting).finite_scores(asked)
 

@@ -23,10 +23,10 @@ def test_shares_cut_a_batch_without_gap_or_overlap() -> None:
 
 
 def test_another_world_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="world_size is 2, but 1 process at work"):
+    with pytest.raises(InputError, match="world_size is 2, but the number of processes is 1"):
         Ranks(2)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(InputError, match="WORLD_SIZE is 3, but 1 process at work"):
+    with pytest.raises(InputError, match="WORLD_SIZE is 3, but the number of processes is 1"):
         Ranks()
 
 

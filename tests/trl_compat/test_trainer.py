@@ -200,7 +200,7 @@ def test_a_run_of_whole_models_resumes_exactly(demo_model: str, tmp_path: Path, 
     [
         ({"value_model": None}, "value_model: a plain model needs one"),
         ({"reward_model": None}, "PPO needs a reward"),
-        ({"train_dataset": None}, "train_dataset: no prompts"),
+        ({"train_dataset": None}, "train_dataset has no prompts"),
         ({"data_collator": lambda rows: rows}, "data_collator: function is not used"),
     ],
 )

@@ -201,7 +201,8 @@ def test_a_yaml_for_trl_is_translated_and_every_change_named(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("kl_coef: 0.1\nkl_coeff: 1\n", ":2: kl_coeff is not a field"), ("- 1\n", "not a YAML mapping"),
+    [("kl_coef: 0.1\nkl_coeff: 1\n", ":2: kl_coeff is not a field"),
+     ("- 1\n", "not a YAML mapping"),
      ("a: [", "cannot be read as YAML"), ("dtype: int3\n", ":1: dtype: 'int3' is not a type")],
 )  # fmt: skip
 def test_a_broken_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -98,12 +98,7 @@ def _problems_of_prompt(prompt: object) -> list[str]:
 
 
 def problem_of_messages(messages: list[object], name: str) -> str | None:
-    """Return what is wrong with the first bad message of a list; None if all are good.
-
-    Args:
-        messages: a prompt's, or those of a whole dialogue.
-        name: the field that holds them, for the message.
-    """
+    """Return what is wrong with the first bad message of a list; None if all are good."""
     for i, message in enumerate(messages):
         here = f"{name}[{i}]"
         if not isinstance(message, dict):
@@ -180,7 +175,7 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
         problems.append(f"scores: {scores!r:.40}, but must be a list of finite numbers")
     elif scores is not None and len(scores) != k:
-        problems.append(f"scores: {len(scores)} scores for {k} completions")
+        problems.append(f"scores: {len(scores)} given for {k} completions")
 
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")

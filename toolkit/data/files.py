@@ -59,17 +59,11 @@ def read_jsonl(
                     continue
                 yield number, row
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path}: broken gzip file: {error} (copy it anew)") from None
+            raise InputError(f"{path}: broken gzip file: {error} (copy it again)") from None
 
 
 def parse_object(raw: bytes, place: str, first: bool) -> Row:
-    """Parse a line of JSON as an object; raise InputError with ``place`` if it is not one.
-
-    Args:
-        raw: the line.
-        place: file:line, for the message.
-        first: whether a byte order mark is skipped.
-    """
+    """Parse a line of JSON as an object; raise InputError with ``place`` if it is not one."""
     try:
         row = parse_json(raw.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:

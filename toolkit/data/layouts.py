@@ -188,7 +188,7 @@ def from_ranked(row: Row, reading: Reading) -> Row:
     """Convert ranked replies; a reply without a rank is left out, since nobody compared it."""
     replies = row.get("responses") or row.get("replies") or row["completions"]
     if len(row["rank"]) != len(replies):
-        raise ValueError(f"rank: {len(row['rank'])} ranks for {len(replies)} replies")
+        raise ValueError(f"rank: {len(row['rank'])} given for {len(replies)} replies")
     ranks = [_score(rank, f"rank[{k}]") for k, rank in enumerate(row["rank"])]
     named = [k for k, rank in enumerate(ranks) if rank is not None]
     if len(named) < 2:

@@ -83,13 +83,7 @@ def copy_inside(folder: Path, name: str, target: Path) -> bool:
 
 
 def check_inside(folder: Path, endings: tuple[str, ...], below: str) -> None:
-    """Raise InputError if a file of the folder, or of one folder below, is a link out of it.
-
-    Args:
-        folder: the folder to check.
-        endings: endings of the names to check.
-        below: name of a folder in it, which may be missing.
-    """
+    """Raise InputError if a file of the folder, or of one folder below, is a link out of it."""
     for place in (folder, folder / below):
         for path in sorted(place.iterdir()) if place.is_dir() else []:
             if path.name.endswith(endings):

@@ -310,10 +310,6 @@ def _rows(
 def _with_prompt(row: Row, cut: bool) -> Row:
     """Return the row with ``prompt``, as ``convert.py`` reads it, or from ``messages`` or ``text``.
 
-    Args:
-        row: as read.
-        cut: whether to cut the prompt from ``text`` if there is no other.
-
     Raises:
         ValueError: prompt and messages do not begin alike, or a program wrote the messages as text.
     """

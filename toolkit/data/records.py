@@ -43,11 +43,6 @@ def _plain(value: object) -> object:
 def from_row(kind: type[T], row: object, place: str) -> T:
     """Make a dataclass from a row, checking each value's type.
 
-    Args:
-        kind: the dataclass.
-        row: a value parsed from JSON.
-        place: the file and position, for messages.
-
     Raises:
         InputError: the row is not an object, a required field is missing, or a value has another
             type.

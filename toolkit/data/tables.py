@@ -48,7 +48,9 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
     if path.is_dir() and not _is_saved_dataset(path):
         files = sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES))
         if not files:
-            raise InputError(f"{what}: {path}: this folder has no file in {', '.join(SUFFIXES)}")
+            raise InputError(
+                f"{what}: {path}: this folder has no file that ends in {', '.join(SUFFIXES)}"
+            )
         for file in files:
             yield from read_table(file, what, on_bad)
         return

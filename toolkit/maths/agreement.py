@@ -8,7 +8,7 @@ import numpy as np
 
 
 def one_rater_accuracy(ratings: Sequence[Sequence[float]], best: int) -> float:
-    """Probability that one rater, drawn anew for each candidate, rates ``best`` highest.
+    """Probability that ``best`` is rated highest if a rater is drawn for each candidate.
 
     Exact for independent draws: P = sum over v of P(best's rating = v) * E[1 / (1 + ties)], where
     none of the others is above v. Ties are broken at random.

@@ -33,7 +33,7 @@ NOT_HELD = {
     "alora_invocation_tokens": "is switched on by tokens of the prompt (aLoRA)",
     "layer_replication": "repeats layers of the base",
     "arrow_config": "routes between other adapters (Arrow)",
-    "monteclora_config": "draws its weights anew in training (MonteCLoRA)",
+    "monteclora_config": "draws its weights again in training (MonteCLoRA)",
     "kasa_config": "takes a part of the base's own weights away (KaSA)",
     "use_bdlora": "has matrices of blocks (BD-LoRA)",
     "velora_config": "compresses what it is trained on (VeLoRA)",
@@ -203,10 +203,6 @@ HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
 def read_config(folder: str | Path, what: str) -> Config:
     """Read an adapter's configuration and check every field.
 
-    Args:
-        folder: with adapter_config.json.
-        what: the argument that names the folder.
-
     Raises:
         InputError: a field is not supported, or has another type or range (file:line).
     """
@@ -318,13 +314,7 @@ def _shown(value: object) -> str:
 
 
 def check_ranks(config: Config, shapes: Mapping[str, Sequence[int]], place: str) -> None:
-    """Raise InputError unless the ranks match the file's matrices, before memory is allocated.
-
-    Args:
-        config: checked, including its patterns.
-        shapes: the shape of each weight in the file.
-        place: the argument and the file, for the message.
-    """
+    """Raise InputError unless the ranks match the file's matrices, before memory is allocated."""
     ranks = config.get("rank_pattern") or {}
     largest = LARGEST_RANK
 
@@ -359,11 +349,6 @@ def check_patterns(config: Config, names: Iterable[str], place: str) -> None:
 
     All names are matched in a separate process, which is stopped after ``SECONDS``: Python cannot
     interrupt a match.
-
-    Args:
-        config: with checked fields.
-        names: names of the modules that the patterns will be matched with.
-        place: the argument and the file, for the message.
     """
     found: dict[str, str] = {}  # as peft will match it -> the field
     for field in ("target_modules", "exclude_modules"):

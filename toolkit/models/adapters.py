@@ -226,7 +226,7 @@ def check_adapter(
         hint = "give an adapter's folder"
         if (folder / "config.json").is_file():
             hint = "it holds a whole model: pass a reward model as --reward_model"
-        raise InputError(f"{what}: {folder}: no adapter_config.json ({hint})")
+        raise InputError(f"{what}: {folder} has no adapter_config.json ({hint})")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{what}: {folder} has no {WEIGHTS} (pickles are not loaded)")
 

@@ -219,10 +219,6 @@ def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
 
     Weights that were quantized while loading (``experts_in_4bit``) stay as they are.
 
-    Args:
-        model: the model; trained parameters are not changed.
-        compute_dtype: type of the unpacked weights.
-
     Returns:
         the number of parameters that were quantized here.
     """

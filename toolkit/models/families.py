@@ -133,10 +133,6 @@ class Family:
 def family_of(config: PreTrainedConfig, name: str = "") -> Family:
     """Return how models with this config are loaded.
 
-    Args:
-        config: of the model.
-        name: of the model, for messages.
-
     Raises:
         InputError: the model has no causal language model; the message says why.
     """
@@ -233,12 +229,7 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
 
 
 def empty_model(config: PreTrainedConfig, **options: object) -> PreTrainedModel:
-    """Make the language model without storage, frozen, to inspect its layers.
-
-    Args:
-        config: of the model.
-        options: for ``from_config`` (dtype, attn_implementation).
-    """
+    """Make the language model without storage, frozen, to inspect its layers."""
     with torch.device("meta"):
         model = family_of(config).auto.from_config(config, **options)
     return model.requires_grad_(False).eval()

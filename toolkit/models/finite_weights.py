@@ -23,12 +23,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def check_tensors(tensors: Iterable[tuple[str, Tensor]], place: str) -> None:
-    """Raise InputError for the first tensor with an element that is NaN or infinite.
-
-    Args:
-        tensors: names and tensors.
-        place: where they come from, usually a file, for the message.
-    """
+    """Raise InputError for the first tensor with an element that is NaN or infinite."""
     for name, tensor in tensors:
         if not is_finite(tensor):
             odd = (~torch.isfinite(tensor.float())).sum().item()
@@ -39,12 +34,7 @@ def check_tensors(tensors: Iterable[tuple[str, Tensor]], place: str) -> None:
 
 
 def check_file(path: Path, what: str | None = None) -> None:
-    """Raise InputError if a safetensors file has a tensor that is not finite, or is unreadable.
-
-    Args:
-        path: the file, which is read tensor by tensor.
-        what: the argument that names it, for the message.
-    """
+    """Raise InputError if a safetensors file has a tensor that is not finite, or is unreadable."""
     place = str(path) if what is None else f"{what}: {path}"
     try:
         _check(path, place)
@@ -61,10 +51,6 @@ def check_weights_of(name: str, revision: str = "main") -> bool:
     """Raise InputError if a weight in the model's files is not finite.
 
     This checks files, not the loaded model, because quantization turns NaN into numbers.
-
-    Args:
-        name: folder or Hub id.
-        revision: of a Hub id.
 
     Returns:
         whether the files were there; those of a Hub id are there after a download.

@@ -121,9 +121,6 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
 
     Also left out are layers that do more than a linear layer (routers that return two things),
     layers that no text reaches, and those of ``out_of_reach`` and ``untrained_parts``.
-
-    Args:
-        model: the base, before it has an adapter.
     """
     inside, heads, named = language_names(model), heads_of(model), dict(model.named_modules())
     left_out = out_of_reach(model) | set(untrained_parts(model)) | _never_called(model)

@@ -251,13 +251,7 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
 
 
 def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
-    """Count the bytes of the base's weights as the roles hold them; tied weights count once.
-
-    Args:
-        base: the model.
-        packed: ids of the parameters in 4 bits.
-        bf16: whether there is autocast.
-    """
+    """Count the bytes of the base's weights as the roles hold them; tied weights count once."""
     rounded = {
         id(module.weight)
         for name, module in base.named_modules()

@@ -65,9 +65,6 @@ class Quantized:
 
         ``quantization_config`` is not among them: for bitsandbytes transformers would ignore it,
         and None would remove the checkpoint's own (the bytes would then be read as weights).
-
-        Args:
-            compute: type of the arithmetic in 4 bits.
         """
         config, dtype = copy.deepcopy(self.config), DTYPES.get(self.precision, compute)
         settings: Any = config.quantization_config
@@ -82,10 +79,6 @@ class Quantized:
         bitsandbytes dequantizes to the type of quantization time in the backward pass, but not in
         the forward pass (gradients are off by 0.2% if that type is bf16). And what was dequantized
         would be saved under the file's names, partly quantized again, and reload as nonsense.
-
-        Args:
-            model: the model that ``from_pretrained`` returned.
-            compute: the type that it was loaded with.
         """
         dtype = DTYPES.get(self.precision, compute)
         kept: Any = model._keep_in_fp32_modules_strict or ()
@@ -116,12 +109,7 @@ class Quantized:
 
 
 def four_bit_config(compute: torch.dtype, left_out: list[str] | None = None) -> BitsAndBytesConfig:
-    """Make the one quantization config: NF4 with double quantization.
-
-    Args:
-        compute: type of the arithmetic.
-        left_out: names of linear layers to leave out; None for transformers' own list.
-    """
+    """Make the one quantization config: NF4 with double quantization."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

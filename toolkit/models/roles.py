@@ -174,12 +174,7 @@ class Roles(Actors):
         check_passes(self, name)
 
     def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
-        """Make this reward adapter the reward from now on; earlier ones stay on the base.
-
-        Args:
-            folder: its adapter's folder, with head, gain and bias.
-            reading: what it expects after a completion.
-        """
+        """Make this reward adapter the reward from now on; earlier ones stay on the base."""
         key = str(Path(folder).resolve())
         if key not in self._rewards:
             name = f"reward{len(self._rewards)}"

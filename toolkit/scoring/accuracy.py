@@ -218,9 +218,6 @@ def judge(metrics: RewardMetrics) -> Verdict:
 
     "not decided": everything else, for example if few comparisons are held out. With 15 pairs a
     useless model and a useful one look alike, so the user is warned, but not stopped.
-
-    Args:
-        metrics: the result of ``best_of_k_accuracy``.
     """
     low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
     figures = (

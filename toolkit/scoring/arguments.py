@@ -58,10 +58,6 @@ class Spec:
 def parse_specs(texts: Sequence[str], flag: str) -> list[Spec]:
     """Parse each NAME=KIND:VALUE; nothing is loaded.
 
-    Args:
-        texts: each NAME=KIND:VALUE.
-        flag: where they were given, for messages.
-
     Raises:
         InputError: a text has another form, or an unknown kind.
     """

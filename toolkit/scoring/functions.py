@@ -207,9 +207,7 @@ def call_reward_function(
         values = _as_floats(function(**given), name)
 
     if len(values) != len(completions):
-        raise InputError(
-            f"{name}: returned {len(values)} scores for {len(completions)} completions"
-        )
+        raise InputError(f"{name} returned {len(values)} scores for {len(completions)} completions")
     refuse_infinite(name, values, completions)
     return values
 
@@ -220,7 +218,7 @@ def _as_floats(scores: Iterable[float | None], name: str) -> list[float]:
             raise TypeError
         return [math.nan if s is None else float(s) for s in scores]
     except (TypeError, ValueError):
-        raise InputError(f"{name}: returned {scores!r:.80}, not numbers") from None
+        raise InputError(f"{name} returned {scores!r:.80}, not numbers") from None
 
 
 def _wanted(function: RewardFunction, columns: Columns) -> Columns:

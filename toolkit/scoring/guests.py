@@ -96,10 +96,6 @@ def set_guests_state(state: StoredState | None) -> None:
 def as_guest(name: str, field: str | None = None) -> Iterator[None]:
     """Run a user's code inside.
 
-    Args:
-        name: its name in messages.
-        field: the argument that names it.
-
     Raises:
         InputError: it raised, called ``sys.exit``, or forked and returned in both processes. Its
             own InputErrors pass through.

@@ -59,7 +59,7 @@ class Completions:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """The B completions in TRL's form: text, or an assistant's message behind messages."""
+        """The B completions in TRL's form: text, or an assistant's message after messages."""
         return answers(self.prompts, self.texts)
 
 
@@ -180,7 +180,7 @@ class Scorer(ABC):
         scores: list[float] = self(completions).tolist()
         for value, text in zip(scores, completions.texts, strict=True):
             if not math.isfinite(value):
-                raise InputError(f"{self.title}: scored {text!r:.60} as {value}{self.cure}")
+                raise InputError(f"{self.title} scored {text!r:.60} as {value}{self.cure}")
         return scores
 
 
@@ -194,7 +194,7 @@ def refuse_infinite(title: str, scores: Sequence[float], completions: Sequence[o
     """
     for value, completion in zip(scores, completions, strict=True):
         if math.isinf(value):
-            raise InputError(f"{title}: scored {completion!r:.60} as {value}")
+            raise InputError(f"{title} scored {completion!r:.60} as {value}")
 
 
 class WeightedSum(Scorer):

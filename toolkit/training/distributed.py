@@ -60,8 +60,8 @@ class Ranks:
         for wanted, by in ((asked_for, "world_size"), (launched, "the launcher's WORLD_SIZE")):
             if wanted is not None and wanted != self.world:
                 raise InputError(
-                    f"{by} is {wanted}, but {self.world} process{'es' * (self.world > 1)} at work "
-                    "(on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N)"
+                    f"{by} is {wanted}, but the number of processes is {self.world} "
+                    "(on CPUs, start N with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N)"
                 )
 
     @property

@@ -293,8 +293,8 @@ def _adapter(given: Settings, done: Translation) -> None:
         done.notes.append("use_peft: left out: the recipes always train adapters")
     else:
         done.notes.append(
-            "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which mostly "
-            "want a learning_rate 10 to 100 times as high"
+            "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which usually "
+            "need a learning_rate 10 to 100 times as high"
         )
 
 

@@ -60,14 +60,14 @@ def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: st
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": "Hello"}], "row 0: no input_ids .tokenize"),
-        ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0: 2 input_ids, but 1 in"),
+        ([{"prompt": "Hello"}], "row 0 has no input_ids .tokenize"),
+        ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0 has 2 input_ids, but an .* of 1"),
         ([{"input_ids": [3, 4], "attention_mask": [0, 0]}], "one without tokens"),
-        ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "a dict, but .* pass one split"),
+        ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "is a dict, but .* pass one split"),
     ],
 )  # fmt: skip
 def test_rows_that_are_no_prompts_are_named(demo_model: str, rows: Any, message: str) -> None:
-    with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
+    with pytest.raises(InputError, match=f"train_dataset.*{message}"):
         as_prompts(rows, padded(demo_model)[0])
 
 

@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(
     with torch.no_grad():
         trainer.model.value_head.bias.fill_(float("nan"))
     before = {n: p.detach().clone() for n, p in trainer.model.trainable()}
-    with pytest.raises(RunStopped, match="values not finite"):
+    with pytest.raises(RunStopped, match="values are not finite"):
         trainer.train()
     for name, parameter in trainer.model.trainable():
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name

@@ -40,9 +40,6 @@ def use_fast_passes(model: nn.Module) -> None:
 
     Call it when the adapters are on and what is trained is settled, and again when that changes;
     and under the autocast that the model will run under.
-
-    Args:
-        model: a transformers model, or peft's around one.
     """
     wanted = changes_wanted()
     weight = next(model.parameters())

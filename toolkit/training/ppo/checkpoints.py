@@ -34,11 +34,6 @@ FILES = (*TENSORS.values(), STATE)
 def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
     """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
-    Args:
-        folder: the run's folder.
-        state: the state to write.
-        keep: checkpoints to keep; None for all.
-
     Raises:
         OSError: the disk is full, say; earlier checkpoints stay complete.
     """

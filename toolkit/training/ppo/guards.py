@@ -56,7 +56,7 @@ class Guards:
         """
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
-                return f"{name} not finite"
+                return f"{name} are not finite"
         if not math.isfinite(kl):
             return f"the KL is {kl}"
         if scored == 0:

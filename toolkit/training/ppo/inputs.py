@@ -128,7 +128,7 @@ def _unpadded(row: Row, tokenizer: PreTrainedTokenizerBase | None, place: str) -
         mask = [int(i) for i in row["attention_mask"]]
         if len(mask) != len(ids):
             raise InputError(
-                f"{place} has {len(ids)} input_ids, but {len(mask)} values in attention_mask"
+                f"{place} has {len(ids)} input_ids, but an attention_mask of {len(mask)}"
             )
         return [i for i, real in zip(ids, mask, strict=True) if real]
     pad = None if tokenizer is None else tokenizer.pad_token_id

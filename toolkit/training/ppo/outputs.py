@@ -13,14 +13,7 @@ from toolkit.training.run_log import Row
 def save_adapters(
     model: Actors, tokenizer: PreTrainedTokenizerBase, folder: Path, facts: Row
 ) -> None:
-    """Write what was trained, with the tokenizer if it is not the base's own.
-
-    Args:
-        model: its adapters and heads, in folders by role.
-        tokenizer: of the run.
-        folder: where to write.
-        facts: facts for the policy's ``toolkit.json``.
-    """
+    """Write what was trained, with the tokenizer if it is not the base's own."""
     model.save(folder, **facts)
     if getattr(tokenizer, "beside_base", False):
         tokenizer.save_pretrained(folder / POLICY)
@@ -32,9 +25,6 @@ def worth(row: Row) -> float | None:
     If the coefficient adapts, subtracting the KL would make values incomparable. Then the score
     counts, among evaluations whose KL is at most a tenth above the target. Otherwise it is the
     score minus kl_coef times the KL.
-
-    Args:
-        row: a row of the log with an evaluation.
     """
     score, target = row["eval/scores"], row["objective/kl_target"]
     if target is None:

@@ -315,12 +315,7 @@ class PPOTrainer:
         return self.train_dataset.pick([index for index in chosen for _ in range(group)])
 
     def optimize(self, rollout: Rollout, credit: Credit, lr: float) -> dict[str, float]:
-        """Make ``num_ppo_epochs`` passes; return statistics averaged over all optimizer steps.
-
-        Args:
-            rollout, credit: this process's share of the batch.
-            lr: the learning rate of this update.
-        """
+        """Make ``num_ppo_epochs`` passes; return statistics averaged over all optimizer steps."""
         self._set_learning_rate(lr)
         mine = self.ranks.share(self.batch_size)
         steps: list[dict[str, float]] = []
@@ -627,12 +622,7 @@ class PPOTrainer:
         return rows
 
     def save_model(self, output_dir: str | Path | None = None, **facts: object) -> Path:
-        """Save the adapters under ``output_dir/adapters``; return the policy's folder.
-
-        Args:
-            output_dir: by default the configuration's.
-            facts: facts for the policy's ``toolkit.json``.
-        """
+        """Save the adapters under ``output_dir/adapters``; return the policy's folder."""
         target = Path(output_dir or self.folder) / "adapters"
         if self.ranks.is_main:
             with atomic_directory(target) as aside:

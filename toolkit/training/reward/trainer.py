@@ -237,7 +237,7 @@ def normalize(
     try:
         roles.gain, roles.bias = gain_and_bias(tensor)
     except ValueError as error:
-        raise InputError(f"reward model not normalized: {error}") from None
+        raise InputError(f"the reward model cannot be normalized: {error}") from None
     return {
         "gain": roles.gain,
         "bias": roles.bias,
