@@ -56,15 +56,7 @@ class Report:
 
 
 def write_run_report(folder: Path, report: Report) -> Path:
-    """Write ``report.html``, ``report.json`` and the pictures as PNGs into ``folder``.
-
-    Args:
-        folder: the folder, which is made if it does not exist.
-        report: the content.
-
-    Returns:
-        The path of the page.
-    """
+    """Write ``report.html``, ``report.json`` and the pictures as PNGs; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     runs, rewards, result = report.runs, report.rewards, report.evaluation
 
