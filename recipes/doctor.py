@@ -102,7 +102,7 @@ def main(
         print("\n".join(chosen.lines()))
         print(f"{chosen.facts['trained']} of {chosen.facts['base']} are trained")
         if "in 4 bits" in chosen.facts:
-            print(f"{chosen.facts['in 4 bits']}, with the experts, are in 4-bit")
+            print(f"with the experts, {chosen.facts['in 4 bits']} are in 4 bits")
         print(verdict)
         suffices = fits or not chosen.counted
 

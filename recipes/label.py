@@ -67,7 +67,9 @@ class LabelArguments(SeedArguments, OverwriteArguments):
         "Ask the scripted labeler again for the items that it refused earlier (skips with the "
         "reason `refused` in the store).",
     )
-    limit: Count | None = flag(None, "Most comparisons to make. By default no limit.")
+    limit: Count | None = flag(
+        None, "Stop after this many comparisons. By default there is no limit."
+    )
 
 
 def main(
@@ -109,7 +111,7 @@ def main(
     guidelines = read_guidelines(store_args.guidelines)
     store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
     added, known = store.add_items(rows)
-    print(f"{store.path}: {added} items added to {store.progress()['items'] - added:,.0f}")
+    print(f"{store.path}: {added} new items, {store.progress()['items']:,.0f} in all")
     if scripted is not None:
         by_script(store, scripted, args)
     if store_args.serve:

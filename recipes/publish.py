@@ -45,17 +45,21 @@ class PublishArguments(Flags):
         None, "Precision of the base in training, if toolkit.json is missing."
     )
     license: str | None = flag(None, "License such as apache-2.0, if the base names none.")
-    chat_template: str | None = flag(None, "plain or a Jinja file. By default training's.")
-    evaluation: str | None = flag(None, "Output of evaluate.py, for the card's results.")
-    contender: str | None = flag(None, "Adapter's name there. By default found by folder.")
-    data: str | None = flag(None, "Sentence on the data for the card.")
-    labels: str | None = flag(None, "Sentence on the labelers for the card.")
+    chat_template: str | None = flag(
+        None, "Chat template: plain or a Jinja file. By default training's."
+    )
+    evaluation: str | None = flag(None, "Folder of evaluate.py with the adapter's results.")
+    contender: str | None = flag(
+        None, "Adapter's name in the evaluation, if several share its folder."
+    )
+    data: str | None = flag(None, "Sentence for the card on the data.")
+    labels: str | None = flag(None, "Sentence for the card on the labelers.")
     output_dir: str = flag("outputs/publish", "Folder in which the files are packed.")
     merged_output: str | None = flag(
         None, "Folder for base and adapter merged into one model, which is not sent."
     )
     merged_dtype: MergedDtype = flag("bf16", "Precision of the merged weights.")
-    merge_into_full_precision: bool = flag(False, "Merge even if the base was 4-bit.")
+    merge_into_full_precision: bool = flag(False, "Allow merging if the base was in 4-bit.")
 
 
 def main(args: PublishArguments) -> int:

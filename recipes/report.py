@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class ReportArguments(OverwriteArguments):
     runs: list[str] = flag([], "Output folders of ppo.py, as FOLDER or NAME=FOLDER.")
     evaluation: str | None = flag(None, "Output folder of evaluate.py.")
-    rewards: list[str] = flag([], "Output folders of reward.py, likewise.")
+    rewards: list[str] = flag([], "Output folders of reward.py, as FOLDER or NAME=FOLDER.")
     trainings: list[str] = flag([], "Output folders of sft.py, preference.py, rloo.py.")
     comparisons: str | None = flag(None, "JSONL of comparisons to describe.")
     title: str = flag("Report", "Heading of the page.")

@@ -18,9 +18,6 @@ def is_first() -> bool:
     """Whether this process writes files and holds locks for all that work together.
 
     In a single process, a RANK that another program left in the environment is ignored.
-
-    Raises:
-        InputError: the environment variable is not a number.
     """
     return world_size() <= 1 or _number("RANK", 0) == 0
 

@@ -142,12 +142,7 @@ _KINDS: dict[type, tuple[str, tuple[str, ...]]] = {
 
 
 def record_beside(folder: Path, levels: int = 2) -> Path | None:
-    """Return the nearest run.json in the folders above an adapter or checkpoint.
-
-    Args:
-        folder: the folder of the adapter or checkpoint.
-        levels: number of folders to go up; PPO's adapters are two below their run.
-    """
+    """Return the nearest run.json above an adapter or checkpoint, which may be two folders up."""
     around = folder.resolve().parents[:levels]
     return next((p / RUN_FILE for p in around if (p / RUN_FILE).is_file()), None)
 

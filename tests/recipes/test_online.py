@@ -390,7 +390,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
 
 
 def test_other_settings_are_refused(whole: Path, words: list[str]) -> None:
-    with pytest.raises(InputError, match="noise: was 0.0, is 0.5"):
+    with pytest.raises(InputError, match="noise was 0.0 and is 0.5"):
         call(online.main, [*words, "--output_dir", str(whole), "--noise", "0.5"])
 
 

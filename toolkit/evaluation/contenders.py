@@ -292,13 +292,7 @@ class Sampling:
     def write(
         self, contender: Contender, contenders: Sequence[Contender], reranker: Scorer | None
     ) -> Outputs:
-        """Sample one completion per prompt.
-
-        Args:
-            contender: the contender that writes.
-            contenders: all contenders, since best-of-n picks from another one.
-            reranker: the scorer by which best-of-n picks.
-        """
+        """Sample one completion per prompt; best-of-n picks another's by ``reranker``."""
         generator = torch.Generator().manual_seed(_stream(self.seed, contender.name))
         if contender.kind == "model":
             return self._write_beside(contender, generator)
@@ -354,12 +348,7 @@ class Sampling:
     def completions(
         self, outputs: Outputs, indices: Sequence[int] | None = None
     ) -> TokenCompletions:
-        """Return a contender's completions in the form that scorers take.
-
-        Args:
-            outputs: the completions.
-            indices: the prompt of each completion; by default all prompts in their order.
-        """
+        """Return completions for scorers; ``indices`` names each one's prompt (by default all)."""
         chosen = range(len(self.prompts)) if indices is None else indices
         return TokenCompletions(
             self.prompts.pick(chosen),

@@ -43,12 +43,7 @@ class ScoreJudge:
     def score(
         self, sampling: Sampling, outputs: Outputs, indices: Sequence[int] | None = None
     ) -> list[float]:
-        """Score completions.
-
-        Args:
-            sampling: base and prompts.
-            outputs: the completions.
-            indices: the prompt of each completion; by default all prompts in their order.
+        """Score completions; ``indices`` names the prompt of each (by default all in order).
 
         Raises:
             InputError: a score is NaN or infinite.
@@ -206,7 +201,7 @@ def judge_all(
         judges: the judges.
         sampling: base and prompts.
         contenders: the contenders, the reference first.
-        outputs: each contender's completions.
+        outputs: completions by contender.
         pick_pairs: "reference" or "all": the pairs that judges who pick are asked about.
         pick_limit: number of prompts that these judges see.
 

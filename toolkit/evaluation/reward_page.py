@@ -75,14 +75,7 @@ def curve_point(fraction: float, metrics: RewardMetrics) -> CurvePoint:
 def write_reward_report(
     folder: Path, analysis: Analysis, curve: list[CurvePoint], identity: Row
 ) -> None:
-    """Write ``reward_report.html`` and ``reward_report.json``.
-
-    Args:
-        folder: the folder to write into.
-        analysis: the result of ``reward_analysis.analyze``.
-        curve: accuracy against labels, the smallest share first; may be empty.
-        identity: the model's ``run.json``.
-    """
+    """Write ``reward_report.html`` and ``reward_report.json``; ``identity`` is run.json."""
     answer, sentence = verdict(analysis)
     pictures = {
         "accuracy": picture(

@@ -56,15 +56,7 @@ class Report:
 
 
 def write_run_report(folder: Path, report: Report) -> Path:
-    """Write ``report.html``, ``report.json`` and the pictures as PNGs into ``folder``.
-
-    Args:
-        folder: the folder, which is made if it does not exist.
-        report: the content.
-
-    Returns:
-        The path of the page.
-    """
+    """Write ``report.html``, ``report.json`` and the pictures as PNGs; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     runs, rewards, result = report.runs, report.rewards, report.evaluation
 
@@ -302,8 +294,8 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
         )
 
     axis.set_xlim(-0.03 * right, right)
-    axis.set_xlabel("KL from the reference, nats a completion")
-    axis.set_ylabel("gain, standard deviations")
+    axis.set_xlabel("KL from the reference in nats per completion")
+    axis.set_ylabel("gain in standard deviations")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
 
@@ -351,10 +343,10 @@ def draw_curves(figure: Figure, runs: dict[str, PPORun]) -> None:
     axes = figure.subplots(2, 2)
     _draw_column(axes[0, 0], "Score", runs, lambda update: update.scores)
     _draw_column(
-        axes[0, 1], "KL from the reference, nats a completion", runs, lambda update: update.kl
+        axes[0, 1], "KL from the reference in nats per completion", runs, lambda update: update.kl
     )
     _draw_column(axes[1, 0], "KL coefficient", runs, lambda update: update.kl_coef)
-    _draw_column(axes[1, 1], "Entropy, nats a completion", runs, lambda update: update.entropy)
+    _draw_column(axes[1, 1], "Entropy in nats per completion", runs, lambda update: update.entropy)
 
     for i, (name, run) in enumerate(runs.items()):
         held_out = [(u.episode, u.held_out_scores) for u in run.log]
@@ -423,7 +415,7 @@ def _draw_wins(figure: Figure, result: Evaluation) -> None:
             color=f"C{judges.index(p.judge) % 10}",
         )
 
-    axis.set_yticks(range(len(rows)), [_label(f"{p.a}, says {p.judge}") for p in rows])
+    axis.set_yticks(range(len(rows)), [_label(f"{p.a}, judged by {p.judge}") for p in rows])
     axis.invert_yaxis()
     axis.axvline(0.5, linestyle="--", color="C7")
     axis.set_xlim(0, 1)

@@ -212,7 +212,7 @@ def data_sheet(path: str | Path) -> DataSheet:
     for number, row in read_jsonl(path, "--comparisons"):
         try:
             texts, best = row["completions"], row["best"]
-            who = str(row.get("labeler", "not named"))
+            who = str(row.get("labeler", "not said"))
             prompts.add(repr(row["prompt"]))
             positions[len(texts)][best] += 1
             # Labels of one item may show its completions in different orders.

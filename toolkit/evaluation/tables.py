@@ -104,7 +104,7 @@ def pair_table(result: Evaluation, judge: str, with_reference: bool = False) -> 
                 "" if p.p_scores is None else f"{p.p_scores:.2g}",
             ]
         )
-    headers = ["pair", "wins / ties / losses", "win rate of decided", "p", "p, Holm", "p of scores"]
+    headers = ["pair", "wins / ties / losses", "win rate if decided", "p", "p, Holm", "p of scores"]
     return headers, rows
 
 

@@ -316,7 +316,7 @@ def _accuracy(adapter: TrainedAdapter) -> str:
         return f"Accuracy on held-out comparisons: {UNMEASURED}."
 
     text = (
-        f"Its highest score goes to the picked completion in a share of {m.accuracy:.3f} "
+        f"It gives the picked completion the highest score in a share of {m.accuracy:.3f} "
         f"[{m.accuracy_low:.3f}, {m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, "
         f"whose prompts it was not trained on. Chance reaches {m.chance:.3f}. The probability that "
         f"chance does as well is {m.p:.2g}."

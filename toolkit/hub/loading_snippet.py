@@ -126,12 +126,7 @@ def ids_line(text: str, ends_with: str = "", prefix: list[int] | None = None) ->
 
 
 def probe_lines(kind: Kind, ids: str) -> str:
-    """Return Python that defines ``_numbers`` of a text, to run after the card's lines.
-
-    Args:
-        kind: the adapter's kind.
-        ids: the result of ``ids_line`` for ``text``.
-    """
+    """Return Python that defines ``_numbers`` of a text, whose ids are those of ``ids_line``."""
     return _PROBES[kind].replace("{ids}", ids)
 
 

@@ -126,8 +126,8 @@ def read_template(adapter: TrainedAdapter, given: str | None) -> str | None:
         return PLAIN_TEMPLATE
     if given is None:  # run.json may come from a stranger, and could name any file of this machine
         raise InputError(
-            f"chat_template: run.json names the file {name!r:.200}, which is not read unasked "
-            "(pass the one that the adapter was trained with)",
+            f"chat_template: run.json names the file {name!r:.200} (pass the one that "
+            "the adapter was trained with)",
             "chat_template",
         )
 

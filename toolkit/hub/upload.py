@@ -71,8 +71,7 @@ def publish(
 def _operation(folder: Path, file: PackedFile) -> CommitOperationAdd:
     """Make the operation that sends a file, if it has not changed since it was checked.
 
-    Small files are sent from memory. For a large file huggingface_hub sends the hash first, and the
-    Hub accepts no other bytes.
+    For a large file huggingface_hub sends the hash first, and the Hub accepts no other bytes.
     """
     stream = open_inside(folder, file.name)
     if stream is None:

@@ -90,11 +90,7 @@ class StoreArguments(Flags):
 
     @property
     def names(self) -> list[str]:
-        """The names to invite, without duplicates.
-
-        Raises:
-            InputError: a name is not valid.
-        """
+        """The names to invite, without duplicates."""
         given = [name for name in (self.invite or "").split(",") if name.strip()]
         return list(dict.fromkeys(map(person_name, given)))
 

@@ -384,11 +384,7 @@ class Pages:
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """Read the fields of a small form.
-
-    Raises:
-        HTTPException: the body is not a form, not UTF-8, or has a field twice.
-    """
+    """Read the fields of a small form."""
     kind = request.headers.get("content-type", "").split(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
         raise HTTPException(415, "the request must be a form")

@@ -55,12 +55,7 @@ def schedule_of(name: str) -> Schedule:
 
 
 def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: int) -> list[int]:
-    """Return the labels wanted when each round's PPO starts, and at the end.
-
-    Args:
-        schedule: l(n).
-        starts: episodes n at which the rounds start, then the episodes of the whole run.
-        initial, total: N0 and N.
+    """Return the labels wanted at each of ``starts``: when a round's PPO starts, and at the end.
 
     Raises:
         InputError: the schedule falls, or gives something other than numbers of at least 1.

@@ -78,7 +78,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
         there = all(path.exists() for path in stage.made)
         spent = f"{time.monotonic() - started:.0f} s so far"
         if state == "done" and there and not fresh:
-            print(f"\n[{number}/{len(stages)}] {stage.title}: done before", flush=True)
+            print(f"\n[{number}/{len(stages)}] {stage.title}: already done", flush=True)
             results[stage.name] = None
             continue
         print(f"\n[{number}/{len(stages)}] {stage.title} ({spent})", flush=True)

@@ -375,11 +375,7 @@ class Store(StoreReader):
 
 
 def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
-    """Return the index of the completion shown at this position.
-
-    Raises:
-        Refused: there is no such position.
-    """
+    """Return the index of the completion shown at this position."""
     stored = db.execute("SELECT completions FROM items WHERE id = ?", (place.item,))
     count = len(json.loads(stored.fetchone()[0]))
     if not 0 <= position < count:
@@ -388,11 +384,7 @@ def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
 
 
 def _labeler(db: sqlite3.Connection, name: str, kind: str) -> Labeler:
-    """Return the labeler of this name, and add it if it is new.
-
-    Raises:
-        InputError: the name belongs to another kind of labeler.
-    """
+    """Return the labeler of this name, and add it if it is new; the kind must not differ."""
     row = db.execute("SELECT id, name, kind FROM labellers WHERE name = ?", (name,)).fetchone()
     if row is None:
         cursor = db.execute(
