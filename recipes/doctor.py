@@ -27,6 +27,7 @@ from toolkit.models.from_arguments import check_model
 from toolkit.models.library_checks import LIBRARY_CHECKS
 from toolkit.models.memory import MIB, available_memory, what_fits
 from toolkit.scoring.arguments import RewardArguments
+from toolkit.terminal import say
 from toolkit.training.from_arguments import memory_planner
 from toolkit.training.ppo.config import PPOConfig
 
@@ -53,7 +54,7 @@ def main(
 
     # The machine.
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    print(f"python {platform.python_version()}, {versions}")
+    say(f"python {platform.python_version()}, {versions}")
     device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     room, where = available_memory(device)
     print(f"device: {where}, {room / MIB:,.0f} MiB free, {os.cpu_count()} cores")
@@ -75,7 +76,7 @@ def main(
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
 
     for note in notes:
-        print(f"note        {note}")
+        say(f"note        {note}", indent=12)
 
     # The memory plan.
     suffices = True
@@ -98,7 +99,7 @@ def main(
         print(f"{chosen.facts['trained']} of {chosen.facts['base']} train")
         if "in 4 bits" in chosen.facts:
             print(f"with its experts {chosen.facts['in 4 bits']} are in 4 bits")
-        print(verdict)
+        say(verdict)
         suffices = fits or not chosen.counted
 
     # The canaries.

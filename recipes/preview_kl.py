@@ -17,6 +17,7 @@ from toolkit.errors import check_range
 from toolkit.flags import Count, Positive, Range, flag, other_default
 from toolkit.maths.kl import AdaptiveKLController, FixedKLController, preview_kl
 from toolkit.maths.schedules import num_updates
+from toolkit.terminal import say
 
 
 @dataclass
@@ -51,7 +52,7 @@ def main(args: PreviewArguments) -> None:
     settled = all(abs(kl / args.kl_target - 1) < 0.05 for kl in last)
     print(f"last fifth: KL {mean:.2f} (target {args.kl_target:g}), highest {highest:.2f}")
     if args.kl_controller != "fixed" and not settled:
-        print(
+        say(
             "it does not settle in this run: a shorter kl_horizon moves the coefficient faster; if "
             "it swings, a longer one, or a kl_coef nearer to where it ends"
         )

@@ -19,6 +19,7 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
+from toolkit.terminal import say
 from toolkit.trl_compat.yaml_reader import read_trl_config
 
 
@@ -33,7 +34,7 @@ def main(args: ConfigArguments) -> None:
     claim_output(args.output, args.overwrite, "output")
     read = read_trl_config(args.input)
     for note in read.notes:
-        print(f"  {note}")
+        say(f"  {note}", indent=4)
     write_text(
         args.output, f"# From {args.input}, written for TRL 1.12.\n" + yaml.safe_dump(read.values)
     )

@@ -35,6 +35,7 @@ from toolkit.models.roles import Roles
 from toolkit.models.toolkit_json import write_facts
 from toolkit.training.baselines.data import Row
 from toolkit.training.ppo.guards import RunStopped
+from toolkit.training.progress import show_progress_in_words
 from toolkit.training.run_log import peak_mb
 
 
@@ -93,6 +94,7 @@ def train_and_save(
         InputError: it reloads otherwise than it was.
     """
     trainer = make()
+    show_progress_in_words(trainer)
     model: Any = trainer.model
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"trains {count:,} weights of LoRA")
