@@ -21,6 +21,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PICTURES = Path(__file__).parent
 ROOT = PICTURES.parent.parent
@@ -28,11 +32,11 @@ LARGEST = 250_000  # bytes
 
 # What stands in the boxes: a title, lines, and the command.
 STEPS = (
-    ("1  Sample", ("The model writes", "four completions", "to each prompt."), "sample"),
-    ("2  Pick", ("People pick the best", "one on a web page;", "a script can help."), "label"),
-    ("3  Learn to score", ("A reward model", "learns what people", "would pick."), "reward"),
-    ("4  Tune", ("PPO raises the score.", "A KL penalty keeps", "the model close."), "ppo"),
-    ("5  Check, publish", ("Compare on prompts", "that are new; share", "the adapter."), "evaluate"),
+    ("1 Sample", ("The model writes", "four answers", "to each prompt."), "sample"),
+    ("2 Pick", ("People pick the", "best on a page;", "scripts may help."), "label"),
+    ("3 Learn", ("A reward model", "learns to score as", "people pick."), "reward"),
+    ("4 Tune", ("PPO raises scores;", "a KL penalty holds", "the model close."), "ppo"),
+    ("5 Check", ("Compare on new", "prompts, report,", "then publish."), "evaluate"),
 )
 ROLES = (
     ("policy", "LoRA adapter", "trains", "train"),
@@ -44,7 +48,7 @@ STYLE = """
     text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
       font-size: 13px; fill: #24292f; }
     .title { font-size: 15px; font-weight: 700; }
-    .code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12.5px;
+    .code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12px;
       fill: #1f5fbf; }
     .soft { fill: #57606a; }
     .loop { fill: #8a4600; font-weight: 600; }
@@ -63,9 +67,8 @@ def flow() -> str:
     parts: list[str] = []
 
     def text(x: float, y: float, words: str, kind: str = "", anchor: str = "middle") -> None:
-        parts.append(
-            f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
-        )
+        place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
+        parts.append(f'<text {place} class="{kind}">{escape(words)}</text>')
 
     def rectangle(x: float, y: float, w: float, h: float, kind: str) -> None:
         parts.append(
@@ -114,7 +117,7 @@ def flow() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-labelledby="t">\n'
-        '<title id="t">Five steps: sample, pick, learn to score, tune, check and publish. The tuned '
+        '<title id="t">Five steps: sample, pick, learn, tune, check and publish. The tuned '
         "model can be sampled again. One base model plays policy, value, reward and "
         f"reference.</title>\n<style>{STYLE}</style>\n<defs>{markers}</defs>\n"
         f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="12" fill="#fff" '
@@ -124,22 +127,32 @@ def flow() -> str:
 
 def label_page(samples: Path, picture: Path) -> None:
     """The page that a person labels on, with the embedded model's completions."""
-    with tempfile.TemporaryDirectory() as folder, served(samples, Path(folder)) as link:
-        with page(1000, 640) as tab:
-            tab.goto(link)
-            tab.get_by_role("button", name="Begin").click()
-            tab.locator("article").first.wait_for()
-            bottom = tab.evaluate("document.querySelector('main').lastElementChild"
-                                  ".getBoundingClientRect().bottom")  # fmt: skip
-            clip = {"x": 0, "y": 0, "width": 1000, "height": min(640, round(bottom) + 24)}
-            tab.screenshot(path=picture, clip=clip)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(samples, Path(folder)) as link,
+        page(900, 900) as tab,
+    ):
+        tab.goto(link)
+        tab.get_by_role("button", name="Begin").click()
+        shoot(tab, picture, "form + .others")
 
 
 def report_page(report: Path, picture: Path) -> None:
-    """The report's upper part."""
-    with page(1000, 900) as tab:
+    """The report down to its first figure."""
+    with page(900, 1400) as tab:
         tab.goto(report.resolve().as_uri())
-        tab.screenshot(path=picture)
+        shoot(tab, picture, "img")
+
+
+def shoot(tab: "Page", picture: Path, last: str) -> None:
+    """A picture of a page down to the first element that the selector ``last`` finds."""
+    tab.locator(last).first.wait_for()
+    tab.wait_for_load_state("networkidle")  # the style sheet, without which all is elsewhere
+    found = tab.locator(last).first.bounding_box()
+    assert found is not None and tab.viewport_size is not None
+    width = tab.viewport_size["width"]
+    height = round(found["y"] + found["height"]) + 14
+    tab.screenshot(path=picture, clip={"x": 0, "y": 0, "width": width, "height": height})
 
 
 @contextmanager
@@ -163,7 +176,7 @@ def served(samples: Path, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def page(width: int, height: int):  # type: ignore[no-untyped-def]
+def page(width: int, height: int) -> "Iterator[Page]":
     """A tab of Chromium: light, of this size, one picture element a pixel."""
     from playwright.sync_api import sync_playwright
 
@@ -209,7 +222,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("flow", "label-page", "report"), help="Make one alone.")
-    parser.add_argument("--demo", type=Path, default=ROOT / "outputs/demo", help="The demo's folder.")
+    parser.add_argument(
+        "--demo", type=Path, default=ROOT / "outputs/demo", help="The demo's folder."
+    )
     parser.add_argument("--output_dir", type=Path, default=PICTURES, help="Where they go.")
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,9 @@ TEXT_MEASURES: tuple[tuple[str, str, Callable[[ContenderResult], float]], ...] =
 def print_facts(title: str, facts: Sequence[Fact]) -> None:
     """Names, values and verdicts."""
     colors = {"yes": "green", "no": "bold red", "not decided": "yellow"}
-    rows = [[name, value, Cell(verdict, colors.get(verdict, ""))] for name, value, verdict in facts]
+    rows: list[list[str | Cell]] = []
+    for name, value, verdict in facts:
+        rows.append([name, value, Cell(verdict, colors.get(verdict, ""))])
     print_table(title, [], rows)
 
 
