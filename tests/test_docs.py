@@ -10,12 +10,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -396,3 +398,34 @@ def test_blocks_are_run_in_order_in_one_folder_and_a_failure_is_shown(
     bad = new_page("text\n\n```bash run\ntest -f count\nfalse | true\necho not reached\n```\n")
     with pytest.raises(AssertionError, match=r"page.md:4: exit code 1"):
         run_page(bad, tmp_path, tools)
+
+
+# Whom to cite.
+
+
+def test_the_citation_has_what_its_format_requires_and_every_paper_that_the_code_names() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0" and citation["message"]
+    assert citation["authors"] == [{"name": "The preference-toolkit authors"}]
+    shared = "version", "license"
+    assert citation["title"] == project["name"]
+    assert [citation[name] for name in shared] == [project[name] for name in shared]
+
+    cited = set()
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= set(reference)  # required of each
+        for author in reference["authors"]:
+            assert set(author) in ({"family-names", "given-names"}, {"name"})
+        (identifier,) = reference["identifiers"]
+        assert identifier["type"] == "other"
+        cited.add(identifier["value"].removeprefix("arXiv:"))
+
+    named = {
+        paper
+        for path in (ROOT / "toolkit").rglob("*.py")
+        for paper in re.findall(
+            r"(?:arXiv:?\s+|Paper\(\s*\")(\d{4}\.\d{4,5})", path.read_text(encoding="utf-8")
+        )
+    }
+    assert len(named) > 10 and named == cited
