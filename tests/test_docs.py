@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -398,6 +399,22 @@ def test_blocks_are_run_in_order_in_one_folder_and_a_failure_is_shown(
     bad = new_page("text\n\n```bash run\ntest -f count\nfalse | true\necho not reached\n```\n")
     with pytest.raises(AssertionError, match=r"page.md:4: exit code 1"):
         run_page(bad, tmp_path, tools)
+
+
+# Pictures.
+
+
+def test_the_flow_is_the_one_that_is_drawn_and_every_picture_is_small() -> None:
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs/pictures/make.py")
+    assert spec is not None and spec.loader is not None
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+
+    drawn = (ROOT / "docs/pictures/flow.svg").read_text(encoding="utf-8")
+    assert drawn == pictures.flow(), "run make pictures"
+    assert ElementTree.fromstring(drawn).attrib["viewBox"].split()[2] == "800"
+    for path in (ROOT / "docs/pictures").glob("*.[ps][nv]g"):
+        assert path.stat().st_size < 250_000, path
 
 
 # Whom to cite.

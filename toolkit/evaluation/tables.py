@@ -1,4 +1,4 @@
-"""What a person sees in the terminal."""
+"""Print results as tables in the terminal."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,12 +19,12 @@ TEXT_MEASURES: tuple[tuple[str, str, Callable[[ContenderResult], float]], ...] =
     ("unique completions", "{:.1%}", lambda c: c.unique),
     ("copied from the prompt", "{:.1%}", lambda c: c.copied_3grams),
     ("new sentences", "{:.1%}", lambda c: c.new_sentences),
-    ("begins as the prompt does", "{:.1%}", lambda c: c.copies_opening),
+    ("begins like the prompt", "{:.1%}", lambda c: c.copies_opening),
 )
 
 
 def print_facts(title: str, facts: Sequence[Fact]) -> None:
-    """Names, values and verdicts."""
+    """Print names, values and verdicts."""
     colors = {"yes": "green", "no": "bold red", "not decided": "yellow"}
     rows: list[list[str | Cell]] = []
     for name, value, verdict in facts:
@@ -33,14 +33,14 @@ def print_facts(title: str, facts: Sequence[Fact]) -> None:
 
 
 def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
-    """Print what evaluate.py found; names and texts are shown as they are, never as markup."""
+    """Print the results of evaluate.py; names and texts are never read as markup."""
     print_table("Contenders", *contender_table(result))
-    print_table("Their texts", *text_table(result))
+    print_table("Texts", *text_table(result))
 
     for judge in result.judges:
         print_table(f"Pairs, judged by {judge.name}", *pair_table(result, judge.name))
         if places := place_table(result, judge.name):
-            print_table(f"Below the KL-optimal curve of {judge.name}", *places)
+            print_table(f"Gain compared with the KL-optimal curve, judged by {judge.name}", *places)
         if judge.name in result.ratings:
             rows = [
                 [r.name, f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}"]
@@ -50,7 +50,7 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
             print_table(title, ["contender", "rating", "95 %"], rows)
 
     if result.gaps:
-        title = "Training reward against others (gains in standard deviations)"
+        title = "Training reward against other judges (gains in standard deviations)"
         print_table(title, *gap_table(result))
 
     if samples:
@@ -58,11 +58,13 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
         for row in samples:
             rows.append(["prompt", prompt_text(row.prompt)])
             rows += [[name, text.strip()] for name, text in row.completions.items()]
-        print_table("Samples (first prompts, fixed seed, not picked)", [], rows, lines=True)
+        print_table(
+            "Samples (the first prompts with a fixed seed, not selected)", [], rows, lines=True
+        )
 
 
 def contender_table(result: Evaluation) -> Grid:
-    """KL of each contender, and by each judge its mean score, the error and the gain."""
+    """Return each contender's KL, and under each judge its mean score, error and gain."""
     judges = list(result.contenders[0].scores)
     rows = []
     for c in result.contenders:
@@ -77,7 +79,7 @@ def contender_table(result: Evaluation) -> Grid:
 
 
 def text_table(result: Evaluation) -> Grid:
-    """What the contenders' texts are like, a column for each contender."""
+    """Return the measures of the contenders' texts, one column per contender."""
     rows = [
         [label, *(shown.format(measure(c)) for c in result.contenders)]
         for label, shown, measure in TEXT_MEASURES
@@ -86,7 +88,7 @@ def text_table(result: Evaluation) -> Grid:
 
 
 def pair_table(result: Evaluation, judge: str, with_reference: bool = False) -> Grid:
-    """A judge's pairs; with ``with_reference`` those alone that the reference is one of."""
+    """Return a judge's pairs; with ``with_reference`` only the pairs with the reference."""
     rows = []
     for p in result.pairs:
         if p.judge != judge or (with_reference and p.b != result.reference):
@@ -113,7 +115,7 @@ def _rate(p: PairCounts) -> str:
 
 
 def place_table(result: Evaluation, judge: str) -> Grid | None:
-    """Each contender's place below the KL-optimal curve; None without a curve or a place."""
+    """Return each contender's place below the KL-optimal curve; None without a curve or KL."""
     curve = result.frontier.get(judge)
     if curve is None:
         return None
@@ -133,12 +135,12 @@ def place_table(result: Evaluation, judge: str) -> Grid | None:
             share = f"{gain / best:.0%} ± {error / best:.0%}"
         rows.append([c.name, f"{c.kl:.2f}", f"{gain:+.2f} ± {error:.2f}", shown, share])
 
-    headers = ["contender", "KL", "gain", "optimal gain there", "share of it"]
+    headers = ["contender", "KL", "gain", "optimal gain", "share of optimum"]
     return (headers, rows) if rows else None
 
 
 def gap_table(result: Evaluation) -> Grid:
-    """What other judges say of the training reward's gain."""
+    """Return the training reward's gains beside those of the other judges."""
     rows = [
         [
             g.name,

@@ -37,6 +37,7 @@ from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
 from toolkit.pipeline.picks import items_for, label_until, usable_picks
 from toolkit.pipeline.samples import POLICY, adapter_digest, draw_prompts, with_sides
 from toolkit.pipeline.schedule import Plan, plan_rounds
+from toolkit.terminal import say, wrapped
 
 MOST_BATCHES = 20  # of one round: so many without enough picks, and something is wrong
 
@@ -185,7 +186,7 @@ class Loop:
             if number < len(self.plan.stops):
                 self.train_reward(number)
                 self.tune(number)
-            print(summary(self.report()[number]))
+            say(summary(self.report()[number]))
         return self.report()
 
     def sample(self, number: int) -> None:
@@ -370,7 +371,8 @@ class Loop:
         """Say an alarm loudly; end the loop if that was asked for."""
         if alarm is None:
             return
-        print(f"\n{'!' * 78}\nALARM: {alarm}\n{'!' * 78}", file=sys.stderr, flush=True)
+        loud = "\n".join(["!" * 78, wrapped(f"ALARM: {alarm}", 78), "!" * 78])
+        print(f"\n{loud}", file=sys.stderr, flush=True)
         if self.args.on_alarm == "stop":
             raise LoopEnded(f"{alarm} (--on_alarm warn goes on)", 1)
 
