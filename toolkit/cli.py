@@ -148,9 +148,8 @@ def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
 
 def flag_names(main: Callable[..., object]) -> set[str]:
     """All the flags that a recipe takes on its command line, in each of their spellings."""
-    hints = typing.get_type_hints(main)
-    hints.pop("return", None)
-    parser = _OneLineParser(typing.cast(Any, list(hints.values())), allow_abbrev=False)
+    classes = [hint for name, hint in main.__annotations__.items() if name != "return"]
+    parser = _OneLineParser(typing.cast(Any, classes), allow_abbrev=False)
     names = {name for action in parser._actions for name in action.option_strings}
     return names | {"--config", "--help_all"}
 
