@@ -3,6 +3,7 @@
 # make fast     set up, then run only the fast tests (a minute)
 # make lint     ruff and mypy
 # make bench    compare PPO with TRL 1.12's (20 minutes; makes an environment for TRL)
+# make pictures make the pictures of the documents (needs chromium; runs the demo if it has not run)
 # make demo-model   make the embedded model again from scratch (about 11 minutes)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(PINS)
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/one_process.yaml
 
-.PHONY: demo test fast lint bench demo-model
+.PHONY: demo test fast lint bench pictures demo-model
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -33,6 +34,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/ppo_vs_trl.py $(ARGS)
+
+pictures: $(READY)
+	$(BIN)/python docs/pictures/make.py $(ARGS)
 
 demo-model: $(READY)
 	$(LAUNCH) recipes/demo_model.py --overwrite $(ARGS)

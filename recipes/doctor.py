@@ -23,6 +23,7 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, Flags, flag
 from toolkit.next_step import again, fresh, is_demo, reward_beside, say_last, say_next
 from toolkit.scoring.arguments import RewardArguments
+from toolkit.terminal import say
 from toolkit.training.ppo.config import PPOConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -55,7 +56,7 @@ def main(
 
     # The machine.
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    print(f"python {platform.python_version()}, {versions}")
+    say(f"python {platform.python_version()}, {versions}")
     device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     room, where = available_memory(device)
     print(f"device: {where}, {room / MIB:,.0f} MiB free, {os.cpu_count()} cores")
@@ -77,7 +78,7 @@ def main(
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
 
     for note in notes:
-        print(f"note        {note}")
+        say(f"note        {note}", indent=12)
 
     # The memory plan.
     suffices = True
@@ -103,7 +104,7 @@ def main(
         print(f"{chosen.facts['trained']} of {chosen.facts['base']} are trained")
         if "in 4 bits" in chosen.facts:
             print(f"with the experts, {chosen.facts['in 4 bits']} are in 4 bits")
-        print(verdict)
+        say(verdict)
         suffices = fits or not chosen.counted
 
     # The canaries.

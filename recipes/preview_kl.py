@@ -17,6 +17,7 @@ from toolkit.arguments.kl import KLArguments
 from toolkit.errors import check_range
 from toolkit.flags import Count, Positive, Range, flag, other_default
 from toolkit.next_step import Step, fresh, say_next
+from toolkit.terminal import say
 
 
 @dataclass
@@ -54,7 +55,7 @@ def main(args: PreviewArguments) -> None:
     settled = all(abs(kl / args.kl_target - 1) < 0.05 for kl in last)
     print(f"last fifth: KL {mean:.2f} (target {args.kl_target:g}), highest {highest:.2f}")
     if args.kl_controller != "fixed" and not settled:
-        print(
+        say(
             "the KL does not settle in this run (use a shorter kl_horizon; if the KL swings, use a "
             "longer one, or a kl_coef near the last one)"
         )

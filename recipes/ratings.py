@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
 from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
-from toolkit.data.text import printable
 from toolkit.flags import Range, flag
 from toolkit.next_step import beside, say_next, step, wrote
+from toolkit.terminal import print_table
 
 
 @dataclass
@@ -40,9 +40,6 @@ class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
 
 
 def main(args: RatingArguments) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from toolkit.data.comparisons import open_comparisons
     from toolkit.evaluation.ratings import (
@@ -76,22 +73,25 @@ def main(args: RatingArguments) -> None:
         return
 
     ratings = rate(contests_between_models(source), args.method, args.resamples, args.seed)
-    table = Table(
-        title=f"{args.method} ratings from {len(source)} comparisons",
-        caption="Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
-        + (" Elo depends on the order of the rows." if args.method == "elo" else ""),
+    caption = "Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
+    if args.method == "elo":
+        caption += " Elo depends on the order of the rows."
+    print_table(
+        f"{args.method} ratings from {len(source)} comparisons",
+        ["model", "rating", "95 %", "contests", "won"],
+        [
+            [
+                r.name,
+                f"{r.rating:.0f}",
+                f"{r.low:.0f} to {r.high:.0f}",
+                str(r.contests),
+                f"{r.wins / r.contests:.0%}",
+            ]
+            for r in ratings
+        ],
+        caption,
+        right=(1, 2, 3, 4),
     )
-    for header in ("model", "rating", "95 %", "contests", "won"):
-        table.add_column(header, justify="left" if header == "model" else "right")
-    for r in ratings:
-        table.add_row(
-            Text(printable(r.name)),
-            f"{r.rating:.0f}",
-            f"{r.low:.0f} to {r.high:.0f}",
-            str(r.contests),
-            f"{r.wins / r.contests:.0%}",
-        )
-    Console().print(table)
     Ratings(args.method, ratings).write(args.output)
     wrote(args.output, "these ratings")
     say_next(

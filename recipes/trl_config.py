@@ -18,6 +18,7 @@ from toolkit.data.files import require_file, write_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
 from toolkit.next_step import Step, say_next, wrote
+from toolkit.terminal import say
 
 
 @dataclass
@@ -33,7 +34,7 @@ def main(args: ConfigArguments) -> None:
     claim_output(args.output, args.overwrite, "output")
     read = read_trl_config(args.input)
     for note in read.notes:
-        print(f"  {note}")
+        say(f"  {note}", indent=4)
     write_text(
         args.output, f"# From {args.input}, written for TRL 1.12.\n" + yaml.safe_dump(read.values)
     )

@@ -12,7 +12,7 @@ import pytest
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.cli import call, parse, recipe, run
+from toolkit.cli import call, flag_names, parse, recipe, run
 from toolkit.endings import Stopped, goes_on
 from toolkit.errors import InputError, Interrupted
 from toolkit.scoring.arguments import ScorerArguments
@@ -249,3 +249,22 @@ def test_functions_of_each_call_draw_from_states_of_their_own() -> None:
     first = call(twice, [])
     random.seed(1)
     assert call(twice, []) == first and len(set(first)) == 2
+
+
+@dataclass
+class TwoFlags:
+    """One flag of each kind."""
+
+    long_name: int = 3
+    switch: bool = True
+
+
+def test_flag_names_are_all_that_the_command_line_takes_and_no_more() -> None:
+    def main(args: TwoFlags) -> None:
+        """Nothing."""
+
+    names = flag_names(main)
+    spelt = {"--long_name", "--long-name", "--switch", "--no_switch", "--no-switch"}
+    assert names == spelt | {"-h", "--help", "--config", "--help_all"}
+    for name in spelt - {"--long_name", "--long-name"}:
+        parse(TwoFlags, argv=[name])  # is taken

@@ -27,6 +27,7 @@ FLOORS = {
     "data": 1,
     "models": 2,
     "record": 2,
+    "terminal": 2,
     "scoring": 3,
     "training": 4,
     "labeling": 4,

@@ -171,6 +171,14 @@ def flag_classes(main: Callable[..., object]) -> list[type]:
     return list(hints.values())
 
 
+def flag_names(main: Callable[..., object]) -> set[str]:
+    """All the flags that a recipe takes on its command line, in each of their spellings."""
+    classes = [hint for name, hint in main.__annotations__.items() if name != "return"]
+    parser = _OneLineParser(typing.cast(Any, classes), allow_abbrev=False)
+    names = {name for action in parser._actions for name in action.option_strings}
+    return names | {"--config", "--help_all"}
+
+
 def parse(
     *dataclass_types: type, argv: list[str], description: str | None = None
 ) -> tuple[Any, ...]:

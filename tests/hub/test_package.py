@@ -75,7 +75,9 @@ def test_only_the_list_is_staged_and_the_rest_is_named(
     text = describe(staged, "me/x", private=False)
     assert "PUBLIC" in text and "not sent from the adapter's folder: .env, optimizer.pt" in text
     for file in staged.files:
-        assert f"{file.sha256}  {file.size:>13,}  {file.name}" in text
+        assert f"{file.size:>13,}  {file.name}\n{'':15}{file.sha256}\n" in text
+    listed = [line for line in text.splitlines() if str(staged.folder) not in line]
+    assert max(map(len, listed)) <= 79  # fits a terminal of 80 columns
 
 
 def test_the_weights_are_byte_for_byte_and_the_names_are_the_hubs(

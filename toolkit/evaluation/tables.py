@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from toolkit.data.text import printable, prompt_text
+from toolkit.data.text import prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts
 from toolkit.evaluation.samples import SampleRow
+from toolkit.terminal import Cell, print_table
 
 Fact = tuple[str, str, str]  # name, value, and "yes", "no", "not decided" or ""
 Grid = tuple[list[str], list[list[str]]]  # headers and cells
@@ -28,39 +25,42 @@ TEXT_MEASURES: tuple[tuple[str, str, Callable[[ContenderResult], float]], ...] =
 
 def print_facts(title: str, facts: Sequence[Fact]) -> None:
     """Print names, values and verdicts."""
-    table = Table(title=title, show_header=False)
+    colors = {"yes": "green", "no": "bold red", "not decided": "yellow"}
+    rows: list[list[str | Cell]] = []
     for name, value, verdict in facts:
-        color = {"yes": "green", "no": "bold red", "not decided": "yellow"}.get(verdict, "")
-        table.add_row(Text(name), Text(value), Text(verdict, style=color))
-    Console().print(table)
+        rows.append([name, value, Cell(verdict, colors.get(verdict, ""))])
+    print_table(title, [], rows)
 
 
 def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
     """Print the results of evaluate.py; names and texts are never read as markup."""
-    _print("Contenders", contender_table(result))
-    _print("Texts", text_table(result))
+    print_table("Contenders", *contender_table(result))
+    print_table("Texts", *text_table(result))
 
     for judge in result.judges:
-        _print(f"Pairs, judged by {judge.name}", pair_table(result, judge.name))
+        print_table(f"Pairs, judged by {judge.name}", *pair_table(result, judge.name))
         if places := place_table(result, judge.name):
-            _print(f"Gain compared with the KL-optimal curve, judged by {judge.name}", places)
+            print_table(f"Gain compared with the KL-optimal curve, judged by {judge.name}", *places)
         if judge.name in result.ratings:
             rows = [
                 [r.name, f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}"]
                 for r in result.ratings[judge.name]
             ]
             title = f"Ratings by {judge.name} (400 points are odds of 10 to 1)"
-            _print(title, (["contender", "rating", "95 %"], rows))
+            print_table(title, ["contender", "rating", "95 %"], rows)
 
     if result.gaps:
         title = "Training reward against other judges (gains in standard deviations)"
-        _print(title, gap_table(result))
+        print_table(title, *gap_table(result))
 
     if samples:
-        names = list(samples[0].completions)
-        rows = [[prompt_text(row.prompt), *(row.completions[n] for n in names)] for row in samples]
-        title = "Samples (the first prompts with a fixed seed, not selected)"
-        _print(title, (["prompt", *names], rows), lines=True)
+        rows = []
+        for row in samples:
+            rows.append(["prompt", prompt_text(row.prompt)])
+            rows += [[name, text.strip()] for name, text in row.completions.items()]
+        print_table(
+            "Samples (the first prompts with a fixed seed, not selected)", [], rows, lines=True
+        )
 
 
 def contender_table(result: Evaluation) -> Grid:
@@ -153,13 +153,3 @@ def gap_table(result: Evaluation) -> Grid:
         for g in result.gaps
     ]
     return ["contender", "other judge", "training reward", "its gain", "gap", "verdict"], rows
-
-
-def _print(title: str, grid: Grid, lines: bool = False) -> None:
-    headers, rows = grid
-    table = Table(title=Text(printable(title)), show_lines=lines)
-    for header in headers:
-        table.add_column(Text(printable(header)), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)

@@ -170,14 +170,15 @@ def check_unchanged(folder: Path, files: list[PackedFile]) -> None:
 
 def describe(package: Package, repo_id: str, private: bool) -> str:
     """Return a readable list of the files and their destination."""
-    rows = [f"{f.sha256}  {f.size:>13,}  {f.name}" for f in package.files]
     total = sum(f.size for f in package.files)
     lines = [
-        f"to {repo_id} ({'private' if private else 'PUBLIC: everybody can read it'}), "
-        f"{len(rows)} files, {total:,} bytes, from {package.folder}:",
-        f"{'sha256':64}  {'bytes':>13}  file",
-        *rows,
+        f"to {repo_id} ({'private' if private else 'PUBLIC: everybody can read it'}): "
+        f"{len(package.files)} files, {total:,} bytes",
+        f"from {package.folder}:",
+        f"{'bytes':>13}  file, with its SHA-256 below it",
     ]
+    for f in package.files:  # a hash beside its name would be too wide for a terminal
+        lines += [f"{f.size:>13,}  {f.name}", f"{'':15}{f.sha256}"]
     if package.left_out:
         lines.append(f"not sent from the adapter's folder: {', '.join(package.left_out)}")
     return "\n".join(lines)

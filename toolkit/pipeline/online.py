@@ -36,6 +36,7 @@ from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.pipeline.picks import items_for, label_until, usable_picks
 from toolkit.pipeline.samples import POLICY, adapter_digest, draw_prompts, with_sides
 from toolkit.pipeline.schedule import Plan
+from toolkit.terminal import say, wrapped
 
 MOST_BATCHES = 20  # batches of samples in one round; more means that something is wrong
 
@@ -146,7 +147,7 @@ class Loop:
             if number < len(self.plan.stops):
                 self.train_reward(number)
                 self.tune(number)
-            print(summary(self.report()[number]))
+            say(summary(self.report()[number]))
         return self.report()
 
     def sample(self, number: int) -> None:
@@ -330,7 +331,8 @@ class Loop:
         """Print an alarm; end the loop if ``on_alarm`` is "stop"."""
         if alarm is None:
             return
-        print(f"\n{'!' * 78}\nALARM: {alarm}\n{'!' * 78}", file=sys.stderr, flush=True)
+        loud = "\n".join(["!" * 78, wrapped(f"ALARM: {alarm}", 78), "!" * 78])
+        print(f"\n{loud}", file=sys.stderr, flush=True)
         if self.args.on_alarm == "stop":
             raise LoopEnded(f"{alarm} (to continue, pass --on_alarm warn)", 1)
 

@@ -8,6 +8,7 @@ from toolkit.data.records import Row, from_row
 from toolkit.errors import InputError
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.accuracy import RewardMetrics, judge
+from toolkit.terminal import say
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def check_trust(given: Mapping[str, str | None], allowed: bool) -> list[Trust]:
             )
         trust = replace(trust, allowed=trust.answer == "no")
         if trust.answer != "yes":
-            print(f"{'warning' if trust.allowed else 'note'}: {flag}: {model}: {trust.sentence}")
+            say(f"{'warning' if trust.allowed else 'note'}: {flag}: {model}: {trust.sentence}")
         found.append(trust)
     return found
 

@@ -34,6 +34,7 @@ from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 from toolkit.models.toolkit_json import write_facts
 from toolkit.training.baselines.data import Row
+from toolkit.training.progress import show_progress_in_words
 from toolkit.training.run_log import peak_mb
 
 
@@ -92,6 +93,7 @@ def train_and_save(
         InputError: the reloaded adapter differs from the trained one.
     """
     trainer = make()
+    show_progress_in_words(trainer)
     model: Any = trainer.model
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"trains {count:,} weights of LoRA")

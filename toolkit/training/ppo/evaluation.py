@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.files import write_jsonl
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import printable
 from toolkit.data.tokens import decode_pair
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import draw_uniforms
 from toolkit.models.sampling import SamplingRule
 from toolkit.scoring.scorer import Scorer, TokenCompletions
+from toolkit.terminal import print_table
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.rollouts import Rollout
 from toolkit.training.run_log import Row
@@ -128,14 +128,7 @@ def near_greedy_completions(
 
 def show_completions(rows: list[Row], path: Path) -> None:
     """Write all rows to a file, and print the first five as a table."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     write_jsonl(path, rows)
-    table = Table(show_lines=True)
-    for name in rows[0] if rows else ():
-        table.add_column(name)
-    for row in rows[:5]:
-        table.add_row(*(Text(printable(str(value))) for value in row.values()))
-    Console().print(table)
+    headers = list(rows[0]) if rows else []
+    shown = [[str(value) for value in row.values()] for row in rows[:5]]
+    print_table("Completions, almost greedy", headers, shown, lines=True)

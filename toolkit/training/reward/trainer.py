@@ -30,6 +30,7 @@ from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
 from toolkit.scoring.reward_models import RewardAdapter, score_rows
 from toolkit.scoring.scorer import TokenCompletions
+from toolkit.training.progress import show_progress_in_words
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.losses import LOSSES
 
@@ -77,6 +78,7 @@ class BestOfKTrainer(RewardTrainer):
         )
         assert self.model is not None
         check_round_trip(self.model, "default")
+        show_progress_in_words(self)
         # transformers' pooling recognizes padding by this id, whatever token it stands for.
         model.config.get_text_config().pad_token_id = collator.pad_token_id
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantized base
