@@ -159,7 +159,8 @@ def main(
 def work(args: EvaluationArguments, contenders: "list[Contender]", prompts: int) -> str:
     """How much is to be done, a sentence a line."""
     count, specs = len(contenders), args.specs()
-    lines = [f"{count} contenders on {prompts} prompts are compared by {len(specs)} judges."]
+    judges = "1 judge" if len(specs) == 1 else f"{len(specs)} judges"
+    lines = [f"{count} contenders on {prompts} prompts are compared by {judges}."]
     if args.samples is None:
         drawn = sum(c.n for c in contenders) * prompts
         lines.append(f"{drawn} completions are sampled for this first.")
