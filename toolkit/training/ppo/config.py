@@ -307,7 +307,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 cure = INSTEAD.get(f.name, "leave it out")
                 raise InputError(f"{f.name} is not used by PPO ({cure})", f.name)
 
-    def rule(self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False) -> SamplingRule:
+    def rule(self, tokenizer: "PreTrainedTokenizerBase", show_stop: bool = False) -> "SamplingRule":
         """Return how completions are sampled and scored, in token ids (``sampling_rule``).
 
         Args:
