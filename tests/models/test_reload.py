@@ -75,12 +75,12 @@ def test_scores_are_the_same_in_training_in_ppo_and_by_plain_peft_in_each_family
     assert torch.allclose(theirs, inside, atol=1e-6, rtol=0)
 
 
-def test_the_readmes_lines_give_the_scores_of_training(
+def test_the_pages_lines_give_the_scores_of_training(
     root: Path, demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "reward-models.md").read_text(encoding="utf-8")
     (block,) = [
-        b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "SequenceClassification" in b
+        b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "SequenceClassification" in b
     ]
     model, _ = trained(demo_model, "4bit", tmp_path)
     block = block.replace("outputs/reward/adapter", str(tmp_path))
