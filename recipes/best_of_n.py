@@ -1,6 +1,6 @@
 """Best-of-n: sample n completions of each prompt and keep the one with the highest reward.
 
-    accelerate launch recipes/best_of_n.py --reward_adapter outputs/reward/adapter --n 16 \\
+    preftune best-of-n --reward_adapter outputs/reward/adapter --n 16 \\
         --prompts data/prompts.heldout.jsonl --output outputs/best_of_16.jsonl
 
 This baseline needs no training, but samples n times as much. Its KL from the sampled model is ln n

@@ -1,6 +1,6 @@
 """Train several methods on the same comparisons, evaluate them, and write a report.
 
-    accelerate launch recipes/compare.py --configs recipes/configs/tinystories
+    preftune compare --configs recipes/configs/tinystories
 
 This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
 sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preference.py), rloo*.yaml,

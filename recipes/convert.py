@@ -1,6 +1,6 @@
 """Turn files of human choices into comparisons, or comparisons into TRL's preference pairs.
 
-    accelerate launch recipes/convert.py --input train.jsonl.gz --output outputs/comparisons.jsonl
+    preftune convert --input train.jsonl.gz --output outputs/comparisons.jsonl
 
 The input is JSON Lines (also .gz), JSON, CSV, Parquet, a folder or a Hub dataset. Its fields reveal
 the format: pairs (TRL's and HH's), rankings (OASST), sets with scores (UltraFeedback), one column

@@ -1,6 +1,6 @@
 """Run every stage from prompts to a tuned policy on the embedded model.
 
-    accelerate launch recipes/demo.py
+    preftune demo
 
 The demo samples four completions per prompt, lets the lexicon pick the best, trains a reward model,
 and tunes the policy by PPO against it. Then it compares the policy with the untuned model and with

@@ -1,6 +1,6 @@
 """Make the embedded demo model, its tokenizer and its prompts from scratch.
 
-    accelerate launch recipes/demo_model.py --output_dir data/model
+    preftune demo-model --output_dir data/model
 
 The seeded generator of toolkit/data/demo_text.py writes reviews. A byte-level BPE tokenizer and a
 small Llama are trained on them. The prompts are the opening sentences of reviews that the model

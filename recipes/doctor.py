@@ -1,6 +1,6 @@
 """Show what a PPO run would do and need, and check this machine, before a model is loaded.
 
-    python recipes/doctor.py --config recipes/configs/demo/ppo.yaml
+    preftune doctor --config demo:ppo.yaml
 
 The arguments are those of ppo.py. You should see versions and devices, each role with its adapter
 and head, the model's peculiarities, what is trained, and the memory plan by phase with a way to fit

@@ -1,9 +1,10 @@
 """Compare contenders on held-out prompts with one or more judges.
 
-    accelerate launch recipes/evaluate.py --adapter outputs/ppo/adapters/policy \\
-        --prompts data/prompts.heldout.jsonl --lexicon data/lexicon.txt
-    accelerate launch recipes/evaluate.py --lexicon data/lexicon.txt \\
-        --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy best4=best_of_4 \\
+    preftune evaluate --adapter outputs/ppo/adapters/policy \\
+        --prompts demo:prompts.heldout.jsonl --lexicon demo:lexicon.txt
+    preftune evaluate --lexicon demo:lexicon.txt \\
+        --contenders sft=outputs/sft/adapter ppo=outputs/ppo/adapters/policy \\
+        best4=best_of_4 \\
         --judges rm=reward_adapter:outputs/reward/adapter --training_reward rm
 
 The untuned model always takes part. You should see a table of the contenders (KL with its standard

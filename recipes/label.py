@@ -1,8 +1,8 @@
 """Let people on a web page, or a scripted labeler, pick the best completion of each row.
 
-    accelerate launch recipes/label.py --samples outputs/samples.jsonl --lexicon data/lexicon.txt
-    python recipes/label.py --serve --samples outputs/samples.jsonl --invite ann,bob
-    python recipes/label.py --store outputs/labels.sqlite --backup labels.monday.sqlite
+    preftune label --samples outputs/samples.jsonl --lexicon demo:lexicon.txt
+    preftune label --serve --samples outputs/samples.jsonl --invite ann,bob
+    preftune label --store outputs/labels.sqlite --backup labels.monday.sqlite
 
 A scripted labeler is a word-valence lexicon (the highest sum is the best), any Python function
 `module:function(prompts, completions) -> scores`, or an OpenAI-compatible --judge_url. With

@@ -1,6 +1,7 @@
 """Merge an adapter of any kind into its base, to get a new base.
 
-    python recipes/merge.py --adapter some/adapter --model_name_or_path its-base --output_dir merged
+    preftune merge --adapter some/adapter --model_name_or_path its-base \\
+        --output_dir merged
 
 Use this for adapters that cannot share one base with others: those with a resized vocabulary, IA3
 and other kinds than LoRA, and DoRA on the output head. peft loads the adapter (the embedding grows

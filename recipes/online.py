@@ -1,6 +1,6 @@
 """Run the paper's online loop in rounds: sample, label, retrain the reward model, PPO.
 
-    accelerate launch recipes/online.py --config recipes/configs/demo/online.yaml
+    preftune online --config demo:online.yaml
 
 A round samples from the current policy and collects labels in an SQLite store until there are l(n)
 picks (--schedule). It retrains the reward model from the base on all picks so far, and continues

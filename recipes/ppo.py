@@ -1,6 +1,6 @@
 """Tune the policy with PPO against reward models and functions, with a KL penalty.
 
-    accelerate launch recipes/ppo.py --reward_adapter outputs/reward/adapter
+    preftune ppo --reward_adapter outputs/reward/adapter
 
 One base in memory serves policy, reference, value and reward through LoRA adapters and heads. The
 policy starts as the base, or from --policy_adapter. The KL coefficient adapts until the KL is at

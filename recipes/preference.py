@@ -1,6 +1,6 @@
 """Train the policy directly on comparisons, without a reward model: TRL's DPO, KTO, ORPO, CPO.
 
-    accelerate launch recipes/preference.py --comparisons outputs/comparisons.jsonl --method dpo
+    preftune preference --comparisons outputs/comparisons.jsonl --method dpo
 
 This takes the same comparisons as reward.py, and holds out the same rows for the same --seed and
 --eval_rows. A row of K completions gives K - 1 pairs of the pick and another completion; KTO uses

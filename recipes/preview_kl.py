@@ -1,6 +1,6 @@
 """Preview a KL target and horizon in a simulation, before a run takes a day.
 
-    python recipes/preview_kl.py --kl_target 6 --kl_horizon 10000 --batch_size 256
+    preftune preview-kl --kl_target 6 --kl_horizon 10000 --batch_size 256
 
 The simulated policy follows the KL-regularized optimum of a reward of standard deviation 1 with a
 delay. You should see KL and coefficient over the updates, whether the KL settles within 5 % of its

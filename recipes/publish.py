@@ -1,6 +1,7 @@
 """Publish a policy, reward or value adapter on the Hub, private by default.
 
-    python recipes/publish.py --adapter outputs/ppo/adapters/policy --repo_id OWNER/NAME \\
+    preftune publish --adapter outputs/ppo/adapters/policy \\
+        --repo_id OWNER/NAME \\
         --base_model_id OWNER/BASE --dry_run true
 
 This packs only the files to send (adapter, configurations, tokenizer, chat template, card) and

@@ -1,6 +1,6 @@
 """Rate models by people's choices between their completions, or turn choices into scores.
 
-    accelerate launch recipes/ratings.py --comparisons outputs/comparisons.jsonl
+    preftune ratings --comparisons outputs/comparisons.jsonl
 
 Comparisons whose `models` name the writer of each completion become Plackett-Luce, Bradley-Terry or
 Elo ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of a prompt

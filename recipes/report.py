@@ -1,6 +1,6 @@
 """Write a page on one or more runs: frontier, curves, win rates, samples, data.
 
-    python recipes/report.py --runs outputs/ppo --evaluation outputs/evaluation \\
+    preftune report --runs outputs/ppo --evaluation outputs/evaluation \\
         --rewards outputs/reward --comparisons outputs/comparisons.jsonl
 
 The inputs are folders that other recipes wrote. All of them are optional, and several runs are

@@ -1,6 +1,6 @@
 """Train a reward model on comparisons: K-way softmax, LoRA on the base, an fp32 score head.
 
-    accelerate launch recipes/reward.py --comparisons outputs/comparisons.jsonl
+    preftune reward --comparisons outputs/comparisons.jsonl
 
 This checks every row, splits rows by prompt, and trains a LoRA adapter with a scalar head by TRL's
 RewardTrainer. It scales the scores to mean 0 and standard deviation 1 on new samples of the

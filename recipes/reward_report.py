@@ -1,6 +1,6 @@
 """Write a page on whether a reward model can be trusted, from the files of reward.py.
 
-    accelerate launch recipes/reward_report.py --run outputs/reward --lexicon data/lexicon.txt
+    preftune reward-report --run outputs/reward --lexicon demo:lexicon.txt
 
 This scores the held-out comparisons again and measures accuracy (against chance, people and
 baselines; by K, margin and length), calibration, position and length bias, and the distribution of

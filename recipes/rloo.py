@@ -1,6 +1,6 @@
 """Tune the policy with TRL's RLOO against the rewards that ppo.py takes.
 
-    accelerate launch recipes/rloo.py --reward_adapter outputs/reward/adapter
+    preftune rloo --reward_adapter outputs/reward/adapter
 
 RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
 its prompt. Prompts, rewards, sampling and truncation are those of ppo.py, and --beta is the fixed

@@ -1,6 +1,6 @@
 """Sample K completions for each prompt.
 
-    accelerate launch recipes/sample.py --prompts data/prompts.jsonl --output outputs/samples.jsonl
+    preftune sample --prompts demo:prompts.jsonl --output outputs/samples.jsonl
 
 The input is JSONL with `prompt` (or `text`, with --prompt_tokens N), and the output has rows of
 `prompt, completions`. With --truncate_token, each completion is cut after that token, and

@@ -1,6 +1,6 @@
 """Fine-tune the policy on the picks or on plain text with TRL's SFTTrainer, the simplest baseline.
 
-    accelerate launch recipes/sft.py --comparisons outputs/comparisons.jsonl
+    preftune sft --comparisons outputs/comparisons.jsonl
 
 This takes the same comparisons as reward.py, and holds out the same rows for the same --seed and
 --eval_rows. It learns the tokens of each pick after its prompt, and an end token only with

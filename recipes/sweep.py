@@ -1,8 +1,8 @@
 """Run PPO at several KL targets, and draw the frontier of score against KL.
 
-    accelerate launch recipes/sweep.py --kl_targets 1 2 4 8 \\
-        --ppo_config recipes/configs/demo/ppo.yaml \\
-        --evaluate_config recipes/configs/demo/evaluate.yaml --output_dir outputs/sweep
+    preftune sweep --kl_targets 1 2 4 8 \\
+        --ppo_config demo:ppo.yaml \\
+        --evaluate_config demo:evaluate.yaml --output_dir outputs/sweep
 
 There is one PPO run for each target with the settings of --ppo_config, then one evaluation of all
 runs (and of the contenders in --evaluate_config), and a report. After a kill, the same command

@@ -1,6 +1,6 @@
 """Convert a YAML file for TRL 1.12's PPO script into one for ppo.py.
 
-    python recipes/trl_config.py --input their_ppo.yaml --output outputs/ppo.yaml
+    preftune trl-config --input their_ppo.yaml --output outputs/ppo.yaml
 
 You should see a line for every change: fields with another name, fields that TRL's PPO ignored, and
 TRL's defaults where ours differ, so that the run stays the same. Then you see the command that runs

@@ -193,7 +193,7 @@ def test_a_line_goes_below_a_bar(recipe: Lines) -> None:
     ("name", "line"),
     [  # before the flags are read, and after
         ("ppo", "interrupted\n"),
-        ("sample", "interrupted: no file is half-written; the same command starts again\n"),
+        ("sample", "interrupted: no file is half-written, and the same command starts again\n"),
     ],
 )
 def test_ctrl_c_while_a_recipe_imports_torch(name: str, line: str, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def test_no_held_out_prompt_of_the_demo_is_one_that_is_trained_on(
 
 
 def test_each_recipes_help_names_its_own_demo_prompts() -> None:
-    assert prompts_help(HELD_OUT).endswith("by default demo:prompts.heldout.jsonl.")
-    assert prompts_help(DEMO_PROMPTS).endswith("by default demo:prompts.jsonl.")
+    assert prompts_help(HELD_OUT).endswith("embedded model is demo:prompts.heldout.jsonl.")
+    assert prompts_help(DEMO_PROMPTS).endswith("embedded model is demo:prompts.jsonl.")
 
 
 @pytest.mark.parametrize("name", ["max_prompt_length", "prompt_tokens"])
