@@ -148,7 +148,7 @@ RULES: dict[str, Rule] = {
     "fsdp": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
     "fsdp_config": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
     "world_size": _dropped("TRL's trainer computed it; here it is the expected number"),
-    "push_to_hub": _dropped("a run sends nothing; publish the adapter with recipes/publish.py"),
+    "push_to_hub": _dropped("a run sends nothing; publish the adapter with preftune publish"),
     "warmup_ratio": _renamed("warmup_steps", "below 1 it is a part of the run"),
     "no_cuda": _renamed("use_cpu", "its name in transformers 5"),
     "model_adapter_name": _dropped("policy_adapter names the folder of an adapter to start from"),
@@ -294,7 +294,7 @@ def _adapter(given: Settings, done: Translation) -> None:
     else:
         done.notes.append(
             "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which usually "
-            "need a learning_rate 10 to 100 times as high"
+            "need a learning_rate 5 to 30 times as high"
         )
 
 
