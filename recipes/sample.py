@@ -14,12 +14,10 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import yaml
-
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import SampledPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
-from toolkit.data.files import write_jsonl, write_text
+from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag, other_default
@@ -27,8 +25,8 @@ from toolkit.next_step import (
     DEMO_LEXICON,
     beside,
     is_demo,
+    note_settings,
     say_next,
-    settings_file,
     step,
     wrote,
 )
@@ -120,8 +118,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             "longer --response_length, or --stop_token none)"
         )
     write_jsonl(args.output, rows)
-    told = changed(model_args, sampling, args)
-    write_text(settings_file(args.output), yaml.safe_dump(told))  # label.py hands them on
+    note_settings(args.output, changed(model_args, sampling, args))  # label.py hands them on
     wrote(
         args.output,
         f"{len(rows)} rows of {args.completions} completions; left out: {left_out} prompts by "

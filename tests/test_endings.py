@@ -253,7 +253,11 @@ def test_a_signal_in_a_stage_cleans_up_and_is_one_line(
             os.kill(os.getpid(), signum)
             time.sleep(60)
 
-        monkeypatch.setattr(module, "sft_trainer" if name == "sft" else "judge_all", killed)
+        worker = {
+            "sft": "toolkit.training.baselines.trainers.sft_trainer",
+            "evaluate": "toolkit.evaluation.judges.judge_all",
+        }
+        monkeypatch.setattr(worker[name], killed)
         monkeypatch.setattr("sys.argv", [f"{name}.py", *words])
         cli.run(module.main)
 

@@ -27,6 +27,7 @@ from toolkit.next_step import (
     evaluation,
     fresh,
     held_out_flags,
+    note_settings,
     reward_beside,
     say_next,
     say_open,
@@ -148,6 +149,16 @@ def test_the_settings_of_samples_come_to_those_who_learn_from_the_labels(
     said = capsys.readouterr().out
     assert understood(said)["model_name_or_path"] == "MODEL"
     assert "put your model's folder or its id on the Hub in place of MODEL." in said
+
+
+def test_only_the_outermost_command_notes_its_settings(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    with called(["sample"]):
+        note_settings(samples, {"temperature": 0.5})
+        assert settings_beside(samples) == {"temperature": 0.5}
+        with called(["sample"]):  # as an online loop calls it
+            note_settings(samples, {"temperature": 0.9})
+        assert settings_beside(samples) is None
 
 
 # Who judges a policy

@@ -20,10 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.model import DEMO_MODEL, ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArguments
+from toolkit.data.files import write_text
 from toolkit.launched import is_first, world_size
 from toolkit.scoring.arguments import Spec
 
@@ -300,10 +303,20 @@ def settings_file(output: str | Path) -> Path:
     return Path(f"{output}.settings.yaml")
 
 
+def note_settings(output: str | Path, told: Mapping[str, object]) -> None:
+    """Write a command's settings beside its output, for the next command to hand on.
+
+    A recipe that another one called says nothing of what comes next, and so leaves no such file.
+    """
+    path = settings_file(output)
+    if len(_calls) > 1:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, yaml.safe_dump(dict(told)))
+
+
 def settings_beside(output: str | Path) -> dict[str, object] | None:
     """What the recipe that wrote this file was told; None if that is not known."""
-    import yaml
-
     try:
         found = yaml.safe_load(settings_file(output).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -30,7 +30,7 @@ def policy(adapters: Path, precision: str = "fp32") -> TrainedAdapter:
 
 
 def figures(said: str) -> list[float]:
-    return [float(x) for x in re.findall(r"(?:up to|mean by|merged\) is) ([-\d.e]+\d)", said)]
+    return [float(x) for x in re.findall(r"(?:up to|average by|merged\) is) ([-\d.e]+\d)", said)]
 
 
 @torch.no_grad()

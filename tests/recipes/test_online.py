@@ -186,7 +186,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
         "sample": lambda: patch(online_loop, "with_sides", die),
         "label": lambda: patch(Store, "record", at_call(9, Store.record)),
         "label, at its end": lambda: patch(online_loop, "win_rate", die),
-        "reward": lambda: patch(reward, "normalize", die),
+        "reward": lambda: patch("toolkit.training.reward.trainer.normalize", die),
         "reward, saved": lambda: patch(reward, "write_run", die),
         "ppo": lambda: patch(PPOTrainer, "optimize", at_call(2, PPOTrainer.optimize)),
         "ppo, saved": lambda: patch(PPOTrainer, "save_model", after_save),

@@ -77,8 +77,8 @@ def words(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 
 def shown_files(text: str) -> dict[str, tuple[str, int]]:
-    rows = re.findall(r"^([0-9a-f]{64}) +([\d,]+)  (\S+)$", text, flags=re.M)
-    return {name: (sha, int(size.replace(",", ""))) for sha, size, name in rows}
+    rows = re.findall(r"^ +([\d,]+)  (\S+)\n +([0-9a-f]{64})$", text, flags=re.M)
+    return {name: (sha, int(size.replace(",", ""))) for size, name, sha in rows}
 
 
 def test_what_arrives_is_what_the_dry_run_showed_and_the_token_is_nowhere(
@@ -93,7 +93,7 @@ def test_what_arrives_is_what_the_dry_run_showed_and_the_token_is_nowhere(
     assert cli.call(publish.main, [*words, "--dry_run", "true"]) == 0
     dry = capsys.readouterr().out
     assert hub.writes() == [] and "me/policy" not in hub.repos
-    assert "to me/policy (private), 6 files" in dry and "\nwould be sent\n" in dry
+    assert "to me/policy (private): 6 files" in dry and "\nwould be sent\n" in dry
     following = shlex.split(dry.splitlines()[-1])
     assert following[-len(words) :] == words and "--dry_run" not in following
 
@@ -153,7 +153,7 @@ def test_without_a_token_nothing_is_loaded(
     words: list[str], hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(publish, "pass_gate", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(gate, "pass_gate", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match="no Hub token"):
         cli.call(publish.main, words)
     assert hub.seen == []

@@ -182,7 +182,7 @@ def test_prompts_that_a_reward_adapter_was_not_trained_to_read_are_refused_at_on
     ]
     words += {"evaluate": ["--contenders", "reference"], "best_of_n": []}.get(name, ["--use_cpu"])
     sad = ["--chat_template_kwargs", '{"mood": "sad"}']
-    with pytest.raises(InputError, match=r'told \{"mood": "glad"\}, .* of \{"mood": "sad"\}'):
+    with pytest.raises(InputError, match=r'with \{"mood": "glad"\}, .* with \{"mood": "sad"\}'):
         call(recipe(name).main, [*words, *sad])
 
 
