@@ -79,6 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--against", type=Path, help="Another checkout, measured in turns.")
     parser.add_argument("--repeats", type=int, default=3, help="Runs of each command. (default: 3)")
+    parser.add_argument("--only", nargs="+", default=[""], help="Only commands with such a text.")
     args = parser.parse_args()
 
     checkouts = [ROOT] if args.against is None else [args.against.resolve(), ROOT]
@@ -86,6 +87,8 @@ def main() -> None:
     print("|---|" + "---|" * len(checkouts))
     with tempfile.TemporaryDirectory() as name:
         for title, words in commands(Path(name)).items():
+            if not any(text in title for text in args.only):
+                continue
             seconds: list[list[float]] = [[] for _ in checkouts]
             for repeat in range(args.repeats + 1):
                 for checkout, times in zip(checkouts, seconds, strict=True):
