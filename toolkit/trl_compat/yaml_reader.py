@@ -115,7 +115,9 @@ RULES: dict[str, Rule] = {
     "lora_dropout": _dropped("the ratio must be 1 before the first step, so there is none"),
     "lora_task_type": _dropped("each adapter gets the type that fits it"),
     "lora_target_parameters": _only((None, []), "only whole layers have adapters here"),
-    "lora_modules_to_save": _only((None, []), "only LoRA is trained here (train it with sft.py)"),
+    "lora_modules_to_save": _only(
+        (None, []), "only LoRA is trained here (train it with preftune sft)"
+    ),
     "use_rslora": _only((None, False), "not supported (multiply lora_alpha by the root of lora_r)"),
     "use_dora": _only((None, False), "not here"),
     "bnb_4bit_quant_type": _only(("nf4",), "only nf4 is supported"),
@@ -123,12 +125,15 @@ RULES: dict[str, Rule] = {
     "bnb_4bit_quant_storage": _dropped("4-bit weights are held as bytes"),
     "reward_model_path": _renamed(
         "reward_model",
-        "a model of its own, scored on text; or train an adapter with reward.py and pass "
+        "a model of its own, scored on text; or train an adapter with preftune reward and pass "
         "reward_adapter",
     ),
     "value_model": _dropped("the value is an adapter or a head on the policy's base"),
-    "dataset_config": _dropped("name the dataset's split with --prompts"),
-    "dataset_test_split": _dropped("pass held-out prompts with --eval_prompts"),
+    "dataset_config": _only(
+        (None, "default"),
+        "--prompts reads a dataset's default configuration (load this one with load_dataset, write "
+        "it with save_to_disk, name that folder as dataset_name, and leave dataset_config out)",
+    ),
     "dataset_num_proc": _dropped("prompts are tokenized in one process"),
     "dataset_streaming": _dropped("prompts are counted and shuffled, so they are read whole"),
     "ignore_bias_buffers": _dropped("there is no DDP wrapper here"),
@@ -166,7 +171,13 @@ for _name in (
 for _name in ("overwrite_output_dir", "logging_dir", "save_safetensors", *sorted(TAKEN)):
     RULES.setdefault(_name, _dropped("it has no effect here"))
 # Handled before the others, or separately.
-OTHERS = ("sft_model_path", "use_peft", "dataset_name", "dataset_train_split")
+OTHERS = (
+    "sft_model_path",
+    "use_peft",
+    "dataset_name",
+    "dataset_train_split",
+    "dataset_test_split",
+)
 OUR_FIELDS = {f.name for cls in READ for f in fields(cls) if f.init}
 
 
@@ -293,8 +304,8 @@ def _adapter(given: Settings, done: Translation) -> None:
         done.notes.append("use_peft: left out: the recipes always train adapters")
     else:
         done.notes.append(
-            "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which usually "
-            "need a learning_rate 5 to 30 times as high"
+            "use_peft: not set, so TRL trained whole models; here adapters are trained, which "
+            "usually need a learning_rate 5 to 30 times as high"
         )
 
 
@@ -305,6 +316,13 @@ def _prompts(given: Settings, done: Translation) -> None:
             done.notes.append(f"{key}: left out: rows with `prompt` come with --prompts")
     if "prompts" not in done.values:
         done.missing.append(f"--prompts {name}:{split}" if name else "--prompts PROMPTS.jsonl")
+
+    # TRL's script read the test split where eval_strategy was on, though nothing was evaluated.
+    test, evaluates = given.get("dataset_test_split", "test"), given.get("eval_strategy")
+    if "dataset_test_split" in given:
+        done.notes.append("dataset_test_split: left out: held-out prompts come with --eval_prompts")
+    if name and evaluates in ("steps", "epoch") and "eval_prompts" not in done.values:
+        done.missing.append(f"--eval_prompts {name}:{test}")
 
     rewards = ("reward_model", "reward_adapter", "lexicon", "reward_function")
     if not any(done.values.get(reward) for reward in rewards):
