@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.data.files import read_object
-from toolkit.errors import InputError
+from toolkit.errors import Caution, InputError
 from toolkit.models.adapter_config import (
     CONFIG,
     MERGE,
@@ -257,6 +257,7 @@ def check_adapter(
     if precision is not None and trained_in not in (None, precision):
         warnings.warn(
             f"{what}: {folder} was trained on a base in {trained_in}; this one is in {precision}",
+            Caution,
             stacklevel=2,
         )
 
@@ -271,6 +272,7 @@ def check_adapter(
             warnings.warn(
                 f"{what}: {folder} names its base {trained_on}, a path that depends on the folder "
                 f"one works in; it is taken to be {place}",
+                Caution,
                 stacklevel=2,
             )
         return
