@@ -428,8 +428,8 @@ def _comparison(result: Evaluation) -> list[Fact]:
     found, answer = "; ".join(alarms) or "no sign of over-optimization", "no" if alarms else "yes"
     if result.training_reward is None or len(result.judges) < 2:
         found, answer = (
-            "not known, because it needs a judge that policies were not trained on (preftune "
-            "evaluate --judges, --training_reward)",
+            "not known, because it needs a judge that policies were not trained on (evaluate.py "
+            "--judges, --training_reward)",
             "",
         )
     facts.append(("free of over-optimization", found, answer))
