@@ -9,7 +9,7 @@ from transformers import BertConfig, Gemma2Config, MixtralConfig, PreTrainedConf
 
 from toolkit.cli import call, recipe
 from toolkit.errors import InputError
-from toolkit.models import memory
+from toolkit.models import library_checks, memory
 
 doctor = recipe("doctor")
 SMALL: dict[str, Any] = {
@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def one_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LIBRARY_CHECKS", {"a canary": lambda: None})
+    monkeypatch.setattr(library_checks, "LIBRARY_CHECKS", {"a canary": lambda: None})
 
 
 def words(folder: Path, config: PreTrainedConfig, demo_model: str, *more: str) -> list[str]:
@@ -53,6 +53,17 @@ def test_a_family_s_notes_are_shown(
     shown = capsys.readouterr().out
     assert "gemma2: its logits are capped at 30" in shown
     assert "ok    a canary" in shown and "estimated" not in shown
+
+
+def test_a_reward_model_beside_the_base_is_said_to_be_left_out_of_the_plan(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = words(tmp_path, Gemma2Config(**SMALL, head_dim=8), demo_model)
+    assert call(doctor.main, told) == 0
+    assert "not counted here" not in capsys.readouterr().out
+    assert call(doctor.main, [*told, "--reward_model", "your-org/judge"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The reward model your-org/judge is loaded beside this. Its memory is not" in shown
 
 
 def test_a_quantized_checkpoint_is_said_or_refused(
@@ -102,7 +113,7 @@ def test_without_a_plan_the_canaries_still_sing(
     shown = capsys.readouterr().out
     assert "the memory plan failed: no such thing at all\n" in shown
     assert "ok    a canary" in shown
-    monkeypatch.setattr(doctor, "LIBRARY_CHECKS", {"a canary": lambda: "silent"})
+    monkeypatch.setattr(library_checks, "LIBRARY_CHECKS", {"a canary": lambda: "silent"})
     assert call(doctor.main, line) == 1
 
 
@@ -116,7 +127,7 @@ def test_only_a_plan_that_was_counted_decides(
     def broken(*args: Any) -> None:
         raise RuntimeError("no storage")
 
-    monkeypatch.setattr(doctor, "available_memory", lambda device: (1 << 20, "a toy"))
+    monkeypatch.setattr(memory, "available_memory", lambda device: (1 << 20, "a toy"))
     if not counted:
         monkeypatch.setattr(memory, "count_kept", broken)
     line = ["--model_name_or_path", demo_model, "--use_cpu", "true", "--lexicon", "lexicon.txt"]

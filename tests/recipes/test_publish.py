@@ -153,7 +153,7 @@ def test_without_a_token_nothing_is_loaded(
     words: list[str], hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(publish, "pass_gate", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(gate, "pass_gate", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match="no Hub token"):
         cli.call(publish.main, words)
     assert hub.seen == []

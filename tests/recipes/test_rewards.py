@@ -293,7 +293,7 @@ def test_the_normalizing_samples_are_cut_when_asked(
         seen.update(kwargs)
         return {"gain": 1.0, "bias": 0.0}
 
-    monkeypatch.setattr(reward, "normalize", spy)
+    monkeypatch.setattr("toolkit.training.reward.trainer.normalize", spy)
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in comparisons(20)))
     flag = ["--normalize_truncated"] if truncated else []
     call(
