@@ -78,9 +78,12 @@ def main(args: ConvertArguments) -> None:
         made = map(with_space, made)
     if args.to == "pairs":
         made = (pair for row in made for pair in to_pairs(row))
-    count = write_table(
-        args.output, made, lambda: f"{args.input}: holds no {args.to}; left out: {dict(dropped)}"
-    )
+
+    def none() -> str:
+        reasons = "; ".join(f"{times} {reason}" for reason, times in dropped.most_common())
+        return f"{args.input}: holds no {args.to}" + (f"; left out: {reasons}" if reasons else "")
+
+    count = write_table(args.output, made, none)
     wrote(args.output, f"{count} {args.to}; left out: {sum(dropped.values())}")
     for reason, times in dropped.most_common():
         print(f"  {times} {reason}")

@@ -105,6 +105,11 @@ def main(
         if "in 4 bits" in chosen.facts:
             print(f"with the experts, {chosen.facts['in 4 bits']} are in 4 bits")
         say(verdict)
+        if rewards.reward_model is not None:
+            say(
+                f"The reward model {rewards.reward_model} is loaded beside this. Its memory is not "
+                "counted here."
+            )
         suffices = fits or not chosen.counted
 
     # The canaries.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.result import Evaluation
 from toolkit.next_step import Step, beside, say_next, wrote
 from toolkit.record import RUN_FILE, RunRecord
+from toolkit.terminal import counted
 
 
 def main(
@@ -160,7 +161,7 @@ def main(
 def work(args: EvaluationArguments, contenders: "list[Contender]", prompts: int) -> str:
     """How much is to be done, a sentence a line."""
     count, specs = len(contenders), args.specs()
-    judges = "1 judge" if len(specs) == 1 else f"{len(specs)} judges"
+    judges = counted(len(specs), "judge")
     lines = [f"{count} contenders on {prompts} prompts are compared by {judges}."]
     if args.samples is None:
         drawn = sum(c.n for c in contenders) * prompts

@@ -22,6 +22,7 @@ from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.next_step import again, evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
+from toolkit.terminal import counted
 from toolkit.training.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def main(
             reward_verdicts=[to_row(verdict) for verdict in verdicts],
         )
         print(
-            f"PPO makes {trainer.num_updates} updates of {trainer.batch_size} episodes each. The "
-            "first of them show how long the rest will take.",
+            f"PPO makes {counted(trainer.num_updates, 'update')} of {trainer.batch_size} episodes "
+            "each. The first of them show how long the rest will take.",
             flush=True,
         )
     ranks.wait()

@@ -26,6 +26,7 @@ from toolkit.data.records import to_row
 from toolkit.errors import check_range
 from toolkit.flags import flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
+from toolkit.terminal import counted
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def main(
     )
     print(preflight(trainer))
     print(
-        f"Training takes {config.num_train_epochs:g} passes over {len(data.train)} comparisons."
+        f"Training takes {counted(config.num_train_epochs, 'pass', 'passes')} over "
+        f"{len(data.train)} comparisons."
         + (
             " Then a clean process loads base and adapter once more, to check what was saved "
             "(--check_reload false leaves this out)."

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import random
 import typing
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, flag_names, parse, recipe, run
 from toolkit.endings import Stopped, goes_on
-from toolkit.errors import InputError, Interrupted
+from toolkit.errors import Caution, InputError, Interrupted
 from toolkit.scoring.arguments import ScorerArguments
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
@@ -28,7 +29,8 @@ BAD_CONFIGS = [
     ("total_episodes: 2.5", r"c\.yaml:1: total_episodes is 2\.5, but must be of type int"),
     ("total_episodes: true", r"c\.yaml:1: total_episodes is True, but must be of type int"),
     ("whiten_rewards: 1", r"c\.yaml:1: whiten_rewards is 1, but must be of type bool"),
-    ("value: 3", r"c\.yaml:1: value is 3, but must be of type str"),
+    ("value: 3", r"c\.yaml:1: value is 3, but must be of type str$"),
+    ("save_strategy: no", r"save_strategy is False, but .* type str \(.*: write 'no' with its"),
     ("seed: 1\nkl_target: -3", r"c\.yaml:2: kl_target is -3, but must be above 0"),
     ("temperature: 0", r"c\.yaml:1: temperature is 0, but must be above 0"),
     ("lam: 1.5", r"c\.yaml:1: lam is 1\.5, but must be at most 1"),
@@ -141,6 +143,22 @@ def test_run_exits_2_with_one_line_for_a_users_mistake(
         run(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: data.jsonl:3: prompt: empty\n"
+
+
+def test_a_caution_is_one_line_and_the_warnings_of_libraries_keep_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    def main(toy: Toy) -> None:
+        for kind in (Caution, FutureWarning):
+            said.append(warnings.formatwarning("a word", kind, "code.py", 3))
+
+    monkeypatch.setattr("sys.argv", ["toy.py"])
+    with pytest.raises(SystemExit):
+        run(main)
+    assert said[0] == "warning: a word\n"
+    assert said[1].startswith("code.py:3: FutureWarning: a word")
 
 
 def test_a_disk_that_says_no_is_one_line(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from rich.cells import cell_len
 
-from toolkit.terminal import Cell, Column, broken, layout, print_table, say, wrapped
+from toolkit.terminal import Cell, Column, broken, counted, layout, print_table, say, wrapped
 
 Printed = Callable[..., list[str]]
 
@@ -116,3 +116,13 @@ def test_in_a_file_a_line_stays_one(
     monkeypatch.setenv("COLUMNS", "50")
     say(line)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(counted(1, "update"), "1 update"), (counted(1_000_000, "update"), "1000000 updates"),
+     (counted(0, "judge"), "0 judges"), (counted(1.0, "pass", "passes"), "1 pass"),
+     (counted(0.5, "pass", "passes"), "0.5 passes")],
+)  # fmt: skip
+def test_a_number_has_its_noun(said: str, expected: str) -> None:
+    assert said == expected

@@ -20,6 +20,7 @@ import sqlite3
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union
@@ -32,7 +33,7 @@ from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
 from toolkit.embedded import RECIPES, expand_value, expand_words
-from toolkit.errors import InputError, Interrupted, RunStopped, check_finite, check_numbers
+from toolkit.errors import Caution, InputError, Interrupted, RunStopped, check_finite, check_numbers
 from toolkit.flags import choices_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
@@ -57,6 +58,7 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
     Exit codes: 0 for success; ``main``'s result if it is an int; 2 for a mistake that the user can
     correct (one line on stderr); 1 for a run that diverged; 128 + its number for a signal.
     """
+    warnings.formatwarning = _warned
     try:
         with endings.heard():
             if world_size() > 1 and not processes:
@@ -75,6 +77,22 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
             said += f"\nnext: {next_step.command(further)}"
         endings.say(said)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+_plainly = warnings.formatwarning
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return the text of a warning: a line for the user, or the place in the code for others."""
+    if issubclass(category, Caution):
+        return f"warning: {message}\n"
+    return _plainly(message, category, filename, lineno, line)
 
 
 def _one_thread(torch: types.ModuleType) -> None:
@@ -398,7 +416,13 @@ def _read_config(
             values[key] = _convert(value, hints[key])
         except ValueError:
             wanted = _name_of(hints[key])
-            raise InputError(f"{where}: {key} is {value!r}, but must be of type {wanted}") from None
+            cure = ""
+            if isinstance(value, bool) and "str" in wanted:
+                word = "yes" if value else "no"
+                cure = f" (YAML reads the word {word} as {value}: write '{word}' with its quotes)"
+            raise InputError(
+                f"{where}: {key} is {value!r}, but must be of type {wanted}{cure}"
+            ) from None
         try:
             check_numbers(key, values[key])
         except InputError as error:

@@ -1,4 +1,5 @@
-"""The exceptions that end a recipe in one line: a mistake, a run that was stopped, a signal."""
+"""The exceptions that end a recipe in one line (a mistake, a run that was stopped, a signal), and
+the warning that does not end it."""
 
 import dataclasses
 import math
@@ -25,6 +26,10 @@ class InputError(ValueError):
         super().__init__(message)
         self.field = field
         self.details = list(details)
+
+
+class Caution(UserWarning):
+    """A warning of this toolkit to its user; a command prints it as one line, without the code."""
 
 
 class RunStopped(RuntimeError):

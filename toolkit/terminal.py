@@ -24,6 +24,12 @@ WORD = re.compile(r"\[[^\[\]\s]+, [^\[\]\s]+\]\S*|\S+")  # "[89.5%, 94.2%]," is 
 JOINT = re.compile(r"(?<=[/_.:-])")  # where a word that is too long is broken first
 
 
+def counted(number: float, one: str, several: str | None = None) -> str:
+    """Return a number with its noun: 1 update, 4 updates, 0.5 passes."""
+    shown = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {one if number == 1 else several or one + 's'}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell's text and how it looks."""

@@ -46,6 +46,19 @@ def test_every_kind_of_source_gives_the_same_rows_with_their_places(tmp_path: Pa
         ], name
 
 
+def test_the_splits_of_a_folder_are_those_that_load_dataset_finds(tmp_path: Path) -> None:
+    """TRL's scripts name a folder of train.jsonl and validation.jsonl as a dataset."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_lines(folder / "train.jsonl")
+    (folder / "validation.jsonl").write_text(json.dumps(ROWS[1]) + "\n")
+    source = f"{folder}:validation"
+    assert list(read_table(source, "--prompts")) == [(f"{source}:0", ROWS[1])]
+    assert [row for _, row in read_table(f"{folder}:train", "--prompts")] == ROWS
+    with pytest.raises(InputError, match="its splits are train, validation"):
+        list(read_table(f"{folder}:test", "--prompts"))
+
+
 def test_a_folder_is_all_the_files_in_it(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.jsonl")
     write_table(tmp_path / "test.parquet", ROWS, str)

@@ -7,6 +7,7 @@ from pathlib import Path
 import bitsandbytes as bnb
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -100,6 +101,25 @@ def test_score_head_computes_in_fp32_under_autocast() -> None:
         out = head(hidden)
     assert out.dtype == torch.float32
     assert torch.equal(out, hidden.float() @ head.weight.T)
+
+
+def test_a_base_that_a_script_named_by_a_relative_path_is_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As plain peft and TRL's scripts save it, without a fingerprint; it depends on the folder."""
+    base = save_tiny(tmp_path / "a", 0)
+    monkeypatch.chdir(tmp_path)
+    get_peft_model(
+        AutoModelForCausalLM.from_pretrained("a"), lora_config(4, 8, "c_attn", "CAUSAL_LM")
+    ).save_pretrained("plain")
+    for named in ("a", base):
+        with pytest.warns(UserWarning, match="names its base a, a path that depends on the folder"):
+            check_adapter("plain", named, "CAUSAL_LM", "--adapter")
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="was trained on a, not "):
+        check_adapter(tmp_path / "plain", base, "CAUSAL_LM", "--adapter")
 
 
 def test_an_adapter_for_another_base_is_refused_before_loading(tmp_path: Path) -> None:

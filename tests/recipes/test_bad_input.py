@@ -125,6 +125,17 @@ def test_other_recipes_refuse_it_as_well(fault: str, main: Any, field: str, tmp_
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_file_of_which_nothing_is_kept_says_why_in_words(tmp_path: Path) -> None:
+    path, turns = tmp_path / "c.jsonl", [{"role": "assistant", "content": "Yes."}]
+    longer = [*turns, {"role": "user", "content": "And?"}, *turns]
+    row = {"prompt": [{"role": "user", "content": "Hi"}], "chosen": longer, "rejected": turns}
+    path.write_text((json.dumps(row) + "\n") * 2)
+    with pytest.raises(
+        InputError, match="left out: 2 the dialogues differ before their last turn$"
+    ):
+        call(convert.main, ["--input", str(path), "--output", str(tmp_path / "out.jsonl")])
+
+
 def test_twenty_problems_are_printed_and_all_are_counted(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_bytes(row(best=9) * 30)

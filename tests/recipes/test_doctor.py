@@ -55,6 +55,17 @@ def test_a_family_s_notes_are_shown(
     assert "ok    a canary" in shown and "estimated" not in shown
 
 
+def test_a_reward_model_beside_the_base_is_said_to_be_left_out_of_the_plan(
+    tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = words(tmp_path, Gemma2Config(**SMALL, head_dim=8), demo_model)
+    assert call(doctor.main, told) == 0
+    assert "not counted here" not in capsys.readouterr().out
+    assert call(doctor.main, [*told, "--reward_model", "your-org/judge"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The reward model your-org/judge is loaded beside this. Its memory is not" in shown
+
+
 def test_a_quantized_checkpoint_is_said_or_refused(
     tmp_path: Path, demo_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

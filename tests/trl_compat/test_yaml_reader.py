@@ -159,6 +159,26 @@ def test_it_ends_with_the_command_to_run(
     assert last == f"next: preftune ppo --config '{out}' --prompts c/d:odd"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", None), ('eval_strategy: "no"\n', None), ("eval_strategy: steps\n", "c/d:test"),
+     ("eval_strategy: epoch\ndataset_test_split: dev\n", "c/d:dev"),
+     ("eval_strategy: steps\neval_prompts: held.jsonl\n", None)],
+)  # fmt: skip
+def test_held_out_prompts_are_in_the_command_where_their_run_evaluated(
+    tmp_path: Path, text: str, told: str | None
+) -> None:
+    missing = read(tmp_path, "dataset_name: c/d\n" + text).missing
+    flags = [flag for flag in missing if flag.startswith("--eval_prompts")]
+    assert flags == ([] if told is None else [f"--eval_prompts {told}"])
+
+
+def test_a_configuration_of_the_dataset_that_nothing_here_reads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=":2: dataset_config: 'en': .* default configuration"):
+        read(tmp_path, "dataset_name: c/d\ndataset_config: en\n")
+    assert "dataset_config" not in read(tmp_path, "dataset_config: default\n").values
+
+
 def test_nothing_is_written_where_ppo_would_refuse(tmp_path: Path) -> None:
     (tmp_path / "theirs.yaml").write_text("optim: lomo\n")
     out = tmp_path / "ours.yaml"

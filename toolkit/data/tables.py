@@ -1,7 +1,8 @@
 """Reading tables row by row from files, folders and datasets, and writing them to files.
 
     comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
-    a folder: all such files in it, by name; or written by save_to_disk of datasets (folder:split)
+    a folder: all such files in it, by name; or written by save_to_disk of datasets
+    folder:split, of what save_to_disk wrote, or of files that load_dataset tells apart by name
     owner/name or owner/name:split, a dataset on the Hub
 
 Each row comes with its place, for messages: ``file:line`` if the format has lines, else
@@ -162,7 +163,7 @@ def _read_dataset(source: str, what: str) -> Iterator[Placed]:
     name, _, split = source.rpartition(":") if not Path(source).is_dir() else (source, "", "")
     name, split = (name, split) if name else (source, "")
     try:
-        if Path(name).is_dir():
+        if _is_saved_dataset(Path(name)):
             loaded: Any = load_from_disk(name)
         else:
             loaded = load_dataset(name)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.data.files import read_object
-from toolkit.errors import InputError
+from toolkit.errors import Caution, InputError
 from toolkit.models.adapter_config import (
     CONFIG,
     MERGE,
@@ -257,15 +257,27 @@ def check_adapter(
     if precision is not None and trained_in not in (None, precision):
         warnings.warn(
             f"{what}: {folder} was trained on a base in {trained_in}; this one is in {precision}",
+            Caution,
             stacklevel=2,
         )
 
-    trained_on = config.get("base_model_name_or_path") or ""
-    if trained_on == absolute_if_local(base_name):
+    trained_on, place = config.get("base_model_name_or_path") or "", absolute_if_local(base_name)
+    if trained_on == place:
         return
 
-    known, here = read_facts(folder).get("base_fingerprint"), base_fingerprint(base_name)
-    if known is None or known != here:
+    known = read_facts(folder).get("base_fingerprint")
+    if known is None and trained_on and absolute_if_local(trained_on) == place:
+        # A script that loaded its base by a relative path. peft reads the path in the same way.
+        if not Path(trained_on).is_absolute():
+            warnings.warn(
+                f"{what}: {folder} names its base {trained_on}, a path that depends on the folder "
+                f"one works in; it is taken to be {place}",
+                Caution,
+                stacklevel=2,
+            )
+        return
+
+    if known is None or known != base_fingerprint(base_name):
         raise InputError(
             f"{what}: {folder} was trained on {trained_on or 'an unnamed base'}, not {base_name} "
             "(pass that base as --model_name_or_path; if it is the same model in another place, "

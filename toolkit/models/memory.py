@@ -23,7 +23,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedConfig
 
-from toolkit.errors import InputError
+from toolkit.errors import Caution, InputError
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import HEADS, family_of
@@ -325,7 +325,7 @@ def check_memory(
     except InputError:
         raise
     except Exception as error:
-        warnings.warn(f"no memory plan for this model: {error!s:.120}", stacklevel=2)
+        warnings.warn(f"no memory plan for this model: {error!s:.120}", Caution, stacklevel=2)
         return
     if chosen.peak > room:
         problem = (
@@ -334,7 +334,7 @@ def check_memory(
         )
         if chosen.counted:
             raise InputError(problem, "per_device_train_batch_size")
-        warnings.warn(f"{problem} ({chosen.facts['kind']})", stacklevel=2)
+        warnings.warn(f"{problem} ({chosen.facts['kind']})", Caution, stacklevel=2)
 
 
 def _phases(

@@ -212,9 +212,9 @@ def judge(metrics: RewardMetrics) -> Verdict:
     "yes": luck alone gives this many right picks with a probability below 0.001.
 
     "no": it is worthless for training, for one of two reasons. It does worse than chance (the
-    interval lies below it: are the labels inverted?); or chance explains it (the interval reaches
-    down to chance) and it cannot be of much use (the interval ends before a third of the way from
-    chance to always right: 67 % of pairs, 50 % of four).
+    interval lies below it: too little training, or inverted labels); or chance explains it (the
+    interval reaches down to chance) and it cannot be of much use (the interval ends before a third
+    of the way from chance to always right: 67 % of pairs, 50 % of four).
 
     "not decided": everything else, for example if few comparisons are held out. With 15 pairs a
     useless model and a useful one look alike, so the user is warned, but not stopped.
@@ -234,8 +234,9 @@ def judge(metrics: RewardMetrics) -> Verdict:
         p_below = 1 - p if metrics.p_below is None else metrics.p_below
         sentence = (
             f"Worse than chance: {figures}; luck alone gives as few with probability "
-            f"{p_below:.2g}. PPO would learn the opposite of what people pick; are the labels "
-            "inverted?"
+            f"{p_below:.2g}. PPO would learn the opposite of what people pick. Either it trained "
+            "too little (raise --learning_rate or --num_train_epochs), or the held-out labels are "
+            "inverted."
         )
         return Verdict("no", p_below, sentence)
 

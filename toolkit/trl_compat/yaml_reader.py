@@ -127,8 +127,11 @@ RULES: dict[str, Rule] = {
         "reward_adapter",
     ),
     "value_model": _dropped("the value is an adapter or a head on the policy's base"),
-    "dataset_config": _dropped("name the dataset's split with --prompts"),
-    "dataset_test_split": _dropped("pass held-out prompts with --eval_prompts"),
+    "dataset_config": _only(
+        (None, "default"),
+        "--prompts reads a dataset's default configuration (load this one with load_dataset, write "
+        "it with save_to_disk, name that folder as dataset_name, and leave dataset_config out)",
+    ),
     "dataset_num_proc": _dropped("prompts are tokenized in one process"),
     "dataset_streaming": _dropped("prompts are counted and shuffled, so they are read whole"),
     "ignore_bias_buffers": _dropped("there is no DDP wrapper here"),
@@ -166,7 +169,13 @@ for _name in (
 for _name in ("overwrite_output_dir", "logging_dir", "save_safetensors", *sorted(TAKEN)):
     RULES.setdefault(_name, _dropped("it has no effect here"))
 # Handled before the others, or separately.
-OTHERS = ("sft_model_path", "use_peft", "dataset_name", "dataset_train_split")
+OTHERS = (
+    "sft_model_path",
+    "use_peft",
+    "dataset_name",
+    "dataset_train_split",
+    "dataset_test_split",
+)
 OUR_FIELDS = {f.name for cls in READ for f in fields(cls) if f.init}
 
 
@@ -305,6 +314,13 @@ def _prompts(given: Settings, done: Translation) -> None:
             done.notes.append(f"{key}: left out: rows with `prompt` come with --prompts")
     if "prompts" not in done.values:
         done.missing.append(f"--prompts {name}:{split}" if name else "--prompts PROMPTS.jsonl")
+
+    # TRL's script read the test split where eval_strategy was on, though nothing was evaluated.
+    test, evaluates = given.get("dataset_test_split", "test"), given.get("eval_strategy")
+    if "dataset_test_split" in given:
+        done.notes.append("dataset_test_split: left out: held-out prompts come with --eval_prompts")
+    if name and evaluates in ("steps", "epoch") and "eval_prompts" not in done.values:
+        done.missing.append(f"--eval_prompts {name}:{test}")
 
     rewards = ("reward_model", "reward_adapter", "lexicon", "reward_function")
     if not any(done.values.get(reward) for reward in rewards):

@@ -63,6 +63,7 @@ def test_a_mask_is_believed_where_pad_is_also_a_token_of_the_text(demo_model: st
         ([{"prompt": "Hello"}], "row 0 has no input_ids .tokenize"),
         ([{"input_ids": [3, 4], "attention_mask": [1]}], "row 0 has 2 input_ids, but an .* of 1"),
         ([{"input_ids": [3, 4], "attention_mask": [0, 0]}], "one without tokens"),
+        ([{"input_ids": {"input_ids": [3, 4]}}], "row 0: .* a dictionary, .* return_dict=False"),
         ({"train": Dataset.from_dict({"input_ids": [[3]]})}, "is a dict, but .* pass one split"),
     ],
 )  # fmt: skip

@@ -123,6 +123,11 @@ def _unpadded(row: Row, tokenizer: PreTrainedTokenizerBase | None, place: str) -
     """Return the real tokens of a row's ``input_ids``."""
     if row.get("input_ids") is None:
         raise InputError(f"{place} has no input_ids (tokenize the prompts first)")
+    if isinstance(row["input_ids"], Mapping):
+        raise InputError(
+            f"{place}: its input_ids are a dictionary, but must be a list of ids (since "
+            "transformers 5, apply_chat_template returns a dictionary: pass return_dict=False)"
+        )
     ids = [int(i) for i in row["input_ids"]]
     if row.get("attention_mask") is not None:
         mask = [int(i) for i in row["attention_mask"]]
