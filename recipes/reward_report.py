@@ -60,6 +60,11 @@ def main(args: ReportArguments) -> "Analysis":
 
 
 def report(args: ReportArguments, scratch: Path) -> "Analysis":
+    # First what can be checked in a moment.
+    source, fractions = Path(args.run), args.fractions()
+    record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
+    out = claim_output(args.output or source / "report", args.overwrite, "output", folder=True)
+
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.evaluation.reward_analysis import analyze
@@ -74,12 +79,9 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     from toolkit.training.reward.trainer import score_candidates
 
     # Read the run and its held-out rows.
-    source, fractions = Path(args.run), args.fractions()
-    record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     reward = recipe("reward")
     model_args, _, sampling, data_args, _, config = bind(reward.main, replay)
-    out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", tokenizer_of(model_args)
