@@ -133,6 +133,16 @@ def main(
     if args.output is not None:
         write_jsonl(args.output, picks)
         wrote(args.output, f"{len(picks)} comparisons")
+    if unanswered := store.unanswered():
+        print(
+            f"{unanswered} of {store.progress()['items']:,.0f} items have no answer yet. The same "
+            "command goes on with them (with --overwrite, if it wrote a file)."
+        )
+        if scripted is not None and args.limit is None:
+            print(
+                "The script left out what somebody has on their screen, for up to "
+                f"{store_args.lease_minutes:g} minutes (--lease_minutes)."
+            )
     store.close()
 
     # What comes next: learn from the picks, or pick some first.

@@ -11,6 +11,7 @@ timings.jsonl has the seconds, and adapters/policy loads with plain peft.
 
 from toolkit.cli import run, write_run
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from toolkit.terminal import counted
 from toolkit.training.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolkit.training.ppo.trainer import Row
 
 
@@ -149,6 +152,8 @@ def main(
     if config.stop_at_update is not None and config.stop_at_update < trainer.num_updates:
         say_next(again("ppo", "overwrite", "stop_at_update", resume="auto"))
         return rows
+    if ranks.is_main:
+        print(outcome(rows, None if config.kl_controller == "fixed" else config.kl_target))
     say_next(
         evaluation(
             saved,
@@ -161,6 +166,33 @@ def main(
         )
     )
     return rows
+
+
+def outcome(rows: "Sequence[Row]", kl_target: float | None) -> str:
+    """Return what a run came to in a sentence or two: score and KL, over its first and last fifth.
+
+    Args:
+        rows: of log.jsonl.
+        kl_target: where the controller steers the KL; None if it does not.
+    """
+    fifth = max(1, len(rows) // 5)
+
+    def mean(name: str, part: "Sequence[Row]") -> float:
+        known = [float(row[name]) for row in part if row.get(name) is not None]
+        return sum(known) / len(known) if known else math.nan
+
+    first, last = (mean("objective/scores", part) for part in (rows[:fifth], rows[-fifth:]))
+    kl = mean("objective/kl", rows[-fifth:])
+    told = f"The score went from {first:.2f} to {last:.2f}, and the KL to {kl:.2f} nats"
+    if kl_target is None:
+        return f"{told}."
+    told += f" (target {kl_target:g})."
+    if kl < kl_target / 4:  # the policy is still next to where it started
+        told += (
+            " The policy has hardly moved: raise --learning_rate, or --total_episodes for a longer "
+            "run."
+        )
+    return told
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from toolkit.cli import bind, call, recipe, run, write_config
 
 import contextlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +24,14 @@ from toolkit.data.outputs import claim_output
 from toolkit.data.records import from_row
 from toolkit.errors import InputError
 from toolkit.flags import flag
-from toolkit.next_step import beside, is_demo, say_next, step, wrote
+from toolkit.next_step import Step, beside, fresh, is_demo, say_next, step, wrote
 from toolkit.record import RUN_FILE, RunRecord
 
 if TYPE_CHECKING:
     from toolkit.evaluation.reward_analysis import Analysis
+    from toolkit.scoring.accuracy import RewardMetrics
 
+HIGH_RATE = 2e-3  # no higher learning rate is proposed; small bases take it
 NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 
@@ -60,6 +63,11 @@ def main(args: ReportArguments) -> "Analysis":
 
 
 def report(args: ReportArguments, scratch: Path) -> "Analysis":
+    # First what can be checked in a moment.
+    source, fractions = Path(args.run), args.fractions()
+    record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
+    out = claim_output(args.output or source / "report", args.overwrite, "output", folder=True)
+
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.evaluation.reward_analysis import analyze
@@ -74,12 +82,9 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     from toolkit.training.reward.trainer import score_candidates
 
     # Read the run and its held-out rows.
-    source, fractions = Path(args.run), args.fractions()
-    record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     reward = recipe("reward")
     model_args, _, sampling, data_args, _, config = bind(reward.main, replay)
-    out = claim_output(args.output or source / "report", args.overwrite, "output_dir")
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", tokenizer_of(model_args)
@@ -153,11 +158,41 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
         seed=config.seed + 1,  # other samples than those that were labeled
         output=beside(source, "more-samples.jsonl"),
     )
-    trusted = verdict(analysis)[0] == "yes"
-    if not trusted:
+    answer = verdict(analysis)[0]
+    if answer == "yes":
+        say_next(tune)
+        return analysis
+
+    retrain = retraining(source, record, analysis.metrics, config.learning_rate)
+    if answer == "no" and retrain is not None:
+        print("Training longer at a higher rate needs no more labels, so try that first.")
         print("For more labels, sample more completions and have them labeled.")
-    say_next(tune if trusted else more)
+        say_next(retrain, more)
+    else:
+        print("For more labels, sample more completions and have them labeled.")
+        say_next(more)
     return analysis
+
+
+def retraining(
+    source: Path, record: RunRecord, measured: "RewardMetrics", rate: float
+) -> Step | None:
+    """The step that trains the same again, longer and at a higher rate.
+
+    With few steps at a low rate even good labels teach nothing. It is None if something else is
+    wrong: the model does better or worse than chance, or its rate was high.
+    """
+    like_chance = measured.accuracy_low <= measured.chance <= measured.accuracy_high
+    if not like_chance or rate >= HIGH_RATE:
+        return None
+    told = {name: value for name, value in record.arguments.items() if name != "overwrite"}
+    epochs = float(record.arguments.get("num_train_epochs") or 1)
+    more = {
+        "learning_rate": f"{min(10 * rate, HIGH_RATE):g}",
+        "num_train_epochs": max(4, math.ceil(epochs)),
+        "output_dir": fresh(source),
+    }
+    return Step("reward", told | more)
 
 
 def announce(fractions: list[float], record: RunRecord) -> None:

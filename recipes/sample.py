@@ -47,6 +47,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
 
     from toolkit.data.from_arguments import prompts_of
     from toolkit.data.tokens import decode_pair
+    from toolkit.maths.sequences import is_any
     from toolkit.models.adapters import check_adapter
     from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
     from toolkit.models.reading import other_rendering
@@ -71,14 +72,16 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     roles.keep_only(tokenizer)
     generator = torch.Generator().manual_seed(args.seed)
     count = len(prompts) * args.completions
+    which = "are empty" if rule.truncate_id is None else f"lack {sampling.truncate_token!r}"
     print(
         f"Sampling {count} completions: {args.completions} for each of {len(prompts)} prompts, in "
-        f"{math.ceil(count / args.batch_size)} batches. Those that do not end are drawn again, in "
+        f"{math.ceil(count / args.batch_size)} batches. Those that {which} are drawn again, in "
         f"{args.tries} rounds at most."
     )
 
     # Sample K completions of each prompt, then replace those that do not end.
     texts: list[list[str]] = [[] for _ in prompts]
+    drawn = ended = 0
     for _ in range(args.tries):
         wanted = [i for i, kept in enumerate(texts) for _ in range(args.completions - len(kept))]
         if not wanted:
@@ -93,6 +96,8 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
                     "are broken or the precision is too low (try --precision fp32)"
                 )
             visible, valid = rule.visible(sampled)
+            stopped = is_any(sampled.completion_ids, rule.stop_ids) & sampled.mask
+            drawn, ended = drawn + len(chosen), ended + int(stopped.any(dim=1).sum())
             for i, row, keep, ok in zip(
                 chosen, sampled.completion_ids, visible, valid, strict=True
             ):
@@ -124,6 +129,12 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         f"{len(rows)} rows of {args.completions} completions; left out: {left_out} prompts by "
         f"length, {lacking}",
     )
+    if rule.truncate_id is None and rule.stop_ids and ended < drawn:
+        print(
+            f"note: {ended} of {drawn} completions end by themselves. The others break off after "
+            f"{rule.response_length} tokens. With a longer --response_length more of them end; "
+            "with --truncate_token . each ends behind a full stop. Pass the same to all commands."
+        )
 
     # What comes next: people pick, or a script.
     picks = beside(args.output, "comparisons.jsonl")

@@ -184,6 +184,10 @@ def test_another_models_policy_needs_held_out_prompts_and_people_if_nobody_else_
     assert found["judges"] == [f"people=people:{tmp_path / 'matches.sqlite'}"]
     assert found["output_dir"] == str(tmp_path / "evaluation")
 
+    # If the only judge is what it was trained on, that is marked, so that no report hides it.
+    alone = evaluation("p", OWN, judges=[Spec("reward", "reward_adapter", "r")]).flags
+    assert alone["training_reward"] == "reward"
+
     known = PromptArguments(eval_prompts="mine.jsonl", eval_skip=5)
     two = [Spec("a", "function", "m:a"), Spec("b", "function", "n:b")]
     found = evaluation("p", OWN, judges=two, held_out=held_out_flags(known)).flags

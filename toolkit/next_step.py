@@ -176,7 +176,7 @@ def evaluation(
         adapter=str(adapter),
         **prompts,
         **judge_flags(asked),
-        training_reward=judges[0].name if len(judges) == 1 and len(asked) > 1 else None,
+        training_reward=judges[0].name if len(judges) == 1 else None,
         reward_end_token=None if end_token == "auto" else end_token,
         output_dir=beside(_run_of(adapter), "evaluation"),
     )

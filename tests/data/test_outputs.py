@@ -35,6 +35,16 @@ def test_what_cannot_be_written_is_told_when_it_is_claimed(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_may_be_named_by_an_argument_called_output(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "old.html").touch()
+    said = "^output: .*report exists .pass --overwrite"
+    with pytest.raises(InputError, match=said), letting_go():
+        claim_output(tmp_path / "report", False, "output", folder=True)
+    with letting_go():
+        assert claim_output(tmp_path / "new", False, "output", folder=True).is_dir()
+
+
 def test_a_full_disk_is_told_when_it_is_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,23 @@ def test_results_are_this_adapters_seen_from_its_side(
     assert read_results(path, policy.folder.parent, "ppo") == results
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, None), (2, "It was trained on 2 of these prompts"), (None, "could not be checked")],
+)
+def test_prompts_that_were_not_held_out_are_told(
+    count: int | None, said: str | None, evaluation: Any, policy: TrainedAdapter, tmp_path: Path
+) -> None:
+    whole = evaluation(policy.folder)
+    for contender in whole["contenders"]:
+        contender["trained_prompts"] = count
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole))
+    card = render(policy, BASE, "me/policy", read_results(tmp_path, policy.folder))
+    assert (said or "It was evaluated on 512 prompts") in card
+    assert ("held out.**" in card) == bool(count)
+    assert ("could not be checked" in card) == (count is None)
+
+
 def test_what_was_not_measured_is_said(policy: TrainedAdapter) -> None:
     card = render(policy, BASE, "me/policy")
     assert "Win rates: not measured." in card and "## Data\n\nnot recorded." in card

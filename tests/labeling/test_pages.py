@@ -101,6 +101,13 @@ def test_what_is_picked_is_what_stood_there(site: Site) -> None:
     assert pick["labeler"] == "ann"
 
 
+def test_a_completion_that_goes_on_with_the_prompts_last_word_shows_that(site: Site) -> None:
+    site.store.add_items([{"prompt": "He was an", "completions": ["xious.", " owl."]}])
+    while "He was an" not in (page := site.ann.get("/").text):
+        assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
+    assert sorted(re.findall(r'id="text-\d">([^<]*)<', page)) == ["owl.", "…xious."]
+
+
 def test_nothing_on_the_page_tells_the_model_the_step_or_a_score(site: Site) -> None:
     for client in (site.ann, site.bob):
         source = client.get("/").text

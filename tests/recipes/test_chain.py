@@ -807,3 +807,15 @@ def test_a_reward_report_says_what_it_will_train_before_it_does(
     assert f"trained for {seconds:.0f} s, so these take about {0.75 * seconds:.0f} s" in said
     assert announced < said.index("trained on 25% of the labels")
     assert understood(said)["recipe"] in ("ppo", "sample")
+
+
+def test_sampling_says_how_many_completions_end_by_themselves(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    words = ["--limit", "8", "--stop_token", "eos"]
+    call(sample.main, [*words, "--response_length", "2", "--output", str(tmp_path / "a.jsonl")])
+    assert "note: 0 of 32 completions end by themselves" in capsys.readouterr().out
+    cut = ["--truncate_token", ".", "--truncate_after", "4", "--output", str(tmp_path / "b.jsonl")]
+    call(sample.main, [*words, *cut])
+    assert "by themselves" not in capsys.readouterr().out

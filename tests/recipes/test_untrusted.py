@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
+from toolkit.data.records import from_row
 from toolkit.errors import InputError
 from toolkit.evaluation.run_report import read_ppo_run, verdicts
+from toolkit.record import RunRecord
+from toolkit.scoring.accuracy import RewardMetrics
 
 SHORT = ["--response_length", "12", "--truncate_token", ".", "--truncate_after", "4"]
 PPO = [*SHORT, "--total_episodes", "32", "--per_device_train_batch_size", "16", "--use_cpu",
@@ -46,6 +50,35 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, at_root: None) -> Path:
         "--check_reload", "false", "--disable_tqdm", "true", *SHORT,
     ])  # fmt: skip
     return out / "reward" / "adapter"
+
+
+def test_a_model_at_chance_is_trained_again_longer_and_at_a_higher_rate(tmp_path: Path) -> None:
+    retraining = recipe("reward_report").retraining
+    (tmp_path / "reward").mkdir()
+    record = RunRecord(arguments={"comparisons": "c.jsonl", "overwrite": True})
+    at_chance = from_row(RewardMetrics, CHANCE | {"train_comparisons": 800}, "")
+    step = retraining(tmp_path / "reward", record, at_chance, 1e-4)
+    assert step.recipe == "reward" and step.flags == {
+        "comparisons": "c.jsonl",
+        "learning_rate": "0.001",
+        "num_train_epochs": 4,
+        "output_dir": str(tmp_path / "reward-2"),
+    }
+
+    # More steps help neither inverted labels nor what was trained at a high rate.
+    inverted = replace(at_chance, accuracy=0.1, accuracy_low=0.06, accuracy_high=0.15)
+    assert retraining(tmp_path / "reward", record, inverted, 1e-4) is None
+    assert retraining(tmp_path / "reward", record, at_chance, 2e-3) is None
+
+
+def test_a_run_tells_what_it_came_to() -> None:
+    rows = [{"objective/scores": 0.1 * i, "objective/kl": 0.1 * i} for i in range(10)]
+    outcome = recipe("ppo").outcome
+    said = outcome(rows, 6.0)
+    assert said.startswith("The score went from 0.05 to 0.85, and the KL to 0.85 nats (target 6).")
+    assert "has hardly moved" in said
+    assert "hardly" not in outcome(rows, 0.5) and "target" not in outcome(rows, None)
+    assert "nan" in outcome([{"objective/kl": 1.0}], 6.0)  # no completion could be scored
 
 
 @pytest.fixture

@@ -11,7 +11,12 @@ from toolkit.launched import is_first
 
 
 def claim_output(
-    path: str | Path, overwrite: bool, field: str, whole: bool = False, goes_on: bool = False
+    path: str | Path,
+    overwrite: bool,
+    field: str,
+    whole: bool = False,
+    goes_on: bool = False,
+    folder: bool = False,
 ) -> Path:
     """Claim a path for output, after checking that nothing is lost there and it can be written.
 
@@ -19,12 +24,13 @@ def claim_output(
     and removed again if nothing is written to it; for a file, this is true of its folder.
 
     Args:
-        path: a file if ``field`` is "output", a folder otherwise.
+        path: a file if ``field`` is "output" and not ``folder``, a folder otherwise.
         overwrite: whether to replace what is there.
         field: the argument's name.
         whole: whether ``atomic_directory`` will replace the folder as a whole. If ``path`` is a
             link, the folder that it leads to is returned.
         goes_on: whether --resume auto can continue what is there.
+        folder: whether it is a folder, whatever the argument's name.
 
     Raises:
         InputError: a file or a folder with content exists and ``overwrite`` is off; a folder is
@@ -32,6 +38,7 @@ def claim_output(
             written, or the disk is full.
     """
     path = Path(path)
+    wants_file = field == "output" and not folder
     if whole and (os.path.islink(path) or path.name in ("", "..")):
         path = Path(os.path.realpath(path))
     if not is_first():  # the first of several processes claims it for all
@@ -41,13 +48,13 @@ def claim_output(
         os.path.isfile(path),
         os.path.isdir(path),
     )  # these raise no error for a name that is too long
-    if field == "output" and is_folder:
+    if wants_file and is_folder:
         raise InputError(f"{field}: {path} is a folder, but must be a file", field)
     for parent in path.parents:
         if os.path.exists(parent) and not os.path.isdir(parent):
             raise InputError(f"{field}: {path}: {parent} is a file, not a folder", field)
 
-    is_folder = field != "output" and not is_file
+    is_folder = not wants_file and not is_file
     if is_folder:
         hold_folder(path, field, whole)
     else:
@@ -60,7 +67,7 @@ def claim_output(
         raise InputError(
             f"{field}: {path} exists (pass {resume}--overwrite, or name another)", field
         )
-    if field != "output" and is_file:
+    if not wants_file and is_file:
         raise InputError(f"{field}: {path} is a file, but must be a folder", field)
     return path
 

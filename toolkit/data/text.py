@@ -30,6 +30,19 @@ def prompt_text(prompt: Prompt) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
+def apart(prompt: Prompt, completion: str) -> str:
+    """A completion as people read it away from its prompt, in a box or a table of its own.
+
+    There its first space says nothing. But if it goes on with the prompt's last word, that must be
+    seen: "xious" after "He was an" would look broken.
+
+    >>> apart("He was an", " owl."), apart("He was an", "xious.")
+    ('owl.', '\u2026xious.')
+    """
+    joined = isinstance(prompt, str) and prompt[-1:].isalnum() and completion[:1].isalnum()
+    return f"\u2026{completion}" if joined else completion.removeprefix(" ")
+
+
 def printable(text: str) -> str:
     """Escape the characters of a text that a terminal would obey or a reader would miss.
 

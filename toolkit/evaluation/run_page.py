@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text, write_json
 from toolkit.data.records import Row, to_row
-from toolkit.data.text import printable, prompt_text
+from toolkit.data.text import apart, printable, prompt_text
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.result import ContenderResult, Evaluation, Frontier, Pair
 from toolkit.evaluation.run_report import DataSheet, PPORun, RewardRun
@@ -113,7 +113,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         sheet=report.sheet,
         pictures=pictures,
         fronts=fronts,
-        samples=[replace(row, prompt=prompt_text(row.prompt)) for row in report.samples],
+        samples=[_as_read(row) for row in report.samples],
         trained=bool(result and trained_notes(result.contenders, result.prompts)),
         tables=tables,
         run_rows=_run_rows(runs),
@@ -237,6 +237,12 @@ def _sheet_rows(sheet: DataSheet | None) -> list[list[str]]:
         ["median words per completion", str(sheet.words)],
         ["agreement of labelers", agree],
     ]
+
+
+def _as_read(row: SampleRow) -> SampleRow:
+    """Return a row of samples with its texts as people read them."""
+    texts = {name: apart(row.prompt, text) for name, text in row.completions.items()}
+    return replace(row, prompt=prompt_text(row.prompt), completions=texts)
 
 
 def _first(run: Row, name: str) -> str:

@@ -415,6 +415,8 @@ def _comparison(result: Evaluation) -> list[Fact]:
             continue
         surely = p.win_rate > 0.5 and p.p_holm < 0.05
         at = "" if kl[p.a] is None else f", at {kl[p.a]:.2f} nats"
+        if p.judge == result.training_reward:
+            at += "; this judge is the reward that was trained against"
         facts.append(
             (
                 f"{p.a} better than {p.b}, says {p.judge}",

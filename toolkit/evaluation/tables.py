@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from toolkit.data.text import prompt_text
+from toolkit.data.text import apart, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts
 from toolkit.evaluation.samples import SampleRow
@@ -57,7 +57,9 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
         rows = []
         for row in samples:
             rows.append(["prompt", prompt_text(row.prompt)])
-            rows += [[name, text.strip()] for name, text in row.completions.items()]
+            rows += [
+                [name, apart(row.prompt, text).strip()] for name, text in row.completions.items()
+            ]
         print_table(
             "Samples (the first prompts with a fixed seed, not selected)", [], rows, lines=True
         )

@@ -278,6 +278,14 @@ def _results(adapter: TrainedAdapter, results: Results | None) -> str:
         f"{held}."
     ]
 
+    if row.trained_prompts is None:
+        parts.append("Whether it was trained on some of these prompts could not be checked.")
+    elif row.trained_prompts > 0:
+        parts.append(
+            f"**It was trained on {row.trained_prompts} of these prompts, so they are not all held "
+            "out.**"
+        )
+
     if results.pairs:
         parts.append(
             "| against | judge | wins / ties / losses | win rate if decided, 95 % interval |\n"

@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from toolkit.data.text import printable
+from toolkit.data.text import apart, printable
 from toolkit.errors import InputError
 from toolkit.labeling.escaping import shown
 from toolkit.labeling.exchange import EXPORTS, read_upload
@@ -79,6 +79,7 @@ class Pages:
         )
         self.templates.filters["shown"] = shown
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
+        self.templates.globals["apart"] = apart
 
         # Read once, by name, so that no path of a request reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}

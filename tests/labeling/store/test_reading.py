@@ -41,6 +41,7 @@ def test_progress_is_of_labels_wanted_and_of_those_that_nobody_holds(
     label_one(store, ann)
     store.next_task(bob)  # on his screen
     assert store.progress() == {"items": 4, "wanted": 4, "left": 2}
+    assert store.unanswered() == 3  # the one on his screen has no answer either
 
 
 def test_the_time_of_a_label_is_the_median_of_the_last_twenty_five(

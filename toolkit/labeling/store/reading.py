@@ -22,6 +22,15 @@ class StoreReader(Database):
         ).fetchone()
         return {"items": items, "wanted": wanted, "left": left}
 
+    def unanswered(self) -> int:
+        """Return the number of items that nobody has answered, also of those on a screen now."""
+        return int(
+            self.db.execute(
+                "SELECT count(*) FROM items WHERE gold IS NULL "
+                "AND id NOT IN (SELECT item FROM labels)"
+            ).fetchone()[0]
+        )
+
     def own_progress(self, labeler: Labeler) -> dict[str, float]:
         """Return a labeler's number of labels and median seconds of the last 25 (NaN if none)."""
         own = self.db.execute(
