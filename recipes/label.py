@@ -133,10 +133,11 @@ def main(
     if args.output is not None:
         write_jsonl(args.output, picks)
         wrote(args.output, f"{len(picks)} comparisons")
-    if unanswered := store.unanswered():
+    unanswered = store.unanswered()
+    if unanswered:
         print(
-            f"{unanswered} of {store.progress()['items']:,.0f} items have no answer yet. The same "
-            "command goes on with them (with --overwrite, if it wrote a file)."
+            f"Without an answer yet: {unanswered} of {store.progress()['items']:,.0f} items. The "
+            "same command goes on with them (with --overwrite, if it wrote a file)."
         )
         if scripted is not None and args.limit is None:
             print(
@@ -146,7 +147,9 @@ def main(
     store.close()
 
     # What comes next: learn from the picks, or pick some first.
-    if picks and args.output is not None:
+    if picks and args.output is not None and unanswered > len(picks):
+        say_next(again("label", overwrite=True), learning(args.output, args.samples))
+    elif picks and args.output is not None:
         say_next(learning(args.output, args.samples))
     elif picks:
         say_next(picks_of(store_args.path))

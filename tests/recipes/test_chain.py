@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from toolkit.cli import call, recipe
-from toolkit.data.files import read_jsonl
+from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
 
@@ -819,3 +820,22 @@ def test_sampling_says_how_many_completions_end_by_themselves(
     cut = ["--truncate_token", ".", "--truncate_after", "4", "--output", str(tmp_path / "b.jsonl")]
     call(sample.main, [*words, *cut])
     assert "by themselves" not in capsys.readouterr().out
+
+
+def test_labeling_that_has_just_begun_goes_on_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.txt").write_text("good\t1\n")
+    rows = [{"prompt": f"{i}.", "completions": [" Good.", " Bad."]} for i in range(8)]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    words = ["--samples", str(tmp_path / "samples.jsonl"), "--store", str(tmp_path / "s.sqlite"),
+             "--lexicon", str(tmp_path / "words.txt"), "--output",
+             str(tmp_path / "c.jsonl")]  # fmt: skip
+    call(label.main, [*words, "--limit", "2"])
+    said = capsys.readouterr().out
+    assert "Without an answer yet: 6 of 8 items." in said
+    assert re.search(r"next: .*label.* --overwrite\nor: .*reward ", said)
+
+    call(label.main, [*words, "--overwrite"])
+    said = capsys.readouterr().out
+    assert "Without an answer" not in said and re.search(r"next: .*reward ", said)
