@@ -166,6 +166,15 @@ def test_what_tells_of_an_earlier_run_goes_before_the_new_one_writes(tmp_path: P
     assert os.listdir(tmp_path) == ["adapter.json"]
 
 
+def test_the_page_on_a_reward_model_goes_with_the_run_that_it_is_about(tmp_path: Path) -> None:
+    page = tmp_path / "report"
+    page.mkdir()
+    for name in ("reward_report.html", "reward_report.json", "mine.txt"):
+        (page / name).write_text("of the model before")
+    forget_run(tmp_path)
+    assert os.listdir(page) == ["mine.txt"]
+
+
 def test_a_plain_path_that_is_not_there_yet_may_become_an_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")

@@ -176,7 +176,8 @@ def forget_run(folder: str | Path) -> None:
     """Delete the records that are written last, before the results that they describe are replaced.
 
     Otherwise a killed run that overwrites another could leave its adapter beside the other's
-    figures.
+    figures. reward_report.py puts its page into the run that it is about, so that goes too.
     """
-    for name in ("run.json", "evaluation.json"):
+    pages = ("report/reward_report.html", "report/reward_report.json")
+    for name in ("run.json", "evaluation.json", *pages):
         (Path(folder) / name).unlink(missing_ok=True)
