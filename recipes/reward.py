@@ -6,8 +6,8 @@ This checks every row, splits rows by prompt, and trains a LoRA adapter with a s
 RewardTrainer. It scales the scores to mean 0 and standard deviation 1 on new samples of the
 reference, so that kl_coef means the same for every reward model. OUTPUT_DIR/adapter holds the
 adapter (another process checks that plain peft loads it), toolkit.json with gain and bias, and
-metrics.json. Beside it are held_out.jsonl and run.json, which reward_report.py reads. You should
-see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
+metrics.json. Beside it are held_out.jsonl and run.json, which preftune reward-report reads. You
+should see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
 """
 
 from toolkit.cli import run, write_run
@@ -25,11 +25,13 @@ from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
 from toolkit.flags import flag
-from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
+from toolkit.next_step import again, beside, fresh, is_demo, say_next, step, wrote
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
     from toolkit.scoring.accuracy import RewardMetrics
+
+BOLD_RATE = 1e-3  # the next try of a run that learned nothing at a lower learning rate
 
 
 @dataclass
@@ -177,7 +179,14 @@ def main(
         output_dir=beside(out, "ppo"),
     )
     look = step("reward_report", run=str(out), output=fresh(out / "report"))
-    say_next(look, tune if verdict.answer == "yes" else None)
+    if verdict.answer == "yes":
+        say_next(look, tune)
+    elif verdict.answer == "no" and config.learning_rate < BOLD_RATE:
+        # Most often a small model that barely moved, which a look at its picks cannot mend.
+        bolder = {"learning_rate": BOLD_RATE, "num_train_epochs": max(3, config.num_train_epochs)}
+        say_next(again("reward", "overwrite", **bolder, output_dir=fresh(out)), look)
+    else:
+        say_next(look)
     return metrics
 
 

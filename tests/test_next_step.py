@@ -301,7 +301,7 @@ def test_a_store_leads_to_its_picks_and_these_to_a_reward_model(
     people = PeopleJudge("people", str(tmp_path / "matches.sqlite"))
     people.verdicts([("It was", " good.", " bad.")])
     call(label, ["--store", people.path, "--lexicon", str(lexicon)])
-    assert capsys.readouterr().out.endswith("run evaluate.py again with --samples.\n")
+    assert capsys.readouterr().out.endswith("run preftune evaluate again with --samples.\n")
 
 
 @pytest.mark.slow  # the report's pictures are imported

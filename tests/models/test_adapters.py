@@ -283,7 +283,7 @@ def test_what_one_base_cannot_hold_is_named_before_a_model_is_loaded_with_the_cu
     folder = make(untied, tmp_path / "adapter")
     with pytest.raises(InputError, match=said) as refusal:
         check_adapter(folder, untied, "CAUSAL_LM", "--policy_adapter")
-    assert f"recipes/merge.py --adapter {folder}" in str(refusal.value)
+    assert f"preftune merge --adapter {folder}" in str(refusal.value)
 
 
 @pytest.mark.slow

@@ -127,8 +127,8 @@ class PeopleJudge:
         if left:
             print(
                 f"{self.name}: {len(found) - left} of {len(found)} pairs are judged. To judge the "
-                f"rest, run python recipes/label.py --serve --store {self.path} --invite NAME, "
-                "then evaluate.py again with --samples"
+                f"rest, run preftune label --serve --store {self.path} --invite NAME, "
+                "then preftune evaluate again with --samples"
             )
         return found
 

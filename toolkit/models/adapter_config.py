@@ -25,7 +25,7 @@ from toolkit.errors import InputError
 
 Config = dict[str, Any]
 CONFIG = "adapter_config.json"
-MERGE = "merge it into the base first: python recipes/merge.py --adapter {folder}"
+MERGE = "merge it into the base first: preftune merge --adapter {folder}"
 # Ways in which peft may initialize LoRA without changing the base.
 HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # Features of adapters that roles sharing one base do not support.

@@ -39,7 +39,7 @@ class BaseWeights:
             if now is None or _mark(now) != mark:
                 raise InputError(
                     f"{adapter}: putting it on changed {path} of the base, which all roles share "
-                    "(initialize it otherwise, or merge it into the base first: recipes/merge.py)"
+                    "(initialize it otherwise, or merge it into the base first: preftune merge)"
                 )
 
 

@@ -174,7 +174,7 @@ def head_weights(head: nn.Module) -> tuple[Tensor, Tensor | None]:
         if name in held.lora_variant or name in held.lora_embedding_A:
             raise InputError(
                 "the adapter has DoRA or another variant of LoRA on the output head, which is not "
-                "supported (merge it into the base first: recipes/merge.py)"
+                "supported (merge it into the base first: preftune merge)"
             )
 
         scale, down, up = held.scaling[name], held.lora_A[name], held.lora_B[name]

@@ -115,7 +115,9 @@ RULES: dict[str, Rule] = {
     "lora_dropout": _dropped("the ratio must be 1 before the first step, so there is none"),
     "lora_task_type": _dropped("each adapter gets the type that fits it"),
     "lora_target_parameters": _only((None, []), "only whole layers have adapters here"),
-    "lora_modules_to_save": _only((None, []), "only LoRA is trained here (train it with sft.py)"),
+    "lora_modules_to_save": _only(
+        (None, []), "only LoRA is trained here (train it with preftune sft)"
+    ),
     "use_rslora": _only((None, False), "not supported (multiply lora_alpha by the root of lora_r)"),
     "use_dora": _only((None, False), "not here"),
     "bnb_4bit_quant_type": _only(("nf4",), "only nf4 is supported"),
@@ -123,7 +125,7 @@ RULES: dict[str, Rule] = {
     "bnb_4bit_quant_storage": _dropped("4-bit weights are held as bytes"),
     "reward_model_path": _renamed(
         "reward_model",
-        "a model of its own, scored on text; or train an adapter with reward.py and pass "
+        "a model of its own, scored on text; or train an adapter with preftune reward and pass "
         "reward_adapter",
     ),
     "value_model": _dropped("the value is an adapter or a head on the policy's base"),
@@ -148,7 +150,7 @@ RULES: dict[str, Rule] = {
     "fsdp": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
     "fsdp_config": _dropped("launch with recipes/accelerate/fsdp_qlora.yaml"),
     "world_size": _dropped("TRL's trainer computed it; here it is the expected number"),
-    "push_to_hub": _dropped("a run sends nothing; publish the adapter with recipes/publish.py"),
+    "push_to_hub": _dropped("a run sends nothing; publish the adapter with preftune publish"),
     "warmup_ratio": _renamed("warmup_steps", "below 1 it is a part of the run"),
     "no_cuda": _renamed("use_cpu", "its name in transformers 5"),
     "model_adapter_name": _dropped("policy_adapter names the folder of an adapter to start from"),
@@ -293,8 +295,8 @@ def _adapter(given: Settings, done: Translation) -> None:
         done.notes.append("use_peft: left out: the recipes always train adapters")
     else:
         done.notes.append(
-            "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which usually "
-            "need a learning_rate 10 to 100 times as high"
+            "use_peft: not set, so TRL trained whole models; preftune ppo trains adapters, which "
+            "usually need a learning_rate 10 to 100 times as high"
         )
 
 

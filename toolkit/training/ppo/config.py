@@ -90,7 +90,7 @@ INSTEAD = {
 }
 PUBLISH = (
     "push_to_hub: a run sends nothing to the Hub (leave it out; look at the adapter first, and "
-    "publish it with recipes/publish.py)"
+    "publish it with preftune publish)"
 )
 
 
