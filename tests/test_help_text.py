@@ -11,7 +11,7 @@ from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.prompts import SampledPromptArguments
 from toolkit.cli import parse
 from toolkit.flags import Count, Flags, flag, other_default
-from toolkit.help_text import ORDER, group_of
+from toolkit.help_text import ORDER, PLAINER, group_of
 from toolkit.training.baselines.config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -135,3 +135,13 @@ def test_a_flag_without_a_help_text_is_no_mistake(capsys: pytest.CaptureFixture[
         x: int = field(default=1)
 
     assert "--x N" in help_of(Bare, capsys=capsys)
+
+
+def test_the_words_of_other_libraries_are_put_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    for config in (SFTBaselineConfig, RLOOBaselineConfig, BestOfKConfig, PPOConfig):
+        text = " ".join(help_of(config, capsys=capsys).split())
+        assert PLAINER["seed"] in text and "--report_to TRACKER" in text
+        assert not re.search("__len__|SchedulerType|https:|`None`|truncation_mode", text)
+    # A text of the toolkit's own stays.
+    text = " ".join(help_of(PreferenceConfig, capsys=capsys).split())
+    assert "temperature (cpo)" in text and PLAINER["beta"] not in text
