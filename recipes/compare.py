@@ -1,6 +1,6 @@
 """Train several methods on the same comparisons, evaluate them, and write a report.
 
-    preftune compare --configs recipes/configs/tinystories
+    preftune compare --output_dir outputs/compare
 
 This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
 sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preftune preference),

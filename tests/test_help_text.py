@@ -75,7 +75,7 @@ def test_what_stands_beside_a_flag(
     monkeypatch.setenv("COLUMNS", "80")
     text = " ".join(help_of(Recipe, capsys=capsys).split())
     assert "--size N How large it is. (default: 4)" in text
-    assert "--on [true|false] Whether it is on. (default: True)" in text
+    assert "--on [true|false] Whether it is on. (default: true)" in text
     assert "--own {left,right} Which way. (default: left)" in text
     assert "--many MANY Which word. One of: a_word_of_some_length, another_word_of_length," in text
     assert "no_on" not in text  # it would say the opposite of its help

@@ -12,6 +12,7 @@ from toolkit.flags import is_library
 OWN = "this command"
 ORDER = (
     OWN,
+    "store and labeling page",
     "model",
     "prompts and data",
     "completions",
@@ -94,7 +95,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text = action.help or ""
         if action.default in (None, [], argparse.SUPPRESS) or action.nargs == 0:
             return text
-        default = short_name(str(action.default)).replace("%", "%%")
+        default = _as_typed(action.default).replace("%", "%%")
         return f"{text} (default: {default})"
 
 
@@ -106,6 +107,15 @@ def _value_of(action: argparse.Action) -> str:
     last_word = action.dest.rpartition("_")[2]  # the PATH of model_name_or_path
     value = VALUES.get(last_word, last_word.upper())
     return {"int": "N", "float": "X", "string_to_bool": "true|false"}.get(kind, value)
+
+
+def _as_typed(default: object) -> str:
+    """A default as one would type it: true, 1.0 2.0, demo:model."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return " ".join(map(_as_typed, default))
+    return short_name(str(default))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -50,7 +50,7 @@ class SampledPromptArguments(PromptSourceArguments, SeedArguments, OverwriteArgu
 
     HELP_GROUP: ClassVar[str] = "model"
 
-    adapter: str | None = flag(None, "Folder of a policy adapter.")
+    adapter: str | None = flag(None, "Folder of a policy adapter to sample from, on the base.")
     batch_size: Count = flag(256, "Completions sampled in one pass.")
 
 
