@@ -47,6 +47,10 @@ BAD_ROWS = [
     ({"completions": [" a", " a", " a"]}, "completions: all 3 are ' a', so a pick says nothing"),
     ({"best": None}, "best: missing, but must be the index of the pick, 0 to 2"),
     ({"best": "B"}, r"best: 'B', but must be .*\(preftune convert reads letters"),
+    (
+        {"completions": None, "Answer A": "a", "completion_b": "b"},
+        r"completions: missing, .*\(Answer A, completion_b: another format, which preftune convert",
+    ),
     ({"best": True}, "best: True, but must be"),
     ({"best": 1.5}, "best: 1.5, but must be"),
     ({"best": 3}, r"best: 3, out of range for 3 completions \(.*; .*, run preftune convert --fir"),

@@ -44,7 +44,9 @@ from toolkit.errors import BadRows, InputError
 
 MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
-OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
+OTHER_FORMATS = re.compile(
+    r"chosen|rejected|rank|responses|(?i:(sample|completion|response|answer)([_ ]?\d+|[_ ][a-z]))"
+)
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 
 

@@ -74,7 +74,8 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
         yield from _read_lines(path, on_bad)
     else:
         raise InputError(
-            f"{what}: {path} does not end in one of {', '.join(SUFFIXES)} (rename or convert it)"
+            f"{what}: {path} does not end in one of {', '.join(SUFFIXES)} "
+            "(rename it, or save a spreadsheet as .csv)"
         )
 
 
@@ -138,7 +139,9 @@ def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
         except csv.Error as error:
             raise InputError(f"{path}:{start}: not CSV, {error}") from None
         except UnicodeDecodeError:
-            raise InputError(f"{path}:{start}: not UTF-8 (save the file as UTF-8)") from None
+            raise InputError(
+                f"{path}:{start}: not UTF-8 (save it as UTF-8, which Excel calls CSV UTF-8)"
+            ) from None
 
 
 def _separator(header: str) -> str:
