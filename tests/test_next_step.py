@@ -147,7 +147,7 @@ def test_the_settings_of_samples_come_to_those_who_learn_from_the_labels(
     call(recipe("label").main, [*words, "--overwrite"])
     said = capsys.readouterr().out
     assert understood(said)["model_name_or_path"] == "MODEL"
-    assert "put your model's folder or its id on the Hub in place of MODEL." in said
+    assert "put your model's folder, its id on the Hub, or demo:model in place of MODEL." in said
 
 
 # Who judges a policy
