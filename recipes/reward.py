@@ -13,7 +13,6 @@ should see the loss fall from ln K, and a held-out accuracy whose interval is ab
 from toolkit.cli import run, write_run
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
@@ -26,13 +25,11 @@ from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
 from toolkit.flags import flag
-from toolkit.next_step import Step, again, beside, fresh, is_demo, say_next, step, wrote
+from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
     from toolkit.scoring.accuracy import RewardMetrics
-
-BOLD_RATE = 1e-3  # the next try of a run that learned nothing at a lower learning rate
 
 
 @dataclass
@@ -170,7 +167,7 @@ def main(
     wrote(out / "adapter", "reward adapter")
     print(verdict.sentence)
 
-    # What comes next: look at it, and use it if it can be trusted; or train it harder.
+    # What comes next: look at it; and use it, if it can be trusted.
     told = (model_args, sampling, data_args)
     tune = step(
         "ppo",
@@ -180,26 +177,8 @@ def main(
         output_dir=beside(out, "ppo"),
     )
     look = step("reward_report", run=str(out), output=fresh(out / "report"))
-    if verdict.answer == "yes":
-        say_next(look, tune)
-    elif (bolder := bolder_run(metrics, config, out)) is not None:
-        say_next(bolder, look)
-    else:
-        say_next(look)
+    say_next(look, tune if verdict.answer == "yes" else None)
     return metrics
-
-
-def bolder_run(metrics: "RewardMetrics", config: BestOfKConfig, out: Path) -> Step | None:
-    """The same training at a higher learning rate, for a model that barely moved; None if not.
-
-    A small model learns nothing at the default rate, and no look at its picks would mend that.
-    """
-    upside_down = metrics.accuracy_high < metrics.chance  # its labels want a look first
-    if upside_down or config.learning_rate >= BOLD_RATE:
-        return None
-    epochs = max(3, config.num_train_epochs)
-    bold = {"learning_rate": BOLD_RATE, "num_train_epochs": epochs, "output_dir": fresh(out)}
-    return again("reward", "overwrite", **bold)
 
 
 if __name__ == "__main__":

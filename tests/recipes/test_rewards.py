@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
-from toolkit.scoring.accuracy import RewardMetrics, credit
+from toolkit.scoring.accuracy import credit
 from toolkit.scoring.functions import Lexicon
 
 convert = recipe("convert")
@@ -372,23 +371,3 @@ def test_a_missing_space_is_told_before_a_reward_model_learns_it(
     assert "warning" not in capsys.readouterr().out
     rows = [row for _, row in read_table(out, "--input")]
     assert [row["completions"][row["best"]] for row in rows] == [" Yes", " No"]
-
-
-def test_a_model_that_barely_moved_is_to_be_trained_harder_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["preftune reward", "--overwrite", "--learning_rate", "1e-4"])
-    out = tmp_path / "reward"
-    out.mkdir()
-    chance = RewardMetrics(
-        accuracy=0.3, accuracy_low=0.2, accuracy_high=0.4, p=0.1, chance=0.25, comparisons=80
-    )
-    config = reward.BestOfKConfig(use_cpu=True)
-    found = reward.bolder_run(chance, config, out)
-    assert found is not None and found.words() == [
-        *("--learning_rate", "0.001", "--num_train_epochs", "3"),
-        *("--output_dir", f"{out}-2"),
-    ]
-    assert reward.bolder_run(replace(chance, accuracy_high=0.2), config, out) is None
-    bold = reward.BestOfKConfig(use_cpu=True, learning_rate=1e-3)
-    assert reward.bolder_run(chance, bold, out) is None
