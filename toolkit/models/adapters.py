@@ -71,11 +71,14 @@ def put_adapter(model: nn.Module, config: LoraConfig, name: str) -> PeftModel:
         InputError: peft refuses the adapter.
     """
     try:
-        if isinstance(model, PeftModel):
-            model.add_adapter(name, config)
-            return model
-        config.base_model_name_or_path = None  # peft would warn that the base has another name
-        made = get_peft_model(model, config, adapter_name=name)
+        with warnings.catch_warnings():
+            # peft sets it correctly for GPT-2's Conv1D, and warns: huggingface/peft#324
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, config)
+                return model
+            config.base_model_name_or_path = None  # peft would warn that the base has another name
+            made = get_peft_model(model, config, adapter_name=name)
     except (ValueError, TypeError, IndexError) as error:
         raise InputError(f"peft: {' '.join(str(error).split())[:300]}") from None
     assert isinstance(made, PeftModel)

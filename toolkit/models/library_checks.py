@@ -26,7 +26,15 @@ def _roles() -> tuple[Roles, Any]:
     """Make roles with nonzero adapters, and a copy of their base."""
     torch.manual_seed(0)
     # Use learned positions, since rotary ones are relative and hide a shift.
-    config = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=128, n_positions=64)
+    config = GPT2Config(
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        vocab_size=128,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     base = GPT2LMHeadModel(config).requires_grad_(False).eval()
     bare = copy.deepcopy(base)
     lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")

@@ -296,7 +296,7 @@ def _adapter(given: Settings, done: Translation) -> None:
     else:
         done.notes.append(
             "use_peft: not set, so TRL trained whole models; preftune ppo trains adapters, which "
-            "usually need a learning_rate 10 to 100 times as high"
+            "usually need a learning_rate 5 to 30 times as high"
         )
 
 
