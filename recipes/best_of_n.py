@@ -1,12 +1,12 @@
 """Best-of-n: sample n completions of each prompt and keep the one with the highest reward.
 
     preftune best-of-n --reward_adapter outputs/reward/adapter --n 16 \\
-        --prompts data/prompts.heldout.jsonl --output outputs/best_of_16.jsonl
+        --prompts demo:prompts.heldout.jsonl --output outputs/best_of_16.jsonl
 
 This baseline needs no training, but samples n times as much. Its KL from the sampled model is ln n
 - (n - 1) / n nats for any model (less if completions tie). You should see this KL, and the mean
 score of the picked completions beside the mean of all. The rows `prompt, completions, best, scores`
-are comparisons, so sft.py can train on their picks.
+are comparisons, so preftune sft can train on their picks.
 """
 
 from toolkit.cli import run

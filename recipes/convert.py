@@ -12,14 +12,17 @@ rows were left out, and how rows were changed (a prompt is cut off completions t
 from toolkit.cli import run
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
 from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
+from toolkit.data.records import Row
 from toolkit.data.repeated_prompts import REPEATED
 from toolkit.data.tables import check_table_name, write_table
+from toolkit.data.text import runs_on
 from toolkit.errors import InputError
 from toolkit.flags import flag
 from toolkit.next_step import again, beside, say_next, step, wrote
@@ -55,6 +58,23 @@ class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
         check_table_name(self.output)
 
 
+@dataclass
+class Borders:
+    """Counts the rows in which completions stick to their prompt, and keeps how the first reads."""
+
+    joined: int = 0
+    example: str = ""
+
+    def seen(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows as they are, and look at each."""
+        for row in rows:
+            prompt, completions = row["prompt"], row["completions"]
+            if isinstance(prompt, str) and runs_on(prompt, completions):
+                self.joined += 1
+                self.example = self.example or prompt[-10:] + completions[0][:10]
+            yield row
+
+
 def main(args: ConvertArguments) -> None:
     from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
 
@@ -76,6 +96,8 @@ def main(args: ConvertArguments) -> None:
 
     if args.add_space:
         made = map(with_space, made)
+    borders = Borders()
+    made = borders.seen(made)
     if args.to == "pairs":
         made = (pair for row in made for pair in to_pairs(row))
 
@@ -91,6 +113,13 @@ def main(args: ConvertArguments) -> None:
         print("changes to the rows that were kept:")
     for what, times in noted.most_common():
         print(f"  {times} {what}")
+
+    if borders.joined:
+        print(
+            f"warning: {borders.joined} rows have no space between prompt and completion, as in "
+            f"{borders.example!r} (if that is not intended, run this again with --add_space "
+            "--overwrite)"
+        )
 
     if args.to == "pairs":
         print("TRL's own trainers read these pairs; the recipes here learn from comparisons.")

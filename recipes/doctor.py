@@ -2,11 +2,11 @@
 
     preftune doctor --config demo:ppo.yaml
 
-The arguments are those of ppo.py. You should see versions and devices, each role with its adapter
-and head, the model's peculiarities, what is trained, and the memory plan by phase with a way to fit
-if it does not. Then come the canaries, which are small checks for library errors that once gave
-wrong results in silence. A model that cannot be used is refused first. The exit code is 1 if a
-canary fails, or if the memory is too small by a counted plan.
+The arguments are those of preftune ppo. You should see versions and devices, each role with its
+adapter and head, the model's peculiarities, what is trained, and the memory plan by phase with a
+way to fit if it does not. Then come the canaries, which are small checks for library errors that
+once gave wrong results in silence. A model that cannot be used is refused first. The exit code is 1
+if a canary fails, or if the memory is too small by a counted plan.
 """
 
 from toolkit.cli import run

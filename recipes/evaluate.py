@@ -10,9 +10,9 @@
 The untuned model always takes part. You should see a table of the contenders (KL with its standard
 error, score, diversity, length), one of the pairs (wins, ties, losses, the win rate over decided
 prompts with its Wilson interval, p-values paired by prompt), ratings, and the first samples, which
-nobody selected. evaluation.json and samples.jsonl hold the same, and report.py draws it. To let
-people judge, pass --judges people=people:outputs/matches.sqlite, run label.py --serve, and evaluate
-again with --samples.
+nobody selected. evaluation.json and samples.jsonl hold the same, and preftune report draws it. To
+let people judge, pass --judges people=people:outputs/matches.sqlite, run preftune label --serve,
+and evaluate again with --samples.
 """
 
 from toolkit.cli import run, write_run

@@ -88,6 +88,11 @@ def main(
         store_args.needed_by(judge_args.judge_url)
         if args.ask_again:
             raise InputError("ask_again: needs a store (add --store FILE)", "ask_again")
+        if not scorer_args.given:
+            raise InputError(
+                "nobody is to label (add --serve to open the page for people; or --lexicon, "
+                "--reward_function, or --store with --judge_url, to have a script label)"
+            )
         return to_file(scorer_args, args)
     if store_args.backup is not None:
         more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
@@ -154,7 +159,7 @@ def main(
     elif picks:
         say_next(picks_of(store_args.path))
     elif matches:
-        say_last("These are choices between models: run evaluate.py again with --samples.")
+        say_last("These are choices between models: run preftune evaluate again with --samples.")
     else:
         say_next(Step("label", {"serve": True, "store": store_args.path, "invite": "me"}))
     return None

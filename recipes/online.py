@@ -4,12 +4,12 @@
 
 A round samples from the current policy and collects labels in an SQLite store until there are l(n)
 picks (--schedule). It retrains the reward model from the base on all picks so far, and continues
-one PPO run against it. The labeler is a script or, with --wait, people on the page of `label.py
---serve --store OUTPUT_DIR/labels.sqlite`. The stages take their settings from --sample_config,
---reward_config and --ppo_config. After a kill, the same command continues and gives the same
-result. A file OUTPUT_DIR/STOP ends the loop after the current phase. You should see a line for each
-phase, and in rounds.jsonl the labels, reward accuracy, score, KL, and how often labelers prefer the
-policy to the untuned model.
+one PPO run against it. The labeler is a script or, with --wait, people on the page of `preftune
+label --serve --store OUTPUT_DIR/labels.sqlite`. The stages take their settings from
+--sample_config, --reward_config and --ppo_config. After a kill, the same command continues and
+gives the same result. A file OUTPUT_DIR/STOP ends the loop after the current phase. You should see
+a line for each phase, and in rounds.jsonl the labels, reward accuracy, score, KL, and how often
+labelers prefer the policy to the untuned model.
 """
 
 from toolkit.cli import bind, call, changed, recipe, run

@@ -2,14 +2,14 @@
 
     preftune preference --comparisons outputs/comparisons.jsonl --method dpo
 
-This takes the same comparisons as reward.py, and holds out the same rows for the same --seed and
---eval_rows. A row of K completions gives K - 1 pairs of the pick and another completion; KTO uses
-each completion separately. --loss_type (such as ipo) chooses among a method's losses, and --beta
-sets how strongly the reference pulls. The reference is the base with the adapter off, or a frozen
-copy of --policy_adapter; ORPO and CPO have none. The LoRA adapter is on one base, in 4-bit by
-default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json. You should
-see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of held-out pairs that the
-policy ranks correctly, rise above a half.
+This takes the same comparisons as preftune reward, and holds out the same rows for the same --seed
+and --eval_rows. A row of K completions gives K - 1 pairs of the pick and another completion; KTO
+uses each completion separately. --loss_type (such as ipo) chooses among a method's losses, and
+--beta sets how strongly the reference pulls. The reference is the base with the adapter off, or a
+frozen copy of --policy_adapter; ORPO and CPO have none. The LoRA adapter is on one base, in 4-bit
+by default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json. You
+should see the loss fall from ln 2 (dpo), and eval_rewards/accuracies, the share of held-out pairs
+that the policy ranks correctly, rise above a half.
 """
 
 from toolkit.cli import run, write_run

@@ -49,7 +49,7 @@ class PublishArguments(Flags):
     chat_template: str | None = flag(
         None, "Chat template: plain or a Jinja file. By default training's."
     )
-    evaluation: str | None = flag(None, "Folder of evaluate.py with the adapter's results.")
+    evaluation: str | None = flag(None, "Folder of preftune evaluate with the adapter's results.")
     contender: str | None = flag(
         None, "Adapter's name in the evaluation, if several share its folder."
     )

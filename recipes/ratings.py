@@ -4,8 +4,9 @@
 
 Comparisons whose `models` name the writer of each completion become Plackett-Luce, Bradley-Terry or
 Elo ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of a prompt
-become a z-score for each completion, on which reward.py can train (--loss_type scalar_rating). You
-should see a table with the best model first, or the number of prompts with scores.
+become a z-score for each completion, on which preftune reward can train (--loss_type
+scalar_rating). You should see a table with the best model first, or the number of prompts with
+scores.
 """
 
 from toolkit.cli import run

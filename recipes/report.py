@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReportArguments(OverwriteArguments):
-    runs: list[str] = flag([], "Output folders of ppo.py, as FOLDER or NAME=FOLDER.")
-    evaluation: str | None = flag(None, "Output folder of evaluate.py.")
-    rewards: list[str] = flag([], "Output folders of reward.py, as FOLDER or NAME=FOLDER.")
-    trainings: list[str] = flag([], "Output folders of sft.py, preference.py, rloo.py.")
+    runs: list[str] = flag([], "Output folders of preftune ppo, as FOLDER or NAME=FOLDER.")
+    evaluation: str | None = flag(None, "Output folder of preftune evaluate.")
+    rewards: list[str] = flag([], "Output folders of preftune reward, as FOLDER or NAME=FOLDER.")
+    trainings: list[str] = flag(
+        [], "Output folders of preftune sft, preftune preference, preftune rloo."
+    )
     comparisons: str | None = flag(None, "JSONL of comparisons to describe.")
     title: str = flag("Report", "Heading of the page.")
     samples: CountOrZero = flag(20, "Number of prompts whose samples are shown.")

@@ -6,8 +6,8 @@ This checks every row, splits rows by prompt, and trains a LoRA adapter with a s
 RewardTrainer. It scales the scores to mean 0 and standard deviation 1 on new samples of the
 reference, so that kl_coef means the same for every reward model. OUTPUT_DIR/adapter holds the
 adapter (another process checks that plain peft loads it), toolkit.json with gain and bias, and
-metrics.json. Beside it are held_out.jsonl and run.json, which reward_report.py reads. You should
-see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
+metrics.json. Beside it are held_out.jsonl and run.json, which preftune reward-report reads. You
+should see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
 """
 
 from toolkit.cli import run, write_run

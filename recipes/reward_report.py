@@ -1,4 +1,4 @@
-"""Write a page on whether a reward model can be trusted, from the files of reward.py.
+"""Write a page on whether a reward model can be trusted, from the files of preftune reward.
 
     preftune reward-report --run outputs/reward --lexicon demo:lexicon.txt
 
@@ -37,7 +37,7 @@ NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 @dataclass
 class ReportArguments(OverwriteArguments):
-    run: str = flag("outputs/reward", "Output folder of reward.py.")
+    run: str = flag("outputs/reward", "Output folder of preftune reward.")
     output: str | None = flag(None, "Folder for the page. By default RUN/report.")
     lexicon: str | None = flag(None, "Word list to use as a baseline.")
     label_fractions: str = flag(

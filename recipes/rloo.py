@@ -1,10 +1,10 @@
-"""Tune the policy with TRL's RLOO against the rewards that ppo.py takes.
+"""Tune the policy with TRL's RLOO against the rewards that preftune ppo takes.
 
     preftune rloo --reward_adapter outputs/reward/adapter
 
 RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
-its prompt. Prompts, rewards, sampling and truncation are those of ppo.py, and --beta is the fixed
-weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
+its prompt. Prompts, rewards, sampling and truncation are those of preftune ppo, and --beta is the
+fixed weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
 --policy_adapter. A reward adapter needs the memory of a second base, because TRL's model does not
 share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and metrics.json. You
 should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both on held-out prompts

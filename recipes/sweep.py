@@ -29,9 +29,9 @@ from toolkit.pipeline.stages import run_stages
 @dataclass
 class SweepArguments(SeedArguments, OverwriteArguments):
     kl_targets: list[Positive] = flag([1.0, 2.0, 4.0, 8.0], "KL targets in nats per completion.")
-    ppo_config: str = flag(embedded("ppo.yaml"), "YAML file with settings for ppo.py.")
+    ppo_config: str = flag(embedded("ppo.yaml"), "YAML file with settings for preftune ppo.")
     evaluate_config: str = flag(
-        embedded("evaluate.yaml"), "YAML file with settings for evaluate.py."
+        embedded("evaluate.yaml"), "YAML file with settings for preftune evaluate."
     )
     total_episodes: Count | None = flag(
         None, "Episodes of each run. By default those of --ppo_config."

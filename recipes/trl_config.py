@@ -1,10 +1,10 @@
-"""Convert a YAML file for TRL 1.12's PPO script into one for ppo.py.
+"""Convert a YAML file for TRL 1.12's PPO script into one for preftune ppo.
 
     preftune trl-config --input their_ppo.yaml --output outputs/ppo.yaml
 
 You should see a line for every change: fields with another name, fields that TRL's PPO ignored, and
 TRL's defaults where ours differ, so that the run stays the same. Then you see the command that runs
-it. If ppo.py would refuse some settings, all of them are listed and nothing is written.
+it. If preftune ppo would refuse some settings, all of them are listed and nothing is written.
 """
 
 from toolkit.cli import run

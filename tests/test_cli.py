@@ -76,10 +76,11 @@ def test_bad_config_is_one_line_with_its_place(tmp_path: Path, text: str, messag
 
 
 BAD_FLAGS = [
-    (["--kl_traget", "5"], r"unknown argument --kl_traget \(did you mean kl_target\?\)"),
+    (["--kl_traget", "5"], r"unknown argument --kl_traget \(did you mean --kl_target\?\)"),
     (["--kl_target", "five"], r"argument --kl_target.*invalid float value: 'five'"),
     (["--kl_target", "-1"], r"^kl_target is -1, but must be above 0"),
     (["--kl_t", "5"], r"unknown argument --kl_t"),
+    (["true", "mine.csv"], r"no flag stands before 'mine\.csv'"),
     (["--config", "nowhere.yaml"], r"--config: nowhere\.yaml: no such file"),
     (["--config"], r"--config: the path of a YAML file"),
 ]

@@ -46,8 +46,12 @@ def test_bash_completes_subcommands_flags_choices_and_files(script: Path, tmp_pa
         ("ppo", "--kl_controller", "fixed", "--precision", ""): {"4bit", "bf16", "fp32"},
         ("label", "--samples", "pi"): {"picks.jsonl"},
         ("label", "--samples", ""): {"picks.jsonl", "prompts"},
+        ("evaluate", "--contenders", "a=b", "--jud"): {
+            "--judges", "--judge_key_variable", "--judge_max_tokens", "--judge_timeout",
+            "--judge_patience",
+        },
         ("ppo", "--torch_com"): set(),  # inherited: --help does not show it either
-    }.items():
+    }.items():  # fmt: skip
         assert offered(script, tmp_path, *words) == expected, words
 
 

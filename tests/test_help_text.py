@@ -11,7 +11,7 @@ from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.prompts import SampledPromptArguments
 from toolkit.cli import parse
 from toolkit.flags import Count, Flags, flag, other_default
-from toolkit.help_text import ORDER, group_of
+from toolkit.help_text import ORDER, PLAINER, group_of
 from toolkit.training.baselines.config import (
     PreferenceConfig,
     RLOOBaselineConfig,
@@ -75,7 +75,7 @@ def test_what_stands_beside_a_flag(
     monkeypatch.setenv("COLUMNS", "80")
     text = " ".join(help_of(Recipe, capsys=capsys).split())
     assert "--size N How large it is. (default: 4)" in text
-    assert "--on [true|false] Whether it is on. (default: True)" in text
+    assert "--on [true|false] Whether it is on. (default: true)" in text
     assert "--own {left,right} Which way. (default: left)" in text
     assert "--many MANY Which word. One of: a_word_of_some_length, another_word_of_length," in text
     assert "no_on" not in text  # it would say the opposite of its help
@@ -135,3 +135,13 @@ def test_a_flag_without_a_help_text_is_no_mistake(capsys: pytest.CaptureFixture[
         x: int = field(default=1)
 
     assert "--x N" in help_of(Bare, capsys=capsys)
+
+
+def test_the_words_of_other_libraries_are_put_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    for config in (SFTBaselineConfig, RLOOBaselineConfig, BestOfKConfig, PPOConfig):
+        text = " ".join(help_of(config, capsys=capsys).split())
+        assert PLAINER["seed"] in text and "--report_to TRACKER" in text
+        assert not re.search("__len__|SchedulerType|https:|`None`|truncation_mode", text)
+    # A text of the toolkit's own stays.
+    text = " ".join(help_of(PreferenceConfig, capsys=capsys).split())
+    assert "temperature (cpo)" in text and PLAINER["beta"] not in text

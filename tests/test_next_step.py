@@ -148,7 +148,7 @@ def test_the_settings_of_samples_come_to_those_who_learn_from_the_labels(
     call(recipe("label").main, [*words, "--overwrite"])
     said = capsys.readouterr().out
     assert understood(said)["model_name_or_path"] == "MODEL"
-    assert "put your model's folder or its id on the Hub in place of MODEL." in said
+    assert "put your model's folder, its id on the Hub, or demo:model in place of MODEL." in said
 
 
 def test_only_the_outermost_command_notes_its_settings(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_store_leads_to_its_picks_and_these_to_a_reward_model(
     people = PeopleJudge("people", str(tmp_path / "matches.sqlite"))
     people.verdicts([("It was", " good.", " bad.")])
     call(label, ["--store", people.path, "--lexicon", str(lexicon)])
-    assert capsys.readouterr().out.endswith("run evaluate.py again with --samples.\n")
+    assert capsys.readouterr().out.endswith("run preftune evaluate again with --samples.\n")
 
 
 @pytest.mark.slow  # the report's pictures are imported

@@ -231,7 +231,11 @@ def parse(
     _, unknown = parser.parse_known_args(args)
     if unknown:
         name = unknown[0].split("=")[0]
-        raise InputError(f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser))}")
+        if not name.startswith("-"):
+            raise InputError(f"no flag stands before {unknown[0]!r} (--help lists the flags)")
+        raise InputError(
+            f"unknown argument {name}{_suggest(name.lstrip('-'), _names(parser), '--')}"
+        )
 
     try:
         parsed = parser.parse_args_into_dataclasses(args)
@@ -359,9 +363,9 @@ def _names(parser: argparse.ArgumentParser) -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in ("help", "help_all")]
 
 
-def _suggest(name: str, names: list[str]) -> str:
+def _suggest(name: str, names: list[str], dashes: str = "") -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else " (--help lists the arguments)"
+    return f" (did you mean {dashes}{close[0]}?)" if close else " (--help lists the arguments)"
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
@@ -442,12 +446,12 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:
 
 
 def _name_of(hint: object) -> str:
-    """Return a type as a person would write it: ``int | None``."""
+    """Return a type as a person would write it: ``int``, also where nothing may be given."""
     if typing.get_origin(hint) not in (Union, types.UnionType):
         return getattr(hint, "__name__", str(hint))
 
     options = [o.__name__ if isinstance(o, type) else str(o) for o in typing.get_args(hint)]
-    return " | ".join(options).replace("NoneType", "None")
+    return " or ".join(option for option in options if option != "NoneType")
 
 
 def _convert(value: object, hint: object) -> object:

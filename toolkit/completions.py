@@ -8,6 +8,11 @@ from toolkit.cli import flag_classes, parser_of, recipe
 from toolkit.commands import COMMAND, COMPLETIONS, SHELLS, command_names, shown_name, summary_of
 from toolkit.flags import choices_of
 
+# With this condition bash offers files for a dash behind a list of values (--runs a b --rew), since
+# another value might begin with one. Ours do not, so a dash begins a flag.
+VALUE_MAY_HAVE_DASHES = """&&
+        ( -z "$current_action_compgen" || "$current_action_is_positional" = true ) ]]"""
+
 
 def completions(shell: str) -> str:
     """The script that makes a shell complete subcommands, flags, choices and files.
@@ -15,7 +20,7 @@ def completions(shell: str) -> str:
     Args:
         shell: "bash" or "zsh".
     """
-    return str(shtab.complete(command_parser(), shell))
+    return str(shtab.complete(command_parser(), shell)).replace(VALUE_MAY_HAVE_DASHES, "]]")
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -23,7 +23,9 @@ def main() -> None:
     """Run the subcommand that the command line names; without one, list those there are."""
     endings.prepare()
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        words = [*words[1:2], "--help"] if words[1:] else []  # preftune help reward
+    if not words:
         print(overview())
         return
     if words[0] == "--version":

@@ -12,6 +12,7 @@ from toolkit.flags import is_library
 OWN = "this command"
 ORDER = (
     OWN,
+    "store and labeling page",
     "model",
     "prompts and data",
     "completions",
@@ -27,6 +28,43 @@ ORDER = (
 )
 LONGEST_CHOICES = 50  # characters that stand beside a flag; longer lists go into its text
 OUTPUT = ("output", "output_dir", "overwrite")
+
+# What stands for a value, where the last word of the flag's name says too little.
+VALUES = {
+    "adapter": "FOLDER", "backup": "FILE", "comparisons": "FILE", "config": "FILE",
+    "configs": "FOLDER", "contender": "NAME", "contenders": "NAME=WHAT", "data": "TEXT",
+    "evaluation": "FOLDER", "fractions": "NUMBERS", "function": "MODULE:FUNCTION", "gold": "FILE",
+    "guidelines": "FILE", "input": "FILE", "invite": "NAMES", "judges": "NAME=KIND:VALUE",
+    "kwargs": "JSON", "labeler": "NAME", "labels": "TEXT", "lexicon": "FILE", "output": "PATH",
+    "prompts": "FILE", "reranker": "NAME", "resume": "FOLDER", "reward": "NAME",
+    "rewards": "FOLDER", "run": "FOLDER", "runs": "FOLDER", "samples": "FILE", "scores": "FILE",
+    "stages": "NAMES", "store": "FILE", "text": "FILE", "title": "TEXT", "to": "TRACKER",
+    "tokenizer": "PATH", "trainings": "FOLDER",
+}  # fmt: skip
+
+# Our words for flags of transformers and TRL, whose own speak of what is not here.
+PLAINER = {
+    "beta": "Weight of the KL penalty; 0 leaves the reference out.",
+    "center_rewards_coefficient": "Weight of a penalty that draws the mean of scores to 0, for "
+    "example 0.01.",
+    "disable_tqdm": "Print no progress bars.",
+    "epsilon": "Clip the probability ratio to 1 plus or minus this.",
+    "gradient_accumulation_steps": "Batches whose gradients are added up for one optimizer step.",
+    "label_smoothing": "Probability that a pick is wrong, for losses that allow for it (dpo's "
+    "robust).",
+    "loss_weights": "Weights of several losses; by default each weighs 1.",
+    "lr_scheduler_type": "How the learning rate changes: linear falls to 0, constant stays, and "
+    "so on.",
+    "max_length": "Most tokens of a prompt with a completion; --long_rows says what happens to "
+    "longer rows.",
+    "max_steps": "Optimizer steps of the run, in place of num_train_epochs; -1 for no such limit.",
+    "normalize_advantages": "Bring the advantages of a batch to mean 0 and standard deviation 1.",
+    "num_iterations": "Passes over each batch of completions.",
+    "report_to": "Where to send the logs besides log.jsonl: tensorboard, wandb, all, or none.",
+    "seed": "Seed of everything that is drawn at random.",
+    "warmup_steps": "Steps in which the learning rate rises from 0; below 1, a part of the run.",
+    "weight_decay": "Weight decay of the optimizer; biases and norms have none.",
+}
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -57,7 +95,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text = action.help or ""
         if action.default in (None, [], argparse.SUPPRESS) or action.nargs == 0:
             return text
-        default = short_name(str(action.default)).replace("%", "%%")
+        default = _as_typed(action.default).replace("%", "%%")
         return f"{text} (default: {default})"
 
 
@@ -66,8 +104,18 @@ def _value_of(action: argparse.Action) -> str:
     if action.metavar is not None or action.nargs == 0:
         return str(action.metavar)
     kind = getattr(action.type, "__name__", "")
-    last_word = action.dest.rpartition("_")[2].upper()  # the PATH of model_name_or_path
-    return {"int": "N", "float": "X", "string_to_bool": "true|false"}.get(kind, last_word)
+    last_word = action.dest.rpartition("_")[2]  # the PATH of model_name_or_path
+    value = VALUES.get(last_word, last_word.upper())
+    return {"int": "N", "float": "X", "string_to_bool": "true|false"}.get(kind, value)
+
+
+def _as_typed(default: object) -> str:
+    """A default as one would type it: true, 1.0 2.0, demo:model."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return " ".join(map(_as_typed, default))
+    return short_name(str(default))
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -87,7 +135,13 @@ def arrange_help(
     shown = {name for cls in dataclass_types for name in own_fields(cls)}
     by_title: dict[str, list[argparse.Action]] = {title: [] for title in ORDER}
 
+    foreign = library_texts(dataclass_types)
+
     for action in parser._actions:
+        if action.dest == "help":
+            action.help = "Show this help, and exit."
+        elif action.dest in PLAINER and action.help in foreign:
+            action.help = PLAINER[action.dest]
         if action.choices is not None:
             _show_choices(action)
         general = action.dest in ("config", "help", "help_all")
@@ -135,6 +189,17 @@ def group_of(name: str, dataclass_types: tuple[type, ...]) -> str:
             if not is_library(parent) and name in parent.__dict__.get("__annotations__", {}):
                 return str(parent.__dict__.get("HELP_GROUP", OWN))
     return "general"
+
+
+def library_texts(dataclass_types: tuple[type, ...]) -> set[str]:
+    """The help texts that transformers and TRL wrote for the flags of these dataclasses."""
+    parents = [p for cls in dataclass_types for p in cls.__mro__ if is_library(p)]
+    return {
+        str(f.metadata.get("help")).replace("%", "%%")
+        for parent in parents
+        if dataclasses.is_dataclass(parent)
+        for f in dataclasses.fields(parent)
+    }
 
 
 def own_fields(cls: type) -> set[str]:

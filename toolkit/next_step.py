@@ -71,7 +71,7 @@ DEFAULTS = {
 
 # Words in a command that only the user can fill in, and what is said of them.
 YOURS = {
-    "MODEL": "your model's folder or its id on the Hub",
+    "MODEL": "your model's folder, its id on the Hub, or demo:model",
     "PROMPTS.jsonl": "your file of prompts",
     "HELD_OUT.jsonl": "a file of prompts that were not trained on",
     "REWARD/adapter": "the folder of a reward adapter",

@@ -103,7 +103,9 @@ class RunRecord:
         for name in needs:
             part = found.get(name)
             if not isinstance(part, dict) or not (part or name == "arguments"):
-                raise InputError(f"{path}: no {name!r} in it (it was not written by reward.py)")
+                raise InputError(
+                    f"{path}: no {name!r} in it (it was not written by preftune reward)"
+                )
 
         known = {f.name for f in dataclasses.fields(cls)} - {"others"}
         parts = {name: value for name, value in found.items() if name in known}

@@ -175,6 +175,18 @@ def test_fields_that_speak_of_no_format_are_refused() -> None:
         detect({"text": "a"}, "f:1")
 
 
+def test_a_table_whose_picks_cannot_be_read_is_refused_once() -> None:
+    columns = {"Prompt": "Hi.", "Answer A": "a", "Answer B": "b"}
+    with pytest.raises(
+        InputError, match="f:1: no column is called best; there are Prompt, Answer A"
+    ):
+        detect(columns | {"Winner": "A"}, "f:1")
+    with pytest.raises(InputError, match="f:1: best is the number 2, .*pass --first 1"):
+        detect(columns | {"best": "2"}, "f:1")
+    assert detect(columns | {"best": "2"}, "f:1", first=1) == "columns"
+    assert detect(columns | {"best": "B"}, "f:1") == "columns"
+
+
 def test_columns_keep_their_ranks_and_refuse_one_number_twice() -> None:
     row = {"query": "Hi.", "sample0": "a", "sample1": "b", "sample2": "c", "best": 1}
     assert one(row | {"rank": [5, 0, 4]})["ranking"] == [1, 2, 0]

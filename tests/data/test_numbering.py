@@ -61,7 +61,9 @@ def test_columns_with_letters_are_read_and_numbers_need_to_say_where_they_begin(
     row = {"prompt": "Hi.", "Response A": "a", "Response B": "b"}
     assert picked(one(row | {"best": "B"})) == "b"
     assert picked(one(row | {"best": "response b"})) == "b"
-    with pytest.raises(InputError, match="f:1: best: 1, .*pass --first 0 or --first 1"):
+    with pytest.raises(
+        InputError, match="f:1: best is the number 1, .*pass --first 1 if .*, or --first 0"
+    ):
         one(row | {"best": 1})
     assert picked(one(row | {"best": 1}, first=1)) == "a"
     assert picked(one(row | {"best": 1}, first=0)) == "b"

@@ -110,6 +110,20 @@ def test_csv_places_are_the_lines_where_rows_begin(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_what_a_spreadsheet_exports_is_read_as_a_table_with_commas(
+    tmp_path: Path, separator: str
+) -> None:
+    path = tmp_path / "a.csv"
+    lines = [["prompt", "best"], ['"two\r\nlines; of, text"', "A"], ["", ""], ["Hi.", ""]]
+    text = "".join(separator.join(fields) + "\r\n" for fields in lines)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert list(read_table(path, "--input")) == [
+        (f"{path}:2", {"prompt": "two\r\nlines; of, text", "best": "A"}),
+        (f"{path}:5", {"prompt": "Hi.", "best": ""}),
+    ]
+
+
 BAD_FILES: list[tuple[str, bytes, str]] = [
     ("cut.jsonl.gz", gzip.compress(b'{"prompt": "Hi."}\n' * 1000)[:40], "broken gzip file"),
     ("not.jsonl", b'{"prompt": "Hi."\n', r":1: not JSON, .* at column"),

@@ -52,7 +52,9 @@ def test_an_evaluation_that_ended_before_the_judges_is_read_as_far_as_it_goes(
     written = Written.read(path, "--samples")
     assert written.contenders[0].trained_prompts is None  # files of before do not say
     assert written.chat is None and written.vocabulary is None
-    with pytest.raises(InputError, match="was not written by evaluate.py .*reference: missing"):
+    with pytest.raises(
+        InputError, match="was not written by preftune evaluate .*reference: missing"
+    ):
         Evaluation.read(path, "--evaluation")
 
 

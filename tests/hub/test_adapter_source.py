@@ -69,6 +69,6 @@ def test_an_evaluation_of_another_form_is_refused(
     spoil(whole)
     (tmp_path / "evaluation.json").write_text(json.dumps(whole))
     with pytest.raises(
-        InputError, match="was not written by evaluate.py|is not a number|is no number"
+        InputError, match="was not written by preftune evaluate|is not a number|is no number"
     ):
         read_results(tmp_path, policy.folder)

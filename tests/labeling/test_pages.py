@@ -401,7 +401,9 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
 def test_an_import_that_is_too_large_is_told_how_to_come_in(tmp_path: Path) -> None:
     answer = _upload(b" " * (1 << 20))(Site(tmp_path, import_limit=1 << 20))
     assert answer.status_code == 413
-    assert "the file is larger than 1 MiB: import it in parts, or with label.py" in answer.text
+    assert (
+        "the file is larger than 1 MiB: import it in parts, or with preftune label" in answer.text
+    )
 
 
 def test_an_admin_invites_imports_and_exports(site: Site) -> None:

@@ -84,7 +84,7 @@ def test_a_mistake_in_the_last_stages_words_is_found_before_the_first_runs(tmp_p
     ran.clear()
     wrong = stages(tmp_path)
     wrong[2].words.append("--nmber")
-    with pytest.raises(InputError, match="unknown argument --nmber .did you mean number"):
+    with pytest.raises(InputError, match="unknown argument --nmber .did you mean --number"):
         run_stages(wrong, tmp_path, False)
     assert ran == []
 

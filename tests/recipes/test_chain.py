@@ -524,7 +524,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
         "label: nobody to label",
         label.main,
         lambda run, t: ["--samples", str(run / "samples.jsonl")],
-        "no scorer given",
+        "nobody is to label .add --serve ",
     ),
     (
         "label: a reward adapter as the labeller",

@@ -21,7 +21,7 @@ def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "message"),
     [(["--stages", "ppo,magic"], "stages: 'magic' is not one of sample"),
      (["--configs", "data"], "configs: data: holds no YAML for sample"),
-     (["--configs", "nowhere"], "configs: nowhere: holds no YAML")],
+     (["--configs", "nowhere"], "configs: nowhere: no such folder")],
 )  # fmt: skip
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -52,7 +52,7 @@ def test_a_misspelt_flag_is_refused_before_models_are_imported(
     name: str, root: Path, tmp_path: Path
 ) -> None:
     modules, said = imported(root, tmp_path, name, "--skip_invalidd", "true")
-    assert said == "error: unknown argument --skip_invalidd (did you mean skip_invalid?)\n"
+    assert said == "error: unknown argument --skip_invalidd (did you mean --skip_invalid?)\n"
     assert not modules & NOT_TO_READ_FLAGS
 
 

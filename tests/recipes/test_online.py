@@ -359,7 +359,7 @@ def test_two_loops_do_not_share_a_store(
         (["--model_name_or_path", "./no"], "./no: no such folder"),
         (["--sample_config", "PROMPTS"], "broken.jsonl:1: prompt: missing"),
         (["--noise", "2"], "noise is 2, but must be at most 1"),
-        (["--sample_confg", "x"], "unknown argument --sample_confg .did you mean sample_config"),
+        (["--sample_confg", "x"], "unknown argument --sample_confg .did you mean --sample_config"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_model_is_loaded(

@@ -357,3 +357,17 @@ def test_comparisons_go_to_pairs_and_csv_comes_in(tmp_path: Path) -> None:
     )
     ((_, pair),) = read_table(tmp_path / "p.jsonl", "--input")
     assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("Hi.", " b, c", " a")
+
+
+def test_a_missing_space_is_told_before_a_reward_model_learns_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "c.csv", tmp_path / "o.jsonl"
+    source.write_text("prompt,chosen,rejected\nHi there.,Yes,No\nHi again.,No,Yes\n")
+    args = ["--input", str(source), "--output", str(out), "--overwrite"]
+    call(convert.main, args)
+    assert "warning: 2 rows have no space" in capsys.readouterr().out
+    call(convert.main, [*args, "--add_space"])
+    assert "warning" not in capsys.readouterr().out
+    rows = [row for _, row in read_table(out, "--input")]
+    assert [row["completions"][row["best"]] for row in rows] == [" Yes", " No"]

@@ -33,7 +33,7 @@ class PolicyArguments(OverwriteArguments):
     HELP_GROUP: ClassVar[str] = "model"
 
     policy_adapter: str | None = flag(
-        None, "Adapter that the policy starts from (for example that of sft.py)."
+        None, "Adapter that the policy starts from (for example that of preftune sft)."
     )
 
 

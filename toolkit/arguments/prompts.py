@@ -50,7 +50,7 @@ class SampledPromptArguments(PromptSourceArguments, SeedArguments, OverwriteArgu
 
     HELP_GROUP: ClassVar[str] = "model"
 
-    adapter: str | None = flag(None, "Folder of a policy adapter.")
+    adapter: str | None = flag(None, "Folder of a policy adapter to sample from, on the base.")
     batch_size: Count = flag(256, "Completions sampled in one pass.")
 
 
@@ -69,7 +69,9 @@ class PromptArguments(PromptSourceArguments, PromptLengthArguments, PolicyArgume
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
-    eval_prompts: str | None = flag(None, "Held-out prompts, evaluated every --eval_every updates.")
+    eval_prompts: str | None = flag(
+        None, "Prompts that are not trained on: the policy is measured on them."
+    )
     eval_limit: Count | None = flag(128, "Use at most this many held-out prompts.")
     eval_skip: CountOrZero = flag(0, "Skip this many rows of the held-out prompts first.")
     reference: Literal["policy_adapter", "base"] = flag(

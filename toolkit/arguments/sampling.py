@@ -23,7 +23,9 @@ class CompletionArguments(Flags):
     truncate_token: str | None = flag(
         None, "Keep and score completions only up to this token (for example a full stop)."
     )
-    truncate_after: CountOrZero = flag(16, "First index at which truncate_token counts.")
+    truncate_after: CountOrZero = flag(
+        16, "Tokens at the start of a completion among which truncate_token does not count."
+    )
 
 
 @dataclass

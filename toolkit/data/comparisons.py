@@ -44,7 +44,9 @@ from toolkit.errors import BadRows, InputError
 
 MESSAGES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 ROLES = ("system", "developer", "user", "assistant", "tool")
-OTHER_FORMATS = re.compile(r"chosen|rejected|rank|responses|(sample|completion|response)[_ ]?\d+")
+OTHER_FORMATS = re.compile(
+    r"chosen|rejected|rank|responses|(?i:(sample|completion|response|answer)([_ ]?\d+|[_ ][a-z]))"
+)
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
 
 
@@ -63,7 +65,9 @@ def problems_of(row: Row, wants: str) -> list[str]:
     if not isinstance(completions, list) or not all(isinstance(c, str) for c in completions):
         found = "missing" if completions is None else f"{completions!r:.40}"
         other = sorted(name for name in row if OTHER_FORMATS.fullmatch(str(name)))
-        cure = f" ({', '.join(other)}: another format, which convert.py reads)" if other else ""
+        cure = (
+            f" ({', '.join(other)}: another format, which preftune convert reads)" if other else ""
+        )
         return [*problems, f"completions: {found}, but must be a list of strings{cure}"]
     for k, completion in enumerate(completions):
         if problem := _problem_of_text(completion):
@@ -84,7 +88,9 @@ def _problems_of_prompt(prompt: object) -> list[str]:
     if isinstance(prompt, str):
         problem = _problem_of_text(prompt)
         if MESSAGES_AS_TEXT.match(prompt):
-            problem = "messages written as text (read them with convert.py, or save the rows as "
+            problem = (
+                "messages written as text (read them with preftune convert, or save the rows as "
+            )
             problem += "JSON Lines)"
         return [f"prompt: {problem}"] if problem else []
     if not isinstance(prompt, list) or not prompt:
@@ -151,10 +157,10 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
 
     if wants == "best" and not _is_index(best):
         found = "missing" if best is None else f"{best!r:.40}"
-        cure = " (convert.py reads letters and column names)" if isinstance(best, str) else ""
+        cure = " (preftune convert reads letters and column names)" if isinstance(best, str) else ""
         problems.append(f"best: {found}, but must be the index of the pick, 0 to {k - 1}{cure}")
     elif best is not None and not (_is_index(best) and 0 <= best < k):
-        cure = "; if labels count from 1, run convert.py --first 1" if best == k else ""
+        cure = "; if labels count from 1, run preftune convert --first 1" if best == k else ""
         problems.append(
             f"best: {best!r:.40}, out of range for {k} completions (count from 0){cure}"
         )

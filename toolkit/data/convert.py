@@ -93,7 +93,7 @@ def _read(
     """Yield a file's converted rows, before they are checked."""
     for place, row in rows:
         try:
-            form = form or detect(row, place)
+            form = form or detect(row, place, reading.first)
         except InputError as error:
             if not skip_invalid:
                 raise

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 from toolkit.arguments.comparisons import LongRows
 from toolkit.data.chat import Chat, is_rendered, rendering
 from toolkit.data.records import Placed, Row
+from toolkit.data.text import runs_on
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
 from toolkit.errors import BadRows, InputError, check_choice
 
@@ -230,7 +231,7 @@ class Encoder:
             self._refuse(place, str(error))
             return None
 
-        if not chat and _runs_on(text, row["completions"]):
+        if not chat and runs_on(text, row["completions"]):
             self.joined += 1
             self.example = self.example or text[-10:] + row["completions"][0][:10]
         return _Asked(number, place, row, text, chat)
@@ -376,11 +377,6 @@ def _alone(tokenizer: "PreTrainedTokenizerBase", prompt: list[int], completion: 
     tries = [ids(completion), ids(completion.removeprefix(" ")), anchored]
     right = (t for t in tries if t and decode_pair(tokenizer, prompt, t)[1] == completion)
     return next(right, tries[0])
-
-
-def _runs_on(prompt: str, completions: list[str]) -> bool:
-    """Whether a completion continues the prompt without a space ("cafe.He")."""
-    return not prompt[-1].isspace() and all(text[0].isalnum() for text in completions)
 
 
 def best_of(scores: list[float]) -> int:

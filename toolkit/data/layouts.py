@@ -33,7 +33,7 @@ from toolkit.data.dialogues import (
     split_dialogues,
     unpacked,
 )
-from toolkit.data.numbering import is_missing, pick_of
+from toolkit.data.numbering import as_index, is_missing, pick_of
 from toolkit.data.records import Row
 from toolkit.data.repeated_prompts import CUT
 from toolkit.errors import InputError
@@ -65,11 +65,16 @@ class Reading:
     noted: Counter[str] = field(default_factory=Counter)
 
 
-def detect(row: Row, place: str) -> str:
+def detect(row: Row, place: str, first: int | None = None) -> str:
     """Return the name of the layout that a row's fields belong to.
 
+    Args:
+        row: the first one of a file.
+        place: where it is, for messages.
+        first: number of the first completion in ``best``, if it was given.
+
     Raises:
-        InputError: the fields belong to no layout.
+        InputError: the fields belong to no layout, or a table lacks what all of its rows need.
     """
     names = set(row)
     completions = row.get("completions")
@@ -84,14 +89,38 @@ def detect(row: Row, place: str) -> str:
     if any(COLUMN.fullmatch(name) or LETTERED.fullmatch(name) for name in map(str, names)):
         query = row.get("query")
         ids = isinstance(query, list) and query and isinstance(query[0], int)
-        return "openai" if ids else "columns"
+        if ids:
+            return "openai"
+        _check_pick(row, place, first)
+        return "columns"
 
     raise InputError(
-        f"{place}: unknown format with the fields {', '.join(sorted(map(str, names)))[:120]} "
-        "(rename them to prompt, completions, best; chosen, rejected; prompt, responses, rank; or "
-        "prompt, sample0, sample1, best)",
+        f"{place}: unknown format with the fields {_listed(row)} (rename them: a table of picks "
+        "has prompt, completion_a, completion_b and so on, and best; pairs have prompt, chosen and "
+        "rejected; rows of JSON have prompt, completions and best, or prompt, responses and rank)",
         "format",
     )
+
+
+def _check_pick(row: Row, place: str, first: int | None) -> None:
+    """Refuse a table in which no row's pick can be read: once, not once for each row."""
+    if "best" not in row:
+        raise InputError(
+            f"{place}: no column is called best; there are {_listed(row)} (rename them: the pick "
+            "is read from best, the prompt from prompt)",
+            "format",
+        )
+    lettered = not any(COLUMN.fullmatch(str(name)) for name in row)
+    if first is None and lettered and as_index(row["best"]) is not None:
+        raise InputError(
+            f"{place}: best is the number {row['best']}, but the completions have letters (pass "
+            "--first 1 if the first of them is number 1, or --first 0 if it is number 0)",
+            "first",
+        )
+
+
+def _listed(row: Row) -> str:
+    return ", ".join(map(str, row))[:120]
 
 
 def from_native(row: Row, reading: Reading) -> Row:

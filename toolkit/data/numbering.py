@@ -99,8 +99,9 @@ class Numbering:
                 continue
             return (
                 f"{file}: {count} of {seen['all']} rows have a label that is {which}, as if labels "
-                f"counted from {other}, not from {first} (run convert.py --first {other}; or, if "
-                f"only these rows are wrong, convert.py --first {first} --skip_invalid)"
+                f"counted from {other}, not from {first} (run preftune convert --first "
+                f"{other}; or, if only these rows are wrong, preftune convert --first {first} "
+                "--skip_invalid)"
             )
         return None
 
@@ -111,7 +112,7 @@ class Numbering:
             if seen["all"] >= self.SUSPECT and not seen["first"] and first == 0:
                 return (
                     f"{file}: the first completion (number {first}) is picked in none of "
-                    f"{seen['all']} rows; if labels count from {first + 1}, run convert.py "
+                    f"{seen['all']} rows; if labels count from {first + 1}, run preftune convert "
                     f"--first {first + 1}"
                 )
         return None

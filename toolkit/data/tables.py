@@ -10,6 +10,7 @@ Each row comes with its place, for messages: ``file:line`` if the format has lin
 """
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,8 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
         yield from _read_lines(path, on_bad)
     else:
         raise InputError(
-            f"{what}: {path} does not end in one of {', '.join(SUFFIXES)} (rename or convert it)"
+            f"{what}: {path} does not end in one of {', '.join(SUFFIXES)} "
+            "(rename it, or save a spreadsheet as .csv)"
         )
 
 
@@ -114,18 +116,22 @@ def _report(problem: str, on_bad: OnBad) -> None:
 def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
     csv.field_size_limit(1 << 27)
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
         start = 1
         try:
+            header = stream.readline()
+            lines = itertools.chain([header], stream)
+            reader = csv.reader(lines, strict=True, delimiter=_separator(header))
             names = next(reader, [])
             if len(set(names)) != len(names):
                 raise InputError(f"{path}:1: two columns have the same name (rename one)")
             start = reader.line_num + 1
             for fields in reader:
                 place, start = f"{path}:{start}", reader.line_num + 1
+                if len(fields) != 1 and not any(field.strip() for field in fields):
+                    continue  # an empty line, or a row of empty cells, which spreadsheets leave
                 if len(fields) == len(names):
                     yield place, dict(zip(names, fields, strict=True))
-                elif fields:  # an empty line is not a row
+                else:
                     _report(
                         f"{place}: {len(fields)} fields, but line 1 has {len(names)} columns "
                         '(put text with commas or newlines in "quotes")',
@@ -134,7 +140,14 @@ def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
         except csv.Error as error:
             raise InputError(f"{path}:{start}: not CSV, {error}") from None
         except UnicodeDecodeError:
-            raise InputError(f"{path}:{start}: not UTF-8 (save the file as UTF-8)") from None
+            raise InputError(
+                f"{path}:{start}: not UTF-8 (save it as UTF-8, which Excel calls CSV UTF-8)"
+            ) from None
+
+
+def _separator(header: str) -> str:
+    """What separates the columns: a comma, or what a header without commas has in its place."""
+    return next((c for c in ",;\t" if c in header), ",")
 
 
 def _read_parquet(path: Path) -> Iterator[Placed]:

@@ -56,3 +56,8 @@ def printable(text: str) -> str:
         ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" else c
         for c in text
     )
+
+
+def runs_on(prompt: str, completions: list[str]) -> bool:
+    """Whether completions continue the prompt without a space ("cafe.He")."""
+    return not prompt[-1].isspace() and all(text[0].isalnum() for text in completions)

@@ -25,7 +25,7 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
     """The contenders, the prompts and the judges."""
 
     adapter: str | None = flag(
-        None, "Folder of a policy adapter. Short for --contenders policy=FOLDER."
+        None, "Folder of a policy adapter to compare. Short for --contenders policy=FOLDER."
     )
     contenders: list[str] = flag(
         [],

@@ -128,7 +128,7 @@ class PeopleJudge:
             print(
                 f"{self.name}: {len(found) - left} of {len(found)} pairs are judged. To judge the "
                 f"rest, run preftune label --serve --store {self.path} --invite NAME, "
-                "then evaluate.py again with --samples"
+                "then preftune evaluate again with --samples"
             )
         return found
 

@@ -294,5 +294,5 @@ class Evaluation(Written):
             return from_row(Evaluation, row, str(path))
         except InputError as error:
             raise InputError(
-                f"{what}: {path.parent}: was not written by evaluate.py ({error})"
+                f"{what}: {path.parent}: was not written by preftune evaluate ({error})"
             ) from None

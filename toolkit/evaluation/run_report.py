@@ -137,7 +137,9 @@ def read_ppo_run(folder: str | Path) -> PPORun:
         raise InputError(f"--runs: {folder}: no such folder")
     log = read_log(folder / "log.jsonl")
     if not log:
-        raise InputError(f"--runs: {folder}: log.jsonl is missing or empty (ppo.py writes it)")
+        raise InputError(
+            f"--runs: {folder}: log.jsonl is missing or empty (preftune ppo writes it)"
+        )
     timings = read_timings(folder / "timings.jsonl")
     record = folder / RUN_FILE
 
@@ -167,7 +169,7 @@ def read_reward_run(folder: str | Path) -> RewardRun:
     path, report = folder / RUN_FILE, folder / "report" / "reward_report.json"
     identity = RunRecord.read(path, "--rewards").as_json()
     if "accuracy" not in (identity.get("metrics") or {}):
-        raise InputError(f"--rewards: {path}: holds no metrics (reward.py writes them)")
+        raise InputError(f"--rewards: {path}: holds no metrics (preftune reward writes them)")
     metrics = from_row(RewardMetrics, identity["metrics"], f"{path}: metrics")
 
     return RewardRun(
@@ -430,8 +432,8 @@ def _comparison(result: Evaluation) -> list[Fact]:
     found, answer = "; ".join(alarms) or "no sign of over-optimization", "no" if alarms else "yes"
     if result.training_reward is None or len(result.judges) < 2:
         found, answer = (
-            "not known, because it needs a judge that policies were not trained on (evaluate.py "
-            "--judges, --training_reward)",
+            "not known, because it needs a judge that policies were not trained on ("
+            "preftune evaluate --judges, --training_reward)",
             "",
         )
     facts.append(("free of over-optimization", found, answer))

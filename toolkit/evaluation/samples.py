@@ -211,7 +211,9 @@ def read_samples(path: str | Path) -> Samples:
             written.chat,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--samples: {path}: was not written by evaluate.py ({error!r})") from None
+        raise InputError(
+            f"--samples: {path}: was not written by preftune evaluate ({error!r})"
+        ) from None
 
 
 def _outputs(contender: ContenderResult, rows: Sequence[SampleRow]) -> Outputs:
@@ -233,11 +235,13 @@ def _read_written(path: Path) -> Written:
     facts = path.parent / "evaluation.json"
     if not facts.is_file():
         reason = os.strerror(errno.ENOENT)
-        raise InputError(f"--samples: {facts}: {reason} (evaluate.py writes both)")
+        raise InputError(f"--samples: {facts}: {reason} (preftune evaluate writes both)")
     try:
         return Written.read(facts, "--samples")
     except InputError as error:
-        raise InputError(f"--samples: {path}: was not written by evaluate.py ({error})") from None
+        raise InputError(
+            f"--samples: {path}: was not written by preftune evaluate ({error})"
+        ) from None
 
 
 def _ids(found: Sequence[object]) -> list[list[int]] | None:

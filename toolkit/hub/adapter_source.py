@@ -263,7 +263,7 @@ def read_results(path: str | Path | None, folder: Path, name: str | None = None)
         whole = from_row(Evaluation, row, "evaluation.json")
     except InputError as error:
         raise InputError(
-            f"evaluation: {path}: was not written by evaluate.py ({error})", "evaluation"
+            f"evaluation: {path}: was not written by preftune evaluate ({error})", "evaluation"
         ) from None
 
     if name is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Flags, Range, Share, flag
@@ -16,6 +16,8 @@ WEB_SERVER = ("starlette", "uvicorn", "python_multipart")
 @dataclass
 class StoreArguments(Flags):
     """The label store and the labeling page."""
+
+    HELP_GROUP: ClassVar[str] = "store and labeling page"
 
     store: str | None = flag(
         None, "SQLite file for items and labels. With --serve: outputs/labels.sqlite unless named."

@@ -122,7 +122,7 @@ class Guard:
             return "the request is too large"
         return (
             f"the file is larger than {self.settings.import_limit >> 20} MiB: import it in parts, "
-            "or with label.py --samples"
+            "or with preftune label --samples"
         )
 
     def limited(self, scope: Scope, receive: Receive) -> Receive:

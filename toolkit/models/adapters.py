@@ -324,18 +324,19 @@ def check_for_trl(folder: str | Path, base_name: str, what: str, copied: bool, h
         if copied and found:
             raise InputError(
                 f"{what}: {folder}: the adapter has trained {name}, of which TRL keeps no frozen "
-                f"copy ({MERGE.format(folder=folder)}; or use ppo.py, which does)"
+                f"copy ({MERGE.format(folder=folder)}; or use preftune ppo, which does)"
             )
 
     if head and any(f".{name}." in key for key in parts.lora for name in LANGUAGE_HEADS):
         raise InputError(
             f"{what}: {folder}: it has LoRA on the output head, which TRL's trainers refuse "
-            f"({MERGE.format(folder=folder)}; or use ppo.py, which trains it)"
+            f"({MERGE.format(folder=folder)}; or use preftune ppo, which trains it)"
         )
     if head and parts.tokens and is_tied(base_name):
         raise InputError(
             f"{what}: {folder}: the adapter has rows of an embedding that is also the output head: "
-            f"TRL's trainers fail ({MERGE.format(folder=folder)}; or use ppo.py, which trains them)"
+            f"TRL's trainers fail ({MERGE.format(folder=folder)}; or use preftune ppo, which "
+            "trains them)"
         )
 
 

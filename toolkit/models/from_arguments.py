@@ -127,7 +127,7 @@ def check_lora_for_trl(args: LoraArguments, head: bool = True) -> None:
     if head and names & set(LANGUAGE_HEADS):
         raise InputError(
             "lora_target_modules: TRL's trainers refuse LoRA on the output head (leave it out; "
-            "ppo.py trains it)",
+            "preftune ppo trains it)",
             "lora_target_modules",
         )
 

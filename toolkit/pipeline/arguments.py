@@ -17,9 +17,9 @@ class OnlineArguments(SeedArguments):
     store: str | None = flag(
         None, "SQLite file of the labels. OUTPUT_DIR/labels.sqlite unless named."
     )
-    sample_config: str | None = flag(None, "YAML file with settings for sample.py.")
-    reward_config: str | None = flag(None, "YAML file with settings for reward.py.")
-    ppo_config: str | None = flag(None, "YAML file with settings for ppo.py.")
+    sample_config: str | None = flag(None, "YAML file with settings for preftune sample.")
+    reward_config: str | None = flag(None, "YAML file with settings for preftune reward.")
+    ppo_config: str | None = flag(None, "YAML file with settings for preftune ppo.")
     rounds: Count = flag(5, "Number of rounds. Each trains one reward model (the paper had 20).")
     schedule: str = flag(
         "quadratic",

@@ -39,6 +39,8 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
         if name in names
         for path in sorted(configs.glob(f"{name}*.yaml"))
     ]
+    if not configs.is_dir():
+        raise InputError(f"configs: {configs}: no such folder (name another)", "configs")
     if not found:
         raise InputError(
             f"configs: {configs}: holds no YAML for {', '.join(names)} (name another folder)",

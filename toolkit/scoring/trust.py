@@ -71,7 +71,7 @@ def _trust(model: str) -> Trust:
     except (InputError, OSError):
         sentence = (
             "Nobody measured whether it has learned what people pick: there is no metrics.json of "
-            "reward.py in its folder."
+            "preftune reward in its folder."
         )
         return Trust(model, "not measured", sentence, p=None, accuracy=None)
 

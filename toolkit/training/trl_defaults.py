@@ -24,7 +24,10 @@ class TRLDefaults:
         False, "Recompute activations in the backward pass: less memory, more time."
     )
     gradient_checkpointing: bool | None = field(default=None, init=False)  # the old name
-    save_strategy: str = flag("no", "When to save checkpoints. The adapter is saved at the end.")
+    save_strategy: str = flag(
+        "no",
+        "When to save checkpoints: no, steps or epoch. The adapter is saved at the end anyway.",
+    )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory (GPU)."}
     )

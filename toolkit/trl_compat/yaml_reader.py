@@ -115,7 +115,9 @@ RULES: dict[str, Rule] = {
     "lora_dropout": _dropped("the ratio must be 1 before the first step, so there is none"),
     "lora_task_type": _dropped("each adapter gets the type that fits it"),
     "lora_target_parameters": _only((None, []), "only whole layers have adapters here"),
-    "lora_modules_to_save": _only((None, []), "only LoRA is trained here (train it with sft.py)"),
+    "lora_modules_to_save": _only(
+        (None, []), "only LoRA is trained here (train it with preftune sft)"
+    ),
     "use_rslora": _only((None, False), "not supported (multiply lora_alpha by the root of lora_r)"),
     "use_dora": _only((None, False), "not here"),
     "bnb_4bit_quant_type": _only(("nf4",), "only nf4 is supported"),
@@ -123,7 +125,7 @@ RULES: dict[str, Rule] = {
     "bnb_4bit_quant_storage": _dropped("4-bit weights are held as bytes"),
     "reward_model_path": _renamed(
         "reward_model",
-        "a model of its own, scored on text; or train an adapter with reward.py and pass "
+        "a model of its own, scored on text; or train an adapter with preftune reward and pass "
         "reward_adapter",
     ),
     "value_model": _dropped("the value is an adapter or a head on the policy's base"),
@@ -302,8 +304,8 @@ def _adapter(given: Settings, done: Translation) -> None:
         done.notes.append("use_peft: left out: the recipes always train adapters")
     else:
         done.notes.append(
-            "use_peft: not set, so TRL trained whole models; ppo.py trains adapters, which usually "
-            "need a learning_rate 5 to 30 times as high"
+            "use_peft: not set, so TRL trained whole models; preftune ppo trains adapters, which "
+            "usually need a learning_rate 5 to 30 times as high"
         )
 
 

@@ -237,6 +237,7 @@ class RLOOBaselineConfig(  # type: ignore[misc]  # as TRL itself
 ):
     """TRL's RLOOConfig, with PPO's names for how completions are sampled."""
 
+    HELP_GROUP: ClassVar[str] = "method"
     INHERITED: ClassVar[dict[str, object]] = {"epsilon": Positive}
 
     num_generations: Annotated[int, Range(low=2)] = flag(4, "Completions of each prompt.")

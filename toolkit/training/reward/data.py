@@ -103,7 +103,7 @@ def prepare(
     if 2 * encoder.joined > len(comparisons) * (train | held_out).mean():
         print(
             f"warning: {encoder.joined} rows have no space between prompt and completion, as in "
-            f"{encoder.example!r} (if that is not intended: convert.py --add_space)"
+            f"{encoder.example!r} (if that is not intended: preftune convert --add_space)"
         )
     for line in encoder.notes():
         print(line)
