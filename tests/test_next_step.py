@@ -151,6 +151,15 @@ def test_the_settings_of_samples_come_to_those_who_learn_from_the_labels(
     assert "put your model's folder, its id on the Hub, or demo:model in place of MODEL." in said
 
 
+def test_a_secret_that_was_typed_is_not_printed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "correct horse battery")
+    typed = ["--judge_url", "http://localhost/v1?key=correct horse battery", "--title", "a  b"]
+    with called(typed):
+        line = command(again("label"))
+    assert "horse" not in line and "***" in line
+    assert shlex.split(line)[-1] == "a  b"  # the others stay as they were
+
+
 def test_only_the_outermost_command_notes_its_settings(tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl"
     with called(["sample"]):

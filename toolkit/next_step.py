@@ -256,8 +256,15 @@ def say_last(sentence: str) -> None:
 
 
 def command(one: Step) -> str:
-    """The command line of a step in one line, quoted for a shell."""
-    return shlex.join([*_program(one.recipe), *one.words()])
+    """The command line of a step in one line, quoted for a shell, with *** for a secret in it."""
+    from toolkit.data.secrets import scrub  # looks for a login, which takes a library
+
+    words = [*_program(one.recipe), *one.words()]
+    for i, word in enumerate(words):
+        scrubbed = scrub(word)
+        if scrubbed != " ".join(word.split()):
+            words[i] = scrubbed
+    return shlex.join(words)
 
 
 def again(recipe: str, *without: str, **flags: object) -> Step:
