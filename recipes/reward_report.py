@@ -16,7 +16,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.leftovers import scratch_folder
@@ -37,8 +37,10 @@ NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 @dataclass
 class ReportArguments(OverwriteArguments):
+    RENAMED: ClassVar[dict[str, str]] = {"output": "output_dir"}
+
     run: str = flag("outputs/reward", "Output folder of preftune reward.")
-    output: str | None = flag(None, "Folder for the page. By default RUN/report.")
+    output_dir: str | None = flag(None, "Folder for the page. By default RUN/report.")
     lexicon: str | None = flag(None, "Word list to use as a baseline.")
     label_fractions: str = flag(
         "0.1,0.25,0.5", "Shares of the labels on which to train further models."
@@ -66,7 +68,9 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     # First what can be checked in a moment.
     source, fractions = Path(args.run), args.fractions()
     record = RunRecord.read(source / RUN_FILE, "--run", needs=NEEDED)
-    out = claim_output(args.output or source / "report", args.overwrite, "output", folder=True)
+    out = claim_output(
+        args.output_dir or source / "report", args.overwrite, "output_dir", folder=True
+    )
 
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons

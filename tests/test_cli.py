@@ -7,7 +7,7 @@ import typing
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, flag_names, parse, recipe, run
 from toolkit.endings import Stopped, goes_on
 from toolkit.errors import Caution, InputError, Interrupted
+from toolkit.flags import Flags, flag
 from toolkit.scoring.arguments import ScorerArguments
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.config import PPOConfig
@@ -287,3 +288,25 @@ def test_flag_names_are_all_that_the_command_line_takes_and_no_more() -> None:
     assert names == spelt | {"-h", "--help", "--config", "--help_all"}
     for name in spelt - {"--long_name", "--long-name"}:
         parse(TwoFlags, argv=[name])  # is taken
+
+
+@dataclass
+class Renamed(Flags):
+    RENAMED: ClassVar[dict[str, str]] = {"output": "output_dir"}
+
+    output_dir: str = flag("out", "Folder to write.")
+
+
+@pytest.mark.parametrize("words", [["--output", "mine"], ["--output=mine"]])
+def test_the_earlier_name_of_a_flag_is_read_with_a_warning(words: list[str]) -> None:
+    with pytest.warns(Caution, match="^--output is called --output_dir now$"):
+        (args,) = parse(Renamed, argv=words)
+    assert args.output_dir == "mine"
+
+
+def test_the_earlier_name_of_a_key_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("# a run of before\noutput: mine\n")
+    with pytest.warns(Caution, match=r"c\.yaml:2: output is called output_dir now$"):
+        (args,) = parse(Renamed, argv=["--config", str(path)])
+    assert args.output_dir == "mine"

@@ -34,7 +34,7 @@ from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
 from toolkit.embedded import RECIPES, expand_value, expand_words
 from toolkit.errors import Caution, InputError, Interrupted, RunStopped, check_finite, check_numbers
-from toolkit.flags import choices_of
+from toolkit.flags import Flags, choices_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
 from toolkit.launched import world_size
@@ -209,7 +209,10 @@ def parse(
         InputError: a key is unknown, a type is wrong, a value is out of range, or a config file is
             missing or not a YAML mapping.
     """
-    args = expand_words(argv)
+    renamed: dict[str, str] = {}
+    for cls in dataclass_types:
+        renamed |= cls.RENAMED if issubclass(cls, Flags) else {}
+    args = _with_new_names(expand_words(argv), renamed)
     parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
     if "--help_all" in args:
         args = ["--help"]
@@ -224,7 +227,7 @@ def parse(
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
     if config_path is not None:
-        values, lines = _read_config(config_path, parser, dataclass_types)
+        values, lines = _read_config(config_path, parser, dataclass_types, renamed)
         parser.set_defaults_with_config(**values)
 
     # A word that nobody knows is the mistake to name, before the fields look at their values.
@@ -368,6 +371,19 @@ def _suggest(name: str, names: list[str], dashes: str = "") -> str:
     return f" (did you mean {dashes}{close[0]}?)" if close else " (--help lists the arguments)"
 
 
+def _with_new_names(words: list[str], renamed: dict[str, str]) -> list[str]:
+    """Return the words of a command line with the new names of renamed flags."""
+    found = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        new = renamed.get(flag[2:]) if flag.startswith("--") else None
+        if new is not None:
+            warnings.warn(f"{flag} is called --{new} now", Caution, stacklevel=2)
+            word = f"--{new}{equals}{value}"
+        found.append(word)
+    return found
+
+
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     rest: list[str] = []
     path = None
@@ -385,7 +401,10 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _read_config(
-    path: Path, parser: argparse.ArgumentParser, dataclass_types: tuple[type, ...]
+    path: Path,
+    parser: argparse.ArgumentParser,
+    dataclass_types: tuple[type, ...],
+    renamed: dict[str, str],
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Read a file's values, check them against the dataclasses' types, and find each key's line."""
     try:
@@ -406,6 +425,12 @@ def _read_config(
         if name in lines:
             raise InputError(f"{path}:{line}: {name} is given twice, first on line {lines[name]}")
         lines[name] = line
+
+    for old, new in renamed.items():
+        if old in values and new not in values:
+            line = lines.pop(old, 1)
+            warnings.warn(f"{path}:{line}: {old} is called {new} now", Caution, stacklevel=2)
+            values[new], lines[new] = values.pop(old), line
 
     hints = _type_hints(dataclass_types)
     for key, value in values.items():

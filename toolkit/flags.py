@@ -13,7 +13,7 @@ import enum
 import inspect
 import typing
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar, cast
+from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
 from toolkit.errors import check_choice, check_range
 
@@ -42,7 +42,12 @@ class Flags:
     """The base of a dataclass of flags, which checks them.
 
     A subclass that has more to check calls ``super().__post_init__()`` first.
+
+    Attributes:
+        RENAMED: earlier names of flags, which are still read, and their names now.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         check_flags(self)

@@ -798,7 +798,7 @@ def test_a_reward_report_says_what_it_will_train_before_it_does(
     run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], understood: Any
 ) -> None:
     os.chdir(root)
-    words = ["--run", str(run / "reward"), "--output", str(tmp_path / "page")]
+    words = ["--run", str(run / "reward"), "--output_dir", str(tmp_path / "page")]
     call(recipe("reward_report").main, [*words, "--label_fractions", "0.5,0.25"])
     said = capsys.readouterr().out
     trained = json.loads((run / "reward" / "run.json").read_text())

@@ -169,7 +169,7 @@ def test_a_run_whose_data_changed_since_is_not_reported_on(
                     str(run / "reward"),
                     "--label_fractions",
                     "0.1",
-                    "--output",
+                    "--output_dir",
                     str(tmp_path / "r"),
                 ],
             )
@@ -196,7 +196,7 @@ def test_a_mistake_is_seen_before_anything_is_scored(
     message: str,
 ) -> None:
     monkeypatch.chdir(root)
-    argv = ["--run", str(run / "reward"), "--output", str(tmp_path / "r"), *words]
+    argv = ["--run", str(run / "reward"), "--output_dir", str(tmp_path / "r"), *words]
     with pytest.raises(InputError, match=re.escape(message)):
         call(reward_report.main, argv)
     assert not (tmp_path / "r").exists()
