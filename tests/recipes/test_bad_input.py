@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "a best beyond the end": ("c.jsonl", row(best=2), ":2: best: 2, out of range for 2 completions "
                               "(count from 0)"),
     "a best below zero": ("c.jsonl", row(best=-1), ":2: best: -1, out of range"),
-    "a best beyond the end has a cure": ("c.jsonl", row(best=2), "run convert.py --first 1"),
+    "a best beyond the end has a cure": ("c.jsonl", row(best=2), "run preftune convert --first 1"),
     "a best that is a letter": ("c.jsonl", row(best="A"), ":2: best: 'A', but must be the index"),
     "a ranking that contradicts the best": (
         "c.jsonl", row(ranking=[1, 0]), ":2: ranking: begins with 1, but best is 0 (correct one)"),

@@ -243,10 +243,10 @@ def test_completions_come_as_a_table(demo_model: str, tmp_path: Path) -> None:
 
 def test_pushing_is_refused_before_a_run_and_after_it(demo_model: str, tmp_path: Path) -> None:
     """TRL's flag and method: one line that names the recipe, which checks what it sends."""
-    with pytest.raises(InputError, match=r"^push_to_hub: .*recipes/publish\.py\)$"):
+    with pytest.raises(InputError, match=r"^push_to_hub: .*preftune publish\)$"):
         config(tmp_path, push_to_hub=True)
     trainer = PPOTrainer(config(tmp_path), **parts(demo_model))
-    with pytest.raises(InputError, match=r"recipes/publish\.py"):
+    with pytest.raises(InputError, match="preftune publish"):
         trainer.push_to_hub(dataset_name="any", commit_message="any")
 
 
