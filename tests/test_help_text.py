@@ -20,6 +20,7 @@ from toolkit.training.baselines.config import (
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.config import BestOfKConfig
 
+PATH = " " + "deep/" * 20
 Many = Literal["a_word_of_some_length", "another_word_of_length", "a_third_word_of_length"]
 
 
@@ -145,3 +146,15 @@ def test_the_words_of_other_libraries_are_put_plainly(capsys: pytest.CaptureFixt
     # A text of the toolkit's own stays.
     text = " ".join(help_of(PreferenceConfig, capsys=capsys).split())
     assert "temperature (cpo)" in text and PLAINER["beta"] not in text
+
+
+def test_a_word_with_a_hyphen_or_a_long_path_stays_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass
+    class Long(Flags):
+        x: str = flag("y", " ".join("a" * (i % 7) + " log-probs" for i in range(30)) + PATH)
+
+    monkeypatch.setenv("COLUMNS", "80")
+    words = help_of(Long, capsys=capsys).split()
+    assert words.count("log-probs") == 30 and PATH.strip() in words
