@@ -178,7 +178,7 @@ def main(
         prompts=None if is_demo(model_args) else data_args.comparisons,
         output_dir=beside(out, "ppo"),
     )
-    look = step("reward_report", run=str(out), output=fresh(out / "report"))
+    look = step("reward_report", run=str(out), output_dir=fresh(out / "report"))
     say_next(look, tune if verdict.answer == "yes" else None)
     return metrics
 

@@ -255,7 +255,7 @@ STAGES = {
             "0.5",
             "--lexicon",
             LEXICON,
-            "--output",
+            "--output_dir",
             "out",
         ),
         "out",
