@@ -27,6 +27,7 @@ from toolkit.next_step import (
     is_demo,
     note_settings,
     say_next,
+    settings_file,
     step,
     wrote,
 )
@@ -122,6 +123,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             f"{args.prompts}: no row can be written: {lacking} after {args.tries} tries (use a "
             "longer --response_length, or --stop_token none)"
         )
+    settings_file(args.output).unlink(missing_ok=True)  # of the samples that are replaced
     write_jsonl(args.output, rows)
     note_settings(args.output, changed(model_args, sampling, args))  # label.py hands them on
     wrote(

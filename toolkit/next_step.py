@@ -23,14 +23,15 @@ from pathlib import Path
 import yaml
 
 from toolkit.arguments.chat import ChatArguments
-from toolkit.arguments.model import DEMO_MODEL, ModelArguments
+from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArguments
+from toolkit.commands import COMMAND, shown_name
 from toolkit.data.files import write_text
+from toolkit.embedded import is_embedded_model
 from toolkit.launched import is_first, world_size
 from toolkit.scoring.arguments import Spec
 
-COMMAND = "preftune"
 DEMO_LEXICON = "demo:lexicon.txt"
 
 # Flags that recipes must agree on. They have one default wherever they are.
@@ -213,8 +214,7 @@ def held_out_flags(args: PromptArguments) -> dict[str, object]:
 
 def is_demo(model_args: ModelArguments) -> bool:
     """Whether the base is the embedded model, which has prompts and a lexicon of its own."""
-    name = model_args.model_name_or_path
-    return name == DEMO_MODEL or Path(name).resolve() == Path(DEMO_MODEL).resolve()
+    return is_embedded_model(model_args.model_name_or_path)
 
 
 def wrote(path: str | Path, what: str) -> None:
@@ -364,7 +364,7 @@ def _program(recipe: str) -> list[str]:
             return ["accelerate", "launch", "--num_processes", str(world_size()), path]
         return ["python", path]
 
-    name = recipe.replace("_", "-")
+    name = shown_name(recipe)
     if (script.parent.name, script.name) == ("toolkit", "__main__.py"):
         return ["python", "-m", "toolkit", name]
     return [COMMAND, name]
