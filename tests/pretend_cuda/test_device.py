@@ -72,6 +72,7 @@ def test_ppo_mixes_no_devices(run: Run, words: list[str]) -> None:
     found = run("ppo", *words, "--layers", "1", "--evaluate", "--resume")
     assert (found["whole"]["mixes"], found["on_cpu"]) == ({}, [])
     assert found["updates"] == 3
+    assert found["whole"]["operations"]["_fused_adam_"] == 3 * 4  # before and after the resume
     exact = "fp32" in words
     assert abs(found["kl"][0]) < (1e-5 if exact else 1e-2)  # the policy begins as the reference
     assert found["first_gap"] < (1e-5 if exact else 3e-2)
