@@ -38,7 +38,7 @@ from toolkit.models.adapters import (
 from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
-from toolkit.models.fast import adapter_held, last_states, use_fast_passes
+from toolkit.models.fast import Read, adapter_held, last_states, use_fast_passes
 from toolkit.models.loading import Fp32Head, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
@@ -284,8 +284,8 @@ class Roles(Actors):
         self.overrides.lay(adapter)
         return self._causal
 
-    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
-        return last_states(trunk_of(self.act_as(role)), last, **inputs)
+    def trunk(self, role: str, read: Read, **inputs: object) -> Tensor:
+        return last_states(trunk_of(self.act_as(role)), read, **inputs)
 
     @contextmanager
     def sampling(self, role: str) -> Iterator[None]:
