@@ -243,7 +243,7 @@ ENDS = {
 TEMPLATES = {"qwen3": "qwen3.jinja", "llama": "llama3_1.jinja", "gemma3": "gemma3.jinja"}
 SMOLLM3 = (
     "{% set mode = '/think' if enable_thinking | default(true) else '/no_think' %}"
-    "<|im_start|>system\nReasoning Mode: {{ mode }}\n\n"
+    "<|im_start|>system\nToday Date: {{ strftime_now('%d %B %Y') }}\nReasoning Mode: {{ mode }}\n\n"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['role'] == 'assistant' and mode == '/no_think' %}<think>\n\n</think>\n{% endif %}"
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -333,9 +333,12 @@ def test_the_template_reads_what_the_settings_tell_it(small: Any, name: str) -> 
     kwargs = values_of(name, "ppo")["chat_template_kwargs"]
     chat, asked = read_chat(None, kwargs), [{"role": "user", "content": "Hello."}]
 
-    assert chat.notes(tokenizer, asked) == []
+    family = AutoConfig.from_pretrained(PUBLIC / name).model_type
+    notes = chat.notes(tokenizer, asked)
+    assert [line for line in notes if "today's date" not in line] == []
+    assert bool(notes) == (family == "smollm3")
 
-    thinks = AutoConfig.from_pretrained(PUBLIC / name).model_type in ("qwen3", "smollm3")
+    thinks = family in ("qwen3", "smollm3")
     assert (kwargs == {"enable_thinking": False}) == thinks
     text = chat.render(tokenizer, asked, ask=True)
     assert text.rstrip().endswith("</think>") == thinks
