@@ -21,6 +21,7 @@ from toolkit.maths.precision import autocast_device, autocast_type
 from toolkit.models.fast.attention import attend_in_fp32
 from toolkit.models.fast.decoder import change_layers
 from toolkit.models.fast.decoder import last_states as last_states
+from toolkit.models.fast.lora import adapter_held as adapter_held
 from toolkit.models.fast.lora import change_lora
 from toolkit.models.fast.norms import change_norms
 from toolkit.models.peft_wrappers import base_of

@@ -88,7 +88,8 @@ def _attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the module's own pass, only for the last ``last`` positions if that is given."""
     size = attention.head_dim
-    asking = hidden_states if last is None else hidden_states[:, -last:]
+    short = last if last is not None and last < hidden_states.shape[1] else None
+    asking = hidden_states if short is None else hidden_states[:, -short:]
     query = attention.q_proj(asking).unflatten(-1, (-1, size))
     key = attention.k_proj(hidden_states).unflatten(-1, (-1, size))
     value = attention.v_proj(hidden_states).unflatten(-1, (-1, size)).transpose(1, 2)
@@ -103,8 +104,8 @@ def _attention_forward(
     kept = past_key_values if cache is None else cache  # its name in transformers 5.24
     if kept is not None:
         key, value = kept.update(key, value, attention.layer_idx)
-    if last is not None and last < hidden_states.shape[1]:
-        attention_mask = _rows(attention_mask, last, key)
+    if short is not None:
+        attention_mask = _rows(attention_mask, short, key)
 
     implementation = attention.config._attn_implementation
     eager = sys.modules[type(attention).__module__].eager_attention_forward
