@@ -39,6 +39,7 @@ USED = {
     "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
     "per_device_eval_batch_size", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
+    "ddp_timeout",
 }  # fmt: skip
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
@@ -74,7 +75,7 @@ FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
-    "online",
+    "online", "ddp_timeout",
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -118,7 +119,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "learning_rate", "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
-            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "seed",
+            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "ddp_timeout", "seed",
         ),
         "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
         "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
@@ -207,6 +208,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     online: bool = flag(False, "Allow another reward adapter whenever the run is resumed.")
     world_size: Count | None = flag(
         None, "Number of processes expected; another number is an error."
+    )
+    ddp_timeout: Count = flag(
+        900, "Seconds to wait for another process of the run before it counts as lost."
     )
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ class PPOTrainer:
         reward_weights: list[float] | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
-        self.ranks = Ranks(args.world_size)
+        self.ranks = Ranks(args.world_size, args.ddp_timeout)
         self.accelerator = Accelerator()
         self.algorithm = algorithm_of(args)
 
@@ -223,19 +223,35 @@ class PPOTrainer:
     def _start(self, resume: str | bool | None) -> int:
         """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
-        clear_leftovers(self.folder)
-        if not wish and checkpoints(self.folder):
-            raise InputError(
-                f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
-                "--overwrite, or another folder)",
-                "output_dir",
-            )
+        identity = self.identity()
+        self.ranks.check_same(identity)
+        state = self.ranks.from_main(lambda: self._found(wish, identity))
+
         # For callbacks and functions that draw; sampling has its own generator.
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
-        return self._resume(str(wish)) if wish else 0
+        if state is None:
+            return 0
 
-    def _resume(self, wish: str) -> int:
+        state.restore(self, self.ranks, self.folder / f"checkpoint-{state.update:06d}")
+        if self.reward_digest not in (None, state.reward):
+            self.run_log.say(
+                f"the reward model has changed from {state.reward} to {self.reward_digest}"
+            )
+        return state.update
+
+    def _found(self, wish: str | None, identity: Row) -> PPOState | None:
+        """Load the checkpoint to go on from, in the main process; None to start anew."""
+        clear_leftovers(self.folder)
+        if not wish:
+            if checkpoints(self.folder):
+                raise InputError(
+                    f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume "
+                    "auto, --overwrite, or another folder)",
+                    "output_dir",
+                )
+            return None
+
         path, passed_over = choose_checkpoint(wish, self.folder)
         for line in passed_over:
             self.run_log.say(f"skipped {line}")
@@ -249,17 +265,12 @@ class PPOTrainer:
             self.run_log.say(
                 f"{self.folder} has no checkpoint to resume; starting at the beginning"
             )
-            return 0
+            return None
 
         state = load_checkpoint(path)
-        check_same(state.settings, self.identity(), path)
-        state.restore(self, self.ranks, path)
-        if self.reward_digest not in (None, state.reward):
-            self.run_log.say(
-                f"the reward model has changed from {state.reward} to {self.reward_digest}"
-            )
+        check_same(state.settings, identity, path)
         self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
-        return state.update
+        return state
 
     def identity(self) -> Row:
         """The settings under which a checkpoint must have been made to be resumed."""
