@@ -23,6 +23,7 @@ from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.fast import Read, changes_wanted, padding_on_the_right
 from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights
+from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
 from toolkit.models.static_decoding import Masks
 
@@ -63,6 +64,7 @@ class Actors(nn.Module):
     autocast_dtype: torch.dtype | None = None
     scores_stop: bool = False
     checkpointing: bool = False
+    unpacks: bool = False
     banned: Tensor | None = None
     reading: Reading = Reading()
     right_padded: bool | None = None
@@ -318,7 +320,7 @@ class Actors(nn.Module):
 
     def sampling(self, role: str) -> AbstractContextManager[None]:
         """Return a context in which the passes of one batch of samples run faster."""
-        return nullcontext()
+        return unpacked(self.language_model(role)) if self.unpacks else nullcontext()
 
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Return all logits (B, C, V) of policy or reference: for inspection, not for training."""

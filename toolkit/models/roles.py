@@ -291,6 +291,7 @@ class Roles(Actors):
     def sampling(self, role: str) -> Iterator[None]:
         adapter = self._adapter_of[role]
         with ExitStack() as held:
+            held.enter_context(super().sampling(role))
             if adapter is not None:
                 with self.precision():
                     held.enter_context(adapter_held(self._causal, adapter))

@@ -143,7 +143,14 @@ class PPOTrainer:
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
+            if args.unpack_base:
+                raise InputError(
+                    "unpack_base: a base that is shared by several GPUs cannot be unpacked "
+                    "(leave it out)",
+                    "unpack_base",
+                )
             shard_base(self.model.language_models())
+        self.model.unpacks = args.unpack_base
         self.optimizer, self.lr_scheduler = optimizers_of(
             args, optimizers, self.model, self.num_updates
         )
