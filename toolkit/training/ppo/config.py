@@ -188,8 +188,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     unpack_base: bool = flag(
         False,
-        "Unpack a 4-bit base to 16 bits while completions are sampled: the same weights, which a GPU "
-        "reads faster. It takes two bytes a weight meanwhile.",
+        "Unpack a 4-bit base to 16 bits while completions are sampled: the same weights, which a "
+        "GPU reads faster. It takes two bytes a weight meanwhile.",
     )
     vllm_server_base_url: str | None = flag(
         None,
