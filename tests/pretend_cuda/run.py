@@ -126,7 +126,7 @@ def ppo(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             value=args.value,
             bf16=args.autocast,
             gradient_checkpointing=args.checkpointing,
-            save_steps=1,
+            save_steps=1 if args.resume else 10**9,
             sample_every=10**9,
             disable_tqdm=True,
             eval_every=1 if args.evaluate else 10**9,

@@ -5,7 +5,8 @@ pass or of the memory that it keeps (``benchmarks/ablation.py`` measures each by
 them the toolkit uses plain transformers and gives the same numbers, apart from rounding: set
 TOOLKIT_FAST_PASSES=0.
 
-    lora        the update of a plain LoRA layer is added inside a matrix product
+    lora        the update of a plain LoRA layer is added inside a matrix product; on a GPU, passes
+                under autocast between two steps share one rounding of the weights
     norms       a frozen RMS norm makes one tensor forward and one backward, instead of nine
     decoder     Llama's layers rotate queries and keys in three passes instead of five, keep two
                 tensors of their MLP instead of three, and the last works on the positions that are
@@ -25,6 +26,7 @@ from toolkit.models.fast.decoder import Read as Read
 from toolkit.models.fast.decoder import change_layers
 from toolkit.models.fast.decoder import last_states as last_states
 from toolkit.models.fast.lora import change_lora
+from toolkit.models.fast.lora import rounded_once as rounded_once
 from toolkit.models.fast.norms import change_norms
 from toolkit.models.peft_wrappers import base_of
 

@@ -29,6 +29,7 @@ from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
 from toolkit.models.actors import Actors
+from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
@@ -286,18 +287,19 @@ class PPOTrainer:
     def _episodes(
         self, prompts: Prompts, uniforms: Tensor, recompute: bool = False, clock: Clock = no_clock
     ) -> Rollout:
-        return collect(
-            self.model,
-            prompts,
-            uniforms,
-            self.rule,
-            self.processing_class,
-            self.rewards,
-            self.args.local_rollout_forward_batch_size,
-            recompute,
-            clock,
-            in_step=self.ranks.sharded,
-        )
+        with rounded_once():
+            return collect(
+                self.model,
+                prompts,
+                uniforms,
+                self.rule,
+                self.processing_class,
+                self.rewards,
+                self.args.local_rollout_forward_batch_size,
+                recompute,
+                clock,
+                in_step=self.ranks.sharded,
+            )
 
     def prompts_of(self, update: int) -> Prompts:
         """Return this process's prompts of an update: each comes once before any comes twice.
@@ -346,14 +348,15 @@ class PPOTrainer:
 
         sums: dict[str, Tensor] = {}
         largest = torch.zeros((), device=self.model.device)
-        for index in indices:
-            # Each token of the minibatch has the same weight, in every place and process.
-            weight = counts[index].sum() / tokens
-            for name, part in self._gradients(rollout, credit, index, weight).items():
-                if name == "max_log_ratio":
-                    largest = torch.maximum(largest, part)
-                else:
-                    sums[name] = sums[name] + weight * part if name in sums else weight * part
+        with rounded_once():  # the weights change only after all micro-batches
+            for index in indices:
+                # Each token of the minibatch has the same weight, in every place and process.
+                weight = counts[index].sum() / tokens
+                for name, part in self._gradients(rollout, credit, index, weight).items():
+                    if name == "max_log_ratio":
+                        largest = torch.maximum(largest, part)
+                    else:
+                        sums[name] = sums[name] + weight * part if name in sums else weight * part
 
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
