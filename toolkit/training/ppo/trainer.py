@@ -33,6 +33,7 @@ from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
+from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
@@ -215,7 +216,7 @@ class PPOTrainer:
             done = self._start(resume)
             self.run_log.start(done)
             last = min(self.num_updates, self.args.stop_at_update or self.num_updates)
-            with self.signals.heard():
+            with self.signals.heard(), only_deterministic(self.args.full_determinism):
                 for update in range(done + 1, last + 1):
                     yield update
                     if self.run_log.control.should_training_stop:  # a callback asked to stop
