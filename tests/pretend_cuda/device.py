@@ -227,9 +227,9 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not touches and (asked is None or asked.type != "cuda"):
         return func(*args, **kwargs)
 
-    if name == "cumsum" and torch.are_deterministic_algorithms_enabled():
-        if tensors[0].is_floating_point():
-            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+    varies = name == "cumsum" and tensors[0].is_floating_point()
+    if varies and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
     if not _is_view(func) and name not in NO_KERNEL:
         _operation(name)
     if name == "_to_copy":
