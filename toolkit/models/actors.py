@@ -7,7 +7,7 @@ one fp32 output each for values and scores. Subclasses define trunk and heads of
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,9 @@ from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.fast import Read, changes_wanted, padding_on_the_right
 from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights
+from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
+from toolkit.models.static_decoding import Masks
 
 # Added to the logit of an id that must never be sampled. It is finite, so that 0 times it is 0.
 NEVER = -1e30
@@ -62,6 +64,7 @@ class Actors(nn.Module):
     autocast_dtype: torch.dtype | None = None
     scores_stop: bool = False
     checkpointing: bool = False
+    unpacks: bool = False
     banned: Tensor | None = None
     reading: Reading = Reading()
     right_padded: bool | None = None
@@ -296,7 +299,7 @@ class Actors(nn.Module):
         with_value = role == POLICY and self.shares_trunk
 
         def step(
-            inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+            inputs: Tensor, mask: Masks, positions: Tensor, cache: Cache | None
         ) -> tuple[Tensor, Tensor | None]:
             with self.precision():
                 hidden = self.trunk(
@@ -313,7 +316,11 @@ class Actors(nn.Module):
                     logits = logits.float() + self.banned
                 return logits, self.read_values(hidden) if with_value else None
 
-        return Step(step, self.language_model(role).config)
+        return Step(step, self.language_model(role), self.in_fp32, lambda: self.sampling(role))
+
+    def sampling(self, role: str) -> AbstractContextManager[None]:
+        """Return a context in which the passes of one batch of samples run faster."""
+        return unpacked(self.language_model(role)) if self.unpacks else nullcontext()
 
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Return all logits (B, C, V) of policy or reference: for inspection, not for training."""

@@ -25,6 +25,7 @@ from toolkit.models.fast.attention import padding_on_the_right as padding_on_the
 from toolkit.models.fast.decoder import Read as Read
 from toolkit.models.fast.decoder import change_layers
 from toolkit.models.fast.decoder import last_states as last_states
+from toolkit.models.fast.lora import adapter_held as adapter_held
 from toolkit.models.fast.lora import change_lora
 from toolkit.models.fast.lora import rounded_once as rounded_once
 from toolkit.models.fast.norms import change_norms

@@ -31,7 +31,7 @@ DECODER_LAYERS = (
     "Qwen3DecoderLayer",
 )
 # Attention implementations that accept fewer queries than keys under a mask.
-SHORT_QUERIES = ("sdpa", "sdpa_fp32", "shapes_only")
+SHORT_QUERIES = ("sdpa", "sdpa_fp32")
 
 
 class _Rotary(torch.autograd.Function):
@@ -127,8 +127,8 @@ def _attention_forward(
 
 def _at(states: Tensor, read: Read | None) -> Tensor:
     """Return the states (B or 1, T, d) at the positions that are read."""
-    if read is None:
-        return states
+    if read is None or (isinstance(read, int) and read >= states.shape[1]):
+        return states  # the tensor itself: layers that read the same one share a product of it
     if isinstance(read, int):
         return states[:, -read:]
     states = states.expand(read.shape[0], -1, -1)
@@ -230,9 +230,12 @@ def _same(trunk: Any, layer: Any) -> bool:
             _restore(layer)
 
     expected = (own[:, -3:] if short else own).float()
-    exact = dtype == torch.float32 and autocast_type(x) is None
-    tolerance = 1e-4 if exact else 4e-2
-    return torch.allclose(found.float(), expected, rtol=tolerance, atol=tolerance)
+    if dtype == torch.float32 and autocast_type(x) is None:
+        return torch.allclose(found.float(), expected, rtol=1e-4, atol=1e-4)
+
+    # Rounding to bf16 grows with the numbers, so a single one says nothing in a wide layer: one of
+    # 4,096 units makes numbers of 12, whose neighbors in bf16 are 0.06 away.
+    return bool((found.float() - expected).norm() <= 2e-2 * expected.norm())
 
 
 def last_states(trunk: Any, read: Read, **inputs: object) -> Tensor:

@@ -31,6 +31,7 @@ class Rollout:
         scored: bool (B,), False if there is no score; nothing is learned from these.
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
             if they were not recomputed.
+        served_logprobs: (B, C) fp32, a sampler's own log-probs; None if the policy sampled here.
     """
 
     prompt_ids: Tensor
@@ -44,6 +45,7 @@ class Rollout:
     valid: Tensor
     scored: Tensor
     capture_gap: float = 0.0
+    served_logprobs: Tensor | None = None
 
     @property
     def learned(self) -> Tensor:
@@ -74,6 +76,8 @@ class Rollout:
 
 
 Clock = Callable[[str], AbstractContextManager[None]]
+# Prompt ids (B, P) padded on the left, their mask and the noise (B, C) to completions.
+Sampler = Callable[[Tensor, Tensor, Tensor], Sampled]
 
 
 def no_clock(phase: str) -> AbstractContextManager[None]:
@@ -93,6 +97,7 @@ def collect(
     recompute: bool = False,
     clock: Clock = no_clock,
     in_step: bool = False,
+    sampler: Sampler | None = None,
 ) -> Rollout:
     """Sample a completion for each prompt, then run policy, reference, value and reward.
 
@@ -110,6 +115,7 @@ def collect(
         recompute: replace captured log-probs and values by those of a pass shaped as in training.
         clock: a context manager around each phase, given its name.
         in_step: make a number of passes that does not depend on the samples, as FSDP requires.
+        sampler: samples elsewhere, and its log-probs are recomputed; None for the policy at hand.
     """
     device, length = actors.device, rule.response_length
     width, count = max(len(prompt) for prompt in prompts), len(prompts)
@@ -118,6 +124,7 @@ def collect(
     mask = torch.zeros((count, length), dtype=torch.bool, device=device)
     logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
     step, gap = actors.step(POLICY), torch.zeros((), device=device)
+    served = None if sampler is None else torch.zeros((count, length), device=device)
 
     # Prompts of similar length go together, whatever their order, to keep padding small.
     for piece in length_sorted_batches([len(prompt) for prompt in prompts], batch_size):
@@ -126,16 +133,19 @@ def collect(
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
 
         with clock("sample"):
-            sampled = sample(
-                step,
-                ids,
-                attention,
-                uniforms[piece],
-                rule.temperature,
-                rule.pad_id,
-                rule.stop_ids,
-                all_steps=in_step,
-            )
+            if sampler is not None:
+                sampled = sampler(ids, attention, uniforms[piece])
+            else:
+                sampled = sample(
+                    step,
+                    ids,
+                    attention,
+                    uniforms[piece],
+                    rule.temperature,
+                    rule.pad_id,
+                    rule.stop_ids,
+                    all_steps=in_step,
+                )
         completion_ids[index], mask[index] = sampled.completion_ids, sampled.mask
         logprobs[index] = sampled.logprobs
         passage = (
@@ -144,10 +154,13 @@ def collect(
         )
 
         with clock("value"):
-            if recompute:
+            if recompute or served is not None:
                 again = actors.policy_outputs(*passage, sampled.completion_ids, rule.temperature)
-                gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
-                gap = torch.maximum(gap, gaps.max())
+                if served is not None:
+                    served[index] = sampled.logprobs
+                else:
+                    gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
+                    gap = torch.maximum(gap, gaps.max())
                 logprobs[index] = again.logprobs
                 sampled = sampled._replace(values=again.values)
             if sampled.values is not None:  # captured while sampling, if the trunk is shared
@@ -184,4 +197,5 @@ def collect(
         valid=valid,
         scored=~scores.isnan(),
         capture_gap=gap.item() if recompute else 0.0,
+        served_logprobs=served,
     )

@@ -9,6 +9,8 @@ decides what is learned from a batch.
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,9 +30,10 @@ from toolkit.errors import InputError, Interrupted, RunStopped, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
-from toolkit.models.actors import Actors
+from toolkit.models.actors import POLICY, Actors
 from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
+from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
 from toolkit.training.determinism import only_deterministic
@@ -58,7 +61,7 @@ from toolkit.training.ppo.inputs import (
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
-from toolkit.training.ppo.rollouts import Clock, Rollout, collect, no_clock
+from toolkit.training.ppo.rollouts import Clock, Rollout, Sampler, collect, no_clock
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
@@ -102,7 +105,7 @@ class PPOTrainer:
         reward_weights: list[float] | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
-        self.ranks = Ranks(args.world_size)
+        self.ranks = Ranks(args.world_size, args.ddp_timeout)
         self.accelerator = Accelerator()
         self.algorithm = algorithm_of(args)
 
@@ -142,7 +145,14 @@ class PPOTrainer:
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
+            if args.unpack_base:
+                raise InputError(
+                    "unpack_base: a base that is shared by several GPUs cannot be unpacked "
+                    "(leave it out)",
+                    "unpack_base",
+                )
             shard_base(self.model.language_models())
+        self.model.unpacks = args.unpack_base
         self.optimizer, self.lr_scheduler = optimizers_of(
             args, optimizers, self.model, self.num_updates
         )
@@ -160,6 +170,12 @@ class PPOTrainer:
         self.state = self.run_log.state
         self.state.save_steps, self.state.eval_steps = self.save_every, self.eval_every
         self.signals = Signals(self.ranks.is_main)
+        self.server = args.vllm_server()
+        self.served_gap: float | None = None  # of the server's log-probs, in the current update
+        if self.server is not None:
+            longest = max(len(prompt) for prompt in self.train_dataset)
+            check = partial(self.server.check_can_serve, self.model, self.rule, longest)
+            self.ranks.from_main(check)
         self.watch = Watch(in_fp32=self.model.in_fp32)
 
     @property
@@ -211,7 +227,7 @@ class PPOTrainer:
 
         The run's folder is locked meanwhile.
         """
-        with letting_go():
+        with letting_go(), self._served():
             lock_folder(self.folder, "output_dir")
             done = self._start(resume)
             self.run_log.start(done)
@@ -222,22 +238,47 @@ class PPOTrainer:
                     if self.run_log.control.should_training_stop:  # a callback asked to stop
                         return
 
+    @contextmanager
+    def _served(self) -> Iterator[None]:
+        """Leave nothing at a server that samples, however the run ends."""
+        try:
+            yield
+        finally:
+            if self.server is not None and self.ranks.is_main:
+                self.server.clear()
+
     def _start(self, resume: str | bool | None) -> int:
         """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
-        clear_leftovers(self.folder)
-        if not wish and checkpoints(self.folder):
-            raise InputError(
-                f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
-                "--overwrite, or another folder)",
-                "output_dir",
-            )
+        identity = self.identity()
+        self.ranks.check_same(identity)
+        state = self.ranks.from_main(lambda: self._found(wish, identity))
+
         # For callbacks and functions that draw; sampling has its own generator.
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
-        return self._resume(str(wish)) if wish else 0
+        if state is None:
+            return 0
 
-    def _resume(self, wish: str) -> int:
+        state.restore(self, self.ranks, self.folder / f"checkpoint-{state.update:06d}")
+        if self.reward_digest not in (None, state.reward):
+            self.run_log.say(
+                f"the reward model has changed from {state.reward} to {self.reward_digest}"
+            )
+        return state.update
+
+    def _found(self, wish: str | None, identity: Row) -> PPOState | None:
+        """Load the checkpoint to go on from, in the main process; None to start anew."""
+        clear_leftovers(self.folder)
+        if not wish:
+            if checkpoints(self.folder):
+                raise InputError(
+                    f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume "
+                    "auto, --overwrite, or another folder)",
+                    "output_dir",
+                )
+            return None
+
         path, passed_over = choose_checkpoint(wish, self.folder)
         for line in passed_over:
             self.run_log.say(f"skipped {line}")
@@ -251,17 +292,17 @@ class PPOTrainer:
             self.run_log.say(
                 f"{self.folder} has no checkpoint to resume; starting at the beginning"
             )
-            return 0
+            return None
 
         state = load_checkpoint(path)
-        check_same(state.settings, self.identity(), path)
-        state.restore(self, self.ranks, path)
-        if self.reward_digest not in (None, state.reward):
-            self.run_log.say(
-                f"the reward model has changed from {state.reward} to {self.reward_digest}"
-            )
+        check_same(state.settings, identity, path)
         self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
-        return state.update
+        if self.server is not None:
+            self.run_log.say(
+                "note: completions are sampled by a vLLM server, which may draw others than "
+                "before: the run goes on, but not bit for bit as it would have without the stop"
+            )
+        return state
 
     def identity(self) -> Row:
         """The settings under which a checkpoint must have been made to be resumed."""
@@ -281,12 +322,32 @@ class PPOTrainer:
         """Collect this process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
-        return self._episodes(
-            self.prompts_of(update), uniforms[mine], self.recomputes, self.run_log.clock
+        clock = self.run_log.clock
+        with clock("push"):
+            sampler = self._sampler(update)
+        rollout = self._episodes(
+            self.prompts_of(update), uniforms[mine], self.recomputes, clock, sampler
         )
+        if self.server is not None:
+            self.served_gap = self.server.check(rollout, self.ranks.total)
+        return rollout
+
+    def _sampler(self, update: int) -> Sampler | None:
+        """Hand the policy to the server that samples, if there is one."""
+        server = self.server
+        if server is None:
+            return None
+        name = self.ranks.from_main(lambda: server.push(self.model, update))
+        vocabulary = head_weights(self.model.output_head(POLICY))[0].shape[0]
+        return server.sampler(name, self.rule, self.model.banned, vocabulary)
 
     def _episodes(
-        self, prompts: Prompts, uniforms: Tensor, recompute: bool = False, clock: Clock = no_clock
+        self,
+        prompts: Prompts,
+        uniforms: Tensor,
+        recompute: bool = False,
+        clock: Clock = no_clock,
+        sampler: Sampler | None = None,
     ) -> Rollout:
         with rounded_once():
             return collect(
@@ -300,6 +361,7 @@ class PPOTrainer:
                 recompute,
                 clock,
                 in_step=self.ranks.sharded,
+                sampler=sampler,
             )
 
     def prompts_of(self, update: int) -> Prompts:
@@ -497,6 +559,8 @@ class PPOTrainer:
         args, last = self.args, update == self.num_updates
         if self.reward_digest is not None:
             row["reward"] = self.reward_digest
+        if self.served_gap is not None:
+            row["val/served_gap"] = self.served_gap
 
         # The schedule moves once an update, even if the batch was skipped.
         if self.lr_scheduler is not None:
