@@ -147,6 +147,8 @@ def test_reward_training_mixes_no_devices(run: Run, tmp_path: Path) -> None:
         "--output_dir", str(tmp_path / "reward"),
     )  # fmt: skip
     assert (found["mixes"], found["code"]) == ({}, 0)
+    assert found["operations"]["attention backward (flash)"] > 0
+    assert "attention backward (efficient)" not in found["operations"]
     assert (tmp_path / "reward" / "adapter" / "adapter_model.safetensors").is_file()
 
 

@@ -17,6 +17,7 @@ TOOLKIT_FAST_PASSES=0.
 
 import os
 
+import torch
 from torch import nn
 
 from toolkit.maths.precision import autocast_device, autocast_type
@@ -39,6 +40,11 @@ def changes_wanted() -> tuple[str, ...]:
     """The changes that the environment asks for: all, unless SWITCH says which."""
     said = os.environ.get(SWITCH)
     return CHANGES if said is None else tuple(said.split(","))
+
+
+def flash_attends(device: torch.device, in_fp32: bool) -> bool:
+    """Whether flash attention could take whole passes, if their rows were padded on the right."""
+    return device.type == "cuda" and not in_fp32 and "attention" in changes_wanted()
 
 
 def use_fast_passes(model: nn.Module) -> None:
