@@ -31,10 +31,12 @@ from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
 from toolkit.models.actors import POLICY, Actors
+from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
+from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
@@ -230,7 +232,7 @@ class PPOTrainer:
             done = self._start(resume)
             self.run_log.start(done)
             last = min(self.num_updates, self.args.stop_at_update or self.num_updates)
-            with self.signals.heard():
+            with self.signals.heard(), only_deterministic(self.args.full_determinism):
                 for update in range(done + 1, last + 1):
                     yield update
                     if self.run_log.control.should_training_stop:  # a callback asked to stop
@@ -347,19 +349,20 @@ class PPOTrainer:
         clock: Clock = no_clock,
         sampler: Sampler | None = None,
     ) -> Rollout:
-        return collect(
-            self.model,
-            prompts,
-            uniforms,
-            self.rule,
-            self.processing_class,
-            self.rewards,
-            self.args.local_rollout_forward_batch_size,
-            recompute,
-            clock,
-            in_step=self.ranks.sharded,
-            sampler=sampler,
-        )
+        with rounded_once():
+            return collect(
+                self.model,
+                prompts,
+                uniforms,
+                self.rule,
+                self.processing_class,
+                self.rewards,
+                self.args.local_rollout_forward_batch_size,
+                recompute,
+                clock,
+                in_step=self.ranks.sharded,
+                sampler=sampler,
+            )
 
     def prompts_of(self, update: int) -> Prompts:
         """Return this process's prompts of an update: each comes once before any comes twice.
@@ -408,14 +411,15 @@ class PPOTrainer:
 
         sums: dict[str, Tensor] = {}
         largest = torch.zeros((), device=self.model.device)
-        for index in indices:
-            # Each token of the minibatch has the same weight, in every place and process.
-            weight = counts[index].sum() / tokens
-            for name, part in self._gradients(rollout, credit, index, weight).items():
-                if name == "max_log_ratio":
-                    largest = torch.maximum(largest, part)
-                else:
-                    sums[name] = sums[name] + weight * part if name in sums else weight * part
+        with rounded_once():  # the weights change only after all micro-batches
+            for index in indices:
+                # Each token of the minibatch has the same weight, in every place and process.
+                weight = counts[index].sum() / tokens
+                for name, part in self._gradients(rollout, credit, index, weight).items():
+                    if name == "max_log_ratio":
+                        largest = torch.maximum(largest, part)
+                    else:
+                        sums[name] = sums[name] + weight * part if name in sums else weight * part
 
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
