@@ -29,6 +29,7 @@ from toolkit.models.actors import POLICY
 from toolkit.models.fast import changes_wanted
 from toolkit.models.generation import new_cache
 from toolkit.models.roles import Roles
+from toolkit.models.static_decoding import room_for, static_cache
 
 GROUPED = (getattr(nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 
@@ -381,7 +382,8 @@ def _passage(batch: int, tokens: int) -> tuple[Tensor, Tensor]:
 def count_cache(roles: Roles, batch: int, tokens: int) -> int:
     """Count the bytes of keys, values and states that sampling holds for ``tokens`` of each row."""
     _check_scans(roles, tokens)
-    cache = new_cache(roles.language_model(POLICY).config, tokens)
+    config = roles.language_model(POLICY).config
+    cache = static_cache(config, room_for(tokens)) or new_cache(config, tokens)
     ids = torch.zeros((batch, tokens), dtype=torch.long, device="meta")
     mask = torch.ones_like(ids)
     with torch.no_grad(), roles.precision():
