@@ -88,7 +88,7 @@ def main(
         memory_planner, model_args, lora, args, config, reward_args.reward_adapter, longest, device
     )
     room = whole_room() if device == "cuda" else None
-    chosen = choose_passes(config, model_args, planner, room)
+    chosen = choose_passes(config, model_args, planner, room, ranks.sharded)
     if chosen is not None and ranks.is_main:
         print(chosen)
     if not model_args.trust_remote_code:

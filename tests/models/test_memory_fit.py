@@ -27,13 +27,14 @@ def made_up(passes: Passes) -> MemoryPlan:
     """A base of 100 or 30 bytes, and bytes for each episode."""
     each = 2 if passes.checkpointing else 10
     base = {"fp32": 100, "4bit": 33 if passes.plain_scales else 30}[passes.precision]
+    whole = 40 if passes.unpack_base else 0
     phases = {
-        "sampling": {"all": 3 * passes.rollout_batch},
+        "sampling": {"all": 3 * passes.rollout_batch + whole},
         "reference and scores": {"all": 10 + passes.rollout_batch},
         "optimizing": {"all": 20 + each * passes.micro_batch},
     }
     more = 3 if passes.precision == "4bit" and not passes.plain_scales else 0
-    return MemoryPlan({"base": base}, phases, plain_scales=more)
+    return MemoryPlan({"base": base}, phases, plain_scales=more, unpacked=40 - whole)
 
 
 def planner_of(config: LlamaConfig, **kwargs: Any) -> Any:
@@ -73,10 +74,15 @@ def test_what_was_given_stays() -> None:
     assert found == replace(wanted, checkpointing=True)
 
 
-def test_scales_are_held_in_fp32_where_there_is_room() -> None:
-    wanted = Passes(4, 4, True, "4bit")  # 58 bytes
-    assert largest_that_fit(made_up, wanted, 4, 60, ALL_OPEN) == wanted
-    assert largest_that_fit(made_up, wanted, 4, 61) == replace(wanted, plain_scales=True)
+def test_scales_are_held_in_fp32_and_the_base_is_unpacked_where_there_is_room() -> None:
+    wanted = Passes(4, 4, True, "4bit")  # 58 bytes in optimizing, 42 in sampling
+    assert largest_that_fit(made_up, wanted, 4, 60) == wanted
+    plain = replace(wanted, plain_scales=True)
+    assert largest_that_fit(made_up, wanted, 4, 61) == plain
+    assert largest_that_fit(made_up, wanted, 4, 84) == plain
+    found = largest_that_fit(made_up, wanted, 4, 85)
+    assert found == replace(plain, unpack_base=True) and made_up(found).peak == 85
+    assert largest_that_fit(made_up, wanted, 4, 85, ALL_OPEN - {"unpack_base"}) == plain
 
 
 def test_a_family_that_cannot_recompute_is_left_without() -> None:

@@ -191,6 +191,7 @@ OF_THE_PLAN = (
     "gradient_accumulation_steps",
     "local_rollout_forward_batch_size",
     "plain_scales",
+    "unpack_base",
 )
 
 

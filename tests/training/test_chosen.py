@@ -31,7 +31,7 @@ def test_on_a_card_the_split_of_the_batch_is_chosen_and_not_the_batch(tmp_path: 
     assert config.per_device_train_batch_size == 32 and config.gradient_accumulation_steps == 2
     assert config.local_rollout_forward_batch_size == 32 and config.local_batch_size == 64
     assert config.bf16 and config.gradient_checkpointing and config.activation_checkpointing
-    assert model.plain_scales
+    assert model.plain_scales and not config.unpack_base  # 30 + 3 + 96 + 40 do not fit
     assert said is not None and said.startswith("chosen for a card (flags override it): bf16 true")
     assert "per_device_train_batch_size 32" in said and "plain_scales true" in said
 
@@ -43,6 +43,7 @@ def test_flags_override_what_would_be_chosen(tmp_path: Path) -> None:
         "local_rollout_forward_batch_size": 12,
         "bf16": False,
         "gradient_checkpointing": False,
+        "unpack_base": False,
     }
     config, model = config_of(tmp_path, **given), ModelArguments(plain_scales=False)
     assert choose_passes(config, model, planner, CARD) is None
@@ -73,6 +74,7 @@ def test_a_resumed_run_keeps_what_it_recorded(tmp_path: Path) -> None:
         "local_rollout_forward_batch_size": 16,
         "bf16": True,
         "gradient_checkpointing": True,
+        "unpack_base": True,
         "plain_scales": True,
     }
     (tmp_path / "run.json").write_text(json.dumps({"method": "ppo", "settings": settings}))
@@ -120,3 +122,10 @@ def test_a_model_that_cannot_be_planned_gets_only_bf16(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="no settings were chosen for a card: no storage"):
         choose_passes(config, ModelArguments(), broken, CARD)
     assert config.bf16 and config.per_device_train_batch_size == 64
+
+
+def test_a_base_that_several_gpus_share_stays_as_it_is(tmp_path: Path) -> None:
+    config, model = config_of(tmp_path), ModelArguments()
+    said = choose_passes(config, model, planner, CARD, sharded=True)
+    assert config.gradient_checkpointing and not config.unpack_base and not model.plain_scales
+    assert said is not None and "unpack_base" not in said

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import HEADS, family_of
+from toolkit.models.fast import changes_wanted
 from toolkit.models.memory_count import (
     Kept,
     ShapesOnly,
@@ -63,12 +64,15 @@ class MemoryPlan:
             reason.
         plain_scales: bytes that a 4-bit base would take besides, if its scales were held in fp32; 0
             if they are.
+        unpacked: bytes that it would take besides while sampling, if it were unpacked meanwhile; 0
+            if it is.
     """
 
     held: dict[str, int]
     phases: dict[str, dict[str, int]]
     facts: dict[str, str] = field(default_factory=dict)
     plain_scales: int = 0
+    unpacked: int = 0
 
     def needs(self, *phases: str) -> int:
         """Return the bytes at the peak of the largest of these phases."""
@@ -116,6 +120,7 @@ def plan_memory(
     device: str = "cpu",
     beside_lora: int = 0,
     plain_scales: bool = False,
+    unpack_base: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of a PPO run on one base.
 
@@ -136,6 +141,7 @@ def plan_memory(
         beside_lora: weights that the policy's first adapter has besides LoRA (its own embedding,
             say). They are trained, and held once more in a frozen reference.
         plain_scales: whether the scales of 4-bit weights are held in fp32.
+        unpack_base: whether 4-bit linear layers are unpacked while completions are sampled.
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -171,8 +177,14 @@ def plan_memory(
                 checked=False,
                 autocast_dtype=torch.bfloat16 if bf16 else None,
             )
+            # On a GPU whole passes are read with the padding on the right (``Actors.pads_right``).
+            flash = device == "cuda" and not roles.in_fp32
+            roles.right_padded = flash and "attention" in changes_wanted()
+
+            in_linear = 0
             for module in base.modules():
                 if isinstance(module, nn.Linear | Conv1D) and id(module.weight) in packed:
+                    in_linear += module.weight.numel()
                     stand_for_packed(module, compute)
 
             adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n)
@@ -209,6 +221,7 @@ def plan_memory(
             weights,
             in_four if mixture else 0,
             in_four,
+            in_linear,
             widest,
             adapter,
             trained,
@@ -249,6 +262,12 @@ def plan_memory(
             "a layer at work, its gradients, logits": found.beside,
         },
     }
+    if bf16:
+        phases["sampling"]["the adapter, rounded"] = found.adapter * 2
+    unpacked = found.in_linear * (4 if compute == torch.float32 else 2)
+    if unpack_base and unpacked:
+        phases["sampling"]["the base, unpacked"] = unpacked
+
     # An fp32 base that bf16 autocast will round is whole first, when nothing else is there yet.
     if precision == "fp32" and bf16:
         whole = max(0, 4 * found.weights - sum(held.values()))
@@ -266,7 +285,7 @@ def plan_memory(
         share = 100 * found.experts_in_four / found.weights
         facts["in 4 bits"] = f"{share:.0f} % of the weights"
     more = 0 if plain_scales else int(found.in_four * (PLAIN_NF4_BYTES - NF4_BYTES))
-    return MemoryPlan(held, phases, facts, more)
+    return MemoryPlan(held, phases, facts, more, 0 if unpack_base else unpacked)
 
 
 @dataclass(frozen=True)
@@ -277,6 +296,7 @@ class Counts:
         base_bytes: bytes of the base.
         weights, in_four: its weights, and those of them that are in 4 bits.
         experts_in_four: the same in a model with experts; 0 in others.
+        in_linear: those of them that are in linear layers.
         widest: weights that are unpacked at once.
         adapter, trained: weights of the policy's adapter, and of all that is trained.
         cache, sampling, prefill: bytes of keys and values, of sampling's probabilities, and of a
@@ -289,6 +309,7 @@ class Counts:
     weights: int
     experts_in_four: int
     in_four: int
+    in_linear: int
     widest: int
     adapter: int
     trained: int

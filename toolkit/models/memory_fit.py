@@ -27,6 +27,7 @@ class Passes:
         checkpointing: whether activations are recomputed.
         precision: of the base.
         plain_scales: whether the scales of 4-bit weights are held in fp32.
+        unpack_base: whether 4-bit weights are unpacked while completions are sampled.
     """
 
     micro_batch: int
@@ -34,6 +35,7 @@ class Passes:
     checkpointing: bool
     precision: Precision = "4bit"
     plain_scales: bool = False
+    unpack_base: bool = False
 
     def flags(self, batch: int) -> dict[str, object]:
         """Return them as flags of preftune ppo, for a batch of so many episodes."""
@@ -44,13 +46,14 @@ class Passes:
             "gradient_accumulation_steps": batch // self.micro_batch,
             "local_rollout_forward_batch_size": self.rollout_batch,
             "plain_scales": self.plain_scales,
+            "unpack_base": self.unpack_base,
         }
 
 
 Planner = Callable[[Passes], MemoryPlan]
-Open = Literal["micro_batch", "rollout_batch", "checkpointing", "plain_scales"]
+Open = Literal["micro_batch", "rollout_batch", "checkpointing", "plain_scales", "unpack_base"]
 ALL_OPEN: frozenset[Open] = frozenset(
-    ("micro_batch", "rollout_batch", "checkpointing", "plain_scales")
+    ("micro_batch", "rollout_batch", "checkpointing", "plain_scales", "unpack_base")
 )
 
 
@@ -60,7 +63,8 @@ def largest_that_fit(
     """Return the largest passes that fit; None if not even one episode at a time does.
 
     Gradient checkpointing is turned on where it is open and the model can do it. Then come the
-    largest parts of the batch with gradients and without, and scales in fp32 if there is room.
+    largest parts of the batch with gradients and without. If there is room left, 4-bit weights have
+    scales in fp32, and are unpacked while completions are sampled.
 
     Args:
         plan: makes the plan for settings.
@@ -72,7 +76,11 @@ def largest_that_fit(
     plan = cache(plan)
     if "checkpointing" in choose and not wanted.checkpointing:
         wanted = _recomputing(plan, wanted)
-    start = replace(wanted, plain_scales=wanted.plain_scales and "plain_scales" not in choose)
+    start = replace(
+        wanted,
+        plain_scales=wanted.plain_scales and "plain_scales" not in choose,
+        unpack_base=wanted.unpack_base and "unpack_base" not in choose,
+    )
 
     def largest(most: int, free: bool, phases: tuple[str, ...]) -> int | None:
         sizes = [size for size in range(1, batch + 1) if batch % size == 0 and size <= most]
@@ -96,11 +104,17 @@ def largest_that_fit(
         return None
 
     found = replace(start, micro_batch=micro, rollout_batch=rollout)
-    if plan(found).peak > room:  # already while it is loaded
+    made = plan(found)
+    if made.peak > room:  # already while it is loaded
         return None
-    if "plain_scales" in choose and found.precision == "4bit":
-        made = plan(found)
-        found = replace(found, plain_scales=made.peak + made.plain_scales <= room)
+    if found.precision == "4bit":
+        more = made.plain_scales
+        if "plain_scales" in choose and made.peak + more <= room:
+            found = replace(found, plain_scales=True)
+        else:
+            more = 0
+        if "unpack_base" in choose and made.needs("sampling") + more + made.unpacked <= room:
+            found = replace(found, unpack_base=True)
     return found
 
 

@@ -1,9 +1,10 @@
 """What a plan of memory chooses for a PPO run: how its batch is split into passes, and the rest.
 
 On a GPU, flags that were not given are chosen: bf16, gradient checkpointing, the parts in which the
-batch is read, and fp32 scales of 4-bit weights. The choice depends on the model, the card and the
-other flags alone, so the same command chooses the same. A run that is resumed keeps what its
-run.json records, because other passes would round differently. On a CPU nothing is chosen.
+batch is read, fp32 scales of 4-bit weights, and whether these weights are unpacked for sampling.
+The choice depends on the model, the card and the other flags alone, so the same command chooses the
+same. A run that is resumed keeps what its run.json records, because other passes would round
+differently. On a CPU nothing is chosen.
 """
 
 import warnings
@@ -23,6 +24,7 @@ OPEN: dict[str, Open] = {
     "per_device_train_batch_size": "micro_batch",
     "local_rollout_forward_batch_size": "rollout_batch",
     "gradient_checkpointing": "checkpointing",
+    "unpack_base": "unpack_base",
 }
 
 
@@ -34,11 +36,16 @@ def passes_of(config: PPOConfig, model_args: ModelArguments) -> Passes:
         bool(config.gradient_checkpointing),
         model_args.precision,
         bool(model_args.plain_scales),
+        config.unpack_base,
     )
 
 
 def choose_passes(
-    config: PPOConfig, model_args: ModelArguments, planner: Callable[[], Planner], room: Room | None
+    config: PPOConfig,
+    model_args: ModelArguments,
+    planner: Callable[[], Planner],
+    room: Room | None,
+    sharded: bool = False,
 ) -> str | None:
     """Fill in what was not given, for this run on this card; return a line that says so.
 
@@ -49,10 +56,14 @@ def choose_passes(
         config, model_args: the run's flags, which are changed in place.
         planner: returns what makes the plan for settings.
         room: of the card; None on a CPU.
+        sharded: whether several GPUs hold parts of the base, which then stays as it is.
     """
     open_fields = set(config.open_defaults)
     if model_args.plain_scales is None:
         open_fields.add("plain_scales")
+
+    if sharded:
+        open_fields -= {"plain_scales", "unpack_base"}
 
     recorded = _recorded(config)
     if recorded is not None:
@@ -92,6 +103,7 @@ def _set(found: Passes, config: PPOConfig, model_args: ModelArguments) -> None:
     config.gradient_accumulation_steps = batch // found.micro_batch
     config.local_rollout_forward_batch_size = found.rollout_batch
     config.gradient_checkpointing = config.activation_checkpointing = found.checkpointing
+    config.unpack_base = found.unpack_base
     model_args.plain_scales = found.plain_scales
 
 

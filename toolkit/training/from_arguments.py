@@ -67,6 +67,7 @@ def memory_planner(
             device=device,
             beside_lora=beside_lora,
             plain_scales=passes.plain_scales,
+            unpack_base=passes.unpack_base,
         )
 
     return plan

@@ -47,7 +47,7 @@ USED = {
 NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay",
-    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
+    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
 }  # fmt: skip
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
@@ -98,6 +98,7 @@ DEFAULTS: dict[str, object] = {
     "local_rollout_forward_batch_size": 256,
     "bf16": False,
     "gradient_checkpointing": None,
+    "unpack_base": False,
 }
 PUBLISH = (
     "push_to_hub: a run sends nothing to the Hub (leave it out; look at the adapter first, and "
@@ -164,7 +165,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
         "bitsandbytes'.",
     )
-    # The four that `open_defaults` lists are never None once the config is made: the types say so.
+    # Those in `DEFAULTS` are never None once the config is made: the types say so.
     per_device_train_batch_size: Count = flag(
         cast(int, None),
         "Episodes in one forward and backward pass. By default 64; on a GPU as large a part of the "
@@ -212,9 +213,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
     )
     unpack_base: bool = flag(
-        False,
+        cast(bool, None),
         "Unpack a 4-bit base to 16 bits while completions are sampled: the same weights, which a "
-        "GPU reads faster. It takes two bytes a weight meanwhile.",
+        "GPU reads faster. It takes two bytes a weight meanwhile. By default only on a GPU with "
+        "room for it.",
     )
     vllm_server_base_url: str | None = flag(
         None,
@@ -423,7 +425,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
         }
         for name in NOTED_IF_CHANGED:
-            if values[name] == defaults[name]:
+            if values[name] == DEFAULTS.get(name, defaults[name]):
                 del values[name]
         return values
 
