@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
@@ -47,7 +47,7 @@ USED = {
 NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay",
-    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
+    "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
 }  # fmt: skip
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
@@ -91,6 +91,15 @@ INSTEAD = {
     "deepspeed": "launch with recipes/accelerate/several_gpus.yaml",
     "optim_target_modules": "its optimizers are not supported; see optim",
 }
+# What these fields are if they were not given. On a GPU `preftune ppo` chooses others
+# (`toolkit.training.chosen`).
+DEFAULTS: dict[str, object] = {
+    "per_device_train_batch_size": 64,
+    "local_rollout_forward_batch_size": 256,
+    "bf16": False,
+    "gradient_checkpointing": None,
+    "unpack_base": False,
+}
 PUBLISH = (
     "push_to_hub: a run sends nothing to the Hub (leave it out; look at the adapter first, and "
     "publish it with preftune publish)"
@@ -107,6 +116,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     tokens unless ``stop_token`` is given, rewards are whitened, gradients are not clipped, and
     Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
     ``toolkit.trl_compat.PPOConfig`` has TRL 1.12's defaults.
+
+    Attributes:
+        open_defaults: the fields of ``DEFAULTS`` that were not given.
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED
@@ -154,16 +166,27 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
         "bitsandbytes'.",
     )
-    per_device_train_batch_size: Count = flag(64, "Episodes in one forward and backward pass.")
+    # Those in `DEFAULTS` are never None once the config is made: the types say so.
+    per_device_train_batch_size: Count = flag(
+        cast(int, None),
+        "Episodes in one forward and backward pass. By default 64; on a GPU as large a part of the "
+        "batch as fits into memory.",
+    )
     gradient_accumulation_steps: Count = flag(
-        1, "Passes in a batch; the batch is this times per_device_train_batch_size."
+        1,
+        "Passes in a batch; the batch is this times per_device_train_batch_size, or times 64 if "
+        "that is left to the plan of memory.",
     )
     adam_epsilon: Positive = flag(1e-5, "Adam's epsilon.")
     max_grad_norm: NotNegative = flag(0.0, "Clip the gradient's norm to this; 0 for no clipping.")
     adam_tf_style: bool = flag(False, "Use TensorFlow 1's epsilon, as the original runs did.")
-    bf16: bool = flag(False, "Run every pass under bf16 autocast (recommended on a GPU).")
+    bf16: bool = flag(
+        cast(bool, None), "Run every pass under bf16 autocast. By default only on a GPU."
+    )
     gradient_checkpointing: bool | None = flag(
-        None, "Recompute activations in the backward pass: less memory, more time."
+        None,
+        "Recompute activations in the backward pass: less memory, more time. By default only on a "
+        "GPU.",
     )
     full_determinism: bool = flag(
         False,
@@ -174,7 +197,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     total_episodes: Count | None = flag(20_000, "Episodes (completions) in the whole run.")
     num_ppo_epochs: Count = flag(4, "Passes over each batch.")
     num_mini_batches: Count = flag(1, "Optimizer steps in each pass over a batch.")
-    local_rollout_forward_batch_size: Count = flag(256, "Episodes in one pass without gradients.")
+    local_rollout_forward_batch_size: Count = flag(
+        cast(int, None),
+        "Episodes in one pass without gradients. By default 256; on a GPU as many as fit.",
+    )
     stop_token_id: CountOrZero | None = flag(None, "Id of the stop token, instead of stop_token.")
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
@@ -194,9 +220,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
     )
     unpack_base: bool = flag(
-        False,
+        cast(bool, None),
         "Unpack a 4-bit base to 16 bits while completions are sampled: the same weights, which a "
-        "GPU reads faster. It takes two bytes a weight meanwhile.",
+        "GPU reads faster. It takes two bytes a weight meanwhile. By default only on a GPU with "
+        "room for it.",
     )
     vllm_server_base_url: str | None = flag(
         None,
@@ -252,6 +279,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
 
     def __post_init__(self) -> None:
+        self.open_defaults = {name for name in DEFAULTS if getattr(self, name) is None}
+        for name in self.open_defaults:
+            setattr(self, name, DEFAULTS[name])
         self.check()
         if self.full_determinism:
             from toolkit.training.determinism import prepare_determinism
@@ -406,7 +436,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
         }
         for name in NOTED_IF_CHANGED:
-            if values[name] == defaults[name]:
+            if values[name] == DEFAULTS.get(name, defaults[name]):
                 del values[name]
         return values
 
