@@ -93,6 +93,8 @@ class StandIn(ThreadingHTTPServer):
         name, path = asked["lora_name"], asked["lora_path"]
         if self.fault == "no lora":
             return 404, {"detail": "Not Found"}
+        if self.fault == "unseen":
+            return 404, {"error": {"message": f"No adapter found for {path}"}}
         if self.fault == "rank":
             return 500, {"error": {"message": "LoRA rank 8 is greater than max_lora_rank 4."}}
         if self.fault == "name":
@@ -286,7 +288,11 @@ def test_a_request_says_all_that_a_server_could_set_otherwise(
         ("busy", r"HTTP 500: .*EngineDeadError.*\(tried 2 times\)"),
         ("slow", r"no complete answer in 0.2 s \(tried 2 times\)"),
         ("no lora", "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
-        ("rank", "LoRA rank 8 is greater than max_lora_rank 4"),
+        (
+            "rank",
+            "LoRA rank 8 is greater than max_lora_rank 4.*is its --max-lora-rank large enough",
+        ),
+        ("unseen", "No adapter found for .*does the server see /.*/policy, and"),
     ],
 )
 def test_a_server_that_does_otherwise_ends_the_run(
