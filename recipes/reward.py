@@ -24,7 +24,7 @@ from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
-from toolkit.flags import flag
+from toolkit.flags import Count, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.terminal import counted
 from toolkit.training.reward.config import BestOfKConfig
@@ -45,6 +45,10 @@ class RewardModelArguments(OverwriteArguments):
         "the other recipes then add it too.",
     )
     check_reload: bool = flag(True, "Load the result in a clean process and compare scores.")
+    batch_size: Count = flag(
+        256,
+        "Texts in one pass without gradients: samples to normalize by, and held-out candidates.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +64,8 @@ def main(
     args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> "RewardMetrics":
+    from accelerate.utils.memory import clear_device_cache
+
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.data.tokens import token_id
     from toolkit.models.adapters import absolute_if_local
@@ -120,9 +126,13 @@ def main(
 
     # Save, load as PPO will, measure, normalize; the folder appears when everything is done.
     with atomic_directory(out / "adapter") as folder:
-        expected = plain_scores(trainer.model.eval(), probes)
+        # As plain peft will score, without the autocast that --bf16 puts around each pass.
+        plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        expected = plain_scores(plain.eval(), probes)
         trainer.save_adapter(folder, absolute_if_local(name))
-        del trainer
+        # The clean process, and this one after it, load the base again: a card holds one of them.
+        del trainer, plain
+        clear_device_cache(garbage_collection=True)
         if args.check_reload:
             verify_scores(model_args, folder, probes, expected)
         reads = {
@@ -134,7 +144,9 @@ def main(
             base_of(model_args), reward_adapter=folder, reading=reading_of(folder, tokenizer)
         )
         roles.keep_only(tokenizer)
-        scores = score_candidates(roles, data.held_out, data.pad_id)  # raw, as trained
+        scores = score_candidates(  # raw, as trained
+            roles, data.held_out, data.pad_id, args.batch_size
+        )
         metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
         verdict = judge(metrics)
         metrics = replace(metrics, train_comparisons=len(data.train), verdict=verdict.answer)
@@ -146,6 +158,7 @@ def main(
             args.normalize_samples,
             config.seed,
             whole=not args.normalize_truncated,
+            batch_size=args.batch_size,
         )
         write_facts(folder, name, precision=model_args.precision, **reads, **facts)
         metrics.write(folder / "metrics.json")

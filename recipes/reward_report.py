@@ -72,6 +72,8 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
         args.output_dir or source / "report", args.overwrite, "output_dir", folder=True
     )
 
+    from accelerate.utils.memory import clear_device_cache
+
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.evaluation.reward_analysis import analyze
@@ -88,7 +90,7 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     # Read the run and its held-out rows.
     replay = ["--config", str(write_config(scratch, record.arguments)), "--report_to", "none"]
     reward = recipe("reward")
-    model_args, _, sampling, data_args, _, config = bind(reward.main, replay)
+    model_args, _, sampling, data_args, reward_args, config = bind(reward.main, replay)
     baselines = {} if args.lexicon is None else {"lexicon": Lexicon(args.lexicon).of_texts}
     held_out = read_rows(source / "held_out.jsonl", "best", "--run")
     adapter, tokenizer = source / "adapter", tokenizer_of(model_args)
@@ -111,8 +113,11 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     # Score the rows as PPO would, but without gain and bias.
     roles = Roles(base_of(model_args), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
-    raw = score_candidates(roles, encoded, encoder.pad_id())
+    raw = score_candidates(roles, encoded, encoder.pad_id(), reward_args.batch_size)
     analysis = analyze(rows, raw, gain, bias, baselines)
+
+    del roles  # the trainings below load the base again
+    clear_device_cache(garbage_collection=True)
 
     # Repeat the training on fewer labels.
     curve = []

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,18 @@ def test_rows_that_go_on_carry_what_their_template_was_told(tokenizer: Any, tmp_
         "chat_template": None,
         "chat_template_kwargs": {"enable_thinking": False},
     }
+
+
+def test_a_template_that_writes_todays_date_is_noticed(tokenizer: Any) -> None:
+    dated = "{% if date is not defined %}{% set date = strftime_now('%d %B %Y') %}{% endif %}"
+    dated = f"{dated}Today: {{{{ date }}}}\n{THINKING}"
+
+    (line,) = notes(tokenizer, Chat(dated))
+    assert "writes today's date" in line
+    # The date is today's in what is rendered, and none is written where one is told.
+    assert Chat(dated).render(tokenizer, USER).startswith(f"Today: {date.today():%d %B %Y}\n")
+    assert notes(tokenizer, Chat(dated, {"date": "26 Jul 2024"})) == []
+    assert notes(tokenizer, Chat(THINKING)) == []
 
 
 def test_a_reward_adapter_refuses_and_a_policy_notes_another_rendering(

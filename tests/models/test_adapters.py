@@ -58,7 +58,7 @@ def test_the_sampler_reads_what_the_trainer_reads(kind: str, untied: str, tmp_pa
     folder = saved(untied, tmp_path / "adapter", **KINDS[kind])
     roles = Roles(load_base(untied, "fp32"), policy_adapter=folder)
     with torch.no_grad():
-        logits, _ = roles.step()(IDS, MASK, torch.arange(8).expand(2, -1), None)
+        logits, _ = roles.step().run(IDS, MASK, torch.arange(8).expand(2, -1), None)
         model: Any = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(untied), str(folder)
         ).eval()

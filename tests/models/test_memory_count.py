@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from tests.models.conftest import LINEAR, MLA, PLANNED, SMALL, kept, plan_of, really_kept
+from toolkit.models import generation
 from toolkit.models.families import family_of
-from toolkit.models.generation import new_cache
 from toolkit.models.loading import load_base
 from toolkit.models.memory_count import kept_of
 from toolkit.models.roles import Roles
@@ -72,7 +72,9 @@ UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "autocast"])
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_families_are_counted_exactly(name: str, bf16: bool) -> None:
+def test_unusual_families_are_counted_exactly(
+    name: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = UNUSUAL[name]()
     plan = plan_of(config, 2, bf16=bf16, reward=False, rollout_batch=2)
     auto: Any = family_of(config).auto
@@ -88,17 +90,16 @@ def test_unusual_families_are_counted_exactly(name: str, bf16: bool) -> None:
     assert kept(plan) == pytest.approx(really_kept(roles, 2, 16, 8), rel=0.02)
 
     # And so is what sampling keeps: keys and values, windows of them, states.
-    cache, ids = new_cache(base.config, 24), torch.ones((2, 24), dtype=torch.long)
-    with torch.no_grad(), roles.precision():
-        roles.trunk(
-            "policy",
-            1,
-            input_ids=ids,
-            attention_mask=ids,
-            past_key_values=cache,
-            position_ids=torch.arange(24).expand(2, 24),
-            use_cache=True,
+    made: list[Any] = []
+    for name in ("new_cache", "static_cache"):
+        make = vars(generation)[name]
+        monkeypatch.setattr(
+            generation, name, lambda *args, make=make: made.append(make(*args)) or made[-1]
         )
+    ids = torch.arange(3, 35).view(2, 16)
+    noise = generation.draw_uniforms(2, 8, torch.Generator().manual_seed(0))
+    generation.sample(roles.step(), ids, torch.ones_like(ids, dtype=torch.bool), noise, 1.0, 0)
+    cache = made[-1]
     buffers = {t.untyped_storage().data_ptr(): t for t in tensors_of(cache)}
     assert plan.phases["sampling"]["KV cache"] == pytest.approx(
         sum(t.nbytes for t in buffers.values()), rel=0.01

@@ -38,13 +38,13 @@ def test_an_estimate_is_near_what_is_counted(
 
 
 def test_cache_is_estimated_by_the_kinds_of_layers() -> None:
-    """Windows do not grow beyond their size, states not at all."""
+    """Buffers of keys have full length, with a window, too; states do not grow at all."""
     full, slides = LlamaConfig(**SMALL), MistralConfig(**SMALL, sliding_window=6)
     hybrid = Qwen3_5TextConfig(**SMALL, **LINEAR, head_dim=8)
-    assert estimate_cache(full, 2, 40, 4) == 2 * estimate_cache(full, 2, 20, 4)
-    assert estimate_cache(slides, 2, 40, 4) == estimate_cache(full, 2, 6, 4)
-    grown = estimate_cache(hybrid, 2, 40, 4) - estimate_cache(hybrid, 2, 20, 4)
-    assert grown == estimate_cache(full, 2, 20, 4) // 2  # one of its two layers has keys
+    assert estimate_cache(full, 2, 64, 4) == 2 * estimate_cache(full, 2, 32, 4)
+    assert estimate_cache(slides, 2, 64, 4) == estimate_cache(full, 2, 64, 4)
+    grown = estimate_cache(hybrid, 2, 64, 4) - estimate_cache(hybrid, 2, 32, 4)
+    assert grown == estimate_cache(full, 2, 32, 4) // 2  # one of its two layers has keys
 
 
 def test_a_model_that_cannot_be_made_is_planned_by_its_numbers(

@@ -243,6 +243,17 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     assert not (tmp_path / "result").exists()
 
 
+def test_training_under_bf16_autocast_is_reloaded_exactly(run: Path, root: Path) -> None:
+    os.chdir(root)
+    out = run / "sft-bf16"
+    words = ["--comparisons", str(run / "comparisons.jsonl"), "--eval_rows", "6", *SHORT]
+
+    call(sft.main, [*words, "--precision", "fp32", "--bf16", "true", "--output_dir", str(out)])
+
+    metrics = json.loads((out / "adapter" / "metrics.json").read_text())
+    assert metrics["reload_difference"] < 1e-5  # bf16 would round by 0.01 and more
+
+
 CONFIGS = sorted((Path(__file__).parent.parent.parent / "recipes" / "configs").glob("*/*.yaml"))
 
 

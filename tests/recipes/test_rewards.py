@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
+from toolkit.models.roles import Roles
 from toolkit.scoring.accuracy import credit
 from toolkit.scoring.functions import Lexicon
 
@@ -280,6 +282,34 @@ def test_models_are_rated_and_the_table_is_kept(
         assert first["name"] == "model-0" and first["wins"] == first["contests"] == 120
         assert all(first["rating"] > other["rating"] + 100 for other in others)
     assert "model-0" in capsys.readouterr().out
+
+
+def test_what_needs_no_gradient_is_passed_in_batches_of_batch_size(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    rows: list[int] = []
+    score = Roles.scores
+
+    def scores(self: Roles, ids: Tensor, mask: Tensor) -> Tensor:
+        rows.append(len(ids))
+        return score(self, ids, mask)
+
+    monkeypatch.setattr(Roles, "scores", scores)
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in comparisons(20)))
+    words = ["--comparisons", str(tmp_path / "c.jsonl"), "--max_steps", "1", *FAST]
+    words += ["--normalize_samples", "16"]
+
+    facts = []
+    for name, more in (("default", []), ("small", ["--batch_size", "5"])):
+        rows.clear()
+        out = tmp_path / name
+        call(reward.main, [*words, *more, "--output_dir", str(out)])
+        facts.append(json.loads((out / "adapter" / "toolkit.json").read_text()))
+        # 4 held-out comparisons of 3 candidates, and 16 samples.
+        assert max(rows) == (5 if more else 16) and sum(rows) >= 12 + 16
+
+    assert facts[0]["gain"] == pytest.approx(facts[1]["gain"], rel=1e-4)
 
 
 @pytest.mark.parametrize("truncated", [True, False])

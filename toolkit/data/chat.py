@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.meta
+from jinja2.nodes import Call, Const, Name, Node, Template
 
 from toolkit.arguments.chat import read_kwargs
 from toolkit.data.records import Messages, Row
@@ -111,16 +113,18 @@ class Chat:
         if self._looked:
             return []
         self._looked.append(True)
-        lines = [self._unread(tokenizer, row), self._without_start(tokenizer, messages, row)]
+        lines = [
+            self._unread(tokenizer, row),
+            self._without_start(tokenizer, messages, row),
+            self._of_the_day(tokenizer, messages, row),
+        ]
         return [line for line in lines if line is not None]
 
     def _unread(self, tokenizer: "PreTrainedTokenizerBase", row: Row | None) -> str | None:
         """Return a warning about arguments that the template never reads."""
         told = self.told(row)
         try:
-            source = tokenizer.get_chat_template(self.template, (row or {}).get("tools") or None)
-            environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-            tree = environment.parse(GENERATION.sub("", source))
+            tree = self._tree(tokenizer, row)
         except (ValueError, jinja2.TemplateError):  # rendering reports the error
             return None
         read = jinja2.meta.find_undeclared_variables(tree)
@@ -136,6 +140,12 @@ class Chat:
         return (
             f"warning: chat_template_kwargs: the template never reads {', '.join(unread)} ({cure})"
         )
+
+    def _tree(self, tokenizer: "PreTrainedTokenizerBase", row: Row | None) -> Template:
+        """Parse the template that a row is rendered with."""
+        source = tokenizer.get_chat_template(self.template, (row or {}).get("tools") or None)
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        return environment.parse(GENERATION.sub("", source))
 
     def _without_start(
         self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None
@@ -161,6 +171,34 @@ class Chat:
             "user's turn (end a copy of the template with {% if add_generation_prompt %}{{ "
             f"{start!r} }}}}{{% endif %}} and pass that file as --chat_template)"
         )
+
+    def _of_the_day(
+        self, tokenizer: "PreTrainedTokenizerBase", messages: Messages, row: Row | None
+    ) -> str | None:
+        """Return a warning if the template writes today's date (SmolLM3's and Llama 3.2's do)."""
+        try:
+            calls = self._tree(tokenizer, row).find_all(Call)
+            text = self.render(tokenizer, messages, row, ask=True)
+        except (ValueError, jinja2.TemplateError, InputError):  # reported when it is used
+            return None
+
+        # Templates ask strftime_now (transformers) for the date in a format of theirs.
+        asked = [call.args for call in calls if _name_of(call.node) == "strftime_now"]
+        formats = [each.value for args in asked for each in args if isinstance(each, Const)]
+        if not any(datetime.now().strftime(each) in text for each in formats):
+            return None
+        return (
+            "warning: chat_template: it writes today's date into the text, so the same prompts "
+            "differ in a stage that runs on another day, and PPO cannot be resumed on another day "
+            "(pass a copy of the template with a fixed date as --chat_template, or fix the date by "
+            "--chat_template_kwargs if the template reads one, as Llama 3.2's does: "
+            '\'{"date_string": "26 Jul 2024"}\')'
+        )
+
+
+def _name_of(node: Node) -> str | None:
+    """Return the variable that a part of a template is, if it is one."""
+    return node.name if isinstance(node, Name) else None
 
 
 def is_rendered(text: str) -> bool:

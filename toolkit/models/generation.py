@@ -1,6 +1,7 @@
 """Sampling completions, with the log-probability (and the value) of each sampled token."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,17 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from toolkit.maths.distributions import inverse_cdf_sample
 from toolkit.maths.sequences import is_any, mask_after_stop, position_ids
 from toolkit.models.families import fit_inputs
+from toolkit.models.static_decoding import (
+    Masks,
+    StaticState,
+    fits,
+    replayed,
+    room_for,
+    static_cache,
+)
+
+# After so many tokens the host asks whether all completions have ended; a GPU keeps it waiting.
+ASK_EVERY = {"cpu": 1, "cuda": 8}
 
 
 class Sampled(NamedTuple):
@@ -32,17 +44,27 @@ class Step:
 
     Attributes:
         run: inputs (B, n), attention mask (B, past + n), positions (B, n), cache -> logits (B, V)
-            of the last position, and its value (B,) or None.
-        config: of the model; determines what each layer keeps.
+            of the last position, and its value (B,) or None. Later passes may come with the masks
+            of ``StaticMasks``.
+        model: the language model; its config determines what each layer keeps.
+        exact: whether passes run in fp32.
+        prepared: a context in which all passes of one batch are run.
     """
 
-    run: Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Tensor | None]]
-    config: PreTrainedConfig
+    run: Callable[[Tensor, Masks, Tensor, Cache | None], tuple[Tensor, Tensor | None]]
+    model: PreTrainedModel
+    exact: bool = True
+    prepared: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def __call__(
-        self, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
-    ) -> tuple[Tensor, Tensor | None]:
-        return self.run(inputs, mask, positions, cache)
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's config."""
+        return self.model.config
+
+    @property
+    def is_static(self) -> bool:
+        """Whether passes over one token can be of one shape (``static_decoding``)."""
+        return fits(self.run, self.model, lambda room: new_cache(self.config, room), self.exact)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -94,7 +116,7 @@ def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
     """
 
     def step(
-        inputs: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+        inputs: Tensor, mask: Masks, positions: Tensor, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
         passed = {
             "input_ids": inputs,
@@ -107,7 +129,7 @@ def step_of(model: PreTrainedModel, banned: Tensor | None = None) -> Step:
         logits = model(**fit_inputs(model, passed)).logits[:, -1]
         return logits if banned is None else logits.float() + banned, None
 
-    return Step(step, model.config)
+    return Step(step, model, model.get_input_embeddings().weight.dtype == torch.float32)
 
 
 def draw_uniforms(batch: int, response_length: int, generator: torch.Generator) -> Tensor:
@@ -143,45 +165,113 @@ def sample(
         stop_ids: end a completion after any of these tokens; empty for fixed length.
         all_steps: whether to make C steps even if every completion has ended.
     """
-    (batch, prompt_length), response_length = prompt_ids.shape, uniforms.shape[1]
-    device = prompt_ids.device
-    uniforms = uniforms.to(device)
+    with step.prepared():
+        decode = _decode_static if step.is_static else _decode_growing
+        drawn = _Drawn(prompt_ids, uniforms, temperature, pad_id, stop_ids)
+        decode(step, prompt_ids, prompt_mask, drawn, not stop_ids or all_steps)
+    return drawn.sampled()
 
-    ids = torch.full((batch, response_length), pad_id, dtype=torch.long, device=device)
-    logprobs = torch.zeros((batch, response_length), device=device)
-    values = torch.zeros_like(logprobs)
-    mask = torch.ones((batch, prompt_length + response_length), dtype=torch.bool, device=device)
-    mask[:, :prompt_length] = prompt_mask
-    positions = position_ids(mask)
 
-    running = torch.ones(batch, dtype=torch.bool, device=device)
-    cache = new_cache(step.config, prompt_length + response_length)
-    inputs, value = prompt_ids.masked_fill(~prompt_mask, 0), None
+class _Drawn:
+    """The tokens drawn so far, with what is known of them; all of it is changed in place."""
 
-    for t in range(response_length):
-        end = prompt_length + t
-        logits, value = step(
-            inputs, mask[:, :end], positions[:, end - inputs.shape[1] : end], cache
-        )
+    def __init__(
+        self,
+        prompt_ids: Tensor,
+        uniforms: Tensor,
+        temperature: float,
+        pad_id: int,
+        stop_ids: Sequence[int],
+    ) -> None:
+        device = prompt_ids.device
+        self.temperature, self.pad_id, self.stop_ids = temperature, pad_id, stop_ids
+        self.uniforms = uniforms.to(device)
+        shape = uniforms.shape
+        self.ids = torch.full(shape, pad_id, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(shape, device=device)
+        self.values = torch.zeros(shape, device=device)
+        self.has_values = False
+        self.running = torch.ones(shape[0], dtype=torch.bool, device=device)
+        self.column = torch.zeros(1, dtype=torch.long, device=device)
 
-        scaled = logits.float() / temperature
+    def draw(self, logits: Tensor, value: Tensor | None) -> Tensor:
+        """Draw a token (B,) from logits (B, V) for each completion, and write it down."""
+        scaled = logits.float() / self.temperature
         p = torch.softmax(scaled, dim=-1)
-        token = inverse_cdf_sample(p, uniforms[:, t])
+        token = inverse_cdf_sample(p, self.uniforms.index_select(1, self.column).squeeze(1))
 
         # This is log softmax at the token without another pass: z - max z + log max p.
         chosen = scaled.gather(1, token.unsqueeze(1)).squeeze(1)
         logprob = chosen - scaled.amax(dim=-1) + p.amax(dim=-1).log()
 
-        ids[:, t] = torch.where(running, token, pad_id)
-        logprobs[:, t] = torch.where(running, logprob, 0.0)
+        shown = torch.where(self.running, token, self.pad_id)
+        self._write(self.ids, shown)
+        self._write(self.logprobs, torch.where(self.running, logprob, 0.0))
         if value is not None:
-            values[:, t] = torch.where(running, value, 0.0)
+            self.has_values = True
+            self._write(self.values, torch.where(self.running, value, 0.0))
+        if self.stop_ids:
+            self.running.logical_and_(~is_any(shown, self.stop_ids))
+        self.column.add_(1)
+        return token
 
-        if stop_ids:
-            running &= ~is_any(ids[:, t], stop_ids)
-            if not all_steps and not running.any():
-                break
+    def _write(self, rows: Tensor, now: Tensor) -> None:
+        rows.index_copy_(1, self.column, now.unsqueeze(1).to(rows.dtype))
 
+    def all_ended(self) -> bool:
+        """Whether no completion goes on; the host waits for the answer."""
+        return not self.running.any()
+
+    def sampled(self) -> Sampled:
+        mask = mask_after_stop(self.ids, self.stop_ids)
+        return Sampled(self.ids, mask, self.logprobs, self.values if self.has_values else None)
+
+
+def _decode_growing(
+    step: Step, prompt_ids: Tensor, prompt_mask: Tensor, drawn: _Drawn, to_the_end: bool
+) -> None:
+    """Decode with transformers' caches, which grow by a token at each step."""
+    prompt_length, response_length = prompt_ids.shape[1], drawn.ids.shape[1]
+    mask = prompt_mask.new_ones((len(prompt_ids), prompt_length + response_length))
+    mask[:, :prompt_length] = prompt_mask
+    positions = position_ids(mask)
+    cache = new_cache(step.config, prompt_length + response_length)
+    inputs = prompt_ids.masked_fill(~prompt_mask, 0)
+
+    for t in range(response_length):
+        end = prompt_length + t
+        token = drawn.draw(
+            *step.run(inputs, mask[:, :end], positions[:, end - inputs.shape[1] : end], cache)
+        )
+        if not to_the_end and drawn.all_ended():
+            break
         inputs = token.unsqueeze(1)
 
-    return Sampled(ids, mask_after_stop(ids, stop_ids), logprobs, None if value is None else values)
+
+def _decode_static(
+    step: Step, prompt_ids: Tensor, prompt_mask: Tensor, drawn: _Drawn, to_the_end: bool
+) -> None:
+    """Decode in steps of one shape; on CUDA each is the replay of a captured graph."""
+    prompt_length, response_length = prompt_ids.shape[1], drawn.ids.shape[1]
+    device = prompt_ids.device
+    cache = static_cache(step.config, room_for(prompt_length + response_length))
+    assert cache is not None
+    inputs = prompt_ids.masked_fill(~prompt_mask, 0)
+    logits, value = step.run(inputs, prompt_mask, position_ids(prompt_mask), cache)
+    state = StaticState(step.run, cache, step.config, prompt_mask, response_length)
+    state.follow(drawn.draw(logits, value))
+
+    def advance() -> None:
+        state.follow(drawn.draw(*state.step()))
+        state.move()
+
+    run = advance
+    ask_every = ASK_EVERY.get(device.type, ASK_EVERY["cuda"])
+    for t in range(1, response_length):
+        if not to_the_end and (t - 1) % ask_every == 0 and drawn.all_ended():
+            break
+        if state.widen(prompt_length + t):
+            advance()  # once as it is, so that nothing sets itself up while it is captured
+            run = replayed(step.model, advance, device)
+        else:
+            run()

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from toolkit.models.experts import expert_parameters
 from toolkit.models.memory_count import Kept, layers_of
+from toolkit.models.static_decoding import room_for, static_cache
 
 # Names of config fields, in the order in which they are looked up.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -81,6 +82,8 @@ def estimate_cache(config: PreTrainedConfig, batch: int, tokens: int, number: in
         "sliding_attention": slides,
         "chunked_attention": number_in(text, "attention_chunk_size"),
     }
+    if static_cache(config, 1) is not None:  # its buffers have full length
+        tokens, windows = room_for(tokens), {}
 
     total = 0
     for kind in kinds:

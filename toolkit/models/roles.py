@@ -14,6 +14,8 @@ is switched back, because every other method does the same.
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from toolkit.models.adapters import (
 from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
-from toolkit.models.fast import last_states, use_fast_passes
+from toolkit.models.fast import Read, adapter_held, last_states, use_fast_passes
 from toolkit.models.loading import Fp32Head, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
@@ -282,8 +284,18 @@ class Roles(Actors):
         self.overrides.lay(adapter)
         return self._causal
 
-    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
-        return last_states(trunk_of(self.act_as(role)), last, **inputs)
+    def trunk(self, role: str, read: Read, **inputs: object) -> Tensor:
+        return last_states(trunk_of(self.act_as(role)), read, **inputs)
+
+    @contextmanager
+    def sampling(self, role: str) -> Iterator[None]:
+        adapter = self._adapter_of[role]
+        with ExitStack() as held:
+            held.enter_context(super().sampling(role))
+            if adapter is not None:
+                with self.precision():
+                    held.enter_context(adapter_held(self._causal, adapter))
+            yield
 
     def language_model(self, role: str) -> PreTrainedModel:
         return self.act_as(role)

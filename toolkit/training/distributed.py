@@ -103,6 +103,12 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def total_on_host(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes of a tensor on the CPU, and leave it there."""
+        if self.world == 1:
+            return value
+        return self.total(value.to(PartialState().device)).cpu()
+
     def largest(self, value: Tensor) -> Tensor:
         """Return the maximum over all processes."""
         if self.world > 1:

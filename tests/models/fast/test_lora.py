@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from toolkit.models.fast import lora
-from toolkit.models.fast.lora import change_lora
+from toolkit.models.fast.lora import adapter_held, change_lora
 from toolkit.models.loading import load_base
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
@@ -90,3 +90,45 @@ def test_only_on_a_cpu_updates_are_merged_into_weights(
         merged.clear()
         model(input_ids=IDS[:1, :2])  # of few rows the product costs less than the merging
         assert not merged
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+def test_a_held_adapter_gives_what_the_adapter_gives_and_lets_go_of_it(
+    demo_model: str, autocast: bool
+) -> None:
+    model = with_adapter(demo_model, "fp32")
+    change_lora(model, False)
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return model(input_ids=IDS).logits.float()
+
+    expected = logits()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), adapter_held(model, "default"):
+        assert torch.allclose(logits(), expected, atol=2e-2 if autocast else 1e-5)
+        layers = [layer for layer in model.modules() if "held" in vars(layer)]
+        assert all(layer.held.shared.kept is None for layer in layers)
+
+        # It is a copy: what changes inside shows only afterwards.
+        with torch.no_grad():
+            for layer in layers:
+                layer.lora_A["default"].weight.zero_()
+        assert torch.allclose(logits(), expected, atol=2e-2 if autocast else 1e-5)
+
+    assert len(layers) == 7 * 3  # seven linear layers in each of three
+    assert not any("held" in vars(layer) for layer in model.modules())
+    assert not torch.allclose(logits(), expected, atol=2e-2)
+
+
+def test_layers_that_read_the_same_input_share_a_product_of_it_and_of_nothing_else() -> None:
+    a = [torch.randn(2, 5), torch.randn(3, 5)]
+    shared = lora._Shared(a, torch.float32)
+    x, other = torch.randn(4, 5), torch.randn(4, 5)
+    first = shared.of(x)
+    assert torch.allclose(first, torch.cat([x @ a[0].t(), x @ a[1].t()], dim=1))
+    assert shared.of(x) is first and shared.kept is None
+
+    assert not torch.equal(shared.of(other), first)  # one of two has asked; then comes another x
+    assert torch.allclose(shared.of(x), first)
+    x.add_(1.0)  # the same tensor, but no longer the same numbers
+    assert torch.allclose(shared.of(x)[:, :2], x @ a[0].t())

@@ -489,7 +489,7 @@ def test_empty_completions_and_equal_scores_are_said_once(
         right = honest(role)
 
         def step(*inputs: Any) -> Any:
-            logits, values = right(*inputs)
+            logits, values = right.run(*inputs)
             logits[:, 1] += 1e3  # <|endoftext|>
             return logits, values
 
@@ -517,7 +517,7 @@ def sampling_otherwise(trainer: Any) -> Any:
         right = honest(role)
 
         def step(*inputs: Any) -> Any:
-            logits, values = right(*inputs)
+            logits, values = right.run(*inputs)
             return logits * 1.2, values
 
         return replace(right, run=step)

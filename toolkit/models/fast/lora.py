@@ -6,7 +6,9 @@ peft's; a test compares values and gradients with peft's.
 """
 
 import types
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -45,6 +47,83 @@ class _MergedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
+# Layers of one module that read the same x.
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class _Shared:
+    """x A' of all siblings in one product, made when the first of them asks: A' is (i, ranks).
+
+    It is kept until the last of them has asked: all layers' products together would be large.
+    """
+
+    def __init__(self, a: list[Tensor], dtype: torch.dtype) -> None:
+        self.a = torch.cat([matrix.detach().to(dtype) for matrix in a]).t()
+        self.layers = len(a)
+        self.kept: tuple[Tensor, int, Tensor] | None = None
+        self.waiting = 0
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return x A' (..., ranks) of x (..., i)."""
+        if self.kept is not None and self.kept[0] is x and self.kept[1] == x._version:
+            product = self.kept[2]
+            self.waiting -= 1
+        else:
+            read = x if autocast_type(x) is not None else x.to(self.a.dtype)
+            product, self.waiting = read @ self.a, self.layers - 1
+            self.kept = x, x._version, product
+        if self.waiting == 0:
+            self.kept = None
+        return product
+
+
+class _Held(NamedTuple):
+    """One layer's matrices as a pass without gradients uses them; B' is (r, o)."""
+
+    adapter: str
+    shared: _Shared
+    first: int
+    up: Tensor
+
+    def down(self, x: Tensor) -> Tensor:
+        return self.shared.of(x).narrow(-1, self.first, self.up.shape[0])
+
+
+@contextmanager
+def adapter_held(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Inside, plain LoRA layers read copies of this adapter that are made once.
+
+    Autocast rounds both matrices of each layer anew in every pass without gradients; here they are
+    rounded when the context begins. Layers that read the same input share one product with it.
+    Do not train inside.
+    """
+    groups: list[list[Any]] = []
+    for module in model.modules():
+        plain = {n: layer for n, layer in module.named_children() if _is_held(layer, adapter)}
+        for names in SIBLINGS:
+            groups.append([plain.pop(name) for name in names if name in plain])
+        groups += [[layer] for layer in plain.values()]
+
+    for layers in filter(None, groups):
+        matrices = [layer.lora_A[adapter].weight for layer in layers]
+        shared = _Shared(matrices, autocast_type(matrices[0]) or matrices[0].dtype)
+        first = 0
+        for layer in layers:
+            up = layer.lora_B[adapter].weight.detach().to(shared.a.dtype).t()
+            layer.held = _Held(adapter, shared, first, up)
+            first += up.shape[0]
+    try:
+        yield
+    finally:
+        for layer in (layer for layers in groups for layer in layers):
+            del layer.held
+
+
+def _is_held(layer: Any, adapter: str) -> bool:
+    changed = isinstance(layer, LoraLayer) and "forward" in vars(layer)
+    return changed and adapter in layer.lora_A
+
+
 def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Replace ``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
     name = layer._active_adapter[0]
@@ -52,13 +131,18 @@ def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tenso
     if layer._disable_adapters or name not in layer.lora_A:
         return result
 
-    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    read = x if autocast_type(x) is not None else x.to(a.dtype)
-    down = nn.functional.linear(read, a).flatten(0, -2)
+    scale = layer.scaling[name]
+    held: _Held | None = vars(layer).get("held")
+    if held is not None and held.adapter == name:
+        down, up = held.down(x).flatten(0, -2), held.up
+    else:
+        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+        read = x if autocast_type(x) is not None else x.to(a.dtype)
+        down, up = nn.functional.linear(read, a).flatten(0, -2), b.t()
 
     if result.dtype != down.dtype:
-        return result + (down @ b.t() * scale).view(result.shape).to(result.dtype)
-    up = b.t().to(down.dtype)
+        return result + (down @ up * scale).view(result.shape).to(result.dtype)
+    up = up.to(down.dtype)
     return torch.addmm(result.flatten(0, -2), down, up, alpha=scale).view(result.shape)
 
 

@@ -107,6 +107,8 @@ def train_and_save(
         if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
             raise RunStopped("the adapter is not finite (lower --learning_rate)")
 
+        # As the adapter is loaded again, without the autocast that --bf16 puts around each pass.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         expected = token_logprobs(model.eval(), probes)
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         model.save_pretrained(str(folder), selected_adapters=["default"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,10 +52,25 @@ class Rollout:
         """bool (B, C): the tokens to learn from."""
         return self.mask & self.scored.unsqueeze(1)
 
+    @cached_property
+    def prompt_lengths(self) -> Tensor:
+        """int (B,) on the CPU: the prompts' tokens. It is read from the device once."""
+        return self.prompt_mask.sum(dim=1).cpu()
+
+    @cached_property
+    def learned_counts(self) -> Tensor:
+        """int (B,) on the CPU: the tokens to learn from. It is read from the device once."""
+        return self.learned.sum(dim=1).cpu()
+
     def passage(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids and attention mask (n, T) of these episodes, without all-padding columns."""
+        """Return ids and attention mask (n, T) of these episodes, without all-padding columns.
+
+        Args:
+            index: int (n,), on the CPU, so that the host need not wait for the device.
+        """
+        start = self.prompt_mask.shape[1] - int(self.prompt_lengths[index].max())
+        index = index.to(self.prompt_ids.device, non_blocking=True)
         prompt_mask = self.prompt_mask[index]
-        start = int((~prompt_mask.any(dim=0)).sum())
         ids = torch.cat([self.prompt_ids[index, start:], self.completion_ids[index]], dim=1)
         return ids, torch.cat([prompt_mask[:, start:], self.mask[index]], dim=1)
 
@@ -107,12 +123,12 @@ def collect(
     completion_ids = torch.full((count, length), rule.pad_id, device=device)
     mask = torch.zeros((count, length), dtype=torch.bool, device=device)
     logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
-    step, gap = actors.step(POLICY), 0.0
+    step, gap = actors.step(POLICY), torch.zeros((), device=device)
     served = None if sampler is None else torch.zeros((count, length), device=device)
 
     # Prompts of similar length go together, whatever their order, to keep padding small.
     for piece in length_sorted_batches([len(prompt) for prompt in prompts], batch_size):
-        index = piece.to(device)
+        index = piece.to(device, non_blocking=True)
         start = width - max(len(prompts[i]) for i in piece)
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
 
@@ -144,7 +160,7 @@ def collect(
                     served[index] = sampled.logprobs
                 else:
                     gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
-                    gap = max(gap, gaps.max().item())
+                    gap = torch.maximum(gap, gaps.max())
                 logprobs[index] = again.logprobs
                 sampled = sampled._replace(values=again.values)
             if sampled.values is not None:  # captured while sampling, if the trunk is shared
@@ -180,6 +196,6 @@ def collect(
         scores=scores.nan_to_num(),
         valid=valid,
         scored=~scores.isnan(),
-        capture_gap=gap,
+        capture_gap=gap.item() if recompute else 0.0,
         served_logprobs=served,
     )

@@ -154,7 +154,14 @@ class PPOTrainer:
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
+            if args.unpack_base:
+                raise InputError(
+                    "unpack_base: a base that is shared by several GPUs cannot be unpacked "
+                    "(leave it out)",
+                    "unpack_base",
+                )
             shard_base(self.model.language_models())
+        self.model.unpacks = args.unpack_base
         self.optimizer, self.lr_scheduler = optimizers_of(
             args, optimizers, self.model, self.num_updates
         )
@@ -400,17 +407,17 @@ class PPOTrainer:
 
     def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
         """Make one optimizer step, with gradients summed over micro-batches."""
-        tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
+        counts, lengths = rollout.learned_counts, rollout.prompt_lengths
+        tokens = self.ranks.total_on_host(counts[minibatch].sum().float())
         if not tokens:
             return {}
         self.optimizer.zero_grad()
 
-        # Micro-batches of similar length; those without anything to learn are left out.
-        pieces = length_sorted_batches(
-            rollout.prompt_mask[minibatch].sum(dim=1).cpu(), self.args.per_device_train_batch_size
-        )
-        indices = [minibatch[piece].to(self.model.device) for piece in pieces]
-        indices = [index for index in indices if bool(rollout.learned[index].any())]
+        # Micro-batches of similar length; those without anything to learn are left out. What is
+        # decided by lengths is decided on the host, which then need not wait for the device.
+        pieces = length_sorted_batches(lengths[minibatch], self.args.per_device_train_batch_size)
+        indices = [minibatch[piece] for piece in pieces]
+        indices = [index for index in indices if counts[index].any()]
         for _ in range(self.ranks.idle_passes(len(indices))):
             self._idle_pass(rollout)
 
@@ -418,29 +425,36 @@ class PPOTrainer:
         largest = torch.zeros((), device=self.model.device)
         for index in indices:
             # Each token of the minibatch has the same weight, in every place and process.
-            weight = rollout.learned[index].sum() / tokens
+            weight = counts[index].sum() / tokens
             for name, part in self._gradients(rollout, credit, index, weight).items():
                 if name == "max_log_ratio":
                     largest = torch.maximum(largest, part)
                 else:
                     sums[name] = sums[name] + weight * part if name in sums else weight * part
 
-        stats = self._totals(sums)
-        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        self._check_finite(norm, "a gradient is not finite")
+        norm = torch.nn.utils.get_total_norm(gradients)
+
+        # The host waits for the device here, once a step.
+        seen = [*self._totals(sums), norm.to(largest.device), self.ranks.largest(largest)]
+        *numbers, length, farthest = torch.stack([number.float() for number in seen]).tolist()
+        stats = dict(zip(self.algorithm.statistics, numbers, strict=True))
+        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
+        self._check_finite(length, "a gradient is not finite")
+
         if self.args.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.args.max_grad_norm, norm)
         self.optimizer.step()
-        return stats | {"max_log_ratio": self.ranks.largest(largest).item()}
+        return stats | {"max_log_ratio": farthest}
 
     def _gradients(
         self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to the present ones; return its statistics."""
-        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        passage = rollout.passage(index)
+        index = index.to(self.model.device, non_blocking=True)
+        completion_ids = rollout.completion_ids[index]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
 
         def values() -> Tensor:
@@ -460,12 +474,11 @@ class PPOTrainer:
             found |= {name: part.detach() for name, part in term.statistics.items()}
         return found
 
-    def _totals(self, sums: dict[str, Tensor]) -> dict[str, float]:
+    def _totals(self, sums: dict[str, Tensor]) -> Tensor:
         """Average statistics over all processes in one message; some may have no rows."""
-        names = self.algorithm.statistics
         zero = torch.zeros((), device=self.model.device)
-        together = torch.stack([sums.get(name, zero) for name in names])
-        return dict(zip(names, self.ranks.total(together).tolist(), strict=True))
+        together = [sums.get(name, zero) for name in self.algorithm.statistics]
+        return self.ranks.total(torch.stack(together))
 
     def _check_finite(self, number: float, problem: str) -> None:
         if not math.isfinite(number):
@@ -474,8 +487,8 @@ class PPOTrainer:
 
     def _idle_pass(self, rollout: Rollout) -> None:
         """Make a micro-batch's passes with zero gradients, since other processes have one more."""
-        index = torch.zeros(1, dtype=torch.long, device=self.model.device)
-        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        index = torch.zeros(1, dtype=torch.long)
+        passage, completion_ids = rollout.passage(index), rollout.completion_ids[:1]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
         if outputs.values is not None:
             (0.0 * (outputs.values.sum() + outputs.logprobs.sum())).backward()
