@@ -122,7 +122,7 @@ class StandIn(ThreadingHTTPServer):
             return 500, {"error": {"message": "EngineDeadError"}}
         if self.fault == "slow":
             self.over.wait(10)
-        if name not in self.loaded:
+        if name not in self.loaded or self.fault == "restarted":
             return 404, {"error": {"message": f"The model `{name}` does not exist."}}
 
         self.model.set_adapter(name)
@@ -292,6 +292,7 @@ def test_a_request_says_all_that_a_server_could_set_otherwise(
             "rank",
             "LoRA rank 8 is greater than max_lora_rank 4.*is its --max-lora-rank large enough",
         ),
+        ("restarted", "has the adapter no more: was it started again?"),
         ("unseen", "No adapter found for .*does the server see /.*/policy, and"),
     ],
 )
@@ -442,6 +443,16 @@ def test_a_run_pushes_each_update_under_a_new_name_and_leaves_nothing(
     # Server or not, the run has the same settings: it may go on without one.
     trainer = trained(stand_in, demo_model, tmp_path, vllm_server_base_url=None, resume="auto")
     assert len(trainer.train()) == 4
+
+
+@pytest.mark.slow
+def test_a_resumed_run_says_that_it_is_not_exact(
+    stand_in: StandIn, demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(trained(stand_in, demo_model, tmp_path, stop_at_update=1).train()) == 1
+    assert "not bit for bit" not in capsys.readouterr().out
+    assert len(trained(stand_in, demo_model, tmp_path, resume="auto").train()) == 4
+    assert "the run goes on, but not bit for bit as it would have" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -270,9 +270,17 @@ class VLLMServer:
 
             def one(prompt: list[int], seed: int) -> tuple[list[int], list[float]]:
                 wanted = common | {"prompt": prompt, "seed": seed}
-                answer = self._endpoint.ask("/v1/completions", wanted)
                 try:
+                    answer = self._endpoint.ask("/v1/completions", wanted)
                     return _read(answer, wanted, rule, vocabulary, unwanted)
+                except Refused as refused:
+                    if refused.status != 404:
+                        raise
+                    raise InputError(
+                        f"{FIELD}: {self.url} has the adapter no more: was it started again? "
+                        "(--resume auto goes on from the last checkpoint)",
+                        FIELD,
+                    ) from None
                 except _Wrong as wrong:
                     raise InputError(f"{FIELD}: {self.url} {wrong}", FIELD) from None
 
