@@ -452,6 +452,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             self.vllm_key_variable,
             Path(self.vllm_adapter_dir or self.folder / "vllm"),
             self.vllm_max_gap,
+            str(self.folder.resolve()),
         )
 
     @property

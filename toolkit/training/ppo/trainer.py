@@ -66,6 +66,17 @@ from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
 
+# Settings that may change when a run is resumed, but by which processes wait for each other.
+IN_STEP = (
+    "save_strategy",
+    "save_steps",
+    "eval_every",
+    "num_sample_generations",
+    "per_device_eval_batch_size",
+    "stop_at_update",
+    "vllm_server_base_url",
+)
+
 
 class PPOTrainer:
     """Tunes the policy on ``train_dataset``'s prompts.
@@ -251,7 +262,9 @@ class PPOTrainer:
         """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
         identity = self.identity()
-        self.ranks.check_same(identity)
+        held_out = [list(prompt) for prompt in self.eval_dataset or ()]
+        in_step = {name: getattr(self.args, name) for name in IN_STEP}
+        self.ranks.check_same(identity | in_step | {"eval_prompts": hash_of(held_out)})
         state = self.ranks.from_main(lambda: self._found(wish, identity))
 
         # For callbacks and functions that draw; sampling has its own generator.
@@ -322,11 +335,12 @@ class PPOTrainer:
         """Collect this process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
-        clock = self.run_log.clock
-        with clock("push"):
-            sampler = self._sampler(update)
         rollout = self._episodes(
-            self.prompts_of(update), uniforms[mine], self.recomputes, clock, sampler
+            self.prompts_of(update),
+            uniforms[mine],
+            self.recomputes,
+            self.run_log.clock,
+            self._sampler(update),
         )
         if self.server is not None:
             self.served_gap = self.server.check(rollout, self.ranks.total)
@@ -337,7 +351,8 @@ class PPOTrainer:
         server = self.server
         if server is None:
             return None
-        name = self.ranks.from_main(lambda: server.push(self.model, update))
+        with self.run_log.clock("push"):
+            name = self.ranks.from_main(lambda: server.push(self.model, update))
         vocabulary = head_weights(self.model.output_head(POLICY))[0].shape[0]
         return server.sampler(name, self.rule, self.model.banned, vocabulary)
 
