@@ -11,10 +11,16 @@ they write it, what it takes and whether the numbers agree do not depend on the 
 
     checks     the doctor's checks of the libraries below
     numbers    the embedded model: log-probs and gradients on this device against fp32 on the CPU
-    capture    log-probs captured while sampling against those of a training pass, batch of 64
-    decode     milliseconds a token, ours and transformers' generate, by batch
+    capture    log-probs captured while sampling against those of a training pass, batch of 64:
+               with growing steps, steps of one shape, and an unpacked base
+    decode     milliseconds a token by batch: transformers' generate, growing steps, steps of one
+               shape, the same captured as a graph, and captured with an unpacked base
+    passes     a training pass: as it is, without each fast pass, and compiled
     ppo        recipes/ppo.py: seconds by phase, and the peak of memory beside what was planned
-    resume     a PPO run stopped after two updates and taken up again, against one that ran through
+    card       the shipped settings of an 8B model for 24 GB, with no more memory than that
+    trl        what TRL 1.12's PPO would hold for the same model
+    resume     a PPO run killed after two updates and taken up again, against one that ran through,
+               with and without --full_determinism
 """
 
 import argparse
@@ -68,12 +74,15 @@ Rows = Iterator[dict[str, Any]]
 
 def parts_of(shapes: list[str]) -> list[str]:
     """The names of all parts, those that need no large model first."""
-    names = ["checks", "numbers", "resume"]
+    names = ["checks", "numbers"]
     for shape in shapes:
-        names += [f"ppo:{shape}:4bit", f"capture:{shape}:4bit", f"decode:{shape}:4bit"]
+        names += [f"{part}:{shape}:4bit" for part in ("decode", "capture", "ppo", "passes")]
+        names += [f"trl:{shape}"]
         if shape != "8b":
-            names += [f"ppo:{shape}:bf16", f"decode:{shape}:bf16"]
-    return names
+            names += [f"decode:{shape}:bf16", f"ppo:{shape}:bf16"]
+        if shape != "1b":
+            names += [f"card:{shape}"]
+    return [*names, "resume"]
 
 
 def device() -> str:
@@ -228,6 +237,16 @@ def exact() -> None:
     print("@" + json.dumps(found), flush=True)
 
 
+def growing(step: Any) -> Any:
+    """The same step with transformers' growing caches."""
+    from toolkit.models.generation import Step
+
+    class Growing(Step):
+        is_static = False
+
+    return Growing(step.run, step.model, step.exact, step.prepared)
+
+
 def capture(work: Path, shape: str, precision: str) -> Rows:
     """Log-probs captured while sampling against those of a training pass of the same tokens."""
     import torch
@@ -240,76 +259,145 @@ def capture(work: Path, shape: str, precision: str) -> Rows:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, : PROMPT // 4] = False  # left padding in every other row
     uniforms = draw_uniforms(BATCH, NEW, torch.Generator().manual_seed(0))
-    sampled = sample(roles.step(POLICY), ids, mask, uniforms, 1.0, 0)
-    passage = torch.cat([ids, sampled.completion_ids], dim=1)
-    attention = torch.cat([mask, sampled.mask], dim=1)
-    gaps = []
-    for index in torch.arange(BATCH, device=roles.device).split(16):
-        with torch.no_grad():
-            outputs = roles.policy_outputs(
-                passage[index], attention[index], sampled.completion_ids[index], 1.0
-            )
-        gaps.append((outputs.logprobs - sampled.logprobs[index]).abs().flatten())
-    gap = torch.cat(gaps)
-    yield {
-        "batch": BATCH,
-        "tokens": gap.numel(),
-        "gap_max": gap.max().item(),
-        "gap_mean": gap.mean().item(),
-        "gap_999": gap.float().quantile(0.999).item(),
-    }
+    step = roles.step(POLICY)
+    for way, one, unpacks in (
+        ("growing", growing(step), False),
+        ("one shape", step, False),
+        ("one shape, unpacked", step, True),
+    ):
+        roles.unpacks = unpacks
+        sampled = sample(one, ids, mask, uniforms, 1.0, 0)
+        passage = torch.cat([ids, sampled.completion_ids], dim=1)
+        attention = torch.cat([mask, sampled.mask], dim=1)
+        gaps = []
+        for index in torch.arange(BATCH, device=roles.device).split(16):
+            with torch.no_grad():
+                outputs = roles.policy_outputs(
+                    passage[index], attention[index], sampled.completion_ids[index], 1.0
+                )
+            gaps.append((outputs.logprobs - sampled.logprobs[index]).abs().flatten())
+        gap = torch.cat(gaps)
+        yield {
+            "way": way,
+            "batch": BATCH,
+            "tokens": gap.numel(),
+            "gap_max": gap.max().item(),
+            "gap_mean": gap.mean().item(),
+            "gap_999": gap.float().quantile(0.999).item(),
+        }
 
 
 def decode(work: Path, shape: str, precision: str) -> Rows:
-    """Milliseconds a token while sampling: our loop with LoRA, and transformers' generate."""
+    """Milliseconds a token while sampling with LoRA, in each way."""
     import torch
 
+    from toolkit.models import generation
     from toolkit.models.actors import POLICY
     from toolkit.models.generation import draw_uniforms, sample
+    from toolkit.models.static_decoding import replayed
 
     roles = roles_of(make_model(shape, work), precision)
     step = roles.step(POLICY)
-    tiny = shape == "tiny"
-    for batch in (4, 16) if tiny else (16, 64, 128, 256):
+    ways = ["transformers", "growing", "one shape", "captured"]
+    ways += ["captured, unpacked"] if precision == "4bit" else []
+    for batch in (4, 16) if shape == "tiny" else (16, 64, 128, 256):
         ids = torch.randint(3, 1000, (batch, PROMPT), device=roles.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
 
-        def ours(tokens: int, ids: Any = ids, mask: Any = mask, batch: int = batch) -> None:
-            uniforms = draw_uniforms(batch, tokens, torch.Generator().manual_seed(0))
-            sample(step, ids, mask, uniforms, 1.0, 0)
+        def generate(way: str, tokens: int, ids: Any = ids, mask: Any = mask) -> None:
+            if way == "transformers":
+                with torch.no_grad(), roles.precision():
+                    roles.language_model(POLICY).generate(
+                        input_ids=ids,
+                        attention_mask=mask.long(),
+                        do_sample=True,
+                        top_k=0,
+                        top_p=1.0,
+                        max_new_tokens=tokens,
+                        min_new_tokens=tokens,
+                        pad_token_id=0,
+                    )
+                return
+            roles.unpacks = way.endswith("unpacked")
+            captured = way.startswith("captured")
+            generation.replayed = replayed if captured else lambda model, step, device: step
+            one = growing(step) if way == "growing" else step
+            uniforms = draw_uniforms(len(ids), tokens, torch.Generator().manual_seed(0))
+            sample(one, ids, mask, uniforms, 1.0, 0)
 
-        def theirs(tokens: int, ids: Any = ids, mask: Any = mask) -> None:
-            model = roles.language_model(POLICY)
-            with torch.no_grad(), roles.precision():
-                model.generate(
-                    input_ids=ids,
-                    attention_mask=mask.long(),
-                    do_sample=True,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=tokens,
-                    min_new_tokens=tokens,
-                    pad_token_id=0,
-                )
-
-        for name, generate in (("toolkit", ours), ("transformers", theirs)):
+        for way in ways:
             seconds = {}
-            for tokens in (4, 4, 4 + NEW // 2):  # the first time warms up
+            for tokens in (4, 4, 4 + NEW):  # the first time warms up
                 synchronize()
                 started = time.perf_counter()
-                generate(tokens)
+                try:
+                    generate(way, tokens)
+                except RuntimeError as error:  # too little memory, say
+                    yield {"by": way, "batch": batch, "error": str(error)[:300]}
+                    break
                 synchronize()
                 seconds[tokens] = time.perf_counter() - started
-            # The prompt's pass is in both and falls out.
-            each = (seconds[4 + NEW // 2] - seconds[4]) / (NEW // 2)
+            else:
+                # The prompt's pass, unpacking and capturing are in both and fall out.
+                each = (seconds[4 + NEW] - seconds[4]) / NEW
+                yield {
+                    "by": way,
+                    "batch": batch,
+                    "ms_per_token": round(1000 * each, 2),
+                    "tokens_per_second": round(batch / each),
+                    "before_the_first_ms": round(1000 * (seconds[4] - 4 * each), 1),
+                    "peak_mib": peak_mib(),
+                }
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+        gc.collect()
+
+
+def passes(work: Path, shape: str, precision: str) -> Rows:
+    """Milliseconds and memory of a training pass: 16 rows, forward and backward."""
+    import torch
+
+    from toolkit.models.fast import CHANGES, SWITCH
+
+    folder = make_model(shape, work)
+    ways = {"all": ",".join(CHANGES), "none": "none"}
+    ways |= {f"without {one}": ",".join(c for c in CHANGES if c != one) for one in CHANGES}
+    rows = 4 if shape == "tiny" else 16
+    for way in [*ways, "all, compiled"]:
+        os.environ[SWITCH] = ways[way.removesuffix(", compiled")]
+        roles = roles_of(folder, precision)
+        ids = torch.randint(3, 1000, (rows, PROMPT + NEW), device=roles.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[::2, : PROMPT // 4] = False
+        outputs = roles.policy_outputs
+        if way.endswith("compiled"):
+            outputs = torch.compile(outputs)
+        seconds = []
+        try:
+            for _ in range(4):
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
+                synchronize()
+                started = time.perf_counter()
+                with roles.optimizing():
+                    outputs(ids, mask, ids[:, -NEW:], 1.0).logprobs.sum().backward()
+                synchronize()
+                seconds.append(time.perf_counter() - started)
+        except Exception as error:  # a compiler may fail in many ways
+            yield {"way": way, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+        else:
             yield {
-                "by": name,
-                "batch": batch,
-                "ms_per_token": round(1000 * each, 2),
-                "tokens_per_second": round(batch / each),
+                "way": way,
+                "rows": rows,
+                "first_ms": round(1000 * seconds[0], 1),
+                "ms": round(1000 * min(seconds[1:]), 2),
                 "peak_mib": peak_mib(),
             }
+        del roles, outputs
         gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def planned_mib(folder: Path, precision: str, micro: int, checkpointing: bool) -> float:
@@ -336,8 +424,8 @@ def planned_mib(folder: Path, precision: str, micro: int, checkpointing: bool) -
     return plan.peak / MIB
 
 
-def run_ppo(folder: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [
+def ppo_words(folder: Path, output: Path, *more: str) -> list[str]:
+    return [
         sys.executable,
         "recipes/ppo.py",
         "--model_name_or_path",
@@ -350,6 +438,10 @@ def run_ppo(folder: Path, output: Path, *more: str) -> subprocess.CompletedProce
         "true",
         *more,
     ]
+
+
+def run_ppo(folder: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    words = ppo_words(folder, output, *more)
     return subprocess.run(words, cwd=ROOT, text=True, capture_output=True)
 
 
@@ -408,41 +500,125 @@ def ppo(work: Path, shape: str, precision: str) -> Rows:
         shutil.rmtree(output, ignore_errors=True)
 
 
+def card(work: Path, shape: str) -> Rows:
+    """The shipped settings for 24 GB: two updates in no more memory than such a card has."""
+    import torch
+
+    settings = ROOT / "recipes" / "configs" / "llama-3.1-8b-instruct" / "ppo.yaml"
+    row_of_card = next(x for x in settings.read_text().splitlines() if x.startswith("#   24 GB"))
+    more = row_of_card[row_of_card.index("--") :].split()
+    tiny = shape == "tiny"
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = min(1.0, 0.9 * (24 << 30) / total)  # 10 % is held back, as the plan does
+        limit = f"import torch; torch.cuda.set_per_process_memory_fraction({share}); "
+    else:
+        limit = ""
+    folder, output = make_model(shape, work), work / f"card-{shape}"
+    words = [
+        "recipes/ppo.py",
+        *("--config", str(settings)),
+        *("--model_name_or_path", str(folder)),
+        *("--prompts", str(make_prompts(work))),
+        *("--prompt_tokens", "32" if tiny else "256"),
+        *("--max_prompt_length", "32" if tiny else "256"),
+        *("--response_length", "16" if tiny else "256"),
+        *("--lexicon", "data/lexicon.txt"),
+        *more,
+        *("--total_episodes", str(2 * BATCH)),
+        *("--bf16", "true" if device() == "cuda" else "false"),
+        *("--output_dir", str(output)),
+        *("--disable_tqdm", "true"),
+        *("--overwrite", "true"),
+    ]
+    # The reward is a word list here: a reward adapter would take as much as the policy's.
+    code = f"{limit}import runpy, sys; sys.argv = {words!r}; sys.path.insert(0, '.'); "
+    code += "runpy.run_path('recipes/ppo.py', run_name='__main__')"
+    text = settings.read_text().replace("reward_adapter:", "# reward_adapter:")
+    kept = work / "card.yaml"
+    kept.write_text(text)
+    code = code.replace(str(settings), str(kept))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    row: dict[str, Any] = {"card": "24 GB", "planned": " ".join(row_of_card.split()[3:5])}
+    if done.returncode:
+        yield row | {"error": (done.stdout + done.stderr)[-1500:]}
+        return
+    times = lines_of(output / "timings.jsonl")
+    yield row | {
+        "peak_mib": times[-1]["peak_mb"],
+        "last_update": {k: v for k, v in times[-1].items() if k.startswith("seconds")},
+        "episodes_per_second": round(BATCH / times[-1]["seconds"], 2),
+    }
+
+
+def trl(work: Path, shape: str) -> Rows:
+    """What TRL 1.12's PPOTrainer must hold for this shape: it was not run.
+
+    Its value model is a model of its own that is trained whole, which 4-bit weights cannot be; the
+    reward model is another. Policy and reference may share a 4-bit base.
+    """
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**LLAMA, **SHAPES[shape])
+    width, inner = config.hidden_size, config.intermediate_size
+    size = config.head_dim or width // config.num_attention_heads
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    layer = width * size * (heads + config.num_attention_heads) + 3 * width * inner
+    weights = config.num_hidden_layers * layer + config.vocab_size * width
+    gib = 1 << 30
+    yield {
+        "run": False,
+        "why": "TRL 1.12 trains the whole value model, in bf16: weights, gradients and two moments",
+        "value_model_gib": round(4 * 2 * weights / gib, 1),
+        "reward_model_4bit_gib": round(0.53 * weights / gib, 1),
+        "fits_24_gb": 8 * weights < 0.9 * 24 * gib,
+    }
+
+
 def resume(work: Path) -> Rows:
-    """The embedded model: a run stopped after two updates and resumed, against one without stop."""
-    for precision in ("fp32", "4bit"):
+    """The embedded model: a run killed after two updates and resumed, against one that was not."""
+    for precision, exact in (("fp32", False), ("4bit", False), ("fp32", True), ("4bit", True)):
         more = [
-            "--precision",
-            precision,
-            "--total_episodes",
-            "256",
-            "--per_device_train_batch_size",
-            "64",
-            "--save_steps",
-            "1",
+            *("--precision", precision),
+            *("--total_episodes", "256"),
+            *("--per_device_train_batch_size", "64"),
+            *("--save_steps", "1"),
+            *("--full_determinism", str(exact).lower()),
         ]
-        folder = ROOT / "data" / "model"
-        whole, cut = work / f"whole-{precision}", work / f"cut-{precision}"
-        for output, extra in (
-            (whole, []),
-            (work / f"again-{precision}", []),
-            (cut, ["--stop_at_update", "2"]),
-            (cut, ["--resume", "auto"]),
-        ):
+        folder, row = ROOT / "data" / "model", {"precision": precision, "full_determinism": exact}
+        name = f"{precision}-{exact}"
+        whole, again, cut = (work / f"{kind}-{name}" for kind in ("whole", "again", "cut"))
+        killed = kill_ppo(folder, cut, *more)
+        for output, extra in ((whole, []), (again, []), (cut, ["--resume", "auto"])):
             done = run_ppo(folder, output, *more, *extra)
             if done.returncode:
-                yield {"precision": precision, "error": done.stderr[-1000:]}
+                yield row | {"error": done.stderr[-1000:]}
                 break
         else:
-            logs = [(f / "log.jsonl").read_bytes() for f in (whole, cut)]
-            again = (work / f"again-{precision}" / "log.jsonl").read_bytes()
+            logs = [(f / "log.jsonl").read_bytes() for f in (whole, cut, again)]
             file = Path("adapters") / "policy" / "adapter_model.safetensors"
-            yield {
-                "precision": precision,
+            yield row | {
+                "killed_after": killed,
                 "same_log": logs[0] == logs[1],
                 "same_policy": (whole / file).read_bytes() == (cut / file).read_bytes(),
-                "same_log_of_two_whole_runs": logs[0] == again,
+                "same_log_of_two_whole_runs": logs[0] == logs[2],
             }
+
+
+def kill_ppo(folder: Path, output: Path, *more: str) -> int:
+    """Start a run and kill it (SIGKILL) once two updates are logged; return how many were."""
+    log = output / "log.jsonl"
+    with subprocess.Popen(
+        ppo_words(folder, output, *more),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        while run.poll() is None:
+            if log.exists() and log.read_bytes().count(b"\n") >= 2:
+                run.kill()
+            time.sleep(0.01)
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 PARTS = {
@@ -450,7 +626,10 @@ PARTS = {
     "numbers": numbers,
     "capture": capture,
     "decode": decode,
+    "passes": passes,
     "ppo": ppo,
+    "card": card,
+    "trl": trl,
     "resume": resume,
 }
 

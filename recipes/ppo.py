@@ -61,7 +61,7 @@ def main(
     from toolkit.training.ppo.trainer import PPOTrainer
 
     # Check data, rewards and memory before the model is loaded.
-    ranks = Ranks(config.world_size)
+    ranks = Ranks(config.world_size, config.ddp_timeout)
     replaced = args.overwrite or config.resume is not None
     begun = bool(checkpoints(config.folder))
     claim_output(config.folder, replaced, "output_dir", goes_on=begun)

@@ -48,7 +48,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
 
     from toolkit.data.from_arguments import prompts_of
     from toolkit.data.tokens import decode_pair
-    from toolkit.maths.sequences import is_any
+    from toolkit.maths.sequences import is_any, real_tokens
     from toolkit.models.adapters import check_adapter
     from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
     from toolkit.models.reading import other_rendering
@@ -99,10 +99,9 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
             visible, valid = rule.visible(sampled)
             stopped = is_any(sampled.completion_ids, rule.stop_ids) & sampled.mask
             drawn, ended = drawn + len(chosen), ended + int(stopped.any(dim=1).sum())
-            for i, row, keep, ok in zip(
-                chosen, sampled.completion_ids, visible, valid, strict=True
-            ):
-                text = decode_pair(tokenizer, prompts[i], row[keep].tolist())[1]
+            written = real_tokens(sampled.completion_ids, visible)
+            for i, ids, ok in zip(chosen, written, valid.tolist(), strict=True):
+                text = decode_pair(tokenizer, prompts[i], ids)[1]
                 if ok and text.strip():
                     texts[i].append(text)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.launched import is_first, world_size
+from toolkit.launched import is_first, nodes, processes_here, world_size
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,12 @@ def test_something_that_is_no_number_is_one_line(
     monkeypatch.setenv("WORLD_SIZE", said)
     with pytest.raises(InputError, match=f"WORLD_SIZE is {said!r} in the environment"):
         world_size()
+
+
+def test_machines_are_counted_only_among_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (nodes(), processes_here()) == (1, 1)
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert (nodes(), processes_here()) == (2, 8)

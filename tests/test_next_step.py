@@ -75,6 +75,17 @@ def test_several_processes_go_on_as_several(monkeypatch: pytest.MonkeyPatch) -> 
     assert command(Step("report")) == "python recipes/report.py"
 
 
+def test_several_machines_go_on_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"WORLD_SIZE": "16", "GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1"}
+    for name, value in (told | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["recipes/ppo.py"])
+    assert command(again("ppo", resume="auto")) == (
+        "accelerate launch --num_machines 2 --machine_rank 1 --main_process_ip 10.0.0.1 "
+        "--main_process_port 29500 --num_processes 16 recipes/ppo.py --resume auto"
+    )
+
+
 def test_a_value_is_one_word_and_a_switch_is_none() -> None:
     flags = {"serve": True, "none": None, "off": False, "kwargs": {"a": False}, "two": ["x", "y z"]}
     words = Step("label", flags).words()

@@ -42,6 +42,10 @@ from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guest_state import new_guests
 
 WHOLE = "no file is half-written, and the same command starts again"
+LOST = (
+    "another process of this run has ended, or its machine cannot be reached; its own output says "
+    "why. Once all are started again, --resume auto goes on from the last checkpoint."
+)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
 
 
@@ -125,6 +129,9 @@ def _ending(error: BaseException) -> tuple[int, list[str]]:
         return 2, [f"error: {error.filename}: {error.strerror}"]
     if isinstance(error, OSError) and error.errno in DISK:
         return 2, [f"error: a file was not written: {error.strerror} (make room on the disk)"]
+    distributed = sys.modules.get("toolkit.training.distributed")
+    if distributed is not None and distributed.is_lost(error):
+        return 1, [f"stopped: {LOST}", f"({said[:200]})"]
     return 1, []
 
 

@@ -21,6 +21,7 @@ ORDER = (
     "KL penalty",
     "LoRA adapter",
     "training",
+    "sampling by a vLLM server",
     "evaluation",
     "guards against faults",
     "output, saving and resuming",

@@ -14,6 +14,16 @@ def world_size() -> int:
     return _number("WORLD_SIZE", 1)
 
 
+def nodes() -> int:
+    """Return the number of machines that work together, as torchrun says."""
+    return _number("GROUP_WORLD_SIZE", 1) if world_size() > 1 else 1
+
+
+def processes_here() -> int:
+    """Return how many of the processes run on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
+
+
 def is_first() -> bool:
     """Whether this process writes files and holds locks for all that work together.
 

@@ -14,6 +14,7 @@ and its precision, how completions are sampled) are handed on where they differ 
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArgum
 from toolkit.commands import COMMAND, shown_name
 from toolkit.data.files import write_text
 from toolkit.embedded import is_embedded_model
-from toolkit.launched import is_first, world_size
+from toolkit.launched import is_first, nodes, world_size
 from toolkit.scoring.arguments import Spec
 
 DEMO_LEXICON = "demo:lexicon.txt"
@@ -361,13 +362,33 @@ def _program(recipe: str) -> list[str]:
     if script.suffix == ".py" and script.parent.name == "recipes":
         path = str(script.with_name(f"{recipe}.py"))
         if world_size() > 1 and recipe == script.stem:  # only with as many does a run go on
-            return ["accelerate", "launch", "--num_processes", str(world_size()), path]
+            return [
+                "accelerate",
+                "launch",
+                *_machines(),
+                "--num_processes",
+                str(world_size()),
+                path,
+            ]
         return ["python", path]
 
     name = shown_name(recipe)
     if (script.parent.name, script.name) == ("toolkit", "__main__.py"):
         return ["python", "-m", "toolkit", name]
     return [COMMAND, name]
+
+
+def _machines() -> list[str]:
+    """The launcher's words about several machines, as they are on this one."""
+    if nodes() == 1:
+        return []
+    told = {
+        "num_machines": str(nodes()),
+        "machine_rank": os.environ.get("GROUP_RANK", ""),
+        "main_process_ip": os.environ.get("MASTER_ADDR", ""),
+        "main_process_port": os.environ.get("MASTER_PORT", ""),
+    }
+    return [word for name, value in told.items() if value for word in (f"--{name}", value)]
 
 
 def _left(words: Sequence[str], without: set[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from toolkit.maths.sequences import (
     mask_after_stop,
     pad,
     position_ids,
+    real_tokens,
     truncate,
 )
 
@@ -78,3 +79,9 @@ def test_batches_of_like_length_have_every_row_once_and_equal_ones_in_order() ->
     same = length_sorted_batches(torch.tensor(lengths), 2)
     assert [batch.tolist() for batch in same] == batches
     assert list(length_sorted_batches([], 2)) == []
+
+
+def test_real_tokens_are_those_under_the_mask_wherever_they_stand() -> None:
+    ids = torch.tensor([[0, 5, 6], [7, 0, 8], [9, 9, 9]])
+    mask = torch.tensor([[False, True, True], [True, False, True], [False, False, False]])
+    assert real_tokens(ids, mask) == [[5, 6], [7, 8], []]

@@ -1,6 +1,7 @@
 """What tests of several modules share: plans and configurations of small models."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,37 @@ def really_kept(roles: Roles, batch: int, prompt: int, response: int) -> int:
             seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.ones((batch, prompt + response), dtype=torch.long)
+    ids, mask = passage_of(batch, prompt + response)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = roles.policy_outputs(ids, torch.ones_like(ids).bool(), ids[:, -response:], 1.0)
+        outputs = roles.policy_outputs(ids, mask, ids[:, -response:], 1.0)
     kept = sum(t.untyped_storage().nbytes() for t in seen.values())
     del outputs
     return kept
+
+
+def passage_of(batch: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of rows whose first prompt is shorter than the others."""
+    ids = torch.ones((batch, tokens), dtype=torch.long)
+    mask = torch.ones_like(ids).bool()
+    mask[0, :3] = False
+    return ids, mask
+
+
+def really_alive(run: Callable[[], object]) -> int:
+    """The most bytes that were allocated and not yet freed while something ran.
+
+    torch's CPU allocator reports each allocation and each release to the profiler.
+    """
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        run()
+    results: Any = profiler.profiler
+    events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
+    alive = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return most
 
 
 def kept(plan: MemoryPlan) -> int:

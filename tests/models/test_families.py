@@ -249,6 +249,18 @@ def policy_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
             roles.values(torch.tensor([p + c]), torch.ones(1, len(p) + 6, dtype=torch.bool), 6)
             for p, c in zip(PROMPTS, sampled.completion_ids.tolist(), strict=True)
         ]
+    gradients = [p.grad for _, p in roles.trainable() if p.grad is not None]
+    roles.zero_grad()
+    roles.right_padded = True  # as a GPU has its passes
+    again = roles.policy_outputs(*whole, sampled.completion_ids, 0.7)
+    again.logprobs.sum().backward()
+    with torch.no_grad():
+        passes = [
+            (again.logprobs, outputs.logprobs),
+            (roles.reference_logprobs(*whole, sampled.completion_ids, 0.7), reference),
+            (roles.values(*whole, 6), values),
+        ]
+    grads_again = [p.grad for _, p in roles.trainable() if p.grad is not None]
     roles.save(folder)
 
     base = plain_model(name, precision)
@@ -261,6 +273,8 @@ def policy_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
         "trained": gap(outputs.logprobs.detach(), expected),
         "reference": gap(reference, untuned),
         "value": gap(values, torch.cat(alone)),
+        "padded right": max(relative(a, b) for a, b in passes),
+        "trained, padded right": max(map(relative, grads_again, gradients)),
         "moved by the adapter": gap(expected, untuned),
         "without a gradient": sum(g is None or not g.isfinite().all() for g in trained.values()),
     }
@@ -286,11 +300,14 @@ def reward_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
     roles = Roles(load_base(name, precision), reward_adapter=folder)
     with torch.no_grad():
         left, right = (roles.scores(*pad(PROMPTS, 0, side)) for side in ("left", "right"))
+        roles.right_padded = True
+        no_mask = roles.scores(*pad(PROMPTS, 0, "left"))
     beside = RewardModel(str(folder), precision)  # as the reward of a policy on another base
     return {
         "in training": gap(scores.detach(), plain),
         "padded left": gap(left, plain),
         "padded right": gap(right, plain),
+        "without a mask": relative(no_mask, right),
         "without a gradient": len(missing),
         "beside": gap(beside.score_rows(PROMPTS), plain),
     }
@@ -298,6 +315,10 @@ def reward_gaps(name: str, precision: str, folder: Path) -> dict[str, float]:
 
 def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
     return (found - expected).abs().max().item()
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return gap(found, expected) / max(1.0, expected.abs().max().item())
 
 
 @pytest.mark.slow
@@ -308,6 +329,8 @@ def test_policy_reference_and_value_are_what_plain_libraries_give(
     gaps = policy_gaps(name, precision, tmp_path)
     assert gaps.pop("moved by the adapter") > 1e-2
     assert gaps.pop("without a gradient") == 0
+    assert gaps.pop("padded right") < 1e-6
+    assert gaps.pop("trained, padded right") < 1e-5
     assert max(gaps.values()) < 1e-4, gaps
 
 
@@ -318,6 +341,7 @@ def test_a_reward_adapter_scores_as_trained_and_by_plain_peft(
 ) -> None:
     gaps = reward_gaps(name, precision, tmp_path)
     assert gaps.pop("without a gradient") == 0
+    assert gaps.pop("without a mask") < 1e-6
     assert max(gaps.values()) < 1e-4, gaps
 
 

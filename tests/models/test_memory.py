@@ -1,16 +1,29 @@
 """The memory plan: counted, not guessed."""
 
+import copy
 import re
 from functools import partial
 
 import pytest
-from transformers import LlamaConfig, MixtralConfig
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
 
-from tests.models.conftest import SMALL, WIDE, WIDE_CONFIGS, kept, no_count, plan_of
+from tests.models.conftest import (
+    PLANNED,
+    SMALL,
+    WIDE,
+    WIDE_CONFIGS,
+    kept,
+    no_count,
+    passage_of,
+    plan_of,
+    really_alive,
+)
 from toolkit.errors import InputError
 from toolkit.models import memory
 from toolkit.models.adapters import lora_config
 from toolkit.models.memory import MIB, check_memory, what_fits
+from toolkit.models.roles import Roles
 
 
 def test_experts_are_in_four_bits_and_a_layer_of_them_is_unpacked() -> None:
@@ -23,11 +36,53 @@ def test_experts_are_in_four_bits_and_a_layer_of_them_is_unpacked() -> None:
     assert plan.facts["in 4 bits"] == "99 % of the weights" and "in 4 bits" not in wide.facts
 
 
-def test_a_layer_that_is_recomputed_is_held_whole() -> None:
-    config = WIDE_CONFIGS["gpt2"]
-    whole, again = plan_of(config), plan_of(config, checkpointing=True)
-    at_work = again.phases["optimizing"]["one layer at work"]
-    assert at_work == pytest.approx(kept(whole) / 8, rel=0.05)
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("bf16", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layers", [4, 16])
+def test_the_peak_of_a_pass_is_what_the_allocator_reports(
+    layers: int, precision: str, bf16: bool, checkpointing: bool
+) -> None:
+    """Forward and backward pass, with padding and grouped heads, against torch's own allocator."""
+    grouped = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    config = LlamaConfig(**WIDE | grouped | {"num_hidden_layers": layers, "vocab_size": 2048})
+    plan = plan_of(
+        config,
+        checkpointing=checkpointing,
+        precision=precision,
+        bf16=bf16,
+        value="adapter",
+        prompt_length=48,
+        response_length=16,
+    )
+
+    weights = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    base = LlamaForCausalLM(config).to(weights).requires_grad_(False).eval()
+    autocast = torch.bfloat16 if bf16 else None
+    roles = Roles(base, PLANNED, value="adapter", checked=False, autocast_dtype=autocast)
+    if checkpointing:
+        roles.use_checkpointing()
+    for _, parameter in roles.trainable():
+        parameter.grad = torch.zeros_like(parameter)  # planned by itself
+    ids, mask = passage_of(8, 64)
+
+    def step() -> None:
+        with roles.optimizing():
+            roles.policy_outputs(ids, mask, ids[:, -16:], 1.0).logprobs.sum().backward()
+
+    planned = sum(plan.phases["optimizing"].values()) - plan.phases["optimizing"]["gradients"]
+    assert planned == pytest.approx(really_alive(step), rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WIDE_CONFIGS)
+def test_a_plan_changes_nothing_of_what_it_is_given(name: str) -> None:
+    config = copy.deepcopy(WIDE_CONFIGS[name])
+    lora = lora_config(8, 16, "all-linear", "CAUSAL_LM")
+    before = config.to_dict(), config._attn_implementation, lora.to_dict()
+    plan_of(config, 2, True, lora=lora, precision="4bit")
+    assert (config.to_dict(), config._attn_implementation, lora.to_dict()) == before
 
 
 @pytest.mark.slow
@@ -112,9 +167,9 @@ def test_a_family_that_cannot_be_planned_is_warned_of() -> None:
 
 def test_an_estimate_that_does_not_fit_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "count_kept", no_count)
-    monkeypatch.setattr(memory, "available_memory", lambda device: (MIB, "a toy"))
+    monkeypatch.setattr(memory, "available_memory", lambda device: (MIB >> 1, "a toy"))
     planner = partial(plan_of, LlamaConfig(**SMALL))
-    with pytest.warns(UserWarning, match="a toy has 1 free.*estimated from sizes"):
+    with pytest.warns(UserWarning, match="a toy has 0 free.*estimated from sizes"):
         check_memory(lambda: planner, 8, False, "cpu")
 
 

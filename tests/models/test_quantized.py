@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,8 +26,12 @@ from transformers import (
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from toolkit.errors import InputError
-from toolkit.models.loading import cure_cpu_repacking
-from toolkit.models.quantized import check_quantized
+from toolkit.maths.sequences import pad
+from toolkit.models.adapters import lora_config
+from toolkit.models.generation import draw_uniforms, sample
+from toolkit.models.loading import cure_cpu_repacking, load_base
+from toolkit.models.quantized import check_quantized, unpacked
+from toolkit.models.roles import Roles
 
 IDS = torch.arange(2, 22).reshape(2, 10)
 FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -348,3 +353,38 @@ def test_fp8_of_a_model_with_several_parts_is_judged_by_its_own_class() -> None:
     )
     held = check_quantized(config, "bf16")
     assert held is not None and held.note == "the checkpoint is in FP8: dequantized to bf16"
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_an_unpacked_base_multiplies_with_the_same_weights(
+    demo_model: str, compute: torch.dtype
+) -> None:
+    base = load_base(demo_model, "4bit")
+    layers = [module for module in base.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    for layer in layers:
+        layer.compute_dtype = compute
+    ids = torch.arange(5, 29).view(2, 12)
+
+    def logits() -> Tensor:
+        with torch.no_grad():
+            return base(input_ids=ids).logits
+
+    packed = logits()
+    with unpacked(base):
+        inside = logits()
+        assert all("forward" in vars(layer) for layer in layers) and layers
+    tolerance = 1e-4 if compute == torch.float32 else 5e-2
+    assert torch.allclose(inside, packed, rtol=0, atol=tolerance)
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert torch.equal(logits(), packed)
+
+
+def test_completions_of_an_unpacked_base_are_the_same(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "4bit"), lora_config(4, 8, "all-linear", "CAUSAL_LM"))
+    ids, mask = pad([[5, 6, 7, 8], [9, 10]], 0, "left")
+    noise = draw_uniforms(2, 12, torch.Generator().manual_seed(0))
+    drawn = []
+    for roles.unpacks in (False, True):
+        drawn.append(sample(roles.step(), ids, mask, noise, 0.7, 0))
+    assert torch.equal(drawn[0].completion_ids, drawn[1].completion_ids)
+    assert (drawn[0].logprobs - drawn[1].logprobs).abs().max() < 1e-4

@@ -15,7 +15,7 @@ from toolkit.models.sharding import shard_base
 pytestmark = pytest.mark.slow  # starts processes
 
 SCRIPT = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
@@ -24,6 +24,7 @@ from toolkit.models.sharding import shard_base
 torch.set_num_threads(1)
 torch.manual_seed(0)
 dist.init_process_group("gloo")
+os.environ["LOCAL_WORLD_SIZE"] = "2"  # of four processes, two on each of two nodes
 lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
 roles = Roles(load_base("data/model", sys.argv[1]), lora, value="adapter")
 ids = torch.arange(5, 25).view(2, 10)
@@ -45,21 +46,24 @@ before, base, adapters = gradients(), held(False), held(True)
 assert shard_base(roles.language_models()) == 3
 after = gradients()
 same = len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after))
-found = [None, None]
+found = [None] * dist.get_world_size()
 dist.all_gather_object(found, (same, base / held(False), adapters / held(True)))
 if dist.get_rank() == 0:
     print("@", found)
 """
 
 
-@pytest.mark.parametrize("precision", ["fp32", "4bit"])
-def test_each_process_holds_its_part_and_gradients_are_the_same(root: Path, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "processes"), [("fp32", 2), ("4bit", 2), ("fp32", 4)])
+def test_each_process_holds_its_part_and_gradients_are_the_same(
+    root: Path, precision: str, processes: int
+) -> None:
+    """A half: with four processes, too, which are two on each of two nodes."""
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--nproc_per_node",
-        "2",
+        str(processes),
         "--master_port",
         str(28_500 + os.getpid() % 900),
         "--no-python",
@@ -72,7 +76,9 @@ def test_each_process_holds_its_part_and_gradients_are_the_same(root: Path, prec
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=200)
     found = [line[1:] for line in done.stdout.splitlines() if line.startswith("@")]
     assert len(found) == 1, done.stderr
-    for same, base, adapters in ast.literal_eval(found[0].strip()):
+    parts = ast.literal_eval(found[0].strip())
+    assert len(parts) == processes
+    for same, base, adapters in parts:
         assert same and 1.9 < base < 2.1 and adapters == 1.0
 
 

@@ -20,7 +20,7 @@ from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.picks import label_until
-from toolkit.scoring import http_judge as judge_module
+from toolkit.scoring import endpoint as endpoint_module
 from toolkit.scoring.http_judge import HTTPJudge, UselessJudge, shown_order
 
 KEY = "sk-MARKER0123456789"
@@ -216,7 +216,7 @@ def test_rate_limits_and_errors_are_tried_again(make: Make, stub: Stub) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Collects what the judge would sleep."""
     slept: list[float] = []
-    monkeypatch.setattr(judge_module.time, "sleep", slept.append)
+    monkeypatch.setattr(endpoint_module.time, "sleep", slept.append)
     return slept
 
 
@@ -352,7 +352,9 @@ def test_the_key_is_nowhere_to_be_read(
             while chain is not None:
                 texts += ["".join(traceback.format_exception(chain)), repr(chain)]
                 chain = chain.__context__
-        texts += [repr(judge), str(judge), repr(vars(judge)), repr(judge._client.headers)]
+        inside = judge._endpoint
+        texts += [repr(judge), str(judge), repr(vars(judge)), repr(vars(inside))]
+        texts += [repr(inside._client.headers)]
     assert stub.seen[0][1]["Authorization"] == f"Bearer {KEY}"  # it was sent
     texts += [caplog.text, *(repr(vars(record)) for record in caplog.records), *capsys.readouterr()]
     assert len(caplog.records) > 5

@@ -30,7 +30,7 @@ from toolkit.data.records import Row
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
 from toolkit.maths.frontier import best_of_n_kl
-from toolkit.maths.sequences import pad
+from toolkit.maths.sequences import pad, real_tokens
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_adapter
 from toolkit.models.base_config import check_base
@@ -462,7 +462,7 @@ def sample_batch(
         asked = reference or roles
         there = asked.reference_logprobs(*passage, sampled.completion_ids, rule.temperature)
         ratios = ((sampled.logprobs - there) * sampled.mask).sum(dim=1)
-    kept = [ids[m].tolist() for ids, m in zip(sampled.completion_ids, visible, strict=True)]
+    kept = real_tokens(sampled.completion_ids, visible)
     return _Batch(kept, ratios.tolist(), sampled.mask.sum(dim=1).tolist())
 
 

@@ -102,6 +102,14 @@ def pad(
     return ids, mask
 
 
+def real_tokens(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Return each row's tokens where ``mask`` is True: ids and mask (B, T) -> B lists.
+
+    Both leave their device once, not row by row.
+    """
+    return [row[kept].tolist() for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+
+
 def length_sorted_batches(lengths: Sequence[int] | Tensor, size: int) -> Iterator[Tensor]:
     """Yield indices in batches of similar length, the shortest first, to keep padding small.
 

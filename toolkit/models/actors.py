@@ -20,8 +20,10 @@ from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
+from toolkit.models.fast import Read, changes_wanted, padding_on_the_right
 from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights
+from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
 from toolkit.models.static_decoding import Masks
 
@@ -50,6 +52,8 @@ class Actors(nn.Module):
         banned: fp32 (V,), 0 or NEVER, added to all logits, so that ids without a token are never
             sampled and have no probability (``keep_only``).
         reading: what the reward model expects after a completion.
+        right_padded: whether whole passes get padding on the right alone; None if the device and
+            the precision decide (``pads_right``).
     """
 
     gain: float = 1.0
@@ -60,16 +64,18 @@ class Actors(nn.Module):
     autocast_dtype: torch.dtype | None = None
     scores_stop: bool = False
     checkpointing: bool = False
+    unpacks: bool = False
     banned: Tensor | None = None
     reading: Reading = Reading()
+    right_padded: bool | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self._logit_rules: dict[str, LogitRule] = {}
 
     @abstractmethod
-    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
-        """Return the role's final hidden states at the last ``last`` positions: (B, last, d)."""
+    def trunk(self, role: str, read: Read, **inputs: object) -> Tensor:
+        """Return the role's final hidden states where they are read (``last_states``)."""
 
     @abstractmethod
     def output_head(self, role: str) -> nn.Module:
@@ -170,17 +176,46 @@ class Actors(nn.Module):
         finally:  # in training mode sampling would not use its cache
             self.eval()
 
-    def _hidden(self, role: str, ids: Tensor, mask: Tensor, last: int) -> Tensor:
+    @property
+    def pads_right(self) -> bool:
+        """Whether whole passes get their rows with the padding moved to the right.
+
+        They then need no mask, and flash attention can take them (``padding_on_the_right``): on a
+        GPU, and not in fp32. Elsewhere rows stay as they are, and the last layer finds the
+        completions in the same columns.
+        """
+        if self.right_padded is not None:
+            return self.right_padded
+        flash = self.device.type == "cuda" and not self.in_fp32
+        return flash and "attention" in changes_wanted()
+
+    def _hidden(self, role: str, ids: Tensor, mask: Tensor, read: Read) -> Tensor:
+        """Return the role's states (B, C, d) at the last so many columns, or at these columns."""
         # A pad token may lie outside the embedding.
         ids = ids.masked_fill(~mask, filler(self.language_models()[0].get_input_embeddings()))
-        return self.trunk(
-            role,
-            last,
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask),
-            use_cache=False,
-        )
+        positions = position_ids(mask)
+        if not self.pads_right:
+            return self.trunk(
+                role,
+                read,
+                input_ids=ids,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                use_cache=False,
+            )
+
+        # A token's position among the real ones is then its column.
+        real_first = mask.long().argsort(dim=1, descending=True, stable=True)
+        columns = positions[:, -read:] if isinstance(read, int) else positions.gather(1, read)
+        with padding_on_the_right():
+            return self.trunk(
+                role,
+                columns,
+                input_ids=ids.gather(1, real_first),
+                attention_mask=mask.long().gather(1, real_first),
+                position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+                use_cache=False,
+            )
 
     def _before(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Return the states (B, C, d) that predict each completion token."""
@@ -250,10 +285,13 @@ class Actors(nn.Module):
             raise ValueError("the roles have no reward model (pass reward_adapter)")
         with self.precision():
             at = last_real_token(mask)
-            read = ids.shape[1] - int(at.min())
-            hidden = self._hidden(REWARD, ids, mask, read)
-            rows = torch.arange(ids.shape[0], device=ids.device)
-            return self.gain * self.read_scores(hidden[rows, at - ids.shape[1]]) + self.bias
+            if self.pads_right:
+                hidden = self._hidden(REWARD, ids, mask, at.unsqueeze(1)).squeeze(1)
+            else:
+                rows = torch.arange(ids.shape[0], device=ids.device)
+                last = self._hidden(REWARD, ids, mask, ids.shape[1] - int(at.min()))
+                hidden = last[rows, at - ids.shape[1]]
+            return self.gain * self.read_scores(hidden) + self.bias
 
     def step(self, role: str = POLICY) -> Step:
         """Return one pass of sampling; with values if they share the policy's trunk."""
@@ -282,7 +320,7 @@ class Actors(nn.Module):
 
     def sampling(self, role: str) -> AbstractContextManager[None]:
         """Return a context in which the passes of one batch of samples run faster."""
-        return nullcontext()
+        return unpacked(self.language_model(role)) if self.unpacks else nullcontext()
 
     def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Return all logits (B, C, V) of policy or reference: for inspection, not for training."""

@@ -1,9 +1,10 @@
 """Planning how much memory a PPO run needs, from its configuration alone; nothing is loaded.
 
-Weights are counted on a model without storage (the meta device), and so is what autograd and the
-cache keep of its passes (``memory_count``). If a family's passes cannot run there, that is
-estimated from the sizes of its layers (``memory_estimate``), and the plan says so. The rest is
-arithmetic: optimizer, logits, the layer at work.
+Weights are counted on a model without storage (the meta device), and so is what its passes hold:
+what autograd and the cache keep, and the most that is alive at one moment of the forward and the
+backward pass (``memory_count``). If a family's passes cannot run there, that is estimated from the
+sizes of its layers (``memory_estimate``), and the plan says so. The rest is arithmetic: optimizer,
+sampling's probabilities.
 
 The plan counts bytes in use. A CPU's allocator may hold more (glibc's, twice as much after a
 while), unless MALLOC_MMAP_THRESHOLD_=1048576 makes it return memory, which takes half as long
@@ -22,12 +23,21 @@ import torch
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from toolkit.errors import Caution, InputError
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import HEADS, family_of
-from toolkit.models.memory_count import ShapesOnly, count_cache, count_kept
+from toolkit.models.memory_count import (
+    Kept,
+    ShapesOnly,
+    count_cache,
+    count_kept,
+    count_reading,
+    recompute_shapes,
+    stand_for_packed,
+)
 from toolkit.models.memory_estimate import (
     estimate_cache,
     estimate_kept,
@@ -142,6 +152,10 @@ def plan_memory(
             checked=False,
             autocast_dtype=torch.bfloat16 if bf16 else None,
         )
+        for module in base.modules():
+            if isinstance(module, nn.Linear | Conv1D) and id(module.weight) in packed:
+                stand_for_packed(module, compute)
+
         adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
         trained = (sum(p.numel() for _, p in roles.trainable()) + beside_lora) * 4
 
@@ -160,17 +174,23 @@ def plan_memory(
             lambda: estimate_cache(config, rollout_batch, tokens, number),
         )
 
-        whole = kept = either(
-            lambda: count_kept(roles, *sizes),
-            lambda: estimate_kept(base, config, micro_batch, tokens, number, False, eager),
+        work = Work(config, prompt_length, response_length, number, CHUNK_BYTES[device], eager)
+        reading = either(
+            lambda: count_reading(roles, rollout_batch, prompt_length, response_length),
+            lambda: work.reading(rollout_batch),
         )
 
+        def keep(again: int) -> Kept:
+            found = estimate_kept(base, config, micro_batch, tokens, number, checkpointing, eager)
+            found.beside = work.training(micro_batch, again)
+            return found
+
         if checkpointing:
-            roles.use_checkpointing()
-            kept = either(
-                lambda: count_kept(roles, *sizes),
-                lambda: estimate_kept(base, config, micro_batch, tokens, number, True, eager),
-            )
+            whole = estimate_kept(base, config, micro_batch, tokens, number, False, eager)
+            recompute_shapes(roles, device)
+            kept = either(lambda: count_kept(roles, *sizes), lambda: keep(whole.layer))
+        else:
+            kept = either(lambda: count_kept(roles, *sizes), lambda: keep(0))
 
     held = {
         f"base ({precision})": base_bytes,
@@ -180,11 +200,19 @@ def plan_memory(
         "optimizer (two moments)": 2 * trained,
     }
 
-    lengths, batches = (prompt_length, response_length), (micro_batch, rollout_batch)
-    again = whole.layer if checkpointing else 0
-    phases = _phases(
-        config, lengths, batches, number, CHUNK_BYTES[device], trained, cache, kept, again, eager
-    )
+    phases = {
+        "sampling": {
+            "KV cache": cache,
+            "logits and cumulative probabilities": work.sampling(rollout_batch),
+            "one layer at work": work.layer(4, rollout_batch, prompt_length),
+        },
+        "reference and scores": {"a layer at work, logits": reading},
+        "optimizing": {
+            "gradients": trained,
+            "activations kept for the backward pass": int(kept),
+            "a layer at work, its gradients, logits": kept.beside or 0,
+        },
+    }
     if precision == "4bit":
         for parts in phases.values():
             parts["the widest layer, dequantized"] = widest * number
@@ -337,59 +365,47 @@ def check_memory(
         warnings.warn(f"{problem} ({chosen.facts['kind']})", Caution, stacklevel=2)
 
 
-def _phases(
-    config: PreTrainedConfig,
-    lengths: tuple[int, int],
-    batches: tuple[int, int],
-    number: int,
-    chunk_bytes: int,
-    trained: int,
-    cache: int,
-    kept: int,
-    again: int,
-    eager: bool,
-) -> dict[str, dict[str, int]]:
-    """Return the bytes at the peak of each phase, besides what is held throughout.
+@dataclass
+class Work:
+    """What passes need for a moment, estimated from sizes.
 
-    Args:
+    Attributes:
         config: of the base.
-        lengths: tokens of prompt and response.
-        batches: rows with gradients, and without.
+        prompt_length, response_length: tokens.
         number: bytes of a number.
         chunk_bytes: bytes of logits that exist at once.
-        trained: bytes of what is trained.
-        cache, kept: bytes of the cache of sampling, and kept for the backward pass.
-        again: bytes of a layer whose activations are recomputed in the backward pass.
         eager: whether attention makes whole matrices of scores and their softmax.
     """
-    text = config.get_text_config()
-    hidden, vocab, width = text.hidden_size, text.vocab_size, width_of(config)
-    (prompt_length, response_length), (micro_batch, rollout_batch) = lengths, batches
-    tokens = prompt_length + response_length
 
-    chunk = (
-        3 * min(chunk_bytes, micro_batch * response_length * vocab * 4)
-        + micro_batch * response_length * hidden * 4
-    )
+    config: PreTrainedConfig
+    prompt_length: int
+    response_length: int
+    number: int
+    chunk_bytes: int
+    eager: bool
 
-    def at_work(times: int, rows: int, length: int) -> int:
-        scores = 3 * heads_of(config) * length * length if eager else 0
-        return rows * max(times * length * width, scores) * number
+    def layer(self, times: int, rows: int, length: int) -> int:
+        """Return the bytes of a layer at work: so many of its widest tensors, or its scores."""
+        scores = 3 * heads_of(self.config) * length * length if self.eager else 0
+        return rows * max(times * length * width_of(self.config), scores) * self.number
 
-    return {
-        "sampling": {
-            "KV cache": cache,
-            "logits and cumulative probabilities": rollout_batch * vocab * (4 + 4 + 8 + 8),
-            "one layer at work": at_work(4, rollout_batch, prompt_length),
-        },
-        "reference and scores": {
-            "one layer at work": at_work(4, rollout_batch, tokens),
-            "a chunk of logits": chunk,
-        },
-        "optimizing": {
-            "gradients": trained,
-            "activations kept for the backward pass": int(kept),
-            "one layer at work": max(again, at_work(3, micro_batch, tokens)),
-            "a chunk of logits": chunk,
-        },
-    }
+    def logits(self, rows: int) -> int:
+        """Return the bytes of a chunk of logits, their softmax and its rounded copy."""
+        text = self.config.get_text_config()
+        tokens = rows * self.response_length
+        chunk = min(self.chunk_bytes, tokens * text.vocab_size * 4)
+        return int(2.5 * chunk) + tokens * text.hidden_size * 4
+
+    def sampling(self, rows: int) -> int:
+        """Return the bytes of logits, probabilities in fp32, and their sums in fp64."""
+        return rows * int(self.config.get_text_config().vocab_size) * (4 + 4 + 8 + 8)
+
+    def reading(self, rows: int) -> int:
+        """Return the bytes of a pass without gradients."""
+        layer = self.layer(4, rows, self.prompt_length + self.response_length)
+        return max(layer, self.logits(rows))
+
+    def training(self, rows: int, again: int) -> int:
+        """Return the bytes beside what is kept, ``again`` of them in a layer that is recomputed."""
+        layer = self.layer(3, rows, self.prompt_length + self.response_length)
+        return max(again + layer, self.logits(rows))

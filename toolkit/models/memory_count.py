@@ -1,13 +1,16 @@
-"""Counting what a run's passes keep, on a model without storage (the meta device).
+"""Counting what a run's passes hold, on a model without storage (the meta device).
 
-There is no formula for each family: the roles' own passes run, and what autograd keeps for the
-backward pass, or the cache for the next token, is added up. Three things need storage and are
-replaced by stand-ins that keep the same: fused attention, the product of tokens with their experts,
-and questions about values ("are all tokens real?", answered yes). Families are counted as
-transformers runs them without extra kernels.
+There is no formula for each family: the roles' own passes run, forward and backward. What autograd
+keeps for the backward pass, what the cache keeps for the next token, and the most that is alive at
+one moment are added up. Four things need storage and are replaced by stand-ins that keep the same:
+fused attention, layers in 4 bits, the product of tokens with their experts, and questions about
+values ("are all tokens real?", answered no, because prompts differ in length). Families are counted
+as transformers runs them without extra kernels.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.pytorch_utils import Conv1D
 
+from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.maths.precision import autocast_type
 from toolkit.maths.sequences import position_ids
 from toolkit.models.actors import POLICY
@@ -54,9 +61,12 @@ class Kept(int):
 
     Attributes:
         layer: of these, the bytes of the layer that keeps most.
+        beside: what else is alive at the peak of forward and backward pass: a layer that is
+            recomputed, gradients on their way, a chunk of logits. None if it was not counted.
     """
 
     layer: int = 0
+    beside: int | None = None
 
 
 class _ShapeAttention(torch.autograd.Function):
@@ -75,7 +85,8 @@ class _ShapeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError("only shapes are counted; there is no backward pass")
+        q, k, v, *_ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
 
 
 class _ShapeGrouped(torch.autograd.Function):
@@ -88,7 +99,54 @@ class _ShapeGrouped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError("only shapes are counted; there is no backward pass")
+        (weight,) = ctx.saved_tensors
+        return grads[0].new_empty((grads[0].shape[0], weight.shape[-2])), None
+
+
+class _ShapeProduct(torch.autograd.Function):
+    """Stands for a product with a frozen weight in 4 bits: (N, i) -> (N, o). It keeps nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: int) -> Tensor:
+        ctx.read = x.shape[-1]
+        return x.new_empty((*x.shape[:-1], width))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0].new_empty((*grads[0].shape[:-1], ctx.read)), None
+
+
+class ShapePacked(nn.Linear):
+    """Stands for bitsandbytes' ``Linear4bit``, without the weight that it dequantizes.
+
+    Attributes:
+        compute: type of the arithmetic.
+    """
+
+    compute: torch.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _ShapeProduct.apply(x.to(self.compute), self.out_features)
+        if self.bias is not None:
+            y = y + self.bias.to(self.compute)
+        return y.to(x.dtype)
+
+
+def recompute_shapes(roles: Roles, device: str) -> None:
+    """Turn on gradient checkpointing, with stand-ins for ``device`` in the backward pass, too.
+
+    torch leaves modes such as ``ShapesOnly`` off in a backward pass.
+    """
+    roles.use_checkpointing({"context_fn": lambda: (nullcontext(), ShapesOnly(device))})
+
+
+def stand_for_packed(module: nn.Linear | Conv1D, compute: torch.dtype) -> None:
+    """Make a linear layer without storage pass as one in 4 bits; its parameters stay."""
+    packed: Any = module
+    width = module.weight.shape[1 if isinstance(module, Conv1D) else 0]
+    packed.__class__ = ShapePacked
+    packed.compute, packed.out_features = compute, width
+    packed.in_features = module.weight.numel() // width
 
 
 class ShapesOnly(TorchFunctionMode):
@@ -101,6 +159,11 @@ class ShapesOnly(TorchFunctionMode):
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device
+
+    def __enter__(self) -> "ShapesOnly":
+        CHUNK_BYTES["meta"] = CHUNK_BYTES[self.device]
+        super().__enter__()
+        return self
 
     def __torch_function__(
         self,
@@ -120,7 +183,7 @@ class ShapesOnly(TorchFunctionMode):
                 args = tuple(map(partial(_cast, dtype=dtype), args))
                 kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
         if func is Tensor.__bool__ and args[0].device.type == "meta":
-            return True
+            return False
         return func(*args, **kwargs)
 
     def _attend(
@@ -157,6 +220,73 @@ def _cast(value: object, dtype: torch.dtype) -> object:
     if isinstance(value, Tensor) and value.device.type == "meta" and value.is_floating_point():
         return value.to(dtype)
     return value
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follow the bytes of all storages that are made, until they are freed.
+
+    Args:
+        model: its parameters and their gradients are not counted.
+
+    Attributes:
+        now, peak: bytes that are alive, and the most that were alive at one moment.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        tensors = [t for p in model.parameters() for t in (p, p.grad) if t is not None]
+        self._held = {t.untyped_storage()._cdata for t in tensors}
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._held or key in self._alive:
+            return
+
+        def freed(_: object) -> None:
+            self.now -= size
+            del self._alive[key]
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def peak_of(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """Count the most bytes that are alive in a forward pass and its backward pass, if it has one.
+
+    Parameters, and gradients that earlier passes made, are not counted.
+
+    Args:
+        forward: returns the pass's result, a tensor.
+        model: what is trained.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        with LiveBytes(model) as live:
+            result = forward()
+            if result.requires_grad:
+                torch.autograd.backward(result.sum())
+        return live.peak
+    finally:
+        for parameter in trained:
+            parameter.grad = None
 
 
 def kept_of(forward: Callable[[], object], model: nn.Module) -> Kept:
@@ -212,14 +342,41 @@ def _check_scans(model: nn.Module, tokens: int) -> None:
 def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: int) -> Kept:
     """Count what one micro-batch keeps, for the larger role, as roles run one after the other."""
     _check_scans(roles, prompt_length + response_length)
-    ids = torch.zeros((batch, prompt_length + response_length), dtype=torch.long, device="meta")
-    mask = torch.ones_like(ids, dtype=torch.bool)
+    ids, mask = _passage(batch, prompt_length + response_length)
     completion = ids[:, -response_length:]
+
+    def policy() -> Tensor:
+        found = roles.policy_outputs(ids, mask, completion, 1.0)
+        return found.logprobs if found.values is None else found.logprobs + found.values
+
+    def values() -> Tensor:
+        return roles.values(ids, mask, response_length)
+
     with roles.optimizing():
-        kept = kept_of(lambda: roles.policy_outputs(ids, mask, completion, 1.0), roles)
+        kept = kept_of(policy, roles)
+        beside = max(0, peak_of(policy, roles) - kept)  # the value's is less: it makes no logits
         if roles.has_value and not roles.shares_trunk:
-            kept = max(kept, kept_of(lambda: roles.values(ids, mask, response_length), roles))
+            kept = max(kept, kept_of(values, roles))
+    kept.beside = beside
     return kept
+
+
+def count_reading(roles: Roles, batch: int, prompt_length: int, response_length: int) -> int:
+    """Count the most bytes that are alive in the policy's pass without gradients."""
+    _check_scans(roles, prompt_length + response_length)
+    ids, mask = _passage(batch, prompt_length + response_length)
+
+    def policy() -> Tensor:
+        return roles.policy_outputs(ids, mask, ids[:, -response_length:], 1.0).logprobs
+
+    with torch.no_grad():
+        return peak_of(policy, roles)
+
+
+def _passage(batch: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Return token ids and mask (B, T) without storage."""
+    ids = torch.zeros((batch, tokens), dtype=torch.long, device="meta")
+    return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
 def count_cache(roles: Roles, batch: int, tokens: int) -> int:

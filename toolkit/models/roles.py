@@ -38,7 +38,7 @@ from toolkit.models.adapters import (
 from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
-from toolkit.models.fast import adapter_held, last_states, use_fast_passes
+from toolkit.models.fast import Read, adapter_held, last_states, use_fast_passes
 from toolkit.models.loading import Fp32Head, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
@@ -284,13 +284,14 @@ class Roles(Actors):
         self.overrides.lay(adapter)
         return self._causal
 
-    def trunk(self, role: str, last: int, **inputs: object) -> Tensor:
-        return last_states(trunk_of(self.act_as(role)), last, **inputs)
+    def trunk(self, role: str, read: Read, **inputs: object) -> Tensor:
+        return last_states(trunk_of(self.act_as(role)), read, **inputs)
 
     @contextmanager
     def sampling(self, role: str) -> Iterator[None]:
         adapter = self._adapter_of[role]
         with ExitStack() as held:
+            held.enter_context(super().sampling(role))
             if adapter is not None:
                 with self.precision():
                     held.enter_context(adapter_held(self._causal, adapter))
@@ -366,6 +367,20 @@ class Roles(Actors):
         """Write ``folder/policy`` (plain peft loads it) and, if there is one, ``folder/value``."""
         folder = Path(folder)
         names = [POLICY] + ([VALUE] if VALUE in self.adapters else [])
+        self._save_adapters(folder, names)
+
+        if self.value_head is not None:
+            (folder / VALUE).mkdir(exist_ok=True)
+            state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
+            save_file(state, folder / VALUE / "value_head.safetensors")
+
+        write_facts(folder / POLICY, self.base_name, **facts)
+
+    def save_policy(self, folder: str | Path) -> None:
+        """Write ``folder/policy`` alone, as ``save`` does, but without the toolkit's facts."""
+        self._save_adapters(Path(folder), [POLICY])
+
+    def _save_adapters(self, folder: Path, names: list[str]) -> None:
         for name in names:
             self.model.peft_config[name].base_model_name_or_path = self.base_name
         self.act_as(POLICY)
@@ -375,15 +390,8 @@ class Roles(Actors):
             str(folder), selected_adapters=names, save_embedding_layers=False
         )
         self._save_overrides(folder / POLICY)
-
-        if self.value_head is not None:
-            (folder / VALUE).mkdir(exist_ok=True)
-            state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
-            save_file(state, folder / VALUE / "value_head.safetensors")
-
         for template in folder.rglob("README.md"):  # peft's template, which is not filled in
             template.unlink()
-        write_facts(folder / POLICY, self.base_name, **facts)
 
     def _save_overrides(self, folder: Path) -> None:
         """Add the policy's biases and other overrides to its file, under peft's keys."""

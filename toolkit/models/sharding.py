@@ -3,14 +3,18 @@
 PyTorch's FSDP2 gathers a layer's weights while the layer works, 4-bit ones without unpacking.
 Adapters and heads stay whole in every process: their gradients are summed as without sharding, so
 the updates are the same. Embedding and output head are not sharded.
+
+With several GPUs on each of several nodes, each node holds the whole base between its GPUs. So a
+layer is gathered at every token over the links within a node, and not over the network.
 """
 
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from toolkit.errors import InputError
+from toolkit.launched import processes_here
 
 
 def shard_base(models: list[PreTrainedModel]) -> int:
@@ -34,7 +38,7 @@ def shard_base(models: list[PreTrainedModel]) -> int:
         if any(hasattr(module, "parametrizations") for module in model.modules()):
             raise InputError("FSDP: experts in 4 bits cannot be sharded (pass --precision bf16)")
         device = next(model.parameters()).device
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        mesh = _mesh(device.type)
         for layer in layers:
             whole = {
                 p for name, p in layer.named_parameters() if p.requires_grad or ".lora_" in name
@@ -42,3 +46,11 @@ def shard_base(models: list[PreTrainedModel]) -> int:
             fully_shard(layer, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
         count += len(layers)
     return count
+
+
+def _mesh(device: str) -> DeviceMesh:
+    """Return the processes in a row, or as nodes times GPUs: weights are split along the last."""
+    world, here = dist.get_world_size(), processes_here()
+    if 1 < here < world and world % here == 0:
+        return init_device_mesh(device, (world // here, here), mesh_dim_names=("nodes", "gpus"))
+    return init_device_mesh(device, (world,))

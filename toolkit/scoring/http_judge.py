@@ -8,26 +8,19 @@ A useless judge ends the work (``UselessJudge``): one that gives no answer many 
 one that says the same letter again and again, and so ignores the completions.
 """
 
-import contextlib
-import email.utils
 import hashlib
 import json
 import math
-import os
-import queue
 import re
-import socket
 import string
-import threading
-import time
 from collections import Counter
-from typing import Any, Self
+from typing import Self
 
-import httpx2
 from scipy.special import bdtrc
 
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError, check_range
+from toolkit.scoring.endpoint import Endpoint
 from toolkit.scoring.picker import Fields
 from toolkit.scoring.scorer import Prompt
 
@@ -35,14 +28,10 @@ QUESTION = "Which of these completions of the prompt is best?"
 ANSWER = re.compile(
     r"""[\s*("'\[]*([A-Z])[\s*)"'\].:]*"""
 )  # the letter, in punctuation but not in words
-LARGEST = 1 << 20  # most bytes of an answer; one with a letter has under two thousand
 MOST_TOKENS = 10**9  # of one answer; if an endpoint counts more, it has miscounted
 # How unlikely a run of one letter must be. Answers are looked at only once, so this demands less
 # than finding such a run anywhere among hundreds of thousands.
 UNLIKELY_FROM_THE_START, UNLIKELY = math.log(1e-6), math.log(1e-9)
-
-
-_Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class UselessJudge(InputError):
@@ -77,8 +66,6 @@ class HTTPJudge:
         output_price: price per million tokens of answers.
 
     Attributes:
-        requests: requests sent, including retries.
-        retries: retries among them.
         answered: answers that were a letter.
         refused: answers that were not a letter.
         refusal: the beginning of the last refused answer.
@@ -106,47 +93,36 @@ class HTTPJudge:
     ) -> None:
         check_range("max_tokens", max_tokens, low=1)
         check_range("patience", patience, low=1)
-        check_range("timeout", timeout, above=0)
-        check_range("retries", retries, low=0)
-        check_range("backoff", backoff, low=0)
-        check_range("longest_wait", longest_wait, low=0)
         check_range("input_price", input_price, low=0)
         check_range("output_price", output_price, low=0)
 
-        self.base_url = _address(base_url)
+        self._endpoint = Endpoint(
+            base_url,
+            key_variable,
+            timeout,
+            retries,
+            backoff,
+            longest_wait,
+            flag="judge_url",
+            cures={
+                401: f"is {key_variable} set to a key of this endpoint?",
+                403: f"may the key in {key_variable} use model {model!r}?",
+                404: f"does base_url end in /v1, and is there a model {model!r}?",
+            },
+        )
+        self.base_url = self._endpoint.base_url
         self.model = model
         self.question = question
         self.max_tokens = max_tokens
-        self.timeout = timeout
         self.patience = patience
-        self.tries = retries + 1
-        self.backoff = backoff
-        self.longest_wait = longest_wait
         self.input_price = input_price
         self.output_price = output_price
 
-        self.requests = self.retries = self.answered = self.refused = 0
+        self.answered = self.refused = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.refusal, self._why = "", ""
         self._letters = _Letters()
         self._row = 0  # answers without a letter in a row, up to the last
-
-        self._key_variable = key_variable
-        key = _key(key_variable)
-        # The key is kept here and in the client, whose repr hides it, but not in an attribute.
-        self._hide = lambda text: text.replace(key, "[key]") if key else text
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-
-        # Each request has its own connection, so that bytes that an endpoint sends after an answer
-        # are never taken for the next one.
-        self._client = httpx2.Client(
-            headers=headers,
-            timeout=timeout,
-            follow_redirects=False,
-            limits=httpx2.Limits(max_keepalive_connections=0),
-        )
 
     def __repr__(self) -> str:
         return f"HTTPJudge({self.base_url!r}, {self.model!r})"
@@ -159,7 +135,17 @@ class HTTPJudge:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._endpoint.close()
+
+    @property
+    def requests(self) -> int:
+        """Requests sent, including retries."""
+        return self._endpoint.requests
+
+    @property
+    def retries(self) -> int:
+        """Retries among the requests."""
+        return self._endpoint.retries
 
     @property
     def cost(self) -> float:
@@ -215,7 +201,7 @@ class HTTPJudge:
         """Count an answer without a letter; raise UselessJudge if it is one too many."""
         self.refused += 1
         self._row += 1
-        said = self._cut(answer if isinstance(answer, str) else json.dumps(answer), 80)
+        said = self._endpoint.cut(answer if isinstance(answer, str) else json.dumps(answer), 80)
         self.refusal = repr(said) + self._why
         if self._row >= self.patience:
             raise UselessJudge(
@@ -243,83 +229,16 @@ class HTTPJudge:
 
     def _ask(self, content: str) -> object:
         """Return the answer's text, after retries if needed."""
-        body = json.dumps(
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": content}],
-                "temperature": 0,
-                "max_tokens": self.max_tokens,
-            }
-        ).encode()
-
-        problem = ""
-        for attempt in range(self.tries):
-            self.requests += 1
-            self.retries += attempt > 0
-            asked: float | None = None
-            try:
-                status, headers, answer = self._post(body)
-            except httpx2.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-            else:
-                if 200 <= status < 300:
-                    return self._content(answer)
-                problem = f"HTTP {status}: {answer.decode('utf-8', 'replace')}"
-                if status != 429 and status < 500:
-                    raise InputError(self._line(problem) + self._cure(status, headers))
-                asked = _seconds(headers.get("retry-after"))
-
-            if asked is not None and asked > self.longest_wait:
-                raise InputError(
-                    f"{self._line(problem)} (asks to wait {asked:.0f} s: run this then)"
-                )
-            if attempt + 1 < self.tries:
-                own = min(self.backoff * 2**attempt, self.longest_wait)
-                time.sleep(own if asked is None else asked)
-        raise InputError(f"{self._line(problem)} (tried {self.tries} times)")
-
-    def _post(self, body: bytes) -> _Answer:
-        """Return status, headers and at most LARGEST + 1 bytes of the answer, by the deadline.
-
-        The client's own timeouts start anew at each read, so a server that sends a byte now and
-        then would keep it forever. So a thread asks, and its connection is cut at the deadline.
-        """
-        outcome: queue.SimpleQueue[_Answer | BaseException] = queue.SimpleQueue()
-        call = _Call()
-
-        def ask() -> None:
-            try:
-                outcome.put(self._exchange(body, call))
-            except BaseException as error:
-                outcome.put(error)
-
-        threading.Thread(target=ask, name="judge", daemon=True).start()
-        try:
-            found = outcome.get(timeout=self.timeout)
-        except queue.Empty:
-            raise httpx2.ReadTimeout(f"no complete answer in {self.timeout:g} s") from None
-        finally:
-            call.hang_up()
-        if isinstance(found, BaseException):
-            raise found
-        return found
-
-    def _exchange(self, body: bytes, call: "_Call") -> _Answer:
-        url = f"{self.base_url}/chat/completions"
-        answer = b""
-        extensions = {"trace": call.trace}
-        with self._client.stream("POST", url, content=body, extensions=extensions) as response:
-            for chunk in response.iter_raw():  # undecoded, so that nothing small can become large
-                answer += chunk
-                if len(answer) > LARGEST:
-                    break
-            return response.status_code, dict(response.headers), answer[: LARGEST + 1]
+        request = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+        }
+        return self._content(self._endpoint.ask("/chat/completions", request))
 
     def _content(self, answer: bytes) -> object:
         """Return ``choices[0].message.content``, and count its tokens."""
-        if len(answer) > LARGEST:
-            raise InputError(f"{self.base_url}: the answer has more than {LARGEST} bytes")
-
         try:
             value = json.loads(answer)
             choice = value["choices"][0]
@@ -338,49 +257,7 @@ class HTTPJudge:
                     "thousands: --judge_max_tokens)"
                 )
             return content or message.get("refusal") or content
-        raise InputError(self._line(f"no chat completion: {said}"))
-
-    def _line(self, problem: str) -> str:
-        """Make a line from a server's message: short, without key and control characters."""
-        return f"{self.base_url}: {self._cut(problem, 200)}"
-
-    def _cut(self, text: str, length: int) -> str:
-        # Cut only after the key is removed, or a part of it could stay.
-        words = "".join(c if c.isprintable() else " " for c in self._hide(text)).split()
-        return " ".join(words)[:length]
-
-    def _cure(self, status: int, headers: dict[str, str]) -> str:
-        if 300 <= status < 400:
-            there = self._cut(headers.get("location", "").split("?")[0], 100) or "nowhere"
-            return f" (it redirects to {there}, which is not followed: pass the right --judge_url)"
-        cures = {
-            401: f" (is {self._key_variable} set to a key of this endpoint?)",
-            403: f" (may the key in {self._key_variable} use model {self.model!r}?)",
-            404: f" (does base_url end in /v1, and is there a model {self.model!r}?)",
-        }
-        return cures.get(status, "")
-
-
-class _Call:
-    """One request's connection, which another thread can cut."""
-
-    def __init__(self) -> None:
-        self.sockets: list[socket.socket] = []
-        self.over = threading.Event()
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Receive the client's events; end the connection if the call is over."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self.sockets.append(info["return_value"].get_extra_info("socket"))
-        if self.over.is_set() and event.endswith(".started") and "close" not in event:
-            raise httpx2.ReadTimeout("hung up")
-
-    def hang_up(self) -> None:
-        """Wake the thread that waits for this connection, which then closes it."""
-        self.over.set()
-        for one in self.sockets:
-            with contextlib.suppress(OSError):  # it is closed already
-                socket.socket.shutdown(one, socket.SHUT_RDWR)
+        raise InputError(self._endpoint.line(f"no chat completion: {said}"))
 
 
 class _Letters:
@@ -435,31 +312,6 @@ def shown_order(prompt: Prompt, completions: list[str]) -> list[int]:
     return sorted(range(len(completions)), key=place)
 
 
-def _address(base_url: str) -> str:
-    try:
-        url = httpx2.URL(base_url)
-    except (httpx2.InvalidURL, TypeError):
-        raise InputError("base_url: not an address", "base_url") from None
-    if url.userinfo or url.query or url.fragment:
-        raise InputError("base_url has a name, password or query in it (leave it out)", "base_url")
-    try:
-        url.host.encode("idna")
-    except UnicodeError:
-        raise InputError(f"base_url: {base_url!r:.80}: no such host", "base_url") from None
-    if url.scheme not in ("http", "https") or not url.host or " " in base_url:
-        raise InputError(
-            f"base_url: {base_url!r:.80}, but must be like http://localhost:8000/v1", "base_url"
-        )
-    return base_url.rstrip("/")
-
-
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not key.isascii() or any(not 32 < ord(c) < 127 for c in key):  # a header cannot hold these
-        raise InputError(f"{variable} has spaces or characters that no key has (set it again)")
-    return key
-
-
 def _without_thoughts(answer: str) -> str:
     """Return what comes after a block in which a model thinks.
 
@@ -472,15 +324,3 @@ def _without_thoughts(answer: str) -> str:
 def _tokens(count: object) -> int:
     """Return a count of tokens, or 0 if the value cannot be one."""
     return count if type(count) is int and 0 < count <= MOST_TOKENS else 0
-
-
-def _seconds(header: str | None) -> float | None:
-    """Parse Retry-After (seconds or a date) to seconds; None if it is neither."""
-    if header is None:
-        return None
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip(), re.ASCII):
-        return float(header)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

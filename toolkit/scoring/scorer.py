@@ -21,6 +21,7 @@ from toolkit.data.records import Answer
 from toolkit.data.text import answers
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
+from toolkit.maths.sequences import real_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,7 +107,7 @@ class TokenCompletions(Completions):
         batch_size: int = 256,
     ) -> "TokenCompletions":
         """Make completions from what ``visible`` (B, C) shows of ``completion_ids`` (B, C)."""
-        ids = [row[keep].tolist() for row, keep in zip(completion_ids, visible, strict=True)]
+        ids = real_tokens(completion_ids, visible)
         return cls(prompt_ids, tokenizer, ids, actors=actors, batch_size=batch_size)
 
     @cached_property

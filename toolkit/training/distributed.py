@@ -2,11 +2,19 @@
 
 Each process holds all adapters and works on its share of every batch; the adapters' gradients (a
 few megabytes) are summed in one message. The base is whole in each process, or sharded by FSDP.
+
+Only the main process reads and writes the run's folder, so only its node needs the folder. What the
+main process finds there, it sends to the others. All other files (base, prompts, adapters of other
+runs) are read by every process, under the same path on each node.
 """
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable
-from typing import Any
+import socket
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +24,8 @@ from torch import Tensor, nn
 
 from toolkit.errors import InputError
 from toolkit.launched import world_size
+
+T = TypeVar("T")
 
 
 def leave() -> None:
@@ -30,11 +40,25 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether this error means that another process has ended, or cannot be reached.
+
+    NCCL raises an error of torch's own (if its watchdog does not end the process itself), gloo a
+    plain RuntimeError with its name in it.
+    """
+    said = str(error).lower()
+    gone = "connection closed by peer" in said or "connection reset by peer" in said
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in said and (gone or "timed out" in said)
+    )
+
+
 class Ranks:
     """This process among the others.
 
     Args:
         asked_for: expected number of processes; None for any number.
+        patience: seconds to wait for another process before ``is_lost``; None for torch's own.
 
     Raises:
         InputError: there are not as many processes as expected, or as the launcher started
@@ -45,7 +69,7 @@ class Ranks:
         sharded: whether the base is sharded (FSDP), so that all must make equally many passes.
     """
 
-    def __init__(self, asked_for: int | None = None) -> None:
+    def __init__(self, asked_for: int | None = None, patience: float | None = None) -> None:
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
             raise InputError(
                 "DeepSpeed is not supported by PPO: ZeRO-2 shards the optimizer, which is only "
@@ -63,6 +87,9 @@ class Ranks:
                     f"{by} is {wanted}, but the number of processes is {self.world} "
                     "(on CPUs, start N with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N)"
                 )
+        if self.world > 1 and patience is not None:
+            # On a CPU transformers opens the group without its ddp_timeout.
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=patience))
 
     @property
     def is_main(self) -> bool:
@@ -75,6 +102,12 @@ class Ranks:
             value = value.clone()
             dist.all_reduce(value)
         return value
+
+    def total_on_host(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes of a tensor on the CPU, and leave it there."""
+        if self.world == 1:
+            return value
+        return self.total(value.to(PartialState().device)).cpu()
 
     def largest(self, value: Tensor) -> Tensor:
         """Return the maximum over all processes."""
@@ -93,6 +126,45 @@ class Ranks:
     def gather(self, value: Any) -> list[Any]:
         """Return a list of every process's object, in order of rank."""
         return gather_object([value]) if self.world > 1 else [value]
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns in the main process; the others do not call it.
+
+        Raises:
+            InputError: the main process raised it; then all processes raise the same.
+        """
+        if self.world == 1:
+            return make()
+
+        found: list[Any] = [None]
+        if self.is_main:
+            try:
+                found = [make()]
+            except InputError as error:
+                found = [error]
+        dist.broadcast_object_list(found, src=0)
+        if isinstance(found[0], InputError):
+            raise found[0]
+        return found[0]
+
+    def check_same(self, settings: dict[str, object]) -> None:
+        """Raise InputError in all processes unless each has the same settings.
+
+        Otherwise a node that was given another command, or another copy of a file, would take part
+        unnoticed.
+        """
+        mine = {
+            name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+            for name, value in settings.items()
+        }
+        everyone = self.gather((socket.gethostname(), mine))
+        for rank, (host, theirs) in enumerate(everyone):
+            odd = sorted(k for k in mine | theirs if everyone[0][1].get(k) != theirs.get(k))
+            if odd:
+                raise InputError(
+                    f"process {rank} on {host} has other settings or files than process 0: "
+                    f"{', '.join(odd)} (give every node the same command and the same files)"
+                )
 
     def share(self, count: int) -> slice:
         """Return the slice of ``count`` items of a global batch that belongs to this process."""

@@ -17,7 +17,7 @@ from toolkit.errors import InputError
 from toolkit.maths.optimizers import AdamTFStyle
 from toolkit.training.trl_configs import TrainingArguments
 
-# transformers' names for AdamW. Fused or not only changes the speed, so torch chooses.
+# transformers' names for AdamW. Fused or not only changes the speed, so the device decides.
 Kind = Callable[..., Optimizer]
 ADAMW = ("adamw_torch", "adamw_torch_fused")
 
@@ -68,6 +68,8 @@ def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
                 overrides = GlobalOptimManager.get_instance()
                 overrides.register_module_override(module, "weight", {"optim_bits": 32})
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if kind in (torch.optim.Adam, torch.optim.AdamW) and all(p.is_cuda for _, p in trained):
+        options = options | {"fused": True}  # one kernel for all weights instead of ten
     if not args.weight_decay:
         return kind([p for _, p in trained], **options)
 

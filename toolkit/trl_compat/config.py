@@ -39,7 +39,7 @@ TAKEN = {
     # speed and processes
     "average_tokens_across_devices", "auto_find_batch_size", "torch_empty_cache_steps",
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel",
-    "liger_kernel_config", "use_cache", "local_rank", "ddp_backend", "ddp_timeout",
+    "liger_kernel_config", "use_cache", "local_rank", "ddp_backend",
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
     "ddp_static_graph",
 }  # fmt: skip
@@ -73,6 +73,7 @@ class PPOConfig(_PPOConfig):
     sample_every: int = flag(10**9, "Updates between printed samples.")
     save_steps: float = flag(500, "Updates between checkpoints; below 1, a part of the run.")
     save_total_limit: int | None = flag(None, "Checkpoints to keep; none keeps all.")
+    ddp_timeout: int = flag(1800, "Seconds to wait for another process of the run.")
     sft_model_path: str = flag("EleutherAI/pythia-160m", "Model of the policy; read by scripts.")
     reward_model_path: str = flag("EleutherAI/pythia-160m", "Reward model; read by scripts.")
     dataset_num_proc: int | None = flag(None, "Processes that tokenize; read by scripts.")

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
 from toolkit.models.families import trunk_of
-from toolkit.models.fast import last_states, use_fast_passes
+from toolkit.models.fast import Read, last_states, use_fast_passes
 from toolkit.models.loading import cure_cpu_repacking
 from toolkit.models.peft_wrappers import of_adapter, switch, switchable
 from toolkit.models.self_checks import check_passes
@@ -239,11 +239,11 @@ class SeparateModels(Actors):
         model = self.value_model if role == VALUE else self.reward_model
         return _classifier(model, f"{role}_model")
 
-    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
+    def trunk(self, role: str, read: Read, **inputs: Any) -> Tensor:
         if role in (VALUE, REWARD):
             model = self._classifier(role)
-            return last_states(getattr(model, model.base_model_prefix), last, **inputs)
-        return last_states(trunk_of(self._act_as(role)), last, **inputs)
+            return last_states(getattr(model, model.base_model_prefix), read, **inputs)
+        return last_states(trunk_of(self._act_as(role)), read, **inputs)
 
     def language_model(self, role: str) -> Any:
         return self._act_as(role)

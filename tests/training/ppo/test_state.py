@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from toolkit.errors import InputError
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
 from toolkit.training.ppo.checkpoints import load_checkpoint
-from toolkit.training.ppo.state import TENSORS, PPOState
+from toolkit.training.ppo.state import TENSORS, PPOState, _optimizer_state, _restore_optimizer
 
 Make = Callable[..., Any]
 
@@ -36,6 +42,50 @@ def test_a_checkpoint_read_back_is_the_state_that_was_captured(
     assert read.kl == now.kl and read.gain == now.gain and read.generator == now.generator
     assert read.weights.keys() == dict(trainer.model.trainable()).keys()
     assert all((read.weights[name] == now.weights[name]).all() for name in read.weights)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizers_tensors_come_back_on_the_device_where_it_wants_them(fused: bool) -> None:
+    """A fused kernel wants the count of steps beside the weights, a plain one on the CPU."""
+
+    def adam(device: str) -> torch.optim.Adam:
+        weight = nn.Parameter(torch.ones(3, device=device))
+        return torch.optim.Adam([weight], fused=fused)
+
+    there, here = adam("meta"), adam("cpu")
+    weight = here.param_groups[0]["params"][0]
+    weight.grad = torch.ones(3)
+    here.step()
+    numbers, tensors = _optimizer_state(here, ["w"])
+    assert tensors["w|step"] == 1 and not numbers
+
+    _restore_optimizer(there, ["w"], numbers, tensors)
+    (found,) = there.state.values()
+    devices = {name: tensor.device.type for name, tensor in found.items()}
+    expected = {"step": "meta" if fused else "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+    assert devices == expected
+
+
+@pytest.mark.slow
+def test_a_run_with_a_fused_adam_ends_after_a_resume_as_one_that_was_not_stopped(
+    new_trainer: Make, demo_model: str, tmp_path: Path
+) -> None:
+    def trainer(name: str, **options: Any) -> Any:
+        torch.manual_seed(0)
+        lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+        roles = Roles(load_base(demo_model, "fp32"), lora, value="trunk")
+        trained = [p for _, p in roles.trainable()]
+        adam = torch.optim.Adam(trained, lr=1e-3, eps=1e-5, fused=True)
+        return new_trainer(name, model=roles, optimizers=(adam, None), save_steps=1, **options)
+
+    trainer("whole").train()
+    trainer("stopped", stop_at_update=1).train()
+    trainer("stopped", resume="auto").train()
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        one = load_file(tmp_path / "whole" / "checkpoint-000002" / file)
+        other = load_file(tmp_path / "stopped" / "checkpoint-000002" / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), file
 
 
 @pytest.mark.parametrize(

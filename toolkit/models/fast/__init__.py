@@ -10,7 +10,8 @@ TOOLKIT_FAST_PASSES=0.
     decoder     Llama's layers rotate queries and keys in three passes instead of five, keep two
                 tensors of their MLP instead of three, and the last works on the positions that are
                 read instead of all
-    attention   on a CPU, attention is left out of bf16 autocast
+    attention   on a CPU, attention is left out of bf16 autocast; on a GPU, rows of whole passes
+                are padded on the right, so that flash attention can take them without a mask
 """
 
 import os
@@ -19,6 +20,8 @@ from torch import nn
 
 from toolkit.maths.precision import autocast_device, autocast_type
 from toolkit.models.fast.attention import attend_in_fp32
+from toolkit.models.fast.attention import padding_on_the_right as padding_on_the_right
+from toolkit.models.fast.decoder import Read as Read
 from toolkit.models.fast.decoder import change_layers
 from toolkit.models.fast.decoder import last_states as last_states
 from toolkit.models.fast.lora import adapter_held as adapter_held

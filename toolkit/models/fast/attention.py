@@ -1,5 +1,7 @@
-"""Keeping attention on a CPU out of bf16 autocast."""
+"""Attention in kernels that are faster: fp32 on a CPU, flash attention on a GPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,3 +37,33 @@ def attend_in_fp32(model: PreTrainedModel) -> None:
         ALL_ATTENTION_FUNCTIONS.register(NAME, _fp32_attention)
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
         model.set_attn_implementation(NAME)
+
+
+@contextmanager
+def padding_on_the_right() -> Iterator[None]:
+    """Say that in passes inside all padding stands behind the real tokens of its row.
+
+    Causal attention alone then keeps real tokens from seeing it, so transformers need make no mask
+    for it. Without a mask torch can use flash attention, and keys and values are not repeated for
+    grouped queries; nor does transformers read the mask on the host. Masks that do more than pad
+    (sliding windows that are shorter than the rows, say) are made all the same, and those that are
+    not causal keep the padding. The states of padding itself mean nothing.
+    """
+    masks = ALL_MASK_ATTENTION_FUNCTIONS
+    own = {name: masks[name] for name in ("sdpa", NAME) if name in masks}
+
+    def causal(name: str) -> Any:
+        def make(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
+            if allow_is_causal_skip:
+                kwargs["attention_mask"] = None
+            return own[name](*args, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+
+        return make
+
+    for name in own:
+        masks[name] = causal(name)
+    try:
+        yield
+    finally:
+        for name in own:
+            del masks[name]

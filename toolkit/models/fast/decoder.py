@@ -20,6 +20,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from toolkit.maths.precision import autocast_type
 from toolkit.models.families import fit_inputs
 
+Read = int | Tensor  # what is read of a pass: the last so many positions, or these (B, C)
+
 # Families whose layer is norm, attention (perhaps with norms of query and key), norm, gated MLP, as
 # in transformers 5.23. Each layer is compared with its own pass before it is changed.
 DECODER_LAYERS = (
@@ -29,7 +31,7 @@ DECODER_LAYERS = (
     "Qwen3DecoderLayer",
 )
 # Attention implementations that accept fewer queries than keys under a mask.
-SHORT_QUERIES = ("sdpa", "sdpa_fp32", "shapes_only")
+SHORT_QUERIES = ("sdpa", "sdpa_fp32")
 
 
 class _Rotary(torch.autograd.Function):
@@ -83,29 +85,27 @@ def _attention_forward(
     attention_mask: Tensor | None = None,
     past_key_values: Cache | None = None,
     cache: Cache | None = None,
-    last: int | None = None,
+    read: Read | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the module's own pass, only for the last ``last`` positions if that is given."""
+    """Run the module's own pass, only for the positions that are read if some are given."""
     size = attention.head_dim
-    short = last if last is not None and last < hidden_states.shape[1] else None
-    asking = hidden_states if short is None else hidden_states[:, -short:]
+    asking = _at(hidden_states, read)
     query = attention.q_proj(asking).unflatten(-1, (-1, size))
     key = attention.k_proj(hidden_states).unflatten(-1, (-1, size))
     value = attention.v_proj(hidden_states).unflatten(-1, (-1, size)).transpose(1, 2)
     if hasattr(attention, "q_norm"):
         query, key = attention.q_norm(query), attention.k_norm(key)
 
-    cos, sin = (table.unsqueeze(1) for table in position_embeddings)
-    count = asking.shape[1]
-    query = _Rotary.apply(query.transpose(1, 2), cos[:, :, -count:], sin[:, :, -count:])
-    key = _Rotary.apply(key.transpose(1, 2), cos, sin)
+    there = [_at(table, read).unsqueeze(1) for table in position_embeddings]
+    query = _Rotary.apply(query.transpose(1, 2), *there)
+    key = _Rotary.apply(key.transpose(1, 2), *(t.unsqueeze(1) for t in position_embeddings))
 
     kept = past_key_values if cache is None else cache  # its name in transformers 5.24
     if kept is not None:
         key, value = kept.update(key, value, attention.layer_idx)
-    if short is not None:
-        attention_mask = _rows(attention_mask, short, key)
+    if isinstance(read, Tensor) or (read is not None and read < hidden_states.shape[1]):
+        attention_mask = _rows(attention_mask, read, key)
 
     implementation = attention.config._attn_implementation
     eager = sys.modules[type(attention).__module__].eager_attention_forward
@@ -125,25 +125,41 @@ def _attention_forward(
     return attention.o_proj(output.reshape(*asking.shape[:-1], -1)), weights
 
 
-def _rows(mask: Tensor | None, last: int, key: Tensor) -> Tensor:
-    """Return the mask (B or 1, 1, last, K) of the last queries; None means causal."""
-    if mask is not None:
-        return mask[:, :, -last:]
+def _at(states: Tensor, read: Read | None) -> Tensor:
+    """Return the states (B or 1, T, d) at the positions that are read."""
+    if read is None or (isinstance(read, int) and read >= states.shape[1]):
+        return states  # the tensor itself: layers that read the same one share a product of it
+    if isinstance(read, int):
+        return states[:, -read:]
+    states = states.expand(read.shape[0], -1, -1)
+    return states.gather(1, read.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def _rows(mask: Tensor | None, read: Read, key: Tensor) -> Tensor:
+    """Return the mask (B or 1, 1, C, K) of the queries that are read; None means causal."""
     count = key.shape[2]
-    causal = torch.ones(last, count, dtype=torch.bool, device=key.device)
-    return causal.tril_(count - last)[None, None]
+    if isinstance(read, int):
+        if mask is not None:
+            return mask[:, :, -read:]
+        causal = torch.ones(read, count, dtype=torch.bool, device=key.device)
+        return causal.tril_(count - read)[None, None]
+
+    if mask is not None:
+        index = read[:, None, :, None].expand(-1, mask.shape[1], -1, count)
+        return mask.expand(read.shape[0], -1, -1, -1).gather(2, index)
+    return (torch.arange(count, device=key.device) <= read.unsqueeze(-1)).unsqueeze(1)
 
 
 def _layer_forward(layer: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-    work: Any = partial(_work, layer, last=layer.last, **kwargs)
+    work: Any = partial(_work, layer, read=layer.read, **kwargs)
     if layer.gradient_checkpointing and layer.training:  # as in transformers' layer
         return layer._gradient_checkpointing_func(work, hidden_states)
     return work(hidden_states)
 
 
-def _work(layer: Any, hidden_states: Tensor, last: int | None, **kwargs: object) -> Tensor:
-    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), last=last, **kwargs)
-    hidden_states = hidden_states[:, -attended.shape[1] :] + attended
+def _work(layer: Any, hidden_states: Tensor, read: Read | None, **kwargs: object) -> Tensor:
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), read=read, **kwargs)
+    hidden_states = _at(hidden_states, read) + attended
     return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
 
 
@@ -159,7 +175,7 @@ def change_layers(model: nn.Module) -> int:
         if not isinstance(layers, nn.ModuleList) or not hasattr(trunk, "rotary_emb"):
             continue
         known = [layer for layer in layers if type(layer).__name__ in DECODER_LAYERS]
-        if len(known) < len(layers) or hasattr(layers[0], "last"):
+        if len(known) < len(layers) or hasattr(layers[0], "read"):
             continue
         if _same(trunk, layers[0]):
             for layer in layers:
@@ -169,7 +185,7 @@ def change_layers(model: nn.Module) -> int:
 
 
 def _change(layer: Any) -> None:
-    layer.last = None
+    layer.read = None
     layer.forward = types.MethodType(_layer_forward, layer)
     layer.self_attn.forward = types.MethodType(_attention_forward, layer.self_attn)
     if type(layer.mlp.act_fn).__name__ in ("SiLU", "SiLUActivation"):
@@ -179,7 +195,7 @@ def _change(layer: Any) -> None:
 def _restore(layer: Any) -> None:
     for module in (layer, layer.self_attn, layer.mlp):
         vars(module).pop("forward", None)
-    del layer.last
+    del layer.read
 
 
 @torch.no_grad()
@@ -206,31 +222,39 @@ def _same(trunk: Any, layer: Any) -> bool:
         own = layer(x, **inputs)
         _change(layer)
         short = trunk.config._attn_implementation in SHORT_QUERIES
-        layer.last = 3 if short else None
+        layer.read = 3 if short else None
         found = layer(x, **inputs)
     finally:
         layer.train(training)
-        if hasattr(layer, "last"):
+        if hasattr(layer, "read"):
             _restore(layer)
 
     expected = (own[:, -3:] if short else own).float()
-    exact = dtype == torch.float32 and autocast_type(x) is None
-    tolerance = 1e-4 if exact else 4e-2
-    return torch.allclose(found.float(), expected, rtol=tolerance, atol=tolerance)
+    if dtype == torch.float32 and autocast_type(x) is None:
+        return torch.allclose(found.float(), expected, rtol=1e-4, atol=1e-4)
+
+    # Rounding to bf16 grows with the numbers, so a single one says nothing in a wide layer: one of
+    # 4,096 units makes numbers of 12, whose neighbors in bf16 are 0.06 away.
+    return bool((found.float() - expected).norm() <= 2e-2 * expected.norm())
 
 
-def last_states(trunk: Any, last: int, **inputs: object) -> Tensor:
-    """Return the trunk's final hidden states at the last ``last`` positions: (B, last, d).
+def last_states(trunk: Any, read: Read, **inputs: object) -> Tensor:
+    """Return the trunk's final hidden states where they are read: (B, C, d).
 
     A changed last layer computes only these; for any other trunk they are cut from a whole pass.
+
+    Args:
+        trunk: a language model without its head.
+        read: the number C of last positions, or int (B, C), the positions themselves.
+        inputs: of the pass.
     """
     layer = getattr(trunk, "layers", [None])[-1]
-    short = hasattr(layer, "last") and trunk.config._attn_implementation in SHORT_QUERIES
+    short = hasattr(layer, "read") and trunk.config._attn_implementation in SHORT_QUERIES
     if short:
-        layer.last = last
+        layer.read = read
     try:
         states: Tensor = trunk(**fit_inputs(trunk, inputs)).last_hidden_state
-        return states[:, -last:]
+        return states if short else _at(states, read)
     finally:
         if short:
-            layer.last = None
+            layer.read = None

@@ -24,7 +24,7 @@ from toolkit.maths.sequences import pad, position_ids
 from toolkit.models.actors import POLICY, Actors, banned_of
 from toolkit.models.adapters import plain_adapter
 from toolkit.models.families import check_recomputing, trunk_of
-from toolkit.models.fast import last_states
+from toolkit.models.fast import Read, last_states
 from toolkit.models.generation import Sampled, step_of
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import filler
@@ -69,8 +69,8 @@ class _Alone(Actors):
         super().__init__()
         self.model: Any = model
 
-    def trunk(self, role: str, last: int, **inputs: Any) -> Tensor:
-        return last_states(trunk_of(self.model), last, **inputs)
+    def trunk(self, role: str, read: Read, **inputs: Any) -> Tensor:
+        return last_states(trunk_of(self.model), read, **inputs)
 
     def output_head(self, role: str) -> Any:
         return self.model.get_output_embeddings()

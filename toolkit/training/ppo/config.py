@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from toolkit.models.sampling import SamplingRule
+    from toolkit.training.ppo.vllm_server import VLLMServer
 
 # The fields of TrainingArguments that PPOTrainer acts on.
 USED = {
@@ -39,6 +40,7 @@ USED = {
     "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
     "per_device_eval_batch_size", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
+    "ddp_timeout",
 }  # fmt: skip
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
@@ -74,7 +76,8 @@ FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
-    "online",
+    "online", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout", "vllm_key_variable",
+    "vllm_adapter_dir", "vllm_max_gap",
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -116,9 +119,14 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "local_rollout_forward_batch_size", "learning_rate", "lr_scheduler_type",
+            "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
+            "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
-            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "seed",
+            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "ddp_timeout", "seed",
+        ),
+        "sampling by a vLLM server": (
+            "vllm_server_base_url", "vllm_server_timeout", "vllm_key_variable", "vllm_adapter_dir",
+            "vllm_max_gap",
         ),
         "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
         "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
@@ -178,6 +186,30 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
     )
+    unpack_base: bool = flag(
+        False,
+        "Unpack a 4-bit base to 16 bits while completions are sampled: the same weights, which a "
+        "GPU reads faster. It takes two bytes a weight meanwhile.",
+    )
+    vllm_server_base_url: str | None = flag(
+        None,
+        "Address of a vLLM server that samples the training completions, with the policy as a LoRA "
+        "adapter. It was never tried with a real server. A resumed run then goes on, but not bit "
+        "for bit.",
+    )
+    vllm_server_timeout: Positive = flag(240.0, "Seconds for one request to the vLLM server.")
+    vllm_key_variable: str = flag(
+        "VLLM_API_KEY", "Environment variable that holds the vLLM server's API key, if it has one."
+    )
+    vllm_adapter_dir: str | None = flag(
+        None,
+        "Folder for the policy's adapters, which the vLLM server must see under the same path; by "
+        "default vllm in output_dir.",
+    )
+    vllm_max_gap: Positive = flag(
+        0.1,
+        "Stop if the vLLM server's log-probs differ from the recomputed ones by more nats a token.",
+    )
     on_fault: Literal["stop", "skip"] = flag(
         "stop", "What to do at a fault (not finite, or max_kl): stop, or skip the update."
     )
@@ -207,6 +239,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     online: bool = flag(False, "Allow another reward adapter whenever the run is resumed.")
     world_size: Count | None = flag(
         None, "Number of processes expected; another number is an error."
+    )
+    ddp_timeout: Count = flag(
+        900, "Seconds to wait for another process of the run before it counts as lost."
     )
 
     def __post_init__(self) -> None:
@@ -363,6 +398,20 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             if values[name] == defaults[name]:
                 del values[name]
         return values
+
+    def vllm_server(self) -> "VLLMServer | None":
+        """Return the server that samples, or None if the policy samples here."""
+        if self.vllm_server_base_url is None:
+            return None
+        from toolkit.training.ppo.vllm_server import VLLMServer
+
+        return VLLMServer(
+            self.vllm_server_base_url,
+            self.vllm_server_timeout,
+            self.vllm_key_variable,
+            Path(self.vllm_adapter_dir or self.folder / "vllm"),
+            self.vllm_max_gap,
+        )
 
     @property
     def folder(self) -> Path:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.files import write_jsonl
 from toolkit.data.prompts import Prompts
 from toolkit.data.tokens import decode_pair
+from toolkit.maths.sequences import real_tokens
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import draw_uniforms
 from toolkit.models.sampling import SamplingRule
@@ -118,8 +119,8 @@ def near_greedy_completions(
     seen = TokenCompletions.seen(prompts, sampled.completion_ids, visible, tokenizer, model)
     scores = rewards(seen).tolist()
     rows: list[Row] = []
-    for i, prompt in enumerate(prompts):
-        kept = sampled.completion_ids[i][visible[i]].tolist()
+    written = real_tokens(sampled.completion_ids, visible)
+    for i, (prompt, kept) in enumerate(zip(prompts, written, strict=True)):
         query, response = decode_pair(tokenizer, prompt, kept)
         score = None if math.isnan(scores[i]) else scores[i]
         rows.append({"query": query, "model response": response, "score": score})

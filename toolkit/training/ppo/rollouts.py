@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Rollout:
         scored: bool (B,), False if there is no score; nothing is learned from these.
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
             if they were not recomputed.
+        served_logprobs: (B, C) fp32, a sampler's own log-probs; None if the policy sampled here.
     """
 
     prompt_ids: Tensor
@@ -43,21 +45,39 @@ class Rollout:
     valid: Tensor
     scored: Tensor
     capture_gap: float = 0.0
+    served_logprobs: Tensor | None = None
 
     @property
     def learned(self) -> Tensor:
         """bool (B, C): the tokens to learn from."""
         return self.mask & self.scored.unsqueeze(1)
 
+    @cached_property
+    def prompt_lengths(self) -> Tensor:
+        """int (B,) on the CPU: the prompts' tokens. It is read from the device once."""
+        return self.prompt_mask.sum(dim=1).cpu()
+
+    @cached_property
+    def learned_counts(self) -> Tensor:
+        """int (B,) on the CPU: the tokens to learn from. It is read from the device once."""
+        return self.learned.sum(dim=1).cpu()
+
     def passage(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids and attention mask (n, T) of these episodes, without all-padding columns."""
+        """Return ids and attention mask (n, T) of these episodes, without all-padding columns.
+
+        Args:
+            index: int (n,), on the CPU, so that the host need not wait for the device.
+        """
+        start = self.prompt_mask.shape[1] - int(self.prompt_lengths[index].max())
+        index = index.to(self.prompt_ids.device, non_blocking=True)
         prompt_mask = self.prompt_mask[index]
-        start = int((~prompt_mask.any(dim=0)).sum())
         ids = torch.cat([self.prompt_ids[index, start:], self.completion_ids[index]], dim=1)
         return ids, torch.cat([prompt_mask[:, start:], self.mask[index]], dim=1)
 
 
 Clock = Callable[[str], AbstractContextManager[None]]
+# Prompt ids (B, P) padded on the left, their mask and the noise (B, C) to completions.
+Sampler = Callable[[Tensor, Tensor, Tensor], Sampled]
 
 
 def no_clock(phase: str) -> AbstractContextManager[None]:
@@ -77,6 +97,7 @@ def collect(
     recompute: bool = False,
     clock: Clock = no_clock,
     in_step: bool = False,
+    sampler: Sampler | None = None,
 ) -> Rollout:
     """Sample a completion for each prompt, then run policy, reference, value and reward.
 
@@ -94,6 +115,7 @@ def collect(
         recompute: replace captured log-probs and values by those of a pass shaped as in training.
         clock: a context manager around each phase, given its name.
         in_step: make a number of passes that does not depend on the samples, as FSDP requires.
+        sampler: samples elsewhere, and its log-probs are recomputed; None for the policy at hand.
     """
     device, length = actors.device, rule.response_length
     width, count = max(len(prompt) for prompt in prompts), len(prompts)
@@ -101,25 +123,29 @@ def collect(
     completion_ids = torch.full((count, length), rule.pad_id, device=device)
     mask = torch.zeros((count, length), dtype=torch.bool, device=device)
     logprobs, ref_logprobs, values = (torch.zeros((count, length), device=device) for _ in range(3))
-    step, gap = actors.step(POLICY), 0.0
+    step, gap = actors.step(POLICY), torch.zeros((), device=device)
+    served = None if sampler is None else torch.zeros((count, length), device=device)
 
     # Prompts of similar length go together, whatever their order, to keep padding small.
     for piece in length_sorted_batches([len(prompt) for prompt in prompts], batch_size):
-        index = piece.to(device)
+        index = piece.to(device, non_blocking=True)
         start = width - max(len(prompts[i]) for i in piece)
         ids, attention = prompt_ids[index, start:], prompt_mask[index, start:]
 
         with clock("sample"):
-            sampled = sample(
-                step,
-                ids,
-                attention,
-                uniforms[piece],
-                rule.temperature,
-                rule.pad_id,
-                rule.stop_ids,
-                all_steps=in_step,
-            )
+            if sampler is not None:
+                sampled = sampler(ids, attention, uniforms[piece])
+            else:
+                sampled = sample(
+                    step,
+                    ids,
+                    attention,
+                    uniforms[piece],
+                    rule.temperature,
+                    rule.pad_id,
+                    rule.stop_ids,
+                    all_steps=in_step,
+                )
         completion_ids[index], mask[index] = sampled.completion_ids, sampled.mask
         logprobs[index] = sampled.logprobs
         passage = (
@@ -128,10 +154,13 @@ def collect(
         )
 
         with clock("value"):
-            if recompute:
+            if recompute or served is not None:
                 again = actors.policy_outputs(*passage, sampled.completion_ids, rule.temperature)
-                gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
-                gap = max(gap, gaps.max().item())
+                if served is not None:
+                    served[index] = sampled.logprobs
+                else:
+                    gaps = (again.logprobs - sampled.logprobs).abs() * sampled.mask
+                    gap = torch.maximum(gap, gaps.max())
                 logprobs[index] = again.logprobs
                 sampled = sampled._replace(values=again.values)
             if sampled.values is not None:  # captured while sampling, if the trunk is shared
@@ -167,5 +196,6 @@ def collect(
         scores=scores.nan_to_num(),
         valid=valid,
         scored=~scores.isnan(),
-        capture_gap=gap,
+        capture_gap=gap.item() if recompute else 0.0,
+        served_logprobs=served,
     )

@@ -9,6 +9,8 @@ decides what is learned from a batch.
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,8 +30,9 @@ from toolkit.errors import InputError, Interrupted, RunStopped, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
-from toolkit.models.actors import Actors
+from toolkit.models.actors import POLICY, Actors
 from toolkit.models.generation import Sampled, draw_uniforms
+from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
 from toolkit.training.distributed import Ranks
@@ -56,7 +59,7 @@ from toolkit.training.ppo.inputs import (
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
-from toolkit.training.ppo.rollouts import Clock, Rollout, collect, no_clock
+from toolkit.training.ppo.rollouts import Clock, Rollout, Sampler, collect, no_clock
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
@@ -100,7 +103,7 @@ class PPOTrainer:
         reward_weights: list[float] | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
-        self.ranks = Ranks(args.world_size)
+        self.ranks = Ranks(args.world_size, args.ddp_timeout)
         self.accelerator = Accelerator()
         self.algorithm = algorithm_of(args)
 
@@ -140,7 +143,14 @@ class PPOTrainer:
         self.parameters = [p for _, p in self.model.trainable()]
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
+            if args.unpack_base:
+                raise InputError(
+                    "unpack_base: a base that is shared by several GPUs cannot be unpacked "
+                    "(leave it out)",
+                    "unpack_base",
+                )
             shard_base(self.model.language_models())
+        self.model.unpacks = args.unpack_base
         self.optimizer, self.lr_scheduler = optimizers_of(
             args, optimizers, self.model, self.num_updates
         )
@@ -158,6 +168,12 @@ class PPOTrainer:
         self.state = self.run_log.state
         self.state.save_steps, self.state.eval_steps = self.save_every, self.eval_every
         self.signals = Signals(self.ranks.is_main)
+        self.server = args.vllm_server()
+        self.served_gap: float | None = None  # of the server's log-probs, in the current update
+        if self.server is not None:
+            longest = max(len(prompt) for prompt in self.train_dataset)
+            check = partial(self.server.check_can_serve, self.model, self.rule, longest)
+            self.ranks.from_main(check)
         self.watch = Watch(in_fp32=self.model.in_fp32)
 
     @property
@@ -209,7 +225,7 @@ class PPOTrainer:
 
         The run's folder is locked meanwhile.
         """
-        with letting_go():
+        with letting_go(), self._served():
             lock_folder(self.folder, "output_dir")
             done = self._start(resume)
             self.run_log.start(done)
@@ -220,22 +236,47 @@ class PPOTrainer:
                     if self.run_log.control.should_training_stop:  # a callback asked to stop
                         return
 
+    @contextmanager
+    def _served(self) -> Iterator[None]:
+        """Leave nothing at a server that samples, however the run ends."""
+        try:
+            yield
+        finally:
+            if self.server is not None and self.ranks.is_main:
+                self.server.clear()
+
     def _start(self, resume: str | bool | None) -> int:
         """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
-        clear_leftovers(self.folder)
-        if not wish and checkpoints(self.folder):
-            raise InputError(
-                f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume auto, "
-                "--overwrite, or another folder)",
-                "output_dir",
-            )
+        identity = self.identity()
+        self.ranks.check_same(identity)
+        state = self.ranks.from_main(lambda: self._found(wish, identity))
+
         # For callbacks and functions that draw; sampling has its own generator.
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
-        return self._resume(str(wish)) if wish else 0
+        if state is None:
+            return 0
 
-    def _resume(self, wish: str) -> int:
+        state.restore(self, self.ranks, self.folder / f"checkpoint-{state.update:06d}")
+        if self.reward_digest not in (None, state.reward):
+            self.run_log.say(
+                f"the reward model has changed from {state.reward} to {self.reward_digest}"
+            )
+        return state.update
+
+    def _found(self, wish: str | None, identity: Row) -> PPOState | None:
+        """Load the checkpoint to go on from, in the main process; None to start anew."""
+        clear_leftovers(self.folder)
+        if not wish:
+            if checkpoints(self.folder):
+                raise InputError(
+                    f"output_dir: {self.folder} has checkpoints of an earlier run (pass --resume "
+                    "auto, --overwrite, or another folder)",
+                    "output_dir",
+                )
+            return None
+
         path, passed_over = choose_checkpoint(wish, self.folder)
         for line in passed_over:
             self.run_log.say(f"skipped {line}")
@@ -249,17 +290,17 @@ class PPOTrainer:
             self.run_log.say(
                 f"{self.folder} has no checkpoint to resume; starting at the beginning"
             )
-            return 0
+            return None
 
         state = load_checkpoint(path)
-        check_same(state.settings, self.identity(), path)
-        state.restore(self, self.ranks, path)
-        if self.reward_digest not in (None, state.reward):
-            self.run_log.say(
-                f"the reward model has changed from {state.reward} to {self.reward_digest}"
-            )
+        check_same(state.settings, identity, path)
         self.run_log.say(f"resumed from {path} after update {state.update} of {self.num_updates}")
-        return state.update
+        if self.server is not None:
+            self.run_log.say(
+                "note: completions are sampled by a vLLM server, which may draw others than "
+                "before: the run goes on, but not bit for bit as it would have without the stop"
+            )
+        return state
 
     def identity(self) -> Row:
         """The settings under which a checkpoint must have been made to be resumed."""
@@ -279,12 +320,32 @@ class PPOTrainer:
         """Collect this process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
-        return self._episodes(
-            self.prompts_of(update), uniforms[mine], self.recomputes, self.run_log.clock
+        clock = self.run_log.clock
+        with clock("push"):
+            sampler = self._sampler(update)
+        rollout = self._episodes(
+            self.prompts_of(update), uniforms[mine], self.recomputes, clock, sampler
         )
+        if self.server is not None:
+            self.served_gap = self.server.check(rollout, self.ranks.total)
+        return rollout
+
+    def _sampler(self, update: int) -> Sampler | None:
+        """Hand the policy to the server that samples, if there is one."""
+        server = self.server
+        if server is None:
+            return None
+        name = self.ranks.from_main(lambda: server.push(self.model, update))
+        vocabulary = head_weights(self.model.output_head(POLICY))[0].shape[0]
+        return server.sampler(name, self.rule, self.model.banned, vocabulary)
 
     def _episodes(
-        self, prompts: Prompts, uniforms: Tensor, recompute: bool = False, clock: Clock = no_clock
+        self,
+        prompts: Prompts,
+        uniforms: Tensor,
+        recompute: bool = False,
+        clock: Clock = no_clock,
+        sampler: Sampler | None = None,
     ) -> Rollout:
         return collect(
             self.model,
@@ -297,6 +358,7 @@ class PPOTrainer:
             recompute,
             clock,
             in_step=self.ranks.sharded,
+            sampler=sampler,
         )
 
     def prompts_of(self, update: int) -> Prompts:
@@ -330,17 +392,17 @@ class PPOTrainer:
 
     def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
         """Make one optimizer step, with gradients summed over micro-batches."""
-        tokens = self.ranks.total(rollout.learned[minibatch].sum().float())
+        counts, lengths = rollout.learned_counts, rollout.prompt_lengths
+        tokens = self.ranks.total_on_host(counts[minibatch].sum().float())
         if not tokens:
             return {}
         self.optimizer.zero_grad()
 
-        # Micro-batches of similar length; those without anything to learn are left out.
-        pieces = length_sorted_batches(
-            rollout.prompt_mask[minibatch].sum(dim=1).cpu(), self.args.per_device_train_batch_size
-        )
-        indices = [minibatch[piece].to(self.model.device) for piece in pieces]
-        indices = [index for index in indices if bool(rollout.learned[index].any())]
+        # Micro-batches of similar length; those without anything to learn are left out. What is
+        # decided by lengths is decided on the host, which then need not wait for the device.
+        pieces = length_sorted_batches(lengths[minibatch], self.args.per_device_train_batch_size)
+        indices = [minibatch[piece] for piece in pieces]
+        indices = [index for index in indices if counts[index].any()]
         for _ in range(self.ranks.idle_passes(len(indices))):
             self._idle_pass(rollout)
 
@@ -348,29 +410,36 @@ class PPOTrainer:
         largest = torch.zeros((), device=self.model.device)
         for index in indices:
             # Each token of the minibatch has the same weight, in every place and process.
-            weight = rollout.learned[index].sum() / tokens
+            weight = counts[index].sum() / tokens
             for name, part in self._gradients(rollout, credit, index, weight).items():
                 if name == "max_log_ratio":
                     largest = torch.maximum(largest, part)
                 else:
                     sums[name] = sums[name] + weight * part if name in sums else weight * part
 
-        stats = self._totals(sums)
-        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        self._check_finite(norm, "a gradient is not finite")
+        norm = torch.nn.utils.get_total_norm(gradients)
+
+        # The host waits for the device here, once a step.
+        seen = [*self._totals(sums), norm.to(largest.device), self.ranks.largest(largest)]
+        *numbers, length, farthest = torch.stack([number.float() for number in seen]).tolist()
+        stats = dict(zip(self.algorithm.statistics, numbers, strict=True))
+        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
+        self._check_finite(length, "a gradient is not finite")
+
         if self.args.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.args.max_grad_norm, norm)
         self.optimizer.step()
-        return stats | {"max_log_ratio": self.ranks.largest(largest).item()}
+        return stats | {"max_log_ratio": farthest}
 
     def _gradients(
         self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to the present ones; return its statistics."""
-        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        passage = rollout.passage(index)
+        index = index.to(self.model.device, non_blocking=True)
+        completion_ids = rollout.completion_ids[index]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
 
         def values() -> Tensor:
@@ -390,12 +459,11 @@ class PPOTrainer:
             found |= {name: part.detach() for name, part in term.statistics.items()}
         return found
 
-    def _totals(self, sums: dict[str, Tensor]) -> dict[str, float]:
+    def _totals(self, sums: dict[str, Tensor]) -> Tensor:
         """Average statistics over all processes in one message; some may have no rows."""
-        names = self.algorithm.statistics
         zero = torch.zeros((), device=self.model.device)
-        together = torch.stack([sums.get(name, zero) for name in names])
-        return dict(zip(names, self.ranks.total(together).tolist(), strict=True))
+        together = [sums.get(name, zero) for name in self.algorithm.statistics]
+        return self.ranks.total(torch.stack(together))
 
     def _check_finite(self, number: float, problem: str) -> None:
         if not math.isfinite(number):
@@ -404,8 +472,8 @@ class PPOTrainer:
 
     def _idle_pass(self, rollout: Rollout) -> None:
         """Make a micro-batch's passes with zero gradients, since other processes have one more."""
-        index = torch.zeros(1, dtype=torch.long, device=self.model.device)
-        passage, completion_ids = rollout.passage(index), rollout.completion_ids[index]
+        index = torch.zeros(1, dtype=torch.long)
+        passage, completion_ids = rollout.passage(index), rollout.completion_ids[:1]
         outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
         if outputs.values is not None:
             (0.0 * (outputs.values.sum() + outputs.logprobs.sum())).backward()
@@ -487,6 +555,8 @@ class PPOTrainer:
         args, last = self.args, update == self.num_updates
         if self.reward_digest is not None:
             row["reward"] = self.reward_digest
+        if self.served_gap is not None:
+            row["val/served_gap"] = self.served_gap
 
         # The schedule moves once an update, even if the batch was skipped.
         if self.lr_scheduler is not None:

@@ -1,0 +1,152 @@
+"""On a card that is only pretended: no devices are mixed, and nothing waits for it unseen."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiles with g++"),
+]
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def run(root: Path) -> Run:
+    """Runs tests/pretend_cuda/run.py in a process of its own; returns what it saw."""
+
+    def call(*words: str) -> dict[str, Any]:
+        environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
+        done = subprocess.run(
+            [sys.executable, "tests/pretend_cuda/run.py", *words],
+            cwd=root, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return call
+
+
+def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
+    found = run("plant")
+    nothing = found.pop("nothing")
+    assert not (nothing["mixes"] or nothing["syncs"] or nothing["uploads"])
+    assert nothing["operations"] == {"sum": 1, "add": 1, "mul": 1}
+
+    assert found.pop("numpy").startswith("can't convert cuda:0 device type tensor to numpy")
+    assert found.pop("uncounted mix").startswith("add got tensors on different devices")
+    for name in ("mix", "index mix"):
+        seen = found.pop(name)
+        assert (sum(seen["mixes"].values()), seen["waits"]) == (1, 0), name
+    seen = found.pop("upload")
+    assert (sum(seen["uploads"].values()), seen["waits"]) == (1, 0)
+    assert {name: seen["waits"] for name, seen in found.items()} == dict.fromkeys(
+        ["item", "bool", "tolist", "mask", "copy from", "copy to", "tensor"], 1
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--precision", "fp32", "--stop"],
+        ["--precision", "bf16", "--autocast", "--value", "trunk", "--recompute"],
+        ["--precision", "4bit", "--autocast", "--stop", "--checkpointing"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_ppo_mixes_no_devices(run: Run, words: list[str]) -> None:
+    """Two updates with evaluation and checkpoints, then one that resumes them, and saving."""
+    found = run("ppo", *words, "--layers", "1", "--evaluate", "--resume")
+    assert (found["whole"]["mixes"], found["on_cpu"]) == ({}, [])
+    assert found["updates"] == 3
+    assert found["whole"]["operations"]["_fused_adam_"] == 3 * 4  # before and after the resume
+    exact = "fp32" in words
+    assert abs(found["kl"][0]) < (1e-5 if exact else 1e-2)  # the policy begins as the reference
+    assert found["first_gap"] < (1e-5 if exact else 3e-2)
+
+
+@pytest.mark.parametrize("fault", ["mix", "sync"])
+def test_a_fault_that_is_planted_in_ppo_is_seen(run: Run, fault: str) -> None:
+    words = ["ppo", "--layers", "1", "--updates", "1", "--epochs", "1"]
+    found, clean = run(*words, "--plant", fault)["phases"]["optimize"], run(*words)["phases"]
+    assert bool(found["mixes"]) == (fault == "mix")
+    more = found["waits"] - clean["optimize"]["waits"]
+    assert more == (2 if fault == "sync" else 0)  # one for each of two micro-batches
+
+
+def comparisons(path: Path) -> str:
+    rows = [
+        {
+            "prompt": f"We went to the cafe {i}.",
+            "completions": [f" It was {'good' if j == i % 3 else 'bad'}." for j in range(3)],
+            "best": i % 3,
+        }
+        for i in range(32)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+# Pinned memory is not pretended, and the check of a reload would start another process.
+REWARD = {"eval_rows": 8, "normalize_samples": 8, "response_length": 6, "num_train_epochs": 1,
+          "per_device_train_batch_size": 8, "disable_tqdm": True, "check_reload": False,
+          "dataloader_pin_memory": False}  # fmt: skip
+
+
+def as_yaml(path: Path, settings: dict[str, object]) -> str:
+    path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
+    return str(path)
+
+
+def test_reward_training_mixes_no_devices(run: Run, tmp_path: Path) -> None:
+    """By TRL's trainer, with the scores' normalization."""
+    found = run(
+        "recipe", "reward", "--config", as_yaml(tmp_path / "reward.yaml", REWARD),
+        "--comparisons", comparisons(tmp_path / "c.jsonl"), "--precision", "bf16",
+        "--output_dir", str(tmp_path / "reward"),
+    )  # fmt: skip
+    assert (found["mixes"], found["code"]) == ({}, 0)
+    assert (tmp_path / "reward" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_evaluation_mixes_no_devices(run: Run, tmp_path: Path, demo_model: str) -> None:
+    """Of an adapter, of best-of-2 and of the base, in 4 bits."""
+    roles = Roles(load_base(demo_model, "fp32"), lora_config(4, 8, "all-linear", "CAUSAL_LM"))
+    roles.save(tmp_path)
+    found = run(
+        "recipe", "evaluate", "--contenders", f"policy={tmp_path / 'policy'}", "best=best_of_2",
+        "--limit", "8", "--response_length", "6", "--lexicon", "data/lexicon.txt",
+        "--precision", "4bit", "--output_dir", str(tmp_path / "evaluation"),
+    )  # fmt: skip
+    assert (found["mixes"], found["code"]) == ({}, 0)
+    assert (tmp_path / "evaluation" / "evaluation.json").is_file()
+
+
+def test_the_online_loop_mixes_no_devices(run: Run, tmp_path: Path) -> None:
+    """One round: samples, labels, a reward model, PPO, and a validation of its policy."""
+    sampling = {"response_length": 6, "limit": 24, "prompts": "demo:prompts.jsonl"}
+    ppo = sampling | {"total_episodes": 16, "per_device_train_batch_size": 8, "kl_horizon": 80,
+                      "num_ppo_epochs": 1, "disable_tqdm": True}  # fmt: skip
+    found = run(
+        "recipe", "online", "--rounds", "1", "--initial_labels", "24", "--total_labels", "32",
+        "--sample_config", as_yaml(tmp_path / "sample.yaml", sampling),
+        "--reward_config", as_yaml(tmp_path / "reward.yaml", REWARD),
+        "--ppo_config", as_yaml(tmp_path / "ppo.yaml", ppo),
+        "--precision", "bf16", "--lexicon", "data/lexicon.txt", "--allow_untrusted_reward",
+        "--output_dir", str(tmp_path / "online"),
+    )  # fmt: skip
+    assert (found["mixes"], found["code"]) == ({}, 0)
+    assert (tmp_path / "online" / "ppo" / "adapters" / "policy").is_dir()
