@@ -43,6 +43,7 @@ def main(
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.models.adapters import check_adapter
+    from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
         base_of,
         check_length,
@@ -51,10 +52,11 @@ def main(
         reference_role,
         tokenizer_of,
     )
-    from toolkit.models.memory import check_memory
+    from toolkit.models.memory_fit import check_memory
     from toolkit.models.reading import other_rendering
     from toolkit.models.roles import Roles
     from toolkit.scoring.trust import with_earlier
+    from toolkit.training.chosen import choose_passes, passes_of
     from toolkit.training.distributed import Ranks
     from toolkit.training.from_arguments import memory_planner
     from toolkit.training.ppo.checkpoints import checkpoints, clear_run
@@ -80,21 +82,18 @@ def main(
         reading.check(prompts)
     config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
+    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
+    longest = max(len(prompt) for prompt in prompts)
+    planner = partial(
+        memory_planner, model_args, lora, args, config, reward_args.reward_adapter, longest, device
+    )
+    room = whole_room() if device == "cuda" else None
+    chosen = choose_passes(config, model_args, planner, room)
+    if chosen is not None and ranks.is_main:
+        print(chosen)
     if not model_args.trust_remote_code:
-        device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
-        longest = max(len(prompt) for prompt in prompts)
-        planner = partial(
-            memory_planner,
-            model_args,
-            lora,
-            args,
-            config,
-            reward_args.reward_adapter,
-            longest,
-            device,
-        )
-        sizes = config.per_device_train_batch_size, bool(config.gradient_checkpointing)
-        check_memory(planner, *sizes, device)
+        now = passes_of(config, model_args)
+        check_memory(planner, now, config.local_batch_size, device)
     if ranks.is_main:
         print(f"{len(prompts)} prompts ({left_out} left out by length)")
 

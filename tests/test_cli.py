@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import random
 import typing
 import warnings
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from toolkit import cli
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import call, flag_names, parse, recipe, run
@@ -311,3 +313,18 @@ def test_the_earlier_name_of_a_key_is_read_with_a_warning(tmp_path: Path) -> Non
     with pytest.warns(Caution, match=r"c\.yaml:2: output is called output_dir now$"):
         (args,) = parse(Renamed, argv=["--config", str(path)])
     assert args.output_dir == "mine"
+
+
+@pytest.mark.parametrize("name", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_gpu_s_allocator_is_set_unless_the_user_has_set_it(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known in cli.ALLOCATOR:
+        monkeypatch.delenv(known, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, "backend:native")
+    cli._let_segments_grow()
+    expected = "expandable_segments:True" if name is None else "backend:native"
+    assert os.environ[name or "PYTORCH_ALLOC_CONF"] == expected
+    assert len([known for known in cli.ALLOCATOR if known in os.environ]) == 1
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)

@@ -46,6 +46,8 @@ LOST = (
     "another process of this run has ended, or its machine cannot be reached; its own output says "
     "why. Once all are started again, --resume auto goes on from the last checkpoint."
 )
+# torch reads its allocator's settings from these; the first is today's name.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # where no name is given
 
 
@@ -67,6 +69,7 @@ def run(main: Callable[..., object], processes: bool = False) -> NoReturn:
         with endings.heard():
             if world_size() > 1 and not processes:
                 raise InputError("this recipe runs in one process (use --num_processes 1)")
+            _let_segments_grow()
             when_imported("torch", _one_thread)
             code = call(main, sys.argv[1:])
             if distributed := sys.modules.get("toolkit.training.distributed"):
@@ -106,6 +109,16 @@ def _one_thread(torch: types.ModuleType) -> None:
     """
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+def _let_segments_grow() -> None:
+    """Have torch join free blocks of a GPU's memory, unless the user has set its allocator.
+
+    Passes of many lengths would otherwise leave blocks between them that nothing fits. torch reads
+    the variable when it first allocates on a GPU; the other names are the older ones.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def _ending(error: BaseException) -> tuple[int, list[str]]:

@@ -35,6 +35,7 @@ VALUES = {
     "adapter": "FOLDER", "backup": "FILE", "comparisons": "FILE", "config": "FILE",
     "configs": "FOLDER", "contender": "NAME", "contenders": "NAME=WHAT", "data": "TEXT",
     "evaluation": "FOLDER", "fractions": "NUMBERS", "function": "MODULE:FUNCTION", "gold": "FILE",
+    "gpu": "CARD",
     "guidelines": "FILE", "input": "FILE", "invite": "NAMES", "judges": "NAME=KIND:VALUE",
     "kwargs": "JSON", "labeler": "NAME", "labels": "TEXT", "lexicon": "FILE", "output": "PATH",
     "prompts": "FILE", "reranker": "NAME", "resume": "FOLDER", "reward": "NAME",

@@ -1,28 +1,22 @@
 """The memory plan: counted, not guessed."""
 
 import copy
-import re
-from functools import partial
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MixtralConfig, Qwen3Config
 
 from tests.models.conftest import (
     PLANNED,
-    SMALL,
     WIDE,
     WIDE_CONFIGS,
     kept,
-    no_count,
     passage_of,
     plan_of,
     really_alive,
 )
-from toolkit.errors import InputError
 from toolkit.models import memory
 from toolkit.models.adapters import lora_config
-from toolkit.models.memory import MIB, check_memory, what_fits
 from toolkit.models.roles import Roles
 
 
@@ -126,55 +120,42 @@ def test_checkpointing_and_smaller_passes_need_less() -> None:
 
 
 @pytest.mark.slow
-def test_what_would_fit_is_said() -> None:
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        vocab_size=256,
+def test_scales_in_fp32_take_what_is_said() -> None:
+    config = LlamaConfig(**WIDE)
+    nested, plain = (
+        plan_of(config, 2, precision="4bit", plain_scales=said) for said in (False, True)
     )
-    plan = partial(plan_of, config)
-    room = plan(4, False).peak + 1
-    assert "per_device_train_batch_size: 4" in what_fits(plan, 16, room)
-    config.num_hidden_layers = 12
-    tight = partial(plan_of, config, prompt_length=64, rollout_batch=1)
-    assert "gradient_checkpointing" in what_fits(tight, 64, tight(1, False).peak - 1)
-    assert "no micro-batch" in what_fits(plan, 4, 1000)
+    weights = 8 * (256 * 704 * 3 + 256 * 256 * 2 + 256 * 128 * 2)  # of linear layers
+    more = weights // 64 * 4 - (weights // 64 + weights // (64 * 256) * 4)
+    assert nested.plain_scales == pytest.approx(more, rel=0.01) and plain.plain_scales == 0
+    assert plain.peak - nested.peak == pytest.approx(nested.plain_scales, abs=2)
 
 
 @pytest.mark.slow
-def test_a_run_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=256,
-    )
-    monkeypatch.setattr("toolkit.models.memory.available_memory", lambda device: (MIB, "a toy"))
-    with pytest.raises(InputError, match=re.escape("a toy has 1 free")):
-        check_memory(lambda: partial(plan_of, config), 8, False, "cpu")
+def test_a_base_that_is_rounded_is_held_whole_while_it_is_loaded() -> None:
+    config = LlamaConfig(**WIDE | {"vocab_size": 2048})
+    plan = plan_of(config, 1, True, rollout_batch=1, bf16=True)
+    weights = float(plan.facts["base"].split()[0].replace(",", ""))
+    assert plan.hungriest == "loading" and plan.peak == 4 * weights
+    assert "loading" not in plan_of(config, 1, True, rollout_batch=1).phases
 
 
-def test_a_family_that_cannot_be_planned_is_warned_of() -> None:
-    def planner() -> None:
-        raise ValueError("needs real numbers")
-
-    with pytest.warns(UserWarning, match="no memory plan for this model: needs real numbers"):
-        check_memory(planner, 8, False, "cpu")
-
-
-def test_an_estimate_that_does_not_fit_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "count_kept", no_count)
-    monkeypatch.setattr(memory, "available_memory", lambda device: (MIB >> 1, "a toy"))
-    planner = partial(plan_of, LlamaConfig(**SMALL))
-    with pytest.warns(UserWarning, match="a toy has 0 free.*estimated from sizes"):
-        check_memory(lambda: planner, 8, False, "cpu")
-
-
-def test_a_wrong_argument_is_no_want_of_a_plan() -> None:
-    lora = lora_config(8, 16, "no_such_layer", "CAUSAL_LM")
-    planner = partial(plan_of, LlamaConfig(**SMALL), lora=lora)
-    with pytest.raises(InputError, match="no_such_layer"):
-        check_memory(lambda: planner, 8, False, "cpu")
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("precision", ["fp32", "4bit"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "sliding"])
+def test_layers_that_are_alike_need_not_all_be_counted(
+    name: str, precision: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = WIDE | {"num_hidden_layers": 11, "num_key_value_heads": 2}
+    config = {
+        "llama": LlamaConfig(**sizes),
+        "qwen3": Qwen3Config(**sizes, head_dim=64),
+        "sliding": MistralConfig(**sizes, sliding_window=6),
+    }[name]
+    options = {"precision": precision, "value": "adapter", "reward": True}
+    few = plan_of(config, 8, checkpointing, **options)
+    monkeypatch.setattr(memory, "ALIKE", ())
+    all_layers = plan_of(config, 8, checkpointing, **options)
+    assert few.facts == all_layers.facts and few.phases == all_layers.phases
+    assert few.peak == pytest.approx(all_layers.peak, abs=20)  # bytes of scales are rounded

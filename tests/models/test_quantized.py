@@ -9,6 +9,7 @@ from typing import Any
 import bitsandbytes as bnb
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -30,7 +31,7 @@ from toolkit.maths.sequences import pad
 from toolkit.models.adapters import lora_config
 from toolkit.models.generation import draw_uniforms, sample
 from toolkit.models.loading import cure_cpu_repacking, load_base
-from toolkit.models.quantized import check_quantized, unpacked
+from toolkit.models.quantized import check_quantized, hold_plain_scales, unpacked
 from toolkit.models.roles import Roles
 
 IDS = torch.arange(2, 22).reshape(2, 10)
@@ -353,6 +354,28 @@ def test_fp8_of_a_model_with_several_parts_is_judged_by_its_own_class() -> None:
     )
     held = check_quantized(config, "bf16")
     assert held is not None and held.note == "the checkpoint is in FP8: dequantized to bf16"
+
+
+def test_scales_in_fp32_leave_the_weights_as_they_are(demo_model: str) -> None:
+    """Bit for bit, and so logits and gradients; without double quantization they would differ."""
+    nested, plain = (load_base(demo_model, "4bit", plain_scales=said) for said in (False, True))
+    ids = torch.arange(12).view(2, 6)
+    assert torch.equal(nested(ids).logits, plain(ids).logits)
+
+    pairs = [
+        (a, b)
+        for a, b in zip(nested.parameters(), plain.parameters(), strict=True)
+        if isinstance(a, bnb.nn.Params4bit)
+    ]
+    assert len(pairs) > 10
+    for a, b in pairs:
+        assert a.quant_state.nested and not b.quant_state.nested
+        whole = dequantize_4bit(a.data, a.quant_state)
+        assert torch.equal(whole, dequantize_4bit(b.data, b.quant_state))
+        single, state = quantize_4bit(whole, quant_type="nf4", compress_statistics=False)
+        assert state.absmax.dtype == b.quant_state.absmax.dtype == torch.float32
+        assert b.quant_state.absmax.shape == state.absmax.shape
+    assert hold_plain_scales(plain) == 0 and hold_plain_scales(nested) == len(pairs)
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -1,15 +1,17 @@
 """The doctor: a plan of any family, refusals by name, and canaries whatever becomes of the plan."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, Gemma2Config, MixtralConfig, PreTrainedConfig
+from transformers import BertConfig, Gemma2Config, LlamaConfig, MixtralConfig, PreTrainedConfig
 
 from toolkit.cli import call, recipe
 from toolkit.errors import InputError
-from toolkit.models import library_checks, memory
+from toolkit.models import cards, library_checks, memory
+from toolkit.models.cards import Room
 
 doctor = recipe("doctor")
 SMALL: dict[str, Any] = {
@@ -127,7 +129,7 @@ def test_only_a_plan_that_was_counted_decides(
     def broken(*args: Any) -> None:
         raise RuntimeError("no storage")
 
-    monkeypatch.setattr(memory, "available_memory", lambda device: (1 << 20, "a toy"))
+    monkeypatch.setattr(cards, "free_room", lambda device: Room("a toy", 1 << 20))
     if not counted:
         monkeypatch.setattr(memory, "count_kept", broken)
     line = ["--model_name_or_path", demo_model, "--use_cpu", "true", "--lexicon", "lexicon.txt"]
@@ -135,3 +137,87 @@ def test_only_a_plan_that_was_counted_decides(
     shown = capsys.readouterr().out
     assert "this does not fit" in shown and "ok    a canary" in shown
     assert ("estimated from sizes (no storage)" in shown) is not counted
+
+
+LLAMA_8B = LlamaConfig(
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128_256,
+    max_position_embeddings=8192,
+)
+
+
+def planned_for(
+    card: str, folder: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, str, dict[str, Any]]:
+    """The doctor's exit code, its text, and the flags of the command that it proposes."""
+    LLAMA_8B.save_pretrained(folder)
+    line = ["--model_name_or_path", str(folder), "--gpu", card, *more]
+    code = call(doctor.main, line)
+    shown = capsys.readouterr().out
+    commands = [row for row in shown.splitlines() if row.startswith("next: ")]
+    words = shlex.split(commands[0])[1:] if commands else []
+    flags = {w[2:]: v for w, v in zip(words, words[1:], strict=False) if w.startswith("--")}
+    return code, shown, flags
+
+
+def test_eight_billion_parameters_fit_24_gb_by_their_config_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No weights, no tokenizer, no GPU; the command says all that was chosen."""
+    sizes = "--prompt_length", "512", "--response_length", "256"
+    code, shown, flags = planned_for("24GB", tmp_path, capsys, *sizes)
+    assert code == 0 and "this fits" in shown and "the folder has no weights" in shown
+    assert flags["bf16"] == flags["gradient_checkpointing"] == "true"
+    micro, steps = (
+        int(flags[name]) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    assert micro > 1 and micro * steps == 64
+    assert flags["response_length"] == "256" and "gpu" not in flags and "prompt_length" not in flags
+
+    # The command means what was planned: told these flags, the doctor chooses nothing and agrees.
+    told = [word for name in OF_THE_PLAN for word in (f"--{name}", flags[name])]
+    code, again, repeated = planned_for("24GB", tmp_path, capsys, *sizes, *told)
+    assert code == 0 and "chosen for" not in again and repeated == flags
+
+
+OF_THE_PLAN = (
+    "bf16",
+    "gradient_checkpointing",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "local_rollout_forward_batch_size",
+    "plain_scales",
+)
+
+
+def test_what_does_not_fit_a_card_exits_1_and_says_what_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, flags = planned_for("24GB", tmp_path, capsys, "--precision", "fp32")
+    assert code == 1 and "this does not fit" in shown and flags["precision"] == "4bit"
+    code, shown, flags = planned_for("3070", tmp_path, capsys)
+    assert code == 1 and "no smaller pass fits" in shown and not flags
+
+
+def test_a_card_that_nobody_knows_is_refused_and_so_is_a_cpu_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="no card is known as my-card"):
+        planned_for("my-card", tmp_path, capsys)
+    with pytest.raises(InputError, match="use_cpu"):
+        planned_for("4090", tmp_path, capsys, "--use_cpu", "true")
+
+
+def test_on_a_cpu_checkpointing_is_the_first_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "free_room", lambda device: Room("CPU", 16 * 2**30))
+    LLAMA_8B.save_pretrained(tmp_path)
+    assert call(doctor.main, ["--model_name_or_path", str(tmp_path), "--use_cpu", "true"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "this does not fit; --gradient_checkpointing true alone would need" in shown
+    assert "settings that fit: --gradient_checkpointing true" in shown

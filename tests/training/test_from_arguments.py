@@ -8,6 +8,7 @@ from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
+from toolkit.training.chosen import passes_of
 from toolkit.training.from_arguments import memory_planner, rule_of
 from toolkit.training.ppo.config import PPOConfig
 
@@ -35,7 +36,7 @@ def test_a_run_without_a_value_is_planned_without_one(demo_model: str) -> None:
         config = PPOConfig(use_cpu=True, per_device_train_batch_size=8, **flags)
         model = ModelArguments(model_name_or_path=demo_model, precision="fp32")
         plan = memory_planner(model, LoraArguments(), PromptArguments(), config, None, 20, "cpu")
-        return plan(8, False).peak
+        return plan(passes_of(config, model)).peak
 
     without, trunk = planned(algorithm="group_relative"), planned(value="trunk")
     assert without < trunk < planned(value="adapter")

@@ -23,6 +23,11 @@ class ModelArguments(Flags):
     precision: Precision = flag(
         "4bit", "How the base is held in memory: 4bit (NF4, double quantized), bf16 or fp32."
     )
+    plain_scales: bool | None = flag(
+        None,
+        "Hold the scales of 4-bit weights in fp32: the same weights, a tenth more memory, "
+        "and fewer launches on a GPU. By default only on a GPU, in PPO, if it has room.",
+    )
     tokenizer_name_or_path: str | None = flag(
         None,
         "Hub id or folder of the tokenizer, if it is not the model's (an adapter may have been "

@@ -9,16 +9,26 @@ from transformers import AutoConfig, PreTrainedConfig
 from toolkit.errors import InputError
 
 
-def check_base(name: str) -> None:
-    """Raise InputError if ``name`` is neither a folder with a model nor like a Hub id."""
+def check_base(name: str, weights: bool = True) -> None:
+    """Raise InputError if ``name`` is neither a folder with a model nor like a Hub id.
+
+    Args:
+        name: the folder or id.
+        weights: whether a folder must hold weights, and not only a config.
+    """
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{name} has no config.json (give the folder of a saved model)")
-        if not list(path.glob("*.safetensors")):
+        if weights and not has_weights(name):
             raise InputError(f"{name} has no *.safetensors (pickled weights are not loaded)")
     elif name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise InputError(f"model_name_or_path: {name}: no such folder", "model_name_or_path")
+
+
+def has_weights(name: str) -> bool:
+    """Whether this folder has weights."""
+    return any(Path(name).glob("*.safetensors"))
 
 
 def load_config(

@@ -18,13 +18,17 @@ from toolkit.models.loading import check_base, load_base, load_config, load_toke
 from toolkit.models.reload import verify_reload
 
 
-def check_model(args: ModelArguments) -> list[str]:
+def check_model(args: ModelArguments, weights: bool = True) -> list[str]:
     """Check the model's config; return a line for each difference from a plain language model.
+
+    Args:
+        args: the base.
+        weights: whether a folder must hold weights, and not only a config.
 
     Raises:
         InputError: there is no model, or it cannot be used in this precision.
     """
-    check_base(args.model_name_or_path)
+    check_base(args.model_name_or_path, weights)
     way = way_to_load(
         args.model_name_or_path, args.precision, "cpu", args.model_revision, args.trust_remote_code
     )
@@ -59,6 +63,7 @@ def base_of(args: ModelArguments, score_head: bool = False, seed: int = 0) -> Pr
         args.trust_remote_code,
         score_head,
         seed,
+        bool(args.plain_scales),
     )
 
 

@@ -30,7 +30,13 @@ from toolkit.models.experts import (
 from toolkit.models.families import HEADS, AutoClass, check_precision, family_of
 from toolkit.models.finite_weights import check_weights_of
 from toolkit.models.peft_wrappers import head_weights
-from toolkit.models.quantized import DTYPES, Quantized, check_quantized, four_bit_config
+from toolkit.models.quantized import (
+    DTYPES,
+    Quantized,
+    check_quantized,
+    four_bit_config,
+    hold_plain_scales,
+)
 from toolkit.models.tokenizer import load_tokenizer as load_tokenizer  # both by one import
 from toolkit.models.trunk_head import with_score_head
 
@@ -150,6 +156,7 @@ def load_base(
     trust_remote_code: bool = False,
     score_head: bool | str = False,
     seed: int = 0,
+    plain_scales: bool = False,
 ) -> PreTrainedModel:
     """Load the base model, frozen, in eval mode, on this process's device.
 
@@ -165,6 +172,7 @@ def load_base(
             (or True): draw its head from N(0, 1 / (d + 1)) by ``seed``, in fp32; "own": use the
             head that was saved with it.
         seed: seed of that head.
+        plain_scales: hold the scales of 4-bit weights in fp32 (``hold_plain_scales``).
 
     Raises:
         InputError: there is no model at ``name``, it cannot be loaded in this way, or weights are
@@ -201,6 +209,8 @@ def load_base(
 
     for line in way.settle(model):
         print(line)
+    if plain_scales:
+        hold_plain_scales(model)
     model.requires_grad_(False)
 
     if score_head == "own" and not hasattr(model, "score"):

@@ -12,11 +12,8 @@ again; the benchmark measures with that.
 """
 
 import copy
-import os
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +22,6 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from toolkit.errors import Caution, InputError
 from toolkit.maths.distributions import CHUNK_BYTES
 from toolkit.models.experts import expert_parameters
 from toolkit.models.families import HEADS, family_of
@@ -51,6 +47,9 @@ MIB = 1 << 20
 COUNTED = "counted"
 # NF4: half a byte a weight, an 8-bit scale for 64 weights, and an fp32 scale for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+PLAIN_NF4_BYTES = 0.5 + 4 / 64  # with all scales in fp32
+# Families whose layers are all alike, unless their config lists several kinds.
+ALIKE = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass
@@ -62,16 +61,24 @@ class MemoryPlan:
         phases: besides these, at the peak of each phase.
         facts: what the plan was made for. "kind" is "counted", or "estimated from sizes" with the
             reason.
+        plain_scales: bytes that a 4-bit base would take besides, if its scales were held in fp32; 0
+            if they are.
     """
 
     held: dict[str, int]
     phases: dict[str, dict[str, int]]
     facts: dict[str, str] = field(default_factory=dict)
+    plain_scales: int = 0
+
+    def needs(self, *phases: str) -> int:
+        """Return the bytes at the peak of the largest of these phases."""
+        largest = max(sum(self.phases[name].values()) for name in phases)
+        return sum(self.held.values()) + largest
 
     @property
     def peak(self) -> int:
         """Bytes at the peak of the largest phase."""
-        return sum(self.held.values()) + max(sum(p.values()) for p in self.phases.values())
+        return self.needs(*self.phases)
 
     @property
     def hungriest(self) -> str:
@@ -108,6 +115,7 @@ def plan_memory(
     checkpointing: bool = False,
     device: str = "cpu",
     beside_lora: int = 0,
+    plain_scales: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of a PPO run on one base.
 
@@ -127,104 +135,194 @@ def plan_memory(
             the other.
         beside_lora: weights that the policy's first adapter has besides LoRA (its own embedding,
             say). They are trained, and held once more in a frozen reference.
+        plain_scales: whether the scales of 4-bit weights are held in fp32.
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     number = 2 if bf16 or dtype == torch.bfloat16 else 4
     tokens = prompt_length + response_length
-
     doubts: list[str] = []
-    with torch.device("meta"):
-        base, config = _base(config, dtype, doubts)
-        base.requires_grad_(False).eval()
-        eager = base.config._attn_implementation == "eager"
 
-        packed, widest = _packed_weights(base, config) if precision == "4bit" else (set(), 0)
-        base_bytes = _base_bytes(base, packed, bf16)
-        weights = sum(p.numel() for p in base.parameters())
-        in_four = sum(p.numel() for p in base.parameters() if id(p) in packed)
-        mixture = bool(expert_parameters(base))
+    def either(count: Callable[[], Any], estimate: Callable[[], Any]) -> Any:
+        try:
+            with ShapesOnly(device):
+                return count()
+        except Exception as error:  # a family's code may raise anything without storage
+            doubts.append(_reason(error))
+            return estimate()
 
-        roles = Roles(
-            base,
-            copy.deepcopy(lora),
-            value=value,
-            checked=False,
-            autocast_dtype=torch.bfloat16 if bf16 else None,
+    def count(config: PreTrainedConfig) -> Counts:
+        with torch.device("meta"):
+            base, config = _base(config, dtype, doubts)
+            base.requires_grad_(False).eval()
+            eager = base.config._attn_implementation == "eager"
+
+            packed, widest = _packed_weights(base, config) if precision == "4bit" else (set(), 0)
+            scales = PLAIN_NF4_BYTES if plain_scales else NF4_BYTES
+            base_bytes = _base_bytes(base, packed, bf16, scales)
+            weights = sum(p.numel() for p in base.parameters())
+            in_four = sum(p.numel() for p in base.parameters() if id(p) in packed)
+            mixture = bool(expert_parameters(base))
+
+            roles = Roles(
+                base,
+                copy.deepcopy(lora),
+                value=value,
+                checked=False,
+                autocast_dtype=torch.bfloat16 if bf16 else None,
+            )
+            for module in base.modules():
+                if isinstance(module, nn.Linear | Conv1D) and id(module.weight) in packed:
+                    stand_for_packed(module, compute)
+
+            adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n)
+            trained = sum(p.numel() for _, p in roles.trainable())
+
+            sizes = micro_batch, prompt_length, response_length
+            work = Work(config, prompt_length, response_length, number, CHUNK_BYTES[device], eager)
+
+            cache = either(
+                lambda: count_cache(roles, rollout_batch, tokens),
+                lambda: estimate_cache(config, rollout_batch, tokens, number),
+            )
+            reading = either(
+                lambda: count_reading(roles, rollout_batch, prompt_length, response_length),
+                lambda: work.reading(rollout_batch),
+            )
+
+            def keep(again: int) -> Kept:
+                made = estimate_kept(
+                    base, config, micro_batch, tokens, number, checkpointing, eager
+                )
+                made.beside = work.training(micro_batch, again)
+                return made
+
+            if checkpointing:
+                whole = estimate_kept(base, config, micro_batch, tokens, number, False, eager)
+                recompute_shapes(roles, device)
+                kept = either(lambda: count_kept(roles, *sizes), lambda: keep(whole.layer))
+            else:
+                kept = either(lambda: count_kept(roles, *sizes), lambda: keep(0))
+
+        return Counts(
+            base_bytes,
+            weights,
+            in_four if mixture else 0,
+            in_four,
+            widest,
+            adapter,
+            trained,
+            cache,
+            work.sampling(rollout_batch),
+            work.layer(4, rollout_batch, prompt_length),
+            reading,
+            int(kept),
+            kept.beside or 0,
         )
-        for module in base.modules():
-            if isinstance(module, nn.Linear | Conv1D) and id(module.weight) in packed:
-                stand_for_packed(module, compute)
 
-        adapter = sum(p.numel() for n, p in roles.trainable() if ".policy." in n) * 4
-        trained = (sum(p.numel() for _, p in roles.trainable()) + beside_lora) * 4
+    few = _shallow(config)
+    if few is None:
+        found = count(config)
+    else:
+        shallow, deeper = map(count, few)
+        found = shallow.at_depth(deeper, config.num_hidden_layers - few[0].num_hidden_layers)
 
-        def either(count: Callable[[], Any], estimate: Callable[[], Any]) -> Any:
-            try:
-                with ShapesOnly(device):
-                    return count()
-            except Exception as error:  # a family's code may raise anything without storage
-                doubts.append(_reason(error))
-                return estimate()
-
-        sizes = micro_batch, prompt_length, response_length
-
-        cache = either(
-            lambda: count_cache(roles, rollout_batch, tokens),
-            lambda: estimate_cache(config, rollout_batch, tokens, number),
-        )
-
-        work = Work(config, prompt_length, response_length, number, CHUNK_BYTES[device], eager)
-        reading = either(
-            lambda: count_reading(roles, rollout_batch, prompt_length, response_length),
-            lambda: work.reading(rollout_batch),
-        )
-
-        def keep(again: int) -> Kept:
-            found = estimate_kept(base, config, micro_batch, tokens, number, checkpointing, eager)
-            found.beside = work.training(micro_batch, again)
-            return found
-
-        if checkpointing:
-            whole = estimate_kept(base, config, micro_batch, tokens, number, False, eager)
-            recompute_shapes(roles, device)
-            kept = either(lambda: count_kept(roles, *sizes), lambda: keep(whole.layer))
-        else:
-            kept = either(lambda: count_kept(roles, *sizes), lambda: keep(0))
-
+    trained = (found.trained + beside_lora) * 4
     held = {
-        f"base ({precision})": base_bytes,
+        f"base ({precision})": found.base_bytes,
         "adapters and heads (fp32)": trained
-        + (int(reward) + int(reference_adapter)) * adapter
+        + (int(reward) + int(reference_adapter)) * found.adapter * 4
         + int(reference_adapter) * beside_lora * 4,
         "optimizer (two moments)": 2 * trained,
     }
 
     phases = {
         "sampling": {
-            "KV cache": cache,
-            "logits and cumulative probabilities": work.sampling(rollout_batch),
-            "one layer at work": work.layer(4, rollout_batch, prompt_length),
+            "KV cache": found.cache,
+            "logits and cumulative probabilities": found.sampling,
+            "one layer at work": found.prefill,
         },
-        "reference and scores": {"a layer at work, logits": reading},
+        "reference and scores": {"a layer at work, logits": found.reading},
         "optimizing": {
             "gradients": trained,
-            "activations kept for the backward pass": int(kept),
-            "a layer at work, its gradients, logits": kept.beside or 0,
+            "activations kept for the backward pass": found.kept,
+            "a layer at work, its gradients, logits": found.beside,
         },
     }
+    # An fp32 base that bf16 autocast will round is whole first, when nothing else is there yet.
+    if precision == "fp32" and bf16:
+        whole = max(0, 4 * found.weights - sum(held.values()))
+        phases["loading"] = {"the base before it is rounded": whole}
     if precision == "4bit":
         for parts in phases.values():
-            parts["the widest layer, dequantized"] = widest * number
+            parts["the widest layer, dequantized"] = found.widest * number
 
     facts = {
         "trained": f"{trained // 4:,} parameters",
-        "base": f"{weights:,} parameters",
+        "base": f"{found.weights:,} parameters",
         "kind": f"estimated from sizes ({doubts[0]})" if doubts else COUNTED,
     }
-    if precision == "4bit" and mixture:
-        facts["in 4 bits"] = f"{100 * in_four / weights:.0f} % of the weights"
-    return MemoryPlan(held, phases, facts)
+    if found.experts_in_four:
+        share = 100 * found.experts_in_four / found.weights
+        facts["in 4 bits"] = f"{share:.0f} % of the weights"
+    more = 0 if plain_scales else int(found.in_four * (PLAIN_NF4_BYTES - NF4_BYTES))
+    return MemoryPlan(held, phases, facts, more)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted on a model without storage.
+
+    Attributes:
+        base_bytes: bytes of the base.
+        weights, in_four: its weights, and those of them that are in 4 bits.
+        experts_in_four: the same in a model with experts; 0 in others.
+        widest: weights that are unpacked at once.
+        adapter, trained: weights of the policy's adapter, and of all that is trained.
+        cache, sampling, prefill: bytes of keys and values, of sampling's probabilities, and of a
+            layer that reads the prompts.
+        reading: bytes at the peak of a pass without gradients.
+        kept, beside: bytes that one with gradients keeps, and that are alive beside them.
+    """
+
+    base_bytes: int
+    weights: int
+    experts_in_four: int
+    in_four: int
+    widest: int
+    adapter: int
+    trained: int
+    cache: int
+    sampling: int
+    prefill: int
+    reading: int
+    kept: int
+    beside: int
+
+    def at_depth(self, deeper: "Counts", layers: int) -> "Counts":
+        """Return the counts of a model with so many layers more; ``deeper`` has one more."""
+        pairs = zip(astuple(self), astuple(deeper), strict=True)
+        return Counts(*(one + layers * (two - one) for one, two in pairs))
+
+
+def _shallow(config: PreTrainedConfig) -> tuple[PreTrainedConfig, PreTrainedConfig] | None:
+    """Return the config with three layers and with four, if all layers of the model are alike.
+
+    Every count then grows by the same for each layer. Counting seven layers in place of 32 takes a
+    fifth of the time.
+    """
+    kinds = getattr(config, "layer_types", None) or []
+    if config.model_type not in ALIKE or len(set(kinds)) > 1 or config.num_hidden_layers <= 7:
+        return None
+
+    def cut(layers: int) -> PreTrainedConfig:
+        made = copy.deepcopy(config)
+        made.num_hidden_layers = layers
+        if kinds:
+            made.layer_types = kinds[:layers]
+        return made
+
+    return cut(3), cut(4)
 
 
 def _base(
@@ -278,8 +376,11 @@ def _packed_weights(base: nn.Module, config: PreTrainedConfig) -> tuple[set[int]
     return packed, max(at_once.values(), default=0)
 
 
-def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
-    """Count the bytes of the base's weights as the roles hold them; tied weights count once."""
+def _base_bytes(base: nn.Module, packed: set[int], bf16: bool, in_four: float) -> int:
+    """Count the bytes of the base's weights as the roles hold them; tied weights count once.
+
+    A packed weight takes ``in_four`` bytes.
+    """
     rounded = {
         id(module.weight)
         for name, module in base.named_modules()
@@ -290,79 +391,11 @@ def _base_bytes(base: nn.Module, packed: set[int], bf16: bool) -> int:
     for parameter in base.parameters():
         size: float = parameter.element_size()
         if id(parameter) in packed:
-            size = NF4_BYTES
+            size = in_four
         elif id(parameter) in rounded and bf16:
             size = 2
         total += parameter.numel() * size
     return int(total)
-
-
-def available_memory(device: str) -> tuple[int, str]:
-    """Return the free bytes, and the device's name."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.is_file() else ():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024, "CPU"
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "CPU"
-
-
-def what_fits(plan: Callable[[int, bool], MemoryPlan], micro_batch: int, room: int) -> str:
-    """Say which halving of the micro-batch fits, first without checkpointing and then with.
-
-    Args:
-        plan: makes the plan for a micro-batch, with activations recomputed or not.
-        micro_batch: the size that did not fit.
-        room: free bytes.
-    """
-    for checkpointing in (False, True):
-        size = micro_batch
-        while size:
-            if plan(size, checkpointing).peak < room:
-                more = " and gradient_checkpointing: true" if checkpointing else ""
-                steps = micro_batch // size
-                return (
-                    f"per_device_train_batch_size: {size}, gradient_accumulation_steps: x{steps}"
-                    f"{more} would"
-                )
-            size //= 2
-    return "no micro-batch does: use a smaller base, 4bit, or a lower rank"
-
-
-def check_memory(
-    planner: Callable[[], Callable[[int, bool], MemoryPlan]],
-    micro_batch: int,
-    checkpointing: bool,
-    device: str,
-) -> None:
-    """Raise InputError if a run does not fit into free memory; the message says what would.
-
-    If the plan is an estimate, or cannot be made, there is only a warning.
-
-    Args:
-        planner: makes the plan for a micro-batch, with activations recomputed or not.
-        micro_batch: episodes in a pass.
-        checkpointing: whether activations are recomputed.
-        device: "cpu" or "cuda".
-    """
-    room, where = available_memory(device)
-    try:
-        plan = planner()
-        chosen = plan(micro_batch, checkpointing)
-    except InputError:
-        raise
-    except Exception as error:
-        warnings.warn(f"no memory plan for this model: {error!s:.120}", Caution, stacklevel=2)
-        return
-    if chosen.peak > room:
-        problem = (
-            f"about {chosen.peak / MIB:,.0f} MiB are needed while {chosen.hungriest}, {where} has "
-            f"{room / MIB:,.0f} free; {what_fits(plan, micro_batch, room)}"
-        )
-        if chosen.counted:
-            raise InputError(problem, "per_device_train_batch_size")
-        warnings.warn(f"{problem} ({chosen.facts['kind']})", Caution, stacklevel=2)
 
 
 @dataclass

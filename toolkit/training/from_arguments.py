@@ -1,7 +1,5 @@
 """From a recipe's flags: the sampling rule in token ids, and the memory plan."""
 
-from collections.abc import Callable
-
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.lora import LoraArguments
@@ -11,6 +9,7 @@ from toolkit.arguments.sampling import CompletionArguments
 from toolkit.models.adapters import count_beside_lora
 from toolkit.models.from_arguments import config_of, lora_of, reference_role
 from toolkit.models.memory import MemoryPlan, plan_memory
+from toolkit.models.memory_fit import Passes, Planner
 from toolkit.models.sampling import SamplingRule, sampling_rule
 from toolkit.training.ppo.config import PPOConfig
 
@@ -38,8 +37,8 @@ def memory_planner(
     reward_adapter: str | None,
     longest: int,
     device: str,
-) -> Callable[[int, bool], MemoryPlan]:
-    """Return a function that plans a PPO run's memory from micro-batch and checkpointing.
+) -> Planner:
+    """Return a function that plans a PPO run's memory from the sizes of its passes.
 
     Args:
         model_args, lora, args, config: the run.
@@ -51,22 +50,23 @@ def memory_planner(
     start = args.policy_adapter
     beside_lora = 0 if start is None else count_beside_lora(start)
 
-    def plan(micro_batch: int, checkpointing: bool) -> MemoryPlan:
+    def plan(passes: Passes) -> MemoryPlan:
         return plan_memory(
             shape,
-            model_args.precision,
+            passes.precision,
             lora_of(lora, "CAUSAL_LM"),
             config.value_role,
             longest,
             config.response_length,
-            micro_batch,
-            min(config.local_rollout_forward_batch_size, config.local_batch_size),
+            passes.micro_batch,
+            passes.rollout_batch,
             reward=reward_adapter is not None,
             reference_adapter=reference_role(args) == "policy_adapter",
             bf16=config.bf16,
-            checkpointing=checkpointing,
+            checkpointing=passes.checkpointing,
             device=device,
             beside_lora=beside_lora,
+            plain_scales=passes.plain_scales,
         )
 
     return plan

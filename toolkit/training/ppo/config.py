@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
@@ -91,6 +91,14 @@ INSTEAD = {
     "deepspeed": "launch with recipes/accelerate/several_gpus.yaml",
     "optim_target_modules": "its optimizers are not supported; see optim",
 }
+# What these fields are if they were not given. On a GPU `preftune ppo` chooses others
+# (`toolkit.training.chosen`).
+DEFAULTS: dict[str, object] = {
+    "per_device_train_batch_size": 64,
+    "local_rollout_forward_batch_size": 256,
+    "bf16": False,
+    "gradient_checkpointing": None,
+}
 PUBLISH = (
     "push_to_hub: a run sends nothing to the Hub (leave it out; look at the adapter first, and "
     "publish it with preftune publish)"
@@ -107,6 +115,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     tokens unless ``stop_token`` is given, rewards are whitened, gradients are not clipped, and
     Adam's epsilon is 1e-5 (all as in arXiv 1909.08593 and its code).
     ``toolkit.trl_compat.PPOConfig`` has TRL 1.12's defaults.
+
+    Attributes:
+        open_defaults: the fields of ``DEFAULTS`` that were not given.
     """
 
     ALSO_TAKEN: ClassVar[set[str]] = set()  # TrainingArguments' fields that pass, besides USED
@@ -153,21 +164,35 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
         "bitsandbytes'.",
     )
-    per_device_train_batch_size: Count = flag(64, "Episodes in one forward and backward pass.")
+    # The four that `open_defaults` lists are never None once the config is made: the types say so.
+    per_device_train_batch_size: Count = flag(
+        cast(int, None),
+        "Episodes in one forward and backward pass. By default 64; on a GPU as large a part of the "
+        "batch as fits into memory.",
+    )
     gradient_accumulation_steps: Count = flag(
-        1, "Passes in a batch; the batch is this times per_device_train_batch_size."
+        1,
+        "Passes in a batch; the batch is this times per_device_train_batch_size, or times 64 if "
+        "that is left to the plan of memory.",
     )
     adam_epsilon: Positive = flag(1e-5, "Adam's epsilon.")
     max_grad_norm: NotNegative = flag(0.0, "Clip the gradient's norm to this; 0 for no clipping.")
     adam_tf_style: bool = flag(False, "Use TensorFlow 1's epsilon, as the original runs did.")
-    bf16: bool = flag(False, "Run every pass under bf16 autocast (recommended on a GPU).")
+    bf16: bool = flag(
+        cast(bool, None), "Run every pass under bf16 autocast. By default only on a GPU."
+    )
     gradient_checkpointing: bool | None = flag(
-        None, "Recompute activations in the backward pass: less memory, more time."
+        None,
+        "Recompute activations in the backward pass: less memory, more time. By default only on a "
+        "GPU.",
     )
     total_episodes: Count | None = flag(20_000, "Episodes (completions) in the whole run.")
     num_ppo_epochs: Count = flag(4, "Passes over each batch.")
     num_mini_batches: Count = flag(1, "Optimizer steps in each pass over a batch.")
-    local_rollout_forward_batch_size: Count = flag(256, "Episodes in one pass without gradients.")
+    local_rollout_forward_batch_size: Count = flag(
+        cast(int, None),
+        "Episodes in one pass without gradients. By default 256; on a GPU as many as fit.",
+    )
     stop_token_id: CountOrZero | None = flag(None, "Id of the stop token, instead of stop_token.")
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
@@ -245,6 +270,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
 
     def __post_init__(self) -> None:
+        self.open_defaults = {name for name in DEFAULTS if getattr(self, name) is None}
+        for name in self.open_defaults:
+            setattr(self, name, DEFAULTS[name])
         self.check()
 
         if self.activation_checkpointing is None:  # transformers' new names for them
