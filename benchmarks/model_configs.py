@@ -94,7 +94,8 @@ def planned(path: Path, words: tuple[str, ...]) -> float:
     values = _values(path, words)
     lengths = values["max_prompt_length"], values["response_length"]
     if stage == "ppo":
-        return plan_ppo(path, words).peak / GIB
+        plan = plan_ppo(path, words)
+        return (plan.peak + plan.plain_scales) / GIB
 
     # Sampling and scoring hold an adapter for the policy and one for the reward, and no optimizer.
     plan = _plan(model, values, *lengths, 1, values["batch_size"], None, checkpointing=True)
@@ -113,7 +114,11 @@ def planned(path: Path, words: tuple[str, ...]) -> float:
 
 
 def plan_ppo(path: Path, words: tuple[str, ...]) -> MemoryPlan:
-    """Plan the memory of a ppo.yaml with these words on its command line."""
+    """Plan the memory of a ppo.yaml with these words on its command line.
+
+    On a card that has room for them, PPO holds the scales of a 4-bit base in fp32
+    (``plain_scales``), which comes on top of the plan.
+    """
     values = _values(path, words)
     micro = values["per_device_train_batch_size"]
     batch = micro * values["gradient_accumulation_steps"]
@@ -230,7 +235,8 @@ def memory_table() -> str:
         path = CONFIGS / name / "ppo.yaml"
         rows = rows_of(path)
         plan = plan_ppo(path, next(row.words for row in rows if row.card == 24))
-        sizes = [sum(plan.held.values()), *(sum(plan.phases[each].values()) for each in phases[1:])]
+        held = sum(plan.held.values()) + plan.plain_scales
+        sizes = [held, *(sum(plan.phases[each].values()) for each in phases[1:])]
         cells = [f"{size / GIB:.1f}" for size in sizes] + [f"{row.gib:.1f}" for row in rows]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

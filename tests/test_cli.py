@@ -86,6 +86,7 @@ BAD_FLAGS = [
     (["true", "mine.csv"], r"no flag stands before 'mine\.csv'"),
     (["--config", "nowhere.yaml"], r"--config: nowhere\.yaml: no such file"),
     (["--config"], r"--config: the path of a YAML file"),
+    (["--config", "a.yaml", "--config=b.yaml"], r"--config is given twice, a\.yaml and b\.yaml"),
 ]
 
 

@@ -25,6 +25,7 @@ from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.cli import bind, call, recipe
 from toolkit.data.chat import read_chat
+from toolkit.models.cards import room_of
 from toolkit.models.from_arguments import base_of, lora_of
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.reading import reading_of
@@ -58,11 +59,6 @@ def planner() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def usable(card: int) -> float:
-    """GiB of a card of so many GB, less a tenth for fragmentation and 500 MiB for CUDA itself."""
-    return (0.9 * card * 10**9 - (500 << 20)) / (1 << 30)
 
 
 def values_of(name: str, stage: str, *words: str) -> dict[str, Any]:
@@ -122,7 +118,7 @@ def test_each_row_is_understood_and_fits_its_card(
     assert rows[0].words == ()  # the file is written for the smallest card
     for row in rows:
         values_of(name, stage, *row.words)
-        assert 0 < row.gib < usable(row.card)
+        assert 0 < row.gib < room_of(f"{row.card}GB").usable / (1 << 30)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

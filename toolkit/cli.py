@@ -406,18 +406,24 @@ def _with_new_names(words: list[str], renamed: dict[str, str]) -> list[str]:
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     rest: list[str] = []
-    path = None
+    paths: list[str] = []
     remaining = iter(args)
     for arg in remaining:
         if arg == "--config":
             path = next(remaining, None)
             if path is None:
                 raise InputError("--config: the path of a YAML file must follow")
+            paths.append(path)
         elif arg.startswith("--config="):
-            path = arg.removeprefix("--config=")
+            paths.append(arg.removeprefix("--config="))
         else:
             rest.append(arg)
-    return (None if path is None else require_file(path, "--config")), rest
+    if len(paths) > 1:
+        raise InputError(
+            f"--config is given twice, {paths[0]} and {paths[1]} (give one, and what differs as "
+            "flags)"
+        )
+    return (require_file(paths[0], "--config") if paths else None), rest
 
 
 def _read_config(

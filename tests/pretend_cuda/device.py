@@ -11,7 +11,8 @@ on it, and inside ``with Pretended():`` new tensors that ask for the card get th
     uploads     copies to the card that do not block
     operations  what would launch at least one kernel
 
-Syncs and mixes are counted by the line that caused them.
+Syncs and mixes are counted by the line that caused them. Outside of ``counting`` a mix is an error.
+Under deterministic algorithms ``cumsum`` of numbers with a fraction is one, as on a card.
 
 What it cannot show: the time and the memory of anything, what kernels compute in their own types,
 graph capture, pinned memory, several streams. Weights in 4 bits stay on the CPU, and bitsandbytes'
@@ -226,6 +227,9 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not touches and (asked is None or asked.type != "cuda"):
         return func(*args, **kwargs)
 
+    varies = name == "cumsum" and tensors[0].is_floating_point()
+    if varies and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
     if not _is_view(func) and name not in NO_KERNEL:
         _operation(name)
     if name == "_to_copy":

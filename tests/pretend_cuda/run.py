@@ -127,12 +127,13 @@ def ppo(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             value=args.value,
             bf16=args.autocast,
             gradient_checkpointing=args.checkpointing,
-            save_steps=1,
+            save_steps=1 if args.resume else 10**9,
             sample_every=10**9,
             disable_tqdm=True,
             eval_every=1 if args.evaluate else 10**9,
             stop_token_id=7 if args.stop else None,
             recompute_logprobs=args.recompute,
+            full_determinism=args.deterministic,
             **more,
         )
         return PPOTrainer(
@@ -267,10 +268,16 @@ def plant(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 found[name] = str(error)
                 continue
         found[name] = summary(counts)
-    try:
-        there + here
-    except RuntimeError as error:
-        found["uncounted mix"] = str(error)
+    refused: dict[str, Callable[[], object]] = {
+        "uncounted mix": lambda: there + here,
+        "varying order": lambda: there.cumsum(0),
+    }
+    torch.use_deterministic_algorithms(True)
+    for name, act in refused.items():
+        try:
+            act()
+        except RuntimeError as error:
+            found[name] = str(error)
     return found
 
 
@@ -294,6 +301,7 @@ def main() -> None:
         command.add_argument("--recompute", action="store_true")
         command.add_argument("--resume", action="store_true")
         command.add_argument("--evaluate", action="store_true")
+        command.add_argument("--deterministic", action="store_true")
         command.add_argument("--plant", choices=["mix", "sync"])
 
     command = commands.add_parser("recipe")

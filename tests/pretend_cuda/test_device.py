@@ -48,6 +48,7 @@ def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
 
     assert found.pop("numpy").startswith("can't convert cuda:0 device type tensor to numpy")
     assert found.pop("uncounted mix").startswith("add got tensors on different devices")
+    assert found.pop("varying order").startswith("cumsum_cuda_kernel does not have")
     for name in ("mix", "index mix"):
         seen = found.pop(name)
         assert (sum(seen["mixes"].values()), seen["waits"]) == (1, 0), name
@@ -61,7 +62,7 @@ def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--precision", "fp32", "--stop"],
+        ["--precision", "fp32", "--stop", "--deterministic"],
         ["--precision", "bf16", "--autocast", "--value", "trunk", "--recompute"],
         ["--precision", "4bit", "--autocast", "--stop", "--checkpointing"],
     ],
@@ -76,6 +77,33 @@ def test_ppo_mixes_no_devices(run: Run, words: list[str]) -> None:
     exact = "fp32" in words
     assert abs(found["kl"][0]) < (1e-5 if exact else 1e-2)  # the policy begins as the reference
     assert found["first_gap"] < (1e-5 if exact else 3e-2)
+
+
+def test_the_host_waits_as_often_for_many_episodes_as_for_few(run: Run) -> None:
+    """Once an optimizer step, and a fixed number of times besides, however many micro-batches."""
+    words = ["ppo", "--precision", "4bit", "--autocast", "--layers", "1", "--updates", "3"]
+    words += ["--epochs", "2"]
+    few, many = (run(*words, "--episodes", episodes) for episodes in ("16", "64"))
+    assert few["update"]["syncs"] == many["update"]["syncs"]
+    assert few["phases"]["optimize"]["waits"] == 2 + 2  # two steps, and the rollout's lengths
+    assert many["phases"]["optimize"]["launches"] > 3 * few["phases"]["optimize"]["launches"]
+
+
+def test_training_passes_reach_flash_attention_and_round_no_weight_twice(run: Run) -> None:
+    layers = 3
+    words = ["ppo", "--precision", "4bit", "--autocast", "--layers", str(layers), "--episodes"]
+    found = run(*words, "32", "--updates", "3", "--epochs", "1")["phases"]["optimize"]["operations"]
+    passes = 4 * 2  # micro-batches of policy and value
+    # The last layer works on the completions' tokens alone, for which it needs a mask.
+    assert (
+        found["attention (flash)"] == found["attention backward (flash)"] == passes * (layers - 1)
+    )
+    assert found["attention (efficient)"] == passes
+    assert found["_foreach_copy_"] == 2  # the adapters of policy and value, once a step
+    assert found["_fused_adam_"] == 1
+    # Casts are left of gradients (14 a layer), norms (10) and the ends of a pass. If each pass
+    # rounded LoRA's weights, there would be 14 more.
+    assert found["_to_copy"] / passes / layers < 35
 
 
 @pytest.mark.parametrize("fault", ["mix", "sync"])
@@ -119,6 +147,8 @@ def test_reward_training_mixes_no_devices(run: Run, tmp_path: Path) -> None:
         "--output_dir", str(tmp_path / "reward"),
     )  # fmt: skip
     assert (found["mixes"], found["code"]) == ({}, 0)
+    assert found["operations"]["attention backward (flash)"] > 0
+    assert "attention backward (efficient)" not in found["operations"]
     assert (tmp_path / "reward" / "adapter" / "adapter_model.safetensors").is_file()
 
 

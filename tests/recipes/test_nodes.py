@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -60,15 +59,20 @@ def two_nodes(
             node.communicate()
 
 
+def family(pid: int) -> list[int]:
+    """The process and all that it started, as Linux tells."""
+    found = [pid]
+    for parent in found:  # it grows meanwhile
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
 def lose(node: subprocess.Popen[str]) -> None:
     """End a node as a power cut does: its launcher and what that started, which outlives it."""
-    with_children = []
-    if node.poll() is None:
-        parent = psutil.Process(node.pid)
-        with_children = [parent, *parent.children(recursive=True)]
-    for process in with_children:
-        if process.is_running():
-            process.kill()
+    for pid in family(node.pid) if node.poll() is None else ():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def finished(nodes: list[subprocess.Popen[str]]) -> list[str]:
@@ -152,10 +156,27 @@ def test_a_node_that_no_longer_answers_counts_as_lost_after_a_while(
         while not (out / "log.jsonl").exists():
             assert time.monotonic() - waited < 120
             time.sleep(0.02)
-        for process in psutil.Process(nodes[1].pid).children(recursive=True):
-            process.send_signal(signal.SIGSTOP)
+        for pid in family(nodes[1].pid)[1:]:
+            os.kill(pid, signal.SIGSTOP)
         said = nodes[0].communicate(timeout=60)[0]
         assert nodes[0].returncode == 1 and "cannot be reached" in said
+
+
+def test_a_signal_to_one_node_saves_and_ends_both(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [*WORDS, "--output_dir", str(out), "--save_steps", "100", "--total_episodes", "9600"]
+    with two_nodes(root, words, words) as nodes:
+        waited = time.monotonic()
+        while not read_rows(out / "log.jsonl"):
+            assert time.monotonic() - waited < 120
+            time.sleep(0.02)
+        nodes[1].terminate()
+        said = [node.communicate(timeout=60)[0] for node in nodes]
+    done = len(read_rows(out / "log.jsonl"))
+    assert done < 300 and (out / f"checkpoint-{done:06d}" / "manifest.json").is_file()
+    for text in said:
+        assert f"SIGTERM: saved {out}/checkpoint-{done:06d} (--resume auto continues)" in text
+    assert "accelerate launch --num_machines 2 --machine_rank 1 --main_process_ip" in said[1]
 
 
 def test_a_base_shared_out_between_nodes_gives_the_same_numbers(

@@ -172,7 +172,6 @@ METHODS = [
 # What a value other than the default may look like, where the default does not tell.
 OTHER: dict[str, Any] = {
     "max_steps": 5,
-    "full_determinism": True,
     "fp16": True,
     "fp16_full_eval": True,
     "bf16_full_eval": True,

@@ -192,7 +192,25 @@ def inverse_cdf_sample(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         int64 (B,).
     """
-    cumulative = probabilities.double().cumsum(dim=-1)
+    cumulative = _cumulated(probabilities.double())
     mark = uniforms.double().unsqueeze(1) * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, mark, right=True).squeeze(1)
     return token.clamp(max=probabilities.shape[1] - 1)
+
+
+def _cumulated(rows: Tensor) -> Tensor:
+    """Return the cumulative sums of rows (B, V), also where only deterministic operations may run.
+
+    torch refuses ``cumsum`` on a GPU then, because it adds up a single row in an order that varies
+    (aten/src/ATen/native/cuda/ScanUtils.cuh: scan_dim). Two rows and more have a fixed order.
+    """
+    if not (rows.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return rows.cumsum(dim=-1)
+
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        several = rows if rows.shape[0] > 1 else rows.repeat(2, 1)
+        return several.cumsum(dim=-1)[: rows.shape[0]]
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=warns)

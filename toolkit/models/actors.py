@@ -20,7 +20,7 @@ from toolkit.maths.distributions import head_logprobs
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
-from toolkit.models.fast import Read, changes_wanted, padding_on_the_right
+from toolkit.models.fast import Read, flash_attends, padding_on_the_right
 from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights
 from toolkit.models.quantized import unpacked
@@ -186,8 +186,7 @@ class Actors(nn.Module):
         """
         if self.right_padded is not None:
             return self.right_padded
-        flash = self.device.type == "cuda" and not self.in_fp32
-        return flash and "attention" in changes_wanted()
+        return flash_attends(self.device, self.in_fp32)
 
     def _hidden(self, role: str, ids: Tensor, mask: Tensor, read: Read) -> Tensor:
         """Return the role's states (B, C, d) at the last so many columns, or at these columns."""

@@ -41,7 +41,7 @@ IMPLEMENTATIONS = ("eager", "sdpa", "sdpa_fp32")
 # Layers that get a buffer. A DummyLayer keeps nothing: it reads the keys of an earlier layer.
 GROWING = (DynamicLayer, DynamicSlidingWindowLayer)
 # A step reads the buffer up to a multiple of so many slots: fewer to read against fewer captures.
-WIDTHS = {"cpu": 32, "cuda": 256}
+WIDTHS = {"cpu": 8, "cuda": 256}
 # The buffer itself is a multiple of so many, to which CUDA's attention kernels align masks.
 ALIGNED = 16
 

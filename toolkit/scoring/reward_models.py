@@ -100,8 +100,9 @@ def score_rows(
     scores = torch.empty(len(rows), device=device)
     batches = list(length_sorted_batches([len(row) for row in rows], batch_size))
     for chosen in tqdm(batches, desc="Scoring", leave=False, disable=not show_progress):
-        ids, mask = pad([rows[i] for i in chosen], pad_id)
-        scores[chosen] = score(ids.to(device), mask.to(device))
+        padded = pad([rows[i] for i in chosen], pad_id)
+        ids, mask, there = (t.to(device, non_blocking=True) for t in (*padded, chosen))
+        scores[there] = score(ids, mask)
     return scores
 
 

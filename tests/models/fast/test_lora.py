@@ -1,6 +1,7 @@
 """LoRA layers with the cheaper pass against peft's own."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from toolkit.models.fast import lora
-from toolkit.models.fast.lora import adapter_held, change_lora
+from toolkit.models.fast.lora import adapter_held, change_lora, rounded_once
 from toolkit.models.loading import load_base
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [12, 13, 14, 15, 16, 17]])
@@ -50,10 +51,11 @@ def test_values_and_gradients_are_pefts(family_model: str, precision: str, on_cp
         assert (ours[name] - tensor).abs().max().item() < tolerance * scale, name
 
 
-def test_under_autocast_it_is_as_near_to_the_truth_as_pefts(demo_model: str) -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_under_autocast_it_is_as_near_to_the_truth_as_pefts(demo_model: str, on_cpu: bool) -> None:
     own = with_adapter(demo_model, "fp32")
     fast = copy.deepcopy(own)
-    change_lora(fast, True)
+    change_lora(fast, on_cpu)
     truth = results(copy.deepcopy(own), False)
     theirs, ours = results(own, True), results(fast, True)
     assert ours.keys() == theirs.keys()
@@ -90,6 +92,41 @@ def test_only_on_a_cpu_updates_are_merged_into_weights(
         merged.clear()
         model(input_ids=IDS[:1, :2])  # of few rows the product costs less than the merging
         assert not merged
+
+
+def test_passes_share_one_rounding_until_the_weights_may_change(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And their numbers and gradients are to the last bit those of passes that share none."""
+    model = with_adapter(demo_model, "fp32")
+    change_lora(model, on_cpu=False)
+    rounded: list[int] = []
+    copy_all = torch._foreach_copy_
+    monkeypatch.setattr(
+        torch, "_foreach_copy_", lambda to, of: rounded.append(len(of)) or copy_all(to, of)
+    )
+
+    def two_passes(shared: bool) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        with rounded_once() if shared else nullcontext():
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                silent = model(input_ids=IDS).logits
+            found = [results(model, True) for _ in range(2)][1]  # the gradients add up
+        return {name: tensor.clone() for name, tensor in found.items()} | {"silent": silent}
+
+    alone = two_passes(False)
+    assert not rounded
+    together = two_passes(True)
+    adapted = sum("lora_" in name for name, _ in model.named_parameters())
+    assert rounded == [adapted]  # once, all layers' at a time
+    assert together.keys() == alone.keys()
+    assert all(torch.equal(together[name], alone[name]) for name in alone)
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    torch.optim.Adam(trained, lr=0.01, fused=True).step()  # which counts up no version
+    after, checked = two_passes(True), two_passes(False)
+    assert torch.equal(after["silent"], checked["silent"])
+    assert not torch.equal(after["silent"], together["silent"])
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])

@@ -90,6 +90,9 @@ def test_a_batch_in_pieces_is_the_batch_as_a_whole(roles: Roles, demo_model: str
     pieces = rollout_of(roles, demo_model, function, 3, truncate_token=".", truncate_after=3)
     for name in Rollout.__dataclass_fields__:
         one, other = getattr(whole, name), getattr(pieces, name)
+        if name == "served_logprobs":  # of a server; here the policy sampled itself
+            assert one is None and other is None
+            continue
         one, other = torch.as_tensor(one).float(), torch.as_tensor(other).float()
         assert torch.allclose(one, other, atol=1e-4), name
 

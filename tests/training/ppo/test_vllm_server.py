@@ -93,6 +93,8 @@ class StandIn(ThreadingHTTPServer):
         name, path = asked["lora_name"], asked["lora_path"]
         if self.fault == "no lora":
             return 404, {"detail": "Not Found"}
+        if self.fault == "unseen":
+            return 404, {"error": {"message": f"No adapter found for {path}"}}
         if self.fault == "rank":
             return 500, {"error": {"message": "LoRA rank 8 is greater than max_lora_rank 4."}}
         if self.fault == "name":
@@ -120,7 +122,7 @@ class StandIn(ThreadingHTTPServer):
             return 500, {"error": {"message": "EngineDeadError"}}
         if self.fault == "slow":
             self.over.wait(10)
-        if name not in self.loaded:
+        if name not in self.loaded or self.fault == "restarted":
             return 404, {"error": {"message": f"The model `{name}` does not exist."}}
 
         self.model.set_adapter(name)
@@ -286,7 +288,12 @@ def test_a_request_says_all_that_a_server_could_set_otherwise(
         ("busy", r"HTTP 500: .*EngineDeadError.*\(tried 2 times\)"),
         ("slow", r"no complete answer in 0.2 s \(tried 2 times\)"),
         ("no lora", "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
-        ("rank", "LoRA rank 8 is greater than max_lora_rank 4"),
+        (
+            "rank",
+            "LoRA rank 8 is greater than max_lora_rank 4.*is its --max-lora-rank large enough",
+        ),
+        ("restarted", "has the adapter no more: was it started again?"),
+        ("unseen", "No adapter found for .*does the server see /.*/policy, and"),
     ],
 )
 def test_a_server_that_does_otherwise_ends_the_run(
@@ -436,6 +443,16 @@ def test_a_run_pushes_each_update_under_a_new_name_and_leaves_nothing(
     # Server or not, the run has the same settings: it may go on without one.
     trainer = trained(stand_in, demo_model, tmp_path, vllm_server_base_url=None, resume="auto")
     assert len(trainer.train()) == 4
+
+
+@pytest.mark.slow
+def test_a_resumed_run_says_that_it_is_not_exact(
+    stand_in: StandIn, demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(trained(stand_in, demo_model, tmp_path, stop_at_update=1).train()) == 1
+    assert "not bit for bit" not in capsys.readouterr().out
+    assert len(trained(stand_in, demo_model, tmp_path, resume="auto").train()) == 4
+    assert "the run goes on, but not bit for bit as it would have" in capsys.readouterr().out
 
 
 @pytest.mark.slow

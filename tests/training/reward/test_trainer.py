@@ -276,8 +276,10 @@ def test_scores_in_buckets_are_those_of_one_padded_pass_in_their_order(
     ids, mask = pad(texts, 0)
     with torch.no_grad():
         flat, padding = score_in_buckets(trainer.model.eval(), ids, mask.long())
+        unmasked, _ = score_in_buckets(trainer.model, ids, mask.long(), masked=False)
         whole = trainer.model(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
     assert torch.allclose(flat, whole, atol=1e-5) and padding < 0.15
+    assert (unmasked - flat).abs().max() < 1e-6 * flat.abs().max().clamp(min=1)
     assert 1 - mask.float().mean() > 0.35
 
 

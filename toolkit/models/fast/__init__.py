@@ -5,7 +5,8 @@ pass or of the memory that it keeps (``benchmarks/ablation.py`` measures each by
 them the toolkit uses plain transformers and gives the same numbers, apart from rounding: set
 TOOLKIT_FAST_PASSES=0.
 
-    lora        the update of a plain LoRA layer is added inside a matrix product
+    lora        the update of a plain LoRA layer is added inside a matrix product; on a GPU, passes
+                under autocast between two steps share one rounding of the weights
     norms       a frozen RMS norm makes one tensor forward and one backward, instead of nine
     decoder     Llama's layers rotate queries and keys in three passes instead of five, keep two
                 tensors of their MLP instead of three, and the last works on the positions that are
@@ -16,6 +17,7 @@ TOOLKIT_FAST_PASSES=0.
 
 import os
 
+import torch
 from torch import nn
 
 from toolkit.maths.precision import autocast_device, autocast_type
@@ -26,6 +28,7 @@ from toolkit.models.fast.decoder import change_layers
 from toolkit.models.fast.decoder import last_states as last_states
 from toolkit.models.fast.lora import adapter_held as adapter_held
 from toolkit.models.fast.lora import change_lora
+from toolkit.models.fast.lora import rounded_once as rounded_once
 from toolkit.models.fast.norms import change_norms
 from toolkit.models.peft_wrappers import base_of
 
@@ -37,6 +40,11 @@ def changes_wanted() -> tuple[str, ...]:
     """The changes that the environment asks for: all, unless SWITCH says which."""
     said = os.environ.get(SWITCH)
     return CHANGES if said is None else tuple(said.split(","))
+
+
+def flash_attends(device: torch.device, in_fp32: bool) -> bool:
+    """Whether flash attention could take whole passes, if their rows were padded on the right."""
+    return device.type == "cuda" and not in_fp32 and "attention" in changes_wanted()
 
 
 def use_fast_passes(model: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """Faster plain LoRA layers: the update is added inside a matrix product.
 
 peft 0.21.2 computes result + lora_B(lora_A(dropout(x))) * scaling, which makes three more tensors
-of the output's size, and as many in the backward pass. Parameters, names and saved files stay
-peft's; a test compares values and gradients with peft's.
+of the output's size, and as many in the backward pass. Under autocast, it and torch round every
+weight anew in every pass; here ``rounded_once`` lets several passes share one rounding. Parameters,
+names and saved files stay peft's; a test compares values and gradients with peft's.
 """
 
 import types
@@ -45,6 +46,89 @@ class _MergedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             grad_b = (grad.t() @ (x @ a.t())).mul_(ctx.scale)
         return grad_x, None, None, grad_a, grad_b, None
+
+
+class _Update(torch.autograd.Function):
+    """y = base + scale x A' B', in the type of x (N, i); base (N, o), A (r, i), B (o, r).
+
+    The products are with ``a`` and ``b``, which are A and B rounded to that type. The scale is a
+    factor inside the products, forward and backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        base: Tensor,
+        x: Tensor,
+        wide_a: Tensor,
+        wide_b: Tensor,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+    ) -> Tensor:
+        down = x @ a.t()
+        ctx.scale, ctx.wide = scale, (wide_a.dtype, wide_b.dtype)
+        ctx.save_for_backward(x, down, a, b)
+        return torch.addmm(base, down, b.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, a, b = ctx.saved_tensors
+        grad, scale = grads[0], ctx.scale
+        nothing = grad.new_empty(1)  # times 0
+        thin = torch.addmm(nothing, grad, b, beta=0, alpha=scale)
+
+        grad_x = grad_a = grad_b = None
+        if ctx.needs_input_grad[1]:
+            grad_x = thin @ a
+        if ctx.needs_input_grad[2]:
+            grad_a = (thin.t() @ x).to(ctx.wide[0])
+        if ctx.needs_input_grad[3]:
+            product = torch.addmm(nothing, grad.t(), down, beta=0, alpha=scale)
+            grad_b = product.to(ctx.wide[1])
+        return grad, grad_x, grad_a, grad_b, None, None, None
+
+
+# Inside ``rounded_once``: adapters' weights by their id, rounded to a type. The weight itself is
+# kept with its copy, so that no other gets its id.
+_kept: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def rounded_once() -> Iterator[None]:
+    """Inside, each weight of LoRA is rounded to autocast's type once, so no weight may change.
+
+    A change would not be seen: a fused optimizer, for one, does not count up the version of what it
+    changes. The copies take half the adapters' memory, and are dropped at the end.
+    """
+    global _kept
+    outer, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+def _rounded(layer: Any, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return A and B of an adapter in this layer, rounded."""
+    weights = layer.lora_A[name].weight, layer.lora_B[name].weight
+    if _kept is None:
+        a, b = (weight.detach().to(dtype) for weight in weights)
+        return a, b
+
+    if not all((id(weight), dtype) in _kept for weight in weights):  # all layers' at once
+        of_adapter = [
+            weight
+            for peer in layer.plain_layers
+            if name in peer.lora_A
+            for weight in (peer.lora_A[name].weight, peer.lora_B[name].weight)
+        ]
+        copies = [torch.empty_like(weight, dtype=dtype) for weight in of_adapter]
+        torch._foreach_copy_(copies, [weight.detach() for weight in of_adapter])
+        for weight, copy in zip(of_adapter, copies, strict=True):
+            _kept[id(weight), dtype] = weight, copy
+    a, b = (_kept[id(weight), dtype][1] for weight in weights)
+    return a, b
 
 
 # Layers of one module that read the same x.
@@ -127,10 +211,14 @@ def _is_held(layer: Any, adapter: str) -> bool:
 def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Replace ``LoraLayer.forward`` for one active adapter without dropout, bias or variant."""
     name = layer._active_adapter[0]
-    result = layer.base_layer(x, *args, **kwargs)
+    result: Tensor = layer.base_layer(x, *args, **kwargs)
     if layer._disable_adapters or name not in layer.lora_A:
         return result
+    return _added(layer, name, result, x)
 
+
+def _added(layer: Any, name: str, result: Tensor, x: Tensor) -> Tensor:
+    """Return the base layer's result with an adapter's update."""
     scale = layer.scaling[name]
     held: _Held | None = vars(layer).get("held")
     if held is not None and held.adapter == name:
@@ -144,6 +232,23 @@ def _add_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tenso
         return result + (down @ up * scale).view(result.shape).to(result.dtype)
     up = up.to(down.dtype)
     return torch.addmm(result.flatten(0, -2), down, up, alpha=scale).view(result.shape)
+
+
+def _round_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """The same on a GPU: under autocast, with weights that are rounded once."""
+    name, dtype = layer._active_adapter[0], autocast_type(x)
+    base: Tensor = layer.base_layer(x, *args, **kwargs)
+    if layer._disable_adapters or name not in layer.lora_A:
+        return base
+    if dtype is None or base.dtype != dtype or "held" in vars(layer):
+        return _added(layer, name, base, x)
+
+    wide_a, wide_b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    a, b = _rounded(layer, name, dtype)
+    update: Any = _Update.apply
+    flat = x.to(dtype).flatten(0, -2)
+    y: Tensor = update(base.flatten(0, -2), flat, wide_a, wide_b, a, b, layer.scaling[name])
+    return y.view(base.shape)
 
 
 def _merge_update(layer: Any, x: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -178,13 +283,15 @@ def change_lora(model: nn.Module, on_cpu: bool) -> None:
         model: a model with adapters.
         on_cpu: whether its weights are on a CPU, where fp32 products dominate the time.
     """
-    forward = _merge_update if on_cpu else _add_update
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            if _is_plain(layer):
-                vars(layer)["forward"] = types.MethodType(forward, layer)
-            else:  # an adapter that was added later may need peft's pass
-                vars(layer).pop("forward", None)
+    forward = _merge_update if on_cpu else _round_update
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    plain = [layer for layer in layers if _is_plain(layer)]
+    for layer in layers:  # an adapter that was added later may need peft's pass
+        for name in ("forward", "plain_layers"):
+            vars(layer).pop(name, None)
+    for layer in plain:
+        vars(layer)["forward"] = types.MethodType(forward, layer)
+        vars(layer)["plain_layers"] = plain
 
 
 def _is_plain(layer: Any) -> bool:

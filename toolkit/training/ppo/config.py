@@ -40,7 +40,7 @@ USED = {
     "save_strategy", "save_steps", "save_total_limit", "report_to", "run_name", "disable_tqdm",
     "per_device_eval_batch_size", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32",
-    "ddp_timeout",
+    "full_determinism", "ddp_timeout",
 }  # fmt: skip
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
@@ -76,8 +76,8 @@ FREE = {
     "output_dir", "resume", "use_cpu", "save_strategy", "save_steps", "save_total_limit",
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
-    "online", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout", "vllm_key_variable",
-    "vllm_adapter_dir", "vllm_max_gap",
+    "online", "full_determinism", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout",
+    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap",
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -134,7 +134,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
             "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
-            "adam_tf_style", "bf16", "gradient_checkpointing", "world_size", "ddp_timeout", "seed",
+            "adam_tf_style", "bf16", "gradient_checkpointing", "full_determinism", "world_size",
+            "ddp_timeout", "seed",
         ),
         "sampling by a vLLM server": (
             "vllm_server_base_url", "vllm_server_timeout", "vllm_key_variable", "vllm_adapter_dir",
@@ -186,6 +187,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         None,
         "Recompute activations in the backward pass: less memory, more time. By default only on a "
         "GPU.",
+    )
+    full_determinism: bool = flag(
+        False,
+        "Use only operations that give the same bits in every run. A GPU has others, with which "
+        "two runs, or a resumed run, may differ in the last bits. This costs time, and changes "
+        "nothing on a CPU.",
     )
     total_episodes: Count | None = flag(20_000, "Episodes (completions) in the whole run.")
     num_ppo_epochs: Count = flag(4, "Passes over each batch.")
@@ -276,6 +283,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         for name in self.open_defaults:
             setattr(self, name, DEFAULTS[name])
         self.check()
+        if self.full_determinism:
+            from toolkit.training.determinism import prepare_determinism
+
+            prepare_determinism()
 
         if self.activation_checkpointing is None:  # transformers' new names for them
             self.activation_checkpointing = bool(self.gradient_checkpointing)
@@ -441,6 +452,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             self.vllm_key_variable,
             Path(self.vllm_adapter_dir or self.folder / "vllm"),
             self.vllm_max_gap,
+            str(self.folder.resolve()),
         )
 
     @property

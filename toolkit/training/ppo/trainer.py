@@ -31,10 +31,12 @@ from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
 from toolkit.maths.sequences import length_sorted_batches
 from toolkit.models.actors import POLICY, Actors
+from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
 from toolkit.scoring.guests import set_guests_state
+from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
@@ -63,6 +65,17 @@ from toolkit.training.ppo.rollouts import Clock, Rollout, Sampler, collect, no_c
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
+
+# Settings that may change when a run is resumed, but by which processes wait for each other.
+IN_STEP = (
+    "save_strategy",
+    "save_steps",
+    "eval_every",
+    "num_sample_generations",
+    "per_device_eval_batch_size",
+    "stop_at_update",
+    "vllm_server_base_url",
+)
 
 
 class PPOTrainer:
@@ -230,7 +243,7 @@ class PPOTrainer:
             done = self._start(resume)
             self.run_log.start(done)
             last = min(self.num_updates, self.args.stop_at_update or self.num_updates)
-            with self.signals.heard():
+            with self.signals.heard(), only_deterministic(self.args.full_determinism):
                 for update in range(done + 1, last + 1):
                     yield update
                     if self.run_log.control.should_training_stop:  # a callback asked to stop
@@ -249,7 +262,9 @@ class PPOTrainer:
         """Start, or continue from a checkpoint; return the number of updates already done."""
         wish = "auto" if resume is True else resume or self.args.resume
         identity = self.identity()
-        self.ranks.check_same(identity)
+        held_out = [list(prompt) for prompt in self.eval_dataset or ()]
+        in_step = {name: getattr(self.args, name) for name in IN_STEP}
+        self.ranks.check_same(identity | in_step | {"eval_prompts": hash_of(held_out)})
         state = self.ranks.from_main(lambda: self._found(wish, identity))
 
         # For callbacks and functions that draw; sampling has its own generator.
@@ -320,11 +335,12 @@ class PPOTrainer:
         """Collect this process's share of an update's batch of experience."""
         mine = self.ranks.share(self.batch_size)
         uniforms = draw_uniforms(self.batch_size, self.rule.response_length, self.generator)
-        clock = self.run_log.clock
-        with clock("push"):
-            sampler = self._sampler(update)
         rollout = self._episodes(
-            self.prompts_of(update), uniforms[mine], self.recomputes, clock, sampler
+            self.prompts_of(update),
+            uniforms[mine],
+            self.recomputes,
+            self.run_log.clock,
+            self._sampler(update),
         )
         if self.server is not None:
             self.served_gap = self.server.check(rollout, self.ranks.total)
@@ -335,7 +351,8 @@ class PPOTrainer:
         server = self.server
         if server is None:
             return None
-        name = self.ranks.from_main(lambda: server.push(self.model, update))
+        with self.run_log.clock("push"):
+            name = self.ranks.from_main(lambda: server.push(self.model, update))
         vocabulary = head_weights(self.model.output_head(POLICY))[0].shape[0]
         return server.sampler(name, self.rule, self.model.banned, vocabulary)
 
@@ -347,19 +364,20 @@ class PPOTrainer:
         clock: Clock = no_clock,
         sampler: Sampler | None = None,
     ) -> Rollout:
-        return collect(
-            self.model,
-            prompts,
-            uniforms,
-            self.rule,
-            self.processing_class,
-            self.rewards,
-            self.args.local_rollout_forward_batch_size,
-            recompute,
-            clock,
-            in_step=self.ranks.sharded,
-            sampler=sampler,
-        )
+        with rounded_once():
+            return collect(
+                self.model,
+                prompts,
+                uniforms,
+                self.rule,
+                self.processing_class,
+                self.rewards,
+                self.args.local_rollout_forward_batch_size,
+                recompute,
+                clock,
+                in_step=self.ranks.sharded,
+                sampler=sampler,
+            )
 
     def prompts_of(self, update: int) -> Prompts:
         """Return this process's prompts of an update: each comes once before any comes twice.
@@ -408,14 +426,15 @@ class PPOTrainer:
 
         sums: dict[str, Tensor] = {}
         largest = torch.zeros((), device=self.model.device)
-        for index in indices:
-            # Each token of the minibatch has the same weight, in every place and process.
-            weight = counts[index].sum() / tokens
-            for name, part in self._gradients(rollout, credit, index, weight).items():
-                if name == "max_log_ratio":
-                    largest = torch.maximum(largest, part)
-                else:
-                    sums[name] = sums[name] + weight * part if name in sums else weight * part
+        with rounded_once():  # the weights change only after all micro-batches
+            for index in indices:
+                # Each token of the minibatch has the same weight, in every place and process.
+                weight = counts[index].sum() / tokens
+                for name, part in self._gradients(rollout, credit, index, weight).items():
+                    if name == "max_log_ratio":
+                        largest = torch.maximum(largest, part)
+                    else:
+                        sums[name] = sums[name] + weight * part if name in sums else weight * part
 
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]

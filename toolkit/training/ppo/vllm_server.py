@@ -19,7 +19,9 @@ server: the tests have one that speaks its protocol.
 import hashlib
 import json
 import math
+import secrets
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -48,6 +50,7 @@ MOST_BIASED, MOST_STOPS, LOWEST_TEMPERATURE = 1024, 128, 0.01
 NEVER = -100.0  # the lowest logit bias that the protocol allows
 # The bias is divided by the temperature. Below this exponent a token has no weight in fp32.
 NO_WEIGHT = -40.0
+SEES = "(does the server see {path}, and is its --max-lora-rank large enough?)"
 # How many times more than rounding explains the server must be nearer to the reference.
 SURE = 10.0
 
@@ -121,6 +124,7 @@ class VLLMServer:
         key_variable: environment variable with the server's API key, if it has one.
         folder: where adapters are written; the server must see it under the same path.
         max_gap: mean difference of log-probs, in nats, above which ``check`` refuses.
+        run: tells this run from others on the same machine that use the same folder.
         retries: most retries of one request.
         backoff: seconds before the first retry.
 
@@ -135,6 +139,7 @@ class VLLMServer:
         key_variable: str,
         folder: Path,
         max_gap: float,
+        run: str = "",
         retries: int = 4,
         backoff: float = 1.0,
     ) -> None:
@@ -153,7 +158,8 @@ class VLLMServer:
             },
         )
         self.url = self._endpoint.base_url
-        self._run = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
+        self._run = hashlib.sha256(f"{socket.gethostname()} {run}".encode()).hexdigest()[:8]
+        self._own = secrets.token_hex(4)  # another run may have a policy with the same weights
         self._name: str | None = None  # of the adapter that is loaded
 
     def check_can_serve(self, model: Actors, rule: SamplingRule, longest: int) -> None:
@@ -195,7 +201,7 @@ class VLLMServer:
         with atomic_directory(aside) as part:
             model.save_policy(part)
         weights = (aside / POLICY / "adapter_model.safetensors").read_bytes()
-        name = f"{aside.name}-{hashlib.sha256(weights).hexdigest()[:12]}"
+        name = f"{aside.name}-{hashlib.sha256(weights).hexdigest()[:12]}-{self._own}"
 
         wanted = {"lora_name": name, "lora_path": str(aside / POLICY)}
         try:
@@ -203,25 +209,25 @@ class VLLMServer:
         except Refused as refused:
             if "already been loaded" not in refused.said:
                 raise
-            # An earlier try arrived although its answer did not, or a run was killed. What is
-            # loaded under this name may be anything, so it is loaded anew.
+            # An earlier try arrived although its answer did not. Who knows what the server has
+            # made of it, so it is loaded anew.
             self._unload(name)
             self._load(wanted)
         self._name = name
         return name
 
     def _load(self, wanted: dict[str, str]) -> None:
+        path = wanted["lora_path"]
         try:
             self._endpoint.ask("/v1/load_lora_adapter", wanted)
         except Refused as refused:
-            if refused.status == 404 and "lora_path" not in refused.said:
+            if "already been loaded" in refused.said:
                 raise
-            raise Refused(
-                f"{refused} (does the server see {wanted['lora_path']}, and is its --max-lora-rank "
-                "large enough?)",
-                refused.status,
-                refused.said,
-            ) from None
+            if refused.status == 404 and path not in refused.said:  # there is no such address
+                raise
+            raise InputError(f"{refused} {SEES.format(path=path)}", FIELD) from None
+        except InputError as error:  # vLLM calls what it cannot load an error of its own
+            raise InputError(f"{error} {SEES.format(path=path)}", FIELD) from None
 
     def _unload(self, name: str) -> None:
         # A server may have dropped it to make room; that harms nothing.
@@ -264,9 +270,17 @@ class VLLMServer:
 
             def one(prompt: list[int], seed: int) -> tuple[list[int], list[float]]:
                 wanted = common | {"prompt": prompt, "seed": seed}
-                answer = self._endpoint.ask("/v1/completions", wanted)
                 try:
+                    answer = self._endpoint.ask("/v1/completions", wanted)
                     return _read(answer, wanted, rule, vocabulary, unwanted)
+                except Refused as refused:
+                    if refused.status != 404:
+                        raise
+                    raise InputError(
+                        f"{FIELD}: {self.url} has the adapter no more: was it started again? "
+                        "(--resume auto goes on from the last checkpoint)",
+                        FIELD,
+                    ) from None
                 except _Wrong as wrong:
                     raise InputError(f"{FIELD}: {self.url} {wrong}", FIELD) from None
 

@@ -5,6 +5,7 @@ It overrides three private names of TRL 1.16.0 (pinned; a test compares K = 2 wi
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from toolkit.maths.normalization import gain_and_bias
 from toolkit.models.actors import REFERENCE
 from toolkit.models.adapters import check_round_trip
 from toolkit.models.families import check_recomputing
+from toolkit.models.fast import flash_attends, padding_on_the_right
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule
@@ -114,7 +116,9 @@ class BestOfKTrainer(RewardTrainer):
     ) -> Any:
         """Compute the configured loss of a batch; its log values go to TRL's own metrics."""
         metrics = self._metrics["train" if model.training else "eval"]
-        flat, padding = score_in_buckets(model, inputs["input_ids"], inputs["attention_mask"])
+        ids = inputs["input_ids"]
+        flash = flash_attends(ids.device, self._in_fp32(model))
+        flat, padding = score_in_buckets(model, ids, inputs["attention_mask"], not flash)
         scores, mask = by_comparison(flat, inputs["candidates"])
         loss = comparison_loss(self.config, scores, mask, inputs)
         with torch.no_grad():
@@ -126,12 +130,25 @@ class BestOfKTrainer(RewardTrainer):
             metrics["padding"].append(padding)
         return (loss, {"scores": scores}) if return_outputs else loss
 
+    def _in_fp32(self, model: Any) -> bool:
+        """Whether the passes run in fp32."""
+        weight = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        return weight.dtype == torch.float32 and not self.args.bf16
 
-def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+
+def score_in_buckets(
+    model: nn.Module, ids: Tensor, mask: Tensor, masked: bool = True
+) -> tuple[Tensor, float]:
     """Score right-padded rows (N, T), similar lengths together; return (N,) fp32.
 
     In one pass over the table a third of the tokens would be padding, if candidates differ in
     length as people's texts do; ``data.collators.buckets`` bounds the padding.
+
+    Args:
+        model: the sequence classifier.
+        ids, mask: (N, T).
+        masked: False leaves it to causal attention that no token sees padding
+            (``padding_on_the_right``).
 
     Returns:
         the scores, in the rows' order, and the share of padding among the tokens computed.
@@ -139,15 +156,16 @@ def score_in_buckets(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tenso
     lengths = mask.sum(dim=1).tolist()
     parts, order, computed = [], [], 0
     for group in buckets(lengths):
-        rows = torch.tensor(group, device=ids.device)
+        rows = torch.tensor(group).to(ids.device, non_blocking=True)
         width = lengths[group[0]]
-        outputs = model(
-            input_ids=ids[rows, :width], attention_mask=mask[rows, :width], use_cache=False
-        )
+        with nullcontext() if masked else padding_on_the_right():
+            outputs = model(
+                input_ids=ids[rows, :width], attention_mask=mask[rows, :width], use_cache=False
+            )
         parts.append(outputs.logits.squeeze(-1).float())
         order += group
         computed += width * len(group)
-    back = torch.tensor(order, device=ids.device).argsort()
+    back = torch.tensor(order).argsort().to(ids.device, non_blocking=True)
     return torch.cat(parts)[back], 1 - sum(lengths) / computed
 
 
