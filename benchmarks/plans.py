@@ -103,8 +103,22 @@ def main() -> None:
     precision = ModelArguments().precision
     lora = lora_config(RANK, 32, "all-linear", "CAUSAL_LM")
 
-    print("| model | card | episodes in a pass with gradients | without | fp32 scales | unpacked |")
-    print("|  | GiB left | held GiB | plan GiB | by hand GiB | plan / by hand |", flush=True)
+    head = (
+        "model",
+        "card",
+        "with gradients",
+        "without",
+        "fp32 scales",
+        "unpacked",
+        "GiB left",
+        "held",
+        "plan",
+        "by hand",
+        "plan / by hand",
+        "peak while",
+    )
+    print(f"| {' | '.join(head)} |")
+    print("|" + "---|" * len(head), flush=True)
     for model in args.models:
         shape = load_config(str(PUBLIC / model))
 
