@@ -13,7 +13,6 @@ It takes about ten minutes.
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -32,9 +31,8 @@ PROMPT, NEW, BATCH, RANK = 512, 256, 64, 16
 GIB = 1 << 30
 
 
-def by_hand(config: Mapping[str, Any], passes: Passes) -> float:
-    """Add up the bytes of a run from the numbers in config.json."""
-    text = config.get("text_config", config)
+def by_hand(text: Mapping[str, Any], passes: Passes) -> float:
+    """Add up the bytes of a run from the numbers of the language model's config."""
     layers, hidden, inner = (
         int(text[name]) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
     )
@@ -47,7 +45,7 @@ def by_hand(config: Mapping[str, Any], passes: Passes) -> float:
     shapes = [(hidden, asked), (hidden, kept_heads), (hidden, kept_heads), (asked, hidden)]
     shapes += [(hidden, inner), (hidden, inner), (inner, hidden)]
     linear = layers * sum(read * made for read, made in shapes)
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    tied = text["tie_word_embeddings"]
     scales = 4 / 64 if passes.plain_scales else 1 / 64 + 4 / (64 * 256)
     base = linear * (0.5 + scales) + (1 if tied else 2) * vocab * hidden * 2
 
@@ -71,7 +69,7 @@ def by_hand(config: Mapping[str, Any], passes: Passes) -> float:
 
     # Without gradients: the residual and an MLP at work. Families without the fast passes hold
     # silu(gate) beside its product.
-    fast = config["model_type"] in ("llama", "qwen3")
+    fast = text["model_type"] in ("llama", "qwen3")
     at_work = rows * tokens * 2 * (3 * hidden + (3 if fast else 4) * inner)
     reading = max(at_work, rows * NEW * hidden * 2 + logits(rows)) + widest
 
@@ -79,7 +77,7 @@ def by_hand(config: Mapping[str, Any], passes: Passes) -> float:
     # layers read, queries, keys and values after the rotation, and attention's output.
     rows = passes.micro_batch
     inputs = layers * hidden * 2
-    norms = (4 if config["model_type"].startswith("gemma") else 2) * hidden
+    norms = (4 if text["model_type"].startswith("gemma") else 2) * hidden
     layer = 2 * (hidden + norms + 2 * asked + 2 * kept_heads + (3 if fast else 4) * inner)
     if not fast:
         layer += 4 * norms  # transformers' own norms keep an fp32 copy
@@ -140,7 +138,7 @@ def main() -> None:
                 unpack_base=passes.unpack_base,
             )
 
-        numbers = json.loads((PUBLIC / model / "config.json").read_text(encoding="utf-8"))
+        numbers = shape.get_text_config().to_dict()  # what config.json leaves out has a default
         for card in args.cards:
             room = room_of(card)
             wanted = Passes(BATCH, BATCH, True, precision)
