@@ -2,6 +2,8 @@
 
     python benchmarks/gpu.py                              everything, into gpu.jsonl
     python benchmarks/gpu.py --only numbers ppo:8b:4bit   some of it
+    python benchmarks/gpu.py --only decode:8b:4bit:64     one batch
+    python benchmarks/gpu.py --only resume:fp32:exact     one of its four cases
     python benchmarks/gpu.py --shapes tiny                on a CPU, to try the script itself
 
 Each part runs in a process of its own, and its rows are written as they come, so nothing that was
@@ -287,8 +289,8 @@ def capture(work: Path, shape: str, precision: str) -> Rows:
         }
 
 
-def decode(work: Path, shape: str, precision: str) -> Rows:
-    """Milliseconds a token while sampling with LoRA, in each way."""
+def decode(work: Path, shape: str, precision: str, *only: str) -> Rows:
+    """Milliseconds a token while sampling with LoRA, in each way; ``only`` these batches."""
     import torch
 
     from toolkit.models import generation
@@ -300,7 +302,8 @@ def decode(work: Path, shape: str, precision: str) -> Rows:
     step = roles.step(POLICY)
     ways = ["transformers", "growing", "one shape", "captured"]
     ways += ["captured, unpacked"] if precision == "4bit" else []
-    for batch in (4, 16) if shape == "tiny" else (16, 64, 128, 256):
+    batches = (4, 16) if shape == "tiny" else (16, 64, 128, 256)
+    for batch in map(int, only or batches):
         ids = torch.randint(3, 1000, (batch, PROMPT), device=roles.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
 
@@ -400,7 +403,9 @@ def passes(work: Path, shape: str, precision: str) -> Rows:
             torch.cuda.empty_cache()
 
 
-def planned_mib(folder: Path, precision: str, micro: int, checkpointing: bool) -> float:
+def planned_mib(
+    folder: Path, precision: str, micro: int, checkpointing: bool, unpacked: bool
+) -> float:
     """The peak that ``recipes/doctor.py`` would plan for this run."""
     from transformers import AutoConfig
 
@@ -420,6 +425,8 @@ def planned_mib(folder: Path, precision: str, micro: int, checkpointing: bool) -
         bf16=True,
         checkpointing=checkpointing,
         device=device(),
+        plain_scales=unpacked,
+        unpack_base=unpacked,
     )
     return plan.peak / MIB
 
@@ -450,9 +457,11 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def ppo(work: Path, shape: str, precision: str) -> Rows:
-    """``recipes/ppo.py`` on this shape, with and without gradient checkpointing."""
+    """``recipes/ppo.py`` on this shape, with and without gradient checkpointing and unpacking."""
     folder, texts = make_model(shape, work), make_prompts(work)
-    for micro, checkpointing in ((16, False), (64, True)):
+    for micro, checkpointing, unpacked in ((16, False, False), (64, True, False), (64, True, True)):
+        if unpacked and precision != "4bit":
+            continue
         output = work / f"ppo-{shape}-{precision}-{micro}"
         done = run_ppo(
             folder,
@@ -477,13 +486,18 @@ def ppo(work: Path, shape: str, precision: str) -> Rows:
             "true" if device() == "cuda" else "false",
             "--gradient_checkpointing",
             str(checkpointing).lower(),
+            "--unpack_base",
+            str(unpacked).lower(),
+            "--plain_scales",
+            str(unpacked).lower(),
             "--overwrite",
             "true",
         )
         row: dict[str, Any] = {
             "micro_batch": micro,
             "gradient_checkpointing": checkpointing,
-            "planned_mib": round(planned_mib(folder, precision, micro, checkpointing)),
+            "unpacked": unpacked,
+            "planned_mib": round(planned_mib(folder, precision, micro, checkpointing, unpacked)),
         }
         if done.returncode:
             yield row | {"error": (done.stdout + done.stderr)[-1500:]}
@@ -575,9 +589,11 @@ def trl(work: Path, shape: str) -> Rows:
     }
 
 
-def resume(work: Path) -> Rows:
+def resume(work: Path, *only: str) -> Rows:
     """The embedded model: a run killed after two updates and resumed, against one that was not."""
     for precision, exact in (("fp32", False), ("4bit", False), ("fp32", True), ("4bit", True)):
+        if only and only != (precision, "exact" if exact else "plain"):
+            continue
         more = [
             *("--precision", precision),
             *("--total_episodes", "256"),

@@ -71,8 +71,8 @@ def choose_passes(
     if room is None or not open_fields:
         return None
 
-    if "bf16" in open_fields:
-        config.bf16 = room.bf16
+    if "bf16" in open_fields:  # who asks for an fp32 base wants its numbers
+        config.bf16 = room.bf16 and model_args.precision != "fp32"
     if model_args.trust_remote_code:  # its passes cannot be planned
         return _said(room.where, open_fields & {"bf16"}, config, model_args)
 
