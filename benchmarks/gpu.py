@@ -128,12 +128,15 @@ def make_model(shape: str, work: Path) -> Path:
     return folder
 
 
-def make_prompts(work: Path) -> Path:
-    """Prompts of exactly ``PROMPT`` tokens, cut out of the embedded ones by ``--prompt_tokens``."""
+def make_prompts(work: Path, sentences_each: int = 12) -> Path:
+    """Texts that are long enough for ``--prompt_tokens`` to cut prompts of one length out of them.
+
+    Twelve sentences of the embedded prompts have more than ``PROMPT`` tokens.
+    """
     path = work / "texts.jsonl"
     lines = (ROOT / "data" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     sentences = [json.loads(line)["prompt"] for line in lines]
-    texts = [" ".join(sentences[i : i + 12]) for i in range(0, 12 * BATCH, 12)]
+    texts = [" ".join((sentences * 4)[12 * i :][:sentences_each]) for i in range(BATCH)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
 
@@ -533,7 +536,7 @@ def card(work: Path, shape: str) -> Rows:
         "recipes/ppo.py",
         *("--config", str(settings)),
         *("--model_name_or_path", str(folder)),
-        *("--prompts", str(make_prompts(work))),
+        *("--prompts", str(make_prompts(work, 60))),
         *("--prompt_tokens", "32" if tiny else "256"),
         *("--max_prompt_length", "32" if tiny else "256"),
         *("--response_length", "16" if tiny else "256"),

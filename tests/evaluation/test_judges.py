@@ -205,7 +205,7 @@ def test_judges_are_asked_as_the_arguments_say(demo_model: str) -> None:
     )
     (judge,) = args.load_judges(demo_model, "fp32")
     asked = judge.picker  # type: ignore[union-attr]
-    assert (asked.max_tokens, asked.timeout, asked.patience) == (99, 7.0, 3)
+    assert (asked.max_tokens, asked._endpoint.timeout, asked.patience) == (99, 7.0, 3)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -402,6 +403,7 @@ def appear(free: int = 80 << 30) -> None:
         "get_device_name": lambda *args: "a card that is not there",
         "get_device_capability": lambda *args: (9, 0),
         "mem_get_info": lambda *args: (free, free),
+        "get_device_properties": lambda *args: types.SimpleNamespace(total_memory=free),
         "memory_allocated": lambda *args: 0,
         "memory_reserved": lambda *args: 0,
         "max_memory_allocated": lambda *args: 0,

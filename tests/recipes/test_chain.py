@@ -402,7 +402,7 @@ def test_the_doctor_shows_the_plan_and_loads_nothing(
         )
         == 1
     )
-    assert "this does not fit; per_device_train_batch_size" in capsys.readouterr().out
+    assert "this does not fit; --gradient_checkpointing true" in capsys.readouterr().out
 
 
 def test_the_preview_says_whether_the_kl_will_settle(capsys: pytest.CaptureFixture[str]) -> None:
@@ -646,7 +646,7 @@ MISTAKES: list[tuple[str, Any, Callable[[Path, Path], list[str]], str]] = [
             "--kl_horizon",
             "1e9",
         ],
-        "MiB are needed while optimizing.*per_device_train_batch_size: [0-9]+",
+        "MiB are needed while optimizing.*--per_device_train_batch_size [0-9]+",
     ),
     (
         "ppo: a policy adapter as the reward",

@@ -201,7 +201,8 @@ def test_a_stop_token_masks_what_follows_and_training_goes_on(
 ) -> None:
     rows = trainer_of(demo_model, tmp_path, stop_token=".", missing_eos_penalty=1.0).train()
     assert all(math.isfinite(v) for row in rows for v in row.values() if v is not None)
-    assert rows[0]["val/first_max_log_ratio"] < 1e-5
+    # Either pass is 1e-5 from the same pass in fp64, so their difference may be a little more.
+    assert rows[0]["val/first_max_log_ratio"] < 3e-5
 
 
 @pytest.mark.slow
