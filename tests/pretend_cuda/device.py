@@ -31,7 +31,7 @@ import tempfile
 import types
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -69,7 +69,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.optim.optimizer import _foreach_supported_types as types_of_optimizers  # noqa: E402
 from torch.utils._foreach_utils import _foreach_supported_types as types_of_many  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
@@ -312,12 +312,23 @@ class Pretended(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if _absent:
+            return func(*args, **(kwargs or {}))
         return _dispatch(func, args, kwargs or {})
 
 
-def absent() -> AbstractContextManager[None]:
+_absent = False
+
+
+@contextmanager
+def absent() -> Iterator[None]:
     """Inside, nothing goes to the card, although ``Pretended`` is on outside."""
-    return _disable_current_modes()
+    global _absent
+    _absent = True
+    try:
+        yield
+    finally:
+        _absent = False
 
 
 class _Attention(torch.autograd.Function):
@@ -428,6 +439,10 @@ def appear(free: int = 80 << 30) -> None:
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     # A parameter on the CPU cannot become one on the card in place.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    # ``with torch.device(...)`` knows the functions that make tensors by a list that it makes once:
+    # it must have torch's own. transformers asks torch.tensor whether it is on the meta device, and
+    # otherwise leaves the frequencies of rotary positions as memory that nobody has written.
+    torch.utils._device._device_constructors()
     torch.tensor = _tensor
     torch.nn.functional.scaled_dot_product_attention = _attention
 
