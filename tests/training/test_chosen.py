@@ -36,6 +36,12 @@ def test_on_a_card_the_split_of_the_batch_is_chosen_and_not_the_batch(tmp_path: 
     assert "per_device_train_batch_size 32" in said and "plain_scales true" in said
 
 
+def test_a_base_that_is_wanted_in_fp32_gets_no_autocast(tmp_path: Path) -> None:
+    config, model = config_of(tmp_path), ModelArguments(precision="fp32")
+    said = choose_passes(config, model, planner, CARD)
+    assert not config.bf16 and said is not None and "bf16 false" in said
+
+
 def test_flags_override_what_would_be_chosen(tmp_path: Path) -> None:
     given = {
         "per_device_train_batch_size": 4,

@@ -16,6 +16,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.scoring.functions import Lexicon
+from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.algorithms import Credit
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.trainer import PPOTrainer
@@ -223,6 +224,15 @@ def test_the_saved_adapter_is_found_where_the_trainer_says(demo_model: str, tmp_
     assert folder == tmp_path / "run" / "adapters" / "policy"
     assert (folder / "adapter_model.safetensors").is_file()
     assert not list(tmp_path.rglob("*.bin"))  # nothing pickled, no arguments with tokens in them
+
+
+def test_a_base_that_several_gpus_share_is_not_unpacked(
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = property(lambda ranks: True, lambda ranks, value: None)
+    monkeypatch.setattr(Ranks, "sharded", shares, raising=False)
+    with pytest.raises(InputError, match="unpack_base: a base that is shared"):
+        trainer_of(demo_model, tmp_path, unpack_base=True)
 
 
 def test_no_reward_is_a_mistake_of_the_user(demo_model: str, tmp_path: Path) -> None:
