@@ -225,6 +225,22 @@ def test_a_step_that_asks_the_cache_how_far_it_is_is_found(
     assert step.is_static
 
 
+def test_the_trial_reaches_beyond_wide_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that a few tokens would never fill is narrowed for the trial, and then restored."""
+    windows = tf.MistralConfig(**SMALL, sliding_window=64)
+    roles = roles_on(lambda: tf.MistralForCausalLM(windows), tmp_path)
+    assert roles.step().is_static and roles.step().config.sliding_window == 64
+
+    def forgets(masks: StaticMasks, window: int | None, slot: Tensor, width: int) -> Tensor:
+        return masks.real[..., :width]
+
+    monkeypatch.setattr(StaticMasks, "_narrowed", forgets)
+    again = roles_on(lambda: tf.MistralForCausalLM(windows), tmp_path)
+    assert not again.step().is_static
+
+
 def test_under_autocast_steps_of_one_shape_differ_by_rounding_alone(tmp_path: Path) -> None:
     roles = roles_on(STATIC["grouped heads"], tmp_path)
     roles.autocast_dtype = torch.bfloat16
@@ -252,6 +268,7 @@ def test_chunks_and_states_get_no_buffer_and_windows_are_listed_once() -> None:
     chunks = tf.Llama4TextConfig(**SMALL, num_local_experts=2, attention_chunk_size=4)
     assert static_cache(chunks, 32) is None
     assert static_cache(tf.MambaConfig(num_hidden_layers=2), 32) is None
+    assert static_cache(tf.LlamaConfig(**SMALL), 32) is not None
     assert windows_of(tf.LlamaConfig(**SMALL)) == [None]
     assert windows_of(tf.MistralConfig(**SMALL, sliding_window=6)) == [6]
     both = tf.Gemma3TextConfig(**SMALL, sliding_window=6, layer_types=TWO_KINDS)
