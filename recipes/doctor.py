@@ -73,7 +73,7 @@ def main(
     from toolkit.models.from_arguments import check_model
     from toolkit.models.library_checks import LIBRARY_CHECKS
     from toolkit.models.memory_fit import what_would_fit
-    from toolkit.training.chosen import choose_passes, passes_of
+    from toolkit.training.chosen import choose_passes, passes_of, recorded_settings
     from toolkit.training.from_arguments import memory_planner
 
     # Can the model be used at all?
@@ -99,7 +99,8 @@ def main(
         memory_planner, model_args, lora, args, config, rewards.reward_adapter, longest, device
     )
     whole = planned or (cards.whole_room() if here else None)
-    chosen = choose_passes(config, model_args, planner, whole)
+    recorded = recorded_settings(config)
+    chosen = choose_passes(config, model_args, planner, whole, recorded=recorded)
     now, batch = passes_of(config, model_args), config.local_batch_size
     if whole is not None and not whole.bf16:
         notes.append(f"{whole.where} computes in bf16 by imitation, which is slow")

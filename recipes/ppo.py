@@ -56,11 +56,12 @@ def main(
     from toolkit.models.reading import other_rendering
     from toolkit.models.roles import Roles
     from toolkit.scoring.trust import with_earlier
-    from toolkit.training.chosen import choose_passes, passes_of
+    from toolkit.training.chosen import choose_passes, passes_of, recorded_settings
     from toolkit.training.distributed import Ranks
     from toolkit.training.from_arguments import memory_planner
     from toolkit.training.ppo.checkpoints import checkpoints, clear_run
     from toolkit.training.ppo.trainer import PPOTrainer
+    from toolkit.training.run_log import AtTheStart
 
     # Check data, rewards and memory before the model is loaded.
     ranks = Ranks(config.world_size, config.ddp_timeout)
@@ -88,7 +89,8 @@ def main(
         memory_planner, model_args, lora, args, config, reward_args.reward_adapter, longest, device
     )
     room = whole_room() if device == "cuda" else None
-    chosen = choose_passes(config, model_args, planner, room, ranks.sharded)
+    recorded = ranks.from_main(lambda: recorded_settings(config))
+    chosen = choose_passes(config, model_args, planner, room, ranks.sharded, recorded)
     if chosen is not None and ranks.is_main:
         print(chosen)
     if not model_args.trust_remote_code:
@@ -111,19 +113,8 @@ def main(
         reading=reading,
     )
 
-    # Train and save.
-    trainer = PPOTrainer(
-        config,
-        tokenizer,
-        roles,
-        reward_model=rewards,
-        train_dataset=prompts,
-        eval_dataset=held_out,
-        reward_weights=reward_args.reward_weights,
-    )
-    if args.overwrite and config.resume is None and ranks.is_main:
-        clear_run(config.folder)
-    if ranks.is_main:
+    def record() -> None:
+        """Write run.json: only now, since a run that is refused must leave the earlier one's."""
         facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
         facts |= held_out_facts(prompts, held_out)
         folder, resumed = config.folder, config.resume is not None
@@ -144,6 +135,20 @@ def main(
             "each. The first of them show how long the rest will take.",
             flush=True,
         )
+
+    # Train and save.
+    trainer = PPOTrainer(
+        config,
+        tokenizer,
+        roles,
+        reward_model=rewards,
+        train_dataset=prompts,
+        eval_dataset=held_out,
+        reward_weights=reward_args.reward_weights,
+        callbacks=[AtTheStart(record)] if ranks.is_main else [],
+    )
+    if args.overwrite and config.resume is None and ranks.is_main:
+        clear_run(config.folder)
     ranks.wait()
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)

@@ -311,10 +311,12 @@ def changed(*arguments: Any) -> Row:
     result: Row = {}
     for instance in arguments:
         default = type(instance)()
+        given = vars(instance).get("given_defaults", ())  # without them, others would be chosen
         for f in dataclasses.fields(instance):
             value = getattr(instance, f.name)
             plain = isinstance(value, str | int | float | bool | dict | list | None)
-            if f.init and plain and value != getattr(default, f.name) and f.name != "hub_token":
+            differs = value != getattr(default, f.name) or (f.name in given and value is not None)
+            if f.init and plain and differs and f.name != "hub_token":
                 result[f.name] = value.value if isinstance(value, enum.Enum) else value
     return result
 

@@ -509,3 +509,29 @@ def test_training_mode_does_not_clip_a_frozen_base(precision: str, tmp_path: Pat
     ids, mask = pad(PROMPTS, 0)
     model.train()(input_ids=ids, attention_mask=mask.long())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_right_padding_does_not_change_which_rotary_factors_are_chosen(tmp_path: Path) -> None:
+    """Some families choose by the largest position, which padding must not raise."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": 12,
+    }
+    config = tf.Phi3Config(
+        **(SMALL | {"pad_token_id": 0}),
+        rope_parameters=rope,
+        original_max_position_embeddings=12,
+    )
+    torch.manual_seed(0)
+    roles = Roles(load_base(save(tf.Phi3ForCausalLM(config), tmp_path), "fp32"), LORA)
+    ids = torch.arange(5, 41).view(2, 18)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[:, 11:] = False  # completions that end early: 11 real tokens of 18
+    found = []
+    for roles.right_padded in (False, True):
+        with torch.no_grad():
+            found.append(roles.logprobs("policy", ids, mask, ids[:, -10:], 1.0)[:, :2])
+    assert torch.allclose(*found, atol=1e-5)

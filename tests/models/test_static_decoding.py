@@ -19,7 +19,13 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.generation import Sampled, Step, draw_uniforms, sample, step_of
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
-from toolkit.models.static_decoding import StaticMasks, room_for, static_cache, windows_of
+from toolkit.models.static_decoding import (
+    StaticMasks,
+    can_be_captured,
+    room_for,
+    static_cache,
+    windows_of,
+)
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -262,6 +268,18 @@ def test_a_window_hides_what_lies_before_it() -> None:
             k = torch.arange(12)
             expected = real & (k <= q) & (k > q - window)
             assert torch.equal(both[kind][:, 0, 0] == 0, expected)
+
+
+def test_what_the_host_must_decide_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tf.LlamaForCausalLM(tf.LlamaConfig(**SMALL))
+    assert can_be_captured(plain)
+    assert not can_be_captured(tf.MixtralForCausalLM(tf.MixtralConfig(**SMALL, **MIXTURE)))
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert not can_be_captured(tf.LlamaForCausalLM(tf.LlamaConfig(**SMALL, rope_parameters=rope)))
+
+    # A base that is sharded after it was sampled: this stands in for FSDP's own class.
+    monkeypatch.setattr(static_decoding, "FSDPModule", tf.LlamaModel)
+    assert not can_be_captured(plain)
 
 
 def test_chunks_and_states_get_no_buffer_and_windows_are_listed_once() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from tests.models.test_memory_fit import made_up
 from toolkit.arguments.model import ModelArguments
+from toolkit.cli import changed
 from toolkit.models.cards import Room
 from toolkit.models.memory_fit import Planner
-from toolkit.training.chosen import choose_passes, passes_of
+from toolkit.training.chosen import choose_passes, passes_of, recorded_settings
 from toolkit.training.ppo.config import PPOConfig
 
 CARD = Room("a card", 200, 30, 10, bf16=True)  # 160 are left: 130 beside a base in 4 bits
@@ -40,6 +41,26 @@ def test_a_base_that_is_wanted_in_fp32_gets_no_autocast(tmp_path: Path) -> None:
     config, model = config_of(tmp_path), ModelArguments(precision="fp32")
     said = choose_passes(config, model, planner, CARD)
     assert not config.bf16 and said is not None and "bf16 false" in said
+
+
+def test_the_record_of_another_method_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"method": "sft", "settings": {"bf16": True}}))
+    (tmp_path / "checkpoint-000002").mkdir()
+    assert recorded_settings(config_of(tmp_path, resume="auto")) is None
+
+
+def test_checkpointing_that_was_refused_by_its_new_name_is_not_chosen(tmp_path: Path) -> None:
+    config = config_of(tmp_path, activation_checkpointing=False)
+    choose_passes(config, ModelArguments(), planner, CARD)
+    assert not config.activation_checkpointing
+
+
+def test_what_was_given_is_recorded_although_it_is_the_default_elsewhere(tmp_path: Path) -> None:
+    """On a GPU something else would be chosen without it."""
+    config = config_of(tmp_path, bf16=False, per_device_train_batch_size=64)
+    told = changed(config)
+    assert told["bf16"] is False and told["per_device_train_batch_size"] == 64
+    assert "unpack_base" not in told and "bf16" not in changed(config_of(tmp_path))
 
 
 def test_flags_override_what_would_be_chosen(tmp_path: Path) -> None:
@@ -84,9 +105,12 @@ def test_a_resumed_run_keeps_what_it_recorded(tmp_path: Path) -> None:
         "plain_scales": True,
     }
     (tmp_path / "run.json").write_text(json.dumps({"method": "ppo", "settings": settings}))
+    assert recorded_settings(config_of(tmp_path, resume="auto")) is None  # nothing to go on from
+    (tmp_path / "checkpoint-000002").mkdir()
     for room in (CARD, None):
         config, model = config_of(tmp_path, resume="auto"), ModelArguments()
-        assert choose_passes(config, model, planner, room) is None
+        recorded = recorded_settings(config)
+        assert choose_passes(config, model, planner, room, recorded=recorded) is None
         assert {k: getattr(config, k, None) for k in settings if k != "plain_scales"} == {
             k: v for k, v in settings.items() if k != "plain_scales"
         }
@@ -94,7 +118,8 @@ def test_a_resumed_run_keeps_what_it_recorded(tmp_path: Path) -> None:
 
     # A checkpoint named by its folder, of a run elsewhere.
     named = config_of(tmp_path / "new", resume=str(tmp_path / "checkpoint-000002"))
-    choose_passes(named, ModelArguments(), planner, CARD)
+    recorded = recorded_settings(named)
+    choose_passes(named, ModelArguments(), planner, CARD, recorded=recorded)
     assert named.per_device_train_batch_size == 8 and named.gradient_accumulation_steps == 8
 
 
@@ -108,8 +133,10 @@ def test_a_record_from_before_leaves_everything_as_it_was(tmp_path: Path) -> Non
         "gradient_checkpointing": None,
     }
     (tmp_path / "run.json").write_text(json.dumps({"method": "ppo", "settings": settings}))
+    (tmp_path / "checkpoint-000002").mkdir()
     config, model = config_of(tmp_path, resume="auto"), ModelArguments()
-    assert choose_passes(config, model, planner, CARD) is None
+    recorded = recorded_settings(config)
+    assert choose_passes(config, model, planner, CARD, recorded=recorded) is None
     assert passes_of(config, model).micro_batch == 64
     assert not config.bf16 and not config.gradient_checkpointing and not model.plain_scales
 

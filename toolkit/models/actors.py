@@ -203,16 +203,18 @@ class Actors(nn.Module):
                 use_cache=False,
             )
 
-        # A token's position among the real ones is then its column.
+        # A token's position among the real ones is then its column. Padding gets the position
+        # after the last real token: some rotary embeddings choose by the largest position.
         real_first = mask.long().argsort(dim=1, descending=True, stable=True)
+        real = mask.long().gather(1, real_first)
         columns = positions[:, -read:] if isinstance(read, int) else positions.gather(1, read)
         with padding_on_the_right():
             return self.trunk(
                 role,
                 columns,
                 input_ids=ids.gather(1, real_first),
-                attention_mask=mask.long().gather(1, real_first),
-                position_ids=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+                attention_mask=real,
+                position_ids=position_ids(real),
                 use_cache=False,
             )
 

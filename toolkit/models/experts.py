@@ -184,7 +184,7 @@ def _packed_in(module: nn.Module) -> list[tuple[_Packed, Tensor]]:
     return [(p[0], p.original) for p in lists.values() if isinstance(p[0], _Packed)]
 
 
-def _holds_experts(module: nn.Module) -> bool:
+def holds_experts(module: nn.Module) -> bool:
     """Whether a module holds experts.
 
     transformers' ``use_experts_implementation`` sets ``has_gate`` and ``is_transposed``; families
@@ -203,7 +203,7 @@ def expert_parameters(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return [
         (module, name)
         for module in model.modules()
-        if _holds_experts(module)
+        if holds_experts(module)
         for name, parameter in module._parameters.items()
         if parameter is not None and not parameter.requires_grad and _fits(parameter)
     ]
@@ -225,7 +225,7 @@ def quantize_experts(model: nn.Module, compute_dtype: torch.dtype) -> int:
     loaded = [
         (module, name)
         for module in model.modules()
-        if _holds_experts(module)
+        if holds_experts(module)
         for name, parameter in module._parameters.items()
         if isinstance(parameter, bnb.nn.Params4bit)
     ]
@@ -288,7 +288,7 @@ class _Quantizer(Bnb4BitHfQuantizer):
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: object) -> bool:
         module, name = get_module_from_name(model, param_name)
-        if _holds_experts(module):
+        if holds_experts(module):
             parameter = module._parameters.get(name)
             return isinstance(parameter, bnb.nn.Params4bit) or (
                 parameter is not None and _fits(parameter)
@@ -358,14 +358,14 @@ def untrained_parts(model: PreTrainedModel) -> list[str]:
     mapped: dict[str, bool] = {}
 
     siblings = {
-        path.rpartition(".")[0] for path, module in model.named_modules() if _holds_experts(module)
+        path.rpartition(".")[0] for path, module in model.named_modules() if holds_experts(module)
     }
     if not siblings:
         return []
 
     for path, module in model.named_modules():
         parent, _, name = path.rpartition(".")
-        if _holds_experts(module) or (parent in siblings and name in ROUTERS):
+        if holds_experts(module) or (parent in siblings and name in ROUTERS):
             parts.append(path)
         elif isinstance(module, nn.Linear):
             if name not in mapped:

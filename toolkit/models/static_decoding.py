@@ -30,7 +30,7 @@ from transformers.cache_utils import (
 
 from toolkit.errors import Caution
 from toolkit.maths.sequences import position_ids
-from toolkit.models.experts import expert_parameters
+from toolkit.models.experts import holds_experts
 from toolkit.models.families import FAILURES
 from toolkit.models.peft_wrappers import base_of
 
@@ -325,6 +325,8 @@ def _equal(run: Run, model: PreTrainedModel, growing: Callable[[int], Cache], ex
             state.move()
             if not _close(found.float(), expected.float(), _ROUNDING[exact]):
                 return False
+    except torch.OutOfMemoryError:  # says nothing of the model
+        raise
     except FAILURES:
         return False
     return True
@@ -343,16 +345,17 @@ def replayed(
     """Return a function that does what ``step`` does, on CUDA as one captured graph.
 
     ``step`` must have run once before, so that no library sets itself up while it is captured.
-    Experts (the host asks which are wanted) and sharded bases (processes wait for each other) are
-    not captured.
+    What the host must decide at each token is not captured (``can_be_captured``).
     """
-    if device.type != "cuda" or not _can_be_captured(model):
+    if device.type != "cuda" or not can_be_captured(model):
         return step
     graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph):
             step()
     except RuntimeError as error:
+        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own in place
         torch.cuda.synchronize()
         _NOT_CAPTURED[model] = True
         warnings.warn(
@@ -365,8 +368,22 @@ def replayed(
     return graph.replay
 
 
-def _can_be_captured(model: nn.Module) -> bool:
+def can_be_captured(model: nn.Module) -> bool:
+    """Whether a step of the model is the same list of kernels at each token.
+
+    It is not with experts (the host asks which are wanted), with rotary frequencies that are chosen
+    by the largest position, and with a base that is shared by processes, which wait for each other.
+    """
     if model not in _NOT_CAPTURED:
-        sharded = any(isinstance(module, FSDPModule) for module in model.modules())
-        _NOT_CAPTURED[model] = sharded or bool(expert_parameters(model))
-    return not _NOT_CAPTURED[model]
+        _NOT_CAPTURED[model] = any(
+            holds_experts(module) or _chooses_frequencies(module) for module in model.modules()
+        )
+    # A base may be shared only after it was sampled for the first time.
+    sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    return not sharded and not _NOT_CAPTURED[model]
+
+
+def _chooses_frequencies(module: nn.Module) -> bool:
+    kinds = vars(module).get("rope_type", "")
+    names = kinds.values() if isinstance(kinds, dict) else [kinds]
+    return any("dynamic" in str(name) or name == "longrope" for name in names)

@@ -244,7 +244,8 @@ def _address(base_url: str, field: str) -> str:
         url = httpx2.URL(base_url)
     except (httpx2.InvalidURL, TypeError):
         raise InputError(f"{field}: not an address", field) from None
-    if url.userinfo or url.query or url.fragment:
+    # Without a scheme there is no userinfo, but what stands before the @ is as secret.
+    if url.userinfo or url.query or url.fragment or "@" in base_url:
         raise InputError(f"{field} has a name, password or query in it (leave it out)", field)
     try:
         url.host.encode("idna")

@@ -17,6 +17,7 @@ from toolkit.errors import Caution, InputError
 from toolkit.models.cards import Room
 from toolkit.models.memory_fit import Open, Passes, Planner, largest_that_fit
 from toolkit.record import RUN_FILE, RunRecord, record_beside
+from toolkit.training.ppo.checkpoints import checkpoints
 from toolkit.training.ppo.config import PPOConfig
 
 # The fields of PPOConfig that are open if they were not given, and what they are called in a plan.
@@ -46,6 +47,7 @@ def choose_passes(
     planner: Callable[[], Planner],
     room: Room | None,
     sharded: bool = False,
+    recorded: dict[str, object] | None = None,
 ) -> str | None:
     """Fill in what was not given, for this run on this card; return a line that says so.
 
@@ -57,6 +59,7 @@ def choose_passes(
         planner: returns what makes the plan for settings.
         room: of the card; None on a CPU.
         sharded: whether several GPUs hold parts of the base, which then stays as it is.
+        recorded: the settings of the run that is resumed (``recorded_settings``).
     """
     open_fields = set(config.open_defaults)
     if model_args.plain_scales is None:
@@ -65,7 +68,6 @@ def choose_passes(
     if sharded:
         open_fields -= {"plain_scales", "unpack_base"}
 
-    recorded = _recorded(config)
     if recorded is not None:
         return _take(recorded, open_fields, config, model_args)
     if room is None or not open_fields:
@@ -107,17 +109,23 @@ def _set(found: Passes, config: PPOConfig, model_args: ModelArguments) -> None:
     model_args.plain_scales = found.plain_scales
 
 
-def _recorded(config: PPOConfig) -> dict[str, object] | None:
-    """Return the settings of the run that is resumed; None if there is none, or no record."""
+def recorded_settings(config: PPOConfig) -> dict[str, object] | None:
+    """Return the settings of the run that is resumed; None if there is none, or no record.
+
+    A run that has no checkpoint yet starts anew. On several machines only the first has its folder.
+    """
     if config.resume is None:
         return None
     if config.resume == "auto":
+        if not checkpoints(config.folder):
+            return None
         path: Path | None = config.folder / RUN_FILE
     else:
         path = record_beside(Path(config.resume) / "state.json")
     if path is None or not path.is_file():
         return None
-    return RunRecord.read(path).settings or None
+    record = RunRecord.read(path)
+    return record.settings or None if record.method in (None, "ppo") else None
 
 
 def _take(

@@ -7,7 +7,7 @@ the same file; times are in ``timings.jsonl``.
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,17 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from toolkit.data.files import json_text, write_text
 from toolkit.data.records import Row
+
+
+class AtTheStart(TrainerCallback):
+    """Calls a function when a run begins, after its checkpoint was accepted."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        """Call the function."""
+        self.act()
 
 
 class RunLog:

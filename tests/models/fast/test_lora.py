@@ -157,6 +157,26 @@ def test_a_held_adapter_gives_what_the_adapter_gives_and_lets_go_of_it(
     assert not torch.allclose(logits(), expected, atol=2e-2)
 
 
+def test_an_adapter_that_cannot_be_held_whole_is_not_held_at_all(
+    demo_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that stayed would hide the layers from training."""
+    model = with_adapter(demo_model, "fp32")
+    change_lora(model, False)
+    make, made = lora._Shared, []
+
+    def full(a: list[torch.Tensor], dtype: torch.dtype) -> lora._Shared:
+        made.append(a)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("a toy is full")
+        return make(a, dtype)
+
+    monkeypatch.setattr(lora, "_Shared", full)
+    with pytest.raises(torch.OutOfMemoryError), adapter_held(model, "default"):
+        pass
+    assert not any("held" in vars(layer) for layer in model.modules())
+
+
 def test_layers_that_read_the_same_input_share_a_product_of_it_and_of_nothing_else() -> None:
     a = [torch.randn(2, 5), torch.randn(3, 5)]
     shared = lora._Shared(a, torch.float32)

@@ -188,19 +188,19 @@ def adapter_held(model: nn.Module, adapter: str) -> Iterator[None]:
             groups.append([plain.pop(name) for name in names if name in plain])
         groups += [[layer] for layer in plain.values()]
 
-    for layers in filter(None, groups):
-        matrices = [layer.lora_A[adapter].weight for layer in layers]
-        shared = _Shared(matrices, autocast_type(matrices[0]) or matrices[0].dtype)
-        first = 0
-        for layer in layers:
-            up = layer.lora_B[adapter].weight.detach().to(shared.a.dtype).t()
-            layer.held = _Held(adapter, shared, first, up)
-            first += up.shape[0]
     try:
+        for layers in filter(None, groups):
+            matrices = [layer.lora_A[adapter].weight for layer in layers]
+            shared = _Shared(matrices, autocast_type(matrices[0]) or matrices[0].dtype)
+            first = 0
+            for layer in layers:
+                up = layer.lora_B[adapter].weight.detach().to(shared.a.dtype).t()
+                layer.held = _Held(adapter, shared, first, up)
+                first += up.shape[0]
         yield
-    finally:
+    finally:  # also of those made before the memory was full
         for layer in (layer for layers in groups for layer in layers):
-            del layer.held
+            vars(layer).pop("held", None)
 
 
 def _is_held(layer: Any, adapter: str) -> bool:

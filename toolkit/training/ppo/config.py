@@ -282,6 +282,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         self.open_defaults = {name for name in DEFAULTS if getattr(self, name) is None}
         for name in self.open_defaults:
             setattr(self, name, DEFAULTS[name])
+        if self.activation_checkpointing is not None:  # transformers' new name for it
+            self.open_defaults.discard("gradient_checkpointing")
+        self.given_defaults = set(DEFAULTS) - self.open_defaults
         self.check()
         if self.full_determinism:
             from toolkit.training.determinism import prepare_determinism
