@@ -335,8 +335,10 @@ def test_a_run_goes_on_by_the_recipe_and_refuses_other_settings(root: Path, tmp_
     shutil.rmtree(tmp_path / "p" / "checkpoint-000002")
     resume = ["--output_dir", str(tmp_path / "p"), "--resume", "auto"]
     assert call(ppo.main, [*words, *resume]) == whole
+    record = (tmp_path / "p" / "run.json").read_bytes()
     with pytest.raises(InputError, match="made under other settings, lam: was 0.95, is 0.5"):
         call(ppo.main, [*words, *resume, "--lam", "0.5"])
+    assert (tmp_path / "p" / "run.json").read_bytes() == record  # a later resume trusts it
 
 
 def test_prompts_of_messages_go_through_a_template(root: Path, tmp_path: Path) -> None:
