@@ -366,9 +366,7 @@ def test_the_roles_resolve_on_a_small_model_of_the_family(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["qwen3-0.6b", "llama-3.1-8b-instruct", "smollm3-3b", "gemma-3-4b-it"]
-)
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "gemma-3-4b-it"])  # the others differ less
 def test_the_stages_run_one_after_the_other_with_the_shipped_settings(
     small: Any, name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
