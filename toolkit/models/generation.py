@@ -14,6 +14,7 @@ from toolkit.maths.distributions import inverse_cdf_sample
 from toolkit.maths.sequences import is_any, mask_after_stop, position_ids
 from toolkit.models.families import fit_inputs
 from toolkit.models.static_decoding import (
+    BufferLayer,
     Masks,
     StaticState,
     fits,
@@ -67,33 +68,6 @@ class Step:
         return fits(self.run, self.model, lambda room: new_cache(self.config, room), self.exact)
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keeps keys and values in one buffer; transformers' layer copies them at each token."""
-
-    def __init__(self, room: int, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.room, self.length = room, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self._keys, self._values = (
-            torch.empty((*s.shape[:2], self.room, s.shape[3]), dtype=s.dtype, device=s.device)
-            for s in (key_states, value_states)
-        )
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        new = slice(self.length, self.length + key_states.shape[2])
-        self._keys[:, :, new], self._values[:, :, new] = key_states, value_states
-        self.length = new.stop
-        self.keys, self.values = self._keys[:, :, : new.stop], self._values[:, :, : new.stop]
-        return self.keys, self.values
-
-
 def new_cache(config: PreTrainedConfig, room: int) -> Cache:
     """Make an empty cache for ``room`` tokens, with the right layer for each of the model's.
 
@@ -102,7 +76,7 @@ def new_cache(config: PreTrainedConfig, room: int) -> Cache:
     """
     cache = DynamicCache(config=config)
     cache.layers = [
-        _RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        BufferLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
 

@@ -47,11 +47,12 @@ WIDTHS = {"cpu": 8, "cuda": 256}
 ALIGNED = 16
 
 
-class StaticLayer(DynamicLayer):
+class BufferLayer(DynamicLayer):
     """Keys and values in a buffer of ``room`` slots: (B, heads, room, size).
 
-    Passes over several tokens fill it from its beginning. After ``fix``, a pass over one token
-    writes to the slot that a tensor on the device names, and reads the first ``width`` slots.
+    Passes fill it from its beginning; transformers' layer would copy all of it at each token. After
+    ``fix``, a pass over one token writes to the slot that a tensor on the device names, and reads
+    the first ``width`` slots.
     """
 
     def __init__(self, room: int) -> None:
@@ -90,7 +91,7 @@ class StaticLayer(DynamicLayer):
         self.slot = slot
 
     def get_seq_length(self) -> int:
-        """Return the prompt's length, also later: what is captured cannot ask the host."""
+        """Return the tokens before ``fix``, also later: what is captured cannot ask the host."""
         return self.length
 
 
@@ -110,7 +111,7 @@ def static_cache(config: PreTrainedConfig, room: int) -> Cache | None:
     if "chunked_attention" in (getattr(text, "layer_types", None) or ()):
         return None
     cache.layers = [
-        StaticLayer(room) if type(layer) in GROWING else layer for layer in cache.layers
+        BufferLayer(room) if type(layer) in GROWING else layer for layer in cache.layers
     ]
     return cache
 
@@ -189,7 +190,7 @@ class StaticState:
         batch, length = prompt_mask.shape
         device = prompt_mask.device
         self._run, self.cache = run, cache
-        self.layers = [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
+        self.layers = [layer for layer in cache.layers if isinstance(layer, BufferLayer)]
         self.inputs = torch.zeros((batch, 1), dtype=torch.long, device=device)
         self.positions = prompt_mask.sum(dim=1, keepdim=True)
         self.slot = torch.full((1,), length, dtype=torch.long, device=device)
