@@ -155,6 +155,7 @@ Q = torch.tensor([0.5, 0.3, 0.2]).double()
     [
         ("k2", [0.144545, -0.066540, -0.078005]),  # the gradient of KL(p || q)
         ("k3", [0.165241, -0.055272, -0.109969]),  # that of KL(q || p): p - q
+        ("k3_weighted", [0.144545, -0.066540, -0.078005]),
     ],
 )
 def test_a_kl_in_the_loss_pulls_where_the_help_says(estimator: str, towards: list[float]) -> None:

@@ -41,7 +41,7 @@ AlgorithmName = Literal[
     "group_relative",
 ]
 LengthMean = Literal["tokens", "completions", "constant"]
-KLLoss = Literal["k2", "k3"]
+KLLoss = Literal["k2", "k3", "k3_weighted"]
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
 OF_POLICY = (
     "policy",
@@ -174,7 +174,11 @@ class PolicyTerm:
         statistics |= {"policy": loss, "entropy": masked_mean(now.entropies, then.mask)}
 
         if self.kl_loss is not None:
-            kl = kl_estimate(now.logprobs, then.ref_logprobs, self.kl_loss)
+            if self.kl_loss == "k3_weighted":
+                ratio = (now.logprobs - then.logprobs).exp()
+                kl = ratio * kl_estimate(now.logprobs, then.ref_logprobs, "k3")
+            else:
+                kl = kl_estimate(now.logprobs, then.ref_logprobs, self.kl_loss)
             kl = kl if then.weights is None else kl * then.weights
             statistics["kl_loss"] = masked_mean(kl, then.mask)
             loss = loss + then.kl_coef * statistics["kl_loss"]
@@ -360,7 +364,9 @@ class AlgorithmArguments(Flags):
         None,
         "Estimator of a KL in the loss. k2 has the gradient of KL(policy || reference), as a KL in "
         "the reward. k3 has that of KL(reference || policy), and so pulls the policy to cover all "
-        "that the reference writes. By default k3 for grpo and dr_grpo, otherwise k2.",
+        "that the reference writes; k3_weighted, which is k3 times the probability ratio (TRL's "
+        "default for GRPO), has the former again. By default k3 for grpo and dr_grpo, otherwise "
+        "k2.",
     )
     length_mean: LengthMean | None = flag(
         None,
