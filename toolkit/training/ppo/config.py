@@ -50,7 +50,8 @@ USED = {
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
 NOTED_IF_CHANGED = {
-    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of",
+    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of", "entropy_coef",
+    "whiten_advantages", "value_hidden",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
 }  # fmt: skip
@@ -169,7 +170,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     optim: Optimizer = flag(
         "adamw_torch_fused",
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
-        "bitsandbytes'.",
+        "bitsandbytes'. A learning rate does not carry over from one to another: rmsprop's first "
+        "step is ten times the rate, where Adam's is the rate itself.",
     )
     # Those in `DEFAULTS` are never None once the config is made: the types say so.
     per_device_train_batch_size: Count = flag(
@@ -220,6 +222,11 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     value_init: Literal["zero", "reward"] = flag(
         "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
+    )
+    value_hidden: list[Count] | None = flag(
+        None,
+        "Widths of the value head's hidden layers, such as 2048 2048. By default the head is "
+        "linear.",
     )
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
@@ -361,6 +368,11 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
+        if self.value_init == "reward" and self.value_hidden:
+            raise InputError(
+                "value_hidden: value_init: reward copies a linear head (leave out one of them)",
+                "value_hidden",
+            )
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:
         """Refuse flags that only another algorithm reads."""
