@@ -121,14 +121,11 @@ def test_entropy_and_whole_kl_in_the_loss_have_the_gradients_of_whole_logits(
     rollout = trainer.collect(1)
     rollout.mask &= torch.arange(8) < torch.tensor([8, 2, 5, 4, 1, 7, 3, 6]).unsqueeze(1)
     everything = torch.arange(8)
-    passage = rollout.passage(everything)
-    mask = rollout.mask
-    # What sampling captured was with all tokens of a completion, which is what it still is.
+    passage, mask = rollout.passage(everything), rollout.mask
     advantages, returns = torch.randn((2, 8, 8), generator=generator)
     trainer._step(rollout, Credit(advantages, returns), everything)
     found = [p.grad.clone() for p in trainer.parameters]
 
-    log_p = (model.logits("policy", *passage, 8) / 0.7).log_softmax(-1)
     with torch.no_grad():
         log_q = (model.logits("reference", *passage, 8) / 0.7).log_softmax(-1)
     log_p = (model.logits("policy", *passage, 8) / 0.7).log_softmax(-1)
