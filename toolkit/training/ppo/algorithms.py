@@ -121,6 +121,8 @@ class PPO:
     Attributes:
         whiten_rewards: whether rewards are divided by their standard deviation over the batch.
         gamma, lam: discount factor, and GAE's lambda.
+        lam_value: lambda of the returns that the value learns; None for ``lam``. Source: decoupled
+            GAE, arXiv 2503.01491 section 4.2.
         cliprange, cliprange_value: how far ratio and value move before the gradient stops.
         vf_coef: weight of the value's loss.
     """
@@ -131,6 +133,7 @@ class PPO:
     cliprange: float
     cliprange_value: float
     vf_coef: float
+    lam_value: float | None = None
     uses_value: bool = True
     group_size: int = 1
     statistics: tuple[str, ...] = (*OF_POLICY, "value", "value_clipfrac", "value_error")
@@ -142,6 +145,8 @@ class PPO:
         if self.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, total=total)
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
+        if self.lam_value is not None:
+            _, returns = gae(rewards, rollout.values, self.gamma, self.lam_value, mask)
         return Credit(whiten(advantages, mask, total=total), returns)
 
     def loss(
@@ -236,6 +241,11 @@ class AlgorithmArguments(Flags):
     whiten_rewards: bool = flag(True, "Divide rewards by their standard deviation.")
     gamma: Share = flag(1.0, "Discount factor per token.")
     lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
+    lam_value: Share | None = flag(
+        None,
+        "Lambda of the returns that the value learns, if it is another than lam: 1 for what was "
+        "really paid, without the value's own guesses.",
+    )
     cliprange: Positive = flag(0.2, "Clip the probability ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
     cliprange_value: Positive = flag(0.2, "Clip a value to within this of its old one.")
@@ -245,8 +255,8 @@ class AlgorithmArguments(Flags):
 OF_OTHERS = {
     "ppo": ("num_generations",),
     "group_relative": (
-        *("whiten_rewards", "gamma", "lam", "vf_coef", "cliprange_value"),
-        *("value", "value_init"),
+        *("whiten_rewards", "gamma", "lam", "lam_value", "vf_coef", "cliprange_value"),
+        *("value", "value_init", "value_learning_rate", "value_warmup"),
     ),
 }
 
@@ -262,4 +272,5 @@ def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
         cliprange=flags.cliprange,
         cliprange_value=flags.cliprange_value,
         vf_coef=flags.vf_coef,
+        lam_value=flags.lam_value,
     )

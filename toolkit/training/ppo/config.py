@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
@@ -16,12 +16,13 @@ from toolkit.flags import (
     Finite,
     NotNegative,
     Positive,
+    Range,
     Seed,
     Share,
     check_flags,
     flag,
 )
-from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
+from toolkit.maths.kl_controllers import FixedKLController, controller_of
 from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import TrainingArguments
@@ -48,7 +49,9 @@ NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
+    "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
 }  # fmt: skip
+EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
@@ -128,7 +131,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
-        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "KL penalty": ("kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator"),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
@@ -205,6 +208,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
     )
+    kl_coef_samples: Annotated[int, Range(low=EACH)] = flag(
+        2048,
+        f"Completions of the reference that kl_coef: auto samples, {EACH} of each of some prompts.",
+    )
     kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
@@ -215,6 +222,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     value_init: Literal["zero", "reward"] = flag(
         "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
+    )
+    value_learning_rate: Positive | None = flag(
+        None, "Highest learning rate of the value; by default learning_rate."
+    )
+    value_warmup: CountOrZero = flag(
+        0, "Updates at the start that train the value alone; they count as updates of the run."
     )
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
@@ -326,11 +339,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 "per_device_train_batch_size",
             )
 
-        if self.kl_controller != "fixed":
+        if self.kl_controller != "fixed" and not isinstance(self.kl_coef, str):
             check_range("kl_coef", self.kl_coef, above=0)  # multiplied by anything, 0 stays 0
-        if self.kl_controller == "adaptive":
+        if self.kl_controller in ("adaptive", "adaptive_pi"):
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
-        check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+        if not isinstance(self.kl_coef, str):
+            check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
 
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError(
@@ -355,6 +369,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
+        if self.value_warmup and self.value != "adapter":
+            raise InputError(
+                "value_warmup works only with value: adapter (a shared trunk would move the "
+                "policy)",
+                "value_warmup",
+            )
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:
         """Refuse flags that only another algorithm reads."""
@@ -416,14 +436,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         )
 
     def kl_state(self) -> FixedKLController:
-        """The controller that ``kl_controller`` names, at its start."""
-        if self.kl_controller == "fixed":
-            return FixedKLController(self.kl_coef)
-        return AdaptiveKLController(
-            self.kl_coef,
+        """The controller that ``kl_controller`` names, at its start.
+
+        With kl_coef: auto its value is NaN until ``start_at`` is called with the estimate.
+        """
+        kl_coef = math.nan if isinstance(self.kl_coef, str) else self.kl_coef
+        return controller_of(
+            self.kl_controller,
+            kl_coef,
             self.kl_target,
             self.kl_horizon,
-            self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
+            self.kl_k_beta,
             self.kl_coef_min,
             self.kl_coef_max or math.inf,
         )

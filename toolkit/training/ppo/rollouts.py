@@ -7,12 +7,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
 from toolkit.maths.sequences import is_any, length_sorted_batches, pad
-from toolkit.models.actors import POLICY, Actors
-from toolkit.models.generation import Sampled, sample
+from toolkit.models.actors import POLICY, REFERENCE, Actors
+from toolkit.models.generation import Sampled, draw_uniforms, sample
 from toolkit.models.sampling import SamplingRule
 from toolkit.scoring.scorer import Scorer, TokenCompletions
 
@@ -173,17 +174,16 @@ def collect(
                 *passage, sampled.completion_ids, rule.temperature
             )
 
-    # Scorers see the visible part of a completion; penalties are applied to their scores.
-    visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
     with clock("score"):
-        seen = TokenCompletions.seen(
-            prompts, completion_ids, visible, tokenizer, actors, batch_size
+        scores, valid = score(
+            actors,
+            prompts,
+            Sampled(completion_ids, mask, logprobs),
+            rule,
+            tokenizer,
+            rewards,
+            batch_size,
         )
-        scores = rewards(seen).to(device, torch.float32)
-    if rule.missing_eos_penalty is not None and rule.ends:
-        ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
-        scores = scores - rule.missing_eos_penalty * (~ended).float()
-    scores = torch.where(valid, scores, rule.penalty)
 
     return Rollout(
         prompt_ids=prompt_ids,
@@ -199,3 +199,79 @@ def collect(
         capture_gap=gap.item() if recompute else 0.0,
         served_logprobs=served,
     )
+
+
+def score(
+    actors: Actors,
+    prompts: Prompts,
+    sampled: Sampled,
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    rewards: Scorer,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Score completions as PPO does, with its penalties; arguments as for ``collect``.
+
+    Scorers see the visible part of a completion, and penalties are applied to their scores.
+
+    Returns:
+        scores (B,) fp32, NaN where there is none; and whether the truncation rule was met, bool
+        (B,).
+    """
+    visible, valid = rule.visible(sampled)
+    seen = TokenCompletions.seen(
+        prompts, sampled.completion_ids, visible, tokenizer, actors, batch_size
+    )
+    scores = rewards(seen).to(actors.device, torch.float32)
+    if rule.missing_eos_penalty is not None and rule.ends:
+        ended = (is_any(sampled.completion_ids, rule.ends) & sampled.mask).any(dim=1)
+        scores = scores - rule.missing_eos_penalty * (~ended).float()
+    return torch.where(valid, scores, rule.penalty), valid
+
+
+@torch.no_grad()
+def reference_scores(
+    actors: Actors,
+    prompts: Prompts,
+    each: int,
+    seed: int,
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    rewards: Scorer,
+    batch_size: int = 256,
+    in_step: bool = False,
+) -> Tensor:
+    """Sample completions of the reference, and score them; further arguments as for ``collect``.
+
+    Args:
+        prompts: P prompts.
+        each: N completions of each prompt.
+        seed: of the sampling's noise.
+
+    Returns:
+        scores (P, N) fp32 on the CPU; NaN where there is none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    bar = tqdm(range(len(prompts)), desc="Sampling the reference", unit="prompt", leave=False)
+    for place in bar:
+        repeated = prompts.pick([place] * each)
+        uniforms = draw_uniforms(each, rule.response_length, generator)
+        parts = []
+        for start in range(0, each, batch_size):
+            batch = repeated.pick(range(start, min(each, start + batch_size)))
+            ids, attention = (t.to(actors.device) for t in pad(batch, rule.pad_id, "left"))
+            sampled = sample(
+                actors.step(REFERENCE),
+                ids,
+                attention,
+                uniforms[start : start + batch_size],
+                rule.temperature,
+                rule.pad_id,
+                rule.stop_ids,
+                all_steps=in_step,
+            )
+            scores, _ = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
+            parts.append(scores.cpu())
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
