@@ -1,14 +1,17 @@
-"""Tune the policy with TRL's RLOO against the rewards that preftune ppo takes.
+"""Tune the policy with TRL's RLOO or GRPO against the rewards that preftune ppo takes.
 
     preftune rloo --reward_adapter outputs/reward/adapter
+    preftune rloo --method grpo --reward_adapter outputs/reward/adapter
 
-RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
-its prompt. Prompts, rewards, sampling and truncation are those of preftune ppo, and --beta is the
-fixed weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
---policy_adapter. A reward adapter needs the memory of a second base, because TRL's model does not
-share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and metrics.json. You
-should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both on held-out prompts
-at the end.
+Neither has a value model. The baseline of a completion is the mean reward of the other completions
+of its prompt (of all its completions, for GRPO). preftune ppo --algorithm rloo or grpo learns by
+the same losses with a KL that is held at a target, and can be resumed; these are TRL's own
+trainers, to compare with. Prompts, rewards, sampling and truncation are those of preftune ppo, and
+--beta is the fixed weight of the KL penalty. The reference is the base with the adapter off, or a
+frozen copy of --policy_adapter. A reward adapter needs the memory of a second base, because TRL's
+model does not share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and
+metrics.json. You should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both
+on held-out prompts at the end.
 """
 
 from toolkit.cli import run, write_run
@@ -105,7 +108,7 @@ def main(
     )
     write_run(
         out,
-        "rloo",
+        config.method,
         model_args,
         lora,
         reward_args,

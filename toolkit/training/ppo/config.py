@@ -23,7 +23,12 @@ from toolkit.flags import (
     flag,
 )
 from toolkit.maths.kl_controllers import FixedKLController, controller_of
-from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
+from toolkit.training.ppo.algorithms import (
+    OF_OTHERS,
+    AlgorithmArguments,
+    algorithm_of,
+    kl_loss_of,
+)
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import TrainingArguments
 
@@ -46,8 +51,8 @@ USED = {
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
 NOTED_IF_CHANGED = {
-    "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
-    "weight_decay",
+    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
 }  # fmt: skip
@@ -131,7 +136,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
-        "KL penalty": ("kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "KL penalty": (
+            "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+        ),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
@@ -332,7 +339,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 f"{self.local_batch_size}",
                 "num_mini_batches",
             )
-        if self.whiten_rewards and self.local_batch_size < 8:
+        whitens = self.whiten_rewards and "whiten_rewards" not in OF_OTHERS[self.algorithm]
+        if whitens and self.local_batch_size < 8:
             raise InputError(
                 f"a batch of {self.local_batch_size} is too small to whiten rewards (take 8 or "
                 "more, or whiten_rewards: false)",
@@ -382,6 +390,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
+        if self.kl_loss is not None and kl_loss_of(self) is None:
+            raise InputError(
+                "kl_loss is not used by a KL that acts in the reward (leave it out, or pass "
+                "--kl_in loss)",
+                "kl_loss",
+            )
 
     def _check_dictionaries(self) -> None:
         """Refuse names that would fail at the first update."""
@@ -461,6 +475,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             f.name: _plain(f.default)
             for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
         }
+        if values["algorithm"] == "rloo":  # its earlier name, under which runs are recorded
+            values["algorithm"] = "group_relative"
         for name in NOTED_IF_CHANGED:
             if values[name] == DEFAULTS.get(name, defaults[name]):
                 del values[name]

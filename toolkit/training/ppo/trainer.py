@@ -39,7 +39,7 @@ from toolkit.scoring.guests import set_guests_state
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
+from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of, kl_loss_of
 from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
@@ -228,9 +228,11 @@ class PPOTrainer:
             # 1. Collect: sample, then run the four roles.
             rollout = self.collect(update)
 
-            # 2. Penalize: subtract the KL from the rewards; the score is on the last token.
+            # 2. Penalize: subtract the KL from the rewards, unless it acts in the loss. The score
+            # is on the last token.
             kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.args.kl_estimator)
-            rewards = penalized_rewards(rollout.scores, kl, self.kl.value, rollout.mask)
+            penalty = 0.0 if kl_loss_of(self.args) else self.kl.value
+            rewards = penalized_rewards(rollout.scores, kl, penalty, rollout.mask)
 
             # 3. Give credit: the algorithm computes advantages and returns from the rewards.
             credit = self.algorithm.credit(rewards, rollout, self.ranks.total)
@@ -450,7 +452,9 @@ class PPOTrainer:
     def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
         """Make one optimizer step, with gradients summed over micro-batches."""
         counts, lengths = rollout.learned_counts, rollout.prompt_lengths
-        tokens = self.ranks.total_on_host(counts[minibatch].sum().float())
+        learned = counts[minibatch]
+        sizes = torch.stack([learned.sum(), (learned > 0).sum()]).float()
+        tokens, completions = self.ranks.total_on_host(sizes)
         if not tokens:
             return {}
         self.optimizer.zero_grad()
@@ -467,9 +471,12 @@ class PPOTrainer:
         largest = torch.zeros((), device=self.model.device)
         with rounded_once():  # the weights change only after all micro-batches
             for index in indices:
-                # Each token of the minibatch has the same weight, in every place and process.
+                # Each token of the minibatch has the same weight, in every place and process; or
+                # each completion, where the algorithm weighs tokens.
                 weight = counts[index].sum() / tokens
-                for name, part in self._gradients(rollout, credit, index, weight).items():
+                per_completion = tokens / completions
+                found = self._gradients(rollout, credit, index, weight, per_completion)
+                for name, part in found.items():
                     if name == "max_log_ratio":
                         largest = torch.maximum(largest, part)
                     else:
@@ -494,9 +501,21 @@ class PPOTrainer:
         return stats | {"max_log_ratio": farthest}
 
     def _gradients(
-        self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
+        self,
+        rollout: Rollout,
+        credit: Credit,
+        index: Tensor,
+        weight: Tensor,
+        per_completion: Tensor,
     ) -> dict[str, Tensor]:
-        """Add a micro-batch's gradients to the present ones; return its statistics."""
+        """Add a micro-batch's gradients to the present ones; return its statistics.
+
+        Args:
+            rollout, credit: this process's share of the batch.
+            index: int (n,), on the CPU: the micro-batch.
+            weight: its share of the minibatch's tokens.
+            per_completion: the minibatch's tokens per completion.
+        """
         passage = rollout.passage(index)
         index = index.to(self.model.device, non_blocking=True)
         completion_ids = rollout.completion_ids[index]
@@ -512,6 +531,9 @@ class PPOTrainer:
             advantages=credit.advantages[index],
             returns=credit.returns[index],
             mask=rollout.learned[index],
+            ref_logprobs=rollout.ref_logprobs[index],
+            kl_coef=self.kl.value,
+            weights=None if credit.weights is None else credit.weights[index] * per_completion,
         )
         found: dict[str, Tensor] = {}
         for term in self.algorithm.loss(outputs, values, before):
