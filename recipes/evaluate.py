@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.result import Evaluation
 from toolkit.next_step import Step, beside, say_next, wrote
 from toolkit.record import RUN_FILE, RunRecord
+from toolkit.scoring.arguments import adapter_folders
 from toolkit.terminal import counted
 
 
@@ -180,7 +181,12 @@ def report_on(args: EvaluationArguments, contenders: "list[Contender]") -> Step:
     """The report on this evaluation, and on the runs whose adapters took part in it."""
     shown: dict[str, list[str]] = {"runs": [], "trainings": [], "rewards": []}
     adapters = [(c.name, c.source) for c in contenders if c.kind == "adapter"]
-    adapters += [(s.name, s.value) for s in args.specs() if s.kind == "reward_adapter"]
+    for judge in args.specs():
+        if judge.kind == "reward_adapter":
+            folders = adapter_folders(judge.value)
+            names = [f"{judge.name}{i}" if len(folders) > 1 else judge.name
+                     for i in range(1, len(folders) + 1)]  # fmt: skip
+            adapters += zip(names, folders, strict=True)
     for name, adapter in adapters:
         around = [folder for folder in list(Path(adapter).parents)[:2] if folder.name]
         run = next((folder for folder in around if (folder / RUN_FILE).is_file()), None)

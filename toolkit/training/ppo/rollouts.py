@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -32,6 +32,7 @@ class Rollout:
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
             if they were not recomputed.
         served_logprobs: (B, C) fp32, a sampler's own log-probs; None if the policy sampled here.
+        noted: what the scorers measured beside their scores, by name: each (B,).
     """
 
     prompt_ids: Tensor
@@ -46,6 +47,7 @@ class Rollout:
     scored: Tensor
     capture_gap: float = 0.0
     served_logprobs: Tensor | None = None
+    noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def learned(self) -> Tensor:
@@ -198,4 +200,5 @@ def collect(
         scored=~scores.isnan(),
         capture_gap=gap.item() if recompute else 0.0,
         served_logprobs=served,
+        noted=seen.noted,
     )
