@@ -44,7 +44,7 @@ def main(
     from toolkit.data.tokens import vocabulary_digest
     from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
     from toolkit.evaluation.frontier import frontiers
-    from toolkit.evaluation.head_to_head import compare, contender_results, gaps
+    from toolkit.evaluation.head_to_head import compare, contender_results, gaps, length_lines
     from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
     from toolkit.evaluation.result import Evaluation, JudgeResult, Written
     from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
@@ -99,9 +99,10 @@ def main(
     picked_by = args.reranker or args.training_reward
     for contender in contenders if args.samples is None else []:
         outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))
+    tokens = {name: sampling.visible_tokens(written) for name, written in outputs.items()}
     written = Written(
         prompts=len(prompts),
-        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained),
+        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained, tokens),
         vocabulary=vocabulary_digest(tokenizer),
         chat_template=prompts.chat.name,
         chat_template_kwargs=prompts.chat.kwargs,
@@ -119,7 +120,7 @@ def main(
     # Count with errors, and keep the results.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
-    results = contender_results(contenders, outputs, scores, sampling.texts, trained)
+    results = contender_results(contenders, outputs, scores, sampling.texts, trained, tokens)
     told = args.training_reward
     evaluation = Evaluation(
         **vars(written) | {"contenders": results},
@@ -138,6 +139,7 @@ def main(
             args.seed,
             picked_by,
         ),
+        lengths=length_lines(names[0], scores, tokens),
     )
     shown = sample_rows(prompts, tokenizer, outputs, scores)
     if args.samples is not None and Path(args.samples).resolve().parent != out.resolve():

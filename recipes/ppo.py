@@ -167,6 +167,7 @@ def main(
             model_args,
             args,
             config,
+            reward_args,
             judges=reward_args.specs(),
             held_out=held_out_flags(args),
             end_token=reward_args.reward_end_token,

@@ -72,8 +72,9 @@ def _understood(line: str) -> dict[str, Any]:
     given = {word[2:] for word in words if word.startswith("--")}
     for flag in given & {*READ}:
         for value in told[flag] if isinstance(told[flag], list) else [told[flag]]:
-            path = value.rpartition("=")[2].replace("demo:", f"{ROOT}/data/")
-            assert value in YOURS or Path(path).exists(), f"{name}: no {flag} {value}"
+            paths = value.rpartition("=")[2].replace("demo:", f"{ROOT}/data/").split(",")
+            there = all(Path(path).exists() for path in paths)
+            assert value in YOURS or there, f"{name}: no {flag} {value}"
     for flag in given & {"output", "output_dir"}:
         assert not Path(told[flag]).exists(), f"{name}: {flag} {told[flag]} is there"
     return told | {"recipe": name, "given": given}

@@ -20,5 +20,6 @@ class LengthArguments(Flags):
     regress_length: bool = flag(
         False,
         "Take out of each score what its length predicts: the slope of the scores over those "
-        "tokens, fitted on samples of the untuned model, times the tokens above their mean.",
+        "tokens, fitted on samples of the untuned model (best-of-n: on its own samples), times the "
+        "tokens above their mean.",
     )
