@@ -87,14 +87,15 @@ def main(
 
     # Price the tokens, or take out what length predicts in these very samples.
     assert drawn.ids is not None
+    as_drawn = torch.tensor(plain, dtype=torch.float64)
     priced = LengthPriced(scorer, args.length_penalty)
     if args.regress_length:
-        priced.line = fitted(torch.tensor(plain), token_counts(drawn.ids))
+        priced.line = fitted(as_drawn, token_counts(drawn.ids))
         print(
             f"A token is worth {priced.line.slope:+.4f} ± {priced.line.error:.4f} of the score; "
             "this is taken out of every score."
         )
-    scores = priced.priced(torch.tensor(plain, dtype=torch.float64), drawn.ids).tolist()
+    scores = priced.priced(as_drawn, drawn.ids).tolist()
     lengths = token_counts(drawn.ids).tolist()
 
     # Keep them with their picks.

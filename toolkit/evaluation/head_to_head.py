@@ -205,10 +205,14 @@ def length_lines(
     """
     found = {}
     for judge, of in scores.items():
-        line = length_line(torch.tensor(tokens[reference]), torch.tensor(of[reference]))
+        line = length_line(_doubles(tokens[reference]), _doubles(of[reference]))
         if line is not None:
             found[judge] = Length(*line)
     return found
+
+
+def _doubles(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _summary(
