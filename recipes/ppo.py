@@ -81,12 +81,15 @@ def main(
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)
+    for scorer in rewards:  # several reward adapters have a reading each
+        scorer.check(prompts, tokenizer)
     config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
     device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     longest = max(len(prompt) for prompt in prompts)
+    adapters = reward_args.reward_adapters
     planner = partial(
-        memory_planner, model_args, lora, args, config, reward_args.reward_adapter, longest, device
+        memory_planner, model_args, lora, args, config, len(adapters), longest, device
     )
     room = whole_room() if device == "cuda" else None
     recorded = ranks.from_main(lambda: recorded_settings(config))
@@ -105,7 +108,7 @@ def main(
         base_of(model_args),
         lora_of(lora, "CAUSAL_LM"),
         value=config.value_role,
-        reward_adapter=reward_args.reward_adapter,
+        reward_adapter=adapters[0] if adapters else None,  # PPOTrainer adds others
         policy_adapter=args.policy_adapter,
         reference=reference_role(args),
         value_init=config.value_init,
@@ -164,6 +167,7 @@ def main(
             model_args,
             args,
             config,
+            reward_args,
             judges=reward_args.specs(),
             held_out=held_out_flags(args),
             end_token=reward_args.reward_end_token,

@@ -60,6 +60,11 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rule = rule_of(config, tokenizer, config.penalty_reward_value)
+    if len(reward_args.reward_adapters) > 1:
+        raise InputError(
+            "reward_adapter: TRL's RLOO takes one (preftune ppo takes several)",
+            "reward_adapter",
+        )
     parts = reward_args.load(name, model_args.precision)
     if isinstance(parts[0], RewardAdapter):  # TRL's model cannot share its base, so load another
         parts[0] = RewardModel(

@@ -34,7 +34,7 @@ def memory_planner(
     lora: LoraArguments,
     args: PromptArguments,
     config: PPOConfig,
-    reward_adapter: str | None,
+    rewards: int,
     longest: int,
     device: str,
 ) -> Planner:
@@ -42,7 +42,7 @@ def memory_planner(
 
     Args:
         model_args, lora, args, config: the run.
-        reward_adapter: a reward adapter on the same base, if there is one.
+        rewards: number of reward adapters on the same base.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
     """
@@ -60,7 +60,7 @@ def memory_planner(
             config.response_length,
             passes.micro_batch,
             passes.rollout_batch,
-            reward=reward_adapter is not None,
+            reward=rewards,
             reference_adapter=reference_role(args) == "policy_adapter",
             bf16=config.bf16,
             checkpointing=passes.checkpointing,

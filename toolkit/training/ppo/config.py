@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
+from toolkit.arguments.lengths import LengthArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.flags import (
@@ -55,6 +56,7 @@ NOTED_IF_CHANGED = {
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
+    "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
 EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
@@ -85,7 +87,7 @@ FREE = {
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online", "full_determinism", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout",
-    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap",
+    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap", "disagreement_alarm",
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -115,7 +117,13 @@ PUBLISH = (
 
 
 @dataclass
-class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, TrainingArguments):
+class PPOConfig(
+    TrainedCompletionArguments,
+    KLArguments,
+    AlgorithmArguments,
+    LengthArguments,
+    TrainingArguments,
+):
     """Arguments of PPOTrainer.
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
@@ -136,6 +144,7 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
+        "rewards and labelers": ("reference_samples",),
         "KL penalty": (
             "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
         ),
@@ -152,7 +161,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             "vllm_max_gap",
         ),
         "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
-        "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
+        "guards against faults": (
+            "on_fault", "max_skipped", "max_kl", "max_score_drop", "disagreement_alarm",
+        ),
         "output, saving and resuming": (
             "save_strategy", "save_steps", "save_total_limit", "resume", "stop_at_update",
             "online", "report_to", "disable_tqdm",
@@ -273,6 +284,16 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     max_score_drop: Positive | None = flag(
         None, "Stop if scores fall this far below their best, in standard deviations of the first."
+    )
+    disagreement_alarm: Annotated[float, Range(low=1)] = flag(
+        1.5,
+        "Raise an alarm if several reward models disagree by more than this many times what they "
+        "did on the reference's samples.",
+    )
+    reference_samples: Count = flag(
+        512,
+        "Samples of the reference, before the first update, for regress_length and "
+        "disagreement_alarm.",
     )
     sample_every: Count = flag(20, "Updates between printed samples.")
     eval_every: float = flag(

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Rollout:
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
             if they were not recomputed.
         served_logprobs: (B, C) fp32, a sampler's own log-probs; None if the policy sampled here.
+        noted: what the scorers measured beside their scores, by name: each (B,).
     """
 
     prompt_ids: Tensor
@@ -47,6 +49,7 @@ class Rollout:
     scored: Tensor
     capture_gap: float = 0.0
     served_logprobs: Tensor | None = None
+    noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def learned(self) -> Tensor:
@@ -175,7 +178,7 @@ def collect(
             )
 
     with clock("score"):
-        scores, valid = score(
+        scored = score(
             actors,
             prompts,
             Sampled(completion_ids, mask, logprobs),
@@ -193,12 +196,27 @@ def collect(
         logprobs=logprobs * mask,
         ref_logprobs=ref_logprobs * mask,
         values=values * mask if actors.has_value else None,
-        scores=scores.nan_to_num(),
-        valid=valid,
-        scored=~scores.isnan(),
+        scores=scored.scores.nan_to_num(),
+        valid=scored.valid,
+        scored=~scored.scores.isnan(),
         capture_gap=gap.item() if recompute else 0.0,
         served_logprobs=served,
+        noted=scored.noted,
     )
+
+
+class Scored(NamedTuple):
+    """Scores of B completions.
+
+    Attributes:
+        scores: (B,) fp32 after penalties; NaN where there is none.
+        valid: bool (B,), whether the truncation rule was met.
+        noted: what the scorers measured beside their scores, by name: each (B,).
+    """
+
+    scores: Tensor
+    valid: Tensor
+    noted: dict[str, Tensor]
 
 
 def score(
@@ -209,14 +227,10 @@ def score(
     tokenizer: PreTrainedTokenizerBase,
     rewards: Scorer,
     batch_size: int,
-) -> tuple[Tensor, Tensor]:
+) -> Scored:
     """Score completions as PPO does, with its penalties; arguments as for ``collect``.
 
     Scorers see the visible part of a completion, and penalties are applied to their scores.
-
-    Returns:
-        scores (B,) fp32, NaN where there is none; and whether the truncation rule was met, bool
-        (B,).
     """
     visible, valid = rule.visible(sampled)
     seen = TokenCompletions.seen(
@@ -226,7 +240,7 @@ def score(
     if rule.missing_eos_penalty is not None and rule.ends:
         ended = (is_any(sampled.completion_ids, rule.ends) & sampled.mask).any(dim=1)
         scores = scores - rule.missing_eos_penalty * (~ended).float()
-    return torch.where(valid, scores, rule.penalty), valid
+    return Scored(torch.where(valid, scores, rule.penalty), valid, seen.noted)
 
 
 @torch.no_grad()
@@ -271,7 +285,7 @@ def reference_scores(
                 rule.stop_ids,
                 all_steps=in_step,
             )
-            scores, _ = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
-            parts.append(scores.cpu())
+            scored = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
+            parts.append(scored.scores.cpu())
         rows.append(torch.cat(parts))
     return torch.stack(rows)

@@ -35,7 +35,9 @@ from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
+from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.guests import set_guests_state
+from toolkit.scoring.lengths import LengthPriced
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
@@ -62,6 +64,7 @@ from toolkit.training.ppo.inputs import (
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
+from toolkit.training.ppo.reference import AtStart, measure, said_of
 from toolkit.training.ppo.rollouts import (
     Clock,
     Rollout,
@@ -130,7 +133,12 @@ class PPOTrainer:
 
         # The roles, the data, and the scorers.
         self.model = check_actors(model, self.algorithm, args)
-        self.rewards = as_rewards(reward_model, reward_weights, self.model)
+        summed = as_rewards(reward_model, reward_weights, self.model)
+        summed.prepare(self.model, processing_class)
+        self.rewards = LengthPriced(summed, args.length_penalty)
+        self.several_rewards = any(isinstance(part, RewardEnsemble) for part in summed.parts)
+        if self.several_rewards and args.online:
+            raise InputError("online: only a single reward adapter can change", "online")
         self.train_dataset = as_prompts(train_dataset, processing_class)
         self.eval_dataset, self.eval_parts = as_eval_prompts(eval_dataset, processing_class)
         self.rule = args.rule(processing_class, show_stop=self.model.scores_stop)
@@ -158,6 +166,7 @@ class PPOTrainer:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.best: float | None = None
         self.recomputes = args.recompute_logprobs
+        self.at_start = AtStart()
         # In an online run the reward model may change between stretches, so its digest is recorded
         # with all that it scores.
         self.reward_digest = digest_of(self.model, reward=True) if args.online else None
@@ -288,16 +297,41 @@ class PPOTrainer:
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
         if state is None:
+            self._measure_reference()
             self._estimate_coefficient()
             return 0
 
         state.restore(self, self.ranks, self.folder / f"checkpoint-{state.update:06d}")
+        self.rewards.line = self.at_start.line
         if self.reward_digest not in (None, state.reward):
+            self._measure_reference()
             self.run_log.say(
                 f"the reward model has changed from {state.reward} to {self.reward_digest}"
             )
             self._estimate_coefficient()
         return state.update
+
+    def _measure_reference(self) -> None:
+        """Measure on the reference's samples what the run needs to know of its rewards."""
+        with_line = self.args.regress_length
+        if not with_line and not self.several_rewards:
+            return
+        found = measure(
+            self.model,
+            self.train_dataset,
+            self.rule,
+            self.processing_class,
+            self.rewards.scorer,
+            self.args.reference_samples,
+            self.args.seed + 2,
+            self.args.local_rollout_forward_batch_size,
+            with_line,
+        )
+        self.at_start = self.ranks.gather(found)[0]  # the main process's, in all of them
+        self.rewards.line = self.at_start.line
+
+        for line in said_of(self.at_start, self.args.reference_samples):
+            self.run_log.say(line)
 
     def _estimate_coefficient(self) -> None:
         """Let the KL controller start at an estimate, if kl_coef is auto."""
@@ -641,7 +675,12 @@ class PPOTrainer:
 
     def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, credit: Credit) -> Row:
         row: Row = {"update": update, "episode": update * self.batch_size, "lr": lr}
-        return row | batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
+        row |= batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
+        if self.several_rewards:
+            grown = self.at_start.grown(row["reward/disagreement"])
+            row["reward/disagreement_grown"] = grown
+            row["reward/alarm"] = grown is not None and grown > self.args.disagreement_alarm
+        return row
 
     def finish(self, update: int, row: Row, rollout: Rollout) -> None:
         """Evaluate, write the row, show samples, save; then stop if a signal came."""
@@ -670,7 +709,8 @@ class PPOTrainer:
             self.generate_completions(sampling=True)
 
         # An update that fails these checks is not saved.
-        for line in self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks):
+        lines = self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks)
+        for line in [*lines, *self.watch.alarms(row)]:
             self.run_log.say(line)
         if self.watch.must_recompute(update, row["val/first_max_log_ratio"], rollout, self.ranks):
             self._recompute_from_now_on(update)
