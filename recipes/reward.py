@@ -24,7 +24,7 @@ from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
-from toolkit.flags import Count, flag
+from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.terminal import counted
 from toolkit.training.reward.config import BestOfKConfig
@@ -43,6 +43,11 @@ class RewardModelArguments(OverwriteArguments):
         "none",
         "Token put at the end of every text before it is scored: none, eos, or a token. PPO and "
         "the other recipes then add it too.",
+    )
+    head_seed: Seed | None = flag(
+        None,
+        "Seed of the score head's first weights; by default --seed. Reward models that preftune "
+        "merge is to average need the same one.",
     )
     check_reload: bool = flag(True, "Load the result in a clean process and compare scores.")
     batch_size: Count = flag(
@@ -99,8 +104,9 @@ def main(
     print(json_text(data.facts, indent=2))
 
     # Load the model and make the trainer.
+    head_seed = config.seed if args.head_seed is None else args.head_seed
     trainer = BestOfKTrainer(
-        base_of(model_args, score_head=True, seed=config.seed),
+        base_of(model_args, score_head=True, seed=head_seed),
         config,
         tokenizer,
         data.train,
@@ -138,6 +144,7 @@ def main(
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
             **encoder.rendering(),
+            "head_seed": head_seed,
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(

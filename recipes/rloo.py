@@ -110,6 +110,7 @@ def main(
         model_args.precision,
         prompts[:8],
         prompts.rendering(),
+        args.policy_adapter,
     )
     write_run(
         out,
