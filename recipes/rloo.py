@@ -41,6 +41,7 @@ def main(
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.data.prompts import Prompts
+    from toolkit.models.adapters import other_start
     from toolkit.models.from_arguments import (
         base_of,
         check_length,
@@ -83,7 +84,10 @@ def main(
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
-    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+    notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
+    if reward_args.reward_adapter is not None:
+        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for line in notes:
         print(f"note: {line}")
     check_length(model_args, prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
