@@ -41,6 +41,7 @@ def main(
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.data.prompts import Prompts
+    from toolkit.models.adapters import other_start
     from toolkit.models.from_arguments import (
         base_of,
         check_length,
@@ -60,6 +61,11 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rule = rule_of(config, tokenizer, config.penalty_reward_value)
+    if len(reward_args.reward_adapters) > 1:
+        raise InputError(
+            "reward_adapter: TRL's RLOO takes one (preftune ppo takes several)",
+            "reward_adapter",
+        )
     parts = reward_args.load(name, model_args.precision)
     if isinstance(parts[0], RewardAdapter):  # TRL's model cannot share its base, so load another
         parts[0] = RewardModel(
@@ -78,7 +84,10 @@ def main(
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
-    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+    notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
+    if reward_args.reward_adapter is not None:
+        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for line in notes:
         print(f"note: {line}")
     check_length(model_args, prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
@@ -105,6 +114,7 @@ def main(
         model_args.precision,
         prompts[:8],
         prompts.rendering(),
+        args.policy_adapter,
     )
     write_run(
         out,

@@ -23,6 +23,7 @@ from toolkit.evaluation.tables import (
     pair_table,
     place_table,
     text_table,
+    worth_of_length,
 )
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.training.log_rows import LoggedUpdate
@@ -89,6 +90,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         )
         tables = {
             "contenders": contender_table(result),
+            "worth": worth_of_length(result),
             "texts": text_table(result),
             "gaps": gap_table(result) if result.gaps else None,
             "pairs": [

@@ -113,7 +113,7 @@ def plan_memory(
     response_length: int,
     micro_batch: int,
     rollout_batch: int,
-    reward: bool = True,
+    reward: int = 1,
     reference_adapter: bool = False,
     bf16: bool = False,
     checkpointing: bool = False,
@@ -135,7 +135,7 @@ def plan_memory(
         prompt_length, response_length: P and C, tokens.
         micro_batch: episodes in a pass with gradients.
         rollout_batch: episodes in a pass without.
-        reward: whether there is a reward adapter (assumed to have ``lora``'s size).
+        reward: number of reward adapters (each is assumed to have ``lora``'s size).
         reference_adapter: whether the reference is an adapter.
         bf16: whether passes run under bf16 autocast.
         checkpointing: whether activations are recomputed, layer by layer.

@@ -35,7 +35,7 @@ def memory_planner(
     lora: LoraArguments,
     args: PromptArguments,
     config: PPOConfig,
-    reward_adapter: str | None,
+    rewards: int,
     longest: int,
     device: str,
 ) -> Planner:
@@ -43,7 +43,7 @@ def memory_planner(
 
     Args:
         model_args, lora, args, config: the run.
-        reward_adapter: a reward adapter on the same base, if there is one.
+        rewards: number of reward adapters on the same base.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
     """
@@ -61,7 +61,7 @@ def memory_planner(
             config.response_length,
             passes.micro_batch,
             passes.rollout_batch,
-            reward=reward_adapter is not None,
+            reward=rewards,
             reference_adapter=reference_role(args) == "policy_adapter",
             bf16=config.bf16,
             checkpointing=passes.checkpointing,

@@ -110,7 +110,8 @@ ROWS = (
         recipe="reward",
         learns_from="comparisons",
         card="A scalar head on a LoRA adapter, trained on comparisons. Scores are scaled by gain "
-        "and bias to mean 0 and standard deviation 1 on samples of the untuned model.",
+        "and bias to mean 0 and standard deviation 1 on samples of the model that it started "
+        "from.",
         settings=REWARD_SETTINGS,
     ),
     Method(

@@ -285,6 +285,25 @@ def test_group_relative_credit_is_what_is_still_to_come_less_the_siblings_mean()
     np.testing.assert_allclose(credit.returns[0], [1.1, 1.2, 1.0], atol=1e-6)
 
 
+def test_the_value_can_learn_other_returns_than_the_advantages_come_from() -> None:
+    """Rewards (0, 0, 1), values (.5, .4, .3): whole returns are 1; lambda 0 looks one token on."""
+    rollout = rollout_of([True], torch.ones(1, 3, dtype=torch.bool))
+    rollout.values = torch.tensor([[0.5, 0.4, 0.3]])
+    constants = {"whiten_rewards": False, "gamma": 1.0, "cliprange_value": 0.2}
+    rewards = torch.tensor([[0.0, 0.0, 1.0]])
+
+    def credit(lam: float, lam_value: float | None) -> Credit:
+        algorithm = PPO(
+            **constants, lam=lam, vf_coef=0.1, lam_value=lam_value, policy=PolicyTerm(0.2)
+        )
+        return algorithm.credit(rewards, rollout, lambda x: x)
+
+    both = credit(0.0, 1.0)
+    np.testing.assert_allclose(both.returns, [[1.0, 1.0, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(both.advantages, credit(0.0, None).advantages)
+    np.testing.assert_allclose(credit(0.0, None).returns, [[0.4, 0.3, 1.0]], atol=1e-6)
+
+
 def test_a_completion_whose_siblings_have_no_score_moves_nothing() -> None:
     mask = torch.ones(4, 2, dtype=torch.bool)
     rewards = torch.tensor([[0.0, 3.0], [0.0, 5.0], [0.0, 1.0], [0.0, 2.0]])

@@ -209,6 +209,8 @@ class PPO:
     Attributes:
         whiten_rewards: whether rewards are divided by their standard deviation over the batch.
         gamma, lam: discount factor, and GAE's lambda.
+        lam_value: lambda of the returns that the value learns; None for ``lam``. Source: decoupled
+            GAE, arXiv 2503.01491 section 4.2.
         policy: the policy's term of the loss.
         cliprange_value: how far a value moves before the gradient stops.
         vf_coef: weight of the value's loss.
@@ -221,6 +223,7 @@ class PPO:
     policy: PolicyTerm
     cliprange_value: float
     vf_coef: float
+    lam_value: float | None = None
     whiten_advantages: bool = True
     uses_value: bool = True
     group_size: int = 1
@@ -236,6 +239,8 @@ class PPO:
         if self.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, total=total)
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
+        if self.lam_value is not None:
+            _, returns = gae(rewards, rollout.values, self.gamma, self.lam_value, mask)
         if self.whiten_advantages:
             advantages = whiten(advantages, mask, total=total)
         return Credit(advantages, returns)
@@ -410,6 +415,11 @@ class AlgorithmArguments(Flags):
     )
     gamma: Share = flag(1.0, "Discount factor per token.")
     lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
+    lam_value: Share | None = flag(
+        None,
+        "Lambda of the returns that the value learns, if it is another than lam: 1 for what was "
+        "really paid, without the value's own guesses.",
+    )
     cliprange: Positive = flag(0.2, "Clip the probability ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
     cliprange_value: Positive = flag(0.2, "Clip a value to within this of its old one.")
@@ -436,8 +446,9 @@ PRESETS["group_relative"] = PRESETS["rloo"]
 
 # The flags that an algorithm does not read.
 OF_VALUE = (
-    *("whiten_rewards", "whiten_advantages", "gamma", "lam", "vf_coef", "cliprange_value"),
-    *("value", "value_init", "value_hidden"),
+    *("whiten_rewards", "whiten_advantages", "gamma", "lam", "lam_value", "vf_coef"),
+    *("cliprange_value", "value", "value_init", "value_hidden", "value_learning_rate"),
+    "value_warmup",
 )
 OF_OTHERS = {
     "ppo": ("num_generations", "length_mean", "ratio_of"),
@@ -468,6 +479,7 @@ def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
             policy=policy,
             cliprange_value=flags.cliprange_value,
             vf_coef=flags.vf_coef,
+            lam_value=flags.lam_value,
             whiten_advantages=flags.whiten_advantages,
         )
 

@@ -5,9 +5,10 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
+from toolkit.arguments.lengths import LengthArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.flags import (
@@ -16,12 +17,13 @@ from toolkit.flags import (
     Finite,
     NotNegative,
     Positive,
+    Range,
     Seed,
     Share,
     check_flags,
     flag,
 )
-from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
+from toolkit.maths.kl_controllers import FixedKLController, controller_of
 from toolkit.training.ppo.algorithms import (
     OF_OTHERS,
     AlgorithmArguments,
@@ -54,7 +56,10 @@ NOTED_IF_CHANGED = {
     "whiten_advantages", "value_hidden",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
+    "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
+    "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
+EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
@@ -83,7 +88,7 @@ FREE = {
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online", "full_determinism", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout",
-    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap",
+    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap", "disagreement_alarm",
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -113,7 +118,13 @@ PUBLISH = (
 
 
 @dataclass
-class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, TrainingArguments):
+class PPOConfig(
+    TrainedCompletionArguments,
+    KLArguments,
+    AlgorithmArguments,
+    LengthArguments,
+    TrainingArguments,
+):
     """Arguments of PPOTrainer.
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
@@ -134,7 +145,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
-        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss"),
+        "rewards and labelers": ("reference_samples",),
+        "KL penalty": (
+            "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+        ),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
@@ -148,7 +162,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             "vllm_max_gap",
         ),
         "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
-        "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
+        "guards against faults": (
+            "on_fault", "max_skipped", "max_kl", "max_score_drop", "disagreement_alarm",
+        ),
         "output, saving and resuming": (
             "save_strategy", "save_steps", "save_total_limit", "resume", "stop_at_update",
             "online", "report_to", "disable_tqdm",
@@ -212,6 +228,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
     )
+    kl_coef_samples: Annotated[int, Range(low=EACH)] = flag(
+        2048,
+        f"Completions of the reference that kl_coef: auto samples, {EACH} of each of some prompts.",
+    )
     kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
@@ -222,6 +242,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     value_init: Literal["zero", "reward"] = flag(
         "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
+    )
+    value_learning_rate: Positive | None = flag(
+        None, "Highest learning rate of the value; by default learning_rate."
+    )
+    value_warmup: CountOrZero = flag(
+        0, "Updates at the start that train the value alone; they count as updates of the run."
     )
     value_hidden: list[Count] | None = flag(
         None,
@@ -265,6 +291,16 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     max_score_drop: Positive | None = flag(
         None, "Stop if scores fall this far below their best, in standard deviations of the first."
+    )
+    disagreement_alarm: Annotated[float, Range(low=1)] = flag(
+        1.5,
+        "Raise an alarm if several reward models disagree by more than this many times what they "
+        "did on the reference's samples.",
+    )
+    reference_samples: Count = flag(
+        512,
+        "Samples of the reference, before the first update, for regress_length and "
+        "disagreement_alarm.",
     )
     sample_every: Count = flag(20, "Updates between printed samples.")
     eval_every: float = flag(
@@ -339,11 +375,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 "per_device_train_batch_size",
             )
 
-        if self.kl_controller != "fixed":
+        if self.kl_controller != "fixed" and not isinstance(self.kl_coef, str):
             check_range("kl_coef", self.kl_coef, above=0)  # multiplied by anything, 0 stays 0
-        if self.kl_controller == "adaptive":
+        if self.kl_controller in ("adaptive", "adaptive_pi"):
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
-        check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+        if not isinstance(self.kl_coef, str):
+            check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
 
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError(
@@ -368,6 +405,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
+        if self.value_warmup and self.value != "adapter":
+            raise InputError(
+                "value_warmup works only with value: adapter (a shared trunk would move the "
+                "policy)",
+                "value_warmup",
+            )
         if self.value_init == "reward" and self.value_hidden:
             raise InputError(
                 "value_hidden: value_init: reward copies a linear head (leave out one of them)",
@@ -440,14 +483,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         )
 
     def kl_state(self) -> FixedKLController:
-        """The controller that ``kl_controller`` names, at its start."""
-        if self.kl_controller == "fixed":
-            return FixedKLController(self.kl_coef)
-        return AdaptiveKLController(
-            self.kl_coef,
+        """The controller that ``kl_controller`` names, at its start.
+
+        With kl_coef: auto its value is NaN until ``start_at`` is called with the estimate.
+        """
+        kl_coef = math.nan if isinstance(self.kl_coef, str) else self.kl_coef
+        return controller_of(
+            self.kl_controller,
+            kl_coef,
             self.kl_target,
             self.kl_horizon,
-            self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
+            self.kl_k_beta,
             self.kl_coef_min,
             self.kl_coef_max or math.inf,
         )

@@ -13,6 +13,7 @@ from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.models.actors import POLICY, REFERENCE, REWARD, Actors
+from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
@@ -70,7 +71,7 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     None and a classifier stand for the reward model among the actors.
 
     Raises:
-        InputError: there is none, or the weights do not fit.
+        InputError: there is none, the weights do not fit, or there are two ``RewardEnsemble``s.
     """
     listed: list[Any] = (
         list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
@@ -86,6 +87,9 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     uses_adapter = any(isinstance(part, RewardAdapter) for part in parts)
     if not parts or (uses_adapter and not actors.has_reward):
         raise InputError("PPO needs a reward (pass a reward adapter, or a reward function)")
+
+    if sum(isinstance(part, RewardEnsemble) for part in parts) > 1:
+        raise InputError("reward_model: there are two RewardEnsembles (make one of all adapters)")
 
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):
