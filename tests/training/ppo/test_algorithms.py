@@ -82,7 +82,7 @@ def test_a_share_of_the_kl_in_the_loss_is_a_coefficient(alpha: float, expected: 
     """alpha KL + (1 - alpha) A2C is (1 - alpha) times a loss with kl_coef alpha / (1 - alpha)."""
     p = torch.tensor([1.0, 0.0, -1.0]).softmax(0)
     kl = (p * (p / Q.float()).log()).sum().view(1, 1)
-    logprob, one = p[0].log().view(1, 1), torch.ones(1, 1, dtype=torch.bool)
+    logprob, one = p[0].log().view(1, 1).requires_grad_(), torch.ones(1, 1, dtype=torch.bool)
     coef = alpha / (1 - alpha)
     then = Before(logprob, None, torch.tensor([[2.0]]), logprob, one, logprob, coef)
     term = PolicyTerm(0.2, kl_loss="full")(TokenOutputs(logprob, logprob, None, kl), then)
@@ -471,6 +471,16 @@ def test_a_new_algorithm_is_one_class_and_its_statistics_are_logged(
     assert row["val/weight_of_the_first"] == pytest.approx(1.0, abs=1e-4)
     assert row["policy/clipfrac_avg"] is None
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+
+
+@pytest.mark.parametrize("flags", [{"algorithm": "grpo"}, {"kl_in": "loss"}])
+def test_a_coefficient_that_is_estimated_for_the_reward_is_refused_for_the_loss(
+    flags: dict,
+) -> None:
+    """In the loss it stands beside advantages, which may be divided by a deviation."""
+    with pytest.raises(InputError, match="kl_coef: auto is estimated for a KL in the reward"):
+        PPOConfig(use_cpu=True, kl_coef="auto", **flags)
+    PPOConfig(use_cpu=True, kl_coef="auto", **(flags | {"kl_in": "reward"}))
 
 
 @pytest.mark.parametrize(

@@ -590,6 +590,7 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
 def test_a_warm_up_moves_the_value_alone_and_goes_on_exactly(new_trainer: Any) -> None:
     """In two of four updates the policy stays where it was, and the KL coefficient with it."""
     options = {"value": "adapter", "total_episodes": 32, "value_warmup": 2, "save_steps": 1}
+    options |= {"value_hidden": [6], "kl_in": "loss", "entropy_coef": 0.01}
     whole = new_trainer("whole", **options)
     rows = whole.train()
     assert [row["objective/kl_coef"] == 0.15 for row in rows] == [True, True, True, False]

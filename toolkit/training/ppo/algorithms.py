@@ -10,8 +10,8 @@ PPO has a value. RLOO, GRPO, Dr. GRPO and REINFORCE++ have none; they are one cl
 with other answers to four questions (``PRESETS``): what is the baseline, are advantages divided by
 anything, how do completions of different lengths weigh, and where does the KL act?
 
-To add one: write its class here, and name it in ``AlgorithmArguments``,
-``OF_OTHERS`` and ``algorithm_of``.
+To add one: write its class here, and name it in ``AlgorithmName``, ``OF_OTHERS`` and
+``algorithm_of``. Its title and paper go into ``toolkit/training/methods.py``.
 """
 
 from collections.abc import Callable, Iterator
@@ -175,6 +175,11 @@ class PolicyTerm:
             self.ratio_of,
         )
         statistics |= {"policy": loss, "entropy": masked_mean(now.entropies, then.mask)}
+
+        if not loss.requires_grad:  # the value warms up, and the policy only watches
+            if self.kl_loss is not None:
+                statistics["kl_loss"] = torch.full_like(loss, float("nan"))
+            return Term(loss, statistics)
 
         if self.entropy_coef:
             loss = loss - self.entropy_coef * statistics["entropy"]

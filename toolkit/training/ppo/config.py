@@ -423,6 +423,12 @@ class PPOConfig(
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
+        if self.kl_coef == "auto" and kl_loss_of(self) is not None:
+            raise InputError(
+                "kl_coef: auto is estimated for a KL in the reward (pass --kl_in reward, or a "
+                "number to start from)",
+                "kl_coef",
+            )
         if self.kl_loss is not None and kl_loss_of(self) is None:
             raise InputError(
                 "kl_loss is not used by a KL that acts in the reward (leave it out, or pass "
