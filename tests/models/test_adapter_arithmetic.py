@@ -123,8 +123,9 @@ def test_from_a_starting_adapter_only_what_was_added_is_scaled_and_turned(
     merge_adapters(parents, tmp_path / "out", "slerp", scale=0.3, start=start)
     expected = zero + 0.3 * weight * (away + far)
     torch.testing.assert_close(deltas(tmp_path / "out")[LAYER], expected, atol=1e-6, rtol=1e-5)
-    # A point that was counted from `start` has the start that `start` has.
-    assert read_facts(tmp_path / "out")["start"] is None
+    assert read_facts(tmp_path / "out")["start"] == adapter_digest(start)
+    merge_adapters(parents, tmp_path / "link", "slerp", start=start, chained=True)
+    assert read_facts(tmp_path / "link")["start"] is None  # as `start` itself
 
     merge_adapters(parents, tmp_path / "mean")
     torch.testing.assert_close(deltas(tmp_path / "mean")[LAYER], (one + other) / 2)

@@ -172,7 +172,8 @@ def _layers(
     state: dict[str, Tensor], keys: Sequence[str], config: Config, place: str
 ) -> dict[str, Factors]:
     """Pair the matrices of a file by layer."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    ranks: dict[str, int] = config.get("rank_pattern") or {}
+    alphas: dict[str, float] = config.get("alpha_pattern") or {}
     found: dict[str, Factors] = {}
     known: set[str] = set()
     for key in keys:
@@ -194,7 +195,7 @@ def _layers(
         # As peft computes the scale: by the rank of the configuration, which is the file's.
         name = stem.removeprefix(PREFIX)
         rank = ranks.get(get_pattern_key([*ranks], name), config.get("r", 8))
-        alpha = float(alphas.get(get_pattern_key([*alphas], name), config.get("lora_alpha", 8)))
+        alpha = alphas.get(get_pattern_key([*alphas], name)) or float(config.get("lora_alpha") or 8)
         if rank != a.shape[0]:
             raise InputError(f"{place}: {key} has rank {a.shape[0]}, but {CONFIG} says {rank}")
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
@@ -215,11 +216,13 @@ class Outcome:
         ranks: the number of layers by rank.
         angles: degrees between the first two parents' changes, by layer; empty for one parent.
         parents: the number of parents.
+        rewards: whether they are reward adapters.
     """
 
     ranks: dict[int, int]
     angles: dict[str, float]
     parents: int
+    rewards: bool
 
     def sentence(self) -> str:
         """Say it in a sentence or two."""
@@ -246,6 +249,7 @@ def merge_adapters(
     scale: float = 1.0,
     start: str | Path | None = None,
     what: str = "adapters",
+    chained: bool = False,
 ) -> Outcome:
     """Write one adapter that is the sum, mean or SLERP of others.
 
@@ -262,6 +266,8 @@ def merge_adapters(
         scale: eta: below 1 it interpolates towards the start, above 1 it extrapolates.
         start: the adapter that all parents were trained from; None for the base.
         what: the argument that names the parents, for messages.
+        chained: whether toolkit.json says of the result that it started where ``start`` did, as of
+            a later link of a chain (WARP), and not from ``start`` itself.
 
     Returns:
         ranks and angles.
@@ -272,6 +278,11 @@ def merge_adapters(
     """
     if not folders:
         raise InputError(f"{what}: none is given")
+    read = [*folders, *([] if start is None else [start])]
+    if Path(out).resolve() in {Path(folder).resolve() for folder in read}:
+        raise InputError(
+            f"output_dir: {out} is one of those that are merged (name another folder)", "output_dir"
+        )
     parents = [LoraFile.read(folder, what) for folder in folders]
     shares = _shares(weights, len(parents), how, what)
     _check_related(parents, what)
@@ -302,9 +313,9 @@ def merge_adapters(
         terms[name] = [(c, factors) for c, factors in pairs if factors is not None]
 
     merged = {name: _concatenated(part) for name, part in terms.items() if part}
-    _write(Path(out), parents, origin, merged, how, shares, scale)
+    _write(Path(out), parents, origin, merged, how, shares, scale, chained)
     ranks = Counter(a.shape[0] for a, _ in merged.values())
-    return Outcome(dict(ranks), angles, len(parents))
+    return Outcome(dict(ranks), angles, len(parents), parents[0].score is not None)
 
 
 def _shares(weights: Sequence[float] | None, count: int, how: How, what: str) -> list[float]:
@@ -475,6 +486,7 @@ def _write(
     how: How,
     shares: Sequence[float],
     scale: float,
+    chained: bool,
 ) -> None:
     """Write the folder: configuration, weights, facts, and the parents' tokenizer if they had one.
 
@@ -483,6 +495,7 @@ def _write(
         parents, origin: what was merged, and where changes were counted from.
         merged: a and b by layer.
         how, shares, scale: of the merge, for the record.
+        chained: as for ``merge_adapters``.
     """
     first = parents[0]
     everyone = [*parents, *([] if origin is None else [origin])]
@@ -503,10 +516,8 @@ def _write(
         state[first.score_key] = torch.stack(weighted).sum(0).float()
         biases = [share * parent.bias for share, parent in zip(shares, parents, strict=True)]
         facts |= {"gain": 1.0, "bias": math.fsum(biases)}
-    if origin is not None and "start" in origin.facts:
-        facts["start"] = origin.start  # a point that is counted from where the start was
-    elif origin is not None:
-        facts.pop("start", None)
+    if chained and origin is not None:
+        facts["start"] = origin.start
     facts["merged"] = {
         "how": how,
         "scale": scale,
