@@ -5,7 +5,7 @@ import enum
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
@@ -16,6 +16,7 @@ from toolkit.flags import (
     Finite,
     NotNegative,
     Positive,
+    Range,
     Seed,
     Share,
     check_flags,
@@ -46,7 +47,7 @@ USED = {
 # them can still be resumed.
 NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
-    "weight_decay",
+    "weight_decay", "reference_ema", "train_last_ranks",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
 }  # fmt: skip
 # Optimizers that transformers' Trainer builds from packages that are installed here.
@@ -128,9 +129,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
-        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator", "reference_ema"),
         "training": (
-            "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "total_episodes", "train_last_ranks", "per_device_train_batch_size",
+            "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
             "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
@@ -209,6 +211,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
         "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
+    )
+    reference_ema: Annotated[float, Range(above=0, high=1)] | None = flag(
+        None,
+        "Let the reference follow the policy: after each update its LoRA matrices move this share "
+        "of the way to the policy's (0.01 in WARP). The KL is then measured against it, and not "
+        "against the start. By default the reference stays.",
+    )
+    train_last_ranks: Count | None = flag(
+        None,
+        "With --policy_adapter, train only so many last ranks of each of its layers, and leave "
+        "the others as they are (preftune warp adds new ones there). By default all are trained.",
     )
     value: Literal["adapter", "trunk"] = flag(
         "adapter", "Value model: adapter (a LoRA of its own) or trunk (a head on the policy)."
@@ -344,6 +357,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             raise InputError(
                 "adam_tf_style replaces the optimizer (leave out optim and weight_decay)",
                 "adam_tf_style",
+            )
+        if self.train_last_ranks is not None and self.weight_decay:
+            raise InputError(
+                "train_last_ranks: weight_decay would shrink the ranks that are to stay (leave one "
+                "of them out)",
+                "train_last_ranks",
             )
         self._refuse_what_the_algorithm_leaves_out()
         group = algorithm_of(self).group_size

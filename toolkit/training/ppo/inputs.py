@@ -42,6 +42,13 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
             f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
         )
+    if (args.reference_ema is not None) != model.moves_reference:
+        raise InputError(
+            f"reference_ema is {args.reference_ema}, but the roles' reference "
+            f"{'moves' if model.moves_reference else 'stays'} (build Roles with "
+            "reference='moving' for one that follows the policy)",
+            "reference_ema",
+        )
     if not model.trainable():
         raise InputError("nothing to train: every parameter is frozen")
     if args.gradient_checkpointing:

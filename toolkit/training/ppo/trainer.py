@@ -154,7 +154,7 @@ class PPOTrainer:
         # with all that it scores.
         self.reward_digest = digest_of(self.model, reward=True) if args.online else None
         self.parameters = [p for _, p in self.model.trainable()]
-        self.ranks.same_start(self.parameters)
+        self.ranks.same_start([p for _, p in self.model.changing()])
         if self.ranks.sharded:
             if args.unpack_base:
                 raise InputError(
@@ -225,9 +225,11 @@ class PPOTrainer:
             with self.run_log.clock("optimize"):
                 row |= self.guarded(self.optimize, rollout, credit, lr, row)
 
-            # 5. Adapt the KL coefficient to the KL of this batch.
+            # 5. Adapt the KL coefficient to the KL of this batch; a moving reference follows.
             if math.isfinite(row["objective/kl"]):
                 self.kl.update(row["objective/kl"], self.batch_size)
+            if self.args.reference_ema is not None:
+                self.model.move_reference(self.args.reference_ema)
 
             # 6. Log, with the coefficient that made these rewards; evaluate; save.
             self.finish(update, row, rollout)
