@@ -5,9 +5,10 @@ weighted sum of such changes is an adapter again, whatever the ranks and scales:
 
     sum_i w_i s_i B_i A_i  =  [w_1 s_1 B_1, w_2 s_2 B_2, ...] [A_1; A_2; ...]
 
-Its rank is the sum of the ranks. No base is loaded, and nothing but the last digit of a number is
-rounded. The mean of the factors, and peft's ``add_weighted_adapter`` with "linear", are not the sum
-of the changes; its "cat" is. Angles and norms come from the factors as well:
+Its rank is at most the sum of the ranks: ranks whose B is zero are left out, and what all parents
+have from their start is written once. No base is loaded, and nothing but the last digit of a number
+is rounded. The mean of the factors, and peft's ``add_weighted_adapter`` with "linear", are not the
+sum of the changes; its "cat" is. Angles and norms come from the factors as well:
 
     <delta_1, delta_2> = s_1 s_2 sum((B_1' B_2) * (A_1 A_2'))
 
@@ -20,7 +21,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,15 @@ class Factors:
     b: Tensor
     scale: float
     keys: tuple[str, str]
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of a, and of columns of b."""
+        return self.a.shape[0]
+
+    def ranks(self, which: slice) -> "Factors":
+        """Return the change of some of the ranks."""
+        return replace(self, a=self.a[which], b=self.b[:, which])
 
 
 @dataclass
@@ -297,6 +307,7 @@ def merge_adapters(
     for name in sorted({name for parent in everyone for name in parent.layers}):
         held = [parent.layers.get(name) for parent in parents]
         before = None if origin is None else origin.layers.get(name)
+        shared, held, before = _without_shared(held, before)
         gram = _gram(held, before)
         try:
             found = _coefficients(gram, how, shares)
@@ -310,6 +321,8 @@ def merge_adapters(
         pairs = list(zip(coefficients, held, strict=True))
         if abs(rest) > SUMS_TO_ONE:
             pairs.append((rest, before))
+        if shared is not None:  # its coefficients sum to 1
+            pairs.insert(0, (1.0, shared))
         terms[name] = [(c, factors) for c, factors in pairs if factors is not None]
 
     merged = {name: _concatenated(part) for name, part in terms.items() if part}
@@ -440,6 +453,33 @@ def _check_rewards(
         )
 
 
+def _without_shared(
+    held: list[Factors | None], before: Factors | None
+) -> tuple[Factors | None, list[Factors | None], Factors | None]:
+    """Split off the first ranks that all parents have from the start, bit for bit.
+
+    Returns:
+        what is shared, or None; what each parent has besides; and the rest of the start.
+    """
+    parents = [one for one in held if one is not None]
+    if before is None or len(parents) < len(held):
+        return None, held, before
+    count = min(_alike(one, before) for one in parents)
+    if not count:
+        return None, held, before
+    rest = slice(count, None)
+    return before.ranks(slice(count)), [one.ranks(rest) for one in parents], before.ranks(rest)
+
+
+def _alike(one: Factors, other: Factors) -> int:
+    """Return how many of the first ranks of two changes are the same."""
+    most = min(one.rank, other.rank)
+    same = (one.a[:most] == other.a[:most]).all(dim=1)
+    scaled = (one.scale * one.b.double(), other.scale * other.b.double())
+    same &= (scaled[0][:, :most] == scaled[1][:, :most]).all(dim=0)
+    return int(same.int().cumprod(0).sum())
+
+
 def _coefficients(gram: Tensor, how: How, shares: list[float]) -> list[float]:
     """Return the parents' weights in one layer."""
     if how == "linear":
@@ -472,10 +512,16 @@ def inner_product(one: Factors, other: Factors) -> float:
 
 
 def _concatenated(terms: Sequence[tuple[float, Factors]]) -> tuple[Tensor, Tensor]:
-    """Return a (R, in) and b (out, R) of the sum; its scale is 1, and R the sum of ranks."""
+    """Return a (R, in) and b (out, R) of the sum; its scale is 1, and R at most the sum of ranks.
+
+    A rank without an effect is left out, but one always stays, since no adapter has rank 0.
+    """
     a = torch.cat([factors.a.float() for _, factors in terms])
     columns = [weight * factors.scale * factors.b.double() for weight, factors in terms]
-    return a, torch.cat(columns, dim=1).float()
+    b = torch.cat(columns, dim=1).float()
+    acts = b.any(dim=0) & a.any(dim=1)
+    acts[0] |= not acts.any()
+    return a[acts], b[:, acts]
 
 
 def _write(
@@ -528,18 +574,70 @@ def _write(
         ],
     }
 
-    config = _config(everyone, {name: a.shape[0] for name, (a, _) in merged.items()})
+    ranks = {name: a.shape[0] for name, (a, _) in merged.items()}
+    _save(out, _config(everyone, ranks, 1.0), state, facts, first.folder)
+
+
+def _save(
+    out: Path, config: LoraConfig, state: dict[str, Tensor], facts: dict[str, Any], like: Path
+) -> None:
+    """Write an adapter's folder, with the tokenizer of the folder ``like`` if that has one."""
     with atomic_directory(out) as aside:
         config.save_pretrained(str(aside))
         save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / FACTS, facts)
-        for file in _tokenizer_files(first.folder):
-            shutil.copy(first.folder / file, aside / file)
+        for file in _tokenizer_files(like):
+            shutil.copy(like / file, aside / file)
     read_config(out, "adapters")  # what was written must be what this toolkit takes
 
 
-def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
-    """Configure an adapter with these ranks by layer, and scale 1 everywhere."""
+def add_ranks(
+    folder: str | Path,
+    out: str | Path,
+    rank: int,
+    scale: float,
+    seed: int,
+    chained: bool = False,
+) -> None:
+    """Write an adapter with further ranks that do not change anything yet, to be trained.
+
+    The new B is zero and the new A is drawn as peft draws it, from U(-1, 1) / sqrt(in). The layers
+    are those of the adapter.
+
+    Args:
+        folder: the adapter.
+        out: the folder to write.
+        rank: the number of new ranks in each layer.
+        scale: alpha / r of the new ranks; B of the others is divided by it.
+        seed: for A.
+        chained: as for ``merge_adapters``: whether toolkit.json says that the result started where
+            the adapter did, and not from the adapter.
+
+    Raises:
+        InputError: as for ``LoraFile.read``.
+    """
+    before = LoraFile.read(folder, "policy_adapter")
+    generator = torch.Generator().manual_seed(seed)
+    state = dict(before.copies)
+    for factors in before.layers.values():
+        width = factors.a.shape[1]
+        new_a = (2 * torch.rand(rank, width, generator=generator) - 1) / math.sqrt(width)
+        b = (factors.scale / scale * factors.b.double()).float()
+        new_b = torch.zeros(b.shape[0], rank)
+        state[factors.keys[0]] = torch.cat([factors.a.float(), new_a])
+        state[factors.keys[1]] = torch.cat([b, new_b], dim=1)
+
+    facts = {name: before.facts[name] for name in CARRIED if name in before.facts}
+    if "merged" in before.facts:
+        facts["merged"] = before.facts["merged"]
+    if not chained:
+        facts["start"] = adapter_digest(before.folder)
+    ranks = {name: factors.rank + rank for name, factors in before.layers.items()}
+    _save(Path(out), _config([before], ranks, scale), state, facts, before.folder)
+
+
+def _config(everyone: Sequence[LoraFile], ranks: dict[str, int], scale: float) -> LoraConfig:
+    """Configure an adapter with these ranks by layer, and one scale everywhere."""
     first = everyone[0].config
     usual = Counter(ranks.values()).most_common(1)[0][0]
     # peft searches a pattern at the end of a layer's name; this one matches one whole name alone.
@@ -549,6 +647,7 @@ def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
         if rank != usual
     }
 
+    alphas: Any = {pattern: scale * rank for pattern, rank in others.items()}
     told = [{name: _plain(one.config.get(name)) for name in LAYERS} for one in everyone]
     layers: dict[str, Any] = {"target_modules": sorted(ranks)}
     if all(other == told[0] for other in told):
@@ -561,12 +660,17 @@ def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
         modules_to_save=first.get("modules_to_save"),
         inference_mode=True,
         r=usual,
-        lora_alpha=usual,
+        lora_alpha=_whole(scale * usual),
         rank_pattern=others,
-        alpha_pattern=dict(others),
+        alpha_pattern={pattern: _whole(alpha) for pattern, alpha in alphas.items()},
         lora_dropout=0.0,
         **layers,
     )
+
+
+def _whole(alpha: float) -> Any:
+    """Return a whole number as an int; peft takes a fraction too, though its type says int."""
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _plain(value: object) -> object:
