@@ -42,7 +42,7 @@ def main(
     import torch
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
-    from toolkit.models.adapters import check_adapter
+    from toolkit.models.adapters import check_adapter, other_start
     from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
         base_of,
@@ -86,17 +86,23 @@ def main(
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
-    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+    notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
+    if reward_args.reward_adapter is not None:
+        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for line in notes:
         print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)
+    for scorer in rewards:  # several reward adapters have a reading each
+        scorer.check(prompts, tokenizer)
     config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
     device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     longest = max(len(prompt) for prompt in prompts)
+    adapters = reward_args.reward_adapters
     planner = partial(
-        memory_planner, model_args, lora, args, config, reward_args.reward_adapter, longest, device
+        memory_planner, model_args, lora, args, config, len(adapters), longest, device
     )
     room = whole_room() if device == "cuda" else None
     recorded = ranks.from_main(lambda: recorded_settings(config))
@@ -115,10 +121,11 @@ def main(
         base_of(model_args),
         lora_of(lora, "CAUSAL_LM"),
         value=config.value_role,
-        reward_adapter=reward_args.reward_adapter,
+        reward_adapter=adapters[0] if adapters else None,  # PPOTrainer adds others
         policy_adapter=args.policy_adapter,
         reference="moving" if config.reference_ema is not None else reference_role(args),
         value_init=config.value_init,
+        value_hidden=config.value_hidden or (),
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
         reading=reading,
         last_ranks=config.train_last_ranks,
@@ -175,6 +182,7 @@ def main(
             model_args,
             args,
             config,
+            reward_args,
             judges=reward_args.specs(),
             held_out=held_out_flags(args),
             end_token=reward_args.reward_end_token,

@@ -205,7 +205,8 @@ def _layers(
         # As peft computes the scale: by the rank of the configuration, which is the file's.
         name = stem.removeprefix(PREFIX)
         rank = ranks.get(get_pattern_key([*ranks], name), config.get("r", 8))
-        alpha = alphas.get(get_pattern_key([*alphas], name)) or float(config.get("lora_alpha") or 8)
+        pattern = get_pattern_key([*alphas], name)
+        alpha = float(alphas[pattern] if pattern in alphas else config.get("lora_alpha", 8))
         if rank != a.shape[0]:
             raise InputError(f"{place}: {key} has rank {a.shape[0]}, but {CONFIG} says {rank}")
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

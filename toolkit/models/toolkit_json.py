@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,11 @@ FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
         lambda v: isinstance(v, str) and v in TRAINED_ON,
     ),
     "chat_template": ("a template's text", _text_or_none),
+    "start": (
+        "16 digits of a SHA-256",
+        lambda v: v is None or (isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{16}", v))),
+    ),
     "chat_template_kwargs": ("an object", lambda v: v is None or isinstance(v, dict)),
-    "start": ("a digest of an adapter, or null", _text_or_none),
     "head_seed": ("a whole number", lambda v: type(v) is int),
     "merged": ("an object", lambda v: isinstance(v, dict)),
 }

@@ -5,12 +5,12 @@
     dpo (ipo, ...)      trl.DPOTrainer                       the pick against each other completion
     kto                 trl.KTOTrainer                       each completion, wanted or not
     orpo, cpo           trl.experimental                     the pick against each other completion
-    rloo                trl.RLOOTrainer                      fresh samples and their rewards
+    rloo, grpo          trl.RLOOTrainer, trl.GRPOTrainer     fresh samples and their rewards
 
     module              holds
     config              settings, and what is refused
     data                rows as token ids: schemas, split, shape
-    trainers            the trainers, their overrides, RLOO's sampling and rewards
+    trainers            the trainers, their overrides, the sampling and rewards of RLOO and GRPO
     train_and_save      this one: train, evaluate, save, reload and compare
 
 Each imports only from those above it.
