@@ -23,12 +23,15 @@ from toolkit.pipeline.warp import WarpArguments, check_config, warp_stages
 
 
 def main(args: WarpArguments) -> None:
+    from toolkit.models.from_arguments import prompts_or_demo
+
     # Check everything before a model is loaded.
     require_file(args.ppo_config, "--ppo_config")
     train = recipe("ppo").main
     bound = bind(train, ["--config", args.ppo_config])
     check_config(changed(*bound), args.ppo_config)
     model_args, lora, rewards, prompts, config = bound
+    prompts.prompts = prompts_or_demo(model_args, prompts.prompts)
     if args.policy_adapter is not None:
         from toolkit.models.adapters import check_adapter
 
@@ -38,6 +41,7 @@ def main(args: WarpArguments) -> None:
     out = Path(args.output_dir)
     stages = warp_stages(args, train, lora.lora_r, lora.lora_alpha)
     run_stages(stages, out, args.overwrite)
+    config.seed = args.seed  # as each run's was made of it
     write_run(out, "warp", *bound, args)
     wrote(out / "adapter", "policy adapter")
     say_next(

@@ -7,7 +7,8 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from tests.models.conftest import LORA, perturb
+from tests.models.conftest import LORA, perturb, saved
+from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.fast import last_states, use_fast_passes
 from toolkit.models.loading import ValueHead, load_base
@@ -311,3 +312,17 @@ def test_only_the_last_ranks_get_a_gradient(demo_model: str, saved_adapters: Pat
         elif ".lora_B." in name:
             expected[:, :-1] = 0
         assert torch.equal(other.grad, expected), name
+
+
+def test_parts_that_belong_to_no_rank_cannot_stay_or_follow(
+    demo_model: str, tmp_path: Path
+) -> None:
+    dora = saved(demo_model, tmp_path / "dora", use_dora=True)
+    biases = saved(demo_model, tmp_path / "norms", modules_to_save=["norm"])
+    for folder, told, said in (
+        (dora, {"last_ranks": 1}, "lora_magnitude_vector.* does not belong to single ranks"),
+        (biases, {"last_ranks": 1}, "train_last_ranks: .* trains weights besides LoRA"),
+        (biases, {"reference": "moving"}, "reference_ema: .* trains weights besides LoRA"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Roles(load_base(demo_model, "fp32"), None, "trunk", policy_adapter=folder, **told)

@@ -124,4 +124,6 @@ def test_killed_twice_it_ends_to_the_last_bit_as_if_it_had_not_been(
             assert weight.shape[0 if ".lora_A." in name else 1] == 6
     assert json.loads((whole / "adapter" / "adapter_config.json").read_text())["r"] == 8
     assert read_facts(whole / "adapter")["start"] is None  # it can be scaled towards the base
-    assert json.loads((whole / "run.json").read_text())["method"] == "warp"
+    record = json.loads((whole / "run.json").read_text())
+    assert record["method"] == "warp" and record["seed"] == 3
+    assert record["settings"]["prompts"] and record["settings"]["output_dir"] == str(whole)

@@ -190,6 +190,12 @@ class Roles(Actors):
         for name, parameter in self.trainable():
             if not of_adapter(name, POLICY):
                 continue
+            if parameter.ndim != 2:
+                raise InputError(
+                    f"train_last_ranks: {name} of the policy's adapter does not belong to single "
+                    "ranks (DoRA, or a bias of LoRA), so it cannot stay (leave it out)",
+                    "train_last_ranks",
+                )
             # A is (r, in), B is (out, r).
             axis = 0 if ".lora_A." in name or ".lora_embedding_A." in name else 1
             kept = parameter.shape[axis] - ranks
