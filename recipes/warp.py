@@ -7,9 +7,9 @@ In each iteration the PPO runs differ in their seed, and each one's KL is measur
 average of its own policy. What they changed is merged by SLERP, layer by layer; the next iteration
 starts --eta of the way from its start to the merged policy (arXiv 2406.16768). All merges are exact
 (preftune merge makes the same ones). After a kill, the same command continues and gives the same
-result. You should see a line for each run and the angles between the runs' changes. OUTPUT_DIR/
-adapter is the last merged policy; preftune evaluate --contenders warp=OUTPUT_DIR/adapter*0.3,0.6,1
-shows the curve of score against KL on the way to it.
+result. You should see a line for each run and the angles between the runs' changes, and the last
+merged policy in OUTPUT_DIR/adapter. preftune evaluate --contenders
+warp=OUTPUT_DIR/adapter*0.3,0.6,1 shows the curve of score against KL on the way to it.
 """
 
 from toolkit.cli import bind, changed, recipe, run, write_run
