@@ -23,9 +23,9 @@ def test_prompts_are_spread_over_the_data() -> None:
 def test_the_line_says_how_far_the_samples_reach() -> None:
     scores = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
     near, far = estimate_of(scores, 0.5), estimate_of(scores, 5.0)
-    assert near.kl_coef == pytest.approx(1.0, rel=0.1) and "scaled" not in near.line
-    assert far.kl_coef == pytest.approx(1 / math.sqrt(10), rel=0.15)
-    assert "4,096 completions" in far.line and "to 5 it is scaled" in far.line
+    assert near.kl_coef == pytest.approx(1.0, rel=0.1) and "extrapolated" not in near.line
+    assert far.kl_coef == pytest.approx(1 / math.sqrt(10), rel=0.25)
+    assert "4,096 completions" in far.line and "to 5 it is extrapolated" in far.line
 
 
 def test_prompts_with_missing_scores_are_left_out_unless_they_are_most() -> None:

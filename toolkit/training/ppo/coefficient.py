@@ -61,5 +61,5 @@ def _line(found: Coefficient, samples: int, kl_target: float) -> str:
         f"which support it up to {found.supported_kl:.2g} nats"
     )
     if found.supported_kl < 0.99 * kl_target:
-        line += f"; from there to {kl_target:g} it is scaled as for normally distributed scores"
+        line += f"; from there to {kl_target:g} it is extrapolated"
     return line
