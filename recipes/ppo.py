@@ -72,6 +72,16 @@ def main(
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
         check_adapter(args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter")
+    if config.reference_ema is not None and args.policy_adapter and args.reference == "base":
+        raise InputError(
+            "reference: base stays where it is, but reference_ema lets the reference follow the "
+            "policy (leave out one of them)",
+            "reference",
+        )
+    if config.train_last_ranks is not None and args.policy_adapter is None:
+        raise InputError(
+            "train_last_ranks: needs a --policy_adapter, whose other ranks stay", "train_last_ranks"
+        )
     if config.value_init == "reward" and reward_args.reward_adapter is None:
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     args.prompts = prompts_or_demo(model_args, args.prompts)
@@ -113,11 +123,12 @@ def main(
         value=config.value_role,
         reward_adapter=adapters[0] if adapters else None,  # PPOTrainer adds others
         policy_adapter=args.policy_adapter,
-        reference=reference_role(args),
+        reference="moving" if config.reference_ema is not None else reference_role(args),
         value_init=config.value_init,
         value_hidden=config.value_hidden or (),
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
         reading=reading,
+        last_ranks=config.train_last_ranks,
     )
 
     def record() -> None:

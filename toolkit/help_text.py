@@ -32,7 +32,8 @@ OUTPUT = ("output", "output_dir", "overwrite")
 
 # What stands for a value, where the last word of the flag's name says too little.
 VALUES = {
-    "adapter": "FOLDER", "backup": "FILE", "comparisons": "FILE", "config": "FILE",
+    "adapter": "FOLDER", "adapters": "FOLDER", "backup": "FILE", "comparisons": "FILE",
+    "config": "FILE",
     "configs": "FOLDER", "contender": "NAME", "contenders": "NAME=WHAT", "data": "TEXT",
     "evaluation": "FOLDER", "fractions": "NUMBERS", "function": "MODULE:FUNCTION", "gold": "FILE",
     "gpu": "CARD",
@@ -40,7 +41,8 @@ VALUES = {
     "kwargs": "JSON", "labeler": "NAME", "labels": "TEXT", "lexicon": "FILE", "output": "PATH",
     "prompts": "FILE", "reranker": "NAME", "resume": "FOLDER", "reward": "NAME",
     "rewards": "FOLDER", "run": "FOLDER", "runs": "FOLDER", "samples": "FILE", "scores": "FILE",
-    "stages": "NAMES", "store": "FILE", "text": "FILE", "title": "TEXT", "to": "TRACKER",
+    "stages": "NAMES", "start": "FOLDER",
+    "store": "FILE", "text": "FILE", "title": "TEXT", "to": "TRACKER",
     "tokenizer": "PATH", "trainings": "FOLDER",
 }  # fmt: skip
 

@@ -35,13 +35,14 @@ def launch(
 GRPO = ["--algorithm", "grpo"]
 A2C = ["--num_ppo_epochs", "1", "--whiten_advantages", "false", "--entropy_coef", "0.1", "--kl_in",
        "loss", "--value_hidden", "8", "8"]  # fmt: skip
+MOVING = ["--reference_ema", "0.1"]  # the reference follows the policy
 
 
 @pytest.mark.parametrize(
     ("value", "precision", "fsdp", "more"),
-    [("trunk", "fp32", "false", A2C), ("adapter", "fp32", "false", []),
+    [("trunk", "fp32", "false", [*A2C, *MOVING]), ("adapter", "fp32", "false", []),
      ("adapter", "fp32", "false", GRPO), ("adapter", "fp32", "true", []),
-     ("trunk", "4bit", "true", [])],
+     ("trunk", "4bit", "true", MOVING)],
 )  # fmt: skip
 def test_two_processes_make_the_update_that_one_makes(
     root: Path, tmp_path: Path, value: str, precision: str, fsdp: str, more: list[str]

@@ -114,7 +114,7 @@ def _stage(name: str, config: Path, words: list[str]) -> Stage:
     told += method.words
     main = recipe(method.recipe).main
     adapter = output_of(main, told) / method.adapter
-    return Stage(config.stem, method.title, main, told, [adapter], method.resumes)
+    return Stage(config.stem, method.title, main, told, [adapter], method.resumes, method.continues)
 
 
 def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:

@@ -62,7 +62,8 @@ def memory_planner(
             passes.micro_batch,
             passes.rollout_batch,
             reward=rewards,
-            reference_adapter=reference_role(args) == "policy_adapter",
+            reference_adapter=config.reference_ema is not None
+            or reference_role(args) == "policy_adapter",
             bf16=config.bf16,
             checkpointing=passes.checkpointing,
             device=device,

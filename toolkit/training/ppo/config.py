@@ -55,6 +55,7 @@ NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of", "entropy_coef",
     "whiten_advantages", "value_hidden",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "reference_ema", "train_last_ranks",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
     "length_penalty", "regress_length", "reference_samples",
@@ -148,9 +149,11 @@ class PPOConfig(
         "rewards and labelers": ("reference_samples",),
         "KL penalty": (
             "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+            "reference_ema",
         ),
         "training": (
-            "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "total_episodes", "train_last_ranks", "per_device_train_batch_size",
+            "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
             "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
@@ -236,6 +239,17 @@ class PPOConfig(
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
         "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
+    )
+    reference_ema: Annotated[float, Range(above=0, high=1)] | None = flag(
+        None,
+        "Let the reference follow the policy: after each update its LoRA matrices move this share "
+        "of the way to the policy's (0.01 in WARP). The KL is then measured against it, and not "
+        "against the start. By default the reference stays.",
+    )
+    train_last_ranks: Count | None = flag(
+        None,
+        "With --policy_adapter, train only so many last ranks of each of its layers, and leave "
+        "the others as they are (preftune warp adds new ones there). By default all are trained.",
     )
     value: Literal["adapter", "trunk"] = flag(
         "adapter", "Value model: adapter (a LoRA of its own) or trunk (a head on the policy)."
@@ -394,6 +408,12 @@ class PPOConfig(
             raise InputError(
                 "adam_tf_style replaces the optimizer (leave out optim and weight_decay)",
                 "adam_tf_style",
+            )
+        if self.train_last_ranks is not None and self.weight_decay:
+            raise InputError(
+                "train_last_ranks: weight_decay would shrink the ranks that are to stay (leave one "
+                "of them out)",
+                "train_last_ranks",
             )
         self._refuse_what_the_algorithm_leaves_out()
         group = algorithm_of(self).group_size

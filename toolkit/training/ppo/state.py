@@ -35,7 +35,7 @@ class Moving(Protocol):
     """What changes while a run learns; all of it is in a checkpoint.
 
     Attributes:
-        model: the four roles, with what is trained in them.
+        model: the four roles, with what is trained in them, and a reference that follows.
         optimizer, lr_scheduler: for what is trained; the schedule is None if the rate needs no
             state.
         kl: the controller of the KL coefficient.
@@ -130,7 +130,7 @@ class PPOState:
             policy=run.model.policy_facts(),
             reward=run.reward_digest,
             at_start=run.at_start.to_json(),
-            weights={name: _copied(p) for name, p in run.model.trainable()},
+            weights={name: _copied(p) for name, p in run.model.changing()},
             moments=moments,
             torch_random=torch_random_state(),
         )
@@ -149,7 +149,7 @@ class PPOState:
         Raises:
             InputError: the weights belong to another run.
         """
-        weights = dict(run.model.trainable())
+        weights = dict(run.model.changing())
         if self.weights.keys() != weights.keys():
             odd = sorted(self.weights.keys() ^ weights.keys())
             raise InputError(

@@ -175,7 +175,7 @@ class PPOTrainer:
             p for name, p in self.model.trainable() if self.model.of_value(name)
         ]
         self.warms_up = False  # whether the present update trains the value alone
-        self.ranks.same_start(self.parameters)
+        self.ranks.same_start([p for _, p in self.model.changing()])
         if self.ranks.sharded:
             if args.unpack_base:
                 raise InputError(
@@ -251,9 +251,12 @@ class PPOTrainer:
             with self.run_log.clock("optimize"):
                 row |= self.guarded(self.optimize, rollout, credit, lr, row)
 
-            # 5. Adapt the KL coefficient to the KL of this batch, if the policy learns.
+            # 5. Adapt the KL coefficient to the KL of this batch, if the policy learns; a moving
+            # reference follows.
             if math.isfinite(row["objective/kl"]) and not self.warms_up:
                 self.kl.update(row["objective/kl"], self.batch_size)
+            if self.args.reference_ema is not None:
+                self.model.move_reference(self.args.reference_ema)
 
             # 6. Log, with the coefficient that made these rewards; evaluate; save.
             self.finish(update, row, rollout)
