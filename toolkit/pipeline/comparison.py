@@ -10,7 +10,7 @@ from pathlib import Path
 from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage
-from toolkit.training.methods import METHODS, Method
+from toolkit.training.methods import METHODS, Method, method_of
 
 # The stages that make the data, with the titles that are printed above them.
 PREPARATION = {"sample": "Sample completions", "label": "Pick the best of each"}
@@ -114,7 +114,9 @@ def _stage(name: str, config: Path, words: list[str]) -> Stage:
     told += method.words
     main = recipe(method.recipe).main
     adapter = output_of(main, told) / method.adapter
-    return Stage(config.stem, method.title, main, told, [adapter], method.resumes, method.continues)
+    settings = {key: value for part in bind(main, told) for key, value in vars(part).items()}
+    title = (method_of(name, settings) or method).title
+    return Stage(config.stem, title, main, told, [adapter], method.resumes, method.continues)
 
 
 def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:
