@@ -13,7 +13,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.scoring.reward_models import RewardAdapter
-from toolkit.training.ppo.algorithms import algorithm_of
+from toolkit.training.ppo.algorithms import PPO, algorithm_of
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.inputs import (
     as_eval_prompts,
@@ -21,6 +21,8 @@ from toolkit.training.ppo.inputs import (
     as_rewards,
     check_actors,
     digest_of,
+    identity_of,
+    own_algorithm,
 )
 
 
@@ -106,6 +108,33 @@ def test_rewards_that_cannot_be_summed_are_refused(
     actors: Any = Parts(has_reward=False)
     with pytest.raises(InputError, match=message):
         as_rewards(reward, weights, actors)
+
+
+def own(**told: Any) -> PPO:
+    constants = {"gamma": 1.0, "lam": 0.95, "cliprange": 0.2, "cliprange_value": 0.2}
+    return PPO(**{"whiten_rewards": True, "vf_coef": 0.1} | constants | told)
+
+
+def test_an_own_algorithm_is_known_by_its_class_and_all_that_it_holds() -> None:
+    assert identity_of(own()) == identity_of(own())
+    assert identity_of(own()) != identity_of(own(lam=1.0))
+    assert identity_of(own()).startswith("toolkit.training.ppo.algorithms:PPO {")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "flags", "message"),
+    [
+        (own(), {"algorithm": "group_relative"}, "both group_relative and an own PPO are given"),
+        (own(group_size=3), {}, "PPO has groups of 3, which do not divide the batch of 64"),
+        (own(statistics=("policy",)), {}, "PPO's statistics lack 'ratio'"),
+        (own(gamma=torch.ones(2)), {}, "PPO holds what a run cannot note"),
+    ],
+)
+def test_an_own_algorithm_that_cannot_be_run_or_resumed_is_refused(
+    algorithm: PPO, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        own_algorithm(algorithm, PPOConfig(use_cpu=True, **flags))
 
 
 def test_whole_models_are_no_roles_and_the_message_says_what_takes_them(tmp_path: Path) -> None:
