@@ -4,10 +4,11 @@
 
 This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
 sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preftune preference),
-rloo*.yaml, ppo*.yaml. Then it runs evaluate.yaml on all trained policies and on the contenders
-named there, such as best-of-n, and writes a report. After a kill, the same command continues and
-skips finished stages. You should see a line and a progress bar for each stage, then tables, and
-OUTPUT_DIR/report/report.html with the frontier of score against KL.
+rloo*.yaml, grpo*.yaml (both by TRL), ppo*.yaml. A config that names another's adapter
+(policy_adapter, start_adapter) runs after it. Then it runs evaluate.yaml on all trained policies
+and on the contenders named there, such as best-of-n, and writes a report. After a kill, the same
+command continues and skips finished stages. You should see a line and a progress bar for each
+stage, then tables, and OUTPUT_DIR/report/report.html with the frontier of score against KL.
 """
 
 from toolkit.cli import run
@@ -20,7 +21,7 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.embedded import embedded
 from toolkit.flags import flag
 from toolkit.next_step import say_open
-from toolkit.pipeline.comparison import PREPARATION, last_stages, stages_of
+from toolkit.pipeline.comparison import PREPARATION, check_inputs, last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
 from toolkit.training.methods import METHODS
 
@@ -41,6 +42,7 @@ def main(args: CompareArguments) -> dict[str, Any]:
     configs = Path(args.configs)
     out = Path(args.output_dir or f"outputs/{configs.name}")
     stages = stages_of(configs, [name.strip() for name in args.stages.split(",")], {})
+    check_inputs(stages)
     stages += last_stages(configs, stages, out, [], "Methods compared")
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")

@@ -42,7 +42,7 @@ def main(
     import torch
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
-    from toolkit.models.adapters import check_adapter
+    from toolkit.models.adapters import check_adapter, other_start
     from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
         base_of,
@@ -76,7 +76,10 @@ def main(
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
-    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+    notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
+    if reward_args.reward_adapter is not None:
+        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for line in notes:
         print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
     if reading is not None:

@@ -4,10 +4,12 @@
 
 This checks every row, splits rows by prompt, and trains a LoRA adapter with a scalar head by TRL's
 RewardTrainer. It scales the scores to mean 0 and standard deviation 1 on new samples of the
-reference, so that kl_coef means the same for every reward model. OUTPUT_DIR/adapter holds the
-adapter (another process checks that plain peft loads it), toolkit.json with gain and bias, and
-metrics.json. Beside it are held_out.jsonl and run.json, which preftune reward-report reads. You
-should see the loss fall from ln K, and a held-out accuracy whose interval is above chance.
+reference, so that kl_coef means the same for every reward model. With --start_adapter the reward
+model starts as a copy of a policy adapter, and its scores are scaled on that adapter's samples.
+OUTPUT_DIR/adapter holds the adapter (another process checks that plain peft loads it), toolkit.json
+with gain and bias, and metrics.json. Beside it are held_out.jsonl and run.json, which preftune
+reward-report reads. You should see the loss fall from ln K, and a held-out accuracy whose interval
+is above chance.
 """
 
 from toolkit.cli import run, write_run
@@ -17,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.arguments.comparisons import ComparisonArguments
-from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.lora import StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
-from toolkit.flags import Count, flag
+from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.terminal import counted
 from toolkit.training.reward.config import BestOfKConfig
@@ -32,10 +34,14 @@ from toolkit.training.reward.config import BestOfKConfig
 if TYPE_CHECKING:
     from toolkit.scoring.accuracy import RewardMetrics
 
+START = "starting_policy"  # the name of the adapter to start from, among the roles
+
 
 @dataclass
 class RewardModelArguments(OverwriteArguments):
-    normalize_samples: int = flag(512, "Reference samples to normalize scores; 0 for none.")
+    normalize_samples: int = flag(
+        512, "Reference samples (or those of --start_adapter) to normalize scores; 0 for none."
+    )
     normalize_truncated: bool = flag(
         False, "Apply the truncation rule to the samples that normalize (the paper did not)."
     )
@@ -43,6 +49,11 @@ class RewardModelArguments(OverwriteArguments):
         "none",
         "Token put at the end of every text before it is scored: none, eos, or a token. PPO and "
         "the other recipes then add it too.",
+    )
+    head_seed: Seed | None = flag(
+        None,
+        "Seed of the score head's first weights; by default --seed. Reward models that preftune "
+        "merge is to average need the same one.",
     )
     check_reload: bool = flag(True, "Load the result in a clean process and compare scores.")
     batch_size: Count = flag(
@@ -58,7 +69,7 @@ class RewardModelArguments(OverwriteArguments):
 
 def main(
     model_args: ModelArguments,
-    lora: LoraArguments,
+    lora: StartedLoraArguments,
     sampling: SamplingArguments,
     data_args: ComparisonArguments,
     args: RewardModelArguments,
@@ -68,18 +79,20 @@ def main(
 
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.data.tokens import token_id
-    from toolkit.models.adapters import absolute_if_local
+    from toolkit.models.actors import REFERENCE
+    from toolkit.models.adapters import absolute_if_local, lora_config_like
     from toolkit.models.from_arguments import (
         base_of,
+        check_reward_start,
         longest_text,
         lora_of,
         tokenizer_of,
         verify_scores,
     )
-    from toolkit.models.reading import reading_of
+    from toolkit.models.reading import other_rendering, reading_of
     from toolkit.models.reload import plain_scores
     from toolkit.models.roles import Roles
-    from toolkit.models.toolkit_json import write_facts
+    from toolkit.models.toolkit_json import start_of, write_facts
     from toolkit.scoring.accuracy import best_of_k_accuracy, judge
     from toolkit.training.from_arguments import rule_of
     from toolkit.training.reward.data import prepare
@@ -88,7 +101,9 @@ def main(
 
     # Check all data before a model is loaded.
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
-    tokenizer, name = tokenizer_of(model_args), model_args.model_name_or_path
+    name, start = model_args.model_name_or_path, lora.start_adapter
+    tokenizer = tokenizer_of(model_args, start)
+    check_reward_start(lora, model_args)
     rule = rule_of(sampling, tokenizer)
     longest = longest_text(model_args, config.max_length)
     room = min(sampling.max_prompt_length, longest - rule.response_length)
@@ -96,17 +111,21 @@ def main(
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = encoder_of(data_args, tokenizer, longest)
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
+    for line in other_rendering(start, data.prompts, "--start_adapter"):
+        print(f"note: {line}")
     print(json_text(data.facts, indent=2))
 
     # Load the model and make the trainer.
+    head_seed = config.seed if args.head_seed is None else args.head_seed
     trainer = BestOfKTrainer(
-        base_of(model_args, score_head=True, seed=config.seed),
+        base_of(model_args, score_head=True, seed=head_seed),
         config,
         tokenizer,
         data.train,
         data.held_out,
-        lora_of(lora, "SEQ_CLS"),
+        lora_of(lora, "SEQ_CLS") if start is None else lora_config_like(start, "SEQ_CLS"),
         data.collator(),
+        start,
     )
     print(preflight(trainer))
     print(
@@ -138,11 +157,15 @@ def main(
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
             **encoder.rendering(),
+            "head_seed": head_seed,
+            **start_of(start),  # by which PPO knows whose samples have mean 0 and std 1
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(
             base_of(model_args), reward_adapter=folder, reading=reading_of(folder, tokenizer)
         )
+        if start is not None:
+            roles.add_policy(START, start)
         roles.keep_only(tokenizer)
         scores = score_candidates(  # raw, as trained
             roles, data.held_out, data.pad_id, args.batch_size
@@ -159,6 +182,7 @@ def main(
             config.seed,
             whole=not args.normalize_truncated,
             batch_size=args.batch_size,
+            role=REFERENCE if start is None else START,
         )
         write_facts(folder, name, precision=model_args.precision, **reads, **facts)
         metrics.write(folder / "metrics.json")
@@ -188,6 +212,7 @@ def main(
         "ppo",
         *told,
         reward_adapter=str(out / "adapter"),
+        policy_adapter=start,
         prompts=None if is_demo(model_args) else data_args.comparisons,
         output_dir=beside(out, "ppo"),
     )

@@ -176,6 +176,7 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
         "ppo",
         *told,
         reward_adapter=str(adapter),
+        policy_adapter=record.arguments.get("start_adapter"),
         prompts=None if demo else data_args.comparisons,
         output_dir=beside(source, "ppo"),
     )

@@ -1,14 +1,17 @@
-"""Tune the policy with TRL's RLOO against the rewards that preftune ppo takes.
+"""Tune the policy with TRL's RLOO or GRPO against the rewards that preftune ppo takes.
 
     preftune rloo --reward_adapter outputs/reward/adapter
+    preftune rloo --method grpo --reward_adapter outputs/reward/adapter
 
-RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
-its prompt. Prompts, rewards, sampling and truncation are those of preftune ppo, and --beta is the
-fixed weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
---policy_adapter. A reward adapter needs the memory of a second base, because TRL's model does not
-share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and metrics.json. You
-should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both on held-out prompts
-at the end.
+Neither has a value model. The baseline of a completion is the mean reward of the other completions
+of its prompt (of all its completions, for GRPO). preftune ppo --algorithm rloo or grpo learns by
+the same losses with a KL that is held at a target, and can be resumed; these are TRL's own
+trainers, to compare with. Prompts, rewards, sampling and truncation are those of preftune ppo, and
+--beta is the fixed weight of the KL penalty. The reference is the base with the adapter off, or a
+frozen copy of --policy_adapter. A reward adapter needs the memory of a second base, because TRL's
+model does not share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and
+metrics.json. You should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both
+on held-out prompts at the end.
 """
 
 from toolkit.cli import run, write_run
@@ -38,6 +41,7 @@ def main(
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.data.prompts import Prompts
+    from toolkit.models.adapters import other_start
     from toolkit.models.from_arguments import (
         base_of,
         check_length,
@@ -80,7 +84,10 @@ def main(
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
-    for line in other_rendering(args.policy_adapter, prompts, "--policy_adapter"):
+    notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
+    if reward_args.reward_adapter is not None:
+        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for line in notes:
         print(f"note: {line}")
     check_length(model_args, prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
@@ -107,10 +114,11 @@ def main(
         model_args.precision,
         prompts[:8],
         prompts.rendering(),
+        args.policy_adapter,
     )
     write_run(
         out,
-        "rloo",
+        config.method,
         model_args,
         lora,
         reward_args,

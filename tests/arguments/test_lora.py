@@ -5,7 +5,12 @@ import dataclasses
 import pytest
 from trl import ModelConfig
 
-from toolkit.arguments.lora import LoraArguments, PolicyArguments, StartArguments
+from toolkit.arguments.lora import (
+    LoraArguments,
+    PolicyArguments,
+    StartArguments,
+    StartedLoraArguments,
+)
 from toolkit.errors import InputError
 
 
@@ -33,3 +38,12 @@ def test_a_rank_of_0_is_refused_and_a_rank_of_1_is_taken() -> None:
 
 def test_a_policy_starts_from_the_base_and_texts_end_as_the_model_says_by_default() -> None:
     assert PolicyArguments().policy_adapter is None and StartArguments().stop_token is None
+
+
+def test_an_adapter_that_may_be_a_copy_knows_which_of_its_flags_were_given() -> None:
+    plain = StartedLoraArguments()
+    assert (plain.lora_r, plain.lora_alpha, plain.lora_target_modules) == (16, 32, "all-linear")
+    assert plain.given_defaults == set()
+    assert StartedLoraArguments(lora_r=16, lora_alpha=8).given_defaults == {"lora_r", "lora_alpha"}
+    with pytest.raises(InputError, match="lora_r is 0, but must be at least 1"):
+        StartedLoraArguments(lora_r=0)

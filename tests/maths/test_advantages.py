@@ -1,10 +1,10 @@
-"""O7: GAE."""
+"""GAE, and baselines from siblings."""
 
 import numpy as np
 import pytest
 import torch
 
-from toolkit.maths.advantages import gae, leave_one_out
+from toolkit.maths.advantages import gae, group_moments, leave_one_out
 from toolkit.maths.masking import whiten
 
 VALUES = torch.tensor([[0.5, 0.4, 0.3]], dtype=torch.float64)
@@ -106,3 +106,19 @@ def test_what_has_no_score_is_nobodys_sibling() -> None:
     baseline = leave_one_out(totals, scored, 3)
     np.testing.assert_allclose(baseline[:3], [3.0, 2.0, 1.0])
     np.testing.assert_allclose(baseline[3:], [0.0, 5.0, 5.0])
+
+
+def test_a_groups_mean_and_sample_deviation_are_numpys() -> None:
+    totals = torch.randn(12, generator=torch.Generator().manual_seed(0)).double()
+    mean, deviation = group_moments(totals, torch.ones(12, dtype=torch.bool), 4)
+    groups = totals.numpy().reshape(3, 4)
+    np.testing.assert_allclose(mean, groups.mean(1).repeat(4), atol=1e-12)
+    np.testing.assert_allclose(deviation, groups.std(1, ddof=1).repeat(4), atol=1e-12)
+
+
+def test_a_groups_moments_leave_out_what_has_no_score() -> None:
+    totals = torch.tensor([1.0, 9.0, 3.0, 5.0, 7.0, 7.0, 8.0, 8.0, 8.0])
+    scored = torch.tensor([True, False, True, True, False, False, False, False, False])
+    mean, deviation = group_moments(totals, scored, 3)
+    np.testing.assert_allclose(mean, [2, 2, 2, 5, 5, 5, 0, 0, 0])
+    np.testing.assert_allclose(deviation, [2**0.5] * 3 + [0.0] * 6, atol=1e-6)

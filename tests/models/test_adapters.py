@@ -13,7 +13,16 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tests.models.conftest import IDS, KINDS, MASK, by_roles, plain, saved
 from toolkit.errors import InputError
-from toolkit.models.adapters import Parts, check_adapter, check_for_trl
+from toolkit.models.adapters import (
+    Parts,
+    adapter_digest,
+    check_adapter,
+    check_copyable,
+    check_for_trl,
+    copy_lora,
+    lora_config_like,
+    other_start,
+)
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
@@ -421,3 +430,93 @@ def test_lora_on_the_parameters_of_experts_is_held(demo_model: str, tmp_path: Pa
     roles = Roles(load_base(base, "fp32"), policy_adapter=folder, value="adapter")
     torch.testing.assert_close(by_roles(roles, "policy"), plain(base, folder), rtol=0, atol=1e-4)
     torch.testing.assert_close(by_roles(roles, "reference"), plain(base, None), rtol=0, atol=1e-4)
+
+
+NOT_COPIED = {
+    "embedding and head": "modules trained whole",
+    "head alone": "modules trained whole",
+    "norms": "modules trained whole",
+    "biases": "biases",
+    "rows of the embedding": "rows of the embedding",
+    "LoRA on the head": "copies of embedding or head",
+    "LoRA on the embedding": "copies of embedding or head",
+    "an embedding that ties the head": "modules trained whole",
+    "rank-stabilized LoRA on the head": "copies of embedding or head",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reward_model_starts_as_an_exact_copy_of_a_policy_adapter_or_it_is_refused(
+    kind: str, untied: str, tmp_path: Path
+) -> None:
+    """Plain peft on the language model says what the states of the classifier's trunk must be."""
+    folder = saved(untied, tmp_path / "adapter", **KINDS[kind])
+    if kind in NOT_COPIED:
+        with pytest.raises(InputError, match=f"--start_adapter: .*{NOT_COPIED[kind]}"):
+            check_copyable(folder, "--start_adapter")
+        return
+    check_copyable(folder, "--start_adapter")
+    model: Any = get_peft_model(
+        load_base(untied, "fp32", score_head=True), lora_config_like(folder, "SEQ_CLS")
+    )
+    model.config.pad_token_id = 0
+    policy: Any = AutoModelForCausalLM.from_pretrained(untied)
+    with torch.no_grad():
+        before = model(IDS, output_hidden_states=True).hidden_states[-1]
+        copy_lora(model, folder)
+        copied = model.eval()(IDS, output_hidden_states=True).hidden_states[-1]
+        policy = PeftModel.from_pretrained(policy, str(folder)).eval()
+        theirs = policy(IDS, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(copied, theirs, rtol=0, atol=1e-5)
+    assert (before - theirs).abs().max() > 1e-2
+    assert any(p.requires_grad and "score" in n for n, p in model.named_parameters())
+
+
+def test_lora_on_a_head_that_peft_did_not_copy_is_no_start_either(
+    untied: str, tmp_path: Path
+) -> None:
+    folder = saved(untied, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
+    kept = {
+        k: v for k, v in load_file(folder / "adapter_model.safetensors").items() if ".lora_" in k
+    }
+    save_file(kept, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="LoRA on the output head, which a reward model lacks"):
+        check_copyable(folder, "--start_adapter")
+
+
+def test_a_copy_that_would_leave_something_out_is_refused(untied: str, tmp_path: Path) -> None:
+    folder = saved(untied, tmp_path / "adapter")
+    fewer = lora_config_like(folder, "SEQ_CLS")
+    fewer.target_modules = {"q_proj"}
+    model = get_peft_model(load_base(untied, "fp32", score_head=True), fewer)
+    with pytest.raises(InputError, match="cannot start as an exact copy .*v_proj.lora_A"):
+        copy_lora(model, folder)
+
+
+def test_an_adapter_is_known_by_its_weights_alone(tmp_path: Path) -> None:
+    """SHA-256 of "abc", from FIPS 180-2, appendix B.1."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
+    before = adapter_digest(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert before == adapter_digest(tmp_path) == "ba7816bf8f01cfea"
+
+
+def test_scores_that_were_normalized_on_another_start_are_said(tmp_path: Path) -> None:
+    reward, sft, other = tmp_path / "reward", tmp_path / "sft", tmp_path / "other"
+    for folder in (sft, other):
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(folder.name.encode())
+    reward.mkdir()
+
+    def noted(policy: Path | None, **facts: object) -> str:
+        (reward / "toolkit.json").write_text(json.dumps(facts))
+        return " ".join(other_start(reward, policy))
+
+    on_sft: dict[str, object] = {"samples": 512, "start": adapter_digest(sft)}
+    assert not noted(None, samples=512) and not noted(sft, **on_sft)
+    assert not noted(sft) and not noted(None, samples=0, start=adapter_digest(sft))
+    assert "samples of the base, but the policy starts as" in noted(sft, samples=512)
+    assert f"--start_adapter {sft}" in noted(sft, samples=512)
+    assert "--start_adapter" in noted(other, **on_sft)
+    assert "starts as the base" in noted(None, **on_sft)

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.arguments.lora import LoraArguments
+from tests.models.conftest import saved
+from toolkit.arguments.lora import LoraArguments, StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.models.from_arguments import (
     check_length,
     check_lora_for_trl,
+    check_reward_start,
     longest_text,
     lora_of,
     prompts_or_demo,
@@ -73,3 +75,21 @@ def test_the_tokenizer_beside_an_adapter_is_taken_and_said(
     tokenizer.save_pretrained(tmp_path)
     tokenizer_of(args, str(tmp_path))
     assert f"tokenizer: from {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_reward_model_takes_rank_scale_and_layers_from_its_start(
+    demo_model: str, tmp_path: Path
+) -> None:
+    folder = str(saved(demo_model, tmp_path / "adapter"))
+    model = ModelArguments(demo_model)
+    lora = StartedLoraArguments(start_adapter=folder, lora_target_modules="v_proj, q_proj")
+    check_reward_start(lora, model)
+    assert (lora.lora_r, lora.lora_alpha, lora.lora_target_modules) == (4, 8, "q_proj,v_proj")
+    check_reward_start(StartedLoraArguments(), model)  # nothing to start from
+
+    for name, value in {"lora_r": 16, "lora_alpha": 32, "lora_target_modules": "q_proj"}.items():
+        with pytest.raises(
+            InputError, match=f"{name} is {value}, but .*leave {name} out"
+        ) as caught:
+            check_reward_start(StartedLoraArguments(start_adapter=folder, **{name: value}), model)
+        assert caught.value.field == name

@@ -9,6 +9,7 @@ from toolkit.cli import bind
 from toolkit.errors import InputError
 from toolkit.pipeline.comparison import (
     PREPARATION,
+    check_inputs,
     last_stages,
     output_of,
     ppo_stage,
@@ -56,9 +57,35 @@ def test_several_configs_of_one_kind_are_several_stages() -> None:
         "ppo-kl2.5",
         "ppo-kl4",
         "ppo-kl7.5",
+        "ppo-sft",
         "ppo",
     ]
-    assert len({s.made[0] for s in stages}) == 6
+    assert len({s.made[0] for s in stages}) == 7
+
+
+def test_supervised_then_ppo_comes_after_the_adapter_that_it_starts_from() -> None:
+    """METHODS has reward models before SFT; one that starts from SFT's adapter waits for it."""
+    names = ["reward", "sft", "dpo", "ppo"]
+    stages = stages_of(Path("recipes/configs/tinystories"), names, {})
+    assert [s.name for s in stages][:4] == ["reward", "sft", "reward-sft", "dpo-beta1"]
+    assert [s.name for s in stages][-2:] == ["ppo-sft", "ppo"]
+    check_inputs(stages)
+    with pytest.raises(InputError, match="reward-sft: start_adapter: .*sft/adapter does not exist"):
+        check_inputs([s for s in stages if s.name != "sft"])
+    evaluation, page = last_stages(Path("recipes/configs/tinystories"), stages, Path("o"), [], "T")
+    told = bind(evaluation.main, evaluation.words)[-1].contenders
+    assert "ppo-sft=outputs/tinystories/ppo-sft/adapters/policy" in told
+    rewards = bind(page.main, page.words)[0].rewards
+    assert rewards == [f"{r}=outputs/tinystories/{r}" for r in ("reward", "reward-sft")]
+
+
+def test_stages_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    for name, other in (("sft-a", "b"), ("sft-b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"output_dir: {tmp_path / name}\npolicy_adapter: {tmp_path / f'sft-{other}/adapter'}\n"
+        )
+    with pytest.raises(InputError, match="no order can be kept, since each of sft-a, sft-b reads"):
+        stages_of(tmp_path, ALL, {})
 
 
 def test_a_method_of_preference_py_is_trained_by_its_row(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from toolkit.data.files import write_jsonl
-from toolkit.pipeline.samples import adapter_digest, draw_prompts, with_sides
+from toolkit.pipeline.samples import draw_prompts, with_sides
 
 SIDES = ["reference", "reference", "policy", "policy"]
 
@@ -25,11 +25,3 @@ def test_validation_items_have_two_of_each_side() -> None:
     rows = with_sides(policy, [{"prompt": "b", "completions": ["x", "y"]}])
     assert rows[0] == policy[0] and rows[2] == policy[2]
     assert rows[1]["completions"] == ["x", "y", "b0", "b1"] and rows[1]["sides"] == SIDES
-
-
-def test_an_adapter_is_known_by_its_weights_alone(tmp_path: Path) -> None:
-    """SHA-256 of "abc", from FIPS 180-2, appendix B.1."""
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
-    before = adapter_digest(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert before == adapter_digest(tmp_path) == "ba7816bf8f01cfea"

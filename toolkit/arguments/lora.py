@@ -1,7 +1,8 @@
 """The flags of the adapter that is trained, and of the one it starts from."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.errors import InputError
@@ -24,6 +25,41 @@ class LoraArguments(Flags):
         super().__post_init__()
         if not self.lora_target_modules.strip(" ,"):
             raise InputError("lora_target_modules is empty", "lora_target_modules")
+
+
+@dataclass
+class StartedLoraArguments(LoraArguments):
+    """The adapter that is trained, if it may start as a copy of another one.
+
+    Attributes:
+        given_defaults: the LoRA flags that were given; the start may not contradict them.
+    """
+
+    lora_r: Count = flag(
+        cast(int, None), "Rank of the adapter: 16 unless given, or that of --start_adapter."
+    )
+    lora_alpha: Annotated[int, Range(above=0)] = flag(
+        cast(int, None),
+        "Scale: an adapter adds alpha/r * B A. 32 unless given, or that of --start_adapter.",
+    )
+    lora_target_modules: str = flag(
+        cast(str, None),
+        "Layers that get an adapter: all-linear, or names joined by commas. all-linear unless "
+        "given, or those of --start_adapter.",
+    )
+    start_adapter: str | None = flag(
+        None,
+        "Policy adapter that the reward model starts from as a copy (that of preftune sft, say). "
+        "The scores are then normalized on its samples, so give preftune ppo the same adapter as "
+        "--policy_adapter.",
+    )
+
+    def __post_init__(self) -> None:
+        plain = {f.name: f.default for f in dataclasses.fields(LoraArguments)}
+        self.given_defaults = {name for name in plain if getattr(self, name) is not None}
+        for name in plain.keys() - self.given_defaults:
+            setattr(self, name, plain[name])
+        super().__post_init__()
 
 
 @dataclass

@@ -27,7 +27,7 @@ from toolkit.evaluation.tables import (
 )
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.training.log_rows import LoggedUpdate
-from toolkit.training.methods import METHODS
+from toolkit.training.methods import method_of
 
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -169,7 +169,7 @@ def _identity(run: Row) -> list[tuple[str, str]]:
         return []
     settings = run.get("settings", {})
     versions = run.get("versions", {})
-    method = METHODS.get(run.get("method", ""))
+    method = method_of(run.get("method"), settings)
     return [
         ("method", "not known" if method is None else method.source),
         ("commit", run.get("git") or "not known"),

@@ -92,6 +92,8 @@ def _toolkit_json(adapter: TrainedAdapter) -> Json:
     sent = _without_text(before) | {"precision": adapter.precision}
     if before.get("chat_template_kwargs"):
         sent["chat_template_kwargs"] = before["chat_template_kwargs"]
+    if before.get("start"):
+        sent["start"] = before["start"]
     if adapter.kind == "reward":
         sent["ends_with"] = adapter.ends_with or None
         sent["whole_turns"] = bool(sent.get("whole_turns")) or not adapter.trained_here

@@ -22,7 +22,7 @@ from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.fast import Read, flash_attends, padding_on_the_right
 from toolkit.models.generation import Step
-from toolkit.models.peft_wrappers import filler, head_weights
+from toolkit.models.peft_wrappers import filler, head_weights, of_adapter
 from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
 from toolkit.models.static_decoding import Masks
@@ -130,6 +130,11 @@ class Actors(nn.Module):
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that PPO trains."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    @staticmethod
+    def of_value(name: str) -> bool:
+        """Whether a parameter belongs to the value alone: its adapter, its model or its head."""
+        return of_adapter(name, VALUE) or name.startswith(("value_head.", "value_model."))
 
     @contextmanager
     def precision(self) -> Iterator[None]:

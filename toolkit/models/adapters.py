@@ -44,7 +44,7 @@ from toolkit.models.peft_wrappers import (
     of_adapter,
     tie_copies,
 )
-from toolkit.models.toolkit_json import read_facts
+from toolkit.models.toolkit_json import adapter_digest, read_facts
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
@@ -109,6 +109,112 @@ def plain_adapter(model: nn.Module, folder: str | Path, is_trainable: bool = Fal
         raise InputError(f"{folder}: peft cannot load the adapter: {reason[:300]}") from None
     before.check(folder)
     return made
+
+
+def check_copyable(folder: str | Path, what: str) -> None:
+    """Raise InputError unless a reward adapter can start as an exact copy of this policy adapter.
+
+    A reward adapter is LoRA on the trunk, and a head. What else a policy adapter may hold has no
+    place there.
+
+    Args:
+        folder: the adapter's, which has passed ``check_adapter``.
+        what: the argument that names the folder.
+    """
+    parts, _ = _header(Path(folder))
+    cure = MERGE.format(folder=folder)
+    if beside := parts.beside_lora():
+        raise InputError(
+            f"{what}: {folder}: besides LoRA it has {beside}, which a reward model cannot copy "
+            f"({cure}, and start from the merged model)"
+        )
+    if any(f".{name}." in key for key in parts.lora for name in LANGUAGE_HEADS):
+        raise InputError(
+            f"{what}: {folder}: it has LoRA on the output head, which a reward model lacks "
+            f"({cure}, and start from the merged model)"
+        )
+
+
+def lora_config_like(folder: str | Path, task_type: str) -> LoraConfig:
+    """Configure LoRA of the shape of a saved adapter's, for its copy, without dropout.
+
+    Args:
+        folder: the adapter's.
+        task_type: "CAUSAL_LM" or "SEQ_CLS", of the copy.
+    """
+    config = lora_config_of(read_config(folder, "adapter"))
+    config.task_type, config.inference_mode, config.lora_dropout = task_type, False, 0.0
+    config.init_lora_weights = True  # all weights come from the file
+    config.base_model_name_or_path = None  # peft would warn that the base has another name
+    return config
+
+
+def copy_lora(model: nn.Module, folder: str | Path, name: str = "default") -> None:
+    """Set the LoRA weights of an adapter on the model to those of a saved adapter.
+
+    Args:
+        model: peft's model, with an adapter made by ``lora_config_like``.
+        folder: the saved adapter's, which has passed ``check_copyable``.
+        name: of the adapter on the model.
+
+    Raises:
+        InputError: the copy would differ from the file.
+    """
+    state = load_file(Path(folder) / WEIGHTS)
+    check_tensors(state.items(), f"{Path(folder) / WEIGHTS}")
+
+    def held() -> dict[str, Tensor]:
+        return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+
+    try:  # peft wants the new score head as well
+        set_peft_model_state_dict(model, held() | state, adapter_name=name)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: the adapter does not fit the base: {reason[:200]}") from None
+
+    copied = {key: tensor for key, tensor in held().items() if ".lora_" in key}
+    odd = sorted(copied.keys() ^ state.keys())
+    odd += [
+        key
+        for key in copied.keys() & state.keys()
+        if not torch.equal(copied[key].cpu(), state[key].to(copied[key].dtype))
+    ]
+    if odd:
+        raise InputError(
+            f"{folder}: the reward model cannot start as an exact copy of it: {len(odd)} weights "
+            f"differ, for example {odd[0]} ({MERGE.format(folder=folder)}, and start from the "
+            "merged model)"
+        )
+
+
+def other_start(reward_adapter: str | Path, policy_adapter: str | Path | None) -> list[str]:
+    """Return a line if a reward adapter was normalized on samples of another start.
+
+    Its scores then do not have mean 0 and standard deviation 1 where the policy starts, so one
+    ``kl_coef`` does not mean the same as elsewhere.
+
+    Args:
+        reward_adapter: its folder, where toolkit.json records the digest of the adapter whose
+            samples it was normalized on.
+        policy_adapter: what the policy starts from; None for the base.
+    """
+    facts = read_facts(reward_adapter)
+    if not facts.get("samples"):  # not normalized, or not by this toolkit
+        return []
+    then, now = facts.get("start"), None
+    if policy_adapter is not None:
+        now = adapter_digest(policy_adapter)
+    if then == now:
+        return []
+    whose = "the base" if then is None else "the policy adapter that it started from"
+    begins = "the base" if now is None else str(policy_adapter)
+    cure = "give the policy that adapter by --policy_adapter"
+    if policy_adapter is not None:
+        cure = f"train the reward model with --start_adapter {policy_adapter}"
+    return [
+        f"the reward adapter was normalized on samples of {whose}, but the policy starts as "
+        f"{begins}: scores do not begin at mean 0 and standard deviation 1 ({cure})"
+    ]
 
 
 def check_round_trip(model: nn.Module, name: str) -> None:

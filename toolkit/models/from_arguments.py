@@ -6,12 +6,13 @@ from typing import Literal
 from peft import LoraConfig
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.arguments.lora import LoraArguments
+from toolkit.arguments.lora import LoraArguments, StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import DEMO_PROMPTS, PromptArguments
 from toolkit.embedded import is_embedded_model
 from toolkit.errors import InputError
-from toolkit.models.adapters import check_adapter, check_for_trl, lora_config
+from toolkit.models.adapter_config import read_config
+from toolkit.models.adapters import check_adapter, check_copyable, check_for_trl, lora_config
 from toolkit.models.base_config import check_context, context_length
 from toolkit.models.families import LANGUAGE_HEADS
 from toolkit.models.loading import check_base, load_base, load_config, load_tokenizer, way_to_load
@@ -159,6 +160,48 @@ def check_start(
     base, what = args.model_name_or_path, "--policy_adapter"
     check_adapter(policy_adapter, base, "CAUSAL_LM", what, args.precision)
     check_for_trl(policy_adapter, base, what, copied, head)
+
+
+def check_reward_start(lora: StartedLoraArguments, args: ModelArguments) -> None:
+    """Check the adapter that a reward model starts from, and take rank, scale and layers from it.
+
+    Args:
+        lora: its flags become those of the adapter; without ``start_adapter`` nothing happens.
+        args: the base.
+
+    Raises:
+        InputError: the adapter does not fit the base, cannot be copied exactly, or a flag
+            contradicts it.
+    """
+    folder, what = lora.start_adapter, "--start_adapter"
+    if folder is None:
+        return
+    check_adapter(folder, args.model_name_or_path, "CAUSAL_LM", what, args.precision)
+    check_copyable(folder, what)
+
+    config = read_config(folder, what)
+    targets = config.get("target_modules") or []
+    own: dict[str, object] = {
+        "lora_r": config.get("r", 8),
+        "lora_alpha": config.get("lora_alpha", 8),
+        "lora_target_modules": targets if isinstance(targets, str) else ",".join(sorted(targets)),
+    }
+    for name, value in own.items():
+        given = getattr(lora, name)
+        if name in lora.given_defaults and _named(given) != _named(value):
+            raise InputError(
+                f"{name} is {given}, but {folder}, of which the reward model starts as a copy, has "
+                f"{value} (leave {name} out)",
+                name,
+            )
+        setattr(lora, name, value)
+
+
+def _named(value: object) -> object:
+    """The layers that a text names, in any order; another value as it is."""
+    if not isinstance(value, str):
+        return value
+    return sorted(name.strip() for name in value.split(",") if name.strip())
 
 
 def reference_role(args: PromptArguments) -> Literal["policy_adapter", "base"]:

@@ -51,7 +51,7 @@ from toolkit.models.peft_wrappers import (
 )
 from toolkit.models.reading import Reading
 from toolkit.models.self_checks import check_passes
-from toolkit.models.toolkit_json import read_facts, write_facts
+from toolkit.models.toolkit_json import read_facts, start_of, write_facts
 
 
 class Roles(Actors):
@@ -113,11 +113,13 @@ class Roles(Actors):
         self.model: Any = base  # peft's model from the first adapter on
         self.overrides = Overrides()
         self.policy_bias = "none"
+        self.start = start_of(None)
         self.value_head: Fp32Head | None = None
         self.reward_head: Fp32Head | None = None
 
         if policy_adapter is not None:
             self._add(policy_adapter, POLICY)
+            self.start = start_of(policy_adapter)
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")
@@ -346,7 +348,7 @@ class Roles(Actors):
 
         Returns:
             config: the content of ``adapter_config.json``; overrides: the keys of those weights, in
-            order; frozen: the ones among them that are not trained.
+            order; frozen: the ones among them that are not trained; start: as in toolkit.json.
         """
         config = self.model.peft_config[POLICY].to_dict() | {"bias": self.policy_bias}
         keys = self.overrides.keys.get(POLICY, [])
@@ -355,6 +357,7 @@ class Roles(Actors):
             "config": json.loads(json.dumps(config, default=_plain)),
             "overrides": keys,
             "frozen": [key for key, tensor in held if not tensor.requires_grad],
+            **self.start,
         }
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
@@ -378,7 +381,7 @@ class Roles(Actors):
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(state, folder / VALUE / "value_head.safetensors")
 
-        write_facts(folder / POLICY, self.base_name, **facts)
+        write_facts(folder / POLICY, self.base_name, **self.start, **facts)
 
     def save_policy(self, folder: str | Path) -> None:
         """Write ``folder/policy`` alone, as ``save`` does, but without the toolkit's facts."""

@@ -15,11 +15,17 @@ from toolkit.training.methods import METHODS, Method
 # The stages that make the data, with the titles that are printed above them.
 PREPARATION = {"sample": "Sample completions", "label": "Pick the best of each"}
 
+# Flags that name what an earlier stage may have made.
+INPUTS = ("samples", "comparisons", "start_adapter", "policy_adapter", "reward_adapter")
+
 Main = Callable[..., object]
 
 
 def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> list[Stage]:
     """Make a stage for each config of these names, in the order of PREPARATION and the methods.
+
+    A stage that reads what another one makes comes after it, wherever its name would put it:
+    reward-sft.yaml, which starts from the adapter of sft.yaml, runs after sft.yaml.
 
     Args:
         configs: the folder of configs.
@@ -27,7 +33,8 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
         words: further command-line words by stage name.
 
     Raises:
-        InputError: a name is unknown, or there is no config for any name.
+        InputError: a name is unknown, there is no config for any name, or stages wait for each
+            other.
     """
     known = [*PREPARATION, *METHODS]
     if unknown := [name for name in names if name not in known]:
@@ -46,7 +53,54 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
             f"configs: {configs}: holds no YAML for {', '.join(names)} (name another folder)",
             "configs",
         )
-    return found
+    return _in_order(found)
+
+
+def _in_order(stages: list[Stage]) -> list[Stage]:
+    """Put each stage after those that make what it reads; the order stays otherwise.
+
+    Raises:
+        InputError: stages wait for each other.
+    """
+    maker = {path.resolve(): stage.name for stage in stages for path in stage.made}
+    needs = {stage.name: {maker.get(path) for _, path in _inputs(stage)} for stage in stages}
+    ordered: list[Stage] = []
+    waiting = list(stages)
+    while waiting:
+        missing = {stage.name for stage in waiting}
+        ready = next((s for s in waiting if not needs[s.name] & (missing - {s.name})), None)
+        if ready is None:
+            names = ", ".join(stage.name for stage in waiting)
+            raise InputError(
+                f"configs: no order can be kept, since each of {names} reads what another of them "
+                "makes (correct their adapters or output_dir)",
+                "configs",
+            )
+        ordered.append(ready)
+        waiting.remove(ready)
+    return ordered
+
+
+def _inputs(stage: Stage) -> Iterator[tuple[str, Path]]:
+    """Yield the flags of a stage that name what another one may make, with full paths."""
+    for part in bind(stage.main, stage.words):
+        for name in INPUTS:
+            value = vars(part).get(name)
+            if isinstance(value, str):
+                yield name, Path(value).resolve()
+
+
+def check_inputs(stages: list[Stage]) -> None:
+    """Raise InputError if a stage needs an adapter that is not there and that no stage makes."""
+    made = {path.resolve() for stage in stages for path in stage.made}
+    for stage in stages:
+        for name, path in _inputs(stage):
+            if name.endswith("_adapter") and path not in made and not path.exists():
+                raise InputError(
+                    f"{stage.name}: {name}: {path} does not exist, and no stage makes it (add the "
+                    "config that makes it, and its name to --stages)",
+                    "stages",
+                )
 
 
 def _stage(name: str, config: Path, words: list[str]) -> Stage:

@@ -1,6 +1,5 @@
 """Choose a round's prompts, and make its validation items."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +38,3 @@ def with_sides(policy: list[Row], reference: Iterable[Row]) -> list[Row]:
             row = row | {"completions": both, "sides": [REFERENCE] * 2 + [POLICY] * 2}
         rows.append(row)
     return rows
-
-
-def adapter_digest(folder: Path) -> str:
-    """Return the first 16 digits of the SHA-256 of an adapter's weights."""
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

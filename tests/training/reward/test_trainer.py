@@ -7,14 +7,17 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from trl import RewardConfig, RewardTrainer
 
+from tests.models.conftest import saved
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.maths.losses import best_of_k_loss, best_vs_rest_loss, centering_penalty
 from toolkit.maths.sequences import pad
-from toolkit.models.adapters import lora_config
+from toolkit.models.actors import REFERENCE
+from toolkit.models.adapters import lora_config, lora_config_like
 from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
@@ -192,6 +195,48 @@ def test_normalised_scores_of_fresh_reference_samples_have_mean_0_and_std_1(
         assert torch.allclose(facts["gain"] * again.scores(ids, mask) + facts["bias"], scaled)
     with pytest.raises(ValueError, match="already normalized"):
         normalize(roles, prompts, rule, tokenizer, samples=60, seed=0)
+
+
+def test_from_a_supervised_policy_scores_have_mean_0_and_std_1_on_its_samples(
+    demo_model: str, tmp_path: Path
+) -> None:
+    """The samples that are measured are fresh; the base's own have another mean."""
+    start = saved(demo_model, tmp_path / "sft", scale=0.3)
+    tokenizer = load_tokenizer(demo_model)
+    trainer = BestOfKTrainer(
+        model=load_base(demo_model, "fp32", score_head=True),
+        args=config(tmp_path, num_train_epochs=1),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(encode(tokenizer, rows())),
+        eval_dataset=None,
+        peft_config=lora_config_like(start, "SEQ_CLS"),
+        start=start,
+    )
+    file = load_file(start / "adapter_model.safetensors")
+    held = dict(trainer.model.named_parameters())
+    for key, tensor in file.items():
+        assert torch.equal(held[key.replace(".weight", ".default.weight")], tensor), key
+
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    roles = Roles(load_base(demo_model, "fp32"), reward_adapter=tmp_path / "adapter")
+    roles.add_policy("start", start)
+    rule = sampling_rule(tokenizer, 12, 0.7)
+    prompts = tokenizer([row["prompt"] for row in rows(3)])["input_ids"]
+    normalize(roles, prompts, rule, tokenizer, samples=600, seed=0, role="start")
+
+    def fresh(role: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(9)
+        _, sampled = rule.sample(roles.step(role), prompts * 200, generator, roles.device)
+        written = zip(prompts * 200, sampled.completion_ids.tolist(), strict=True)
+        ids, mask = pad([prompt + completion for prompt, completion in written], 0)
+        with torch.no_grad():
+            return roles.scores(ids, mask)
+
+    scores = fresh("start")
+    assert abs(scores.mean().item()) < 0.1
+    assert scores.std().item() == pytest.approx(1.0, abs=0.1)
+    assert abs(fresh(REFERENCE).mean().item()) > 0.3
 
 
 def test_a_head_that_says_the_same_of_everything_is_refused(

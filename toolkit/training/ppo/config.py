@@ -23,8 +23,13 @@ from toolkit.flags import (
     check_flags,
     flag,
 )
-from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
-from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
+from toolkit.maths.kl_controllers import FixedKLController, controller_of
+from toolkit.training.ppo.algorithms import (
+    OF_OTHERS,
+    AlgorithmArguments,
+    algorithm_of,
+    kl_loss_of,
+)
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import TrainingArguments
 
@@ -47,11 +52,13 @@ USED = {
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
 NOTED_IF_CHANGED = {
-    "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
-    "weight_decay",
+    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
+    "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
     "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
+EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
@@ -138,7 +145,9 @@ class PPOConfig(
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
         "rewards and labelers": ("reference_samples",),
-        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "KL penalty": (
+            "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+        ),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
@@ -217,6 +226,10 @@ class PPOConfig(
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
     )
+    kl_coef_samples: Annotated[int, Range(low=EACH)] = flag(
+        2048,
+        f"Completions of the reference that kl_coef: auto samples, {EACH} of each of some prompts.",
+    )
     kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
@@ -227,6 +240,12 @@ class PPOConfig(
     )
     value_init: Literal["zero", "reward"] = flag(
         "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
+    )
+    value_learning_rate: Positive | None = flag(
+        None, "Highest learning rate of the value; by default learning_rate."
+    )
+    value_warmup: CountOrZero = flag(
+        0, "Updates at the start that train the value alone; they count as updates of the run."
     )
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
@@ -341,18 +360,20 @@ class PPOConfig(
                 f"{self.local_batch_size}",
                 "num_mini_batches",
             )
-        if self.whiten_rewards and self.local_batch_size < 8:
+        whitens = self.whiten_rewards and "whiten_rewards" not in OF_OTHERS[self.algorithm]
+        if whitens and self.local_batch_size < 8:
             raise InputError(
                 f"a batch of {self.local_batch_size} is too small to whiten rewards (take 8 or "
                 "more, or whiten_rewards: false)",
                 "per_device_train_batch_size",
             )
 
-        if self.kl_controller != "fixed":
+        if self.kl_controller != "fixed" and not isinstance(self.kl_coef, str):
             check_range("kl_coef", self.kl_coef, above=0)  # multiplied by anything, 0 stays 0
-        if self.kl_controller == "adaptive":
+        if self.kl_controller in ("adaptive", "adaptive_pi"):
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
-        check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+        if not isinstance(self.kl_coef, str):
+            check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
 
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError(
@@ -377,6 +398,12 @@ class PPOConfig(
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
+        if self.value_warmup and self.value != "adapter":
+            raise InputError(
+                "value_warmup works only with value: adapter (a shared trunk would move the "
+                "policy)",
+                "value_warmup",
+            )
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:
         """Refuse flags that only another algorithm reads."""
@@ -384,6 +411,12 @@ class PPOConfig(
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
+        if self.kl_loss is not None and kl_loss_of(self) is None:
+            raise InputError(
+                "kl_loss is not used by a KL that acts in the reward (leave it out, or pass "
+                "--kl_in loss)",
+                "kl_loss",
+            )
 
     def _check_dictionaries(self) -> None:
         """Refuse names that would fail at the first update."""
@@ -438,14 +471,17 @@ class PPOConfig(
         )
 
     def kl_state(self) -> FixedKLController:
-        """The controller that ``kl_controller`` names, at its start."""
-        if self.kl_controller == "fixed":
-            return FixedKLController(self.kl_coef)
-        return AdaptiveKLController(
-            self.kl_coef,
+        """The controller that ``kl_controller`` names, at its start.
+
+        With kl_coef: auto its value is NaN until ``start_at`` is called with the estimate.
+        """
+        kl_coef = math.nan if isinstance(self.kl_coef, str) else self.kl_coef
+        return controller_of(
+            self.kl_controller,
+            kl_coef,
             self.kl_target,
             self.kl_horizon,
-            self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
+            self.kl_k_beta,
             self.kl_coef_min,
             self.kl_coef_max or math.inf,
         )
@@ -460,6 +496,8 @@ class PPOConfig(
             f.name: _plain(f.default)
             for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
         }
+        if values["algorithm"] == "rloo":  # its earlier name, under which runs are recorded
+            values["algorithm"] = "group_relative"
         for name in NOTED_IF_CHANGED:
             if values[name] == DEFAULTS.get(name, defaults[name]):
                 del values[name]

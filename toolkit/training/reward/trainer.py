@@ -24,7 +24,7 @@ from toolkit.errors import InputError
 from toolkit.maths.losses import centering_penalty
 from toolkit.maths.normalization import gain_and_bias
 from toolkit.models.actors import REFERENCE
-from toolkit.models.adapters import check_round_trip
+from toolkit.models.adapters import check_round_trip, copy_lora
 from toolkit.models.families import check_recomputing
 from toolkit.models.fast import flash_attends, padding_on_the_right
 from toolkit.models.lora_targets import language_lora
@@ -48,9 +48,13 @@ class BestOfKTrainer(RewardTrainer):
         eval_dataset: held-out rows of the same form.
         peft_config: LoRA with task type SEQ_CLS, so that the head is trained and saved.
         collator: by default ``ComparisonCollator`` with the tokenizer's pad token.
+        start: a policy adapter's folder, of which LoRA starts as a copy (arXiv 1909.08593,
+            section 2.1: the reward model starts from the supervised policy); ``peft_config`` is
+            then ``lora_config_like`` it.
 
     Raises:
         ValueError: with another task type the head would be neither trained nor saved.
+        InputError: LoRA cannot be an exact copy of ``start``.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class BestOfKTrainer(RewardTrainer):
         eval_dataset: Dataset | None,
         peft_config: LoraConfig,
         collator: ComparisonCollator | None = None,
+        start: str | Path | None = None,
     ) -> None:
         if peft_config.task_type != "SEQ_CLS":
             raise ValueError(f"task_type is {peft_config.task_type}, but must be SEQ_CLS")
@@ -86,6 +91,8 @@ class BestOfKTrainer(RewardTrainer):
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantized base
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        if start is not None:
+            copy_lora(self.model, start)
 
     def save_adapter(self, folder: Path, base_name: str) -> None:
         """Save adapter and head with peft, naming the base ``base_name``."""
@@ -215,8 +222,9 @@ def normalize(
     seed: int,
     whole: bool = True,
     batch_size: int = 256,
+    role: str = REFERENCE,
 ) -> dict[str, float]:
-    """Set the roles' gain and bias so that fresh reference samples have mean 0 and std 1.
+    """Set the roles' gain and bias so that fresh samples of a role have mean 0 and std 1.
 
     As in the original code, these samples are whole, although labels and PPO's scores are for
     truncated text (openai/lm-human-preferences lm_human_preferences/train_reward.py:190-195).
@@ -230,6 +238,8 @@ def normalize(
         seed: seed of the sampling.
         whole: score whole completions; False scores them after truncation.
         batch_size: samples in one pass.
+        role: who writes the samples: the reference, or a policy that was added to the roles. It
+            should be what the policy will start from.
 
     Returns:
         gain, bias, raw_mean, raw_std, samples.
@@ -247,7 +257,7 @@ def normalize(
     raw: list[float] = []
     for start in tqdm(range(0, samples, batch_size), desc="Normalizing", leave=False):
         batch = known.pick(chosen[start : start + batch_size])
-        _, sampled = rule.sample(roles.step(REFERENCE), batch, generator, roles.device)
+        _, sampled = rule.sample(roles.step(role), batch, generator, roles.device)
         # Whole or not, the scorer never sees a stop token.
         shown = replace(rule, truncate_id=None) if whole else rule
         visible, _ = shown.visible(sampled)
