@@ -1,5 +1,6 @@
 """Checking the trainer's inputs, and converting each to one form."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -57,11 +58,18 @@ def identity_of(algorithm: Algorithm) -> str:
     """Return what identifies an own algorithm: its class, and all that it holds, as JSON.
 
     Raises:
-        InputError: it holds something else than numbers, texts, and lists and dictionaries of them.
+        InputError: it holds something else than numbers, texts, and lists, dictionaries and
+            dataclasses of them.
     """
+
+    def parts(value: object) -> dict[str, object]:
+        if not dataclasses.is_dataclass(value):
+            raise TypeError(f"a {type(value).__name__}")
+        return {"class": type(value).__qualname__} | vars(value)
+
     kind = type(algorithm)
     try:
-        held = json.dumps(vars(algorithm), sort_keys=True)
+        held = json.dumps(vars(algorithm), sort_keys=True, default=parts)
     except TypeError as error:
         raise InputError(
             f"algorithm: {kind.__name__} holds what a run cannot note ({error}): let it hold "
