@@ -115,6 +115,7 @@ def main(
         policy_adapter=args.policy_adapter,
         reference=reference_role(args),
         value_init=config.value_init,
+        value_hidden=config.value_hidden or (),
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
         reading=reading,
     )

@@ -202,6 +202,7 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
             lora_config(4, 8, "all-linear", "CAUSAL_LM"),
             value=value,
             autocast_dtype=torch.bfloat16 if autocast else None,
+            value_hidden=kwargs.get("value_hidden", ()),
         )
         held_out = prompts.pick(range(eval_prompts)) if eval_prompts else None
         return PPOTrainer(

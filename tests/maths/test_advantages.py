@@ -36,6 +36,22 @@ def test_without_values_advantages_decay_from_the_end() -> None:
     np.testing.assert_allclose(advantages[0], [0.9025, 0.95, 1.0], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("gamma", "steps", "expected"),
+    [
+        (1.0, 1, [0.4, 0.3, 1.0]),
+        (1.0, 3, [1.0, 1.0, 1.0]),
+        (0.9, 1, [0.36, 0.27, 1.0]),
+        (0.9, 3, [0.81, 0.9, 1.0]),
+    ],
+)
+def test_lambda_zero_is_the_one_step_return_and_lambda_one_the_whole(
+    gamma: float, steps: int, expected: list[float]
+) -> None:
+    _, returns = gae(REWARDS, VALUES, gamma, 0.0 if steps == 1 else 1.0)
+    np.testing.assert_allclose(returns[0], expected, atol=1e-9)
+
+
 def test_batch_of_whitened_rewards() -> None:
     rewards = torch.tensor([[-0.03, 0.15, 0.4], [-0.015, 0.015, -0.7]], dtype=torch.float64)
     values = torch.tensor([[0.5, 0.4, 0.3], [-0.1, 0.2, 0.0]], dtype=torch.float64)

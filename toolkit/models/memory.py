@@ -12,7 +12,7 @@ again; the benchmark measures with that.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -121,6 +121,9 @@ def plan_memory(
     beside_lora: int = 0,
     plain_scales: bool = False,
     unpack_base: bool = False,
+    value_hidden: Sequence[int] = (),
+    entropy_gradient: bool = False,
+    full_kl: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of a PPO run on one base.
 
@@ -142,6 +145,8 @@ def plan_memory(
             say). They are trained, and held once more in a frozen reference.
         plain_scales: whether the scales of 4-bit weights are held in fp32.
         unpack_base: whether 4-bit linear layers are unpacked while completions are sampled.
+        value_hidden: widths of the value head's hidden layers.
+        entropy_gradient, full_kl: what else the policy's loss has (``Actors``).
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -176,7 +181,9 @@ def plan_memory(
                 value=value,
                 checked=False,
                 autocast_dtype=torch.bfloat16 if bf16 else None,
+                value_hidden=value_hidden,
             )
+            roles.entropy_gradient, roles.full_kl = entropy_gradient, full_kl
             # On a GPU whole passes are read with the padding on the right (``Actors.pads_right``).
             flash = device == "cuda" and not roles.in_fp32
             roles.right_padded = flash and "attention" in changes_wanted()

@@ -14,7 +14,7 @@ is switched back, because every other method does the same.
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
 from toolkit.models.fast import Read, adapter_held, last_states, use_fast_passes
-from toolkit.models.loading import Fp32Head, round_frozen_weights
+from toolkit.models.loading import Fp32Head, ValueHead, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
     Overrides,
@@ -68,6 +68,7 @@ class Roles(Actors):
             policy that starts from supervised fine-tuning).
         reading: what the reward adapter expects after a completion (``reading_of``).
         value_init: "zero", or "reward": adapter and head start as copies of the reward's.
+        value_hidden: widths of the value head's hidden layers; empty for a linear head.
         autocast_dtype: run every pass under autocast to this type, and hold the base's frozen
             linear weights in it.
         checked: whether to compare a few passes with the base's own (``check_passes``).
@@ -88,6 +89,7 @@ class Roles(Actors):
         autocast_dtype: torch.dtype | None = None,
         checked: bool = True,
         reading: Reading | None = None,
+        value_hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if lora is None and value is not None:
@@ -114,7 +116,7 @@ class Roles(Actors):
         self.overrides = Overrides()
         self.policy_bias = "none"
         self.start = start_of(None)
-        self.value_head: Fp32Head | None = None
+        self.value_head: Fp32Head | ValueHead | None = None
         self.reward_head: Fp32Head | None = None
 
         if policy_adapter is not None:
@@ -138,7 +140,12 @@ class Roles(Actors):
             self._add_reward(reward_adapter, REWARD, self.reading)
         if value is not None:
             assert lora is not None
-            self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
+            if value_hidden:
+                self.value_hidden = tuple(value_hidden)
+                self.value_head = ValueHead(hidden_size, value_hidden).to(device)
+            else:
+                self.value_head = Fp32Head(hidden_size, 1).to(device)
+            self._add_value(value, value_init, lora, reward_adapter)
 
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
         self.shares_trunk = value == "trunk"
@@ -230,15 +237,17 @@ class Roles(Actors):
         init: str,
         lora: LoraConfig,
         reward_adapter: str | Path | None,
-        hidden_size: int,
-        device: torch.device,
     ) -> None:
-        self.value_head = Fp32Head(hidden_size, 1).to(device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        assert self.value_head is not None
+        head = self.value_head
+        last = head.last if isinstance(head, ValueHead) else head
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         if init == "reward":
             if reward_adapter is None or self.reward_head is None or value != "adapter":
                 raise ValueError("value_init='reward' needs value='adapter' and a reward adapter")
+            if isinstance(self.value_head, ValueHead):
+                raise ValueError("value_init='reward' needs a linear value head")
             self._add(reward_adapter, VALUE)
             with torch.no_grad():
                 self.value_head.weight.copy_(self.gain * self.reward_head.weight)

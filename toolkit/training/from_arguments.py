@@ -11,6 +11,7 @@ from toolkit.models.from_arguments import config_of, lora_of, reference_role
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.memory_fit import Passes, Planner
 from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.training.ppo.algorithms import kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
 
 
@@ -68,6 +69,9 @@ def memory_planner(
             beside_lora=beside_lora,
             plain_scales=passes.plain_scales,
             unpack_base=passes.unpack_base,
+            value_hidden=config.value_hidden or (),
+            entropy_gradient=config.entropy_coef > 0,
+            full_kl=kl_loss_of(config) == "full",
         )
 
     return plan

@@ -23,7 +23,7 @@ REWARD_SETTINGS = (
 LOOP = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange")
 KL = ("kl_controller", "kl_target", "kl_coef", "kl_horizon", "kl_in", "kl_loss")
 PPO_SETTINGS = (
-    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "value", "value_init"),
+    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "value", "value_init", "value_hidden"),
     *(*TRAINING, *ADAPTER, *SAMPLING),
 )
 SIBLINGS_SETTINGS = (

@@ -42,6 +42,105 @@ def rollout_of(scored: list[bool], mask: Tensor) -> Rollout:
     )
 
 
+def test_ppo_with_one_pass_is_a2c() -> None:
+    """An example by hand: the loss, its gradient on the log-probs, and that on the values."""
+    flags = {"lam": 1.0, "whiten_rewards": False, "whiten_advantages": False}
+    a2c = algorithm("ppo", **flags, vf_coef=0.1, entropy_coef=0.01)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    rollout = rollout_of([True], mask)
+    rollout.values = torch.tensor([[0.5, 0.4, 0.3]])
+    credit = a2c.credit(torch.tensor([[0.0, 0.0, 1.0]]), rollout, here)
+    np.testing.assert_allclose(credit.advantages, [[0.5, 0.6, 0.7]], atol=1e-6)
+    np.testing.assert_allclose(credit.returns, [[1.0, 1.0, 1.0]], atol=1e-6)
+
+    logprobs = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
+    values = rollout.values.clone().requires_grad_()
+    entropies = torch.tensor([[0.6, 0.9, 0.4]], requires_grad=True)
+    then = Before(
+        logprobs.detach(), rollout.values, *credit[:2], mask, logprobs.detach(), kl_coef=0.0
+    )
+    (term,) = a2c.loss(TokenOutputs(logprobs, entropies, values), None, then)
+    found = torch.autograd.grad(term.loss, (logprobs, values, entropies))
+
+    # -mean(A log pi) is .683333 here, the mean square of V - R .366667, and mean H .633333.
+    policy = -(credit.advantages * logprobs).mean()
+    critic = ((values - credit.returns) ** 2).mean()
+    assert policy.item() == pytest.approx(0.683333, abs=1e-6)
+    assert critic.item() == pytest.approx(0.366667, abs=1e-6)
+    whole = policy + 0.1 * critic / 2 - 0.01 * entropies.mean()
+    assert whole.item() == pytest.approx(0.701667 - 0.006333, abs=1e-6)
+    assert (policy + 0.5 * critic - 0.01 * entropies.mean()).item() == pytest.approx(0.860333)
+    for one, other in zip(
+        found, torch.autograd.grad(whole, (logprobs, values, entropies)), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=0)
+    np.testing.assert_allclose(found[0], [[-0.166667, -0.2, -0.233333]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.1, 0.740517), (0.05, 0.777864)])
+def test_a_share_of_the_kl_in_the_loss_is_a_coefficient(alpha: float, expected: float) -> None:
+    """alpha KL + (1 - alpha) A2C is (1 - alpha) times a loss with kl_coef alpha / (1 - alpha)."""
+    p = torch.tensor([1.0, 0.0, -1.0]).softmax(0)
+    kl = (p * (p / Q.float()).log()).sum().view(1, 1)
+    logprob, one = p[0].log().view(1, 1), torch.ones(1, 1, dtype=torch.bool)
+    coef = alpha / (1 - alpha)
+    then = Before(logprob, None, torch.tensor([[2.0]]), logprob, one, logprob, coef)
+    term = PolicyTerm(0.2, kl_loss="full")(TokenOutputs(logprob, logprob, None, kl), then)
+    # At ratio 1 the loss is -A, where A2C's is -A log p; their gradients are the same.
+    a2c = term.loss + 2.0 - 2.0 * logprob
+    assert (1 - alpha) * a2c.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["trunk", "adapter"])
+@pytest.mark.parametrize("size", [8, 2])
+def test_entropy_and_whole_kl_in_the_loss_have_the_gradients_of_whole_logits(
+    new_trainer: Make, demo_model: str, value: str, size: int
+) -> None:
+    """A2C with a deeper value head, in one micro-batch and in four."""
+    torch.manual_seed(0)
+    lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+    model = Roles(load_base(demo_model, "fp32"), lora, value=value, value_hidden=[6, 5])
+    trainer = new_trainer(
+        model=model,
+        value=value,
+        value_hidden=[6, 5],
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=8 // size,
+        learning_rate=0.0,
+        num_ppo_epochs=1,
+        entropy_coef=0.3,
+        kl_in="loss",
+        kl_coef=0.7,
+        vf_coef=0.4,
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.parameters:
+            parameter += 0.03 * torch.randn(parameter.shape, generator=generator)
+    rollout = trainer.collect(1)
+    rollout.mask &= torch.arange(8) < torch.tensor([8, 2, 5, 4, 1, 7, 3, 6]).unsqueeze(1)
+    everything = torch.arange(8)
+    passage, mask = rollout.passage(everything), rollout.mask
+    advantages, returns = torch.randn((2, 8, 8), generator=generator)
+    trainer._step(rollout, Credit(advantages, returns), everything)
+    found = [p.grad.clone() for p in trainer.parameters]
+
+    with torch.no_grad():
+        log_q = (model.logits("reference", *passage, 8) / 0.7).log_softmax(-1)
+    log_p = (model.logits("policy", *passage, 8) / 0.7).log_softmax(-1)
+    p = log_p.exp()
+    chosen = log_p.gather(-1, rollout.completion_ids[..., None])[..., 0]
+    loss = -advantages * chosen + 0.3 * (p * log_p).sum(-1) + 0.7 * (p * (log_p - log_q)).sum(-1)
+    policy = loss[mask].mean()
+    expected = torch.autograd.grad(policy, trainer.parameters, allow_unused=True)
+    critic = ((model.values(*passage, 8) - returns) ** 2)[mask].mean()
+    more = torch.autograd.grad(0.2 * critic, trainer.parameters, allow_unused=True)
+    for one, first, second in zip(found, expected, more, strict=True):
+        whole = sum(part for part in (first, second) if part is not None)
+        torch.testing.assert_close(one, whole, atol=5e-6, rtol=1e-3)
+
+
 SCORES = torch.tensor([1.0, 0.0, 0.5, -1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 1.0, 1.0, 3.0])
 
 
@@ -382,6 +481,8 @@ def test_a_new_algorithm_is_one_class_and_its_statistics_are_logged(
         ({"algorithm": "group_relative", "lam": 1.0}, "lam"),
         ({"num_generations": 8}, "num_generations"),
         ({"length_mean": "constant"}, "length_mean"),
+        ({"algorithm": "grpo", "value_hidden": [8]}, "value_hidden"),
+        ({"algorithm": "rloo", "whiten_advantages": False}, "whiten_advantages"),
         ({"ratio_of": "completion"}, "ratio_of"),
         ({"algorithm": "reinforce_plus_plus", "num_generations": 8}, "num_generations"),
         ({"algorithm": "grpo", "kl_in": "reward", "kl_loss": "k3"}, "kl_loss"),

@@ -41,7 +41,7 @@ AlgorithmName = Literal[
     "group_relative",
 ]
 LengthMean = Literal["tokens", "completions", "constant"]
-KLLoss = Literal["k2", "k3", "k3_weighted"]
+KLLoss = Literal["k2", "k3", "k3_weighted", "full"]
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
 OF_POLICY = (
     "policy",
@@ -142,18 +142,21 @@ class Algorithm(Protocol):
 
 @dataclass(frozen=True)
 class PolicyTerm:
-    """PPO's clipped loss of the policy; and the KL, where it acts in the loss.
+    """PPO's clipped loss of the policy; the KL, where it acts in the loss; and an entropy bonus.
 
     Attributes:
         cliprange: how far the ratio moves before the gradient stops.
         ratio_of: whose ratio that is: a token's or a completion's (``policy_loss``).
         kl_loss: the estimator of the KL in the loss, whose weight is the KL coefficient; None if
             the KL acts in the rewards.
+        entropy_coef: weight of the mean entropy of the next-token distributions, in nats, which is
+            subtracted from the loss.
     """
 
     cliprange: float
     ratio_of: RatioOf = "token"
     kl_loss: KLLoss | None = None
+    entropy_coef: float = 0.0
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -173,8 +176,14 @@ class PolicyTerm:
         )
         statistics |= {"policy": loss, "entropy": masked_mean(now.entropies, then.mask)}
 
+        if self.entropy_coef:
+            loss = loss - self.entropy_coef * statistics["entropy"]
+
         if self.kl_loss is not None:
-            if self.kl_loss == "k3_weighted":
+            if self.kl_loss == "full":
+                assert now.kl is not None
+                kl = now.kl
+            elif self.kl_loss == "k3_weighted":
                 ratio = (now.logprobs - then.logprobs).exp()
                 kl = ratio * kl_estimate(now.logprobs, then.ref_logprobs, "k3")
             else:
@@ -190,6 +199,10 @@ class PolicyTerm:
 class PPO:
     """Advantages from a learned value (GAE), and the clipped loss of policy and value.
 
+    With one pass and one minibatch the ratio is 1, so no clip acts. With lambda 1 and without
+    whitening this is A2C: its gradients are those of -mean(A log pi) and vf_coef / 2
+    mean((V - R)^2), where R is the whole return.
+
     Source: arXiv 1707.06347; arXiv 1909.08593 and openai/lm-human-preferences
     lm_human_preferences/train_policy.py:300-371.
 
@@ -201,6 +214,7 @@ class PPO:
         policy: the policy's term of the loss.
         cliprange_value: how far a value moves before the gradient stops.
         vf_coef: weight of the value's loss.
+        whiten_advantages: whether advantages are whitened over the batch.
     """
 
     whiten_rewards: bool
@@ -210,6 +224,7 @@ class PPO:
     cliprange_value: float
     vf_coef: float
     lam_value: float | None = None
+    whiten_advantages: bool = True
     uses_value: bool = True
     group_size: int = 1
 
@@ -226,7 +241,9 @@ class PPO:
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
         if self.lam_value is not None:
             _, returns = gae(rewards, rollout.values, self.gamma, self.lam_value, mask)
-        return Credit(whiten(advantages, mask, total=total), returns)
+        if self.whiten_advantages:
+            advantages = whiten(advantages, mask, total=total)
+        return Credit(advantages, returns)
 
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
@@ -370,8 +387,9 @@ class AlgorithmArguments(Flags):
         "Estimator of a KL in the loss. k2 has the gradient of KL(policy || reference), as a KL in "
         "the reward. k3 has that of KL(reference || policy), and so pulls the policy to cover all "
         "that the reference writes; k3_weighted, which is k3 times the probability ratio (TRL's "
-        "default for GRPO), has the former again. By default k3 for grpo and dr_grpo, otherwise "
-        "k2.",
+        "default for GRPO), has the former again. full computes KL(policy || reference) of the "
+        "whole next-token distributions, with one more pass of the reference. By default k3 for "
+        "grpo and dr_grpo, full for ppo, otherwise k2.",
     )
     length_mean: LengthMean | None = flag(
         None,
@@ -386,7 +404,15 @@ class AlgorithmArguments(Flags):
         "product over its tokens, as in TRL's RLOO), or completion_mean (the geometric mean, as in "
         "GSPO).",
     )
+    entropy_coef: NotNegative = flag(
+        0.0,
+        "Weight of an entropy bonus: the mean entropy of the policy's next-token distributions, in "
+        "nats per token, is added to what is maximized.",
+    )
     whiten_rewards: bool = flag(True, "Divide rewards by their standard deviation.")
+    whiten_advantages: bool = flag(
+        True, "Subtract the advantages' mean, and divide them by their standard deviation."
+    )
     gamma: Share = flag(1.0, "Discount factor per token.")
     lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
     lam_value: Share | None = flag(
@@ -420,8 +446,9 @@ PRESETS["group_relative"] = PRESETS["rloo"]
 
 # The flags that an algorithm does not read.
 OF_VALUE = (
-    *("whiten_rewards", "gamma", "lam", "lam_value", "vf_coef", "cliprange_value"),
-    *("value", "value_init", "value_learning_rate", "value_warmup"),
+    *("whiten_rewards", "whiten_advantages", "gamma", "lam", "lam_value", "vf_coef"),
+    *("cliprange_value", "value", "value_init", "value_hidden", "value_learning_rate"),
+    "value_warmup",
 )
 OF_OTHERS = {
     "ppo": ("num_generations", "length_mean", "ratio_of"),
@@ -438,12 +465,12 @@ def kl_loss_of(flags: AlgorithmArguments) -> KLLoss | None:
     kl_in = flags.kl_in or ("reward" if preset is None else preset.kl_in)
     if kl_in == "reward":
         return None
-    return flags.kl_loss or ("k2" if preset is None else preset.kl_loss)
+    return flags.kl_loss or ("full" if preset is None else preset.kl_loss)
 
 
 def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
     """The algorithm that the flags name, with its constants."""
-    policy = PolicyTerm(flags.cliprange, flags.ratio_of, kl_loss_of(flags))
+    policy = PolicyTerm(flags.cliprange, flags.ratio_of, kl_loss_of(flags), flags.entropy_coef)
     if flags.algorithm == "ppo":
         return PPO(
             whiten_rewards=flags.whiten_rewards,
@@ -453,6 +480,7 @@ def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
             cliprange_value=flags.cliprange_value,
             vf_coef=flags.vf_coef,
             lam_value=flags.lam_value,
+            whiten_advantages=flags.whiten_advantages,
         )
 
     preset = PRESETS[flags.algorithm]

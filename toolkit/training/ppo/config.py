@@ -52,7 +52,8 @@ USED = {
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
 NOTED_IF_CHANGED = {
-    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of",
+    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of", "entropy_coef",
+    "whiten_advantages", "value_hidden",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
@@ -185,7 +186,8 @@ class PPOConfig(
     optim: Optimizer = flag(
         "adamw_torch_fused",
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
-        "bitsandbytes'.",
+        "bitsandbytes'. A learning rate does not carry over from one to another: rmsprop's first "
+        "step is ten times the rate, where Adam's is the rate itself.",
     )
     # Those in `DEFAULTS` are never None once the config is made: the types say so.
     per_device_train_batch_size: Count = flag(
@@ -246,6 +248,11 @@ class PPOConfig(
     )
     value_warmup: CountOrZero = flag(
         0, "Updates at the start that train the value alone; they count as updates of the run."
+    )
+    value_hidden: list[Count] | None = flag(
+        None,
+        "Widths of the value head's hidden layers, such as 2048 2048. By default the head is "
+        "linear.",
     )
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
@@ -403,6 +410,11 @@ class PPOConfig(
                 "value_warmup works only with value: adapter (a shared trunk would move the "
                 "policy)",
                 "value_warmup",
+            )
+        if self.value_init == "reward" and self.value_hidden:
+            raise InputError(
+                "value_hidden: value_init: reward copies a linear head (leave out one of them)",
+                "value_hidden",
             )
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:

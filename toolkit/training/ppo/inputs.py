@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.records import Row
 from toolkit.errors import InputError
-from toolkit.models.actors import REWARD, Actors
+from toolkit.models.actors import POLICY, REFERENCE, REWARD, Actors
 from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.ppo.algorithms import Algorithm
+from toolkit.training.ppo.algorithms import Algorithm, kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
 
 # What the trainer and the log read of every algorithm's statistics.
@@ -80,7 +80,7 @@ def identity_of(algorithm: Algorithm) -> str:
 
 
 def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors:
-    """Check the roles, and switch on checkpointing if it is configured.
+    """Check the roles, and switch on what the configuration needs of their passes.
 
     Raises:
         InputError: the model is not roles, they were built for another precision, lack a role that
@@ -100,6 +100,19 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
         raise InputError(
             f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
+        )
+    if tuple(args.value_hidden or ()) != model.value_hidden:
+        raise InputError(
+            f"value_hidden is {args.value_hidden}, but the value head was built with "
+            f"{list(model.value_hidden) or 'none'}",
+            "value_hidden",
+        )
+    model.entropy_gradient = args.entropy_coef > 0
+    model.full_kl = kl_loss_of(args) == "full"
+    if model.full_kl and model.logit_rule(POLICY) != model.logit_rule(REFERENCE):
+        raise InputError(
+            "kl_loss: full needs a reference that makes its logits as the policy does (pass k2)",
+            "kl_loss",
         )
     if not model.trainable():
         raise InputError("nothing to train: every parameter is frozen")
