@@ -91,7 +91,9 @@ def contender_table(result: Evaluation) -> Grid:
 
     headers = ["contender", "KL, nats", *(["tokens"] if measured else [])]
     for judge in judges:
-        headers += [judge, "gain, std", *(["at equal length"] if judge in result.lengths else [])]
+        headers += [judge, "gain, std"]
+        if judge in result.lengths:  # a narrow terminal may part the columns of a judge
+            headers.append(f"{judge} at equal length")
     return headers, rows
 
 
@@ -99,7 +101,7 @@ def worth_of_length(result: Evaluation) -> list[str]:
     """Return a sentence for each judge on what a token is worth under it."""
     return [
         f"Under {judge}, a token more is worth {line.slope:+.4f} ± {line.error:.4f} of the score, "
-        f"by the line through the completions of {result.reference}, which have "
+        f"by a straight line through the completions of {result.reference}, which have "
         f"{line.length:.1f} tokens on average."
         for judge, line in result.lengths.items()
     ]

@@ -41,7 +41,7 @@ from toolkit.scoring.lengths import LengthPriced
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of, kl_loss_of
+from toolkit.training.ppo.algorithms import Algorithm, Before, Credit, algorithm_of, kl_loss_of
 from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
@@ -61,6 +61,8 @@ from toolkit.training.ppo.inputs import (
     check_actors,
     digest_of,
     hash_of,
+    identity_of,
+    own_algorithm,
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
@@ -108,6 +110,8 @@ class PPOTrainer:
             by default those that ``args`` name.
         callbacks: transformers' TrainerCallbacks.
         reward_weights: weights of the reward functions, in their order.
+        algorithm: an own one, with the two hooks of ``algorithms.Algorithm``; by default the one
+            that ``args`` name. What it holds must be constant, and is noted with its class.
 
     Raises:
         InputError: there is no reward, the roles do not fit the algorithm, or the number of
@@ -125,11 +129,13 @@ class PPOTrainer:
         optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         callbacks: list[TrainerCallback] | None = None,
         reward_weights: list[float] | None = None,
+        algorithm: Algorithm | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
         self.ranks = Ranks(args.world_size, args.ddp_timeout)
         self.accelerator = Accelerator()
-        self.algorithm = algorithm_of(args)
+        self.own_algorithm = algorithm is not None
+        self.algorithm = algorithm_of(args) if algorithm is None else own_algorithm(algorithm, args)
 
         # The roles, the data, and the scorers.
         self.model = check_actors(model, self.algorithm, args)
@@ -319,17 +325,18 @@ class PPOTrainer:
         with_line = self.args.regress_length
         if not with_line and not self.several_rewards:
             return
-        found = measure(
-            self.model,
-            self.train_dataset,
-            self.rule,
-            self.processing_class,
-            self.rewards.scorer,
-            self.args.reference_samples,
-            self.args.seed + 2,
-            self.args.local_rollout_forward_batch_size,
-            with_line,
-        )
+        with rounded_once():
+            found = measure(
+                self.model,
+                self.train_dataset,
+                self.rule,
+                self.processing_class,
+                self.rewards.scorer,
+                self.args.reference_samples,
+                self.args.seed + 2,
+                self.args.local_rollout_forward_batch_size,
+                with_line,
+            )
         self.at_start = self.ranks.gather(found)[0]  # the main process's, in all of them
         self.rewards.line = self.at_start.line
 
@@ -403,6 +410,8 @@ class PPOTrainer:
             whole.pop(name)
         if self.args.online:  # the reward model may change; other frozen weights may not
             whole |= {"online": True, "frozen": digest_of(self.model, reward=False)}
+        if self.own_algorithm:
+            whole |= {"own_algorithm": identity_of(self.algorithm)}
         return whole | {
             "batch_size": self.batch_size,
             "prompts": hash_of([list(prompt) for prompt in self.train_dataset]),
