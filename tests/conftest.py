@@ -167,7 +167,9 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
         }
         reward = kwargs.pop("reward_model", Lexicon(ROOT / "data" / "lexicon.txt"))
         more = {
-            k: kwargs.pop(k) for k in ("callbacks", "optimizers", "reward_weights") if k in kwargs
+            k: kwargs.pop(k)
+            for k in ("callbacks", "optimizers", "reward_weights", "ptx_dataset")
+            if k in kwargs
         }
         torch.manual_seed(0)
         config = PPOConfig(output_dir=str(folder / name), value=value, **(options | kwargs))

@@ -37,6 +37,7 @@ def memory_planner(
     reward_adapter: str | None,
     longest: int,
     device: str,
+    text_length: int | None = None,
 ) -> Planner:
     """Return a function that plans a PPO run's memory from the sizes of its passes.
 
@@ -45,9 +46,13 @@ def memory_planner(
         reward_adapter: a reward adapter on the same base, if there is one.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
+        text_length: tokens of the longest row of the pretraining mix; by default the most that the
+            flags allow.
     """
     shape = config_of(model_args)
     start = args.policy_adapter
+    if text_length is None and config.ptx_coef:
+        text_length = config.text_length(longest)
     beside_lora = 0 if start is None else count_beside_lora(start)
 
     def plan(passes: Passes) -> MemoryPlan:
@@ -68,6 +73,7 @@ def memory_planner(
             beside_lora=beside_lora,
             plain_scales=passes.plain_scales,
             unpack_base=passes.unpack_base,
+            text_length=text_length,
         )
 
     return plan

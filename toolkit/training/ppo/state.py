@@ -26,6 +26,7 @@ from toolkit.random_state import (
 from toolkit.scoring.guests import guests_state, set_guests_state
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.guards import Guards
+from toolkit.training.ppo.pretraining import PretrainingText
 
 Json = dict[str, Any]  # what JSON can hold
 
@@ -43,6 +44,7 @@ class Moving(Protocol):
         best: the best evaluation so far, or None.
         recomputes: whether log-probs are recomputed after sampling.
         reward_digest: hash of the reward model; None for a run in which it cannot change.
+        text: the rows of the pretraining mix; None without one.
     """
 
     model: Actors
@@ -54,6 +56,7 @@ class Moving(Protocol):
     best: float | None
     recomputes: bool
     reward_digest: str | None
+    text: PretrainingText | None
 
 
 @dataclass
@@ -82,6 +85,7 @@ class PPOState:
     guests: StoredState | None = None
     policy: Json | None = None
     reward: str | None = None
+    text_rows: int | None = None
     # Tensors by name.
     weights: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
@@ -125,6 +129,7 @@ class PPOState:
             guests=everyone[0]["guests"],
             policy=run.model.policy_facts(),
             reward=run.reward_digest,
+            text_rows=None if run.text is None else run.text.used,
             weights={name: _copied(p) for name, p in run.model.trainable()},
             moments=moments,
             torch_random=torch_random_state(),
@@ -166,6 +171,8 @@ class PPOState:
                 group["lr"] = rate
 
         run.recomputes = self.recomputes
+        if run.text is not None:
+            run.text.used = self.text_rows or 0
         if run.reward_digest == self.reward or run.reward_digest is None:
             run.best = self.best
             run.model.gain, run.model.bias = self.gain, self.bias
