@@ -5,8 +5,8 @@
 
 This baseline needs no training, but samples n times as much. Its KL from the sampled model is ln n
 - (n - 1) / n nats for any model (less if completions tie). You should see this KL, and the mean
-score of the picked completions beside the mean of all. The rows `prompt, completions, best, scores`
-are comparisons, so preftune sft can train on their picks.
+score and length of the picked completions beside those of all. The rows `prompt, completions, best,
+scores` are comparisons, so preftune sft can train on their picks.
 """
 
 from toolkit.cli import run
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
+from toolkit.arguments.lengths import LengthArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import HELD_OUT, LaterPromptArguments
 from toolkit.arguments.sampling import SamplingArguments
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class BestOfArguments(LaterPromptArguments):
+class BestOfArguments(LaterPromptArguments, LengthArguments):
     n: Annotated[int, Range(low=2)] = flag(16, "Completions to sample for each prompt.")
     output: str = flag("outputs/best_of_n.jsonl", "JSONL file to write.")
 
@@ -41,6 +42,8 @@ def main(
     scorer_args: ScorerArguments,
     args: BestOfArguments,
 ) -> "list[Fact]":
+    import torch
+
     from toolkit.data.from_arguments import prompts_of
     from toolkit.evaluation.contenders import Sampling, parse_contenders
     from toolkit.evaluation.tables import print_facts
@@ -50,6 +53,7 @@ def main(
     from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
     from toolkit.models.reading import other_rendering
     from toolkit.models.roles import Roles
+    from toolkit.scoring.lengths import LengthPriced, fitted, token_counts
     from toolkit.training.from_arguments import rule_of
 
     # Check everything before a model is loaded.
@@ -79,17 +83,33 @@ def main(
         args.batch_size,
     )
     specs = ["reference"] if args.adapter is None else [f"policy={args.adapter}"]
-    drawn, scores = sampling.draw(parse_contenders(specs)[-1], args.n, scorer)
+    drawn, plain = sampling.draw(parse_contenders(specs)[-1], args.n, scorer)
+
+    # Price the tokens, or take out what length predicts in these very samples.
+    assert drawn.ids is not None
+    as_drawn = torch.tensor(plain, dtype=torch.float64)
+    priced = LengthPriced(scorer, args.length_penalty)
+    if args.regress_length:
+        priced.line = fitted(as_drawn, token_counts(drawn.ids))
+        print(
+            f"A token is worth {priced.line.slope:+.4f} ± {priced.line.error:.4f} of the score; "
+            "this is taken out of every score."
+        )
+    scores = priced.priced(as_drawn, drawn.ids).tolist()
+    lengths = token_counts(drawn.ids).tolist()
 
     # Keep them with their picks.
     rows = []
+    picked = []
     for i in range(len(prompts)):
         part = slice(i * args.n, (i + 1) * args.n)
+        best_of_them = max(range(args.n), key=scores[part].__getitem__)
+        picked.append(lengths[part][best_of_them])
         rows.append(
             {
                 "prompt": prompts.shown(i, tokenizer),
                 "completions": drawn.texts[part],
-                "best": max(range(args.n), key=scores[part].__getitem__),
+                "best": best_of_them,
                 "scores": scores[part],
                 "labeler": f"best_of_{args.n}",
             }
@@ -97,17 +117,19 @@ def main(
         )
     write_jsonl(args.output, rows)
     best, error = mean_and_error([max(row["scores"]) for row in rows])
+    usual, of_best = (math.fsum(each) / len(each) for each in (lengths, picked))
     facts = [
         ("prompts", f"{len(rows)}", ""),
         ("mean score of all completions", f"{math.fsum(scores) / len(scores):.3f}", ""),
         (f"mean score of the best of {args.n}", f"{best:.3f} ± {error:.3f}", ""),
         ("KL from the sampled model, ln n - (n-1)/n", f"{best_of_n_kl(args.n):.3f} nats", ""),
+        ("mean length of all, and of the best", f"{usual:.1f}, {of_best:.1f} tokens", ""),
     ]
     print_facts(f"Best of {args.n}", facts)
     wrote(args.output, f"{len(rows)} rows")
 
     # What comes next: look at it beside the model that it samples, or learn from its picks.
-    told = model_args, sampling_args, args
+    told = model_args, sampling_args, args, scorer_args
     best_of = f"best_of_{args.n}"
     source = [] if args.adapter is None else [f"policy={args.adapter}"]
     look = step(

@@ -95,9 +95,8 @@ def main(
 
     # What is chosen for a card, if it was not given.
     longest = args.prompt_tokens or doctor.prompt_length
-    planner = partial(
-        memory_planner, model_args, lora, args, config, rewards.reward_adapter, longest, device
-    )
+    count = len(rewards.reward_adapters)
+    planner = partial(memory_planner, model_args, lora, args, config, count, longest, device)
     whole = planned or (cards.whole_room() if here else None)
     recorded = recorded_settings(config)
     chosen = choose_passes(config, model_args, planner, whole, recorded=recorded)
@@ -110,7 +109,7 @@ def main(
     values = {"trunk": "head on the policy's trunk", "adapter": "adapter of its own, head"}
     value = f"{values[config.value_role]} (fp32), trained" if config.value_role else "none"
     scorers = [
-        rewards.reward_adapter and "adapter, frozen, with its head",
+        *["adapter, frozen, with its head"] * count,
         rewards.reward_model,
         rewards.lexicon,
         rewards.reward_function,

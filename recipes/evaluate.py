@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.result import Evaluation
 from toolkit.next_step import Step, beside, say_next, wrote
 from toolkit.record import RUN_FILE, RunRecord
+from toolkit.scoring.arguments import adapter_folders
 from toolkit.terminal import counted
 
 
@@ -50,7 +51,7 @@ def main(
         tokenizer_folder,
     )
     from toolkit.evaluation.frontier import frontiers
-    from toolkit.evaluation.head_to_head import compare, contender_results, gaps
+    from toolkit.evaluation.head_to_head import compare, contender_results, gaps, length_lines
     from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
     from toolkit.evaluation.perplexity import perplexities
     from toolkit.evaluation.result import Evaluation, JudgeResult, Written
@@ -119,9 +120,10 @@ def main(
     picked_by = args.reranker or args.training_reward
     for contender in contenders if args.samples is None else []:
         outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))
+    tokens = {name: sampling.visible_tokens(written) for name, written in outputs.items()}
     written = Written(
         prompts=len(prompts),
-        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained),
+        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained, tokens),
         vocabulary=vocabulary_digest(tokenizer),
         chat_template=prompts.chat.name,
         chat_template_kwargs=prompts.chat.kwargs,
@@ -139,7 +141,7 @@ def main(
     # Count with errors, and keep the results.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
-    results = contender_results(contenders, outputs, scores, sampling.texts, trained)
+    results = contender_results(contenders, outputs, scores, sampling.texts, trained, tokens)
     told = args.training_reward
     evaluation = Evaluation(
         **vars(written) | {"contenders": results},
@@ -159,6 +161,7 @@ def main(
             picked_by,
         ),
         perplexity=None if text is None else perplexities(sampling, contenders, text, str(file)),
+        lengths=length_lines(names[0], scores, tokens),
     )
     shown = sample_rows(prompts, tokenizer, outputs, scores)
     if args.samples is not None and Path(args.samples).resolve().parent != out.resolve():
@@ -204,7 +207,12 @@ def report_on(args: EvaluationArguments, contenders: "list[Contender]") -> Step:
     """The report on this evaluation, and on the runs whose adapters took part in it."""
     shown: dict[str, list[str]] = {"runs": [], "trainings": [], "rewards": []}
     adapters = [(c.name, c.source) for c in contenders if c.kind == "adapter"]
-    adapters += [(s.name, s.value) for s in args.specs() if s.kind == "reward_adapter"]
+    for judge in args.specs():
+        if judge.kind == "reward_adapter":
+            folders = adapter_folders(judge.value)
+            names = [f"{judge.name}{i}" if len(folders) > 1 else judge.name
+                     for i in range(1, len(folders) + 1)]  # fmt: skip
+            adapters += zip(names, folders, strict=True)
     for name, adapter in adapters:
         around = [folder for folder in list(Path(adapter).parents)[:2] if folder.name]
         run = next((folder for folder in around if (folder / RUN_FILE).is_file()), None)

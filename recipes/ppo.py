@@ -79,13 +79,15 @@ def main(
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
-    if reward_args.reward_adapter is not None:
-        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for folder in reward_args.reward_adapters:
+        notes += other_start(folder, args.policy_adapter)
     for line in notes:
         print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
     if reading is not None:
         reading.check(prompts)
+    for scorer in rewards:  # several reward adapters have a reading each
+        scorer.check(prompts, tokenizer)
     config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
     longest = max(len(prompt) for prompt in prompts)
@@ -96,13 +98,14 @@ def main(
     elif config.ptx_coef:
         raise InputError("ptx_coef needs text: name a file of it by --ptx_data", "ptx_coef")
     device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
+    adapters = reward_args.reward_adapters
     planner = partial(
         memory_planner,
         model_args,
         lora,
         args,
         config,
-        reward_args.reward_adapter,
+        len(adapters),
         longest,
         device,
         None if text is None else max(map(len, text.rows)),
@@ -129,10 +132,11 @@ def main(
         base_of(model_args),
         lora_of(lora, "CAUSAL_LM"),
         value=config.value_role,
-        reward_adapter=reward_args.reward_adapter,
+        reward_adapter=adapters[0] if adapters else None,  # PPOTrainer adds others
         policy_adapter=args.policy_adapter,
         reference=reference_role(args),
         value_init=config.value_init,
+        value_hidden=config.value_hidden or (),
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
         reading=reading,
     )
@@ -191,6 +195,7 @@ def main(
             model_args,
             args,
             config,
+            reward_args,
             judges=reward_args.specs(),
             held_out=held_out_flags(args),
             end_token=reward_args.reward_end_token,

@@ -79,6 +79,7 @@ def main(
         model_args.precision,
         data.probes,
         encoder.rendering(),
+        args.policy_adapter,
     )
     write_run(
         out,

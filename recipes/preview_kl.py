@@ -34,13 +34,13 @@ class PreviewArguments(KLArguments):
 
 
 def main(args: PreviewArguments) -> None:
-    from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController, preview_kl
+    from toolkit.maths.kl_controllers import controller_of, preview_kl
     from toolkit.maths.schedules import num_updates
 
-    controller = FixedKLController(args.kl_coef)
-    if args.kl_controller != "fixed":
-        k_beta = args.kl_k_beta if args.kl_controller == "adaptive_paper" else None
-        controller = AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon, k_beta)
+    kl_coef = float(args.kl_coef)  # a number here, for nothing can be sampled
+    controller = controller_of(
+        args.kl_controller, kl_coef, args.kl_target, args.kl_horizon, args.kl_k_beta
+    )
     updates = num_updates(args.total_episodes, args.batch_size)
     path = preview_kl(controller, updates, args.batch_size, args.stiffness, args.lag)
 

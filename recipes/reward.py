@@ -26,7 +26,7 @@ from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
-from toolkit.flags import Count, flag
+from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.terminal import counted
 from toolkit.training.reward.config import BestOfKConfig
@@ -49,6 +49,11 @@ class RewardModelArguments(OverwriteArguments):
         "none",
         "Token put at the end of every text before it is scored: none, eos, or a token. PPO and "
         "the other recipes then add it too.",
+    )
+    head_seed: Seed | None = flag(
+        None,
+        "Seed of the score head's first weights; by default --seed. Reward models that preftune "
+        "merge is to average need the same one.",
     )
     check_reload: bool = flag(True, "Load the result in a clean process and compare scores.")
     batch_size: Count = flag(
@@ -75,7 +80,7 @@ def main(
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.data.tokens import token_id
     from toolkit.models.actors import REFERENCE
-    from toolkit.models.adapters import absolute_if_local, adapter_digest, lora_config_like
+    from toolkit.models.adapters import absolute_if_local, lora_config_like
     from toolkit.models.from_arguments import (
         base_of,
         check_reward_start,
@@ -87,7 +92,7 @@ def main(
     from toolkit.models.reading import other_rendering, reading_of
     from toolkit.models.reload import plain_scores
     from toolkit.models.roles import Roles
-    from toolkit.models.toolkit_json import write_facts
+    from toolkit.models.toolkit_json import start_of, write_facts
     from toolkit.scoring.accuracy import best_of_k_accuracy, judge
     from toolkit.training.from_arguments import rule_of
     from toolkit.training.reward.data import prepare
@@ -111,8 +116,9 @@ def main(
     print(json_text(data.facts, indent=2))
 
     # Load the model and make the trainer.
+    head_seed = config.seed if args.head_seed is None else args.head_seed
     trainer = BestOfKTrainer(
-        base_of(model_args, score_head=True, seed=config.seed),
+        base_of(model_args, score_head=True, seed=head_seed),
         config,
         tokenizer,
         data.train,
@@ -151,9 +157,9 @@ def main(
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
             **encoder.rendering(),
+            "head_seed": head_seed,
+            **start_of(start),  # by which PPO knows whose samples have mean 0 and std 1
         }
-        if start is not None:  # by which PPO knows whose samples have mean 0 and std 1
-            reads["start"] = adapter_digest(start)
         write_facts(folder, name, precision=model_args.precision, **reads)
         roles = Roles(
             base_of(model_args), reward_adapter=folder, reading=reading_of(folder, tokenizer)

@@ -1,14 +1,17 @@
-"""Tune the policy with TRL's RLOO against the rewards that preftune ppo takes.
+"""Tune the policy with TRL's RLOO or GRPO against the rewards that preftune ppo takes.
 
     preftune rloo --reward_adapter outputs/reward/adapter
+    preftune rloo --method grpo --reward_adapter outputs/reward/adapter
 
-RLOO has no value model. The baseline of a completion is the mean reward of the other completions of
-its prompt. Prompts, rewards, sampling and truncation are those of preftune ppo, and --beta is the
-fixed weight of the KL penalty. The reference is the base with the adapter off, or a frozen copy of
---policy_adapter. A reward adapter needs the memory of a second base, because TRL's model does not
-share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and metrics.json. You
-should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both on held-out prompts
-at the end.
+Neither has a value model. The baseline of a completion is the mean reward of the other completions
+of its prompt (of all its completions, for GRPO). preftune ppo --algorithm rloo or grpo learns by
+the same losses with a KL that is held at a target, and can be resumed; these are TRL's own
+trainers, to compare with. Prompts, rewards, sampling and truncation are those of preftune ppo, and
+--beta is the fixed weight of the KL penalty. The reference is the base with the adapter off, or a
+frozen copy of --policy_adapter. A reward adapter needs the memory of a second base, because TRL's
+model does not share one. OUTPUT_DIR/adapter holds the adapter, beside log.jsonl, run.json and
+metrics.json. You should see `reward` and `kl` (nats per token) rise, and with --eval_prompts both
+on held-out prompts at the end.
 """
 
 from toolkit.cli import run, write_run
@@ -58,6 +61,11 @@ def main(
     out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
     name, tokenizer = model_args.model_name_or_path, tokenizer_of(model_args, args.policy_adapter)
     rule = rule_of(config, tokenizer, config.penalty_reward_value)
+    if len(reward_args.reward_adapters) > 1:
+        raise InputError(
+            "reward_adapter: TRL's RLOO takes one (preftune ppo takes several)",
+            "reward_adapter",
+        )
     parts = reward_args.load(name, model_args.precision)
     if isinstance(parts[0], RewardAdapter):  # TRL's model cannot share its base, so load another
         parts[0] = RewardModel(
@@ -77,8 +85,8 @@ def main(
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
     notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
-    if reward_args.reward_adapter is not None:
-        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for folder in reward_args.reward_adapters:
+        notes += other_start(folder, args.policy_adapter)
     for line in notes:
         print(f"note: {line}")
     check_length(model_args, prompts + (held_out or []), config.response_length)
@@ -106,10 +114,11 @@ def main(
         model_args.precision,
         prompts[:8],
         prompts.rendering(),
+        args.policy_adapter,
     )
     write_run(
         out,
-        "rloo",
+        config.method,
         model_args,
         lora,
         reward_args,

@@ -94,6 +94,7 @@ def main(
         model_args.precision,
         data.probes,
         encoder.rendering() if args.text is None else {"trained_on": "text"},
+        args.policy_adapter,
     )
     write_run(
         out,

@@ -72,8 +72,9 @@ def _understood(line: str) -> dict[str, Any]:
     given = {word[2:] for word in words if word.startswith("--")}
     for flag in given & {*READ}:
         for value in told[flag] if isinstance(told[flag], list) else [told[flag]]:
-            path = value.rpartition("=")[2].replace("demo:", f"{ROOT}/data/")
-            assert value in YOURS or Path(path).exists(), f"{name}: no {flag} {value}"
+            paths = value.rpartition("=")[2].replace("demo:", f"{ROOT}/data/").split(",")
+            there = all(Path(path).exists() for path in paths)
+            assert value in YOURS or there, f"{name}: no {flag} {value}"
     for flag in given & {"output", "output_dir"}:
         assert not Path(told[flag]).exists(), f"{name}: {flag} {told[flag]} is there"
     return told | {"recipe": name, "given": given}
@@ -129,6 +130,30 @@ def demo_model() -> str:
     return str(ROOT / "data" / "model")
 
 
+@pytest.fixture(scope="session")
+def reward_adapters(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three reward adapters of the embedded model with heads, gains and biases of their own."""
+    from peft import get_peft_model
+
+    from toolkit.models.adapters import lora_config
+    from toolkit.models.loading import load_base
+    from toolkit.models.toolkit_json import write_facts
+
+    folders = []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        base = load_base(demo_model, "fp32", score_head=True, seed=seed)
+        model = get_peft_model(base, lora_config(4, 8, "all-linear", "SEQ_CLS"))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        folder = tmp_path_factory.mktemp(f"reward{seed}")
+        model.save_pretrained(folder)
+        write_facts(folder, demo_model, gain=float(seed), bias=0.5)
+        folders.append(str(folder))
+    return folders
+
+
 @pytest.fixture
 def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
     """Makes PPO trainers on the embedded model, rewarded by the lexicon."""
@@ -178,6 +203,7 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
             lora_config(4, 8, "all-linear", "CAUSAL_LM"),
             value=value,
             autocast_dtype=torch.bfloat16 if autocast else None,
+            value_hidden=kwargs.get("value_hidden", ()),
         )
         held_out = prompts.pick(range(eval_prompts)) if eval_prompts else None
         return PPOTrainer(

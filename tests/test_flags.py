@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -123,3 +124,30 @@ def test_help_shows_default_and_choices(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_stock_parser_reads_the_same_dataclasses() -> None:
     (toy,) = HfArgumentParser(Toy).parse_args_into_dataclasses(["--share", "0.25", "--count", "3"])
     assert (toy.share, toy.count) == (0.25, 3)
+
+
+@dataclass
+class NumberOrWord(Flags):
+    rate: Annotated[float | str, Range(low=0, words=("auto",))] = flag(0.5, "A rate, or auto.")
+
+
+def test_a_field_may_hold_a_number_or_a_word() -> None:
+    assert NumberOrWord(rate="auto").rate == "auto" and NumberOrWord(rate=2.0).rate == 2.0
+    with pytest.raises(InputError, match="rate is 'fast', but must be one of a number, auto"):
+        NumberOrWord(rate="fast")
+    with pytest.raises(InputError, match="rate is -1, but must be at least 0"):
+        NumberOrWord(rate=-1.0)
+
+
+@pytest.mark.parametrize("words", [["--rate", "auto"], ["--config", "FILE"]])
+def test_a_number_or_a_word_from_the_command_line_or_a_file(
+    words: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rate: auto\n")
+    words = [str(path) if word == "FILE" else word for word in words]
+    assert parse(NumberOrWord, argv=words)[0].rate == "auto"
+    assert parse(NumberOrWord, argv=["--config", str(path), "--rate", "3"])[0].rate == 3.0
+    path.write_text("rate: fast\n")
+    with pytest.raises(InputError, match="c.yaml:1: rate is 'fast'"):
+        parse(NumberOrWord, argv=["--config", str(path)])

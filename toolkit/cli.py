@@ -33,8 +33,16 @@ from toolkit.data.files import require_file, write_text
 from toolkit.data.locks import letting_go
 from toolkit.data.records import Row
 from toolkit.embedded import RECIPES, expand_value, expand_words
-from toolkit.errors import Caution, InputError, Interrupted, RunStopped, check_finite, check_numbers
-from toolkit.flags import Flags, choices_of
+from toolkit.errors import (
+    Caution,
+    InputError,
+    Interrupted,
+    RunStopped,
+    check_choice,
+    check_finite,
+    check_numbers,
+)
+from toolkit.flags import Flags, choices_of, words_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
 from toolkit.launched import world_size
@@ -236,12 +244,13 @@ def parse(
     parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
     if "--help_all" in args:
         args = ["--help"]
+    words = {name: found for cls in dataclass_types for name, found in words_of(cls).items()}
     checked_by_fields = {name for cls in dataclass_types for name in choices_of(cls)}
     for action in parser._actions:
         if action.dest in checked_by_fields:  # in our words, and with the line of a YAML file
             action.choices = None
         if callable(action.type):  # before a library's own checks, which fail for an infinity
-            action.type = _checked(action.type)
+            action.type = _checked(action.type, words.get(action.dest, ()))
 
     # The file's values become defaults, so that flags override them.
     config_path, args = _take_config(args)
@@ -369,10 +378,18 @@ def write_run(
     record.write(folder / RUN_FILE)
 
 
-def _checked(inner: Callable[[str], object]) -> Callable[[str], object]:
-    """Wrap a converter of command-line words so that it rejects NaN and infinity."""
+def _checked(
+    inner: Callable[[str], object], words: tuple[str, ...] = ()
+) -> Callable[[str], object]:
+    """Wrap a converter of command-line words so that it rejects NaN and infinity.
+
+    Args:
+        words: are left as they are.
+    """
 
     def convert(word: str) -> object:
+        if word in words:
+            return word
         value = inner(word)
         if isinstance(value, tuple):  # a word that was split into its letters
             raise argparse.ArgumentTypeError("for several numbers, use a list in --config")
@@ -461,6 +478,7 @@ def _read_config(
             values[new], lines[new] = values.pop(old), line
 
     hints = _type_hints(dataclass_types)
+    words = {name: found for cls in dataclass_types for name, found in words_of(cls).items()}
     for key, value in values.items():
         where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line
         if key not in hints:
@@ -482,6 +500,8 @@ def _read_config(
             ) from None
         try:
             check_numbers(key, values[key])
+            if key in words and isinstance(values[key], str):
+                check_choice(key, str(values[key]), ("a number", *words[key]))
         except InputError as error:
             raise InputError(f"{where}: {error}", key) from None
     return values, lines

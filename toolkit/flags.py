@@ -22,11 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to ``high`` that are greater than ``above``."""
+    """The finite numbers from ``low`` to ``high`` that are greater than ``above``; and ``words``.
+
+    A field that takes words, too, has the type ``float | str``.
+    """
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    words: tuple[str, ...] = ()
 
 
 Count = Annotated[int, Range(low=1)]
@@ -82,6 +86,9 @@ def check_flags(flags: object) -> None:
             if value is None:
                 continue
             if isinstance(allowed, Range):
+                if isinstance(value, str):
+                    check_choice(name, value, ("a number", *allowed.words))
+                    continue
                 check_range(name, value, allowed.low, allowed.high, allowed.above)
             else:
                 plain = value.value if isinstance(value, enum.Enum) else value
@@ -91,6 +98,12 @@ def check_flags(flags: object) -> None:
 def choices_of(cls: type) -> dict[str, tuple[str, ...]]:
     """The fields of our own that hold one of a few words, with these words."""
     return {name: found for name, found in _allowed(cls).items() if isinstance(found, tuple)}
+
+
+def words_of(cls: type) -> dict[str, tuple[str, ...]]:
+    """The fields that hold a number or one of a few words, with these words."""
+    allowed = _allowed(cls).items()
+    return {name: a.words for name, a in allowed if isinstance(a, Range) and a.words}
 
 
 def is_library(cls: type) -> bool:

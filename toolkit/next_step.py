@@ -31,7 +31,7 @@ from toolkit.commands import COMMAND, shown_name
 from toolkit.data.files import write_text
 from toolkit.embedded import is_embedded_model
 from toolkit.launched import is_first, nodes, world_size
-from toolkit.scoring.arguments import Spec
+from toolkit.scoring.arguments import CombiningArguments, Spec
 
 DEMO_LEXICON = "demo:lexicon.txt"
 
@@ -52,6 +52,7 @@ SAMPLING = (
     "truncate_after",
     "max_prompt_length",
 )
+COMBINING = ("reward_combine", "reward_std_weight")
 
 # Which of them a recipe is told, if it comes next. Those that are not here are told none.
 SHARED: dict[str, tuple[str, ...]] = {
@@ -60,13 +61,19 @@ SHARED: dict[str, tuple[str, ...]] = {
     "preference": (*MODEL, *CHAT, "stop_token"),
     "sft": (*MODEL, *CHAT, "stop_token"),
     "ppo": (*MODEL, *CHAT, *SAMPLING, "penalty_reward_value"),
-    "evaluate": (*MODEL, *CHAT, *SAMPLING),
+    "evaluate": (*MODEL, *CHAT, *SAMPLING, *COMBINING),
 }
 
 _NAMES = {name for shared in SHARED.values() for name in shared}
 DEFAULTS = {
     f.name: f.default
-    for kind in (ModelArguments, ChatArguments, SamplingArguments, TrainedCompletionArguments)
+    for kind in (
+        ModelArguments,
+        ChatArguments,
+        SamplingArguments,
+        TrainedCompletionArguments,
+        CombiningArguments,
+    )
     for f in dataclasses.fields(kind)
     if f.name in _NAMES
 }

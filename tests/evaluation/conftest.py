@@ -11,7 +11,7 @@ from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts
 from toolkit.evaluation.contenders import Contender, Outputs
 from toolkit.evaluation.frontier import frontier
-from toolkit.evaluation.head_to_head import compare, contender_results, gaps
+from toolkit.evaluation.head_to_head import compare, contender_results, gaps, length_lines
 from toolkit.evaluation.result import ContenderResult, Evaluation, JudgeResult, SeenPrompts
 from toolkit.evaluation.samples import SampleRow, sample_rows, write_samples
 
@@ -92,7 +92,10 @@ def make_evaluation(
         scores["rm"][c.name] = [(i * 7 % 5) + shift * place for i in range(count)]
         scores["<b>truth</b>"][c.name] = [(i * 3 % 5) + place for i in range(count)]
     not_trained = SeenPrompts(trained_prompts=0, trained_prompts_note=None)
-    results = contender_results(contenders, made, scores, texts, dict.fromkeys(made, not_trained))
+    trained = dict.fromkeys(made, not_trained)
+    # The reference writes 0, 1, 2 tokens and so on, and each other contender 2 more than the last.
+    tokens = {c.name: [i + 2 * place for i in range(count)] for place, c in enumerate(contenders)}
+    results = contender_results(contenders, made, scores, texts, trained, tokens)
     pairs, ratings = compare([c.name for c in contenders], scores, {})
     curve = frontier(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)), 1.0)
     result = Evaluation(
@@ -107,6 +110,7 @@ def make_evaluation(
         ratings=ratings,
         gaps=gaps(results, pairs, "rm"),
         frontier={"rm": curve},
+        lengths=length_lines("reference", scores, tokens),
     )
     asked = Prompts([[i] for i in range(count)])
     asked.given = dict(enumerate(texts))

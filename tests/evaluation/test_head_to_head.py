@@ -14,6 +14,7 @@ from toolkit.evaluation.head_to_head import (
     contender_results,
     count_pair,
     gaps,
+    length_lines,
     paired_p_value,
 )
 from toolkit.evaluation.ratings import rate_pairs
@@ -155,6 +156,29 @@ def test_a_contenders_row_has_kl_with_its_error_and_gain_in_the_references_devia
     assert b4.scores["s"].gain == pytest.approx(1 / np.std([0, 1, 5]))
     assert ref.scores["s"].gain == ref.kl == 0.0
     assert other.kl is None and other.kl_error is None
+
+
+def test_what_length_is_worth_on_the_references_texts_is_taken_off_a_gain() -> None:
+    scores = {"s": {"ref": [1.0, 1.5, 2.5, 3.0], "long": [4.0, 4.0, 5.0, 5.0]}}
+    tokens = {"ref": [10, 20, 30, 40], "long": [30, 50, 50, 70]}
+    (line,) = length_lines("ref", {"s": scores["s"]}, tokens).values()
+    assert (line.slope, line.length) == (pytest.approx(0.07), 25.0)  # 35 / 500, by hand
+
+    contenders = [Contender("ref", "reference"), Contender("long", "adapter", "x")]
+    made = {c.name: outputs(["x"] * 4, [0.0] * 4) for c in contenders}
+    trained = dict.fromkeys(made, NOT_TRAINED)
+    ref, long = contender_results(contenders, made, {"s": scores["s"]}, ["p"] * 4, trained, tokens)
+    assert (ref.length, long.length) == (25.0, 50.0)
+    spread = np.std([1.0, 1.5, 2.5, 3.0])
+    assert ref.scores["s"].gain_at_equal_length == 0.0
+    assert long.scores["s"].gain == pytest.approx(2.5 / spread)
+    assert long.scores["s"].gain_at_equal_length == pytest.approx((2.5 - 0.07 * 25) / spread)
+
+    # If all the reference's texts are equally long, nobody knows what a token is worth.
+    alike = {"ref": [24] * 4, "long": [24] * 4}
+    assert length_lines("ref", {"s": scores["s"]}, alike) == {}
+    _, long = contender_results(contenders, made, {"s": scores["s"]}, ["p"] * 4, trained, alike)
+    assert long.scores["s"].gain_at_equal_length is None and long.length == 24.0
 
 
 def test_a_gain_that_only_the_training_reward_sees_raises_the_alarm() -> None:

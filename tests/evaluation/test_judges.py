@@ -21,7 +21,6 @@ from toolkit.evaluation.judges import (
 )
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
-from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.scoring.arguments import parse_specs
@@ -37,25 +36,9 @@ def parse_judges(specs: list[str], base: str, precision: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def reward_adapter(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def reward_adapter(reward_adapters: list[str]) -> list[str]:
     """Two reward adapters with heads of their own, gain and bias."""
-    from peft import get_peft_model
-
-    from toolkit.models.toolkit_json import write_facts
-
-    folders = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        base = load_base(demo_model, "fp32", score_head=True, seed=seed)
-        model = get_peft_model(base, lora_config(4, 8, "all-linear", "SEQ_CLS"))
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.05)
-        folder = tmp_path_factory.mktemp(f"reward{seed}")
-        model.save_pretrained(folder)
-        write_facts(folder, demo_model, gain=float(seed), bias=0.5)
-        folders.append(str(folder))
-    return folders
+    return reward_adapters[:2]
 
 
 def test_specs_are_read(root: Path, demo_model: str, reward_adapter: list[str]) -> None:

@@ -14,6 +14,7 @@ from toolkit.evaluation.reward_analysis import (
     length_bias,
     people,
     position_bias,
+    without_length,
 )
 
 
@@ -99,6 +100,25 @@ def test_a_model_that_likes_length_is_found_out() -> None:
     assert bias.picks_longest.model.value == 1.0
     assert bias.accuracy_if_best_is_longest.value == 1.0
     assert bias.accuracy_if_not.value == 0.0
+
+
+def test_how_much_of_a_ranking_is_length_is_told_by_what_is_left_without_it() -> None:
+    """Two comparisons: the scores are 0.5 a character, and in the second 3 for the right one."""
+    texts = [["a", "aaa"], ["aa", "aaaa"]]
+    rows = [{"prompt": f"p{i}", "completions": each, "best": 0} for i, each in enumerate(texts)]
+    raw = [[10.5, 11.5], [4.0, 2.0]]  # the first is length alone: within it, the scores differ by 1
+    found = without_length(rows, raw, [1, 0])
+    # Lengths -1, 1, -1, 1 and scores -0.5, 0.5, 1, -1 about their means: the slope is -1 / 4.
+    assert found is not None and found.slope == pytest.approx(-0.25)
+    assert found.explained == pytest.approx(0.25 / 2.5)  # slope^2 * 4, of 0.25 + 0.25 + 1 + 1
+    # What is left is 10.75, 12.25 and 4.5, 3: the same picks, one of them right.
+    assert (found.same_picks.value, found.accuracy.value) == (1.0, 0.5)
+
+    only_length = [[0.5 * len(text) for text in row["completions"]] for row in rows]
+    found = without_length(rows, only_length, [1, 1])
+    assert found is not None and found.explained == pytest.approx(1.0)
+    alike = [row | {"completions": ["ab", "cd"]} for row in rows]
+    assert without_length(alike, raw, [1, 0]) is None
 
 
 def test_a_favoured_position_is_found_out() -> None:

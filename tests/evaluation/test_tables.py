@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from toolkit.evaluation.result import JudgeResult
+from toolkit.data.records import from_row, to_row
+from toolkit.evaluation.result import Evaluation, JudgeResult
 from toolkit.evaluation.tables import (
     contender_table,
     gap_table,
@@ -15,6 +16,7 @@ from toolkit.evaluation.tables import (
     print_evaluation,
     print_facts,
     text_table,
+    worth_of_length,
 )
 
 Make = Callable[..., Any]
@@ -45,12 +47,36 @@ def test_places_below_the_curve_stop_where_its_samples_do(evaluation: Make) -> N
 def test_a_contenders_cells_are_its_kl_and_each_judges_score(evaluation: Make) -> None:
     result, _ = evaluation(["a", "b", "c", "d", "e"])  # scores 0 to 4, and 1 more for ppo
     headers, (reference, ppo) = contender_table(result)
-    assert headers == ["contender", "KL, nats", "rm", "gain, std", "<b>truth</b>", "gain, std"]
-    # std of 0 .. 4 is sqrt(2), so 1 more is a gain of 0.71; s / sqrt(5) = 0.71 as well
-    assert reference[:4] == ["reference", "0.00 ± 0.00", "2.00 ± 0.71", "+0.00"]
-    assert ppo[:4] == ["ppo", "0.50 ± 0.00", "3.00 ± 0.71", "+0.71"]
+    of_a_judge = ["gain, std", "at equal length"]
+    assert headers[:3] == ["contender", "KL, nats", "tokens"]
+    assert headers[3:] == ["rm", *of_a_judge, "<b>truth</b>", *of_a_judge]
+    # std of 0 .. 4 is sqrt(2), so 1 more is a gain of 0.71; s / sqrt(5) = 0.71 as well. The
+    # reference's scores 0, 2, 4, 1, 3 of 0 .. 4 tokens have the slope 5 / 10, and ppo writes 2 more
+    # tokens: they are worth all of its gain.
+    assert reference[:6] == ["reference", "0.00 ± 0.00", "2.0", "2.00 ± 0.71", "+0.00", "+0.00"]
+    assert ppo[:6] == ["ppo", "0.50 ± 0.00", "4.0", "3.00 ± 0.71", "+0.71", "+0.00"]
+    said, _ = worth_of_length(result)
+    assert said.startswith("Under rm, a token more is worth +0.5000 ± 0.5000 of the score")
+    assert said.endswith("completions of reference, which have 2.0 tokens on average.")
     result.contenders[1] = replace(result.contenders[1], kl=None, kl_error=None)
     assert contender_table(result)[1][1][1] == "not known"
+
+
+def test_a_file_from_before_lengths_were_counted_has_the_table_that_it_had(
+    evaluation: Make,
+) -> None:
+    result, _ = evaluation(["a", "b", "c", "d", "e"])
+    old = to_row(result)
+    del old["lengths"]
+    for row in old["contenders"]:
+        del row["length"]
+        for scores in row["scores"].values():
+            del scores["gain_at_equal_length"]
+    read = from_row(Evaluation, old, "old")
+    headers, (_, ppo) = contender_table(read)
+    assert headers == ["contender", "KL, nats", "rm", "gain, std", "<b>truth</b>", "gain, std"]
+    assert ppo[:4] == ["ppo", "0.50 ± 0.00", "3.00 ± 0.71", "+0.71"]
+    assert worth_of_length(read) == []
 
 
 def test_a_pairs_cells_count_and_say_what_was_not_judged(evaluation: Make) -> None:

@@ -1,6 +1,7 @@
 """The lines that load a published adapter: they parse, and hold the base as training held it."""
 
 import ast
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,7 @@ from toolkit.data.chat import Chat
 from toolkit.hub.adapter_source import Kind
 from toolkit.hub.loading_snippet import Names, ids_line, loading_snippet, probe_lines
 from toolkit.models.families import HEADS
-from toolkit.models.loading import load_tokenizer
+from toolkit.models.loading import Fp32Head, ValueHead, load_tokenizer
 from toolkit.models.quantized import four_bit_config
 
 NAMES = Names("me/adapter", "org/base", "a" * 40)
@@ -67,6 +68,28 @@ def test_a_rewards_gain_and_bias_are_written_out_whole() -> None:
     returned = next(n for n in score.body if isinstance(n, ast.Return))
     assert returned.value is not None
     assert eval(ast.unparse(returned.value), scope) == 1 / 3 * 3.0 - (1 + 2**-52)
+
+
+@pytest.mark.parametrize("head", [Fp32Head(4, 1), ValueHead(4, [6, 5])], ids=["linear", "deep"])
+def test_the_lines_of_a_value_compute_what_its_head_computes(head: torch.nn.Module) -> None:
+    states = torch.randn(1, 3, 4)
+    trunk = SimpleNamespace(base_model=lambda **given: SimpleNamespace(last_hidden_state=states))
+    scope = {
+        "torch": torch,
+        "tokenizer": lambda *given, **how: {"input_ids": torch.zeros(1, 3)},
+        "device": "cpu",
+        "model": SimpleNamespace(get_base_model=lambda: trunk),
+        "head": {name: tensor.detach() for name, tensor in head.state_dict().items()},
+    }
+    tree = ast.parse(loading_snippet("value", "fp32", NAMES))
+    tree.body = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) or ast.unparse(node).startswith("layers = ")
+    ]
+    exec(compile(tree, "card", "exec"), scope)
+    found = scope["values"]("text")  # type: ignore[operator]
+    torch.testing.assert_close(torch.tensor(found), head(states).flatten())
 
 
 @pytest.mark.parametrize("ends_with", ["", "<|endoftext|>"])

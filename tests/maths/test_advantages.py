@@ -1,10 +1,10 @@
-"""O7: GAE."""
+"""GAE, and baselines from siblings."""
 
 import numpy as np
 import pytest
 import torch
 
-from toolkit.maths.advantages import gae, leave_one_out
+from toolkit.maths.advantages import gae, group_moments, leave_one_out
 from toolkit.maths.masking import whiten
 
 VALUES = torch.tensor([[0.5, 0.4, 0.3]], dtype=torch.float64)
@@ -34,6 +34,22 @@ def test_returns_are_advantages_plus_values() -> None:
 def test_without_values_advantages_decay_from_the_end() -> None:
     advantages, _ = gae(REWARDS, torch.zeros_like(VALUES), 1.0, 0.95)
     np.testing.assert_allclose(advantages[0], [0.9025, 0.95, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "steps", "expected"),
+    [
+        (1.0, 1, [0.4, 0.3, 1.0]),
+        (1.0, 3, [1.0, 1.0, 1.0]),
+        (0.9, 1, [0.36, 0.27, 1.0]),
+        (0.9, 3, [0.81, 0.9, 1.0]),
+    ],
+)
+def test_lambda_zero_is_the_one_step_return_and_lambda_one_the_whole(
+    gamma: float, steps: int, expected: list[float]
+) -> None:
+    _, returns = gae(REWARDS, VALUES, gamma, 0.0 if steps == 1 else 1.0)
+    np.testing.assert_allclose(returns[0], expected, atol=1e-9)
 
 
 def test_batch_of_whitened_rewards() -> None:
@@ -106,3 +122,19 @@ def test_what_has_no_score_is_nobodys_sibling() -> None:
     baseline = leave_one_out(totals, scored, 3)
     np.testing.assert_allclose(baseline[:3], [3.0, 2.0, 1.0])
     np.testing.assert_allclose(baseline[3:], [0.0, 5.0, 5.0])
+
+
+def test_a_groups_mean_and_sample_deviation_are_numpys() -> None:
+    totals = torch.randn(12, generator=torch.Generator().manual_seed(0)).double()
+    mean, deviation = group_moments(totals, torch.ones(12, dtype=torch.bool), 4)
+    groups = totals.numpy().reshape(3, 4)
+    np.testing.assert_allclose(mean, groups.mean(1).repeat(4), atol=1e-12)
+    np.testing.assert_allclose(deviation, groups.std(1, ddof=1).repeat(4), atol=1e-12)
+
+
+def test_a_groups_moments_leave_out_what_has_no_score() -> None:
+    totals = torch.tensor([1.0, 9.0, 3.0, 5.0, 7.0, 7.0, 8.0, 8.0, 8.0])
+    scored = torch.tensor([True, False, True, True, False, False, False, False, False])
+    mean, deviation = group_moments(totals, scored, 3)
+    np.testing.assert_allclose(mean, [2, 2, 2, 5, 5, 5, 0, 0, 0])
+    np.testing.assert_allclose(deviation, [2**0.5] * 3 + [0.0] * 6, atol=1e-6)

@@ -6,7 +6,12 @@ import torch
 import torch.utils._python_dispatch
 from torch.distributions import Categorical
 
-from toolkit.maths.distributions import head_logprobs, inverse_cdf_sample
+from toolkit.maths.distributions import (
+    Head,
+    head_distribution,
+    head_logprobs,
+    inverse_cdf_sample,
+)
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
 
@@ -122,7 +127,94 @@ def test_no_tensor_of_all_logits_is_ever_made() -> None:
     with Watch():
         logprobs, _ = head_logprobs(hidden, weight, None, ids, 0.7, chunk_bytes=4 * 5000 * 3)
         logprobs.sum().backward()
+        there = Head(torch.randn(4, 10, 8), weight, None)
+        head = Head(hidden, weight, None)
+        whole = head_distribution(head, ids, 0.7, 4 * 5000 * 3, None, None, True, there)
+        torch.stack(whole).sum().backward()
     assert largest == 5000 * 8  # the weight itself, transposed; a piece of logits is 15,000
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 20])
+def test_entropy_and_whole_kl_have_the_gradients_of_whole_logits(
+    cap: float | None, bias: bool, frozen: bool, chunk_bytes: int
+) -> None:
+    """Against autograd in fp64, with banned tokens, and a reference with a head of its own."""
+    hidden, weight, offset, ids = a_head(bias, frozen)
+    ids = ids.masked_fill((ids == 5) | (ids == 6), 0)
+    banned = torch.zeros(40)
+    banned[5:7] = -1e30
+    reference = Head(torch.randn(3, 5, 16), torch.randn(40, 16), torch.randn(40) if bias else None)
+    factors = torch.randn(3, 3, 5)
+    parameters = [p for p in (hidden, weight, offset) if p is not None and p.requires_grad]
+    found = head_distribution(
+        Head(hidden, weight, offset),
+        ids,
+        0.7,
+        chunk_bytes,
+        cap,
+        banned,
+        entropy_gradient=True,
+        reference=reference,
+    )
+    assert found.kl is not None
+    ours = torch.stack(found)
+    gradients = torch.autograd.grad((ours * factors).sum(), parameters)
+
+    def log_softmax(*head: torch.Tensor | None) -> torch.Tensor:
+        z = torch.nn.functional.linear(*[None if t is None else t.double() for t in head])
+        z = z if cap is None else cap * torch.tanh(z / cap)
+        return ((z + banned) / 0.7).log_softmax(-1)
+
+    log_p, log_q = log_softmax(hidden, weight, offset), log_softmax(*reference)
+    p = log_p.exp()
+    whole = torch.stack(
+        [
+            log_p.gather(-1, ids[..., None])[..., 0],
+            -(p * log_p).sum(-1),
+            (p * (log_p - log_q)).sum(-1),
+        ]
+    )
+    torch.testing.assert_close(ours.double(), whole, atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad((whole * factors).sum(), parameters)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-5, rtol=1e-4)
+
+
+def test_entropy_and_kl_of_three_tokens_by_hand() -> None:
+    """The logits (1, 0, -1) against (.5, .3, .2): values, and directions on the logits."""
+    head = torch.eye(3)
+    hidden = torch.tensor([[[1.0, 0.0, -1.0]]], requires_grad=True)
+    reference = Head(torch.tensor([[[0.5, 0.3, 0.2]]]).log(), head, None)
+    found = head_distribution(
+        Head(hidden, head, None),
+        torch.tensor([[0]]),
+        1.0,
+        entropy_gradient=True,
+        reference=reference,
+    )
+    assert found.kl is not None
+    assert found.entropies.item() == pytest.approx(0.832396, abs=1e-6)
+    assert found.kl.item() == pytest.approx(0.068259, abs=1e-6)
+    for output, expected in (
+        (found.entropies, [-0.282587, 0.140770, 0.141817]),
+        (found.kl, [0.144545, -0.066540, -0.078005]),
+        (-2 * found.logprobs, [-0.669518, 0.489457, 0.180061]),
+        (-2 * found.logprobs - 0.01 * found.entropies, [-0.666692, 0.488049, 0.178643]),
+    ):
+        (gradient,) = torch.autograd.grad(output.sum(), hidden, retain_graph=True)
+        np.testing.assert_allclose(gradient[0, 0], expected, atol=2e-6)
+
+
+def test_a_policy_that_is_its_reference_has_no_kl_and_no_gradient_of_it() -> None:
+    hidden, weight, offset, ids = a_head(True, True)
+    same = Head(hidden.detach().clone(), weight, offset)
+    found = head_distribution(Head(hidden, weight, offset), ids, 0.7, reference=same)
+    assert found.kl is not None and not found.kl.any()
+    (gradient,) = torch.autograd.grad(found.kl.sum(), hidden)
+    assert not gradient.any()
 
 
 def test_logprobs_of_unlikely_tokens_are_not_lost() -> None:

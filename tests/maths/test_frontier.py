@@ -9,6 +9,7 @@ import torch
 from toolkit.maths.frontier import (
     best_of_n_kl,
     best_of_n_score,
+    coefficient_at,
     exponential_tilt,
     supported_kl,
     tilt_at_kl,
@@ -105,3 +106,24 @@ def test_the_best_of_n_is_the_mean_over_all_choices_of_n(n: int) -> None:
 def test_more_than_there_are_cannot_be_picked_from() -> None:
     with pytest.raises(ValueError, match="best of 9 needs"):
         best_of_n_score(torch.zeros(1, 8), 9)
+
+
+def test_the_coefficient_of_normal_scores_is_their_spread_over_sqrt_2_kl() -> None:
+    """KL = std^2 / (2 coef^2): 0.5 nats are within reach of the samples, 8 nats are not."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(64, 1, generator=generator)
+    scores = means + 1.5 * torch.randn(64, 512, generator=generator)
+    near, far = coefficient_at(scores, 0.5), coefficient_at(scores, 8.0)
+    assert near.kl_coef == pytest.approx(1.5, rel=0.03) and near.supported_kl == pytest.approx(0.5)
+    assert far.kl_coef == pytest.approx(1.5 / 4, rel=0.15) and 2 < far.supported_kl < 5
+
+
+def test_the_coefficient_is_that_of_the_tilt_with_this_kl() -> None:
+    scores = torch.randn(8, 256, generator=torch.Generator().manual_seed(1)).exp()
+    found = coefficient_at(scores, 1.0)
+    assert exponential_tilt(scores, found.kl_coef).kl == pytest.approx(1.0, abs=1e-6)
+
+
+def test_scores_that_do_not_differ_have_no_coefficient() -> None:
+    with pytest.raises(ValueError, match="same score"):
+        coefficient_at(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), 5.0)

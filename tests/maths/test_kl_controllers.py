@@ -4,7 +4,12 @@ import math
 
 import pytest
 
-from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController, preview_kl
+from toolkit.maths.kl_controllers import (
+    AdaptiveKLController,
+    FixedKLController,
+    ProportionalIntegralKLController,
+    preview_kl,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,89 @@ def test_a_preview_settles_with_a_short_horizon_and_not_with_a_long_one() -> Non
     assert kl == pytest.approx(6.0, rel=0.01) and coefficient == pytest.approx(12**-0.5, rel=0.01)
     long = preview_kl(AdaptiveKLController(1.0, 6.0, 100_000), 300, 100, stiffness=1.0, lag=5)
     assert long[-1][0] < 3.0
+
+
+def test_it_does_not_wind_up_while_the_kl_is_on_its_way() -> None:
+    """The adaptive controller would have fallen by 2 % for each of the 30 updates."""
+    controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
+    for update in range(30):
+        controller.update(0.15 * update, episodes=1)
+        assert controller.value == 0.5
+
+
+def test_a_kl_that_stays_below_its_target_lowers_the_coefficient_after_a_horizon() -> None:
+    controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
+    controller.update(2.0, episodes=1)
+    waited = [controller.value]
+    for _ in range(16):
+        controller.update(0.0, episodes=1)
+        waited.append(controller.value)
+    # Ten updates without a rise are a horizon; from then on the error is clipped to -0.2.
+    assert waited[:10] == [0.5] * 10
+    assert waited[-1] == pytest.approx(0.5 * 0.98**7)
+
+
+def test_beyond_its_target_it_answers_in_proportion_at_once() -> None:
+    """A level of 6 for a target of 5: a factor of 1.2, and the base rises by 0.2 / 10."""
+    controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
+    controller.update(12.0, episodes=1)  # the level is half of it
+    assert controller.value == pytest.approx(0.5 * 1.02 * 1.2)
+    for _ in range(100):
+        controller.update(5.0, episodes=1)
+    settled = controller.value
+    controller.update(5.0, episodes=1)
+    assert controller.value == pytest.approx(settled, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [AdaptiveKLController, ProportionalIntegralKLController])
+@pytest.mark.parametrize("lag", [5, 20])
+def test_it_holds_a_slow_process_that_the_adaptive_controller_lets_swing(
+    kind: type[AdaptiveKLController], lag: float
+) -> None:
+    """log KL goes a share of 1 / lag of the way to log(target) - 2 log(coef / right coef)."""
+    controller, log_kl = kind(0.4, 5.0, kl_horizon=10), math.log(0.5)
+    path = []
+    for _ in range(300):
+        path.append(math.exp(log_kl))
+        log_kl += (math.log(5) - 2 * math.log(controller.value / 0.4) - log_kl) / lag
+        controller.update(path[-1], 1)
+    peak = max(path) / 5
+    if kind is AdaptiveKLController:
+        assert peak > 1.2
+    else:
+        assert peak < 1.05
+    assert sum(path[-60:]) / 60 == pytest.approx(5, rel=0.03)
+
+
+def test_its_state_goes_on_exactly() -> None:
+    one, other = (ProportionalIntegralKLController(0.5, 5, 10) for _ in range(2))
+    kls = [1.0, 4.0, 7.0, 6.0, 2.0, 5.0]
+    for kl in kls[:3]:
+        one.update(kl, 1)
+    other.load_state_dict(one.state_dict())
+    for kl in kls[3:]:
+        one.update(kl, 1)
+        other.update(kl, 1)
+    assert one.state_dict() == other.state_dict() and one.value != 0.5
+
+
+@pytest.mark.parametrize("kind", [AdaptiveKLController, ProportionalIntegralKLController])
+def test_a_second_estimate_keeps_what_was_found_out_since_the_first(
+    kind: type[AdaptiveKLController],
+) -> None:
+    controller = kind(math.nan, 5, 10)
+    controller.start_at(0.4)
+    assert controller.value == 0.4
+    controller.update(50.0, 1)
+    risen = controller.value / 0.4
+    assert risen > 1
+    controller.start_at(0.2)
+    assert controller.value == pytest.approx(0.2 * risen)
+    controller.update(5.0, 1)
+    assert 0.2 < controller.value < 0.2 * 2.5
+
+
+def test_an_estimate_stays_between_floor_and_ceiling() -> None:
+    controller = ProportionalIntegralKLController(math.nan, 5, 10, None, 0.1, 0.3)
+    controller.start_at(2.0)
+    assert controller.value == 0.3

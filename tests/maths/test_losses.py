@@ -11,6 +11,7 @@ from trl import RewardTrainer
 
 from toolkit.maths.advantages import gae
 from toolkit.maths.losses import (
+    RatioOf,
     best_of_k_loss,
     best_vs_rest_loss,
     centering_penalty,
@@ -310,3 +311,31 @@ def test_padding_has_no_part_in_ppo_losses() -> None:
     loss, _ = policy_loss(garbage, torch.zeros(2, 3), advantages, 0.2, mask)
     by_hand = torch.cat([torch.max(-k.exp(), -k.exp().clamp(0.8, 1.2)) for k in kept]).mean()
     assert loss.item() == pytest.approx(by_hand.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ratio_of", "ratios", "expected"),
+    [
+        ("token", [[1.105171, 0.818731], [1.349859, 1.105171]], 0.132782),
+        ("completion", [[0.904837] * 2, [1.491825] * 2], 0.293494),
+        ("completion_mean", [[0.951229] * 2, [1.221403] * 2], 0.135087),
+    ],
+)
+def test_a_ratio_is_a_tokens_or_its_completions(
+    ratio_of: RatioOf, ratios: list[list[float]], expected: float
+) -> None:
+    log_ratio = torch.tensor([[0.1, -0.2], [0.3, 0.1]]).double()
+    advantages = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]).double()
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    loss, stats = policy_loss(
+        log_ratio, torch.zeros(2, 2), advantages, 0.2, mask, ratio_of=ratio_of
+    )
+    assert stats["ratio"].item() == pytest.approx(np.mean(ratios), abs=1e-6)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    # Padding is not part of a completion's ratio.
+    wide = torch.cat([mask, torch.zeros_like(mask)], dim=1)
+    padded = [
+        torch.cat([x, torch.full((2, 2), 5.0).double()], dim=1) for x in (log_ratio, advantages)
+    ]
+    again, _ = policy_loss(padded[0], torch.zeros(2, 4), padded[1], 0.2, wide, ratio_of=ratio_of)
+    assert again.item() == pytest.approx(loss.item(), abs=1e-12)

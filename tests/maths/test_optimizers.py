@@ -26,6 +26,24 @@ def test_first_step(gradient: float, tf: float, torch_style: float) -> None:
     assert first_step(torch.optim.Adam, gradient) == pytest.approx(torch_style, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("gradient", "step"), [(1.0, -9.999000), (1e-3, -9.090909), (1e-5, -0.909091)]
+)
+def test_rmsprops_first_step_is_ten_times_the_rate(gradient: float, step: float) -> None:
+    """Its running mean of squares starts at 0 and is not corrected: 1 / sqrt(1 - .99) is 10.
+
+    Adam's first step is the rate itself, so a rate that is copied from Adam is too large here.
+    """
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    p.grad = torch.tensor([gradient], dtype=torch.float64)
+    torch.optim.RMSprop([p], lr=1.0, alpha=0.99, eps=1e-5).step()
+    assert p.item() == pytest.approx(step, abs=1e-6)
+    other = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    other.grad = torch.ones(1, dtype=torch.float64)
+    torch.optim.Adam([other], lr=1.0).step()
+    assert other.item() == pytest.approx(-1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_equals_torchs_adam_once_its_epsilon_is_rescaled(eps: float) -> None:
     """torch's effective epsilon at step t is eps sqrt(1 - b2^t); undo that and both agree."""

@@ -77,3 +77,34 @@ def test_a_family_that_recomputes_nothing_is_refused_in_a_line(demo_model: str) 
     roles = roles_of(demo_model, supports_gradient_checkpointing=False)
     with pytest.raises(InputError, match="OddForCausalLM cannot recompute its activations"):
         roles.use_checkpointing()
+
+
+@pytest.mark.parametrize("targets", ["v_proj", "v_proj,lm_head"])
+def test_entropy_and_whole_kl_of_the_policy_are_those_of_its_logits(
+    untied: str, targets: str
+) -> None:
+    """Also with LoRA on the output head, which the reference reads without it."""
+    roles = Roles(load_base(untied, "fp32"), lora_config(4, 8, targets, "CAUSAL_LM"))
+    trained = [p for _, p in roles.trainable()]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter += 0.3 * torch.randn(parameter.shape)
+    roles.entropy_gradient = roles.full_kl = True
+    found = roles.policy_outputs(IDS, MASK, IDS[:, -C:], 0.7)
+    assert found.kl is not None
+    ours = torch.autograd.grad((found.entropies + 2 * found.kl).sum(), trained)
+
+    with torch.no_grad():
+        log_q = (roles.logits("reference", IDS, MASK, C).double() / 0.7).log_softmax(-1)
+    log_p = (roles.logits("policy", IDS, MASK, C).double() / 0.7).log_softmax(-1)
+    p = log_p.exp()
+    entropies, kl = -(p * log_p).sum(-1), (p * (log_p - log_q)).sum(-1)
+    torch.testing.assert_close(found.entropies.double(), entropies, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.kl.double(), kl, atol=1e-5, rtol=1e-5)
+    assert kl.mean() > 1e-3
+    expected = torch.autograd.grad((entropies + 2 * kl).sum(), trained)
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+    with torch.no_grad():  # sampling needs neither
+        assert roles.policy_outputs(IDS, MASK, IDS[:, -C:], 0.7).kl is None

@@ -91,7 +91,7 @@ def test_a_pass_over_text_is_planned_as_the_allocator_reports_it(checkpointing: 
 
     def step() -> None:
         with roles.optimizing():
-            roles.policy_outputs(ids, mask, ids[:, 1:], 1.0).logprobs.sum().backward()
+            roles.logprobs("policy", ids, mask, ids[:, 1:], 1.0).sum().backward()
 
     phase = plan.phases["learning from text"]
     planned = sum(phase.values()) - phase["gradients"] - phase["PPO's gradients, set aside"]

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from tests.models.conftest import LORA, perturb
 from toolkit.maths.sequences import pad
 from toolkit.models.fast import last_states, use_fast_passes
-from toolkit.models.loading import load_base
+from toolkit.models.loading import ValueHead, load_base
 from toolkit.models.roles import Roles
 
 IDS, MASK = pad([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15]], pad_id=0, side="left")
@@ -92,6 +93,31 @@ def test_value_starts_at_zero_and_heads_and_adapters_are_fp32(demo_model: str) -
         assert not roles.values(IDS, MASK, C).any()
         assert {p.dtype for _, p in roles.trainable()} == {torch.float32}
         assert roles.shares_trunk is (value == "trunk")
+
+
+@pytest.mark.parametrize("value", ["adapter", "trunk"])
+@pytest.mark.parametrize("widths", [[], [6, 5]])
+def test_a_value_head_of_any_depth_starts_at_zero_and_comes_back_from_its_file(
+    demo_model: str, tmp_path: Path, value: str, widths: list[int]
+) -> None:
+    roles = Roles(load_base(demo_model, "bf16"), value=value, value_hidden=widths)
+    assert not roles.values(IDS, MASK, C).any()
+    head = roles.value_head
+    assert head is not None and sum(p.dim() == 2 for p in head.parameters()) == len(widths) + 1
+    assert {p.dtype for p in head.parameters()} == {torch.float32}
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(0, 0.3)
+    roles.save(tmp_path)
+
+    state = load_file(tmp_path / "value" / "value_head.safetensors")
+    assert ValueHead.widths_of(state) == widths
+    again = Roles(load_base(demo_model, "bf16"), value=value, value_hidden=widths)
+    assert again.value_head is not None
+    again.value_head.load_state_dict(state)
+    states = torch.randn(2, 5, 128)
+    assert torch.equal(again.read_values(states), roles.read_values(states))
+    assert roles.read_values(states).std() > 0.01
 
 
 @pytest.fixture(scope="module")

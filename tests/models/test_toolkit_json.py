@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.models.base_config import base_fingerprint
-from toolkit.models.toolkit_json import read_facts, write_facts
+from toolkit.models.toolkit_json import adapter_digest, read_facts, start_of, write_facts
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ from toolkit.models.toolkit_json import read_facts, write_facts
      ('"ends_with": 3', "ends_with is 3"), ('"whole_turns": "no"', "whole_turns is 'no'"),
      ('"trained_on": "all"', "trained_on is 'all'"), ('"chat_template": {}', "chat_template is"),
      ('"chat_template_kwargs": "x"', "chat_template_kwargs is 'x'"),
-     ('"base_fingerprint": 1', "base_fingerprint is 1")],
+     ('"base_fingerprint": 1', "base_fingerprint is 1"), ('"start": 7', "start is 7"),
+     ('"head_seed": "1"', "head_seed is '1'"), ('"merged": []', "merged is ")],
 )  # fmt: skip
 def test_facts_of_another_type_are_named_by_line(fact: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "toolkit.json").write_text(f"{{\n  {fact}\n}}")
@@ -42,3 +43,12 @@ def test_facts_are_read_as_they_were_written_and_a_stock_adapter_has_none(
     write_facts(tmp_path, demo_model, gain=2.0, bias=-1, trained_on="text")
     facts = {"gain": 2.0, "bias": -1, "trained_on": "text"}
     assert read_facts(tmp_path) == facts | {"base_fingerprint": base_fingerprint(demo_model)}
+
+
+def test_an_adapter_is_known_by_its_weights_alone(tmp_path: Path) -> None:
+    """SHA-256 of "abc", from FIPS 180-2, appendix B.1."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
+    before = adapter_digest(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert before == adapter_digest(tmp_path) == "ba7816bf8f01cfea"
+    assert start_of(tmp_path) == {"start": before} and start_of(None) == {"start": None}

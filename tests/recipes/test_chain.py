@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from scipy.stats import linregress
 
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
+from toolkit.models.loading import load_tokenizer
 
 best_of_n = recipe("best_of_n")
 demo = recipe("demo")
@@ -231,6 +233,25 @@ def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -
         call(report.main, ["--output_dir", str(tmp_path / "none")])
 
 
+def test_best_of_n_picks_by_several_reward_models_whose_scores_length_does_not_win(
+    root: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]], reward_adapters: list[str]
+) -> None:
+    os.chdir(root)
+    out = tmp_path / "best.jsonl"
+    words = ["--reward_adapter", ",".join(reward_adapters), "--reward_combine", "min", "--n", "4"]
+    words += ["--limit", "16", "--regress_length", "--length_penalty", "0.25", *SHORT]
+    words += ["--output", str(out), "--truncate_token", ".", "--truncate_after", "2"]
+    found = followed(best_of_n.main, [*words, "--precision", "fp32"])
+    assert (found["recipe"], found["reward_combine"]) == ("evaluate", "min")
+
+    tokenizer = load_tokenizer(str(root / "data/model"))
+    texts = [text for row in rows(out) for text in row["completions"]]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    scores = [score for row in rows(out) for score in row["scores"]]
+    assert len(set(lengths)) > 2  # what is left of the score's slope is the price alone
+    assert linregress(lengths, scores).slope == pytest.approx(-0.25, abs=0.02)
+
+
 def test_best_of_n_writes_comparisons_whose_pick_scores_highest(
     root: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]]
 ) -> None:
@@ -253,6 +274,7 @@ def test_best_of_n_writes_comparisons_whose_pick_scores_highest(
     for row in rows(out):
         assert len(row["completions"]) == 3 and row["scores"][row["best"]] == max(row["scores"])
     assert found["result"][3][1] == "0.432 nats"  # ln 3 - 2/3
+    assert found["result"][4][1].endswith(" tokens")
     assert found["recipe"] == "evaluate" and found["contenders"] == ["best_of_3=best_of_3"]
 
 

@@ -21,9 +21,10 @@ from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
-from toolkit.models.adapters import adapter_digest, lora_config
+from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import adapter_digest
 from toolkit.pipeline import online as online_loop
 from toolkit.scoring.functions import Lexicon
 from toolkit.scoring.picker import ScorePicker

@@ -32,13 +32,19 @@ def launch(
     )
 
 
+GRPO = ["--algorithm", "grpo"]
+A2C = ["--num_ppo_epochs", "1", "--whiten_advantages", "false", "--entropy_coef", "0.1", "--kl_in",
+       "loss", "--value_hidden", "8", "8"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("value", "precision", "fsdp"),
-    [("trunk", "fp32", "false"), ("adapter", "fp32", "false"), ("adapter", "fp32", "true"),
-     ("trunk", "4bit", "true")],
+    ("value", "precision", "fsdp", "more"),
+    [("trunk", "fp32", "false", A2C), ("adapter", "fp32", "false", []),
+     ("adapter", "fp32", "false", GRPO), ("adapter", "fp32", "true", []),
+     ("trunk", "4bit", "true", [])],
 )  # fmt: skip
 def test_two_processes_make_the_update_that_one_makes(
-    root: Path, tmp_path: Path, value: str, precision: str, fsdp: str
+    root: Path, tmp_path: Path, value: str, precision: str, fsdp: str, more: list[str]
 ) -> None:
     """Same global batch, minibatches and micro-batches of other sizes: 1e-5 after one update.
 
@@ -49,7 +55,7 @@ def test_two_processes_make_the_update_that_one_makes(
              "--response_length", "10", "--stop_token", ".", "--learning_rate", "1e-3",
              "--limit", "60", "--total_episodes", "32", "--num_mini_batches", "2", "--lora_r", "4",
              "--eval_prompts", "data/prompts.heldout.jsonl", "--eval_limit", "9", "--eval_every",
-             "1", "--save_steps", "1"]  # fmt: skip
+             "1", "--save_steps", "1", *more]  # fmt: skip
     if value == "adapter":
         text = tmp_path / "text.jsonl"
         lines = (root / "data" / "prompts.heldout.jsonl").read_text().splitlines()[:23]

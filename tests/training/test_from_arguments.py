@@ -35,7 +35,7 @@ def test_a_run_without_a_value_is_planned_without_one(demo_model: str) -> None:
     def planned(**flags: str) -> int:
         config = PPOConfig(use_cpu=True, per_device_train_batch_size=8, **flags)
         model = ModelArguments(model_name_or_path=demo_model, precision="fp32")
-        plan = memory_planner(model, LoraArguments(), PromptArguments(), config, None, 20, "cpu")
+        plan = memory_planner(model, LoraArguments(), PromptArguments(), config, 0, 20, "cpu")
         return plan(passes_of(config, model)).peak
 
     without, trunk = planned(algorithm="group_relative"), planned(value="trunk")

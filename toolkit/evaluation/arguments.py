@@ -12,7 +12,7 @@ from toolkit.arguments.prompts import (
 )
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Count, CountOrZero, flag, other_default
-from toolkit.scoring.arguments import Spec, parse_specs, short_forms
+from toolkit.scoring.arguments import CombiningArguments, Spec, parse_specs, short_forms
 
 if TYPE_CHECKING:
     from toolkit.evaluation.contenders import Contender
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
+class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, CombiningArguments):
     """The contenders, the prompts and the judges."""
 
     adapter: str | None = flag(
@@ -36,7 +36,8 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
     judges: list[str] = flag(
         [],
         "Judges, as NAME=KIND:VALUE. KIND:VALUE is lexicon:FILE, function:MODULE:FUNCTION, "
-        "reward_adapter:FOLDER, reward_model:NAME, http:MODEL@URL or people:STORE.",
+        "reward_adapter:FOLDER (or several by commas), reward_model:NAME, http:MODEL@URL or "
+        "people:STORE.",
     )
     lexicon: str | None = flag(None, "Short for --judges lexicon=lexicon:FILE.")
     reward_function: str | None = flag(
@@ -108,7 +109,11 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments):
         """
         from toolkit.evaluation.judges import ScoreJudge, load_judges
 
-        judges = load_judges(self.specs(), base, precision, self.reward_end_token, self._http_judge)
+        specs = self.specs()
+        self.check_combining(*(spec.value for spec in specs if spec.kind == "reward_adapter"))
+        judges = load_judges(
+            specs, base, precision, self.reward_end_token, self._http_judge, combining=self
+        )
         if not judges:
             raise InputError(
                 "judges: none is given (add --lexicon, --reward_function, --reward_adapter or "

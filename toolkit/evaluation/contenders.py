@@ -359,6 +359,10 @@ class Sampling:
             self.batch_size,
         )
 
+    def visible_tokens(self, outputs: Outputs) -> list[int]:
+        """Count the tokens of each completion that a scorer sees, in the base's tokens."""
+        return [len(ids) for ids in self.completions(outputs).ids]
+
     def draw(self, contender: Contender, n: int, reranker: Scorer) -> tuple[Outputs, list[float]]:
         """Sample and score n completions of each prompt, prompt by prompt."""
         generator = torch.Generator().manual_seed(_stream(self.seed, contender.name))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy.stats import binomtest
 
 from toolkit.data.records import to_row
@@ -14,6 +15,7 @@ from toolkit.evaluation.ratings import rate_pairs
 from toolkit.evaluation.result import (
     ContenderResult,
     Gap,
+    Length,
     Pair,
     PairCounts,
     PairRating,
@@ -21,6 +23,7 @@ from toolkit.evaluation.result import (
     SeenPrompts,
 )
 from toolkit.evaluation.text_metrics import describe
+from toolkit.maths.lengths import LengthLine, length_line
 from toolkit.maths.statistics import holm, mean_and_error, wilson_interval
 
 FLIPS = 9_999  # random sign patterns of the paired test: p is known to about 0.002 at 0.05
@@ -137,6 +140,7 @@ def contender_results(
     scores: dict[str, Scores],
     prompts: Sequence[str],
     trained: dict[str, SeenPrompts],
+    tokens: dict[str, list[int]] | None = None,
 ) -> list[ContenderResult]:
     """Summarize each contender: KL with its error, scores under each judge, text measures.
 
@@ -148,8 +152,11 @@ def contender_results(
         outputs, scores: each contender's; no scores before anybody judged.
         prompts: prompts as texts.
         trained: the result of ``trained_prompts.trained_on``.
+        tokens: contender -> the tokens of each completion that a scorer sees; None if they were
+            not counted.
     """
     first = contenders[0].name
+    lines = {} if tokens is None else length_lines(first, scores, tokens)
     results = []
     for c in contenders:
         written = outputs[c.name]
@@ -158,6 +165,9 @@ def contender_results(
             mean, kl_error = mean_and_error(written.log_ratios)
             kl = mean + written.kl_of_picking
 
+        length = None
+        if tokens is not None:
+            length = math.fsum(tokens[c.name]) / len(tokens[c.name])
         results.append(
             ContenderResult(
                 name=c.name,
@@ -168,7 +178,11 @@ def contender_results(
                 tokens=math.fsum(written.tokens) / len(written.tokens),
                 kl=kl,
                 kl_error=kl_error,
-                scores={j: _summary(of[c.name], of[first]) for j, of in scores.items()},
+                scores={
+                    judge: _summary(of[c.name], of[first], length, lines.get(judge))
+                    for judge, of in scores.items()
+                },
+                length=length,
                 **to_row(trained[c.name]),
                 **to_row(describe(prompts, written.texts)),
             )
@@ -176,11 +190,46 @@ def contender_results(
     return results
 
 
-def _summary(scores: Sequence[float], reference: Sequence[float]) -> ScoreSummary:
+def length_lines(
+    reference: str, scores: dict[str, Scores], tokens: dict[str, list[int]]
+) -> dict[str, Length]:
+    """Fit each judge's scores of the reference's completions over their length.
+
+    Args:
+        reference: its name.
+        scores: judge -> contender -> a score for each prompt.
+        tokens: contender -> the tokens of each completion.
+
+    Returns:
+        By judge; empty if the reference's completions are all equally long.
+    """
+    found = {}
+    for judge, of in scores.items():
+        line = length_line(_doubles(tokens[reference]), _doubles(of[reference]))
+        if line is not None:
+            found[judge] = Length(*line)
+    return found
+
+
+def _doubles(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _summary(
+    scores: Sequence[float],
+    reference: Sequence[float],
+    length: float | None,
+    line: Length | None,
+) -> ScoreSummary:
     mean, error = mean_and_error(scores)
     center, spread = np.mean(reference), np.std(reference)
     gain = float((mean - center) / spread) if spread > 0 else 0.0
-    return ScoreSummary(mean, error, gain, float(np.std(scores)))
+
+    at_equal_length = None
+    if line is not None and length is not None and spread > 0:
+        fair = LengthLine(line.slope, line.error, line.length).at_equal_length(mean, length)
+        at_equal_length = float((fair - center) / spread)
+    return ScoreSummary(mean, error, gain, float(np.std(scores)), at_equal_length)
 
 
 def gaps(results: Sequence[ContenderResult], pairs: Sequence[Pair], training: str) -> list[Gap]:

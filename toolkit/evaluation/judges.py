@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Sampling
 from toolkit.labeling.store import Settings, Store, check_writable
-from toolkit.scoring.arguments import Spec, load_scorer
+from toolkit.scoring.arguments import CombiningArguments, Spec, load_scorer
 from toolkit.scoring.http_judge import HTTPJudge
 from toolkit.scoring.picker import Picker
 from toolkit.scoring.scorer import Prompt, Scorer
@@ -146,6 +146,7 @@ def load_judges(
     precision: str,
     end_token: str = "auto",
     ask: Callable[[str, str], HTTPJudge] = HTTPJudge,
+    combining: CombiningArguments | None = None,
 ) -> list[Judge]:
     """Make the judges without loading anything large.
 
@@ -155,6 +156,7 @@ def load_judges(
         precision: precision of bases.
         end_token: end token of texts that reward models read.
         ask: makes an HTTP judge from its address and its model's name.
+        combining: how a judge of several reward adapters combines their scores.
 
     Raises:
         InputError: a name is used twice, or a judge does not load.
@@ -174,7 +176,7 @@ def load_judges(
                 raise InputError(f"{what}: {spec.value!r} is not MODEL@URL")
             judges.append(AskJudge(spec.name, ask(url, model)))
         else:
-            scorer = load_scorer(spec, base, precision, end_token, what)
+            scorer = load_scorer(spec, base, precision, end_token, what, combining)
             judges.append(ScoreJudge(spec.name, spec.kind, scorer))
     return judges
 

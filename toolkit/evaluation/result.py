@@ -45,12 +45,29 @@ class ScoreSummary:
         error: standard error of the mean.
         gain: the mean minus the reference's mean, in standard deviations of the reference's scores.
         std: standard deviation of the contender's scores.
+        gain_at_equal_length: the gain less what the difference in length is worth on the
+            reference's samples (``Length``); None if that is not known.
     """
 
     mean: float
     error: float
     gain: float
     std: float
+    gain_at_equal_length: float | None = None
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a token is worth under one judge, by the line of scores over length.
+
+    Attributes:
+        slope, error: score per token over the reference's completions, and its standard error.
+        length: mean length of these completions in tokens.
+    """
+
+    slope: float
+    error: float
+    length: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +80,8 @@ class ContenderResult(SeenPrompts, TextMeasures):
         kl: KL from the reference in nats per completion; None if it has other tokens.
         kl_error: standard error of the KL.
         scores: scores by judge; empty until somebody has judged.
+        length: mean tokens per completion that a scorer sees, counted in the base's tokens; None in
+            old files.
     """
 
     name: str
@@ -74,6 +93,7 @@ class ContenderResult(SeenPrompts, TextMeasures):
     kl: float | None
     kl_error: float | None
     scores: dict[str, ScoreSummary]
+    length: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +329,8 @@ class Evaluation(Written):
         gaps: gaps of the training reward; empty without one.
         frontier: curves by judge; empty unless requested.
         perplexity: on a file of text; None unless requested.
+        lengths: what a token is worth by judge; without one whose reference wrote texts that are
+            all equally long.
     """
 
     reference: str
@@ -319,6 +341,7 @@ class Evaluation(Written):
     gaps: list[Gap] = field(default_factory=list)
     frontier: dict[str, Frontier] = field(default_factory=dict)
     perplexity: Perplexities | None = None
+    lengths: dict[str, Length] = field(default_factory=dict)
 
     @property
     def training_reward(self) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from scipy.stats import chisquare, spearmanr
 
 from toolkit.data.chat import Messages
@@ -23,6 +24,7 @@ from toolkit.maths.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
+from toolkit.maths.lengths import length_line
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.scoring.accuracy import (
     RewardMetrics,
@@ -133,13 +135,35 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class WithoutLength:
+    """What is left of the model's ranking once length is regressed out of its scores.
+
+    Attributes:
+        slope: raw score per character, of differences within comparisons.
+        explained: share of the scores' variance within comparisons that length explains.
+        same_picks: how often the model's pick stays the same.
+        accuracy: of the picks that are left.
+    """
+
+    slope: float
+    explained: float
+    same_picks: Share
+    accuracy: Share
+
+
+@dataclass(frozen=True)
 class LengthBias:
-    """Whether the model likes long answers more than people do."""
+    """Whether the model likes long answers more than people do.
+
+    ``without_length`` is None if the completions of a comparison are always equally long, and in
+    old files.
+    """
 
     rank_correlation: Correlations
     picks_longest: Shares
     accuracy_if_best_is_longest: Share
     accuracy_if_not: Share
+    without_length: WithoutLength | None = None
 
 
 @dataclass(frozen=True)
@@ -503,7 +527,53 @@ def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> Len
         Shares(model=_share(guess_is_longest, rows), people=_share(pick_is_longest, rows)),
         accuracy_if_best_is_longest=_where(agree, pick_is_longest, rows),
         accuracy_if_not=_where(agree, [not b for b in pick_is_longest], rows),
+        without_length=without_length(rows, raw, guesses),
     )
+
+
+def without_length(
+    rows: Sequence[Row], raw: Scores, guesses: Sequence[int]
+) -> WithoutLength | None:
+    """Regress scores on length within comparisons, and rank by what is left.
+
+    Only differences within a comparison rank, so scores and lengths are taken from their means in
+    it. Then score = slope * length, by least squares over all completions.
+
+    Args:
+        rows: comparisons.
+        raw: the model's scores of their completions.
+        guesses: the model's picks.
+
+    Returns:
+        None if lengths never differ within a comparison.
+    """
+    lengths = [[float(len(text)) for text in row["completions"]] for row in rows]
+    scored, long = _within(raw), _within(lengths)
+    line = length_line(long, scored)
+    if line is None:
+        return None
+
+    left = [
+        [score - line.slope * length for score, length in zip(scores, each, strict=True)]
+        for scores, each in zip(raw, lengths, strict=True)
+    ]
+    varies = scored.square().sum().item()
+    by_length = line.slope**2 * long.square().sum().item()
+    best, texts = [row["best"] for row in rows], [row["completions"] for row in rows]
+    right = [credit(s, b, x) for s, b, x in zip(left, best, texts, strict=True)]
+    same = [_top(scores) == guess for scores, guess in zip(left, guesses, strict=True)]
+    return WithoutLength(
+        slope=line.slope,
+        explained=by_length / varies if varies > 0 else 0.0,
+        same_picks=_share(same, rows),
+        accuracy=_share(right, rows),
+    )
+
+
+def _within(values: Scores) -> torch.Tensor:
+    """Return all values (N,) fp64 in a row, each less the mean of its comparison."""
+    apart = [value - _mean(each) for each in values for value in each]
+    return torch.tensor(apart, dtype=torch.float64)
 
 
 def _where(agree: list[bool], chosen: list[bool], rows: Sequence[Row]) -> Share:

@@ -51,6 +51,10 @@ def facts(analysis: Analysis) -> list[Fact]:
     if analysis.people.one_rater is not None:
         rows.append(("one human rater", f"{analysis.people.one_rater:.3f}"))
         rows.append(("half of the raters", f"{analysis.people.split_half:.3f}"))
+    left = analysis.length_bias.without_length
+    if left is not None:
+        rows.append(("score's variance that is length", f"{left.explained:.1%}"))
+        rows.append(("accuracy without length", interval(left.accuracy)))
     if isinstance(analysis.calibration, Calibration):
         before, after = analysis.calibration.before, analysis.calibration.after
         rows.append(("calibration error, with temperature", f"{before.ece:.3f}, {after.ece:.3f}"))

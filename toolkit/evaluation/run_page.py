@@ -25,10 +25,11 @@ from toolkit.evaluation.tables import (
     perplexity_title,
     place_table,
     text_table,
+    worth_of_length,
 )
 from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.training.log_rows import LoggedUpdate
-from toolkit.training.methods import METHODS
+from toolkit.training.methods import method_of
 
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -91,6 +92,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         )
         tables = {
             "contenders": contender_table(result),
+            "worth": worth_of_length(result),
             "texts": text_table(result),
             "perplexity": perplexity_table(result),
             "gaps": gap_table(result) if result.gaps else None,
@@ -173,7 +175,7 @@ def _identity(run: Row) -> list[tuple[str, str]]:
         return []
     settings = run.get("settings", {})
     versions = run.get("versions", {})
-    method = METHODS.get(run.get("method", ""))
+    method = method_of(run.get("method"), settings)
     return [
         ("method", "not known" if method is None else method.source),
         ("commit", run.get("git") or "not known"),

@@ -6,7 +6,7 @@ from toolkit.data.text import apart, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
 from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts, Perplexities
 from toolkit.evaluation.samples import SampleRow
-from toolkit.terminal import Cell, print_table
+from toolkit.terminal import Cell, print_table, say
 
 Fact = tuple[str, str, str]  # name, value, and "yes", "no", "not decided" or ""
 Grid = tuple[list[str], list[list[str]]]  # headers and cells
@@ -35,6 +35,8 @@ def print_facts(title: str, facts: Sequence[Fact]) -> None:
 def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
     """Print the results of evaluate.py; names and texts are never read as markup."""
     print_table("Contenders", *contender_table(result))
+    for line in worth_of_length(result):
+        say(line)
     print_table("Texts", *text_table(result))
     if result.perplexity is not None and (found := perplexity_table(result)):
         print_table(perplexity_title(result.perplexity), *found)
@@ -68,18 +70,41 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
 
 
 def contender_table(result: Evaluation) -> Grid:
-    """Return each contender's KL, and under each judge its mean score, error and gain."""
+    """Return each contender's KL and length, and its score and gain under each judge.
+
+    A score is a mean with its standard error. The gain at equal length stands beside the plain one
+    where the worth of a token is known.
+    """
     judges = list(result.contenders[0].scores)
+    measured = result.contenders[0].length is not None  # not in old files
+
     rows = []
     for c in result.contenders:
         row = [c.name, "not known" if c.kl is None else f"{c.kl:.2f} ± {c.kl_error:.2f}"]
+        if measured:
+            row.append(f"{c.length:.1f}")
         for judge in judges:
             s = c.scores[judge]
             row += [f"{s.mean:.2f} ± {s.error:.2f}", f"{s.gain:+.2f}"]
+            if judge in result.lengths:
+                fair = s.gain_at_equal_length
+                row.append("not known" if fair is None else f"{fair:+.2f}")
         rows.append(row)
 
-    headers = [header for judge in judges for header in (judge, "gain, std")]
-    return ["contender", "KL, nats", *headers], rows
+    headers = ["contender", "KL, nats", *(["tokens"] if measured else [])]
+    for judge in judges:
+        headers += [judge, "gain, std", *(["at equal length"] if judge in result.lengths else [])]
+    return headers, rows
+
+
+def worth_of_length(result: Evaluation) -> list[str]:
+    """Return a sentence for each judge on what a token is worth under it."""
+    return [
+        f"Under {judge}, a token more is worth {line.slope:+.4f} ± {line.error:.4f} of the score, "
+        f"by the line through the completions of {result.reference}, which have "
+        f"{line.length:.1f} tokens on average."
+        for judge, line in result.lengths.items()
+    ]
 
 
 def text_table(result: Evaluation) -> Grid:

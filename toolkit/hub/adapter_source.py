@@ -30,7 +30,7 @@ from toolkit.models.reading import reading_of
 from toolkit.models.toolkit_json import FACTS, read_facts
 from toolkit.record import Json, RunRecord, record_beside
 from toolkit.scoring.accuracy import RewardMetrics
-from toolkit.training.methods import METHODS, Method
+from toolkit.training.methods import METHODS, Method, method_of
 
 Kind = Literal["policy", "reward", "value"]
 VALUE_HEAD = "value_head.safetensors"
@@ -137,7 +137,7 @@ class TrainedAdapter:
             return METHODS["ppo"]
 
         if self.record is not None and self.record.method is not None:
-            return METHODS.get(self.record.method)
+            return method_of(self.record.method, self.record.settings)
         return METHODS["ppo"] if self.folder.parent.name in ("adapters", "best") else None
 
     @property

@@ -29,7 +29,7 @@ from toolkit.hub.base_on_hub import TOKENIZER_FILES, Base, problem_of
 from toolkit.hub.loading_snippet import Names, ids_line, probe_lines
 from toolkit.hub.secret_scan import find_secrets, words_of
 from toolkit.models.actors import REFERENCE
-from toolkit.models.loading import load_base, load_tokenizer
+from toolkit.models.loading import ValueHead, load_base, load_tokenizer
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
 
@@ -66,12 +66,17 @@ def measure(adapter: TrainedAdapter, base: Path) -> Probes:
     if adapter.kind == "reward":
         roles = Roles(model, reward_adapter=adapter.folder)
     else:
-        value = (
-            "trunk" if adapter.kind == "value" else None
-        )  # the head sits on the value's own adapter
-        roles = Roles(model, value=value, policy_adapter=adapter.folder)
-    if roles.value_head is not None:
-        roles.value_head.load_state_dict(load_file(adapter.folder / VALUE_HEAD))
+        value, head = None, {}
+        if adapter.kind == "value":  # the head sits on the value's own adapter
+            value, head = "trunk", load_file(adapter.folder / VALUE_HEAD)
+        roles = Roles(
+            model,
+            value=value,
+            policy_adapter=adapter.folder,
+            value_hidden=ValueHead.widths_of(head),
+        )
+        if roles.value_head is not None:
+            roles.value_head.load_state_dict(head)
 
     numbers, without = [], []
     for row in rows:

@@ -73,6 +73,7 @@ print(score({text}))
 """,
     "value": """\
 head = load_file(hf_hub_download(adapter, "value_head.safetensors"))
+layers = sorted((name for name in head if name.endswith("weight")), key=lambda n: (len(n), n))
 
 
 def values(text):
@@ -80,7 +81,11 @@ def values(text):
     with torch.no_grad():
         trunk = model.get_base_model().base_model
         states = trunk(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
-    return (states @ head["weight"].float().T + head["bias"].float()).flatten().tolist()
+    for name in layers:
+        if name != layers[0]:
+            states = torch.nn.functional.gelu(states)
+        states = states @ head[name].float().T + head[name.replace("weight", "bias")].float()
+    return states.flatten().tolist()
 
 
 print(values({text}))  # one value per token, for the text up to that token

@@ -1,4 +1,4 @@
-"""Advantages: generalized advantage estimation, and the leave-one-out baseline."""
+"""Advantages: generalized advantage estimation, and baselines from a completion's siblings."""
 
 import torch
 from torch import Tensor
@@ -56,3 +56,27 @@ def leave_one_out(totals: Tensor, scored: Tensor, size: int) -> Tensor:
     known = groups * counts
     others = counts.sum(dim=1, keepdim=True) - counts
     return ((known.sum(dim=1, keepdim=True) - known) / others.clamp(min=1)).view(-1)
+
+
+def group_moments(totals: Tensor, scored: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each completion's group, itself included.
+
+    The deviation is the sample's, divided by n - 1 for n scored completions.
+    Source: GRPO, arXiv 2402.03300 section 4.1.2; trl/trainer/grpo_trainer.py:
+    _generate_and_score_completions, which divides by n - 1.
+
+    Args:
+        totals, scored, size: as for leave_one_out.
+
+    Returns:
+        means (B,) and deviations (B,); both 0 where nothing is scored, and the deviation is 0
+        where only one completion is.
+    """
+    groups, counts = totals.view(-1, size), scored.view(-1, size).to(totals.dtype)
+    number = counts.sum(dim=1, keepdim=True)
+
+    mean = (groups * counts).sum(dim=1, keepdim=True) / number.clamp(min=1)
+    squares = ((groups - mean) ** 2 * counts).sum(dim=1, keepdim=True)
+    deviation = (squares / (number - 1).clamp(min=1)).sqrt()
+
+    return mean.expand_as(groups).reshape(-1), deviation.expand_as(groups).reshape(-1)

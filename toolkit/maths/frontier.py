@@ -64,6 +64,48 @@ def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Til
     return tilt
 
 
+class Coefficient(NamedTuple):
+    """A KL coefficient, and the KL in nats up to which samples support the estimate."""
+
+    kl_coef: float
+    supported_kl: float
+
+
+def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficient:
+    """Estimate the coefficient at which the optimum of E[r] - kl_coef KL has this KL.
+
+    It is that of the tilt with this KL, if half of the prompts or more have at least ``least``
+    effective samples there. If the samples do not reach so far, it is taken where they do and
+    scaled by sqrt(KL there / KL wanted), which is exact for normally distributed scores: their
+    optimum has KL = std^2 / (2 kl_coef^2) (arXiv 1909.08593 section 3.1.1). It is then a little
+    low, as the samples lack the best completions.
+
+    Args:
+        scores: (P, N), N samples of the reference for each of P prompts.
+        kl: nats.
+        least: effective samples, 1 / sum w^2.
+
+    Raises:
+        ValueError: the scores of every prompt are all equal, so that no policy is better.
+    """
+    scores = scores.double()
+    if not (scores.max(dim=1).values > scores.min(dim=1).values).any():
+        raise ValueError("all completions of a prompt have the same score")
+    spread = float(scores.max() - scores.min())
+
+    def supported(kl_coef: float) -> bool:
+        weights = torch.softmax(scores / kl_coef, dim=1)
+        return (1 / (weights**2).sum(dim=1)).median().item() >= least
+
+    low, high = 1e-4 * spread, 1e4 * spread
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        enough = exponential_tilt(scores, middle).kl <= kl and supported(middle)
+        low, high = (low, middle) if enough else (middle, high)
+    reached = exponential_tilt(scores, high).kl
+    return Coefficient(high * math.sqrt(reached / kl), reached)
+
+
 def supported_kl(scores: Tensor, least: float = 10.0) -> float:
     """The KL up to which each prompt's tilt has at least ``least`` effective samples.
 

@@ -1,10 +1,14 @@
 """Losses for reward models (K-way softmax, rankings, pairs) and for PPO (policy, value)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.maths.masking import masked_mean
+
+RatioOf = Literal["token", "completion", "completion_mean"]
 
 
 def best_of_k_loss(
@@ -134,27 +138,48 @@ def centering_penalty(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cliprange: float, mask: Tensor
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    cliprange: float,
+    mask: Tensor,
+    weights: Tensor | None = None,
+    ratio_of: RatioOf = "token",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped objective: mean of max(-A rho, -A clip(rho, 1 - c, 1 + c)).
 
     rho = exp(logprobs - old_logprobs). Source: arXiv 1707.06347 eq. 7; openai/lm-human-preferences
     lm_human_preferences/train_policy.py:349-357.
 
+    A whole completion may share one ratio: the product of its tokens' (RLOO, arXiv 2402.14740;
+    trl/trainer/rloo_trainer.py: _compute_loss), or their geometric mean (GSPO, arXiv 2507.18071
+    eq. 7). A row of ``advantages`` should then hold one number.
+
     Args:
         logprobs, old_logprobs, advantages: (B, C).
         cliprange: c.
         mask: bool (B, C), True = real token.
+        weights: (B, C), multiply the tokens' losses before the mean; None for equal weights.
+        ratio_of: "token", "completion" (the product) or "completion_mean" (the geometric mean).
 
     Returns:
         scalar loss, and statistics: approxkl = mean((new - old)^2) / 2 (the k2 estimate), clipfrac,
         ratio, each a scalar.
     """
     log_ratio = (logprobs - old_logprobs) * mask
-    ratio = log_ratio.exp()
+    shared = log_ratio
+    if ratio_of != "token":
+        shared = log_ratio.sum(dim=1, keepdim=True)
+        if ratio_of == "completion_mean":
+            shared = shared / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        shared = shared.expand_as(log_ratio)
+
+    ratio = shared.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
-    loss = masked_mean(torch.max(unclipped, clipped), mask)
+    worse = torch.max(unclipped, clipped)
+    loss = masked_mean(worse if weights is None else worse * weights, mask)
+
     with torch.no_grad():
         stats = {
             "approxkl": 0.5 * masked_mean(log_ratio**2, mask),

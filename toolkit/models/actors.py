@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from toolkit.maths.distributions import head_logprobs
+from toolkit.maths.distributions import Head, TokenDistribution, head_distribution
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.fast import Read, flash_attends, padding_on_the_right
 from toolkit.models.generation import Step
-from toolkit.models.peft_wrappers import filler, head_weights
+from toolkit.models.peft_wrappers import filler, head_weights, of_adapter
 from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
 from toolkit.models.static_decoding import Masks
@@ -33,11 +33,15 @@ POLICY, REFERENCE, VALUE, REWARD = "policy", "reference", "value", "reward"
 
 
 class TokenOutputs(NamedTuple):
-    """For each completion token: logprobs and entropies fp32 (B, C); values (B, C) or None."""
+    """For each completion token, fp32 (B, C): logprobs and entropies; values and KL, or None.
+
+    The KL is that of the whole next-token distribution from the reference's.
+    """
 
     logprobs: Tensor
     entropies: Tensor
     values: Tensor | None
+    kl: Tensor | None = None
 
 
 class Actors(nn.Module):
@@ -52,6 +56,10 @@ class Actors(nn.Module):
         banned: fp32 (V,), 0 or NEVER, added to all logits, so that ids without a token are never
             sampled and have no probability (``keep_only``).
         reading: what the reward model expects after a completion.
+        value_hidden: widths of the value head's hidden layers; empty if it is linear.
+        entropy_gradient: whether the policy's entropies have gradients.
+        full_kl: whether the policy's passes with gradients also compute the KL of the whole
+            distribution from the reference's, whose pass they then make, too.
         right_padded: whether whole passes get padding on the right alone; None if the device and
             the precision decide (``pads_right``).
     """
@@ -67,6 +75,9 @@ class Actors(nn.Module):
     unpacks: bool = False
     banned: Tensor | None = None
     reading: Reading = Reading()
+    value_hidden: tuple[int, ...] = ()
+    entropy_gradient: bool = False
+    full_kl: bool = False
     right_padded: bool | None = None
 
     def __init__(self) -> None:
@@ -130,6 +141,11 @@ class Actors(nn.Module):
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that PPO trains."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    @staticmethod
+    def of_value(name: str) -> bool:
+        """Whether a parameter belongs to the value alone: its adapter, its model or its head."""
+        return of_adapter(name, VALUE) or name.startswith(("value_head.", "value_model."))
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -222,17 +238,33 @@ class Actors(nn.Module):
         """Return the states (B, C, d) that predict each completion token."""
         return self._hidden(role, ids[:, :-1], mask[:, :-1], completion_length)
 
-    def _logprobs(
-        self, role: str, hidden: Tensor, completion_ids: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def _head(self, role: str, hidden: Tensor) -> Head:
+        """Return states (B, C, d) with the role's output head, while its adapter is active."""
         weight, bias = head_weights(self.output_head(role))
         rule = self.logit_rule(role)
         if rule.cap is not None and rule.scale != 1.0:  # the cap applies after the scale
             weight, bias = weight * rule.scale, None if bias is None else bias * rule.scale
-        elif rule.cap is None:
+        return Head(hidden, weight, bias)
+
+    def _distribution(
+        self,
+        role: str,
+        hidden: Tensor,
+        completion_ids: Tensor,
+        temperature: float,
+        reference: Head | None = None,
+    ) -> TokenDistribution:
+        rule = self.logit_rule(role)
+        if rule.cap is None:
             temperature = temperature / rule.scale
-        return head_logprobs(
-            hidden, weight, bias, completion_ids, temperature, cap=rule.cap, banned=self.banned
+        return head_distribution(
+            self._head(role, hidden),
+            completion_ids,
+            temperature,
+            cap=rule.cap,
+            banned=self.banned,
+            entropy_gradient=role == POLICY and self.entropy_gradient,
+            reference=reference,
         )
 
     def keep_only(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -248,17 +280,28 @@ class Actors(nn.Module):
     ) -> TokenOutputs:
         """Run the policy, and the value if it shares the trunk.
 
+        With ``full_kl`` and gradients on, the reference runs first.
+
         Args:
             ids, mask: int and bool (B, T), prompt then completion, padded on any side.
             completion_ids: (B, C), the last C of ``ids``.
             temperature: the sampling temperature.
         """
+        length = completion_ids.shape[1]
+        reference = None
+        if self.full_kl and torch.is_grad_enabled():
+            # Autocast remembers the weights that it rounds here, without their gradients, until its
+            # context ends; so this is a context of its own.
+            with torch.no_grad(), self.precision():
+                hidden = self._before(REFERENCE, ids, mask, length)
+                reference = self._head(REFERENCE, hidden)
+
         with self.precision():
-            states = self._before(POLICY, ids, mask, completion_ids.shape[1])
+            states = self._before(POLICY, ids, mask, length)
             tokens = _real(completion_ids, mask)
-            logprobs, entropies = self._logprobs(POLICY, states, tokens, temperature)
+            found = self._distribution(POLICY, states, tokens, temperature, reference)
             values = self.read_values(states) if self.shares_trunk else None
-        return TokenOutputs(logprobs, entropies, values)
+        return TokenOutputs(found.logprobs, found.entropies, values, found.kl)
 
     def reference_logprobs(
         self, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
@@ -273,7 +316,7 @@ class Actors(nn.Module):
         with self.precision():
             states = self._before(role, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
-            return self._logprobs(role, states, tokens, temperature)[0]
+            return self._distribution(role, states, tokens, temperature).logprobs
 
     def values(self, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
         """Return values (B, C) fp32 of the state before each completion token; ids are (B, T)."""

@@ -1,6 +1,5 @@
 """Adapter folders: reading and checking them, and putting adapters on a base."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterable
@@ -45,7 +44,7 @@ from toolkit.models.peft_wrappers import (
     of_adapter,
     tie_copies,
 )
-from toolkit.models.toolkit_json import read_facts
+from toolkit.models.toolkit_json import adapter_digest, read_facts
 
 
 def lora_config(r: int, alpha: int, target_modules: str, task_type: str) -> LoraConfig:
@@ -186,11 +185,6 @@ def copy_lora(model: nn.Module, folder: str | Path, name: str = "default") -> No
             f"differ, for example {odd[0]} ({MERGE.format(folder=folder)}, and start from the "
             "merged model)"
         )
-
-
-def adapter_digest(folder: str | Path) -> str:
-    """Return the first 16 digits of the SHA-256 of an adapter's weights."""
-    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def other_start(reward_adapter: str | Path, policy_adapter: str | Path | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Loading the base model in 4-bit, bf16 or fp32, from safetensors only."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,39 @@ class Fp32Head(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(autocast_device(hidden.device), enabled=False):
             return nn.functional.linear(hidden.float(), self.weight.float(), self.bias)
+
+
+class ValueHead(nn.Sequential):
+    """A head with hidden layers that computes in fp32: linear, GELU, and so on, then one output.
+
+    Args:
+        size: d, of the hidden states.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, size: int, hidden: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(size, width), nn.GELU()]
+            size = width
+        super().__init__(*layers, nn.Linear(size, 1))
+
+    def forward(self, states: Tensor) -> Tensor:
+        with torch.autocast(autocast_device(states.device), enabled=False):
+            return super().forward(states.float())
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer with one output."""
+        layer = self[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    @staticmethod
+    def widths_of(state: Mapping[str, Tensor]) -> list[int]:
+        """Return the widths of the hidden layers in a saved head's state; none if it is linear."""
+        biases = {name: len(tensor) for name, tensor in state.items() if name.endswith("bias")}
+        return [biases[name] for name in sorted(biases, key=lambda name: (len(name), name))][:-1]
 
 
 @dataclass

@@ -12,7 +12,7 @@ again; the benchmark measures with that.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ def plan_memory(
     response_length: int,
     micro_batch: int,
     rollout_batch: int,
-    reward: bool = True,
+    reward: int = 1,
     reference_adapter: bool = False,
     bf16: bool = False,
     checkpointing: bool = False,
@@ -125,6 +125,9 @@ def plan_memory(
     plain_scales: bool = False,
     unpack_base: bool = False,
     text_length: int | None = None,
+    value_hidden: Sequence[int] = (),
+    entropy_gradient: bool = False,
+    full_kl: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of a PPO run on one base.
 
@@ -136,7 +139,7 @@ def plan_memory(
         prompt_length, response_length: P and C, tokens.
         micro_batch: episodes in a pass with gradients.
         rollout_batch: episodes in a pass without.
-        reward: whether there is a reward adapter (assumed to have ``lora``'s size).
+        reward: number of reward adapters (each is assumed to have ``lora``'s size).
         reference_adapter: whether the reference is an adapter.
         bf16: whether passes run under bf16 autocast.
         checkpointing: whether activations are recomputed, layer by layer.
@@ -148,6 +151,8 @@ def plan_memory(
         unpack_base: whether 4-bit linear layers are unpacked while completions are sampled.
         text_length: tokens of the longest row of a pretraining mix, of which ``micro_batch`` are
             in a pass; None without one.
+        value_hidden: widths of the value head's hidden layers.
+        entropy_gradient, full_kl: what else the policy's loss has (``Actors``).
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = {"4bit": compute, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -182,7 +187,9 @@ def plan_memory(
                 value=value,
                 checked=False,
                 autocast_dtype=torch.bfloat16 if bf16 else None,
+                value_hidden=value_hidden,
             )
+            roles.entropy_gradient, roles.full_kl = entropy_gradient, full_kl
             # On a GPU whole passes are read with the padding on the right (``Actors.pads_right``).
             flash = device == "cuda" and not roles.in_fp32
             roles.right_padded = flash and "attention" in changes_wanted()

@@ -367,7 +367,7 @@ def count_text(roles: Roles, batch: int, length: int) -> Kept:
     ids, mask = _passage(batch, length)
 
     def policy() -> Tensor:
-        return roles.policy_outputs(ids, mask, ids[:, 1:], 1.0).logprobs
+        return roles.logprobs(POLICY, ids, mask, ids[:, 1:], 1.0)
 
     with roles.optimizing():
         kept = kept_of(policy, roles)

@@ -14,7 +14,7 @@ is switched back, because every other method does the same.
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from toolkit.models.base_config import base_fingerprint
 from toolkit.models.base_weights import BaseWeights
 from toolkit.models.families import trunk_of
 from toolkit.models.fast import Read, adapter_held, last_states, use_fast_passes
-from toolkit.models.loading import Fp32Head, round_frozen_weights
+from toolkit.models.loading import Fp32Head, ValueHead, round_frozen_weights
 from toolkit.models.lora_targets import language_lora
 from toolkit.models.peft_wrappers import (
     Overrides,
@@ -51,7 +51,7 @@ from toolkit.models.peft_wrappers import (
 )
 from toolkit.models.reading import Reading
 from toolkit.models.self_checks import check_passes
-from toolkit.models.toolkit_json import read_facts, write_facts
+from toolkit.models.toolkit_json import read_facts, start_of, write_facts
 
 
 class Roles(Actors):
@@ -68,6 +68,7 @@ class Roles(Actors):
             policy that starts from supervised fine-tuning).
         reading: what the reward adapter expects after a completion (``reading_of``).
         value_init: "zero", or "reward": adapter and head start as copies of the reward's.
+        value_hidden: widths of the value head's hidden layers; empty for a linear head.
         autocast_dtype: run every pass under autocast to this type, and hold the base's frozen
             linear weights in it.
         checked: whether to compare a few passes with the base's own (``check_passes``).
@@ -88,6 +89,7 @@ class Roles(Actors):
         autocast_dtype: torch.dtype | None = None,
         checked: bool = True,
         reading: Reading | None = None,
+        value_hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if lora is None and value is not None:
@@ -113,11 +115,13 @@ class Roles(Actors):
         self.model: Any = base  # peft's model from the first adapter on
         self.overrides = Overrides()
         self.policy_bias = "none"
-        self.value_head: Fp32Head | None = None
+        self.start = start_of(None)
+        self.value_head: Fp32Head | ValueHead | None = None
         self.reward_head: Fp32Head | None = None
 
         if policy_adapter is not None:
             self._add(policy_adapter, POLICY)
+            self.start = start_of(policy_adapter)
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")
@@ -129,15 +133,21 @@ class Roles(Actors):
             if checked:
                 check_round_trip(self.model, POLICY)
 
+        # The reward adapters on the base, by their folders; one of them is the reward.
+        self._rewards: dict[str, tuple[str, Fp32Head, float, float, Reading]] = {}
+        self.reading = reading or Reading()
         if reward_adapter is not None:
-            self._add_reward(reward_adapter)
+            self._add_reward(reward_adapter, REWARD, self.reading)
         if value is not None:
             assert lora is not None
-            self._add_value(value, value_init, lora, reward_adapter, hidden_size, device)
+            if value_hidden:
+                self.value_hidden = tuple(value_hidden)
+                self.value_head = ValueHead(hidden_size, value_hidden).to(device)
+            else:
+                self.value_head = Fp32Head(hidden_size, 1).to(device)
+            self._add_value(value, value_init, lora, reward_adapter)
 
-        self.reading = reading or Reading()
         self.has_value, self.has_reward = value is not None, reward_adapter is not None
-        self._rewards: dict[str, tuple[str, Fp32Head, float, float, Reading]] = {}
         self.shares_trunk = value == "trunk"
         self._adapter_of = {
             POLICY: POLICY if POLICY in self.adapters else None,
@@ -155,13 +165,16 @@ class Roles(Actors):
         """The configuration of each adapter, by its name."""
         return dict(self.model.peft_config) if isinstance(self.model, PeftModel) else {}
 
-    def _add_reward(self, folder: str | Path, name: str = REWARD) -> None:
+    def _add_reward(self, folder: str | Path, name: str, reading: Reading) -> None:
+        """Put a reward adapter on the base, and make it the reward."""
         (weight,) = self._add(folder, name).values()
         head = Fp32Head(weight.shape[1], 1, bias=False).to(self.device)
         self.reward_head = head.requires_grad_(False)
         self.reward_head.weight.copy_(weight)
         facts = read_facts(folder)
         self.gain, self.bias = facts.get("gain", 1.0), facts.get("bias", 0.0)
+        kept = name, self.reward_head, self.gain, self.bias, reading
+        self._rewards[_key_of(folder)] = kept
 
     def add_policy(self, name: str, folder: str | Path) -> None:
         """Add a frozen policy on the same base, as the role ``name``.
@@ -177,13 +190,9 @@ class Roles(Actors):
 
     def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
         """Make this reward adapter the reward from now on; earlier ones stay on the base."""
-        key = str(Path(folder).resolve())
+        key = _key_of(folder)
         if key not in self._rewards:
-            name = f"reward{len(self._rewards)}"
-            self._add_reward(folder, name)
-            assert self.reward_head is not None
-            kept = name, self.reward_head, self.gain, self.bias, reading or Reading()
-            self._rewards[key] = kept
+            self._add_reward(folder, f"reward{len(self._rewards)}", reading or Reading())
             self._settle()
         name, self.reward_head, self.gain, self.bias, self.reading = self._rewards[key]
         self._adapter_of[REWARD] = name
@@ -228,15 +237,17 @@ class Roles(Actors):
         init: str,
         lora: LoraConfig,
         reward_adapter: str | Path | None,
-        hidden_size: int,
-        device: torch.device,
     ) -> None:
-        self.value_head = Fp32Head(hidden_size, 1).to(device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        assert self.value_head is not None
+        head = self.value_head
+        last = head.last if isinstance(head, ValueHead) else head
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         if init == "reward":
             if reward_adapter is None or self.reward_head is None or value != "adapter":
                 raise ValueError("value_init='reward' needs value='adapter' and a reward adapter")
+            if isinstance(self.value_head, ValueHead):
+                raise ValueError("value_init='reward' needs a linear value head")
             self._add(reward_adapter, VALUE)
             with torch.no_grad():
                 self.value_head.weight.copy_(self.gain * self.reward_head.weight)
@@ -329,12 +340,16 @@ class Roles(Actors):
         }
 
     def _frozen_digest(self) -> str:
-        """Hash the reward and reference adapters and the reward's head."""
+        """Hash the reward and reference adapters and the rewards' heads."""
         digest = hashlib.sha256()
-        for name, parameter in self.named_parameters():
-            if self.is_frozen_adapter(name, parameter) or "reward_head" in name:
-                digest.update(name.encode())
-                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        frozen: list[tuple[str, Tensor]] = [
+            (name, p) for name, p in self.named_parameters() if self.is_frozen_adapter(name, p)
+        ]
+        for name, head, *_ in self._rewards.values():
+            frozen.append((f"{name}_head.weight", head.weight))
+        for name, tensor in frozen:
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def policy_facts(self) -> dict[str, object]:
@@ -342,7 +357,7 @@ class Roles(Actors):
 
         Returns:
             config: the content of ``adapter_config.json``; overrides: the keys of those weights, in
-            order; frozen: the ones among them that are not trained.
+            order; frozen: the ones among them that are not trained; start: as in toolkit.json.
         """
         config = self.model.peft_config[POLICY].to_dict() | {"bias": self.policy_bias}
         keys = self.overrides.keys.get(POLICY, [])
@@ -351,6 +366,7 @@ class Roles(Actors):
             "config": json.loads(json.dumps(config, default=_plain)),
             "overrides": keys,
             "frozen": [key for key, tensor in held if not tensor.requires_grad],
+            **self.start,
         }
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
@@ -374,7 +390,7 @@ class Roles(Actors):
             state = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(state, folder / VALUE / "value_head.safetensors")
 
-        write_facts(folder / POLICY, self.base_name, **facts)
+        write_facts(folder / POLICY, self.base_name, **self.start, **facts)
 
     def save_policy(self, folder: str | Path) -> None:
         """Write ``folder/policy`` alone, as ``save`` does, but without the toolkit's facts."""
@@ -403,6 +419,10 @@ class Roles(Actors):
         save_file(load_file(path) | own, path, metadata={"format": "pt"})
         config = read_object(folder / "adapter_config.json", "adapter")
         write_json(folder / "adapter_config.json", config | {"bias": self.policy_bias})
+
+
+def _key_of(folder: str | Path) -> str:
+    return str(Path(folder).resolve())
 
 
 def _plain(value: object) -> object:

@@ -1,5 +1,6 @@
 """toolkit.json, in an adapter's folder: typed facts that the next stage needs."""
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -45,6 +46,8 @@ FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
         lambda v: v is None or (isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{16}", v))),
     ),
     "chat_template_kwargs": ("an object", lambda v: v is None or isinstance(v, dict)),
+    "head_seed": ("a whole number", lambda v: type(v) is int),
+    "merged": ("an object", lambda v: isinstance(v, dict)),
 }
 
 
@@ -76,3 +79,14 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
                 f"{path}:{line_of(path, name)}: {name} is {facts[name]!r:.60}, but must be {wanted}"
             )
     return facts
+
+
+def adapter_digest(folder: str | Path) -> str:
+    """Return the first 16 digits of the SHA-256 of an adapter's weights."""
+    path = Path(folder) / "adapter_model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def start_of(policy_adapter: str | Path | None) -> dict[str, str | None]:
+    """Return the fact that says which adapter the training started from; null for the base."""
+    return {"start": None if policy_adapter is None else adapter_digest(policy_adapter)}

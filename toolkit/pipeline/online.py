@@ -33,7 +33,7 @@ from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
-from toolkit.models.adapters import adapter_digest
+from toolkit.models.toolkit_json import adapter_digest
 from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
 from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.pipeline.picks import items_for, label_until, usable_picks

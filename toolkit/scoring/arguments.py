@@ -3,6 +3,7 @@
     words=lexicon:data/lexicon.txt
     mine=function:my_module:my_scores              a function of TRL's signature, or a Scorer
     rm=reward_adapter:outputs/reward/adapter       on the base at hand
+    three=reward_adapter:a/adapter,b/adapter,c/adapter      several, combined by --reward_combine
     big=reward_model:some-org/some-reward-model    on another base, loaded beside it
     qwen=http:qwen3@http://localhost:8000/v1       picks, and does not score
     people=people:outputs/matches.sqlite           a store that label.py serves; they pick
@@ -12,11 +13,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from toolkit.arguments.judges import JudgeRequestArguments
 from toolkit.errors import InputError
-from toolkit.flags import Count, Flags, flag
+from toolkit.flags import Count, Flags, NotNegative, flag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["lexicon", "function", "reward_adapter", "reward_model", "http", "people"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Combining = Literal["mean", "min", "mean_minus_std"]  # as ``maths.ensembles`` has it
 
 # Help texts of options that several classes have.
 LEXICON = "File of words and valences (word TAB valence); the score is their sum."
@@ -38,6 +41,10 @@ REWARD_END_TOKEN = (
     "the end token for TRL's models), none, eos, or a token's text."
 )
 UNTRUSTED_REWARD = "Use a reward model even if it is known to be at chance or below."
+REWARD_ADAPTER = (
+    "Folder of a trained reward adapter, on the same base. Several, joined by commas, score "
+    "together (reward_combine)."
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,75 @@ def short_forms(flags: Mapping[str, str | None]) -> list[Spec]:
     return specs
 
 
+def adapter_folders(value: str | None, what: str = "--reward_adapter") -> list[str]:
+    """The folders that a reward adapter's value names: one, or several joined by commas.
+
+    >>> adapter_folders("a/adapter,b/adapter")
+    ['a/adapter', 'b/adapter']
+
+    Raises:
+        InputError: there is nothing between two commas, or a folder is named twice.
+    """
+    if value is None:
+        return []
+    if "," not in value or Path(value).is_dir():
+        return [value]
+    folders = [folder.strip() for folder in value.split(",")]
+    if not all(folders):
+        raise InputError(f"{what}: {value!r} has a comma without a folder before or after it")
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise InputError(f"{what}: {twice} is named twice")
+    return folders
+
+
+@dataclass
+class CombiningArguments(Flags):
+    """How the scores of several reward adapters become one."""
+
+    HELP_GROUP: ClassVar[str] = "rewards and labelers"
+
+    reward_combine: Combining = flag(
+        "mean",
+        "How the scores of several reward adapters become one, after each is normalized by its own "
+        "gain and bias: mean, min (the lowest), or mean_minus_std (the mean less reward_std_weight "
+        "standard deviations).",
+    )
+    reward_std_weight: NotNegative = flag(
+        1.0, "Standard deviations that mean_minus_std takes off the mean."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward_std_weight != 1.0 and self.reward_combine != "mean_minus_std":
+            raise InputError(
+                "reward_std_weight is read by reward_combine: mean_minus_std alone",
+                "reward_std_weight",
+            )
+
+    def check_combining(self, *adapters: str | None) -> None:
+        """Raise InputError if something is said of several reward adapters, but there are none.
+
+        Args:
+            adapters: the values that name reward adapters.
+        """
+        if self.reward_combine == "mean":
+            return
+        if not any(len(adapter_folders(value)) > 1 for value in adapters):
+            raise InputError(
+                f"reward_combine is {self.reward_combine}, but there are not several reward "
+                "adapters (join their folders by commas)",
+                "reward_combine",
+            )
+
+
 def load_scorer(
-    spec: Spec, base: str, precision: str, end_token: str = "auto", what: str = "--reward_adapter"
+    spec: Spec,
+    base: str,
+    precision: str,
+    end_token: str = "auto",
+    what: str = "--reward_adapter",
+    combining: CombiningArguments | None = None,
 ) -> "Scorer":
     """Make the scorer that a spec names; this checks its inputs and loads nothing large.
 
@@ -107,6 +181,7 @@ def load_scorer(
         precision: how bases are held.
         end_token: how texts end that reward models read (``reading_of``).
         what: what a reward adapter is called in messages.
+        combining: how several reward adapters score together; by default their mean does.
 
     Raises:
         InputError: it does not load.
@@ -125,8 +200,17 @@ def load_scorer(
             from toolkit.models.adapters import check_adapter
             from toolkit.scoring.reward_models import RewardAdapter
 
-            check_adapter(spec.value, base, "SEQ_CLS", what, precision)
-            return RewardAdapter(spec.value, end_token, what)
+            folders = adapter_folders(spec.value, what)
+            for folder in folders:
+                check_adapter(folder, base, "SEQ_CLS", what, precision)
+            members = [RewardAdapter(folder, end_token, what) for folder in folders]
+            if len(members) == 1:
+                return members[0]
+
+            from toolkit.scoring.ensembles import RewardEnsemble
+
+            how = combining or CombiningArguments()
+            return RewardEnsemble(members, how.reward_combine, how.reward_std_weight, what)
         case "reward_model":
             from toolkit.scoring.reward_models import RewardModel
 
@@ -154,6 +238,22 @@ class FunctionArguments(Flags):
         """Whether a scorer was given."""
         return any(value is not None for value in self.flags().values())
 
+    def spec(self) -> Spec:
+        """The spec of the scorer.
+
+        Raises:
+            InputError: no scorer is given, or more than one.
+        """
+        flags = self.flags()
+        given = [flag for flag, value in flags.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"{' and '.join(given) or 'no scorer'} given: give exactly one of "
+                f"{', '.join(f'--{flag}' for flag in flags)}"
+            )
+        (spec,) = short_forms(flags)
+        return spec
+
     def load(self, base_name: str = "", precision: str = "4bit") -> "Scorer":
         """Make the scorer.
 
@@ -164,24 +264,16 @@ class FunctionArguments(Flags):
         Raises:
             InputError: no scorer is given, or more than one, or it does not load.
         """
-        flags = self.flags()
-        given = [flag for flag, value in flags.items() if value is not None]
-        if len(given) != 1:
-            raise InputError(
-                f"{' and '.join(given) or 'no scorer'} given: give exactly one of "
-                f"{', '.join(f'--{flag}' for flag in flags)}"
-            )
-        (spec,) = short_forms(flags)
-        return load_scorer(spec, base_name, precision)
+        return load_scorer(self.spec(), base_name, precision)
 
 
 @dataclass
-class ScorerArguments(FunctionArguments):
+class ScorerArguments(FunctionArguments, CombiningArguments):
     """Who scores completions: exactly one of these flags."""
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
-    reward_adapter: str | None = flag(None, "Folder of a trained reward adapter.")
+    reward_adapter: str | None = flag(None, REWARD_ADAPTER)
     reward_end_token: str = flag("auto", REWARD_END_TOKEN)
     allow_untrusted_reward: bool = flag(False, UNTRUSTED_REWARD)
 
@@ -196,23 +288,23 @@ class ScorerArguments(FunctionArguments):
             InputError: not exactly one scorer is given, it does not load, or the adapter is known
                 to be worthless (``check_trust``).
         """
-        from toolkit.scoring.reward_models import RewardAdapter
         from toolkit.scoring.trust import check_trust
 
-        scorer = super().load(base_name, precision)
-        if isinstance(scorer, RewardAdapter):
-            scorer.end_token = self.reward_end_token
-            check_trust({"reward_adapter": self.reward_adapter}, self.allow_untrusted_reward)
+        self.check_combining(self.reward_adapter)
+        spec = self.spec()
+        scorer = load_scorer(spec, base_name, precision, self.reward_end_token, combining=self)
+        for folder in adapter_folders(self.reward_adapter):
+            check_trust({"reward_adapter": folder}, self.allow_untrusted_reward)
         return scorer
 
 
 @dataclass
-class RewardArguments(Flags):
+class RewardArguments(CombiningArguments):
     """What PPO is rewarded for: one of these, or several with weights."""
 
     HELP_GROUP: ClassVar[str] = "rewards and labelers"
 
-    reward_adapter: str | None = flag(None, "Folder of a trained reward adapter, on the same base.")
+    reward_adapter: str | None = flag(None, REWARD_ADAPTER)
     reward_model: str | None = flag(
         None, "Reward model on another base: its Hub id or folder, or an adapter of one."
     )
@@ -243,7 +335,7 @@ class RewardArguments(Flags):
     def load(self, base_name: str, precision: str) -> "list[Scorer]":
         """Load the rewards in the order of the flags, and note the verdicts on them.
 
-        A reward adapter becomes a scorer without a folder: the roles hold the adapter itself.
+        A single reward adapter becomes a scorer without a folder: the roles hold it themselves.
 
         Raises:
             InputError: no reward is given, one does not load, the weights do not fit, or a reward
@@ -252,6 +344,7 @@ class RewardArguments(Flags):
         from toolkit.scoring.reward_models import RewardAdapter, RewardModel
         from toolkit.scoring.trust import Trust, check_trust
 
+        self.check_combining(self.reward_adapter)
         specs = self.specs()
         count = len(specs)
         if count == 0:
@@ -270,24 +363,34 @@ class RewardArguments(Flags):
         self.verdicts: list[Trust] = []
         scorers: list[Scorer] = []
         for spec in specs:
-            scorer = load_scorer(spec, base_name, precision, self.reward_end_token)
-            if isinstance(scorer, RewardAdapter | RewardModel):
-                self.verdicts += check_trust({spec.kind: spec.value}, self.allow_untrusted_reward)
+            scorer = load_scorer(spec, base_name, precision, self.reward_end_token, combining=self)
+            models = []
+            if spec.kind == "reward_adapter":
+                models = adapter_folders(spec.value)
+            elif isinstance(scorer, RewardModel):
+                models = [spec.value]
+            for model in models:
+                self.verdicts += check_trust({spec.kind: model}, self.allow_untrusted_reward)
             if isinstance(scorer, RewardModel):
                 print(scorer.said())
             scorers.append(RewardAdapter() if isinstance(scorer, RewardAdapter) else scorer)
         return scorers
 
-    def reading(self, tokenizer: "PreTrainedTokenizerBase") -> "Reading | None":
-        """How the reward adapter reads a text, which is printed; None without an adapter."""
-        if self.reward_adapter is None:
-            return None
+    @property
+    def reward_adapters(self) -> list[str]:
+        """The folders of the reward adapters on the same base."""
+        return adapter_folders(self.reward_adapter)
 
+    def reading(self, tokenizer: "PreTrainedTokenizerBase") -> "Reading | None":
+        """How the first reward adapter reads a text; None without one. It prints this of each."""
         from toolkit.models.reading import reading_of, said
 
-        found = reading_of(self.reward_adapter, tokenizer, self.reward_end_token)
-        print(said(found, tokenizer, "reward adapter"))
-        return found
+        folders = self.reward_adapters
+        found = [reading_of(folder, tokenizer, self.reward_end_token) for folder in folders]
+        for folder, reading in zip(folders, found, strict=True):
+            name = "reward adapter" if len(folders) == 1 else f"reward adapter {folder}"
+            print(said(reading, tokenizer, name))
+        return found[0] if found else None
 
 
 @dataclass

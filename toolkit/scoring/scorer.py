@@ -39,6 +39,9 @@ class Completions:
         prompts: B prompts as given, each text or messages.
         texts: B texts.
         columns: name -> B values: the other fields of the prompts' rows.
+
+    Attributes:
+        noted: what scorers measured beside their scores, by name: each (B,).
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Completions:
         self._prompts: Sequence[Prompt] | None = prompts
         self._texts: Sequence[str] | None = texts
         self.columns = columns or {}
+        self.noted: dict[str, Tensor] = {}
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -172,6 +176,11 @@ class Scorer(ABC):
     def check(self, prompts: Prompts, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
         """Raise InputError if its scores of completions of these prompts would mean nothing."""
 
+    def prepare(  # noqa: B027
+        self, actors: "Actors", tokenizer: "PreTrainedTokenizerBase"
+    ) -> None:
+        """Put what it needs on the actors' base, before a run begins."""
+
     def finite_scores(self, completions: Completions) -> list[float]:
         """Return the B scores, all of them finite.
 
@@ -236,3 +245,8 @@ class WeightedSum(Scorer):
         """Raise InputError if a part's scores of these completions would mean nothing."""
         for part in self.parts:
             part.check(prompts, tokenizer)
+
+    def prepare(self, actors: "Actors", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Put what its parts need on the actors' base."""
+        for part in self.parts:
+            part.prepare(actors, tokenizer)

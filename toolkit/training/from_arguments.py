@@ -11,6 +11,7 @@ from toolkit.models.from_arguments import config_of, lora_of, reference_role
 from toolkit.models.memory import MemoryPlan, plan_memory
 from toolkit.models.memory_fit import Passes, Planner
 from toolkit.models.sampling import SamplingRule, sampling_rule
+from toolkit.training.ppo.algorithms import kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
 
 
@@ -34,7 +35,7 @@ def memory_planner(
     lora: LoraArguments,
     args: PromptArguments,
     config: PPOConfig,
-    reward_adapter: str | None,
+    rewards: int,
     longest: int,
     device: str,
     text_length: int | None = None,
@@ -43,7 +44,7 @@ def memory_planner(
 
     Args:
         model_args, lora, args, config: the run.
-        reward_adapter: a reward adapter on the same base, if there is one.
+        rewards: number of reward adapters on the same base.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
         text_length: tokens of the longest row of the pretraining mix; by default the most that the
@@ -65,7 +66,7 @@ def memory_planner(
             config.response_length,
             passes.micro_batch,
             passes.rollout_batch,
-            reward=reward_adapter is not None,
+            reward=rewards,
             reference_adapter=reference_role(args) == "policy_adapter",
             bf16=config.bf16,
             checkpointing=passes.checkpointing,
@@ -74,6 +75,9 @@ def memory_planner(
             plain_scales=passes.plain_scales,
             unpack_base=passes.unpack_base,
             text_length=text_length,
+            value_hidden=config.value_hidden or (),
+            entropy_gradient=config.entropy_coef > 0,
+            full_kl=kl_loss_of(config) == "full",
         )
 
     return plan

@@ -5,7 +5,8 @@ overrides in ``baselines/trainers.py``. Best-of-n has no row, since it trains no
 contender of evaluate.py); nor has the online loop, which trains by "reward" and "ppo" in turn.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 # The settings of a run that a card shows, if the run has them.
@@ -19,10 +20,15 @@ REWARD_SETTINGS = (
     *("loss_type", "label_smoothing", "normalize_samples", "num_train_epochs", "max_length"),
     *("chat_template", "chat_template_kwargs", *TRAINING, *ADAPTER),
 )
+LOOP = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange")
+KL = ("kl_controller", "kl_target", "kl_coef", "kl_horizon", "kl_in", "kl_loss")
 PPO_SETTINGS = (
-    *("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange", "gamma", "lam"),
-    *("kl_controller", "kl_target", "kl_coef", "kl_horizon", "whiten_rewards"),
-    *("value", "value_init", *TRAINING, *ADAPTER, *SAMPLING),
+    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "value", "value_init", "value_hidden"),
+    *(*TRAINING, *ADAPTER, *SAMPLING),
+)
+SIBLINGS_SETTINGS = (
+    *("algorithm", "num_generations", "length_mean", "ratio_of", *LOOP, *KL),
+    *(*TRAINING, *ADAPTER, *SAMPLING),
 )
 
 
@@ -84,6 +90,16 @@ class Method:
             return self.name
         return f"{self.name} ({self.paper.title}, arXiv {self.paper.arxiv})"
 
+
+RLOO = Paper(
+    "2402.14740",
+    "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in "
+    "LLMs",
+)
+GRPO = Paper(
+    "2402.03300",
+    "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+)
 
 # In the order in which compare.py trains them.
 ROWS = (
@@ -156,11 +172,18 @@ ROWS = (
         recipe="rloo",
         learns_from="samples",
         card="RLOO ({paper}) by TRL, with a KL penalty.",
-        paper=Paper(
-            "2402.14740",
-            "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human "
-            "Feedback in LLMs",
-        ),
+        paper=RLOO,
+        needs_reward=True,
+        has_reference=True,
+    ),
+    Method(
+        name="grpo",
+        title="Tune the policy with GRPO",
+        recipe="rloo",
+        learns_from="samples",
+        card="GRPO ({paper}) by TRL, with a KL penalty in the loss.",
+        paper=GRPO,
+        words=("--method", "grpo"),
         needs_reward=True,
         has_reference=True,
     ),
@@ -179,3 +202,49 @@ ROWS = (
     ),
 )
 METHODS = {row.name: row for row in ROWS}
+
+# What `preftune ppo --algorithm` trains by instead of PPO, by the flag's value.
+_NAMED = {
+    "rloo": ("RLOO", RLOO),
+    "grpo": ("GRPO", GRPO),
+    "dr_grpo": (
+        "Dr. GRPO",
+        Paper("2503.20783", "Understanding R1-Zero-Like Training: A Critical Perspective"),
+    ),
+    "reinforce_plus_plus": (
+        "REINFORCE++",
+        Paper(
+            "2501.03262",
+            "REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models",
+        ),
+    ),
+}
+_NAMED["reinforce_plus_plus_baseline"] = (
+    "REINFORCE++ with baseline",
+    _NAMED["reinforce_plus_plus"][1],
+)
+_NAMED["group_relative"] = _NAMED["rloo"]
+ALGORITHMS = {
+    algorithm: replace(
+        METHODS["ppo"],
+        name=algorithm,
+        title=f"Tune the policy with {title}",
+        card=f"{title} ({{paper}}) in PPO's loop, held to its reference by a KL penalty.",
+        paper=paper,
+        settings=SIBLINGS_SETTINGS,
+    )
+    for algorithm, (title, paper) in _NAMED.items()
+}
+
+
+def method_of(name: str | None, settings: Mapping[str, object]) -> Method | None:
+    """Return the row of a recorded run; None if it is not known.
+
+    Args:
+        name: the run's method, as run.json has it.
+        settings: its settings. Of PPO's runs they say which algorithm learned.
+    """
+    algorithm = settings.get("algorithm")
+    if name == "ppo" and isinstance(algorithm, str) and algorithm in ALGORITHMS:
+        return ALGORITHMS[algorithm]
+    return METHODS.get(name or "")

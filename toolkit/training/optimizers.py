@@ -53,11 +53,16 @@ def optimizer_class(args: TrainingArguments) -> tuple[Kind, dict[str, object]]:
         raise InputError(f"optim: {name}: {what}{reason}", "optim") from None
 
 
-def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
+def make_optimizer(
+    args: TrainingArguments, model: nn.Module, rates: Callable[[str], float | None] | None = None
+) -> Optimizer:
     """Make the optimizer that ``args`` name, for all parameters of ``model`` that are trained.
 
     As in transformers' Trainer, biases and the weights of norms have no weight decay, and
     bitsandbytes' 8-bit optimizers hold embeddings in 32 bits.
+
+    Args:
+        rates: the learning rate of the parameter of this name; None for that of ``args``.
     """
     kind, options = optimizer_class(args)
     if options.get("optim_bits") == 8:
@@ -70,20 +75,30 @@ def make_optimizer(args: TrainingArguments, model: nn.Module) -> Optimizer:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if kind in (torch.optim.Adam, torch.optim.AdamW) and all(p.is_cuda for _, p in trained):
         options = options | {"fused": True}  # one kernel for all weights instead of ten
-    if not args.weight_decay:
+    if not args.weight_decay and rates is None:
         return kind([p for _, p in trained], **options)
 
-    from transformers import Trainer
+    decayed: set[str] = set()
+    if args.weight_decay:
+        from transformers import Trainer
 
-    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
-    groups = [
-        {
-            "params": [p for name, p in trained if name in decayed],
-            "weight_decay": args.weight_decay,
-        },
-        {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
-    ]
-    return kind([group for group in groups if group["params"]], **options)
+        decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+
+    # One group for each combination of weight decay and learning rate.
+    groups: dict[tuple[bool, float | None], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        key = (name not in decayed, rates(name) if rates is not None else None)
+        groups.setdefault(key, []).append(parameter)
+
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] is not None))
+    return kind(
+        [
+            {"params": parameters, "weight_decay": 0.0 if undecayed else args.weight_decay}
+            | ({} if rate is None else {"lr": rate})
+            for (undecayed, rate), parameters in ordered
+        ],
+        **options,
+    )
 
 
 def make_schedule(
@@ -125,6 +140,7 @@ def optimizers_of(
     given: tuple[Optimizer | None, LRScheduler | None],
     model: nn.Module,
     updates: int,
+    rates: Callable[[str], float | None] | None = None,
 ) -> tuple[Optimizer, LRScheduler | None]:
     """Return the caller's optimizer and schedule, or those that ``args`` name if they are None.
 
@@ -161,6 +177,6 @@ def optimizers_of(
                 left_out,
             )
     else:
-        optimizer = make_optimizer(args, model)
+        optimizer = make_optimizer(args, model, rates)
 
     return optimizer, schedule or make_schedule(args, optimizer, updates)

@@ -55,3 +55,20 @@ def test_a_trl_without_the_method_is_one_line_with_the_cure(
     monkeypatch.setitem(sys.modules, f"trl.experimental.{method}", None)
     with pytest.raises(InputError, match=rf"TRL 1\.\S+ has no {method.upper()} \(pip install"):
         preference(tmp_path, method)
+
+
+def test_grpo_gets_the_same_settings_under_trls_own_config(tmp_path: Path) -> None:
+    shared = {"output_dir": str(tmp_path), "use_cpu": True, "response_length": 9, "beta": 0.2}
+    made = RLOOBaselineConfig(**shared, method="grpo", loss_type="dr_grpo").for_trl()
+    assert type(made).__name__ == "GRPOConfig"
+    assert (made.beta, made.max_completion_length, made.num_generations) == (0.2, 9, 4)
+    assert (made.loss_type, made.scale_rewards) == ("dr_grpo", "none")
+    assert RLOOBaselineConfig(**shared, method="grpo").for_trl().scale_rewards == "group"
+
+    for flags, name in (
+        ({"loss_type": "bnpo"}, "loss_type"),
+        ({"method": "grpo", "normalize_advantages": True}, "normalize_advantages"),
+    ):
+        with pytest.raises(InputError, match=f"^{name} is not used by") as refused:
+            RLOOBaselineConfig(**shared, **flags)
+        assert refused.value.field == name

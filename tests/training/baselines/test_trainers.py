@@ -17,6 +17,9 @@ from tests.training.baselines.conftest import EOS, QUIET, data_of, first_batch, 
 from toolkit.data.prompts import Prompts
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
+from toolkit.maths.kl import penalized_rewards
+from toolkit.maths.masking import here
+from toolkit.models.actors import TokenOutputs
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import SamplingRule, sampling_rule
@@ -30,6 +33,9 @@ from toolkit.training.baselines.trainers import (
     rloo_trainer,
     sft_trainer,
 )
+from toolkit.training.ppo.algorithms import Before, algorithm_of, kl_loss_of
+from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.rollouts import Rollout
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -254,10 +260,9 @@ def rloo(
     prompts = Prompts([tokenizer(t)["input_ids"] for t in texts], {"tag": [7, 8, 9]})
     config = RLOOBaselineConfig(
         output_dir=str(folder / "rloo"),
-        num_generations=2,
         response_length=rule.response_length,
         temperature=rule.temperature,
-        **(QUIET | {"max_steps": 1} | kwargs),
+        **(QUIET | {"max_steps": 1, "num_generations": 2} | kwargs),
     )
     heard = Heard()
     reward = VisibleReward(sum_of([heard], [0.5]), rule, tokenizer, prompts)
@@ -306,6 +311,105 @@ def test_rloo_samples_as_ppo_does_shows_the_visible_text_and_leaves_one_out(
     rewards = (scores - 0.1 * kl.sum(1)).view(3, 2)
     expected = (rewards - rewards.flip(1)).flatten()  # of two, the other one is the baseline
     torch.testing.assert_close(out["advantages"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("trl", "algorithm"),
+    [
+        (
+            {"method": "rloo", "beta": 0.1},
+            {"algorithm": "rloo", "ratio_of": "completion", "length_mean": "completions"},
+        ),
+        ({"method": "grpo", "beta": 0.04}, {"algorithm": "grpo"}),
+        ({"method": "grpo", "beta": 0.04}, {"algorithm": "grpo", "kl_loss": "k3_weighted"}),
+        (
+            {"method": "grpo", "beta": 0.04, "loss_type": "bnpo"},
+            {"algorithm": "grpo", "length_mean": "tokens"},
+        ),
+        (
+            {"method": "grpo", "beta": 0.04, "loss_type": "dr_grpo"},
+            {"algorithm": "dr_grpo"},
+        ),
+        (
+            {"method": "grpo", "beta": 0.04, "importance_sampling_level": "sequence"},
+            {"algorithm": "grpo", "ratio_of": "completion_mean"},
+        ),
+    ],
+    ids=["rloo", "grpo", "grpo with a weighted KL", "bnpo", "dr_grpo", "gspo"],
+)
+def test_the_own_loop_has_trls_losses_and_gradients_on_one_batch(
+    tokenizer: Any, demo_model: str, tmp_path: Path, trl: dict, algorithm: dict
+) -> None:
+    """Away from the reference, and from where the completions were sampled, so that clips act."""
+    flags = PPOConfig(use_cpu=True, **algorithm)  # first: it resets accelerate
+    own = algorithm_of(flags)
+    level = trl.pop("importance_sampling_level", "token")
+    rule = sampling_rule(tokenizer, 12, 0.7, stop_token=" the")
+    trainer, heard, prompts = rloo(
+        tokenizer, load_base(demo_model, "fp32"), tmp_path, rule, **trl, num_generations=4
+    )
+    trainer.importance_sampling_level = level
+    trainer.args.use_bias_correction_kl = flags.kl_loss == "k3_weighted"  # True in TRL
+    trainer.current_gradient_accumulation_steps = 1
+    rows = [{"prompt": list(prompts[i]), "row": i} for i in range(3) for _ in range(4)]
+    out = trainer._generate_and_score_completions(rows)
+    mask = out["completion_mask"].bool()
+    lengths = mask.sum(1)
+    assert mask.shape[1] == 12 and lengths.min() < 12
+
+    ids = torch.cat([out["prompt_ids"], out["completion_ids"]], dim=1)
+    attention = torch.cat([out["prompt_mask"], out["completion_mask"]], dim=1)
+
+    def logprobs() -> Tensor:
+        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, 12)[0]
+
+    with torch.no_grad():
+        then = logprobs() * mask
+        with trainer.model.disable_adapter():
+            reference = logprobs() * mask
+    out["old_per_token_logps"] = then
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(2)
+    for p in trained:
+        p.data += 0.02 * torch.randn(p.shape, generator=generator)
+    theirs = trainer._compute_loss(trainer.model, out)
+    expected = torch.autograd.grad(theirs, trained)
+
+    # The same batch through the own loop's steps 2 and 3, and its loss.
+    scores = torch.tensor([0.5 * len(c) for c in heard.completions])
+    everything = torch.ones(12, dtype=torch.bool)
+    rollout = Rollout(
+        prompt_ids=out["prompt_ids"],
+        prompt_mask=out["prompt_mask"].bool(),
+        completion_ids=out["completion_ids"],
+        mask=mask,
+        logprobs=then,
+        ref_logprobs=reference,
+        values=None,
+        scores=scores,
+        valid=everything,
+        scored=everything,
+    )
+    penalty = 0.0 if kl_loss_of(flags) else trl["beta"]
+    rewards = penalized_rewards(scores, then - reference, penalty, mask)
+    credit = own.credit(rewards, rollout, here)
+    weights = credit.weights
+    before = Before(
+        logprobs=then,
+        values=None,
+        advantages=credit.advantages,
+        returns=credit.returns,
+        mask=mask,
+        ref_logprobs=reference,
+        kl_coef=trl["beta"],
+        weights=None if weights is None else weights * lengths.sum() / 12,
+    )
+    current = logprobs()
+    (term,) = own.loss(TokenOutputs(current, torch.zeros_like(current), None), None, before)
+    assert ((current - then) * mask).abs().max() > 0.2 and term.statistics["clipfrac"] > 0
+    torch.testing.assert_close(term.loss, theirs, rtol=1e-5, atol=1e-5)
+    for one, other in zip(torch.autograd.grad(term.loss, trained), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_rloo_trains_fp32_adapters_and_sampling_leaves_the_base_bit_for_bit(

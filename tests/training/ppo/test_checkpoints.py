@@ -61,12 +61,25 @@ def in_a_child(work: Callable[[], Any]) -> int:
         os._exit(1)
 
 
-@pytest.mark.parametrize("value", ["trunk", "adapter"])
+A2C = {
+    "value": "trunk",
+    "value_hidden": [6, 5],
+    "entropy_coef": 0.01,
+    "kl_in": "loss",
+    "num_ppo_epochs": 1,
+    "lam": 1.0,
+    "whiten_rewards": False,
+    "whiten_advantages": False,
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [{"value": "trunk"}, {"value": "adapter"}, A2C], ids=["trunk", "adapter", "a2c"]
+)
 def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
-    new_trainer: Make, tmp_path: Path, value: str
+    new_trainer: Make, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    options = {
-        "value": value,
+    options = kind | {
         "total_episodes": 48,
         "save_steps": 2,
         "eval_prompts": 5,

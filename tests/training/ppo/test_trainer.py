@@ -584,3 +584,56 @@ def test_four_bits_learn_as_fp32_does_and_leave_the_base_as_it_was(new_trainer: 
         gains[precision] = gain / rows[0]["objective/scores_std"]
     assert gains["fp32"] > 0.5
     assert gains["4bit"] == pytest.approx(gains["fp32"], rel=0.2)
+
+
+@pytest.mark.slow
+def test_a_warm_up_moves_the_value_alone_and_goes_on_exactly(new_trainer: Any) -> None:
+    """In two of four updates the policy stays where it was, and the KL coefficient with it."""
+    options = {"value": "adapter", "total_episodes": 32, "value_warmup": 2, "save_steps": 1}
+    whole = new_trainer("whole", **options)
+    rows = whole.train()
+    assert [row["objective/kl_coef"] == 0.15 for row in rows] == [True, True, True, False]
+    assert all(abs(row["objective/kl"]) < 1e-4 for row in rows[:3])
+    assert abs(rows[3]["objective/kl"]) > 1e-3
+
+    half = new_trainer("half", **options, stop_at_update=2)
+    start = copy.deepcopy(half.model.state_dict())
+    half.train()
+    moved = {n for n, t in half.model.state_dict().items() if not torch.equal(t, start[n])}
+    assert moved and all(".value." in name or "value_head" in name for name in moved)
+
+    again = new_trainer("half", **options, resume="auto")
+    assert again.train() == rows
+    for (name, one), (_, other) in zip(
+        whole.model.trainable(), again.model.trainable(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_a_warm_up_needs_a_value_of_its_own(new_trainer: Any) -> None:
+    with pytest.raises(InputError, match="shared trunk"):
+        new_trainer(value="trunk", value_warmup=2)
+
+
+@pytest.mark.slow
+def test_the_value_can_have_a_learning_rate_of_its_own(new_trainer: Any) -> None:
+    """Adam's first step moves each weight by about its rate: here 1e-3, and 1e-2 for the value."""
+    trainer = new_trainer(
+        value="adapter",
+        total_episodes=8,
+        num_ppo_epochs=1,
+        **{
+            "learning_rate": 1e-3,
+            "value_learning_rate": 1e-2,
+            "adam_epsilon": 1e-12,
+        },
+    )
+    start = {name: p.detach().clone() for name, p in trainer.model.trainable()}
+    trainer.train()
+    farthest = {True: 0.0, False: 0.0}
+    for name, p in trainer.model.trainable():
+        moved = (p - start[name]).abs().max().item()
+        of_value = ".value." in name or "value_head" in name
+        farthest[of_value] = max(farthest[of_value], moved)
+    assert farthest[False] == pytest.approx(1e-3, rel=1e-3)
+    assert farthest[True] == pytest.approx(1e-2, rel=1e-3)

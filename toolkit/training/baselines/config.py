@@ -32,6 +32,7 @@ from toolkit.training.trl_configs import (
 from toolkit.training.trl_defaults import TRLDefaults
 
 Method = Literal["dpo", "kto", "orpo", "cpo"]
+OF_RLOO = ("normalize_advantages", "reward_clip_range")  # RLOO's own fields, which GRPO has not
 LOSSES = {
     "dpo": (
         "sigmoid",
@@ -235,11 +236,18 @@ def method_classes(method: str) -> tuple[Any, Any]:
 class RLOOBaselineConfig(  # type: ignore[misc]  # as TRL itself
     TrainedCompletionArguments, BaselineDefaults, RLOOConfig
 ):
-    """TRL's RLOOConfig, with PPO's names for how completions are sampled."""
+    """TRL's RLOOConfig, with PPO's names for how completions are sampled; also for GRPO."""
 
     HELP_GROUP: ClassVar[str] = "method"
     INHERITED: ClassVar[dict[str, object]] = {"epsilon": Positive}
 
+    method: Literal["rloo", "grpo"] = flag("rloo", "Training method: rloo or grpo.")
+    loss_type: Literal["grpo", "bnpo", "dr_grpo"] | None = flag(
+        None,
+        "Loss of grpo: grpo (each completion weighs the same), bnpo (each token does), or dr_grpo "
+        "(sums over max_completion_length, with advantages that are not divided by the group's "
+        "deviation). By default grpo.",
+    )
     num_generations: Annotated[int, Range(low=2)] = flag(4, "Completions of each prompt.")
     num_generations_eval: int = field(default=1, init=False)
     disable_dropout: bool = flag(True, "Turn dropout off, so that the ratio starts at 1.")
@@ -254,5 +262,29 @@ class RLOOBaselineConfig(  # type: ignore[misc]  # as TRL itself
 
     def __post_init__(self) -> None:
         check_config(self)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        others = ("loss_type",) if self.method == "rloo" else OF_RLOO
+        for name in others:
+            if getattr(self, name) != defaults[name]:
+                raise InputError(f"{name} is not used by {self.method} (leave it out)", name)
         self.max_completion_length = self.response_length
         RLOOConfig.__post_init__(self)
+
+    def for_trl(self) -> TrainingArguments:
+        """Return the method's own config: this one, or a GRPOConfig with the same settings."""
+        if self.method == "rloo":
+            return self
+
+        from trl import GRPOConfig
+
+        # The batch that is generated at once is computed, and TRL takes one of its two names.
+        left_out = {"generation_batch_size", "trust_remote_code", "gradient_checkpointing"}
+        ours = {f.name for f in dataclasses.fields(self)} - left_out
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(GRPOConfig)
+            if f.init and f.name in ours
+        }
+        values["loss_type"] = self.loss_type or "grpo"
+        values["scale_rewards"] = "none" if self.loss_type == "dr_grpo" else "group"
+        return GRPOConfig(**values)

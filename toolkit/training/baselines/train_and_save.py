@@ -5,12 +5,12 @@
     dpo (ipo, ...)      trl.DPOTrainer                       the pick against each other completion
     kto                 trl.KTOTrainer                       each completion, wanted or not
     orpo, cpo           trl.experimental                     the pick against each other completion
-    rloo                trl.RLOOTrainer                      fresh samples and their rewards
+    rloo, grpo          trl.RLOOTrainer, trl.GRPOTrainer     fresh samples and their rewards
 
     module              holds
     config              settings, and what is refused
     data                rows as token ids: schemas, split, shape
-    trainers            the trainers, their overrides, RLOO's sampling and rewards
+    trainers            the trainers, their overrides, the sampling and rewards of RLOO and GRPO
     train_and_save      this one: train, evaluate, save, reload and compare
 
 Each imports only from those above it.
@@ -32,7 +32,7 @@ from toolkit.errors import InputError, RunStopped
 from toolkit.models.adapters import absolute_if_local
 from toolkit.models.reload import TOLERANCE
 from toolkit.models.roles import Roles
-from toolkit.models.toolkit_json import write_facts
+from toolkit.models.toolkit_json import start_of, write_facts
 from toolkit.training.baselines.data import Row
 from toolkit.training.progress import show_progress_in_words
 from toolkit.training.run_log import peak_mb
@@ -70,6 +70,7 @@ def train_and_save(
     precision: str,
     probes: list[list[int]],
     rendering: Row,
+    policy_adapter: str | None = None,
 ) -> tuple[dict[str, float], list[Row]]:
     """Train, evaluate on held-out rows, save the adapter, reload it and compare.
 
@@ -84,6 +85,7 @@ def train_and_save(
         name, precision: of the base.
         probes: token ids of texts whose log-probs must be the same after reloading.
         rendering: how these texts were rendered, for toolkit.json.
+        policy_adapter: the adapter that the training starts from; None for the base alone.
 
     Returns:
         metrics, and the logged rows that have a loss.
@@ -113,7 +115,7 @@ def train_and_save(
         model.peft_config["default"].base_model_name_or_path = absolute_if_local(name)
         model.save_pretrained(str(folder), selected_adapters=["default"])
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
-        write_facts(folder, name, precision=precision, **rendering)
+        write_facts(folder, name, precision=precision, **rendering, **start_of(policy_adapter))
         if getattr(trainer.processing_class, "beside_base", False):  # it is not the base's own
             tokenizer: Any = trainer.processing_class
             tokenizer.save_pretrained(folder)

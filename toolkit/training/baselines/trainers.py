@@ -1,10 +1,10 @@
-"""TRL's trainers with their overrides, and RLOO's sampling and rewards.
+"""TRL's trainers with their overrides, and the sampling and rewards of RLOO and GRPO.
 
-The trainers get token ids, and their own tokenization is bypassed; RLOO samples with PPO's loop.
-Private names that are overridden, seen in TRL 1.16.0: ``_prepare_dataset`` (DPO, KTO),
+The trainers get token ids, and their own tokenization is bypassed; RLOO and GRPO sample with PPO's
+loop. Private names that are overridden, seen in TRL 1.16.0: ``_prepare_dataset`` (DPO, KTO),
 ``tokenize_row`` (ORPO, CPO), ``_tokenize_prompts``, ``_generate_single_turn`` and
-``_get_per_token_logps_and_entropies`` (RLOO). Adapters stay fp32. The reference is the base with
-the adapter off: no trainer here holds a second base.
+``_get_per_token_logps_and_entropies`` (RLOO, GRPO). Adapters stay fp32. The reference is the base
+with the adapter off: no trainer here holds a second base.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from trl import RLOOTrainer, SFTTrainer
+from trl import GRPOTrainer, RLOOTrainer, SFTTrainer
 
 from toolkit.data.prompts import Prompts, joined
 from toolkit.maths.sequences import pad, position_ids
@@ -238,16 +238,21 @@ class VisibleReward:
         return torch.where(valid, self.scorer(seen), self.rule.penalty).tolist()
 
 
-class SampledRLOOTrainer(RLOOTrainer):
-    """RLOOTrainer with token ids as prompts, whose completions PPO's sampler draws.
+class _SamplesAsPPO:
+    """Overrides of RLOOTrainer and GRPOTrainer: token ids as prompts, and PPO's sampler.
 
     ``generate`` ends completions at end-of-text, or bans that token if there is no end. The toolkit
     samples it like any other token, unless it is the stop token.
 
     Args:
         rule: the sampling rule.
-        kwargs: RLOOTrainer's.
+        kwargs: the trainer's.
     """
+
+    accelerator: Any
+    args: Any
+    model_wrapped: Any
+    processing_class: Any
 
     def __init__(self, rule: SamplingRule, **kwargs: Any) -> None:
         self.rule = rule
@@ -258,9 +263,7 @@ class SampledRLOOTrainer(RLOOTrainer):
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, Row]:
         return prompts, None, {}
 
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: None, multimodal_fields: Row
-    ) -> list[list[int]]:
+    def _sample(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         model: Any = self.accelerator.unwrap_model(self.model_wrapped)
         was_training = model.training
         model.eval()  # in training mode checkpointing would not use the cache
@@ -320,6 +323,24 @@ class SampledRLOOTrainer(RLOOTrainer):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, balance
 
 
+class SampledRLOOTrainer(_SamplesAsPPO, RLOOTrainer):
+    """RLOOTrainer with PPO's samples."""
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: None, multimodal_fields: Row
+    ) -> list[list[int]]:
+        return self._sample(prompt_ids)
+
+
+class SampledGRPOTrainer(_SamplesAsPPO, GRPOTrainer):
+    """GRPOTrainer with PPO's samples."""
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *others: object, **named: object
+    ) -> tuple[list[list[int]], None]:
+        return self._sample(prompt_ids), None
+
+
 def rloo_trainer(
     base: PreTrainedModel,
     config: RLOOBaselineConfig,
@@ -329,14 +350,15 @@ def rloo_trainer(
     reward: VisibleReward,
     lora: LoraConfig,
     policy_adapter: str | None = None,
-) -> SampledRLOOTrainer:
-    """Make TRL's RLOOTrainer on these prompts and this reward."""
+) -> SampledRLOOTrainer | SampledGRPOTrainer:
+    """Make TRL's RLOOTrainer or GRPOTrainer on these prompts and this reward."""
     model, peft_config = _start(base, config, lora, policy_adapter)
+    kind = SampledRLOOTrainer if config.method == "rloo" else SampledGRPOTrainer
     with fp32_adapters(base):
-        return SampledRLOOTrainer(
+        return kind(
             reward.rule,
             model=model,
-            args=config,
+            args=config.for_trl(),
             reward_funcs=[reward],
             train_dataset=prompt_rows(prompts),
             eval_dataset=None if held_out is None else prompt_rows(held_out, len(prompts)),

@@ -6,6 +6,10 @@ optimizer are the same for all algorithms.
     credit(rewards, rollout, total)   from rewards (B, C) with KL penalty to advantages and returns
     loss(now, values, then)           yields the terms of the loss on one micro-batch
 
+PPO has a value. RLOO, GRPO, Dr. GRPO and REINFORCE++ have none; they are one class, ``Siblings``,
+with other answers to four questions (``PRESETS``): what is the baseline, are advantages divided by
+anything, how do completions of different lengths weigh, and where does the KL act?
+
 To add one: write its class here, and name it in ``AlgorithmArguments``,
 ``OF_OTHERS`` and ``algorithm_of``.
 """
@@ -14,17 +18,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from toolkit.flags import Flags, NotNegative, Positive, Range, Share, flag
-from toolkit.maths.advantages import gae, leave_one_out
-from toolkit.maths.losses import policy_loss, value_loss
+from toolkit.maths.advantages import gae, group_moments, leave_one_out
+from toolkit.maths.kl import kl_estimate
+from toolkit.maths.losses import RatioOf, policy_loss, value_loss
 from toolkit.maths.masking import masked_mean, whiten
 
 if TYPE_CHECKING:
     from toolkit.models.actors import TokenOutputs
     from toolkit.training.ppo.rollouts import Rollout
 
+AlgorithmName = Literal[
+    "ppo",
+    "rloo",
+    "grpo",
+    "dr_grpo",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "group_relative",
+]
+LengthMean = Literal["tokens", "completions", "constant"]
+KLLoss = Literal["k2", "k3", "k3_weighted", "full"]
 Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
 OF_POLICY = (
     "policy",
@@ -36,10 +53,15 @@ OF_POLICY = (
 
 
 class Credit(NamedTuple):
-    """Advantages (B, C), which weight the policy's loss; returns (B, C), the rewards to come."""
+    """Advantages (B, C), which weight the policy's loss; returns (B, C), the rewards to come.
+
+    Without ``weights`` the policy's loss of a minibatch is the mean over its tokens. With weights
+    (B, C) it is the mean over its completions of the sum over their tokens of weight times loss.
+    """
 
     advantages: Tensor
     returns: Tensor
+    weights: Tensor | None = None
 
 
 class Before(NamedTuple):
@@ -50,6 +72,10 @@ class Before(NamedTuple):
         values: of the value role then; None without one.
         advantages, returns: as ``credit`` gave them.
         mask: bool, True for tokens to learn from.
+        ref_logprobs: of the reference.
+        kl_coef: the KL coefficient, for a KL in the loss.
+        weights: what the policy's losses are multiplied by before the mean over this micro-batch's
+            tokens, so that micro-batches add up to the loss that ``Credit`` describes; None for 1.
     """
 
     logprobs: Tensor
@@ -57,6 +83,9 @@ class Before(NamedTuple):
     advantages: Tensor
     returns: Tensor
     mask: Tensor
+    ref_logprobs: Tensor
+    kl_coef: float
+    weights: Tensor | None = None
 
 
 class Term(NamedTuple):
@@ -112,8 +141,67 @@ class Algorithm(Protocol):
 
 
 @dataclass(frozen=True)
+class PolicyTerm:
+    """PPO's clipped loss of the policy; the KL, where it acts in the loss; and an entropy bonus.
+
+    Attributes:
+        cliprange: how far the ratio moves before the gradient stops.
+        ratio_of: whose ratio that is: a token's or a completion's (``policy_loss``).
+        kl_loss: the estimator of the KL in the loss, whose weight is the KL coefficient; None if
+            the KL acts in the rewards.
+        entropy_coef: weight of the mean entropy of the next-token distributions, in nats, which is
+            subtracted from the loss.
+    """
+
+    cliprange: float
+    ratio_of: RatioOf = "token"
+    kl_loss: KLLoss | None = None
+    entropy_coef: float = 0.0
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of what the term counts."""
+        return (*OF_POLICY, "kl_loss") if self.kl_loss else OF_POLICY
+
+    def __call__(self, now: "TokenOutputs", then: Before) -> Term:
+        """The term on a micro-batch."""
+        loss, statistics = policy_loss(
+            now.logprobs,
+            then.logprobs,
+            then.advantages,
+            self.cliprange,
+            then.mask,
+            then.weights,
+            self.ratio_of,
+        )
+        statistics |= {"policy": loss, "entropy": masked_mean(now.entropies, then.mask)}
+
+        if self.entropy_coef:
+            loss = loss - self.entropy_coef * statistics["entropy"]
+
+        if self.kl_loss is not None:
+            if self.kl_loss == "full":
+                assert now.kl is not None
+                kl = now.kl
+            elif self.kl_loss == "k3_weighted":
+                ratio = (now.logprobs - then.logprobs).exp()
+                kl = ratio * kl_estimate(now.logprobs, then.ref_logprobs, "k3")
+            else:
+                kl = kl_estimate(now.logprobs, then.ref_logprobs, self.kl_loss)
+            kl = kl if then.weights is None else kl * then.weights
+            statistics["kl_loss"] = masked_mean(kl, then.mask)
+            loss = loss + then.kl_coef * statistics["kl_loss"]
+
+        return Term(loss, statistics)
+
+
+@dataclass(frozen=True)
 class PPO:
     """Advantages from a learned value (GAE), and the clipped loss of policy and value.
+
+    With one pass and one minibatch the ratio is 1, so no clip acts. With lambda 1 and without
+    whitening this is A2C: its gradients are those of -mean(A log pi) and vf_coef / 2
+    mean((V - R)^2), where R is the whole return.
 
     Source: arXiv 1707.06347; arXiv 1909.08593 and openai/lm-human-preferences
     lm_human_preferences/train_policy.py:300-371.
@@ -121,19 +209,28 @@ class PPO:
     Attributes:
         whiten_rewards: whether rewards are divided by their standard deviation over the batch.
         gamma, lam: discount factor, and GAE's lambda.
-        cliprange, cliprange_value: how far ratio and value move before the gradient stops.
+        lam_value: lambda of the returns that the value learns; None for ``lam``. Source: decoupled
+            GAE, arXiv 2503.01491 section 4.2.
+        policy: the policy's term of the loss.
+        cliprange_value: how far a value moves before the gradient stops.
         vf_coef: weight of the value's loss.
+        whiten_advantages: whether advantages are whitened over the batch.
     """
 
     whiten_rewards: bool
     gamma: float
     lam: float
-    cliprange: float
+    policy: PolicyTerm
     cliprange_value: float
     vf_coef: float
+    lam_value: float | None = None
+    whiten_advantages: bool = True
     uses_value: bool = True
     group_size: int = 1
-    statistics: tuple[str, ...] = (*OF_POLICY, "value", "value_clipfrac", "value_error")
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return (*self.policy.statistics, "value", "value_clipfrac", "value_error")
 
     def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
         """Compute GAE of whitened rewards; whiten the advantages, but not the returns."""
@@ -142,14 +239,18 @@ class PPO:
         if self.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, total=total)
         advantages, returns = gae(rewards, rollout.values, self.gamma, self.lam, mask)
-        return Credit(whiten(advantages, mask, total=total), returns)
+        if self.lam_value is not None:
+            _, returns = gae(rewards, rollout.values, self.gamma, self.lam_value, mask)
+        if self.whiten_advantages:
+            advantages = whiten(advantages, mask, total=total)
+        return Credit(advantages, returns)
 
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
     ) -> Iterator[Term]:
         """Yield the terms of policy and value: one term if they share a trunk, and so a pass."""
         assert then.values is not None
-        policy = _policy_term(now, then, self.cliprange)
+        policy = self.policy(now, then)
         if now.values is None:
             yield policy
             now_values = values()
@@ -170,47 +271,89 @@ class PPO:
 
 
 @dataclass(frozen=True)
-class GroupRelative:
-    """Compares each completion with its siblings, the other completions of its prompt.
+class Siblings:
+    """Compares each completion with its siblings, the other completions of its prompt, or with 0.
 
-    The baseline of a completion is the mean total reward of its siblings (RLOO, arXiv 2402.14740
-    eq. 7). It replaces the value in GAE with gamma = lambda = 1, so a token is not charged for the
-    KL that was paid before it. The policy's loss is PPO's.
+    The baseline replaces the value in GAE with gamma = lambda = 1, so a token is not charged for
+    the KL that was paid before it. The policy's loss is PPO's, and nothing else is learned.
+
+        name                          baseline          divided by           in the loss, mean over
+        RLOO                          other siblings'   nothing              tokens
+        GRPO                          group's           group's deviation    completions
+        Dr. GRPO                      group's           nothing              completions, as sums
+        REINFORCE++                   0                 batch's, whitened    tokens
+        REINFORCE++ with baseline     group's           batch's, whitened    tokens
+
+    Sources: RLOO, arXiv 2402.14740 eq. 7; GRPO, arXiv 2402.03300 eq. 3; Dr. GRPO, arXiv 2503.20783;
+    REINFORCE++, arXiv 2501.03262.
 
     Attributes:
-        group_size: completions of a prompt, at least 2.
-        cliprange: as in PPO.
+        group_size: completions of a prompt: 1 without a baseline, otherwise at least 2.
+        policy: the policy's term of the loss.
+        baseline: "others" for the mean total reward of the other siblings, "group" for that of all
+            siblings, the completion itself among them, or "none" for 0.
+        advantage_scale: "siblings" divides by the group's standard deviation plus 1e-4, "batch"
+            whitens over the batch's tokens, "none" leaves advantages as they are.
+        length_mean: how a loss is averaged: over "tokens"; over "completions", each with the mean
+            over its own tokens; or "constant", each with its tokens' sum divided by the most tokens
+            that a completion may have.
     """
 
     group_size: int
-    cliprange: float
+    policy: PolicyTerm
+    baseline: Literal["others", "group", "none"] = "others"
+    advantage_scale: Literal["siblings", "batch", "none"] = "none"
+    length_mean: LengthMean = "tokens"
     uses_value: bool = False
-    statistics: tuple[str, ...] = OF_POLICY
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return self.policy.statistics
 
     def credit(self, rewards: Tensor, rollout: "Rollout", total: Total) -> Credit:
-        """Subtract the siblings' mean from the rewards still to come; nothing is whitened."""
+        """Subtract the baseline from the rewards still to come, and scale."""
         mask = rollout.learned
         totals = (rewards * mask).sum(dim=1)
-        baseline = leave_one_out(totals, rollout.scored, self.group_size)
+        mean, deviation = group_moments(totals, rollout.scored, self.group_size)
+        if self.baseline == "others":
+            baseline = leave_one_out(totals, rollout.scored, self.group_size)
+        elif self.baseline == "group":
+            baseline = mean
+        else:
+            baseline = torch.zeros_like(totals)
+
         values = baseline.unsqueeze(1).expand_as(rewards)
         advantages, returns = gae(rewards, values, 1.0, 1.0, mask)
+        if self.policy.ratio_of != "token":  # one ratio for all tokens, so one advantage
+            advantages = advantages[:, :1].expand_as(advantages)
+
         # A completion that is the only one of its prompt with a score is compared with none.
-        compared = _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
-        return Credit(advantages * mask * compared, returns * mask)
+        compared = mask
+        if self.baseline != "none":
+            compared = mask & _has_sibling(rollout.scored, self.group_size).unsqueeze(1)
+        advantages = advantages * compared
+
+        if self.advantage_scale == "siblings":
+            advantages = advantages / (deviation.unsqueeze(1) + 1e-4)
+        elif self.advantage_scale == "batch":
+            advantages = whiten(advantages, compared, total=total)
+
+        return Credit(advantages, returns * mask, _length_weights(self.length_mean, mask))
 
     def loss(
         self, now: "TokenOutputs", values: Callable[[], Tensor], then: Before
     ) -> Iterator[Term]:
         """Yield the policy's term alone."""
-        yield _policy_term(now, then, self.cliprange)
+        yield self.policy(now, then)
 
 
-def _policy_term(now: "TokenOutputs", then: Before, cliprange: float) -> Term:
-    loss, statistics = policy_loss(
-        now.logprobs, then.logprobs, then.advantages, cliprange, then.mask
-    )
-    entropy = masked_mean(now.entropies, then.mask)
-    return Term(loss, {"policy": loss, "entropy": entropy} | statistics)
+def _length_weights(length_mean: LengthMean, mask: Tensor) -> Tensor | None:
+    """Return ``Credit``'s weights (B, C) of tokens where ``mask`` (B, C) is True."""
+    if length_mean == "tokens":
+        return None
+    if length_mean == "completions":
+        return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return mask / mask.shape[1]
 
 
 def _has_sibling(scored: Tensor, size: int) -> Tensor:
@@ -225,41 +368,126 @@ class AlgorithmArguments(Flags):
 
     HELP_GROUP: ClassVar[str] = "method"
 
-    algorithm: Literal["ppo", "group_relative"] = flag(
+    algorithm: AlgorithmName = flag(
         "ppo",
-        "How the policy learns from rewards: ppo trains a value model, too; group_relative has "
-        "none, and compares each completion with the others of its prompt.",
+        "How the policy learns from rewards. ppo trains a value model, too. The others have none: "
+        "they compare each completion with the others of its prompt (reinforce_plus_plus with 0). "
+        "group_relative is the earlier name of rloo.",
     )
     num_generations: Annotated[int, Range(low=2)] = flag(
-        4, "Completions of a prompt that group_relative compares."
+        4, "Completions of a prompt that are compared with each other."
+    )
+    kl_in: Literal["reward", "loss"] | None = flag(
+        None,
+        "Where the KL acts: in the reward of each token, or in the loss. By default as the "
+        "algorithm's paper has it. kl_coef is its weight, and the controller moves it, in both.",
+    )
+    kl_loss: KLLoss | None = flag(
+        None,
+        "Estimator of a KL in the loss. k2 has the gradient of KL(policy || reference), as a KL in "
+        "the reward. k3 has that of KL(reference || policy), and so pulls the policy to cover all "
+        "that the reference writes; k3_weighted, which is k3 times the probability ratio (TRL's "
+        "default for GRPO), has the former again. full computes KL(policy || reference) of the "
+        "whole next-token distributions, with one more pass of the reference. By default k3 for "
+        "grpo and dr_grpo, full for ppo, otherwise k2.",
+    )
+    length_mean: LengthMean | None = flag(
+        None,
+        "How completions of different lengths weigh in the loss of an algorithm without a value: "
+        "tokens (each token weighs the same), completions (each completion does), or constant (the "
+        "sum over a completion's tokens, divided by response_length). By default completions for "
+        "grpo, constant for dr_grpo, otherwise tokens.",
+    )
+    ratio_of: RatioOf = flag(
+        "token",
+        "Whose probability ratio is clipped, without a value: each token's, the completion's (the "
+        "product over its tokens, as in TRL's RLOO), or completion_mean (the geometric mean, as in "
+        "GSPO).",
+    )
+    entropy_coef: NotNegative = flag(
+        0.0,
+        "Weight of an entropy bonus: the mean entropy of the policy's next-token distributions, in "
+        "nats per token, is added to what is maximized.",
     )
     whiten_rewards: bool = flag(True, "Divide rewards by their standard deviation.")
+    whiten_advantages: bool = flag(
+        True, "Subtract the advantages' mean, and divide them by their standard deviation."
+    )
     gamma: Share = flag(1.0, "Discount factor per token.")
     lam: Share = flag(0.95, "Lambda of GAE: 0 for one-step differences, 1 for the whole return.")
+    lam_value: Share | None = flag(
+        None,
+        "Lambda of the returns that the value learns, if it is another than lam: 1 for what was "
+        "really paid, without the value's own guesses.",
+    )
     cliprange: Positive = flag(0.2, "Clip the probability ratio to 1 plus or minus this.")
     vf_coef: NotNegative = flag(0.1, "Weight of the value loss.")
     cliprange_value: Positive = flag(0.2, "Clip a value to within this of its old one.")
 
 
-# The flags that an algorithm does not read.
-OF_OTHERS = {
-    "ppo": ("num_generations",),
-    "group_relative": (
-        *("whiten_rewards", "gamma", "lam", "vf_coef", "cliprange_value"),
-        *("value", "value_init"),
-    ),
+class Preset(NamedTuple):
+    """What belongs to the name of an algorithm without a value; see ``Siblings``."""
+
+    baseline: Literal["others", "group", "none"]
+    advantage_scale: Literal["siblings", "batch", "none"]
+    length_mean: LengthMean
+    kl_in: Literal["reward", "loss"]
+    kl_loss: KLLoss
+
+
+PRESETS = {
+    "rloo": Preset("others", "none", "tokens", "reward", "k2"),
+    "grpo": Preset("group", "siblings", "completions", "loss", "k3"),
+    "dr_grpo": Preset("group", "none", "constant", "loss", "k3"),
+    "reinforce_plus_plus": Preset("none", "batch", "tokens", "reward", "k2"),
+    "reinforce_plus_plus_baseline": Preset("group", "batch", "tokens", "loss", "k2"),
 }
+PRESETS["group_relative"] = PRESETS["rloo"]
+
+# The flags that an algorithm does not read.
+OF_VALUE = (
+    *("whiten_rewards", "whiten_advantages", "gamma", "lam", "lam_value", "vf_coef"),
+    *("cliprange_value", "value", "value_init", "value_hidden", "value_learning_rate"),
+    "value_warmup",
+)
+OF_OTHERS = {
+    "ppo": ("num_generations", "length_mean", "ratio_of"),
+    **{
+        name: OF_VALUE if preset.baseline != "none" else (*OF_VALUE, "num_generations")
+        for name, preset in PRESETS.items()
+    },
+}
+
+
+def kl_loss_of(flags: AlgorithmArguments) -> KLLoss | None:
+    """Return the estimator of the KL in the loss; None if the KL acts in the rewards."""
+    preset = PRESETS.get(flags.algorithm)
+    kl_in = flags.kl_in or ("reward" if preset is None else preset.kl_in)
+    if kl_in == "reward":
+        return None
+    return flags.kl_loss or ("full" if preset is None else preset.kl_loss)
 
 
 def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
     """The algorithm that the flags name, with its constants."""
-    if flags.algorithm == "group_relative":
-        return GroupRelative(flags.num_generations, flags.cliprange)
-    return PPO(
-        whiten_rewards=flags.whiten_rewards,
-        gamma=flags.gamma,
-        lam=flags.lam,
-        cliprange=flags.cliprange,
-        cliprange_value=flags.cliprange_value,
-        vf_coef=flags.vf_coef,
+    policy = PolicyTerm(flags.cliprange, flags.ratio_of, kl_loss_of(flags), flags.entropy_coef)
+    if flags.algorithm == "ppo":
+        return PPO(
+            whiten_rewards=flags.whiten_rewards,
+            gamma=flags.gamma,
+            lam=flags.lam,
+            policy=policy,
+            cliprange_value=flags.cliprange_value,
+            vf_coef=flags.vf_coef,
+            lam_value=flags.lam_value,
+            whiten_advantages=flags.whiten_advantages,
+        )
+
+    preset = PRESETS[flags.algorithm]
+    return Siblings(
+        group_size=1 if preset.baseline == "none" else flags.num_generations,
+        policy=policy,
+        baseline=preset.baseline,
+        advantage_scale=preset.advantage_scale,
+        length_mean=flags.length_mean or preset.length_mean,
     )

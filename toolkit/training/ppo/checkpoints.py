@@ -164,7 +164,10 @@ def export_policy(checkpoint: Path, folder: Path) -> None:
     config = policy["config"] | {"inference_mode": True, "base_model_name_or_path": base}
     (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / FACTS).write_text(json.dumps({"base_fingerprint": base}), "utf-8")
+    facts = {"base_fingerprint": base}
+    if "start" in policy:  # an earlier version did not write it
+        facts["start"] = policy["start"]
+    (folder / FACTS).write_text(json.dumps(facts), "utf-8")
 
 
 def _as_peft(name: str, overrides: dict[int, str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from toolkit.arguments.kl import KLArguments
+from toolkit.arguments.lengths import LengthArguments
 from toolkit.arguments.sampling import TrainedCompletionArguments
 from toolkit.errors import InputError, check_choice, check_range
 from toolkit.flags import (
@@ -22,8 +23,13 @@ from toolkit.flags import (
     check_flags,
     flag,
 )
-from toolkit.maths.kl_controllers import AdaptiveKLController, FixedKLController
-from toolkit.training.ppo.algorithms import OF_OTHERS, AlgorithmArguments, algorithm_of
+from toolkit.maths.kl_controllers import FixedKLController, controller_of
+from toolkit.training.ppo.algorithms import (
+    OF_OTHERS,
+    AlgorithmArguments,
+    algorithm_of,
+    kl_loss_of,
+)
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import TrainingArguments
 
@@ -46,11 +52,15 @@ USED = {
 # Fields that a run records only where they were changed, so that runs begun before PPO acted on
 # them can still be resumed.
 NOTED_IF_CHANGED = {
-    "algorithm", "num_generations", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
-    "weight_decay",
+    "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of", "entropy_coef",
+    "whiten_advantages", "value_hidden",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
     "ptx_coef", "ptx_ratio",
+    "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
+    "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
+EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
@@ -79,7 +89,7 @@ FREE = {
     "sample_every", "eval_every", "report_to", "run_name", "disable_tqdm", "world_size",
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online", "full_determinism", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout",
-    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap",
+    "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap", "disagreement_alarm",
     "ptx_data", "ptx_length",  # the trainer notes the rows themselves
 }  # fmt: skip
 # For each field that is refused, what to use instead.
@@ -110,7 +120,13 @@ PUBLISH = (
 
 
 @dataclass
-class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, TrainingArguments):
+class PPOConfig(
+    TrainedCompletionArguments,
+    KLArguments,
+    AlgorithmArguments,
+    LengthArguments,
+    TrainingArguments,
+):
     """Arguments of PPOTrainer.
 
     A batch is ``per_device_train_batch_size * gradient_accumulation_steps`` episodes in each
@@ -131,7 +147,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     HELP_GROUP: ClassVar[str] = "method"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "completions": ("stop_token_id", "missing_eos_penalty"),
-        "KL penalty": ("kl_coef_min", "kl_coef_max", "kl_estimator"),
+        "rewards and labelers": ("reference_samples",),
+        "KL penalty": (
+            "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+        ),
         "training": (
             "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
@@ -146,7 +165,9 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             "vllm_max_gap",
         ),
         "evaluation": ("sample_every", "eval_every", "num_sample_generations"),
-        "guards against faults": ("on_fault", "max_skipped", "max_kl", "max_score_drop"),
+        "guards against faults": (
+            "on_fault", "max_skipped", "max_kl", "max_score_drop", "disagreement_alarm",
+        ),
         "output, saving and resuming": (
             "save_strategy", "save_steps", "save_total_limit", "resume", "stop_at_update",
             "online", "report_to", "disable_tqdm",
@@ -168,7 +189,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     optim: Optimizer = flag(
         "adamw_torch_fused",
         "Optimizer, by transformers' name: AdamW, adafactor, sgd, adagrad, rmsprop, or one of "
-        "bitsandbytes'.",
+        "bitsandbytes'. A learning rate does not carry over from one to another: rmsprop's first "
+        "step is ten times the rate, where Adam's is the rate itself.",
     )
     # Those in `DEFAULTS` are never None once the config is made: the types say so.
     per_device_train_batch_size: Count = flag(
@@ -209,6 +231,10 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
     )
+    kl_coef_samples: Annotated[int, Range(low=EACH)] = flag(
+        2048,
+        f"Completions of the reference that kl_coef: auto samples, {EACH} of each of some prompts.",
+    )
     kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
@@ -237,6 +263,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         "Tokens of a row of --ptx_data at most; longer rows are cut. By default as many as the "
         "longest prompt and its completion have, so that a row takes no more memory than an "
         "episode's in all but the last layer. The memory plan counts the longest row.",
+    )
+    value_learning_rate: Positive | None = flag(
+        None, "Highest learning rate of the value; by default learning_rate."
+    )
+    value_warmup: CountOrZero = flag(
+        0, "Updates at the start that train the value alone; they count as updates of the run."
+    )
+    value_hidden: list[Count] | None = flag(
+        None,
+        "Widths of the value head's hidden layers, such as 2048 2048. By default the head is "
+        "linear.",
     )
     recompute_logprobs: bool = flag(
         False, "Compute log-probs again after sampling instead of recording them meanwhile."
@@ -275,6 +312,16 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
     )
     max_score_drop: Positive | None = flag(
         None, "Stop if scores fall this far below their best, in standard deviations of the first."
+    )
+    disagreement_alarm: Annotated[float, Range(low=1)] = flag(
+        1.5,
+        "Raise an alarm if several reward models disagree by more than this many times what they "
+        "did on the reference's samples.",
+    )
+    reference_samples: Count = flag(
+        512,
+        "Samples of the reference, before the first update, for regress_length and "
+        "disagreement_alarm.",
     )
     sample_every: Count = flag(20, "Updates between printed samples.")
     eval_every: float = flag(
@@ -341,18 +388,20 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
                 f"{self.local_batch_size}",
                 "num_mini_batches",
             )
-        if self.whiten_rewards and self.local_batch_size < 8:
+        whitens = self.whiten_rewards and "whiten_rewards" not in OF_OTHERS[self.algorithm]
+        if whitens and self.local_batch_size < 8:
             raise InputError(
                 f"a batch of {self.local_batch_size} is too small to whiten rewards (take 8 or "
                 "more, or whiten_rewards: false)",
                 "per_device_train_batch_size",
             )
 
-        if self.kl_controller != "fixed":
+        if self.kl_controller != "fixed" and not isinstance(self.kl_coef, str):
             check_range("kl_coef", self.kl_coef, above=0)  # multiplied by anything, 0 stays 0
-        if self.kl_controller == "adaptive":
+        if self.kl_controller in ("adaptive", "adaptive_pi"):
             check_range("kl_horizon", self.kl_horizon, low=self.local_batch_size)
-        check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
+        if not isinstance(self.kl_coef, str):
+            check_range("kl_coef", self.kl_coef, low=self.kl_coef_min, high=self.kl_coef_max)
 
         if self.stop_token is not None and self.stop_token_id is not None:
             raise InputError(
@@ -388,6 +437,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
+        if self.value_warmup and self.value != "adapter":
+            raise InputError(
+                "value_warmup works only with value: adapter (a shared trunk would move the "
+                "policy)",
+                "value_warmup",
+            )
+        if self.value_init == "reward" and self.value_hidden:
+            raise InputError(
+                "value_hidden: value_init: reward copies a linear head (leave out one of them)",
+                "value_hidden",
+            )
 
     def _refuse_what_the_algorithm_leaves_out(self) -> None:
         """Refuse flags that only another algorithm reads."""
@@ -395,6 +455,12 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
+        if self.kl_loss is not None and kl_loss_of(self) is None:
+            raise InputError(
+                "kl_loss is not used by a KL that acts in the reward (leave it out, or pass "
+                "--kl_in loss)",
+                "kl_loss",
+            )
 
     def _check_dictionaries(self) -> None:
         """Refuse names that would fail at the first update."""
@@ -449,14 +515,17 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
         )
 
     def kl_state(self) -> FixedKLController:
-        """The controller that ``kl_controller`` names, at its start."""
-        if self.kl_controller == "fixed":
-            return FixedKLController(self.kl_coef)
-        return AdaptiveKLController(
-            self.kl_coef,
+        """The controller that ``kl_controller`` names, at its start.
+
+        With kl_coef: auto its value is NaN until ``start_at`` is called with the estimate.
+        """
+        kl_coef = math.nan if isinstance(self.kl_coef, str) else self.kl_coef
+        return controller_of(
+            self.kl_controller,
+            kl_coef,
             self.kl_target,
             self.kl_horizon,
-            self.kl_k_beta if self.kl_controller == "adaptive_paper" else None,
+            self.kl_k_beta,
             self.kl_coef_min,
             self.kl_coef_max or math.inf,
         )
@@ -471,6 +540,8 @@ class PPOConfig(TrainedCompletionArguments, KLArguments, AlgorithmArguments, Tra
             f.name: _plain(f.default)
             for f in dataclasses.fields(PPOConfig) + dataclasses.fields(TrainingArguments)
         }
+        if values["algorithm"] == "rloo":  # its earlier name, under which runs are recorded
+            values["algorithm"] = "group_relative"
         for name in NOTED_IF_CHANGED:
             if values[name] == DEFAULTS.get(name, defaults[name]):
                 del values[name]

@@ -124,6 +124,7 @@ class Watch:
         self.in_fp32 = in_fp32
         self.gap = 0.0
         self._warned: set[str] = set()
+        self._alarmed = False
 
     def warnings(
         self, update: int, row: Row, rollout: Rollout, ends: tuple[int, ...], ranks: Ranks
@@ -153,6 +154,19 @@ class Watch:
                 "is nothing to learn from but the KL"
             )
         return lines
+
+    def alarms(self, row: Row) -> list[str]:
+        """Return a line if the reward models begin to disagree too much (``reward/alarm``)."""
+        alarmed, before = bool(row.get("reward/alarm")), self._alarmed
+        self._alarmed = alarmed
+        if not alarmed or before:
+            return []
+        return [
+            f"ALARM: update {row['update']}: the reward models disagree by "
+            f"{row['reward/disagreement']:.2f}, {row['reward/disagreement_grown']:.1f} times as "
+            "much as on the reference's samples: the policy writes texts that they were not "
+            "trained on, and a higher score means less there"
+        ]
 
     def must_recompute(
         self, update: int, ratio: float | None, rollout: Rollout, ranks: Ranks

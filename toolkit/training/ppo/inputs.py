@@ -12,16 +12,17 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.prompts import TAKEN, Prompts
 from toolkit.data.records import Row
 from toolkit.errors import InputError
-from toolkit.models.actors import REWARD, Actors
+from toolkit.models.actors import POLICY, REFERENCE, REWARD, Actors
+from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.ppo.algorithms import Algorithm
+from toolkit.training.ppo.algorithms import Algorithm, kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
 
 
 def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors:
-    """Check the roles, and switch on checkpointing if it is configured.
+    """Check the roles, and switch on what the configuration needs of their passes.
 
     Raises:
         InputError: the model is not roles, they were built for another precision, lack a role that
@@ -42,6 +43,19 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
             f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
         )
+    if tuple(args.value_hidden or ()) != model.value_hidden:
+        raise InputError(
+            f"value_hidden is {args.value_hidden}, but the value head was built with "
+            f"{list(model.value_hidden) or 'none'}",
+            "value_hidden",
+        )
+    model.entropy_gradient = args.entropy_coef > 0
+    model.full_kl = kl_loss_of(args) == "full"
+    if model.full_kl and model.logit_rule(POLICY) != model.logit_rule(REFERENCE):
+        raise InputError(
+            "kl_loss: full needs a reference that makes its logits as the policy does (pass k2)",
+            "kl_loss",
+        )
     if not model.trainable():
         raise InputError("nothing to train: every parameter is frozen")
     if args.gradient_checkpointing:
@@ -57,7 +71,7 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     None and a classifier stand for the reward model among the actors.
 
     Raises:
-        InputError: there is none, or the weights do not fit.
+        InputError: there is none, the weights do not fit, or there are two ``RewardEnsemble``s.
     """
     listed: list[Any] = (
         list(reward_model) if isinstance(reward_model, list | tuple) else [reward_model]
@@ -73,6 +87,9 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     uses_adapter = any(isinstance(part, RewardAdapter) for part in parts)
     if not parts or (uses_adapter and not actors.has_reward):
         raise InputError("PPO needs a reward (pass a reward adapter, or a reward function)")
+
+    if sum(isinstance(part, RewardEnsemble) for part in parts) > 1:
+        raise InputError("reward_model: there are two RewardEnsembles (make one of all adapters)")
 
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts):

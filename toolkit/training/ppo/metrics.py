@@ -51,6 +51,11 @@ def batch_row(
     spread = masked_var(rollout.scores, rollout.scored, total).item() ** 0.5
     non_score = -controller.value * kl_sum
     ended = is_any(rollout.completion_ids, ends) & rollout.mask
+    device = rollout.mask.device
+    noted = {
+        f"reward/{name}": masked_mean(values.nan_to_num().to(device), rollout.scored, total).item()
+        for name, values in rollout.noted.items()
+    }
     return {
         "objective/kl": kl_sum,
         "objective/kl_coef": controller.value,
@@ -64,7 +69,7 @@ def batch_row(
         "objective/scored": masked_mean(rollout.scored.float(), total=total).item(),
         "val/num_eos_tokens": int(total(ended.sum().float())),
         "val/returns_var": masked_var(returns, rollout.learned, total).item(),
-    }
+    } | noted
 
 
 def mean_statistics(steps: list[dict[str, float]]) -> dict[str, float]:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.prompts import Prompts
 from toolkit.maths.sequences import is_any, length_sorted_batches, pad
-from toolkit.models.actors import POLICY, Actors
-from toolkit.models.generation import Sampled, sample
+from toolkit.models.actors import POLICY, REFERENCE, Actors
+from toolkit.models.generation import Sampled, draw_uniforms, sample
 from toolkit.models.sampling import SamplingRule
 from toolkit.scoring.scorer import Scorer, TokenCompletions
 
@@ -32,6 +34,7 @@ class Rollout:
         capture_gap: the largest difference, in nats, between captured and recomputed log-probs; 0
             if they were not recomputed.
         served_logprobs: (B, C) fp32, a sampler's own log-probs; None if the policy sampled here.
+        noted: what the scorers measured beside their scores, by name: each (B,).
     """
 
     prompt_ids: Tensor
@@ -46,6 +49,7 @@ class Rollout:
     scored: Tensor
     capture_gap: float = 0.0
     served_logprobs: Tensor | None = None
+    noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def learned(self) -> Tensor:
@@ -173,17 +177,16 @@ def collect(
                 *passage, sampled.completion_ids, rule.temperature
             )
 
-    # Scorers see the visible part of a completion; penalties are applied to their scores.
-    visible, valid = rule.visible(Sampled(completion_ids, mask, logprobs))
     with clock("score"):
-        seen = TokenCompletions.seen(
-            prompts, completion_ids, visible, tokenizer, actors, batch_size
+        scored = score(
+            actors,
+            prompts,
+            Sampled(completion_ids, mask, logprobs),
+            rule,
+            tokenizer,
+            rewards,
+            batch_size,
         )
-        scores = rewards(seen).to(device, torch.float32)
-    if rule.missing_eos_penalty is not None and rule.ends:
-        ended = (is_any(completion_ids, rule.ends) & mask).any(dim=1)
-        scores = scores - rule.missing_eos_penalty * (~ended).float()
-    scores = torch.where(valid, scores, rule.penalty)
 
     return Rollout(
         prompt_ids=prompt_ids,
@@ -193,9 +196,96 @@ def collect(
         logprobs=logprobs * mask,
         ref_logprobs=ref_logprobs * mask,
         values=values * mask if actors.has_value else None,
-        scores=scores.nan_to_num(),
-        valid=valid,
-        scored=~scores.isnan(),
+        scores=scored.scores.nan_to_num(),
+        valid=scored.valid,
+        scored=~scored.scores.isnan(),
         capture_gap=gap.item() if recompute else 0.0,
         served_logprobs=served,
+        noted=scored.noted,
     )
+
+
+class Scored(NamedTuple):
+    """Scores of B completions.
+
+    Attributes:
+        scores: (B,) fp32 after penalties; NaN where there is none.
+        valid: bool (B,), whether the truncation rule was met.
+        noted: what the scorers measured beside their scores, by name: each (B,).
+    """
+
+    scores: Tensor
+    valid: Tensor
+    noted: dict[str, Tensor]
+
+
+def score(
+    actors: Actors,
+    prompts: Prompts,
+    sampled: Sampled,
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    rewards: Scorer,
+    batch_size: int,
+) -> Scored:
+    """Score completions as PPO does, with its penalties; arguments as for ``collect``.
+
+    Scorers see the visible part of a completion, and penalties are applied to their scores.
+    """
+    visible, valid = rule.visible(sampled)
+    seen = TokenCompletions.seen(
+        prompts, sampled.completion_ids, visible, tokenizer, actors, batch_size
+    )
+    scores = rewards(seen).to(actors.device, torch.float32)
+    if rule.missing_eos_penalty is not None and rule.ends:
+        ended = (is_any(sampled.completion_ids, rule.ends) & sampled.mask).any(dim=1)
+        scores = scores - rule.missing_eos_penalty * (~ended).float()
+    return Scored(torch.where(valid, scores, rule.penalty), valid, seen.noted)
+
+
+@torch.no_grad()
+def reference_scores(
+    actors: Actors,
+    prompts: Prompts,
+    each: int,
+    seed: int,
+    rule: SamplingRule,
+    tokenizer: PreTrainedTokenizerBase,
+    rewards: Scorer,
+    batch_size: int = 256,
+    in_step: bool = False,
+) -> Tensor:
+    """Sample completions of the reference, and score them; further arguments as for ``collect``.
+
+    Args:
+        prompts: P prompts.
+        each: N completions of each prompt.
+        seed: of the sampling's noise.
+
+    Returns:
+        scores (P, N) fp32 on the CPU; NaN where there is none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    bar = tqdm(range(len(prompts)), desc="Sampling the reference", unit="prompt", leave=False)
+    for place in bar:
+        repeated = prompts.pick([place] * each)
+        uniforms = draw_uniforms(each, rule.response_length, generator)
+        parts = []
+        for start in range(0, each, batch_size):
+            batch = repeated.pick(range(start, min(each, start + batch_size)))
+            ids, attention = (t.to(actors.device) for t in pad(batch, rule.pad_id, "left"))
+            sampled = sample(
+                actors.step(REFERENCE),
+                ids,
+                attention,
+                uniforms[start : start + batch_size],
+                rule.temperature,
+                rule.pad_id,
+                rule.stop_ids,
+                all_steps=in_step,
+            )
+            scored = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
+            parts.append(scored.scores.cpu())
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)

@@ -35,11 +35,13 @@ from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
 from toolkit.models.peft_wrappers import head_weights
 from toolkit.models.sharding import shard_base
+from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.guests import set_guests_state
+from toolkit.scoring.lengths import LengthPriced
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of
+from toolkit.training.ppo.algorithms import Before, Credit, algorithm_of, kl_loss_of
 from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
@@ -48,7 +50,8 @@ from toolkit.training.ppo.checkpoints import (
     newest_good,
     save_checkpoint,
 )
-from toolkit.training.ppo.config import PUBLISH, PPOConfig
+from toolkit.training.ppo.coefficient import estimate_of, prompts_for
+from toolkit.training.ppo.config import EACH, PUBLISH, PPOConfig
 from toolkit.training.ppo.evaluation import evaluate, near_greedy_completions, show_completions
 from toolkit.training.ppo.guards import Guards, Watch, check_signs
 from toolkit.training.ppo.inputs import (
@@ -67,7 +70,15 @@ from toolkit.training.ppo.pretraining import (
     text_loss,
     total_norm,
 )
-from toolkit.training.ppo.rollouts import Clock, Rollout, Sampler, collect, no_clock
+from toolkit.training.ppo.reference import AtStart, measure, said_of
+from toolkit.training.ppo.rollouts import (
+    Clock,
+    Rollout,
+    Sampler,
+    collect,
+    no_clock,
+    reference_scores,
+)
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
 from toolkit.training.run_log import Row, RunLog, read_rows
@@ -131,7 +142,12 @@ class PPOTrainer:
 
         # The roles, the data, and the scorers.
         self.model = check_actors(model, self.algorithm, args)
-        self.rewards = as_rewards(reward_model, reward_weights, self.model)
+        summed = as_rewards(reward_model, reward_weights, self.model)
+        summed.prepare(self.model, processing_class)
+        self.rewards = LengthPriced(summed, args.length_penalty)
+        self.several_rewards = any(isinstance(part, RewardEnsemble) for part in summed.parts)
+        if self.several_rewards and args.online:
+            raise InputError("online: only a single reward adapter can change", "online")
         self.train_dataset = as_prompts(train_dataset, processing_class)
         self.eval_dataset, self.eval_parts = as_eval_prompts(eval_dataset, processing_class)
         self.text = as_pretraining_text(ptx_dataset, args)
@@ -141,7 +157,7 @@ class PPOTrainer:
         # The number of updates, and when something is due.
         group = self.algorithm.group_size
         self.batch_size = args.local_batch_size * self.ranks.world
-        if args.kl_controller == "adaptive":
+        if args.kl_controller in ("adaptive", "adaptive_pi"):
             check_range("kl_horizon", args.kl_horizon, low=self.batch_size)
         if (
             args.total_episodes is None
@@ -160,10 +176,15 @@ class PPOTrainer:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.best: float | None = None
         self.recomputes = args.recompute_logprobs
+        self.at_start = AtStart()
         # In an online run the reward model may change between stretches, so its digest is recorded
         # with all that it scores.
         self.reward_digest = digest_of(self.model, reward=True) if args.online else None
         self.parameters = [p for _, p in self.model.trainable()]
+        self.value_parameters = [
+            p for name, p in self.model.trainable() if self.model.of_value(name)
+        ]
+        self.warms_up = False  # whether the present update trains the value alone
         self.ranks.same_start(self.parameters)
         if self.ranks.sharded:
             if args.unpack_base:
@@ -175,7 +196,7 @@ class PPOTrainer:
             shard_base(self.model.language_models())
         self.model.unpacks = args.unpack_base
         self.optimizer, self.lr_scheduler = optimizers_of(
-            args, optimizers, self.model, self.num_updates
+            args, optimizers, self.model, self.num_updates, self._rates()
         )
 
         # The log.
@@ -216,16 +237,21 @@ class PPOTrainer:
             Interrupted: SIGTERM or Ctrl-C came; the update was finished and saved.
             InputError: the checkpoint was made under other settings.
         """
-        check_signs(gain=self.model.gain, kl_coef=self.kl.value)
+        # With kl_coef: auto the coefficient is not known yet; any other one has the same signs.
+        kl_coef = 1.0 if math.isnan(self.kl.value) else self.kl.value
+        check_signs(gain=self.model.gain, kl_coef=kl_coef)
         for update in self.updates(resume_from_checkpoint):
             lr = self._learning_rate(update)
+            self.warms_up = update <= self.args.value_warmup
 
             # 1. Collect: sample, then run the four roles.
             rollout = self.collect(update)
 
-            # 2. Penalize: subtract the KL from the rewards; the score is on the last token.
+            # 2. Penalize: subtract the KL from the rewards, unless it acts in the loss. The score
+            # is on the last token.
             kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.args.kl_estimator)
-            rewards = penalized_rewards(rollout.scores, kl, self.kl.value, rollout.mask)
+            penalty = 0.0 if kl_loss_of(self.args) else self.kl.value
+            rewards = penalized_rewards(rollout.scores, kl, penalty, rollout.mask)
 
             # 3. Give credit: the algorithm computes advantages and returns from the rewards.
             credit = self.algorithm.credit(rewards, rollout, self.ranks.total)
@@ -235,8 +261,8 @@ class PPOTrainer:
             with self.run_log.clock("optimize"):
                 row |= self.guarded(self.optimize, rollout, credit, lr, row)
 
-            # 5. Adapt the KL coefficient to the KL of this batch.
-            if math.isfinite(row["objective/kl"]):
+            # 5. Adapt the KL coefficient to the KL of this batch, if the policy learns.
+            if math.isfinite(row["objective/kl"]) and not self.warms_up:
                 self.kl.update(row["objective/kl"], self.batch_size)
 
             # 6. Log, with the coefficient that made these rewards; evaluate; save.
@@ -281,14 +307,63 @@ class PPOTrainer:
         set_seed(self.args.seed + 100_003 * self.ranks.rank)
         set_guests_state(None)
         if state is None:
+            self._measure_reference()
+            self._estimate_coefficient()
             return 0
 
         state.restore(self, self.ranks, self.folder / f"checkpoint-{state.update:06d}")
+        self.rewards.line = self.at_start.line
         if self.reward_digest not in (None, state.reward):
+            self._measure_reference()
             self.run_log.say(
                 f"the reward model has changed from {state.reward} to {self.reward_digest}"
             )
+            self._estimate_coefficient()
         return state.update
+
+    def _measure_reference(self) -> None:
+        """Measure on the reference's samples what the run needs to know of its rewards."""
+        with_line = self.args.regress_length
+        if not with_line and not self.several_rewards:
+            return
+        found = measure(
+            self.model,
+            self.train_dataset,
+            self.rule,
+            self.processing_class,
+            self.rewards.scorer,
+            self.args.reference_samples,
+            self.args.seed + 2,
+            self.args.local_rollout_forward_batch_size,
+            with_line,
+        )
+        self.at_start = self.ranks.gather(found)[0]  # the main process's, in all of them
+        self.rewards.line = self.at_start.line
+
+        for line in said_of(self.at_start, self.args.reference_samples):
+            self.run_log.say(line)
+
+    def _estimate_coefficient(self) -> None:
+        """Let the KL controller start at an estimate, if kl_coef is auto."""
+        if self.args.kl_coef != "auto":
+            return
+        prompts = prompts_for(self.train_dataset, self.args.kl_coef_samples)
+        with rounded_once():
+            scores = reference_scores(
+                self.model,
+                prompts,
+                EACH,
+                self.args.seed,
+                self.rule,
+                self.processing_class,
+                self.rewards,
+                self.args.local_rollout_forward_batch_size,
+                in_step=self.ranks.sharded,
+            )
+        # All processes have computed the same, apart from rounding: the main one's counts.
+        kl_coef, line = self.ranks.gather(estimate_of(scores, self.args.kl_target))[0]
+        self.run_log.say(line)
+        self.kl.start_at(kl_coef)
 
     def _found(self, wish: str | None, identity: Row) -> PPOState | None:
         """Load the checkpoint to go on from, in the main process; None to start anew."""
@@ -434,7 +509,9 @@ class PPOTrainer:
             text: rows of the pretraining mix, the same in all processes.
         """
         counts, lengths = rollout.learned_counts, rollout.prompt_lengths
-        tokens = self.ranks.total_on_host(counts[minibatch].sum().float())
+        learned = counts[minibatch]
+        sizes = torch.stack([learned.sum(), (learned > 0).sum()]).float()
+        tokens, completions = self.ranks.total_on_host(sizes)
         if not tokens:
             return {}
         self.optimizer.zero_grad()
@@ -451,17 +528,22 @@ class PPOTrainer:
         largest = torch.zeros((), device=self.model.device)
         with rounded_once():  # the weights change only after all micro-batches
             for index in indices:
-                # Each token of the minibatch has the same weight, in every place and process.
+                # Each token of the minibatch has the same weight, in every place and process; or
+                # each completion, where the algorithm weighs tokens.
                 weight = counts[index].sum() / tokens
-                for name, part in self._gradients(rollout, credit, index, weight).items():
+                per_completion = tokens / completions
+                found = self._gradients(rollout, credit, index, weight, per_completion)
+                for name, part in found.items():
                     if name == "max_log_ratio":
                         largest = torch.maximum(largest, part)
                     else:
                         sums[name] = sums[name] + weight * part if name in sums else weight * part
 
-        self.ranks.sum_gradients(self.parameters)
-        mixed = self._mix_in(text) if text else {}
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # In a warm-up of the value nothing else gets a gradient, not even one of zeros.
+        learning = self.value_parameters if self.warms_up else self.parameters
+        self.ranks.sum_gradients(learning)
+        mixed = self._mix_in(text) if text and not self.warms_up else {}
+        gradients = [p.grad for p in learning if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
 
         # The host waits for the device here, once a step.
@@ -475,18 +557,31 @@ class PPOTrainer:
         self._check_finite(length, "a gradient is not finite")
 
         if self.args.max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.args.max_grad_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(learning, self.args.max_grad_norm, norm)
         self.optimizer.step()
         return stats | {"max_log_ratio": farthest}
 
     def _gradients(
-        self, rollout: Rollout, credit: Credit, index: Tensor, weight: Tensor
+        self,
+        rollout: Rollout,
+        credit: Credit,
+        index: Tensor,
+        weight: Tensor,
+        per_completion: Tensor,
     ) -> dict[str, Tensor]:
-        """Add a micro-batch's gradients to the present ones; return its statistics."""
+        """Add a micro-batch's gradients to the present ones; return its statistics.
+
+        Args:
+            rollout, credit: this process's share of the batch.
+            index: int (n,), on the CPU: the micro-batch.
+            weight: its share of the minibatch's tokens.
+            per_completion: the minibatch's tokens per completion.
+        """
         passage = rollout.passage(index)
         index = index.to(self.model.device, non_blocking=True)
         completion_ids = rollout.completion_ids[index]
-        outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
+        with torch.set_grad_enabled(not self.warms_up):
+            outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
 
         def values() -> Tensor:
             return self.model.values(*passage, completion_ids.shape[1])
@@ -497,11 +592,15 @@ class PPOTrainer:
             advantages=credit.advantages[index],
             returns=credit.returns[index],
             mask=rollout.learned[index],
+            ref_logprobs=rollout.ref_logprobs[index],
+            kl_coef=self.kl.value,
+            weights=None if credit.weights is None else credit.weights[index] * per_completion,
         )
         found: dict[str, Tensor] = {}
         for term in self.algorithm.loss(outputs, values, before):
             # One role's activations at a time: they are freed before the next term is made.
-            (weight * term.loss).backward()
+            if term.loss.requires_grad:
+                (weight * term.loss).backward()
             found |= {name: part.detach() for name, part in term.statistics.items()}
         return found
 
@@ -557,8 +656,8 @@ class PPOTrainer:
     def _text_loss(self, rows: list[list[int]], tokens: int) -> Tensor:
         """Return these rows' part of the mean loss over ``tokens``, at temperature 1."""
         ids, mask = (tensor.to(self.model.device) for tensor in pad(rows, self.rule.pad_id))
-        outputs = self.model.policy_outputs(ids, mask, ids[:, 1:], 1.0)
-        return text_loss(outputs.logprobs, mask[:, 1:], tokens)
+        logprobs = self.model.logprobs(POLICY, ids, mask, ids[:, 1:], 1.0)
+        return text_loss(logprobs, mask[:, 1:], tokens)
 
     def _totals(self, sums: dict[str, Tensor]) -> Tensor:
         """Average statistics over all processes in one message; some may have no rows."""
@@ -575,11 +674,13 @@ class PPOTrainer:
         """Make a micro-batch's passes with zero gradients, since other processes have one more."""
         index = torch.zeros(1, dtype=torch.long)
         passage, completion_ids = rollout.passage(index), rollout.completion_ids[:1]
-        outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
+        with torch.set_grad_enabled(not self.warms_up):
+            outputs = self.model.policy_outputs(*passage, completion_ids, self.rule.temperature)
         if outputs.values is not None:
             (0.0 * (outputs.values.sum() + outputs.logprobs.sum())).backward()
             return
-        (0.0 * outputs.logprobs.sum()).backward()
+        if not self.warms_up:
+            (0.0 * outputs.logprobs.sum()).backward()
         if self.algorithm.uses_value:
             (0.0 * self.model.values(*passage, completion_ids.shape[1]).sum()).backward()
 
@@ -635,6 +736,13 @@ class PPOTrainer:
         group = self.optimizer.param_groups[0]
         return group.get("initial_lr", group["lr"]) * factor
 
+    def _rates(self) -> Callable[[str], float | None] | None:
+        """Return what gives the learning rate of a parameter by its name; None if all have one."""
+        rate = self.args.value_learning_rate
+        if rate is None:
+            return None
+        return lambda name: rate if self.model.of_value(name) else None
+
     def _set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of each of the optimizer's groups, unless a schedule does."""
         if self.lr_scheduler is not None:
@@ -649,7 +757,12 @@ class PPOTrainer:
 
     def _row(self, update: int, lr: float, rollout: Rollout, kl: Tensor, credit: Credit) -> Row:
         row: Row = {"update": update, "episode": update * self.batch_size, "lr": lr}
-        return row | batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
+        row |= batch_row(rollout, kl, credit.returns, self.kl, self.rule.ends, self.ranks)
+        if self.several_rewards:
+            grown = self.at_start.grown(row["reward/disagreement"])
+            row["reward/disagreement_grown"] = grown
+            row["reward/alarm"] = grown is not None and grown > self.args.disagreement_alarm
+        return row
 
     def finish(self, update: int, row: Row, rollout: Rollout) -> None:
         """Evaluate, write the row, show samples, save; then stop if a signal came."""
@@ -678,7 +791,8 @@ class PPOTrainer:
             self.generate_completions(sampling=True)
 
         # An update that fails these checks is not saved.
-        for line in self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks):
+        lines = self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks)
+        for line in [*lines, *self.watch.alarms(row)]:
             self.run_log.say(line)
         if self.watch.must_recompute(update, row["val/first_max_log_ratio"], rollout, self.ranks):
             self._recompute_from_now_on(update)
