@@ -7,12 +7,14 @@ accumulated, then one step. Its coefficient of 27.8 belongs to rewards that are 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from toolkit.errors import InputError
 from toolkit.training.ppo.config import PPOConfig
+from toolkit.training.ppo.inputs import hash_of
 
 
 class PretrainingText:
@@ -28,6 +30,11 @@ class PretrainingText:
 
     def __init__(self, rows: list[list[int]], ratio: int) -> None:
         self.rows, self.ratio, self.used = rows, ratio, 0
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the rows; each checkpoint notes it, so it is made once."""
+        return hash_of(self.rows)
 
     def take(self, episodes: int, steps: int) -> list[list[list[int]]]:
         """Take the rows of an update, and share them evenly over its optimizer steps.

@@ -411,7 +411,7 @@ class PPOTrainer:
         if self.args.online:  # the reward model may change; other frozen weights may not
             whole |= {"online": True, "frozen": digest_of(self.model, reward=False)}
         if self.text is not None:
-            whole["ptx_rows"] = hash_of(self.text.rows)
+            whole["ptx_rows"] = self.text.digest
         return whole | {
             "batch_size": self.batch_size,
             "prompts": hash_of([list(prompt) for prompt in self.train_dataset]),
