@@ -61,6 +61,7 @@ def test_several_configs_of_one_kind_are_several_stages() -> None:
     assert len({s.made[0] for s in stages}) == len(names)
 
 
+@pytest.mark.slow
 def test_supervised_then_ppo_comes_after_the_adapter_that_it_starts_from() -> None:
     """METHODS has reward models before SFT; one that starts from SFT's adapter waits for it."""
     names = ["reward", "sft", "dpo", "ppo"]

@@ -86,8 +86,8 @@ def _inputs(stage: Stage) -> Iterator[tuple[str, Path]]:
     for part in bind(stage.main, stage.words):
         for name in INPUTS:
             value = vars(part).get(name)
-            if isinstance(value, str):
-                yield name, Path(value).resolve()
+            if isinstance(value, str):  # several reward adapters are joined by commas
+                yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
 
 
 def check_inputs(stages: list[Stage]) -> None:
