@@ -41,7 +41,14 @@ from toolkit.scoring.lengths import LengthPriced
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo.algorithms import Algorithm, Before, Credit, algorithm_of, kl_loss_of
+from toolkit.training.ppo.algorithms import (
+    Algorithm,
+    Before,
+    Credit,
+    algorithm_of,
+    kl_loss_of,
+    kl_unit_of,
+)
 from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
@@ -371,7 +378,8 @@ class PPOTrainer:
                 in_step=self.ranks.sharded,
             )
         # All processes have computed the same, apart from rounding: the main one's counts.
-        kl_coef, line = self.ranks.gather(estimate_of(scores, self.args.kl_target))[0]
+        found = estimate_of(scores, self.args.kl_target, kl_unit_of(self.args))
+        kl_coef, line = self.ranks.gather(found)[0]
         self.run_log.say(line)
         self.kl.start_at(kl_coef)
 
