@@ -70,6 +70,11 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
     frontier_samples: Count = flag(
         512, "Reference samples of each prompt for the KL-optimal curve."
     )
+    perplexity_text: str | None = flag(
+        None,
+        "File with rows of `text`: measure on it the perplexity of the reference and of each "
+        "contender that shares its base.",
+    )
     pick_pairs: Literal["reference", "all"] = flag(
         "reference",
         "Pairs that HTTP judges and people compare: each contender with the reference, or all "

@@ -22,6 +22,8 @@ from toolkit.evaluation.tables import (
     contender_table,
     gap_table,
     pair_table,
+    perplexity_table,
+    perplexity_title,
     place_table,
     text_table,
     worth_of_length,
@@ -93,6 +95,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             "contenders": contender_table(result),
             "worth": worth_of_length(result),
             "texts": text_table(result),
+            "perplexity": perplexity_table(result),
             "gaps": gap_table(result) if result.gaps else None,
             "pairs": [
                 (j.name, pair_table(result, j.name, True), pair_table(result, j.name))
@@ -119,6 +122,9 @@ def write_run_report(folder: Path, report: Report) -> Path:
         samples=[_as_read(row) for row in report.samples],
         trained=bool(result and trained_notes(result.contenders, result.prompts)),
         tables=tables,
+        perplexity_title=(
+            perplexity_title(result.perplexity) if result and result.perplexity else ""
+        ),
         run_rows=_run_rows(runs),
         sheet_rows=_sheet_rows(report.sheet),
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},

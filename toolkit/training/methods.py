@@ -23,7 +23,8 @@ REWARD_SETTINGS = (
 LOOP = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange")
 KL = ("kl_controller", "kl_target", "kl_coef", "kl_horizon", "kl_in", "kl_loss")
 PPO_SETTINGS = (
-    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "value", "value_init", "value_hidden"),
+    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "whiten_advantages", "entropy_coef"),
+    *("value", "value_init", "value_hidden"),
     *(*TRAINING, *ADAPTER, *SAMPLING),
 )
 SIBLINGS_SETTINGS = (
@@ -194,7 +195,7 @@ ROWS = (
         title="Tune the policy with PPO",
         recipe="ppo",
         learns_from="samples",
-        card="PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+        card="PPO with a KL penalty, after Ziegler et al., 2019.",
         paper=Paper("1909.08593", "Fine-Tuning Language Models from Human Preferences"),
         settings=PPO_SETTINGS,
         needs_reward=True,
