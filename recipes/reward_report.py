@@ -14,7 +14,7 @@ from toolkit.cli import bind, call, recipe, run, write_config
 import contextlib
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,6 +42,10 @@ class ReportArguments(OverwriteArguments):
     run: str = flag("outputs/reward", "Output folder of preftune reward.")
     output_dir: str | None = flag(None, "Folder for the page. By default RUN/report.")
     lexicon: str | None = flag(None, "Word list to use as a baseline.")
+    reward_bench: str | None = flag(
+        None,
+        "RewardBench 2, as its dataset's name or a file of its rows: scored too, subset by subset.",
+    )
     label_fractions: str = flag(
         "0.1,0.25,0.5", "Shares of the labels on which to train further models."
     )
@@ -76,7 +80,9 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
 
     from toolkit.data.comparisons import read_rows
     from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.tables import read_table
     from toolkit.evaluation.reward_analysis import analyze
+    from toolkit.evaluation.reward_bench import as_comparisons, reward_bench
     from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
     from toolkit.evaluation.tables import print_facts
     from toolkit.models.adapters import check_adapter
@@ -110,11 +116,24 @@ def report(args: ReportArguments, scratch: Path) -> "Analysis":
     if not rows:
         raise InputError(f"{source}/held_out.jsonl: no row fits {encoder.max_length} tokens")
 
+    bench, bench_ids, read_bench = [], [], 0
+    if args.reward_bench is not None:
+        asked = read_table(args.reward_bench, "--reward_bench")
+        placed_bench = list(as_comparisons(asked, messages=reading.trained_on != "text"))
+        read_bench = len(placed_bench)
+        bench_encoder = encoder_of(data_args, tokenizer, encoder.max_length)
+        bench_ids = list(bench_encoder.encode(iter(placed_bench), reading.ends_with))
+        bench = [placed_bench[each["row"]][1] for each in bench_ids]
+
     # Score the rows as PPO would, but without gain and bias.
     roles = Roles(base_of(model_args), reward_adapter=adapter)
     gain, bias, roles.gain, roles.bias = roles.gain, roles.bias, 1.0, 0.0
     raw = score_candidates(roles, encoded, encoder.pad_id(), reward_args.batch_size)
     analysis = analyze(rows, raw, gain, bias, baselines)
+    if args.reward_bench is not None:
+        found = score_candidates(roles, bench_ids, bench_encoder.pad_id(), reward_args.batch_size)
+        benched = reward_bench(bench, found, left_out=read_bench - len(bench))
+        analysis = replace(analysis, reward_bench=benched)
 
     del roles  # the trainings below load the base again
     clear_device_cache(garbage_collection=True)

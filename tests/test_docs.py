@@ -292,6 +292,12 @@ def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, tools: Path) -> No
     run_page(path, folder, tools)
 
 
+def test_the_example_of_an_own_method_is_whole_in_forty_lines() -> None:
+    (block,) = [b for b in to_run(ROOT / "docs/methods.md") if b.info == "python run"]
+    assert len([line for line in block.text.split("\n") if line]) <= 40
+    assert "algorithm=" in block.text and "def credit" in block.text and "def loss" in block.text
+
+
 # Pages made here, which show that what is wrong is seen.
 
 New = Callable[[str], Path]

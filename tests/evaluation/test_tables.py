@@ -47,9 +47,9 @@ def test_places_below_the_curve_stop_where_its_samples_do(evaluation: Make) -> N
 def test_a_contenders_cells_are_its_kl_and_each_judges_score(evaluation: Make) -> None:
     result, _ = evaluation(["a", "b", "c", "d", "e"])  # scores 0 to 4, and 1 more for ppo
     headers, (reference, ppo) = contender_table(result)
-    of_a_judge = ["gain, std", "at equal length"]
     assert headers[:3] == ["contender", "KL, nats", "tokens"]
-    assert headers[3:] == ["rm", *of_a_judge, "<b>truth</b>", *of_a_judge]
+    assert headers[3:6] == ["rm", "gain, std", "rm at equal length"]
+    assert headers[6:] == ["<b>truth</b>", "gain, std", "<b>truth</b> at equal length"]
     # std of 0 .. 4 is sqrt(2), so 1 more is a gain of 0.71; s / sqrt(5) = 0.71 as well. The
     # reference's scores 0, 2, 4, 1, 3 of 0 .. 4 tokens have the slope 5 / 10, and ppo writes 2 more
     # tokens: they are worth all of its gain.

@@ -233,6 +233,26 @@ def test_the_report_is_made_of_what_the_stages_left(run: Path, tmp_path: Path) -
         call(report.main, ["--output_dir", str(tmp_path / "none")])
 
 
+def test_ppo_on_several_reward_models_hands_them_on_as_one_judge(
+    root: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]], reward_adapters: list[str]
+) -> None:
+    os.chdir(root)
+    joined = ",".join(reward_adapters)
+    words = ["--reward_adapter", joined, "--reward_combine", "mean_minus_std", "--precision"]
+    words += ["fp32", "--reference_samples", "32", "--value", "trunk", *TINY_PPO]
+    found = followed(ppo.main, [*words, "--output_dir", str(tmp_path / "ppo")])
+    assert (found["reward_adapter"], found["reward_combine"]) == (joined, "mean_minus_std")
+    assert found["training_reward"] == "reward"
+    run = json.loads((tmp_path / "ppo" / "run.json").read_text())
+    assert run["settings"]["reward_adapter"] == joined
+    assert [verdict["model"] for verdict in run["reward_verdicts"]] == reward_adapters
+    for row in rows(tmp_path / "ppo" / "log.jsonl"):
+        assert row["reward/disagreement"] > 0 and row["reward/alarm"] in (True, False)
+    with pytest.raises(InputError, match="TRL's RLOO takes one"):
+        rest = ["--output_dir", str(tmp_path / "r"), "--use_cpu"]
+        call(recipe("rloo").main, ["--reward_adapter", joined, *rest])
+
+
 def test_best_of_n_picks_by_several_reward_models_whose_scores_length_does_not_win(
     root: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]], reward_adapters: list[str]
 ) -> None:

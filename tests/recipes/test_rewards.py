@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from toolkit.cli import call, recipe
-from toolkit.data.files import read_jsonl
+from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 from toolkit.models.roles import Roles
@@ -84,6 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 *FAST,
             ],
         )
+        write_jsonl(out / "bench.jsonl", bench_of(out / "reward" / "held_out.jsonl"))
         call(
             reward_report.main,
             [
@@ -93,11 +94,35 @@ def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
                 "0.25",
                 "--lexicon",
                 "data/lexicon.txt",
+                "--reward_bench",
+                str(out / "bench.jsonl"),
             ],
         )
     finally:
         os.chdir(cwd)
     return out
+
+
+def bench_of(held_out: Path) -> list[dict[str, Any]]:
+    """The held-out comparisons in RewardBench 2's form."""
+    rows = []
+    for number, (_, row) in enumerate(read_jsonl(held_out)):
+        wrong = list(row["completions"])
+        right = wrong.pop(row["best"])
+        own = {"id": str(number), "subset": "own", "prompt": row["prompt"]}
+        rows.append({**own, "chosen": [right], "rejected": wrong})
+    return rows
+
+
+def test_comparisons_as_a_benchmark_have_the_accuracy_that_they_have_as_comparisons(
+    run: Path,
+) -> None:
+    report = json.loads((run / "reward" / "report" / "reward_report.json").read_text())
+    accuracy, bench = report["analysis"]["accuracy"], report["analysis"]["reward_bench"]
+    (subset,) = bench["subsets"]
+    assert subset["accuracy"]["n"] == accuracy["n"] and bench["left_out"] == 40 - accuracy["n"]
+    assert subset["accuracy"]["value"] == bench["mean"] == pytest.approx(accuracy["value"])
+    assert "RewardBench 2" in (run / "reward" / "report" / "reward_report.html").read_text()
 
 
 def test_what_made_the_model_is_written_down(run: Path) -> None:

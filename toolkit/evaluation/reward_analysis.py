@@ -16,6 +16,7 @@ from toolkit.data.chat import Messages
 from toolkit.data.files import read_object, write_json
 from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
+from toolkit.evaluation.reward_bench import RewardBench
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
     as_table,
@@ -211,6 +212,7 @@ class Analysis:
         baselines: accuracies by the baseline's name.
         people: agreement between people.
         by_k, by_margin, by_length: accuracy on groups of rows; empty if no row can be grouped.
+        reward_bench: what RewardBench 2 says; None if it was not asked.
     """
 
     metrics: RewardMetrics
@@ -227,6 +229,7 @@ class Analysis:
     length_bias: LengthBias
     histogram: Histograms
     mistakes: list[Mistake]
+    reward_bench: RewardBench | None = None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,9 @@ def facts(analysis: Analysis) -> list[Fact]:
         before, after = analysis.calibration.before, analysis.calibration.after
         rows.append(("calibration error, with temperature", f"{before.ece:.3f}, {after.ece:.3f}"))
 
+    if analysis.reward_bench is not None:
+        rows.append(("RewardBench 2, mean of its subsets", f"{analysis.reward_bench.mean:.3f}"))
+
     answer, sentence = verdict(analysis)
     return [(name, value, "") for name, value in rows] + [("verdict", sentence, answer)]
 

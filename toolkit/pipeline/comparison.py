@@ -86,8 +86,8 @@ def _inputs(stage: Stage) -> Iterator[tuple[str, Path]]:
     for part in bind(stage.main, stage.words):
         for name in INPUTS:
             value = vars(part).get(name)
-            if isinstance(value, str):
-                yield name, Path(value).resolve()
+            if isinstance(value, str):  # several reward adapters are joined by commas
+                yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
 
 
 def check_inputs(stages: list[Stage]) -> None:
@@ -116,7 +116,7 @@ def _stage(name: str, config: Path, words: list[str]) -> Stage:
     adapter = output_of(main, told) / method.adapter
     settings = {key: value for part in bind(main, told) for key, value in vars(part).items()}
     title = (method_of(name, settings) or method).title
-    return Stage(config.stem, title, main, told, [adapter], method.resumes)
+    return Stage(config.stem, title, main, told, [adapter], method.resumes, method.continues)
 
 
 def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:

@@ -63,6 +63,7 @@ class Method:
         needs_reward: whether samples are scored in training.
         has_reference: whether it is held to the model that it started from.
         resumes: whether --resume auto continues a killed run.
+        continues: whether the same command continues a killed run.
         adapter: the adapter that it leaves, within its output_dir.
     """
 
@@ -77,6 +78,7 @@ class Method:
     needs_reward: bool = False
     has_reference: bool = False
     resumes: bool = False
+    continues: bool = False
     adapter: str = "adapter"
 
     @property
@@ -200,6 +202,19 @@ ROWS = (
         has_reference=True,
         resumes=True,
         adapter="adapters/policy",
+    ),
+    Method(
+        name="warp",
+        title="Tune policies with WARP",
+        recipe="warp",
+        learns_from="samples",
+        card="WARP ({paper}): several PPO runs, each held to a moving average of its own policy, "
+        "were merged by SLERP; the next ones started between their start and the merged policy.",
+        paper=Paper("2406.16768", "WARP: On the Benefits of Weight Averaged Rewarded Policies"),
+        settings=("iterations", "runs", "anchor", "eta", *PPO_SETTINGS),
+        needs_reward=True,
+        has_reference=True,
+        continues=True,
     ),
 )
 METHODS = {row.name: row for row in ROWS}

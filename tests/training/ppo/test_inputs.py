@@ -1,5 +1,6 @@
 """What a trainer is given, brought into one form: prompts, rewards, models."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.scoring.reward_models import RewardAdapter
-from toolkit.training.ppo.algorithms import algorithm_of
+from toolkit.training.ppo.algorithms import OF_POLICY, PolicyTerm, algorithm_of
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.inputs import (
     as_eval_prompts,
@@ -21,6 +22,8 @@ from toolkit.training.ppo.inputs import (
     as_rewards,
     check_actors,
     digest_of,
+    identity_of,
+    own_algorithm,
 )
 
 
@@ -106,6 +109,44 @@ def test_rewards_that_cannot_be_summed_are_refused(
     actors: Any = Parts(has_reward=False)
     with pytest.raises(InputError, match=message):
         as_rewards(reward, weights, actors)
+
+
+@dataclass(frozen=True)
+class Own:
+    """Stands in for an algorithm, where only what it holds is asked."""
+
+    policy: PolicyTerm = PolicyTerm(0.2)
+    gamma: Any = 1.0
+    uses_value: bool = False
+    group_size: int = 1
+    statistics: tuple[str, ...] = OF_POLICY
+
+
+def own(**told: Any) -> Any:
+    return Own(**told)
+
+
+def test_an_own_algorithm_is_known_by_its_class_and_all_that_it_holds() -> None:
+    assert identity_of(own()) == identity_of(own())
+    others = own(gamma=0.5), own(policy=PolicyTerm(0.3))
+    assert len({identity_of(one) for one in (own(), *others)}) == 3
+    assert identity_of(own()).partition(" ")[0].endswith("test_inputs:Own")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "flags", "message"),
+    [
+        (own(), {"algorithm": "group_relative"}, "both group_relative and an own Own are given"),
+        (own(group_size=3), {}, "Own has groups of 3, which do not divide the batch of 64"),
+        (own(statistics=("policy",)), {}, "Own's statistics lack 'ratio'"),
+        (own(gamma=torch.ones(2)), {}, "Own holds what a run cannot note"),
+    ],
+)
+def test_an_own_algorithm_that_cannot_be_run_or_resumed_is_refused(
+    algorithm: Any, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        own_algorithm(algorithm, PPOConfig(use_cpu=True, **flags))
 
 
 def test_whole_models_are_no_roles_and_the_message_says_what_takes_them(tmp_path: Path) -> None:

@@ -181,6 +181,20 @@ def test_the_coefficient_falls_while_the_kl_is_below_its_target(
 
 
 @pytest.mark.slow
+def test_an_algorithm_handed_over_learns_as_the_flags_do_and_is_resumed_alone(
+    new_trainer: Any,
+) -> None:
+    by_flags = new_trainer("flags")
+    rows = by_flags.train()
+    handed = by_flags.algorithm
+    assert new_trainer("handed", algorithm=handed, stop_at_update=1).train() == rows[:1]
+    for other in (replace(handed, lam=0.5), None):
+        with pytest.raises(InputError, match="made under other settings, own_algorithm"):
+            new_trainer("handed", algorithm=other, resume="auto").train()
+    assert new_trainer("handed", algorithm=handed, resume="auto").train() == rows
+
+
+@pytest.mark.slow
 def test_it_learns_to_praise(demo_model: str, tmp_path: Path) -> None:
     rows = trainer_of(
         demo_model,

@@ -1,5 +1,6 @@
 """Checking the trainer's inputs, and converting each to one form."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,63 @@ from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
 from toolkit.training.ppo.algorithms import Algorithm, kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
+
+# What the trainer and the log read of every algorithm's statistics.
+NEEDED = ("policy", "ratio")
+
+
+def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
+    """Check an algorithm that a caller made, beside the flags.
+
+    Raises:
+        InputError: the flags name another one, a batch cannot be divided into its groups, it counts
+            too little, or it holds what cannot be noted.
+    """
+    name = type(algorithm).__name__
+    if args.algorithm != PPOConfig.algorithm:
+        raise InputError(
+            f"algorithm: both {args.algorithm} and an own {name} are given", "algorithm"
+        )
+    if args.local_batch_size % algorithm.group_size:
+        raise InputError(
+            f"algorithm: {name} has groups of {algorithm.group_size}, which do not divide the "
+            f"batch of {args.local_batch_size}",
+            "algorithm",
+        )
+    missing = [each for each in NEEDED if each not in algorithm.statistics]
+    if missing:
+        raise InputError(
+            f"algorithm: {name}'s statistics lack {missing[0]!r} (policy_loss of "
+            "toolkit.maths.losses gives what the log needs)",
+            "algorithm",
+        )
+    identity_of(algorithm)
+    return algorithm
+
+
+def identity_of(algorithm: Algorithm) -> str:
+    """Return what identifies an own algorithm: its class, and all that it holds, as JSON.
+
+    Raises:
+        InputError: it holds something else than numbers, texts, and lists, dictionaries and
+            dataclasses of them.
+    """
+
+    def parts(value: object) -> dict[str, object]:
+        if not dataclasses.is_dataclass(value):
+            raise TypeError(f"a {type(value).__name__}")
+        return {"class": type(value).__qualname__} | vars(value)
+
+    kind = type(algorithm)
+    try:
+        held = json.dumps(vars(algorithm), sort_keys=True, default=parts)
+    except TypeError as error:
+        raise InputError(
+            f"algorithm: {kind.__name__} holds what a run cannot note ({error}): let it hold "
+            "numbers and texts alone",
+            "algorithm",
+        ) from None
+    return f"{kind.__module__}:{kind.__qualname__} {held}"
 
 
 def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors:
@@ -42,6 +100,13 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
         raise InputError(
             f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
+        )
+    if (args.reference_ema is not None) != model.moves_reference:
+        raise InputError(
+            f"reference_ema is {args.reference_ema}, but the roles' reference "
+            f"{'moves' if model.moves_reference else 'stays'} (build Roles with "
+            "reference='moving' for one that follows the policy)",
+            "reference_ema",
         )
     if tuple(args.value_hidden or ()) != model.value_hidden:
         raise InputError(
