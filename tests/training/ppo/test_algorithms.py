@@ -473,14 +473,13 @@ def test_a_new_algorithm_is_one_class_and_its_statistics_are_logged(
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
 
 
-@pytest.mark.parametrize("flags", [{"algorithm": "grpo"}, {"kl_in": "loss"}])
-def test_a_coefficient_that_is_estimated_for_the_reward_is_refused_for_the_loss(
-    flags: dict,
-) -> None:
-    """In the loss it stands beside advantages, which may be divided by a deviation."""
-    with pytest.raises(InputError, match="kl_coef: auto is estimated for a KL in the reward"):
-        PPOConfig(use_cpu=True, kl_coef="auto", **flags)
-    PPOConfig(use_cpu=True, kl_coef="auto", **(flags | {"kl_in": "reward"}))
+def test_a_coefficient_is_not_estimated_beside_rewards_of_another_unit() -> None:
+    """In the loss the KL stands beside advantages that whitened rewards have divided."""
+    flags = {"kl_coef": "auto", "kl_in": "loss", "whiten_advantages": False}
+    with pytest.raises(InputError, match="from scores, which whiten_rewards divides"):
+        PPOConfig(use_cpu=True, **flags)
+    PPOConfig(use_cpu=True, **flags, whiten_rewards=False)
+    PPOConfig(use_cpu=True, kl_coef="auto", algorithm="grpo")
 
 
 @pytest.mark.parametrize(

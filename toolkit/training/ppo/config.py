@@ -475,10 +475,11 @@ class PPOConfig(
         for name in OF_OTHERS[self.algorithm]:
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"{name} is not used by {self.algorithm} (leave it out)", name)
-        if self.kl_coef == "auto" and kl_loss_of(self) is not None:
+        divided = self.algorithm == "ppo" and self.whiten_rewards and not self.whiten_advantages
+        if self.kl_coef == "auto" and kl_loss_of(self) is not None and divided:
             raise InputError(
-                "kl_coef: auto is estimated for a KL in the reward (pass --kl_in reward, or a "
-                "number to start from)",
+                "kl_coef: auto is estimated from scores, which whiten_rewards divides while the KL "
+                "in the loss stays as it is (pass --whiten_rewards false, or a number)",
                 "kl_coef",
             )
         if self.kl_loss is not None and kl_loss_of(self) is None:
