@@ -135,7 +135,7 @@ def test_the_frontiers_picture_has_a_line_through_a_policy_at_several_factors(
     draw_frontier(figure, scaled, "rm", {})
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.texts][-2:] == ["×0.5", "×1"]
-    points = [line for line in axis.lines if list(line.get_xdata()) == [0.25, whole.kl]]
-    assert len(points) == 1
+    (line,) = [one for one in axis.lines if one.get_marker() == "o" and one.get_linestyle() == "-"]
+    assert list(line.get_xdata()) == [0.25, whole.kl]
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert "ppo, scaled" in labels and "ppo*1" not in labels
