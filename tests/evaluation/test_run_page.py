@@ -3,14 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from toolkit.data.records import from_row, to_row
 from toolkit.evaluation.result import Evaluation
-from toolkit.evaluation.run_page import Report, scaled_policies, write_run_report
+from toolkit.evaluation.run_page import (
+    Report,
+    draw_frontier,
+    scaled_policies,
+    write_run_report,
+)
 from toolkit.evaluation.run_report import (
     data_sheet,
     read_evaluation,
@@ -115,3 +122,20 @@ def test_a_policy_at_several_factors_is_one_line_in_the_order_of_the_factors(
     assert {name: [factor for factor, _ in row] for name, row in found.items()} == {
         "ppo": [-1.0, 0.5, 1.0]
     }
+
+
+def test_the_frontiers_picture_has_a_line_through_a_policy_at_several_factors(
+    evaluation: Callable[..., Any],
+) -> None:
+    result, _ = evaluation(["a", "b", "c"])
+    whole = next(c for c in result.contenders if c.name == "ppo")
+    half = replace(whole, name="ppo*0.5", kind="merged", kl=0.25)
+    scaled = replace(result, contenders=[result.contenders[0], replace(whole, name="ppo*1"), half])
+    figure = Figure()
+    draw_frontier(figure, scaled, "rm", {})
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts][-2:] == ["×0.5", "×1"]
+    (line,) = [one for one in axis.lines if one.get_marker() == "o" and one.get_linestyle() == "-"]
+    assert list(line.get_xdata()) == [0.25, whole.kl]
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert "ppo, scaled" in labels and "ppo*1" not in labels

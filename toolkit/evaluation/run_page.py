@@ -294,9 +294,9 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
 
     _draw_checkpoints(axis, [c for c, _, _ in placed], judge)
     scaled = scaled_policies([c for c, _, _ in placed])
-    _draw_scaled(axis, scaled, judge, reference.std)
     on_lines = {c.name for row in scaled.values() for _, c in row}
     single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
+    _draw_scaled(axis, scaled, judge, reference.std, len(single))
     for i, (c, kl, kl_error) in enumerate(single):
         s = c.scores[judge]
         axis.errorbar(
@@ -354,10 +354,22 @@ def scaled_policies(
 
 
 def _draw_scaled(
-    axis: Axes, scaled: dict[str, list[tuple[float, ContenderResult]]], judge: str, std: float
+    axis: Axes,
+    scaled: dict[str, list[tuple[float, ContenderResult]]],
+    judge: str,
+    std: float,
+    first: int,
 ) -> None:
-    """Draw a line through one policy at several factors, which stand beside its points."""
-    for i, (name, row) in enumerate(scaled.items()):
+    """Draw a line through one policy at several factors, which stand beside its points.
+
+    Args:
+        axis: where to draw.
+        scaled: of ``scaled_policies``.
+        judge: whose gains are shown.
+        std: the standard deviation of the reference's scores.
+        first: number of the first color that is free.
+    """
+    for i, (name, row) in enumerate(scaled.items(), start=first):
         places = [(c.kl or 0.0, c.scores[judge].gain) for _, c in row]
         axis.errorbar(
             [kl for kl, _ in places],
@@ -367,7 +379,7 @@ def _draw_scaled(
             fmt="o-",
             capsize=2,
             markersize=4,
-            color=f"C{(i + 8) % 10}",
+            color=f"C{i % 10}",
             label=_label(f"{name}, scaled"),
         )
         for (factor, _), place in zip(row, places, strict=True):
