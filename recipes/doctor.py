@@ -116,7 +116,10 @@ def main(
     ]
     print(f"\nbase        {name} in {model_args.precision}, loaded once")
     print(f"policy      adapter r={lora.lora_r} on {lora.lora_target_modules}, trained")
-    print(f"reference   {frozen if args.reference == 'policy_adapter' else 'no adapter'}")
+    reference = frozen if args.reference == "policy_adapter" else "no adapter"
+    if config.reference_ema is not None:
+        reference = "an adapter that follows the policy"
+    print(f"reference   {reference}")
     print(f"value       {value}")
     print(f"reward      {' + '.join(s for s in scorers if s) or 'none given'}")
 

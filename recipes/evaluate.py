@@ -41,16 +41,30 @@ def main(
     model_args: ModelArguments, sampling_args: SamplingArguments, args: EvaluationArguments
 ) -> "Evaluation":
     from toolkit.data.from_arguments import chat_from, prompts_of
+    from toolkit.data.plain_text import text_rows
     from toolkit.data.tokens import vocabulary_digest
-    from toolkit.evaluation.contenders import Outputs, Sampling, other_settings, tokenizer_folder
+    from toolkit.evaluation.contenders import (
+        Outputs,
+        Sampling,
+        check_contenders,
+        other_settings,
+        tokenizer_folder,
+    )
     from toolkit.evaluation.frontier import frontiers
     from toolkit.evaluation.head_to_head import compare, contender_results, gaps, length_lines
     from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
+    from toolkit.evaluation.perplexity import perplexities
     from toolkit.evaluation.result import Evaluation, JudgeResult, Written
     from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
     from toolkit.evaluation.tables import print_evaluation
     from toolkit.evaluation.trained_prompts import print_notes, trained_on
-    from toolkit.models.from_arguments import base_of, check_length, prompts_or_demo, tokenizer_of
+    from toolkit.models.from_arguments import (
+        base_of,
+        check_length,
+        longest_text,
+        prompts_or_demo,
+        tokenizer_of,
+    )
     from toolkit.models.roles import Roles
     from toolkit.training.from_arguments import rule_of
 
@@ -84,6 +98,13 @@ def main(
             judge.scorer.check(prompts, tokenizer)
     rule_of(sampling_args, tokenizer)  # an unknown token must fail now
     trained = trained_on(contenders, prompts, tokenizer)
+    text, file = None, args.perplexity_text
+    if file is not None:
+        if args.samples is not None:  # their adapters are not needed for anything else
+            check_contenders(contenders, name, model_args.precision)
+        text = text_rows(file, tokenizer, longest_text(model_args, None), "--perplexity_text")
+        if len(text.rows) < 2:
+            raise InputError(f"{file}: holds one text (errors need two or more)", "perplexity_text")
 
     # All contenders write, then all are judged.
     print(work(args, contenders, len(prompts)), flush=True)
@@ -139,6 +160,7 @@ def main(
             args.seed,
             picked_by,
         ),
+        perplexity=None if text is None else perplexities(sampling, contenders, text, str(file)),
         lengths=length_lines(names[0], scores, tokens),
     )
     shown = sample_rows(prompts, tokenizer, outputs, scores)
@@ -172,6 +194,8 @@ def work(args: EvaluationArguments, contenders: "list[Contender]", prompts: int)
     if args.frontier_prompts:
         more = min(args.frontier_prompts, prompts) * args.frontier_samples
         lines.append(f"{more} more are sampled for the frontier (--frontier_prompts 0 for none).")
+    if args.perplexity_text is not None:
+        lines.append(f"Their perplexity on {args.perplexity_text} is measured last.")
     if any(spec.kind == "http" for spec in specs):
         pairs = count - 1 if args.pick_pairs == "reference" else count * (count - 1) // 2
         asked = pairs * min(args.pick_limit, prompts)

@@ -4,9 +4,10 @@
 
 A round samples from the current policy and collects labels in an SQLite store until there are l(n)
 picks (--schedule). It retrains the reward model from the base on all picks so far, and continues
-one PPO run against it. The labeler is a script or, with --wait, people on the page of `preftune
-label --serve --store OUTPUT_DIR/labels.sqlite`. The stages take their settings from
---sample_config, --reward_config and --ppo_config. After a kill, the same command continues and
+one PPO run against it, or begins one anew (--restart_policy). With --policy_adapter all of this
+starts from an adapter instead of the base. The labeler is a script or, with --wait, people on the
+page of `preftune label --serve --store OUTPUT_DIR/labels.sqlite`. The stages take their settings
+from --sample_config, --reward_config and --ppo_config. After a kill, the same command continues and
 gives the same result. A file OUTPUT_DIR/STOP ends the loop after the current phase. You should see
 a line for each phase, and in rounds.jsonl the labels, reward accuracy, score, KL, and how often
 labelers prefer the policy to the untuned model.
@@ -58,6 +59,7 @@ def main(
     bound = {name: bind(mains[name], words[name]) for name in words}
     (_, sampling, sample_args), config = bound["sample"], bound["ppo"][-1]
     check_stages(model_args, bound, args)
+    check_policy_start(model_args, bound, args)
     plan = args.plan(config.total_episodes, config.local_batch_size)
     path = prompts_or_demo(model_args, sample_args.prompts)
     prompts = read_prompt_rows(path)[: sample_args.limit]
@@ -75,10 +77,11 @@ def main(
         return result
 
     # The rounds.
+    runs = ", in a run for each round" if args.restart_policy else ""
     print(
         f"{len(plan.stops)} rounds: {plan.wanted[0]} picks before the first and {plan.wanted[-1]} "
         f"before the last; a reward model is trained in each, and PPO makes {plan.stops[-1]} "
-        "updates in all.",
+        f"updates in all{runs}.",
         flush=True,
     )
     with Store(where, Settings(overlap=args.overlap)) as store:
@@ -103,7 +106,7 @@ def main(
             say_next(again("online"))
             return ending.code
     print("\n".join(["", *map(summary, rows)]))
-    policy = out / "ppo" / "adapters" / "policy"
+    policy = loop.ppo_folder(len(plan.stops) - 1) / "adapters" / "policy"
     wrote(policy, "policy adapter")
 
     # What comes next: judges that it was trained on, and the scripted labeler itself.
@@ -136,8 +139,12 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
 
     if rewards.reward_model or rewards.lexicon or rewards.reward_function:
         raise InputError("ppo_config: must name no reward, since each round trains one")
-    if prompt_args.policy_adapter is not None:
-        raise InputError("ppo_config: leave out policy_adapter (the loop starts from the base)")
+    if args.snapshots > sample_args.completions:
+        raise InputError(
+            f"snapshots is {args.snapshots}, but a row has {sample_args.completions} completions "
+            "(raise completions in sample_config)",
+            "snapshots",
+        )
     if config.save_strategy == "no":
         raise InputError("ppo_config: save_strategy must be steps")
     if eval_rows is not None and eval_rows >= args.initial_labels:
@@ -145,13 +152,40 @@ def check_stages(model_args: ModelArguments, bound: dict[str, Any], args: Online
             f"reward_config: eval_rows is {eval_rows}, but must be below initial_labels "
             f"({args.initial_labels})"
         )
-    tokenizer = tokenizer_of(model_args)
+    tokenizer = tokenizer_of(model_args, args.policy_adapter)
     prompts_or_demo(model_args, prompt_args.prompts)
     prompts_or_demo(model_args, sample_args.prompts)
     asked, _ = prompts_of(sample_args, sampling, tokenizer)
     prompts, held_out, _ = training_prompts(prompt_args, tokenizer)
     config.rule(tokenizer), rule_of(sampling, tokenizer)
     check_length(model_args, asked + prompts + (held_out or []), config.response_length)
+
+
+def check_policy_start(
+    model_args: ModelArguments, bound: dict[str, Any], args: OnlineArguments
+) -> None:
+    """Raise InputError unless all stages can start from ``args.policy_adapter``, or none does.
+
+    A start that one stage has and the others lack would make another reference of it in silence.
+    """
+    from toolkit.models.from_arguments import check_reward_start
+
+    lora, prompt_args, sample_args = bound["reward"][1], bound["ppo"][3], bound["sample"][2]
+    named = {
+        "sample_config: leave out adapter": sample_args.adapter,
+        "reward_config: leave out start_adapter": lora.start_adapter,
+        "ppo_config: leave out policy_adapter": prompt_args.policy_adapter,
+    }
+    for what, value in named.items():
+        if value is not None:
+            raise InputError(f"{what} (give preftune online a --policy_adapter for all stages)")
+    if args.policy_adapter is None:
+        return
+    if prompt_args.reference == "base":
+        raise InputError("ppo_config: leave out reference (the loop's is --policy_adapter)")
+    lora = dataclasses.replace(bound["reward"][1], start_adapter=args.policy_adapter)
+    lora.given_defaults = set(bound["reward"][1].given_defaults)
+    check_reward_start(lora, model_args)
 
 
 def labeler_of(

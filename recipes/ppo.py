@@ -42,11 +42,13 @@ def main(
     import torch
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
+    from toolkit.data.plain_text import text_rows
     from toolkit.models.adapters import check_adapter, other_start
     from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
         base_of,
         check_length,
+        longest_text,
         lora_of,
         prompts_or_demo,
         reference_role,
@@ -72,13 +74,23 @@ def main(
     rewards = reward_args.load(name, model_args.precision)
     if args.policy_adapter is not None:
         check_adapter(args.policy_adapter, name, "CAUSAL_LM", "--policy_adapter")
+    if config.reference_ema is not None and args.policy_adapter and args.reference == "base":
+        raise InputError(
+            "reference: base stays where it is, but reference_ema lets the reference follow the "
+            "policy (leave out one of them)",
+            "reference",
+        )
+    if config.train_last_ranks is not None and args.policy_adapter is None:
+        raise InputError(
+            "train_last_ranks: needs a --policy_adapter, whose other ranks stay", "train_last_ranks"
+        )
     if config.value_init == "reward" and reward_args.reward_adapter is None:
         raise InputError("value_init: reward needs a --reward_adapter to start from", "value_init")
     args.prompts = prompts_or_demo(model_args, args.prompts)
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
-    if reward_args.reward_adapter is not None:
-        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for folder in reward_args.reward_adapters:
+        notes += other_start(folder, args.policy_adapter)
     for line in notes:
         print(f"note: {line}")
     reading = reward_args.reading(tokenizer)
@@ -88,11 +100,25 @@ def main(
         scorer.check(prompts, tokenizer)
     config.rule(tokenizer)  # an unknown truncation token must fail now
     check_length(model_args, prompts + (held_out or []), config.response_length)
-    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     longest = max(len(prompt) for prompt in prompts)
+    text = None
+    if config.ptx_data is not None:
+        most = longest_text(model_args, config.text_length(longest))
+        text = text_rows(config.ptx_data, tokenizer, most, "--ptx_data")
+    elif config.ptx_coef:
+        raise InputError("ptx_coef needs text: name a file of it by --ptx_data", "ptx_coef")
+    device = "cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu"
     adapters = reward_args.reward_adapters
     planner = partial(
-        memory_planner, model_args, lora, args, config, len(adapters), longest, device
+        memory_planner,
+        model_args,
+        lora,
+        args,
+        config,
+        len(adapters),
+        longest,
+        device,
+        None if text is None else max(map(len, text.rows)),
     )
     room = whole_room() if device == "cuda" else None
     recorded = ranks.from_main(lambda: recorded_settings(config))
@@ -104,6 +130,11 @@ def main(
         check_memory(planner, now, config.local_batch_size, device)
     if ranks.is_main:
         print(f"{len(prompts)} prompts ({left_out} left out by length)")
+        if text is not None:
+            print(
+                f"pretraining mix: {len(text.rows)} rows of text, {text.cut} of them cut to {most} "
+                f"tokens (--ptx_length), {text.short} left out as too short"
+            )
 
     # Load the model: one base, its adapters and heads.
     torch.manual_seed(config.seed)  # for peft's random A matrices
@@ -113,17 +144,20 @@ def main(
         value=config.value_role,
         reward_adapter=adapters[0] if adapters else None,  # PPOTrainer adds others
         policy_adapter=args.policy_adapter,
-        reference=reference_role(args),
+        reference="moving" if config.reference_ema is not None else reference_role(args),
         value_init=config.value_init,
         value_hidden=config.value_hidden or (),
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
         reading=reading,
+        last_ranks=config.train_last_ranks,
     )
 
     def record() -> None:
         """Write run.json: only now, since a run that is refused must leave the earlier one's."""
         facts = {"prompts": len(prompts), "source": args.prompts, "left_out": left_out}
         facts |= held_out_facts(prompts, held_out)
+        if text is not None:
+            facts |= {"text_rows": len(text.rows), "text_rows_cut": text.cut}
         folder, resumed = config.folder, config.resume is not None
         verdicts = with_earlier(folder, reward_args.verdicts, resumed)
         write_run(
@@ -152,6 +186,7 @@ def main(
         train_dataset=prompts,
         eval_dataset=held_out,
         reward_weights=reward_args.reward_weights,
+        ptx_dataset=None if text is None else text.rows,
         callbacks=[AtTheStart(record)] if ranks.is_main else [],
     )
     if args.overwrite and config.resume is None and ranks.is_main:

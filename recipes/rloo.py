@@ -85,8 +85,8 @@ def main(
     prompts, held_out, left_out = training_prompts(args, tokenizer)
     scorer.check(prompts, tokenizer)
     notes = other_rendering(args.policy_adapter, prompts, "--policy_adapter")
-    if reward_args.reward_adapter is not None:
-        notes += other_start(reward_args.reward_adapter, args.policy_adapter)
+    for folder in reward_args.reward_adapters:
+        notes += other_start(folder, args.policy_adapter)
     for line in notes:
         print(f"note: {line}")
     check_length(model_args, prompts + (held_out or []), config.response_length)

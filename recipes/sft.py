@@ -6,8 +6,9 @@ This takes the same comparisons as preftune reward, and holds out the same rows 
 and --eval_rows. It learns the tokens of each pick after its prompt, and an end token only with
 --stop_token. With --text FILE it learns rows of `text` instead. The LoRA adapter is on a base in
 4-bit by default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json.
-preftune ppo and preftune preference can start from it (--policy_adapter), and preftune evaluate can
-judge it. You should see loss and eval_loss fall. If eval_loss rises again, use fewer epochs.
+preftune ppo and preftune preference can start from it (--policy_adapter), preftune reward too
+(--start_adapter), and preftune evaluate can judge it. You should see loss and eval_loss fall. If
+eval_loss rises again, use fewer epochs.
 """
 
 from toolkit.cli import run, write_run

@@ -21,6 +21,7 @@ ORDER = (
     "KL penalty",
     "LoRA adapter",
     "training",
+    "pretraining mix",
     "sampling by a vLLM server",
     "evaluation",
     "guards against faults",
@@ -32,15 +33,18 @@ OUTPUT = ("output", "output_dir", "overwrite")
 
 # What stands for a value, where the last word of the flag's name says too little.
 VALUES = {
-    "adapter": "FOLDER", "backup": "FILE", "comparisons": "FILE", "config": "FILE",
+    "adapter": "FOLDER", "adapters": "FOLDER", "backup": "FILE", "comparisons": "FILE",
+    "config": "FILE",
     "configs": "FOLDER", "contender": "NAME", "contenders": "NAME=WHAT", "data": "TEXT",
     "evaluation": "FOLDER", "fractions": "NUMBERS", "function": "MODULE:FUNCTION", "gold": "FILE",
     "gpu": "CARD",
     "guidelines": "FILE", "input": "FILE", "invite": "NAMES", "judges": "NAME=KIND:VALUE",
     "kwargs": "JSON", "labeler": "NAME", "labels": "TEXT", "lexicon": "FILE", "output": "PATH",
+    "ptx_data": "FILE",
     "prompts": "FILE", "reranker": "NAME", "resume": "FOLDER", "reward": "NAME",
     "rewards": "FOLDER", "run": "FOLDER", "runs": "FOLDER", "samples": "FILE", "scores": "FILE",
-    "stages": "NAMES", "store": "FILE", "text": "FILE", "title": "TEXT", "to": "TRACKER",
+    "stages": "NAMES", "start": "FOLDER",
+    "store": "FILE", "text": "FILE", "title": "TEXT", "to": "TRACKER",
     "tokenizer": "PATH", "trainings": "FOLDER",
 }  # fmt: skip
 
@@ -107,7 +111,7 @@ def _value_of(action: argparse.Action) -> str:
         return str(action.metavar)
     kind = getattr(action.type, "__name__", "")
     last_word = action.dest.rpartition("_")[2]  # the PATH of model_name_or_path
-    value = VALUES.get(last_word, last_word.upper())
+    value = VALUES.get(action.dest, VALUES.get(last_word, last_word.upper()))
     return {"int": "N", "float": "X", "string_to_bool": "true|false"}.get(kind, value)
 
 

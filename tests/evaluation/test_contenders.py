@@ -58,7 +58,9 @@ def test_specs_are_read_and_the_reference_comes_first(adapter: str, demo_model: 
     [(["a="], "not NAME=WHAT"), (["best_of_1"], "at least 2"), (["./nowhere"], "no such folder"),
      (["b=best_of_4:nobody"], "no contender is called 'nobody'"), (["tests"], "neither an adapter"),
      (["a=best_of_2", "a=best_of_3"], "two are called 'a'"), (["x/checkpoint-*"], "no such check"),
-     (["a=best_of_4", "b=best_of_2:a"], "best-of-n of best-of-n")],
+     (["a=best_of_4", "b=best_of_2:a"], "best-of-n of best-of-n"),
+     (["a=mean(b,reference)", "b=a*2"], "a is made of itself"), (["a=nowhere*2"], "'nowhere' is"),
+     (["a=best_of_4", "b=a*0.5"], "a is no adapter")],
 )  # fmt: skip
 def test_a_mistake_in_a_spec_is_one_line(
     specs: list[str], message: str, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,6 +82,42 @@ def test_what_one_writes_does_not_depend_on_who_else_takes_part(
     assert alone.texts == b.texts and alone.log_ratios == pytest.approx(b.log_ratios)
     assert a.texts != b.texts  # the same policy, another name: a draw of its own
     assert new_sampling(seed=1).write(both[2], both, None).texts != b.texts
+
+
+def test_merged_contenders_are_named_by_their_factors_and_take_others_by_name(
+    adapter: str, demo_model: str
+) -> None:
+    specs = [f"p={adapter}*0.5,1,2", "b=best_of_2:soup", "soup=mean(q,p*2)*0.5", f"q={adapter}"]
+    found = {c.name: c for c in parse_contenders(specs)}
+    assert list(found) == ["reference", "p*0.5", "p*1", "p*2", "b", "soup", "q"]
+    assert found["p*1"].kind == "adapter" and found["p*1"].source == adapter
+    assert found["p*2"] == Contender("p*2", "merged", f"{adapter}*2")
+    assert found["soup"].source == f"mean({adapter},{adapter}*2)*0.5"
+    assert found["soup"].trained == [adapter, adapter] and found["p*2"].adapter is None
+    check_contenders([*found.values()], demo_model, "fp32")
+
+
+def test_a_scaled_contender_has_the_logits_of_the_scaled_change(
+    new_sampling: Make, adapter: str
+) -> None:
+    sampling = new_sampling()
+    contenders = parse_contenders([f"p={adapter}*0,1,0.5"])
+    ids = torch.tensor([sampling.prompts[0] + [5, 6, 7]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    none, whole, half = (
+        sampling.roles.logits(sampling.role(c), ids, mask, 3) for c in contenders[1:]
+    )
+    torch.testing.assert_close(none, sampling.roles.logits(REFERENCE, ids, mask, 3))
+
+    # The same by hand: B halved where it is held.
+    role = sampling.role(contenders[2])
+    with torch.no_grad():
+        for name, parameter in sampling.roles.named_parameters():
+            if f"lora_B.{role}." in name:
+                parameter.mul_(0.5)
+    by_hand = sampling.roles.logits(role, ids, mask, 3)
+    torch.testing.assert_close(half, by_hand, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(half, whole, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -163,6 +201,10 @@ def test_a_checkpoints_policy_is_the_trainers(
     assert torch.allclose(ours, trainer.model.logits(POLICY, ids, mask, 3), atol=1e-5)
     earlier = sampling.roles.logits(sampling.role(contenders[1]), ids, mask, 3)
     assert not torch.allclose(ours, earlier, atol=1e-5)
+    mean = parse_contenders([f"m=mean({tmp_path / 'run' / 'checkpoint-000001'},{checkpoint})"])
+    check_contenders(mean, demo_model, "fp32")
+    between = sampling.roles.logits(sampling.role(mean[1]), ids, mask, 3)
+    assert not torch.allclose(between, ours, atol=1e-6) and between.isfinite().all()
     (checkpoint / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="weights.safetensors is not what was written"):
         check_contenders(contenders, demo_model, "fp32")

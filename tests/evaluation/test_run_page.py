@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.data.records import from_row, to_row
 from toolkit.evaluation.result import Evaluation
-from toolkit.evaluation.run_page import Report, write_run_report
+from toolkit.evaluation.run_page import Report, scaled_policies, write_run_report
 from toolkit.evaluation.run_report import (
     data_sheet,
     read_evaluation,
@@ -104,3 +104,14 @@ def test_names_that_are_formulas_to_matplotlib_are_drawn(
     odd = from_row(Evaluation, json.loads(text), "evaluation.json")
     write_run_report(tmp_path, Report("T", [], evaluation=odd))
     assert (tmp_path / "win_rates.png").is_file()
+
+
+def test_a_policy_at_several_factors_is_one_line_in_the_order_of_the_factors(
+    contender_result: Callable[..., Any],
+) -> None:
+    names = {"ppo*1": "adapter", "ppo*0.5": "merged", "ppo*-1": "merged", "sft*2": "merged",
+             "best*2": "best_of_n", "ppo": "adapter"}  # fmt: skip
+    found = scaled_policies([contender_result(name, kind=kind) for name, kind in names.items()])
+    assert {name: [factor for factor, _ in row] for name, row in found.items()} == {
+        "ppo": [-1.0, 0.5, 1.0]
+    }

@@ -152,6 +152,8 @@ def test_the_same_arguments_give_the_same_card(policy: TrainedAdapter) -> None:
     ({"seed": 1}, "Supervised fine-tuning on", "one of them is picked"),
     ({"kl_controller": "adaptive", "policy_adapter": "/x/sft"}, "It started from another adapter",
      "not recorded."),
+    ({"kl_controller": "adaptive", "ptx_coef": 0.05}, "plain text beside its rewards (PTX, "
+     "ptx_coef 0.05)", "not recorded."),
 ])  # fmt: skip
 def test_policies_of_other_methods_say_which(
     adapters: Path, tmp_path: Path, settings: dict[str, Any], method: str, labels: str

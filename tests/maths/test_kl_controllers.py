@@ -121,28 +121,28 @@ def test_it_does_not_wind_up_while_the_kl_is_on_its_way() -> None:
         assert controller.value == 0.5
 
 
-def test_a_kl_that_stays_below_its_target_lowers_the_coefficient_after_a_horizon() -> None:
+def test_a_kl_that_no_longer_rises_is_taken_to_its_target_after_a_horizon() -> None:
+    """At 2.45 nats for 10 updates: then sqrt(2.45 / 5) = 0.7 of the base, which falls by 2 %."""
     controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
-    controller.update(2.0, episodes=1)
-    waited = [controller.value]
-    for _ in range(16):
-        controller.update(0.0, episodes=1)
-        waited.append(controller.value)
-    # Ten updates without a rise are a horizon; from then on the error is clipped to -0.2.
-    assert waited[:10] == [0.5] * 10
-    assert waited[-1] == pytest.approx(0.5 * 0.98**7)
+    controller.update(4.99, episodes=1)  # the level is half of it, and falls from here on
+    seen = []
+    for _ in range(11):
+        controller.update(2.45, episodes=1)
+        seen.append(controller.value)
+    assert seen[:9] == [0.5] * 9
+    assert seen[9] == pytest.approx(0.7 * 0.5 * 0.98)
+    assert seen[10] == pytest.approx(0.7 * 0.5 * 0.98**2)
 
 
-def test_beyond_its_target_it_answers_in_proportion_at_once() -> None:
-    """A level of 6 for a target of 5: a factor of 1.2, and the base rises by 0.2 / 10."""
+def test_beyond_its_target_it_answers_at_once() -> None:
+    """12 nats for a target of 5: sqrt(2.4) times the base, which rises by 0.2 / 10."""
     controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
-    controller.update(12.0, episodes=1)  # the level is half of it
-    assert controller.value == pytest.approx(0.5 * 1.02 * 1.2)
-    for _ in range(100):
-        controller.update(5.0, episodes=1)
-    settled = controller.value
+    controller.update(12.0, episodes=1)
+    assert controller.value == pytest.approx(0.5 * 1.02 * 2.4**0.5)
     controller.update(5.0, episodes=1)
-    assert controller.value == pytest.approx(settled, abs=1e-9)
+    assert controller.value == pytest.approx(0.5 * 1.02)
+    controller.update(500.0, episodes=1)
+    assert controller.value == pytest.approx(0.5 * 1.02**2 * 2)
 
 
 @pytest.mark.parametrize("kind", [AdaptiveKLController, ProportionalIntegralKLController])
@@ -190,7 +190,7 @@ def test_a_second_estimate_keeps_what_was_found_out_since_the_first(
     controller.start_at(0.2)
     assert controller.value == pytest.approx(0.2 * risen)
     controller.update(5.0, 1)
-    assert 0.2 < controller.value < 0.2 * 2.5
+    assert 0.2 < controller.value < 0.2 * 2.5  # the base has moved, too
 
 
 def test_an_estimate_stays_between_floor_and_ceiling() -> None:

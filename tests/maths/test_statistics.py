@@ -10,6 +10,7 @@ from toolkit.maths.statistics import (
     design_effect,
     holm,
     mean_and_error,
+    ratio_and_error,
     tail_probability,
     wilson_interval,
 )
@@ -86,3 +87,18 @@ def test_holm_by_its_definition() -> None:
         while left and left[0] <= 0.05 / len(left):
             rejected.add(left.pop(0))
         assert {x for x, h in zip(p, holm(list(p)), strict=True) if h <= 0.05} == rejected
+
+
+def test_a_ratio_of_sums_has_the_error_that_resampling_shows() -> None:
+    """Against 4,000 bootstrap samples of the units, and with equal weights the mean's own error."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(5, 60, 400)
+    values = weights * rng.normal(2.0, 0.4, 400) + rng.normal(0, 3.0, 400)
+    ratio, error = ratio_and_error(values.tolist(), weights.tolist())
+    assert ratio == pytest.approx(values.sum() / weights.sum())
+    drawn = rng.integers(0, 400, (4000, 400))
+    assert error == pytest.approx((values[drawn].sum(1) / weights[drawn].sum(1)).std(), rel=0.05)
+    assert ratio_and_error([1.0, 2.0, 6.0], [2, 2, 2]) == pytest.approx(
+        mean_and_error([0.5, 1.0, 3.0])
+    )
+    assert np.isnan(ratio_and_error([1.0], [2])[1])

@@ -14,7 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from toolkit.errors import Caution, InputError
-from toolkit.models.adapter_arithmetic import LoraFile, inner_product, merge_adapters
+from toolkit.maths.interpolation import slerp_in_turn
+from toolkit.models.adapter_arithmetic import (
+    LoraFile,
+    add_ranks,
+    inner_product,
+    merge_adapters,
+)
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.models.toolkit_json import adapter_digest, read_facts, start_of
@@ -123,8 +129,9 @@ def test_from_a_starting_adapter_only_what_was_added_is_scaled_and_turned(
     merge_adapters(parents, tmp_path / "out", "slerp", scale=0.3, start=start)
     expected = zero + 0.3 * weight * (away + far)
     torch.testing.assert_close(deltas(tmp_path / "out")[LAYER], expected, atol=1e-6, rtol=1e-5)
-    # A point that was counted from `start` has the start that `start` has.
-    assert read_facts(tmp_path / "out")["start"] is None
+    assert read_facts(tmp_path / "out")["start"] == adapter_digest(start)
+    merge_adapters(parents, tmp_path / "link", "slerp", start=start, chained=True)
+    assert read_facts(tmp_path / "link")["start"] is None  # as `start` itself
 
     merge_adapters(parents, tmp_path / "mean")
     torch.testing.assert_close(deltas(tmp_path / "mean")[LAYER], (one + other) / 2)
@@ -134,6 +141,53 @@ def test_from_a_starting_adapter_only_what_was_added_is_scaled_and_turned(
             merge_adapters(parents, tmp_path / "no", how, scale=scale)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"start: .*a is not the adapter that .*a was trained"):
         merge_adapters(parents, tmp_path / "no", "slerp", start=parents[0])
+
+
+def test_new_ranks_change_nothing_until_they_are_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = "model.layers.1.self_attn.q_proj"
+    before = write(
+        tmp_path / "before",
+        {LAYER: (torch.randn(3, 2), torch.randn(2, 4)),
+         other: (torch.randn(3, 1), torch.randn(1, 4))},
+        lora_alpha=3, rank_pattern={"layers.1.self_attn.q_proj": 1},
+    )  # fmt: skip
+    add_ranks(before, tmp_path / "after", 5, scale=0.75, seed=3)
+    added = LoraFile.read(tmp_path / "after")
+    for name, change in deltas(before).items():
+        torch.testing.assert_close(deltas(tmp_path / "after")[name], change)
+        layer, old = added.layers[name], LoraFile.read(before).layers[name]
+        assert layer.rank == old.rank + 5 and layer.scale == 0.75
+        assert torch.equal(layer.a[: old.rank], old.a) and not layer.b[:, old.rank :].any()
+        new = layer.a[old.rank :]
+        assert new.abs().max() <= 0.5 and new.abs().mean() > 0.1  # 1 / sqrt(4)
+    assert added.start == adapter_digest(before)
+    add_ranks(before, tmp_path / "link", 5, scale=0.75, seed=3, chained=True)
+    assert LoraFile.read(tmp_path / "link").start is None
+
+
+def test_what_parents_have_from_their_start_is_written_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = write(tmp_path / "before", {LAYER: (torch.randn(3, 2), torch.randn(2, 4))})
+    start = tmp_path / "start"
+    add_ranks(before, start, 2, scale=2.0, seed=3)
+    held = LoraFile.read(start).layers[LAYER]
+    parents = []
+    for i in range(3):  # each trains the two last ranks
+        b, a = held.b.clone(), held.a.clone()
+        b[:, 2:], a[2:] = torch.randn(3, 2), torch.randn(2, 4)
+        told = {"r": 4, "lora_alpha": 8, "facts": start_of(start)}
+        parents.append(write(tmp_path / f"p{i}", {LAYER: (b, a)}, **told))
+
+    outcome = merge_adapters(parents, tmp_path / "out", "slerp", scale=0.3, start=start)
+    assert outcome.ranks == {2 + 3 * 2: 1}
+    zero = deltas(start)[LAYER]
+    tasks = torch.stack([deltas(p)[LAYER] - zero for p in parents])
+    weights = slerp_in_turn(torch.einsum("iab,jab->ij", tasks, tasks))
+    expected = zero + 0.3 * torch.einsum("i,iab->ab", weights, tasks)
+    torch.testing.assert_close(deltas(tmp_path / "out")[LAYER], expected, atol=1e-6, rtol=1e-5)
+    between = torch.acos((tasks[0] * tasks[1]).sum() / tasks[0].norm() / tasks[1].norm())
+    assert outcome.angles[LAYER] == pytest.approx(math.degrees(between), abs=1e-3)
 
 
 # On the embedded model.

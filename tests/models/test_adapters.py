@@ -15,7 +15,6 @@ from tests.models.conftest import IDS, KINDS, MASK, by_roles, plain, saved
 from toolkit.errors import InputError
 from toolkit.models.adapters import (
     Parts,
-    adapter_digest,
     check_adapter,
     check_copyable,
     check_for_trl,
@@ -26,6 +25,7 @@ from toolkit.models.adapters import (
 from toolkit.models.loading import load_base
 from toolkit.models.merging import merge_adapter
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import adapter_digest
 from toolkit.training.ppo.checkpoints import export_policy
 
 pytestmark = [
@@ -492,14 +492,6 @@ def test_a_copy_that_would_leave_something_out_is_refused(untied: str, tmp_path:
     model = get_peft_model(load_base(untied, "fp32", score_head=True), fewer)
     with pytest.raises(InputError, match="cannot start as an exact copy .*v_proj.lora_A"):
         copy_lora(model, folder)
-
-
-def test_an_adapter_is_known_by_its_weights_alone(tmp_path: Path) -> None:
-    """SHA-256 of "abc", from FIPS 180-2, appendix B.1."""
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"abc")
-    before = adapter_digest(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert before == adapter_digest(tmp_path) == "ba7816bf8f01cfea"
 
 
 def test_scores_that_were_normalized_on_another_start_are_said(tmp_path: Path) -> None:

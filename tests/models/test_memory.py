@@ -1,6 +1,7 @@
 """The memory plan: counted, not guessed."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +68,36 @@ def test_the_peak_of_a_pass_is_what_the_allocator_reports(
 
     planned = sum(plan.phases["optimizing"].values()) - plan.phases["optimizing"]["gradients"]
     assert planned == pytest.approx(really_alive(step), rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_a_pass_over_text_is_planned_as_the_allocator_reports_it(checkpointing: bool) -> None:
+    """It reads every token, in rows longer than an episode; PPO's gradients are held beside it."""
+    config = LlamaConfig(**WIDE | {"num_hidden_layers": 3, "vocab_size": 2048})
+    options: dict[str, Any] = {"prompt_length": 12, "response_length": 8, "value": "adapter"}
+    assert "learning from text" not in plan_of(config, **options).phases
+    plan = plan_of(config, checkpointing=checkpointing, text_length=64, **options)
+    assert plan.hungriest == "learning from text"
+    assert plan.needs("optimizing") < plan.needs("optimizing", "learning from text") == plan.peak
+
+    base = LlamaForCausalLM(config).requires_grad_(False).eval()
+    roles = Roles(base, PLANNED, value="adapter", checked=False)
+    if checkpointing:
+        roles.use_checkpointing()
+    for _, parameter in roles.trainable():
+        parameter.grad = torch.zeros_like(parameter)
+    ids, mask = passage_of(8, 64)
+
+    def step() -> None:
+        with roles.optimizing():
+            roles.logprobs("policy", ids, mask, ids[:, 1:], 1.0).sum().backward()
+
+    phase = plan.phases["learning from text"]
+    planned = sum(phase.values()) - phase["gradients"] - phase["PPO's gradients, set aside"]
+    assert planned == pytest.approx(really_alive(step), rel=0.03)
+    policy = sum(p.numel() for name, p in roles.trainable() if ".policy." in name)
+    assert phase["PPO's gradients, set aside"] == 4 * policy
 
 
 @pytest.mark.slow

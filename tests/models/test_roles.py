@@ -7,7 +7,8 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from tests.models.conftest import LORA, perturb
+from tests.models.conftest import LORA, perturb, saved
+from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
 from toolkit.models.fast import last_states, use_fast_passes
 from toolkit.models.loading import ValueHead, load_base
@@ -223,3 +224,105 @@ def test_a_policy_adapter_that_is_loaded_does_not_disturb_the_reference(
     with torch.no_grad():
         for role in ("policy", "reference"):
             assert torch.equal(loaded.logits(role, IDS, MASK, C), roles.logits(role, IDS, MASK, C))
+
+
+# A reference that follows the policy.
+
+
+def layer_of(roles: Roles, role: str, layer: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """B and A of a role's adapter in one layer."""
+    module = roles.language_model(role).get_submodule(f"model.layers.{layer}.self_attn.q_proj")
+    return module.lora_B[role].weight, module.lora_A[role].weight
+
+
+@torch.no_grad()
+def fill(weight: torch.Tensor, corner: list[list[float]]) -> None:
+    """Set a matrix to zero but for its first rows and columns."""
+    values = torch.tensor(corner)
+    weight.zero_()
+    weight[: values.shape[0], : values.shape[1]] = values
+
+
+def test_a_moving_reference_averages_the_factors_and_not_the_changes(demo_model: str) -> None:
+    """Half of the way from B (1, 0)', A (1, 1) to B (2, 1)', A (1, 3), worked by hand."""
+    lora = LoraConfig(r=1, lora_alpha=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    roles = Roles(load_base(demo_model, "fp32"), lora, reference="moving")
+    b, a = layer_of(roles, "policy")
+    fill(b, [[1.0], [0.0]]), fill(a, [[1.0, 1.0]])
+    roles.move_reference(1.0)
+    fill(b, [[2.0], [1.0]]), fill(a, [[1.0, 3.0]])
+    roles.move_reference(0.5)
+    held_b, held_a = layer_of(roles, "reference")
+    assert (held_b @ held_a)[0, :2].tolist() == [1.5, 3.0]  # of the changes: 1.5, 3.5
+
+    fill(b, [[0.0]]), fill(held_b, [[1.0]])
+    for left, steps in ((0.366032, 100), (0.006570, 400)):
+        for _ in range(steps):
+            roles.move_reference(0.01)
+        assert held_b[0, 0].item() == pytest.approx(left, abs=2e-6)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_moving_reference_starts_as_the_policy_and_is_not_trained(
+    demo_model: str, saved_adapters: Path, started: bool
+) -> None:
+    start = saved_adapters / "policy" if started else None
+    roles = Roles(
+        load_base(demo_model, "fp32"), LORA, "trunk", policy_adapter=start, reference="moving"
+    )
+    with torch.no_grad():
+        policy, reference = (roles.logits(r, IDS, MASK, C) for r in ("policy", "reference"))
+    assert torch.equal(policy, reference)
+
+    trained = {name for name, _ in roles.trainable()}
+    changing = {name for name, _ in roles.changing()}
+    assert not any(".reference" in name for name in trained)
+    assert {n.replace(".reference.", ".policy.") for n in changing - trained} == {
+        name for name in trained if ".policy." in name
+    }
+    before = roles.identity()
+    perturb(roles, "policy")
+    roles.move_reference(0.5)
+    assert roles.identity() == before  # what moves does not tell one run from another
+    with torch.no_grad():
+        assert not torch.equal(roles.logits("reference", IDS, MASK, C), reference)
+
+
+def test_a_reference_that_stays_cannot_be_moved(demo_model: str) -> None:
+    roles = Roles(load_base(demo_model, "fp32"), LORA)
+    with pytest.raises(ValueError, match="the reference cannot move"):
+        roles.move_reference(0.1)
+    assert roles.changing() == roles.trainable()
+
+
+def test_only_the_last_ranks_get_a_gradient(demo_model: str, saved_adapters: Path) -> None:
+    start = saved_adapters / "policy"
+    whole, last = (
+        Roles(load_base(demo_model, "fp32"), value="trunk", policy_adapter=start, last_ranks=ranks)
+        for ranks in (None, 1)
+    )
+    for roles in (whole, last):
+        logits, values = both(roles)
+        (logits.logsumexp(-1).sum() + values.sum()).backward()
+    for (name, one), (_, other) in zip(whole.trainable(), last.trainable(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        expected = one.grad.clone()
+        if ".lora_A." in name:
+            expected[:-1] = 0
+        elif ".lora_B." in name:
+            expected[:, :-1] = 0
+        assert torch.equal(other.grad, expected), name
+
+
+def test_parts_that_belong_to_no_rank_cannot_stay_or_follow(
+    demo_model: str, tmp_path: Path
+) -> None:
+    dora = saved(demo_model, tmp_path / "dora", use_dora=True)
+    biases = saved(demo_model, tmp_path / "norms", modules_to_save=["norm"])
+    for folder, told, said in (
+        (dora, {"last_ranks": 1}, "lora_magnitude_vector.* does not belong to single ranks"),
+        (biases, {"last_ranks": 1}, "train_last_ranks: .* trains weights besides LoRA"),
+        (biases, {"reference": "moving"}, "reference_ema: .* trains weights besides LoRA"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Roles(load_base(demo_model, "fp32"), None, "trunk", policy_adapter=folder, **told)

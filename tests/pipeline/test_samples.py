@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from toolkit.data.files import write_jsonl
-from toolkit.pipeline.samples import draw_prompts, with_sides
+from toolkit.pipeline.samples import draw_prompts, mixed, with_sides
 
 SIDES = ["reference", "reference", "policy", "policy"]
 
@@ -25,3 +25,13 @@ def test_validation_items_have_two_of_each_side() -> None:
     rows = with_sides(policy, [{"prompt": "b", "completions": ["x", "y"]}])
     assert rows[0] == policy[0] and rows[2] == policy[2]
     assert rows[1]["completions"] == ["x", "y", "b0", "b1"] and rows[1]["sides"] == SIDES
+
+
+def test_what_several_wrote_becomes_rows_that_name_the_writers() -> None:
+    one = [{"prompt": p, "completions": [p + "1", p + "2"], "id": p} for p in "aabc"]
+    other = [{"prompt": p, "completions": [p + "3"]} for p in "aac"]  # b did not end
+    rows = mixed([one, other], ["new", "old"])
+    assert [row["completions"] for row in rows] == [
+        ["a1", "a2", "a3"], ["a1", "a2", "a3"], ["c1", "c2", "c3"],
+    ]  # fmt: skip
+    assert all(row["models"] == ["new", "new", "old"] and "id" in row for row in rows)

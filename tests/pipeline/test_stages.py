@@ -64,6 +64,20 @@ def test_a_row_that_was_stopped_goes_on_where_it_was(tmp_path: Path, resumes: bo
     assert run_stages(stages(tmp_path), tmp_path, False) == {"a": None, "b": None, "c": None}
 
 
+def test_a_stage_that_goes_on_by_its_own_words_is_not_told_to_overwrite(tmp_path: Path) -> None:
+    row = stages(tmp_path)
+    row[1].continues = True
+    ran.clear()
+    (tmp_path / "fail").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(row, tmp_path, False)
+    (tmp_path / "fail").unlink()
+    run_stages(row, tmp_path, False)
+    assert ran == ["a", "b", "b", "c"]
+    run_stages(row, tmp_path, True)
+    assert ran[4:] == ["a again", "b again", "c again"]
+
+
 def test_what_comes_after_a_stage_that_was_done_anew_is_done_anew(tmp_path: Path) -> None:
     run_stages(stages(tmp_path), tmp_path, False)
     (tmp_path / "b" / "made").unlink()

@@ -85,8 +85,9 @@ def roles_of(args: argparse.Namespace, model: str) -> Roles:
     return Roles(
         load_base(model, args.precision),
         lora_config(8, 16, "all-linear", "CAUSAL_LM"),
-        value=args.value,
+        value=None if args.settings.get("algorithm") else args.value,
         autocast_dtype=torch.bfloat16 if args.autocast else None,
+        value_hidden=args.settings.get("value_hidden", ()),
     )
 
 
@@ -134,6 +135,7 @@ def ppo(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             stop_token_id=7 if args.stop else None,
             recompute_logprobs=args.recompute,
             full_determinism=args.deterministic,
+            **args.settings,
             **more,
         )
         return PPOTrainer(
@@ -291,6 +293,7 @@ def main() -> None:
         command.add_argument("--precision", default="fp32")
         command.add_argument("--autocast", action="store_true")
         command.add_argument("--value", default="adapter")
+        command.add_argument("--settings", type=json.loads, default={})
         command.add_argument("--stop", action="store_true")
         command.add_argument("--layers", type=int, default=2)
         command.add_argument("--episodes", type=int, default=16)

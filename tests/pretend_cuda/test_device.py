@@ -61,11 +61,16 @@ def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
     )
 
 
+GRPO = '{"algorithm": "grpo"}'
+A2C = '{"entropy_coef": 0.01, "kl_in": "loss", "value_hidden": [8]}'
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["--precision", "fp32", "--stop", "--deterministic"],
-        ["--precision", "bf16", "--autocast", "--value", "trunk", "--recompute"],
+        ["--precision", "fp32", "--stop", "--deterministic", "--settings", GRPO],
+        ["--precision", "bf16", "--autocast", "--value", "trunk", "--recompute"]
+        + ["--settings", A2C],
         ["--precision", "4bit", "--autocast", "--stop", "--checkpointing"],
     ],
     ids=lambda words: words[1],

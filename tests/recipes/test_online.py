@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.models.conftest import saved
 from toolkit.cli import call, recipe
 from toolkit.data.files import read_jsonl, write_json, write_jsonl
 from toolkit.errors import InputError
@@ -23,6 +24,7 @@ from toolkit.labeling.store import Store
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
+from toolkit.models.toolkit_json import adapter_digest
 from toolkit.pipeline import online as online_loop
 from toolkit.scoring.functions import Lexicon
 from toolkit.scoring.picker import ScorePicker
@@ -249,6 +251,45 @@ def test_killed_in_every_phase_it_ends_to_the_last_bit_the_same(
     assert_same(whole, out)
 
 
+def test_anew_from_an_adapter_with_snapshots_it_ends_the_same_wherever_it_was_killed(
+    words: list[str], demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = saved(demo_model, tmp_path / "sft", scale=0.05)
+    short = CONFIGS["ppo"].replace("total_episodes: 64", "total_episodes: 32")
+    prompts = Path(demo_model).parent / "prompts.jsonl"
+    (tmp_path / "ppo.yaml").write_text(f"{short}prompts: {prompts}\n")
+    words = [*words, "--policy_adapter", str(start), "--restart_policy", "--snapshots", "2",
+             "--validation", "0", "--ppo_config", str(tmp_path / "ppo.yaml")]  # fmt: skip
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+
+    def go(folder: Path = out) -> None:
+        call(online.main, [*words, "--output_dir", str(folder)])
+
+    go(whole)
+    for number in (0, 1):
+        folder = whole / f"round-00{number}"
+        facts = json.loads((folder / "reward/adapter/toolkit.json").read_text())
+        assert facts["start"] == adapter_digest(start)
+        log = rows(folder / "ppo" / "log.jsonl")
+        assert [row["update"] for row in log] == [1, 2]  # all of them, in each round
+        assert abs(log[0]["objective/kl"]) < 1e-3  # from the start, which is the reference
+    written = rows(whole / "round-001" / "samples-00.jsonl")
+    assert {tuple(row["models"]) for row in written} == {("round-000",) * 2 + ("start",) * 2}
+
+    phases = moments(monkeypatch)
+    patch = monkeypatch.setattr
+    phases["sample, several"] = lambda: patch(online_loop, "mixed", die)
+    for name in ("ppo", "sample, several"):
+
+        def work(arm: Callable[[], None] = phases[name]) -> None:
+            arm()
+            go()
+
+        assert in_a_child(work) == -signal.SIGKILL, name
+    assert in_a_child(go) == 0
+    assert_same(whole, out)
+
+
 # Ended, alarmed, waited for
 
 
@@ -356,6 +397,9 @@ def test_two_loops_do_not_share_a_store(
         (["--sample_config", "POLICY"], "truncate_token: None in sample_config, but '.'"),
         (["--sample_config", "THINKING"], "chat_template_kwargs differs in sample_"),
         (["--ppo_config", "LEXICON"], "must name no reward"),
+        (["--ppo_config", "STARTED"], "ppo_config: leave out policy_adapter"),
+        (["--snapshots", "5"], "snapshots is 5, but a row has 4 completions"),
+        (["--policy_adapter", "nowhere"], "--start_adapter: nowhere has no adapter_config.json"),
         (["--model_name_or_path", "./no"], "./no: no such folder"),
         (["--sample_config", "PROMPTS"], "broken.jsonl:1: prompt: missing"),
         (["--noise", "2"], "noise is 2, but must be at most 1"),
@@ -374,6 +418,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     monkeypatch.chdir(root)
     (tmp_path / "policy.yaml").write_text("response_length: 12\n")
     (tmp_path / "lexicon.yaml").write_text(CONFIGS["ppo"] + "lexicon: data/lexicon.txt\n")
+    (tmp_path / "started.yaml").write_text(CONFIGS["ppo"] + "policy_adapter: a\n")
     (tmp_path / "thinking.yaml").write_text(RULE + "chat_template_kwargs: {think: false}\n")
     (tmp_path / "broken.jsonl").write_text('{"ask": "?"}\n')
     (tmp_path / "prompts.yaml").write_text(RULE + f"prompts: {tmp_path / 'broken.jsonl'}\n")
@@ -382,6 +427,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
         "POLICY": tmp_path / "policy.yaml",
         "THINKING": tmp_path / "thinking.yaml",
         "LEXICON": tmp_path / "lexicon.yaml",
+        "STARTED": tmp_path / "started.yaml",
     }
     more = [str(files.get(word, word)) for word in more]
     with pytest.raises(InputError, match=message) as caught:

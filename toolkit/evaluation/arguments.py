@@ -30,8 +30,9 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
     contenders: list[str] = flag(
         [],
         "Models to compare, as NAME=WHAT. WHAT is the folder of an adapter or a checkpoint "
-        "(checkpoint-* takes all), a model, best_of_N, or best_of_N:NAME. The untuned model is "
-        "always included.",
+        "(checkpoint-* takes all), a model, best_of_N, or best_of_N:NAME. FOLDER*0.5 is half of an "
+        "adapter's change, FOLDER*0.25,0.5,1 are three such, and mean(A,B) and slerp(A,B) are "
+        "merged adapters. The untuned model is always included.",
     )
     judges: list[str] = flag(
         [],
@@ -68,6 +69,11 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
     )
     frontier_samples: Count = flag(
         512, "Reference samples of each prompt for the KL-optimal curve."
+    )
+    perplexity_text: str | None = flag(
+        None,
+        "File with rows of `text`: measure on it the perplexity of the reference and of each "
+        "contender that shares its base.",
     )
     pick_pairs: Literal["reference", "all"] = flag(
         "reference",

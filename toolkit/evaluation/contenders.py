@@ -6,6 +6,7 @@
     other=some-org/some-model     a whole model, loaded beside the base while it samples
     best16=best_of_16             the highest reward among 16 completions of the reference
     best4=best_of_4:ppo           the highest reward among 4 completions of the contender ppo
+    half=outputs/ppo/adapters/policy*0.5, soup=mean(A,B), s=slerp(A,B)    (``merged``)
 
 All except whole models are adapters on one base in memory.
 """
@@ -29,6 +30,7 @@ from toolkit.data.prompts import Prompts
 from toolkit.data.records import Row
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
+from toolkit.evaluation.merged import Merged, is_merged, parse_merged, split_factors, written
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad, real_tokens
 from toolkit.models.actors import REFERENCE
@@ -52,8 +54,9 @@ class Contender:
 
     Attributes:
         name: name in tables.
-        kind: "reference", "adapter", "checkpoint", "model" or "best_of_n".
-        source: folder or Hub id; for best-of-n, the name of the contender that it picks from.
+        kind: "reference", "adapter", "checkpoint", "merged", "model" or "best_of_n".
+        source: folder or Hub id; for best-of-n, the name of the contender that it picks from; for
+            a merged one, its expression, in which only folders are named.
         n: number of completions for best-of-n.
     """
 
@@ -66,6 +69,13 @@ class Contender:
     def adapter(self) -> str | None:
         """The adapter's folder as an absolute path; None without an adapter."""
         return str(Path(self.source).resolve()) if self.kind == "adapter" else None
+
+    @property
+    def trained(self) -> list[str]:
+        """The folders of the adapters and checkpoints that it is, or is made of."""
+        if self.kind == "merged":
+            return _as_merged(self).folders()
+        return [self.source] if self.kind in ("adapter", "checkpoint") else []
 
 
 @dataclass
@@ -94,6 +104,7 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
         InputError: a name is used twice, or a contender does not exist.
     """
     found: list[Contender] = []
+    merged: list[tuple[str, str]] = []
     for spec in specs:
         name, equals, what = (part.strip() for part in spec.partition("="))
         if not equals:
@@ -102,7 +113,13 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
             raise InputError(
                 f"contenders: {spec!r} is not NAME=WHAT (such as ppo=outputs/ppo/adapters/policy)"
             )
-        found += _parse(name, what)
+        if is_merged(what):
+            part = [Contender(each, "merged", text) for each, text in _factors_of(name, what)]
+            merged += [(c.name, c.source) for c in part]
+        else:
+            part = _parse(name, what)
+        found += part
+    found = [_resolved(c, found, dict(merged)) for c in found]
 
     if not any(c.kind == "reference" for c in found):
         found.insert(0, Contender("reference", "reference"))
@@ -129,6 +146,59 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
     return sorted(found, key=lambda c: c.kind != "reference")
 
 
+def _factors_of(name: str, what: str) -> list[tuple[str, str]]:
+    """Return a name and an expression for each factor of ``WHAT*0.25,0.5``."""
+    head, factors = split_factors(what)
+    if len(factors) < 2:
+        return [(name or what, what)]
+    name = name or _name_of(head)
+    return [(f"{name}*{factor:g}", f"{head}*{factor:g}") for factor in factors]
+
+
+def _resolved(
+    contender: Contender, contenders: Sequence[Contender], merged: Mapping[str, str]
+) -> Contender:
+    """Replace the names of other contenders in a merged one by what they are.
+
+    A whole adapter, which ``FOLDER*1`` is, stays the adapter's own folder.
+    """
+    if contender.kind != "merged":
+        return contender
+
+    def named(word: str, within: tuple[str, ...]) -> str | Merged | None:
+        if word in within:
+            raise InputError(f"contenders: {contender.name}: {word} is made of itself")
+        if word in merged:
+            inner = (*within, word)
+            return parse_merged(merged[word], lambda other: named(other, inner))
+        known = [c for c in contenders if c.name == word]
+        if not known:
+            return None
+        if known[0].kind not in ("adapter", "checkpoint"):
+            raise InputError(
+                f"contenders: {contender.name}: {word} is no adapter, so it cannot be merged"
+            )
+        return known[0].source
+
+    found = parse_merged(contender.source, lambda word: named(word, (contender.name,)))
+    only = found.parts[0]
+    if found.how is None and found.factor == 1 and isinstance(only, str):
+        kind = "checkpoint" if NAME.fullmatch(Path(only).name) else "adapter"
+        return Contender(contender.name, kind, only)
+    return replace(contender, source=str(found))
+
+
+def _as_merged(contender: Contender) -> Merged:
+    """Read a source that was resolved, so that all its words are folders."""
+    return parse_merged(contender.source, lambda word: None if is_merged(word) else word)
+
+
+def _name_of(what: str) -> str:
+    """Return a name for a folder: that of its run."""
+    path = Path(what)
+    return (path.parent.parent if path.name == "policy" else path.parent).name or what
+
+
 def _by_name(contenders: Sequence[Contender], name: str) -> Contender:
     return next(c for c in contenders if c.name == name)
 
@@ -153,7 +223,7 @@ def _parse(name: str, what: str) -> list[Contender]:
             for number, p in zip(numbers, folders, strict=True)
         ]
 
-    name = name or (path.parent.parent if path.name == "policy" else path.parent).name or what
+    name = name or _name_of(what)
     if (path / "adapter_config.json").is_file():
         return [Contender(name, "adapter", what)]
     if path.is_dir() and not (path / "config.json").is_file():
@@ -176,6 +246,9 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
             with scratch_folder() as scratch:
                 export_policy(Path(c.source), scratch)
                 check_adapter(scratch, base, "CAUSAL_LM", f"contenders: {c.source}")
+        elif c.kind == "merged":
+            with written(_as_merged(c), f"contenders: {c.name}") as folder:
+                check_adapter(folder, base, "CAUSAL_LM", f"contenders: {c.name}", precision)
         elif c.kind == "model":
             check_base(c.source)
 
@@ -192,11 +265,10 @@ def other_settings(
     """
     names = ("response_length", "temperature", "stop_token", "truncate_token", "truncate_after")
     lines = []
-    for c in contenders:
-        if c.kind not in ("adapter", "checkpoint"):
-            continue
-        lines += other_rendering(c.adapter, prompts, c.name)
-        path = record_beside(Path(c.source))
+    for c, folder in [(one, folder) for one in contenders for folder in one.trained]:
+        if not NAME.fullmatch(Path(folder).name):
+            lines += other_rendering(folder, prompts, c.name)
+        path = record_beside(Path(folder))
         settings = {} if path is None else RunRecord.read(path).settings
         for name in names:
             then, now = settings.get(name), sampling[name]
@@ -205,7 +277,7 @@ def other_settings(
             if settings.get("truncate_token", ...) is ... or then == now:
                 continue
             lines.append(f"{c.name} was trained with {name} {then!r}, but is judged with {now!r}")
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
@@ -214,7 +286,7 @@ def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
     Raises:
         InputError: two adapters have tokenizers with different tokens.
     """
-    found = [_tokenizer_of(c) for c in contenders]
+    found = [_tokenizer_of(Path(folder)) for c in contenders for folder in c.trained]
     folders = [folder for folder in found if folder is not None]
     vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders]
     for folder, vocabulary in zip(folders, vocabularies, strict=True):
@@ -226,18 +298,16 @@ def tokenizer_folder(contenders: Sequence[Contender]) -> str | None:
     return folders[0] if folders else None
 
 
-def _tokenizer_of(contender: Contender) -> str | None:
+def _tokenizer_of(trained: Path) -> str | None:
     """Return the folder of the tokenizer of an adapter or of a checkpoint's run."""
-    places = [contender.source]
-    if contender.kind == "checkpoint":
-        run = Path(contender.source).parent
+    places = [str(trained)]
+    if NAME.fullmatch(trained.name):
+        run = trained.parent
         settings: Row = {}
         if (run / RUN_FILE).is_file():
             settings = RunRecord.read(run / RUN_FILE).settings
         named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]
         places = [str(run / "adapters" / "policy"), *filter(None, named)]
-    elif contender.kind != "adapter":
-        return None
     return next((p for p in places if (Path(p) / "tokenizer_config.json").is_file()), None)
 
 
@@ -282,6 +352,9 @@ class Sampling:
                     with scratch_folder() as scratch:
                         export_policy(Path(contender.source), scratch)
                         self.roles.add_policy(role, scratch)
+                elif contender.kind == "merged":
+                    with written(_as_merged(contender), "merging") as folder:
+                        self.roles.add_policy(role, folder)
                 else:
                     self.roles.add_policy(role, contender.source)
             except InputError as error:

@@ -237,6 +237,47 @@ class Frontier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextPerplexity:
+    """A contender's perplexity on a file of text.
+
+    Attributes:
+        name: the contender's name.
+        perplexity: exp of the mean negative log-likelihood of a token.
+        low, high: its 95 % interval, from the spread over texts.
+        ratio: the perplexity divided by the reference's; None for the reference.
+        ratio_low, ratio_high: its 95 % interval, paired by text.
+    """
+
+    name: str
+    perplexity: float
+    low: float
+    high: float
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexities:
+    """The perplexities of the contenders that share the base.
+
+    Attributes:
+        file: where the text is from.
+        texts, tokens: numbers of texts, and of predicted tokens in them.
+        cut: texts that were cut to the model's context.
+        left_out: texts of one token, in which nothing is predicted.
+        contenders: the reference first.
+    """
+
+    file: str
+    texts: int
+    tokens: int
+    cut: int
+    left_out: int
+    contenders: list[TextPerplexity]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Written:
     """The results before anybody has judged.
 
@@ -287,6 +328,7 @@ class Evaluation(Written):
         ratings: ratings by judge, the best first, if all contenders met under that judge.
         gaps: gaps of the training reward; empty without one.
         frontier: curves by judge; empty unless requested.
+        perplexity: on a file of text; None unless requested.
         lengths: what a token is worth by judge; without one whose reference wrote texts that are
             all equally long.
     """
@@ -298,6 +340,7 @@ class Evaluation(Written):
     ratings: dict[str, list[PairRating]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     frontier: dict[str, Frontier] = field(default_factory=dict)
+    perplexity: Perplexities | None = None
     lengths: dict[str, Length] = field(default_factory=dict)
 
     @property

@@ -1,5 +1,6 @@
 """Write the report on runs: one self-contained HTML page, with JSON and PNGs beside it."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from toolkit.evaluation.tables import (
     contender_table,
     gap_table,
     pair_table,
+    perplexity_table,
+    perplexity_title,
     place_table,
     text_table,
     worth_of_length,
@@ -92,6 +95,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             "contenders": contender_table(result),
             "worth": worth_of_length(result),
             "texts": text_table(result),
+            "perplexity": perplexity_table(result),
             "gaps": gap_table(result) if result.gaps else None,
             "pairs": [
                 (j.name, pair_table(result, j.name, True), pair_table(result, j.name))
@@ -118,6 +122,9 @@ def write_run_report(folder: Path, report: Report) -> Path:
         samples=[_as_read(row) for row in report.samples],
         trained=bool(result and trained_notes(result.contenders, result.prompts)),
         tables=tables,
+        perplexity_title=(
+            perplexity_title(result.perplexity) if result and result.perplexity else ""
+        ),
         run_rows=_run_rows(runs),
         sheet_rows=_sheet_rows(report.sheet),
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},
@@ -286,7 +293,10 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             )
 
     _draw_checkpoints(axis, [c for c, _, _ in placed], judge)
-    single = [one for one in placed if one[0].kind != "checkpoint"]
+    scaled = scaled_policies([c for c, _, _ in placed])
+    _draw_scaled(axis, scaled, judge, reference.std)
+    on_lines = {c.name for row in scaled.values() for _, c in row}
+    single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
     for i, (c, kl, kl_error) in enumerate(single):
         s = c.scores[judge]
         axis.errorbar(
@@ -328,6 +338,42 @@ def _draw_optimum(axis: Axes, curve: Frontier, right: float) -> None:
         linestyle=":",
         label="KL-optimal, too few samples",
     )
+
+
+def scaled_policies(
+    contenders: Sequence[ContenderResult],
+) -> dict[str, list[tuple[float, ContenderResult]]]:
+    """Return the contenders NAME*FACTOR with their factors in order, where a NAME has several."""
+    rows: dict[str, list[tuple[float, ContenderResult]]] = {}
+    for c in contenders:
+        name, star, factor = c.name.rpartition("*")
+        with contextlib.suppress(ValueError):
+            if star and c.kind in ("merged", "adapter", "checkpoint"):
+                rows.setdefault(name, []).append((float(factor), c))
+    return {name: sorted(row, key=lambda one: one[0]) for name, row in rows.items() if len(row) > 1}
+
+
+def _draw_scaled(
+    axis: Axes, scaled: dict[str, list[tuple[float, ContenderResult]]], judge: str, std: float
+) -> None:
+    """Draw a line through one policy at several factors, which stand beside its points."""
+    for i, (name, row) in enumerate(scaled.items()):
+        places = [(c.kl or 0.0, c.scores[judge].gain) for _, c in row]
+        axis.errorbar(
+            [kl for kl, _ in places],
+            [gain for _, gain in places],
+            xerr=[c.kl_error or 0.0 for _, c in row],
+            yerr=[c.scores[judge].error / std if std > 0 else 0.0 for _, c in row],
+            fmt="o-",
+            capsize=2,
+            markersize=4,
+            color=f"C{(i + 8) % 10}",
+            label=_label(f"{name}, scaled"),
+        )
+        for (factor, _), place in zip(row, places, strict=True):
+            axis.annotate(
+                f"×{factor:g}", place, fontsize=7, xytext=(5, -10), textcoords="offset points"
+            )
 
 
 def _draw_checkpoints(axis: Axes, contenders: Sequence[ContenderResult], judge: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from toolkit.data.text import apart, prompt_text
 from toolkit.evaluation.frontier import optimal_gain
-from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts
+from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts, Perplexities
 from toolkit.evaluation.samples import SampleRow
 from toolkit.terminal import Cell, print_table, say
 
@@ -38,6 +38,8 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
     for line in worth_of_length(result):
         say(line)
     print_table("Texts", *text_table(result))
+    if result.perplexity is not None and (found := perplexity_table(result)):
+        print_table(perplexity_title(result.perplexity), *found)
 
     for judge in result.judges:
         print_table(f"Pairs, judged by {judge.name}", *pair_table(result, judge.name))
@@ -114,6 +116,26 @@ def text_table(result: Evaluation) -> Grid:
         for label, shown, measure in TEXT_MEASURES
     ]
     return ["", *(c.name for c in result.contenders)], rows
+
+
+def perplexity_table(result: Evaluation) -> Grid | None:
+    """Return each contender's perplexity with its interval; None if it was not measured."""
+    if result.perplexity is None:
+        return None
+    rows = []
+    for p in result.perplexity.contenders:
+        ratio = ""
+        if p.ratio is not None:
+            ratio = f"{p.ratio:.3f} [{p.ratio_low:.3f}, {p.ratio_high:.3f}]"
+        rows.append([p.name, f"{p.perplexity:.3f} [{p.low:.3f}, {p.high:.3f}]", ratio])
+    return ["contender", "perplexity [95 %]", "divided by the reference's [95 %]"], rows
+
+
+def perplexity_title(found: Perplexities) -> str:
+    """Say on what the perplexity was measured."""
+    cut = f", {found.cut} of them cut" if found.cut else ""
+    tokens = f"{found.tokens:,} predicted tokens in {found.texts:,} texts"
+    return f"Perplexity on {found.file} ({tokens}{cut})"
 
 
 def pair_table(result: Evaluation, judge: str, with_reference: bool = False) -> Grid:

@@ -39,7 +39,8 @@ def trained_on(
         note: str | None = None
         try:
             if writer.kind not in ("reference", "best_of_n"):
-                seen = _of_adapter(Path(writer.source), tokenizer, known)
+                sources = writer.trained or [writer.source]
+                seen = set().union(*(_of_adapter(Path(s), tokenizer, known) for s in sources))
                 count = sum(key in seen for key in asked)
         except _Unknown as error:
             count, note = None, str(error)

@@ -212,6 +212,11 @@ def _method(adapter: TrainedAdapter) -> str:
     text = UNKNOWN_METHOD if adapter.method is None else adapter.method.sentence
     if adapter.kind == "policy" and adapter.setting("policy_adapter"):
         text += " It started from another adapter on this base, which is also its reference."
+    if adapter.kind == "policy" and adapter.setting("ptx_coef"):
+        weight = adapter.setting("ptx_coef")
+        text += f" It learned plain text beside its rewards (PTX, ptx_coef {weight:g})."
+    if adapter.kind == "reward" and adapter.setting("start_adapter"):
+        text += " It started as a copy of a policy adapter on this base."
     return text
 
 

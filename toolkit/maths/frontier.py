@@ -1,6 +1,7 @@
 """The score of the best possible policy at a given KL: the curve that runs are compared with."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -75,10 +76,11 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
     """Estimate the coefficient at which the optimum of E[r] - kl_coef KL has this KL.
 
     It is that of the tilt with this KL, if half of the prompts or more have at least ``least``
-    effective samples there. If the samples do not reach so far, it is taken where they do and
-    scaled by sqrt(KL there / KL wanted), which is exact for normally distributed scores: their
-    optimum has KL = std^2 / (2 kl_coef^2) (arXiv 1909.08593 section 3.1.1). It is then a little
-    low, as the samples lack the best completions.
+    effective samples there. If the samples do not reach so far, the coefficient is taken where they
+    do, and log kl_coef goes on as a straight line over log KL, at the slope that it has between
+    half of that KL and it. For normally distributed scores the line is straight, at a slope of
+    -1/2: KL = std^2 / (2 kl_coef^2) (arXiv 1909.08593 section 3.1.1). For bounded ones it is
+    steeper.
 
     Args:
         scores: (P, N), N samples of the reference for each of P prompts.
@@ -93,17 +95,26 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
         raise ValueError("all completions of a prompt have the same score")
     spread = float(scores.max() - scores.min())
 
+    def lowest(fits: Callable[[float], bool]) -> float:
+        """The lowest coefficient that fits, by bisection; all that are higher fit, too."""
+        low, high = 1e-4 * spread, 1e4 * spread
+        for _ in range(50):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return high
+
     def supported(kl_coef: float) -> bool:
         weights = torch.softmax(scores / kl_coef, dim=1)
         return (1 / (weights**2).sum(dim=1)).median().item() >= least
 
-    low, high = 1e-4 * spread, 1e4 * spread
-    for _ in range(50):
-        middle = math.sqrt(low * high)
-        enough = exponential_tilt(scores, middle).kl <= kl and supported(middle)
-        low, high = (low, middle) if enough else (middle, high)
-    reached = exponential_tilt(scores, high).kl
-    return Coefficient(high * math.sqrt(reached / kl), reached)
+    kl_coef = lowest(lambda c: exponential_tilt(scores, c).kl <= kl and supported(c))
+    reached = exponential_tilt(scores, kl_coef).kl
+    if reached > 0.99 * kl:
+        return Coefficient(kl_coef, reached)
+
+    half_way = lowest(lambda c: exponential_tilt(scores, c).kl <= reached / 2)
+    slope = math.log(half_way / kl_coef) / math.log(2)  # how log kl_coef falls as log KL rises
+    return Coefficient(kl_coef * (reached / kl) ** slope, reached)
 
 
 def supported_kl(scores: Tensor, least: float = 10.0) -> float:

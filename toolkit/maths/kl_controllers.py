@@ -103,19 +103,17 @@ class ProportionalIntegralKLController(AdaptiveKLController):
     The adaptive controller lowers the coefficient while the KL is still on its way up, so the KL
     overshoots; and it is a pure integrator of a slow process, so the KL then swings. Here
 
-        value = base * (level / target),    base *= 1 + clip(level / target - 1, -0.2, 0.2) * gain
+        value = base * sqrt(KL / target),    base *= 1 + clip(KL / target - 1, -0.2, 0.2) * gain
 
-    where level is the smoothed KL and gain is episodes / horizon, or K. Until the KL first reaches
-    its target the value is the base, which does not change; it falls only if the KL has not risen
-    for a whole horizon. The factor level / target, which damps the swings, stays in 1/2 to 2.
-
-    If log KL goes towards u - 2 log coefficient with a lag of L updates, the loop's damping ratio
-    is (1 + 2) / (2 sqrt(2 gain L)), 3 times that of the adaptive controller.
+    where gain is episodes / horizon, or K. The square root is the answer that brings a policy with
+    normally distributed scores back to its target at once, since its KL goes with the coefficient's
+    -2nd power; it is kept within 1/2 and 2. Until the KL first reaches its target, or (smoothed)
+    has not risen for a whole horizon, the coefficient does not change.
 
     Args: as for ``AdaptiveKLController``.
     """
 
-    SMOOTHING = 0.5  # weight of the newest KL in the level
+    SMOOTHING = 0.5  # weight of the newest KL in the level, which says whether the KL still rises
 
     def __init__(
         self,
@@ -131,7 +129,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         self.level = 0.0
         self.highest = 0.0
         self.waited = 0.0  # in horizons, since the level was last at its highest
-        self.reached = False
+        self.begun = False
 
     def update(self, kl: float, episodes: int) -> None:
         """Adjust the coefficient to the KL of the last rollouts; arguments as above.
@@ -143,16 +141,16 @@ class ProportionalIntegralKLController(AdaptiveKLController):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
         gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
         self.level += self.SMOOTHING * (kl - self.level)
-        self.reached = self.reached or self.level >= self._target
-        rises = self.level > self.highest
+        self.waited = 0.0 if self.level > self.highest else self.waited + gain
         self.highest = max(self.highest, self.level)
-        self.waited = 0.0 if rises else self.waited + gain
+        # 10 times a gain of 0.1 is a little less than 1.
+        self.begun = self.begun or kl >= self._target or self.waited > 1 - 1e-9
+        if not self.begun:
+            return
 
-        if self.reached or self.waited > 1 - 1e-9:  # 10 times 0.1 is a little less than 1
-            error = min(max(self.level / self._target - 1, -0.2), 0.2)
-            self.base = self._within(self.base * (1 + error * gain))
-        factor = min(max(self.level / self._target, 0.5), 2.0) if self.reached else 1.0
-        self.value = self._within(self.base * factor)
+        share = kl / self._target
+        self.base = self._within(self.base * (1 + min(max(share - 1, -0.2), 0.2) * gain))
+        self.value = self._within(self.base * min(max(share, 0.25), 4.0) ** 0.5)
 
     def start_at(self, estimate: float) -> None:
         before = self.value
@@ -166,13 +164,13 @@ class ProportionalIntegralKLController(AdaptiveKLController):
             "level": self.level,
             "highest": self.highest,
             "waited": self.waited,
-            "reached": float(self.reached),
+            "begun": float(self.begun),
         }
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         super().load_state_dict(state)
         self.base, self.level, self.highest = state["base"], state["level"], state["highest"]
-        self.waited, self.reached = state["waited"], bool(state["reached"])
+        self.waited, self.begun = state["waited"], bool(state["begun"])
 
 
 def controller_of(

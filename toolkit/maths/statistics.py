@@ -72,6 +72,28 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / n)
 
 
+def ratio_and_error(values: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
+    """The ratio of two sums, R = sum v / sum w, and its standard error.
+
+    sqrt( n / (n - 1) sum (v - R w)^2 ) / sum w, the linearized variance of a ratio estimate. With
+    equal weights these are the mean of v / w and its standard error.
+    Source: W. G. Cochran, Sampling Techniques (1977), chapter 6.
+
+    Args:
+        values: of n independent units, for example the losses of texts.
+        weights: their sizes, for example numbers of tokens, above 0.
+
+    Returns:
+        the ratio and its error, which is nan for n < 2.
+    """
+    n, whole = len(values), math.fsum(weights)
+    ratio = math.fsum(values) / whole
+    if n < 2:
+        return ratio, math.nan
+    squares = math.fsum((v - ratio * w) ** 2 for v, w in zip(values, weights, strict=True))
+    return ratio, math.sqrt(squares * n / (n - 1)) / whole
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for the number of tests by Holm's method.
 

@@ -51,6 +51,7 @@ class Actors(nn.Module):
         gain, bias: a score is gain * head + bias.
         shares_trunk: whether policy and value come from one pass.
         has_value, has_reward: whether there is such a role.
+        moves_reference: whether the reference can follow the policy (``move_reference``).
         autocast_dtype: every pass runs under autocast to this type; None for no autocast.
         scores_stop: whether the reward model sees the stop token.
         banned: fp32 (V,), 0 or NEVER, added to all logits, so that ids without a token are never
@@ -69,6 +70,7 @@ class Actors(nn.Module):
     shares_trunk: bool = False
     has_value: bool = False
     has_reward: bool = False
+    moves_reference: bool = False
     autocast_dtype: torch.dtype | None = None
     scores_stop: bool = False
     checkpointing: bool = False
@@ -141,6 +143,18 @@ class Actors(nn.Module):
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that PPO trains."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def changing(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that change in a run: all of them are in a checkpoint."""
+        return self.trainable()
+
+    def move_reference(self, share: float) -> None:
+        """Move the reference's weights this share of the way to the policy's.
+
+        Raises:
+            ValueError: this reference stays where it is.
+        """
+        raise ValueError("the reference cannot move (build Roles with reference='moving')")
 
     @staticmethod
     def of_value(name: str) -> bool:

@@ -5,9 +5,10 @@ weighted sum of such changes is an adapter again, whatever the ranks and scales:
 
     sum_i w_i s_i B_i A_i  =  [w_1 s_1 B_1, w_2 s_2 B_2, ...] [A_1; A_2; ...]
 
-Its rank is the sum of the ranks. No base is loaded, and nothing but the last digit of a number is
-rounded. The mean of the factors, and peft's ``add_weighted_adapter`` with "linear", are not the sum
-of the changes; its "cat" is. Angles and norms come from the factors as well:
+Its rank is at most the sum of the ranks: ranks whose B is zero are left out, and what all parents
+have from their start is written once. No base is loaded, and nothing but the last digit of a number
+is rounded. The mean of the factors, and peft's ``add_weighted_adapter`` with "linear", are not the
+sum of the changes; its "cat" is. Angles and norms come from the factors as well:
 
     <delta_1, delta_2> = s_1 s_2 sum((B_1' B_2) * (A_1 A_2'))
 
@@ -20,7 +21,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,15 @@ class Factors:
     b: Tensor
     scale: float
     keys: tuple[str, str]
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of a, and of columns of b."""
+        return self.a.shape[0]
+
+    def ranks(self, which: slice) -> "Factors":
+        """Return the change of some of the ranks."""
+        return replace(self, a=self.a[which], b=self.b[:, which])
 
 
 @dataclass
@@ -172,7 +182,8 @@ def _layers(
     state: dict[str, Tensor], keys: Sequence[str], config: Config, place: str
 ) -> dict[str, Factors]:
     """Pair the matrices of a file by layer."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    ranks: dict[str, int] = config.get("rank_pattern") or {}
+    alphas: dict[str, float] = config.get("alpha_pattern") or {}
     found: dict[str, Factors] = {}
     known: set[str] = set()
     for key in keys:
@@ -216,11 +227,13 @@ class Outcome:
         ranks: the number of layers by rank.
         angles: degrees between the first two parents' changes, by layer; empty for one parent.
         parents: the number of parents.
+        rewards: whether they are reward adapters.
     """
 
     ranks: dict[int, int]
     angles: dict[str, float]
     parents: int
+    rewards: bool
 
     def sentence(self) -> str:
         """Say it in a sentence or two."""
@@ -247,6 +260,7 @@ def merge_adapters(
     scale: float = 1.0,
     start: str | Path | None = None,
     what: str = "adapters",
+    chained: bool = False,
 ) -> Outcome:
     """Write one adapter that is the sum, mean or SLERP of others.
 
@@ -263,6 +277,8 @@ def merge_adapters(
         scale: eta: below 1 it interpolates towards the start, above 1 it extrapolates.
         start: the adapter that all parents were trained from; None for the base.
         what: the argument that names the parents, for messages.
+        chained: whether toolkit.json says of the result that it started where ``start`` did, as of
+            a later link of a chain (WARP), and not from ``start`` itself.
 
     Returns:
         ranks and angles.
@@ -273,6 +289,11 @@ def merge_adapters(
     """
     if not folders:
         raise InputError(f"{what}: none is given")
+    read = [*folders, *([] if start is None else [start])]
+    if Path(out).resolve() in {Path(folder).resolve() for folder in read}:
+        raise InputError(
+            f"output_dir: {out} is one of those that are merged (name another folder)", "output_dir"
+        )
     parents = [LoraFile.read(folder, what) for folder in folders]
     shares = _shares(weights, len(parents), how, what)
     _check_related(parents, what)
@@ -287,6 +308,7 @@ def merge_adapters(
     for name in sorted({name for parent in everyone for name in parent.layers}):
         held = [parent.layers.get(name) for parent in parents]
         before = None if origin is None else origin.layers.get(name)
+        shared, held, before = _without_shared(held, before)
         gram = _gram(held, before)
         try:
             found = _coefficients(gram, how, shares)
@@ -300,12 +322,14 @@ def merge_adapters(
         pairs = list(zip(coefficients, held, strict=True))
         if abs(rest) > SUMS_TO_ONE:
             pairs.append((rest, before))
+        if shared is not None:  # its coefficients sum to 1
+            pairs.insert(0, (1.0, shared))
         terms[name] = [(c, factors) for c, factors in pairs if factors is not None]
 
     merged = {name: _concatenated(part) for name, part in terms.items() if part}
-    _write(Path(out), parents, origin, merged, how, shares, scale)
+    _write(Path(out), parents, origin, merged, how, shares, scale, chained)
     ranks = Counter(a.shape[0] for a, _ in merged.values())
-    return Outcome(dict(ranks), angles, len(parents))
+    return Outcome(dict(ranks), angles, len(parents), parents[0].score is not None)
 
 
 def _shares(weights: Sequence[float] | None, count: int, how: How, what: str) -> list[float]:
@@ -430,6 +454,33 @@ def _check_rewards(
         )
 
 
+def _without_shared(
+    held: list[Factors | None], before: Factors | None
+) -> tuple[Factors | None, list[Factors | None], Factors | None]:
+    """Split off the first ranks that all parents have from the start, bit for bit.
+
+    Returns:
+        what is shared, or None; what each parent has besides; and the rest of the start.
+    """
+    parents = [one for one in held if one is not None]
+    if before is None or len(parents) < len(held):
+        return None, held, before
+    count = min(_alike(one, before) for one in parents)
+    if not count:
+        return None, held, before
+    rest = slice(count, None)
+    return before.ranks(slice(count)), [one.ranks(rest) for one in parents], before.ranks(rest)
+
+
+def _alike(one: Factors, other: Factors) -> int:
+    """Return how many of the first ranks of two changes are the same."""
+    most = min(one.rank, other.rank)
+    same = (one.a[:most] == other.a[:most]).all(dim=1)
+    scaled = (one.scale * one.b.double(), other.scale * other.b.double())
+    same &= (scaled[0][:, :most] == scaled[1][:, :most]).all(dim=0)
+    return int(same.int().cumprod(0).sum())
+
+
 def _coefficients(gram: Tensor, how: How, shares: list[float]) -> list[float]:
     """Return the parents' weights in one layer."""
     if how == "linear":
@@ -462,10 +513,16 @@ def inner_product(one: Factors, other: Factors) -> float:
 
 
 def _concatenated(terms: Sequence[tuple[float, Factors]]) -> tuple[Tensor, Tensor]:
-    """Return a (R, in) and b (out, R) of the sum; its scale is 1, and R the sum of ranks."""
+    """Return a (R, in) and b (out, R) of the sum; its scale is 1, and R at most the sum of ranks.
+
+    A rank without an effect is left out, but one always stays, since no adapter has rank 0.
+    """
     a = torch.cat([factors.a.float() for _, factors in terms])
     columns = [weight * factors.scale * factors.b.double() for weight, factors in terms]
-    return a, torch.cat(columns, dim=1).float()
+    b = torch.cat(columns, dim=1).float()
+    acts = b.any(dim=0) & a.any(dim=1)
+    acts[0] |= not acts.any()
+    return a[acts], b[:, acts]
 
 
 def _write(
@@ -476,6 +533,7 @@ def _write(
     how: How,
     shares: Sequence[float],
     scale: float,
+    chained: bool,
 ) -> None:
     """Write the folder: configuration, weights, facts, and the parents' tokenizer if they had one.
 
@@ -484,6 +542,7 @@ def _write(
         parents, origin: what was merged, and where changes were counted from.
         merged: a and b by layer.
         how, shares, scale: of the merge, for the record.
+        chained: as for ``merge_adapters``.
     """
     first = parents[0]
     everyone = [*parents, *([] if origin is None else [origin])]
@@ -504,10 +563,8 @@ def _write(
         state[first.score_key] = torch.stack(weighted).sum(0).float()
         biases = [share * parent.bias for share, parent in zip(shares, parents, strict=True)]
         facts |= {"gain": 1.0, "bias": math.fsum(biases)}
-    if origin is not None and "start" in origin.facts:
-        facts["start"] = origin.start  # a point that is counted from where the start was
-    elif origin is not None:
-        facts.pop("start", None)
+    if chained and origin is not None:
+        facts["start"] = origin.start
     facts["merged"] = {
         "how": how,
         "scale": scale,
@@ -518,18 +575,70 @@ def _write(
         ],
     }
 
-    config = _config(everyone, {name: a.shape[0] for name, (a, _) in merged.items()})
+    ranks = {name: a.shape[0] for name, (a, _) in merged.items()}
+    _save(out, _config(everyone, ranks, 1.0), state, facts, first.folder)
+
+
+def _save(
+    out: Path, config: LoraConfig, state: dict[str, Tensor], facts: dict[str, Any], like: Path
+) -> None:
+    """Write an adapter's folder, with the tokenizer of the folder ``like`` if that has one."""
     with atomic_directory(out) as aside:
         config.save_pretrained(str(aside))
         save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / FACTS, facts)
-        for file in _tokenizer_files(first.folder):
-            shutil.copy(first.folder / file, aside / file)
+        for file in _tokenizer_files(like):
+            shutil.copy(like / file, aside / file)
     read_config(out, "adapters")  # what was written must be what this toolkit takes
 
 
-def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
-    """Configure an adapter with these ranks by layer, and scale 1 everywhere."""
+def add_ranks(
+    folder: str | Path,
+    out: str | Path,
+    rank: int,
+    scale: float,
+    seed: int,
+    chained: bool = False,
+) -> None:
+    """Write an adapter with further ranks that do not change anything yet, to be trained.
+
+    The new B is zero and the new A is drawn as peft draws it, from U(-1, 1) / sqrt(in). The layers
+    are those of the adapter.
+
+    Args:
+        folder: the adapter.
+        out: the folder to write.
+        rank: the number of new ranks in each layer.
+        scale: alpha / r of the new ranks; B of the others is divided by it.
+        seed: for A.
+        chained: as for ``merge_adapters``: whether toolkit.json says that the result started where
+            the adapter did, and not from the adapter.
+
+    Raises:
+        InputError: as for ``LoraFile.read``.
+    """
+    before = LoraFile.read(folder, "policy_adapter")
+    generator = torch.Generator().manual_seed(seed)
+    state = dict(before.copies)
+    for factors in before.layers.values():
+        width = factors.a.shape[1]
+        new_a = (2 * torch.rand(rank, width, generator=generator) - 1) / math.sqrt(width)
+        b = (factors.scale / scale * factors.b.double()).float()
+        new_b = torch.zeros(b.shape[0], rank)
+        state[factors.keys[0]] = torch.cat([factors.a.float(), new_a])
+        state[factors.keys[1]] = torch.cat([b, new_b], dim=1)
+
+    facts = {name: before.facts[name] for name in CARRIED if name in before.facts}
+    if "merged" in before.facts:
+        facts["merged"] = before.facts["merged"]
+    if not chained:
+        facts["start"] = adapter_digest(before.folder)
+    ranks = {name: factors.rank + rank for name, factors in before.layers.items()}
+    _save(Path(out), _config([before], ranks, scale), state, facts, before.folder)
+
+
+def _config(everyone: Sequence[LoraFile], ranks: dict[str, int], scale: float) -> LoraConfig:
+    """Configure an adapter with these ranks by layer, and one scale everywhere."""
     first = everyone[0].config
     usual = Counter(ranks.values()).most_common(1)[0][0]
     # peft searches a pattern at the end of a layer's name; this one matches one whole name alone.
@@ -539,6 +648,7 @@ def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
         if rank != usual
     }
 
+    alphas: Any = {pattern: scale * rank for pattern, rank in others.items()}
     told = [{name: _plain(one.config.get(name)) for name in LAYERS} for one in everyone]
     layers: dict[str, Any] = {"target_modules": sorted(ranks)}
     if all(other == told[0] for other in told):
@@ -551,12 +661,17 @@ def _config(everyone: Sequence[LoraFile], ranks: dict[str, int]) -> LoraConfig:
         modules_to_save=first.get("modules_to_save"),
         inference_mode=True,
         r=usual,
-        lora_alpha=usual,
+        lora_alpha=_whole(scale * usual),
         rank_pattern=others,
-        alpha_pattern=dict(others),
+        alpha_pattern={pattern: _whole(alpha) for pattern, alpha in alphas.items()},
         lora_dropout=0.0,
         **layers,
     )
+
+
+def _whole(alpha: float) -> Any:
+    """Return a whole number as an int; peft takes a fraction too, though its type says int."""
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _plain(value: object) -> object:

@@ -13,7 +13,7 @@ again; the benchmark measures with that.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from toolkit.models.memory_count import (
     count_cache,
     count_kept,
     count_reading,
+    count_text,
     recompute_shapes,
     stand_for_packed,
 )
@@ -46,6 +47,7 @@ from toolkit.models.roles import Roles
 
 MIB = 1 << 20
 COUNTED = "counted"
+TEXT_PHASE = "learning from text"  # of the pretraining mix; only where there is one
 # NF4: half a byte a weight, an 8-bit scale for 64 weights, and an fp32 scale for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 PLAIN_NF4_BYTES = 0.5 + 4 / 64  # with all scales in fp32
@@ -75,8 +77,9 @@ class MemoryPlan:
     unpacked: int = 0
 
     def needs(self, *phases: str) -> int:
-        """Return the bytes at the peak of the largest of these phases."""
-        largest = max(sum(self.phases[name].values()) for name in phases)
+        """Return the bytes at the peak of the largest of these phases, of those that there are."""
+        there = [name for name in phases if name in self.phases]
+        largest = max(sum(self.phases[name].values()) for name in there)
         return sum(self.held.values()) + largest
 
     @property
@@ -121,6 +124,7 @@ def plan_memory(
     beside_lora: int = 0,
     plain_scales: bool = False,
     unpack_base: bool = False,
+    text_length: int | None = None,
     value_hidden: Sequence[int] = (),
     entropy_gradient: bool = False,
     full_kl: bool = False,
@@ -145,6 +149,8 @@ def plan_memory(
             say). They are trained, and held once more in a frozen reference.
         plain_scales: whether the scales of 4-bit weights are held in fp32.
         unpack_base: whether 4-bit linear layers are unpacked while completions are sampled.
+        text_length: tokens of the longest row of a pretraining mix, of which ``micro_batch`` are
+            in a pass; None without one.
         value_hidden: widths of the value head's hidden layers.
         entropy_gradient, full_kl: what else the policy's loss has (``Actors``).
     """
@@ -209,19 +215,27 @@ def plan_memory(
                 lambda: work.reading(rollout_batch),
             )
 
-            def keep(again: int) -> Kept:
-                made = estimate_kept(
-                    base, config, micro_batch, tokens, number, checkpointing, eager
-                )
+            def keep(length: int, work: Work) -> Kept:
+                def estimated(checkpointing: bool) -> Kept:
+                    return estimate_kept(
+                        base, config, micro_batch, length, number, checkpointing, eager
+                    )
+
+                made = estimated(checkpointing)
+                again = estimated(False).layer if checkpointing else 0
                 made.beside = work.training(micro_batch, again)
                 return made
 
             if checkpointing:
-                whole = estimate_kept(base, config, micro_batch, tokens, number, False, eager)
                 recompute_shapes(roles, device)
-                kept = either(lambda: count_kept(roles, *sizes), lambda: keep(whole.layer))
-            else:
-                kept = either(lambda: count_kept(roles, *sizes), lambda: keep(0))
+            kept = either(lambda: count_kept(roles, *sizes), lambda: keep(tokens, work))
+            text = Kept(0)
+            if text_length is not None:
+                length = text_length
+                text_work = replace(work, prompt_length=1, response_length=length - 1)
+                text = either(
+                    lambda: count_text(roles, micro_batch, length), lambda: keep(length, text_work)
+                )
 
         return Counts(
             base_bytes,
@@ -238,6 +252,8 @@ def plan_memory(
             reading,
             int(kept),
             kept.beside or 0,
+            int(text),
+            text.beside or 0,
         )
 
     few = _shallow(config)
@@ -269,6 +285,13 @@ def plan_memory(
             "a layer at work, its gradients, logits": found.beside,
         },
     }
+    if text_length is not None:
+        phases[TEXT_PHASE] = {
+            "gradients": trained,
+            "PPO's gradients, set aside": (found.adapter + beside_lora) * 4,
+            "activations kept for the backward pass": found.text_kept,
+            "a layer at work, its gradients, logits": found.text_beside,
+        }
     if bf16:
         phases["sampling"]["the adapter, rounded"] = found.adapter * 2
     unpacked = found.in_linear * (4 if compute == torch.float32 else 2)
@@ -310,6 +333,7 @@ class Counts:
             layer that reads the prompts.
         reading: bytes at the peak of a pass without gradients.
         kept, beside: bytes that one with gradients keeps, and that are alive beside them.
+        text_kept, text_beside: the same for a pass over text; 0 without a pretraining mix.
     """
 
     base_bytes: int
@@ -326,6 +350,8 @@ class Counts:
     reading: int
     kept: int
     beside: int
+    text_kept: int
+    text_beside: int
 
     def at_depth(self, deeper: "Counts", layers: int) -> "Counts":
         """Return the counts of a model with so many layers more; ``deeper`` has one more."""

@@ -361,6 +361,20 @@ def count_kept(roles: Roles, batch: int, prompt_length: int, response_length: in
     return kept
 
 
+def count_text(roles: Roles, batch: int, length: int) -> Kept:
+    """Count what the policy's pass over ``batch`` rows of text keeps, read at every token."""
+    _check_scans(roles, length)
+    ids, mask = _passage(batch, length)
+
+    def policy() -> Tensor:
+        return roles.logprobs(POLICY, ids, mask, ids[:, 1:], 1.0)
+
+    with roles.optimizing():
+        kept = kept_of(policy, roles)
+        kept.beside = max(0, peak_of(policy, roles) - kept)
+    return kept
+
+
 def count_reading(roles: Roles, batch: int, prompt_length: int, response_length: int) -> int:
     """Count the most bytes that are alive in the policy's pass without gradients."""
     _check_scans(roles, prompt_length + response_length)

@@ -9,10 +9,10 @@ from typing import Literal
 from toolkit.arguments.model import Precision
 from toolkit.errors import Caution, InputError
 from toolkit.models import cards
-from toolkit.models.memory import MIB, MemoryPlan
+from toolkit.models.memory import MIB, TEXT_PHASE, MemoryPlan
 
 WITHOUT_GRADIENTS = ("sampling", "reference and scores")
-WITH_GRADIENTS = ("optimizing",)
+WITH_GRADIENTS = ("optimizing", TEXT_PHASE)
 
 
 @dataclass(frozen=True)

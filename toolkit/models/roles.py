@@ -3,7 +3,8 @@
     role        adapter on the base                        head
     policy      "policy"                                   the base's own output head
     reference   none, or "reference": a frozen copy of     the base's own output head
-                the adapter that the policy starts from
+                the adapter that the policy starts from,
+                or one that follows the policy
     value       "value", or the policy's                   one fp32 output, starts at zero
     reward      "reward", frozen                           one fp32 output, then gain and bias
 
@@ -16,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +66,11 @@ class Roles(Actors):
         value: "adapter" (its own), "trunk" (a head on the policy's hidden states), or None.
         reward_adapter: folder of a trained reward adapter, or None.
         policy_adapter: folder of an adapter that the policy starts from, or None for a new one.
-        reference: "base" (adapters off), or "policy_adapter" (a frozen copy of that one, for a
-            policy that starts from supervised fine-tuning).
+        reference: "base" (adapters off), "policy_adapter" (a frozen copy of that one, for a
+            policy that starts from supervised fine-tuning), or "moving" (a copy of the policy's
+            start, which ``move_reference`` moves).
+        last_ranks: of ``policy_adapter``, train only so many last ranks of each layer; None for
+            all of it.
         reading: what the reward adapter expects after a completion (``reading_of``).
         value_init: "zero", or "reward": adapter and head start as copies of the reward's.
         value_hidden: widths of the value head's hidden layers; empty for a linear head.
@@ -89,6 +94,7 @@ class Roles(Actors):
         autocast_dtype: torch.dtype | None = None,
         checked: bool = True,
         reading: Reading | None = None,
+        last_ranks: int | None = None,
         value_hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
@@ -125,11 +131,13 @@ class Roles(Actors):
             self.policy_bias = read_object(
                 Path(policy_adapter) / "adapter_config.json", "policy_adapter"
             ).get("bias", "none")
-            if reference == "policy_adapter":
+            if reference in ("policy_adapter", "moving"):
                 self._add(policy_adapter, REFERENCE)
         elif lora is not None:
             self.model = put_adapter(self.model, copy.deepcopy(lora), POLICY)
             self.base_weights.check("the policy's new adapter")
+            if reference == "moving":
+                self.model = put_adapter(self.model, copy.deepcopy(lora), REFERENCE)
             if checked:
                 check_round_trip(self.model, POLICY)
 
@@ -157,8 +165,71 @@ class Roles(Actors):
         }
 
         self._settle()
+        if last_ranks is not None:
+            self._train_last(last_ranks)
+        if reference == "moving":
+            self._only_lora_is_trained("reference_ema")
+            self.moves_reference = True
+            self.move_reference(1.0)
         if checked:
             check_passes(self, POLICY)
+
+    def _only_lora_is_trained(self, what: str) -> None:
+        """Raise InputError if the policy trains anything besides LoRA's matrices."""
+        beside = [n for n, _ in self.trainable() if of_adapter(n, POLICY) and ".lora_" not in n]
+        if beside or any(p.requires_grad for p in self.overrides.tensors(POLICY)):
+            raise InputError(
+                f"{what}: the policy's adapter trains weights besides LoRA, for example "
+                f"{(beside or self.overrides.keys[POLICY])[0]} (leave it out)",
+                what,
+            )
+
+    def _train_last(self, ranks: int) -> None:
+        """Leave all but the last ranks of the policy's layers without a gradient."""
+        self._only_lora_is_trained("train_last_ranks")
+        for name, parameter in self.trainable():
+            if not of_adapter(name, POLICY):
+                continue
+            if parameter.ndim != 2:
+                raise InputError(
+                    f"train_last_ranks: {name} of the policy's adapter does not belong to single "
+                    "ranks (DoRA, or a bias of LoRA), so it cannot stay (leave it out)",
+                    "train_last_ranks",
+                )
+            # A is (r, in), B is (out, r).
+            axis = 0 if ".lora_A." in name or ".lora_embedding_A." in name else 1
+            kept = parameter.shape[axis] - ranks
+            if kept > 0:
+                parameter.register_hook(partial(_without_first, axis=axis, count=kept))
+
+    def move_reference(self, share: float) -> None:
+        """Move the reference's LoRA matrices this share of the way to the policy's.
+
+        This is WARP's moving anchor (arXiv 2406.16768, section 3.1), of the factors A and B: their
+        average is not the average of the changes B A, which would need more ranks at every step.
+        """
+        if not self.moves_reference:
+            super().move_reference(share)
+        with torch.no_grad():
+            for policy, reference in self._followed():
+                reference.lerp_(policy, share)
+
+    def _followed(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """The policy's trained matrices, each with the reference's."""
+        named = dict(self.named_parameters())
+        return [
+            (parameter, named[_of_role(name, REFERENCE)])
+            for name, parameter in named.items()
+            if of_adapter(name, POLICY) and parameter.requires_grad
+        ]
+
+    def changing(self) -> list[tuple[str, nn.Parameter]]:
+        found = self.trainable()
+        if self.moves_reference:
+            named = dict(self.named_parameters())
+            moved = [_of_role(name, REFERENCE) for name, _ in found if of_adapter(name, POLICY)]
+            found = found + [(name, named[name]) for name in moved]
+        return found
 
     @property
     def adapters(self) -> dict[str, Any]:
@@ -370,6 +441,8 @@ class Roles(Actors):
         }
 
     def is_frozen_adapter(self, name: str, parameter: nn.Parameter) -> bool:
+        if self.moves_reference and of_adapter(name, REFERENCE):
+            return False
         return not parameter.requires_grad and any(
             of_adapter(name, adapter) for adapter in self.adapters
         )
@@ -419,6 +492,18 @@ class Roles(Actors):
         save_file(load_file(path) | own, path, metadata={"format": "pt"})
         config = read_object(folder / "adapter_config.json", "adapter")
         write_json(folder / "adapter_config.json", config | {"bias": self.policy_bias})
+
+
+def _of_role(name: str, role: str) -> str:
+    """Return the name of the same parameter in another role's adapter than the policy's."""
+    return f"{name}.".replace(f".{POLICY}.", f".{role}.").removesuffix(".")
+
+
+def _without_first(gradient: Tensor, axis: int, count: int) -> Tensor:
+    """Return a gradient whose first rows (or columns) are zero."""
+    gradient = gradient.clone()
+    gradient.narrow(axis, 0, count).zero_()
+    return gradient
 
 
 def _key_of(folder: str | Path) -> str:

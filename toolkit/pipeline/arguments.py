@@ -20,6 +20,21 @@ class OnlineArguments(SeedArguments):
     sample_config: str | None = flag(None, "YAML file with settings for preftune sample.")
     reward_config: str | None = flag(None, "YAML file with settings for preftune reward.")
     ppo_config: str | None = flag(None, "YAML file with settings for preftune ppo.")
+    policy_adapter: str | None = flag(
+        None,
+        "Adapter (of preftune sft, say) that stands in for the base: the first samples, the reward "
+        "models and the policy start from it, and it is the reference.",
+    )
+    restart_policy: bool = flag(
+        False,
+        "Train the policy anew in each round, from the start and with all updates of --ppo_config, "
+        "as the reward model always is. By default one PPO run goes on through all rounds.",
+    )
+    snapshots: Annotated[int, Range(low=1, high=16)] = flag(
+        1,
+        "Sample each round's completions from this many of the newest policies, the start among "
+        "them. Rows then have `models`, which preftune ratings reads.",
+    )
     rounds: Count = flag(5, "Number of rounds. Each trains one reward model (the paper had 20).")
     schedule: str = flag(
         "quadratic",
@@ -53,4 +68,6 @@ class OnlineArguments(SeedArguments):
     def plan(self, episodes: int | None, batch_size: int) -> Plan:
         """Return the plan of updates and labels (``plan_rounds``)."""
         labels = (self.initial_labels, self.total_labels)
-        return plan_rounds(self.rounds, self.schedule, *labels, episodes, batch_size)
+        return plan_rounds(
+            self.rounds, self.schedule, *labels, episodes, batch_size, self.restart_policy
+        )

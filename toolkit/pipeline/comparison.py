@@ -10,7 +10,7 @@ from pathlib import Path
 from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage
-from toolkit.training.methods import METHODS, Method
+from toolkit.training.methods import METHODS, Method, method_of
 
 # The stages that make the data, with the titles that are printed above them.
 PREPARATION = {"sample": "Sample completions", "label": "Pick the best of each"}
@@ -86,8 +86,8 @@ def _inputs(stage: Stage) -> Iterator[tuple[str, Path]]:
     for part in bind(stage.main, stage.words):
         for name in INPUTS:
             value = vars(part).get(name)
-            if isinstance(value, str):
-                yield name, Path(value).resolve()
+            if isinstance(value, str):  # several reward adapters are joined by commas
+                yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
 
 
 def check_inputs(stages: list[Stage]) -> None:
@@ -114,7 +114,9 @@ def _stage(name: str, config: Path, words: list[str]) -> Stage:
     told += method.words
     main = recipe(method.recipe).main
     adapter = output_of(main, told) / method.adapter
-    return Stage(config.stem, method.title, main, told, [adapter], method.resumes)
+    settings = {key: value for part in bind(main, told) for key, value in vars(part).items()}
+    title = (method_of(name, settings) or method).title
+    return Stage(config.stem, title, main, told, [adapter], method.resumes, method.continues)
 
 
 def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:

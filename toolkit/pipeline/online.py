@@ -1,11 +1,13 @@
 """Run the online loop round by round; a phase that is done is not repeated.
 
-    round r: sample the policy -> label, up to l(n) picks -> retrain the reward model -> PPO
+    round r: sample the policies -> label, up to l(n) picks -> retrain the reward model -> PPO
     OUT/round-000/prompts-00.jsonl   the prompts of this round
                   samples-00.jsonl   items to label; -01 and so on if ties left too few picks
                   comparisons.jsonl  all picks so far, the reward model's data
                   reward/, ppo.json  the results of training
-    OUT/ppo/                         one PPO run over all rounds
+    OUT/round-000/policy             its policy, if later rounds sample from it (snapshots)
+    OUT/ppo/                         one PPO run over all rounds; with restart_policy each round has
+                                     its own in OUT/round-000/ppo/
     OUT/rounds.jsonl                 one row per round
 
 Some items are for validation: two samples of the reference and two of the policy. The picks show
@@ -25,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
+from toolkit.data.files import atomic_directory, read_jsonl, read_object, write_json, write_jsonl
 from toolkit.data.outputs import claim_output, hold_folder
 from toolkit.data.records import Row
 from toolkit.errors import InputError
@@ -35,7 +37,7 @@ from toolkit.models.toolkit_json import adapter_digest
 from toolkit.pipeline.alarm import alarm_of, scores_of, win_rate
 from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.pipeline.picks import items_for, label_until, usable_picks
-from toolkit.pipeline.samples import POLICY, draw_prompts, with_sides
+from toolkit.pipeline.samples import POLICY, REFERENCE, draw_prompts, mixed, with_sides
 from toolkit.pipeline.schedule import Plan
 from toolkit.terminal import say, wrapped
 
@@ -50,8 +52,18 @@ class LoopEnded(Exception):
         self.code = code
 
 
-# Flags that may change when a loop continues.
-FREE = {"output_dir", "wait", "poll_seconds", "on_alarm", "allow_untrusted_reward"}
+# Flags that may change when a loop continues. Of the policy adapter its weights count.
+FREE = {
+    "output_dir",
+    "wait",
+    "poll_seconds",
+    "on_alarm",
+    "allow_untrusted_reward",
+    "policy_adapter",
+}
+# Flags that are recorded only where they were changed, because older loops have no record of them.
+NOTED_IF_CHANGED: Row = {"restart_policy": False, "snapshots": 1}
+START = "start"  # the name of what the policy started from, in ``models``
 
 
 def claim(args: OnlineArguments, settings: Row) -> Path:
@@ -62,6 +74,9 @@ def claim(args: OnlineArguments, settings: Row) -> Path:
     """
     out = Path(args.output_dir)
     own = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
+    own = {k: v for k, v in own.items() if k not in NOTED_IF_CHANGED or v != NOTED_IF_CHANGED[k]}
+    if args.policy_adapter is not None:
+        own["policy_adapter"] = adapter_digest(args.policy_adapter)
     settings = json.loads(json.dumps(own | settings))  # in the form that reading gives
 
     hold_folder(out, "output_dir")
@@ -130,6 +145,23 @@ class Loop:
     def out(self) -> Path:
         """The loop's folder."""
         return Path(self.args.output_dir)
+
+    @property
+    def start(self) -> Path | None:
+        """The adapter that everything starts from; None for the base."""
+        named = self.args.policy_adapter
+        return None if named is None else Path(named)
+
+    def ppo_folder(self, number: int) -> Path:
+        """The folder of the PPO run in a round."""
+        return (self.folder(number) if self.args.restart_policy else self.out) / "ppo"
+
+    def policy(self, rounds: int) -> Path | None:
+        """The policy after so many rounds: an adapter's folder, or None for the base."""
+        if not rounds:
+            return self.start
+        kept = self.folder(rounds - 1) / POLICY
+        return kept if kept.is_dir() else self.ppo_folder(rounds - 1) / "adapters" / POLICY
 
     def run(self) -> list[Row]:
         """Run all rounds and a last validation of the policy, and return ``rounds.jsonl``.
@@ -213,27 +245,36 @@ class Loop:
         shutil.rmtree(folder / "reward", ignore_errors=True)  # left by a killed run
         self.say(number, "train the reward model")
         self._run_stage(
-            "reward", comparisons=folder / "comparisons.jsonl", output_dir=folder / "reward"
+            "reward",
+            comparisons=folder / "comparisons.jsonl",
+            output_dir=folder / "reward",
+            **self._flag("start_adapter", self.start),
         )
 
     def tune(self, number: int) -> None:
-        """Phase 4: continue PPO against the new reward model."""
+        """Phase 4: continue PPO against the new reward model, or begin it anew."""
         folder = self.folder(number)
         until = self.plan.stops[number]
         if (folder / "ppo.json").is_file():
             return
         self.say(number, f"PPO up to update {until} of {self.plan.stops[-1]}")
+        goes_on: Row = {"online": "true", "stop_at_update": until}
         self._run_stage(
             "ppo",
             reward_adapter=folder / "reward" / "adapter",
-            output_dir=self.out / "ppo",
+            output_dir=self.ppo_folder(number),
             resume="auto",
-            online="true",
-            stop_at_update=until,
+            **({} if self.args.restart_policy else goes_on),
+            **self._flag("policy_adapter", self.start),
             **({"allow_untrusted_reward": "true"} if self.args.allow_untrusted_reward else {}),
         )
-        policy = adapter_digest(self.out / "ppo" / "adapters" / POLICY)
-        write_json(folder / "ppo.json", {"update": until, "policy": policy})
+
+        # The next round's PPO will overwrite this policy, which later rounds sample from.
+        made = self.ppo_folder(number) / "adapters" / POLICY
+        if self.args.snapshots > 1 and not self.args.restart_policy:
+            with atomic_directory(folder / POLICY) as aside:
+                shutil.copytree(made, aside, dirs_exist_ok=True)
+        write_json(folder / "ppo.json", {"update": until, "policy": adapter_digest(made)})
 
     def sample_batch(self, number: int, batch: int, count: int, sides: int) -> Path:
         """Write a file of items to label; the first ``sides`` prompts are for validation."""
@@ -249,18 +290,53 @@ class Loop:
         chosen = [row for _, row in read_jsonl(chosen_path)]
         self.say(number, f"sample {len(chosen)} prompts, {sides} of them for validation")
 
-        adapter = self.out / "ppo" / "adapters" / POLICY if number else None
+        adapter = self.policy(number)
         seed = (self.args.seed + 1000 * number + 2 * batch) % 2**32
         k = 2 if number == len(self.plan.stops) else self.completions
-        rows = self._completions(chosen, k, adapter, seed, folder)
-        reference = self._completions(chosen[:sides], 2, None, seed + 1, folder)
+        several = self.args.snapshots > 1
+        # With snapshots, only the validation items are the newest policy's alone.
+        alone = chosen[:sides] if several else chosen
+        rows = self._completions(alone, k, adapter, seed, folder)
+        reference = self._completions(chosen[:sides], 2, self.start, seed + 1, folder)
+        rows = with_sides(rows, reference)
+        if several:
+            names = {REFERENCE: START, POLICY: self._name(number)}
+            rows = [
+                row | {"models": [names[s] for s in row.get("sides", [POLICY] * k)]} for row in rows
+            ]
+            rows += self._mixture(number, chosen[sides:], seed, folder)
 
         update = self.plan.stops[number - 1] if number else 0
         source: Row = {"round": number, "update": update, "seed": seed} | self.source
         if adapter is not None:
             source["adapter"] = adapter_digest(adapter)
-        write_jsonl(path, [row | {"source": source} for row in with_sides(rows, reference)])
+        write_jsonl(path, [row | {"source": source} for row in rows])
         return path
+
+    def _mixture(self, number: int, prompts: list[Row], seed: int, folder: Path) -> list[Row]:
+        """Sample rows whose completions come from the newest policies, the very newest first.
+
+        Each gives as many as the others, and the newer ones what cannot be shared evenly.
+        """
+        count = min(self.args.snapshots, number + 1)
+        least, more = divmod(self.completions, count)
+        parts = []
+        for place in range(count):
+            wanted = least + (place < more)
+            drawn = max(2, wanted)  # preftune sample writes no rows of one completion
+            policy = self.policy(number - place)
+            rows = self._completions(prompts, drawn, policy, (seed + 50 * place) % 2**32, folder)
+            parts.append([row | {"completions": row["completions"][:wanted]} for row in rows])
+        return mixed(parts, [self._name(number - place) for place in range(count)])
+
+    @staticmethod
+    def _name(rounds: int) -> str:
+        """The name of the policy after so many rounds, in ``models``."""
+        return f"round-{rounds - 1:03d}" if rounds else START
+
+    @staticmethod
+    def _flag(name: str, value: Path | None) -> Row:
+        return {} if value is None else {name: value}
 
     def _completions(
         self, prompts: list[Row], count: int, adapter: Path | None, seed: int, folder: Path
@@ -278,7 +354,7 @@ class Loop:
             limit=len(prompts),
             completions=count,
             seed=seed,
-            **({} if adapter is None else {"adapter": adapter}),
+            **self._flag("adapter", adapter),
         )
         rows = [row for _, row in read_jsonl(answered)]
         asked.unlink()
@@ -291,10 +367,6 @@ class Loop:
 
     def report(self) -> list[Row]:
         """Write ``rounds.jsonl`` from the files that the phases left, and return its rows."""
-        path = self.out / "ppo" / "log.jsonl"
-        torn: list[str] = []  # a cut last line, if PPO was killed
-        log = [row for _, row in read_jsonl(path, on_bad=torn.append)] if path.is_file() else []
-
         rows: list[Row] = []
         before: Row | None = None  # the last win rate that has trials
         for number in range(len(self.plan.stops) + 1):
@@ -310,7 +382,9 @@ class Loop:
                 "episodes": first * self.plan.batch_size,
             } | found
             row["alarm"] = alarm_of(before, rows[-1], found["win_rate"]) if rows else None
-            before = found["win_rate"] if found["win_rate"]["trials"] else before
+            # A policy that begins anew is the reference again, as it is before the first round.
+            if found["win_rate"]["trials"] and not self.args.restart_policy:
+                before = found["win_rate"]
 
             # The results of the later phases, if they are done.
             if number < len(self.plan.stops):
@@ -321,12 +395,20 @@ class Loop:
                 row |= {f"reward_{name}": metrics[name] for name in names}
                 row["reward_verdict"] = metrics.get("verdict")
             if (folder / "ppo.json").is_file():
-                row |= scores_of(log, first + 1, self.plan.stops[number])
+                row |= self._scores(number, first)
                 row |= read_object(folder / "ppo.json", "ppo")
                 row["update"] = first
             rows.append(row)
         write_jsonl(self.out / "rounds.jsonl", rows)
         return rows
+
+    def _scores(self, number: int, first: int) -> Row:
+        """Return PPO's scores and KL in a round that begins after ``first`` updates in all."""
+        path = self.ppo_folder(number) / "log.jsonl"
+        torn: list[str] = []  # a cut last line, if PPO was killed
+        log = [row for _, row in read_jsonl(path, on_bad=torn.append)] if path.is_file() else []
+        before = first if self.args.restart_policy else 0  # which are in other rounds' logs
+        return scores_of(log, first + 1 - before, self.plan.stops[number] - before)
 
     def heed(self, alarm: str | None) -> None:
         """Print an alarm; end the loop if ``on_alarm`` is "stop"."""

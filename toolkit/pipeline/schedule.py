@@ -79,7 +79,13 @@ def wanted_labels(schedule: Schedule, starts: list[int], initial: int, total: in
 
 
 class Plan(NamedTuple):
-    """PPO's last update in each round, episodes per update, and picks when each round starts."""
+    """When each round's PPO ends, and how many picks are wanted when it starts.
+
+    Attributes:
+        stops: updates made at the end of each round, counted over all rounds.
+        batch_size: episodes per update.
+        wanted: picks when each round starts, and at the end.
+    """
 
     stops: list[int]
     batch_size: int
@@ -87,7 +93,13 @@ class Plan(NamedTuple):
 
 
 def plan_rounds(
-    rounds: int, schedule: str, initial: int, total: int, episodes: int | None, batch_size: int
+    rounds: int,
+    schedule: str,
+    initial: int,
+    total: int,
+    episodes: int | None,
+    batch_size: int,
+    restart: bool = False,
 ) -> Plan:
     """Plan when each round's PPO ends, and how many labels are wanted before it.
 
@@ -97,6 +109,7 @@ def plan_rounds(
         initial, total: labels before the first PPO, and at the end.
         episodes: episodes of the whole PPO run.
         batch_size: episodes per update.
+        restart: whether each round has a whole PPO run of its own, instead of a part of one run.
 
     Raises:
         InputError: there are more rounds than updates, or the schedule is invalid.
@@ -104,9 +117,11 @@ def plan_rounds(
     if episodes is None:
         raise InputError("total_episodes: missing (set it in the file of --ppo_config)")
     updates = num_updates(episodes, batch_size)
-    check_range("rounds", rounds, high=updates)
-
-    stops = [round(updates * (r + 1) / rounds) for r in range(rounds)]
+    if restart:
+        stops = [updates * (r + 1) for r in range(rounds)]
+    else:
+        check_range("rounds", rounds, high=updates)
+        stops = [round(updates * (r + 1) / rounds) for r in range(rounds)]
     starts = [update * batch_size for update in [0, *stops]]
     wanted = wanted_labels(schedule_of(schedule), starts, initial, total)
     return Plan(stops, batch_size, wanted)

@@ -28,6 +28,7 @@ class Stage:
         words: words of its command line.
         made: files or folders that exist once the stage is done.
         resumes: whether it is a PPO run, which continues from its newest checkpoint.
+        continues: whether the same words continue it, as with WARP.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     words: list[str]
     made: list[Path] = field(default_factory=list)
     resumes: bool = False
+    continues: bool = False
 
     def settings(self) -> Row:
         """Return the stage's settings as JSON."""
@@ -85,9 +87,11 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
 
         # A PPO run that was begun is resumed, unless an earlier stage ran again.
         more = ["--overwrite"] if state is not None or overwrite else []
-        begun = stage.resumes and state == "begun" and not fresh
+        begun = state == "begun" and not fresh
         fresh = True
-        if begun and any(p.is_dir() for p in _output(stage).glob("checkpoint-*")):
+        if stage.continues and begun and not overwrite:
+            more = []
+        if stage.resumes and begun and any(p.is_dir() for p in _output(stage).glob("checkpoint-*")):
             more = ["--resume", "auto"]
 
         record[stage.name] = {"state": "begun", "settings": told[stage.name]}

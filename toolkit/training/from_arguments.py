@@ -38,6 +38,7 @@ def memory_planner(
     rewards: int,
     longest: int,
     device: str,
+    text_length: int | None = None,
 ) -> Planner:
     """Return a function that plans a PPO run's memory from the sizes of its passes.
 
@@ -46,9 +47,13 @@ def memory_planner(
         rewards: number of reward adapters on the same base.
         longest: tokens of the longest prompt.
         device: "cuda" or "cpu".
+        text_length: tokens of the longest row of the pretraining mix; by default the most that the
+            flags allow.
     """
     shape = config_of(model_args)
     start = args.policy_adapter
+    if text_length is None and config.ptx_coef:
+        text_length = config.text_length(longest)
     beside_lora = 0 if start is None else count_beside_lora(start)
 
     def plan(passes: Passes) -> MemoryPlan:
@@ -62,13 +67,15 @@ def memory_planner(
             passes.micro_batch,
             passes.rollout_batch,
             reward=rewards,
-            reference_adapter=reference_role(args) == "policy_adapter",
+            reference_adapter=config.reference_ema is not None
+            or reference_role(args) == "policy_adapter",
             bf16=config.bf16,
             checkpointing=passes.checkpointing,
             device=device,
             beside_lora=beside_lora,
             plain_scales=passes.plain_scales,
             unpack_base=passes.unpack_base,
+            text_length=text_length,
             value_hidden=config.value_hidden or (),
             entropy_gradient=config.entropy_coef > 0,
             full_kl=kl_loss_of(config) == "full",

@@ -23,7 +23,8 @@ REWARD_SETTINGS = (
 LOOP = ("total_episodes", "num_ppo_epochs", "num_mini_batches", "cliprange")
 KL = ("kl_controller", "kl_target", "kl_coef", "kl_horizon", "kl_in", "kl_loss")
 PPO_SETTINGS = (
-    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "value", "value_init", "value_hidden"),
+    *(*LOOP, "gamma", "lam", *KL, "whiten_rewards", "whiten_advantages", "entropy_coef"),
+    *("value", "value_init", "value_hidden"),
     *(*TRAINING, *ADAPTER, *SAMPLING),
 )
 SIBLINGS_SETTINGS = (
@@ -62,6 +63,7 @@ class Method:
         needs_reward: whether samples are scored in training.
         has_reference: whether it is held to the model that it started from.
         resumes: whether --resume auto continues a killed run.
+        continues: whether the same command continues a killed run.
         adapter: the adapter that it leaves, within its output_dir.
     """
 
@@ -76,6 +78,7 @@ class Method:
     needs_reward: bool = False
     has_reference: bool = False
     resumes: bool = False
+    continues: bool = False
     adapter: str = "adapter"
 
     @property
@@ -192,13 +195,26 @@ ROWS = (
         title="Tune the policy with PPO",
         recipe="ppo",
         learns_from="samples",
-        card="PPO with a KL penalty in the rewards, after Ziegler et al., 2019.",
+        card="PPO with a KL penalty, after Ziegler et al., 2019.",
         paper=Paper("1909.08593", "Fine-Tuning Language Models from Human Preferences"),
         settings=PPO_SETTINGS,
         needs_reward=True,
         has_reference=True,
         resumes=True,
         adapter="adapters/policy",
+    ),
+    Method(
+        name="warp",
+        title="Tune policies with WARP",
+        recipe="warp",
+        learns_from="samples",
+        card="WARP ({paper}): several PPO runs, each held to a moving average of its own policy, "
+        "were merged by SLERP; the next ones started between their start and the merged policy.",
+        paper=Paper("2406.16768", "WARP: On the Benefits of Weight Averaged Rewarded Policies"),
+        settings=("iterations", "runs", "anchor", "eta", *PPO_SETTINGS),
+        needs_reward=True,
+        has_reference=True,
+        continues=True,
     ),
 )
 METHODS = {row.name: row for row in ROWS}

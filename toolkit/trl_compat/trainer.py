@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class PPOTrainer(_PPOTrainer):
         data_collator: None, or TRL's, which only pads (the trainer pads itself).
         eval_dataset, optimizers, callbacks: as in the toolkit's own trainer.
         peft_config: with a plain ``model``, the adapter to put on it.
-        reward_weights: as in the toolkit's own trainer.
+        reward_weights, ptx_dataset: as in the toolkit's own trainer.
 
     Raises:
         InputError: the models do not fit together, or the collator does more than pad.
@@ -62,6 +63,7 @@ class PPOTrainer(_PPOTrainer):
         callbacks: list[TrainerCallback] | None = None,
         peft_config: PeftConfig | None = None,
         reward_weights: list[float] | None = None,
+        ptx_dataset: Sequence[Sequence[int]] | None = None,
     ) -> None:
         actors = as_actors(model, ref_model, reward_model, value_model, peft_config, args)
         if data_collator is not None and type(data_collator) is not DataCollatorWithPadding:
@@ -79,6 +81,7 @@ class PPOTrainer(_PPOTrainer):
             optimizers,
             callbacks,
             reward_weights,
+            ptx_dataset=ptx_dataset,
         )
         if isinstance(args, TRLPPOConfig):
             self._note_what_was_worked_out(args)

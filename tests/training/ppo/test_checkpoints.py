@@ -16,6 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import InputError, Interrupted
+from toolkit.models.adapters import lora_config
+from toolkit.models.loading import load_base
+from toolkit.models.roles import Roles
 from toolkit.scoring.guests import as_guest
 from toolkit.training.ppo.checkpoints import (
     FILES,
@@ -107,6 +110,66 @@ def test_a_run_taken_up_again_ends_to_the_last_bit_as_one_that_was_not(
     rows = again.train()
     assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert_same_ending(tmp_path / "whole", tmp_path / "broken")
+
+
+def following(demo_model: str, **told: Any) -> Roles:
+    """Roles with a reference that follows the policy."""
+    lora = lora_config(4, 8, "all-linear", "CAUSAL_LM")
+    torch.manual_seed(0)
+    return Roles(load_base(demo_model, "fp32"), lora, "trunk", reference="moving", **told)
+
+
+def test_a_run_whose_reference_follows_is_taken_up_again_to_the_last_bit(
+    new_trainer: Make, demo_model: str, tmp_path: Path
+) -> None:
+    options = {"total_episodes": 32, "save_steps": 2, "reference_ema": 0.2}
+    rows = new_trainer("whole", model=following(demo_model), **options).train()
+    first = new_trainer("broken", model=following(demo_model), stop_at_update=2, **options)
+    first.train()
+    again = new_trainer("broken", model=following(demo_model), resume="auto", **options)
+    moved = [p.clone() for n, p in again.model.changing() if ".reference." in n]
+    again.train()
+    assert_same_ending(tmp_path / "whole", tmp_path / "broken")
+    after = [p for n, p in again.model.changing() if ".reference." in n]
+    assert any(not torch.equal(p, q) for p, q in zip(moved, after, strict=True))
+    assert rows[-1]["objective/kl"] > 0
+
+    stays = new_trainer("stays", total_episodes=32).train()
+    for first_row in (stays[0], rows[0]):
+        assert first_row["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+    assert stays[1]["objective/kl"] > 1.2 * rows[1]["objective/kl"]
+
+    # With a share of 1 the reference is the policy of the update before.
+    rows = new_trainer("at once", model=following(demo_model), **options | {"reference_ema": 1.0})
+    assert [row["objective/kl"] for row in rows.train()] == pytest.approx([0.0] * 4, abs=1e-4)
+
+
+def test_a_reference_that_should_follow_and_cannot_is_refused(
+    new_trainer: Make, demo_model: str
+) -> None:
+    with pytest.raises(InputError, match="reference_ema is 0.1, but the roles' reference stays"):
+        new_trainer(reference_ema=0.1)
+    with pytest.raises(InputError, match="reference_ema is None, but the roles' reference moves"):
+        new_trainer(model=following(demo_model))
+
+
+def test_ranks_that_are_kept_do_not_change_by_a_bit(
+    new_trainer: Make, demo_model: str, tmp_path: Path
+) -> None:
+    first = new_trainer("first")
+    first.train()
+    start = first.save_model()
+    model = following(demo_model, policy_adapter=start, last_ranks=1)
+    told = {"reference_ema": 0.1, "train_last_ranks": 1, "max_grad_norm": 1.0}
+    later = new_trainer("later", model=model, **told)
+    later.train()
+    before, after = (
+        load_file(folder / "adapter_model.safetensors") for folder in (start, later.save_model())
+    )
+    for name, weight in before.items():
+        kept = (slice(3),) if ".lora_A." in name else (slice(None), slice(3))
+        assert torch.equal(weight[kept], after[name][kept]), name
+        assert not torch.equal(weight, after[name]), name
 
 
 def noisy(prompts: list[str], completions: list[str]) -> list[float]:

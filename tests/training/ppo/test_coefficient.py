@@ -9,6 +9,7 @@ import torch
 
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
+from toolkit.training.ppo.algorithms import AlgorithmArguments, kl_unit_of
 from toolkit.training.ppo.coefficient import estimate_of, prompts_for
 
 Make = Callable[..., Any]
@@ -23,9 +24,9 @@ def test_prompts_are_spread_over_the_data() -> None:
 def test_the_line_says_how_far_the_samples_reach() -> None:
     scores = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
     near, far = estimate_of(scores, 0.5), estimate_of(scores, 5.0)
-    assert near.kl_coef == pytest.approx(1.0, rel=0.1) and "scaled" not in near.line
-    assert far.kl_coef == pytest.approx(1 / math.sqrt(10), rel=0.15)
-    assert "4,096 completions" in far.line and "to 5 it is scaled" in far.line
+    assert near.kl_coef == pytest.approx(1.0, rel=0.1) and "extrapolated" not in near.line
+    assert far.kl_coef == pytest.approx(1 / math.sqrt(10), rel=0.25)
+    assert "4,096 completions" in far.line and "to 5 it is extrapolated" in far.line
 
 
 def test_prompts_with_missing_scores_are_left_out_unless_they_are_most() -> None:
@@ -36,6 +37,33 @@ def test_prompts_with_missing_scores_are_left_out_unless_they_are_most() -> None
     holes[3:5, 7] = math.nan
     with pytest.raises(InputError, match="5 of 8 prompts have some without"):
         estimate_of(holes, 0.5)
+
+
+def test_beside_scaled_advantages_the_coefficient_is_in_their_unit() -> None:
+    """Two kinds of prompts, with scores that spread by 1 and by 3: over all by sqrt(5)."""
+    scores = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    wide = scores * torch.tensor([1.0, 3.0]).repeat(32).unsqueeze(1)
+    siblings = estimate_of(wide, 0.5, "siblings").kl_coef
+    assert siblings == pytest.approx(estimate_of(scores, 0.5).kl_coef, rel=0.02)
+    batch = estimate_of(wide, 0.5, "batch").kl_coef
+    assert batch == pytest.approx(estimate_of(wide, 0.5).kl_coef / 5**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "unit"),
+    [
+        ({}, "score"),
+        ({"kl_in": "loss"}, "batch"),
+        ({"kl_in": "loss", "whiten_advantages": False}, "score"),
+        ({"algorithm": "rloo"}, "score"),
+        ({"algorithm": "grpo"}, "siblings"),
+        ({"algorithm": "dr_grpo"}, "score"),
+        ({"algorithm": "reinforce_plus_plus"}, "score"),
+        ({"algorithm": "reinforce_plus_plus_baseline"}, "batch"),
+    ],
+)
+def test_each_algorithm_has_its_unit(flags: dict[str, Any], unit: str) -> None:
+    assert kl_unit_of(AlgorithmArguments(**flags)) == unit
 
 
 def test_equal_scores_are_refused() -> None:

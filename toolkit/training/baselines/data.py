@@ -22,11 +22,10 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.data.comparisons import Comparisons, split_by_prompt
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
+from toolkit.data.plain_text import learned_ids, read_texts
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import Placed, Row
-from toolkit.data.tables import read_table
-from toolkit.data.tokens import end_ids, text_ids
-from toolkit.errors import BadRows, InputError
+from toolkit.errors import InputError
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS
 
@@ -252,15 +251,10 @@ def prepare_text(
     Raises:
         InputError: rows have no text (twenty are shown, all are counted), or there are too few.
     """
-    bad, order, cut = BadRows(), [], 0
+    order, cut = [], 0
 
-    for place, row in read_table(source, "--text", bad.add):
-        text = row.get("text")
-        if not isinstance(text, str) or not text.strip():
-            bad.add(f"{place}: text: {text!r:.40}, but must be text (delete or correct the row)")
-            continue
+    for text in read_texts(source, "--text"):
         order.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
-    bad.refuse()
     if len(order) < 2:
         raise InputError(f"{source}: only {len(order)} rows of text (--text needs two or more)")
 
@@ -269,13 +263,9 @@ def prepare_text(
 
     def tokenize(wanted: np.ndarray) -> Iterator[Row]:
         nonlocal cut
-        for wants, (_, row) in zip(wanted, read_table(source, "--text"), strict=True):
+        for wants, text in zip(wanted, read_texts(source, "--text"), strict=True):
             if wants:
-                (ids,) = text_ids(tokenizer, [row["text"]])
-                if ids[-1] in end_ids(tokenizer):  # one rule ends the texts, whatever they contain
-                    ids = ids[:-1]
-                if stop_id is not None:
-                    ids = [*ids, stop_id]
+                ids = learned_ids(tokenizer, text, stop_id)
                 cut += len(ids) > max_length
                 yield {"input_ids": ids[:max_length], "labels": ids[:max_length]}
 

@@ -468,6 +468,20 @@ def kl_loss_of(flags: AlgorithmArguments) -> KLLoss | None:
     return flags.kl_loss or ("full" if preset is None else preset.kl_loss)
 
 
+def kl_unit_of(flags: AlgorithmArguments) -> Literal["score", "batch", "siblings"]:
+    """Return what the KL coefficient is measured in: the unit of what stands beside the KL.
+
+    In the reward that is a score. In the loss it is an advantage: a score as well, or a score over
+    the standard deviation of the batch, or of its siblings.
+    """
+    if kl_loss_of(flags) is None:
+        return "score"
+    preset = PRESETS.get(flags.algorithm)
+    if preset is None:
+        return "batch" if flags.whiten_advantages else "score"
+    return "score" if preset.advantage_scale == "none" else preset.advantage_scale
+
+
 def algorithm_of(flags: AlgorithmArguments) -> Algorithm:
     """The algorithm that the flags name, with its constants."""
     policy = PolicyTerm(flags.cliprange, flags.ratio_of, kl_loss_of(flags), flags.entropy_coef)

@@ -1,6 +1,6 @@
 """``kl_coef: auto``: the coefficient at which the best policy would have the target KL."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -28,12 +28,16 @@ def prompts_for(prompts: Prompts, samples: int) -> Prompts:
     return prompts.pick([place * len(prompts) // count for place in range(count)])
 
 
-def estimate_of(scores: Tensor, kl_target: float) -> Estimate:
+def estimate_of(
+    scores: Tensor, kl_target: float, unit: Literal["score", "batch", "siblings"] = "score"
+) -> Estimate:
     """Estimate the coefficient from scores of the reference's completions.
 
     Args:
         scores: (P, N); NaN where there is no score, and such a prompt is left out.
         kl_target: nats.
+        unit: what the coefficient is measured in (``kl_unit_of``): a score, or a standard deviation
+            of the scores, over all prompts or within each.
 
     Raises:
         InputError: too few completions have scores, or their scores do not differ.
@@ -45,6 +49,11 @@ def estimate_of(scores: Tensor, kl_target: float) -> Estimate:
             f"{len(scores)} prompts have some without (give a number instead)",
             "kl_coef",
         )
+
+    if unit != "score":
+        apart = known - known.mean(dim=1, keepdim=True)
+        deviation = apart.std(dim=1, keepdim=True) if unit == "siblings" else apart.std()
+        known = apart / (deviation + 1e-4)
 
     try:
         found = coefficient_at(known, kl_target)
@@ -61,5 +70,5 @@ def _line(found: Coefficient, samples: int, kl_target: float) -> str:
         f"which support it up to {found.supported_kl:.2g} nats"
     )
     if found.supported_kl < 0.99 * kl_target:
-        line += f"; from there to {kl_target:g} it is scaled as for normally distributed scores"
+        line += f"; from there to {kl_target:g} it is extrapolated"
     return line

@@ -55,7 +55,9 @@ NOTED_IF_CHANGED = {
     "algorithm", "num_generations", "kl_in", "kl_loss", "length_mean", "ratio_of", "entropy_coef",
     "whiten_advantages", "value_hidden",
     "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay",
+    "reference_ema", "train_last_ranks",
     "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "tf32", "unpack_base",
+    "ptx_coef", "ptx_ratio",
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
     "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
@@ -89,6 +91,7 @@ FREE = {
     "num_sample_generations", "per_device_eval_batch_size", "num_train_epochs", "stop_at_update",
     "online", "full_determinism", "ddp_timeout", "vllm_server_base_url", "vllm_server_timeout",
     "vllm_key_variable", "vllm_adapter_dir", "vllm_max_gap", "disagreement_alarm",
+    "ptx_data", "ptx_length",  # the trainer notes the rows themselves
 }  # fmt: skip
 # For each field that is refused, what to use instead.
 INSTEAD = {
@@ -148,15 +151,18 @@ class PPOConfig(
         "rewards and labelers": ("reference_samples",),
         "KL penalty": (
             "kl_coef_samples", "kl_coef_min", "kl_coef_max", "kl_estimator", "kl_in", "kl_loss",
+            "reference_ema",
         ),
         "training": (
-            "total_episodes", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "total_episodes", "train_last_ranks", "per_device_train_batch_size",
+            "gradient_accumulation_steps",
             "local_rollout_forward_batch_size", "unpack_base", "learning_rate",
             "lr_scheduler_type",
             "warmup_steps", "optim", "weight_decay", "max_grad_norm", "adam_epsilon",
             "adam_tf_style", "bf16", "gradient_checkpointing", "full_determinism", "world_size",
             "ddp_timeout", "seed",
         ),
+        "pretraining mix": ("ptx_coef", "ptx_data", "ptx_ratio", "ptx_length"),
         "sampling by a vLLM server": (
             "vllm_server_base_url", "vllm_server_timeout", "vllm_key_variable", "vllm_adapter_dir",
             "vllm_max_gap",
@@ -237,11 +243,40 @@ class PPOConfig(
     kl_estimator: Literal["k1", "k2", "k3"] = flag(
         "k1", "Estimator of the KL per token: k1 (the log ratio), k2 or k3."
     )
+    reference_ema: Annotated[float, Range(above=0, high=1)] | None = flag(
+        None,
+        "Let the reference follow the policy: after each update its LoRA matrices move this share "
+        "of the way to the policy's (0.01 in WARP). The KL is then measured against it, and not "
+        "against the start. By default the reference stays.",
+    )
+    train_last_ranks: Count | None = flag(
+        None,
+        "With --policy_adapter, train only so many last ranks of each of its layers, and leave "
+        "the others as they are (preftune warp adds new ones there). By default all are trained.",
+    )
     value: Literal["adapter", "trunk"] = flag(
         "adapter", "Value model: adapter (a LoRA of its own) or trunk (a head on the policy)."
     )
     value_init: Literal["zero", "reward"] = flag(
         "zero", "How the value starts: zero, or reward (a copy of the reward's adapter and head)."
+    )
+    ptx_coef: NotNegative = flag(
+        0.0,
+        "Weight of the pretraining mix: so many times the gradient of the language model's loss on "
+        "--ptx_data is added to PPO's at each step. InstructGPT's 27.8 does not carry over, since "
+        "advantages are whitened here: begin at 0.05, and look at ptx/gradient_ratio in the log.",
+    )
+    ptx_data: str | None = flag(
+        None, "File with rows of `text` for the pretraining mix; they are taken in order."
+    )
+    ptx_ratio: Count = flag(
+        8, "Rows of --ptx_data for each episode, shared over the optimizer steps of an update."
+    )
+    ptx_length: Annotated[int, Range(low=2)] | None = flag(
+        None,
+        "Tokens of a row of --ptx_data at most; longer rows are cut. By default as many as the "
+        "longest prompt and its completion have, so that a row takes no more memory than an "
+        "episode's in all but the last layer. The memory plan counts the longest row.",
     )
     value_learning_rate: Positive | None = flag(
         None, "Highest learning rate of the value; by default learning_rate."
@@ -395,6 +430,12 @@ class PPOConfig(
                 "adam_tf_style replaces the optimizer (leave out optim and weight_decay)",
                 "adam_tf_style",
             )
+        if self.train_last_ranks is not None and self.weight_decay:
+            raise InputError(
+                "train_last_ranks: weight_decay would shrink the ranks that are to stay (leave one "
+                "of them out)",
+                "train_last_ranks",
+            )
         self._refuse_what_the_algorithm_leaves_out()
         group = algorithm_of(self).group_size
         if self.local_batch_size % group:
@@ -402,6 +443,17 @@ class PPOConfig(
                 f"num_generations is {group}, but must divide the batch of "
                 f"{self.local_batch_size}: all completions of a prompt are in one batch",
                 "num_generations",
+            )
+        if not self.ptx_coef:
+            for name in ("ptx_data", "ptx_length"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} is not used without ptx_coef (give it, too)", name)
+        steps = self.num_ppo_epochs * self.num_mini_batches
+        if self.ptx_coef and self.ptx_ratio * self.local_batch_size < steps:
+            raise InputError(
+                f"ptx_ratio is {self.ptx_ratio}, which gives fewer rows of text to an update than "
+                f"its {steps} optimizer steps (raise it)",
+                "ptx_ratio",
             )
         if self.value_init == "reward" and self.value != "adapter":
             raise InputError("value_init: reward works only with value: adapter", "value_init")
@@ -529,6 +581,10 @@ class PPOConfig(
             self.vllm_max_gap,
             str(self.folder.resolve()),
         )
+
+    def text_length(self, longest: int) -> int:
+        """Most tokens of a row of ``ptx_data``, if the longest prompt has ``longest``."""
+        return self.ptx_length or longest + self.response_length
 
     @property
     def folder(self) -> Path:

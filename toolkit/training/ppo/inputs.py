@@ -101,6 +101,13 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
             f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
             "algorithm",
         )
+    if (args.reference_ema is not None) != model.moves_reference:
+        raise InputError(
+            f"reference_ema is {args.reference_ema}, but the roles' reference "
+            f"{'moves' if model.moves_reference else 'stays'} (build Roles with "
+            "reference='moving' for one that follows the policy)",
+            "reference_ema",
+        )
     if tuple(args.value_hidden or ()) != model.value_hidden:
         raise InputError(
             f"value_hidden is {args.value_hidden}, but the value head was built with "

@@ -95,9 +95,8 @@ def step_row(stats: dict[str, float], returns_var: float) -> Row:
         returns_var: variance that the value had to explain.
     """
     row: Row = {name: stats.get(key) for name, key in NAMES.items()}
-    row |= {
-        f"val/{key}": stats[key] for key in stats.keys() - set(NAMES.values()) - {"value_error"}
-    }
+    for key in stats.keys() - set(NAMES.values()) - {"value_error"}:
+        row[key if "/" in key else f"val/{key}"] = stats[key]
     error = stats.get("value_error")
     explained = None if error is None else 1 - error / max(returns_var, 1e-12)
     return row | {"val/var_explained": explained}

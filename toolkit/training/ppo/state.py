@@ -26,6 +26,7 @@ from toolkit.random_state import (
 from toolkit.scoring.guests import guests_state, set_guests_state
 from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.guards import Guards
+from toolkit.training.ppo.pretraining import PretrainingText
 from toolkit.training.ppo.reference import AtStart
 
 Json = dict[str, Any]  # what JSON can hold
@@ -35,7 +36,7 @@ class Moving(Protocol):
     """What changes while a run learns; all of it is in a checkpoint.
 
     Attributes:
-        model: the four roles, with what is trained in them.
+        model: the four roles, with what is trained in them, and a reference that follows.
         optimizer, lr_scheduler: for what is trained; the schedule is None if the rate needs no
             state.
         kl: the controller of the KL coefficient.
@@ -44,6 +45,7 @@ class Moving(Protocol):
         best: the best evaluation so far, or None.
         recomputes: whether log-probs are recomputed after sampling.
         reward_digest: hash of the reward model; None for a run in which it cannot change.
+        text: the rows of the pretraining mix; None without one.
         at_start: what was measured on the reference's samples before the first update.
     """
 
@@ -56,6 +58,7 @@ class Moving(Protocol):
     best: float | None
     recomputes: bool
     reward_digest: str | None
+    text: PretrainingText | None
     at_start: AtStart
 
 
@@ -85,6 +88,7 @@ class PPOState:
     guests: StoredState | None = None
     policy: Json | None = None
     reward: str | None = None
+    text_rows: int | None = None
     at_start: Json | None = None
     # Tensors by name.
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -129,8 +133,9 @@ class PPOState:
             guests=everyone[0]["guests"],
             policy=run.model.policy_facts(),
             reward=run.reward_digest,
+            text_rows=None if run.text is None else run.text.used,
             at_start=run.at_start.to_json(),
-            weights={name: _copied(p) for name, p in run.model.trainable()},
+            weights={name: _copied(p) for name, p in run.model.changing()},
             moments=moments,
             torch_random=torch_random_state(),
         )
@@ -149,7 +154,7 @@ class PPOState:
         Raises:
             InputError: the weights belong to another run.
         """
-        weights = dict(run.model.trainable())
+        weights = dict(run.model.changing())
         if self.weights.keys() != weights.keys():
             odd = sorted(self.weights.keys() ^ weights.keys())
             raise InputError(
@@ -171,6 +176,8 @@ class PPOState:
                 group["lr"] = rate
 
         run.recomputes = self.recomputes
+        if run.text is not None:
+            run.text.used = self.text_rows or 0
         run.at_start = AtStart.from_json(self.at_start)
         if run.reward_digest == self.reward or run.reward_digest is None:
             run.best = self.best

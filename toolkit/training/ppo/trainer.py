@@ -8,7 +8,7 @@ decides what is learned from a batch.
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, Interrupted, RunStopped, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
 from toolkit.maths.schedules import linear_decay, num_updates, updates_between
-from toolkit.maths.sequences import length_sorted_batches
+from toolkit.maths.sequences import length_sorted_batches, pad
 from toolkit.models.actors import POLICY, Actors
 from toolkit.models.fast import rounded_once
 from toolkit.models.generation import Sampled, draw_uniforms
@@ -41,7 +41,14 @@ from toolkit.scoring.lengths import LengthPriced
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
-from toolkit.training.ppo.algorithms import Algorithm, Before, Credit, algorithm_of, kl_loss_of
+from toolkit.training.ppo.algorithms import (
+    Algorithm,
+    Before,
+    Credit,
+    algorithm_of,
+    kl_loss_of,
+    kl_unit_of,
+)
 from toolkit.training.ppo.checkpoints import (
     check_same,
     checkpoints,
@@ -66,6 +73,12 @@ from toolkit.training.ppo.inputs import (
 )
 from toolkit.training.ppo.metrics import batch_row, mean_statistics, step_row
 from toolkit.training.ppo.outputs import save_adapters, save_best, worth
+from toolkit.training.ppo.pretraining import (
+    add_gradients,
+    as_pretraining_text,
+    text_loss,
+    total_norm,
+)
 from toolkit.training.ppo.reference import AtStart, measure, said_of
 from toolkit.training.ppo.rollouts import (
     Clock,
@@ -112,10 +125,12 @@ class PPOTrainer:
         reward_weights: weights of the reward functions, in their order.
         algorithm: an own one, with the two hooks of ``algorithms.Algorithm``; by default the one
             that ``args`` name. What it holds must be constant, and is noted with its class.
+        ptx_dataset: rows of token ids for the pretraining mix (``args.ptx_coef``), two or more
+            each, taken in order.
 
     Raises:
-        InputError: there is no reward, the roles do not fit the algorithm, or the number of
-            processes is not the expected one.
+        InputError: there is no reward, the roles do not fit the algorithm, the number of processes
+            is not the expected one, or ``ptx_dataset`` and ``args.ptx_coef`` do not go together.
     """
 
     def __init__(
@@ -130,6 +145,7 @@ class PPOTrainer:
         callbacks: list[TrainerCallback] | None = None,
         reward_weights: list[float] | None = None,
         algorithm: Algorithm | None = None,
+        ptx_dataset: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.args, self.processing_class = args, processing_class
         self.ranks = Ranks(args.world_size, args.ddp_timeout)
@@ -147,6 +163,7 @@ class PPOTrainer:
             raise InputError("online: only a single reward adapter can change", "online")
         self.train_dataset = as_prompts(train_dataset, processing_class)
         self.eval_dataset, self.eval_parts = as_eval_prompts(eval_dataset, processing_class)
+        self.text = as_pretraining_text(ptx_dataset, args)
         self.rule = args.rule(processing_class, show_stop=self.model.scores_stop)
         self.model.keep_only(processing_class)
 
@@ -181,7 +198,7 @@ class PPOTrainer:
             p for name, p in self.model.trainable() if self.model.of_value(name)
         ]
         self.warms_up = False  # whether the present update trains the value alone
-        self.ranks.same_start(self.parameters)
+        self.ranks.same_start([p for _, p in self.model.changing()])
         if self.ranks.sharded:
             if args.unpack_base:
                 raise InputError(
@@ -257,9 +274,12 @@ class PPOTrainer:
             with self.run_log.clock("optimize"):
                 row |= self.guarded(self.optimize, rollout, credit, lr, row)
 
-            # 5. Adapt the KL coefficient to the KL of this batch, if the policy learns.
+            # 5. Adapt the KL coefficient to the KL of this batch, if the policy learns; a moving
+            # reference follows.
             if math.isfinite(row["objective/kl"]) and not self.warms_up:
                 self.kl.update(row["objective/kl"], self.batch_size)
+            if self.args.reference_ema is not None:
+                self.model.move_reference(self.args.reference_ema)
 
             # 6. Log, with the coefficient that made these rewards; evaluate; save.
             self.finish(update, row, rollout)
@@ -358,7 +378,8 @@ class PPOTrainer:
                 in_step=self.ranks.sharded,
             )
         # All processes have computed the same, apart from rounding: the main one's counts.
-        kl_coef, line = self.ranks.gather(estimate_of(scores, self.args.kl_target))[0]
+        found = estimate_of(scores, self.args.kl_target, kl_unit_of(self.args))
+        kl_coef, line = self.ranks.gather(found)[0]
         self.run_log.say(line)
         self.kl.start_at(kl_coef)
 
@@ -409,6 +430,8 @@ class PPOTrainer:
             whole |= {"online": True, "frozen": digest_of(self.model, reward=False)}
         if self.own_algorithm:
             whole |= {"own_algorithm": identity_of(self.algorithm)}
+        if self.text is not None:
+            whole["ptx_rows"] = self.text.digest
         return whole | {
             "batch_size": self.batch_size,
             "prompts": hash_of([list(prompt) for prompt in self.train_dataset]),
@@ -483,17 +506,28 @@ class PPOTrainer:
         self._set_learning_rate(lr)
         mine = self.ranks.share(self.batch_size)
         steps: list[dict[str, float]] = []
+        count = self.args.num_ppo_epochs * self.args.num_mini_batches
+        texts = [] if self.text is None else self.text.take(self.batch_size, count)[::-1]
         with self.model.optimizing():
             for _ in range(self.args.num_ppo_epochs):
                 # All processes draw the same order, and each uses its own rows of a minibatch.
                 order = torch.randperm(self.batch_size, generator=self.generator)
                 for minibatch in order.chunk(self.args.num_mini_batches):
                     here = minibatch[(minibatch >= mine.start) & (minibatch < mine.stop)]
-                    steps.append(self._step(rollout, credit, here - mine.start))
+                    text = texts.pop() if texts else []
+                    steps.append(self._step(rollout, credit, here - mine.start, text))
         return mean_statistics(steps)
 
-    def _step(self, rollout: Rollout, credit: Credit, minibatch: Tensor) -> dict[str, float]:
-        """Make one optimizer step, with gradients summed over micro-batches."""
+    def _step(
+        self, rollout: Rollout, credit: Credit, minibatch: Tensor, text: Sequence[list[int]] = ()
+    ) -> dict[str, float]:
+        """Make one optimizer step, with gradients summed over micro-batches.
+
+        Args:
+            rollout, credit: this process's share of the batch.
+            minibatch: indices of its episodes to learn from.
+            text: rows of the pretraining mix, the same in all processes.
+        """
         counts, lengths = rollout.learned_counts, rollout.prompt_lengths
         learned = counts[minibatch]
         sizes = torch.stack([learned.sum(), (learned > 0).sum()]).float()
@@ -528,14 +562,18 @@ class PPOTrainer:
         # In a warm-up of the value nothing else gets a gradient, not even one of zeros.
         learning = self.value_parameters if self.warms_up else self.parameters
         self.ranks.sum_gradients(learning)
+        mixed = self._mix_in(text) if text and not self.warms_up else {}
         gradients = [p.grad for p in learning if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
 
         # The host waits for the device here, once a step.
-        seen = [*self._totals(sums), norm.to(largest.device), self.ranks.largest(largest)]
-        *numbers, length, farthest = torch.stack([number.float() for number in seen]).tolist()
-        stats = dict(zip(self.algorithm.statistics, numbers, strict=True))
-        self._check_finite(stats["policy"] + stats.get("value", 0.0), "the loss is {}")
+        seen = [norm.to(largest.device), self.ranks.largest(largest), *mixed.values()]
+        seen += self._totals(sums)
+        numbers = torch.stack([number.float() for number in seen]).tolist()
+        length, farthest = numbers[:2]
+        stats = dict(zip([*mixed, *self.algorithm.statistics], numbers[2:], strict=True))
+        loss = stats["policy"] + stats.get("value", 0.0) + stats.get("ptx/loss", 0.0)
+        self._check_finite(loss, "the loss is {}")
         self._check_finite(length, "a gradient is not finite")
 
         if self.args.max_grad_norm > 0:
@@ -585,6 +623,61 @@ class PPOTrainer:
                 (weight * term.loss).backward()
             found |= {name: part.detach() for name, part in term.statistics.items()}
         return found
+
+    def _mix_in(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Add ``ptx_coef`` times the gradient of the language model's loss to the present ones.
+
+        The loss is a mean over the tokens of all rows; each process runs its share of the rows.
+
+        Returns:
+            the loss in nats a token, both gradients' norms on the weights that text reaches (the
+            policy's), and their ratio.
+        """
+        before = [p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        tokens = sum(len(row) - 1 for row in rows)
+        mine = list(rows[self.ranks.rank :: self.ranks.world])
+        size = self.args.per_device_train_batch_size
+        pieces = [
+            [mine[i] for i in piece] for piece in length_sorted_batches(list(map(len, mine)), size)
+        ]
+
+        loss = torch.zeros((), device=self.model.device)
+        with rounded_once():
+            for piece in pieces:
+                part = self._text_loss(piece, tokens)
+                part.backward()
+                loss = loss + part.detach()
+            # Each process must reach the same weights, and make as many passes under FSDP.
+            idle = max(self.ranks.idle_passes(len(pieces)), 0 if pieces else 1)
+            for _ in range(idle):
+                (0.0 * self._text_loss(list(rows[:1]), tokens)).backward()
+
+        reached = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        self.ranks.sum_gradients([self.parameters[i] for i in reached])
+        texts = [self.parameters[i].grad for i in reached]
+        device, coefficient = loss.device, self.args.ptx_coef
+        own = total_norm([before[i] for i in reached], device)
+        added = coefficient * total_norm(texts, device)
+
+        for parameter, gradient in zip(self.parameters, before, strict=True):
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad = add_gradients(gradient, parameter.grad, coefficient)
+        return {
+            "ptx/loss": self.ranks.total(loss),
+            "ptx/ppo_gradient_norm": own,
+            "ptx/gradient_norm": added,
+            "ptx/gradient_ratio": torch.where(own > 0, added / own, math.nan),
+        }
+
+    def _text_loss(self, rows: list[list[int]], tokens: int) -> Tensor:
+        """Return these rows' part of the mean loss over ``tokens``, at temperature 1."""
+        ids, mask = (tensor.to(self.model.device) for tensor in pad(rows, self.rule.pad_id))
+        logprobs = self.model.logprobs(POLICY, ids, mask, ids[:, 1:], 1.0)
+        return text_loss(logprobs, mask[:, 1:], tokens)
 
     def _totals(self, sums: dict[str, Tensor]) -> Tensor:
         """Average statistics over all processes in one message; some may have no rows."""
