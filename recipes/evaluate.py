@@ -208,11 +208,10 @@ def report_on(args: EvaluationArguments, contenders: "list[Contender]") -> Step:
     shown: dict[str, list[str]] = {"runs": [], "trainings": [], "rewards": []}
     adapters = [(c.name, c.source) for c in contenders if c.kind == "adapter"]
     for judge in args.specs():
-        if judge.kind == "reward_adapter":
-            folders = adapter_folders(judge.value)
-            names = [f"{judge.name}{i}" if len(folders) > 1 else judge.name
-                     for i in range(1, len(folders) + 1)]  # fmt: skip
-            adapters += zip(names, folders, strict=True)
+        folders = adapter_folders(judge.value) if judge.kind == "reward_adapter" else []
+        for number, folder in enumerate(folders, start=1):
+            adapters.append((judge.name if len(folders) == 1 else f"{judge.name}{number}", folder))
+
     for name, adapter in adapters:
         around = [folder for folder in list(Path(adapter).parents)[:2] if folder.name]
         run = next((folder for folder in around if (folder / RUN_FILE).is_file()), None)

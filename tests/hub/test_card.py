@@ -93,6 +93,18 @@ def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Pat
     assert "not shown to be better than chance" in render(source, BASE, "me/reward")
 
 
+def test_several_reward_models_are_named_without_their_paths(policy: TrainedAdapter) -> None:
+    several = "/home/ann/secret/one,outputs/x/two"
+    settings = {"reward_adapter": several, "reward_combine": "min", "seed": 1}
+    policy.record = RunRecord(method="ppo", settings=settings)
+    card = render(policy, BASE, "me/policy")
+    assert "| `reward_adapter` | `one,two` |" in card and "| `reward_combine` | `min` |" in card
+    assert "/home/ann" not in card and "outputs/x" not in card
+
+    policy.record.settings["reward_adapter"] = "/home/ann/secret/one"
+    assert "reward_combine" not in render(policy, BASE, "me/policy")
+
+
 def test_hostile_text_stays_text(evaluation: Any, policy: TrainedAdapter, tmp_path: Path) -> None:
     whole = evaluation(policy.folder)
     whole["judges"][0]["name"] = whole["pairs"][0]["judge"] = HOSTILE

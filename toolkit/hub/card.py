@@ -14,6 +14,7 @@ from toolkit.hub.adapter_source import Results, TrainedAdapter
 from toolkit.hub.base_on_hub import Base
 from toolkit.hub.loading_snippet import Names, loading_snippet
 from toolkit.record import Json, RunRecord
+from toolkit.scoring.arguments import adapter_folders
 from toolkit.training.log_rows import read_log
 from toolkit.training.methods import BASELINE_SETTINGS
 
@@ -136,12 +137,18 @@ def code(value: object, limit: int = 120) -> str:
 
 
 def _name(value: object) -> str:
-    """Show a setting; of a path on this machine only the last part."""
-    text = str(value)
+    """Show a setting; of a path on this machine only the last part.
+
+    Several reward adapters are joined by commas.
+    """
+    return code(",".join(map(_last_part, str(value).split(","))))
+
+
+def _last_part(text: str) -> str:
     local = text.startswith(("/", "~", "./", "../")) or "\\" in text or text.count("/") > 1
     if "/" in text and (text.endswith(FILE_ENDINGS) or Path(text).exists()) or local:
-        text = Path(text.replace("\\", "/")).name or text.strip("/~.")
-    return code(text)
+        return Path(text.replace("\\", "/")).name or text.strip("/~.")
+    return text
 
 
 def _one_line(value: object) -> str:
@@ -219,6 +226,8 @@ def _labels(adapter: TrainedAdapter, told: bool) -> str:
         return picked + ("" if told else f" Who picked them is {UNKNOWN}.")
 
     chosen = {k: adapter.setting(k) for k in LABELS if adapter.setting(k)}
+    if len(adapter_folders(adapter.setting("reward_adapter"))) > 1:
+        chosen["reward_combine"] = adapter.setting("reward_combine")
     if not chosen:
         return _table(None, told)
     return (
