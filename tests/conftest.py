@@ -193,10 +193,8 @@ def new_trainer(demo_model: str, tmp_path: Path) -> Callable[..., Any]:
         reward = kwargs.pop("reward_model", Lexicon(ROOT / "data" / "lexicon.txt"))
         told = ("callbacks", "optimizers", "reward_weights", "algorithm", "ptx_dataset")
         more = {name: kwargs.pop(name) for name in told if name in kwargs}
-        if isinstance(
-            more.get("algorithm", "ptx_dataset"), str
-        ):  # a flag's name, and no algorithm of one's own
-            kwargs["algorithm"] = more.pop("algorithm", "ptx_dataset")
+        if isinstance(more.get("algorithm"), str):  # a flag's name, and none of one's own
+            kwargs["algorithm"] = more.pop("algorithm")
         torch.manual_seed(0)
         config = PPOConfig(output_dir=str(folder / name), value=value, **(options | kwargs))
         roles = model or Roles(
