@@ -52,30 +52,33 @@ def test_a_folder_of_configs_becomes_stages_in_order_and_all_that_is_trained_con
 def test_several_configs_of_one_kind_are_several_stages() -> None:
     stages = stages_of(Path("recipes/configs/tinystories"), ["dpo", "ppo"], {})
     names = [s.name for s in stages]
-    assert names[:2] == ["dpo-beta1", "dpo"] and names[-1] == "ppo"
-    # Algorithms of PPO's loop are configs of PPO; TRL's own are methods of their own.
-    assert {"ppo-kl4", "ppo-a2c", "ppo-grpo"} < set(names[2:]) and "grpo" not in names
-    (grpo,) = [s for s in stages if s.name == "ppo-grpo"]
-    assert grpo.title == "Tune the policy with GRPO"
+    assert names == ["dpo-beta1", "dpo", "ppo-kl2.5", "ppo-kl4", "ppo-kl7.5", "ppo"]
     assert all(s.resumes == s.name.startswith("ppo") for s in stages)
     assert len({s.made[0] for s in stages}) == len(names)
+
+
+def test_an_algorithm_of_ppos_loop_is_a_config_of_ppo_with_a_title_of_its_own() -> None:
+    stages = stages_of(Path("recipes/configs/methods"), ["dpo", "ppo", "grpo"], {})
+    titles = {s.name: s.title for s in stages}
+    assert titles["ppo-grpo"] == "Tune the policy with GRPO" and "grpo" not in titles
+    assert titles["ppo-a2c"] == titles["ppo"] == "Tune the policy with PPO"
 
 
 @pytest.mark.slow
 def test_supervised_then_ppo_comes_after_the_adapter_that_it_starts_from() -> None:
     """METHODS has reward models before SFT; one that starts from SFT's adapter waits for it."""
     names = ["reward", "sft", "dpo", "ppo"]
-    stages = stages_of(Path("recipes/configs/tinystories"), names, {})
-    assert [s.name for s in stages][:4] == ["reward", "sft", "reward-sft", "dpo-beta1"]
+    stages = stages_of(Path("recipes/configs/methods"), names, {})
+    assert [s.name for s in stages][:4] == ["reward", "sft", "reward-sft", "dpo"]
     assert [s.name for s in stages][-2:] == ["ppo-sft", "ppo"]
     check_inputs(stages)
     with pytest.raises(InputError, match="reward-sft: start_adapter: .*sft/adapter does not exist"):
         check_inputs([s for s in stages if s.name != "sft"])
-    evaluation, page = last_stages(Path("recipes/configs/tinystories"), stages, Path("o"), [], "T")
+    evaluation, page = last_stages(Path("recipes/configs/methods"), stages, Path("o"), [], "T")
     told = bind(evaluation.main, evaluation.words)[-1].contenders
-    assert "ppo-sft=outputs/tinystories/ppo-sft/adapters/policy" in told
+    assert "ppo-sft=outputs/methods/ppo-sft/adapters/policy" in told
     rewards = bind(page.main, page.words)[0].rewards
-    assert rewards == [f"{r}=outputs/tinystories/{r}" for r in ("reward", "reward-sft")]
+    assert rewards == [f"{r}=outputs/methods/{r}" for r in ("reward", "reward-sft")]
 
 
 def test_stages_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:

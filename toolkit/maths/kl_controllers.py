@@ -107,13 +107,13 @@ class ProportionalIntegralKLController(AdaptiveKLController):
 
     where gain is episodes / horizon, or K. The square root is the answer that brings a policy with
     normally distributed scores back to its target at once, since its KL goes with the coefficient's
-    -2nd power; it is kept within 1/2 and 2. Until the KL (smoothed) first reaches its target, or
+    -2nd power; it is kept within 1/2 and 2. Until the KL first reaches its target, or (smoothed)
     has not risen for a whole horizon, the coefficient does not change.
 
     Args: as for ``AdaptiveKLController``.
     """
 
-    SMOOTHING = 0.5  # weight of the newest KL in the level, which decides when control begins
+    SMOOTHING = 0.5  # weight of the newest KL in the level, which says whether the KL still rises
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         self.waited = 0.0 if self.level > self.highest else self.waited + gain
         self.highest = max(self.highest, self.level)
         # 10 times a gain of 0.1 is a little less than 1.
-        self.begun = self.begun or self.level >= self._target or self.waited > 1 - 1e-9
+        self.begun = self.begun or kl >= self._target or self.waited > 1 - 1e-9
         if not self.begun:
             return
 
