@@ -25,7 +25,7 @@ def test_a_horizon_of_ten_batches_is_the_papers_form_at_the_default_k() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"kl_controller": "slow"}, "must be one of adaptive, adaptive_paper, fixed"),
+        ({"kl_controller": "slow"}, "must be one of adaptive, adaptive_paper, adaptive_pi, fixed"),
         ({"kl_target": 0.0}, "kl_target is 0, but must be above 0"),
         ({"kl_coef": -0.1}, "kl_coef is -0.1, but must be at least 0"),
     ],
