@@ -133,3 +133,9 @@ def test_rewards_of_other_models_are_not_mixed_up_with_those_of_the_roles(
     second = roles.identity()["frozen"]
     roles.use_reward(reward_adapters[0])
     assert roles.identity()["frozen"] == second != alone
+
+    roles.use_reward(reward_adapters[1])
+    assert roles.reward_head is not None
+    roles.reward_head.weight.data += 1.0  # another head is another reward, whoever is in use
+    roles.use_reward(reward_adapters[0])
+    assert roles.identity()["frozen"] not in (second, alone)
