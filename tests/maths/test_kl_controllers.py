@@ -121,7 +121,7 @@ def test_it_does_not_wind_up_while_the_kl_is_on_its_way() -> None:
         assert controller.value == 0.5
 
 
-def test_a_kl_that_no_longer_rises_is_taken_to_its_target_after_a_horizon() -> None:
+def test_a_kl_that_rises_no_longer_is_taken_to_its_target_after_a_horizon() -> None:
     """At 2.45 nats for 10 updates: then sqrt(2.45 / 5) = 0.7 of the base, which falls by 2 %."""
     controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
     controller.update(4.99, episodes=1)  # the level is half of it, and falls from here on

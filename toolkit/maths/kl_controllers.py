@@ -114,6 +114,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
     """
 
     SMOOTHING = 0.5  # weight of the newest KL in the level, which says whether the KL still rises
+    RISE = 1.03  # how many times as high as before the level must be to count as risen
 
     def __init__(
         self,
@@ -141,8 +142,9 @@ class ProportionalIntegralKLController(AdaptiveKLController):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
         gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
         self.level += self.SMOOTHING * (kl - self.level)
-        self.waited = 0.0 if self.level > self.highest else self.waited + gain
-        self.highest = max(self.highest, self.level)
+        self.waited += gain
+        if self.level > self.RISE * self.highest:
+            self.highest, self.waited = self.level, 0.0
         # 10 times a gain of 0.1 is a little less than 1.
         self.begun = self.begun or kl >= self._target or self.waited > 1 - 1e-9
         if not self.begun:

@@ -7,7 +7,8 @@ from torch import Tensor
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.maths.frontier import Coefficient, coefficient_at
-from toolkit.training.ppo.config import EACH
+
+PROMPTS = 16  # enough for the mean; more completions of each reach farther than more prompts
 
 
 class Estimate(NamedTuple):
@@ -17,14 +18,9 @@ class Estimate(NamedTuple):
     line: str
 
 
-def prompts_for(prompts: Prompts, samples: int) -> Prompts:
-    """Return the prompts to estimate from, spread evenly over all of them.
-
-    Args:
-        prompts: at least one.
-        samples: completions in all, ``EACH`` of a prompt.
-    """
-    count = min(len(prompts), samples // EACH)
+def prompts_for(prompts: Prompts) -> Prompts:
+    """Return the prompts to estimate from, spread evenly over all of them (at least one)."""
+    count = min(len(prompts), PROMPTS)
     return prompts.pick([place * len(prompts) // count for place in range(count)])
 
 

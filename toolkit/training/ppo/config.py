@@ -61,7 +61,6 @@ NOTED_IF_CHANGED = {
     "lam_value", "value_learning_rate", "value_warmup", "kl_coef_samples",
     "length_penalty", "regress_length", "reference_samples",
 }  # fmt: skip
-EACH = 128  # completions of a prompt from which kl_coef: auto is estimated
 # Optimizers that transformers' Trainer builds from packages that are installed here.
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
@@ -234,9 +233,11 @@ class PPOConfig(
     missing_eos_penalty: Finite | None = flag(
         None, "Subtract this from the score of a completion without stop_token."
     )
-    kl_coef_samples: Annotated[int, Range(low=EACH)] = flag(
+    kl_coef_samples: Annotated[int, Range(low=1024)] = flag(
         2048,
-        f"Completions of the reference that kl_coef: auto samples, {EACH} of each of some prompts.",
+        "Completions of the reference from which kl_coef: auto is estimated. They are shared "
+        "between 16 prompts: the more of each, the higher is the KL up to which they say something "
+        "(n of each reach about ln n - 3 nats).",
     )
     kl_coef_min: NotNegative = flag(0.0, "Lower bound of the KL coefficient.")
     kl_coef_max: Positive | None = flag(None, "Upper bound of the KL coefficient.")

@@ -58,7 +58,7 @@ from toolkit.training.ppo.checkpoints import (
     save_checkpoint,
 )
 from toolkit.training.ppo.coefficient import estimate_of, prompts_for
-from toolkit.training.ppo.config import EACH, PUBLISH, PPOConfig
+from toolkit.training.ppo.config import PUBLISH, PPOConfig
 from toolkit.training.ppo.evaluation import evaluate, near_greedy_completions, show_completions
 from toolkit.training.ppo.guards import Guards, Watch, check_signs
 from toolkit.training.ppo.inputs import (
@@ -364,12 +364,12 @@ class PPOTrainer:
         """Let the KL controller start at an estimate, if kl_coef is auto."""
         if self.args.kl_coef != "auto":
             return
-        prompts = prompts_for(self.train_dataset, self.args.kl_coef_samples)
+        prompts = prompts_for(self.train_dataset)
         with rounded_once():
             scores = reference_scores(
                 self.model,
                 prompts,
-                EACH,
+                self.args.kl_coef_samples // len(prompts),
                 self.args.seed,
                 self.rule,
                 self.processing_class,
