@@ -386,7 +386,7 @@ def test_each_epoch_takes_the_batch_in_another_order(
     trainer = trainer_of(demo_model, tmp_path, num_mini_batches=2)
     orders: list[list[int]] = []
 
-    def step(rollout: Any, credit: Any, minibatch: Any) -> dict[str, float]:
+    def step(rollout: Any, credit: Any, minibatch: Any, text: Any) -> dict[str, float]:
         orders.append(minibatch.tolist())
         return {"max_log_ratio": 0.0, "ratio": 1.0}
 
