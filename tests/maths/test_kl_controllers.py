@@ -121,17 +121,17 @@ def test_it_does_not_wind_up_while_the_kl_is_on_its_way() -> None:
         assert controller.value == 0.5
 
 
-def test_a_kl_that_rises_no_longer_lowers_the_coefficient_once_a_horizon() -> None:
-    """At 2.45 nats: after 10 updates by sqrt(2.45 / 5) = 0.7, and after 10 more again."""
+def test_a_kl_that_rises_no_longer_is_taken_to_its_target_after_a_horizon() -> None:
+    """At 2.45 nats for 10 updates: then sqrt(2.45 / 5) = 0.7 of the base, which falls by 2 %."""
     controller = ProportionalIntegralKLController(0.5, kl_target=5, kl_horizon=10)
-    controller.update(4.9, episodes=1)  # the level is half of it, and stays there
+    controller.update(4.99, episodes=1)  # the level is half of it, and falls from here on
     seen = []
-    for _ in range(20):
+    for _ in range(11):
         controller.update(2.45, episodes=1)
         seen.append(controller.value)
     assert seen[:9] == [0.5] * 9
-    assert seen[9:19] == [pytest.approx(0.35)] * 10
-    assert seen[19] == pytest.approx(0.245)
+    assert seen[9] == pytest.approx(0.7 * 0.5 * 0.98)
+    assert seen[10] == pytest.approx(0.7 * 0.5 * 0.98**2)
 
 
 def test_beyond_its_target_it_answers_at_once() -> None:

@@ -107,10 +107,8 @@ class ProportionalIntegralKLController(AdaptiveKLController):
 
     where gain is episodes / horizon, or K. The square root is the answer that brings a policy with
     normally distributed scores back to its target at once, since its KL goes with the coefficient's
-    -2nd power; it is kept within 1/2 and 2.
-
-    Until the KL first reaches its target, the coefficient is the base, and only a KL that has not
-    risen for a whole horizon lowers it, by that square root; then it waits again.
+    -2nd power; it is kept within 1/2 and 2. Until the KL first reaches its target, or (smoothed)
+    has not risen for a whole horizon, the coefficient does not change.
 
     Args: as for ``AdaptiveKLController``.
     """
@@ -132,7 +130,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         self.level = 0.0
         self.highest = 0.0
         self.waited = 0.0  # in horizons, since the level was last at its highest
-        self.reached = False
+        self.begun = False
 
     def update(self, kl: float, episodes: int) -> None:
         """Adjust the coefficient to the KL of the last rollouts; arguments as above.
@@ -143,21 +141,18 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         if not math.isfinite(kl):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
         gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
-        share = kl / self._target
-        self.reached = self.reached or share >= 1
-        if self.reached:
-            self.base = self._within(self.base * (1 + min(max(share - 1, -0.2), 0.2) * gain))
-            self.value = self._within(self.base * _root(share))
-            return
-
         self.level += self.SMOOTHING * (kl - self.level)
         self.waited += gain
         if self.level > self.RISE * self.highest:
             self.highest, self.waited = self.level, 0.0
-        if self.waited > 1 - 1e-9:  # 10 times a gain of 0.1 is a little less than 1
-            self.base = self._within(self.base * _root(self.level / self._target))
-            self.highest, self.waited = self.level, 0.0
-        self.value = self.base
+        # 10 times a gain of 0.1 is a little less than 1.
+        self.begun = self.begun or kl >= self._target or self.waited > 1 - 1e-9
+        if not self.begun:
+            return
+
+        share = kl / self._target
+        self.base = self._within(self.base * (1 + min(max(share - 1, -0.2), 0.2) * gain))
+        self.value = self._within(self.base * min(max(share, 0.25), 4.0) ** 0.5)
 
     def start_at(self, estimate: float) -> None:
         before = self.value
@@ -171,17 +166,13 @@ class ProportionalIntegralKLController(AdaptiveKLController):
             "level": self.level,
             "highest": self.highest,
             "waited": self.waited,
-            "reached": float(self.reached),
+            "begun": float(self.begun),
         }
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         super().load_state_dict(state)
         self.base, self.level, self.highest = state["base"], state["level"], state["highest"]
-        self.waited, self.reached = state["waited"], bool(state["reached"])
-
-
-def _root(share: float) -> float:
-    return min(max(share, 0.25), 4.0) ** 0.5
+        self.waited, self.begun = state["waited"], bool(state["begun"])
 
 
 def controller_of(
