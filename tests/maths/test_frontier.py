@@ -137,6 +137,22 @@ def test_the_coefficient_is_that_of_the_tilt_with_this_kl() -> None:
     assert exponential_tilt(scores, found.kl_coef).kl == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_scores_whose_best_is_common_allow_no_far_policy(share: float) -> None:
+    """Always taking the best has KL -ln(share); the estimate must not fall to nothing instead."""
+    scores = (torch.arange(200) < 200 * share).float().repeat(16, 1)
+    with pytest.raises(ValueError, match=f"further than {-math.log(share):.2g} nats"):
+        coefficient_at(scores, 6.0)
+    assert coefficient_at(scores, -0.5 * math.log(share)).kl_coef > 0.05
+
+
+def test_near_its_limit_the_line_is_not_followed_to_nothing() -> None:
+    """3 of 128 have the best score: 3.75 nats at most, of which the samples support less."""
+    scores = (torch.arange(128) < 3).float().repeat(16, 1)
+    found = coefficient_at(scores, 6.0)
+    assert found.supported_kl < 3 and found.kl_coef > 0.01
+
+
 def test_scores_that_do_not_differ_have_no_coefficient() -> None:
     with pytest.raises(ValueError, match="same score"):
         coefficient_at(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), 5.0)

@@ -280,6 +280,8 @@ class _FrozenHead(torch.autograd.Function):
                     if bias is not None:
                         expected = expected + p @ bias.float()
                     entropies[rows] = total - expected / temperature
+                    if weight.dtype != torch.float32:  # these products were rounded, and cancel
+                        entropies[rows] = total - torch.linalg.vecdot(p, scaled)
                 else:
                     entropies[rows] = total - torch.linalg.vecdot(p, scaled)
                     own = own * slope.gather(-1, token)

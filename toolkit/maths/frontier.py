@@ -65,6 +65,9 @@ def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Til
     return tilt
 
 
+STEEPEST = 2.0  # slope at which log kl_coef is extrapolated over log KL
+
+
 class Coefficient(NamedTuple):
     """A KL coefficient, and the KL in nats up to which samples support the estimate."""
 
@@ -88,7 +91,8 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
         least: effective samples, 1 / sum w^2.
 
     Raises:
-        ValueError: the scores of every prompt are all equal, so that no policy is better.
+        ValueError: the scores of every prompt are all equal, so that no policy is better; or the
+            best policy never has this KL.
     """
     scores = scores.double()
     if not (scores.max(dim=1).values > scores.min(dim=1).values).any():
@@ -109,11 +113,19 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
 
     kl_coef = lowest(lambda c: exponential_tilt(scores, c).kl <= kl and supported(c))
     reached = exponential_tilt(scores, kl_coef).kl
+    if reached < 0.99 * kl and kl_coef < 1e-3 * spread:
+        # However low the coefficient, many samples share the best score.
+        raise ValueError(
+            f"so many completions share the best score that the best policy is never further than "
+            f"{reached:.2g} nats from the reference"
+        )
     if reached > 0.99 * kl:
         return Coefficient(kl_coef, reached)
 
     half_way = lowest(lambda c: exponential_tilt(scores, c).kl <= reached / 2)
-    slope = math.log(half_way / kl_coef) / math.log(2)  # how log kl_coef falls as log KL rises
+    # How log kl_coef falls as log KL rises. Near the KL of always taking the best score the line is
+    # so steep that it says nothing of what lies beyond.
+    slope = min(math.log(half_way / kl_coef) / math.log(2), STEEPEST)
     return Coefficient(kl_coef * (reached / kl) ** slope, reached)
 
 

@@ -69,6 +69,7 @@ class Actors(nn.Module):
     bias: float = 0.0
     shares_trunk: bool = False
     has_value: bool = False
+    last_ranks: int | None = None  # of the policy's adapter, how many ranks are trained; None: all
     has_reward: bool = False
     moves_reference: bool = False
     autocast_dtype: torch.dtype | None = None

@@ -165,6 +165,7 @@ class Roles(Actors):
         }
 
         self._settle()
+        self.last_ranks = last_ranks
         if last_ranks is not None:
             self._train_last(last_ranks)
         if reference == "moving":

@@ -155,6 +155,12 @@ def optimizers_of(
             "optimizers: ReduceLROnPlateau needs a metric at every step (use another schedule)"
         )
 
+    if optimizer is not None and rates is not None:
+        raise InputError(
+            "value_learning_rate is not used with an optimizer of your own (give the value a "
+            "parameter group)",
+            "value_learning_rate",
+        )
     if optimizer is not None:
         known = {id(p): p for p in model.parameters()}
         held = [p for group in optimizer.param_groups for p in group["params"]]

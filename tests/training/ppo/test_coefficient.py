@@ -44,6 +44,8 @@ def test_beside_scaled_advantages_the_coefficient_is_in_their_unit() -> None:
     wide = scores * torch.tensor([1.0, 3.0]).repeat(32).unsqueeze(1)
     siblings = estimate_of(wide, 0.5, "siblings").kl_coef
     assert siblings == pytest.approx(estimate_of(scores, 0.5).kl_coef, rel=0.02)
+    everything = estimate_of(wide + 100 * torch.arange(64).unsqueeze(1), 0.5, "all").kl_coef
+    assert everything < 0.01 * siblings
     batch = estimate_of(wide, 0.5, "batch").kl_coef
     assert batch == pytest.approx(estimate_of(wide, 0.5).kl_coef / 5**0.5, rel=0.02)
 
@@ -58,6 +60,7 @@ def test_beside_scaled_advantages_the_coefficient_is_in_their_unit() -> None:
         ({"algorithm": "grpo"}, "siblings"),
         ({"algorithm": "dr_grpo"}, "score"),
         ({"algorithm": "reinforce_plus_plus"}, "score"),
+        ({"algorithm": "reinforce_plus_plus", "kl_in": "loss"}, "all"),
         ({"algorithm": "reinforce_plus_plus_baseline"}, "batch"),
     ],
 )

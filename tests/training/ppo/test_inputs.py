@@ -121,6 +121,16 @@ class Own:
     group_size: int = 1
     statistics: tuple[str, ...] = OF_POLICY
 
+    credit = loss = None  # the hooks, which nothing here calls
+
+
+@dataclass(frozen=True)
+class Bare:
+    """An algorithm that says nothing of its groups."""
+
+    credit = loss = None
+    uses_value: bool = False
+
 
 def own(**told: Any) -> Any:
     return Own(**told)
@@ -140,6 +150,10 @@ def test_an_own_algorithm_is_known_by_its_class_and_all_that_it_holds() -> None:
         (own(group_size=3), {}, "Own has groups of 3, which do not divide the batch of 64"),
         (own(statistics=("policy",)), {}, "Own's statistics lack 'ratio'"),
         (own(gamma=torch.ones(2)), {}, "Own holds what a run cannot note"),
+        (Bare(), {}, "Bare lacks group_size"),
+        (own(), {"kl_in": "loss"}, "kl_in is not used by an own algorithm"),
+        (own(), {"entropy_coef": 0.1}, "entropy_coef is not used by an own algorithm"),
+        (own(), {"value_warmup": 2}, "Own has no value that could warm up"),
     ],
 )
 def test_an_own_algorithm_that_cannot_be_run_or_resumed_is_refused(

@@ -652,3 +652,27 @@ def test_the_value_can_have_a_learning_rate_of_its_own(new_trainer: Any) -> None
         farthest[of_value] = max(farthest[of_value], moved)
     assert farthest[False] == pytest.approx(1e-3, rel=1e-3)
     assert farthest[True] == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused(new_trainer: Any) -> None:
+    with pytest.raises(InputError, match="value_warmup is 2, but the run has 2 updates"):
+        new_trainer(value="adapter", total_episodes=16, value_warmup=2)
+
+
+def test_a_policy_that_stands_still_leaves_the_value_its_rate(new_trainer: Any) -> None:
+    trainer = new_trainer(value="adapter", learning_rate=0.0, value_learning_rate=1e-3)
+    trainer._set_learning_rate(trainer._learning_rate(2))  # the second of two updates
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.0, 0.5e-3]
+
+
+def test_an_optimizer_of_ones_own_has_its_own_rates(new_trainer: Any) -> None:
+    mine = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(InputError, match="give the value a parameter group"):
+        new_trainer(value="adapter", value_learning_rate=1e-3, optimizers=(mine, None))
+
+
+def test_an_estimate_stays_within_its_bounds_under_a_fixed_coefficient(new_trainer: Any) -> None:
+    options = {"kl_coef": "auto", "kl_coef_samples": 1024, "kl_target": 0.1, "kl_coef_max": 0.01}
+    trainer = new_trainer(kl_controller="fixed", **options)
+    trainer._estimate_coefficient()
+    assert trainer.kl.value == 0.01

@@ -340,7 +340,7 @@ class Siblings:
 
         if self.advantage_scale == "siblings":
             advantages = advantages / (deviation.unsqueeze(1) + 1e-4)
-        elif self.advantage_scale == "batch":
+        elif self.advantage_scale == "batch" and total(compared.sum().float()):
             advantages = whiten(advantages, compared, total=total)
 
         return Credit(advantages, returns * mask, _length_weights(self.length_mean, mask))
@@ -473,18 +473,24 @@ def kl_loss_of(flags: AlgorithmArguments) -> KLLoss | None:
     return flags.kl_loss or ("full" if preset is None else preset.kl_loss)
 
 
-def kl_unit_of(flags: AlgorithmArguments) -> Literal["score", "batch", "siblings"]:
+KLUnit = Literal["score", "all", "batch", "siblings"]
+
+
+def kl_unit_of(flags: AlgorithmArguments) -> KLUnit:
     """Return what the KL coefficient is measured in: the unit of what stands beside the KL.
 
-    In the reward that is a score. In the loss it is an advantage: a score as well, or a score over
-    the standard deviation of the batch, or of its siblings.
+    In the reward that is a score. In the loss it is an advantage: a score as well, or one over a
+    standard deviation: of all scores, of all after each prompt's mean is taken off ("batch"), or of
+    each prompt's.
     """
     if kl_loss_of(flags) is None:
         return "score"
     preset = PRESETS.get(flags.algorithm)
     if preset is None:
         return "batch" if flags.whiten_advantages else "score"
-    return "score" if preset.advantage_scale == "none" else preset.advantage_scale
+    if preset.advantage_scale == "none":
+        return "score"
+    return "all" if preset.baseline == "none" else preset.advantage_scale
 
 
 def algorithm_of(flags: AlgorithmArguments) -> Algorithm:

@@ -1,12 +1,13 @@
 """``kl_coef: auto``: the coefficient at which the best policy would have the target KL."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
 from toolkit.maths.frontier import Coefficient, coefficient_at
+from toolkit.training.ppo.algorithms import KLUnit
 
 PROMPTS = 16  # enough for the mean; more completions of each reach farther than more prompts
 
@@ -24,16 +25,13 @@ def prompts_for(prompts: Prompts) -> Prompts:
     return prompts.pick([place * len(prompts) // count for place in range(count)])
 
 
-def estimate_of(
-    scores: Tensor, kl_target: float, unit: Literal["score", "batch", "siblings"] = "score"
-) -> Estimate:
+def estimate_of(scores: Tensor, kl_target: float, unit: KLUnit = "score") -> Estimate:
     """Estimate the coefficient from scores of the reference's completions.
 
     Args:
         scores: (P, N); NaN where there is no score, and such a prompt is left out.
         kl_target: nats.
-        unit: what the coefficient is measured in (``kl_unit_of``): a score, or a standard deviation
-            of the scores, over all prompts or within each.
+        unit: what the coefficient is measured in (``kl_unit_of``).
 
     Raises:
         InputError: too few completions have scores, or their scores do not differ.
@@ -48,7 +46,11 @@ def estimate_of(
 
     if unit != "score":
         apart = known - known.mean(dim=1, keepdim=True)
-        deviation = apart.std(dim=1, keepdim=True) if unit == "siblings" else apart.std()
+        deviation = {
+            "all": known.std(),
+            "batch": apart.std(),
+            "siblings": apart.std(dim=1, keepdim=True),
+        }[unit]
         known = apart / (deviation + 1e-4)
 
     try:

@@ -18,11 +18,12 @@ from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.ppo.algorithms import Algorithm, kl_loss_of
+from toolkit.training.ppo.algorithms import Algorithm, AlgorithmArguments, kl_loss_of
 from toolkit.training.ppo.config import PPOConfig
 
 # What the trainer and the log read of every algorithm's statistics.
 NEEDED = ("policy", "ratio")
+HOOKS = ("credit", "loss", "uses_value", "group_size", "statistics")  # of every algorithm
 
 
 def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
@@ -33,9 +34,27 @@ def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
             too little, or it holds what cannot be noted.
     """
     name = type(algorithm).__name__
+    lacking = [each for each in HOOKS if not hasattr(algorithm, each)]
+    if lacking:
+        raise InputError(
+            f"algorithm: {name} lacks {lacking[0]} (toolkit.training.ppo.algorithms.Algorithm says "
+            "what it needs)",
+            "algorithm",
+        )
     if args.algorithm != PPOConfig.algorithm:
         raise InputError(
             f"algorithm: both {args.algorithm} and an own {name} are given", "algorithm"
+        )
+    for flag in dataclasses.fields(AlgorithmArguments):
+        if getattr(args, flag.name) != flag.default:
+            raise InputError(
+                f"{flag.name} is not used by an own algorithm (leave it out, and let {name} hold "
+                "it)",
+                flag.name,
+            )
+    if args.value_warmup and not algorithm.uses_value:
+        raise InputError(
+            f"value_warmup: {name} has no value that could warm up (leave it out)", "value_warmup"
         )
     if args.local_batch_size % algorithm.group_size:
         raise InputError(
@@ -52,6 +71,12 @@ def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
         )
     identity_of(algorithm)
     return algorithm
+
+
+def name_of(algorithm: Algorithm, args: PPOConfig) -> str:
+    """Return the name of an algorithm in messages: its flag's, or an own one's class."""
+    kind = type(algorithm)
+    return args.algorithm if kind.__module__ == Algorithm.__module__ else kind.__name__
 
 
 def identity_of(algorithm: Algorithm) -> str:
@@ -98,7 +123,8 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
         raise ValueError("the roles have no value: build them with value='adapter' or 'trunk'")
     if not algorithm.uses_value and model.has_value:
         raise InputError(
-            f"algorithm: {args.algorithm} has no value, but the roles do (build them without one)",
+            f"algorithm: {name_of(algorithm, args)} has no value, but the roles do (build them "
+            "without one)",
             "algorithm",
         )
     if (args.reference_ema is not None) != model.moves_reference:
@@ -107,6 +133,12 @@ def check_actors(model: object, algorithm: Algorithm, args: PPOConfig) -> Actors
             f"{'moves' if model.moves_reference else 'stays'} (build Roles with "
             "reference='moving' for one that follows the policy)",
             "reference_ema",
+        )
+    if args.train_last_ranks != model.last_ranks:
+        raise InputError(
+            f"train_last_ranks is {args.train_last_ranks}, but the roles were built with "
+            f"last_ranks {model.last_ranks}",
+            "train_last_ranks",
         )
     if tuple(args.value_hidden or ()) != model.value_hidden:
         raise InputError(
@@ -153,7 +185,13 @@ def as_rewards(reward_model: object, weights: list[float] | None, actors: Actors
     if not parts or (uses_adapter and not actors.has_reward):
         raise InputError("PPO needs a reward (pass a reward adapter, or a reward function)")
 
-    if sum(isinstance(part, RewardEnsemble) for part in parts) > 1:
+    several = [part for part in parts if isinstance(part, RewardEnsemble)]
+    if several and uses_adapter:
+        raise InputError(
+            "reward_model: a RewardEnsemble uses the place of the roles' reward adapter (give the "
+            "ensemble that adapter, too)"
+        )
+    if len(several) > 1:
         raise InputError("reward_model: there are two RewardEnsembles (make one of all adapters)")
 
     weights = [1.0] * len(parts) if weights is None else list(weights)

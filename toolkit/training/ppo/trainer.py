@@ -38,6 +38,7 @@ from toolkit.models.sharding import shard_base
 from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.guests import set_guests_state
 from toolkit.scoring.lengths import LengthPriced
+from toolkit.terminal import counted
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
 from toolkit.training.optimizers import optimizers_of
@@ -178,6 +179,13 @@ class PPOTrainer:
             epochs = args.num_train_epochs * len(self.train_dataset)
             args.total_episodes = max(1, int(epochs)) * group
         self.num_updates = num_updates(args.total_episodes, self.batch_size)
+        if args.value_warmup >= self.num_updates:
+            raise InputError(
+                f"value_warmup is {args.value_warmup}, but the run has "
+                f"{counted(self.num_updates, 'update')}, so the policy would not learn (take "
+                "fewer)",
+                "value_warmup",
+            )
         self.save_every = updates_between(args.save_steps, self.num_updates)
         if args.save_strategy == "epoch":
             self.save_every = math.ceil(len(self.train_dataset) * group / self.batch_size)
@@ -197,6 +205,7 @@ class PPOTrainer:
         self.value_parameters = [
             p for name, p in self.model.trainable() if self.model.of_value(name)
         ]
+        self.lr_factor = 1.0  # of the present update, if no schedule gives its rate
         self.warms_up = False  # whether the present update trains the value alone
         self.ranks.same_start([p for _, p in self.model.changing()])
         if self.ranks.sharded:
@@ -381,7 +390,8 @@ class PPOTrainer:
         found = estimate_of(scores, self.args.kl_target, kl_unit_of(self.args))
         kl_coef, line = self.ranks.gather(found)[0]
         self.run_log.say(line)
-        self.kl.start_at(kl_coef)
+        highest = self.args.kl_coef_max or math.inf
+        self.kl.start_at(min(max(kl_coef, self.args.kl_coef_min), highest))
 
     def _found(self, wish: str | None, identity: Row) -> PPOState | None:
         """Load the checkpoint to go on from, in the main process; None to start anew."""
@@ -752,9 +762,9 @@ class PPOTrainer:
         if self.lr_scheduler is not None:
             return float(self.lr_scheduler.get_last_lr()[0])
         falls = self.args.lr_scheduler_type == "linear"
-        factor = linear_decay(update - 1, self.num_updates) if falls else 1.0
+        self.lr_factor = linear_decay(update - 1, self.num_updates) if falls else 1.0
         group = self.optimizer.param_groups[0]
-        return group.get("initial_lr", group["lr"]) * factor
+        return group.get("initial_lr", group["lr"]) * self.lr_factor
 
     def _rates(self) -> Callable[[str], float | None] | None:
         """Return what gives the learning rate of a parameter by its name; None if all have one."""
@@ -771,7 +781,7 @@ class PPOTrainer:
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
         first = groups[0]["initial_lr"]
-        factor = lr / first if first else 0.0
+        factor = lr / first if first else self.lr_factor
         for group in groups:
             group["lr"] = group["initial_lr"] * factor
 
