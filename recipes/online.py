@@ -185,7 +185,7 @@ def check_policy_start(
         raise InputError("ppo_config: leave out reference (the loop's is --policy_adapter)")
     lora = dataclasses.replace(bound["reward"][1], start_adapter=args.policy_adapter)
     lora.given_defaults = set(bound["reward"][1].given_defaults)
-    check_reward_start(lora, model_args)
+    check_reward_start(lora, model_args, "--policy_adapter")
 
 
 def labeler_of(

@@ -390,7 +390,13 @@ def _checked(
     def convert(word: str) -> object:
         if word in words:
             return word
-        value = inner(word)
+        try:
+            value = inner(word)
+        except ValueError:
+            if not words:
+                raise
+            told = f"{word!r} is not a number, nor {' or '.join(words)}"
+            raise argparse.ArgumentTypeError(told) from None
         if isinstance(value, tuple):  # a word that was split into its letters
             raise argparse.ArgumentTypeError("for several numbers, use a list in --config")
         if isinstance(value, float) and not math.isfinite(value):

@@ -81,6 +81,11 @@ def test_names_of_others_stand_for_what_they_are_and_the_text_reads_back(
     assert parse_merged(str(found), no_names) == found and found.folders() == [a, b]
 
 
+def test_a_factor_keeps_its_digits(ab: tuple[Path, Path]) -> None:
+    text = str(parse_merged(f"{ab[0]}*0.12345678", no_names))
+    assert text == f"{ab[0]}*0.12345678" and str(Merged(("a",), None, 0.5)) == "a*0.5"
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -89,6 +94,8 @@ def test_names_of_others_stand_for_what_they_are_and_the_text_reads_back(
         ("mean({a},)", "'' is not the folder"),
         ("mean({a},mean({b},{a}*1)", "is not the folder"),
         ("some-org/some-model*0.5", "'some-org/some-model' is not the folder"),
+        ("slerp({a},{b}", ".*a merge is written mean"),
+        ("{a}*1e999", "a factor must be finite"),
         ("{a}*0.5,1", "only a whole contender may have several factors"),
     ],
 )

@@ -90,6 +90,16 @@ def test_a_model_that_nobody_measured_goes_on_and_that_is_said(
     assert "Nobody measured whether it has learned" in capsys.readouterr().out
 
 
+def test_a_merge_of_a_model_at_chance_is_refused_as_that_model_is(tmp_path: Path) -> None:
+    bad = measured(tmp_path / "bad", 50, 200)
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    parents = [{"adapter": str(tmp_path / "good")}, {"adapter": bad}]
+    (merged / "toolkit.json").write_text(json.dumps({"merged": {"parents": parents}}))
+    with pytest.raises(InputError, match="It was merged from .*bad"):
+        check_trust({"reward_adapter": str(merged)}, False)
+
+
 def test_figures_of_an_earlier_version_without_p_below_are_judged_as_well(tmp_path: Path) -> None:
     """Wilson's interval then; a model at chance stays one."""
     facts = {

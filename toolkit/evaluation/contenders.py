@@ -15,7 +15,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,15 @@ from toolkit.data.prompts import Prompts
 from toolkit.data.records import Row
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
-from toolkit.evaluation.merged import Merged, is_merged, parse_merged, split_factors, written
+from toolkit.evaluation.merged import (
+    Merged,
+    digits_of,
+    hint_of,
+    is_merged,
+    parse_merged,
+    split_factors,
+    written,
+)
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad, real_tokens
 from toolkit.models.actors import REFERENCE
@@ -58,12 +66,14 @@ class Contender:
         source: folder or Hub id; for best-of-n, the name of the contender that it picks from; for
             a merged one, its expression, in which only folders are named.
         n: number of completions for best-of-n.
+        made: for "merged", what it is made of; its source is the same as text.
     """
 
     name: str
     kind: str
     source: str = ""
     n: int = 1
+    made: Merged | None = field(default=None, compare=False)
 
     @property
     def adapter(self) -> str | None:
@@ -73,8 +83,8 @@ class Contender:
     @property
     def trained(self) -> list[str]:
         """The folders of the adapters and checkpoints that it is, or is made of."""
-        if self.kind == "merged":
-            return _as_merged(self).folders()
+        if self.made is not None:
+            return self.made.folders()
         return [self.source] if self.kind in ("adapter", "checkpoint") else []
 
 
@@ -152,7 +162,7 @@ def _factors_of(name: str, what: str) -> list[tuple[str, str]]:
     if len(factors) < 2:
         return [(name or what, what)]
     name = name or _name_of(head)
-    return [(f"{name}*{factor:g}", f"{head}*{factor:g}") for factor in factors]
+    return [(f"{name}*{digits_of(f)}", f"{head}*{digits_of(f)}") for f in factors]
 
 
 def _resolved(
@@ -166,6 +176,8 @@ def _resolved(
         return contender
 
     def named(word: str, within: tuple[str, ...]) -> str | Merged | None:
+        if word in within and Path(word).is_dir():
+            return None  # the folder of that name
         if word in within:
             raise InputError(f"contenders: {contender.name}: {word} is made of itself")
         if word in merged:
@@ -185,12 +197,7 @@ def _resolved(
     if found.how is None and found.factor == 1 and isinstance(only, str):
         kind = "checkpoint" if NAME.fullmatch(Path(only).name) else "adapter"
         return Contender(contender.name, kind, only)
-    return replace(contender, source=str(found))
-
-
-def _as_merged(contender: Contender) -> Merged:
-    """Read a source that was resolved, so that all its words are folders."""
-    return parse_merged(contender.source, lambda word: None if is_merged(word) else word)
+    return replace(contender, source=str(found), made=found)
 
 
 def _name_of(what: str) -> str:
@@ -233,7 +240,7 @@ def _parse(name: str, what: str) -> list[Contender]:
         )
 
     if not path.is_dir() and (what.startswith((".", "/")) or what.count("/") != 1):
-        raise InputError(f"contenders: {what}: no such folder")
+        raise InputError(f"contenders: {what}: no such folder{hint_of(what)}")
     return [Contender(name, "model", what)]
 
 
@@ -246,8 +253,8 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
             with scratch_folder() as scratch:
                 export_policy(Path(c.source), scratch)
                 check_adapter(scratch, base, "CAUSAL_LM", f"contenders: {c.source}")
-        elif c.kind == "merged":
-            with written(_as_merged(c), f"contenders: {c.name}") as folder:
+        elif c.made is not None:
+            with written(c.made, f"contenders: {c.name}") as folder:
                 check_adapter(folder, base, "CAUSAL_LM", f"contenders: {c.name}", precision)
         elif c.kind == "model":
             check_base(c.source)
@@ -352,8 +359,8 @@ class Sampling:
                     with scratch_folder() as scratch:
                         export_policy(Path(contender.source), scratch)
                         self.roles.add_policy(role, scratch)
-                elif contender.kind == "merged":
-                    with written(_as_merged(contender), "merging") as folder:
+                elif contender.made is not None:
+                    with written(contender.made, "merging") as folder:
                         self.roles.add_policy(role, folder)
                 else:
                     self.roles.add_policy(role, contender.source)

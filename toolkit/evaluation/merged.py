@@ -9,6 +9,7 @@ A, B and C are folders of adapters, checkpoints, names of other contenders, or s
 ``toolkit.models.adapter_arithmetic`` makes them, exactly.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,12 +46,18 @@ class Merged:
     def __str__(self) -> str:
         inner = ",".join(map(str, self.parts))
         text = f"{self.how}({inner})" if self.how else inner
-        return text if self.factor == 1 and self.how else f"{text}*{self.factor:g}"
+        return text if self.factor == 1 and self.how else f"{text}*{digits_of(self.factor)}"
 
     def folders(self) -> list[str]:
         """The adapters and checkpoints of which it is made."""
         inner = [part.folders() if isinstance(part, Merged) else [part] for part in self.parts]
         return [folder for part in inner for folder in part]
+
+
+def digits_of(factor: float) -> str:
+    """Return a factor in as few digits as give it back."""
+    short = f"{factor:g}"
+    return short if float(short) == factor else repr(factor)
 
 
 def split_factors(what: str) -> tuple[str, list[float]]:
@@ -64,7 +71,10 @@ def split_factors(what: str) -> tuple[str, list[float]]:
     name = Path(match[1].strip()).name
     if name.startswith("checkpoint-") and not NAME.fullmatch(name):
         return what, []
-    return match[1].strip(), [float(factor) for factor in match[2].split(",")]
+    factors = [float(factor) for factor in match[2].split(",")]
+    if not all(map(math.isfinite, factors)):
+        raise InputError(f"contenders: {what}: a factor must be finite")
+    return match[1].strip(), factors
 
 
 def is_merged(what: str) -> bool:
@@ -111,9 +121,14 @@ def _part(what: str, named: Callable[[str], "str | Merged | None"]) -> "str | Me
     ):
         raise InputError(
             f"contenders: {what!r} is not the folder of an adapter or of a checkpoint, nor the "
-            "name of such a contender"
+            f"name of such a contender{hint_of(what)}"
         )
     return what
+
+
+def hint_of(what: str) -> str:
+    """Return how a merge is written, for a message on what may be meant as one."""
+    return " (a merge is written mean(A,B) or slerp(A,B))" if "(" in what or ")" in what else ""
 
 
 def _split(inner: str) -> list[str]:

@@ -162,18 +162,21 @@ def check_start(
     check_for_trl(policy_adapter, base, what, copied, head)
 
 
-def check_reward_start(lora: StartedLoraArguments, args: ModelArguments) -> None:
+def check_reward_start(
+    lora: StartedLoraArguments, args: ModelArguments, what: str = "--start_adapter"
+) -> None:
     """Check the adapter that a reward model starts from, and take rank, scale and layers from it.
 
     Args:
         lora: its flags become those of the adapter; without ``start_adapter`` nothing happens.
         args: the base.
+        what: the argument that named the adapter.
 
     Raises:
         InputError: the adapter does not fit the base, cannot be copied exactly, or a flag
             contradicts it.
     """
-    folder, what = lora.start_adapter, "--start_adapter"
+    folder = lora.start_adapter
     if folder is None:
         return
     check_adapter(folder, args.model_name_or_path, "CAUSAL_LM", what, args.precision)

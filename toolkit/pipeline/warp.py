@@ -24,12 +24,19 @@ from toolkit.data.outputs import claim_output
 from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Finite, Positive, Range, Seed, flag
-from toolkit.next_step import wrote
 from toolkit.pipeline.stages import Stage
 from toolkit.training.methods import METHODS
 
 # What WARP tells each PPO run itself.
-OWN = ("policy_adapter", "reference_ema", "train_last_ranks", "resume", "stop_at_update", "online")
+OWN = (
+    "seed",
+    "policy_adapter",
+    "reference_ema",
+    "train_last_ranks",
+    "resume",
+    "stop_at_update",
+    "online",
+)
 
 
 @dataclass
@@ -84,7 +91,6 @@ def link(args: LinkArguments) -> None:
             print(outcome.sentence())
             if args.new_ranks:
                 add_ranks(merged, out, *new, chained=True)
-    wrote(out, "policy adapter")
 
 
 def warp_stages(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit.data.records import Row, from_row
 from toolkit.errors import InputError
+from toolkit.models.toolkit_json import read_facts
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.accuracy import RewardMetrics, judge
 from toolkit.terminal import say
@@ -69,6 +70,13 @@ def _trust(model: str) -> Trust:
     try:
         metrics = RewardMetrics.read(Path(model) / "metrics.json", "metrics.json")
     except (InputError, OSError):
+        merged = read_facts(model).get("merged") or {}
+        parents = [str(parent.get("adapter")) for parent in merged.get("parents", ())]
+        for parent in (p for p in parents if (Path(p) / "metrics.json").is_file()):
+            trust = _trust(parent)
+            if trust.answer == "no":
+                sentence = f"It was merged from {parent}. {trust.sentence}"
+                return Trust(model, "no", sentence, p=trust.p, accuracy=None)
         sentence = (
             "Nobody measured whether it has learned what people pick: there is no metrics.json of "
             "preftune reward in its folder."

@@ -14,13 +14,15 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.scoring.reward_models import RewardAdapter
-from toolkit.training.ppo.algorithms import OF_POLICY, PolicyTerm, algorithm_of
+from toolkit.training.ppo.algorithms import OF_POLICY, PolicyTerm, Term, algorithm_of
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.ppo.inputs import (
     as_eval_prompts,
     as_prompts,
     as_rewards,
     check_actors,
+    check_credit,
+    check_term,
     digest_of,
     identity_of,
     own_algorithm,
@@ -132,6 +134,22 @@ class Bare:
     uses_value: bool = False
 
 
+class Plain:
+    """An algorithm with a constant of its class."""
+
+    cliprange = 0.2
+
+
+def test_what_an_own_algorithm_gives_is_looked_at() -> None:
+    with pytest.raises(InputError, match="credit returned a tuple"):
+        check_credit((torch.ones(1), torch.ones(1)))
+    with pytest.raises(InputError, match="loss gave a Tensor"):
+        check_term(torch.ones(1), own())
+    with pytest.raises(InputError, match="loss counts extra"):
+        check_term(Term(torch.ones(1), {"policy": torch.ones(1), "extra": torch.ones(1)}), own())
+    check_term(Term(torch.ones(1), {"policy": torch.ones(1)}), own())
+
+
 def own(**told: Any) -> Any:
     return Own(**told)
 
@@ -140,6 +158,9 @@ def test_an_own_algorithm_is_known_by_its_class_and_all_that_it_holds() -> None:
     assert identity_of(own()) == identity_of(own())
     others = own(gamma=0.5), own(policy=PolicyTerm(0.3))
     assert len({identity_of(one) for one in (own(), *others)}) == 3
+    before = identity_of(Plain())  # type: ignore[arg-type]
+    Plain.cliprange = 0.3
+    assert identity_of(Plain()) != before  # type: ignore[arg-type]
     assert identity_of(own()).partition(" ")[0].endswith("test_inputs:Own")
 
 
@@ -151,6 +172,7 @@ def test_an_own_algorithm_is_known_by_its_class_and_all_that_it_holds() -> None:
         (own(statistics=("policy",)), {}, "Own's statistics lack 'ratio'"),
         (own(gamma=torch.ones(2)), {}, "Own holds what a run cannot note"),
         (Bare(), {}, "Bare lacks group_size"),
+        (Own, {}, "Own is a class"),
         (own(), {"kl_in": "loss"}, "kl_in is not used by an own algorithm"),
         (own(), {"entropy_coef": 0.1}, "entropy_coef is not used by an own algorithm"),
         (own(), {"value_warmup": 2}, "Own has no value that could warm up"),

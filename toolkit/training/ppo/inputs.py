@@ -18,7 +18,13 @@ from toolkit.scoring.ensembles import RewardEnsemble
 from toolkit.scoring.functions import as_scorer
 from toolkit.scoring.reward_models import RewardAdapter
 from toolkit.scoring.scorer import WeightedSum
-from toolkit.training.ppo.algorithms import Algorithm, AlgorithmArguments, kl_loss_of
+from toolkit.training.ppo.algorithms import (
+    Algorithm,
+    AlgorithmArguments,
+    Credit,
+    Term,
+    kl_loss_of,
+)
 from toolkit.training.ppo.config import PPOConfig
 
 # What the trainer and the log read of every algorithm's statistics.
@@ -33,6 +39,10 @@ def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
         InputError: the flags name another one, a batch cannot be divided into its groups, it counts
             too little, or it holds what cannot be noted.
     """
+    if isinstance(algorithm, type):
+        raise InputError(
+            f"algorithm: {algorithm.__name__} is a class (pass an instance of it)", "algorithm"
+        )
     name = type(algorithm).__name__
     lacking = [each for each in HOOKS if not hasattr(algorithm, each)]
     if lacking:
@@ -73,6 +83,29 @@ def own_algorithm(algorithm: Algorithm, args: PPOConfig) -> Algorithm:
     return algorithm
 
 
+def check_credit(found: object) -> Credit:
+    """Raise InputError unless an algorithm's ``credit`` returned a Credit."""
+    if not isinstance(found, Credit):
+        raise InputError(
+            f"algorithm: credit returned a {type(found).__name__}, and not a Credit of advantages "
+            "and returns"
+        )
+    return found
+
+
+def check_term(found: object, algorithm: Algorithm) -> None:
+    """Raise InputError unless an algorithm's ``loss`` yielded a Term, with known statistics."""
+    if not isinstance(found, Term):
+        raise InputError(
+            f"algorithm: loss gave a {type(found).__name__} where a Term is due (yield each term)"
+        )
+    known = {*algorithm.statistics, "max_log_ratio"}
+    if unknown := sorted(found.statistics.keys() - known):
+        raise InputError(
+            f"algorithm: loss counts {unknown[0]}, which its statistics do not name (name it there)"
+        )
+
+
 def name_of(algorithm: Algorithm, args: PPOConfig) -> str:
     """Return the name of an algorithm in messages: its flag's, or an own one's class."""
     kind = type(algorithm)
@@ -80,7 +113,7 @@ def name_of(algorithm: Algorithm, args: PPOConfig) -> str:
 
 
 def identity_of(algorithm: Algorithm) -> str:
-    """Return what identifies an own algorithm: its class, and all that it holds, as JSON.
+    """Return what identifies an own algorithm: its class, and all constants in both, as JSON.
 
     Raises:
         InputError: it holds something else than numbers, texts, and lists, dictionaries and
@@ -94,7 +127,14 @@ def identity_of(algorithm: Algorithm) -> str:
 
     kind = type(algorithm)
     try:
-        held = json.dumps(vars(algorithm), sort_keys=True, default=parts)
+        plain = (bool, int, float, str, tuple, list, dict)
+        constants = {
+            name: value
+            for one in reversed(kind.__mro__)
+            for name, value in vars(one).items()
+            if not name.startswith("_") and isinstance(value, plain)
+        }
+        held = json.dumps(constants | vars(algorithm), sort_keys=True, default=parts)
     except TypeError as error:
         raise InputError(
             f"algorithm: {kind.__name__} holds what a run cannot note ({error}): let it hold "

@@ -67,6 +67,8 @@ from toolkit.training.ppo.inputs import (
     as_prompts,
     as_rewards,
     check_actors,
+    check_credit,
+    check_term,
     digest_of,
     hash_of,
     identity_of,
@@ -276,7 +278,7 @@ class PPOTrainer:
             rewards = penalized_rewards(rollout.scores, kl, penalty, rollout.mask)
 
             # 3. Give credit: the algorithm computes advantages and returns from the rewards.
-            credit = self.algorithm.credit(rewards, rollout, self.ranks.total)
+            credit = check_credit(self.algorithm.credit(rewards, rollout, self.ranks.total))
 
             # 4. Optimize: several epochs over the batch, unless a guard finds it faulty.
             row = self._row(update, lr, rollout, kl, credit)
@@ -628,6 +630,7 @@ class PPOTrainer:
         )
         found: dict[str, Tensor] = {}
         for term in self.algorithm.loss(outputs, values, before):
+            check_term(term, self.algorithm)
             # One role's activations at a time: they are freed before the next term is made.
             if term.loss.requires_grad:
                 (weight * term.loss).backward()
