@@ -1,4 +1,4 @@
-# make demo     set up, then run the main job on the embedded model (about 5 minutes)
+# make demo     set up, then run the main job on the embedded model (about 6 minutes)
 # make test     set up, then run the tests
 # make fast     set up, then run only the fast tests (a minute)
 # make lint     ruff and mypy
