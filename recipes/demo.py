@@ -20,7 +20,7 @@ from typing import Annotated
 from toolkit.arguments.common import SeedArguments
 from toolkit.arguments.model import Precision
 from toolkit.embedded import CONFIGS
-from toolkit.flags import Count, Range, flag
+from toolkit.flags import Range, flag
 from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import last_stages, stages_of
 from toolkit.pipeline.stages import run_stages
@@ -33,8 +33,10 @@ class DemoArguments(SeedArguments):
     prompts: Annotated[int, Range(low=300)] | None = flag(
         None, "Number of prompts to label. By default all."
     )
-    total_episodes: Count | None = flag(
-        None, "Number of completions that PPO samples. By default the config's."
+    total_episodes: Annotated[int, Range(low=640)] | None = flag(
+        None,
+        "Number of completions that PPO samples, 128 in an update. By default the config's. In the "
+        "first four updates the value learns alone.",
     )
     precision: Precision = flag("4bit", "Precision of the base.")
 

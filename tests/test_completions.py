@@ -42,7 +42,7 @@ def test_bash_completes_subcommands_flags_choices_and_files(script: Path, tmp_pa
         ("reward",): {"reward", "reward-report"},
         ("completions", ""): set(SHELLS),
         ("ppo", "--kl_con"): {"--kl_controller"},
-        ("ppo", "--kl_controller", "ad"): {"adaptive", "adaptive_paper"},
+        ("ppo", "--kl_controller", "ad"): {"adaptive", "adaptive_paper", "adaptive_pi"},
         ("ppo", "--kl_controller", "fixed", "--precision", ""): {"4bit", "bf16", "fp32"},
         ("label", "--samples", "pi"): {"picks.jsonl"},
         ("label", "--samples", ""): {"picks.jsonl", "prompts"},
@@ -59,4 +59,4 @@ def test_bash_completes_subcommands_flags_choices_and_files(script: Path, tmp_pa
 def test_zsh_gets_a_script_with_the_same_flags() -> None:
     text = completions("zsh")
     assert text.startswith("#compdef preftune")
-    assert "(adaptive adaptive_paper fixed)" in text and "reward-report:" in text
+    assert "(adaptive adaptive_paper adaptive_pi fixed)" in text and "reward-report:" in text

@@ -807,11 +807,11 @@ def test_the_demo_says_no_with_its_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With two updates the policy cannot be better by much, nor the KL at its target."""
+    """With two updates of the policy it cannot be better by much, nor the KL at its target."""
     for name in ("data", "recipes"):
         (tmp_path / name).symlink_to(root / name)
     monkeypatch.chdir(tmp_path)
-    assert call(demo.main, ["--prompts", "300", "--total_episodes", "256"]) == 1
+    assert call(demo.main, ["--prompts", "300", "--total_episodes", "768"]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "open: outputs/demo/report/report.html"  # of the stages, none says a next
     assert not [line for line in said[:-1] if line.startswith(("next: ", "or: ", "open: "))]

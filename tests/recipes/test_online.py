@@ -399,7 +399,7 @@ def test_two_loops_do_not_share_a_store(
         (["--ppo_config", "LEXICON"], "must name no reward"),
         (["--ppo_config", "STARTED"], "ppo_config: leave out policy_adapter"),
         (["--snapshots", "5"], "snapshots is 5, but a row has 4 completions"),
-        (["--policy_adapter", "nowhere"], "--start_adapter: nowhere has no adapter_config.json"),
+        (["--policy_adapter", "nowhere"], "--policy_adapter: nowhere has no adapter_config.json"),
         (["--model_name_or_path", "./no"], "./no: no such folder"),
         (["--sample_config", "PROMPTS"], "broken.jsonl:1: prompt: missing"),
         (["--noise", "2"], "noise is 2, but must be at most 1"),
