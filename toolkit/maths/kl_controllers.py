@@ -83,11 +83,17 @@ class AdaptiveKLController(FixedKLController):
         Raises:
             ValueError: the KL is not finite; the coefficient does not change.
         """
+        self.value = self._moved(self.value, kl, self._gain(kl, episodes))
+
+    def _gain(self, kl: float, episodes: int) -> float:
+        """Return the share of the error by which the coefficient moves; refuse a KL of NaN."""
         if not math.isfinite(kl):
             raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
+        return episodes / self.kl_horizon if self.k_beta is None else self.k_beta
+
+    def _moved(self, value: float, kl: float, gain: float) -> float:
         error = min(max(kl / self._target - 1, -0.2), 0.2)
-        gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
-        self.value = self._within(self.value * (1 + error * gain))
+        return self._within(value * (1 + error * gain))
 
     def start_at(self, estimate: float) -> None:
         super().start_at(estimate)
@@ -138,9 +144,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         Raises:
             ValueError: the KL is not finite; nothing changes.
         """
-        if not math.isfinite(kl):
-            raise ValueError(f"KL is {kl}: the policy has diverged, or a log-prob is not finite")
-        gain = episodes / self.kl_horizon if self.k_beta is None else self.k_beta
+        gain = self._gain(kl, episodes)
         self.level += self.SMOOTHING * (kl - self.level)
         self.waited += gain
         if self.level > self.RISE * self.highest:
@@ -151,7 +155,7 @@ class ProportionalIntegralKLController(AdaptiveKLController):
             return
 
         share = kl / self._target
-        self.base = self._within(self.base * (1 + min(max(share - 1, -0.2), 0.2) * gain))
+        self.base = self._moved(self.base, kl, gain)
         self.value = self._within(self.base * min(max(share, 0.25), 4.0) ** 0.5)
 
     def start_at(self, estimate: float) -> None:
