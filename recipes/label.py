@@ -132,6 +132,7 @@ def main(
             store_args.https,
             guidelines,
             store_args.requests_per_second,
+            store_args.asked,
         )
     picks = list(store.picks())
     matches = list(store.said("match"))

@@ -1,9 +1,12 @@
 """Write one label, its event and its item's count, within the caller's transaction."""
 
 import hashlib
+import json
 import sqlite3
 import time
 from typing import NamedTuple
+
+from toolkit.data.records import Row
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeler less
@@ -52,9 +55,10 @@ def add_label(
     position: int | None = None,
     reason: str | None = None,
     seconds: float | None = None,
+    details: Row | None = None,
 ) -> None:
     """Add an event and its label. The caller updates the item's count, if no lease did."""
-    event = _add_event(db, form, place, action, choice, position, reason, seconds, at)
+    event = _add_event(db, form, place, action, choice, position, reason, seconds, at, details)
     db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", (*place, event, action, choice))
 
 
@@ -76,11 +80,13 @@ def _add_event(
     reason: str | None,
     seconds: float | None,
     at: float,
+    details: Row | None = None,
 ) -> int:
+    more = json.dumps(details) if details else None
     cursor = db.execute(
         "INSERT INTO events (form, item, labeller, turn, action, choice, position, reason, "
-        "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (form, *place, action, choice, position, reason, seconds, at),
+        "seconds, at, details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (form, *place, action, choice, position, reason, seconds, at, more),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
