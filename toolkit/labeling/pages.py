@@ -460,6 +460,8 @@ def _with_places(fields: dict[str, str], details: Details, order: Order) -> tupl
         if value:
             positions[int(value)] = int(position)
 
+    if not all(1 <= place <= count for place in positions):
+        raise HTTPException(400, "there is no such place")
     if 1 not in positions:
         raise HTTPException(400, "no completion is the best: please go back and choose one")
     if order == "ranking":

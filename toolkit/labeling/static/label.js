@@ -69,9 +69,16 @@ function join(stretches) {
   return joined;
 }
 
-function wideTables(answer) {
-  return [...answer.text.querySelectorAll(".wide")].filter(
-    (table) => table.scrollWidth > table.clientWidth + 1);
+// A shade shows that a table goes on to the right.
+function hasCutTable(answer) {
+  let cut = false;
+  for (const table of answer.text.querySelectorAll(".wide")) {
+    const more = table.scrollLeft + table.clientWidth < table.scrollWidth - 2;
+    if (!more && table.clientWidth) table.dataset.seen = "yes";
+    table.classList.toggle("cut", more);
+    cut ||= table.clientWidth > 0 && !table.dataset.seen;
+  }
+  return cut;
 }
 
 function look() {
@@ -85,7 +92,7 @@ function look() {
       answer.stretches = join(answer.stretches);
       const whole = answer.stretches.length === 1
         && answer.stretches[0][0] * box.height < 4 && (1 - answer.stretches[0][1]) * box.height < 4;
-      const cut = wideTables(answer).some((table) => !table.dataset.seen);
+      const cut = hasCutTable(answer);
       answer.seen = answer.more.hidden && (whole || answer.article.dataset.opened) && !cut;
     }
     answer.unread.textContent = answer.seen || enough ? "" : "not all seen yet";
@@ -96,13 +103,7 @@ function look() {
   if (waiting) tell(waiting);
 }
 
-document.addEventListener("scroll", (event) => {
-  const at = event.target;
-  if (at.matches?.(".wide") && at.scrollLeft + at.clientWidth >= at.scrollWidth - 2) {
-    at.dataset.seen = "yes";
-  }
-  look();
-}, { capture: true, passive: true });
+document.addEventListener("scroll", look, { capture: true, passive: true });
 addEventListener("resize", look);
 
 function fold() {
@@ -126,8 +127,8 @@ function refusal(action) {
   const judges = action === "save" || action === "tie" || action === "bad" || action.startsWith("pick");
   if (judges && !form.elements.seen.value) {
     const names = answers.filter((answer) => !answer.seen).map((answer) => answer.name);
-    return `You have not seen all of ${names.join(", ")} yet. Scroll through it, open it with M, or `
-      + "press N if you have seen enough.";
+    return `You have not seen all of ${names.join(", ")} yet. Scroll through it (a shaded table to `
+      + "the right), open it with M, or press N if you have seen enough.";
   }
   if (action !== "save") return "";
   if (form.dataset.order === "best" && chosen.length < 1) return "Choose the best one first.";
@@ -185,45 +186,72 @@ let shown = [];
 const placed = document.getElementById("placed"), loose = document.getElementById("loose");
 const chipOf = (position) => document.querySelector(`[data-position="${position}"]`).parentElement;
 
-// Chips are dragged with a mouse, a pen or a finger, and moved by the arrow keys.
+// Chips are dragged with a mouse, a pen or a finger, and moved by the arrow keys. While a chip is
+// dragged it stays where it is in the page, and a mark shows where it will go.
+
+function placeAt(event, item) {
+  if (event.clientY > placed.getBoundingClientRect().bottom + 10) return -1;  // out of the order
+  const others = [...placed.children].filter((other) => other !== item);
+  const after = others.findIndex((other) => {
+    const box = other.getBoundingClientRect();
+    return event.clientY < box.bottom && event.clientX < box.left + box.width / 2;
+  });
+  return after < 0 ? others.length : after;
+}
+
+function mark(item, to) {
+  for (const other of placed.children) other.classList.remove("next");
+  placed.classList.remove("end");
+  if (to < 0) return;
+  const next = [...placed.children].filter((other) => other !== item)[to];
+  (next ?? placed).classList.add(next ? "next" : "end");
+}
 
 for (const chip of document.querySelectorAll(".chip")) {
   const position = Number(chip.dataset.position);
   const item = chip.parentElement;
-  let from = null;
+  let from = null, dragged = false;
+
+  const end = () => {
+    from = null;
+    dragged = false;
+    item.style.transform = "";
+    item.classList.remove("dragged");
+    mark(item, -1);
+  };
   chip.addEventListener("pointerdown", (event) => {
-    from = event.clientX;
+    if (event.button !== 0) return;
+    from = event;
     chip.setPointerCapture(event.pointerId);
   });
   chip.addEventListener("pointermove", (event) => {
-    if (from === null || (Math.abs(event.clientX - from) < 4 && !item.classList.contains("dragged"))) return;
+    if (!from) return;
+    const x = event.clientX - from.clientX, y = event.clientY - from.clientY;
+    dragged ||= Math.hypot(x, y) > 4;
+    if (!dragged) return;
     item.classList.add("dragged");
-    const box = placed.getBoundingClientRect();
-    if (event.clientY > box.bottom + 10) return loose.append(item);
-    const after = [...placed.children].filter((other) => other !== item).find((other) => {
-      const there = other.getBoundingClientRect();
-      return event.clientY < there.bottom && event.clientX < there.left + there.width / 2;
-    });
-    placed.insertBefore(item, after ?? null);
+    item.style.transform = `translate(${x}px, ${y}px)`;
+    mark(item, placeAt(event, item));
   });
   chip.addEventListener("pointerup", (event) => {
-    const dragged = item.classList.contains("dragged");
-    from = null;
-    item.classList.remove("dragged");
+    if (!from) return;
     if (dragged) {
-      chosen = [...placed.querySelectorAll(".chip")].map((other) => Number(other.dataset.position));
-      show();
-      chip.blur();
-    } else if (event.button === 0) choose(position);
+      const to = placeAt(event, item);
+      const others = chosen.filter((other) => other !== position);
+      chosen = to < 0 ? others : others.toSpliced(to, 0, position);
+    }
+    if (dragged) show();
+    else choose(position);
+    end();
+    chip.blur();
   });
-  chip.addEventListener("pointercancel", () => { from = null; item.classList.remove("dragged"); show(); });
-  chip.addEventListener("click", (event) => { if (event.detail === 0) choose(position); });
+  chip.addEventListener("pointercancel", end);
+  chip.addEventListener("click", (event) => { if (event.detail === 0) choose(position); });  // a key
   chip.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const at = chosen.indexOf(position), to = at + step;
-    if (!step || at < 0 || to < 0 || to >= chosen.length) return;
+    const at = chosen.indexOf(position), to = at + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? NaN);
+    if (at < 0 || !(to >= 0 && to < chosen.length)) return;
     event.preventDefault();
-    [chosen[at], chosen[to]] = [chosen[to], chosen[at]];
+    chosen = chosen.toSpliced(at, 1).toSpliced(to, 0, position);
     show();
     chip.focus();
   });
