@@ -71,6 +71,7 @@ BAD_ROWS = [
     ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
     ({"margin": "big"}, "margin: 'big', but must be"),
     ({"labeler": 7}, "labeler: 7, but must be a string"),
+    ({"labeler_edit": 7}, "labeler_edit: 7, but must be a string"),
 ]  # fmt: skip
 
 

@@ -352,6 +352,14 @@ def test_a_chat_is_ranked_commented_and_edited_and_no_text_is_hidden(
             page.keyboard.press("Control+Enter")
         assert page.inner_text(".last").startswith("Your last answer, after")
 
+        # What was taken back stands there again, and is sent as it was.
+        with page.expect_navigation():
+            page.keyboard.press("u")
+        assert page.locator("#placed").inner_text().split() == ["3", "4", "2", "1"]
+        page.keyboard.press("n")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+
         # A number again takes it out; a skip asks for nothing; "seen enough" is stored.
         for key in ("1", "2", "1", "1", "3", "j", "n"):
             page.keyboard.press(key)
@@ -377,14 +385,14 @@ def test_a_chat_is_ranked_commented_and_edited_and_no_text_is_hidden(
             first, enough, of_bob = store.picks()
             (edited,) = store.edited()
             said = {event["labeler"]: event for event in store.events()}
-            seen = [event.get("seen") for event in store.events()]
+            seen = [event.get("seen") for event in store.events() if event["action"] != "undo"]
     shown = [raw_of(rows, text) for text in answers]
     assert [first["completions"][k] for k in first["ranking"]] == [shown[k] for k in (2, 3, 1, 0)]
     assert (first["margin"], first["labeler_comment"]) == (0.666667, "Both 1 and t are typed here.")
     assert first["labeler_edit"] == shown[2] + " Enjoy!" == edited["completions"][edited["best"]]
     shown = [raw_of(rows, text) for text in second]
     assert [enough["completions"][k] for k in enough["ranking"]] == [shown[k] for k in (1, 0, 2, 3)]
-    assert seen == ["all", "enough", None, None] and said["bob"]["strength"] == 3
+    assert seen == ["all", "enough", "enough", None, None] and said["bob"]["strength"] == 3
     assert sorted(of_bob["ranking"]) == [0, 1, 2, 3] and said["ann"]["action"] == "skip"
 
 

@@ -190,8 +190,9 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
 
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
-    if not isinstance(row.get("labeler", ""), str | None):
-        problems.append(f"labeler: {row['labeler']!r:.40}, but must be a string")
+    for name in ("labeler", "labeler_comment", "labeler_edit"):
+        if not isinstance(row.get(name, ""), str | None):
+            problems.append(f"{name}: {row[name]!r:.40}, but must be a string")
     return problems
 
 

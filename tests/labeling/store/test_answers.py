@@ -1,5 +1,6 @@
 """What people are asked, and what an answer must hold: it is stored, exported and kept apart."""
 
+import doctest
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,14 @@ import pytest
 
 from toolkit.data.comparisons import problems_of
 from toolkit.errors import InputError
-from toolkit.labeling.store import Asked, Details, Labeler, Refused, Store
+from toolkit.labeling.store import Asked, Details, Labeler, Refused, Store, answers
 from toolkit.labeling.store.answers import as_following
 
 FULL = Asked("ranking", strength=True, comment=True, edit=True)
+
+
+def test_the_docstrings_show_what_comes_out() -> None:
+    assert doctest.testmod(answers).attempted > 2 and doctest.testmod(answers).failed == 0
 
 
 def test_the_words_of_ask_are_read_and_written_in_one_order() -> None:
@@ -56,6 +61,8 @@ def test_an_answer_is_stored_by_the_items_own_order_and_exported(new: Any, tmp_p
     assert last["texts"] == [task.completions[k] for k in row["ranking"]]
 
     assert store.undo(ann)
+    again = store.next_task(ann).said  # what was said is there, to be changed
+    assert again.places == {2: 1, 0: 2, 1: 3, 3: 4} and again.details["comment"] == "Short."
     assert list(store.picks()) == list(store.edited()) == [] and store.last_answer(ann) is None
 
 

@@ -302,6 +302,13 @@ if (form) {
     edited.rows = 10;
   });
 
+  // An answer that was taken back stands in the lists.
+  const placeOf = (position) => Number(form.elements[`place ${position}`]?.value ?? 0);
+  chosen = [...answers.keys()].filter((position) => placeOf(position) > 0)
+    .sort((a, b) => placeOf(a) - placeOf(b));
+  shown = chosen;
+  if (chosen.length) show();
+
   form.noValidate = true;  // a list that is not shown could not say what is missing
   fold();
   look();

@@ -161,14 +161,24 @@ def fields_of(details: Row) -> Row:
     return made | ({"margin": MARGINS[details["strength"]]} if "strength" in details else {})
 
 
-# What a detail is called in a row.
+def details_of(row: Row) -> Row:
+    """Return the details of a pick that was made elsewhere: ``fields_of`` makes its fields again.
+
+    >>> details_of({"best": 1, "ranking": [1, 0], "margin": 0.5, "source": "web"})
+    {'ranking': [1, 0], 'margin': 0.5}
+    """
+    return {name: row[field] for name, field in NAMES.items() if row.get(field) is not None}
+
+
+# What a detail is called in a row. Only a pick from elsewhere has a margin, and no strength.
 NAMES = {
     "ranking": "ranking",
     "worst": "worst",
     "comment": "labeler_comment",
     "edited": "labeler_edit",
+    "margin": "margin",
 }
-BESIDE_PICK = (*NAMES.values(), "margin")
+BESIDE_PICK = tuple(NAMES.values())
 
 
 def as_following(edited: str, picked: str) -> str:

@@ -49,11 +49,18 @@ class Settings:
     seed: int = 0
 
 
+class Said(NamedTuple):
+    """An answer that was just taken back: places by position (1 is the best), and its details."""
+
+    places: dict[int, int]
+    details: Row
+
+
 class Task(NamedTuple):
     """An item for a labeler: ``order[position]`` is the index of the completion shown there.
 
     ``extra`` holds the row's further fields, which a script's function may ask for. ``asked`` is
-    what a person is asked for.
+    what a person is asked for, and ``said`` what they said before they took it back just now.
     """
 
     form: str
@@ -65,6 +72,7 @@ class Task(NamedTuple):
     order: list[int]
     extra: Row
     asked: Asked
+    said: Said
 
 
 def draw(*parts: object) -> random.Random:
@@ -120,6 +128,7 @@ def task_of(db: sqlite3.Connection, place: Place, form: str, asked: Asked) -> Ta
         "SELECT kind, prompt, completions, extra FROM items WHERE id = ?", (place.item,)
     ).fetchone()
     completions = json.loads(row["completions"])
+    order = shown_order(*place, len(completions))
     return Task(
         form,
         place.item,
@@ -127,10 +136,35 @@ def task_of(db: sqlite3.Connection, place: Place, form: str, asked: Asked) -> Ta
         row["kind"],
         json.loads(row["prompt"]),
         completions,
-        shown_order(*place, len(completions)),
+        order,
         json.loads(row["extra"]),
         asked_for(db, place.item, asked),
+        _taken_back(db, place, order),
     )
+
+
+def _taken_back(db: sqlite3.Connection, place: Place, order: list[int]) -> Said:
+    """Return what the labeler said of this item, if the last thing they did was to take it back."""
+    last = db.execute(
+        "SELECT form, item, turn, action FROM events WHERE labeller = ? ORDER BY id DESC LIMIT 1",
+        (place.labeler,),
+    ).fetchone()
+    if last is None or (last["action"], last["item"], last["turn"]) != (
+        "undo",
+        place.item,
+        place.turn,
+    ):
+        return Said({}, {})
+
+    event = db.execute(
+        "SELECT choice, details FROM events WHERE id = ?", (last["form"].removeprefix("undo "),)
+    ).fetchone()
+    details = json.loads(event["details"] or "{}")
+    ranking = details.get("ranking") or [k for k in (event["choice"],) if k is not None]
+    places = {order.index(k): n for n, k in enumerate(ranking, start=1)}
+    if "worst" in details:
+        places[order.index(details["worst"])] = len(order)
+    return Said(places, details)
 
 
 def completions_of(db: sqlite3.Connection, item: int) -> list[str]:

@@ -14,10 +14,18 @@ from toolkit.data.records import Row
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 from toolkit.labeling.store import queue
-from toolkit.labeling.store.answers import MOST_RANKED, Asked, Details, as_following, stored
+from toolkit.labeling.store.answers import (
+    MOST_RANKED,
+    Asked,
+    Details,
+    as_following,
+    details_of,
+    stored,
+)
 from toolkit.labeling.store.labels import (
     ACTIONS,
     DECIDED,
+    Imported,
     Labeler,
     Place,
     Refused,
@@ -400,7 +408,8 @@ class Store(StoreReader):
         newer, or was made here and the row has no time. Importing a label again changes nothing.
 
         Args:
-            rows: ``prompt, completions, best``, and optionally ``labeler`` (else "imported").
+            rows: ``prompt, completions, best``, and optionally ``labeler`` (else "imported"),
+                ``ranking``, ``worst``, ``margin``, ``labeler_comment`` and ``labeler_edit``.
 
         Returns:
             How many picks were added or replaced others, and how many changed nothing.
@@ -409,7 +418,7 @@ class Store(StoreReader):
             InputError: the picked completion does not exist, or a time cannot be read.
         """
         given = 0
-        last: dict[Place, tuple[int, float | None]] = {}
+        last: dict[Place, Imported] = {}
         with self.writing() as db:
             for row in rows:
                 given += 1
@@ -423,11 +432,12 @@ class Store(StoreReader):
                 name = printable(str(row.get("labeler") or "imported"))[:200]
                 place = Place(item, _anybody(db, name).id, turn)
 
-                before = last.get(place, (choice, None))[1]
+                pick = Imported(choice, when, details_of(row))
+                before = last.get(place, pick).when
                 if when is None or before is None or when >= before:
-                    last[place] = (choice, when)
+                    last[place] = pick
 
-            added = sum(import_pick(db, place, *pick) for place, pick in last.items())
+            added = sum(import_pick(db, place, pick) for place, pick in last.items())
         return added, given - added
 
 
