@@ -13,7 +13,7 @@ from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
 from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.store import Asked, Refused, Store
+from toolkit.labeling.store import Refused, Store
 
 GUIDELINES = {
     "best": PageSettings.guidelines,
@@ -34,7 +34,6 @@ def serve_page(
     https: bool = False,
     guidelines: str | None = None,
     requests_per_second: float = 20.0,
-    ask: Asked | None = None,
 ) -> None:
     """Print the links and serve the page until Ctrl-C.
 
@@ -47,14 +46,12 @@ def serve_page(
         https: a proxy in front of the page speaks https.
         guidelines: text above the items.
         requests_per_second: requests that one session may send before it has to wait.
-        ask: what to ask of people; None for what the store says.
 
     Raises:
         InputError: a name belongs to a script or an admin (no link is made then), the address is
-            not available, another process is making links, or people have answered something else
-            than ``ask``.
+            not available, or another process is making links.
     """
-    asked = store.settle(ask)
+    asked = store.asked()
     print(f"people are asked for: {str(asked).replace(',', ', ')}")
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):
