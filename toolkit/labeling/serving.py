@@ -13,7 +13,7 @@ from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
 from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.store import Refused, Store
+from toolkit.labeling.store import Asked, Refused, Store
 
 GUIDELINES = {
     "best": PageSettings.guidelines,
@@ -65,7 +65,7 @@ def serve_page(
         https=https,
         rate=requests_per_second,
         burst=int(3 * requests_per_second) + 1,
-        guidelines=guidelines or GUIDELINES[asked.order],
+        guidelines=guidelines or _guidelines(store, asked),
         body_limit=BODY_LIMIT if asked.comment or asked.edit else PageSettings.body_limit,
     )
     try:
@@ -75,6 +75,13 @@ def serve_page(
 
     print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
     serve(Pages(store, settings, quality).app(), listening)
+
+
+def _guidelines(store: Store, asked: Asked) -> str:
+    """Return what the page says above the items if nobody wrote guidelines."""
+    if asked.order == "best" and store.has_chats():
+        return "Pick the best answer."
+    return GUIDELINES[asked.order]
 
 
 def _print_links(store: Store, address: str, names: Sequence[str], reinvite: bool) -> None:
