@@ -140,8 +140,9 @@ def test_two_people_label_by_keyboard_and_the_export_is_what_they_chose(
         label_as_ann(ann)
         label_as_bob(bob)
         admin = Browser(chromium, links["admin"], viewport={"width": 1280, "height": 800})
+        admin.page.get_by_role("link", name="Export and train").click()
         with admin.page.expect_download() as download:
-            admin.page.get_by_role("link", name="picks as comparisons").click()
+            admin.page.get_by_role("button", name="Picks as comparisons").click()
         admin.picture("admin-light")
         admin.page.emulate_media(color_scheme="dark")
         admin.picture("admin-dark")

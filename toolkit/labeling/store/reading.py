@@ -69,6 +69,14 @@ class StoreReader(Database):
 
     # Exports, one row at a time
 
+    def pick_count(self) -> int:
+        """Return the number of rows that ``picks`` yields."""
+        query = (
+            "SELECT count(*) FROM labels l JOIN items i ON i.id = l.item WHERE l.action = 'pick' "
+            "AND l.turn = 0 AND i.gold IS NULL AND i.kind = 'comparison'"
+        )
+        return int(self.db.execute(query).fetchone()[0])
+
     def picks(
         self, repeats: bool = False, gold: bool = False, kind: str = "comparison"
     ) -> Iterator[Row]:
