@@ -235,6 +235,67 @@ def label_as_bob(bob: Browser) -> None:
         bob.press("4321"[len(bob.chosen) % 4])
 
 
+# The rules of axe-core, which the package brings: those that a page breaks, one line for each.
+AXE = """(options) => axe.run({resultTypes: ["violations"], ...options}).then((found) =>
+  found.violations.filter((one) => ["serious", "critical"].includes(one.impact)).map((one) =>
+    `${location.pathname}: ${one.id} (${one.impact}): ${one.help}: ${one.nodes[0].html}`))"""
+CONTRAST = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+
+
+def kept_out(page: Any) -> list[str]:
+    """What keeps people out of a page, wide and narrow, in the light and in the dark."""
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed")
+    page.evaluate(axe.AXE_SCRIPT)
+    found: list[str] = []
+    for width, height in ((390, 844), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            every_rule = (width == 390) == (scheme == "dark")  # colors matter to one rule only
+            told = page.evaluate(AXE, {} if every_rule else CONTRAST)
+            found += [f"{width} {scheme}: {line}" for line in told]
+    return found
+
+
+def test_no_page_keeps_people_out_by_the_rules_of_axe(site: tuple[Path, dict[str, str]]) -> None:
+    path, links = site
+    base = links["admin"].split("/invite/")[0]
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        visitor = chromium.new_page()
+
+        # A contrast that is too low must be found, or the rules did not run.
+        visitor.set_content('<p style="color: #ccc; background: #fff">Hardly to be read</p>')
+        assert any("color-contrast" in line for line in kept_out(visitor))
+
+        found: list[str] = []
+        for address in (links["bob"], base):  # the page behind a link, and that without one
+            visitor.goto(address)
+            found += kept_out(visitor)
+        ann = Browser(chromium, links["ann"])
+        found += kept_out(ann.page)
+        ann.press("1")
+        ann.press("s")
+        bob = Browser(chromium, links["bob"])
+        bob.press("t")
+
+        with Store(path) as store, store.writing() as db:
+            item = db.execute("SELECT item FROM events WHERE action = 'pick'").fetchone()[0]
+            labeler = db.execute("SELECT id FROM labellers WHERE name = 'ann'").fetchone()[0]
+            db.execute("UPDATE items SET wanted = taken")  # nothing is left to do
+        admin = Browser(chromium, links["admin"])
+        pages = ("", "/items?show=all", f"/items/{item}", f"/labelers/{labeler}", "/export")
+        for name in pages:
+            admin.page.goto(f"{base}/admin{name}")
+            found += kept_out(admin.page)
+            admin.picture(f"admin{re.sub('[^a-z]', '-', name)}")
+        bob.press("1")
+        assert bob.done()
+        found += kept_out(bob.page)
+        chromium.close()
+    assert found == []
+
+
 def test_it_works_without_javascript(site: tuple[Path, dict[str, str]]) -> None:
     path, links = site
     with playwright.sync_playwright() as started:
