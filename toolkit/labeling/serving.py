@@ -12,8 +12,14 @@ from toolkit.labeling.admin_pages import AdminPages, Commands
 from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
 from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Refused, Store
+from toolkit.labeling.store import Asked, Refused, Store
 
+GUIDELINES = {
+    "best": PageSettings.guidelines,
+    "best_and_worst": "Choose the best completion first, then the worst one.",
+    "ranking": "Put the completions in order, from the best to the worst.",
+}
+BODY_LIMIT = 640 * 1024  # a comment and an edited answer, of characters that take 12 bytes each
 ADMIN = " admin"  # with a space in front, so that no person can have this name
 
 
@@ -27,6 +33,7 @@ def serve_page(
     https: bool = False,
     guidelines: str | None = None,
     requests_per_second: float = 20.0,
+    ask: Asked | None = None,
     commands: Commands | None = None,
 ) -> None:
     """Print the links and serve the page until Ctrl-C.
@@ -40,12 +47,16 @@ def serve_page(
         https: a proxy in front of the page speaks https.
         guidelines: text above the items.
         requests_per_second: requests that one session may send before it has to wait.
+        ask: what to ask of people; None for what the store says.
         commands: returns the lines that train on the picks, for the admin to copy.
 
     Raises:
         InputError: a name belongs to a script or an admin (no link is made then), the address is
-            not available, or another process is making links.
+            not available, another process is making links, or people have answered something else
+            than ``ask``.
     """
+    asked = store.settle(ask)
+    print(f"people are asked for: {str(asked).replace(',', ', ')}")
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):
             raise InputError(f"invite: {name!r} is a {kind} (choose another name)", "invite")
@@ -58,7 +69,8 @@ def serve_page(
         https=https,
         rate=requests_per_second,
         burst=int(3 * requests_per_second) + 1,
-        guidelines=guidelines or PageSettings.guidelines,
+        guidelines=guidelines or GUIDELINES[asked.order],
+        body_limit=BODY_LIMIT if asked.comment or asked.edit else PageSettings.body_limit,
     )
     try:
         _print_links(store, address, names, reinvite)
