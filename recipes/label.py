@@ -125,6 +125,8 @@ def main(
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
     if args.edited is not None:
+        if args.output is not None and Path(args.edited).resolve() == Path(args.output).resolve():
+            raise InputError(f"edited: {args.edited} is --output as well (name another)", "edited")
         claim_output(args.edited, args.overwrite, "edited")
     scripted = None
     if (found := load_picker(judge_args, scorer_args)) is not None:
@@ -137,6 +139,7 @@ def main(
     # Add items to the store, let scripts and people label, then write the picks.
     guidelines = read_guidelines(store_args.guidelines)
     store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
+    store.settle(store_args.asked)
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} new items, {store.progress()['items']:,.0f} in all")
     if scripted is not None:
@@ -154,7 +157,6 @@ def main(
             store_args.https,
             guidelines,
             store_args.requests_per_second,
-            store_args.asked,
             partial(training_commands, store_args.path, args.samples),
         )
     picks = list(store.picks())

@@ -12,7 +12,7 @@ from toolkit.labeling.admin_pages import AdminPages, Commands
 from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
 from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Asked, Refused, Store
+from toolkit.labeling.store import Refused, Store
 
 GUIDELINES = {
     "best": PageSettings.guidelines,
@@ -33,7 +33,6 @@ def serve_page(
     https: bool = False,
     guidelines: str | None = None,
     requests_per_second: float = 20.0,
-    ask: Asked | None = None,
     commands: Commands | None = None,
 ) -> None:
     """Print the links and serve the page until Ctrl-C.
@@ -47,15 +46,13 @@ def serve_page(
         https: a proxy in front of the page speaks https.
         guidelines: text above the items.
         requests_per_second: requests that one session may send before it has to wait.
-        ask: what to ask of people; None for what the store says.
         commands: returns the lines that train on the picks, for the admin to copy.
 
     Raises:
         InputError: a name belongs to a script or an admin (no link is made then), the address is
-            not available, another process is making links, or people have answered something else
-            than ``ask``.
+            not available, or another process is making links.
     """
-    asked = store.settle(ask)
+    asked = store.asked()
     print(f"people are asked for: {str(asked).replace(',', ', ')}")
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):

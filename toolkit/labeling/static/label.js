@@ -127,8 +127,8 @@ function refusal(action) {
   const judges = action === "save" || action === "tie" || action === "bad" || action.startsWith("pick");
   if (judges && !form.elements.seen.value) {
     const names = answers.filter((answer) => !answer.seen).map((answer) => answer.name);
-    return `You have not seen all of ${names.join(", ")} yet. Scroll through it (a shaded table to `
-      + "the right), open it with M, or press N if you have seen enough.";
+    return `You have not seen all of ${names.join(", ")} yet. Scroll through it, press M to go on to `
+      + "the next part, or press N if you have seen enough.";
   }
   if (action !== "save") return "";
   if (form.dataset.order === "best" && chosen.length < 1) return "Choose the best one first.";
@@ -275,13 +275,16 @@ if (form) {
     look();
   });
 
-  // The first answer that is still folded is opened, and its rest comes on the screen.
+  // M goes on to what was not seen yet: it opens the first folded answer, scrolls a table to the
+  // right, or brings an answer on the screen.
   document.addEventListener("keydown", (event) => {
     if (event.key.toLowerCase() !== "m" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.matches("textarea, select, input[type=text]")) return;
-    const answer = answers.find((each) => !each.more.hidden);
+    const answer = answers.find((each) => !each.more.hidden) ?? answers.find((each) => !each.seen);
     if (!answer) return;
-    open(answer);
+    const table = answer.text.querySelector(".cut");
+    if (!answer.more.hidden) open(answer);
+    else if (table) table.scrollBy({ left: 0.9 * table.clientWidth });
     answer.article.scrollIntoView({ block: "start" });
     look();
   });
