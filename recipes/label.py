@@ -200,18 +200,23 @@ def picks_of(store: str) -> Step:
     return step("label", store=store, output=beside(store, "comparisons.jsonl"))
 
 
-def training_commands(store: str, samples: str | None) -> list[str]:
+def training_commands(store: str, samples: str | None, said: Sequence[Row]) -> list[str]:
     """The lines that train a reward model on a store's picks, as one would type them now.
 
     Each names files that are not there yet. The first line goes to the folder in which this process
     was started, because the model's path may be relative to it.
+
+    Args:
+        store: the store's file.
+        samples: the file that its items came from, if it is known.
+        said: what was said beside each pick (``StoreReader.said_beside``).
     """
     picks = picks_of(str(Path(store).resolve()))
     output = str(picks.flags["output"])
     return [
         f"cd {shlex.quote(os.getcwd())}",
         command(picks),
-        command(learning(output, samples)),
+        command(learning(output, samples, said)),
     ]
 
 

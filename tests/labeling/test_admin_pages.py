@@ -147,11 +147,11 @@ def test_the_lines_that_train_are_shown_when_there_are_picks(tmp_path: Path) -> 
     with Store(tmp_path / "labels.sqlite", Settings()) as store:
         store.add_items([{"prompt": "p", "completions": ["a", "b"]}])
         lines = ["cd /a", "preftune label --store '/x & <y>' --output z", "preftune reward MODEL"]
-        pages = admin_pages.AdminPages(store, PageSettings(hosts=("h",)), lambda: lines)
-        shown = pages.page("export.html", who="w", picks=1, commands=lines).body.decode()
+        pages = admin_pages.AdminPages(store, PageSettings(hosts=("h",)), lambda said: lines)
+        shown = pages.page("export.html", who="w", picks=1, edited=0, commands=lines).body.decode()
         assert "--store &#39;/x &amp; &lt;y&gt;&#39; --output z\npreftune" in shown
         assert "in place of MODEL" in shown
-        none = pages.page("export.html", who="w", picks=0, commands=lines).body.decode()
+        none = pages.page("export.html", who="w", picks=0, edited=0, commands=lines).body.decode()
         assert "no picks to train on yet" in none and "preftune reward" not in none
 
 

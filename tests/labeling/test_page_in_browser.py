@@ -281,6 +281,20 @@ def kept_out(page: Any) -> list[str]:
     return found
 
 
+def test_a_page_that_asks_for_all_keeps_nobody_out(root: Path, tmp_path: Path) -> None:
+    row = {"prompt": CHAT, "completions": [LONG, "Pour **slowly**.", "- boil\n- pour", "No."]}
+    flags = ("--ask", "ranking,strength,comment,edit")
+    with serving(root, tmp_path, [row], *flags) as (_, links), playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        ann = Browser(chromium, links["ann"])
+        found = kept_out(ann.page)
+        ann.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        found += kept_out(ann.page)
+        ann.picture("axe-asks-for-all")
+        chromium.close()
+    assert found == []
+
+
 def test_no_page_keeps_people_out_by_the_rules_of_axe(site: tuple[Path, dict[str, str]]) -> None:
     path, links = site
     base = links["admin"].split("/invite/")[0]

@@ -20,7 +20,7 @@ from toolkit.labeling.review import (
     labeler_ids,
     work_of,
 )
-from toolkit.labeling.store import Labeler, Settings, Store
+from toolkit.labeling.store import Asked, Details, Labeler, Settings, Store
 
 DAY = 86_400.0
 
@@ -150,19 +150,39 @@ def looked(store: Store, item: int) -> list[str]:
     return found.looking
 
 
-def test_what_a_later_version_notes_of_an_event_is_shown_by_its_name(
-    three: tuple[Store, Labeler, Labeler, Labeler],
-) -> None:
-    store, ann, *_ = three
-    store.db.execute("ALTER TABLE events ADD COLUMN remark TEXT")
-    store.db.execute(
-        "INSERT INTO events (form, item, labeller, turn, action, at, remark) "
-        "VALUES ('f', 1, ?, 0, 'undo', 5, 'too curt')",
-        (ann.id,),
-    )
-    item = item_of(store, 1, 0.0)
-    assert item is not None and item.said[-1].more == {"remark": "too curt"}
-    assert item.said[0].more == {}
+def test_what_was_said_beside_a_pick_is_shown_with_it(tmp_path: Path) -> None:
+    asked = Asked("ranking", strength=True, comment=True, edit=True)
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.settle(asked)
+        store.add_items(rows(1))
+        ann = person(store, "ann")
+        task = store.next_task(ann)
+        assert task is not None
+        ranking = [3, 1, 0, 2]
+        by_place = [task.order.index(k) for k in ranking]
+        said = Details(by_place, None, 2, "too curt", "Much better.", "enough")
+        assert store.record(ann, task.form, "pick", by_place[0], details=said)
+        item = item_of(store, task.item, time.time())
+        assert item is not None and item.said[0].choice == 3
+        assert item.said[0].more == {
+            "order": "4, 2, 1, 3",
+            "strength": "clearly better",
+            "comment": "too curt",
+            "better answer": "Much better.",
+            "seen": "“seen enough”",
+        }
+
+        # Exports say the same beside the pick, and the same again without reading the items.
+        row = rows(1)[0] | {"best": 1, "labeler": "bob", "worst": 2, "margin": 0.25}
+        assert store.add_picks([row]) == (1, 0)
+        assert item_of(store, task.item, 0.0).said[1].more == {  # type: ignore[union-attr]
+            "worst": "completion 3",
+            "margin": "0.25",
+        }
+        names = ("ranking", "worst", "margin", "labeler_comment", "labeler_edit")
+        assert store.said_beside() == [
+            {name: pick[name] for name in names if name in pick} for pick in store.picks()
+        ]
 
 
 def test_a_labelers_page_adds_up_to_what_the_first_page_says(tmp_path: Path) -> None:

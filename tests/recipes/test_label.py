@@ -87,7 +87,7 @@ def test_the_lines_to_train_name_this_stores_real_paths(
     with Store("labels.sqlite") as store:
         store.add_picks([row])
 
-    go, write, learn = label.training_commands("labels.sqlite", "samples.jsonl")
+    go, write, learn = label.training_commands("labels.sqlite", "samples.jsonl", [{}])
     assert shlex.split(go) == ["cd", str(place)]
 
     # The first command writes the picks, from whichever folder it is typed in.
@@ -109,6 +109,7 @@ def test_the_lines_to_train_name_this_stores_real_paths(
     # Later the lines name new files; without samples, the model is the reader's to fill in.
     (place / "reward").mkdir()
     os.chdir(place)
-    _, write, learn = label.training_commands("labels.sqlite", None)
+    _, write, learn = label.training_commands("labels.sqlite", None, [{"ranking": [1, 0]}])
     assert write.endswith("/comparisons-2.jsonl'")
+    assert "--loss_type plackett_luce" in learn  # the loss that reads all of a ranking
     assert "--model_name_or_path MODEL" in learn and learn.endswith("/reward-2'")

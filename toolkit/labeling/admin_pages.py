@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.guard import PageSettings
@@ -39,7 +40,7 @@ from toolkit.labeling.store import Labeler, Refused, Store, StoreReader, person_
 
 logger = logging.getLogger(__name__)
 PIECE = 1 << 16  # bytes of a download that are read at a time
-Commands = Callable[[], Sequence[str]]
+Commands = Callable[[Sequence[Row]], Sequence[str]]
 
 
 def when(at: float | None) -> str:
@@ -54,7 +55,8 @@ class AdminPages(Pages):
         store: the label store.
         settings: the page's texts and limits.
         commands: returns the lines that train on the picks as they are now, to be copied into a
-            terminal; None if nothing trains on them.
+            terminal, of what was said beside each pick (``StoreReader.said_beside``); None if
+            nothing trains on them.
     """
 
     def __init__(
@@ -196,9 +198,15 @@ class AdminPages(Pages):
     async def exports(self, request: Request) -> Response:
         """Show the downloads, and the commands that train on the picks."""
         _, who = await self.session(request, ("admin",))
-        picks = await run_in_threadpool(self.store.pick_count)
-        commands = await run_in_threadpool(self.commands) if self.commands else []
-        return self.page("export.html", who=who.name, picks=picks, commands=commands)
+        said = await run_in_threadpool(self.store.said_beside)
+        commands = await run_in_threadpool(self.commands, said) if self.commands else []
+        return self.page(
+            "export.html",
+            who=who.name,
+            picks=len(said),
+            edited=sum("labeler_edit" in row for row in said),
+            commands=commands,
+        )
 
     async def export(self, request: Request) -> Response:
         """Send the labels of one moment as a file.

@@ -16,17 +16,13 @@ import numpy as np
 from toolkit.data.records import Prompt, Row
 from toolkit.labeling.quality import LAST, PositionBias, bias_of
 from toolkit.labeling.store import StoreReader
+from toolkit.labeling.store.answers import STRENGTHS
 
 PAGE = 50  # items on a page of the list
 LISTED = 100  # items in each list of a labeler's page
 EXCERPT = 160  # characters of a prompt in a list
 Show = Literal["disputed", "skipped", "gold", "all"]
 SHOWS: tuple[str, ...] = get_args(Show)
-
-# Columns of an event that have a field of their own in ``Said``; the form's number is nobody's
-# business but the labeler's.
-KNOWN = {"id", "form", "item", "labeller", "turn", "action", "choice", "position", "reason",
-         "seconds", "at", "name", "counts"}  # fmt: skip
 
 # Answers that count: no hidden repeats and no skips.
 COUNTED = "turn = 0 AND action != 'skip'"
@@ -131,7 +127,7 @@ class Said:
         at: seconds since 1970.
         counts: whether it is the labeler's answer now: it was not taken back.
         imported: whether it came in with a file.
-        more: what else the store knows of the event.
+        more: what else was said, by name, as it is shown: a ranking, a comment and so on.
     """
 
     event: int
@@ -146,7 +142,7 @@ class Said:
     at: float
     counts: bool
     imported: bool
-    more: Row = field(default_factory=dict)
+    more: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -374,8 +370,32 @@ def _said(db: sqlite3.Connection, item: int) -> Iterator[Said]:
             row["at"],
             bool(row["counts"]),
             row["form"].startswith("import "),
-            {name: row[name] for name in row.keys() if name not in KNOWN and row[name] is not None},  # noqa: SIM118
+            _more(json.loads(row["details"] or "{}")),
         )
+
+
+def _more(details: Row) -> dict[str, str]:
+    """Return the details of an answer (``answers.Details``) as they are shown, in their order.
+
+    >>> _more({"ranking": [1, 0], "strength": 3, "comment": "Short.", "seen": "all"})
+    {'order': '2, 1', 'strength': 'much better', 'comment': 'Short.', 'seen': 'all of each'}
+    """
+    shown: dict[str, str] = {}
+    if "ranking" in details:
+        shown["order"] = ", ".join(str(k + 1) for k in details["ranking"])
+    if "worst" in details:
+        shown["worst"] = f"completion {details['worst'] + 1}"
+    if "strength" in details:
+        shown["strength"] = STRENGTHS[details["strength"]]
+    if "margin" in details:
+        shown["margin"] = f"{details['margin']:g}"
+    if "comment" in details:
+        shown["comment"] = details["comment"]
+    if "edited" in details:
+        shown["better answer"] = details["edited"]
+    if "seen" in details:
+        shown["seen"] = {"all": "all of each", "enough": "“seen enough”"}[details["seen"]]
+    return shown
 
 
 def labeler_ids(store: StoreReader) -> dict[str, int]:
