@@ -12,7 +12,7 @@ from toolkit.labeling.admin_pages import AdminPages, Commands
 from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
 from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Refused, Store
+from toolkit.labeling.store import Asked, Refused, Store
 
 GUIDELINES = {
     "best": PageSettings.guidelines,
@@ -66,7 +66,7 @@ def serve_page(
         https=https,
         rate=requests_per_second,
         burst=int(3 * requests_per_second) + 1,
-        guidelines=guidelines or GUIDELINES[asked.order],
+        guidelines=guidelines or _guidelines(store, asked),
         body_limit=BODY_LIMIT if asked.comment or asked.edit else PageSettings.body_limit,
     )
     try:
@@ -76,6 +76,13 @@ def serve_page(
 
     print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
     serve(AdminPages(store, settings, commands).app(), listening)
+
+
+def _guidelines(store: Store, asked: Asked) -> str:
+    """Return what the page says above the items if nobody wrote guidelines."""
+    if asked.order == "best" and store.has_chats():
+        return "Pick the best answer."
+    return GUIDELINES[asked.order]
 
 
 def _print_links(store: Store, address: str, names: Sequence[str], reinvite: bool) -> None:

@@ -147,10 +147,13 @@ function refusal(action) {
 // are what is sent.
 
 let chosen = [];
+let followed = null;
 const most = { best: 1, best_and_worst: 2, ranking: answers.length }[form?.dataset.order];
 
 function choose(position) {
-  if (chosen.includes(position)) chosen = chosen.filter((other) => other !== position);
+  // Who presses all numbers also presses that of the last one, which is there already.
+  if (position === followed) followed = null;
+  else if (chosen.includes(position)) chosen = chosen.filter((other) => other !== position);
   else if (chosen.length < most) chosen = [...chosen, position];
   else chosen = [...chosen.slice(0, -1), position];
   show();
@@ -161,8 +164,10 @@ function show() {
 
   // The last one of a ranking, and the worst of two, follow by themselves.
   if (chosen.length === count - 1 && most === count && count > 1 && chosen.length > shown.length) {
-    chosen = [...chosen, [...answers.keys()].find((position) => !chosen.includes(position))];
+    followed = [...answers.keys()].find((position) => !chosen.includes(position));
+    chosen = [...chosen, followed];
   }
+  if (chosen.at(-1) !== followed) followed = null;
   shown = chosen;
 
   answers.forEach((answer, position) => {

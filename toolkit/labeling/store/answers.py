@@ -13,7 +13,7 @@ EXTRAS = ("strength", "comment", "edit")
 MOST_RANKED = 8  # completions that a person can put in order
 
 # How much better the best is than the next one, and the margin of a reward model's loss that each
-# stands for (arXiv 2307.09288, table 27, "margin small"; its fourth step, unsure, is a tie here).
+# stands for: the smaller ones of Llama 2 (arXiv 2307.09288), whose fourth step, unsure, is a tie.
 STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
 MARGINS = {1: 0.333333, 2: 0.666667, 3: 1.0}
 

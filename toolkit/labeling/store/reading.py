@@ -21,6 +21,11 @@ class StoreReader(Database):
         row = self.db.execute("SELECT value FROM settings WHERE name = 'ask'").fetchone()
         return Asked() if row is None else Asked.of(row[0])
 
+    def has_chats(self) -> bool:
+        """Whether an item's prompt is messages."""
+        query = "SELECT 1 FROM items WHERE substr(prompt, 1, 1) = '[' LIMIT 1"
+        return self.db.execute(query).fetchone() is not None
+
     # Progress
 
     def progress(self) -> dict[str, float]:
