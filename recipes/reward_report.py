@@ -28,7 +28,7 @@ from toolkit.next_step import Step, beside, fresh, is_demo, say_next, step, wrot
 from toolkit.record import RUN_FILE, RunRecord
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.reward_analysis import Analysis
+    from toolkit.evaluation.reward_results import Analysis
     from toolkit.scoring.accuracy import RewardMetrics
 
 HIGH_RATE = 2e-3  # no higher learning rate is proposed; small bases take it

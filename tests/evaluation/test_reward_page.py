@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.evaluation.reward_analysis import Analysis, CurvePoint, RewardReport, analyze
+from toolkit.evaluation.reward_analysis import analyze
 from toolkit.evaluation.reward_page import curve_point, facts, verdict, write_reward_report
+from toolkit.evaluation.reward_results import Analysis, CurvePoint, RewardReport
 from toolkit.scoring.accuracy import RewardMetrics
 
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\u202e\x1b[31m"

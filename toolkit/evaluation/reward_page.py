@@ -1,4 +1,4 @@
-"""Write the reward model report: draw and explain the results of ``reward_analysis``."""
+"""Write the reward model report: draw and explain the results in ``reward_results``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from toolkit.data.files import json_text
 from toolkit.data.records import Row
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
-from toolkit.evaluation.reward_analysis import (
+from toolkit.evaluation.reward_results import (
     Analysis,
     Calibration,
     CurvePoint,

@@ -12,7 +12,7 @@ from toolkit.data.files import read_jsonl, read_object
 from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError
 from toolkit.evaluation.result import Evaluation
-from toolkit.evaluation.reward_analysis import Analysis, RewardReport
+from toolkit.evaluation.reward_results import Analysis, RewardReport
 from toolkit.evaluation.samples import SampleRow, read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
