@@ -48,6 +48,7 @@ from toolkit.maths.calibration import (
 )
 from toolkit.maths.losses import best_of_k_loss
 from toolkit.scoring.accuracy import best_of_k_accuracy, credit, share
+from toolkit.scoring.power import power_of
 
 
 def analyze(
@@ -107,6 +108,7 @@ def analyze(
         by_length=by_quarter(rows, right, mean_length),
         by_source=by_source(rows, right),
         by_labeler=by_labeler(rows, right),
+        power=power_of([1 / len(scores) for scores in raw]),
         calibration=calibration(rows, raw, best),
         position=position_bias(rows, guesses),
         length_bias=length_bias(rows, raw, guesses),

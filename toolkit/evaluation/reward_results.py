@@ -8,6 +8,7 @@ from toolkit.data.files import read_object, write_json
 from toolkit.data.records import Row, from_row, to_row
 from toolkit.evaluation.reward_bench import RewardBench
 from toolkit.scoring.accuracy import RewardMetrics, Share
+from toolkit.scoring.power import Power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,7 @@ class Analysis:
         by_k, by_margin, by_length: accuracy on groups of rows; empty if no row can be grouped.
         by_source, by_labeler: the same for each name; empty if there are not at least two.
         reward_bench: what RewardBench 2 says; None if it was not asked.
+        power: what a test on so many comparisons can show.
     """
 
     metrics: RewardMetrics
@@ -209,6 +211,7 @@ class Analysis:
     reward_bench: RewardBench | None = None
     by_source: list[Group] = field(default_factory=list)
     by_labeler: list[Group] = field(default_factory=list)
+    power: Power | None = None
 
 
 @dataclass(frozen=True)
@@ -224,19 +227,67 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class LabelsNeeded:
+    """How many comparisons an accuracy takes (``maths.learning_curve``).
+
+    Attributes:
+        accuracy: the target.
+        labels, low, high: comparisons to train on, with their 95 % interval; None beyond what the
+            curve can say.
+        sentence: the same in words.
+    """
+
+    accuracy: float
+    labels: int | None
+    low: int | None
+    high: int | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What more labels would give.
+
+    Attributes:
+        most: comparisons that the model was trained on.
+        at_most: accuracy of the fitted line there.
+        doubling, doubling_low, doubling_high: what twice as many add to the accuracy, with its 95 %
+            interval.
+        models: number of models at each point of the curve.
+        twice: a sentence on the accuracy with twice as many.
+        needed: how many some accuracies take.
+    """
+
+    most: int
+    at_most: float
+    doubling: float
+    doubling_low: float
+    doubling_high: float
+    models: int
+    twice: str
+    needed: list[LabelsNeeded]
+
+
+@dataclass(frozen=True)
 class RewardReport:
     """The result of reward_report.py, stored in reward_report.json.
 
     Attributes:
         label_curve: accuracy against labels, the smallest share first; empty if not measured.
-        run: run.json of the model.
+        run: run.json of the model; what is known if there is none.
         verdict: the verdict in a sentence.
+        outlook: what more labels would give; None if the curve was not measured.
+        notes: what a reader must know, on which prompts the model was trained for example.
+        held_out: whether none of the prompts was trained on; None if that is not known.
     """
 
     analysis: Analysis
     label_curve: list[CurvePoint] = field(default_factory=list)
     run: Row = field(default_factory=dict)
     verdict: str = ""
+    outlook: Outlook | None = None
+    notes: list[str] = field(default_factory=list)
+    held_out: bool | None = True
 
     @classmethod
     def read(cls, path: Path, what: str) -> "RewardReport":
