@@ -29,7 +29,7 @@ from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.endings import goes_on
-from toolkit.errors import check_range
+from toolkit.errors import InputError, check_range
 from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
 from toolkit.terminal import counted, say
@@ -115,6 +115,15 @@ def main(
     rule = rule_of(sampling, tokenizer)
     longest = longest_text(model_args, config.max_length)
     room = min(sampling.max_prompt_length, longest - rule.response_length)
+    if start is not None:
+        # It was probably trained on the picks themselves, all but those that this run holds out.
+        if data_args.folds:
+            raise InputError(
+                "folds: a cross-validation would hold out what --start_adapter was trained on "
+                "(leave one of them out)",
+                "folds",
+            )
+        data_args.folds = 0
     splits = split_comparisons(data_args, config.wants, config.seed)
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = encoder_of(data_args, tokenizer, longest)

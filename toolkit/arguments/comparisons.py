@@ -44,8 +44,9 @@ class RewardDataArguments(ComparisonArguments):
     folds: CountOrZero | None = flag(
         None,
         "Cross-validation: train so many reward models instead of one, so that every comparison is "
-        "held out once; 0 for none. By default 5 if there are fewer than 1,000 comparisons. The "
-        "adapter is the first of these models, and the same as without a cross-validation.",
+        "held out once; 0 for none. By default 5 if there are fewer than 1,000 comparisons, and no "
+        "--start_adapter or --eval_comparisons. The adapter is the first of these models, and the "
+        "same as without a cross-validation.",
     )
 
     def __post_init__(self) -> None:

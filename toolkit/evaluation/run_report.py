@@ -367,8 +367,9 @@ def _progress(name: str, run: PPORun) -> list[Fact]:
 def _accuracy(name: str, reward: RewardRun) -> Fact:
     m = reward.metrics
     interval = f"[{m.accuracy_low:.1%}, {m.accuracy_high:.1%}]"
+    how = "held-out" if m.folds is None else "cross-validated"
     return (
-        f"{name}: held-out accuracy",
+        f"{name}: {how} accuracy",
         f"{m.accuracy:.1%} {interval}, chance {m.chance:.0%}",
         reward.verdict.answer,
     )

@@ -10,7 +10,6 @@ further than ``FARTHEST`` times the most labels that were tried.
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,8 +28,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class LearningCurve:
+class LearningCurve(NamedTuple):
     """The line through the accuracies, and the lines through those of each bootstrap draw.
 
     Attributes:

@@ -26,7 +26,7 @@ from toolkit import random_state
 from toolkit.arguments.lora import StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.data.encoding import Encoder
-from toolkit.data.files import read_jsonl, read_object, write_json, write_jsonl
+from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.from_arguments import RewardSplits
 from toolkit.data.records import Row, from_row, to_row
 from toolkit.data.splits import Split
@@ -269,24 +269,23 @@ class KeptFolds:
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
     def _path(self, fold: int) -> Path:
-        return self.folder / f"fold-{fold}.json"
+        return self.folder / f"fold-{fold}.jsonl"
 
     def get(self, fold: int) -> list[HeldOut] | None:
         """Return what a fold gave; None if it is not done, or was done by other settings."""
         path = self._path(fold)
         if not path.is_file():
             return None
-        found = read_object(path, "fold")
-        if found.get("identity") != self.digest:
+        (_, head), *rows = read_jsonl(path)
+        if head.get("identity") != self.digest:
             return None
-        return [from_row(HeldOut, row, str(path)) for row in found["rows"]]
+        return [from_row(HeldOut, row, f"{path}:{number}") for number, row in rows]
 
     def put(self, fold: int, rows: list[HeldOut]) -> None:
         """Keep what a fold gave."""
         self.folder.mkdir(exist_ok=True)
-        write_json(
-            self._path(fold), {"identity": self.digest, "rows": [to_row(row) for row in rows]}
-        )
+        lines = [{"identity": self.digest}, *map(to_row, rows)]
+        write_jsonl(self._path(fold), lines)
 
 
 def other_folds(
