@@ -58,7 +58,8 @@ def test_the_headline_figures_are_accuracy_chance_and_baselines(analysis: Analys
     found = {name: value for name, value, _ in facts(report)}
     assert found["held-out accuracy"].startswith("0.750 [0.7") and found["chance"] == "0.250"
     assert list(found)[:3] == ["held-out accuracy", "at equal length", "chance"]
-    assert list(found)[3] == "longest completion"
+    assert list(found)[3:5] == ["needed for a yes", "longest completion"]
+    assert found["needed for a yes"] == "0.320, 128 of 400"  # scipy: P(127 or more) is 0.0014
     assert "one human rater" not in found  # the rows hold no ratings
     assert facts(report)[-1][2] == "yes"
 

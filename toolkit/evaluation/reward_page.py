@@ -62,6 +62,10 @@ def facts(report: RewardReport) -> list[Fact]:
             ("this adapter's own part", f"{own.accuracy:.3f} [{own.low:.3f}, {own.high:.3f}]")
         )
     rows.append(("chance", f"{analysis.chance:.3f}"))
+    power = analysis.power
+    if power is not None and power.accuracy is not None:
+        needed = f"{power.accuracy:.3f}, {power.right:,} of {power.comparisons:,}"
+        rows.append(("needed for a yes", needed))
     rows += [(name, interval(s)) for name, s in analysis.baselines.items()]
     if analysis.people.one_rater is not None:
         rows.append(("one human rater", f"{analysis.people.one_rater:.3f}"))

@@ -287,14 +287,14 @@ def judge(metrics: RewardMetrics) -> Verdict:
         f"[{low:.1%}, {high:.1%}], by chance {chance:.1%} would be"
     )
     more = "hold out more (--eval_rows), or collect more comparisons"
-    or_more = ", or hold out more"
+    cure = "collect more comparisons, or hold out more"
     if metrics.folds is not None:
         figures = (
             f"in {metrics.folds} folds, {metrics.accuracy:.1%} of {metrics.comparisons} picks, "
             f"each held out once, are right [{low:.1%}, {high:.1%}]; by chance {chance:.1%} would "
             "be"
         )
-        more, or_more = "collect more comparisons", ""
+        more, cure = "collect more comparisons", "or collect more comparisons"
     by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
 
     own = metrics.own
@@ -323,7 +323,7 @@ def judge(metrics: RewardMetrics) -> Verdict:
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
         sentence = (
             f"Cannot be distinguished from chance: {by_luck}. PPO would learn nothing; raise "
-            f"--learning_rate or --num_train_epochs, collect more comparisons{or_more}."
+            f"--learning_rate or --num_train_epochs, {cure}."
         )
         return Verdict("no", p, sentence)
 
