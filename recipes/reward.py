@@ -79,6 +79,7 @@ def main(
     args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> "RewardMetrics":
+    import numpy as np
     from accelerate.utils.memory import clear_device_cache
 
     from toolkit.data.from_arguments import encoder_of, split_comparisons
@@ -150,7 +151,10 @@ def main(
             f"trained on, because {data_args.eval_comparisons} has the same prompts"
         )
     if not folds or data_args.train_fraction == 1:
-        say(power_of(data.chances(folds > 0)).sentence(folds))
+        chances = data.chances(folds > 0)
+        prompts = {repr(row["prompt"]) for row in data.rows}
+        different = len(np.unique(splits.comparisons.order)) if folds else len(prompts)
+        say(power_of(chances, different).sentence(folds))
 
     training = cross_validation.RewardTraining(
         model_args,

@@ -44,10 +44,11 @@ def test_five_points_a_doubling_are_followed_for_two_doublings_and_no_further() 
     assert near.startswith("For 65.0% about 606 comparisons to train on are needed [")  # 400 2^0.6
     assert "206 more than now" in near
     assert far.startswith("For 70.0% about 1,213 comparisons")
-    assert beyond.startswith(
-        "For 75.0% more than 1,600 comparisons to train on are needed (at least"
-    )
-    assert "over 4 times as many as were tried" in beyond
+    assert beyond.startswith("For 75.0% more than 1,600 comparisons to train on are needed. That")
+    assert "over 4 times as many as were tried" in beyond and "interval begins at 1," in beyond
+    assert (
+        len(looked((0.52, 0.53, 0.54))) == 3
+    )  # 55 % can be said, 60 % is too far, 65 % is dropped
     assert looked((0.52, 0.57, 0.62), 0.6)[1].startswith("For 60.0% no more labels are needed")
 
 

@@ -14,6 +14,8 @@ def test_of_120_choices_of_four_46_must_be_right() -> None:
     assert found.likely is not None
     assert binom.sf(45, 120, found.likely) == pytest.approx(0.8)
     assert "46 must be right (38.3%)" in found.sentence()
+    assert "share a prompt" not in power_of([0.25] * 120, 120).sentence()
+    assert "share a prompt, so it may take a few more" in power_of([0.25] * 120, 60).sentence()
     assert found.sentence(5).startswith("In 5 folds, 120 comparisons are held out once each")
 
 

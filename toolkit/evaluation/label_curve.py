@@ -62,6 +62,8 @@ def outlook(
     now = points[-1].train
     doubling = curve.per_doubling()
     targets = _next_steps(curve.at(now).value) if target is None else [target]
+    needed = [_needed(curve, each, now) for each in targets]
+    reached = sum(each.labels is not None for each in needed)
     return Outlook(
         most=now,
         at_most=curve.at(now).value,
@@ -70,7 +72,7 @@ def outlook(
         doubling_high=doubling.high,
         models=len(set(folds)),
         twice=_prediction(curve, now),
-        needed=[_needed(curve, each, now) for each in targets],
+        needed=needed[: reached + 1],  # of the accuracies that are too far, only the first
     )
 
 
@@ -105,11 +107,12 @@ def _needed(curve: LearningCurve, target: float, now: int) -> LabelsNeeded:
         )
         labels, low, high = None, None, None
     elif labels is None:
-        at_least = "" if low is None else f" (at least {low:,})"
         said = (
-            f"For {target:.1%} more than {far:,} comparisons to train on are needed{at_least}. "
-            f"That is over {FARTHEST} times as many as were tried, too far to say how many."
+            f"For {target:.1%} more than {far:,} comparisons to train on are needed. That is over "
+            f"{FARTHEST} times as many as were tried, too far to say how many."
         )
+        if low is not None:
+            said += f" The interval begins at {low:,}."
     else:
         upper = f"more than {far:,}" if high is None else f"{high:,}"
         said = (

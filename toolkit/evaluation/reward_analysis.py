@@ -108,7 +108,7 @@ def analyze(
         by_length=by_quarter(rows, right, mean_length),
         by_source=by_source(rows, right),
         by_labeler=by_labeler(rows, right),
-        power=power_of([1 / len(scores) for scores in raw]),
+        power=power_of([1 / len(scores) for scores in raw], accuracy.prompts),
         calibration=calibration(rows, raw, best),
         position=position_bias(rows, guesses),
         length_bias=length_bias(rows, raw, guesses),

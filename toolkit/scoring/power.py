@@ -23,6 +23,7 @@ class Power:
             luck reaches even all of them more often.
         accuracy: ``right`` as a share.
         likely: the true accuracy at which a reward model gets as many with probability ``OFTEN``.
+        repeated: whether some comparisons have the same prompt.
     """
 
     comparisons: int
@@ -30,6 +31,7 @@ class Power:
     right: int | None = None
     accuracy: float | None = None
     likely: float | None = None
+    repeated: bool = False
 
     def sentence(self, folds: int = 0) -> str:
         """Say what the test can show.
@@ -47,15 +49,17 @@ class Power:
         needed = (
             f"{guess} For a verdict of yes, {self.right:,} must be right ({self.accuracy:.1%})."
         )
-        if self.likely is None:
-            return needed
-        return (
-            f"{needed} A reward model that is right {self.likely:.1%} of the time in the long run "
-            "passes four times out of five."
-        )
+        if self.likely is not None:
+            needed += (
+                f" A reward model that is right {self.likely:.1%} of the time in the long run "
+                "passes four times out of five."
+            )
+        if self.repeated:
+            needed += " Some of them share a prompt, so it may take a few more."
+        return needed
 
 
-def power_of(chances: Sequence[float]) -> Power:
+def power_of(chances: Sequence[float], prompts: int | None = None) -> Power:
     """Return what a test on comparisons can show.
 
     It takes each comparison as a trial of its own. Where prompts are repeated, it takes more right
@@ -63,8 +67,10 @@ def power_of(chances: Sequence[float]) -> Power:
 
     Args:
         chances: each comparison's probability of a right pick by luck, 1 / K.
+        prompts: number of different prompts; None if each comparison has its own.
     """
     n = len(chances)
+    repeated = prompts is not None and prompts < n
     if not n:
         return Power(0, 0.0)
     chance = math.fsum(chances) / n
@@ -78,7 +84,7 @@ def power_of(chances: Sequence[float]) -> Power:
             low = middle
     if high > n:
         return Power(n, chance)
-    return Power(n, chance, high, high / n, _accuracy_that_reaches(high, n))
+    return Power(n, chance, high, high / n, _accuracy_that_reaches(high, n), repeated)
 
 
 def _luck(right: int, chances: Sequence[float]) -> float:
