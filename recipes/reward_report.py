@@ -378,8 +378,8 @@ def of_adapter(args: ReportArguments, scratch: Path) -> "Analysis":
 
     settings = {"model_name_or_path": base, "precision": precision, "adapter": str(adapter)}
     identity = {"settings": settings, "data": data, "trained": record.as_json()}
-    sentence = verdict(analysis)[1]
     known = None if unknown is not None else True
+    sentence = verdict(analysis, known)[1]
     report = RewardReport(analysis, [], identity, sentence, None, notes, known)
     write_and_print(out, report)
     return analysis

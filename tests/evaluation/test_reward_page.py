@@ -67,7 +67,9 @@ def test_the_headline_figures_are_accuracy_chance_and_baselines(analysis: Analys
 def test_an_accuracy_is_called_held_out_only_if_it_was(analysis: Analysis) -> None:
     """Of an adapter whose training is not known, nobody knows what was held out."""
     for held_out, name in ((True, "held-out accuracy"), (None, "accuracy")):
-        assert facts(RewardReport(analysis, held_out=held_out))[0][0] == name
+        found = facts(RewardReport(analysis, held_out=held_out))
+        assert found[0][0] == name and ("held-out" in found[-1][1]) is bool(held_out)
+        assert found[-1][2] == ("yes" if held_out else "not decided")
     own = OwnAccuracy(accuracy=0.5, low=0.4, high=0.6, comparisons=80, p_below=0.5)
     folded = replace(analysis, metrics=replace(analysis.metrics, folds=5, own=own))
     found = {name: value for name, value, _ in facts(RewardReport(folded))}

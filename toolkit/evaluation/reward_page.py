@@ -22,12 +22,13 @@ from toolkit.evaluation.tables import Fact
 from toolkit.scoring.accuracy import Share, judge
 
 
-def verdict(analysis: Analysis) -> tuple[str, str]:
+def verdict(analysis: Analysis, held_out: bool | None = True) -> tuple[str, str]:
     """Return whether to go on with this model ("yes", "no", "not decided"), and why.
 
-    The verdict is that of ``judge``, except that no baseline may be better.
+    The verdict is that of ``judge``, except that no baseline may be better. If it is not known
+    whether the prompts were trained on (``held_out`` is None), it cannot be "yes".
     """
-    found = judge(analysis.metrics)
+    found = judge(analysis.metrics, bool(held_out))
     better = [
         f"{name} ({s.value:.1%})"
         for name, s in analysis.baselines.items()
@@ -35,6 +36,9 @@ def verdict(analysis: Analysis) -> tuple[str, str]:
     ]
     if found.answer == "yes" and better:
         return "no", f"{found.sentence} But it is no better than: {', '.join(better)}."
+    if found.answer == "yes" and not held_out:
+        unknown = "But nobody knows whether it was trained on these prompts."
+        return "not decided", f"{found.sentence} {unknown}"
     return found.answer, found.sentence
 
 
@@ -83,7 +87,7 @@ def facts(report: RewardReport) -> list[Fact]:
         rows.append(("twice the labels", report.outlook.twice))
         rows += [(f"labels for {n.accuracy:.0%}", n.sentence) for n in report.outlook.needed]
 
-    answer, sentence = verdict(analysis)
+    answer, sentence = verdict(analysis, report.held_out)
     return [(name, value, "") for name, value in rows] + [("verdict", sentence, answer)]
 
 
@@ -128,7 +132,7 @@ def write_reward_report(folder: Path, report: RewardReport) -> None:
         held_out=report.held_out,
         pictures=pictures,
         verdict=report.verdict,
-        answer=verdict(analysis)[0],
+        answer=verdict(analysis, report.held_out)[0],
         mistakes=[replace(m, prompt=prompt_text(m.prompt)) for m in analysis.mistakes],
         identity=json_text(identity, indent=2, ensure_ascii=False, sort_keys=True),
     )

@@ -266,7 +266,7 @@ class Verdict:
     sentence: str
 
 
-def judge(metrics: RewardMetrics) -> Verdict:
+def judge(metrics: RewardMetrics, held_out: bool = True) -> Verdict:
     """Judge whether a reward model can be trusted, by its picks of held-out comparisons.
 
     "yes": luck alone gives this many right picks with a probability below 0.001.
@@ -280,10 +280,14 @@ def judge(metrics: RewardMetrics) -> Verdict:
     useless model and a useful one look alike, so the user is warned, but not stopped. The same if a
     cross-validation says yes, but the adapter itself is so much worse than the other folds' models
     that this is luck with a probability below 0.001.
+
+    Args:
+        metrics: what was measured.
+        held_out: whether it is known that the prompts were not trained on.
     """
     low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
     figures = (
-        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks are right "
+        f"{metrics.accuracy:.1%} of {metrics.comparisons} {'held-out ' * held_out}picks are right "
         f"[{low:.1%}, {high:.1%}], by chance {chance:.1%} would be"
     )
     more = "hold out more (--eval_rows), or collect more comparisons"
