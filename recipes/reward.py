@@ -273,7 +273,8 @@ def main(
         history=history,
         seconds=seconds,
     )
-    shutil.rmtree(out / kept_in, ignore_errors=True)
+    if folds:
+        shutil.rmtree(out / kept_in, ignore_errors=True)
     print(json_text(to_row(metrics), indent=2))
     wrote(out / "adapter", "reward adapter")
     print(verdict.sentence)

@@ -344,11 +344,11 @@ def test_a_killed_cross_validation_goes_on_after_the_folds_that_are_done(
     with pytest.raises(KeyboardInterrupt) as caught:
         call(reward.main, words)
     assert "the same command continues" in str(caught.value.__notes__)
-    assert os.listdir(tmp_path / "r" / "folds") == ["fold-2.jsonl"]
+    assert os.listdir(tmp_path / "r" / "folds_done") == ["fold-2.jsonl"]
 
     call(reward.main, words)
     assert trained == [2, 3, 3] and "Fold 2 of 3 was trained before" in capsys.readouterr().out
-    assert not (tmp_path / "r" / "folds").exists()
+    assert not (tmp_path / "r" / "folds_done").exists()
     for name in ("cross_validation.jsonl", "adapter/metrics.json"):
         assert (tmp_path / "r" / name).read_bytes() == (folded / "r" / name).read_bytes()
 

@@ -42,7 +42,7 @@ from toolkit.training.reward.preflight import preflight
 from toolkit.training.reward.trainer import BestOfKTrainer, score_in_buckets
 
 FILE = "cross_validation.jsonl"  # in reward.py's folder: every comparison with its scores
-KEPT = "folds"  # folder beside it, while the folds are being trained
+KEPT = "folds_done"  # folder beside it, while the folds are being trained
 
 
 @dataclass(frozen=True)
