@@ -159,9 +159,9 @@ def comparisons(path: Path) -> str:
 
 
 # Pinned memory is not pretended, and the check of a reload would start another process.
-REWARD = {"eval_rows": 8, "normalize_samples": 8, "response_length": 6, "num_train_epochs": 1,
-          "per_device_train_batch_size": 8, "disable_tqdm": True, "check_reload": False,
-          "dataloader_pin_memory": False}  # fmt: skip
+REWARD = {"eval_rows": 8, "folds": 0, "normalize_samples": 8, "response_length": 6,
+          "num_train_epochs": 1, "per_device_train_batch_size": 8, "disable_tqdm": True,
+          "check_reload": False, "dataloader_pin_memory": False}  # fmt: skip
 
 
 def as_yaml(path: Path, settings: dict[str, object]) -> str:
