@@ -9,6 +9,7 @@ import pytest
 from toolkit.cli import bind, call, recipe
 from toolkit.commands import command_names
 from toolkit.errors import Caution, InputError
+from toolkit.pipeline.comparison import judge_and_report
 from toolkit.project import ADAPTERS, METHODS, POLICIES, STAGES, Project, has_sections
 from toolkit.training import methods
 
@@ -81,6 +82,13 @@ def test_each_recipe_reads_the_shared_keys_the_paths_and_its_own_section(tmp_pat
     assert told("doctor", path)["total_episodes"] == 128  # doctor is asked about the PPO run
     assert told("publish", path)["adapter"] == "out/ppo/adapters/policy"
     assert told("sweep", path)["ppo_config"] == told("online", path)["ppo_config"] == str(path)
+
+
+def test_a_sweep_leaves_out_the_projects_own_run_which_may_not_be_there(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    own = [Project.read(path).adapter("ppo")]
+    evaluation = judge_and_report(["--config", str(path)], [], tmp_path, "", [], own)[0]
+    assert bind(evaluation.main, evaluation.words)[-1].contenders == ["best-of-4=best_of_4"]
 
 
 def test_flags_overrule_the_section_which_overrules_the_paths_and_the_shared_keys(

@@ -377,7 +377,10 @@ def parser_of(
         usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="Read flags from this YAML file; the command line wins."
+        "--config",
+        metavar="FILE",
+        help="Read flags from this YAML file, or from this command's part of a project file (preftune "
+        "init); the command line wins.",
     )
     parser.add_argument(
         "--help_all",

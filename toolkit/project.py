@@ -314,7 +314,7 @@ class Project:
             "evaluate": self._evaluate,
             "report": self._report,
             "publish": self._publish,
-            "ratings": lambda _: {"store": str(self.store)},
+            "ratings": self._ratings,
             "online": self._online,
             "sweep": self._whole,
             "warp": self._whole,
@@ -449,7 +449,12 @@ class Project:
         return {
             "adapter": None if policy is None else self.adapter(policy),
             "evaluation": self.made("evaluate", "evaluation") if self.has("evaluate") else None,
+            "output_dir": self.made("publish", "publish"),
         }
+
+    def _ratings(self, section: str) -> Values:
+        output = self.made("ratings", "ratings.json", "output")
+        return {"comparisons": self.comparisons, "output": output}
 
     def _online(self, section: str) -> Values:
         stages = ("sample", "reward", "ppo")

@@ -4,7 +4,7 @@ A folder of configs determines what runs: NAME*.yaml for each stage in PREPARATI
 ``training.methods``, and evaluate.yaml. ``compare.py``, ``demo.py`` and ``sweep.py`` use this.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from toolkit.cli import bind, recipe
@@ -174,7 +174,12 @@ def trained(stages: list[Stage]) -> Iterator[tuple[Stage, Method]]:
 
 
 def judge_and_report(
-    told: list[str], policies: list[Stage], out: Path, title: str, shown: list[str]
+    told: list[str],
+    policies: list[Stage],
+    out: Path,
+    title: str,
+    shown: list[str],
+    without: Collection[str] = (),
 ) -> list[Stage]:
     """Make the stages that evaluate these policies and the named contenders, and that report.
 
@@ -184,9 +189,11 @@ def judge_and_report(
         out: folder in which the report's folder is made.
         title: title of the report.
         shown: further words for report.py.
+        without: adapters that are named as contenders, but take no part.
     """
     evaluate, report = recipe("evaluate"), recipe("report")
-    contenders = list(bind(evaluate.main, told)[-1].contenders)
+    known = bind(evaluate.main, told)[-1].contenders
+    contenders = [one for one in known if one.partition("=")[2] not in without]
     named = {Path(contender.partition("=")[2]) for contender in contenders}
     contenders += [f"{s.name}={s.made[0]}" for s in policies if s.made[0] not in named]
     if contenders:
