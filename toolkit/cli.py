@@ -379,8 +379,8 @@ def parser_of(
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="Read flags from this YAML file, or from this command's part of a project file (preftune "
-        "init); the command line wins.",
+        help="Read flags from this YAML file, or this command's part of a project file "
+        "(preftune init); the command line wins.",
     )
     parser.add_argument(
         "--help_all",
