@@ -374,7 +374,8 @@ def parser_of(
         allow_abbrev=False,
         description=description,
         formatter_class=HelpFormatter,
-        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
+        usage=f"%(prog)s {''.join(f'[{flag.upper()}] ' for flag in first_flags(dataclass_types))}"
+        "[--config FILE] [--FLAG VALUE ...]",
     )
     parser.add_argument(
         "--config",
@@ -510,11 +511,16 @@ def _with_new_names(words: list[str], renamed: dict[str, str]) -> list[str]:
 
 def _with_first_flag(words: list[str], dataclass_types: tuple[type, ...]) -> list[str]:
     """Return the words with the flag that a first word without one belongs to, if there is any."""
-    for cls in dataclass_types:
-        flag = cls.FIRST_WORD if issubclass(cls, Flags) else None
-        if flag is not None and words and not words[0].startswith("-"):
+    for flag in first_flags(dataclass_types):
+        if words and not words[0].startswith("-"):
             return [f"--{flag}", *words]
     return words
+
+
+def first_flags(dataclass_types: tuple[type, ...]) -> list[str]:
+    """The flag whose value may be a command line's first word; empty if there is none."""
+    found = [cls.FIRST_WORD for cls in dataclass_types if issubclass(cls, Flags)]
+    return [flag for flag in found if flag is not None]
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:

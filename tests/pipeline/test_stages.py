@@ -184,6 +184,8 @@ def test_what_was_made_by_hand_with_other_settings_is_not_done(tmp_path: Path) -
     recipe(*bind(recipe, row[0].words))
     record = {"method": "x", "arguments": row[0].settings() | {"number": 2}}
     (tmp_path / "a" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="a/made is there, but not made here .* stage a. Do a."):
+        run_stages(row, tmp_path, False, cure="Do {stage}.")
     ran.clear()
     run_stages(row, tmp_path, False)
     assert ran == ["a", "b", "c"]

@@ -109,6 +109,11 @@ def run_stages(
             print(f"\n[{number}/{len(stages)}] {stage.title}: already done", flush=True)
             results[stage.name] = None
             continue
+        if state is None and there and not fresh and cure != OTHER_SETTINGS:
+            raise InputError(
+                f"{stage.made[0]} is there, but not made here with the settings of stage "
+                f"{stage.name}. {cure.format(stage=stage.name)}"
+            )
         print(f"\n[{number}/{len(stages)}] {stage.title} ({spent})", flush=True)
         if stage.waits is not None and (needed := stage.waits()) is not None:
             print(needed, flush=True)
