@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
-from toolkit.arguments.prompts import PromptFormArguments
+from toolkit.arguments.prompt_form import MessageArguments, PromptFormArguments
 from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import Row
@@ -30,7 +30,9 @@ from toolkit.next_step import again, beside, say_next, step, wrote
 
 
 @dataclass
-class ConvertArguments(PromptFormArguments, InvalidRowsArguments, OverwriteArguments):
+class ConvertArguments(
+    PromptFormArguments, MessageArguments, InvalidRowsArguments, OverwriteArguments
+):
     input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split) to convert.")
     output: str = flag("outputs/comparisons.jsonl", "File to write, .jsonl or .parquet.")
     format: Literal["auto", *FORMATS] = flag("auto", "Format of the input; auto detects it.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
-from toolkit.arguments.prompts import PromptFormArguments
+from toolkit.arguments.prompt_form import MessageArguments, PromptFormArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
@@ -23,7 +23,7 @@ from toolkit.next_step import note_settings, say_next, step, wrote
 
 
 @dataclass
-class SplitArguments(PromptFormArguments, SeedArguments, OverwriteArguments):
+class SplitArguments(PromptFormArguments, MessageArguments, SeedArguments, OverwriteArguments):
     prompts: str | None = flag(
         None,
         "Prompts, or comparisons with prompts: JSONL, Parquet, CSV, a folder, a .txt file with one "

@@ -12,9 +12,19 @@ def test_a_text_is_put_into_its_form_and_messages_stay() -> None:
     }
     assert in_form(row, None, False) == row
 
-    messages = {"prompt": [{"role": "user", "content": "Hi"}]}
-    assert in_form(messages, "{prompt}!", True) == messages
+    only = {"prompt": [{"role": "user", "content": "Hi"}]}
+    assert in_form(only, "{prompt}!", True)["prompt"][0]["content"] == "Hi!"
+    turns = {"prompt": [*only["prompt"], {"role": "assistant", "content": "Yes?"}] * 2}
+    assert in_form(turns, "{prompt}!", True) == turns
     assert in_form({"text": "cut later"}, "{prompt}!", True) == {"text": "cut later"}
+
+
+def test_a_prompt_that_is_in_its_form_already_stays() -> None:
+    for as_messages in (False, True):
+        for form in ("Sum up: {prompt}\\nTL;DR:", "{prompt}\\n", " {prompt}?"):
+            once = in_form({"prompt": "Long."}, form, as_messages)
+            assert in_form(once, form, as_messages) == once
+    assert in_form({"prompt": "a!"}, "!{prompt}!", False)["prompt"] == "!a!!"  # half of it is not
 
 
 def test_a_prompt_with_braces_of_its_own_is_not_a_form() -> None:

@@ -7,7 +7,6 @@ from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
 from toolkit.arguments.lora import PolicyArguments
 from toolkit.embedded import embedded, short_name
-from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Flags, flag
 
 DEMO_PROMPTS = embedded("prompts.jsonl")
@@ -33,27 +32,6 @@ class PromptLengthArguments(Flags):
     prompt_tokens: Count | None = flag(
         None, "For rows of `text`: use this many tokens from a text's start as its prompt."
     )
-
-
-@dataclass
-class PromptFormArguments(Flags):
-    """What is made of prompts that are text, before anything is sampled or trained."""
-
-    HELP_GROUP: ClassVar[str] = "prompts and data"
-
-    prompt_form: str | None = flag(
-        None,
-        "Put each text prompt into this text, in place of {prompt}; backslash n stands for a new "
-        "line. For summaries: '{prompt}\\n\\nTL;DR:'.",
-    )
-    as_messages: bool = flag(
-        False, "Make each text prompt the message of a user, which a chat model answers."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prompt_form is not None and "{prompt}" not in self.prompt_form:
-            raise InputError("prompt_form: has no {prompt} in it", "prompt_form")
 
 
 @dataclass

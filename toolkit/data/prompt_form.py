@@ -9,22 +9,40 @@ from toolkit.data.records import Row
 
 
 def in_form(row: Row, form: str | None, as_messages: bool) -> Row:
-    """Return a row with its text prompt in a form; a prompt of messages stays as it is.
+    """Return a row with its prompt in a form, and as messages.
+
+    A prompt that is in the form already stays, so that a file may be read twice. So do dialogues of
+    several messages.
 
     Args:
         row: has ``prompt``; one that has only a ``text`` is left as it is.
         form: a text with {prompt} in it, in which \\n stands for a new line; None for the bare
             prompt.
-        as_messages: make the text the message of a user.
+        as_messages: make a text the message of a user.
     """
     prompt = row.get("prompt")
-    if not isinstance(prompt, str):
-        return row
-    if form is not None:
-        prompt = form.replace("\\n", "\n").replace("{prompt}", prompt)
-    if as_messages:
-        return row | {"prompt": [{"role": "user", "content": prompt.strip()}]}
-    return row | {"prompt": prompt}
+    if isinstance(prompt, str):
+        if as_messages:
+            content = _formed(prompt.strip(), form, message=True)
+            return row | {"prompt": [{"role": "user", "content": content}]}
+        return row | {"prompt": _formed(prompt, form)}
+
+    only = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else {}
+    if form is not None and only.get("role") == "user" and isinstance(only.get("content"), str):
+        return row | {"prompt": [only | {"content": _formed(only["content"], form, message=True)}]}
+    return row
+
+
+def _formed(text: str, form: str | None, message: bool = False) -> str:
+    """The text within the form; a message has no space or line end at either side of it."""
+    if form is None:
+        return text
+    form = form.replace("\\n", "\n")
+    before, _, after = (form.strip() if message else form).partition("{prompt}")
+    fits = len(text) >= len(before) + len(after)
+    return (
+        text if fits and text.startswith(before) and text.endswith(after) else before + text + after
+    )
 
 
 def once_each(rows: Iterable[Row]) -> list[Row]:
