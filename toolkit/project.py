@@ -26,7 +26,6 @@ from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.arguments.shared import CHAT, MODEL, SAMPLING, USUAL
 from toolkit.commands import command_names
-from toolkit.data.files import require_file
 from toolkit.embedded import expand_value
 from toolkit.errors import InputError
 
@@ -143,7 +142,9 @@ class Project:
             InputError: there is no such file, it has no section, a key or a section is unknown, or
                 stages disagree.
         """
-        path = require_file(path, what)
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{what}: {path}: no such file (preftune init writes a project file)")
         project = cls.if_any(path)
         if project is None:
             raise InputError(
