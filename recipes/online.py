@@ -178,7 +178,7 @@ def check_policy_start(
         "ppo_config: leave out policy_adapter": prompt_args.policy_adapter,
     }
     for what, value in named.items():
-        if value is not None:
+        if value is not None and value != args.policy_adapter:  # a project file says it to all
             raise InputError(f"{what} (give preftune online a --policy_adapter for all stages)")
     if args.policy_adapter is None:
         return

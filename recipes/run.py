@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from toolkit.arguments.common import OverwriteArguments
+from toolkit.errors import InputError
 from toolkit.flags import flag
-from toolkit.next_step import Step, say_next, say_open
+from toolkit.next_step import Step, command, project_step, say_next, say_open
 
 
 @dataclass
@@ -43,14 +44,17 @@ def main(args: RunArguments) -> dict[str, object]:
 
     project = Project.read(args.project)
     stages = stages_of_project(project, args.enough)
-    results = run_stages(
-        stages,
-        project.folder,
-        args.overwrite,
-        args.from_stage,
+    cure = (
         "--from_stage {stage} runs it again, and what reads its results; another folder in the "
-        "project file keeps them",
+        "project file keeps them"
     )
+    try:
+        results = run_stages(stages, project.folder, args.overwrite, args.from_stage, cure)
+    except InputError as error:
+        if error.field == "reward_adapter":  # it is no better than chance
+            again = command(project_step(project.path, "--from_stage", "reward"))
+            error.details.append(f"after a change in the section reward: {again}")
+        raise
     if len(results) < len(stages):  # people must label first
         return results
 

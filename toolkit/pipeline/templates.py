@@ -233,7 +233,8 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
     lines += ["", "ppo:", *(_line(f"  {key}", value) for key, value in ppo.items())]
     best = f"best-of-{args.completions}=best_of_{args.completions}"
     lines += ["", "evaluate:", _line("  contenders", [best], "beside the tuned model")]
-    lines += ["", "report:", _line("  title", f"{Path(args.folder).name}: what came of it"), ""]
+    model = short_name(args.model_name_or_path)
+    lines += ["", "report:", _line("  title", f"{Path(model).name}, tuned by people's choices"), ""]
     return "\n".join(lines)
 
 
