@@ -122,6 +122,15 @@ def test_comparisons_of_ones_own_are_converted_and_their_prompts_are_used(tmp_pa
     assert told("split", path)["prompts"] == told("reward", path)["comparisons"]
 
 
+def test_a_file_that_a_stage_brings_into_its_form_reaches_no_other_as_it_was(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, WHOLE.replace("folder: out", "folder: out\neval_prompts: raw.txt"))
+    assert told("split", path)["eval_prompts"] == "raw.txt"
+    assert told("ppo", path)["eval_prompts"] is None
+    assert told("evaluate", path)["prompts"] == "out/prompts.heldout.jsonl"
+
+
 def test_a_method_of_preference_has_a_section_of_its_own(tmp_path: Path) -> None:
     known = {"method", "beta", "output_dir", "comparisons"}
     text = "prompts: p\ncomparisons: c\ndpo:\n  beta: 0.5\nkto:\n  beta: 0.7\n"

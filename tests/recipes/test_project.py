@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.cli import call, recipe
+from toolkit.data.files import read_jsonl
+from toolkit.errors import InputError
 from toolkit.labeling.store import Settings, Store
 
 LESS = """
@@ -59,3 +61,29 @@ def test_a_project_stops_for_people_and_its_reward_model_is_that_of_the_flags(
     mine, theirs = Path("outputs/reward/adapter"), Path("flags/adapter")
     for file in ("adapter_model.safetensors", "toolkit.json", "metrics.json"):
         assert (mine / file).read_bytes() == (theirs / file).read_bytes(), file
+
+
+def test_prompts_are_split_in_their_form_or_both_files_are_taken_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    split = recipe("split").main
+    Path("p.txt").write_text("a\nb\nc\nb\nd\ne\n")
+
+    def prompts(name: str) -> list[object]:
+        return [row["prompt"] for _, row in read_jsonl(f"outputs/prompts{name}.jsonl")]
+
+    call(split, ["--prompts", "p.txt", "--prompt_form", "<{prompt}>", "--eval_share", "0.4"])
+    assert sorted([*prompts(""), *prompts(".heldout")]) == ["<a>", "<b>", "<c>", "<d>", "<e>"]
+    assert len(prompts(".heldout")) == 2
+    assert "p.txt: 1 of 6 prompts occur again" in capsys.readouterr().out
+
+    Path("e.txt").write_text("x\n")
+    words = ["--prompts", "p.txt", "--eval_prompts", "e.txt", "--as_messages", "--overwrite"]
+    call(split, words)
+    assert len(prompts("")) == 5
+    assert prompts(".heldout") == [[{"role": "user", "content": "x"}]]
+
+    Path("p.txt").write_text("a\nb\nb\nc\n")
+    with pytest.raises(InputError, match="p.txt has 3 different prompts, which are too few"):
+        call(split, ["--prompts", "p.txt", "--overwrite"])
