@@ -6,7 +6,7 @@
 
 The flow is drawn here, as SVG. The others are the real pages in Chromium: the labeling page served
 on this machine, with completions of the embedded model and with a chat; an item as its admin sees
-it, with labels drawn by lot; and the upper part of the report that `make demo` leaves (--demo; where
+it, with labels drawn by lot; and the upper part of the report that `make demo` leaves (--demo; if
 there is none, the demo is run first, 5 minutes). It needs chromium and playwright, and no network.
 You should see the path of each picture and its size.
 """
@@ -172,7 +172,7 @@ def chat_page(picture: Path) -> None:
 
 
 def admin_page(samples: Path, picture: Path) -> None:
-    """The admin's page of the item on which labelers differ most, after three have picked by lot."""
+    """The admin's page of the item on which three labelers, who picked by lot, differ most."""
     from toolkit.labeling.store import Settings, Store
     from toolkit.labeling.store.labels import Place, add_label, count_taken
     from toolkit.labeling.store.queue import shown_order
