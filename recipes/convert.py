@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
+from toolkit.arguments.prompt_form import MessageArguments, PromptFormArguments
 from toolkit.data.layouts import FORMATS
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import Row
@@ -29,7 +30,9 @@ from toolkit.next_step import again, beside, say_next, step, wrote
 
 
 @dataclass
-class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
+class ConvertArguments(
+    PromptFormArguments, MessageArguments, InvalidRowsArguments, OverwriteArguments
+):
     input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split) to convert.")
     output: str = flag("outputs/comparisons.jsonl", "File to write, .jsonl or .parquet.")
     format: Literal["auto", *FORMATS] = flag("auto", "Format of the input; auto detects it.")
@@ -53,8 +56,6 @@ class ConvertArguments(InvalidRowsArguments, OverwriteArguments):
         super().__post_init__()
         if self.first not in (None, 0, 1):
             raise InputError(f"first is {self.first}, but must be 0 or 1", "first")
-        if self.input is None:
-            raise InputError("input: missing (name the file to convert)", "input")
         check_table_name(self.output)
 
 
@@ -77,14 +78,17 @@ class Borders:
 
 def main(args: ConvertArguments) -> None:
     from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+    from toolkit.data.prompt_form import in_form
 
+    if args.input is None:
+        raise InputError("input: missing (name the file to convert)", "input")
     claim_output(args.output, args.overwrite, "output")
     decode = None if args.tokenizer is None else load_decoder(args.tokenizer)
     dropped: Counter[str] = Counter()
     noted: Counter[str] = Counter()
     form = None if args.format == "auto" else args.format
     made = convert(
-        str(args.input),
+        args.input,
         form,
         decode,
         args.skip_invalid,
@@ -96,6 +100,7 @@ def main(args: ConvertArguments) -> None:
 
     if args.add_space:
         made = map(with_space, made)
+    made = (in_form(row, args.prompt_form, args.as_messages) for row in made)
     borders = Borders()
     made = borders.seen(made)
     if args.to == "pairs":
