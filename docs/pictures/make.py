@@ -5,14 +5,16 @@
     python docs/pictures/make.py --demo outputs/demo
 
 The flow is drawn here, as SVG. The others are the real pages in Chromium: the labeling page served
-on this machine, with completions of the embedded model and with a chat, and the upper part of the
-report that `make demo` leaves (--demo; where there is none, the demo is run first, 5 minutes). It
-needs chromium and playwright, and no network. You should see the path of each picture and its size.
+on this machine, with completions of the embedded model and with a chat; an item as its admin sees
+it, with labels drawn by lot; and the upper part of the report that `make demo` leaves (--demo; if
+there is none, the demo is run first, 5 minutes). It needs chromium and playwright, and no network.
+You should see the path of each picture and its size.
 """
 
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 PICTURES = Path(__file__).parent
 ROOT = PICTURES.parent.parent
 LARGEST = 250_000  # bytes
-NAMES = ("flow", "label-page", "label-chat", "report")
+NAMES = ("flow", "label-page", "label-chat", "label-admin", "report")
 
 # The item of the page for chats.
 CHAT = [
@@ -169,6 +171,35 @@ def chat_page(picture: Path) -> None:
             shoot(tab, picture, ".completions")
 
 
+def admin_page(samples: Path, picture: Path) -> None:
+    """The admin's page of the item on which three labelers, who picked by lot, differ most."""
+    from toolkit.labeling.store import Settings, Store
+    from toolkit.labeling.store.labels import Place, add_label, count_taken
+    from toolkit.labeling.store.queue import shown_order
+
+    draw, at = random.Random(0), 1_795_000_000.0
+    with tempfile.TemporaryDirectory() as folder:
+        with Store(Path(folder) / "labels.sqlite", Settings(overlap=1.0)) as store:
+            store.add_items(map(json.loads, samples.read_text(encoding="utf-8").splitlines()))
+            people = [store.by_token(store.invite(name)) for name in ("ben", "cleo", "dora")]
+            with store.writing() as db:
+                for (item,) in db.execute("SELECT id FROM items").fetchall():
+                    for labeler in filter(None, people):
+                        place, position = Place(item, labeler.id, 0), draw.randrange(4)
+                        choice, seconds = shown_order(*place, 4)[position], draw.uniform(3, 30)
+                        at += seconds
+                        form = f"{item}-{labeler.id}"
+                        add_label(db, form, place, "pick", choice, at, position, None, seconds)
+                        count_taken(db, place, 1)
+
+        with served(samples, Path(folder), who="admin link") as link, page(900, 900) as tab:
+            tab.goto(link)
+            tab.get_by_role("button", name="Begin").click()
+            tab.get_by_role("link", name="Items").click()
+            tab.locator("td a").first.click()
+            shoot(tab, picture, ".wide")
+
+
 def report_page(report: Path, picture: Path) -> None:
     """The report down to its first figure."""
     with page(900, 1400) as tab:
@@ -188,8 +219,10 @@ def shoot(tab: "Page", picture: Path, last: str) -> None:
 
 
 @contextmanager
-def served(samples: Path, folder: Path, *more: str) -> Iterator[str]:
-    """The labeling page's server at work, and the link that invites a person."""
+def served(
+    samples: Path, folder: Path, *more: str, who: str = "invite link for ann"
+) -> Iterator[str]:
+    """The labeling page's server at work, and the link that it names after these words."""
     words = [
         sys.executable, "recipes/label.py", "--serve", "--store", str(folder / "labels.sqlite"),
         "--samples", str(samples), "--port", "0", "--invite", "ann", "--repeats", "0",
@@ -198,7 +231,7 @@ def served(samples: Path, folder: Path, *more: str) -> Iterator[str]:
     server = subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
-        links = (re.search(r"invite link for ann: (\S+)", line) for line in server.stdout)
+        links = (re.search(rf"{who}: (\S+)", line) for line in server.stdout)
         link = next((found[1] for found in links if found), None)
         if link is None:
             raise SystemExit("the labeling page's server ended before it named a link")
@@ -273,6 +306,10 @@ def main() -> None:
     if args.only in (None, "label-chat"):
         made.append(args.output_dir / "label-chat.png")
         chat_page(made[-1])
+    if args.only in (None, "label-admin"):
+        made.append(args.output_dir / "label-admin.png")
+        with tempfile.TemporaryDirectory() as folder:
+            admin_page(samples_for_the_page(Path(folder)), made[-1])
     if args.only in (None, "report"):
         made.append(args.output_dir / "report.png")
         if not (args.demo / "report/report.html").is_file():
