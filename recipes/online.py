@@ -98,6 +98,7 @@ def main(
                 "model": model_args.model_name_or_path,
                 "temperature": sampling.temperature,
             },
+            bound["reward"][3].folds or 0,
         )
         try:
             with goes_on():

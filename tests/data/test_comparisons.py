@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from toolkit.data.comparisons import (
     open_comparisons,
     problems_of,
     read_rows,
-    split_by_prompt,
 )
 from toolkit.data.tokens import decode_pair, token_id
 from toolkit.errors import InputError
@@ -60,6 +58,10 @@ BAD_ROWS = [
     ({"ranking": [2, 3]}, r"ranking: \[2, 3\], but must name each of 0 to 2"),
     ({"ranking": [2, 0, 0]}, "ranking: .* at most once"),
     ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
+    ({"worst": 3}, "worst: 3, but must be an index, 0 to 2"),
+    ({"worst": 2}, "worst: 2, but that is the best as well"),
+    ({"ranking": [2, 0, 1], "worst": 0}, "worst: 0, but the ranking does not end with it"),
+    ({"completions": list("abcdefghijklm"), "worst": 3}, "worst: 13 completions, .* at most 12"),
     ({"scores": [1, 2]}, "scores: 2 given for 3 completions"),
     ({"scores": [1, 2, float("nan")]}, "not JSON that can be read: NaN is not a number"),
     ({"scores": [1, 2, 10**400]}, "not JSON that can be read: 10000000000000000000... is no"),
@@ -67,6 +69,7 @@ BAD_ROWS = [
     ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
     ({"margin": "big"}, "margin: 'big', but must be"),
     ({"labeler": 7}, "labeler: 7, but must be a string"),
+    ({"labeler_edit": 7}, "labeler_edit: 7, but must be a string"),
 ]  # fmt: skip
 
 
@@ -236,13 +239,14 @@ def test_the_digest_knows_the_labels(tmp_path: Path) -> None:
         {"best": 1},
         {"prompt": "Ho."},
         {"ranking": [2]},
+        {"worst": 0},
         {"margin": 1},
         {"labeler": "ann"},
     ):
         path = tmp_path / "c.jsonl"
         path.write_text(json.dumps(GOOD | change) + "\n")
         digests.add(open_comparisons(path, "best", "--comparisons").digest)
-    assert len(digests) == 5  # who picked makes no other data
+    assert len(digests) == 6  # who picked makes no other data
 
 
 def test_prompt_and_completion_join_to_the_whole_text(demo_model: str) -> None:
@@ -260,35 +264,6 @@ def test_a_sentencepiece_completion_keeps_its_leading_space(root: Path) -> None:
     tokenizer = load_tokenizer(str(model))
     ids = tokenizer("Once upon a time, there was")["input_ids"]
     assert decode_pair(tokenizer, ids[:3], ids[3:]) == ("Once upon", " a time, there was")
-
-
-def test_no_prompt_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
-    path = tmp_path / "c.jsonl"
-    path.write_text("".join(json.dumps(GOOD | {"prompt": f"p{i % 40}"}) + "\n" for i in range(100)))
-    source = open_comparisons(path, "best", "--comparisons")
-    train, held_out = split_by_prompt(source.order, 30, seed=1)
-    assert (train ^ held_out).all() and 30 <= held_out.sum() < 40
-    sides = [{row["prompt"] for _, row in source.where(side)} for side in (train, held_out)]
-    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 40
-    assert (split_by_prompt(source.order, 30, seed=1)[1] == held_out).all()
-    assert (split_by_prompt(source.order, 30, seed=2)[1] != held_out).any()
-    with pytest.raises(InputError, match="leaves none of 100 rows"):
-        split_by_prompt(source.order, 100, seed=1)
-
-
-def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one() -> None:
-    order = np.arange(1000, dtype=np.uint64) // np.uint64(5) * np.uint64(2**40)
-    shares = [split_by_prompt(order, 200, 3, share)[0] for share in (0.1, 0.25, 0.5, 1.0)]
-    assert [int(share.sum()) for share in shares] == [80, 200, 400, 800]
-    for small, large in zip(shares, shares[1:], strict=False):
-        assert not (small & ~large).any()
-    assert (split_by_prompt(order, 200, 3, 0.1)[1] == split_by_prompt(order, 200, 3)[1]).all()
-
-
-def test_which_labels_are_left_out_depends_on_the_seed() -> None:
-    order = np.arange(1000, dtype=np.uint64) * np.uint64(2**50 + 1)
-    first, second = (split_by_prompt(order, 1, seed, 0.5)[0] for seed in (1, 2))
-    assert 150 < (first & second).sum() < 350  # about a quarter of 1000 in both
 
 
 def test_a_token_is_named_by_its_text(demo_model: str) -> None:

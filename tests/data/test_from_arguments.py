@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.comparisons import RewardDataArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.from_arguments import held_out_facts, split_comparisons, training_prompts
 from toolkit.data.prompts import Prompts
@@ -19,8 +19,8 @@ def test_a_fifth_is_held_out_of_few_comparisons_and_a_share_of_the_rest_trained_
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for share, trained in ((1.0, 16), (0.5, 8)):
-        args = ComparisonArguments(comparisons=str(path), train_fraction=share)
-        _, train, held_out = split_comparisons(args, "best", seed=0)
+        args = RewardDataArguments(comparisons=str(path), train_fraction=share)
+        train, held_out = split_comparisons(args, "best", seed=0).folds[0]
         assert (train.sum(), held_out.sum(), (train & held_out).sum()) == (trained, 4, 0)
 
 

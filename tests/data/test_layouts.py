@@ -190,6 +190,7 @@ def test_a_table_whose_picks_cannot_be_read_is_refused_once() -> None:
 def test_columns_keep_their_ranks_and_refuse_one_number_twice() -> None:
     row = {"query": "Hi.", "sample0": "a", "sample1": "b", "sample2": "c", "best": 1}
     assert one(row | {"rank": [5, 0, 4]})["ranking"] == [1, 2, 0]
+    assert one(row | {"worst": "2"})["worst"] == one(row | {"worst": "sample2"})["worst"] == 2
     with pytest.raises(InputError, match="two columns have the same number: sample0, .*answer0"):
         one(row | {"answer0": "x"})
 
@@ -257,6 +258,8 @@ def test_an_answer_without_a_score_is_left_out_and_the_others_stay_aligned(none:
     made = one(native)
     assert (made["completions"], made["best"], made["models"]) == (["a", "c"], 1, ["x", "z"])
     assert one(native | {"best": 2, "ranking": [2, 1, 0]})["ranking"] == [1, 0]
+    assert one(native | {"best": 2, "worst": 0})["worst"] == 0
+    assert "worst" not in one(native | {"best": 2, "worst": 1})  # which of the others is not said
     with pytest.raises(InputError, match="f:1: scores: completion 1 is the best, but has no score"):
         one(native | {"best": 1})
     assert one(

@@ -9,16 +9,18 @@ The native comparison, field by field (K may differ from row to row):
     prompt       text, or messages: [{"role": "user", "content": "..."}, ...]
     completions  list of K >= 2 texts, as they follow the prompt (a leading space included)
     best         index of the pick, from 0
-    ranking      optional: indices from best to worst, all or some
+    ranking      optional: indices from best to worst, all or the first few
+    worst        optional: index of the worst, if those between are not ranked
     scores       optional: K numbers, the higher the better (targets of scalar losses)
     margin       optional: by how much the best leads, in the scorer's units, >= 0
     labeler      optional: who picked
+    labeler_comment, labeler_edit  optional: what they wrote, and a better answer of their own
     source       optional: where it came from, text or an object; other fields are kept unchanged
     tools        optional: a list of tools for the chat template, or the JSON text of one
     chat_template_kwargs  optional: an object of further arguments for the chat template
 
-``best`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a value is
-missing elsewhere in the column); they are read as integers.
+``best``, ``worst`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a
+value is missing elsewhere in the column); they are read as integers.
 
 A file is checked as a whole before anything else, so that a mistake costs no model load.
 """
@@ -48,6 +50,7 @@ OTHER_FORMATS = re.compile(
     r"chosen|rejected|rank|responses|(?i:(sample|completion|response|answer)([_ ]?\d+|[_ ][a-z]))"
 )
 DIGESTED = ("completions", "best", "ranking", "scores", "margin")
+MOST_WITH_WORST = 12  # completions of a row with a worst: the loss adds up 2^(K - 2) subsets
 
 
 def problems_of(row: Row, wants: str) -> list[str]:
@@ -176,6 +179,8 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         elif _is_index(best) and best != ranking[0]:
             problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (correct one)")
 
+    problems += _problems_of_worst(row, k)
+
     if scores is None and wants == "scores":
         problems.append(f"scores: missing (this loss needs {k} numbers, one a completion)")
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
@@ -185,9 +190,28 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
 
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
-    if not isinstance(row.get("labeler", ""), str | None):
-        problems.append(f"labeler: {row['labeler']!r:.40}, but must be a string")
+    for name in ("labeler", "labeler_comment", "labeler_edit"):
+        if not isinstance(row.get(name, ""), str | None):
+            problems.append(f"{name}: {row[name]!r:.40}, but must be a string")
     return problems
+
+
+def _problems_of_worst(row: Row, k: int) -> list[str]:
+    worst, ranking = row.get("worst"), row.get("ranking")
+    if worst is None:
+        return []
+    if not _is_index(worst) or not 0 <= worst < k:
+        return [f"worst: {worst!r:.40}, but must be an index, 0 to {k - 1} (count from 0)"]
+    if worst == row.get("best"):
+        return [f"worst: {worst}, but that is the best as well (correct one)"]
+    if k > MOST_WITH_WORST:
+        return [
+            f"worst: {k} completions, but a worst can be read of at most {MOST_WITH_WORST} "
+            "(leave completions or the field out)"
+        ]
+    if isinstance(ranking, list) and worst in ranking and ranking.index(worst) != k - 1:
+        return [f"worst: {worst}, but the ranking does not end with it (correct one)"]
+    return []
 
 
 def _is_index(value: object) -> TypeGuard[int]:
@@ -281,6 +305,8 @@ def open_comparisons(
         order.append(_hash(prompt))
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
+        if row.get("worst") is not None:  # only then, so that other files keep their digest
+            digest.update(_canonical({"worst": row["worst"]}))
 
     # Labels that count from 1 are refused even if bad rows may be skipped: in the other rows each
     # label would stand for the next completion.
@@ -302,7 +328,8 @@ def open_comparisons(
 
 def _labels(row: Row) -> list[int | None]:
     ranking = row.get("ranking")
-    return [as_index(row.get("best")), *map(as_index, ranking if isinstance(ranking, list) else [])]
+    ranked = ranking if isinstance(ranking, list) else []
+    return [as_index(row.get("best")), as_index(row.get("worst")), *map(as_index, ranked)]
 
 
 def _canonical(value: object) -> bytes:
@@ -318,46 +345,3 @@ def _hash(text: bytes) -> int:
 def read_rows(source: str | Path, wants: str, what: str, skip_invalid: bool = False) -> list[Row]:
     """Read all good rows of a source into memory (``open_comparisons``)."""
     return [row for _, row in open_comparisons(source, wants, what, skip_invalid)]
-
-
-def split_by_prompt(
-    order: np.ndarray, eval_rows: int, seed: int, train_fraction: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the rows to train on and to hold out, with no prompt in both.
-
-    Prompts are ordered by a hash of their text and the seed. The first are held out, until there
-    are ``eval_rows`` rows. A smaller training share is always a part of a larger one.
-
-    Args:
-        order: uint64 (rows,) (``Comparisons.order``).
-        eval_rows: hold out at least this many rows.
-        seed: of the shuffle.
-        train_fraction: share of the other rows to train on.
-
-    Returns:
-        two bool (rows,): train, held out.
-
-    Raises:
-        InputError: no row would be left to train on.
-    """
-    salt = _mix(np.array([seed], dtype=np.uint64))
-    place = _mix(order ^ salt)
-    held_out = place <= np.sort(place)[min(eval_rows, len(place)) - 1]
-    rest = np.flatnonzero(~held_out)
-    if not len(rest):
-        raise InputError(
-            f"eval_rows is {eval_rows}, which leaves none of {len(order)} rows to train on "
-            "(pass a smaller --eval_rows)"
-        )
-    lot = np.argsort(_mix(rest.astype(np.uint64) ^ salt), kind="stable")
-    train = np.zeros(len(order), dtype=bool)
-    train[rest[lot[: max(1, round(train_fraction * len(rest)))]]] = True
-    return train, held_out
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finalizer (Steele, Lea & Flood 2014), elementwise on uint64."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -136,6 +136,8 @@ def _note_labels(numbering: Numbering, place: str, row: Row, form: str, reading:
         first, count = known[0], len(known)
     ranking = row.get("ranking")
     labels = [row.get("best"), *(ranking if isinstance(ranking, list) else [])]
+    if form == "native":
+        labels.append(row.get("worst"))
     numbering.see(place, map(as_index, labels), first, count)
 
 

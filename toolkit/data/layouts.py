@@ -8,9 +8,9 @@
     columns    prompt or query, completion0 .. or sample0 .. or response_a .., best: as CSV has it
     openai     query, sample0 .., best: token ids, padded with 50259
 
-``best`` and ``ranking`` are integers, or floats and text that spell integers. In ``columns``, a
-number is the one in the column's name; elsewhere the first completion is 0, unless ``first`` says
-otherwise. A letter (A is the first completion) or the name of a column works, too.
+``best``, ``worst`` and ``ranking`` are integers, or floats and text that spell integers. In
+``columns``, a number is the one in the column's name; elsewhere the first completion is 0, unless
+``first`` says otherwise. A letter (A is the first completion) or the name of a column works, too.
 
 A converter takes a row and returns a comparison. It raises ``Dropped`` if a valid row makes no
 comparison (for example because of a tie), and ValueError if something is wrong with the row.
@@ -46,7 +46,10 @@ KEPT = ("labeler", "source", "id", "tools", "chat_template_kwargs")
 ALIGNED = ("ratings", "models", "contenders")  # one value for each completion
 SCORES = ("overall_score", "fine-grained_score", "score")
 UNSCORED = ("", "n/a", "na", "nan", "none", "null")
-LABELS = ("best", "ranking", "scores", "margin", "labeler", "tools", "chat_template_kwargs")
+LABELS = (
+    *("best", "ranking", "worst", "scores", "margin", "labeler"),
+    *("tools", "chat_template_kwargs"),
+)
 
 
 @dataclass
@@ -136,8 +139,9 @@ def from_native(row: Row, reading: Reading) -> Row:
     made |= {"prompt": prompt, "completions": completions}
 
     known = list(range(len(completions)))
-    if "best" in made:
-        made["best"] = pick_of(row["best"], "best", known, [], completions, reading.first)
+    for name in ("best", "worst"):
+        if name in made:
+            made[name] = pick_of(row[name], name, known, [], completions, reading.first)
     if isinstance(row.get("ranking"), list):
         made["ranking"] = [
             pick_of(value, "ranking", known, [], completions, reading.first)
@@ -169,6 +173,8 @@ def _only(made: Row, kept: list[int], count: int) -> Row:
     )
     if "best" in made:
         only["best"] = kept.index(made["best"])
+    if "worst" in made:  # of those that are kept, another may be the worst now
+        only["worst"] = kept.index(made["worst"]) if made["worst"] in kept else None
     if "ranking" in made:
         only["ranking"] = [kept.index(k) for k in made["ranking"] if k in kept]
     return only
@@ -309,6 +315,8 @@ def from_columns(row: Row, reading: Reading) -> Row:
         if len(named) == len(ranks):
             made["ranking"] = _by_rank(named)["ranking"]
 
+    if not is_missing(row.get("worst")):
+        made["worst"] = pick_of(row["worst"], "worst", known, columns, texts, reading.first)
     margin = _score(row.get("margin"), "margin")
     return made if margin is None else made | {"margin": margin}
 

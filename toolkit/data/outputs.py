@@ -9,6 +9,8 @@ from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 from toolkit.launched import is_first
 
+FILES = ("output", "edited")  # the arguments that name a file to write
+
 
 def claim_output(
     path: str | Path,
@@ -17,6 +19,7 @@ def claim_output(
     whole: bool = False,
     goes_on: bool = False,
     folder: bool = False,
+    kept: str | None = None,
 ) -> Path:
     """Claim a path for output, after checking that nothing is lost there and it can be written.
 
@@ -24,13 +27,14 @@ def claim_output(
     and removed again if nothing is written to it; for a file, this is true of its folder.
 
     Args:
-        path: a file if ``field`` is "output" and not ``folder``, a folder otherwise.
+        path: a file if ``field`` is one of ``FILES`` and not ``folder``, a folder otherwise.
         overwrite: whether to replace what is there.
         field: the argument's name.
         whole: whether ``atomic_directory`` will replace the folder as a whole. If ``path`` is a
             link, the folder that it leads to is returned.
         goes_on: whether --resume auto can continue what is there.
         folder: whether it is a folder, whatever the argument's name.
+        kept: name of what a run that was cut off may have left in the folder for the next one.
 
     Raises:
         InputError: a file or a folder with content exists and ``overwrite`` is off; a folder is
@@ -38,7 +42,7 @@ def claim_output(
             written, or the disk is full.
     """
     path = Path(path)
-    wants_file = field == "output" and not folder
+    wants_file = field in FILES and not folder
     if whole and (os.path.islink(path) or path.name in ("", "..")):
         path = Path(os.path.realpath(path))
     if not is_first():  # the first of several processes claims it for all
@@ -61,7 +65,9 @@ def claim_output(
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
         try_to_write(path, field, beside=True)
-    taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
+    taken = path.exists()
+    if path.is_dir():
+        taken = any(not is_lock(p) and p.name != kept for p in path.iterdir())
     if taken and not overwrite:
         resume = "--resume auto to go on, " if goes_on else ""
         raise InputError(
@@ -179,5 +185,5 @@ def forget_run(folder: str | Path) -> None:
     figures. reward_report.py puts its page into the run that it is about, so that goes too.
     """
     pages = ("report/reward_report.html", "report/reward_report.json")
-    for name in ("run.json", "evaluation.json", *pages):
+    for name in ("run.json", "evaluation.json", "cross_validation.jsonl", *pages):
         (Path(folder) / name).unlink(missing_ok=True)

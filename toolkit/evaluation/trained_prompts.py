@@ -6,13 +6,16 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.arguments.comparisons import RewardDataArguments
 from toolkit.data.chat import Messages, read_chat
-from toolkit.data.comparisons import open_comparisons, split_by_prompt
+from toolkit.data.from_arguments import split_comparisons
 from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender
 from toolkit.evaluation.result import ContenderResult, SeenPrompts
 from toolkit.record import RunRecord, record_beside
+from toolkit.training.reward.losses import LOSSES
 
 
 class _Unknown(Exception):
@@ -46,6 +49,26 @@ def trained_on(
             count, note = None, str(error)
         found[c.name] = SeenPrompts(trained_prompts=count, trained_prompts_note=note)
     return found
+
+
+def prompts_of_reward(
+    adapter: Path, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[bool], str | None]:
+    """Find out which comparisons have prompts that a reward adapter was trained on.
+
+    Args:
+        adapter: its folder.
+        rows: comparisons.
+        tokenizer: of its base.
+
+    Returns:
+        for each row whether its prompt was trained on; and why that is not known, or None.
+    """
+    try:
+        seen = _of_adapter(adapter, tokenizer, {})
+    except _Unknown as error:
+        return [False] * len(rows), str(error)
+    return [_key(row["prompt"]) in seen for row in rows], None
 
 
 def notes(contenders: Sequence[ContenderResult], prompts: int) -> dict[str, str]:
@@ -103,8 +126,9 @@ def _of_adapter(
 
     try:
         seen = _of_run(record, tokenizer)
-        if record.settings.get("policy_adapter") is not None:
-            seen |= _of_adapter(Path(record.settings["policy_adapter"]), tokenizer, known)
+        for name in ("policy_adapter", "start_adapter"):
+            if record.settings.get(name) is not None:
+                seen |= _of_adapter(Path(record.settings[name]), tokenizer, known)
     except _Unknown:
         del known[path]
         raise
@@ -147,15 +171,20 @@ def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[st
 
 
 def _of_comparisons(record: RunRecord) -> set[str]:
-    settings = record.settings
-    found = open_comparisons(
-        settings["comparisons"], "best", "--comparisons", bool(settings.get("skip_invalid"))
+    settings, data = record.settings, record.data or {}
+    given = RewardDataArguments(
+        comparisons=settings["comparisons"],
+        skip_invalid=bool(settings.get("skip_invalid")),
+        eval_rows=settings.get("eval_rows"),
+        train_fraction=settings.get("train_fraction") or 1.0,
+        eval_comparisons=settings.get("eval_comparisons"),
+        folds=0,  # the adapter was trained on the same rows with or without a cross-validation
     )
-    then = (record.data or {}).get("digest")
-    if then is not None and then != found.digest:
-        raise _Unknown(f"{settings['comparisons']} has changed since")
-    eval_rows = settings.get("eval_rows") or max(1, min(200, len(found) // 5))
-    trained, _ = split_by_prompt(
-        found.order, eval_rows, record.seed or 0, settings.get("train_fraction") or 1.0
-    )
-    return {_key(row["prompt"]) for _, row in found.where(trained)}
+    loss = LOSSES.get(settings.get("loss_type", ""))
+    splits = split_comparisons(given, "best" if loss is None else loss.wants, record.seed or 0)
+    for name, found in (("digest", splits.comparisons), ("held_out_digest", splits.held_out)):
+        then = data.get(name)
+        if found is not None and then is not None and then != found.digest:
+            raise _Unknown(f"{found.source} has changed since")
+    trained, _ = splits.folds[0]
+    return {_key(row["prompt"]) for _, row in splits.comparisons.where(trained)}

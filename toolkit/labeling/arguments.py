@@ -1,5 +1,6 @@
 """Flags of the label store and the labeling page."""
 
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Annotated, ClassVar
@@ -7,7 +8,7 @@ from typing import Annotated, ClassVar
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Flags, Range, Share, flag
 from toolkit.labeling.addresses import is_loopback
-from toolkit.labeling.store import Settings, person_name
+from toolkit.labeling.store import Asked, Settings, person_name
 
 # What the extra `label` brings, by the names that Python imports.
 WEB_SERVER = ("starlette", "uvicorn", "python_multipart")
@@ -29,9 +30,15 @@ class StoreArguments(Flags):
     )
     public_host: list[str] = field(
         default_factory=list,
-        metadata={"help": "Names (host:port) by which other machines reach the page."},
+        metadata={
+            "help": "Names by which other machines reach the page, as browsers show them: "
+            "label.example.org, or 192.168.1.5:8000 if the port is not the usual one."
+        },
     )
-    https: bool = flag(False, "Set this if a proxy in front of the page speaks https.")
+    https: bool = flag(
+        False,
+        "Set this if a proxy or a tunnel speaks https in front of the page. Needs --public_host.",
+    )
     invite: str | None = flag(
         None, "People to invite, separated by commas. Each new name gets an invite link."
     )
@@ -43,6 +50,12 @@ class StoreArguments(Flags):
     )
     guidelines: str | None = flag(
         None, "Text file that tells people what to look for. The page shows it above the items."
+    )
+    ask: str | None = flag(
+        None,
+        "What the page asks of people: best, best_and_worst, or ranking (of at most 8); and any of "
+        "strength (how much better the best is), comment, edit (a better answer of their own), "
+        "separated by commas. The store keeps it; a new store asks for the best.",
     )
     gold: str | None = flag(
         None, "JSONL of comparisons whose `best` is known, to check the labelers with."
@@ -60,12 +73,17 @@ class StoreArguments(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("repeats + gold_share", self.repeats + self.gold_share, low=0, high=0.9)
-        for name in self.public_host:
-            if "/" in name or not name:
-                raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
+        self.public_host = [browsers_name(name, self.https) for name in self.public_host]
+        if self.https and not self.public_host:
+            raise InputError(
+                "https: browsers reach the page by the proxy's name (add --public_host NAME)",
+                "https",
+            )
 
         if self.names and not self.serve:
             raise InputError("invite: links need the page (add --serve)", "invite")
+        if self.asked is not None and not self.serve:
+            raise InputError("ask: only people are asked (add --serve)", "ask")
         if self.reinvite and not self.names:
             raise InputError("reinvite: no names are given (add --invite NAME,NAME)", "reinvite")
         if self.backup is not None and self.serve:
@@ -97,6 +115,11 @@ class StoreArguments(Flags):
         return list(dict.fromkeys(map(person_name, given)))
 
     @property
+    def asked(self) -> Asked | None:
+        """What to ask of people; None if no flag says so."""
+        return None if self.ask is None else Asked.of(self.ask)
+
+    @property
     def path(self) -> str | None:
         """The store's file; None if no store is used."""
         return self.store or ("outputs/labels.sqlite" if self.serve else None)
@@ -117,3 +140,21 @@ class StoreArguments(Flags):
     def settings(self) -> Settings:
         """The store's settings for handing out items."""
         return Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes)
+
+
+def browsers_name(name: str, https: bool) -> str:
+    """Return a host name as browsers send it: in small letters, without the scheme's usual port.
+
+    >>> browsers_name("Label.Example.org:443", https=True)
+    'label.example.org'
+
+    Raises:
+        InputError: the text is not a host name with or without a port.
+    """
+    if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?", name, re.ASCII):
+        raise InputError(
+            f"public_host: {name!r} is not NAME or NAME:PORT (leave out https:// and what follows "
+            "the name; write letters other than a to z as browsers do, as xn--...)",
+            "public_host",
+        )
+    return name.lower().removesuffix(":443" if https else ":80")

@@ -14,25 +14,27 @@ import sqlite3
 import time
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from toolkit.data.records import Row
 from toolkit.data.text import apart, printable
 from toolkit.errors import InputError
 from toolkit.labeling.escaping import shown
-from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.guard import Guard, PageSettings, plain_text
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Labeler, Refused, Store, Task, person_name
+from toolkit.labeling.markdown import rendered
+from toolkit.labeling.store import Details, Labeler, Refused, Store, Task
+from toolkit.labeling.store.answers import LONGEST_COMMENT, LONGEST_EDIT, SEEN, STRENGTHS, Order
 
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
@@ -65,21 +67,18 @@ class Pages:
     Args:
         store: the label store.
         settings: the page's texts and limits.
-        quality: computes what the admin page shows about the labels.
     """
 
-    def __init__(
-        self, store: Store, settings: PageSettings, quality: Callable[[Store], object] | None = None
-    ) -> None:
+    def __init__(self, store: Store, settings: PageSettings) -> None:
         self.store = store
         self.settings = settings
-        self.quality = quality
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
-        self.templates.filters["shown"] = shown
+        self.templates.filters |= {"shown": shown, "markdown": rendered}
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
-        self.templates.globals["apart"] = apart
+        self.templates.globals |= {"apart": apart, "strengths": STRENGTHS}
+        self.templates.globals |= {"longest_comment": LONGEST_COMMENT, "longest_edit": LONGEST_EDIT}
 
         # Read once, by name, so that no path of a request reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
@@ -87,21 +86,6 @@ class Pages:
 
     def app(self) -> ASGIApp:
         """Return the guarded application."""
-        routes = [
-            Route("/", self.label),
-            Route("/label", self.answer, methods=["POST"]),
-            Route("/undo", self.undo, methods=["POST"]),
-            Route("/leave", self.leave, methods=["POST"]),
-            Route("/invite/{token}", self.invited),
-            Route("/invite", self.join, methods=["POST"]),
-            Route("/admin", self.admin),
-            Route("/admin/invite", self.invite, methods=["POST"]),
-            Route("/admin/import", self.take_in, methods=["POST"]),
-            Route("/admin/export/{name}", self.export),
-            Route("/static/{name}", self.asset),
-            Route("/favicon.ico", lambda request: Response(status_code=204)),
-        ]
-
         handlers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
             ClientDisconnect: self.gone,
             HTTPException: self.failed,
@@ -112,7 +96,20 @@ class Pages:
             Exception: self.broken,
         }
 
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
+        return Guard(Starlette(routes=self.routes(), exception_handlers=handlers), self.settings)
+
+    def routes(self) -> list[Route]:
+        """Return the paths, and which page answers each."""
+        return [
+            Route("/", self.label),
+            Route("/label", self.answer, methods=["POST"]),
+            Route("/undo", self.undo, methods=["POST"]),
+            Route("/leave", self.leave, methods=["POST"]),
+            Route("/invite/{token}", self.invited),
+            Route("/invite", self.join, methods=["POST"]),
+            Route("/static/{name}", self.asset),
+            Route("/favicon.ico", lambda request: Response(status_code=204)),
+        ]
 
     # Errors: the client gets one plain line, the log gets the rest
 
@@ -194,7 +191,7 @@ class Pages:
             return self.page("welcome.html", 401)
         if who.kind == "admin":
             return RedirectResponse("/admin", 303)
-        task, undoable, progress = await run_in_threadpool(self._state, who)
+        task, undoable, last, progress = await run_in_threadpool(self._state, who)
         return await run_in_threadpool(  # a long text takes a while
             self.page,
             "label.html" if task else "done.html",
@@ -203,11 +200,15 @@ class Pages:
             who=who.name,
             guidelines=self.settings.guidelines,
             undoable=undoable,
+            last=last,
             progress=progress,
+            raw="raw" in request.query_params,
             note=NOTES.get(request.query_params.get("note", ""), ""),
         )
 
-    def _state(self, who: Labeler) -> tuple[Task | None, int | None, dict[str, float | None]]:
+    def _state(
+        self, who: Labeler
+    ) -> tuple[Task | None, int | None, Row | None, dict[str, float | None]]:
         task = self.store.next_task(who)
 
         # The number of items this person may still get, with the one on their screen.
@@ -215,8 +216,17 @@ class Pages:
         totals = self.totals()
         left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
         minutes = left * own["seconds"] / 60
-        shown = {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
-        return task, self.store.last_event(who), own | shown
+        known = not math.isnan(minutes)
+        shown = {
+            "left": left,
+            "minutes": math.ceil(minutes) if known else None,
+            "pace": round(own["seconds"]) if known else None,
+        }
+
+        last = self.store.last_answer(who)
+        if last is not None:
+            last["texts"] = [_beginning(apart(last["prompt"], text)) for text in last["texts"]]
+        return task, self.store.last_event(who), last, own | shown
 
     def totals(self) -> dict[str, float]:
         """Return the store's progress, at most two seconds old, since the sum takes a while."""
@@ -236,12 +246,19 @@ class Pages:
             if not (number.isascii() and number.isdigit() and len(number) < 4):
                 raise HTTPException(400, "there is no such completion")
             action, position = "pick", int(number)
+        details = _details(fields)
+        if action == "save":
+            action = "pick"
+            asked = await run_in_threadpool(self.store.asked)
+            position, details = _with_places(fields, details, asked.order)
+        elif action != "pick":
+            details = replace(details, strength=None)
 
         reason = fields.get("reason") if action == "skip" else None
         if reason is not None and reason not in REASONS:
             raise HTTPException(400, "there is no such reason")
         new = await run_in_threadpool(
-            self.store.record, who, fields.get("form", ""), action, position, reason
+            self.store.record, who, fields.get("form", ""), action, position, reason, details
         )
         return RedirectResponse("/" if new else "/?note=again", 303)
 
@@ -296,92 +313,67 @@ class Pages:
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(self.static[name], media_type=kind)
 
-    # Admin
 
-    async def admin(self, request: Request) -> Response:
-        """Show the admin page."""
-        _, who = await self.session(request, ("admin",))
-        return await self.admin_page(request, who)
+def _beginning(text: str, longest: int = 60) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * longest].split())
+    return line if len(line) <= longest else f"{line[:longest].rstrip()}\u2026"
 
-    async def admin_page(
-        self,
-        request: Request,
-        who: Labeler,
-        note: str = "",
-        link: str | None = None,
-        known: str | None = None,
-        replaces: str = "",
-    ) -> Response:
-        """Render the admin page with a note, and below it a link or a question.
 
-        The question is whether to replace the link of the person ``known``.
-        """
-        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
-        return self.page(
-            "admin.html",
-            q=quality,
-            csrf=csrf_of(request.cookies[COOKIE]),
-            who=who.name,
-            note=note,
-            link=link,
-            known=known,
-            replaces=replaces,
-        )
+def _details(fields: dict[str, str]) -> Details:
+    """Return what a form says besides its action; the store checks whether it was asked for."""
 
-    async def invite(self, request: Request) -> Response:
-        """Make an invite link and show it once; ask first if the name already has one."""
-        who, fields = await self.form(request, ("admin",))
-        try:
-            name = person_name(fields.get("name", ""))
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
-        replaces = fields.get("replaces") or None
-        try:
-            token = await run_in_threadpool(self.store.invite, name, replaces=replaces)
-        except Refused:
-            present = await run_in_threadpool(self.store.invitation, name)
-            return await self.admin_page(request, who, known=name, replaces=present or "")
-        scheme = "https" if self.settings.https else "http"
-        link = f"{scheme}://{request.headers['host']}/invite/{token}"
-        return await self.admin_page(
-            request, who, f"Invite link for {name}, shown only this once:", link=link
-        )
+    def text(name: str) -> str | None:
+        said = fields.get(name, "").replace("\r\n", "\n").strip()
+        return said or None
 
-    async def take_in(self, request: Request) -> Response:
-        """Import an uploaded file: items, or comparisons with their picks."""
-        secret, who = await self.session(request, ("admin",))
-        async with request.form(max_files=1, max_fields=8) as form:
-            given, upload = form.get("csrf", ""), form.get("file")
-            if not hmac.compare_digest(str(given).encode(), csrf_of(secret).encode()):
-                raise HTTPException(
-                    403, "this form belongs to another session: please reload the page"
-                )
-            if not isinstance(upload, UploadFile):
-                raise HTTPException(400, "no file was sent")
-            content = await upload.read()
-            rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
+    strength, seen = fields.get("strength"), fields.get("seen")
+    if strength is not None and strength not in map(str, STRENGTHS):
+        raise HTTPException(400, "there is no such strength")
+    if seen and seen not in SEEN:
+        raise HTTPException(400, "the form does not say what was seen")
+    return Details(
+        strength=None if strength is None else int(strength),
+        comment=text("comment"),
+        edited=text("edited"),
+        seen=next((word for word in SEEN if word == seen), None),
+    )
 
-        picked = [row for row in rows if "best" in row]
-        others = [row for row in rows if "best" not in row]
-        items = await run_in_threadpool(self.store.add_items, others)
-        picks = await run_in_threadpool(self.store.add_picks, picked)
-        note = (
-            f"{items[0]} items and {picks[0]} picks were added; "
-            f"{items[1] + picks[1]} were there already."
-        )
-        if rows.skipped:
-            note += f" Skipped annotations without a choice: {rows.skipped}."
-        return await self.admin_page(request, who, note)
 
-    async def export(self, request: Request) -> Response:
-        """Send the labels as a file."""
-        await self.session(request, ("admin",))
-        name = request.path_params["name"]
-        if name not in EXPORTS:
-            raise HTTPException(404, "there is nothing here")
-        headers = {"content-disposition": f'attachment; filename="{name}"'}
-        pieces = await run_in_threadpool(EXPORTS[name], self.store)
-        return StreamingResponse(pieces, headers=headers, media_type="application/json")
+def _with_places(fields: dict[str, str], details: Details, order: Order) -> tuple[int, Details]:
+    """Return the best completion's position, and the details with what else has a place.
+
+    A form has a field for each position, "place 0" and so on, which holds 1 for the best, K for the
+    worst, or nothing. The store checks whether all that was asked for is there.
+
+    Raises:
+        HTTPException: no completion is the best, two have the same place, or a place is no number.
+    """
+    positions: dict[int, int] = {}  # by place
+    count = 0
+    for name, value in fields.items():
+        if not name.startswith("place "):
+            continue
+        count += 1
+        position = name.removeprefix("place ")
+        if not all(
+            text.isascii() and text.isdigit() and len(text) < 4 for text in (position, value or "0")
+        ):
+            raise HTTPException(400, "there is no such place")
+        if value and int(value) in positions:
+            raise HTTPException(400, f"two have the place {value}: please go back and change one")
+        if value:
+            positions[int(value)] = int(position)
+
+    if not all(1 <= place <= count for place in positions):
+        raise HTTPException(400, "there is no such place")
+    if 1 not in positions:
+        raise HTTPException(400, "no completion is the best: please go back and choose one")
+    if order == "ranking":
+        details = replace(details, ranking=[positions[place] for place in sorted(positions)])
+    elif order == "best_and_worst":
+        details = replace(details, worst=positions.get(count))
+    return positions[1], details
 
 
 async def _fields(request: Request) -> dict[str, str]:
@@ -396,7 +388,7 @@ async def _fields(request: Request) -> dict[str, str]:
             strict_parsing=False,
             encoding="utf-8",
             errors="strict",
-            max_num_fields=16,
+            max_num_fields=24,
         )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "the request is not a valid form") from None

@@ -8,13 +8,18 @@ from starlette.types import ASGIApp
 
 from toolkit.errors import InputError
 from toolkit.labeling.addresses import host_names, listen
+from toolkit.labeling.admin_pages import AdminPages, Commands
 from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
 from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.pages import Pages
-from toolkit.labeling.quality import quality
-from toolkit.labeling.store import Refused, Store
+from toolkit.labeling.store import Asked, Refused, Store
 
+GUIDELINES = {
+    "best": PageSettings.guidelines,
+    "best_and_worst": "Choose the best completion first, then the worst one.",
+    "ranking": "Put the completions in order, from the best to the worst.",
+}
+BODY_LIMIT = 640 * 1024  # a comment and an edited answer, of characters that take 12 bytes each
 ADMIN = " admin"  # with a space in front, so that no person can have this name
 
 
@@ -28,6 +33,7 @@ def serve_page(
     https: bool = False,
     guidelines: str | None = None,
     requests_per_second: float = 20.0,
+    commands: Commands | None = None,
 ) -> None:
     """Print the links and serve the page until Ctrl-C.
 
@@ -40,11 +46,14 @@ def serve_page(
         https: a proxy in front of the page speaks https.
         guidelines: text above the items.
         requests_per_second: requests that one session may send before it has to wait.
+        commands: returns the lines that train on the picks, for the admin to copy.
 
     Raises:
         InputError: a name belongs to a script or an admin (no link is made then), the address is
             not available, or another process is making links.
     """
+    asked = store.asked()
+    print(f"people are asked for: {str(asked).replace(',', ', ')}")
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):
             raise InputError(f"invite: {name!r} is a {kind} (choose another name)", "invite")
@@ -57,7 +66,8 @@ def serve_page(
         https=https,
         rate=requests_per_second,
         burst=int(3 * requests_per_second) + 1,
-        guidelines=guidelines or PageSettings.guidelines,
+        guidelines=guidelines or _guidelines(store, asked),
+        body_limit=BODY_LIMIT if asked.comment or asked.edit else PageSettings.body_limit,
     )
     try:
         _print_links(store, address, names, reinvite)
@@ -65,7 +75,14 @@ def serve_page(
         raise InputError(f"invite: {problem} (another process is inviting people)") from None
 
     print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
-    serve(Pages(store, settings, quality).app(), listening)
+    serve(AdminPages(store, settings, commands).app(), listening)
+
+
+def _guidelines(store: Store, asked: Asked) -> str:
+    """Return what the page says above the items if nobody wrote guidelines."""
+    if asked.order == "best" and store.has_chats():
+        return "Pick the best answer."
+    return GUIDELINES[asked.order]
 
 
 def _print_links(store: Store, address: str, names: Sequence[str], reinvite: bool) -> None:
