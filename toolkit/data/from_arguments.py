@@ -31,10 +31,28 @@ def split_comparisons(
     args: ComparisonArguments, wants: str, seed: int
 ) -> tuple[Comparisons, np.ndarray, np.ndarray]:
     """Check the source; choose rows to train on and to hold out, each bool (rows,)."""
-    comparisons = open_comparisons(args.comparisons, wants, "--comparisons", args.skip_invalid)
+    comparisons = open_comparisons(
+        args.comparisons, wants, "--comparisons", args.skip_invalid, args
+    )
+    return comparisons, *_split(args, comparisons, seed)
+
+
+def split_demonstrations(
+    source: str, args: ComparisonArguments, seed: int
+) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+    """Check prompts with one answer each, and split them as ``split_comparisons``.
+
+    Each row has one completion, which is its best.
+    """
+    found = open_comparisons(source, "demonstration", "--demonstrations", args.skip_invalid, args)
+    return found, *_split(args, found, seed)
+
+
+def _split(
+    args: ComparisonArguments, comparisons: Comparisons, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
-    split = split_by_prompt(comparisons.order, eval_rows, seed, args.train_fraction)
-    return comparisons, *split
+    return split_by_prompt(comparisons.order, eval_rows, seed, args.train_fraction)
 
 
 def encoder_of(
@@ -60,6 +78,7 @@ def prompts_of(
         skip,
         chat=chat_from(args),
         skip_invalid=args.skip_invalid,
+        columns=args,
     )
 
 
@@ -74,6 +93,7 @@ def training_prompts(
         prompt_tokens=args.prompt_tokens,
         chat=chat_from(args),
         skip_invalid=args.skip_invalid,
+        columns=args,
     )
     prompts, left_out = read(args.prompts or DEMO_PROMPTS, limit=args.limit)
     if args.eval_prompts is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.arguments.layouts import ColumnArguments, LayoutArguments
 from toolkit.data.chat import Messages, read_chat
 from toolkit.data.comparisons import open_comparisons, split_by_prompt
 from toolkit.data.prompts import Prompts, read_prompts
@@ -137,6 +138,9 @@ def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[st
         settings.get("limit"),
         chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
+        columns=ColumnArguments(
+            columns=settings.get("columns") or [], as_messages=bool(settings.get("as_messages"))
+        ),
     )
     then = (record.data or {}).get("prompts")
     if then is not None and then != len(found):
@@ -148,12 +152,22 @@ def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[st
 
 def _of_comparisons(record: RunRecord) -> set[str]:
     settings = record.settings
+    demonstrations = settings.get("demonstrations")  # of sft, in place of comparisons
+    source = demonstrations or settings["comparisons"]
     found = open_comparisons(
-        settings["comparisons"], "best", "--comparisons", bool(settings.get("skip_invalid"))
+        source,
+        "demonstration" if demonstrations else "best",
+        "--comparisons",
+        bool(settings.get("skip_invalid")),
+        LayoutArguments(
+            columns=settings.get("columns") or [],
+            as_messages=bool(settings.get("as_messages")),
+            first=settings.get("first"),
+        ),
     )
     then = (record.data or {}).get("digest")
     if then is not None and then != found.digest:
-        raise _Unknown(f"{settings['comparisons']} has changed since")
+        raise _Unknown(f"{source} has changed since")
     eval_rows = settings.get("eval_rows") or max(1, min(200, len(found) // 5))
     trained, _ = split_by_prompt(
         found.order, eval_rows, record.seed or 0, settings.get("train_fraction") or 1.0
