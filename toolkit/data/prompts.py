@@ -33,6 +33,7 @@ NOT_HANDED_ON = (
     "turn",
     "sides",
 )
+DIALOGUES = ("messages", "conversations")  # of which the prompt was made
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -351,7 +352,7 @@ def _with_prompt(row: Row, cut: bool) -> Row:
         prompt = row.get("text")
     if not isinstance(prompt, str | list) and (found := prompt_in(row)) is not None:
         prompt = found
-    rest = {name: value for name, value in row.items() if name not in ("messages", *SYSTEMS)}
+    rest = {name: value for name, value in row.items() if name not in (*DIALOGUES, *SYSTEMS)}
     return rest | {"prompt": prompt}
 
 

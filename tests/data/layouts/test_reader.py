@@ -50,6 +50,13 @@ def test_rows_of_our_own_layout_are_taken_as_they_stand(write: Write) -> None:
     assert next(convert(path))["completions"] == [" A", " B"]
 
 
+@pytest.mark.parametrize("name", COMPARED)
+def test_recipes_take_our_own_completions_whatever_else_a_row_has(write: Write, name: str) -> None:
+    row = {**COMPARED[name], **COMPARED["native"]}
+    assert read_rows(write(row), "best", "--comparisons") == [row]
+    assert read_rows(write(row), "completions", "--samples") == [row]
+
+
 def test_columns_and_messages_are_read_alike_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("Frage;A;B;Wahl\nTee?;Ja.;Nein.;B\nKuchen?;Ja.;Nein.;Ja.\n")

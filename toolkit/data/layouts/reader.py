@@ -14,7 +14,7 @@ from toolkit.data.dialogues import Dropped
 from toolkit.data.layouts.columns import columns_of, numbers_of
 from toolkit.data.layouts.fields import ALIGNED, KEPT, Reading
 from toolkit.data.layouts.named import NamedColumns
-from toolkit.data.layouts.registry import LAYOUTS, detect, refusal, told, unknown
+from toolkit.data.layouts.registry import LAYOUTS, detect, is_ours, refusal, told, unknown
 from toolkit.data.numbering import Numbering, as_index, file_of, is_missing, with_whole_numbers
 from toolkit.data.records import Placed, Row
 from toolkit.data.repeated_prompts import without_repeats
@@ -106,6 +106,8 @@ class LayoutReader:
         for place, row in head:
             self.columns.check(row, place)
             row = self.columns.renamed(row)
+            if self.native_as_is and self.wanted == "comparisons" and is_ours(row):
+                return "native"
             try:
                 form = detect(row, place, self.first, self.columns.completions, self.picked)
                 if not self._serves(form):

@@ -142,8 +142,21 @@ def _has_prompt(row: Row) -> bool:
     return any(row.get(name) not in (None, "") for name in PROMPTS)
 
 
-# The first layout whose fields a row has is the row's.
+# The first layout whose fields a row has is the row's, unless it is ours (``is_ours``).
 LAYOUTS: dict[str, Layout] = {
+    "reward_bench": Layout(
+        _is_reward_bench, "prompt, chosen: [...], rejected: [...]", from_reward_bench
+    ),
+    "pairs": Layout(_has("chosen", "rejected"), "chosen, rejected", from_pairs, prompt=None),
+    "ranked": Layout(_is_ranked, "prompt, responses, rank", from_ranked),
+    "stepwise": Layout(
+        _is_stepwise,
+        "prompt, completions, labels",
+        holds="the steps of one answer with a label each, so nobody picked among answers (TRL's "
+        "PRMTrainer learns them; preftune ppo --prompts FILE answers the prompts anew)",
+    ),
+    "scored": Layout(_is_scored, "prompt, completions: [{response, overall_score}]", from_scored),
+    "native": Layout(_has("completions"), "prompt, completions, best", from_native),
     "oasst_tree": Layout(
         _is_tree, "message_tree_id, prompt with replies", from_tree, prompt=first_message
     ),
@@ -154,17 +167,12 @@ LAYOUTS: dict[str, Layout] = {
         prompt=first_message,
         gather=trees_of,
     ),
-    "reward_bench": Layout(
-        _is_reward_bench, "prompt, chosen: [...], rejected: [...]", from_reward_bench
-    ),
-    "pairs": Layout(_has("chosen", "rejected"), "chosen, rejected", from_pairs, prompt=None),
     "nectar": Layout(
         _is_nectar,
         "prompt, answers: [{answer, rank}]",
         from_nectar,
         prompt=lambda row: asked(row.get("prompt")),
     ),
-    "ranked": Layout(_is_ranked, "prompt, responses, rank", from_ranked),
     "summaries": Layout(
         _has("info", "summaries", "choice"),
         "info, summaries, choice",
@@ -189,14 +197,6 @@ LAYOUTS: dict[str, Layout] = {
         from_safe_rlhf,
         check=check_safe_rlhf,
     ),
-    "stepwise": Layout(
-        _is_stepwise,
-        "prompt, completions, labels",
-        holds="the steps of one answer with a label each, so nobody picked among answers (TRL's "
-        "PRMTrainer learns them; preftune ppo --prompts FILE answers the prompts anew)",
-    ),
-    "scored": Layout(_is_scored, "prompt, completions: [{response, overall_score}]", from_scored),
-    "native": Layout(_has("completions"), "prompt, completions, best", from_native),
     "openai": Layout(_is_openai, "query, sample0 and so on, best, as token ids", from_openai),
     "columns": Layout(
         _has_columns, "prompt, a column for each completion, best", from_columns, check=check_pick
@@ -250,8 +250,21 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+def is_ours(row: Row) -> bool:
+    """Whether a row has completions of our own layout, and is no list of steps.
+
+    Other fields may be left of an earlier file: sample keeps those of a prompt's row, so that a
+    pick may stand beside somebody's older ``chosen`` or ``winner``.
+    """
+    texts = row.get("completions")
+    ours = isinstance(texts, list) and bool(texts) and all(isinstance(t, str) for t in texts)
+    return ours and not _is_stepwise(row)
+
+
 def told(row: Row) -> str | None:
     """Return the name of the layout that a row's fields belong to; None if they belong to none."""
+    if is_ours(row) and "best" in row and "rank" not in row:
+        return "native"
     return next((name for name, layout in LAYOUTS.items() if layout.told_by(row)), None)
 
 
