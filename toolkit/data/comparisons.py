@@ -86,16 +86,7 @@ def open_comparisons(
         InputError: the source has bad rows (twenty are shown, all are counted) or no rows; or, even
             with ``skip_invalid``, its labels seem to count from 1 (``Numbering``).
     """
-    layout = LayoutArguments() if layout is None else layout
-    reader = LayoutReader(
-        wanted="demonstrations" if wants == "demonstration" else "comparisons",
-        columns=NamedColumns(layout.mapping),
-        first=layout.first,
-        as_messages=layout.as_messages,
-        skip_invalid=skip_invalid,
-        native_as_is=layout.first is None,
-        picked=wants != "completions",
-    )
+    reader = recipe_reader(layout or LayoutArguments(), wants, skip_invalid)
     bad, numbering = reader.bad, reader.numbering
     order = array("Q")
     digest = hashlib.sha256()
@@ -146,6 +137,21 @@ def _canonical(value: object) -> bytes:
 
 def _hash(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def recipe_reader(
+    layout: LayoutArguments, wants: str = "best", skip_invalid: bool = False
+) -> LayoutReader:
+    """Return the reader by which recipes read comparisons; the arguments are as above."""
+    return LayoutReader(
+        wanted="demonstrations" if wants == "demonstration" else "comparisons",
+        columns=NamedColumns(layout.mapping),
+        first=layout.first,
+        as_messages=layout.as_messages,
+        skip_invalid=skip_invalid,
+        native_as_is=layout.first is None,
+        picked=wants != "completions",
+    )
 
 
 def read_rows(
