@@ -225,6 +225,7 @@ def test_the_separator_is_what_the_header_has_most_of_outside_quotes(tmp_path: P
     path = tmp_path / "a.csv"
     for header, names in (
         ('Which, if any;"A; B";Best;Who\n', ["Which, if any", "A; B", "Best", "Who"]),
+        ('"a;b;c;d",x,y\n', ["a;b;c;d", "x", "y"]),
         ("a,b;c\n", ["a", "b;c"]),  # as many of each: a comma
         ("prompt\n", ["prompt"]),
     ):

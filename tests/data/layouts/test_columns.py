@@ -97,6 +97,7 @@ def table(headers: tuple[str, str], best: object) -> dict:
     [
         (("Answer A", "Answer B"), "B", None, "b"),
         (("Answer B", "Answer A"), "B", None, "a"),  # the letter in the header, not the place
+        (("Antwort B", "Antwort A"), "B", None, "a"),
         (("Left", "Right"), "B", None, "b"),  # headers without letters: A is the first
         (("Left", "Right"), "right ", None, "b"),
         (("Left", "Right"), "b", None, "b"),  # the letter and the text agree
