@@ -44,7 +44,9 @@ def test_a_header_with_a_comma_or_an_equals_sign_is_one_header() -> None:
         (["best=A", "best=B"], "best is given twice"),
         (["best=A,B"], "best is one column, but 2 are named"),
         (["prompt=A", "best=A"], "'A' is named twice"),
-        (["completions=A,B", "chosen=C"], "completions stand beside chosen or rejected"),
+        (["completions=A,B", "chosen=C"], "completions stands beside chosen"),
+        (["best=A", "rejected=C"], "best stands beside rejected"),
+        (["completions=A,B", "scores=C"], "scores is a list in rows of JSON"),
     ],
 )
 def test_what_columns_does_not_understand_is_refused_in_one_line(

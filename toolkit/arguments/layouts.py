@@ -119,8 +119,12 @@ def read_words(words: list[str]) -> dict[str, list[str]]:
     twice = next((header for header in headers if headers.count(header) > 1), None)
     if twice is not None:
         raise _wrong(f"{twice!r:.40} is named twice (a column has one meaning)")
-    if len(found.get("completions", [])) > 1 and {"chosen", "rejected"} & set(found):
-        raise _wrong("completions stand beside chosen or rejected (name the ones or the others)")
+    pair = {"chosen", "rejected"} & set(found)
+    for name in ("completions", "best"):
+        if name in found and pair:
+            raise _wrong(f"{name} stands beside {min(pair)} (name the one or the other)")
+    if "scores" in found and len(found.get("completions", [])) > 1:
+        raise _wrong("scores is a list in rows of JSON, which a table of completions does not have")
     return found
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.data.layouts.one_row import demonstrations, one, picked
+from tests.data.layouts.published import COMPARED
 from toolkit.data.layouts.named import NamedColumns
 from toolkit.data.layouts.reader import LayoutReader
 from toolkit.errors import InputError
@@ -40,3 +41,11 @@ def test_one_column_of_completions_is_a_list_of_them_or_the_one_answer() -> None
     assert NamedColumns({}).renamed(TABLE) is TABLE
     assert LayoutReader().columns.completions == []
     assert demonstrations({"prompt": "Tea?", "completion": "Yes."})[0]["completions"] == ["Yes."]
+
+
+def test_what_is_named_wins_over_what_the_layout_would_take_and_is_never_passed_over() -> None:
+    arena = COMPARED["arena"] | {"Wer": "Anna"}
+    assert one(arena, columns=NamedColumns({"labeler": ["Wer"]}))["labeler"] == "Anna"
+    columns = NamedColumns({"best": ["Wer"]})
+    with pytest.raises(InputError, match="best=Wer, but the layout arena .*says by itself"):
+        one(arena, columns=columns)

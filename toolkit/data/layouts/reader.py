@@ -22,6 +22,7 @@ from toolkit.errors import BadRows, InputError
 
 Wanted = Literal["comparisons", "demonstrations", "prompts"]
 LABELS = ("best", "ranking", "scores", "margin", "labeler")
+PICKED = ("native", "columns", "openai", "safe_rlhf")  # layouts that have a field ``best``
 HEAD = 20  # rows that are looked at if the first one is of no use and bad rows may be skipped
 
 
@@ -114,6 +115,13 @@ class LayoutReader:
                     # A table of other headers has a prompt, too.
                     plain = form in ("prompt", "text") and len(row) > 1
                     raise unknown(row, place) if plain else refusal(form, place, self.wanted)
+                picks = self.wanted == "comparisons" and "best" in self.columns.mapping
+                if picks and form not in PICKED:
+                    raise InputError(
+                        f"{place}: columns: best={self.columns.mapping['best'][0]}, but the layout "
+                        f"{form} ({LAYOUTS[form].fields}) says by itself which is the best",
+                        "columns",
+                    )
                 return form
             except InputError as error:
                 refused = refused or error
@@ -173,6 +181,7 @@ class LayoutReader:
                 self.bad.add(f"{place}: {named} (is this a row of the format {form}?)")
             else:
                 for made in found:
+                    made |= {n: row[n] for n in KEPT if n in self.columns.mapping}
                     for name in (*KEPT, *ALIGNED):
                         if not is_missing(row.get(name)):
                             made.setdefault(name, row[name])
