@@ -131,3 +131,15 @@ def test_a_reader_made_anew_has_counted_nothing() -> None:
     reader = LayoutReader(first=1, skip_invalid=True)
     reader.dropped["a tie"] += 1
     assert reader.anew().dropped == {} and reader.anew().first == 1
+
+
+def test_a_layout_that_somebody_names_is_checked_like_one_that_is_detected() -> None:
+    both = COMPARED["safe_rlhf"] | {"safer_response_id": 0}
+    with pytest.raises(InputError, match="two labels"):
+        list(convert([("f:1", both)], form="safe_rlhf"))
+    with pytest.raises(InputError, match="f:1: the layout stepwise .*PRMTrainer"):
+        list(convert([("f:1", COMPARED["native"])], form="stepwise"))
+    with pytest.raises(InputError, match="f:1: columns: prompt=Frage, but no column"):
+        columns = NamedColumns({"prompt": ["Frage"]})
+        list(convert([("f:1", COMPARED["pairs"])], form="pairs", columns=columns))
+    assert picked(next(convert([("f:1", COMPARED["pairs"])], form="pairs"))) == "We loved it."

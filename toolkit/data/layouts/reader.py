@@ -90,7 +90,7 @@ class LayoutReader:
         """
         for _, of_file in itertools.groupby(placed, lambda each: file_of(each[0])):
             head, rest = _looked_at(of_file, HEAD if self.skip_invalid else 1)
-            form = self.form or self._form(head)
+            form = self._form(head)
             self.forms[form or "native"] += 1
             read = self._read(itertools.chain(head, rest), form)
             if self.native_as_is and form in (None, "native"):
@@ -107,13 +107,16 @@ class LayoutReader:
         for place, row in head:
             self.columns.check(row, place)
             row = self.columns.renamed(row)
-            if self.native_as_is and self.wanted == "comparisons" and is_ours(row):
+            recipe = self.native_as_is and self.wanted == "comparisons" and self.form is None
+            if recipe and is_ours(row):
                 return "native"
             try:
-                form = detect(row, place, self.first, self.columns.completions, self.picked)
+                form = detect(
+                    row, place, self.first, self.columns.completions, self.picked, self.form
+                )
                 if not self._serves(form):
                     # A table of other headers has a prompt, too.
-                    plain = form in ("prompt", "text") and len(row) > 1
+                    plain = form in ("prompt", "text") and len(row) > 1 and self.form is None
                     raise unknown(row, place) if plain else refusal(form, place, self.wanted)
                 picks = self.wanted == "comparisons" and "best" in self.columns.mapping
                 if picks and form not in PICKED:

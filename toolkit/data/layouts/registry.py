@@ -274,6 +274,7 @@ def detect(
     first: int | None = None,
     completions: list[str] | None = None,
     picked: bool = True,
+    named: str | None = None,
 ) -> str:
     """Return the name of the layout that a row's fields belong to.
 
@@ -283,11 +284,12 @@ def detect(
         first: number of the first completion in ``best``, if it was given.
         completions: the columns of the completions, if --columns names them.
         picked: whether the rows must say which completion is the best.
+        named: the layout, if somebody named it.
 
     Raises:
         InputError: the fields belong to no layout, or a table lacks what all of its rows need.
     """
-    name = "columns" if completions else told(row)
+    name = named or ("columns" if completions else told(row))
     if name is None:
         raise unknown(row, place)
     check = LAYOUTS[name].check
