@@ -82,7 +82,7 @@ class Borders:
 def main(args: ConvertArguments) -> None:
     from toolkit.data.convert import converted, load_decoder, to_demonstration, to_pairs, with_space
     from toolkit.data.layouts.named import NamedColumns
-    from toolkit.data.layouts.reader import LayoutReader
+    from toolkit.data.layouts.reader import LayoutReader, as_message
     from toolkit.data.show import shown
 
     reader = LayoutReader(
@@ -92,21 +92,24 @@ def main(args: ConvertArguments) -> None:
         decode=None if args.tokenizer is None else load_decoder(args.tokenizer),
         first=args.first,
         repeated_prompt=args.repeated_prompt,
-        as_messages=args.as_messages,
         skip_invalid=args.skip_invalid,
     )
+
+    def finished(row: Row) -> Row:
+        """A space goes before completions of a text prompt, before that becomes a message."""
+        if args.add_space and args.to != "prompts":
+            row = with_space(row)
+        return as_message(row) if args.as_messages else row
+
     if args.show:
-        for line in shown(str(args.input), reader, args.show):
+        for line in shown(str(args.input), reader, args.show, finished):
             print(line)
         say_next(again("convert", "show"))
         return
 
     claim_output(args.output, args.overwrite, "output")
     dropped, noted = reader.dropped, reader.noted
-    made = (row for _, row in converted(str(args.input), reader))
-
-    if args.add_space and args.to != "prompts":
-        made = map(with_space, made)
+    made = (finished(row) for _, row in converted(str(args.input), reader))
     borders = Borders()
     made = borders.seen(made)
     if args.to == "pairs":

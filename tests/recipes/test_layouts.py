@@ -38,6 +38,19 @@ def test_convert_and_label_read_the_same_answers(picks: str, tmp_path: Path) -> 
     assert (first["labeler"], other["labeler"]) == ("Anna", "lexicon")
 
 
+def test_what_is_shown_is_what_would_be_written(
+    picks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made.jsonl"
+    words = ["--input", picks, "--columns", *WORDS, "--add_space", "--output", str(out)]
+    call(recipe("convert").main, [*words, "--show", "1"])
+    shown = capsys.readouterr().out
+    assert not out.exists() and "picks.csv:3\n  prompt: Tee 0?\n" in shown
+    call(recipe("convert").main, words)
+    first = rows_in(out)[0]["completions"]
+    assert first == [" goo 0", " bad 0"] and all(f'"{text}"' in shown for text in first)
+
+
 def test_a_report_describes_a_spreadsheet(picks: str, tmp_path: Path) -> None:
     from toolkit.arguments.layouts import LayoutArguments
     from toolkit.evaluation.run_report import data_sheet

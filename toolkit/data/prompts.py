@@ -10,7 +10,7 @@ from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
 from toolkit.data.layouts.named import NamedColumns
-from toolkit.data.layouts.reader import prompt_in
+from toolkit.data.layouts.reader import as_message, prompt_in
 from toolkit.data.problems import problems_of
 from toolkit.data.records import Messages, Row
 from toolkit.data.tables import UTF_16, read_table
@@ -168,8 +168,8 @@ def read_prompts(
 
         try:
             row = _with_prompt(named.renamed(raw), prompt_tokens is not None)
-            if columns.as_messages and isinstance(row["prompt"], str):
-                row = row | {"prompt": [{"role": "user", "content": row["prompt"].strip()}]}
+            if columns.as_messages:
+                row = as_message(row)
             ids, problem = _encoded(encoder, row, prompt_tokens)
         except InputError:
             raise

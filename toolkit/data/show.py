@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from toolkit.data.convert import WANTS
@@ -22,10 +22,21 @@ class _AllBadRows(BadRows):
     SHOWN = HEAD
 
 
-def shown(source: str | Path | Iterable[Placed], reader: LayoutReader, count: int) -> Iterator[str]:
-    """Yield lines that show what the first ``count`` rows are read as, and what that is of.
+def shown(
+    source: str | Path | Iterable[Placed],
+    reader: LayoutReader,
+    count: int,
+    finished: Callable[[Row], Row] = lambda row: row,
+) -> Iterator[str]:
+    """Yield lines that show what the first ``count`` rows are read as, and why others are not.
 
     The first thousand rows are read, since they decide whether completions repeat their prompts.
+
+    Args:
+        source: what ``read_table`` reads, or rows with their places.
+        reader: how rows are read.
+        count: how many rows of the source are shown.
+        finished: what is done to a row after it was read and checked.
 
     Raises:
         InputError: a layout cannot be told, or does not hold what is wanted.
@@ -41,7 +52,7 @@ def shown(source: str | Path | Iterable[Placed], reader: LayoutReader, count: in
         if problems := problems_of(row, WANTS[reader.wanted]):
             bad.add(*(f"{place}: {problem}" for problem in problems))
         else:
-            made.setdefault(place, []).append(row)
+            made.setdefault(place, []).append(finished(row))
 
     yield f"layout: {', '.join(reader.forms)}; read as {reader.wanted}"
     for place, _ in head[:count]:

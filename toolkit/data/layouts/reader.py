@@ -213,10 +213,7 @@ class LayoutReader:
     def _finished(self, placed: Placed) -> Placed:
         """Make a text prompt a user's message, if that is asked for."""
         place, row = placed
-        prompt = row.get("prompt")
-        if self.as_messages and isinstance(prompt, str) and prompt.strip():
-            row = row | {"prompt": [{"role": "user", "content": prompt.strip()}]}
-        return place, row
+        return place, as_message(row) if self.as_messages else row
 
     def _note_labels(self, place: str, row: Row, form: str) -> None:
         """Report the numbers in a row's ``best`` and ``ranking`` to ``numbering``."""
@@ -246,6 +243,14 @@ class LayoutReader:
         for what, times in self.noted.most_common():
             lines.append(f"{times} {what}")
         return lines
+
+
+def as_message(row: Row) -> Row:
+    """Return the row with a prompt of text as a user's message."""
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        return row
+    return row | {"prompt": [{"role": "user", "content": prompt.strip()}]}
 
 
 def prompt_in(row: Row) -> object:
