@@ -21,13 +21,16 @@ recorded as skipped, and --ask_again asks for them again.
 from toolkit.cli import run
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.arguments.layouts import ColumnArguments, LayoutArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.flags import Count, Share, flag
 from toolkit.labeling.arguments import StoreArguments
@@ -59,7 +62,12 @@ class LabelArguments(ColumnArguments, SeedArguments, OverwriteArguments):
     output: str | None = flag(
         None, "JSONL file to write. Without a store: outputs/comparisons.jsonl."
     )
-    overwrite: bool = flag(False, "Replace an existing file at --output or --backup.")
+    edited: str | None = flag(
+        None,
+        "JSONL file for the better answers that people wrote (--ask edit): comparisons that they "
+        "win, for preftune sft.",
+    )
+    overwrite: bool = flag(False, "Replace an existing file at --output, --edited or --backup.")
     labeler: str | None = flag(None, "Name of the scripted labeler.")
     ties: Literal["drop", "random"] = flag(
         "drop", "Drop rows with a tie for the best, or pick one of the best at random."
@@ -89,8 +97,9 @@ def main(
         raise InputError("ask_again: no labeler (add --judge_url or a scorer)", "ask_again")
     if store_args.path is None:
         store_args.needed_by(judge_args.judge_url)
-        if args.ask_again:
-            raise InputError("ask_again: needs a store (add --store FILE)", "ask_again")
+        for name, given in {"ask_again": args.ask_again, "edited": args.edited}.items():
+            if given:
+                raise InputError(f"{name}: needs a store (add --store FILE)", name)
         if not scorer_args.given:
             raise InputError(
                 "nobody is to label (add --serve to open the page for people; or --lexicon, "
@@ -98,7 +107,14 @@ def main(
             )
         return to_file(scorer_args, args)
     if store_args.backup is not None:
-        more = args.samples, args.output, judge_args.judge_url, scorer_args.given, store_args.gold
+        more = (
+            args.samples,
+            args.output,
+            args.edited,
+            judge_args.judge_url,
+            scorer_args.given,
+            store_args.gold,
+        )
         if any(more):
             raise InputError("backup: only copies the store (pass only --store with it)", "backup")
         copy = backup(store_args.path, store_args.backup, args.overwrite)
@@ -107,6 +123,10 @@ def main(
         return None
     if args.output is not None:
         claim_output(args.output, args.overwrite, "output")
+    if args.edited is not None:
+        if args.output is not None and Path(args.edited).resolve() == Path(args.output).resolve():
+            raise InputError(f"edited: {args.edited} is --output as well (name another)", "edited")
+        claim_output(args.edited, args.overwrite, "edited")
     scripted = None
     if (found := load_picker(judge_args, scorer_args)) is not None:
         from toolkit.labeling.labelers import ScriptedLabeler
@@ -122,6 +142,7 @@ def main(
     # Add items to the store, let scripts and people label, then write the picks.
     guidelines = read_guidelines(store_args.guidelines)
     store = open_store(store_args.path, store_args.settings, store_args.gold, bool(rows))
+    store.settle(store_args.asked)
     added, known = store.add_items(rows)
     print(f"{store.path}: {added} new items, {store.progress()['items']:,.0f} in all")
     if scripted is not None:
@@ -145,6 +166,10 @@ def main(
     if args.output is not None:
         write_jsonl(args.output, picks)
         wrote(args.output, f"{len(picks)} comparisons")
+    if args.edited is not None:
+        edited = list(store.edited())
+        write_jsonl(args.edited, edited)
+        wrote(args.edited, f"{len(edited)} edited answers")
     unanswered = store.unanswered()
     if unanswered:
         print(
@@ -160,9 +185,9 @@ def main(
 
     # What comes next: learn from the picks, or pick some first.
     if picks and args.output is not None and unanswered > len(picks):
-        say_next(again("label", overwrite=True), learning(args.output, args.samples))
+        say_next(again("label", overwrite=True), learning(args.output, args.samples, picks))
     elif picks and args.output is not None:
-        say_next(learning(args.output, args.samples))
+        say_next(learning(args.output, args.samples, picks))
     elif picks:
         say_next(picks_of(store_args.path))
     elif matches:
@@ -177,10 +202,17 @@ def picks_of(store: str) -> Step:
     return step("label", store=store, output=beside(store, "comparisons.jsonl"))
 
 
-def learning(comparisons: str, samples: str | None) -> Step:
-    """The step that trains a reward model, on the model that the samples are of."""
+def learning(comparisons: str, samples: str | None, picks: Sequence[Row] = ()) -> Step:
+    """The step that trains a reward model, on the model that the samples are of.
+
+    If people said more than which completion is the best, the loss is one that reads it.
+    """
     told = None if samples is None else settings_beside(samples)
-    model = {"model_name_or_path": "MODEL"} if told is None else {}
+    model: dict[str, object] = {"model_name_or_path": "MODEL"} if told is None else {}
+    if any("ranking" in pick or "worst" in pick for pick in picks):
+        model["loss_type"] = "plackett_luce"
+    elif picks and all("margin" in pick for pick in picks):
+        model["use_margin"] = True
     return step(
         "reward",
         told or {},

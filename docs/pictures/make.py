@@ -4,13 +4,14 @@
     python docs/pictures/make.py --only flow
     python docs/pictures/make.py --demo outputs/demo
 
-The flow is drawn here, as SVG. The other two are the real pages in Chromium: the labeling page
-served on this machine, with completions of the embedded model, and the upper part of the report
-that `make demo` leaves (--demo; where there is none, the demo is run first, 5 minutes). It needs
-chromium and playwright, and no network. You should see the path of each picture and its size.
+The flow is drawn here, as SVG. The others are the real pages in Chromium: the labeling page served
+on this machine, with completions of the embedded model and with a chat, and the upper part of the
+report that `make demo` leaves (--demo; where there is none, the demo is run first, 5 minutes). It
+needs chromium and playwright, and no network. You should see the path of each picture and its size.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
 PICTURES = Path(__file__).parent
 ROOT = PICTURES.parent.parent
 LARGEST = 250_000  # bytes
+NAMES = ("flow", "label-page", "label-chat", "report")
+
+# The item of the page for chats.
+CHAT = [
+    {"role": "system", "content": "You are a barista."},
+    {"role": "user", "content": "How do I brew filter coffee?"},
+]
+ANSWERS = [
+    "## Filter coffee\n\nUse **30 g** of coffee for half a liter of water.\n\n"
+    "| step | until | water |\n|---|---|---|\n| bloom | 0:45 | 60 g |\n| pour | 2:30 | 500 g |\n\n"
+    "```python\nfor pour in (45, 105):\n    time.sleep(pour)\n```\n\n"
+    + "Grind finer if it tastes sour, and coarser if it tastes bitter.\n\n"
+    * 9,
+    "1. Boil the water.\n2. Put *medium* ground coffee into the filter.\n3. Pour slowly.\n\n"
+    "See [the guide](https://coffee.example/guide).",
+]
 
 # What stands in the boxes: a title, lines, and the command.
 STEPS = (
@@ -134,7 +151,22 @@ def label_page(samples: Path, picture: Path) -> None:
     ):
         tab.goto(link)
         tab.get_by_role("button", name="Begin").click()
-        shoot(tab, picture, "form + .others")
+        shoot(tab, picture, "#told + .others")
+
+
+def chat_page(picture: Path) -> None:
+    """The upper part of the page for answers of a chat, of which a long one is folded."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder) / "samples.jsonl"
+        samples.write_text(json.dumps({"prompt": CHAT, "completions": ANSWERS}) + "\n")
+        ask = ("--ask", "ranking,strength,comment,edit")
+        with served(samples, Path(folder), *ask) as link, page(900, 760) as tab:
+            tab.goto(link)
+            tab.get_by_role("button", name="Begin").click()
+            tab.locator(".folded").wait_for()
+            tab.evaluate("document.querySelector('.guidelines').open = false")
+            tab.keyboard.press("1")
+            shoot(tab, picture, ".completions")
 
 
 def report_page(report: Path, picture: Path) -> None:
@@ -156,11 +188,12 @@ def shoot(tab: "Page", picture: Path, last: str) -> None:
 
 
 @contextmanager
-def served(samples: Path, folder: Path) -> Iterator[str]:
+def served(samples: Path, folder: Path, *more: str) -> Iterator[str]:
     """The labeling page's server at work, and the link that invites a person."""
     words = [
         sys.executable, "recipes/label.py", "--serve", "--store", str(folder / "labels.sqlite"),
         "--samples", str(samples), "--port", "0", "--invite", "ann", "--repeats", "0",
+        *more,
     ]  # fmt: skip
     server = subprocess.Popen(words, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE)
     try:
@@ -221,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("flow", "label-page", "report"), help="Make one alone.")
+    parser.add_argument("--only", choices=NAMES, help="Make one alone.")
     parser.add_argument(
         "--demo", type=Path, default=ROOT / "outputs/demo", help="The demo's folder."
     )
@@ -237,6 +270,9 @@ def main() -> None:
         made.append(args.output_dir / "label-page.png")
         with tempfile.TemporaryDirectory() as folder:
             label_page(samples_for_the_page(Path(folder)), made[-1])
+    if args.only in (None, "label-chat"):
+        made.append(args.output_dir / "label-chat.png")
+        chat_page(made[-1])
     if args.only in (None, "report"):
         made.append(args.output_dir / "report.png")
         if not (args.demo / "report/report.html").is_file():

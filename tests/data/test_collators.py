@@ -60,6 +60,12 @@ def test_rankings_scores_and_margins_come_along_where_every_row_has_them() -> No
     assert "target_scores" not in ComparisonCollator(0)(rows)
 
 
+def test_a_worst_comes_along_if_any_row_has_one() -> None:
+    rows = [{"candidate_ids": [[5], [6], [7]], "best": 2, "worst": worst} for worst in (None, 0)]
+    assert ComparisonCollator(0)(rows)["worst"].tolist() == [-1, 0]
+    assert "worst" not in ComparisonCollator(0)(rows[:1])
+
+
 def test_buckets_keep_padding_under_their_bound_and_lose_nobody() -> None:
     generator = torch.Generator().manual_seed(0)
     for waste in (0.05, 0.15, 0.5):

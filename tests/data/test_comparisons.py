@@ -60,6 +60,10 @@ BAD_ROWS = [
     ({"ranking": [2, 3]}, r"ranking: \[2, 3\], but must name each of 0 to 2"),
     ({"ranking": [2, 0, 0]}, "ranking: .* at most once"),
     ({"ranking": [0, 2]}, "ranking: begins with 0, but best is 2"),
+    ({"worst": 3}, "worst: 3, but must be an index, 0 to 2"),
+    ({"worst": 2}, "worst: 2, but that is the best as well"),
+    ({"ranking": [2, 0, 1], "worst": 0}, "worst: 0, but the ranking does not end with it"),
+    ({"completions": list("abcdefghijklm"), "worst": 3}, "worst: 13 completions, .* at most 12"),
     ({"scores": [1, 2]}, "scores: 2 given for 3 completions"),
     ({"scores": [1, 2, float("nan")]}, "not JSON that can be read: NaN is not a number"),
     ({"scores": [1, 2, 10**400]}, "not JSON that can be read: 10000000000000000000... is no"),
@@ -67,6 +71,7 @@ BAD_ROWS = [
     ({"margin": -1}, "margin: -1, but must be a finite number, 0 or more"),
     ({"margin": "big"}, "margin: 'big', but must be"),
     ({"labeler": 7}, "labeler: 7, but must be a string"),
+    ({"labeler_edit": 7}, "labeler_edit: 7, but must be a string"),
 ]  # fmt: skip
 
 
@@ -203,13 +208,14 @@ def test_the_digest_knows_the_labels(tmp_path: Path) -> None:
         {"best": 1},
         {"prompt": "Ho."},
         {"ranking": [2]},
+        {"worst": 0},
         {"margin": 1},
         {"labeler": "ann"},
     ):
         path = tmp_path / "c.jsonl"
         path.write_text(json.dumps(GOOD | change) + "\n")
         digests.add(open_comparisons(path, "best", "--comparisons").digest)
-    assert len(digests) == 5  # who picked makes no other data
+    assert len(digests) == 6  # who picked makes no other data
 
 
 def test_prompt_and_completion_join_to_the_whole_text(demo_model: str) -> None:

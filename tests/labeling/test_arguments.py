@@ -18,6 +18,8 @@ from toolkit.labeling.arguments import WEB_SERVER, StoreArguments
     [
         ({"invite": "ann"}, "add --serve"),
         ({"serve": True, "reinvite": True}, "reinvite: no names"),
+        ({"ask": "ranking"}, "ask: only people are asked"),
+        ({"serve": True, "ask": "rank"}, "ask: 'rank', but must be one of best, best_and_worst"),
         ({"serve": True, "invite": "a\u202eb"}, "printable"),
         ({"serve": True, "invite": "x" * 61}, "1 to 60"),
         ({"serve": True, "host": "0.0.0.0"}, "other machines can reach"),
@@ -41,6 +43,11 @@ def test_a_page_for_other_machines_is_served_by_the_names_that_were_given() -> N
 def test_who_is_invited_is_invited_once_whatever_spaces_stand_around_the_name() -> None:
     assert StoreArguments(serve=True, invite="ann, bob,ann,, Bob ").names == ["ann", "bob", "Bob"]
     assert StoreArguments().names == []
+
+
+def test_what_people_are_asked_is_told_or_left_to_the_store() -> None:
+    assert StoreArguments(serve=True).asked is None
+    assert str(StoreArguments(serve=True, ask="edit,ranking").asked) == "ranking,edit"
 
 
 def test_a_page_has_a_store_and_without_a_page_there_is_one_only_if_named() -> None:

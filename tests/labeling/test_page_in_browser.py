@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +31,50 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+# Scrolls by half a screen at a time to the end, and waits for each to be shown.
+SCROLL = """async () => {
+  while (document.querySelector("[name=seen]")?.value === "") {
+    const before = scrollY;
+    scrollBy(0, innerHeight / 2);
+    await new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown)));
+    if (scrollY === before) break;
+  }
+}"""
 PICTURES = os.environ.get("PICTURES")  # a folder, to look at what the page looks like
 
 
 @pytest.fixture
 def site(root: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """The recipe's server on 40 items of which both people see all; links by name."""
-    path, samples = tmp_path / "labels.sqlite", tmp_path / "samples.jsonl"
     texts = [
         "We loved it.",
         "It was closed, and nobody told us why.",
         "The tea was cold.",
         "The owner welcomed us, showed us the garden and would not let us pay.",
     ]
-    samples.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"On day {i} I went to the cafe by the lake.",
-                    "completions": [f" {t} ({i})" for t in texts],
-                }
-            )
-            + "\n"
-            for i in range(ITEMS)
-        )
-    )
+    rows = [
+        {
+            "prompt": f"On day {i} I went to the cafe by the lake.",
+            "completions": [f" {t} ({i})" for t in texts],
+        }
+        for i in range(ITEMS)
+    ]
+    with serving(root, tmp_path, rows) as found:
+        yield found
+
+
+@contextmanager
+def serving(
+    root: Path, folder: Path, rows: list[dict[str, Any]], *flags: str
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The recipe's server on these items, each of them for ann and bob; the store, and links."""
+    path, samples = folder / "labels.sqlite", folder / "samples.jsonl"
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     # A script presses keys faster than people do.
     words = [sys.executable, "recipes/label.py", "--serve", "--store", str(path), "--samples",
              str(samples), "--port", "0", "--invite", "ann,bob", "--overlap", "1", "--repeats",
              "0", "--gold_share", "0",
-             "--requests_per_second", "1000"]  # fmt: skip
+             "--requests_per_second", "1000", *flags]  # fmt: skip
     env = os.environ | {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(words, cwd=root, env=env, text=True, stdout=subprocess.PIPE)
     links: dict[str, str] = {}
@@ -69,10 +84,13 @@ def site(root: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
             links[found[1] or found[2]] = found[3]
         if "admin" in links:
             break
-    yield path, links
-    server.terminate()
-    assert server.wait(timeout=20) in (0, -15)
-    server.stdout.close()
+    try:
+        yield path, links
+    finally:
+        server.terminate()
+        ended = server.wait(timeout=20)
+        server.stdout.close()
+    assert ended in (0, -15)
 
 
 class Browser:
@@ -103,9 +121,15 @@ class Browser:
     def form(self) -> str:
         return self.page.locator("#answer input[name=form]").get_attribute("value") or ""
 
+    def read(self) -> None:
+        """Scroll through the page as a reader does, so that all of each answer is on the screen."""
+        self.page.evaluate(SCROLL)
+
     def press(self, key: str) -> str:
         """Press a key and wait for the next page; notes the choice, returns the prompt."""
         prompt, texts = self.prompt, self.texts()
+        if key != "s":
+            self.read()
         with self.page.expect_navigation():
             self.page.keyboard.press(key)
         said = {"s": "skip", "t": "tie", "b": "bad"}
@@ -247,3 +271,250 @@ def test_it_works_without_javascript(site: tuple[Path, dict[str, str]]) -> None:
         (pick,) = store.picks()
     assert pick["prompt"] == prompt
     assert pick["completions"][pick["best"]].strip() == texts[2].strip()
+
+
+LONG = """# How to brew
+
+Use **30 g** of coffee, see [the guide](https://example.com/guide).
+
+| step | water |
+|------|------:|
+| bloom | 60 g |
+
+```python
+print("pour")
+```
+
+""" + "\n\n".join(f"Paragraph {i} goes on about the taste." for i in range(40))
+CHAT = [
+    {"role": "system", "content": "Answer in Markdown."},
+    {"role": "user", "content": "Hi!"},
+    {"role": "assistant", "content": "Hello, *you*."},
+    {"role": "user", "content": "How do I brew coffee?"},
+]
+
+
+def test_a_chat_is_ranked_commented_and_edited_and_no_text_is_hidden(
+    root: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "prompt": [*CHAT, {"role": "user", "content": f"Number {i}."}],
+            "completions": [LONG, f"Pour **slowly** {i}.", f"- boil {i}\n- pour", f"No {i}."],
+        }
+        for i in range(4)
+    ]
+    flags = ("--ask", "ranking,strength,comment,edit")
+    with serving(root, tmp_path, rows, *flags) as (path, links), playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        ann = Browser(chromium, links["ann"], viewport={"width": 1280, "height": 720})
+        page = ann.page
+        assert page.locator(".turn").count() == 5 and page.locator(".turn.system").count() == 1
+        assert page.locator(".turn em").inner_text() == "you"
+        ann.picture("chat")
+
+        # The long answer is folded with a button, and no answer is taken before all was seen.
+        form, answers = ann.form(), page.locator("article .rendered").all_inner_texts()
+        long = next(k for k, text in enumerate(answers) if text.startswith("How to brew"))
+        assert page.locator(".folded").count() == 1
+        for key in ("4", "2", "1", "3", "k", "t", "Enter"):  # 3 is there already, and stays
+            page.keyboard.press(key)
+        assert "You have not seen all of" in page.inner_text("#told")
+        assert page.locator("#placed").inner_text().split() == ["4", "2", "1", "3"]
+        ann.read()
+        assert page.locator("[name=seen]").input_value() == ""
+        assert page.inner_text("#told").startswith(f"You have not seen all of {long + 1} yet.")
+        page.keyboard.press("m")
+        ann.read()
+        assert page.locator("[name=seen]").input_value() == "all" and ann.form() == form
+        ann.picture("chat-opened")
+
+        # The raw text is one key away, and a code block is copied as it is.
+        page.keyboard.press("r")
+        assert "# How to brew\n\nUse **30 g**" in page.locator(".raw").nth(1 + long).inner_text()
+        page.keyboard.press("r")
+        ann.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name="Copy").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == 'print("pour")\n'
+
+        # A chip is dragged to the front: 3, 4, 2, 1. Then a comment, and an edit of the best.
+        drag(page, "3", "4")
+        assert page.locator("#placed").inner_text().split() == ["3", "4", "2", "1"]
+        page.keyboard.press("c")
+        page.keyboard.type("Both 1 and t are typed here.")
+        page.keyboard.press("Escape")
+        page.keyboard.press("e")
+        assert page.locator("[name=edited]").input_value() == raw_of(rows, answers[2])
+        page.keyboard.press("Control+End")
+        page.keyboard.type(" Enjoy!")
+        with page.expect_navigation():
+            page.keyboard.press("Control+Enter")
+        assert page.inner_text(".last").startswith("Your last answer, after")
+
+        # What was taken back stands there again, and is sent as it was.
+        with page.expect_navigation():
+            page.keyboard.press("u")
+        assert page.locator("#placed").inner_text().split() == ["3", "4", "2", "1"]
+        page.keyboard.press("n")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+
+        # A number again takes it out; a skip asks for nothing; "seen enough" is stored.
+        for key in ("1", "2", "1", "1", "3", "j", "n"):
+            page.keyboard.press(key)
+        assert page.locator("#placed").inner_text().split() == ["2", "1", "3", "4"]
+        second = page.locator("article .rendered").all_inner_texts()
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        with page.expect_navigation():
+            page.keyboard.press("s")
+        assert ann.problems == []
+
+        # Without script nothing is folded, and places are chosen from lists.
+        bob = Browser(chromium, links["bob"], java_script_enabled=False)
+        assert bob.page.locator(".folded, .more:visible, .choose:visible").count() == 0
+        for n, place in enumerate(("2", "1", "4", "3"), start=1):
+            bob.page.get_by_label(f"Place of {n}").select_option(place)
+        bob.page.get_by_label("much better").check()
+        bob.page.get_by_role("button", name="Save").click()
+        assert "before" in bob.page.inner_text(".last")
+        chromium.close()
+
+        with Store(path) as store:
+            first, enough, of_bob = store.picks()
+            (edited,) = store.edited()
+            said = {event["labeler"]: event for event in store.events()}
+            seen = [event.get("seen") for event in store.events() if event["action"] != "undo"]
+    shown = [raw_of(rows, text) for text in answers]
+    assert [first["completions"][k] for k in first["ranking"]] == [shown[k] for k in (2, 3, 1, 0)]
+    assert (first["margin"], first["labeler_comment"]) == (0.666667, "Both 1 and t are typed here.")
+    assert first["labeler_edit"] == shown[2] + " Enjoy!" == edited["completions"][edited["best"]]
+    shown = [raw_of(rows, text) for text in second]
+    assert [enough["completions"][k] for k in enough["ranking"]] == [shown[k] for k in (1, 0, 2, 3)]
+    assert seen == ["all", "enough", "enough", None, None] and said["bob"]["strength"] == 3
+    assert sorted(of_bob["ranking"]) == [0, 1, 2, 3] and said["ann"]["action"] == "skip"
+
+
+def drag(page: Any, chip: str, before: str) -> None:
+    """Drag one chip of the order before another, with the mouse."""
+    boxes = {}
+    for name in (chip, before):
+        found = page.locator("#placed").get_by_role("button", name=name, exact=True)
+        found.scroll_into_view_if_needed()
+        boxes[name] = found.bounding_box()
+    page.mouse.move(boxes[chip]["x"] + 10, boxes[chip]["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(boxes[before]["x"] + 3, boxes[before]["y"] + 10, steps=8)
+    page.mouse.up()
+
+
+def raw_of(rows: list[dict[str, Any]], shown: str) -> str:
+    """The answer whose Markdown is shown, told by its letters and digits."""
+
+    def letters(text: str) -> str:
+        return "".join(filter(str.isalnum, text.replace("python", "").replace("Copy", "")))
+
+    (found,) = {c for row in rows for c in row["completions"] if letters(c) == letters(shown)}
+    return found
+
+
+HOSTILE = [
+    "<script>document.title = 'owned'; alert(1)</script>",
+    "<img src=https://evil.example/1.png onerror=alert(1)>",
+    "![x](https://evil.example/2.png)",
+    "![x](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9ImFsZXJ0KDEpIi8+)",
+    "[click](javascript:alert(1)) and [this](  JaVaScRiPt:alert(1))",
+    "[click](data:text/html,<script>alert(1)</script>)",
+    "<https://evil.example/3> and https://evil.example/4",
+    "<a href='//evil.example/5' onmouseover=alert(1)>x</a>",
+    "<style>body { display: none; background: url(//evil.example/6) }</style>",
+    "<link rel=stylesheet href=//evil.example/7><base href=//evil.example/>",
+    "<meta http-equiv=refresh content='0;url=//evil.example/8'>",
+    "</p></div></article></form><form action=//evil.example/9><button>Pick me</button></form>",
+    "<svg/onload=alert(1)><iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+    "&lt;script&gt;alert(1)&lt;/script&gt; &#60;img src=x onerror=alert(1)&#62;",
+    "\u202ekcilc ton od\u202c and \u2066hidden\u2069 \u200bzero &#8238;entity",
+    "| a | b |\n|---|---|\n" + "| <b>1</b> | `</td><script>alert(1)</script>` |\n" * 60,
+    "|" + "wide|" * 60 + "\n|" + "-|" * 60 + "\n|" + "cell|" * 60,
+    "```html\n</code></pre><script>alert(1)</script>\nnever closed",
+    '```\\"><img/src=x onerror=alert(1)>\ncode\n```',
+    "`\\3c script\\3e` <p style=\"background:url('//evil.example/10')\">\\0000003cb>",
+    "[a]: //evil.example/11 'title'\n\n[a] ![a]",
+    "> " * 200 + "deep\n\n" + "- " * 100 + "list",
+    "# <marquee>\n\n<details open ontoggle=alert(1)><summary>x</summary></details>",
+    "{{ 7 * 7 }} {% raw %} ${alert(1)} <!-- --> <![CDATA[ x ]]>",
+]
+
+
+def test_hostile_texts_are_inert(root: Path, tmp_path: Path) -> None:
+    """Nothing is fetched, no dialog opens, and no element but ours is on the page."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": HOSTILE[i]},
+                       {"role": "assistant", "content": HOSTILE[i + 1]},
+                       {"role": "user", "content": "Go on."}],
+            "completions": HOSTILE[i : i + 4],
+        }
+        for i in range(0, len(HOSTILE), 4)
+    ]  # fmt: skip
+    with serving(root, tmp_path, rows) as (path, links), playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        ann = Browser(chromium, links["ann"], viewport={"width": 1280, "height": 900})
+        home = links["ann"].split("/invite")[0] + "/"
+        asked: list[str] = []
+        dialogs: list[str] = []
+        ann.page.on("request", lambda request: asked.append(request.url))
+        ann.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        shown = ""
+        while not ann.done():
+            assert ann.page.title() == "Which is best?"
+            tags = ann.page.evaluate(
+                "[...new Set([...document.querySelectorAll('#item *')]"
+                ".map((e) => e.tagName.toLowerCase()))]"
+            )
+            assert set(tags) <= OURS, set(tags) - OURS
+            assert ann.page.locator("#item form, #item [style], #item [onload]").count() == 1
+            assert ann.page.evaluate(LOUD) == []
+            shown += ann.page.inner_text("#item")
+            ann.picture(f"hostile-{len(ann.chosen)}")
+            for _ in range(4):
+                ann.page.keyboard.press("m")
+            ann.page.keyboard.press("n")
+            ann.press("1")
+        assert ann.problems == [] == dialogs
+        assert {url.removeprefix(home).split("?")[0] for url in asked} <= {
+            "", "label", "static/label.css", "static/label.js"}  # fmt: skip
+        chromium.close()
+    for words in (
+        "<script>document.title",
+        "\\u202ekcilc",
+        "(javascript:alert(1))",
+        "never closed",
+    ):
+        assert words in shown
+
+
+OURS = {
+    *("h1", "h2", "h3", "h4", "h5", "h6", "div", "p", "form", "input", "article", "button", "kbd"),
+    *(
+        "span",
+        "label",
+        "select",
+        "option",
+        "a",
+        "strong",
+        "em",
+        "del",
+        "ul",
+        "ol",
+        "li",
+        "hr",
+        "br",
+    ),
+    *("blockquote", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"),
+}
+# Attributes that could act, on any element of the page.
+LOUD = """[...document.querySelectorAll('#item *')].flatMap((e) => [...e.attributes])
+  .filter((a) => /^on|^src|^href$|^style$/.test(a.name) && a.ownerElement.id !== 'raw')
+  .map((a) => a.name + '=' + a.value)"""

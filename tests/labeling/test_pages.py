@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import re
 import sqlite3
 import urllib.parse
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from toolkit.data.problems import problems_of
 from toolkit.labeling.guard import HEADERS, PageSettings
 from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.store import Settings, Store
+from toolkit.labeling.store import Asked, Settings, Store
 
 HOST = "127.0.0.1:8000"
 BASE = f"http://{HOST}"
@@ -99,6 +101,137 @@ def test_what_is_picked_is_what_stood_there(site: Site) -> None:
     (pick,) = site.store.picks()
     assert pick["completions"][pick["best"]] == " " + shown_texts[2]
     assert pick["labeler"] == "ann"
+
+
+@pytest.mark.slow
+def test_two_people_rank_forty_items_and_the_export_is_what_they_said(tmp_path: Path) -> None:
+    """Two orders of eight and fewer, with all that can be said; some are taken back or no order."""
+    site, rng = Site(tmp_path, count=0, rate=1e6, burst=10**6, body_limit=1 << 19), random.Random(0)
+    site.store.settings = Settings(overlap=1.0, repeats=0.0)
+    site.store.add_items(
+        {
+            "prompt": [{"role": "user", "content": f"Item {i}?"}],
+            "completions": [f"Answer *{i}* {word}." for word in "abcdefgh"[: 2 + i % 7]],
+        }
+        for i in range(40)
+    )
+    site.store.settle(Asked("ranking", strength=True, comment=True, edit=True))
+
+    said: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, client in (("ann", site.ann), ("bob", site.bob)):
+        while "You have labeled everything" not in (page := client.get("/").text):
+            prompt = re.search(r"Item \d+\?", page)[0]  # type: ignore[index]
+            texts = re.findall(r'class="text raw">([^<]*)<', page)
+            fields = dict(re.findall(r'name="(csrf|form)" value="([^"]*)"', page))
+            fields |= {"seen": rng.choice(["all", "enough", ""]), "comment": "", "edited": ""}
+            assert len(texts) == page.count('<select name="place ') == page.count("<article")
+            kind = rng.choice(["save", "save", "save", "tie", "skip"])
+            if kind != "save":
+                assert post(client, "/label", fields | {"action": kind}).status_code == 303
+                said[name, prompt] = {}
+                continue
+
+            order, strength = rng.sample(range(len(texts)), len(texts)), rng.choice([1, 2, 3])
+            fields |= {f"place {p}": str(order.index(p) + 1) for p in order}
+            fields |= {"action": "save", "strength": str(strength)}
+            want = {
+                "ranking": [texts[p] for p in order],
+                "margin": {1: 0.333333, 2: 0.666667, 3: 1.0}[strength],
+            }
+            if rng.random() < 0.5:
+                fields["comment"] = f" \u00dcber {prompt}\r\nline two "
+                want["labeler_comment"] = f"\u00dcber {prompt}\nline two"
+            if rng.random() < 0.3:
+                fields["edited"] = want["labeler_edit"] = f"Better, {name}. " + "\u4f60" * 3_000
+            assert post(client, "/label", fields).headers["location"] == "/"
+            said[name, prompt] = want
+
+            if rng.random() < 0.2:  # taken back, and asked again
+                undo = {"csrf": fields["csrf"], "after": site.form(client)["after"]}
+                assert post(client, "/undo", undo).headers["location"] == "/?note=undone"
+                assert prompt in client.get("/").text
+                del said[name, prompt]
+
+    assert len(said) == 80
+    exported = site.admin.get("/admin/export/comparisons.jsonl").text.splitlines()
+    found = {}
+    for row in map(json.loads, exported):
+        assert problems_of(row, "best") == [] and row["best"] == row["ranking"][0]
+        named = {k: row[k] for k in ("margin", "labeler_comment", "labeler_edit") if k in row}
+        named["ranking"] = [row["completions"][k] for k in row["ranking"]]
+        found[row["labeler"], row["prompt"][0]["content"]] = named
+    assert found == {key: want for key, want in said.items() if want}
+
+    edited = list(map(json.loads, site.admin.get("/admin/export/edited.jsonl").text.splitlines()))
+    assert [row["completions"][row["best"]] for row in edited] == [
+        row["labeler_edit"] for row in map(json.loads, exported) if "labeler_edit" in row
+    ]
+    for name in ("label_studio", "argilla"):  # they hold the picks alone, one task an item
+        tasks = json.loads(site.admin.get(f"/admin/export/{name}.json").text)
+        assert len(tasks) == len({prompt for (_, prompt), want in said.items() if want})
+    site.store.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"place 0": "2"}, "two have the place 2"),
+        ({"place 0": "3", "place 2": ""}, "no completion is the best"),
+        ({"place 3": ""}, "the ranking must name each of 4 completions once"),
+        ({"place 3": "5"}, "there is no such place"),
+        ({"place 3": "0"}, "there is no such place"),
+        ({"place 3": "\u0663"}, "there is no such place"),
+        ({"place x": "1"}, "there is no such place"),
+        ({"strength": "0"}, "there is no such strength"),
+        ({"strength": ""}, "there is no such strength"),
+        ({"seen": "nothing"}, "the form does not say what was seen"),
+        ({"action": "pick 1"}, "the ranking must name"),
+        ({"comment": "not asked for"}, "no comment was asked for"),
+    ],
+)
+def test_half_a_ranking_is_turned_away_and_nothing_is_written(
+    site: Site, changes: dict[str, str], said: str
+) -> None:
+    site.store.settle(Asked("ranking", strength=True))
+    whole = {"place 0": "3", "place 1": "2", "place 2": "1", "place 3": "4", "strength": "1"}
+    form = site.form(site.ann, action="save", **whole)
+    answer = post(site.ann, "/label", form | changes)
+    assert answer.status_code == 400 and answer.text.startswith(said)
+    assert list(site.store.events()) == []
+    assert post(site.ann, "/label", form).headers["location"] == "/"
+    (event,) = site.store.events()
+    assert event["position"] == 2 and len(event["ranking"]) == 4
+
+
+def test_the_best_and_the_worst_are_chosen_from_lists(site: Site) -> None:
+    site.store.settle(Asked("best_and_worst"))
+    texts = re.findall(r'id="text-\d">([^<]*)<', site.ann.get("/").text)
+    form = site.form(site.ann, action="save", **{"place 0": "", "place 1": "4", "place 2": ""})
+    assert post(site.ann, "/label", form | {"place 3": ""}).status_code == 400
+    assert post(site.ann, "/label", form | {"place 3": "1"}).status_code == 303
+    (row,) = site.store.picks()
+    assert row["completions"][row["best"]] == f" {texts[3]}"
+    assert row["completions"][row["worst"]] == f" {texts[1]}"
+
+
+def test_a_chat_is_shown_with_its_turns_and_its_raw_text(tmp_path: Path) -> None:
+    site = Site(tmp_path, count=0)
+    turns = [("system", "Be *kind*."), ("user", "A *b*?"), ("assistant", "*C*."), ("user", "D?")]
+    site.store.add_items(
+        [
+            {
+                "prompt": [{"role": role, "content": content} for role, content in turns],
+                "completions": ["**One**", "Two"],
+            }
+        ]
+    )
+    page = site.ann.get("/").text
+    assert re.findall(r'<div class="turn([^"]*)">', page) == [" system", " user", "", " user"]
+    assert page.count("<em>") == 1 and "A *b*?" in page  # what the model wrote is rendered
+    assert "<strong>One</strong>" in page and ">**One**<" in page
+    assert 'id="item" class="raw-shown"' not in page
+    assert 'id="item" class="raw-shown"' in site.ann.get("/?raw=1").text
+    site.store.close()
 
 
 def test_a_completion_that_goes_on_with_the_prompts_last_word_shows_that(site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 from toolkit.errors import InputError
 from toolkit.labeling import serving
 from toolkit.labeling.arguments import StoreArguments
-from toolkit.labeling.store import Store
+from toolkit.labeling.store import Asked, Store
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -59,3 +59,32 @@ def test_on_the_command_line_a_known_name_keeps_its_link_unless_a_flag_says_othe
         with pytest.raises(InputError, match="invite: 'bot' is a script"):
             serve("cleo,bot")
         assert store.invitation("cleo") is None  # nobody saw a link of hers
+
+
+def test_the_page_says_what_is_asked_if_nobody_wrote_guidelines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "serve", lambda app, listening: listening.close())
+    told = []
+    monkeypatch.setattr(serving, "Pages", lambda store, settings, _: told.append(settings) or Pages)
+    chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["a", "b"]}
+    with Store(tmp_path / "labels.sqlite") as store:
+        for items, asked, said in (
+            (rows(1), Asked(), "Pick the completion that continues the text best."),
+            ([chat], Asked(), "Pick the best answer."),
+            ([], Asked("ranking", comment=True), "Put the completions in order"),
+        ):
+            store.add_items(items)
+            store.settle(asked)
+            serving.serve_page(store, "127.0.0.1", 0)
+            assert told[-1].guidelines.startswith(said)
+    assert [settings.body_limit >> 10 for settings in told] == [16, 16, 640]
+    assert "people are asked for: ranking, comment\n" in capsys.readouterr().out
+
+
+class Pages:
+    """A page that is not served."""
+
+    @staticmethod
+    def app() -> None:
+        """Nothing to serve."""

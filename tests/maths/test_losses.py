@@ -1,5 +1,6 @@
 """O2, O8: the K-way softmax, rankings and pairs; PPO's clipped losses."""
 
+import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -255,6 +256,64 @@ def test_plackett_luce_equals_numpy_on_full_and_partial_rankings() -> None:
         )
         loss = plackett_luce_loss(torch.tensor(scores), torch.tensor(rankings))
         assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+def numpy_with_worst(scores: np.ndarray, ranking: list[int], worst: int) -> float:
+    """-log of the summed probabilities of every full ranking that agrees, one by one."""
+    middle = [k for k in range(len(scores)) if k not in (*ranking, worst)]
+    ends = [[*ranking, *order, worst] for order in itertools.permutations(middle)]
+    return -math.log(sum(math.exp(-plackett_luce_numpy(scores, order)) for order in ends))
+
+
+def test_the_best_and_the_worst_sum_over_all_orders_of_the_others() -> None:
+    rng = np.random.default_rng(1)
+    for k in (2, 3, 4, 7):
+        scores = 3 * rng.normal(size=(5, k))
+        picks = np.stack([rng.permutation(k)[:2] for _ in range(5)])
+        expected = np.mean(
+            [numpy_with_worst(s, [b], w) for s, (b, w) in zip(scores, picks, strict=True)]
+        )
+        best, worst = torch.tensor(picks).T
+        loss = plackett_luce_loss(torch.tensor(scores), best[:, None], worst=worst)
+        assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_worst_by_hand() -> None:
+    """Of strengths 1, 2, 3 and 4 the last comes first (4/10), and then 3 and 2, or 2 and 3."""
+    scores = torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64).log()
+    loss = plackett_luce_loss(scores, torch.tensor([[3]]), worst=torch.tensor([0]))
+    assert loss.item() == pytest.approx(-math.log(0.4 * (3 / 6 * 2 / 3 + 2 / 6 * 3 / 4)), abs=1e-12)
+
+
+def test_rows_with_and_without_a_worst_and_of_any_k_share_a_batch() -> None:
+    rankings, worsts = [[2], [1], [3, 0]], [0, -1, 2]
+    rows = list(zip(rows_of(MIXED), rankings, worsts, strict=True))
+    expected = np.mean(
+        [plackett_luce_numpy(s, r) if w < 0 else numpy_with_worst(s, r, w) for s, r, w in rows]
+    )
+    padded = torch.tensor([r + [-1] * (2 - len(r)) for r in rankings])
+    scores = MIXED.clone().requires_grad_()
+    loss = plackett_luce_loss(scores, padded, MIXED_MASK, torch.tensor(worsts))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert torch.isfinite(scores.grad).all() and not scores.grad[~MIXED_MASK].any()
+
+    none = plackett_luce_loss(MIXED, padded, MIXED_MASK, torch.tensor([-1, -1, -1]))
+    assert none.item() == plackett_luce_loss(MIXED, padded, MIXED_MASK).item()
+
+
+def test_a_worst_that_ends_a_full_ranking_adds_nothing_and_an_unlikely_one_stays_exact() -> None:
+    ranking = torch.tensor([[2, 0, 3, 1]])
+    full = plackett_luce_loss(R, ranking)
+    for named in (ranking, ranking[:, :3]):
+        assert plackett_luce_loss(R, named, worst=torch.tensor([1])).item() == pytest.approx(
+            full.item(), abs=1e-12
+        )
+
+    # 60 nats above all others: it comes last with a probability of about 2 exp(-120).
+    scores = torch.tensor([[60.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    loss = plackett_luce_loss(scores, torch.tensor([[1]]), worst=torch.tensor([0]))
+    assert loss.item() == pytest.approx(180 - math.log(2), abs=1e-9)
 
 
 def test_a_ranking_of_one_is_a_pick() -> None:

@@ -16,6 +16,7 @@ COLUMN_NAMES = (
     "system",
     "completions",
     "best",
+    "worst",
     "ranking",
     "scores",
     "margin",

@@ -22,7 +22,8 @@ class ComparisonCollator:
 
     With B comparisons and N candidates in all: ids and mask are (N, T), candidates and best (B,).
     If every row has them, there are also ranking (B, R), padded with -1; target_scores (N,), which
-    are (scores - score_mean) / score_std; and margin (B,).
+    are (scores - score_mean) / score_std; and margin (B,). If any row has it, there is worst (B,),
+    -1 where a row has none.
     """
 
     pad_token_id: int
@@ -49,6 +50,9 @@ class ComparisonCollator:
 
         if all(row.get("ranking") is not None for row in rows):
             batch["ranking"] = pad([row["ranking"] for row in rows], pad_id=-1)[0]
+        if any(row.get("worst") is not None for row in rows):
+            worst = [-1 if row.get("worst") is None else row["worst"] for row in rows]
+            batch["worst"] = torch.tensor(worst)
         if all(row.get("scores") is not None for row in rows):
             scores = torch.tensor([s for row in rows for s in row["scores"]], dtype=torch.float64)
             batch["target_scores"] = ((scores - self.score_mean) / self.score_std).float()

@@ -103,6 +103,8 @@ def open_comparisons(
         order.append(_hash(prompt))
         digest.update(prompt)
         digest.update(_canonical([row.get(name) for name in DIGESTED]))
+        if row.get("worst") is not None:  # only then, so that other files keep their digest
+            digest.update(_canonical({"worst": row["worst"]}))
 
     # Labels that count from 1 are refused even if bad rows may be skipped: in the other rows each
     # label would stand for the next completion.

@@ -15,6 +15,7 @@ SCHEMA = pyarrow.schema(
         "candidate_ids": pyarrow.list_(pyarrow.list_(pyarrow.int32())),
         "best": pyarrow.int32(),
         "ranking": pyarrow.list_(pyarrow.int32()),
+        "worst": pyarrow.int32(),
         "scores": pyarrow.list_(pyarrow.float64()),
         "margin": pyarrow.float64(),
         "row": pyarrow.int64(),

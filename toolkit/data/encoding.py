@@ -391,6 +391,7 @@ def _labels(row: Row) -> Row:
     return {
         "best": best,
         "ranking": row.get("ranking") or [best],
+        "worst": row.get("worst"),
         "scores": scores or None,
         "margin": row.get("margin"),
     }

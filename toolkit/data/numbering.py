@@ -36,10 +36,12 @@ def as_index(value: object) -> int | None:
 
 
 def with_whole_numbers(row: Row) -> Row:
-    """Return the row with ``best`` and ``ranking`` as integers where they spell integers."""
-    best, ranking = as_index(row.get("best")), row.get("ranking")
-    if best is not None and type(row["best"]) is not int:
-        row = row | {"best": best}
+    """Return the row with labels as integers where they spell integers."""
+    for name in ("best", "worst"):
+        index = as_index(row.get(name))
+        if index is not None and type(row[name]) is not int:
+            row = row | {name: index}
+    ranking = row.get("ranking")
     if isinstance(ranking, list) and any(type(value) is not int for value in ranking):
         indices = [as_index(value) for value in ranking]
         row = row | {

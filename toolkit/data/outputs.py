@@ -9,6 +9,8 @@ from toolkit.data.locks import is_lock, lock_file, lock_folder
 from toolkit.errors import InputError
 from toolkit.launched import is_first
 
+FILES = ("output", "edited")  # the arguments that name a file to write
+
 
 def claim_output(
     path: str | Path,
@@ -24,7 +26,7 @@ def claim_output(
     and removed again if nothing is written to it; for a file, this is true of its folder.
 
     Args:
-        path: a file if ``field`` is "output" and not ``folder``, a folder otherwise.
+        path: a file if ``field`` is one of ``FILES`` and not ``folder``, a folder otherwise.
         overwrite: whether to replace what is there.
         field: the argument's name.
         whole: whether ``atomic_directory`` will replace the folder as a whole. If ``path`` is a
@@ -38,7 +40,7 @@ def claim_output(
             written, or the disk is full.
     """
     path = Path(path)
-    wants_file = field == "output" and not folder
+    wants_file = field in FILES and not folder
     if whole and (os.path.islink(path) or path.name in ("", "..")):
         path = Path(os.path.realpath(path))
     if not is_first():  # the first of several processes claims it for all

@@ -9,16 +9,18 @@ The native comparison, field by field (K may differ from row to row):
     prompt       text, or messages: [{"role": "user", "content": "..."}, ...]
     completions  list of K >= 2 texts, as they follow the prompt (a leading space included)
     best         index of the pick, from 0
-    ranking      optional: indices from best to worst, all or some
+    ranking      optional: indices from best to worst, all or the first few
+    worst        optional: index of the worst, if those between are not ranked
     scores       optional: K numbers, the higher the better (targets of scalar losses)
     margin       optional: by how much the best leads, in the scorer's units, >= 0
     labeler      optional: who picked
+    labeler_comment, labeler_edit  optional: what they wrote, and a better answer of their own
     source       optional: where it came from, text or an object; other fields are kept unchanged
     tools        optional: a list of tools for the chat template, or the JSON text of one
     chat_template_kwargs  optional: an object of further arguments for the chat template
 
-``best`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a value is
-missing elsewhere in the column); they are read as integers.
+``best``, ``worst`` and ``ranking`` may come as whole floats or as text (pandas writes 1.0 where a
+value is missing elsewhere in the column); they are read as integers.
 """
 
 import json
@@ -33,6 +35,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 OTHER_FORMATS = re.compile(
     r"chosen|rejected|rank|responses|(?i:(sample|completion|response|answer)([_ ]?\d+|[_ ][a-z]))"
 )
+MOST_WITH_WORST = 12  # completions of a row with a worst: the loss adds up 2^(K - 2) subsets
 
 
 def problems_of(row: Row, wants: str) -> list[str]:
@@ -164,6 +167,8 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
         elif _is_index(best) and best != ranking[0]:
             problems.append(f"ranking: begins with {ranking[0]}, but best is {best} (correct one)")
 
+    problems += _problems_of_worst(row, k)
+
     if scores is None and wants == "scores":
         problems.append(f"scores: missing (this loss needs {k} numbers, one a completion)")
     elif scores is not None and not (isinstance(scores, list) and all(map(_is_number, scores))):
@@ -173,9 +178,28 @@ def _problems_of_label(row: Row, k: int, wants: str) -> list[str]:
 
     if margin is not None and not (_is_number(margin) and margin >= 0):
         problems.append(f"margin: {margin!r:.40}, but must be a finite number, 0 or more")
-    if not isinstance(row.get("labeler", ""), str | None):
-        problems.append(f"labeler: {row['labeler']!r:.40}, but must be a string")
+    for name in ("labeler", "labeler_comment", "labeler_edit"):
+        if not isinstance(row.get(name, ""), str | None):
+            problems.append(f"{name}: {row[name]!r:.40}, but must be a string")
     return problems
+
+
+def _problems_of_worst(row: Row, k: int) -> list[str]:
+    worst, ranking = row.get("worst"), row.get("ranking")
+    if worst is None:
+        return []
+    if not _is_index(worst) or not 0 <= worst < k:
+        return [f"worst: {worst!r:.40}, but must be an index, 0 to {k - 1} (count from 0)"]
+    if worst == row.get("best"):
+        return [f"worst: {worst}, but that is the best as well (correct one)"]
+    if k > MOST_WITH_WORST:
+        return [
+            f"worst: {k} completions, but a worst can be read of at most {MOST_WITH_WORST} "
+            "(leave completions or the field out)"
+        ]
+    if isinstance(ranking, list) and worst in ranking and ranking.index(worst) != k - 1:
+        return [f"worst: {worst}, but the ranking does not end with it (correct one)"]
+    return []
 
 
 def _is_index(value: object) -> TypeGuard[int]:

@@ -74,6 +74,7 @@ def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
 
 
 def _order(row: Row) -> tuple[int, ...]:
+    """Return what is known of a row's order, the best first; its ``worst`` is not read."""
     return tuple(row.get("ranking") or [row["best"]])
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Flags, Range, Share, flag
 from toolkit.labeling.addresses import is_loopback
-from toolkit.labeling.store import Settings, person_name
+from toolkit.labeling.store import Asked, Settings, person_name
 
 # What the extra `label` brings, by the names that Python imports.
 WEB_SERVER = ("starlette", "uvicorn", "python_multipart")
@@ -44,6 +44,12 @@ class StoreArguments(Flags):
     guidelines: str | None = flag(
         None, "Text file that tells people what to look for. The page shows it above the items."
     )
+    ask: str | None = flag(
+        None,
+        "What the page asks of people: best, best_and_worst, or ranking (of at most 8); and any of "
+        "strength (how much better the best is), comment, edit (a better answer of their own), "
+        "separated by commas. The store keeps it; a new store asks for the best.",
+    )
     gold: str | None = flag(
         None, "JSONL of comparisons whose `best` is known, to check the labelers with."
     )
@@ -66,6 +72,8 @@ class StoreArguments(Flags):
 
         if self.names and not self.serve:
             raise InputError("invite: links need the page (add --serve)", "invite")
+        if self.asked is not None and not self.serve:
+            raise InputError("ask: only people are asked (add --serve)", "ask")
         if self.reinvite and not self.names:
             raise InputError("reinvite: no names are given (add --invite NAME,NAME)", "reinvite")
         if self.backup is not None and self.serve:
@@ -95,6 +103,11 @@ class StoreArguments(Flags):
         """The names to invite, without duplicates."""
         given = [name for name in (self.invite or "").split(",") if name.strip()]
         return list(dict.fromkeys(map(person_name, given)))
+
+    @property
+    def asked(self) -> Asked | None:
+        """What to ask of people; None if no flag says so."""
+        return None if self.ask is None else Asked.of(self.ask)
 
     @property
     def path(self) -> str | None:

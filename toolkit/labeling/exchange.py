@@ -17,6 +17,7 @@ from toolkit.labeling.formats import (
     to_label_studio,
 )
 from toolkit.labeling.store import StoreReader
+from toolkit.labeling.store.answers import BESIDE_PICK
 from toolkit.labeling.times import label_time
 
 FORMATS = ("native", "label_studio", "argilla")
@@ -37,11 +38,18 @@ def _whole(tasks: list[Row]) -> Iterator[bytes]:
     yield b"]\n"
 
 
+def _picks_alone(store: StoreReader) -> Iterator[Row]:
+    """Yield picks without what these tools have no field for: a ranking, a comment and so on."""
+    for row in store.picks():
+        yield {name: value for name, value in row.items() if name not in BESIDE_PICK}
+
+
 EXPORTS: dict[str, Callable[[StoreReader], Iterator[bytes]]] = {
     "comparisons.jsonl": lambda store: _lines(store.picks()),
+    "edited.jsonl": lambda store: _lines(store.edited()),
     "events.jsonl": lambda store: _lines(store.events()),
-    "label_studio.json": lambda store: _whole(to_label_studio(store.picks())),
-    "argilla.json": lambda store: _whole(to_argilla(store.picks())),
+    "label_studio.json": lambda store: _whole(to_label_studio(_picks_alone(store))),
+    "argilla.json": lambda store: _whole(to_argilla(_picks_alone(store))),
 }
 
 

@@ -14,6 +14,7 @@ import sqlite3
 import time
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,13 +27,16 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from toolkit.data.records import Row
 from toolkit.data.text import apart, printable
 from toolkit.errors import InputError
 from toolkit.labeling.escaping import shown
 from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.guard import Guard, PageSettings, plain_text
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.store import Labeler, Refused, Store, Task, person_name
+from toolkit.labeling.markdown import rendered
+from toolkit.labeling.store import Details, Labeler, Refused, Store, Task, person_name
+from toolkit.labeling.store.answers import LONGEST_COMMENT, LONGEST_EDIT, SEEN, STRENGTHS, Order
 
 logger = logging.getLogger(__name__)
 hide_secrets(__name__)
@@ -77,9 +81,10 @@ class Pages:
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
-        self.templates.filters["shown"] = shown
+        self.templates.filters |= {"shown": shown, "markdown": rendered}
         self.templates.globals |= {"title": printable(settings.title), "reasons": REASONS}
-        self.templates.globals["apart"] = apart
+        self.templates.globals |= {"apart": apart, "strengths": STRENGTHS}
+        self.templates.globals |= {"longest_comment": LONGEST_COMMENT, "longest_edit": LONGEST_EDIT}
 
         # Read once, by name, so that no path of a request reaches the file system.
         self.static = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
@@ -194,7 +199,7 @@ class Pages:
             return self.page("welcome.html", 401)
         if who.kind == "admin":
             return RedirectResponse("/admin", 303)
-        task, undoable, progress = await run_in_threadpool(self._state, who)
+        task, undoable, last, progress = await run_in_threadpool(self._state, who)
         return await run_in_threadpool(  # a long text takes a while
             self.page,
             "label.html" if task else "done.html",
@@ -203,11 +208,15 @@ class Pages:
             who=who.name,
             guidelines=self.settings.guidelines,
             undoable=undoable,
+            last=last,
             progress=progress,
+            raw="raw" in request.query_params,
             note=NOTES.get(request.query_params.get("note", ""), ""),
         )
 
-    def _state(self, who: Labeler) -> tuple[Task | None, int | None, dict[str, float | None]]:
+    def _state(
+        self, who: Labeler
+    ) -> tuple[Task | None, int | None, Row | None, dict[str, float | None]]:
         task = self.store.next_task(who)
 
         # The number of items this person may still get, with the one on their screen.
@@ -215,8 +224,17 @@ class Pages:
         totals = self.totals()
         left = int(max(0, min(totals["left"] + (task is not None), totals["items"] - own["own"])))
         minutes = left * own["seconds"] / 60
-        shown = {"left": left, "minutes": None if math.isnan(minutes) else math.ceil(minutes)}
-        return task, self.store.last_event(who), own | shown
+        known = not math.isnan(minutes)
+        shown = {
+            "left": left,
+            "minutes": math.ceil(minutes) if known else None,
+            "pace": round(own["seconds"]) if known else None,
+        }
+
+        last = self.store.last_answer(who)
+        if last is not None:
+            last["texts"] = [_beginning(apart(last["prompt"], text)) for text in last["texts"]]
+        return task, self.store.last_event(who), last, own | shown
 
     def totals(self) -> dict[str, float]:
         """Return the store's progress, at most two seconds old, since the sum takes a while."""
@@ -236,12 +254,19 @@ class Pages:
             if not (number.isascii() and number.isdigit() and len(number) < 4):
                 raise HTTPException(400, "there is no such completion")
             action, position = "pick", int(number)
+        details = _details(fields)
+        if action == "save":
+            action = "pick"
+            asked = await run_in_threadpool(self.store.asked)
+            position, details = _with_places(fields, details, asked.order)
+        elif action != "pick":
+            details = replace(details, strength=None)
 
         reason = fields.get("reason") if action == "skip" else None
         if reason is not None and reason not in REASONS:
             raise HTTPException(400, "there is no such reason")
         new = await run_in_threadpool(
-            self.store.record, who, fields.get("form", ""), action, position, reason
+            self.store.record, who, fields.get("form", ""), action, position, reason, details
         )
         return RedirectResponse("/" if new else "/?note=again", 303)
 
@@ -384,6 +409,68 @@ class Pages:
         return StreamingResponse(pieces, headers=headers, media_type="application/json")
 
 
+def _beginning(text: str, longest: int = 60) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * longest].split())
+    return line if len(line) <= longest else f"{line[:longest].rstrip()}\u2026"
+
+
+def _details(fields: dict[str, str]) -> Details:
+    """Return what a form says besides its action; the store checks whether it was asked for."""
+
+    def text(name: str) -> str | None:
+        said = fields.get(name, "").replace("\r\n", "\n").strip()
+        return said or None
+
+    strength, seen = fields.get("strength"), fields.get("seen")
+    if strength is not None and strength not in map(str, STRENGTHS):
+        raise HTTPException(400, "there is no such strength")
+    if seen and seen not in SEEN:
+        raise HTTPException(400, "the form does not say what was seen")
+    return Details(
+        strength=None if strength is None else int(strength),
+        comment=text("comment"),
+        edited=text("edited"),
+        seen=next((word for word in SEEN if word == seen), None),
+    )
+
+
+def _with_places(fields: dict[str, str], details: Details, order: Order) -> tuple[int, Details]:
+    """Return the best completion's position, and the details with what else has a place.
+
+    A form has a field for each position, "place 0" and so on, which holds 1 for the best, K for the
+    worst, or nothing. The store checks whether all that was asked for is there.
+
+    Raises:
+        HTTPException: no completion is the best, two have the same place, or a place is no number.
+    """
+    positions: dict[int, int] = {}  # by place
+    count = 0
+    for name, value in fields.items():
+        if not name.startswith("place "):
+            continue
+        count += 1
+        position = name.removeprefix("place ")
+        if not all(
+            text.isascii() and text.isdigit() and len(text) < 4 for text in (position, value or "0")
+        ):
+            raise HTTPException(400, "there is no such place")
+        if value and int(value) in positions:
+            raise HTTPException(400, f"two have the place {value}: please go back and change one")
+        if value:
+            positions[int(value)] = int(position)
+
+    if not all(1 <= place <= count for place in positions):
+        raise HTTPException(400, "there is no such place")
+    if 1 not in positions:
+        raise HTTPException(400, "no completion is the best: please go back and choose one")
+    if order == "ranking":
+        details = replace(details, ranking=[positions[place] for place in sorted(positions)])
+    elif order == "best_and_worst":
+        details = replace(details, worst=positions.get(count))
+    return positions[1], details
+
+
 async def _fields(request: Request) -> dict[str, str]:
     """Read the fields of a small form."""
     kind = request.headers.get("content-type", "").split(";")[0].strip()
@@ -396,7 +483,7 @@ async def _fields(request: Request) -> dict[str, str]:
             strict_parsing=False,
             encoding="utf-8",
             errors="strict",
-            max_num_fields=16,
+            max_num_fields=24,
         )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "the request is not a valid form") from None

@@ -13,8 +13,14 @@ from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
 from toolkit.labeling.pages import Pages
 from toolkit.labeling.quality import quality
-from toolkit.labeling.store import Refused, Store
+from toolkit.labeling.store import Asked, Refused, Store
 
+GUIDELINES = {
+    "best": PageSettings.guidelines,
+    "best_and_worst": "Choose the best completion first, then the worst one.",
+    "ranking": "Put the completions in order, from the best to the worst.",
+}
+BODY_LIMIT = 640 * 1024  # a comment and an edited answer, of characters that take 12 bytes each
 ADMIN = " admin"  # with a space in front, so that no person can have this name
 
 
@@ -45,6 +51,8 @@ def serve_page(
         InputError: a name belongs to a script or an admin (no link is made then), the address is
             not available, or another process is making links.
     """
+    asked = store.asked()
+    print(f"people are asked for: {str(asked).replace(',', ', ')}")
     for name in names:
         if (kind := store.kind_of(name)) not in (None, "person"):
             raise InputError(f"invite: {name!r} is a {kind} (choose another name)", "invite")
@@ -57,7 +65,8 @@ def serve_page(
         https=https,
         rate=requests_per_second,
         burst=int(3 * requests_per_second) + 1,
-        guidelines=guidelines or PageSettings.guidelines,
+        guidelines=guidelines or _guidelines(store, asked),
+        body_limit=BODY_LIMIT if asked.comment or asked.edit else PageSettings.body_limit,
     )
     try:
         _print_links(store, address, names, reinvite)
@@ -66,6 +75,13 @@ def serve_page(
 
     print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
     serve(Pages(store, settings, quality).app(), listening)
+
+
+def _guidelines(store: Store, asked: Asked) -> str:
+    """Return what the page says above the items if nobody wrote guidelines."""
+    if asked.order == "best" and store.has_chats():
+        return "Pick the best answer."
+    return GUIDELINES[asked.order]
 
 
 def _print_links(store: Store, address: str, names: Sequence[str], reinvite: bool) -> None:

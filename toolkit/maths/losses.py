@@ -70,20 +70,27 @@ def best_vs_rest_loss(
     return (loss.masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)).mean()
 
 
-def plackett_luce_loss(scores: Tensor, ranking: Tensor, mask: Tensor | None = None) -> Tensor:
+def plackett_luce_loss(
+    scores: Tensor, ranking: Tensor, mask: Tensor | None = None, worst: Tensor | None = None
+) -> Tensor:
     """Negative log-likelihood of a ranking, as successive picks of the best of the remaining.
 
     -sum_j [ r_(j) - log sum_{i >= j} exp r_(i) ], averaged over the rankings.
     Source: Plackett (1975); Luce (1959).
+
+    With ``worst``, the likelihood is that of all rankings that begin with ``ranking`` and end with
+    ``worst``, summed (``last_logprob``). Nothing is said of the order between them.
 
     Args:
         scores: (B, K).
         ranking: int (B, R), indices of candidates from best to worst, padded with -1. A row may
             rank fewer than K candidates; the others then come last, in no order.
         mask: bool (B, K), False where a comparison has fewer than K candidates.
+        worst: int (B,), index of the candidate that comes last; -1 where none is named. None if no
+            row names one.
 
     Returns:
-        scalar; with R = 1 it equals best_of_k_loss.
+        scalar; with R = 1 and no worst it equals best_of_k_loss.
     """
     rows = torch.arange(scores.shape[0], device=scores.device)
     left = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.clone()
@@ -97,7 +104,48 @@ def plackett_luce_loss(scores: Tensor, ranking: Tensor, mask: Tensor | None = No
         total = total + torch.where(named, term, torch.zeros_like(term))
         left = left.clone()
         left[rows, pick] &= ~named
+    if worst is not None:
+        total = total - last_logprob(scores, worst, left)
     return total.mean()
+
+
+def last_logprob(scores: Tensor, worst: Tensor, left: Tensor) -> Tensor:
+    """Log-probability that ``worst`` comes last of the candidates that are left.
+
+    Under Plackett-Luce this is the sum over all orders of the others. It obeys
+    P(S) = sum over i in S without worst of exp(r_i) / sum_{j in S} exp(r_j) * P(S without i), with
+    P({worst}) = 1, so 2^M sums over subsets replace M! orders of the M others. All terms are
+    positive, so nothing cancels; inclusion and exclusion would lose all digits where the
+    probability is small.
+
+    Args:
+        scores: (B, K).
+        worst: int (B,); -1 where none is named.
+        left: bool (B, K), the candidates that are not ranked yet, ``worst`` among them.
+
+    Returns:
+        (B,), 0 where no worst is named, or where it is the only one left.
+    """
+    rows = torch.arange(scores.shape[0], device=scores.device)
+    named = worst >= 0
+    last = scores[rows, worst.clamp(min=0)]
+
+    # Put each row's others first, so that its first m columns are its own.
+    others = left.clone()
+    others[rows, worst.clamp(min=0)] &= ~named
+    others &= named.unsqueeze(1)
+    count = others.sum(dim=1)
+    order = others.int().argsort(dim=1, descending=True, stable=True)
+    ahead = scores.gather(1, order)
+
+    # Subsets of these columns by their bits; a subset comes after all of its own subsets.
+    subsets = [torch.zeros_like(last)]
+    for bits in range(1, 2 ** int(count.max())):
+        inside = [i for i in range(bits.bit_length()) if bits >> i & 1]
+        among = torch.cat([ahead[:, inside], last.unsqueeze(1)], dim=1).logsumexp(dim=1)
+        without = torch.stack([ahead[:, i] + subsets[bits & ~(1 << i)] for i in inside])
+        subsets.append(without.logsumexp(dim=0) - among)
+    return torch.stack(subsets, dim=1)[rows, 2**count - 1]
 
 
 def scalar_rating_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

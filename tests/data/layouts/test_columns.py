@@ -78,6 +78,7 @@ def test_a_table_whose_picks_cannot_be_read_is_refused_once() -> None:
 def test_columns_keep_their_ranks_and_refuse_one_number_twice() -> None:
     row = {"query": "Hi.", "sample0": "a", "sample1": "b", "sample2": "c", "best": 1}
     assert one(row | {"rank": [5, 0, 4]})["ranking"] == [1, 2, 0]
+    assert one(row | {"worst": "2"})["worst"] == one(row | {"worst": "sample2"})["worst"] == 2
     with pytest.raises(InputError, match="two columns have the same number: sample0, .*answer0"):
         one(row | {"answer0": "x"})
 

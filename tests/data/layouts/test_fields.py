@@ -60,6 +60,8 @@ def test_an_answer_without_a_score_is_left_out_and_the_others_stay_aligned(none:
     made = one(native)
     assert (made["completions"], made["best"], made["models"]) == (["a", "c"], 1, ["x", "z"])
     assert one(native | {"best": 2, "ranking": [2, 1, 0]})["ranking"] == [1, 0]
+    assert one(native | {"best": 2, "worst": 0})["worst"] == 0
+    assert "worst" not in one(native | {"best": 2, "worst": 1})  # which of the others is not said
     with pytest.raises(InputError, match="f:1: scores: completion 1 is the best, but has no score"):
         one(native | {"best": 1})
     assert one(

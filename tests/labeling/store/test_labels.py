@@ -116,3 +116,21 @@ def test_the_time_of_a_label_is_kept_and_is_no_part_of_the_item(new: Any, tmp_pa
     assert "updated_at" not in pick
     with pytest.raises(InputError, match="updated_at: 'noon', but must be a time"):
         store.add_picks([said(1, "noon")])
+
+
+def test_what_else_was_said_comes_in_with_the_pick_and_changes_with_it(
+    new: Any, tmp_path: Path
+) -> None:
+    store, _, _ = new(tmp_path, 0)
+    ranked = {"ranking": [1, 0, 2, 3], "margin": 0.5, "labeler_comment": "Short."}
+    assert store.add_picks([said(1)]) == (1, 0)
+    assert store.add_picks([said(1) | ranked]) == (1, 0)  # the same pick, and more
+    (row,) = store.picks()
+    assert {name: row[name] for name in ranked} == ranked
+    assert store.add_picks([said(1) | ranked]) == store.add_picks([said(1)]) == (0, 1)
+
+    # An export that comes in elsewhere goes out again as it was.
+    (tmp_path / "elsewhere").mkdir()
+    other, _, _ = new(tmp_path / "elsewhere", 0)
+    assert other.add_picks(store.picks()) == (1, 0)
+    assert list(other.picks()) == list(store.picks())

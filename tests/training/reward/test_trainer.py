@@ -376,7 +376,8 @@ def test_all_labels_reach_the_batches_and_the_log_is_of_real_candidates(
             "prompt": "We went.",
             "completions": [GOOD, BAD, " Yes."][: 2 + i % 2],
             "best": 0,
-            "ranking": [0, 1],
+            "ranking": [0],
+            "worst": 1,
             "scores": [2.0, 1.0, 0.0][: 2 + i % 2],
             "margin": 1.0,
         }
@@ -384,7 +385,7 @@ def test_all_labels_reach_the_batches_and_the_log_is_of_real_candidates(
     ]
     trainer = trained_with(demo_model, tmp_path, data, max_steps=1, use_margin=True)
     batch = next(iter(trainer.get_train_dataloader()))
-    assert {"ranking", "target_scores", "margin", "candidates"} <= set(batch)
+    assert {"ranking", "worst", "target_scores", "margin", "candidates"} <= set(batch)
     trainer.model.eval()
     trainer._metrics["eval"].clear()
     _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)

@@ -43,6 +43,10 @@ def from_columns(row: Row, reading: Reading) -> Row:
         if len(named) == len(ranks):
             made["ranking"] = by_rank(named)["ranking"]
 
+    if not is_missing(row.get("worst")):
+        made["worst"] = pick_of(
+            row["worst"], "worst", known, columns, texts, reading.first, letters
+        )
     margin = score_of(row.get("margin"), "margin")
     return made if margin is None else made | {"margin": margin}
 

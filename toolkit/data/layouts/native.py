@@ -5,7 +5,10 @@ from toolkit.data.layouts.fields import Reading, aligned, best_by_score, score_o
 from toolkit.data.numbering import is_missing, pick_of
 from toolkit.data.records import Row
 
-LABELS = ("best", "ranking", "scores", "margin", "labeler", "tools", "chat_template_kwargs")
+LABELS = (
+    *("best", "ranking", "worst", "scores", "margin", "labeler"),
+    *("tools", "chat_template_kwargs"),
+)
 
 
 def from_native(row: Row, reading: Reading) -> Row:
@@ -21,10 +24,10 @@ def from_native(row: Row, reading: Reading) -> Row:
     made |= {"prompt": prompt, "completions": completions}
 
     known = list(range(len(completions)))
-    if "best" in made:
-        made["best"] = pick_of(
-            row["best"], "best", known, [], completions, reading.first, "", reading.labels
-        )
+    for name in ("best", "worst"):
+        if name in made:
+            read = reading.labels if name == "best" else None
+            made[name] = pick_of(row[name], name, known, [], completions, reading.first, "", read)
     if isinstance(row.get("ranking"), list):
         made["ranking"] = [
             pick_of(value, "ranking", known, [], completions, reading.first)
@@ -54,6 +57,8 @@ def _only(made: Row, kept: list[int], count: int) -> Row:
     only: Row = {"completions": [made["completions"][k] for k in kept]} | aligned(made, kept, count)
     if "best" in made:
         only["best"] = kept.index(made["best"])
+    if "worst" in made:  # of those that are kept, another may be the worst now
+        only["worst"] = kept.index(made["worst"]) if made["worst"] in kept else None
     if "ranking" in made:
         only["ranking"] = [kept.index(k) for k in made["ranking"] if k in kept]
     return only

@@ -21,7 +21,7 @@ from toolkit.data.repeated_prompts import without_repeats
 from toolkit.errors import BadRows, InputError
 
 Wanted = Literal["comparisons", "demonstrations", "prompts"]
-LABELS = ("best", "ranking", "scores", "margin", "labeler")
+LABELS = ("best", "ranking", "worst", "scores", "margin", "labeler")
 PICKED = ("native", "columns", "openai", "safe_rlhf")  # layouts that have a field ``best``
 HEAD = 20  # rows that are looked at if the first one is of no use and bad rows may be skipped
 
@@ -230,6 +230,8 @@ class LayoutReader:
             first, count = known[0], len(known)
         ranking = row.get("ranking")
         labels = [row.get("best"), *(ranking if isinstance(ranking, list) else [])]
+        if form == "native":
+            labels.append(row.get("worst"))
         self.numbering.see(place, map(as_index, labels), first, count)
 
     def summary(self) -> list[str]:

@@ -8,10 +8,10 @@
 A reader takes a row and returns a comparison, or a list of them. It raises ``Dropped`` if a valid
 row makes none (for example because of a tie), and ValueError if something is wrong with the row.
 
-``best`` and ``ranking`` are integers, or floats and text that spell integers. In ``columns``, a
-number is the one in the column's name; elsewhere the first completion is 0, unless ``first`` says
-otherwise. A letter (A is the first completion), the name of a column or the text of a completion
-works, too.
+``best``, ``worst`` and ``ranking`` are integers, or floats and text that spell integers. In
+``columns``, a number is the one in the column's name; elsewhere the first completion is 0, unless
+``first`` says otherwise. A letter (A is the first completion), the name of a column or the text of
+a completion works, too.
 
 docs/comparisons.md has a row of each layout, and what is dropped.
 """

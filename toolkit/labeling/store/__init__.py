@@ -11,12 +11,14 @@ label     the last event of an item, a labeler and a turn (0, or 1 for a hidden 
 
 schema.sql   the tables
 database.py  the file: connections, transactions, migrations, the check at the start
+answers.py   what people are asked, and what an answer holds besides its pick
 labels.py    writes one label
 queue.py     chooses a labeler's next item, and keeps the leases
 reading.py   StoreReader: reads labels and counts
 store.py     Store: adds items, people and labels, and takes labels back
 """
 
+from toolkit.labeling.store.answers import Asked, Details
 from toolkit.labeling.store.database import check_writable, explain
 from toolkit.labeling.store.labels import Labeler, Refused
 from toolkit.labeling.store.queue import Settings, Task
@@ -24,6 +26,8 @@ from toolkit.labeling.store.reading import StoreReader
 from toolkit.labeling.store.store import Store, person_name
 
 __all__ = [
+    "Asked",
+    "Details",
     "Labeler",
     "Refused",
     "Settings",

@@ -12,7 +12,10 @@ from toolkit.data.outputs import try_to_write
 from toolkit.errors import InputError
 
 # Script i brings a file from version i to i + 1; PRAGMA user_version holds a file's version.
-MIGRATIONS = (Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"),)
+MIGRATIONS = tuple(
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("schema.sql", "schema_2.sql")
+)
 PRAGMAS = (
     "journal_mode=WAL",  # readers do not wait for writers
     "synchronous=FULL",  # a confirmed answer survives a power cut

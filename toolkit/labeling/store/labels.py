@@ -1,9 +1,12 @@
 """Write one label, its event and its item's count, within the caller's transaction."""
 
 import hashlib
+import json
 import sqlite3
 import time
 from typing import NamedTuple
+
+from toolkit.data.records import Row
 
 ACTIONS = ("pick", "tie", "bad", "skip", "undo")
 DECIDED = ("pick", "tie", "bad")  # after these an item needs one labeler less
@@ -52,9 +55,10 @@ def add_label(
     position: int | None = None,
     reason: str | None = None,
     seconds: float | None = None,
+    details: Row | None = None,
 ) -> None:
     """Add an event and its label. The caller updates the item's count, if no lease did."""
-    event = _add_event(db, form, place, action, choice, position, reason, seconds, at)
+    event = _add_event(db, form, place, action, choice, position, reason, seconds, at, details)
     db.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?)", (*place, event, action, choice))
 
 
@@ -76,11 +80,13 @@ def _add_event(
     reason: str | None,
     seconds: float | None,
     at: float,
+    details: Row | None = None,
 ) -> int:
+    more = json.dumps(details) if details else None
     cursor = db.execute(
         "INSERT INTO events (form, item, labeller, turn, action, choice, position, reason, "
-        "seconds, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (form, *place, action, choice, position, reason, seconds, at),
+        "seconds, at, details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (form, *place, action, choice, position, reason, seconds, at, more),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -94,33 +100,51 @@ def count_taken(db: sqlite3.Connection, place: Place, by: int) -> None:
         )
 
 
-def import_pick(db: sqlite3.Connection, place: Place, choice: int, when: float | None) -> bool:
+class Imported(NamedTuple):
+    """A pick that was made elsewhere.
+
+    Attributes:
+        choice: index of the picked completion.
+        when: when it was made, in seconds since 1970; None if unknown.
+        details: what it holds besides, as it is stored (``answers.details_of``).
+    """
+
+    choice: int
+    when: float | None
+    details: Row
+
+
+def import_pick(db: sqlite3.Connection, place: Place, pick: Imported) -> bool:
     """Add an imported pick, unless the store has it or has a newer one.
 
     Args:
         db: within a transaction.
         place: the pick's key.
-        choice: index of the picked completion.
-        when: when it was made, in seconds since 1970; None if unknown.
+        pick: the pick.
 
     Returns:
         Whether the pick is now the label.
     """
-    # The same pick has the same form number each time it is imported.
-    form = f"{IMPORT if when is not None else UNDATED} {hashed(repr((*place, choice, when)))}"
+    choice, when, details = pick
+
+    # The same pick has the same form number each time it is imported. An older version knew no
+    # details, so a pick without any keeps its number.
+    same = (*place, choice, when) + ((json.dumps(details, sort_keys=True),) if details else ())
+    form = f"{IMPORT if when is not None else UNDATED} {hashed(repr(same))}"
     if db.execute("SELECT 1 FROM events WHERE form = ?", (form,)).fetchone() is not None:
         return False
 
     now = time.time()
     old = db.execute(
-        "SELECT l.event, l.action, l.choice, e.form, e.at FROM labels l JOIN events e "
+        "SELECT l.event, l.action, l.choice, e.form, e.at, e.details FROM labels l JOIN events e "
         "ON e.id = l.event WHERE l.item = ? AND l.labeller = ? AND l.turn = ?",
         place,
     ).fetchone()
     if old is not None:
         undated = old["form"].startswith(UNDATED)
         later = undated or (when is not None and when >= old["at"])
-        if old["choice"] == choice or not later:
+        before = json.loads(old["details"] or "{}")
+        if not later or (old["choice"] == choice and before == details):
             return False
         void_label(db, place, old["event"], old["action"], now)
 
@@ -129,6 +153,7 @@ def import_pick(db: sqlite3.Connection, place: Place, choice: int, when: float |
     if db.execute(f"DELETE FROM leases {where}", place).rowcount:
         count_taken(db, place, -1)
 
-    add_label(db, form, place, "pick", choice, now if when is None else when)
+    at = now if when is None else when
+    add_label(db, form, place, "pick", choice, at, details=details)
     count_taken(db, place, 1)
     return True

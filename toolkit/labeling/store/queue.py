@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from toolkit.data.records import Prompt, Row
+from toolkit.labeling.store.answers import Asked
 from toolkit.labeling.store.labels import Labeler, Place, count_taken
 
 # Selects the leases that are valid at the time ?1. A lease that begins further in the future than
@@ -48,10 +49,18 @@ class Settings:
     seed: int = 0
 
 
+class Said(NamedTuple):
+    """An answer that was just taken back: places by position (1 is the best), and its details."""
+
+    places: dict[int, int]
+    details: Row
+
+
 class Task(NamedTuple):
     """An item for a labeler: ``order[position]`` is the index of the completion shown there.
 
-    ``extra`` holds the row's further fields, which a script's function may ask for.
+    ``extra`` holds the row's further fields, which a script's function may ask for. ``asked`` is
+    what a person is asked for, and ``said`` what they said before they took it back just now.
     """
 
     form: str
@@ -62,6 +71,8 @@ class Task(NamedTuple):
     completions: list[str]
     order: list[int]
     extra: Row
+    asked: Asked
+    said: Said
 
 
 def draw(*parts: object) -> random.Random:
@@ -99,7 +110,7 @@ class HandedOut:
         return seconds if 0 <= seconds <= lease["expires"] - lease["since"] else None
 
 
-def held_task(db: sqlite3.Connection, labeler: Labeler, now: float) -> Task | None:
+def held_task(db: sqlite3.Connection, labeler: Labeler, now: float, asked: Asked) -> Task | None:
     """Return the last item that this labeler got and has not answered; None if there is none."""
     row = db.execute(
         f"SELECT form, item, turn FROM leases WHERE {HOLDS} AND labeller = ?2 "
@@ -108,15 +119,16 @@ def held_task(db: sqlite3.Connection, labeler: Labeler, now: float) -> Task | No
     ).fetchone()
     if row is None:
         return None
-    return task_of(db, Place(row["item"], labeler.id, row["turn"]), row["form"])
+    return task_of(db, Place(row["item"], labeler.id, row["turn"]), row["form"], asked)
 
 
-def task_of(db: sqlite3.Connection, place: Place, form: str) -> Task:
-    """Return the item of a form."""
+def task_of(db: sqlite3.Connection, place: Place, form: str, asked: Asked) -> Task:
+    """Return the item of a form, in a store that asks people for ``asked``."""
     row = db.execute(
         "SELECT kind, prompt, completions, extra FROM items WHERE id = ?", (place.item,)
     ).fetchone()
     completions = json.loads(row["completions"])
+    order = shown_order(*place, len(completions))
     return Task(
         form,
         place.item,
@@ -124,9 +136,47 @@ def task_of(db: sqlite3.Connection, place: Place, form: str) -> Task:
         row["kind"],
         json.loads(row["prompt"]),
         completions,
-        shown_order(*place, len(completions)),
+        order,
         json.loads(row["extra"]),
+        asked_for(db, place.item, asked),
+        _taken_back(db, place, order),
     )
+
+
+def _taken_back(db: sqlite3.Connection, place: Place, order: list[int]) -> Said:
+    """Return what the labeler said of this item, if the last thing they did was to take it back."""
+    last = db.execute(
+        "SELECT form, item, turn, action FROM events WHERE labeller = ? ORDER BY id DESC LIMIT 1",
+        (place.labeler,),
+    ).fetchone()
+    if last is None or (last["action"], last["item"], last["turn"]) != (
+        "undo",
+        place.item,
+        place.turn,
+    ):
+        return Said({}, {})
+
+    event = db.execute(
+        "SELECT choice, details FROM events WHERE id = ?", (last["form"].removeprefix("undo "),)
+    ).fetchone()
+    details = json.loads(event["details"] or "{}")
+    ranking = details.get("ranking") or [k for k in (event["choice"],) if k is not None]
+    places = {order.index(k): n for n, k in enumerate(ranking, start=1)}
+    if "worst" in details:
+        places[order.index(details["worst"])] = len(order)
+    return Said(places, details)
+
+
+def completions_of(db: sqlite3.Connection, item: int) -> list[str]:
+    """Return an item's completions."""
+    stored = db.execute("SELECT completions FROM items WHERE id = ?", (item,))
+    return json.loads(stored.fetchone()[0])
+
+
+def asked_for(db: sqlite3.Connection, item: int, asked: Asked) -> Asked:
+    """Return what is asked for an item: of a match between two contenders only who won."""
+    kind = db.execute("SELECT kind FROM items WHERE id = ?", (item,)).fetchone()[0]
+    return Asked() if kind == "match" else asked
 
 
 def lease(db: sqlite3.Connection, place: Place, now: float, seconds: float) -> str:

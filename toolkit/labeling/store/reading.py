@@ -5,12 +5,26 @@ import math
 from collections.abc import Iterator
 
 from toolkit.data.records import Row
+from toolkit.labeling.store.answers import Asked, fields_of
 from toolkit.labeling.store.database import Database
 from toolkit.labeling.store.labels import REFUSED, Labeler
+
+# The further fields of a row that hold for an edited answer as well.
+WITH_EDITED = ("source", "id", "tools", "chat_template_kwargs")
 
 
 class StoreReader(Database):
     """The reading half of the store."""
+
+    def asked(self) -> Asked:
+        """Return what the page asks of people."""
+        row = self.db.execute("SELECT value FROM settings WHERE name = 'ask'").fetchone()
+        return Asked() if row is None else Asked.of(row[0])
+
+    def has_chats(self) -> bool:
+        """Whether an item's prompt is messages."""
+        query = "SELECT 1 FROM items WHERE substr(prompt, 1, 1) = '[' LIMIT 1"
+        return self.db.execute(query).fetchone() is not None
 
     # Progress
 
@@ -67,6 +81,30 @@ class StoreReader(Database):
         query = "SELECT 1 FROM labels WHERE labeller = ? AND action = 'pick' LIMIT 1"
         return self.db.execute(query, (labeler.id,)).fetchone() is not None
 
+    def last_answer(self, labeler: Labeler) -> Row | None:
+        """Return the answer that ``undo`` would take back; None if there is none.
+
+        It has ``action, seconds``, the prompt, and the texts of the completions that were named,
+        from best to worst.
+        """
+        row = self.db.execute(
+            "SELECT e.action, e.choice, e.seconds, e.details, i.prompt, i.completions "
+            "FROM labels l JOIN events e ON e.id = l.event JOIN items i ON i.id = l.item "
+            "WHERE l.labeller = ? ORDER BY l.event DESC LIMIT 1",
+            (labeler.id,),
+        ).fetchone()
+        if row is None:
+            return None
+        details = json.loads(row["details"] or "{}")
+        named = details.get("ranking") or [row["choice"], details.get("worst")]
+        completions = json.loads(row["completions"])
+        return {
+            "action": row["action"],
+            "seconds": row["seconds"],
+            "prompt": json.loads(row["prompt"]),
+            "texts": [completions[k] for k in named if k is not None],
+        }
+
     # Exports, one row at a time
 
     def picks(
@@ -74,7 +112,8 @@ class StoreReader(Database):
     ) -> Iterator[Row]:
         """Yield picks as comparisons: ``prompt, completions, best, labeler`` and further fields.
 
-        They come in the order in which they were made. Items without a pick are left out.
+        They come in the order in which they were made. Items without a pick are left out. A pick
+        may have ``ranking`` or ``worst``, ``margin``, ``labeler_comment`` and ``labeler_edit``.
 
         Args:
             repeats: include hidden repeats, marked ``turn: 1``.
@@ -82,8 +121,9 @@ class StoreReader(Database):
             kind: "comparison", or "match" (which nothing trains on).
         """
         query = (
-            "SELECT i.prompt, i.completions, i.extra, l.choice, l.turn, w.name FROM labels l "
-            "JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
+            "SELECT i.prompt, i.completions, i.extra, l.choice, l.turn, w.name, e.details "
+            "FROM labels l JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
+            "JOIN events e ON e.id = l.event "
             "WHERE l.action = 'pick' AND (l.turn = 0 OR ?) AND (i.gold IS NULL OR ?) "
             "AND i.kind = ? ORDER BY l.event"
         )
@@ -94,7 +134,33 @@ class StoreReader(Database):
                 "best": row["choice"],
                 "labeler": row["name"],
             }
-            yield pick | json.loads(row["extra"]) | ({"turn": 1} if row["turn"] else {})
+            pick |= json.loads(row["extra"]) | fields_of(json.loads(row["details"] or "{}"))
+            yield pick | ({"turn": 1} if row["turn"] else {})
+
+    def edited(self) -> Iterator[Row]:
+        """Yield edited answers as comparisons: the edited answer is the best, and comes last.
+
+        These are the answers that labelers wrote because none was good enough: ``sft`` learns to
+        write them. Hidden repeats and gold items are left out.
+        """
+        query = (
+            "SELECT i.prompt, i.completions, i.extra, w.name, "
+            "json_extract(e.details, '$.edited') AS edited FROM labels l "
+            "JOIN items i ON i.id = l.item JOIN labellers w ON w.id = l.labeller "
+            "JOIN events e ON e.id = l.event WHERE edited IS NOT NULL "
+            "AND l.turn = 0 AND i.gold IS NULL AND i.kind = 'comparison' ORDER BY l.event"
+        )
+        for row in self.rows(query):
+            completions = [*json.loads(row["completions"]), row["edited"]]
+            extra = json.loads(row["extra"])
+            yield {
+                "prompt": json.loads(row["prompt"]),
+                "completions": completions,
+                "best": len(completions) - 1,
+                "labeler": row["name"],
+                # What stands for each completion knows nothing of the new one.
+                **{name: extra[name] for name in WITH_EDITED if name in extra},
+            }
 
     def said(self, kind: str) -> Iterator[Row]:
         """Yield labels of one kind of items: a pick's index, or None for a tie or all bad.
@@ -116,11 +182,12 @@ class StoreReader(Database):
             }
 
     def events(self) -> Iterator[Row]:
-        """Yield all events in order, undone or not."""
+        """Yield all events in order, undone or not, each with its details if it has any."""
         query = (
             "SELECT e.id, i.digest AS item, w.name AS labeler, e.turn, e.action, e.choice, "
-            "e.position, e.reason, e.seconds, e.at FROM events e JOIN items i ON i.id = e.item "
-            "JOIN labellers w ON w.id = e.labeller ORDER BY e.id"
+            "e.position, e.reason, e.seconds, e.at, e.details FROM events e "
+            "JOIN items i ON i.id = e.item JOIN labellers w ON w.id = e.labeller ORDER BY e.id"
         )
         for row in self.rows(query):
-            yield dict(row)
+            event = dict(row)
+            yield event | json.loads(event.pop("details") or "{}")

@@ -7,15 +7,25 @@ import sqlite3
 import time
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.data.records import Row
 from toolkit.data.text import printable
 from toolkit.errors import InputError
 from toolkit.labeling.store import queue
+from toolkit.labeling.store.answers import (
+    MOST_RANKED,
+    Asked,
+    Details,
+    as_following,
+    details_of,
+    stored,
+)
 from toolkit.labeling.store.labels import (
     ACTIONS,
     DECIDED,
+    Imported,
     Labeler,
     Place,
     Refused,
@@ -30,7 +40,10 @@ from toolkit.labeling.store.reading import StoreReader
 from toolkit.labeling.times import TIMES, label_time
 
 # Fields of a row that are not part of its item.
-NOT_KEPT = ("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn")
+NOT_KEPT = (
+    *("prompt", "completions", "best", "labeler", "scores", "ranking", "margin", "turn"),
+    *("worst", "labeler_comment", "labeler_edit"),
+)
 
 
 def person_name(text: str) -> str:
@@ -86,6 +99,7 @@ class Store(StoreReader):
                 _, new = self._add_item(db, row, kind, gold)
                 added += new
                 known += not new
+            _check_countable(db, self.asked())
         return added, known
 
     def _add_item(
@@ -120,6 +134,39 @@ class Store(StoreReader):
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid, True
+
+    # What people are asked
+
+    def settle(self, given: Asked | None) -> Asked:
+        """Store what the page asks of people, and return it.
+
+        It may change until a person has answered here: later, labels of two kinds would be mixed.
+
+        Args:
+            given: what to ask; None for what is stored, and the best alone in a new store.
+
+        Raises:
+            InputError: people have answered what is stored, or an item has too many completions to
+                be put in order.
+        """
+        with self.writing() as db:
+            before = self.asked()
+            if given is None or given == before:
+                return before
+
+            answered = db.execute(
+                "SELECT count(*) FROM events e JOIN labellers w ON w.id = e.labeller "
+                "WHERE w.kind = 'person' AND e.form NOT LIKE 'import %'"
+            ).fetchone()[0]
+            if answered:
+                raise InputError(
+                    f"ask: {self.path} asks people for {before}, and holds {answered} of their "
+                    f"answers (pass --ask {before}, or leave it out, or name another --store)",
+                    "ask",
+                )
+            _check_countable(db, given)
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('ask', ?)", (str(given),))
+        return given
 
     # Labelers
 
@@ -204,12 +251,14 @@ class Store(StoreReader):
     def next_task(self, labeler: Labeler) -> Task | None:
         """Return this labeler's current item until it is answered; None if all is done."""
         now = time.time()
-        held = queue.held_task(self.db, labeler, now)
+        held = queue.held_task(self.db, labeler, now, self.asked())
         if held is not None:
             return held
 
         with self.writing() as db:
-            held = queue.held_task(db, labeler, now)  # another tab may have been faster
+            held = queue.held_task(
+                db, labeler, now, self.asked()
+            )  # another tab may have been faster
             if held is not None:
                 return held
             queue.end_expired_leases(db, now)
@@ -217,7 +266,7 @@ class Store(StoreReader):
             if place is None:
                 return None
             form = self._lease(db, place, now)
-        return queue.task_of(self.db, place, form)
+        return queue.task_of(self.db, place, form, self.asked())
 
     def _lease(self, db: sqlite3.Connection, place: Place, now: float) -> str:
         form = queue.lease(db, place, now, self.settings.lease)
@@ -231,6 +280,7 @@ class Store(StoreReader):
         action: str,
         position: int | None = None,
         reason: str | None = None,
+        details: Details | None = None,
     ) -> bool:
         """Record a labeler's answer to an item.
 
@@ -240,12 +290,14 @@ class Store(StoreReader):
             action: pick, tie, bad or skip.
             position: for a pick, the position on the page, from 0.
             reason: for a skip, the reason.
+            details: what a person's answer holds besides; completions are meant by position.
 
         Returns:
             False if the form was answered before, in which case that answer stands.
 
         Raises:
-            Refused: the form belongs to somebody else or ran out, or the position is invalid.
+            Refused: the form belongs to somebody else or ran out, the position is invalid, or a
+                person's answer is not what the store asks for.
         """
         if action not in ACTIONS[:-1] or (action == "pick") != (position is not None):
             raise Refused(f"{action!r} is not a valid answer", 400)
@@ -264,9 +316,22 @@ class Store(StoreReader):
                 return False
 
             place = Place(lease["item"], labeler.id, lease["turn"])
-            choice = None if position is None else _choice(db, place, position)
+            completions = queue.completions_of(db, place.item)
+            order = shown_order(*place, len(completions))
+            if position is not None and not 0 <= position < len(order):
+                raise Refused(f"there is no completion {position + 1} of {len(order)}", 400)
+            choice = None if position is None else order[position]
+
+            # A script only ever picks, whatever people are asked.
+            more: Row = {}
+            if details is not None or labeler.kind == "person":
+                details = details or Details()
+                asked = queue.asked_for(db, place.item, self.asked())
+                details.check(asked, action, position, len(order))
+                more = _stored(details.by_index(order), completions, choice)
+
             seconds = self._handed_out.seconds(lease, now)
-            add_label(db, form, place, action, choice, now, position, reason, seconds)
+            add_label(db, form, place, action, choice, now, position, reason, seconds, more)
 
             # The label takes the lease's place in the item's count, unless it is a skip.
             db.execute("DELETE FROM leases WHERE form = ?", (form,))
@@ -343,7 +408,8 @@ class Store(StoreReader):
         newer, or was made here and the row has no time. Importing a label again changes nothing.
 
         Args:
-            rows: ``prompt, completions, best``, and optionally ``labeler`` (else "imported").
+            rows: ``prompt, completions, best``, and optionally ``labeler`` (else "imported"),
+                ``ranking``, ``worst``, ``margin``, ``labeler_comment`` and ``labeler_edit``.
 
         Returns:
             How many picks were added or replaced others, and how many changed nothing.
@@ -352,7 +418,7 @@ class Store(StoreReader):
             InputError: the picked completion does not exist, or a time cannot be read.
         """
         given = 0
-        last: dict[Place, tuple[int, float | None]] = {}
+        last: dict[Place, Imported] = {}
         with self.writing() as db:
             for row in rows:
                 given += 1
@@ -366,21 +432,34 @@ class Store(StoreReader):
                 name = printable(str(row.get("labeler") or "imported"))[:200]
                 place = Place(item, _anybody(db, name).id, turn)
 
-                before = last.get(place, (choice, None))[1]
+                pick = Imported(choice, when, details_of(row))
+                before = last.get(place, pick).when
                 if when is None or before is None or when >= before:
-                    last[place] = (choice, when)
+                    last[place] = pick
 
-            added = sum(import_pick(db, place, *pick) for place, pick in last.items())
+            added = sum(import_pick(db, place, pick) for place, pick in last.items())
         return added, given - added
 
 
-def _choice(db: sqlite3.Connection, place: Place, position: int) -> int:
-    """Return the index of the completion shown at this position."""
-    stored = db.execute("SELECT completions FROM items WHERE id = ?", (place.item,))
-    count = len(json.loads(stored.fetchone()[0]))
-    if not 0 <= position < count:
-        raise Refused(f"there is no completion {position + 1} of {count}", 400)
-    return shown_order(*place, count)[position]
+def _stored(details: Details, completions: list[str], choice: int | None) -> Row:
+    """Return details as they are stored; an edited answer that changes nothing is left out."""
+    if details.edited is None:
+        return stored(details)
+    edited = as_following(details.edited, completions[0 if choice is None else choice])
+    return stored(replace(details, edited=None if edited in completions else edited))
+
+
+def _check_countable(db: sqlite3.Connection, asked: Asked) -> None:
+    """Raise InputError if an item has more completions than a person can put in order."""
+    if asked.order == "best":
+        return
+    most = db.execute("SELECT max(json_array_length(completions)) FROM items").fetchone()[0]
+    if most is not None and most > MOST_RANKED:
+        raise InputError(
+            f"ask: {asked.order} is for at most {MOST_RANKED} completions, but an item has {most} "
+            "(leave some out, or ask for the best)",
+            "ask",
+        )
 
 
 def _labeler(db: sqlite3.Connection, name: str, kind: str) -> Labeler:

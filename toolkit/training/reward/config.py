@@ -39,7 +39,7 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
     loss_type: Loss = flag(
         "best_of_k",
         "Loss: best_of_k (softmax over all K), best_vs_rest (pairs), plackett_luce (`ranking`, "
-        "whole or partial), scalar_rating or scalar_compare (`scores`).",
+        "whole or partial, and `worst`), scalar_rating or scalar_compare (`scores`).",
     )
     label_smoothing: Annotated[float, Range(low=0, high=0.5)] = flag(
         0.0, "Probability that a pick is wrong (best_of_k, best_vs_rest)."

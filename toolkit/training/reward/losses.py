@@ -49,7 +49,7 @@ def _best_vs_rest(m: Marked) -> Tensor:
 
 
 def _plackett_luce(m: Marked) -> Tensor:
-    return plackett_luce_loss(m.scores, m.batch["ranking"], m.mask)
+    return plackett_luce_loss(m.scores, m.batch["ranking"], m.mask, m.batch.get("worst"))
 
 
 def _scalar_rating(m: Marked) -> Tensor:

@@ -110,6 +110,7 @@ class BestOfKTrainer(RewardTrainer):
             "candidate_ids",
             "best",
             "ranking",
+            "worst",
             "scores",
             "margin",
         ]

@@ -1,0 +1,67 @@
+"""label.py with a store in which people said more than which completion is the best."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.cli import call, recipe
+from toolkit.data.files import read_jsonl
+from toolkit.errors import InputError
+from toolkit.labeling.store import Asked, Details, Settings, Store
+
+label = recipe("label")
+ROWS = [{"prompt": f"Text {i}.", "completions": [f" {w}{i}" for w in "abcd"]} for i in range(3)]
+
+
+@pytest.fixture
+def ranked(tmp_path: Path) -> Path:
+    """A store of three rankings by ann, of which one has an edited answer."""
+    with Store(tmp_path / "labels.sqlite", Settings(0.0, 0.0, 0.0)) as store:
+        store.add_items(ROWS)
+        store.settle(Asked("ranking", strength=True, edit=True))
+        ann = store.by_token(store.invite("ann"))
+        assert ann is not None
+        for edited in (None, "Mine.", None):
+            task = store.next_task(ann)
+            assert task is not None
+            said = Details(ranking=[3, 1, 0, 2], strength=1, edited=edited)
+            assert store.record(ann, task.form, "pick", 3, None, said)
+    return store.path
+
+
+def test_rankings_and_edited_answers_are_written_and_the_next_step_reads_them(
+    ranked: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    understood: Callable[[str], dict[str, Any]],
+) -> None:
+    picks, edited = tmp_path / "picks.jsonl", tmp_path / "edited.jsonl"
+    call(label.main, ["--store", str(ranked), "--output", str(picks), "--edited", str(edited)])
+    said = capsys.readouterr().out
+    rows = [row for _, row in read_jsonl(picks)]
+    assert len(rows) == 3
+    assert all(row["ranking"][0] == row["best"] and row["margin"] == 0.333333 for row in rows)
+    ((_, row),) = read_jsonl(edited)
+    assert row["completions"][row["best"]] == " Mine." and len(row["completions"]) == 5
+    found = understood(said)
+    assert (found["recipe"], found["loss_type"]) == ("reward", "plackett_luce")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--serve", "--ask", "best"], "asks people for ranking,strength,edit, and holds 3"),
+        (["--edited", "{picks}", "--output", "{picks}"], "edited: .* is --output as well"),
+        (["--output", "{picks}", "--ask", "ranking"], "ask: only people are asked"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_nothing_is_written(
+    ranked: Path, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    picks = str(tmp_path / "picks.jsonl")
+    told = [word.replace("{picks}", picks) for word in flags]
+    with pytest.raises((InputError, SystemExit), match=said):
+        call(label.main, ["--store", str(ranked), *told])
+    assert not (tmp_path / "picks.jsonl").exists()
