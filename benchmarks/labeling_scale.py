@@ -22,9 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from starlette.testclient import TestClient  # noqa: E402
 
+from toolkit.labeling.admin_pages import AdminPages  # noqa: E402
 from toolkit.labeling.guard import PageSettings  # noqa: E402
-from toolkit.labeling.pages import Pages  # noqa: E402
-from toolkit.labeling.quality import quality  # noqa: E402
 from toolkit.labeling.store import Settings, Store  # noqa: E402
 
 SETTINGS = Settings(overlap=1.0)
@@ -52,7 +51,7 @@ def fill(store: Store, items: int, labels: int, people: int, left: int) -> None:
         held.append((item, who, 0, event, "pick", choice))
     db.execute("BEGIN")
     db.executemany(
-        "INSERT INTO events (id, form, item, labeler, turn, action, choice, position, seconds, at)"
+        "INSERT INTO events (id, form, item, labeller, turn, action, choice, position, seconds, at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         events,
     )
@@ -72,7 +71,7 @@ def measure(items: int, labels: int, folder: Path) -> dict[str, float]:
     store = Store(path, SETTINGS)
     found["opening, with its checks"] = time.perf_counter() - start
     host = "127.0.0.1:1"
-    app = Pages(store, PageSettings(hosts=(host,), rate=1e6, burst=10**6), quality).app()
+    app = AdminPages(store, PageSettings(hosts=(host,), rate=1e6, burst=10**6)).app()
     origin = {"Origin": f"http://{host}"}
     people = []
     for secret in (token, admin_token):
@@ -98,6 +97,14 @@ def measure(items: int, labels: int, folder: Path) -> dict[str, float]:
     timed("a page of an item", 30, lambda: ann.get("/"))
     timed("a page, an answer", 30, label)
     timed("the admin page", 5, lambda: admin.get("/admin"))
+    for show in ("disputed", "skipped", "gold", "all"):
+        timed(f"the list {show}", 5, lambda show=show: admin.get(f"/admin/items?show={show}"))
+    disputed = admin.get("/admin/items").text
+    item = re.search(r"/admin/items/\d+", disputed)
+    labeler = re.search(r"/admin/labelers/\d+", admin.get("/admin").text)
+    assert item is not None and labeler is not None
+    timed("an item with all that was said", 5, lambda: admin.get(item[0]))
+    timed("a labeler's page", 5, lambda: admin.get(labeler[0]))
     for name in ("comparisons.jsonl", "events.jsonl", "label_studio.json", "argilla.json"):
         timed(f"export of {name}", 1, lambda name=name: admin.get(f"/admin/export/{name}"))
     store.close()

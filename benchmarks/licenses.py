@@ -42,7 +42,8 @@ FOR_TESTS = """
 
 The extra `dev` adds these; neither toolkit nor recipes import one of them, which a test checks.
 krippendorff is under the GPL: one test computes an agreement by it and by the toolkit's own code,
-and compares. Nothing that is installed for use has it.
+and compares. Nothing that is installed for use has it. axe-playwright-python is under the MIT
+license and brings axe-core, which is under the MPL-2.0.
 """
 
 
@@ -108,6 +109,11 @@ def license_of(package: Distribution) -> str:
     text = " ".join((said + "".join(f.read_text() for f in files)).split())
     if "Redistribution and use in source and binary forms" in text:
         return "BSD-3-Clause" if re.search("neither the names? of", text, re.I) else "BSD-2-Clause"
+    if (
+        "Permission is hereby granted, free of charge" in text
+        and "Software without restric" in text
+    ):
+        return "MIT"
     return f"{', '.join(classifiers) or 'unknown'} (see its license file)"
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
 from toolkit.arguments.layouts import LayoutArguments
+from toolkit.arguments.prompt_form import PromptFormArguments
 from toolkit.data.layouts.registry import LAYOUTS
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import Row
@@ -30,7 +31,9 @@ from toolkit.next_step import again, beside, say_next, step, wrote
 
 
 @dataclass
-class ConvertArguments(LayoutArguments, InvalidRowsArguments, OverwriteArguments):
+class ConvertArguments(
+    PromptFormArguments, LayoutArguments, InvalidRowsArguments, OverwriteArguments
+):
     input: str | None = flag(None, "File, folder, or Hub dataset (owner/name:split) to convert.")
     output: str = flag("outputs/comparisons.jsonl", "File to write, .jsonl or .parquet.")
     format: Literal["auto", *LAYOUTS] = flag("auto", "Layout of the input; auto detects it.")
@@ -57,8 +60,6 @@ class ConvertArguments(LayoutArguments, InvalidRowsArguments, OverwriteArguments
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.input is None:
-            raise InputError("input: missing (name the file to convert)", "input")
         check_table_name(self.output)
 
 
@@ -82,9 +83,12 @@ class Borders:
 def main(args: ConvertArguments) -> None:
     from toolkit.data.convert import converted, load_decoder, to_demonstration, to_pairs, with_space
     from toolkit.data.layouts.named import NamedColumns
-    from toolkit.data.layouts.reader import LayoutReader, as_message
+    from toolkit.data.layouts.reader import LayoutReader
+    from toolkit.data.prompt_form import in_form
     from toolkit.data.show import shown
 
+    if args.input is None:
+        raise InputError("input: missing (name the file to convert)", "input")
     reader = LayoutReader(
         wanted="comparisons" if args.to == "pairs" else args.to,
         form=None if args.format == "auto" else args.format,
@@ -99,17 +103,17 @@ def main(args: ConvertArguments) -> None:
         """A space goes before completions of a text prompt, before that becomes a message."""
         if args.add_space and args.to != "prompts":
             row = with_space(row)
-        return as_message(row) if args.as_messages else row
+        return in_form(row, args.prompt_form, args.as_messages)
 
     if args.show:
-        for line in shown(str(args.input), reader, args.show, finished):
+        for line in shown(args.input, reader, args.show, finished):
             print(line)
         say_next(again("convert", "show"))
         return
 
     claim_output(args.output, args.overwrite, "output")
     dropped, noted = reader.dropped, reader.noted
-    made = (finished(row) for _, row in converted(str(args.input), reader))
+    made = (finished(row) for _, row in converted(args.input, reader))
     borders = Borders()
     made = borders.seen(made)
     if args.to == "pairs":

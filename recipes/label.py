@@ -20,9 +20,12 @@ recorded as skipped, and --ask_again asks for them again.
 
 from toolkit.cli import run
 
+import os
 import random
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +41,7 @@ from toolkit.next_step import (
     Step,
     again,
     beside,
+    command,
     fresh,
     say_last,
     say_next,
@@ -160,6 +164,7 @@ def main(
             store_args.https,
             guidelines,
             store_args.requests_per_second,
+            partial(training_commands, store_args.path, args.samples),
         )
     picks = list(store.picks())
     matches = list(store.said("match"))
@@ -200,6 +205,26 @@ def main(
 def picks_of(store: str) -> Step:
     """The step that writes a store's picks to a file."""
     return step("label", store=store, output=beside(store, "comparisons.jsonl"))
+
+
+def training_commands(store: str, samples: str | None, said: Sequence[Row]) -> list[str]:
+    """The lines that train a reward model on a store's picks, as one would type them now.
+
+    Each names files that are not there yet. The first line goes to the folder in which this process
+    was started, because the model's path may be relative to it.
+
+    Args:
+        store: the store's file.
+        samples: the file that its items came from, if it is known.
+        said: what was said beside each pick (``StoreReader.said_beside``).
+    """
+    picks = picks_of(str(Path(store).resolve()))
+    output = str(picks.flags["output"])
+    return [
+        f"cd {shlex.quote(os.getcwd())}",
+        command(picks),
+        command(learning(output, samples, said)),
+    ]
 
 
 def learning(comparisons: str, samples: str | None, picks: Sequence[Row] = ()) -> Step:

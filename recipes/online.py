@@ -7,7 +7,8 @@ picks (--schedule). It retrains the reward model from the base on all picks so f
 one PPO run against it, or begins one anew (--restart_policy). With --policy_adapter all of this
 starts from an adapter instead of the base. The labeler is a script or, with --wait, people on the
 page of `preftune label --serve --store OUTPUT_DIR/labels.sqlite`. --sample_config, --reward_config
-and --ppo_config hold the stages' settings. After a kill, the same command continues and gives the
+and --ppo_config hold the stages' settings; with --config project.yaml they are that file's
+sections. After a kill, the same command continues and gives the
 same result. A file OUTPUT_DIR/STOP ends the loop after the current phase. You should see
 a line for each phase, and in rounds.jsonl the labels, reward accuracy, score, KL, and how often
 labelers prefer the policy to the untuned model.
@@ -97,6 +98,7 @@ def main(
                 "model": model_args.model_name_or_path,
                 "temperature": sampling.temperature,
             },
+            bound["reward"][3].folds or 0,
         )
         try:
             with goes_on():
@@ -177,7 +179,7 @@ def check_policy_start(
         "ppo_config: leave out policy_adapter": prompt_args.policy_adapter,
     }
     for what, value in named.items():
-        if value is not None:
+        if value is not None and value != args.policy_adapter:  # a project file says it to all
             raise InputError(f"{what} (give preftune online a --policy_adapter for all stages)")
     if args.policy_adapter is None:
         return

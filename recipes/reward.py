@@ -8,27 +8,31 @@ reference, so that kl_coef means the same for every reward model. With --start_a
 model starts as a copy of a policy adapter, and its scores are scaled on that adapter's samples.
 OUTPUT_DIR/adapter holds the adapter (another process checks that plain peft loads it), toolkit.json
 with gain and bias, and metrics.json. Beside it are held_out.jsonl and run.json, which preftune
-reward-report reads. You should see the loss fall from ln K, and a held-out accuracy whose interval
-is above chance.
+reward-report reads. Of fewer than 1,000 comparisons a fifth would be too few to judge by, so four
+more models are trained in a cross-validation (--folds), and all picks are held out once. You should
+see the loss fall from ln K, and an accuracy whose interval is above chance.
 """
 
-from toolkit.cli import run, write_run
+from toolkit.cli import changed, run, write_run
 
+import contextlib
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
-from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.comparisons import RewardDataArguments
 from toolkit.arguments.lora import StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
 from toolkit.data.files import atomic_directory, json_text, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
-from toolkit.errors import check_range
+from toolkit.endings import goes_on
+from toolkit.errors import InputError, check_range
 from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
-from toolkit.terminal import counted
+from toolkit.terminal import counted, say
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
@@ -71,21 +75,22 @@ def main(
     model_args: ModelArguments,
     lora: StartedLoraArguments,
     sampling: SamplingArguments,
-    data_args: ComparisonArguments,
+    data_args: RewardDataArguments,
     args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> "RewardMetrics":
+    import numpy as np
     from accelerate.utils.memory import clear_device_cache
 
     from toolkit.data.from_arguments import encoder_of, split_comparisons
     from toolkit.data.tokens import token_id
     from toolkit.models.actors import REFERENCE
-    from toolkit.models.adapters import absolute_if_local, lora_config_like
+    from toolkit.models.adapters import absolute_if_local
+    from toolkit.models.base_config import base_fingerprint
     from toolkit.models.from_arguments import (
         base_of,
         check_reward_start,
         longest_text,
-        lora_of,
         tokenizer_of,
         verify_scores,
     )
@@ -93,40 +98,98 @@ def main(
     from toolkit.models.reload import plain_scores
     from toolkit.models.roles import Roles
     from toolkit.models.toolkit_json import start_of, write_facts
+    from toolkit.record import versions
     from toolkit.scoring.accuracy import best_of_k_accuracy, judge
+    from toolkit.scoring.power import power_of
     from toolkit.training.from_arguments import rule_of
+    from toolkit.training.reward import cross_validation
     from toolkit.training.reward.data import prepare
     from toolkit.training.reward.preflight import preflight
-    from toolkit.training.reward.trainer import BestOfKTrainer, normalize, score_candidates
+    from toolkit.training.reward.trainer import normalize, score_candidates
 
     # Check all data before a model is loaded.
-    out = claim_output(str(config.output_dir), args.overwrite, "output_dir")
+    kept_in = cross_validation.KEPT
+    out = claim_output(str(config.output_dir), args.overwrite, "output_dir", kept=kept_in)
     name, start = model_args.model_name_or_path, lora.start_adapter
     tokenizer = tokenizer_of(model_args, start)
     check_reward_start(lora, model_args)
     rule = rule_of(sampling, tokenizer)
     longest = longest_text(model_args, config.max_length)
     room = min(sampling.max_prompt_length, longest - rule.response_length)
-    comparisons = split_comparisons(data_args, config.wants, config.seed)
+    if start is not None:
+        # It was probably trained on the picks themselves, all but those that this run holds out.
+        if data_args.folds:
+            raise InputError(
+                "folds: a cross-validation would hold out what --start_adapter was trained on "
+                "(leave one of them out)",
+                "folds",
+            )
+        data_args.folds = 0
+    splits = split_comparisons(data_args, config.wants, config.seed)
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = encoder_of(data_args, tokenizer, longest)
-    data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
+    data = prepare(
+        splits.comparisons,
+        *splits.folds[0],
+        encoder,
+        config,
+        args.normalize_samples,
+        room,
+        out,
+        end_id,
+        splits.held_out,
+    )
     for line in other_rendering(start, data.prompts, "--start_adapter"):
         print(f"note: {line}")
+    folds = splits.validated
+    if folds:
+        data.facts["folds"] = folds
     print(json_text(data.facts, indent=2))
+    if splits.shared:
+        say(
+            f"note: {counted(splits.shared, 'comparison')} of {data_args.comparisons} will not be "
+            f"trained on, because {data_args.eval_comparisons} has the same prompts"
+        )
+    if not folds or data_args.train_fraction == 1:
+        chances = data.chances(folds > 0)
+        prompts = {repr(row["prompt"]) for row in data.rows}
+        different = len(np.unique(splits.comparisons.order)) if folds else len(prompts)
+        say(power_of(chances, different).sentence(folds))
 
-    # Load the model and make the trainer.
-    head_seed = config.seed if args.head_seed is None else args.head_seed
-    trainer = BestOfKTrainer(
-        base_of(model_args, score_head=True, seed=head_seed),
+    training = cross_validation.RewardTraining(
+        model_args,
+        lora,
         config,
         tokenizer,
-        data.train,
-        data.held_out,
-        lora_of(lora, "SEQ_CLS") if start is None else lora_config_like(start, "SEQ_CLS"),
-        data.collator(),
-        start,
+        lambda: encoder_of(data_args, tokenizer, longest),
+        end_id,
+        args.head_seed,
+        args.batch_size,
+        out,
     )
+
+    # Train the models of the other folds, so that each comparison is held out from one of them.
+    others = []
+    if folds:
+        say(
+            f"The adapter is the first of {folds} models. It is not trained on the "
+            f"{counted(len(data.held_out), 'comparison')} in held_out.jsonl."
+        )
+        told = changed(model_args, lora, sampling, data_args, args, config)
+        identity = {
+            "told": {name: told[name] for name in told.keys() - {"output_dir", "overwrite"}},
+            "comparisons": splits.comparisons.digest,
+            "base": base_fingerprint(name),
+            **start_of(start),
+            "versions": versions(),
+        }
+        kept = cross_validation.KeptFolds(out / kept_in, identity)
+        # With --overwrite the same command goes on too, but not without it.
+        with contextlib.nullcontext() if args.overwrite else goes_on():
+            others = list(cross_validation.other_folds(training, splits, kept, say))
+
+    # Load the model and make the trainer.
+    trainer = training.trainer(data)
     print(preflight(trainer))
     print(
         f"Training takes {counted(config.num_train_epochs, 'pass', 'passes')} over "
@@ -157,7 +220,7 @@ def main(
         reads = {
             "ends_with": None if end_id is None else tokenizer.convert_ids_to_tokens(end_id),
             **encoder.rendering(),
-            "head_seed": head_seed,
+            "head_seed": training.seed_of_head(config),
             **start_of(start),  # by which PPO knows whose samples have mean 0 and std 1
         }
         write_facts(folder, name, precision=model_args.precision, **reads)
@@ -171,6 +234,12 @@ def main(
             roles, data.held_out, data.pad_id, args.batch_size
         )
         metrics = best_of_k_accuracy(scores, data.held_out["best"], *data.texts_and_prompts())
+        own = [
+            cross_validation.HeldOut(1, len(data.train), each, data.rows[i])
+            for each, i in zip(scores, data.held_out["row"], strict=True)
+        ]
+        if folds:
+            metrics = cross_validation.metrics_of(own + others)
         verdict = judge(metrics)
         metrics = replace(metrics, train_comparisons=len(data.train), verdict=verdict.answer)
         facts = normalize(
@@ -188,6 +257,8 @@ def main(
         metrics.write(folder / "metrics.json")
         forget_run(out)
     write_jsonl(out / "held_out.jsonl", data.rows)
+    if folds:
+        cross_validation.write_held_out(out / cross_validation.FILE, own + others)
     write_run(
         out,
         "reward",
@@ -202,6 +273,8 @@ def main(
         history=history,
         seconds=seconds,
     )
+    if folds:
+        shutil.rmtree(out / kept_in, ignore_errors=True)
     print(json_text(to_row(metrics), indent=2))
     wrote(out / "adapter", "reward adapter")
     print(verdict.sentence)

@@ -62,7 +62,7 @@ def main(
     args: SFTArguments,
     config: SFTBaselineConfig,
 ) -> dict[str, Any]:
-    from toolkit.data.from_arguments import encoder_of, split_comparisons, split_demonstrations
+    from toolkit.data.from_arguments import encoder_of, split_demonstrations, split_picks
     from toolkit.data.tokens import closing_id, stop_ids
     from toolkit.models.from_arguments import (
         base_of,
@@ -93,7 +93,7 @@ def main(
         )
     else:
         learned = (
-            split_comparisons(data_args, "best", config.seed)
+            split_picks(data_args, config.seed)
             if args.demonstrations is None
             else split_demonstrations(args.demonstrations, data_args, config.seed)
         )

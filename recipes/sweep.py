@@ -5,7 +5,8 @@
         --evaluate_config demo:evaluate.yaml --output_dir outputs/sweep
 
 There is one PPO run for each target with the settings of --ppo_config, then one evaluation of all
-runs (and of the contenders in --evaluate_config), and a report. After a kill, the same command
+runs (and of the contenders in --evaluate_config), and a report. --config project.yaml stands for
+both: the sections ppo and evaluate of a project file are read then. After a kill, the same command
 continues. You should see a line for each stage, and OUTPUT_DIR/report/report.html, whose first
 picture has a point for each target, below the KL-optimal curve.
 """
@@ -24,6 +25,7 @@ from toolkit.flags import Count, Positive, flag
 from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import judge_and_report, ppo_stage
 from toolkit.pipeline.stages import run_stages
+from toolkit.project import Project
 
 
 @dataclass
@@ -58,7 +60,9 @@ def main(args: SweepArguments) -> dict[str, Any]:
     # Evaluate all runs, and report.
     told = ["--config", args.evaluate_config, *seed, "--output_dir", str(out / "evaluation")]
     shown = ["--runs", *(str(out / stage.name) for stage in runs)]
-    stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown)]
+    project = Project.if_any(Path(args.evaluate_config))
+    own = [] if project is None else [project.adapter(name) for name in project.policies()]
+    stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown, own)]
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")
     return results

@@ -50,6 +50,7 @@ def test_bash_completes_subcommands_flags_choices_and_files(script: Path, tmp_pa
             "--judges", "--judge_key_variable", "--judge_max_tokens", "--judge_timeout",
             "--judge_patience",
         },
+        ("run", "pi"): {"picks.jsonl"},  # a project file
         ("ppo", "--torch_com"): set(),  # inherited: --help does not show it either
     }.items():  # fmt: skip
         assert offered(script, tmp_path, *words) == expected, words

@@ -30,6 +30,7 @@ FLOORS = {
     "terminal": 2,
     "scoring": 3,
     "training": 4,
+    "project": 3,
     "labeling": 4,
     "next_step": 4,
     "cli": 5,

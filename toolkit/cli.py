@@ -46,6 +46,15 @@ from toolkit.flags import Flags, choices_of, named_of, words_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
 from toolkit.launched import world_size
+from toolkit.project import (
+    AGREED,
+    STAGES,
+    TRAIN_ON_REWARD,
+    Project,
+    lines_of,
+    load_yaml,
+    same,
+)
 from toolkit.record import RUN_FILE, RunRecord
 from toolkit.scoring.guest_state import new_guests
 
@@ -199,15 +208,53 @@ def call(main: Callable[..., Any], argv: list[str]) -> Any:
     If a recipe calls another one, only the first prints what comes next.
     """
     with next_step.called(argv), letting_go(), new_guests():
-        return main(*bind(main, argv))
+        bound = bind(main, argv)
+        if (project := _project_of(argv)) is not None:
+            if name_of(main) in STAGES:
+                next_step.in_project(project.path)
+            _check_inputs(project, name_of(main), argv, bound)
+        return main(*bound)
 
 
 def bind(main: Callable[..., object], argv: list[str]) -> tuple[Any, ...]:
     """Return the arguments of ``main`` for these words."""
     description = sys.modules[main.__module__].__doc__
-    bound = parse(*flag_classes(main), argv=argv, description=description)
+    bound = parse(
+        *flag_classes(main), argv=argv, description=description, recipe_name=name_of(main)
+    )
     gc.enable()  # toolkit/__init__.py and the console command turn it off
     return bound
+
+
+def name_of(main: Callable[..., object]) -> str:
+    """The name of the recipe whose ``main`` this is."""
+    return Path(str(sys.modules[main.__module__].__file__)).stem
+
+
+def _project_of(argv: list[str]) -> Project | None:
+    """The project file that these words name by ``--config``; None if they name another or none."""
+    path, _ = _take_config(expand_words(argv))
+    return None if path is None else Project.if_any(path)
+
+
+def _check_inputs(project: Project, name: str, argv: list[str], bound: tuple[Any, ...]) -> None:
+    """Check what a stage of a project reads of earlier ones, before it loads anything.
+
+    Raises:
+        InputError: it is not there yet, or its reward model was trained with other settings.
+    """
+    if name not in STAGES:
+        return
+    told = {key: value for part in bound for key, value in vars(part).items()}
+    for key, path in project.inputs(name, argv).items():
+        if told.get(key) == path and not Path(path).exists():
+            raise InputError(
+                f"{key}: {path} is not there yet; an earlier stage of {project.path} makes it "
+                f"(preftune run {project.path} runs all of them)",
+                key,
+            )
+    if name in TRAIN_ON_REWARD and told.get("reward_adapter"):
+        project.check_reward(name, str(told["reward_adapter"]), told)
 
 
 def flag_classes(main: Callable[..., object]) -> list[type]:
@@ -226,12 +273,16 @@ def flag_names(main: Callable[..., object]) -> set[str]:
 
 
 def parse(
-    *dataclass_types: type, argv: list[str], description: str | None = None
+    *dataclass_types: type,
+    argv: list[str],
+    description: str | None = None,
+    recipe_name: str = "",
 ) -> tuple[Any, ...]:
     """Make instances of ``dataclass_types`` from the words of a command line.
 
     The help begins with ``description``. A path written ``demo:NAME``, here or in the config file,
-    names a file that comes with the toolkit (``embedded``).
+    names a file that comes with the toolkit (``embedded``). Of a project file, the recipe's part is
+    read (``project``).
 
     Raises:
         InputError: a key is unknown, a type is wrong, a value is out of range, or a config file is
@@ -240,7 +291,7 @@ def parse(
     renamed: dict[str, str] = {}
     for cls in dataclass_types:
         renamed |= cls.RENAMED if issubclass(cls, Flags) else {}
-    args = _with_new_names(expand_words(argv), renamed)
+    args = _with_new_names(_with_first_flag(expand_words(argv), dataclass_types), renamed)
     parser = parser_of(*dataclass_types, description=description, inherited="--help_all" in args)
     if "--help_all" in args:
         args = ["--help"]
@@ -255,8 +306,16 @@ def parse(
     # The file's values become defaults, so that flags override them.
     config_path, args = _take_config(args)
     lines: dict[str, int] = {}
+    project = None
     if config_path is not None:
-        values, lines = _read_config(config_path, parser, dataclass_types, renamed)
+        project = Project.if_any(config_path)
+        hints = _type_hints(dataclass_types)
+        if project is not None:
+            values, lines = project.told(recipe_name, {*hints, *renamed}, args)
+        else:
+            values, node = load_yaml(config_path)
+            lines = lines_of(config_path, node)
+        _check_config(config_path, values, lines, parser, dataclass_types, renamed)
         parser.set_defaults_with_config(**values)
 
     # A word that nobody knows is the mistake to name, before the fields look at their values.
@@ -280,7 +339,24 @@ def parse(
     except (ValueError, TypeError) as error:  # from transformers' own dataclasses
         raise InputError(_one_line(error)) from None
 
-    return tuple(p for p in parsed if dataclasses.is_dataclass(p))
+    found = tuple(p for p in parsed if dataclasses.is_dataclass(p))
+    if project is not None:
+        _note_disagreement(project, args, found)
+    return found
+
+
+def _note_disagreement(project: Project, args: list[str], parsed: tuple[Any, ...]) -> None:
+    """Warn of flags that give a stage of a project what its other stages do not have."""
+    told = {name: value for part in parsed for name, value in vars(part).items()}
+    for name in AGREED:
+        given = any(arg.split("=")[0].replace("-", "_") == f"__{name}" for arg in args)
+        if given and name in told and not same(name, told[name], project.agreed(name)):
+            warnings.warn(
+                f"--{name} is {told[name]!r} here, but {project.agreed(name)!r} for the other "
+                f"stages of {project.path}",
+                Caution,
+                stacklevel=3,
+            )
 
 
 def parser_of(
@@ -298,10 +374,14 @@ def parser_of(
         allow_abbrev=False,
         description=description,
         formatter_class=HelpFormatter,
-        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
+        usage=f"%(prog)s {''.join(f'[{flag.upper()}] ' for flag in first_flags(dataclass_types))}"
+        "[--config FILE] [--FLAG VALUE ...]",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="Read flags from this YAML file; the command line wins."
+        "--config",
+        metavar="FILE",
+        help="Read flags from this YAML file, or this command's part of a project file "
+        "(preftune init); the command line wins.",
     )
     parser.add_argument(
         "--help_all",
@@ -429,6 +509,20 @@ def _with_new_names(words: list[str], renamed: dict[str, str]) -> list[str]:
     return found
 
 
+def _with_first_flag(words: list[str], dataclass_types: tuple[type, ...]) -> list[str]:
+    """Return the words with the flag that a first word without one belongs to, if there is any."""
+    for flag in first_flags(dataclass_types):
+        if words and not words[0].startswith("-"):
+            return [f"--{flag}", *words]
+    return words
+
+
+def first_flags(dataclass_types: tuple[type, ...]) -> list[str]:
+    """The flag whose value may be a command line's first word; empty if there is none."""
+    found = [cls.FIRST_WORD for cls in dataclass_types if issubclass(cls, Flags)]
+    return [flag for flag in found if flag is not None]
+
+
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     rest: list[str] = []
     paths: list[str] = []
@@ -451,40 +545,31 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     return (require_file(paths[0], "--config") if paths else None), rest
 
 
-def _read_config(
+def _check_config(
     path: Path,
+    values: dict[str, Any],
+    lines: dict[str, int],
     parser: argparse.ArgumentParser,
     dataclass_types: tuple[type, ...],
     renamed: dict[str, str],
-) -> tuple[dict[str, object], dict[str, int]]:
-    """Read a file's values, check them against the dataclasses' types, and find each key's line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node, values = yaml.compose(text), yaml.safe_load(text)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 (save the file as UTF-8)") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"{where}: not YAML, {getattr(error, 'problem', error)}") from None
-    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}:1: not a YAML mapping (write one `name: value` per line)")
+) -> None:
+    """Check a file's values against the dataclasses' types, and convert them in place.
 
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        name, line = str(key.value), key.start_mark.line + 1
-        if name in lines:
-            raise InputError(f"{path}:{line}: {name} is given twice, first on line {lines[name]}")
-        lines[name] = line
-
+    Args:
+        path: of the file.
+        values: by the names of the flags.
+        lines: where each stands.
+        parser, dataclass_types: of the recipe.
+        renamed: earlier names of flags, which are replaced.
+    """
+    hints = _type_hints(dataclass_types)
     for old, new in renamed.items():
         if old in values and new not in values:
             line = lines.pop(old, 1)
             warnings.warn(f"{path}:{line}: {old} is called {new} now", Caution, stacklevel=2)
             values[new], lines[new] = values.pop(old), line
 
-    hints = _type_hints(dataclass_types)
-    words = {name: found for cls in dataclass_types for name, found in words_of(cls).items()}
+    numbers = {name: found for cls in dataclass_types for name, found in words_of(cls).items()}
     for key, value in values.items():
         where = f"{path}:{lines.get(str(key), 1)}"  # a merged key has no line
         if key not in hints:
@@ -506,11 +591,10 @@ def _read_config(
             ) from None
         try:
             check_numbers(key, values[key])
-            if key in words and isinstance(values[key], str):
-                check_choice(key, str(values[key]), ("a number", *words[key]))
+            if key in numbers and isinstance(values[key], str):
+                check_choice(key, str(values[key]), ("a number", *numbers[key]))
         except InputError as error:
             raise InputError(f"{where}: {error}", key) from None
-    return values, lines
 
 
 def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:

@@ -15,7 +15,8 @@ SHELLS = ("bash", "zsh")
 # The recipes in the order in which a person meets them.
 GROUPS = {
     "See it work": ("demo", "doctor"),
-    "Collect comparisons": ("sample", "label", "convert", "ratings"),
+    "Run a project": ("init", "run"),
+    "Collect comparisons": ("split", "sample", "label", "convert", "ratings"),
     "Train a reward model": ("reward", "reward_report"),
     "Tune the policy": ("ppo", "online", "warp", "sft", "preference", "rloo"),
     "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n"),

@@ -4,7 +4,7 @@ import argparse
 
 import shtab
 
-from toolkit.cli import flag_classes, parser_of, recipe
+from toolkit.cli import first_flags, flag_classes, parser_of, recipe
 from toolkit.commands import COMMAND, COMPLETIONS, SHELLS, command_names, shown_name, summary_of
 from toolkit.flags import choices_of
 
@@ -55,3 +55,5 @@ def _add_flags(added: argparse.ArgumentParser, name: str) -> None:
         elif action.type is str or action.dest == "config":
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         added._add_action(action)
+    for flag in first_flags(tuple(types)):  # a project file
+        added.add_argument(f"{flag}_file", nargs="?").complete = shtab.FILE  # type: ignore[attr-defined]

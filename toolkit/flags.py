@@ -55,9 +55,11 @@ class Flags:
 
     Attributes:
         RENAMED: earlier names of flags, which are still read, and their names now.
+        FIRST_WORD: the flag that the first word of a command line belongs to, if it has none.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {}
+    FIRST_WORD: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         check_flags(self)

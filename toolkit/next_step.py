@@ -29,6 +29,7 @@ from toolkit.arguments.layouts import ColumnArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArguments
+from toolkit.arguments.shared import CHAT, MODEL, SAMPLING
 from toolkit.commands import COMMAND, shown_name
 from toolkit.data.files import write_text
 from toolkit.embedded import is_embedded_model
@@ -37,23 +38,6 @@ from toolkit.scoring.arguments import CombiningArguments, Spec
 
 DEMO_LEXICON = "demo:lexicon.txt"
 
-# Flags that recipes must agree on. They have one default wherever they are.
-MODEL = (
-    "model_name_or_path",
-    "model_revision",
-    "precision",
-    "tokenizer_name_or_path",
-    "trust_remote_code",
-)
-CHAT = ("chat_template", "chat_template_kwargs")
-SAMPLING = (
-    "response_length",
-    "temperature",
-    "stop_token",
-    "truncate_token",
-    "truncate_after",
-    "max_prompt_length",
-)
 COMBINING = ("reward_combine", "reward_std_weight")
 
 # Which of them a recipe is told, if it comes next. Those that are not here are told none.
@@ -91,6 +75,7 @@ YOURS = {
 }
 
 _calls: list[list[str]] = []  # the words of each call that is at work; the outermost comes first
+_projects: list[str] = []  # the project file whose stage the outermost call is, if there is one
 
 
 @contextlib.contextmanager
@@ -101,6 +86,14 @@ def called(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _calls.pop()
+        if not _calls:
+            _projects.clear()
+
+
+def in_project(path: str | Path) -> None:
+    """Note that the outermost call is a stage of this project; ``preftune run`` goes on with it."""
+    if len(_calls) == 1:
+        _projects[:] = [str(path)]
 
 
 @dataclass(frozen=True)
@@ -254,6 +247,9 @@ def say_next(first: Step, other: Step | None = None) -> None:
     if len(_calls) > 1 or not is_first():
         return
 
+    if _projects:
+        print(f"next: {command(project_step(_projects[0]))}", flush=True)
+        return
     steps = [first] if other is None else [first, other]
     told = {word for one in steps for word in one.words()}
     for word, meaning in YOURS.items():
@@ -298,6 +294,11 @@ def again(recipe: str, *without: str, **flags: object) -> Step:
     """
     words = _calls[0] if _calls else sys.argv[1:]
     return _Again(recipe, flags, tuple(_left(words, {*without, *flags})))
+
+
+def project_step(path: str | Path, *more: str) -> Step:
+    """The step that goes on with a project, with these further words."""
+    return _Again("run", {}, (str(path), *more))
 
 
 @dataclass(frozen=True)

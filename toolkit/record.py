@@ -74,13 +74,12 @@ class RunRecord:
         """Make a record with the versions, the machine and the time."""
         import torch
 
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         return cls(
             method,
             arguments,
             settings,
             seed,
-            versions | {"python": platform.python_version()},
+            versions(),
             _git_commit(),
             peak_mb,
             torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -133,6 +132,12 @@ class RunRecord:
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         write_json(path, self.as_json())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | {"python": platform.python_version()}
 
 
 # Types of the parts that other modules read: the file may be edited, or come from another tool.

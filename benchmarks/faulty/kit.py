@@ -135,6 +135,8 @@ STAGES = {
             *TRAIN,
             "--comparisons",
             kit / "picks.jsonl",
+            "--folds",
+            0,
             "--normalize_samples",
             8,
             "--check_reload",

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from toolkit.data.comparisons import (
     open_comparisons,
     problems_of,
     read_rows,
-    split_by_prompt,
 )
 from toolkit.data.tokens import decode_pair, token_id
 from toolkit.errors import InputError
@@ -233,35 +231,6 @@ def test_a_sentencepiece_completion_keeps_its_leading_space(root: Path) -> None:
     tokenizer = load_tokenizer(str(model))
     ids = tokenizer("Once upon a time, there was")["input_ids"]
     assert decode_pair(tokenizer, ids[:3], ids[3:]) == ("Once upon", " a time, there was")
-
-
-def test_no_prompt_is_on_both_sides_of_the_split(tmp_path: Path) -> None:
-    path = tmp_path / "c.jsonl"
-    path.write_text("".join(json.dumps(GOOD | {"prompt": f"p{i % 40}"}) + "\n" for i in range(100)))
-    source = open_comparisons(path, "best", "--comparisons")
-    train, held_out = split_by_prompt(source.order, 30, seed=1)
-    assert (train ^ held_out).all() and 30 <= held_out.sum() < 40
-    sides = [{row["prompt"] for _, row in source.where(side)} for side in (train, held_out)]
-    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 40
-    assert (split_by_prompt(source.order, 30, seed=1)[1] == held_out).all()
-    assert (split_by_prompt(source.order, 30, seed=2)[1] != held_out).any()
-    with pytest.raises(InputError, match="leaves none of 100 rows"):
-        split_by_prompt(source.order, 100, seed=1)
-
-
-def test_a_smaller_share_of_the_labels_is_part_of_a_larger_one() -> None:
-    order = np.arange(1000, dtype=np.uint64) // np.uint64(5) * np.uint64(2**40)
-    shares = [split_by_prompt(order, 200, 3, share)[0] for share in (0.1, 0.25, 0.5, 1.0)]
-    assert [int(share.sum()) for share in shares] == [80, 200, 400, 800]
-    for small, large in zip(shares, shares[1:], strict=False):
-        assert not (small & ~large).any()
-    assert (split_by_prompt(order, 200, 3, 0.1)[1] == split_by_prompt(order, 200, 3)[1]).all()
-
-
-def test_which_labels_are_left_out_depends_on_the_seed() -> None:
-    order = np.arange(1000, dtype=np.uint64) * np.uint64(2**50 + 1)
-    first, second = (split_by_prompt(order, 1, seed, 0.5)[0] for seed in (1, 2))
-    assert 150 < (first & second).sum() < 350  # about a quarter of 1000 in both
 
 
 def test_a_token_is_named_by_its_text(demo_model: str) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.comparisons import ComparisonArguments, RewardDataArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.from_arguments import (
     held_out_facts,
     split_comparisons,
     split_demonstrations,
+    split_picks,
     training_prompts,
 )
 from toolkit.data.prompts import Prompts
@@ -24,8 +25,8 @@ def test_a_fifth_is_held_out_of_few_comparisons_and_a_share_of_the_rest_trained_
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for share, trained in ((1.0, 16), (0.5, 8)):
-        args = ComparisonArguments(comparisons=str(path), train_fraction=share)
-        _, train, held_out = split_comparisons(args, "best", seed=0)
+        args = RewardDataArguments(comparisons=str(path), train_fraction=share)
+        train, held_out = split_comparisons(args, "best", seed=0).folds[0]
         assert (train.sum(), held_out.sum(), (train & held_out).sum()) == (trained, 4, 0)
 
 
@@ -65,3 +66,14 @@ def test_demonstrations_are_split_by_prompt_as_comparisons_are(tmp_path: Path) -
         f"Say {int(row['completions'][0]) // 2}." for row in kept
     }
     assert len({row["prompt"][0]["content"] for row in kept}) == 2  # no prompt is on both sides
+
+
+def test_a_policy_holds_out_the_rows_that_a_reward_model_holds_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "completions": ["a", "b"], "best": 0} for i in range(20)]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ComparisonArguments(comparisons=str(path), eval_rows=5)
+    _, *sides = split_picks(args, 3)
+    given = RewardDataArguments(comparisons=str(path), eval_rows=5, folds=0)
+    alone = split_comparisons(given, "best", 3).folds[0]
+    assert all((one == other).all() for one, other in zip(sides, alone, strict=True))

@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 
 from toolkit.data.records import to_row
-from toolkit.evaluation.reward_analysis import (
-    Calibration,
-    NotCalibrated,
-    People,
-    analyze,
-    length_bias,
-    people,
-    position_bias,
-    without_length,
-)
+from toolkit.evaluation.reward_analysis import analyze, people, position_bias
+from toolkit.evaluation.reward_results import Calibration, NotCalibrated, People
 
 
 def made(count: int = 400, seed: int = 0) -> tuple[list[dict], list[list[float]], float]:
@@ -66,6 +58,14 @@ def test_accuracy_chance_and_baselines() -> None:
         assert (g.value, g.chance) == pytest.approx((np.mean(right), 1 / k))
 
 
+def test_the_histogram_of_a_cross_validation_is_of_the_adapters_own_scores() -> None:
+    rows, raw, _ = made(50)
+    moved = [[s + 100 for s in scores] if i >= 20 else scores for i, scores in enumerate(raw)]
+    alone = analyze(rows[:20], raw[:20], 1.0, 0.0)
+    found = analyze(rows, moved, 1.0, 0.0, own=range(20))
+    assert found.histogram == alone.histogram and found.accuracy.n == 50
+
+
 def test_the_histogram_is_of_all_scores_and_scaled_as_normalised() -> None:
     rows, raw, _ = made(50)
     h = analyze(rows, raw, gain=2.0, bias=1.0).histogram
@@ -88,37 +88,6 @@ def test_a_model_that_is_half_as_sure_as_it_might_be_wants_the_temperature_one_h
     assert c.fitted_on + c.tested_on == 4000
     few = analyze(rows[:12], raw[:12], 1.0, 0.0).calibration
     assert isinstance(few, NotCalibrated) and "too few" in few.reason
-
-
-def test_a_model_that_likes_length_is_found_out() -> None:
-    rows, _, _ = made()
-    lengths = [[float(len(t)) for t in row["completions"]] for row in rows]
-    guesses = [int(np.argmax(each)) for each in lengths]
-    bias = length_bias(rows, lengths, guesses)
-    assert bias.rank_correlation.model == pytest.approx(1.0)
-    assert abs(bias.rank_correlation.people) < 0.1
-    assert bias.picks_longest.model.value == 1.0
-    assert bias.accuracy_if_best_is_longest.value == 1.0
-    assert bias.accuracy_if_not.value == 0.0
-
-
-def test_how_much_of_a_ranking_is_length_is_told_by_what_is_left_without_it() -> None:
-    """Two comparisons: the scores are 0.5 a character, and in the second 3 for the right one."""
-    texts = [["a", "aaa"], ["aa", "aaaa"]]
-    rows = [{"prompt": f"p{i}", "completions": each, "best": 0} for i, each in enumerate(texts)]
-    raw = [[10.5, 11.5], [4.0, 2.0]]  # the first is length alone: within it, the scores differ by 1
-    found = without_length(rows, raw, [1, 0])
-    # Lengths -1, 1, -1, 1 and scores -0.5, 0.5, 1, -1 about their means: the slope is -1 / 4.
-    assert found is not None and found.slope == pytest.approx(-0.25)
-    assert found.explained == pytest.approx(0.25 / 2.5)  # slope^2 * 4, of 0.25 + 0.25 + 1 + 1
-    # What is left is 10.75, 12.25 and 4.5, 3: the same picks, one of them right.
-    assert (found.same_picks.value, found.accuracy.value) == (1.0, 0.5)
-
-    only_length = [[0.5 * len(text) for text in row["completions"]] for row in rows]
-    found = without_length(rows, only_length, [1, 1])
-    assert found is not None and found.explained == pytest.approx(1.0)
-    alike = [row | {"completions": ["ab", "cd"]} for row in rows]
-    assert without_length(alike, raw, [1, 0]) is None
 
 
 def test_a_favoured_position_is_found_out() -> None:

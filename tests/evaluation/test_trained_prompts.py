@@ -8,9 +8,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat import read_chat
-from toolkit.data.comparisons import open_comparisons, split_by_prompt
+from toolkit.data.comparisons import open_comparisons
 from toolkit.data.files import write_json, write_jsonl
 from toolkit.data.prompts import Prompts, given_prompts, read_prompts
+from toolkit.data.splits import split_by_prompt
 from toolkit.evaluation.contenders import Contender
 from toolkit.evaluation.result import ContenderResult
 from toolkit.evaluation.trained_prompts import notes, trained_on

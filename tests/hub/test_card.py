@@ -15,7 +15,7 @@ from toolkit.hub.adapter_source import TrainedAdapter, read_adapter, read_result
 from toolkit.hub.base_on_hub import Base
 from toolkit.hub.card import code, render
 from toolkit.record import RunRecord
-from toolkit.scoring.accuracy import RewardMetrics
+from toolkit.scoring.accuracy import OwnAccuracy, RewardMetrics
 
 HOSTILE = "x` <script>alert(1)</script>\n## A heading\n![i](http://e.x/i.png) | \x1b[31m\u202e```"
 DEMO = Path(__file__).parents[2] / "data" / "model"
@@ -91,6 +91,13 @@ def test_a_rewards_card_has_accuracy_data_and_settings_but_no_path(adapters: Pat
     assert "return 2.5 * raw + -0.75" in card  # gain and bias
     source.metrics = replace(source.metrics, p=0.4)
     assert "not shown to be better than chance" in render(source, BASE, "me/reward")
+
+    # In a cross-validation most of the comparisons were held out from other models.
+    own = OwnAccuracy(accuracy=0.45, low=0.3, high=0.6, comparisons=40, p_below=0.5)
+    source.metrics = replace(source.metrics, folds=5, own=own)
+    card = render(source, BASE, "me/reward")
+    assert "In a cross-validation of 5 folds" in card and "held-out comparisons" not in card
+    assert "40 of them by this one, which is right in 0.450 [0.300, 0.600]" in card
 
 
 def test_several_reward_models_are_named_without_their_paths(policy: TrainedAdapter) -> None:

@@ -1,5 +1,7 @@
 """The page answers by its own names only, and tells who can reach it."""
 
+import socket
+
 import pytest
 
 from toolkit.errors import InputError
@@ -28,6 +30,12 @@ def test_an_address_of_the_sixth_version_stands_in_brackets_in_its_names() -> No
         "localhost:8000",
         "127.0.0.1:8000",
     )
+
+
+def test_the_socket_says_that_it_speaks_tcp() -> None:
+    """asyncio sets TCP_NODELAY only then (asyncio/base_events.py: _set_nodelay)."""
+    with listen("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_a_host_that_is_none_is_the_flags_mistake() -> None:

@@ -23,8 +23,10 @@ from toolkit.labeling.arguments import WEB_SERVER, StoreArguments
         ({"serve": True, "invite": "a\u202eb"}, "printable"),
         ({"serve": True, "invite": "x" * 61}, "1 to 60"),
         ({"serve": True, "host": "0.0.0.0"}, "other machines can reach"),
-        ({"public_host": ["https://labels.example"]}, "is not NAME:PORT"),
-        ({"public_host": [""]}, "public_host: '' is not NAME:PORT"),
+        ({"public_host": ["https://labels.example"]}, "is not NAME or NAME:PORT .leave out https"),
+        ({"public_host": [""]}, "public_host: '' is not NAME"),
+        ({"public_host": ["l\u00e4bel.example"]}, "as xn--"),
+        ({"serve": True, "https": True}, "https: browsers reach .* .add --public_host NAME"),
         ({"serve": True, "backup": "b.sqlite"}, "backup: only copies the store"),
         ({"repeats": 0.5, "gold_share": 0.5}, r"repeats \+ gold_share is 1, but must be at most"),
         ({"port": 65_536}, "port is 65536, but must be at most 65535"),
@@ -38,6 +40,22 @@ def test_flags_that_make_no_sense_together_are_refused(told: dict[str, object], 
 def test_a_page_for_other_machines_is_served_by_the_names_that_were_given() -> None:
     args = StoreArguments(serve=True, host="0.0.0.0", public_host=["labels.example:443"])
     assert args.public_host == ["labels.example:443"]
+
+
+@pytest.mark.parametrize(
+    ("given", "https", "sent"),
+    [  # RFC 9110, 7.2: the Host header leaves out the scheme's own port
+        ("Label.Example.org", True, "label.example.org"),
+        ("label.example.org:443", True, "label.example.org"),
+        ("label.example.org:443", False, "label.example.org:443"),
+        ("label.example.org:80", False, "label.example.org"),
+        ("label.example.org:4443", True, "label.example.org:4443"),
+        ("192.168.1.5:8000", False, "192.168.1.5:8000"),
+        ("[2001:db8::1]:8000", False, "[2001:db8::1]:8000"),
+    ],
+)
+def test_a_public_name_is_what_browsers_send(given: str, https: bool, sent: str) -> None:
+    assert StoreArguments(serve=True, public_host=[given], https=https).public_host == [sent]
 
 
 def test_who_is_invited_is_invited_once_whatever_spaces_stand_around_the_name() -> None:

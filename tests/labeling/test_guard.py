@@ -106,6 +106,51 @@ def test_behind_a_proxy_that_speaks_https_forms_come_by_https() -> None:
     assert behind.problem(scope("POST", **OURS)) is not None
 
 
+def test_a_page_that_is_reached_by_https_without_the_flag_says_what_is_missing() -> None:
+    problem = guard().problem(scope("POST", origin=f"https://{HOST}"))
+    assert problem is not None and "--https" in problem[0] and problem[1] == 403
+    problem = guard().problem(scope("POST", origin="https://evil.example"))
+    assert problem is not None and "--https" not in problem[0]
+
+
+@pytest.mark.parametrize(
+    ("https", "peer", "told", "counted"),
+    [
+        (True, "127.0.0.1", "203.0.113.7", "203.0.113.7"),
+        (True, "::1", "203.0.113.7", "203.0.113.7"),
+        (True, "127.0.0.1", "10.0.0.1, 198.51.100.2 , 203.0.113.7", "203.0.113.7"),  # the last one
+        (True, "127.0.0.1", "", "127.0.0.1"),
+        (True, "127.0.0.1", "unknown", "127.0.0.1"),
+        (True, "127.0.0.1", "203.0.113.7,", "127.0.0.1"),
+        (True, "192.0.2.9", "203.0.113.7", "192.0.2.9"),  # not from this machine: who knows
+        (False, "127.0.0.1", "203.0.113.7", "127.0.0.1"),  # no proxy was announced
+        (True, "127.0.0.1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        (False, "2001:db8:1:2:ffff::1", "", "2001:db8:1:2::/64"),
+    ],
+)
+def test_requests_are_counted_by_the_address_that_the_proxy_saw(
+    https: bool, peer: str, told: str, counted: str
+) -> None:
+    asked = scope() | {"client": (peer, 5000)}
+    assert guard(https=https).asker({"x-forwarded-for": told}, asked) == counted
+
+
+def test_of_a_header_in_several_lines_the_last_address_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic() + 60
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    slow = guard(rate=1.0, burst=2, https=True)
+
+    def passed(*lines: str) -> bool:
+        asked = scope() | {"client": ("127.0.0.1", 5000)}
+        asked["headers"] += [(b"X-Forwarded-For", line.encode()) for line in lines]
+        return slow.problem(asked) is None
+
+    assert [passed(f"10.0.0.{n}", "203.0.113.7") for n in range(4)] == [True, True, False, False]
+    assert passed("203.0.113.7", "203.0.113.8")
+
+
 def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_at_the_limit() -> None:
     limited = guard(body_limit=10)
     ask(limited, scope("POST", **OURS), b"12345", b"67890")

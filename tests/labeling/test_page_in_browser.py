@@ -164,8 +164,9 @@ def test_two_people_label_by_keyboard_and_the_export_is_what_they_chose(
         label_as_ann(ann)
         label_as_bob(bob)
         admin = Browser(chromium, links["admin"], viewport={"width": 1280, "height": 800})
+        admin.page.get_by_role("link", name="Export and train").click()
         with admin.page.expect_download() as download:
-            admin.page.get_by_role("link", name="picks as comparisons").click()
+            admin.page.get_by_role("button", name="Picks as comparisons").click()
         admin.picture("admin-light")
         admin.page.emulate_media(color_scheme="dark")
         admin.picture("admin-dark")
@@ -256,6 +257,86 @@ def label_as_bob(bob: Browser) -> None:
     bob.press("b")
     while not bob.done():
         bob.press("4321"[len(bob.chosen) % 4])
+
+
+# The rules of axe-core, which the package brings: those that a page breaks, one line for each.
+AXE = """(options) => axe.run({resultTypes: ["violations"], ...options}).then((found) =>
+  found.violations.map((one) =>
+    `${location.pathname}: ${one.id} (${one.impact}): ${one.help}: ${one.nodes[0].html}`))"""
+EVERY_RULE = {"rules": {"target-size": {"enabled": True}}}  # which is off unless asked for
+CONTRAST = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+
+
+def kept_out(page: Any) -> list[str]:
+    """What keeps people out of a page, wide and narrow, in the light and in the dark.
+
+    At 320 pixels (a wide screen at 400 %) the page must not scroll sideways (WCAG 2.2, 1.4.10).
+    """
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed")
+    page.evaluate(axe.AXE_SCRIPT)
+    found: list[str] = []
+    for width, height in ((320, 640), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        if (across := page.evaluate("document.documentElement.scrollWidth")) > width:
+            found.append(f"{width}: {page.url} is {across} pixels wide")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            rules = EVERY_RULE if (width == 320) == (scheme == "dark") else CONTRAST
+            found += [f"{width} {scheme}: {line}" for line in page.evaluate(AXE, rules)]
+    return found
+
+
+def test_a_page_that_asks_for_all_keeps_nobody_out(root: Path, tmp_path: Path) -> None:
+    row = {"prompt": CHAT, "completions": [LONG, "Pour **slowly**.", "- boil\n- pour", "No."]}
+    flags = ("--ask", "ranking,strength,comment,edit")
+    with serving(root, tmp_path, [row], *flags) as (_, links), playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        ann = Browser(chromium, links["ann"])
+        found = kept_out(ann.page)
+        ann.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        found += kept_out(ann.page)
+        ann.picture("axe-asks-for-all")
+        chromium.close()
+    assert found == []
+
+
+def test_no_page_keeps_people_out_by_the_rules_of_axe(site: tuple[Path, dict[str, str]]) -> None:
+    path, links = site
+    base = links["admin"].split("/invite/")[0]
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        visitor = chromium.new_page()
+
+        # A contrast that is too low must be found, or the rules did not run.
+        visitor.set_content('<p style="color: #ccc; background: #fff">Hardly to be read</p>')
+        assert any("color-contrast" in line for line in kept_out(visitor))
+
+        found: list[str] = []
+        for address in (links["bob"], base):  # the page behind a link, and that without one
+            visitor.goto(address)
+            found += kept_out(visitor)
+        ann = Browser(chromium, links["ann"])
+        found += kept_out(ann.page)
+        ann.press("1")
+        ann.press("s")
+        bob = Browser(chromium, links["bob"])
+        bob.press("t")
+
+        with Store(path) as store, store.writing() as db:
+            item = db.execute("SELECT item FROM events WHERE action = 'pick'").fetchone()[0]
+            labeler = db.execute("SELECT id FROM labellers WHERE name = 'ann'").fetchone()[0]
+            db.execute("UPDATE items SET wanted = taken")  # nothing is left to do
+        admin = Browser(chromium, links["admin"])
+        pages = ("", "/items?show=all", f"/items/{item}", f"/labelers/{labeler}", "/export")
+        for name in pages:
+            admin.page.goto(f"{base}/admin{name}")
+            found += kept_out(admin.page)
+            admin.picture(f"admin{re.sub('[^a-z]', '-', name)}")
+        bob.press("1")
+        assert bob.done()
+        found += kept_out(bob.page)
+        chromium.close()
+    assert found == []
 
 
 def test_it_works_without_javascript(site: tuple[Path, dict[str, str]]) -> None:

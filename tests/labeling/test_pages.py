@@ -14,9 +14,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from toolkit.data.problems import problems_of
+from toolkit.labeling.admin_pages import AdminPages
 from toolkit.labeling.guard import HEADERS, PageSettings
-from toolkit.labeling.pages import Pages
-from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Asked, Settings, Store
 
 HOST = "127.0.0.1:8000"
@@ -58,7 +57,7 @@ class Site:
         self.store = Store(folder / "labels.sqlite", Settings(overlap=0.0, repeats=0.0))
         self.store.add_items(rows(count))
         settings = PageSettings(hosts=(HOST,), **options)
-        self.app = Pages(self.store, settings, quality).app()
+        self.app = AdminPages(self.store, settings).app()
         self.ann, self.bob = self.person("ann"), self.person("bob")
         self.admin = self.person("root", "admin")
 

@@ -66,7 +66,9 @@ def test_the_page_says_what_is_asked_if_nobody_wrote_guidelines(
 ) -> None:
     monkeypatch.setattr(serving, "serve", lambda app, listening: listening.close())
     told = []
-    monkeypatch.setattr(serving, "Pages", lambda store, settings, _: told.append(settings) or Pages)
+    monkeypatch.setattr(
+        serving, "AdminPages", lambda store, settings, _: told.append(settings) or Pages
+    )
     chat = {"prompt": [{"role": "user", "content": "Hi."}], "completions": ["a", "b"]}
     with Store(tmp_path / "labels.sqlite") as store:
         for items, asked, said in (

@@ -129,6 +129,7 @@ def run_loop(out: Path, **kwargs: Any) -> tuple[Stages, Loop]:
 
 def test_one_run_goes_on_through_all_rounds_unless_each_begins_anew(tmp_path: Path) -> None:
     stages, loop = run_loop(tmp_path / "on")
+    assert {told["folds"] for told in stages.told("reward")} == {"0"}  # no time for more
     ppo = stages.told("ppo")
     assert [(told["stop_at_update"], told["online"]) for told in ppo] == [
         ("2", "true"), ("4", "true"), ("6", "true"),

@@ -4,15 +4,23 @@ import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from toolkit.cli import bind
 from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage, run_stages
 
 pytestmark = pytest.mark.slow  # runs recipes
 
 ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def no_model_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These recipes leave nothing behind, and collecting it would take most of their time."""
+    monkeypatch.setattr("toolkit.pipeline.stages.gc", SimpleNamespace(collect=int))
 
 
 @dataclass
@@ -110,3 +118,74 @@ def test_a_folder_in_which_others_are_at_work_is_refused(tmp_path: Path) -> None
         with pytest.raises(InputError, match="output_dir: .* is being written by another run"):
             run_stages(stages(tmp_path), tmp_path, overwrite=False)
         assert ran == [] and not (tmp_path / "stages.json").exists()
+
+
+def test_only_what_reads_a_new_result_runs_again(tmp_path: Path) -> None:
+    def row(number: int = 1) -> list[Stage]:
+        made = stages(tmp_path, number=number)
+        made[1].words[-1] = "1"
+        made[0].after, made[1].after, made[2].after = (), (), ("a",)
+        return made
+
+    run_stages(row(), tmp_path, False)
+    ran.clear()
+    results = run_stages(row(2), tmp_path, False, from_stage="a", cure="")
+    assert results == {"a": 2, "b": None, "c": 2} and ran == ["a again", "c again"]
+    with pytest.raises(InputError, match="from_stage: 'd' is not one of a, b, c"):
+        run_stages(row(2), tmp_path, False, from_stage="d")
+
+
+def test_what_reads_a_new_result_runs_again_though_another_stage_failed_between(
+    tmp_path: Path,
+) -> None:
+    def row() -> list[Stage]:
+        made = stages(tmp_path)
+        made[0].after, made[1].after, made[2].after = (), ("a",), ("a",)
+        return made
+
+    run_stages(row(), tmp_path, False)
+    (tmp_path / "a" / "made").unlink()
+    (tmp_path / "fail").touch()
+    with pytest.raises(KeyboardInterrupt):  # a is made anew, b fails, c was not reached
+        run_stages(row(), tmp_path, False)
+    (tmp_path / "fail").unlink()
+    ran.clear()
+    assert run_stages(row(), tmp_path, False) == {"a": None, "b": 1, "c": 1}
+    assert ran == ["b again", "c again"]
+
+
+def test_a_row_ends_at_a_stage_that_waits_and_goes_on_when_it_need_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = stages(tmp_path)
+    row[1].waits = lambda: None if (tmp_path / "labeled").exists() else "label now"
+    assert run_stages(row, tmp_path, False) == {"a": 1}
+    assert "label now" in capsys.readouterr().out
+    (tmp_path / "labeled").touch()
+    assert run_stages(row, tmp_path, False) == {"a": None, "b": 1, "c": 1}
+    (tmp_path / "labeled").unlink()
+    assert run_stages(row, tmp_path, False) == {"a": None, "b": None, "c": None}
+
+
+def test_what_was_made_by_hand_with_the_same_settings_is_done(tmp_path: Path) -> None:
+    row = stages(tmp_path, resumes=True)
+    for stage in row[:2]:
+        recipe(*bind(recipe, stage.words))
+        record = {"method": "x", "arguments": stage.settings() | {"overwrite": True}}
+        (tmp_path / stage.name / "run.json").write_text(json.dumps(record))
+    (tmp_path / "b" / "made").unlink()  # it was cut off, but has a checkpoint
+    ran.clear()
+    assert run_stages(row, tmp_path, False) == {"a": None, "b": 1, "c": 1}
+    assert ran == ["bauto", "c"]
+
+
+def test_what_was_made_by_hand_with_other_settings_is_not_done(tmp_path: Path) -> None:
+    row = stages(tmp_path)
+    recipe(*bind(recipe, row[0].words))
+    record = {"method": "x", "arguments": row[0].settings() | {"number": 2}}
+    (tmp_path / "a" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="a/made is there, but not made here .* stage a. Do a."):
+        run_stages(row, tmp_path, False, cure="Do {stage}.")
+    ran.clear()
+    run_stages(row, tmp_path, False)
+    assert ran == ["a", "b", "c"]

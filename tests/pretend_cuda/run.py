@@ -4,10 +4,11 @@
     python tests/pretend_cuda/run.py decode --precision 4bit --autocast --layers 32
     python tests/pretend_cuda/run.py recipe reward --config demo:reward.yaml ...
     python tests/pretend_cuda/run.py plant mix
+    python tests/pretend_cuda/run.py forks
 
 ppo and decode use a Llama with random weights: as many layers as asked for, but narrow. ppo prints
 the counts of its last update but one, by phase, and of the whole run; decode those of one token.
-``device.py`` says what is counted.
+``device.py`` says what is counted. forks does what each line of stdin names, in a fork of its own.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -283,7 +285,36 @@ def plant(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def forks() -> None:
+    """Run each line of stdin, [words, a file for what is said], in a fork: imports are made once.
+
+    The exit code of each goes to stdout; what it prints on stdout is the file's last line.
+    """
+    for line in sys.stdin:
+        words, said = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            _become(words, said)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _become(words: list[str], said: str) -> NoReturn:
+    code = 1
+    try:
+        descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        main(words)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
 
@@ -313,7 +344,7 @@ def main() -> None:
     command.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("plant").set_defaults(act=plant)
 
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         stack.enter_context(card())
@@ -322,4 +353,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["forks"]:
+        forks()
+    else:
+        main(sys.argv[1:])

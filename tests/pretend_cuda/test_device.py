@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,31 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def run(root: Path) -> Run:
-    """Runs tests/pretend_cuda/run.py in a process of its own; returns what it saw."""
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs tests/pretend_cuda/run.py in a process of its own; returns what it saw.
+
+    The process is a fork of one that has made the imports, and where no card has appeared yet.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
+    imported = subprocess.Popen(
+        [sys.executable, "tests/pretend_cuda/run.py", "forks"],
+        cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert imported.stdin and imported.stdout
+    to, by = imported.stdin, imported.stdout
 
     @cache  # some tests compare with the same run
     def call(*words: str) -> dict[str, Any]:
-        environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-        done = subprocess.run(
-            [sys.executable, "tests/pretend_cuda/run.py", *words],
-            cwd=root, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        said = tmp_path_factory.mktemp("pretended") / "said.txt"
+        to.write(json.dumps([words, str(said)]) + "\n")
+        to.flush()
+        assert by.readline() == "0\n", said.read_text()[-3000:]
+        found: dict[str, Any] = json.loads(said.read_text().splitlines()[-1])
         return found
 
-    return call
+    yield call
+    to.close()
+    assert imported.wait(timeout=60) == 0
 
 
 def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
@@ -149,9 +159,9 @@ def comparisons(path: Path) -> str:
 
 
 # Pinned memory is not pretended, and the check of a reload would start another process.
-REWARD = {"eval_rows": 8, "normalize_samples": 8, "response_length": 6, "num_train_epochs": 1,
-          "per_device_train_batch_size": 8, "disable_tqdm": True, "check_reload": False,
-          "dataloader_pin_memory": False}  # fmt: skip
+REWARD = {"eval_rows": 8, "folds": 0, "normalize_samples": 8, "response_length": 6,
+          "num_train_epochs": 1, "per_device_train_batch_size": 8, "disable_tqdm": True,
+          "check_reload": False, "dataloader_pin_memory": False}  # fmt: skip
 
 
 def as_yaml(path: Path, settings: dict[str, object]) -> str:

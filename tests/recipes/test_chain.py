@@ -75,6 +75,8 @@ def run(
                 str(out / "reward"),
                 "--eval_rows",
                 "10",
+                "--folds",
+                "0",
                 "--normalize_samples",
                 "32",
                 "--use_cpu",

@@ -149,6 +149,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
                 "sft",
                 "--comparisons",
                 "comparisons.jsonl",
+                "--folds",
+                "0",
                 "--eval_rows",
                 "40",
                 "--num_train_epochs",

@@ -82,6 +82,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_model: str)
                 *quiet,
                 "--comparisons",
                 "comparisons.jsonl",
+                "--folds",
+                "0",
                 "--eval_rows",
                 "10",
                 "--learning_rate",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from toolkit.errors import InputError
 from toolkit.models.roles import Roles
 from toolkit.scoring.accuracy import credit
 from toolkit.scoring.functions import Lexicon
+from toolkit.training.reward.cross_validation import RewardTraining
 
 convert = recipe("convert")
 ratings = recipe("ratings")
@@ -23,7 +25,7 @@ reward = recipe("reward")
 reward_report = recipe("reward_report")
 
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--response_length", "8", "--learning_rate", "2e-3",
-        "--per_device_train_batch_size", "8", "--no_check_reload"]  # fmt: skip
+        "--per_device_train_batch_size", "8", "--no_check_reload", "--folds", "0"]  # fmt: skip
 
 
 def comparisons(count: int = 120) -> list[dict[str, Any]]:
@@ -256,6 +258,212 @@ def test_messages_and_parquet_train_under_a_ranking_loss(root: Path, tmp_path: P
         "--loss_type", "plackett_luce", "--chat_template", "plain", *FAST,
     ])  # fmt: skip
     assert metrics.accuracy > 0.8 and 1 / 3 < metrics.chance < 1 / 2
+
+
+CROSS = ["--eval_rows", "8", "--num_train_epochs", "2", "--normalize_samples", "8",
+         *FAST[:-2], "--folds", "3"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A reward run of 30 comparisons in three folds, with its report and a curve."""
+    out = tmp_path_factory.mktemp("folds")
+    os.chdir(root)
+    write_jsonl(out / "c.jsonl", comparisons(30))
+    call(
+        reward.main, ["--comparisons", str(out / "c.jsonl"), *CROSS, "--output_dir", str(out / "r")]
+    )
+    words = ["--run", str(out / "r"), "--label_fractions", "0.5", "--target_accuracy", "0.99"]
+    call(reward_report.main, words)
+    return out
+
+
+@pytest.mark.slow
+def test_every_comparison_is_held_out_once_and_the_adapter_is_that_of_no_cross_validation(
+    folded: Path, root: Path, tmp_path: Path
+) -> None:
+    os.chdir(root)
+    rows = [row for _, row in read_jsonl(folded / "r" / "cross_validation.jsonl")]
+    prompts = [row["row"]["prompt"] for row in rows]
+    assert sorted(prompts) == sorted(row["prompt"] for row in comparisons(30))
+    assert sorted({(row["fold"], row["train_comparisons"]) for row in rows}) == [
+        (1, 22), (2, 19), (3, 19),
+    ]  # fmt: skip
+    own = [row for _, row in read_jsonl(folded / "r" / "held_out.jsonl")]
+    assert [row["row"] for row in rows if row["fold"] == 1] == own
+
+    words = ["--comparisons", str(folded / "c.jsonl"), *CROSS, "--folds", "0"]
+    alone = call(reward.main, [*words, "--output_dir", str(tmp_path / "r")])
+    assert not (tmp_path / "r" / "cross_validation.jsonl").exists() and alone.folds is None
+    for name in ("adapter_model.safetensors", "toolkit.json"):
+        one, other = (
+            (run / "adapter" / name).read_bytes() for run in (folded / "r", tmp_path / "r")
+        )
+        assert one == other, name
+    metrics = json.loads((folded / "r" / "adapter" / "metrics.json").read_text())
+    assert metrics["own"]["accuracy"] == alone.accuracy and metrics["comparisons"] == 30
+    right = [credit(row["raw"], row["row"]["best"], row["row"]["completions"]) for row in rows]
+    assert metrics["accuracy"] == pytest.approx(sum(right) / 30) and metrics["folds"] == 3
+
+
+@pytest.mark.slow
+def test_the_report_of_a_cross_validation_is_on_all_comparisons(folded: Path) -> None:
+    metrics = json.loads((folded / "r" / "adapter" / "metrics.json").read_text())
+    report = json.loads((folded / "r" / "report" / "reward_report.json").read_text())
+    assert report["analysis"]["accuracy"]["n"] == 30
+    assert report["analysis"]["metrics"]["own"] == pytest.approx(metrics["own"])
+    assert report["analysis"]["metrics"]["accuracy"] == pytest.approx(metrics["accuracy"])
+    assert sum(report["analysis"]["histogram"]["raw"]["counts"]) == 8 * 3  # the adapter's own
+    half, whole = report["label_curve"]
+    assert (half["train"], whole["train"]) == (10, 20)  # means of 11, 10, 10 and of 22, 19, 19
+    assert report["outlook"]["models"] == 3 and len(report["outlook"]["needed"]) == 1
+    page = (folded / "r" / "report" / "reward_report.html").read_text()
+    assert "cross-validated accuracy, 3 folds" in page and "held-out accuracy" not in page
+
+
+@pytest.mark.slow
+def test_a_killed_cross_validation_goes_on_after_the_folds_that_are_done(
+    folded: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(root)
+    words = ["--comparisons", str(folded / "c.jsonl"), *CROSS, "--output_dir", str(tmp_path / "r")]
+    train = RewardTraining.of_fold
+    trained: list[int] = []
+
+    def until_killed(self: RewardTraining, *args: Any) -> Any:
+        trained.append(args[2])
+        if trained == [2, 3]:
+            raise KeyboardInterrupt
+        return train(self, *args)
+
+    monkeypatch.setattr(RewardTraining, "of_fold", until_killed)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call(reward.main, words)
+    assert "the same command continues" in str(caught.value.__notes__)
+    assert os.listdir(tmp_path / "r" / "folds_done") == ["fold-2.jsonl"]
+
+    call(reward.main, words)
+    assert trained == [2, 3, 3] and "Fold 2 of 3 was trained before" in capsys.readouterr().out
+    assert not (tmp_path / "r" / "folds_done").exists()
+    for name in ("cross_validation.jsonl", "adapter/metrics.json"):
+        assert (tmp_path / "r" / name).read_bytes() == (folded / "r" / name).read_bytes()
+
+    # With other settings no fold is taken over.
+    trained[:] = []
+    with pytest.raises(KeyboardInterrupt):
+        call(reward.main, [*words, "--output_dir", str(tmp_path / "s")])
+    trained[:] = [0]
+    other = [*words, "--output_dir", str(tmp_path / "s"), "--learning_rate", "1e-3"]
+    call(reward.main, other)
+    assert trained == [0, 2, 3]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_judged_on_other_comparisons_without_the_prompts_that_it_knows(
+    folded: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 30 prompts 22 were trained on. The other 8, and 10 new ones, are judged."""
+    os.chdir(root)
+    rows = comparisons(40)
+    for row in rows:
+        row["source"] = "old" if int(row["prompt"].split()[-1][:-1]) < 30 else "new"
+    write_jsonl(tmp_path / "b.jsonl", rows)
+    words = ["--adapter", str(folded / "r" / "adapter"), "--output_dir", str(tmp_path / "p")]
+    analysis = call(reward_report.main, [*words, "--comparisons", str(tmp_path / "b.jsonl")])
+    assert "22 comparisons of 40 were left out, because it was trained" in capsys.readouterr().out
+    assert {g.group: g.n for g in analysis.by_source} == {"old": 8, "new": 10}
+    metrics = json.loads((folded / "r" / "adapter" / "metrics.json").read_text())
+    (old,) = (g for g in analysis.by_source if g.group == "old")
+    assert old.value == pytest.approx(metrics["own"]["accuracy"])
+
+    # An adapter whose run.json is gone: nobody knows.
+    shutil.copytree(folded / "r" / "adapter", tmp_path / "alone" / "adapter")
+    words = ["--adapter", str(tmp_path / "alone" / "adapter"), "--output_dir", str(tmp_path / "q")]
+    analysis = call(reward_report.main, [*words, "--comparisons", str(tmp_path / "b.jsonl")])
+    assert analysis.accuracy.n == 40
+    page = (tmp_path / "q" / "reward_report.html").read_text()
+    assert "could not be checked" in page and "held-out accuracy" not in page
+
+    # RewardBench 2 alone: its rows with one right answer are the comparisons.
+    write_jsonl(tmp_path / "bench.jsonl", bench_of(folded / "r" / "held_out.jsonl"))
+    words = ["--adapter", str(folded / "r" / "adapter"), "--output_dir", str(tmp_path / "bench")]
+    found = call(reward_report.main, [*words, "--reward_bench", str(tmp_path / "bench.jsonl")])
+    assert found.accuracy.n == 8 and found.reward_bench.mean == found.accuracy.value
+    write_jsonl(tmp_path / "known.jsonl", [r for r in comparisons(30) if r not in own_rows(folded)])
+    with pytest.raises(InputError, match="was trained on all of these prompts"):
+        call(
+            reward_report.main,
+            [*words, "--overwrite", "--comparisons", str(tmp_path / "known.jsonl")],
+        )
+
+
+def own_rows(folded: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(folded / "r" / "held_out.jsonl")]
+
+
+@pytest.mark.slow
+def test_what_is_held_out_may_come_from_a_file_of_its_own(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chdir(root)
+    write_jsonl(tmp_path / "c.jsonl", comparisons(24))
+    write_jsonl(tmp_path / "e.jsonl", comparisons(30)[20:])
+    data = [
+        "--comparisons",
+        str(tmp_path / "c.jsonl"),
+        "--eval_comparisons",
+        str(tmp_path / "e.jsonl"),
+    ]
+    words = [*data, "--output_dir", str(tmp_path / "r"), "--normalize_samples", "0", *FAST[:-2]]
+    metrics = call(reward.main, words)
+    said = capsys.readouterr().out
+    assert "4 comparisons of" in said and "will not be trained on, because" in said
+    assert "10 comparisons are held out; a guess is right in 33.3% of them" in said
+    assert (metrics.train_comparisons, metrics.comparisons, metrics.folds) == (20, 10, None)
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())["data"]
+    assert facts["held_out_source"] == str(tmp_path / "e.jsonl")
+    with pytest.raises(InputError, match="so none is left to train on"):
+        call(reward.main, [*words[:2], "--eval_comparisons", words[1], *FAST[:-2]])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--folds", "1"], "folds: must be 0 (none) or at least 2"),
+        (["--folds", "5", "--eval_comparisons", "e"], "folds: has no use beside --eval_comp"),
+        (["--eval_rows", "5", "--eval_comparisons", "e"], "eval_rows: has no use beside"),
+    ],
+)
+def test_flags_of_what_is_held_out_that_contradict_each_other_are_refused(
+    words: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        call(reward.main, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--comparisons", "b"], "comparisons: is for --adapter"),
+        (["--adapter", "a"], "adapter: needs --comparisons or --reward_bench"),
+        (["--adapter", "a", "--run", "r"], "adapter: is in place of --run"),
+        (["--adapter", "a", "--comparisons", "b", "--label_fractions", "0.5"],
+         "label_fractions: needs the --run"),
+        (["--target_accuracy", "0.5"], "target_accuracy: needs the curve"),
+        (["--adapter", "nowhere", "--comparisons", "b", "--output_dir", "nowhere"],
+         "--adapter: nowhere: there is no adapter_config.json"),
+    ],
+)  # fmt: skip
+def test_a_report_on_an_adapter_says_what_it_needs(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        call(reward_report.main, words)
 
 
 def test_ratings_as_scores_train_a_reward_model(root: Path, tmp_path: Path) -> None:

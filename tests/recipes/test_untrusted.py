@@ -46,8 +46,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, at_root: None) -> Path:
     write_jsonl(out / "c.jsonl", rows)
     call(recipe("reward").main, [
         "--comparisons", str(out / "c.jsonl"), "--output_dir", str(out / "reward"), "--max_steps",
-        "1", "--eval_rows", "8", "--normalize_samples", "0", "--use_cpu", "--precision", "fp32",
-        "--check_reload", "false", "--disable_tqdm", "true", *SHORT,
+        "1", "--eval_rows", "8", "--folds", "0", "--normalize_samples", "0", "--use_cpu",
+        "--precision", "fp32", "--check_reload", "false", "--disable_tqdm", "true", *SHORT,
     ])  # fmt: skip
     return out / "reward" / "adapter"
 

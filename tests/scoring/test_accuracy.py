@@ -1,15 +1,19 @@
 """Agreement with the pick: ties, equal texts, rows that are not independent, and the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.stats import binom
 
 from toolkit.maths.statistics import wilson_interval
 from toolkit.scoring.accuracy import (
     RewardMetrics,
     best_of_k_accuracy,
     credit,
+    cross_validated,
     judge,
     luck,
     share,
@@ -142,3 +146,33 @@ def test_rounding_is_no_sign_that_rows_hang_together() -> None:
     right = [1.0] * 2 + [0.0] * 13
     expected = stats.binomtest(13, 15, 0.5, "greater").pvalue
     assert luck([1 - c for c in right], [0.5] * 15, range(15)) == pytest.approx(expected)
+
+
+def folds_of(*right: tuple[int, int]) -> tuple[list, list, list, list]:
+    """Folds of pairs, of which so many of so many are right; no prompt is repeated."""
+    scores = [[[1.0, 0.0]] * r + [[0.0, 1.0]] * (n - r) for r, n in right]
+    best = [[0] * n for _, n in right]
+    texts = [[["a", "b"]] * n for _, n in right]
+    prompts = [[f"{f}-{i}" for i in range(n)] for f, (_, n) in enumerate(right)]
+    return scores, best, texts, prompts
+
+
+def test_a_cross_validation_counts_every_fold_and_tells_the_adapters_own() -> None:
+    found = cross_validated(*folds_of((14, 20), (30, 40), (26, 40)))
+    whole = best_of_k_accuracy([[1.0, 0.0]] * 70 + [[0.0, 1.0]] * 30, [0] * 100)
+    assert replace(found, folds=None, own=None) == whole  # 70 of 100
+    own = found.own
+    assert found.folds == 3 and own is not None
+    assert (own.accuracy, own.comparisons) == (0.7, 20)
+    assert own.p_below == pytest.approx(binom.cdf(14, 20, 56 / 80))
+    said = judge(found)
+    assert said.answer == "yes" and "in 3 folds, 70.0% of 100 picks, each held out" in said.sentence
+    assert "eval_rows" not in judge(cross_validated(*folds_of((5, 9), (7, 9)))).sentence
+
+
+def test_an_adapter_that_failed_where_the_other_folds_learned_is_not_trusted() -> None:
+    found = cross_validated(*folds_of((15, 40), (38, 40), (37, 40)))
+    verdict = judge(found)
+    assert found.p < 1e-6 and verdict.answer == "not decided"
+    assert "of the 40 picks held out from it, 37.5% are right" in verdict.sentence
+    assert "another --seed" in verdict.sentence

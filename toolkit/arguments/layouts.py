@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from toolkit.arguments.prompt_form import MessageArguments
 from toolkit.errors import InputError
-from toolkit.flags import Flags, Named, flag
+from toolkit.flags import Named, flag
 
 # Names that --columns knows. Each stands for one column, but completions for one or several.
 COLUMN_NAMES = (
@@ -30,16 +31,13 @@ EXAMPLE = 'prompt=Prompt completions="Answer A,Answer B" best=Best'
 
 
 @dataclass
-class ColumnArguments(Flags):
+class ColumnArguments(MessageArguments):
     """How a file's columns are named, and how its prompts are read."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
     columns: Named = flag(
         [], f"Which columns of the file are which: {EXAMPLE}. In YAML also a mapping."
-    )
-    as_messages: bool = flag(
-        False, "Read a prompt of text as a user's message, for a chat model to answer."
     )
 
     def __post_init__(self) -> None:

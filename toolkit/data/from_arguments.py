@@ -1,12 +1,13 @@
 """Reading and checking the comparisons and prompts that a recipe's flags name."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.arguments.chat import ChatArguments
-from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.comparisons import ComparisonArguments, RewardDataArguments
 from toolkit.arguments.prompts import (
     DEMO_PROMPTS,
     PromptArguments,
@@ -14,9 +15,11 @@ from toolkit.arguments.prompts import (
     PromptSourceArguments,
 )
 from toolkit.data.chat import Chat, read_chat
-from toolkit.data.comparisons import Comparisons, open_comparisons, split_by_prompt
+from toolkit.data.comparisons import Comparisons, open_comparisons
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.splits import Split, folds_by_prompt, share_of_rest, split_by_prompt
+from toolkit.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,20 +30,85 @@ def chat_from(args: ChatArguments) -> Chat:
     return read_chat(args.chat_template, args.chat_template_kwargs)
 
 
-def split_comparisons(
-    args: ComparisonArguments, wants: str, seed: int
-) -> tuple[Comparisons, np.ndarray, np.ndarray]:
-    """Check the source; choose rows to train on and to hold out, each bool (rows,)."""
+FEW = 1000  # with fewer comparisons a reward model is cross-validated, unless told otherwise
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RewardSplits:
+    """What a reward model is trained on, and what is held out from it.
+
+    Attributes:
+        comparisons: those to train on.
+        folds: for each model of a cross-validation bool (rows,) to train on, and bool (rows,) to
+            hold out. The first is the adapter's, and without a cross-validation the only one.
+        held_out: comparisons of their own that are held out whole; None if they are some of
+            ``comparisons``.
+        shared: number of comparisons that are not trained on because their prompts are in
+            ``held_out``.
+    """
+
+    comparisons: Comparisons
+    folds: list[Split]
+    held_out: Comparisons | None = None
+    shared: int = 0
+
+    @property
+    def validated(self) -> int:
+        """The number of folds of a cross-validation; 0 for none."""
+        return len(self.folds) if len(self.folds) > 1 else 0
+
+
+def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> RewardSplits:
+    """Check the source; choose rows to train on and to hold out.
+
+    Raises:
+        InputError: a row is bad, or no row would be left to train on.
+    """
     comparisons = open_comparisons(
         args.comparisons, wants, "--comparisons", args.skip_invalid, args
     )
-    return comparisons, *_split(args, comparisons, seed)
+    order = comparisons.order
+    if args.eval_comparisons is not None:
+        other = open_comparisons(
+            args.eval_comparisons, wants, "--eval_comparisons", args.skip_invalid, args
+        )
+        also = np.isin(order, other.order)
+        if also.all():
+            raise InputError(
+                f"eval_comparisons: {args.eval_comparisons} has all the prompts of "
+                f"{args.comparisons}, so none is left to train on",
+                "eval_comparisons",
+            )
+        train = share_of_rest(also, seed, args.train_fraction)
+        everything = np.ones(len(other), dtype=bool)
+        return RewardSplits(comparisons, [(train, everything)], other, int(also.sum()))
+
+    eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
+    alone = split_by_prompt(order, eval_rows, seed, args.train_fraction)
+    folds = args.folds
+    if folds is None:
+        beside = len(np.unique(order[~alone[1]]))  # prompts for the other folds
+        folds = FOLDS if len(comparisons) < FEW and beside >= 2 * FOLDS else 0
+    if not folds:
+        return RewardSplits(comparisons, [alone])
+    cut = folds_by_prompt(order, eval_rows, seed, folds, args.train_fraction)
+    return RewardSplits(comparisons, cut)
+
+
+def split_picks(args: ComparisonArguments, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+    """Check the source; choose rows to train a policy on and to hold out, each bool (rows,).
+
+    For the same seed they are those of ``split_comparisons`` without a cross-validation.
+    """
+    found = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid, args)
+    return found, *_split(args, found, seed)
 
 
 def split_demonstrations(
     source: str, args: ComparisonArguments, seed: int
 ) -> tuple[Comparisons, np.ndarray, np.ndarray]:
-    """Check prompts with one answer each, and split them as ``split_comparisons``.
+    """Check prompts with one answer each, and split them as ``split_picks``.
 
     Each row has one completion, which is its best.
     """
@@ -48,9 +116,7 @@ def split_demonstrations(
     return found, *_split(args, found, seed)
 
 
-def _split(
-    args: ComparisonArguments, comparisons: Comparisons, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(args: ComparisonArguments, comparisons: Comparisons, seed: int) -> Split:
     eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
     return split_by_prompt(comparisons.order, eval_rows, seed, args.train_fraction)
 

@@ -19,6 +19,7 @@ def claim_output(
     whole: bool = False,
     goes_on: bool = False,
     folder: bool = False,
+    kept: str | None = None,
 ) -> Path:
     """Claim a path for output, after checking that nothing is lost there and it can be written.
 
@@ -33,6 +34,7 @@ def claim_output(
             link, the folder that it leads to is returned.
         goes_on: whether --resume auto can continue what is there.
         folder: whether it is a folder, whatever the argument's name.
+        kept: name of what a run that was cut off may have left in the folder for the next one.
 
     Raises:
         InputError: a file or a folder with content exists and ``overwrite`` is off; a folder is
@@ -63,7 +65,9 @@ def claim_output(
         lock_file(path, field)
         clear_leftovers(path.parent, path.name)
         try_to_write(path, field, beside=True)
-    taken = any(not is_lock(p) for p in path.iterdir()) if path.is_dir() else path.exists()
+    taken = path.exists()
+    if path.is_dir():
+        taken = any(not is_lock(p) and p.name != kept for p in path.iterdir())
     if taken and not overwrite:
         resume = "--resume auto to go on, " if goes_on else ""
         raise InputError(
@@ -181,5 +185,5 @@ def forget_run(folder: str | Path) -> None:
     figures. reward_report.py puts its page into the run that it is about, so that goes too.
     """
     pages = ("report/reward_report.html", "report/reward_report.json")
-    for name in ("run.json", "evaluation.json", *pages):
+    for name in ("run.json", "evaluation.json", "cross_validation.jsonl", *pages):
         (Path(folder) / name).unlink(missing_ok=True)

@@ -160,7 +160,7 @@ def read_prompts(
     rows: list[Row] = []
     left_out = 0
     columns = ColumnArguments() if columns is None else columns
-    named = NamedColumns({k: v for k, v in columns.mapping.items() if k in ("prompt", "system")})
+    named = _named(columns)
     for number, (place, raw) in enumerate(_rows(source, what, bad, skip_invalid)):
         if number == 0:
             named.check(raw, place)
@@ -291,12 +291,25 @@ def given_prompts(
     return prompts
 
 
-def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
+def read_prompt_rows(
+    source: str | Path, what: str = "--prompts", columns: ColumnArguments | None = None
+) -> list[Row]:
     """Read the rows that ``read_prompts`` would read, unchanged, with ``prompt`` or ``text``."""
-    return [
-        row | {"prompt": prompt} if (prompt := _with_prompt(row, False)["prompt"]) else row
-        for _, row in _rows(source, what, BadRows(), False)
-    ]
+    named = _named(columns)
+    found = []
+    for number, (place, raw) in enumerate(_rows(source, what, BadRows(), False)):
+        if number == 0:
+            named.check(raw, place)
+        row = named.renamed(raw)
+        prompt = _with_prompt(row, False)["prompt"]
+        found.append(row | {"prompt": prompt} if prompt else row)
+    return found
+
+
+def _named(columns: ColumnArguments | None) -> NamedColumns:
+    """What --columns says of prompts; the columns of answers are of no interest here."""
+    mapping = {} if columns is None else columns.mapping
+    return NamedColumns({n: headers for n, headers in mapping.items() if n in ("prompt", "system")})
 
 
 def _kind(given: str | Messages) -> str:

@@ -6,17 +6,38 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
-import torch
-from scipy.stats import chisquare, spearmanr
+from scipy.stats import chisquare
 
-from toolkit.data.chat import Messages
-from toolkit.data.files import read_object, write_json
-from toolkit.data.records import Row, from_row, to_row
+from toolkit.data.records import Row
 from toolkit.errors import InputError
-from toolkit.evaluation.reward_bench import RewardBench
+from toolkit.evaluation.reward_groups import (
+    Scores,
+    by_k,
+    by_labeler,
+    by_quarter,
+    by_source,
+    margin,
+    mean,
+    mean_length,
+    prompts_of,
+    share_of,
+    top,
+)
+from toolkit.evaluation.reward_lengths import length_bias
+from toolkit.evaluation.reward_results import (
+    Analysis,
+    Calibration,
+    CalibrationHalf,
+    Histogram,
+    Histograms,
+    Mistake,
+    NotCalibrated,
+    People,
+    Positions,
+    SureGuesses,
+)
 from toolkit.maths.agreement import one_rater_accuracy, split_half_accuracy
 from toolkit.maths.calibration import (
     as_table,
@@ -25,252 +46,9 @@ from toolkit.maths.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from toolkit.maths.lengths import length_line
 from toolkit.maths.losses import best_of_k_loss
-from toolkit.scoring.accuracy import (
-    RewardMetrics,
-    Share,
-    best_of_k_accuracy,
-    credit,
-    share,
-)
-
-Scores = Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group(Share):
-    """The accuracy on a group of rows, and the accuracy of chance there."""
-
-    group: str
-    chance: float
-
-
-@dataclass(frozen=True)
-class People:
-    """Agreement between people; each figure is None if the rows do not hold what it needs.
-
-    Attributes:
-        one_rater: how often one random rater per candidate leads to the same pick as all raters
-            together (who include that rater).
-        split_half: how often two halves of the raters pick the same.
-        rated_rows: rows with ratings.
-        two_labellers: how often two labelers of the same completions pick the same.
-    """
-
-    one_rater: float | None = None
-    split_half: float | None = None
-    rated_rows: int | None = None
-    two_labellers: Share | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether the rows show anything about agreement."""
-        return self.one_rater is not None or self.two_labellers is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SureGuesses(Share):
-    """The accuracy of guesses with about the same softmax probability."""
-
-    confidence: float
-
-
-@dataclass(frozen=True)
-class CalibrationHalf:
-    """Expected calibration error, loss in nats, and the curve, at one temperature."""
-
-    ece: float
-    loss: float
-    curve: list[SureGuesses]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """One half of the prompts before and after a temperature fitted on the other half."""
-
-    temperature: float
-    fitted_on: int
-    tested_on: int
-    before: CalibrationHalf
-    after: CalibrationHalf
-
-
-@dataclass(frozen=True)
-class NotCalibrated:
-    """The reason why the calibration was not measured."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Shares of people's and the model's picks at each position, for comparisons of K completions.
-
-    ``people_p`` and ``model_p`` come from a chi-squared test that picks do not depend on position;
-    they are small if people (or the file's author) favored a position.
-    """
-
-    k: int
-    n: int
-    people: list[float]
-    model: list[float]
-    people_p: float
-    model_p: float
-
-
-@dataclass(frozen=True)
-class Correlations:
-    """Spearman's correlation of length with the model's scores and with people's picks."""
-
-    model: float
-    people: float
-
-
-@dataclass(frozen=True)
-class Shares:
-    """A share of the model's picks, and the same share of people's picks."""
-
-    model: Share
-    people: Share
-
-
-@dataclass(frozen=True)
-class WithoutLength:
-    """What is left of the model's ranking once length is regressed out of its scores.
-
-    Attributes:
-        slope: raw score per character, of differences within comparisons.
-        explained: share of the scores' variance within comparisons that length explains.
-        same_picks: how often the model's pick stays the same.
-        accuracy: of the picks that are left.
-    """
-
-    slope: float
-    explained: float
-    same_picks: Share
-    accuracy: Share
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """Whether the model likes long answers more than people do.
-
-    ``without_length`` is None if the completions of a comparison are always equally long, and in
-    old files.
-    """
-
-    rank_correlation: Correlations
-    picks_longest: Shares
-    accuracy_if_best_is_longest: Share
-    accuracy_if_not: Share
-    without_length: WithoutLength | None = None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of scores in equal bins from ``low`` on, with mean and standard deviation."""
-
-    low: float
-    width: float
-    counts: list[int]
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
-class Histograms:
-    """The scores as trained, and as gain x raw + bias."""
-
-    raw: Histogram
-    normalised: Histogram
-    gain: float
-    bias: float
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong guess, with the softmax's probabilities of it and of people's pick."""
-
-    prompt: str | Messages
-    model_pick: str
-    people_pick: str
-    confidence: float
-    people_probability: float
-    labeler: str | None
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """All sections of the report.
-
-    Attributes:
-        metrics: the metrics of metrics.json.
-        accuracy: accuracy with the interval that the verdict uses.
-        chance: accuracy of random guesses.
-        pairwise_accuracy: share of (best, other) pairs in which the best scores higher.
-        baselines: accuracies by the baseline's name.
-        people: agreement between people.
-        by_k, by_margin, by_length: accuracy on groups of rows; empty if no row can be grouped.
-        reward_bench: what RewardBench 2 says; None if it was not asked.
-    """
-
-    metrics: RewardMetrics
-    accuracy: Share
-    chance: float
-    pairwise_accuracy: float
-    baselines: dict[str, Share]
-    people: People
-    by_k: list[Group]
-    by_margin: list[Group]
-    by_length: list[Group]
-    calibration: Calibration | NotCalibrated
-    position: list[Positions]
-    length_bias: LengthBias
-    histogram: Histograms
-    mistakes: list[Mistake]
-    reward_bench: RewardBench | None = None
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Held-out accuracy, its interval and the loss after training on a share of the labels."""
-
-    fraction: float
-    train: int
-    value: float
-    low: float
-    high: float
-    loss: float | None
-
-
-@dataclass(frozen=True)
-class RewardReport:
-    """The result of reward_report.py, stored in reward_report.json.
-
-    Attributes:
-        label_curve: accuracy against labels, the smallest share first; empty if not measured.
-        run: run.json of the model.
-        verdict: the verdict in a sentence.
-    """
-
-    analysis: Analysis
-    label_curve: list[CurvePoint] = field(default_factory=list)
-    run: Row = field(default_factory=dict)
-    verdict: str = ""
-
-    @classmethod
-    def read(cls, path: Path, what: str) -> "RewardReport":
-        """Read reward_report.json.
-
-        Raises:
-            InputError: the file is missing or malformed.
-        """
-        return from_row(RewardReport, read_object(path, what), str(path))
-
-    def write(self, path: Path) -> None:
-        """Write reward_report.json atomically."""
-        write_json(path, to_row(self))
+from toolkit.scoring.accuracy import best_of_k_accuracy, credit, share
+from toolkit.scoring.power import power_of
 
 
 def analyze(
@@ -279,8 +57,9 @@ def analyze(
     gain: float,
     bias: float,
     baselines: dict[str, Callable[[list[str]], Sequence[float]]] | None = None,
+    own: Sequence[int] | None = None,
 ) -> Analysis:
-    """Compute all sections of the report on held-out comparisons.
+    """Compute all sections of the report on comparisons, held out if they can be.
 
     Args:
         rows: comparisons; ``scores`` or ``margin``, ``ratings`` and ``labeler`` are optional.
@@ -288,6 +67,8 @@ def analyze(
         gain, bias: the normalization.
         baselines: functions by name that score completions; the highest score is the guess. The
             longest completion is always added.
+        own: in a cross-validation, the indices of the rows that the adapter itself scored. Another
+            model's scores are on another scale, so the histogram shows only these; None for all.
 
     Raises:
         InputError: a score is NaN or infinite.
@@ -300,51 +81,45 @@ def analyze(
             )
 
     best = [row["best"] for row in rows]
-    guesses = [_top(scores) for scores in raw]
+    guesses = [top(scores) for scores in raw]
     texts = [row["completions"] for row in rows]
     right = [credit(s, b, x) for s, b, x in zip(raw, best, texts, strict=True)]
-    metrics = best_of_k_accuracy(raw, best, texts, _prompts(rows))
+    metrics = best_of_k_accuracy(raw, best, texts, prompts_of(rows))
 
     everyone = {"longest completion": lambda texts: [len(text) for text in texts]}
     found = {}
     for name, guess in (everyone | (baselines or {})).items():
-        found[name] = _share(
+        found[name] = share_of(
             [credit(guess(x), b, x) for x, b in zip(texts, best, strict=True)], rows
         )
 
+    accuracy = share_of(right, rows)
+    seen = range(len(raw)) if own is None else own
+    flat = [score for i in seen for score in raw[i]]
     return Analysis(
         metrics=metrics,
-        accuracy=replace(_share(right, rows), low=metrics.accuracy_low, high=metrics.accuracy_high),
+        accuracy=replace(accuracy, low=metrics.accuracy_low, high=metrics.accuracy_high),
         chance=math.fsum(1 / len(scores) for scores in raw) / len(raw),
         pairwise_accuracy=_pairwise(raw, best, texts),
         baselines=found,
         people=people(rows),
-        by_k=_by_k(rows, right),
-        by_margin=_by_quarter(rows, right, _margin),
-        by_length=_by_quarter(rows, right, _mean_length),
+        by_k=by_k(rows, right),
+        by_margin=by_quarter(rows, right, margin),
+        by_length=by_quarter(rows, right, mean_length),
+        by_source=by_source(rows, right),
+        by_labeler=by_labeler(rows, right),
+        power=power_of([1 / len(scores) for scores in raw], accuracy.prompts),
         calibration=calibration(rows, raw, best),
         position=position_bias(rows, guesses),
         length_bias=length_bias(rows, raw, guesses),
         histogram=Histograms(
-            raw=_histogram([s for scores in raw for s in scores]),
-            normalised=_histogram([gain * s + bias for scores in raw for s in scores]),
+            raw=_histogram(flat),
+            normalised=_histogram([gain * score + bias for score in flat]),
             gain=gain,
             bias=bias,
         ),
         mistakes=mistakes(rows, raw, guesses, right),
     )
-
-
-def _top(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _prompts(rows: Sequence[Row]) -> list[str]:
-    return [repr(row["prompt"]) for row in rows]
-
-
-def _share(credits: Sequence[float], rows: Sequence[Row]) -> Share:
-    return share(credits, _prompts(rows))
 
 
 def _pairwise(raw: Scores, best: Sequence[int], texts: Sequence[list[str]]) -> float:
@@ -370,8 +145,8 @@ def people(rows: Sequence[Row]) -> People:
     if rated:
         rng = random.Random(0)
         found = People(
-            one_rater=_mean([one_rater_accuracy(r["ratings"], r["best"]) for r in rated]),
-            split_half=_mean([split_half_accuracy(r["ratings"], rng) for r in rated]),
+            one_rater=mean([one_rater_accuracy(r["ratings"], r["best"]) for r in rated]),
+            split_half=mean([split_half_accuracy(r["ratings"], rng) for r in rated]),
             rated_rows=len(rated),
         )
 
@@ -396,53 +171,6 @@ def _has_ratings(row: Row) -> bool:
     return all(
         isinstance(each, list) and len(each) > 1 and all(isinstance(r, int | float) for r in each)
         for each in ratings
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _margin(row: Row) -> float | None:
-    """Return how far people put the best above the second; None if the row does not say."""
-    if row.get("scores") is not None:
-        first, second, *_ = sorted(row["scores"], reverse=True)
-        return first - second
-    return row.get("margin")
-
-
-def _mean_length(row: Row) -> float:
-    return _mean([len(text) for text in row["completions"]])
-
-
-def _by_k(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
-    """Compute the accuracy for each number of completions."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        groups[len(row["completions"])].append(i)
-    return [_group(f"{k} completions", of, rows, right) for k, of in sorted(groups.items())]
-
-
-def _by_quarter(
-    rows: Sequence[Row], right: Sequence[float], key: Callable[[Row], float | None]
-) -> list[Group]:
-    """Compute the accuracy in each quarter of the rows by ``key``; empty if no row has one."""
-    keyed = sorted((value, i) for i, row in enumerate(rows) if (value := key(row)) is not None)
-    groups = []
-    for q in range(4):
-        part = keyed[len(keyed) * q // 4 : len(keyed) * (q + 1) // 4]
-        if part:
-            name = f"{part[0][0]:.3g} to {part[-1][0]:.3g}"
-            groups.append(_group(name, [i for _, i in part], rows, right))
-    return groups
-
-
-def _group(name: str, of: list[int], rows: Sequence[Row], right: Sequence[float]) -> Group:
-    chosen = [rows[i] for i in of]
-    return Group(
-        group=name,
-        chance=_mean([1 / len(row["completions"]) for row in chosen]),
-        **vars(_share([right[i] for i in of], chosen)),
     )
 
 
@@ -477,8 +205,8 @@ def _at_temperature(temperature: float, rows: Sequence[Row], raw: Scores) -> Cal
     sure = confidence(raw, temperature)
     curve = [
         SureGuesses(
-            confidence=_mean([sure[i] for i in group]),
-            **vars(_share([right[i] for i in group], [rows[i] for i in group])),
+            confidence=mean([sure[i] for i in group]),
+            **vars(share_of([right[i] for i in group], [rows[i] for i in group])),
         )
         for group in bins(sure)
         if group
@@ -509,90 +237,6 @@ def position_bias(rows: Sequence[Row], guesses: Sequence[int]) -> list[Positions
     return found
 
 
-def length_bias(rows: Sequence[Row], raw: Scores, guesses: Sequence[int]) -> LengthBias:
-    """Measure whether the model prefers long completions, and more so than people do.
-
-    ``rank_correlation`` is Spearman's correlation of score and length in characters within a
-    comparison, averaged over comparisons. For people, being the pick replaces the score.
-    """
-    lengths = [[len(text) for text in row["completions"]] for row in rows]
-    picked = [[float(k == row["best"]) for k in range(len(row["completions"]))] for row in rows]
-    longest = [_top(each) for each in lengths]
-    best = [row["best"] for row in rows]
-    agree = [guess == pick for guess, pick in zip(guesses, best, strict=True)]
-    guess_is_longest = [a == b for a, b in zip(guesses, longest, strict=True)]
-    pick_is_longest = [a == b for a, b in zip(best, longest, strict=True)]
-
-    return LengthBias(
-        Correlations(
-            model=_rank_correlation(raw, lengths), people=_rank_correlation(picked, lengths)
-        ),
-        Shares(model=_share(guess_is_longest, rows), people=_share(pick_is_longest, rows)),
-        accuracy_if_best_is_longest=_where(agree, pick_is_longest, rows),
-        accuracy_if_not=_where(agree, [not b for b in pick_is_longest], rows),
-        without_length=without_length(rows, raw, guesses),
-    )
-
-
-def without_length(
-    rows: Sequence[Row], raw: Scores, guesses: Sequence[int]
-) -> WithoutLength | None:
-    """Regress scores on length within comparisons, and rank by what is left.
-
-    Only differences within a comparison rank, so scores and lengths are taken from their means in
-    it. Then score = slope * length, by least squares over all completions.
-
-    Args:
-        rows: comparisons.
-        raw: the model's scores of their completions.
-        guesses: the model's picks.
-
-    Returns:
-        None if lengths never differ within a comparison.
-    """
-    lengths = [[float(len(text)) for text in row["completions"]] for row in rows]
-    scored, long = _within(raw), _within(lengths)
-    line = length_line(long, scored)
-    if line is None:
-        return None
-
-    left = [
-        [score - line.slope * length for score, length in zip(scores, each, strict=True)]
-        for scores, each in zip(raw, lengths, strict=True)
-    ]
-    varies = scored.square().sum().item()
-    by_length = line.slope**2 * long.square().sum().item()
-    best, texts = [row["best"] for row in rows], [row["completions"] for row in rows]
-    right = [credit(s, b, x) for s, b, x in zip(left, best, texts, strict=True)]
-    same = [_top(scores) == guess for scores, guess in zip(left, guesses, strict=True)]
-    return WithoutLength(
-        slope=line.slope,
-        explained=by_length / varies if varies > 0 else 0.0,
-        same_picks=_share(same, rows),
-        accuracy=_share(right, rows),
-    )
-
-
-def _within(values: Scores) -> torch.Tensor:
-    """Return all values (N,) fp64 in a row, each less the mean of its comparison."""
-    apart = [value - _mean(each) for each in values for value in each]
-    return torch.tensor(apart, dtype=torch.float64)
-
-
-def _where(agree: list[bool], chosen: list[bool], rows: Sequence[Row]) -> Share:
-    kept = [i for i, each in enumerate(chosen) if each]
-    return _share([agree[i] for i in kept], [rows[i] for i in kept])
-
-
-def _rank_correlation(values: Scores, lengths: Scores) -> float:
-    each = [
-        spearmanr(v, n).statistic
-        for v, n in zip(values, lengths, strict=True)
-        if len(set(v)) > 1 and len(set(n)) > 1
-    ]
-    return float(_mean(each)) if each else 0.0
-
-
 def _histogram(values: Sequence[float], count: int = 40) -> Histogram:
     low, high = min(values), max(values)
     width = (high - low) / count or 1.0
@@ -600,9 +244,9 @@ def _histogram(values: Sequence[float], count: int = 40) -> Histogram:
     for value in values:
         counts[min(count - 1, int((value - low) / width))] += 1
 
-    mean = _mean(values)
-    std = math.sqrt(_mean([(v - mean) ** 2 for v in values]))
-    return Histogram(low, width, counts, mean, std)
+    middle = mean(values)
+    std = math.sqrt(mean([(v - middle) ** 2 for v in values]))
+    return Histogram(low, width, counts, middle, std)
 
 
 def mistakes(

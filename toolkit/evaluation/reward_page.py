@@ -1,32 +1,34 @@
-"""Write the reward model report: draw and explain the results of ``reward_analysis``."""
+"""Write the reward model report: draw and explain the results in ``reward_results``."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from toolkit.data.files import json_text
-from toolkit.data.records import Row
 from toolkit.data.text import prompt_text
 from toolkit.evaluation.page import picture, render
-from toolkit.evaluation.reward_analysis import (
+from toolkit.evaluation.reward_results import (
     Analysis,
     Calibration,
     CurvePoint,
     Histograms,
+    Outlook,
     Positions,
     RewardReport,
 )
 from toolkit.evaluation.tables import Fact
-from toolkit.scoring.accuracy import RewardMetrics, Share, judge
+from toolkit.scoring.accuracy import Share, judge
 
 
-def verdict(analysis: Analysis) -> tuple[str, str]:
+def verdict(analysis: Analysis, held_out: bool | None = True) -> tuple[str, str]:
     """Return whether to go on with this model ("yes", "no", "not decided"), and why.
 
-    The verdict is that of ``judge``, except that no baseline may be better.
+    The verdict is that of ``judge``, except that no baseline may be better. If it is not known
+    whether the prompts were trained on (``held_out`` is None), it cannot be "yes".
     """
-    found = judge(analysis.metrics)
+    found = judge(analysis.metrics, bool(held_out))
     better = [
         f"{name} ({s.value:.1%})"
         for name, s in analysis.baselines.items()
@@ -34,27 +36,46 @@ def verdict(analysis: Analysis) -> tuple[str, str]:
     ]
     if found.answer == "yes" and better:
         return "no", f"{found.sentence} But it is no better than: {', '.join(better)}."
+    if found.answer == "yes" and not held_out:
+        unknown = "But nobody knows whether it was trained on these prompts."
+        return "not decided", f"{found.sentence} {unknown}"
     return found.answer, found.sentence
 
 
-def facts(analysis: Analysis) -> list[Fact]:
+def title_of(report: RewardReport) -> str:
+    """Return what the accuracy is called: "held-out" only if all prompts surely were."""
+    if report.analysis.metrics.folds is not None:
+        return f"cross-validated accuracy, {report.analysis.metrics.folds} folds"
+    return "held-out accuracy" if report.held_out else "accuracy"
+
+
+def facts(report: RewardReport) -> list[Fact]:
     """Return the report's main figures for the terminal."""
+    analysis = report.analysis
 
     def interval(s: Share) -> str:
         return f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]"
 
-    rows = [
-        ("held-out accuracy", interval(analysis.accuracy)),
-        ("chance", f"{analysis.chance:.3f}"),
-    ]
+    rows = [(title_of(report), interval(analysis.accuracy))]
+    left = analysis.length_bias.without_length
+    if left is not None:
+        rows.append(("at equal length", interval(left.accuracy)))
+    own = analysis.metrics.own
+    if own is not None:
+        rows.append(
+            ("this adapter's own part", f"{own.accuracy:.3f} [{own.low:.3f}, {own.high:.3f}]")
+        )
+    rows.append(("chance", f"{analysis.chance:.3f}"))
+    power = analysis.power
+    if power is not None and power.accuracy is not None:
+        needed = f"{power.accuracy:.3f}, {power.right:,} of {power.comparisons:,}"
+        rows.append(("needed for a yes", needed))
     rows += [(name, interval(s)) for name, s in analysis.baselines.items()]
     if analysis.people.one_rater is not None:
         rows.append(("one human rater", f"{analysis.people.one_rater:.3f}"))
         rows.append(("half of the raters", f"{analysis.people.split_half:.3f}"))
-    left = analysis.length_bias.without_length
     if left is not None:
         rows.append(("score's variance that is length", f"{left.explained:.1%}"))
-        rows.append(("accuracy without length", interval(left.accuracy)))
     if isinstance(analysis.calibration, Calibration):
         before, after = analysis.calibration.before, analysis.calibration.after
         rows.append(("calibration error, with temperature", f"{before.ece:.3f}, {after.ece:.3f}"))
@@ -62,33 +83,22 @@ def facts(analysis: Analysis) -> list[Fact]:
     if analysis.reward_bench is not None:
         rows.append(("RewardBench 2, mean of its subsets", f"{analysis.reward_bench.mean:.3f}"))
 
-    answer, sentence = verdict(analysis)
+    if report.outlook is not None:
+        rows.append(("twice the labels", report.outlook.twice))
+        rows += [(f"labels for {n.accuracy:.0%}", n.sentence) for n in report.outlook.needed]
+
+    answer, sentence = verdict(analysis, report.held_out)
     return [(name, value, "") for name, value in rows] + [("verdict", sentence, answer)]
 
 
-def curve_point(fraction: float, metrics: RewardMetrics) -> CurvePoint:
-    """Make a point of the curve of accuracy against labels."""
-    assert metrics.train_comparisons is not None  # reward.py counts them
-    return CurvePoint(
-        fraction=fraction,
-        train=metrics.train_comparisons,
-        value=metrics.accuracy,
-        low=metrics.accuracy_low,
-        high=metrics.accuracy_high,
-        loss=metrics.loss,
-    )
-
-
-def write_reward_report(
-    folder: Path, analysis: Analysis, curve: list[CurvePoint], identity: Row
-) -> None:
-    """Write ``reward_report.html`` and ``reward_report.json``; ``identity`` is run.json."""
-    answer, sentence = verdict(analysis)
+def write_reward_report(folder: Path, report: RewardReport) -> None:
+    """Write ``reward_report.html`` and ``reward_report.json``."""
+    analysis, curve, identity = report.analysis, report.label_curve, report.run
     pictures = {
         "accuracy": picture(
             lambda f: _draw_accuracy(f, analysis),
             "Accuracy of the reward model, chance and baselines",
-            (9, 2.8),
+            (9, 0.8 + 0.4 * len(_bars(analysis))),
         ),
         "position": picture(
             lambda f: _draw_position(f, analysis.position), "Picks by position", (9, 2.8)
@@ -99,7 +109,9 @@ def write_reward_report(
     }
     if curve:
         pictures["curve"] = picture(
-            lambda f: _draw_curve(f, curve, analysis.chance), "Accuracy against labels", (9, 3.4)
+            lambda f: _draw_curve(f, curve, analysis.chance, report.outlook),
+            "Accuracy against labels",
+            (9, 3.4),
         )
     measured = analysis.calibration
     if isinstance(measured, Calibration):
@@ -107,33 +119,56 @@ def write_reward_report(
             lambda f: _draw_calibration(f, measured), "Calibration curve", (9, 3.6)
         )
 
-    settings, data = identity.get("settings", {}), identity.get("data", {})
-    heading = {
-        "base model": f"{settings.get('model_name_or_path')} ({settings.get('precision')})",
-        "comparisons": f"{data.get('source')} (digest {data.get('digest')})",
-        "trained on": f"{data.get('train_comparisons')}, loss {settings.get('loss_type')}",
-        "trained at": identity.get("written"),
-    }
     render(
         folder / "reward_report.html",
         "reward_report.html",
         "Reward model report",
         a=analysis,
-        heading=heading,
+        title_of_accuracy=title_of(report),
+        heading=_heading(report),
         curve=curve,
+        outlook=report.outlook,
+        notes=report.notes,
+        held_out=report.held_out,
         pictures=pictures,
-        verdict=sentence,
-        answer=answer,
+        verdict=report.verdict,
+        answer=verdict(analysis, report.held_out)[0],
         mistakes=[replace(m, prompt=prompt_text(m.prompt)) for m in analysis.mistakes],
         identity=json_text(identity, indent=2, ensure_ascii=False, sort_keys=True),
     )
-    report = RewardReport(analysis, curve, identity, sentence)
     report.write(folder / "reward_report.json")
 
 
-def _draw_accuracy(figure: Figure, a: Analysis) -> None:
-    axis = figure.subplots()
+def _heading(report: RewardReport) -> dict[str, object]:
+    """Return what the report is about, by name."""
+    settings, data = report.run.get("settings", {}), report.run.get("data", {})
+    heading: dict[str, object] = {}
+    if "adapter" in settings:
+        heading["adapter"] = settings["adapter"]
+    heading["base model"] = f"{settings.get('model_name_or_path')} ({settings.get('precision')})"
+    heading["comparisons"] = f"{data.get('source')} (digest {data.get('digest')})"
+    if "held_out_source" in data:
+        heading["held out"] = f"{data['held_out_source']} (digest {data.get('held_out_digest')})"
+
+    if "train_comparisons" in data:
+        heading["trained on"] = f"{data['train_comparisons']}, loss {settings.get('loss_type')}"
+    own = report.analysis.metrics.own
+    if own is not None:
+        heading["not trained on"] = (
+            f"{own.comparisons}. The others of the {report.analysis.metrics.comparisons} are held "
+            f"out from {(report.analysis.metrics.folds or 1) - 1} further models, which were "
+            "trained by the same settings"
+        )
+    if "written" in report.run:
+        heading["trained at"] = report.run["written"]
+    return heading
+
+
+def _bars(a: Analysis) -> list[tuple[str, Share | float]]:
+    """List what is drawn beside each other: the model, baselines and people."""
     bars: list[tuple[str, Share | float]] = [("this reward model", a.accuracy)]
+    if a.length_bias.without_length is not None:
+        bars.append(("the same at equal length", a.length_bias.without_length.accuracy))
     bars += a.baselines.items()
     if a.people.one_rater is not None:
         bars.append(("one human rater", a.people.one_rater))
@@ -141,13 +176,19 @@ def _draw_accuracy(figure: Figure, a: Analysis) -> None:
         bars.append(("half of the raters", a.people.split_half))
     if a.people.two_labellers is not None:
         bars.append(("another labeler", a.people.two_labellers))
+    return bars
 
+
+def _draw_accuracy(figure: Figure, a: Analysis) -> None:
+    axis = figure.subplots()
+    bars = _bars(a)
     for y, (_, bar) in enumerate(bars):
         value = bar.value if isinstance(bar, Share) else bar
         error = None
         if isinstance(bar, Share):
             error = [[value - bar.low], [bar.high - value]]
-        axis.barh(y, value, xerr=error, color="C0" if y == 0 else "C7", ecolor="C1", height=0.6)
+        own = bars[y][0] in ("this reward model", "the same at equal length")
+        axis.barh(y, value, xerr=error, color="C0" if own else "C7", ecolor="C1", height=0.6)
 
     axis.set_yticks(range(len(bars)), [name for name, _ in bars])
     axis.invert_yaxis()
@@ -158,15 +199,25 @@ def _draw_accuracy(figure: Figure, a: Analysis) -> None:
     axis.legend(loc="lower right", fontsize=8)
 
 
-def _draw_curve(figure: Figure, curve: list[CurvePoint], chance: float) -> None:
+def _draw_curve(
+    figure: Figure, curve: list[CurvePoint], chance: float, outlook: Outlook | None
+) -> None:
     axis = figure.subplots()
     x = [c.train for c in curve]
-    axis.plot(x, [c.value for c in curve], marker="o", label="held-out accuracy")
+    axis.plot(x, [c.value for c in curve], marker="o", label="accuracy")
     axis.fill_between(x, [c.low for c in curve], [c.high for c in curve], alpha=0.2)
     axis.axhline(chance, linestyle="--", color="C3", label="chance")
+    ticks = list(x)
+    if outlook is not None:
+        # The fitted line, on to twice the labels.
+        far = 2 * x[-1]
+        ends = [x[0], far]
+        line = [outlook.at_most + outlook.doubling * math.log2(n / x[-1]) for n in ends]
+        axis.plot(ends, line, linestyle=":", color="C1", label="fitted line")
+        ticks.append(far)
 
     axis.set_xscale("log")
-    axis.set_xticks(x, [f"{n:,}" for n in x], minor=False)
+    axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
     axis.minorticks_off()
     axis.set_xlabel("comparisons trained on")
     axis.grid(alpha=0.3)

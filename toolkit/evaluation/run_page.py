@@ -212,7 +212,12 @@ def _baseline_rows(reward: RewardRun) -> list[list[str]]:
     """List the accuracies of the reward model, chance, baselines and people."""
     m, analysis = reward.metrics, reward.analysis
     rows = [
-        ["this reward model", f"{m.accuracy:.1%} of {m.comparisons} held-out comparisons"],
+        ["this reward model", f"{m.accuracy:.1%} of {m.comparisons} held-out comparisons"]
+        if m.folds is None
+        else [
+            f"models like this one, in {m.folds} folds",
+            f"{m.accuracy:.1%} of {m.comparisons} comparisons, each held out once",
+        ],
         ["chance", f"{m.chance:.1%}"],
     ]
     if analysis is None:

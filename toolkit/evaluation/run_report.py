@@ -15,7 +15,7 @@ from toolkit.data.records import Row, from_row, to_row
 from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 from toolkit.evaluation.result import Evaluation
-from toolkit.evaluation.reward_analysis import Analysis, RewardReport
+from toolkit.evaluation.reward_results import Analysis, RewardReport
 from toolkit.evaluation.samples import SampleRow, read_sample_rows
 from toolkit.evaluation.tables import Fact
 from toolkit.evaluation.trained_prompts import notes as trained_notes
@@ -373,8 +373,9 @@ def _progress(name: str, run: PPORun) -> list[Fact]:
 def _accuracy(name: str, reward: RewardRun) -> Fact:
     m = reward.metrics
     interval = f"[{m.accuracy_low:.1%}, {m.accuracy_high:.1%}]"
+    how = "held-out" if m.folds is None else "cross-validated"
     return (
-        f"{name}: held-out accuracy",
+        f"{name}: {how} accuracy",
         f"{m.accuracy:.1%} {interval}, chance {m.chance:.0%}",
         reward.verdict.answer,
     )

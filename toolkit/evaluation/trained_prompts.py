@@ -6,14 +6,17 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.arguments.layouts import ColumnArguments, LayoutArguments
+from toolkit.arguments.comparisons import RewardDataArguments
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.data.chat import Messages, read_chat
-from toolkit.data.comparisons import open_comparisons, split_by_prompt
+from toolkit.data.from_arguments import split_comparisons, split_demonstrations
 from toolkit.data.prompts import Prompts, read_prompts
+from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender
 from toolkit.evaluation.result import ContenderResult, SeenPrompts
 from toolkit.record import RunRecord, record_beside
+from toolkit.training.reward.losses import LOSSES
 
 
 class _Unknown(Exception):
@@ -47,6 +50,26 @@ def trained_on(
             count, note = None, str(error)
         found[c.name] = SeenPrompts(trained_prompts=count, trained_prompts_note=note)
     return found
+
+
+def prompts_of_reward(
+    adapter: Path, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[bool], str | None]:
+    """Find out which comparisons have prompts that a reward adapter was trained on.
+
+    Args:
+        adapter: its folder.
+        rows: comparisons.
+        tokenizer: of its base.
+
+    Returns:
+        for each row whether its prompt was trained on; and why that is not known, or None.
+    """
+    try:
+        seen = _of_adapter(adapter, tokenizer, {})
+    except _Unknown as error:
+        return [False] * len(rows), str(error)
+    return [_key(row["prompt"]) in seen for row in rows], None
 
 
 def notes(contenders: Sequence[ContenderResult], prompts: int) -> dict[str, str]:
@@ -104,8 +127,9 @@ def _of_adapter(
 
     try:
         seen = _of_run(record, tokenizer)
-        if record.settings.get("policy_adapter") is not None:
-            seen |= _of_adapter(Path(record.settings["policy_adapter"]), tokenizer, known)
+        for name in ("policy_adapter", "start_adapter"):
+            if record.settings.get(name) is not None:
+                seen |= _of_adapter(Path(record.settings[name]), tokenizer, known)
     except _Unknown:
         del known[path]
         raise
@@ -151,25 +175,31 @@ def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[st
 
 
 def _of_comparisons(record: RunRecord) -> set[str]:
-    settings = record.settings
-    demonstrations = settings.get("demonstrations")  # of sft, in place of comparisons
-    source = demonstrations or settings["comparisons"]
-    found = open_comparisons(
-        source,
-        "demonstration" if demonstrations else "best",
-        "--comparisons",
-        bool(settings.get("skip_invalid")),
-        LayoutArguments(
-            columns=settings.get("columns") or [],
-            as_messages=bool(settings.get("as_messages")),
-            first=settings.get("first"),
-        ),
+    settings, data = record.settings, record.data or {}
+    given = RewardDataArguments(
+        comparisons=settings["comparisons"],
+        skip_invalid=bool(settings.get("skip_invalid")),
+        eval_rows=settings.get("eval_rows"),
+        train_fraction=settings.get("train_fraction") or 1.0,
+        columns=settings.get("columns") or [],
+        first=settings.get("first"),
+        as_messages=bool(settings.get("as_messages")),
+        eval_comparisons=settings.get("eval_comparisons"),
+        folds=0,  # the adapter was trained on the same rows with or without a cross-validation
     )
-    then = (record.data or {}).get("digest")
-    if then is not None and then != found.digest:
-        raise _Unknown(f"{source} has changed since")
-    eval_rows = settings.get("eval_rows") or max(1, min(200, len(found) // 5))
-    trained, _ = split_by_prompt(
-        found.order, eval_rows, record.seed or 0, settings.get("train_fraction") or 1.0
-    )
-    return {_key(row["prompt"]) for _, row in found.where(trained)}
+    if settings.get("demonstrations") is not None:  # of sft, in place of comparisons
+        shown, trained, _ = split_demonstrations(
+            settings["demonstrations"], given, record.seed or 0
+        )
+        if data.get("digest") not in (None, shown.digest):
+            raise _Unknown(f"{shown.source} has changed since")
+        return {_key(row["prompt"]) for _, row in shown.where(trained)}
+
+    loss = LOSSES.get(settings.get("loss_type", ""))
+    splits = split_comparisons(given, "best" if loss is None else loss.wants, record.seed or 0)
+    for name, found in (("digest", splits.comparisons), ("held_out_digest", splits.held_out)):
+        then = data.get(name)
+        if found is not None and then is not None and then != found.digest:
+            raise _Unknown(f"{found.source} has changed since")
+    trained, _ = splits.folds[0]
+    return {_key(row["prompt"]) for _, row in splits.comparisons.where(trained)}

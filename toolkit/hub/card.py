@@ -340,8 +340,19 @@ def _accuracy(adapter: TrainedAdapter) -> str:
     text = (
         f"It gives the picked completion the highest score in a share of {m.accuracy:.3f} "
         f"[{m.accuracy_low:.3f}, {m.accuracy_high:.3f}] of {m.comparisons} held-out comparisons, "
-        f"whose prompts it was not trained on. Chance reaches {m.chance:.3f}. The probability that "
-        f"chance does as well is {m.p:.2g}."
+        f"whose prompts it was not trained on."
+    )
+    if m.folds is not None and m.own is not None:
+        text = (
+            f"In a cross-validation of {m.folds} folds, the picked completion gets the highest "
+            f"score in a share of {m.accuracy:.3f} [{m.accuracy_low:.3f}, {m.accuracy_high:.3f}] "
+            f"of {m.comparisons} comparisons. Each was scored by a model that was not trained on "
+            f"its prompt: {m.own.comparisons} of them by this one, which is right in "
+            f"{m.own.accuracy:.3f} [{m.own.low:.3f}, {m.own.high:.3f}] of these, and the others "
+            "by models that were trained by the same settings."
+        )
+    text += (
+        f" Chance reaches {m.chance:.3f}. The probability that chance does as well is {m.p:.2g}."
     )
     if m.p >= 0.025:  # the interval reaches down to chance
         text += " **It is not shown to be better than chance.**"

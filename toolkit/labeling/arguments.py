@@ -1,5 +1,6 @@
 """Flags of the label store and the labeling page."""
 
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Annotated, ClassVar
@@ -29,9 +30,15 @@ class StoreArguments(Flags):
     )
     public_host: list[str] = field(
         default_factory=list,
-        metadata={"help": "Names (host:port) by which other machines reach the page."},
+        metadata={
+            "help": "Names by which other machines reach the page, as browsers show them: "
+            "label.example.org, or 192.168.1.5:8000 if the port is not the usual one."
+        },
     )
-    https: bool = flag(False, "Set this if a proxy in front of the page speaks https.")
+    https: bool = flag(
+        False,
+        "Set this if a proxy or a tunnel speaks https in front of the page. Needs --public_host.",
+    )
     invite: str | None = flag(
         None, "People to invite, separated by commas. Each new name gets an invite link."
     )
@@ -66,9 +73,12 @@ class StoreArguments(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("repeats + gold_share", self.repeats + self.gold_share, low=0, high=0.9)
-        for name in self.public_host:
-            if "/" in name or not name:
-                raise InputError(f"public_host: {name!r} is not NAME:PORT", "public_host")
+        self.public_host = [browsers_name(name, self.https) for name in self.public_host]
+        if self.https and not self.public_host:
+            raise InputError(
+                "https: browsers reach the page by the proxy's name (add --public_host NAME)",
+                "https",
+            )
 
         if self.names and not self.serve:
             raise InputError("invite: links need the page (add --serve)", "invite")
@@ -130,3 +140,21 @@ class StoreArguments(Flags):
     def settings(self) -> Settings:
         """The store's settings for handing out items."""
         return Settings(self.overlap, self.repeats, self.gold_share, 60 * self.lease_minutes)
+
+
+def browsers_name(name: str, https: bool) -> str:
+    """Return a host name as browsers send it: in small letters, without the scheme's usual port.
+
+    >>> browsers_name("Label.Example.org:443", https=True)
+    'label.example.org'
+
+    Raises:
+        InputError: the text is not a host name with or without a port.
+    """
+    if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?", name, re.ASCII):
+        raise InputError(
+            f"public_host: {name!r} is not NAME or NAME:PORT (leave out https:// and what follows "
+            "the name; write letters other than a to z as browsers do, as xn--...)",
+            "public_host",
+        )
+    return name.lower().removesuffix(":443" if https else ":80")

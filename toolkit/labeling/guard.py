@@ -1,6 +1,7 @@
 """Check every request before a page reads it, and set the headers of every answer."""
 
 import hashlib
+import ipaddress
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolkit.labeling.addresses import is_loopback
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -29,7 +32,8 @@ class PageSettings:
         hosts: accepted values of the Host header ("127.0.0.1:8000").
         guidelines: text above the items.
         title: title of the page.
-        https: a proxy serves the page by https, so the cookie is sent by https only.
+        https: a proxy serves the page by https, so the cookie is sent by https only. If the proxy
+            is on this machine, it is believed who asks (``Guard.asker``).
         body_limit, import_limit: most bytes of a form, and of a file that an admin imports.
         rate, burst: requests per second for a session or address, and most requests at once.
         session: seconds until a person must open the invite link again.
@@ -60,6 +64,7 @@ class Guard:
         self.settings = settings
         scheme = "https" if settings.https else "http"
         self.origins = {f"{scheme}://{host}" for host in settings.hosts}
+        self.https_origins = {f"https://{host}" for host in settings.hosts}
         self.buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,10 +99,12 @@ class Guard:
 
         # Stops DNS rebinding: a foreign name that resolves to this address.
         if headers.get("host", "") not in self.settings.hosts:
-            return "this host name is not served here", 421
+            return "this host name is not served here (--public_host names it)", 421
 
         if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
             origin, site = headers.get("origin", "null"), headers.get("sec-fetch-site")
+            if not self.settings.https and origin in self.https_origins:
+                return "a proxy serves this page by https: start it again with --https", 403
             ours = origin in self.origins or (origin == "null" and site == "same-origin")
             if not ours or site not in (None, "same-origin"):
                 return "forms are accepted from this page only", 403
@@ -141,7 +148,7 @@ class Guard:
 
     def has_time(self, headers: dict[str, str], scope: Scope) -> bool:
         """Whether the caller's bucket holds a token, which is then taken."""
-        address = (scope.get("client") or ("", 0))[0]
+        address = self.asker(headers, scope)
         key = hashlib.sha256(headers.get("cookie", address).encode()).hexdigest()
         now = time.monotonic()
         rate, burst = self.settings.rate, self.settings.burst
@@ -160,6 +167,27 @@ class Guard:
         while len(self.buckets) > 10_000:
             self.buckets.popitem(last=False)
         return True
+
+    def asker(self, headers: dict[str, str], scope: Scope) -> str:
+        """Return the address of whoever asks, by which requests are counted.
+
+        Through a proxy on this machine all requests come from this machine. The proxy writes the
+        address that it sees at the end of X-Forwarded-For; what stands before it may be made up by
+        the client. So the last one counts, and only if ``https`` says that there is a proxy and the
+        connection comes from this machine. No other X-Forwarded header is read anywhere.
+
+        Of an IPv6 address the first half counts, because one household has all of the second.
+        """
+        peer: str = (scope.get("client") or ("", 0))[0]
+        told = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        behind_proxy = self.settings.https and is_loopback(peer)
+        try:
+            address = ipaddress.ip_address(told if behind_proxy and told else peer)
+        except ValueError:
+            return peer
+        if address.version == 6:
+            return str(ipaddress.ip_network((int(address), 64), strict=False))
+        return str(address)
 
 
 def plain_text(text: str, status: int) -> Response:

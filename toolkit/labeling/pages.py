@@ -20,10 +20,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -31,11 +30,10 @@ from toolkit.data.records import Row
 from toolkit.data.text import apart, printable
 from toolkit.errors import InputError
 from toolkit.labeling.escaping import shown
-from toolkit.labeling.exchange import EXPORTS, read_upload
 from toolkit.labeling.guard import Guard, PageSettings, plain_text
 from toolkit.labeling.logs import hide_secrets
 from toolkit.labeling.markdown import rendered
-from toolkit.labeling.store import Details, Labeler, Refused, Store, Task, person_name
+from toolkit.labeling.store import Details, Labeler, Refused, Store, Task
 from toolkit.labeling.store.answers import LONGEST_COMMENT, LONGEST_EDIT, SEEN, STRENGTHS, Order
 
 logger = logging.getLogger(__name__)
@@ -69,15 +67,11 @@ class Pages:
     Args:
         store: the label store.
         settings: the page's texts and limits.
-        quality: computes what the admin page shows about the labels.
     """
 
-    def __init__(
-        self, store: Store, settings: PageSettings, quality: Callable[[Store], object] | None = None
-    ) -> None:
+    def __init__(self, store: Store, settings: PageSettings) -> None:
         self.store = store
         self.settings = settings
-        self.quality = quality
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
@@ -92,21 +86,6 @@ class Pages:
 
     def app(self) -> ASGIApp:
         """Return the guarded application."""
-        routes = [
-            Route("/", self.label),
-            Route("/label", self.answer, methods=["POST"]),
-            Route("/undo", self.undo, methods=["POST"]),
-            Route("/leave", self.leave, methods=["POST"]),
-            Route("/invite/{token}", self.invited),
-            Route("/invite", self.join, methods=["POST"]),
-            Route("/admin", self.admin),
-            Route("/admin/invite", self.invite, methods=["POST"]),
-            Route("/admin/import", self.take_in, methods=["POST"]),
-            Route("/admin/export/{name}", self.export),
-            Route("/static/{name}", self.asset),
-            Route("/favicon.ico", lambda request: Response(status_code=204)),
-        ]
-
         handlers: dict[type[Exception], Callable[[Request, Exception], Response]] = {
             ClientDisconnect: self.gone,
             HTTPException: self.failed,
@@ -117,7 +96,20 @@ class Pages:
             Exception: self.broken,
         }
 
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings)
+        return Guard(Starlette(routes=self.routes(), exception_handlers=handlers), self.settings)
+
+    def routes(self) -> list[Route]:
+        """Return the paths, and which page answers each."""
+        return [
+            Route("/", self.label),
+            Route("/label", self.answer, methods=["POST"]),
+            Route("/undo", self.undo, methods=["POST"]),
+            Route("/leave", self.leave, methods=["POST"]),
+            Route("/invite/{token}", self.invited),
+            Route("/invite", self.join, methods=["POST"]),
+            Route("/static/{name}", self.asset),
+            Route("/favicon.ico", lambda request: Response(status_code=204)),
+        ]
 
     # Errors: the client gets one plain line, the log gets the rest
 
@@ -320,93 +312,6 @@ class Pages:
             raise HTTPException(404, "there is nothing here")
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(self.static[name], media_type=kind)
-
-    # Admin
-
-    async def admin(self, request: Request) -> Response:
-        """Show the admin page."""
-        _, who = await self.session(request, ("admin",))
-        return await self.admin_page(request, who)
-
-    async def admin_page(
-        self,
-        request: Request,
-        who: Labeler,
-        note: str = "",
-        link: str | None = None,
-        known: str | None = None,
-        replaces: str = "",
-    ) -> Response:
-        """Render the admin page with a note, and below it a link or a question.
-
-        The question is whether to replace the link of the person ``known``.
-        """
-        quality = await run_in_threadpool(self.quality, self.store) if self.quality else {}
-        return self.page(
-            "admin.html",
-            q=quality,
-            csrf=csrf_of(request.cookies[COOKIE]),
-            who=who.name,
-            note=note,
-            link=link,
-            known=known,
-            replaces=replaces,
-        )
-
-    async def invite(self, request: Request) -> Response:
-        """Make an invite link and show it once; ask first if the name already has one."""
-        who, fields = await self.form(request, ("admin",))
-        try:
-            name = person_name(fields.get("name", ""))
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
-        replaces = fields.get("replaces") or None
-        try:
-            token = await run_in_threadpool(self.store.invite, name, replaces=replaces)
-        except Refused:
-            present = await run_in_threadpool(self.store.invitation, name)
-            return await self.admin_page(request, who, known=name, replaces=present or "")
-        scheme = "https" if self.settings.https else "http"
-        link = f"{scheme}://{request.headers['host']}/invite/{token}"
-        return await self.admin_page(
-            request, who, f"Invite link for {name}, shown only this once:", link=link
-        )
-
-    async def take_in(self, request: Request) -> Response:
-        """Import an uploaded file: items, or comparisons with their picks."""
-        secret, who = await self.session(request, ("admin",))
-        async with request.form(max_files=1, max_fields=8) as form:
-            given, upload = form.get("csrf", ""), form.get("file")
-            if not hmac.compare_digest(str(given).encode(), csrf_of(secret).encode()):
-                raise HTTPException(
-                    403, "this form belongs to another session: please reload the page"
-                )
-            if not isinstance(upload, UploadFile):
-                raise HTTPException(400, "no file was sent")
-            content = await upload.read()
-            rows = await run_in_threadpool(read_upload, content, str(form.get("format", "")))
-
-        picked = [row for row in rows if "best" in row]
-        others = [row for row in rows if "best" not in row]
-        items = await run_in_threadpool(self.store.add_items, others)
-        picks = await run_in_threadpool(self.store.add_picks, picked)
-        note = (
-            f"{items[0]} items and {picks[0]} picks were added; "
-            f"{items[1] + picks[1]} were there already."
-        )
-        if rows.skipped:
-            note += f" Skipped annotations without a choice: {rows.skipped}."
-        return await self.admin_page(request, who, note)
-
-    async def export(self, request: Request) -> Response:
-        """Send the labels as a file."""
-        await self.session(request, ("admin",))
-        name = request.path_params["name"]
-        if name not in EXPORTS:
-            raise HTTPException(404, "there is nothing here")
-        headers = {"content-disposition": f'attachment; filename="{name}"'}
-        pieces = await run_in_threadpool(EXPORTS[name], self.store)
-        return StreamingResponse(pieces, headers=headers, media_type="application/json")
 
 
 def _beginning(text: str, longest: int = 60) -> str:

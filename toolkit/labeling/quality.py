@@ -322,8 +322,12 @@ def _positions(db: sqlite3.Connection, labels: _Events) -> list[PositionBias]:
 
     result = []
     for k in np.unique(size).tolist():
-        picked = np.bincount(shown.position[size == k], minlength=k)
-        expected = picked.sum() / k
-        p = float(chdtrc(k - 1, ((picked - expected) ** 2).sum() / expected))
-        result.append(PositionBias(k, picked.tolist(), p if expected >= 5 else None))
+        result.append(bias_of(np.bincount(shown.position[size == k], minlength=k)))
     return sorted(result, key=lambda bias: -sum(bias.picked))[:3]
+
+
+def bias_of(picked: np.ndarray) -> PositionBias:
+    """Test whether positions are picked equally often; ``picked`` (K,) counts at least one pick."""
+    expected = picked.sum() / len(picked)
+    p = float(chdtrc(len(picked) - 1, ((picked - expected) ** 2).sum() / expected))
+    return PositionBias(len(picked), picked.tolist(), p if expected >= 5 else None)

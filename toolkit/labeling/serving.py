@@ -8,11 +8,10 @@ from starlette.types import ASGIApp
 
 from toolkit.errors import InputError
 from toolkit.labeling.addresses import host_names, listen
+from toolkit.labeling.admin_pages import AdminPages, Commands
 from toolkit.labeling.connections import AT_ONCE, Connection, Server, allow_descriptors
 from toolkit.labeling.guard import PageSettings
 from toolkit.labeling.logs import hide_secrets
-from toolkit.labeling.pages import Pages
-from toolkit.labeling.quality import quality
 from toolkit.labeling.store import Asked, Refused, Store
 
 GUIDELINES = {
@@ -34,6 +33,7 @@ def serve_page(
     https: bool = False,
     guidelines: str | None = None,
     requests_per_second: float = 20.0,
+    commands: Commands | None = None,
 ) -> None:
     """Print the links and serve the page until Ctrl-C.
 
@@ -46,6 +46,7 @@ def serve_page(
         https: a proxy in front of the page speaks https.
         guidelines: text above the items.
         requests_per_second: requests that one session may send before it has to wait.
+        commands: returns the lines that train on the picks, for the admin to copy.
 
     Raises:
         InputError: a name belongs to a script or an admin (no link is made then), the address is
@@ -74,7 +75,7 @@ def serve_page(
         raise InputError(f"invite: {problem} (another process is inviting people)") from None
 
     print("open your link in a browser; Ctrl-C stops the page and keeps all labels", flush=True)
-    serve(Pages(store, settings, quality).app(), listening)
+    serve(AdminPages(store, settings, commands).app(), listening)
 
 
 def _guidelines(store: Store, asked: Asked) -> str:

@@ -4,7 +4,7 @@ A folder of configs determines what runs: NAME*.yaml for each stage in PREPARATI
 ``training.methods``, and evaluate.yaml. ``compare.py``, ``demo.py`` and ``sweep.py`` use this.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from toolkit.cli import bind, recipe
@@ -53,17 +53,17 @@ def stages_of(configs: Path, names: list[str], words: dict[str, list[str]]) -> l
             f"configs: {configs}: holds no YAML for {', '.join(names)} (name another folder)",
             "configs",
         )
-    return _in_order(found)
+    return in_order(found)
 
 
-def _in_order(stages: list[Stage]) -> list[Stage]:
+def in_order(stages: list[Stage]) -> list[Stage]:
     """Put each stage after those that make what it reads; the order stays otherwise.
 
     Raises:
         InputError: stages wait for each other.
     """
     maker = {path.resolve(): stage.name for stage in stages for path in stage.made}
-    needs = {stage.name: {maker.get(path) for _, path in _inputs(stage)} for stage in stages}
+    needs = {stage.name: {maker.get(path) for _, path in inputs_of(stage)} for stage in stages}
     ordered: list[Stage] = []
     waiting = list(stages)
     while waiting:
@@ -81,7 +81,7 @@ def _in_order(stages: list[Stage]) -> list[Stage]:
     return ordered
 
 
-def _inputs(stage: Stage) -> Iterator[tuple[str, Path]]:
+def inputs_of(stage: Stage) -> Iterator[tuple[str, Path]]:
     """Yield the flags of a stage that name what another one may make, with full paths."""
     for part in bind(stage.main, stage.words):
         for name in INPUTS:
@@ -94,7 +94,7 @@ def check_inputs(stages: list[Stage]) -> None:
     """Raise InputError if a stage needs an adapter that is not there and that no stage makes."""
     made = {path.resolve() for stage in stages for path in stage.made}
     for stage in stages:
-        for name, path in _inputs(stage):
+        for name, path in inputs_of(stage):
             if name.endswith("_adapter") and path not in made and not path.exists():
                 raise InputError(
                     f"{stage.name}: {name}: {path} does not exist, and no stage makes it (add the "
@@ -174,7 +174,12 @@ def trained(stages: list[Stage]) -> Iterator[tuple[Stage, Method]]:
 
 
 def judge_and_report(
-    told: list[str], policies: list[Stage], out: Path, title: str, shown: list[str]
+    told: list[str],
+    policies: list[Stage],
+    out: Path,
+    title: str,
+    shown: list[str],
+    without: Collection[str] = (),
 ) -> list[Stage]:
     """Make the stages that evaluate these policies and the named contenders, and that report.
 
@@ -184,9 +189,11 @@ def judge_and_report(
         out: folder in which the report's folder is made.
         title: title of the report.
         shown: further words for report.py.
+        without: adapters that are named as contenders, but take no part.
     """
     evaluate, report = recipe("evaluate"), recipe("report")
-    contenders = list(bind(evaluate.main, told)[-1].contenders)
+    known = bind(evaluate.main, told)[-1].contenders
+    contenders = [one for one in known if one.partition("=")[2] not in without]
     named = {Path(contender.partition("=")[2]) for contender in contenders}
     contenders += [f"{s.name}={s.made[0]}" for s in policies if s.made[0] not in named]
     if contenders:

@@ -129,6 +129,8 @@ class Loop:
         prompts: rows of ``prompt`` (or ``text``), used in turn.
         completions: K.
         source: the items' ``source`` in every round.
+        folds: of a cross-validation of each round's reward model; 0 for none, since a round would
+            take several times as long.
     """
 
     args: OnlineArguments
@@ -139,6 +141,7 @@ class Loop:
     prompts: list[Row]
     completions: int
     source: Row
+    folds: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -248,6 +251,7 @@ class Loop:
             "reward",
             comparisons=folder / "comparisons.jsonl",
             output_dir=folder / "reward",
+            folds=self.folds,
             **self._flag("start_adapter", self.start),
         )
 

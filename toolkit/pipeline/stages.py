@@ -13,8 +13,11 @@ from toolkit.data.outputs import hold_folder
 from toolkit.data.records import Row
 from toolkit.endings import goes_on
 from toolkit.errors import InputError
+from toolkit.next_step import settings_beside
+from toolkit.record import RUN_FILE, RunRecord
 
 RECORD = "stages.json"
+STALE = "stale"  # the state of a stage that an earlier one makes anew
 
 
 @dataclass
@@ -29,6 +32,9 @@ class Stage:
         made: files or folders that exist once the stage is done.
         resumes: whether it is a PPO run, which continues from its newest checkpoint.
         continues: whether the same words continue it, as with WARP.
+        after: names of the stages whose results it reads, so that it runs again if one of them
+            does; None for all earlier ones.
+        waits: says what must happen before it can run (people must label, say), or None.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Stage:
     made: list[Path] = field(default_factory=list)
     resumes: bool = False
     continues: bool = False
+    after: tuple[str, ...] | None = None
+    waits: Callable[[], str | None] | None = None
 
     def settings(self) -> Row:
         """Return the stage's settings as JSON."""
@@ -45,18 +53,30 @@ class Stage:
         return told
 
 
-def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[str, object]:
+OTHER_SETTINGS = "--overwrite runs all stages again; another output_dir keeps them"
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    folder: Path,
+    overwrite: bool,
+    from_stage: str | None = None,
+    cure: str = OTHER_SETTINGS,
+) -> dict[str, object]:
     """Run the stages in order; return results by name, None for a stage that was done before.
 
     FOLDER/stages.json records which stages were begun and done, with their settings. A stage is
-    skipped if it was done with the same settings, its output exists, and all earlier stages were
-    skipped too. A stage that was only begun starts again (a PPO run is resumed). All words are
-    checked before the first stage starts.
+    skipped if it was done with the same settings, its output exists, and the stages that it comes
+    after were skipped too. What somebody made by hand with the same settings counts as done. A
+    stage that was only begun starts again (a PPO run is resumed). All words are checked before the
+    first stage starts. The row ends early, without an entry for the rest, at a stage that waits.
 
     Args:
         stages: the stages in order.
         folder: folder of stages.json.
         overwrite: run all stages again.
+        from_stage: run this stage again and those that come after it, with other settings or not.
+        cure: what to do about a stage with other settings; {stage} stands for its name.
 
     Raises:
         InputError: a stage's words are wrong; a stage was made with other settings; another run is
@@ -69,31 +89,47 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     told = {stage.name: stage.settings() for stage in stages}
     path = folder / RECORD
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}
-    _check_unchanged(path, record, told)
+    again = {stage.name for stage in stages} if overwrite else _following(stages, from_stage)
+    _check_unchanged(path, record, told, again, cure)
 
     print(f"{len(stages)} stages follow, one after another: {', '.join(told)}.", flush=True)
     results: dict[str, object] = {}
     started = time.monotonic()
-    fresh = False  # whether an earlier stage ran, so that later ones must run too
+    ran: set[str] = set()  # stages whose successors must run too
     for number, stage in enumerate(stages, start=1):
         state = record.get(stage.name, {}).get("state")
         there = all(path.exists() for path in stage.made)
+        fresh = bool(ran if stage.after is None else ran & {*stage.after}) or stage.name in again
+        if state is None and not fresh and _made_by_hand(stage, told[stage.name]):
+            state = "done" if there else "begun" if stage.resumes else None
+            record[stage.name] = {"state": state, "settings": told[stage.name]}
+            write_json(path, record)
         spent = f"{time.monotonic() - started:.0f} s so far"
         if state == "done" and there and not fresh:
             print(f"\n[{number}/{len(stages)}] {stage.title}: already done", flush=True)
             results[stage.name] = None
             continue
+        if state is None and there and not fresh and cure != OTHER_SETTINGS:
+            raise InputError(
+                f"{stage.made[0]} is there, but not made here with the settings of stage "
+                f"{stage.name}. {cure.format(stage=stage.name)}"
+            )
         print(f"\n[{number}/{len(stages)}] {stage.title} ({spent})", flush=True)
+        if stage.waits is not None and (needed := stage.waits()) is not None:
+            print(needed, flush=True)
+            return results
 
         # A PPO run that was begun is resumed, unless an earlier stage ran again.
-        more = ["--overwrite"] if state is not None or overwrite else []
+        more = ["--overwrite"] if state is not None or stage.name in again else []
         begun = state == "begun" and not fresh
-        fresh = True
-        if stage.continues and begun and not overwrite:
+        ran.add(stage.name)
+        if stage.continues and begun:
             more = []
         if stage.resumes and begun and any(p.is_dir() for p in _output(stage).glob("checkpoint-*")):
             more = ["--resume", "auto"]
 
+        for name in _following(stages, stage.name) & record.keys():
+            record[name]["state"] = STALE  # should this run end before they have run
         record[stage.name] = {"state": "begun", "settings": told[stage.name]}
         write_json(path, record)
         set_seed(0)  # so that a stage does not depend on the stages before it
@@ -107,17 +143,58 @@ def run_stages(stages: Sequence[Stage], folder: Path, overwrite: bool) -> dict[s
     return results
 
 
-def _check_unchanged(path: Path, record: Row, told: dict[str, Row]) -> None:
-    """Raise InputError if a stage of the record was made with other settings."""
+def _following(stages: Sequence[Stage], first: str | None) -> set[str]:
+    """The stage of this name, and those that come after it by what they read; none without one.
+
+    Raises:
+        InputError: there is no stage of this name.
+    """
+    if first is None:
+        return set()
+    names = [stage.name for stage in stages]
+    if first not in names:
+        raise InputError(f"from_stage: {first!r} is not one of {', '.join(names)}", "from_stage")
+
+    found = {first}
+    for stage in stages[names.index(first) + 1 :]:
+        if stage.after is None or found & {*stage.after}:
+            found.add(stage.name)
+    return found
+
+
+def _made_by_hand(stage: Stage, settings: Row) -> bool:
+    """Whether somebody made a stage's results with these settings: by the recipe's own record."""
+    for part in bind(stage.main, stage.words):
+        told: Row | None = None
+        if hasattr(part, "output_dir") and (Path(str(part.output_dir)) / RUN_FILE).is_file():
+            told = RunRecord.read(Path(str(part.output_dir)) / RUN_FILE).arguments
+        elif isinstance(getattr(part, "output", None), str):
+            told = settings_beside(part.output)
+        if told is not None:
+            return _lasting(told) == _lasting(settings)
+    return False
+
+
+def _lasting(settings: Row) -> Row:
+    """Settings without those that say how a run was started, as JSON."""
+    kept = {name: value for name, value in settings.items() if name not in ("overwrite", "resume")}
+    lasting: Row = json.loads(json.dumps(kept))
+    return lasting
+
+
+def _check_unchanged(
+    path: Path, record: Row, told: dict[str, Row], again: set[str], cure: str
+) -> None:
+    """Raise InputError if a stage of the record, unless it runs again, had other settings."""
     for name, settings in told.items():
-        then = record.get(name, {}).get("settings", settings)
+        before = record.get(name, {})
+        then = settings if before.get("state") == STALE else before.get("settings", settings)
         odd = [k for k in sorted({*then, *settings}) if then.get(k) != settings.get(k)]
-        if odd:
+        if odd and name not in again:
             k = odd[0]
             raise InputError(
                 f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
-                f"{settings.get(k)!r}). --overwrite runs all stages again; another output_dir "
-                "keeps them"
+                f"{settings.get(k)!r}). {cure.format(stage=name)}"
             )
 
 

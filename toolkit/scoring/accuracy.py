@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,23 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnAccuracy:
+    """In a cross-validation: the adapter's own accuracy, on the comparisons held out from it.
+
+    Attributes:
+        accuracy, low, high: share of right picks, with its 95 % interval.
+        comparisons: number held out from this adapter.
+        p_below: probability that a model as good as those of the other folds has so few right.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    comparisons: int
+    p_below: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardMetrics:
     """How good a reward model is on held-out comparisons; the content of metrics.json.
 
@@ -42,6 +60,10 @@ class RewardMetrics:
         comparisons, prompts: numbers held out.
         train_comparisons: number that the model was trained on.
         verdict: the answer of ``judge``.
+        folds: number of models, this adapter and others trained like it, of which each scored the
+            comparisons that were held out from it. The figures above are of all of them. None if
+            they are of this adapter alone.
+        own: then its part.
     """
 
     accuracy: float
@@ -55,6 +77,8 @@ class RewardMetrics:
     prompts: int | None = None
     train_comparisons: int | None = None
     verdict: str | None = None
+    folds: int | None = None
+    own: OwnAccuracy | None = None
 
     @classmethod
     def read(cls, path: Path, what: str) -> "RewardMetrics":
@@ -191,6 +215,42 @@ def best_of_k_accuracy(
     )
 
 
+def cross_validated(
+    scores: Sequence[Sequence[Sequence[float]]],
+    best: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[Sequence[Hashable]]],
+    prompts: Sequence[Sequence[Hashable]],
+) -> RewardMetrics:
+    """Measure a cross-validation: all folds together, and the first one, the adapter's, alone.
+
+    Args:
+        scores, best, texts, prompts: as for ``best_of_k_accuracy``, for each fold. No prompt is in
+            two folds.
+    """
+    whole = best_of_k_accuracy(
+        list(chain(*scores)), list(chain(*best)), list(chain(*texts)), list(chain(*prompts))
+    )
+    credits = [
+        [credit(*row) for row in zip(*fold, strict=True)]
+        for fold in zip(scores, best, texts, strict=True)
+    ]
+    own, others = credits[0], list(chain(*credits[1:]))
+    expected = math.fsum(others) / len(others)
+    first = best_of_k_accuracy(scores[0], best[0], texts[0], prompts[0])
+    fewer = luck([1 - c for c in own], [1 - expected] * len(own), prompts[0])
+    return replace(
+        whole,
+        folds=len(scores),
+        own=OwnAccuracy(
+            accuracy=first.accuracy,
+            low=first.accuracy_low,
+            high=first.accuracy_high,
+            comparisons=first.comparisons,
+            p_below=fewer,
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a reward model has learned what people pick.
@@ -206,7 +266,7 @@ class Verdict:
     sentence: str
 
 
-def judge(metrics: RewardMetrics) -> Verdict:
+def judge(metrics: RewardMetrics, held_out: bool = True) -> Verdict:
     """Judge whether a reward model can be trusted, by its picks of held-out comparisons.
 
     "yes": luck alone gives this many right picks with a probability below 0.001.
@@ -217,15 +277,39 @@ def judge(metrics: RewardMetrics) -> Verdict:
     of the way from chance to always right: 67 % of pairs, 50 % of four).
 
     "not decided": everything else, for example if few comparisons are held out. With 15 pairs a
-    useless model and a useful one look alike, so the user is warned, but not stopped.
+    useless model and a useful one look alike, so the user is warned, but not stopped. The same if a
+    cross-validation says yes, but the adapter itself is so much worse than the other folds' models
+    that this is luck with a probability below 0.001.
+
+    Args:
+        metrics: what was measured.
+        held_out: whether it is known that the prompts were not trained on.
     """
     low, high, chance, p = metrics.accuracy_low, metrics.accuracy_high, metrics.chance, metrics.p
     figures = (
-        f"{metrics.accuracy:.1%} of {metrics.comparisons} held-out picks are right "
+        f"{metrics.accuracy:.1%} of {metrics.comparisons} {'held-out ' * held_out}picks are right "
         f"[{low:.1%}, {high:.1%}], by chance {chance:.1%} would be"
     )
-    by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
     more = "hold out more (--eval_rows), or collect more comparisons"
+    cure = "collect more comparisons, or hold out more"
+    if metrics.folds is not None:
+        figures = (
+            f"in {metrics.folds} folds, {metrics.accuracy:.1%} of {metrics.comparisons} picks, "
+            f"each held out once, are right [{low:.1%}, {high:.1%}]; by chance {chance:.1%} would "
+            "be"
+        )
+        more, cure = "collect more comparisons", "or collect more comparisons"
+    by_luck = f"{figures}; luck alone gives as many with probability {p:.2g}"
+
+    own = metrics.own
+    if p < SURE and own is not None and own.p_below < SURE:
+        sentence = (
+            f"The settings teach what people pick, but this adapter is worse than the others that "
+            f"were trained by them: of the {own.comparisons} picks held out from it, "
+            f"{own.accuracy:.1%} are right [{own.low:.1%}, {own.high:.1%}]; {by_luck}. Train it "
+            "again with another --seed."
+        )
+        return Verdict("not decided", p, sentence)
 
     if p < SURE:
         return Verdict("yes", p, f"It has learned what people pick: {by_luck}.")
@@ -243,7 +327,7 @@ def judge(metrics: RewardMetrics) -> Verdict:
     if p >= TAIL and high < chance + (1 - chance) * USEFUL:
         sentence = (
             f"Cannot be distinguished from chance: {by_luck}. PPO would learn nothing; raise "
-            "--learning_rate or --num_train_epochs, collect more comparisons, or hold out more."
+            f"--learning_rate or --num_train_epochs, {cure}."
         )
         return Verdict("no", p, sentence)
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from toolkit.data.chat import read_chat
-from toolkit.data.comparisons import open_comparisons, split_by_prompt
+from toolkit.data.comparisons import open_comparisons
 from toolkit.data.encoding import Encoder
+from toolkit.data.splits import split_by_prompt
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 from toolkit.training.reward.config import BestOfKConfig

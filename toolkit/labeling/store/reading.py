@@ -107,6 +107,18 @@ class StoreReader(Database):
 
     # Exports, one row at a time
 
+    def said_beside(self) -> list[Row]:
+        """Return what ``picks`` yields beside the item and its best: a ranking, a margin and so on.
+
+        There is one row for each pick, in the same order, without reading the items.
+        """
+        query = (
+            "SELECT e.details FROM labels l JOIN items i ON i.id = l.item "
+            "JOIN events e ON e.id = l.event WHERE l.action = 'pick' AND l.turn = 0 "
+            "AND i.gold IS NULL AND i.kind = 'comparison' ORDER BY l.event"
+        )
+        return [fields_of(json.loads(row[0] or "{}")) for row in self.db.execute(query)]
+
     def picks(
         self, repeats: bool = False, gold: bool = False, kind: str = "comparison"
     ) -> Iterator[Row]:

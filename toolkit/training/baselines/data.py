@@ -19,12 +19,13 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.comparisons import Comparisons, split_by_prompt
+from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoding import Encoder
 from toolkit.data.leftovers import part_folder
 from toolkit.data.plain_text import learned_ids, read_texts
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import Placed, Row
+from toolkit.data.splits import split_by_prompt
 from toolkit.errors import InputError
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS

@@ -2,6 +2,7 @@
 
 import shutil
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from toolkit.data.encoded_rows import encode_to_disk
 from toolkit.data.encoding import Encoder, best_of
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.records import Row
+from toolkit.data.records import Placed, Row
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
 
@@ -54,6 +55,18 @@ class RewardData:
         rows = [self.rows[i] for i in self.held_out["row"]]
         return [row["completions"] for row in rows], [repr(row["prompt"]) for row in rows]
 
+    def chances(self, everything: bool = False) -> list[float]:
+        """Return the probability that luck picks right, for each held-out row.
+
+        Args:
+            everything: also for the rows that are trained on, as a cross-validation holds them out.
+        """
+        found = []
+        for each in (self.held_out, self.train) if everything else (self.held_out,):
+            lengths = pyarrow.compute.list_value_length(each.data.column("candidate_ids"))
+            found += [1 / count for count in lengths.to_pylist()]
+        return found
+
     def probes(self, count: int = 8) -> list[list[int]]:
         """Return a few held-out candidates."""
         flat = (ids for row in self.held_out for ids in row["candidate_ids"])
@@ -70,25 +83,36 @@ def prepare(
     prompt_tokens: int,
     scratch: Path,
     end_id: int | None = None,
+    other: Comparisons | None = None,
 ) -> RewardData:
     """Tokenize both sides of the split.
 
     Args:
         comparisons: checked comparisons.
-        train, held_out: bool (rows,), the split (``split_by_prompt``).
+        train, held_out: bool (rows,), the split (``data.splits``).
         encoder: the rule for long rows; counts them.
         config: determines what the loss needs in the rows, which is checked here.
         prompts: number of prompts to keep for normalizing.
         prompt_tokens: most tokens of such a prompt.
         scratch: token ids go into a folder made here, which is deleted with the data.
         end_id: token that closes every candidate; None for no token.
+        other: where the rows of ``held_out`` are, if not in ``comparisons``.
 
     Raises:
         InputError: no row fits, no prompt fits, or a row lacks the margin that the loss needs.
     """
     folder = part_folder(scratch / "tokens")
     try:
-        train_set, eval_set, rows = _tokenize(comparisons, train, held_out, encoder, folder, end_id)
+        apart = other or comparisons
+        train_set, eval_set, rows = _tokenize(
+            comparisons.where(train),
+            [(place, _with_best(row)) for place, row in apart.where(held_out)],
+            int(train.sum()),
+            encoder,
+            folder,
+            end_id,
+            comparisons.source,
+        )
         none = sum(each.data.column("margin").null_count for each in (train_set, eval_set))
         if config.use_margin and none:
             raise InputError(f"{comparisons.source}: {none} rows have no margin", "use_margin")
@@ -100,7 +124,7 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
-    if 2 * encoder.joined > len(comparisons) * (train | held_out).mean():
+    if 2 * encoder.joined > train.sum() + held_out.sum():
         print(
             f"warning: {encoder.joined} rows have no space between prompt and completion, as in "
             f"{encoder.example!r} (if that is not intended: preftune convert --add_space)"
@@ -122,29 +146,29 @@ def prepare(
         "rows_refused": encoder.bad.count,
         "completions_with_an_end_token": encoder.ended,
     }
+    if other is not None:
+        data.facts |= {"held_out_source": other.source, "held_out_digest": other.digest}
     return data
 
 
 def _tokenize(
-    comparisons: Comparisons,
-    train: np.ndarray,
-    held_out: np.ndarray,
+    train: Iterator[Placed],
+    held_out: list[Placed],
+    count: int,
     encoder: Encoder,
     folder: Path,
     end_id: int | None,
+    source: str,
 ) -> tuple[Dataset, Dataset, list[Row]]:
-    train_set = encode_to_disk(
-        encoder, comparisons.where(train), folder / "train.arrow", int(train.sum()), end_id
-    )
-    placed = [(place, _with_best(row)) for place, row in comparisons.where(held_out)]
-    eval_set = encode_to_disk(encoder, placed, folder / "eval.arrow", len(placed), end_id)
+    train_set = encode_to_disk(encoder, train, folder / "train.arrow", count, end_id)
+    eval_set = encode_to_disk(encoder, held_out, folder / "eval.arrow", len(held_out), end_id)
     if not len(train_set) or not len(eval_set):
         raise InputError(
-            f"{comparisons.source}: no {'held-out' if len(train_set) else 'training'} row "
+            f"{source}: no {'held-out' if len(train_set) else 'training'} row "
             f"fits {encoder.max_length} tokens of prompt and completion (raise --max_length if "
             "the model's context allows it, or pass --long_rows truncate_prompt)"
         )
-    return train_set, eval_set, [row for _, row in placed]
+    return train_set, eval_set, [row for _, row in held_out]
 
 
 def _prompts(

@@ -1,0 +1,82 @@
+"""Split prompts into those to train on and those to compare on.
+
+    preftune split --prompts prompts.txt
+
+Prompts that occur several times are kept once. A share of them, drawn by the seed, is held out:
+PPO never trains on these, so that preftune evaluate can compare on them. The prompts may also be
+those of comparisons. With --eval_prompts none are held out, and both files are only brought into
+the same form. You should see how many prompts each file has.
+"""
+
+from toolkit.cli import changed, run
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from toolkit.arguments.common import OverwriteArguments, SeedArguments
+from toolkit.arguments.layouts import ColumnArguments
+from toolkit.arguments.prompt_form import PromptFormArguments
+from toolkit.data.files import write_jsonl
+from toolkit.data.outputs import claim_output
+from toolkit.errors import InputError
+from toolkit.flags import Range, flag
+from toolkit.next_step import note_settings, say_next, step, wrote
+
+
+@dataclass
+class SplitArguments(PromptFormArguments, ColumnArguments, SeedArguments, OverwriteArguments):
+    prompts: str | None = flag(
+        None,
+        "Prompts, or comparisons with prompts: JSONL, Parquet, CSV, a folder, a .txt file with one "
+        "prompt a line, or owner/name:split.",
+    )
+    eval_prompts: str | None = flag(
+        None, "Prompts to compare on. By default some of --prompts are held out."
+    )
+    eval_share: Annotated[float, Range(above=0, high=0.9)] = flag(
+        0.1, "Share of the prompts to hold out."
+    )
+    output: str = flag("outputs/prompts.jsonl", "JSONL file of prompts to train on.")
+    held_out: str = flag("outputs/prompts.heldout.jsonl", "JSONL file of prompts to compare on.")
+
+
+def main(args: SplitArguments) -> None:
+    from toolkit.data.prompt_form import in_form, once_each, split_prompts
+    from toolkit.data.prompts import read_prompt_rows
+
+    if args.prompts is None:
+        raise InputError("prompts: missing (name a file of prompts)", "prompts")
+    claim_output(args.output, args.overwrite, "output")
+    claim_output(args.held_out, args.overwrite, "output")
+
+    # Read each prompt once, in its form.
+    def read(source: str, what: str) -> list[dict[str, object]]:
+        rows = read_prompt_rows(source, what, args)
+        found = once_each(in_form(row, args.prompt_form, args.as_messages) for row in rows)
+        if len(found) < len(rows):
+            print(f"{source}: {len(rows) - len(found)} of {len(rows)} prompts occur again")
+        return found
+
+    # Hold some out, or take those that were named.
+    rows = read(args.prompts, "--prompts")
+    if args.eval_prompts is not None:
+        held_out = read(args.eval_prompts, "--eval_prompts")
+    else:
+        if len(rows) < 4:
+            raise InputError(
+                f"prompts: {args.prompts} has {len(rows)} different prompts, which are too few to "
+                "hold some out (name others to compare on by --eval_prompts)",
+                "prompts",
+            )
+        rows, held_out = split_prompts(rows, args.eval_share, args.seed)
+
+    write_jsonl(args.output, rows)
+    write_jsonl(args.held_out, held_out)
+    note_settings(args.output, changed(args))
+    wrote(args.output, f"{len(rows)} prompts to train on")
+    wrote(args.held_out, f"{len(held_out)} prompts to compare on")
+    say_next(step("sample", prompts=args.output, model_name_or_path="MODEL"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,99 @@
+"""A project's stages: their order, what each is told, and when people must label."""
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import bind, changed, recipe
+from toolkit.data.files import write_jsonl
+from toolkit.errors import InputError
+from toolkit.labeling.store import Settings, Store
+from toolkit.pipeline.project import AFTER, names_of, stages_of_project, waiting
+from toolkit.project import STAGES, Project
+
+PEOPLE = "prompts: p.txt\nsample:\nlabel:\nreward:\nppo:\nevaluate:\nreport:\n"
+PICKS = "comparisons: picks.csv\nreward:\n  eval_rows: 20\nppo:\nevaluate:\n"
+
+
+def project(tmp_path: Path, text: str) -> Project:
+    path = tmp_path / "project.yaml"
+    path.write_text(f"folder: {tmp_path}/out\n{text}")
+    return Project.read(path)
+
+
+def test_the_stages_run_in_their_order_and_those_that_go_unsaid_are_there(tmp_path: Path) -> None:
+    assert set(AFTER) == set(STAGES)
+    for stage, before in AFTER.items():
+        assert all(STAGES.index(name) < STAGES.index(stage) for name in before)
+    assert names_of(project(tmp_path, PEOPLE)) == [
+        *("split", "sample", "label", "reward", "ppo", "evaluate", "report"),
+    ]
+    assert names_of(project(tmp_path, PICKS)) == ["convert", "split", "reward", "ppo", "evaluate"]
+    assert names_of(project(tmp_path, "comparisons: c\nreward:\n")) == ["convert", "reward"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reward:\n", r"yaml:2: reward has nothing to learn from"),
+        ("ppo:\n", r"neither prompts nor comparisons are named"),
+        ("doctor:\n", r"no section of a stage to run"),
+        ("prompts: p\nlabel:\nreward:\n", r"yaml:3: label has nothing to label"),
+        ("comparisons: c\nsample:\nlabel:\n", r"yaml:2: comparisons are named, and the section"),
+        ("comparisons: OUT/comparisons.jsonl\nreward:\n", r"yaml:2: .* the project's own copy"),
+    ],
+)
+def test_a_project_that_cannot_run_says_what_it_lacks(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        names_of(project(tmp_path, text.replace("OUT", f"{tmp_path}/out")))
+
+
+def test_a_stage_is_told_what_a_person_would_tell_it_by_flags(tmp_path: Path) -> None:
+    made = {s.name: s for s in stages_of_project(project(tmp_path, f"stop_token: none\n{PICKS}"))}
+    out = tmp_path / "out"
+    by_hand = {
+        "convert": ["--input", "picks.csv", "--output", f"{out}/comparisons.jsonl"],
+        "reward": ["--comparisons", f"{out}/comparisons.jsonl", "--output_dir", f"{out}/reward",
+                   "--eval_rows", "20", "--stop_token", "none"],
+        "ppo": ["--prompts", f"{out}/prompts.jsonl", "--output_dir", f"{out}/ppo",
+                "--reward_adapter", f"{out}/reward/adapter", "--stop_token", "none"],
+    }  # fmt: skip
+    for name, words in by_hand.items():
+        assert made[name].settings() == changed(*bind(recipe(name).main, words)), name
+    assert made["ppo"].resumes and not made["reward"].resumes
+    assert made["reward"].made == [out / "reward" / "adapter"]
+
+
+def test_a_stage_that_starts_from_another_ones_adapter_runs_after_it(tmp_path: Path) -> None:
+    start = f"{tmp_path}/out/sft/adapter"
+    text = f"comparisons: c\npolicy_adapter: {start}\nsft:\nreward:\n"
+    stages = {stage.name: stage for stage in stages_of_project(project(tmp_path, text))}
+    assert list(stages) == ["convert", "sft", "reward"]
+    assert "sft" in (stages["reward"].after or ())
+    assert "policy_adapter" not in stages["sft"].settings()
+    assert stages["reward"].settings()["start_adapter"] == start
+
+
+def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path) -> None:
+    found = project(tmp_path, PEOPLE)
+    rows = [{"prompt": f"p{i}", "completions": ["a", "b"]} for i in range(3)]
+    write_jsonl(tmp_path / "out" / "samples.jsonl", rows)
+    told = waiting(found, enough=False)
+    assert told is not None and "0 of 3 items have an answer, and 0 a pick" in told
+    assert f"label --config {found.path}" in told and f"run {found.path}" in told
+    assert waiting(found, enough=True) is not None  # no pick at all is not enough
+
+    with Store(found.store, Settings()) as store:
+        store.add_items(rows)
+        ann = store.script("ann")
+        for number, answer in enumerate(("pick", "skip", "pick")):
+            task = store.next_task(ann)
+            assert task is not None
+            store.record(ann, task.form, answer, 0 if answer == "pick" else None)
+            more = waiting(found, enough=False)
+            assert (more is None) == (number == 2)
+            assert waiting(found, enough=True) is None
+    limited = project(tmp_path, PEOPLE.replace("label:", "label:\n  limit: 2"))
+    assert waiting(limited, enough=False) is None

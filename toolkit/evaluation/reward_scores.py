@@ -1,0 +1,68 @@
+"""Score comparisons by a reward adapter, whoever trained it, as PPO would without gain and bias."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.data.encoding import Encoder
+from toolkit.data.records import Placed, Row
+from toolkit.models.reading import Reading
+from toolkit.models.roles import Roles
+from toolkit.training.reward.trainer import score_candidates
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Comparisons whose texts fit the model.
+
+    Attributes:
+        rows: the comparisons.
+        ids: token ids of each one's candidates, as ``candidate_ids``.
+        too_long: number of comparisons that did not fit.
+    """
+
+    rows: list[Row]
+    ids: list[dict[str, Any]]
+    too_long: int
+
+    def scores(self, roles: Roles, pad_id: int, batch_size: int) -> list[list[float]]:
+        """Return the adapter's score of each candidate."""
+        return score_candidates(roles, self.ids, pad_id, batch_size)
+
+
+def encode_as_read(
+    placed: Sequence[Placed],
+    encoder: Encoder,
+    reading: Reading,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Encoded:
+    """Encode comparisons as the reward model read its texts in training.
+
+    Args:
+        placed: comparisons with their places.
+        encoder: the rule for long rows.
+        reading: of the adapter.
+        tokenizer: of its base.
+    """
+    if not reading.whole:
+        ids = list(encoder.encode(iter(placed), reading.ends_with))
+        rows = [placed[each["row"]][1] for each in ids]
+        return Encoded(rows, ids, len(placed) - len(rows))
+
+    # Another tool's adapter, which saw prompt and completion as one text.
+    rows, ids = [], []
+    for _, row in placed:
+        count = len(row["completions"])
+        columns = {
+            name: [value] * count
+            for name, value in row.items()
+            if name in ("tools", "chat_template_kwargs")
+        }
+        texts = reading.text_rows(tokenizer, [row["prompt"]] * count, row["completions"], columns)
+        longest = encoder.max_length
+        if longest is None or all(len(text) <= longest for text in texts):
+            rows.append(row)
+            ids.append({"candidate_ids": texts})
+    return Encoded(rows, ids, len(placed) - len(rows))

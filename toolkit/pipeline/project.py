@@ -1,0 +1,167 @@
+"""The stages of a project file in a row, and the word on what people must do between them."""
+
+from pathlib import Path
+
+from toolkit.cli import recipe
+from toolkit.errors import InputError
+from toolkit.next_step import Step, command, project_step
+from toolkit.pipeline.comparison import in_order, inputs_of
+from toolkit.pipeline.stages import Stage
+from toolkit.project import METHODS, POLICIES, STAGES, Project
+from toolkit.training.methods import METHODS as ROWS
+
+TITLES = {
+    "convert": "Convert the comparisons",
+    "split": "Split the prompts",
+    "sample": "Sample completions",
+    "label": "Pick the best of each",
+    "reward_report": "Look at the reward model",
+    "evaluate": "Compare on held-out prompts",
+    "report": "Report",
+}
+
+# Whose results a stage reads, so that it runs again if they are made anew.
+AFTER: dict[str, tuple[str, ...]] = {
+    "convert": (),
+    "split": ("convert",),
+    "sample": ("split",),
+    "label": ("sample",),
+    "reward": ("convert", "label"),
+    "reward_report": ("reward",),
+    **{name: ("convert", "label") for name in POLICIES},
+    **{name: ("split", "reward") for name in ("rloo", "grpo", "ppo")},
+    "evaluate": ("split", "reward", *POLICIES),
+    "report": ("reward", *POLICIES, "evaluate"),
+}
+
+
+def names_of(project: Project) -> list[str]:
+    """The stages that a project has, in their order; converting and splitting may go unsaid.
+
+    Raises:
+        InputError: there is none, or one lacks what it would read.
+    """
+    needed = {"convert"} if "comparisons" in project.shared else set()
+    if any(project.has(name) for name in ("sample", "rloo", "grpo", "ppo", "evaluate")):
+        needed.add("split")
+    names = [name for name in STAGES if project.has(name) or name in needed]
+
+    if not set(names) - {"convert", "split"}:
+        raise InputError(
+            f"{project.path}: no section of a stage to run (stages are {', '.join(STAGES)})"
+        )
+    if "split" in names and project.shared.get("prompts") is None and project.comparisons is None:
+        raise InputError(
+            f"{project.path}: neither prompts nor comparisons are named (add `prompts: FILE` or "
+            "`comparisons: FILE` outside the sections)"
+        )
+    if "label" in names and "sample" not in names and "samples" not in project.sections["label"]:
+        raise InputError(
+            f"{project.where('', 'label')}: label has nothing to label (add a section `sample:`, "
+            "or its `samples: FILE`)"
+        )
+    if {"convert", "label"} <= {*names}:
+        raise InputError(
+            f"{project.where('', 'comparisons')}: comparisons are named, and the section label "
+            "would make others (leave out one of them)"
+        )
+    given, made = project.shared.get("comparisons"), project.comparisons
+    if given is not None and Path(str(given)).resolve() == Path(str(made)).resolve():
+        raise InputError(
+            f"{project.where('', 'comparisons')}: {given} is where the project's own copy goes "
+            "(name another folder by `folder: FOLDER`)"
+        )
+    learning = ("reward", "sft", "preference", "dpo", "kto", "orpo", "cpo")
+    for name in learning if project.comparisons is None else ():
+        if name in names and not {"comparisons", "dataset_name"} & project.sections[name].keys():
+            raise InputError(
+                f"{project.where('', name)}: {name} has nothing to learn from (add `comparisons: "
+                "FILE` outside the sections, or sections `sample:` and `label:`)"
+            )
+    return names
+
+
+def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
+    """Make a stage for each section of a project, in the order in which they run.
+
+    Args:
+        project: the file.
+        enough: go on with the labels that there are, even if people have not answered all items.
+    """
+    stages = [_stage(project, name, enough) for name in names_of(project)]
+    makers = {path.resolve(): stage.name for stage in stages for path in stage.made}
+    for stage in stages:  # an adapter that a section names may be another stage's
+        makes = {makers.get(path) for _, path in inputs_of(stage)}
+        stage.after = (*(stage.after or ()), *(name for name in makes if name is not None))
+    return in_order(stages)
+
+
+def _stage(project: Project, name: str, enough: bool) -> Stage:
+    """Make the stage of a section."""
+    words = ["--config", str(project.path)]
+    reader = METHODS.get(name, name)
+    if name in METHODS:
+        words += ["--method", name]
+    row = ROWS.get(name)
+    title = TITLES.get(name) or (row.title if row else ROWS["dpo"].title)
+    stage = Stage(name, title, recipe(reader).main, words, made_by(project, name))
+    stage.after = AFTER[name]
+    stage.resumes = row is not None and row.resumes
+
+    if name == "label" and project.people_label:
+        stage.words += ["--serve", "false", "--invite", "", "--output", str(project.comparisons)]
+        stage.waits = lambda: waiting(project, enough)
+    return stage
+
+
+def made_by(project: Project, name: str) -> list[Path]:
+    """What is there once a stage of a project is done."""
+    placed = project.placed(name) | project.sections.get(name, {})
+    if name == "split":
+        return [Path(placed["output"]), Path(placed["held_out"])]
+    if name == "label":
+        return [Path(str(project.comparisons))]
+    if name in ("convert", "sample"):
+        return [Path(placed["output"])]
+    if name in ("reward", *POLICIES):
+        return [Path(project.adapter(name))]
+    page = {"evaluate": "evaluation.json", "report": "report.html"}
+    return [Path(placed["output_dir"]) / page.get(name, "reward_report.html")]
+
+
+def waiting(project: Project, enough: bool) -> str | None:
+    """What people still have to do, and the commands for it; None if there are labels to go on.
+
+    Args:
+        project: whose items people label.
+        enough: whether the labels that there are suffice, if there is a pick among them.
+    """
+    from toolkit.data.comparisons import read_rows
+    from toolkit.labeling.store import StoreReader
+
+    wanted = project.sections["label"].get("limit")
+    store = project.store
+    items = picks = answered = 0
+    if store.is_file():
+        with StoreReader(store) as opened:
+            items = int(opened.progress()["items"])
+            answered = items - opened.unanswered()
+            picks = sum(1 for _ in opened.picks())
+    samples = project.placed("label")["samples"] or project.sections["label"].get("samples")
+    items = items or len(read_rows(str(samples), "completions", "samples"))
+
+    done = picks > 0 and (enough or answered == items)
+    if done or (wanted is not None and picks >= wanted):
+        return None
+
+    page = Step("label", {"config": str(project.path)})
+    lines = [
+        f"People label now: {answered} of {items} items have an answer, and {picks} a pick. This "
+        "command opens the page for them, until Ctrl-C:",
+        f"next: {command(page)}",
+        f"then: {command(project_step(project.path))}",
+    ]
+    if picks:
+        more = command(project_step(project.path, "--enough"))
+        lines.insert(2, f"or: {more}   # go on with {picks} picks")
+    return "\n".join(lines)
