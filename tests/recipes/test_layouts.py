@@ -72,3 +72,11 @@ def test_two_sources_for_sft_are_refused_before_a_model_is_loaded() -> None:
     words = ["--text", "a.jsonl", "--demonstrations", "b.jsonl"]
     with pytest.raises(InputError, match="demonstrations stand beside text"):
         call(recipe("sft").main, words)
+
+
+def test_prompts_of_a_spreadsheet_are_split(picks: str, tmp_path: Path) -> None:
+    made, other = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    words = ["--prompts", picks, "--columns", *WORDS[:3], "--as_messages"]
+    call(recipe("split").main, [*words, "--output", str(made), "--held_out", str(other)])
+    found = [row["prompt"][0]["content"] for file in (made, other) for row in rows_in(file)]
+    assert sorted(found) == [f"Tee {i}?" for i in range(6)] and len(rows_in(other)) == 2
