@@ -34,7 +34,7 @@ def main(
     args: StartArguments,
     config: PreferenceConfig,
 ) -> dict[str, Any]:
-    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.from_arguments import encoder_of, split_picks
     from toolkit.data.tokens import closing_id, stop_ids
     from toolkit.models.from_arguments import (
         base_of,
@@ -55,7 +55,7 @@ def main(
     check_start(args.policy_adapter, model_args, lora, fused, fused)
     encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     data = prepare_completions(
-        split_comparisons(data_args, "best", config.seed),
+        split_picks(data_args, config.seed),
         encoder,
         stop_id,
         *preference_shape(config),
