@@ -6,7 +6,8 @@ One base in memory serves policy, reference, value and reward through LoRA adapt
 policy starts as the base, or from --policy_adapter. The KL coefficient adapts until the KL is at
 --kl_target. After a kill, --resume auto continues the run exactly. You should see the score rise,
 the KL climb to its target and stay there, and some samples. log.jsonl has a row for each update,
-timings.jsonl has the seconds, and adapters/policy loads with plain peft.
+timings.jsonl has the seconds, samples.jsonl the samples, and adapters/policy loads with plain peft.
+--live opens a page that shows the run.
 """
 
 from toolkit.cli import run, write_run
@@ -15,6 +16,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from toolkit.arguments.live import LiveArguments
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
@@ -37,12 +39,14 @@ def main(
     lora: LoraArguments,
     reward_args: RewardArguments,
     args: PromptArguments,
+    live: LiveArguments,
     config: PPOConfig,
 ) -> "list[Row]":
     import torch
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.data.plain_text import text_rows
+    from toolkit.live.beside import open_beside
     from toolkit.models.adapters import check_adapter, other_start
     from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
@@ -176,6 +180,8 @@ def main(
             "each. The first of them show how long the rest will take.",
             flush=True,
         )
+        if live.live:
+            print(open_beside(config.folder), flush=True)
 
     # Train and save.
     trainer = PPOTrainer(

@@ -17,7 +17,7 @@ GROUPS = {
     "See it work": ("demo", "doctor"),
     "Collect comparisons": ("sample", "label", "convert", "ratings"),
     "Train a reward model": ("reward", "reward_report"),
-    "Tune the policy": ("ppo", "online", "warp", "sft", "preference", "rloo"),
+    "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo"),
     "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n"),
     "Hand it on": ("merge", "publish"),
     "Tools": ("preview_kl", "trl_config", "demo_model"),
