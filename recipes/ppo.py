@@ -175,13 +175,12 @@ def main(
             data=facts,
             reward_verdicts=[to_row(verdict) for verdict in verdicts],
         )
-        print(
+        trainer.run_log.say(
             f"PPO makes {counted(trainer.num_updates, 'update')} of {trainer.batch_size} episodes "
-            "each. The first of them show how long the rest will take.",
-            flush=True,
+            "each. The first of them show how long the rest will take."
         )
         if live.live:
-            print(open_beside(config.folder), flush=True)
+            trainer.run_log.say(open_beside(config.folder))
 
     # Train and save.
     trainer = PPOTrainer(

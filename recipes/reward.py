@@ -22,13 +22,13 @@ from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
-from toolkit.data.files import atomic_directory, json_text, write_jsonl
+from toolkit.data.files import atomic_directory, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.errors import check_range
 from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
-from toolkit.terminal import counted
+from toolkit.terminal import counted, say_figures
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def main(
     data = prepare(*comparisons, encoder, config, args.normalize_samples, room, out, end_id)
     for line in other_rendering(start, data.prompts, "--start_adapter"):
         print(f"note: {line}")
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Load the model and make the trainer.
     head_seed = config.seed if args.head_seed is None else args.head_seed
@@ -202,7 +202,6 @@ def main(
         history=history,
         seconds=seconds,
     )
-    print(json_text(to_row(metrics), indent=2))
     wrote(out / "adapter", "reward adapter")
     print(verdict.sentence)
 

@@ -19,11 +19,11 @@ from typing import Any
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.flags import flag
 from toolkit.next_step import beside, evaluation, is_demo, reward_beside, say_next, step, wrote
 from toolkit.scoring.arguments import short_forms
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import SFTBaselineConfig
 
 
@@ -77,7 +77,7 @@ def main(
             SFT_SCHEMA,
             out,
         )
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Train, save, and load again.
     metrics, history = train_and_save(
@@ -89,6 +89,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        "Training by SFT",
         out,
         lambda: base_of(model_args),
         name,
@@ -109,7 +110,7 @@ def main(
         metrics=metrics,
         history=history,
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
 
     # What comes next: look at it, or go on from it by PPO if there is a reward model.

@@ -6,6 +6,7 @@ while it trains.
 """
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,9 +142,10 @@ class RunLog:
         if not self.is_main:
             return
         if self.progress is None:
-            print(line)
+            print(line, flush=True)
         else:
             self.progress.write(line)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """End the log."""

@@ -115,7 +115,8 @@ def send_samples(
             callback._wandb.log({"samples": table, "train/global_step": update})
         elif isinstance(callback, TrackioCallback):
             table = callback._trackio.Table(columns=header, data=rows)
-            callback._trackio.log({"samples": table, "train/global_step": update})
+            # It counts its calls as steps, from 0; this one belongs to the update's own.
+            callback._trackio.log({"samples": table}, step=update - 1)
 
 
 def as_markdown(samples: Sequence[ShownSample]) -> str:
