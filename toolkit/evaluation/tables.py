@@ -195,7 +195,7 @@ def place_table(result: Evaluation, judge: str) -> Grid | None:
         rows.append([c.name, f"{c.kl:.2f}", f"{gain:+.2f} ± {error:.2f}", by_choice, shown, share])
 
     headers = [
-        "contender", "KL", "gain", "best of n at this KL", "optimal gain", "share of optimum"
+        "contender", "KL", "gain", "best of n", "optimal gain", "share of optimum"
     ]  # fmt: skip
     return (headers, rows) if rows else None
 
