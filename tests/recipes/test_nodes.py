@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,25 +33,21 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def launch(root: Path, launcher: list[str], words: list[str], **more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", *launcher, "recipes/ppo.py", *words]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=root, env=env | more, **pipes)
-
-
 @contextmanager
 def two_nodes(
-    root: Path, first: list[str], second: list[str], **more: str
+    root: Path, first: list[str], second: list[str]
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start both nodes with these words; nothing is left running."""
+    """Start a launcher for each of both nodes with these words; nothing is left running."""
     port = free_port()
     nodes = []
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
     try:
         for rank, words in enumerate((first, second)):
-            launcher = ["--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(rank)]
-            launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
-            nodes.append(launch(root, launcher, words, **more))
+            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+            command += ["--nproc_per_node", "1", "--node_rank", str(rank)]
+            command += ["--master_addr", "127.0.0.1", "--master_port", port, "recipes/ppo.py"]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            nodes.append(subprocess.Popen([*command, *words], cwd=root, env=env, **pipes))
         yield nodes
     finally:
         for node in nodes:
@@ -106,12 +102,12 @@ def check_equal_runs(one: Path, other: Path) -> None:
 
 
 def test_two_nodes_make_the_numbers_of_two_processes_on_one(
-    root: Path, tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, forked: Callable[..., list]
 ) -> None:
-    launcher = ["--nproc_per_node", "2", "--master_port", free_port()]
-    one = launch(root, launcher, [*WORDS, "--output_dir", str(tmp_path / "run")])
-    said = one.communicate(timeout=240)[0]
-    assert one.returncode == 0, said
+    words = [*WORDS, "--output_dir", str(tmp_path / "run")]
+    for process in forked(words, words):
+        said = process.wait()
+        assert process.returncode == 0, said
     check_equal_runs(tmp_path / "run", undisturbed)
     moved = [t.abs().max().item() for name, t in weights(undisturbed).items() if "lora_B" in name]
     assert max(moved) > 5e-4
@@ -119,47 +115,46 @@ def test_two_nodes_make_the_numbers_of_two_processes_on_one(
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_node_that_is_lost_ends_the_other_and_both_go_on(
-    root: Path, tmp_path: Path, undisturbed: Path, lost: int
+    tmp_path: Path, undisturbed: Path, forked: Callable[..., list], lost: int
 ) -> None:
     """Killed without warning; the other says so within a minute, and a resumed run is the same."""
     out = tmp_path / "run"
     words = [*WORDS, "--output_dir", str(out), "--resume", "auto"]
-    with two_nodes(root, words, words) as nodes:
-        waited = time.monotonic()
-        while len(read_rows(out / "log.jsonl")) < 5:
-            assert time.monotonic() - waited < 120
-            assert all(node.poll() is None for node in nodes), [n.communicate() for n in nodes]
-            time.sleep(0.02)
-        lose(nodes[lost])
+    nodes = forked(words, words, nodes=True)
+    waited = time.monotonic()
+    while len(read_rows(out / "log.jsonl")) < 5:
+        assert time.monotonic() - waited < 120
+        assert all(node.poll() is None for node in nodes), [node.wait() for node in nodes]
+        time.sleep(0.02)
+    nodes[lost].signal(signal.SIGKILL)
 
-        survivor = nodes[1 - lost]
-        said = survivor.communicate(timeout=60)[0]
-        assert survivor.returncode == 1
-        assert "stopped: another process of this run has ended" in said
-        assert "--resume auto goes on from the last checkpoint" in said
+    survivor = nodes[1 - lost]
+    said = survivor.wait(60)
+    assert survivor.returncode == 1
+    assert "stopped: another process of this run has ended" in said
+    assert "--resume auto goes on from the last checkpoint" in said
     assert len(read_rows(out / "log.jsonl")) < UPDATES
 
-    with two_nodes(root, words, [*WORDS, "--output_dir", "nowhere", "--resume", "auto"]) as nodes:
-        said = finished(nodes)
-    assert f"of {UPDATES}" in said[0] and "resumed from" in said[0]
+    other = [*WORDS, "--output_dir", str(tmp_path / "nowhere"), "--resume", "auto"]
+    said = [node.wait() for node in forked(words, other, nodes=True)]
+    assert f"of {UPDATES}" in said[0] and "resumed from" in said[0], said
     check_equal_runs(out, undisturbed)
 
 
 def test_a_node_that_no_longer_answers_counts_as_lost_after_a_while(
-    root: Path, tmp_path: Path
+    tmp_path: Path, forked: Callable[..., list]
 ) -> None:
     """A stopped process keeps its connections open, as a machine behind a cut cable does."""
     out = tmp_path / "run"
     words = [*WORDS, "--output_dir", str(out), "--ddp_timeout", "5"]
-    with two_nodes(root, words, words) as nodes:
-        waited = time.monotonic()
-        while not (out / "log.jsonl").exists():
-            assert time.monotonic() - waited < 120
-            time.sleep(0.02)
-        for pid in family(nodes[1].pid)[1:]:
-            os.kill(pid, signal.SIGSTOP)
-        said = nodes[0].communicate(timeout=60)[0]
-        assert nodes[0].returncode == 1 and "cannot be reached" in said
+    nodes = forked(words, words, nodes=True)
+    waited = time.monotonic()
+    while not (out / "log.jsonl").exists():
+        assert time.monotonic() - waited < 120
+        time.sleep(0.02)
+    nodes[1].signal(signal.SIGSTOP)
+    said = nodes[0].wait(60)
+    assert nodes[0].returncode == 1 and "cannot be reached" in said
 
 
 def test_a_signal_to_one_node_saves_and_ends_both(root: Path, tmp_path: Path) -> None:
@@ -180,28 +175,29 @@ def test_a_signal_to_one_node_saves_and_ends_both(root: Path, tmp_path: Path) ->
 
 
 def test_a_base_shared_out_between_nodes_gives_the_same_numbers(
-    root: Path, tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, forked: Callable[..., list]
 ) -> None:
     out = tmp_path / "run"
     words = [*WORDS, "--output_dir", str(out), "--stop_at_update", "2"]
-    with two_nodes(root, words, words, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2") as nodes:
-        finished(nodes)
+    shared = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    for node in forked(words, words, nodes=True, **shared):
+        said = node.wait()
+        assert node.returncode == 0, said
     rows, whole = read_rows(out / "log.jsonl"), read_rows(undisturbed / "log.jsonl")
     assert len(rows) == 2
     for row, other in zip(rows, whole, strict=False):
         assert row == pytest.approx(other, abs=1e-4)
 
 
-def test_a_node_with_other_files_is_refused_by_all(root: Path, tmp_path: Path) -> None:
+def test_a_node_with_other_files_is_refused_by_all(
+    tmp_path: Path, forked: Callable[..., list]
+) -> None:
     """It would otherwise take part with its own prompts, unnoticed."""
     words = [*WORDS, "--output_dir", str(tmp_path / "run")]
-    other = [*words, "--limit", "50"]
-    with two_nodes(root, words, other) as nodes:
-        said = [node.communicate(timeout=120)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [1, 1]  # torchrun's own
-    for text in said:
-        assert "has other settings or files than process 0: prompts (give every node" in text
-        assert "exitcode  : 2" in text
+    for node in forked(words, [*words, "--limit", "50"], nodes=True):
+        said = node.wait(120)
+        assert node.returncode == 2, said
+        assert "has other settings or files than process 0: prompts (give every node" in said
 
 
 @pytest.mark.parametrize("name", ["two_nodes", "fsdp_two_nodes"])

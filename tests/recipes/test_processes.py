@@ -1,36 +1,12 @@
 """Several processes: the same update as one makes, and no silence about one that is missing."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-
-
-def launch(
-    root: Path, words: list[str], processes: int, **environment: str
-) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/ppo.py"]
-    if processes > 1:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(processes),
-            "--master_port",
-            str(29_500 + os.getpid() % 1000),
-            "recipes/ppo.py",
-        ]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)} | environment
-    return subprocess.run(
-        command + words, cwd=root, env=env, capture_output=True, text=True, timeout=300
-    )
-
 
 GRPO = ["--algorithm", "grpo"]
 A2C = ["--num_ppo_epochs", "1", "--whiten_advantages", "false", "--entropy_coef", "0.1", "--kl_in",
@@ -45,7 +21,13 @@ MOVING = ["--reference_ema", "0.1"]  # the reference follows the policy
      ("trunk", "4bit", "true", MOVING)],
 )  # fmt: skip
 def test_two_processes_make_the_update_that_one_makes(
-    root: Path, tmp_path: Path, value: str, precision: str, fsdp: str, more: list[str]
+    root: Path,
+    tmp_path: Path,
+    forked: Callable[..., list],
+    value: str,
+    precision: str,
+    fsdp: str,
+    more: list[str],
 ) -> None:
     """Same global batch, minibatches and micro-batches of other sizes: 1e-5 after one update.
 
@@ -65,14 +47,10 @@ def test_two_processes_make_the_update_that_one_makes(
     for processes, batch in ((1, "32"), (2, "16")):
         out = tmp_path / str(processes)
         sizes = ["--per_device_train_batch_size", batch, "--output_dir", str(out)]
-        done = launch(
-            root,
-            words + sizes,
-            processes,
-            ACCELERATE_USE_FSDP=fsdp if processes > 1 else "false",
-            FSDP_VERSION="2",
-        )
-        assert done.returncode == 0, done.stderr
+        environment = {"ACCELERATE_USE_FSDP": fsdp, "FSDP_VERSION": "2"} if processes > 1 else {}
+        for process in forked(*[words + sizes] * processes, **environment):
+            said = process.wait()
+            assert process.returncode == 0, said
     one, two = (
         load_file(tmp_path / name / "checkpoint-000001" / "weights.safetensors") for name in "12"
     )
@@ -90,9 +68,12 @@ def test_two_processes_make_the_update_that_one_makes(
     assert (tmp_path / "2" / "adapters" / "policy" / "adapter_model.safetensors").is_file()
 
 
-def test_a_world_smaller_than_asked_for_is_an_error(root: Path, tmp_path: Path) -> None:
+def test_a_world_smaller_than_asked_for_is_an_error(
+    tmp_path: Path, forked: Callable[..., list]
+) -> None:
     words = ["--lexicon", "data/lexicon.txt", "--output_dir", str(tmp_path / "run")]
-    done = launch(root, [*words, "--world_size", "2"], 1)
-    assert done.returncode == 2
-    assert "world_size is 2, but the number of processes is 1" in done.stderr
+    (process,) = forked([*words, "--world_size", "2"])
+    said = process.wait()
+    assert process.returncode == 2
+    assert "world_size is 2, but the number of processes is 1" in said
     assert not (tmp_path / "run").exists()
