@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
 from toolkit.data.outputs import claim_output
-from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.flags import CountOrZero, flag
 from toolkit.next_step import Step, base_named_by, say_next, say_open, wrote
@@ -77,15 +76,14 @@ def main(args: ReportArguments) -> "list[Fact]":
     }
     result: Evaluation | None = None
     samples: list[SampleRow] = []
-    evaluated: Row = {}
     if args.evaluation is not None:
         result, samples = read_evaluation(args.evaluation, args.samples)
-        record = Path(args.evaluation) / RUN_FILE
-        evaluated = RunRecord.read(record).as_json() if record.is_file() else {}
     sheet = None if args.comparisons is None else data_sheet(args.comparisons)
 
     facts = verdicts(runs, rewards, result, trainings)
-    report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings, evaluated)
+    report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
+    if args.evaluation is not None and (record := Path(args.evaluation) / RUN_FILE).is_file():
+        report.evaluated = RunRecord.read(record).as_json()
     page = write_run_report(out, report)
     print_facts(args.title, facts)
     wrote(page, "a page to open in a browser")

@@ -18,7 +18,6 @@ SMALLER = {
     "--limit 240": "--limit 24",
     "--eval_rows 50": "--eval_rows 6 --normalize_samples 32 --num_train_epochs 1 "
     "--check_reload false",
-    "--label_fractions ''": "--label_fractions '' --output_dir outputs/reward/report",
     "--total_episodes 640": "--total_episodes 24 --allow_untrusted_reward",
     "--per_device_train_batch_size 64": "--per_device_train_batch_size 8",
     "--kl_coef_samples 1024": "--kl_coef 0.1",
