@@ -342,7 +342,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             linewidth=0.8,
             marker=".",
             markersize=3,
-            alpha=0.5,
+            alpha=0.7,
             color=f"C{i % 10}",
             label=_label(f"{name}, while training"),
         )
