@@ -16,10 +16,9 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from toolkit.arguments.live import LiveArguments
+from toolkit.arguments.live import PPOPromptArguments
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
@@ -38,8 +37,7 @@ def main(
     model_args: ModelArguments,
     lora: LoraArguments,
     reward_args: RewardArguments,
-    args: PromptArguments,
-    live: LiveArguments,
+    args: PPOPromptArguments,
     config: PPOConfig,
 ) -> "list[Row]":
     import torch
@@ -179,7 +177,7 @@ def main(
             f"PPO makes {counted(trainer.num_updates, 'update')} of {trainer.batch_size} episodes "
             "each. The first of them show how long the rest will take."
         )
-        if live.live:
+        if args.live:
             trainer.run_log.say(open_beside(config.folder))
 
     # Train and save.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
 
+from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.flags import Flags, flag
 
@@ -26,6 +27,11 @@ class LiveArguments(Flags):
         super().__post_init__()
         if self.live:
             check_web_server("live")
+
+
+@dataclass
+class PPOPromptArguments(PromptArguments, LiveArguments):
+    """PPO's prompts, and whether to open a page on the run."""
 
 
 def check_web_server(name: str) -> None:
