@@ -19,10 +19,10 @@ from typing import Any
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.next_step import evaluation, reward_beside, say_next, wrote
 from toolkit.scoring.arguments import short_forms
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS
 
@@ -61,7 +61,7 @@ def main(
         *preference_shape(config),
         out,
     )
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Train, save, and load again.
     metrics, history = train_and_save(
@@ -73,6 +73,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        f"Training by {config.method.upper()}",
         out,
         lambda: base_of(model_args),
         name,
@@ -93,7 +94,7 @@ def main(
         metrics=metrics,
         history=history,
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
     judges = short_forms({"reward_adapter": reward_beside(out, name)})
     say_next(evaluation(out / "adapter", model_args, data_args, args, judges=judges))

@@ -83,6 +83,8 @@ def main(args: ReportArguments) -> "list[Fact]":
 
     facts = verdicts(runs, rewards, result, trainings)
     report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
+    if args.evaluation is not None and (record := Path(args.evaluation) / RUN_FILE).is_file():
+        report.evaluated = RunRecord.read(record).as_json()
     page = write_run_report(out, report)
     print_facts(args.title, facts)
     wrote(page, "a page to open in a browser")

@@ -20,7 +20,6 @@ from typing import Any
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import flag
@@ -35,6 +34,7 @@ from toolkit.next_step import (
     wrote,
 )
 from toolkit.scoring.arguments import short_forms
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import SFTBaselineConfig
 
 
@@ -105,7 +105,7 @@ def main(
             SFT_SCHEMA,
             out,
         )
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Train, save, and load again.
     metrics, history = train_and_save(
@@ -117,6 +117,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        "Training by SFT",
         out,
         lambda: base_of(model_args),
         name,
@@ -137,7 +138,7 @@ def main(
         metrics=metrics,
         history=history,
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
 
     # What comes next: look at it, or go on from it by PPO if there is a reward model.
