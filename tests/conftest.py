@@ -8,7 +8,8 @@ import random
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from tests.forks import Forked
 
 torch.set_num_threads(1)
 
@@ -243,6 +246,41 @@ def new_sampling(demo_model: str) -> Callable[..., Any]:
         )
 
     return make
+
+
+@pytest.fixture
+def forked(root: Path, tmp_path: Path) -> Iterator[Callable[..., list[Forked]]]:
+    """Starts ppo.py with a list of words for each process; all of them make one run.
+
+    One list alone is a run of one process. With ``nodes``, each is the only process of a node of
+    its own, as torchrun says it. What is still there in the end is killed.
+    """
+    import toolkit.training.ppo.trainer  # noqa: F401  a fork would otherwise import it again
+
+    started: list[Forked] = []
+
+    def start(*each: Sequence[str], nodes: bool = False, **environment: str) -> list[Forked]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        for rank, words in enumerate(each):
+            told = {"ACCELERATE_USE_CPU": "true"} | environment
+            if len(each) > 1:
+                told |= {"RANK": str(rank), "WORLD_SIZE": str(len(each)),
+                         "LOCAL_RANK": "0" if nodes else str(rank),
+                         "LOCAL_WORLD_SIZE": "1" if nodes else str(len(each)),
+                         "GROUP_RANK": str(rank) if nodes else "0",
+                         "GROUP_WORLD_SIZE": str(len(each)) if nodes else "1",
+                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            said = tmp_path / f"said-{len(started)}.txt"
+            started.append(Forked(root / "recipes" / "ppo.py", words, said, root, **told))
+        return started[-len(each) :]
+
+    yield start
+    for process in started:
+        process.signal(signal.SIGCONT)  # a stopped one would not end
+        process.signal(signal.SIGKILL)
+        process.wait()
 
 
 SMALL = {

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from tests.forks import Forked
 from toolkit.errors import InputError
 from toolkit.trl_compat import PPOConfig, PPOTrainer
 from toolkit.trl_compat.separate_models import SeparateModels
@@ -118,11 +117,10 @@ def test_a_script_for_trl_runs_with_the_import_changed(
              "--logging_steps", "1"]  # fmt: skip
     if peft:
         words += ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "model response" in done.stdout
+    script = Forked(tmp_path / "script.py", words, tmp_path / "said.txt", tmp_path)
+    said = script.wait()
+    assert script.returncode == 0, said[-2000:]
+    assert "model response" in said
     saved = {path.name for path in out.iterdir()}
     assert ("adapter_model.safetensors" if peft else "model.safetensors") in saved
     assert "tokenizer_config.json" in saved and "completions.jsonl" in saved

@@ -5,11 +5,8 @@ equal the trainer's only if the folder holds the policy. No test runs vLLM itsel
 """
 
 import json
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -475,7 +472,7 @@ def test_a_run_stops_where_the_server_runs_another_model(
 
 @pytest.mark.slow
 def test_two_processes_get_the_completions_that_one_gets(
-    stand_in: StandIn, root: Path, tmp_path: Path
+    stand_in: StandIn, tmp_path: Path, forked: Callable[..., list]
 ) -> None:
     """The main process pushes, each asks for its own; a seed belongs to a completion."""
     words = ["--lexicon", "data/lexicon.txt", "--value", "trunk", "--response_length", "6",
@@ -483,15 +480,11 @@ def test_two_processes_get_the_completions_that_one_gets(
              "--vllm_server_base_url", f"{stand_in.url}/v1"]  # fmt: skip
     rows = []
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         out = tmp_path / str(processes)
         sizes = ["--per_device_train_batch_size", str(32 // processes), "--output_dir", str(out)]
-        command = [sys.executable, *launcher * (processes - 1), "recipes/ppo.py", *words, *sizes]
-        env = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
-        done = subprocess.run(
-            command, cwd=root, env=env, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
+        for process in forked(*[words + sizes] * processes):
+            said = process.wait()
+            assert process.returncode == 0, said
         rows.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
 
     assert len(stand_in.history) == 4 and not stand_in.loaded
