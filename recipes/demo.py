@@ -8,7 +8,8 @@ best-of-4 on held-out prompts, judged by the reward model and by the labeler's t
 writes a report. Each stage is the recipe of that name with its config in recipes/configs/demo. All
 roles share one 4-bit base. You should see a progress bar for each stage, tables at the end, and
 outputs/demo/report/report.html. The exit code is 1 if a verdict of the report is no: the policy is
-not better, or the KL was not within 10 % of its target over the last fifth.
+not better, or the KL was not within 10 % of its target over the last fifth. With --live a page
+shows PPO while it trains.
 """
 
 from toolkit.cli import run
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 from toolkit.arguments.common import SeedArguments
+from toolkit.arguments.live import LiveArguments
 from toolkit.arguments.model import Precision
 from toolkit.embedded import CONFIGS
 from toolkit.flags import Range, flag
@@ -41,7 +43,7 @@ class DemoArguments(SeedArguments):
     precision: Precision = flag("4bit", "Precision of the base.")
 
 
-def main(args: DemoArguments) -> int:
+def main(args: DemoArguments, live: LiveArguments) -> int:
     # The stages, with the words that a person would use for each one.
     seed = ["--seed", str(args.seed)]
     model = [*seed, "--precision", args.precision]
@@ -50,6 +52,8 @@ def main(args: DemoArguments) -> int:
         words["sample"] = [*model, "--limit", str(args.prompts)]
     if args.total_episodes is not None:
         words["ppo"] += ["--total_episodes", str(args.total_episodes)]
+    if live.live:
+        words["ppo"].append("--live")
     stages = stages_of(CONFIGS, list(words), words)
     stages += last_stages(CONFIGS, stages, OUTPUT, model, "From prompts to a tuned policy")
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from toolkit.arguments.live import PPOPromptArguments
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.arguments.prompts import PromptArguments
 from toolkit.errors import InputError
 from toolkit.flags import Count, Flags, flag
 from toolkit.next_step import Step, again, fresh, is_demo, reward_beside, say_last, say_next
@@ -63,7 +63,7 @@ def main(
     model_args: ModelArguments,
     lora: LoraArguments,
     rewards: RewardArguments,
-    args: PromptArguments,
+    args: PPOPromptArguments,
     config: PlannedConfig,
 ) -> int:
     import torch

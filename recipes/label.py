@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
+from toolkit.arguments.layouts import ColumnArguments, LayoutArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import Row
@@ -58,9 +59,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class LabelArguments(SeedArguments, OverwriteArguments):
+class LabelArguments(ColumnArguments, SeedArguments, OverwriteArguments):
     samples: str | None = flag(
-        None, "JSONL with `prompt, completions`. Without a store: outputs/samples.jsonl."
+        None,
+        "JSONL with `prompt, completions`, or a CSV file with --columns. Without a store: "
+        "outputs/samples.jsonl.",
     )
     output: str | None = flag(
         None, "JSONL file to write. Without a store: outputs/comparisons.jsonl."
@@ -136,7 +139,11 @@ def main(
 
         name = args.labeler or found[0]
         scripted = ScriptedLabeler(name, found[1], args.noise, args.ties, args.seed)
-    rows = read_rows(args.samples, "completions", "--samples") if args.samples else []
+    rows = (
+        read_rows(args.samples, "completions", "--samples", layout=LayoutArguments.of(args))
+        if args.samples
+        else []
+    )
 
     # Add items to the store, let scripts and people label, then write the picks.
     guidelines = read_guidelines(store_args.guidelines)
@@ -268,7 +275,7 @@ def to_file(scorer_args: FunctionArguments, args: LabelArguments) -> None:
     output = args.output or "outputs/comparisons.jsonl"
     claim_output(output, args.overwrite, "output")
     scorer = scorer_args.load()
-    rows = read_rows(samples, "completions", "--samples")
+    rows = read_rows(samples, "completions", "--samples", layout=LayoutArguments.of(args))
 
     rng = random.Random(args.seed)
     labeler = args.labeler or scorer_args.reward_function or "lexicon"

@@ -6,7 +6,8 @@ One base in memory serves policy, reference, value and reward through LoRA adapt
 policy starts as the base, or from --policy_adapter. The KL coefficient adapts until the KL is at
 --kl_target. After a kill, --resume auto continues the run exactly. You should see the score rise,
 the KL climb to its target and stay there, and some samples. log.jsonl has a row for each update,
-timings.jsonl has the seconds, and adapters/policy loads with plain peft.
+timings.jsonl has the seconds, samples.jsonl the samples, and adapters/policy loads with plain peft.
+--live opens a page that shows the run.
 """
 
 from toolkit.cli import run, write_run
@@ -15,9 +16,9 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from toolkit.arguments.live import PPOPromptArguments
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
@@ -36,13 +37,14 @@ def main(
     model_args: ModelArguments,
     lora: LoraArguments,
     reward_args: RewardArguments,
-    args: PromptArguments,
+    args: PPOPromptArguments,
     config: PPOConfig,
 ) -> "list[Row]":
     import torch
 
     from toolkit.data.from_arguments import held_out_facts, training_prompts
     from toolkit.data.plain_text import text_rows
+    from toolkit.live.beside import open_beside
     from toolkit.models.adapters import check_adapter, other_start
     from toolkit.models.cards import whole_room
     from toolkit.models.from_arguments import (
@@ -171,11 +173,12 @@ def main(
             data=facts,
             reward_verdicts=[to_row(verdict) for verdict in verdicts],
         )
-        print(
+        trainer.run_log.say(
             f"PPO makes {counted(trainer.num_updates, 'update')} of {trainer.batch_size} episodes "
-            "each. The first of them show how long the rest will take.",
-            flush=True,
+            "each. The first of them show how long the rest will take."
         )
+        if args.live:
+            trainer.run_log.say(open_beside(config.folder))
 
     # Train and save.
     trainer = PPOTrainer(

@@ -19,10 +19,10 @@ from typing import Any
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.next_step import evaluation, reward_beside, say_next, wrote
 from toolkit.scoring.arguments import short_forms
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import PreferenceConfig
 from toolkit.training.methods import METHODS
 
@@ -34,7 +34,7 @@ def main(
     args: StartArguments,
     config: PreferenceConfig,
 ) -> dict[str, Any]:
-    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.from_arguments import encoder_of, split_picks
     from toolkit.data.tokens import closing_id, stop_ids
     from toolkit.models.from_arguments import (
         base_of,
@@ -55,13 +55,13 @@ def main(
     check_start(args.policy_adapter, model_args, lora, fused, fused)
     encoder = encoder_of(data_args, tokenizer, longest_text(model_args, config.max_length))
     data = prepare_completions(
-        split_comparisons(data_args, "best", config.seed),
+        split_picks(data_args, config.seed),
         encoder,
         stop_id,
         *preference_shape(config),
         out,
     )
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Train, save, and load again.
     metrics, history = train_and_save(
@@ -73,6 +73,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        f"Training by {config.method.upper()}",
         out,
         lambda: base_of(model_args),
         name,
@@ -93,7 +94,7 @@ def main(
         metrics=metrics,
         history=history,
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
     judges = short_forms({"reward_adapter": reward_beside(out, name)})
     say_next(evaluation(out / "adapter", model_args, data_args, args, judges=judges))

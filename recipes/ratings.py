@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
+from toolkit.arguments.layouts import LayoutArguments
 from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
 from toolkit.flags import Range, flag
-from toolkit.next_step import beside, say_next, step, wrote
+from toolkit.next_step import alike, beside, say_next, step, wrote
 from toolkit.terminal import print_table
 
 
 @dataclass
-class RatingArguments(InvalidRowsArguments, SeedArguments, OverwriteArguments):
+class RatingArguments(InvalidRowsArguments, LayoutArguments, SeedArguments, OverwriteArguments):
     comparisons: str = flag(
         "outputs/comparisons.jsonl", "Comparisons with `models`, or for --scores."
     )
@@ -51,7 +52,7 @@ def main(args: RatingArguments) -> None:
     )
 
     claim_output(args.scores or args.output, args.overwrite, "output")
-    source = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid)
+    source = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid, args)
     if args.scores is not None:
         scored = scores_from_rankings(row for _, row in source)
         count = write_table(
@@ -99,6 +100,8 @@ def main(args: RatingArguments) -> None:
         step(
             "reward",
             comparisons=args.comparisons,
+            first=args.first,
+            **alike(args),
             model_name_or_path="MODEL",
             output_dir=beside(args.output, "reward"),
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.arguments.common import OverwriteArguments
+from toolkit.arguments.layouts import LayoutArguments
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import CountOrZero, flag
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ReportArguments(OverwriteArguments):
+class ReportArguments(LayoutArguments, OverwriteArguments):
     runs: list[str] = flag([], "Output folders of preftune ppo, as FOLDER or NAME=FOLDER.")
     evaluation: str | None = flag(None, "Output folder of preftune evaluate.")
     rewards: list[str] = flag([], "Output folders of preftune reward, as FOLDER or NAME=FOLDER.")
     trainings: list[str] = flag(
         [], "Output folders of preftune sft, preftune preference, preftune rloo."
     )
-    comparisons: str | None = flag(None, "JSONL of comparisons to describe.")
+    comparisons: str | None = flag(None, "Comparisons to describe.")
     title: str = flag("Report", "Heading of the page.")
     samples: CountOrZero = flag(20, "Number of prompts whose samples are shown.")
     output_dir: str = flag("outputs/report", "Folder for the page.")
@@ -78,10 +79,12 @@ def main(args: ReportArguments) -> "list[Fact]":
     samples: list[SampleRow] = []
     if args.evaluation is not None:
         result, samples = read_evaluation(args.evaluation, args.samples)
-    sheet = None if args.comparisons is None else data_sheet(args.comparisons)
+    sheet = None if args.comparisons is None else data_sheet(args.comparisons, args)
 
     facts = verdicts(runs, rewards, result, trainings)
     report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
+    if args.evaluation is not None and (record := Path(args.evaluation) / RUN_FILE).is_file():
+        report.evaluated = RunRecord.read(record).as_json()
     page = write_run_report(out, report)
     print_facts(args.title, facts)
     wrote(page, "a page to open in a browser")

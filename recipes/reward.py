@@ -25,14 +25,14 @@ from toolkit.arguments.comparisons import RewardDataArguments
 from toolkit.arguments.lora import StartedLoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.sampling import SamplingArguments
-from toolkit.data.files import atomic_directory, json_text, write_jsonl
+from toolkit.data.files import atomic_directory, write_jsonl
 from toolkit.data.outputs import claim_output, forget_run
 from toolkit.data.records import to_row
 from toolkit.endings import goes_on
 from toolkit.errors import InputError, check_range
 from toolkit.flags import Count, Seed, flag
 from toolkit.next_step import beside, fresh, is_demo, say_next, step, wrote
-from toolkit.terminal import counted, say
+from toolkit.terminal import counted, say, say_figures
 from toolkit.training.reward.config import BestOfKConfig
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def main(
     folds = splits.validated
     if folds:
         data.facts["folds"] = folds
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
     if splits.shared:
         say(
             f"note: {counted(splits.shared, 'comparison')} of {data_args.comparisons} will not be "
@@ -275,7 +275,6 @@ def main(
     )
     if folds:
         shutil.rmtree(out / kept_in, ignore_errors=True)
-    print(json_text(to_row(metrics), indent=2))
     wrote(out / "adapter", "reward adapter")
     print(verdict.sentence)
 

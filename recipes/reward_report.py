@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments
+from toolkit.arguments.layouts import LayoutArguments
 from toolkit.arguments.model import Precision
 from toolkit.data.leftovers import scratch_folder
 from toolkit.data.outputs import claim_output
@@ -43,7 +44,7 @@ NEEDED = ("arguments", "settings", "data", "metrics")  # of run.json
 
 
 @dataclass
-class ReportArguments(OverwriteArguments, InvalidRowsArguments):
+class ReportArguments(LayoutArguments, OverwriteArguments, InvalidRowsArguments):
     RENAMED: ClassVar[dict[str, str]] = {"output": "output_dir"}
 
     run: str = flag(RUN, "Output folder of preftune reward.")
@@ -327,7 +328,9 @@ def of_adapter(args: ReportArguments, scratch: Path) -> "Analysis":
     long_rows = "drop" if data_args is None else data_args.long_rows
     bench = read_bench(args, reading.trained_on != "text")
     if args.comparisons is not None:
-        opened = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid)
+        opened = open_comparisons(
+            args.comparisons, "best", "--comparisons", args.skip_invalid, args
+        )
         placed, data = list(opened), {"source": opened.source, "digest": opened.digest}
     else:
         placed = [(p, row | {"source": row["subset"]}) for p, row in bench if row["right"] == 1]

@@ -21,12 +21,12 @@ from typing import Any
 from toolkit.arguments.lora import LoraArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
 from toolkit.data.records import to_row
 from toolkit.errors import InputError
 from toolkit.next_step import evaluation, held_out_flags, say_next, wrote
 from toolkit.scoring.arguments import RewardArguments
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import RLOOBaselineConfig
 
 
@@ -92,7 +92,7 @@ def main(
     check_length(model_args, prompts + (held_out or []), config.response_length)
     facts = {"prompts": len(prompts), "prompts_too_long": left_out, "source": args.prompts}
     facts |= held_out_facts(prompts, held_out)
-    print(json_text(facts, indent=2))
+    say_figures("data", facts)
     both = (prompts, held_out or Prompts())
     reward = VisibleReward(scorer, rule, tokenizer, *both)
 
@@ -108,6 +108,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        f"Training by {config.method.upper()}",
         out,
         lambda: base_of(model_args),
         name,
@@ -129,7 +130,7 @@ def main(
         history=history,
         reward_verdicts=[to_row(v) for v in reward_args.verdicts],
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
     say_next(
         evaluation(

@@ -4,11 +4,12 @@
 
 This takes the same comparisons as preftune reward, and holds out the same rows for the same --seed
 and --eval_rows. It learns the tokens of each pick after its prompt, and an end token only with
---stop_token. With --text FILE it learns rows of `text` instead. The LoRA adapter is on a base in
-4-bit by default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and metrics.json.
-preftune ppo and preftune preference can start from it (--policy_adapter), preftune reward too
-(--start_adapter), and preftune evaluate can judge it. You should see loss and eval_loss fall. If
-eval_loss rises again, use fewer epochs.
+--stop_token. With --demonstrations FILE it learns answers that nobody compared (Alpaca's,
+ShareGPT's, TRL's prompts with completions), with --text FILE rows of `text`. The LoRA adapter is on
+a base in 4-bit by default. It is saved in OUTPUT_DIR/adapter, beside log.jsonl, run.json and
+metrics.json. preftune ppo and preftune preference can start from it (--policy_adapter), preftune
+reward too (--start_adapter), and preftune evaluate can judge it. You should see loss and eval_loss
+fall. If eval_loss rises again, use fewer epochs.
 """
 
 from toolkit.cli import run, write_run
@@ -19,17 +20,39 @@ from typing import Any
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.arguments.lora import LoraArguments, StartArguments
 from toolkit.arguments.model import ModelArguments
-from toolkit.data.files import json_text
 from toolkit.data.outputs import claim_output
+from toolkit.errors import InputError
 from toolkit.flags import flag
-from toolkit.next_step import beside, evaluation, is_demo, reward_beside, say_next, step, wrote
+from toolkit.next_step import (
+    alike,
+    beside,
+    evaluation,
+    is_demo,
+    reward_beside,
+    say_next,
+    step,
+    wrote,
+)
 from toolkit.scoring.arguments import short_forms
+from toolkit.terminal import say_figures
 from toolkit.training.baselines.config import SFTBaselineConfig
 
 
 @dataclass
 class SFTArguments(StartArguments):
     text: str | None = flag(None, "File with rows of `text` to use instead of comparisons.")
+    demonstrations: str | None = flag(
+        None,
+        "File of prompts with one answer each to use instead of comparisons: `prompt, completion`, "
+        "Alpaca's, ShareGPT's or `messages`.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text is not None and self.demonstrations is not None:
+            raise InputError(
+                "demonstrations stand beside text (pass one of them)", "demonstrations"
+            )
 
 
 def main(
@@ -39,7 +62,7 @@ def main(
     args: SFTArguments,
     config: SFTBaselineConfig,
 ) -> dict[str, Any]:
-    from toolkit.data.from_arguments import encoder_of, split_comparisons
+    from toolkit.data.from_arguments import encoder_of, split_demonstrations, split_picks
     from toolkit.data.tokens import closing_id, stop_ids
     from toolkit.models.from_arguments import (
         base_of,
@@ -69,15 +92,20 @@ def main(
             args.text, tokenizer, longest, stop_id, data_args.eval_rows, config.seed, out
         )
     else:
+        learned = (
+            split_picks(data_args, config.seed)
+            if args.demonstrations is None
+            else split_demonstrations(args.demonstrations, data_args, config.seed)
+        )
         data = prepare_completions(
-            split_comparisons(data_args, "best", config.seed),
+            learned,
             encoder,
             stop_id,
             sft_rows,
             SFT_SCHEMA,
             out,
         )
-    print(json_text(data.facts, indent=2))
+    say_figures("data", data.facts)
 
     # Train, save, and load again.
     metrics, history = train_and_save(
@@ -89,6 +117,7 @@ def main(
             lora_of(lora, "CAUSAL_LM"),
             args.policy_adapter,
         ),
+        "Training by SFT",
         out,
         lambda: base_of(model_args),
         name,
@@ -109,7 +138,7 @@ def main(
         metrics=metrics,
         history=history,
     )
-    print(json_text(metrics, indent=2))
+    say_figures("result", metrics)
     wrote(out / "adapter", "policy adapter")
 
     # What comes next: look at it, or go on from it by PPO if there is a reward model.
@@ -121,7 +150,8 @@ def main(
         args,
         policy_adapter=str(out / "adapter"),
         reward_adapter=reward,
-        prompts=None if is_demo(model_args) else data_args.comparisons,
+        prompts=None if is_demo(model_args) else args.demonstrations or data_args.comparisons,
+        **(alike(data_args) if args.demonstrations is not None else {}),
         output_dir=beside(out, "ppo"),
     )
     judges = short_forms({"reward_adapter": reward})

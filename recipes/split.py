@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
-from toolkit.arguments.prompt_form import MessageArguments, PromptFormArguments
+from toolkit.arguments.layouts import ColumnArguments
+from toolkit.arguments.prompt_form import PromptFormArguments
 from toolkit.data.files import write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
@@ -23,7 +24,7 @@ from toolkit.next_step import note_settings, say_next, step, wrote
 
 
 @dataclass
-class SplitArguments(PromptFormArguments, MessageArguments, SeedArguments, OverwriteArguments):
+class SplitArguments(PromptFormArguments, ColumnArguments, SeedArguments, OverwriteArguments):
     prompts: str | None = flag(
         None,
         "Prompts, or comparisons with prompts: JSONL, Parquet, CSV, a folder, a .txt file with one "
@@ -50,7 +51,7 @@ def main(args: SplitArguments) -> None:
 
     # Read each prompt once, in its form.
     def read(source: str, what: str) -> list[dict[str, object]]:
-        rows = read_prompt_rows(source, what)
+        rows = read_prompt_rows(source, what, args)
         found = once_each(in_form(row, args.prompt_form, args.as_messages) for row in rows)
         if len(found) < len(rows):
             print(f"{source}: {len(rows) - len(found)} of {len(rows)} prompts occur again")

@@ -15,12 +15,14 @@ from toolkit.flags import (
     Count,
     Finite,
     Flags,
+    Named,
     Positive,
     Range,
     Seed,
     Share,
     check_flags,
     flag,
+    named_of,
     other_default,
 )
 
@@ -151,3 +153,27 @@ def test_a_number_or_a_word_from_the_command_line_or_a_file(
     path.write_text("rate: fast\n")
     with pytest.raises(InputError, match="c.yaml:1: rate is 'fast'"):
         parse(NumberOrWord, argv=["--config", str(path)])
+
+
+@dataclass
+class Naming(Flags):
+    columns: Named = flag([], "Which is which.")
+    show: Count | None = flag(None, "How many.", bare=5)
+
+
+def test_words_with_names_may_be_a_mapping_in_yaml_and_only_there(tmp_path: Path) -> None:
+    assert named_of(Naming) == ["columns"] and named_of(Toy) == []
+    (typed,) = parse(Naming, argv=["--columns", "a=1", "b=2"])
+    assert typed.columns == ["a=1", "b=2"]
+    (tmp_path / "c.yaml").write_text("columns: {a: [1, 2]}")
+    (given,) = parse(Naming, argv=["--config", str(tmp_path / "c.yaml")])
+    assert given.columns == {"a": [1, 2]}  # for the class to turn into words
+    (tmp_path / "c.yaml").write_text("targets: {a: 1}")
+    with pytest.raises(InputError, match="targets is .*but must be of type"):
+        parse(Toy, argv=["--config", str(tmp_path / "c.yaml")])
+
+
+@pytest.mark.parametrize(("words", "value"), [([], None), (["--show"], 5), (["--show", "2"], 2)])
+def test_a_flag_for_a_number_may_stand_without_one(words: list[str], value: int | None) -> None:
+    (toy,) = parse(Naming, argv=words)
+    assert toy.show == value

@@ -34,6 +34,7 @@ FLOORS = {
     "labeling": 4,
     "next_step": 4,
     "cli": 5,
+    "live": 5,
     "evaluation": 5,
     "hub": 6,
     "pipeline": 6,

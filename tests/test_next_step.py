@@ -273,6 +273,38 @@ def comparisons(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("to", "wanted"), [("demonstrations", "sft"), ("prompts", "sample")])
+def test_converted_dialogues_are_learned_from_or_answered(
+    tmp_path: Path, followed: Callable[..., dict[str, Any]], to: str, wanted: str
+) -> None:
+    (tmp_path / "a.json").write_text('[{"instruction": "Tea?", "input": "", "output": "Yes."}]')
+    out = tmp_path / "made.jsonl"
+    words = ["--input", str(tmp_path / "a.json"), "--to", to, "--output", str(out)]
+    found = followed(recipe("convert").main, words)
+    assert found["recipe"] == wanted
+    assert str(out) in (found.get("demonstrations"), found.get("prompts"))
+
+
+def test_rows_that_are_shown_lead_to_the_same_command_without_show(
+    comparisons: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]]
+) -> None:
+    out = tmp_path / "made.jsonl"
+    words = ["--input", str(comparisons), "--show", "2", "--output", str(out)]
+    found = followed(recipe("convert").main, words)
+    assert found["recipe"] == "convert" and not found["show"] and not out.exists()
+
+
+def test_ppo_reads_the_prompts_of_a_table_by_the_columns_that_were_named() -> None:
+    from toolkit.arguments.comparisons import ComparisonArguments
+
+    words = ["prompt=Frage", "completions=A,B", "best=Wahl"]
+    given = ComparisonArguments(comparisons="a.csv", columns=words, as_messages=True)
+    assert step("ppo", given, prompts="a.csv").words() == [
+        *("--prompts", "a.csv", "--columns", *words, "--as_messages")
+    ]
+    assert step("ppo", given, prompts="b.jsonl").words() == ["--prompts", "b.jsonl"]
+
+
 @pytest.mark.parametrize("to", ["comparisons", "pairs"])
 def test_converted_comparisons_are_learned_from(
     comparisons: Path, tmp_path: Path, followed: Callable[..., dict[str, Any]], to: str

@@ -80,7 +80,9 @@ def test_each_recipe_reads_the_shared_keys_the_paths_and_its_own_section(tmp_pat
     assert (report["runs"], report["rewards"]) == (["ppo=out/ppo"], ["reward=out/reward"])
     assert (report["evaluation"], report["output_dir"]) == ("out/evaluation", "out/report")
     assert told("doctor", path)["total_episodes"] == 128  # doctor is asked about the PPO run
-    assert told("publish", path)["adapter"] == "out/ppo/adapters/policy"
+    publish = told("publish", path)
+    assert publish["adapter"] == "out/ppo/adapters/policy"
+    assert publish["model_name_or_path"] is None  # the adapter's own record says it
     assert told("sweep", path)["ppo_config"] == told("online", path)["ppo_config"] == str(path)
 
 

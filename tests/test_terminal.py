@@ -6,7 +6,17 @@ from collections.abc import Callable
 import pytest
 from rich.cells import cell_len
 
-from toolkit.terminal import Cell, Column, broken, counted, layout, print_table, say, wrapped
+from toolkit.terminal import (
+    Cell,
+    Column,
+    broken,
+    counted,
+    layout,
+    print_table,
+    say,
+    say_figures,
+    wrapped,
+)
 
 Printed = Callable[..., list[str]]
 
@@ -126,3 +136,17 @@ def test_in_a_file_a_line_stays_one(
 )  # fmt: skip
 def test_a_number_has_its_noun(said: str, expected: str) -> None:
     assert said == expected
+
+
+def test_figures_are_one_line_in_words_without_what_is_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = {
+        "rows": 200,
+        "rows_too_long": 0,
+        "source": "c.jsonl",
+        "eval_loss": 0.693147,
+        "p": 0.0,
+    }
+    say_figures("data", figures | {"seconds": None, "skipped": False})
+    assert capsys.readouterr().out == "data: rows 200, source c.jsonl, eval loss 0.6931, p 0\n"

@@ -42,7 +42,7 @@ from toolkit.errors import (
     check_finite,
     check_numbers,
 )
-from toolkit.flags import Flags, choices_of, words_of
+from toolkit.flags import Flags, choices_of, named_of, words_of
 from toolkit.help_text import HelpFormatter, arrange_help, own_fields
 from toolkit.late import when_imported
 from toolkit.launched import world_size
@@ -605,6 +605,8 @@ def _type_hints(dataclass_types: tuple[type, ...]) -> dict[str, object]:
         for name in choices_of(cls):  # any text for now; the field checks it later
             optional = type(None) in typing.get_args(hints[name])
             hints[name] = str | None if optional else str
+        for name in named_of(cls):
+            hints[name] = list[str] | dict[str, object] | str
     return hints
 
 

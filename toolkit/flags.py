@@ -33,6 +33,12 @@ class Range:
     words: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class InYAML:
+    """A list of NAME=VALUE words that a YAML file may write as a mapping, too."""
+
+
+Named = Annotated[list[str], InYAML()]
 Count = Annotated[int, Range(low=1)]
 CountOrZero = Annotated[int, Range(low=0)]
 Seed = Annotated[int, Range(low=0, high=2**32 - 1)]  # numpy takes no other
@@ -59,11 +65,14 @@ class Flags:
         check_flags(self)
 
 
-def flag(default: T, help: str) -> T:
+def flag(default: T, help: str, bare: T | None = None) -> T:
     """A dataclass field with this default and this line of help.
 
-    A list is copied for each instance.
+    A list is copied for each instance. ``bare`` is the value of a flag that stands without one; it
+    is for numbers.
     """
+    if bare is not None:
+        return field(default=default, metadata={"help": help, "nargs": "?", "const": bare})
     if isinstance(default, list):
         return cast(T, field(default_factory=default.copy, metadata={"help": help}))
     return field(default=default, metadata={"help": help})
@@ -106,6 +115,17 @@ def words_of(cls: type) -> dict[str, tuple[str, ...]]:
     """The fields that hold a number or one of a few words, with these words."""
     allowed = _allowed(cls).items()
     return {name: a.words for name, a in allowed if isinstance(a, Range) and a.words}
+
+
+def named_of(cls: type) -> list[str]:
+    """The fields of our own that are ``Named``."""
+    return [
+        name
+        for parent in cls.__mro__
+        if not is_library(parent)
+        for name, hint in inspect.get_annotations(parent).items()
+        if hint == Named
+    ]
 
 
 def is_library(cls: type) -> bool:

@@ -33,7 +33,8 @@ OUTPUT = ("output", "output_dir", "overwrite")
 
 # What stands for a value, where the last word of the flag's name says too little.
 VALUES = {
-    "adapter": "FOLDER", "adapters": "FOLDER", "backup": "FILE", "comparisons": "FILE",
+    "adapter": "FOLDER", "adapters": "FOLDER", "backup": "FILE", "columns": "NAME=HEADER",
+    "comparisons": "FILE", "demonstrations": "FILE",
     "config": "FILE",
     "configs": "FOLDER", "contender": "NAME", "contenders": "NAME=WHAT", "data": "TEXT",
     "evaluation": "FOLDER", "fractions": "NUMBERS", "function": "MODULE:FUNCTION", "gold": "FILE",

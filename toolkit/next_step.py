@@ -24,6 +24,8 @@ from pathlib import Path
 import yaml
 
 from toolkit.arguments.chat import ChatArguments
+from toolkit.arguments.comparisons import ComparisonArguments
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.arguments.model import ModelArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.arguments.sampling import SamplingArguments, TrainedCompletionArguments
@@ -135,7 +137,17 @@ def step(recipe: str, *shared: object, **flags: object) -> Step:
     for given in shared:
         told |= dict(given) if isinstance(given, Mapping) else changed_settings(given)
     handed_on = {name: told[name] for name in SHARED.get(recipe, ()) if name in told}
+    for given in shared:
+        # Prompts that are read from the file of comparisons have the same columns.
+        if isinstance(given, ComparisonArguments) and flags.get("prompts") == given.comparisons:
+            handed_on |= alike(given)
     return Step(recipe, {**flags, **{k: v for k, v in handed_on.items() if k not in flags}})
+
+
+def alike(given: ColumnArguments) -> dict[str, object]:
+    """The flags by which another recipe reads the prompts of a file as this one did."""
+    told = {"columns": given.columns, "as_messages": given.as_messages}
+    return {name: value for name, value in told.items() if value}
 
 
 def changed_settings(arguments: object) -> dict[str, object]:
@@ -215,6 +227,7 @@ def held_out_flags(args: PromptArguments) -> dict[str, object]:
         "prompts": args.eval_prompts,
         "skip": args.eval_skip or None,
         "prompt_tokens": args.prompt_tokens,
+        **alike(args),
     }
 
 

@@ -40,6 +40,8 @@ METHODS = {"dpo": "preference", "kto": "preference", "orpo": "preference", "cpo"
            "grpo": "rloo"}  # fmt: skip
 # Recipes that read another one's section before their own.
 READS = {"doctor": "ppo"}
+# Recipes that read finished runs, whose own records say what they were trained with.
+OF_RUNS = ("reward_report", "report", "ratings", "publish")
 # Where the stages that train leave their adapter, within their folder.
 ADAPTERS = {"reward": "adapter", "ppo": "adapters/policy", "sft": "adapter", "rloo": "adapter",
             "preference": "adapter"}  # fmt: skip
@@ -272,7 +274,7 @@ class Project:
         if section in METHODS:
             values["method"] = section
         for name, value in self.shared.items():
-            if name in known and name not in PLACED:
+            if name in known and name not in PLACED and recipe not in OF_RUNS:
                 values[name] = value
                 lines[name] = self.lines.get(("", name), 1)
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -190,6 +190,32 @@ def say(line: str, indent: int = 2) -> None:
         indent: of the second line and those after it, in spaces.
     """
     print(wrapped(line, terminal_width(), indent) if sys.stdout.isatty() else line, flush=True)
+
+
+def say_figures(title: str, figures: Mapping[str, object]) -> None:
+    """Print figures in a line, with their names in words.
+
+    Counts of 0 and what is None are left out: they say that there was nothing to tell. The files
+    that a recipe writes hold all of them.
+    """
+    shown = {
+        name: value
+        for name, value in figures.items()
+        if value is not None and not (isinstance(value, int) and value == 0)
+    }
+    line = ", ".join(
+        f"{name.replace('_', ' ')} {figure_text(value)}" for name, value in shown.items()
+    )
+    say(f"{title}: {line}")
+
+
+def figure_text(value: object) -> str:
+    """A figure as text: floats with four digits.
+
+    >>> figure_text(0.434871), figure_text(1160)
+    ('0.4349', '1160')
+    """
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def wrapped(line: str, width: int, indent: int = 2) -> str:

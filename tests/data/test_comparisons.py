@@ -97,39 +97,6 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
         read_rows(path, "best", "--comparisons")
 
 
-def test_a_stage_wants_no_more_than_it_needs() -> None:
-    row = {"prompt": "Hi."}
-    assert problems_of(row, "prompt") == []
-    assert problems_of(row, "completions") != []
-    assert problems_of(row | {"completions": [" a", " b"]}, "completions") == []
-    assert problems_of(row | {"completions": [" a", " b"], "scores": [1, 2.5]}, "scores") == []
-    assert problems_of(GOOD, "scores") == [
-        "scores: missing (this loss needs 3 numbers, one a completion)"
-    ]
-
-
-def test_a_full_row_with_messages_is_good() -> None:
-    row = {
-        "prompt": MESSAGES,
-        "completions": ["a", "b"],
-        "best": 1,
-        "ranking": [1, 0],
-        "scores": [0, 1.5],
-        "margin": 0.5,
-        "labeler": "ann",
-        "source": {"id": 1},
-    }
-    assert problems_of(row, "best") == []
-
-
-def test_developers_and_tools_are_let_pass() -> None:
-    prompt = [{"role": "developer", "content": "Be brief."}, *MESSAGES]
-    tool = {"type": "function", "function": {"name": "search"}}
-    for tools in ([tool], json.dumps([tool]), [], None):
-        row = GOOD | {"prompt": prompt, "tools": tools, "chat_template_kwargs": {"a": 1}}
-        assert problems_of(row, "best") == []
-
-
 @pytest.mark.parametrize("best", [2.0, "2", "2.0", " 2 "])
 def test_a_whole_number_is_an_index_however_it_is_written(tmp_path: Path, best: object) -> None:
     """pandas writes a column of integers in which one is missing as floats."""

@@ -8,8 +8,8 @@ from typing import Any
 import pandas
 import pytest
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+from toolkit.data.problems import problems_of
 from toolkit.errors import InputError
 
 
@@ -128,10 +128,10 @@ def test_each_file_of_a_folder_has_its_own_format(tmp_path: Path) -> None:
 
 
 def test_a_first_row_of_no_format_may_be_skipped() -> None:
-    rows = [{"text": "a"}, NATIVE | {"best": 1}]
+    rows = [{"words": "a"}, NATIVE | {"best": 1}]
     reasons: Counter[str] = Counter()
     assert len(rows_of(*rows, skip_invalid=True, dropped=reasons)) == 1
-    assert [reason[:40] for reason in reasons] == ["bad, the first: f:1: unknown format with"]
+    assert [reason[:40] for reason in reasons] == ["bad, the first: f:1: prompt: missing, bu"]
     with pytest.raises(InputError, match="f:1: unknown format"):
         rows_of(*rows)
 

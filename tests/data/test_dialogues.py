@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
 from toolkit.data.dialogues import from_dialogues, hh_messages, prompt_of, unpacked
+from toolkit.data.problems import problems_of
 from toolkit.errors import InputError
 
 
@@ -244,9 +244,8 @@ def test_the_prompt_has_four_names_and_an_empty_one_is_none(name: str) -> None:
     assert prompt_of({name: whole, "system": "Other."}) == whole
 
 
-def test_an_instruction_with_an_input_beside_it_is_not_guessed_at() -> None:
-    with pytest.raises(ValueError, match="input stands beside instruction"):
-        prompt_of({"instruction": "Translate.", "input": "Hi."})
+def test_alpacas_input_follows_its_instruction_after_an_empty_line() -> None:
+    assert prompt_of({"instruction": "Translate.", "input": "Hi."}) == "Translate.\n\nHi."
     assert prompt_of({"instruction": "Translate.", "input": ""}) == "Translate."
 
 

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.arguments.comparisons import RewardDataArguments
+from toolkit.arguments.comparisons import ComparisonArguments, RewardDataArguments
 from toolkit.arguments.prompts import PromptArguments
-from toolkit.data.from_arguments import held_out_facts, split_comparisons, training_prompts
+from toolkit.data.from_arguments import (
+    held_out_facts,
+    split_comparisons,
+    split_demonstrations,
+    split_picks,
+    training_prompts,
+)
 from toolkit.data.prompts import Prompts
 from toolkit.models.loading import load_tokenizer
 
@@ -45,3 +51,29 @@ def test_held_out_prompts_that_are_trained_on_are_counted(
         "held_out_prompts": 0,
         "held_out_trained_on": 0,
     }
+
+
+def test_demonstrations_are_split_by_prompt_as_comparisons_are(tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.jsonl"
+    rows = [{"instruction": f"Say {i // 2}.", "output": f"{i}"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ComparisonArguments(comparisons="nowhere", eval_rows=4, as_messages=True)
+    found, train, held_out = split_demonstrations(str(path), args, 0)
+    assert (train.sum(), held_out.sum()) == (16, 4)
+    kept = [row for _, row in found.where(held_out)]
+    assert all(len(row["completions"]) == 1 and row["best"] == 0 for row in kept)
+    assert {row["prompt"][0]["content"] for row in kept} == {
+        f"Say {int(row['completions'][0]) // 2}." for row in kept
+    }
+    assert len({row["prompt"][0]["content"] for row in kept}) == 2  # no prompt is on both sides
+
+
+def test_a_policy_holds_out_the_rows_that_a_reward_model_holds_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "completions": ["a", "b"], "best": 0} for i in range(20)]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ComparisonArguments(comparisons=str(path), eval_rows=5)
+    _, *sides = split_picks(args, 3)
+    given = RewardDataArguments(comparisons=str(path), eval_rows=5, folds=0)
+    alone = split_comparisons(given, "best", 3).folds[0]
+    assert all((one == other).all() for one, other in zip(sides, alone, strict=True))

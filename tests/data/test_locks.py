@@ -17,7 +17,7 @@ import pytest
 
 from toolkit.data import locks
 from toolkit.data.files import atomic_directory
-from toolkit.data.locks import letting_go, lock_file, lock_folder
+from toolkit.data.locks import is_being_written, letting_go, lock_file, lock_folder
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 
@@ -244,3 +244,18 @@ def test_an_output_that_is_ours_already_is_ours_by_another_road_too(
             claim_output(again, True, "output_dir")
         (tmp_path / "link").unlink()
     assert os.listdir(tmp_path) == []
+
+
+def test_one_can_look_whether_a_run_is_at_work_without_touching_its_lock(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert is_being_written(run) is False  # there is no such folder
+    with another(run, "output_dir") as process:
+        before = (run / ".lock").stat()
+        assert is_being_written(run) is True
+        assert (run / ".lock").stat() == before
+    assert process.poll() is not None and (run / ".lock").exists()
+    assert is_being_written(run) is False  # it was killed
+
+    for text in ("", "[]", '{"host": "another-machine", "pid": 1, "start": ""}'):
+        (run / ".lock").write_text(text)
+        assert is_being_written(run) is None

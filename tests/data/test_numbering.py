@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
 from toolkit.data.numbering import Numbering, as_index, file_of, with_whole_numbers
+from toolkit.data.problems import problems_of
 from toolkit.errors import InputError
 
 

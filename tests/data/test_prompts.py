@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.data.prompts import Prompts, joined, read_prompts
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
@@ -118,3 +119,44 @@ def test_rows_of_text_need_to_be_told_where_to_cut(tmp_path: Path, demo_model: s
         read_prompts(path, tokenizer, 256)
     prompts, _ = read_prompts(path, tokenizer, 256, prompt_tokens=4)
     assert [len(p) for p in prompts] == [4]
+
+
+def test_a_table_of_any_headers_gives_prompts_as_text_or_as_messages(
+    chat: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(chat)
+    (tmp_path / "p.csv").write_text(f"Frage;A;B;Wahl\n{PROMPT};x;y;A\n")
+    words = ["prompt=Frage", "completions=A,B", "best=Wahl"]  # as comparisons are read
+    plain, _ = read_prompts(
+        tmp_path / "p.csv", tokenizer, 64, columns=ColumnArguments(columns=words)
+    )
+    assert plain.given == {0: PROMPT}
+    args = ColumnArguments(columns=words, as_messages=True)
+    asked, _ = read_prompts(tmp_path / "p.csv", tokenizer, 64, columns=args)
+    assert asked.given == {0: USER}
+    args = ColumnArguments(columns=["prompt=Fragen"])
+    with pytest.raises(InputError, match=r"p.csv:2: columns: prompt=Fragen, .*mean 'Frage'"):
+        read_prompts(tmp_path / "p.csv", tokenizer, 64, columns=args)
+
+
+def test_prompts_of_layouts_without_a_prompt_of_their_own_are_found(
+    chat: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(chat)
+    turns = [{"from": "human", "value": PROMPT}, {"from": "gpt", "value": "Good."}]
+    rows = [{"conversations": turns}, {"instruction": "Say it.", "input": PROMPT, "output": "a"}]
+    prompts, _ = read_prompts(jsonl(tmp_path / "p.jsonl", rows), tokenizer, 64)
+    assert prompts.given == {0: USER, 1: f"Say it.\n\n{PROMPT}"}
+
+
+def test_text_that_excel_saved_in_utf_16_has_a_prompt_a_line_or_is_a_table(
+    demo_model: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    for content, texts in (
+        ("One.\r\nTwo.\r\n", ["One.", "Two."]),
+        ("prompt\ttag\r\nOne.\t1\r\n", ["One."]),
+    ):
+        (tmp_path / "p.txt").write_bytes(content.encode("utf-16"))
+        prompts, _ = read_prompts(tmp_path / "p.txt", tokenizer, 64)
+        assert list(prompts.given.values()) == texts

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.convert import convert
+from toolkit.data.problems import problems_of
 from toolkit.data.repeated_prompts import Habit
 from toolkit.errors import InputError
 

@@ -1,6 +1,8 @@
 """Tables from where people keep them, row by row with their places; and the bad ones."""
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -182,3 +184,61 @@ def test_a_parquet_file_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     places = [place for place, _ in read_table(tmp_path / "a.parquet", "--input")]
     assert places[-1] == f"{tmp_path / 'a.parquet'}:4999" and len(places) == 5000
+
+
+EXCEL = [
+    ["Frage", "Antwort A", "Beste"],
+    ["Tee, Kuchen?", "Süß; gut\nund warm", "A"],
+    ["Ja?", "x", "B"],
+]
+
+
+def written(separator: str) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=separator, lineterminator="\r\n").writerows(EXCEL)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("semicolon.csv", written(";").encode("utf-8-sig"), (2, 4)),
+        ("declared.csv", b"sep=;\r\n" + written(";").encode(), (3, 5)),
+        ("tab.tsv", written("\t").encode(), (2, 4)),
+        ("unicode.txt", written("\t").encode("utf-16"), (2, 4)),
+        ("big_endian.csv", b"\xfe\xff" + written("\t").encode("utf-16-be"), (2, 4)),
+        ("comma.csv", written(",").encode(), (2, 4)),
+    ],
+)
+def test_a_table_as_excel_saves_it_is_read_with_its_lines(
+    tmp_path: Path, name: str, content: bytes, lines: tuple[int, int]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    rows = list(read_table(tmp_path / name, "--input"))
+    assert [row for _, row in rows] == [
+        dict(zip(EXCEL[0], fields, strict=True)) for fields in EXCEL[1:]
+    ]
+    assert [int(place.rpartition(":")[2]) for place, _ in rows] == list(lines)
+
+
+def test_the_separator_is_what_the_header_has_most_of_outside_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for header, names in (
+        ('Which, if any;"A; B";Best;Who\n', ["Which, if any", "A; B", "Best", "Who"]),
+        ('"a;b;c;d",x,y\n', ["a;b;c;d", "x", "y"]),
+        ("a,b;c\n", ["a", "b;c"]),  # as many of each: a comma
+        ("prompt\n", ["prompt"]),
+    ):
+        path.write_text(header + header)
+        ((_, row),) = read_table(path, "--input")
+        assert list(row) == names
+
+
+def test_a_broken_table_of_excels_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"sep=;\r\na;b\r\n1;2;3\r\n")
+    with pytest.raises(InputError, match=r"a.csv:3: 3 fields, but line 2 has 2 columns"):
+        list(read_table(path, "--input"))
+    path.write_bytes("a\tb\n1\t2\n".encode("utf-16")[:-1])
+    with pytest.raises(InputError, match="a.csv:.*broken UTF-16"):
+        list(read_table(path, "--input"))

@@ -1,6 +1,7 @@
 """The report's page: everything is in it, and nothing on it is alive."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from toolkit.data.records import from_row, to_row
 from toolkit.evaluation.result import Evaluation
 from toolkit.evaluation.run_page import (
     Report,
+    draw_curves,
     draw_frontier,
     scaled_policies,
     write_run_report,
@@ -52,6 +54,10 @@ def test_the_page_is_self_contained_and_escaped_and_json_and_pictures_lie_beside
     assert "{{ 7 * 7 }}" in page and "\x1b" not in page and "\u202e" not in page
     assert "\\u202e" in page  # what would hide is written out
     assert "Prompt: <strong>&lt;script&gt;document" in page
+    assert "No contender was trained on any of them." in page
+    for place in re.findall(r'<a href="#(\w+)"', page):  # the contents
+        assert f'id="{place}"' in page
+    assert "&lt;b&gt;base&lt;/b&gt;" in page and "ppo today" in page  # its model and date
     found = json.loads((report.parent / "report.json").read_text())
     assert found["samples"][0]["prompt"] == hostile[0]
     assert {p.name for p in report.parent.glob("*.png")} == {
@@ -139,3 +145,41 @@ def test_the_frontiers_picture_has_a_line_through_a_policy_at_several_factors(
     assert list(line.get_xdata()) == [0.25, whole.kl]
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert "ppo, scaled" in labels and "ppo*1" not in labels
+
+
+def test_a_runs_path_is_whole_and_few_points_are_marked(
+    kept_runs: Path, evaluation: Callable[..., Any]
+) -> None:
+    run = read_ppo_run(kept_runs / "ppo")
+    far = replace(run.log[-1], kl=40.0)
+    back = replace(run.log[-1], kl=-0.5)  # an estimate may be below 0
+    run = replace(run, log=[*run.log, far, back])
+    result, _ = evaluation(["a", "b", "c"])
+    figure = Figure()
+    draw_frontier(figure, result, "rm", {"ppo": run})
+    left, right = figure.axes[0].get_xlim()
+    assert left < -0.5 and right > 40
+
+    curves = Figure()
+    draw_curves(curves, {"ppo": run})
+    assert {axis.lines[0].get_marker() for axis in curves.axes} == {"o"}
+    many = replace(run, log=run.log * 5)
+    curves = Figure()
+    draw_curves(curves, {"ppo": many})
+    assert {axis.lines[0].get_marker() for axis in curves.axes} == {"None"}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [({"held_out_trained_on": 0}, "held-out"), ({"held_out_trained_on": 3}, "evaluation"),
+     ({}, "evaluation")],
+)  # fmt: skip
+def test_only_prompts_that_a_run_did_not_see_are_called_held_out(
+    kept_runs: Path, data: dict[str, int], said: str
+) -> None:
+    run = read_ppo_run(kept_runs / "ppo")
+    log = [replace(update, held_out_scores=1.0) for update in run.log]
+    figure = Figure()
+    draw_curves(figure, {"ppo": replace(run, log=log, identity={"data": data})})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert f"ppo, {said} prompts" in labels

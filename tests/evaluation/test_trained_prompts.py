@@ -137,3 +137,24 @@ def test_each_run_is_spoken_of_once(contender_result: Callable[..., ContenderRes
         "a": "it was trained on 3 of the 8 prompts, so these are not held out",
         "b": "it could not be checked which prompts it was trained on: gone",
     }
+
+
+def test_prompts_are_read_again_by_the_columns_and_layouts_of_the_run(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    lines = "".join(f"{text};a;b;L\n" for text in TEXTS)
+    (tmp_path / "picks.csv").write_text(f"Frage;L;R;Wahl\n{lines}")
+    words = ["prompt=Frage", "completions=L,R", "best=Wahl"]
+    picks = str(tmp_path / "picks.csv")
+    prompts = asked(TEXTS, tokenizer)
+    source = run(tmp_path / "reward", comparisons=picks, columns=words, eval_rows=4)
+    assert count(source, prompts, tokenizer) == (16, None)
+    source = run(tmp_path / "ppo", prompts=picks, columns=words, limit=5)
+    assert count(source, prompts, tokenizer) == (5, None)
+
+    # sft's run.json names the default of --comparisons, too, which it did not read.
+    rows = [{"instruction": text, "output": "a"} for text in TEXTS[:10]]
+    write_jsonl(tmp_path / "alpaca.jsonl", rows)
+    shown = str(tmp_path / "alpaca.jsonl")
+    source = run(tmp_path / "sft", comparisons="nowhere", demonstrations=shown, eval_rows=3)
+    assert count(source, prompts, tokenizer) == (7, None)

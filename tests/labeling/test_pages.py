@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from toolkit.data.comparisons import problems_of
+from toolkit.data.problems import problems_of
 from toolkit.labeling.admin_pages import AdminPages
 from toolkit.labeling.guard import HEADERS, PageSettings
 from toolkit.labeling.store import Asked, Settings, Store

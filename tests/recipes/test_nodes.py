@@ -16,7 +16,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from toolkit.training.run_log import read_rows
+from toolkit.training.log_rows import read_rows
 
 pytestmark = pytest.mark.slow  # starts processes
 

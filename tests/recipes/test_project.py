@@ -15,6 +15,7 @@ sample:
 label:
 reward:
   eval_rows: 4
+  folds: 0
   normalize_samples: 8
   check_reload: false
 """
@@ -55,7 +56,7 @@ def test_a_project_stops_for_people_and_its_reward_model_is_that_of_the_flags(
 
     # The same model by flags alone.
     words = [*model, "--precision", "fp32", "--truncate_token", ".", "--truncate_after", "12"]
-    words += ["--stop_token", "none", "--learning_rate", "1e-4", "--eval_rows", "4"]
+    words += ["--stop_token", "none", "--learning_rate", "1e-4", "--eval_rows", "4", "--folds", "0"]
     words += ["--normalize_samples", "8", "--check_reload", "false", "--output_dir", "flags"]
     call(recipe("reward").main, [*words, "--comparisons", "outputs/comparisons.jsonl"])
     mine, theirs = Path("outputs/reward/adapter"), Path("flags/adapter")

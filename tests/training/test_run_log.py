@@ -8,7 +8,8 @@ import pytest
 from transformers import TrainerCallback, TrainingArguments
 
 from toolkit.data.records import Row
-from toolkit.training.run_log import RunLog, read_rows
+from toolkit.training.log_rows import ShownSample, read_rows
+from toolkit.training.run_log import RunLog
 
 
 def test_trackers_and_callbacks_hear_of_every_update(new_trainer: Any) -> None:
@@ -78,10 +79,33 @@ def test_a_run_taken_up_again_keeps_the_rows_of_its_checkpoint_and_no_later_ones
     assert read_rows(tmp_path / "log.jsonl")[2] == row(3)
 
 
+def test_samples_go_to_a_file_and_those_after_the_checkpoint_are_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    first = new_log(tmp_path)
+    first.start(0)
+    for update in (1, 2):
+        first.write(row(update))
+        first.show([ShownSample(update, 0.5, "It was", " a\x1b[31m day.")])
+    said = capsys.readouterr().out
+    assert "[2] +0.50  It was >>> a\\x1b[31m day." in said
+    assert read_rows(path)[1]["completion"] == " a\x1b[31m day."  # as the policy wrote it
+
+    again = new_log(tmp_path)
+    again.start(1)
+    assert updates_in(path) == [1]
+    again.show([ShownSample(2, None, "It was", " not scored.")])
+    assert read_rows(path)[1] == {
+        "update": 2, "score": None, "prompt": "It was", "completion": " not scored."
+    }  # fmt: skip
+
+
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
     log = new_log(tmp_path / "run", is_main=False)
     log.start(0)
     log.write(row(1))
+    log.show([ShownSample(1, 0.5, "It was", " a day.")])
     log.close()
     assert not (tmp_path / "run").exists()
 

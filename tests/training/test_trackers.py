@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -18,9 +18,10 @@ from toolkit.training.baselines.config import (
     RLOOBaselineConfig,
     SFTBaselineConfig,
 )
+from toolkit.training.log_rows import ShownSample
 from toolkit.training.ppo.config import PPOConfig
 from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.trackers import EXTRA, KNOWN, check_trackers
+from toolkit.training.trackers import EXTRA, KNOWN, as_markdown, check_trackers, send_samples
 from toolkit.trl_compat import PPOConfig as TheirPPOConfig
 
 CONFIGS = [
@@ -129,3 +130,46 @@ def test_what_is_found_must_be_a_tracker_that_starts(
         return
     with pytest.raises(InputError, match=re.escape(message)):
         check_trackers(["trackio"])
+
+
+class Recorder:
+    """Stands for a tracker's module or writer: it notes what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def add_text(self, tag: str, text: str, step: int) -> None:
+        self.given.append((tag, text, step))
+
+    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+        self.given.append((values, step))
+
+    def Table(self, columns: list[str], data: list[list[Any]]) -> Any:  # noqa: N802
+        return columns, data
+
+
+def test_samples_reach_the_trackers_that_can_show_them() -> None:
+    board = object.__new__(integration_utils.TensorBoardCallback)
+    closed = object.__new__(integration_utils.TensorBoardCallback)
+    wandb = object.__new__(integration_utils.WandbCallback)
+    trackio = object.__new__(integration_utils.TrackioCallback)
+    board.tb_writer, closed.tb_writer = Recorder(), None
+    wandb._wandb, trackio._trackio = Recorder(), Recorder()
+    samples = [ShownSample(7, 1.5, "The owl", " hoots."), ShownSample(7, None, "It", " \x1b[1m")]
+    send_samples([TrainerCallback(), board, closed, wandb, trackio], 7, samples)
+
+    table = (
+        ["update", "score", "prompt", "completion"],
+        [[7, 1.5, "The owl", " hoots."], [7, None, "It", " \\x1b[1m"]],
+    )
+    assert wandb._wandb.given == [({"samples": table, "train/global_step": 7}, None)]
+    assert trackio._trackio.given == [({"samples": table}, 6)]
+    ((tag, text, step),) = board.tb_writer.given
+    assert (tag, step) == ("samples", 7) and "score +1.50" in text
+
+
+def test_a_sample_is_code_in_markdown_however_it_looks() -> None:
+    text = as_markdown([ShownSample(1, 0.0, "# Title\n<script>", "\n- ![x](http://evil.example)")])
+    head, blank, *lines = text.split("\n")
+    assert (head, blank) == ("score +0.00", "")
+    assert lines and all(line.startswith("    ") for line in lines)

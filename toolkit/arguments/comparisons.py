@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments
+from toolkit.arguments.layouts import LayoutArguments
 from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Range, flag
 
@@ -12,14 +13,15 @@ LongRows = Literal["drop", "truncate_prompt"]
 
 
 @dataclass
-class ComparisonArguments(ChatArguments, InvalidRowsArguments):
+class ComparisonArguments(ChatArguments, InvalidRowsArguments, LayoutArguments):
     """Which comparisons to learn from, and what to do with bad and long ones."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"
 
     comparisons: str = flag(
         "outputs/comparisons.jsonl",
-        "Comparisons: JSONL, Parquet, a folder or a Hub dataset of `prompt, completions, best`.",
+        "Comparisons: JSONL, Parquet, CSV, a folder or a Hub dataset. Rows have `prompt, "
+        "completions, best`, or a layout that convert reads.",
     )
     long_rows: LongRows = flag(
         "drop", "Rows longer than max_length: drop, or truncate_prompt (cut its start)."

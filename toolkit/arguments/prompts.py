@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.arguments.lora import PolicyArguments
 from toolkit.embedded import embedded, short_name
 from toolkit.flags import Count, CountOrZero, Flags, flag
@@ -35,7 +36,7 @@ class PromptLengthArguments(Flags):
 
 
 @dataclass
-class PromptSourceArguments(ChatArguments, InvalidRowsArguments):
+class PromptSourceArguments(ChatArguments, InvalidRowsArguments, ColumnArguments):
     """Where prompts come from."""
 
     HELP_GROUP: ClassVar[str] = "prompts and data"

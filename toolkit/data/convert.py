@@ -1,27 +1,24 @@
 """Converting other people's files to comparisons, and comparisons to TRL's preference pairs.
 
-``data.layouts`` shows the layouts of rows. Prompts that completions repeat are cut off
+``data.layouts.registry`` has the table of layouts. Prompts that completions repeat are cut off
 (``data.repeated_prompts``, ``data.dialogues``).
 """
 
 import hashlib
-import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from toolkit.data.comparisons import problems_of
-from toolkit.data.dialogues import Dropped
-from toolkit.data.layouts import ALIGNED, FORMATS, KEPT, Reading, columns_of, detect, numbers_of
-from toolkit.data.numbering import Numbering, as_index, file_of, is_missing
+from toolkit.data.layouts.reader import LayoutReader
+from toolkit.data.problems import problems_of
 from toolkit.data.records import Placed, Row
-from toolkit.data.repeated_prompts import without_repeats
 from toolkit.data.tables import read_table
-from toolkit.errors import BadRows, InputError
+from toolkit.errors import InputError
 
 
 def convert(
@@ -33,6 +30,7 @@ def convert(
     first: int | None = None,
     repeated_prompt: str = "auto",
     noted: Counter[str] | None = None,
+    **settings: Any,
 ) -> Iterator[Row]:
     """Convert rows to comparisons; all rows of a file have the same format.
 
@@ -40,7 +38,7 @@ def convert(
 
     Args:
         source: what ``read_table`` reads, or rows with their places.
-        form: a name in ``FORMATS``; None detects it from the first row of each file.
+        form: a name in ``LAYOUTS``; None detects it from the first row of each file.
         decode: token ids to text, for ``openai``.
         skip_invalid: count bad rows in ``dropped`` instead of refusing them.
         dropped: reasons why rows made no comparison, with counts; filled as rows are read.
@@ -49,96 +47,55 @@ def convert(
         repeated_prompt: what to do if completions begin with a text prompt: "auto" decides as in
             ``data.repeated_prompts``, "cut" cuts it off, "keep" keeps it.
         noted: changes to rows that were kept, with counts; filled as rows are read.
+        settings: of ``LayoutReader``.
+
+    Raises:
+        InputError: as ``converted``.
+    """
+    reader = LayoutReader(
+        form=form,
+        decode=decode,
+        skip_invalid=skip_invalid,
+        first=first,
+        repeated_prompt=repeated_prompt,
+        **settings,
+    )
+    reader.dropped = reader.dropped if dropped is None else dropped
+    reader.noted = reader.noted if noted is None else noted
+    for _, row in converted(source, reader):
+        yield row
+
+
+WANTS = {"comparisons": "best", "demonstrations": "demonstration", "prompts": "prompt"}
+
+
+def converted(source: str | Path | Iterable[Placed], reader: LayoutReader) -> Iterator[Placed]:
+    """Yield what the reader makes of a source, checked, with places; count what was left out.
 
     Raises:
         InputError: rows are bad (twenty are shown, all are counted, after all are read); a format
             cannot be detected; or, even with ``skip_invalid``, labels seem to count from another
             number.
     """
-    dropped = Counter() if dropped is None else dropped
-    reading = Reading(decode, first, Counter() if noted is None else noted)
-    bad = BadRows()
-    numbering = Numbering()
+    bad = reader.bad
     if isinstance(source, str | Path):
         source = read_table(source, "--input", bad.add)
     rows = tqdm(source, desc="Converting", unit="row", mininterval=1)
 
-    for _, of_file in itertools.groupby(rows, lambda placed: file_of(placed[0])):
-        read = _read(of_file, form, reading, skip_invalid, dropped, bad, numbering)
-        for place, made in without_repeats(read, repeated_prompt, reading.noted, bad):
-            if problems := problems_of(made, "best"):
-                bad.add(*(f"{place}: {problem}" for problem in problems))
-            else:
-                yield made
-
-    if not skip_invalid:
-        bad.refuse(" (--skip_invalid skips them)")
-    elif shifted := numbering.shifted():
-        raise InputError(shifted, "first")
-    if bad.count:
-        dropped[f"bad, the first: {bad.shown[0]}"] += bad.count
-    if note := numbering.note():
-        print(note)
-
-
-def _read(
-    rows: Iterable[Placed],
-    form: str | None,
-    reading: Reading,
-    skip_invalid: bool,
-    dropped: Counter[str],
-    bad: BadRows,
-    numbering: Numbering,
-) -> Iterator[Placed]:
-    """Yield a file's converted rows, before they are checked."""
-    for place, row in rows:
-        try:
-            form = form or detect(row, place, reading.first)
-        except InputError as error:
-            if not skip_invalid:
-                raise
-            bad.add(str(error))
-            continue
-
-        if form == "openai" and reading.decode is None:
-            raise InputError("openai rows are token ids (give their --tokenizer)", "tokenizer")
-        try:
-            _note_labels(numbering, place, row, form, reading)
-            made = FORMATS[form](row, reading)
-        except Dropped as reason:
-            dropped[str(reason)] += 1
-        except ValueError as error:
-            bad.add(f"{place}: {error}")
-        except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            named = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            bad.add(f"{place}: {named} (is this a row of the format {form}?)")
+    for place, made in reader.rows(rows):
+        if problems := problems_of(made, WANTS[reader.wanted]):
+            bad.add(*(f"{place}: {problem}" for problem in problems))
         else:
-            for name in (*KEPT, *ALIGNED):
-                if not is_missing(row.get(name)):
-                    made.setdefault(name, row[name])
-            made = {name: value for name, value in made.items() if value is not None}
-            made.setdefault("source", Path(place).name)
             yield place, made
 
-
-def _note_labels(numbering: Numbering, place: str, row: Row, form: str, reading: Reading) -> None:
-    """Report the numbers in a row's ``best`` and ``ranking`` to ``numbering``."""
-    if reading.first is not None or form not in ("native", "columns", "openai"):
-        return
-    if form == "native":
-        if not isinstance(row.get("completions"), list):
-            return
-        first, count = 0, len(row["completions"])
-    else:
-        known = numbers_of(columns_of(row))
-        if not known or known != list(range(known[0], known[0] + len(known))):
-            return
-        first, count = known[0], len(known)
-    ranking = row.get("ranking")
-    labels = [row.get("best"), *(ranking if isinstance(ranking, list) else [])]
-    if form == "native":
-        labels.append(row.get("worst"))
-    numbering.see(place, map(as_index, labels), first, count)
+    if not reader.skip_invalid:
+        bad.refuse(" (--skip_invalid skips them)")
+    elif shifted := reader.numbering.shifted():
+        raise InputError(shifted, "first")
+    if bad.count:
+        reader.dropped[f"bad, the first: {bad.shown[0]}"] += bad.count
+    if note := reader.numbering.note():
+        print(note)
 
 
 def with_space(row: Row) -> Row:
@@ -177,6 +134,15 @@ def to_pairs(row: Row) -> list[Row]:
         pairs.append(pair)
 
     return pairs
+
+
+def to_demonstration(row: Row) -> Row:
+    """Convert a comparison with one completion to TRL's form: ``prompt, completion``."""
+    (text,) = row["completions"]
+    chat = not isinstance(row["prompt"], str)
+    completion = [{"role": "assistant", "content": text}] if chat else text
+    rest = {n: v for n, v in row.items() if n not in ("prompt", "completions", "best")}
+    return {"prompt": row["prompt"], "completion": completion} | rest
 
 
 def load_decoder(name: str) -> Callable[[list[int]], str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.data.comparisons import MESSAGES_AS_TEXT, problem_of_messages
+from toolkit.data.problems import MESSAGES_AS_TEXT, problem_of_messages
 from toolkit.data.records import Row
 
 ANSWER = ("assistant", "tool")  # roles that may follow the user
@@ -32,12 +32,15 @@ def unpacked(value: object, name: str) -> Any:
 
 
 def prompt_of(row: Row) -> Any:
-    """Find the prompt under any of its names; a separate system text makes it messages."""
+    """Find the prompt under any of its names; a separate system text makes it messages.
+
+    Alpaca's ``input`` follows its ``instruction`` after an empty line.
+    """
     named = next((name for name in PROMPTS if row.get(name) not in (None, "")), None)
     prompt = None if named is None else unpacked(row[named], named)
     system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
-    if named == "instruction" and row.get("input") not in (None, ""):
-        raise ValueError("input stands beside instruction (join them as prompt)")
+    if named == "instruction" and isinstance(prompt, str) and row.get("input") not in (None, ""):
+        prompt = f"{prompt}\n\n{row['input']}"
     if not isinstance(system, str) or not system.strip() or prompt is None:
         return prompt
     if isinstance(prompt, str):

@@ -65,11 +65,13 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
     Raises:
         InputError: a row is bad, or no row would be left to train on.
     """
-    comparisons = open_comparisons(args.comparisons, wants, "--comparisons", args.skip_invalid)
+    comparisons = open_comparisons(
+        args.comparisons, wants, "--comparisons", args.skip_invalid, args
+    )
     order = comparisons.order
     if args.eval_comparisons is not None:
         other = open_comparisons(
-            args.eval_comparisons, wants, "--eval_comparisons", args.skip_invalid
+            args.eval_comparisons, wants, "--eval_comparisons", args.skip_invalid, args
         )
         also = np.isin(order, other.order)
         if also.all():
@@ -92,6 +94,31 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
         return RewardSplits(comparisons, [alone])
     cut = folds_by_prompt(order, eval_rows, seed, folds, args.train_fraction)
     return RewardSplits(comparisons, cut)
+
+
+def split_picks(args: ComparisonArguments, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+    """Check the source; choose rows to train a policy on and to hold out, each bool (rows,).
+
+    For the same seed they are those of ``split_comparisons`` without a cross-validation.
+    """
+    found = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid, args)
+    return found, *_split(args, found, seed)
+
+
+def split_demonstrations(
+    source: str, args: ComparisonArguments, seed: int
+) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+    """Check prompts with one answer each, and split them as ``split_picks``.
+
+    Each row has one completion, which is its best.
+    """
+    found = open_comparisons(source, "demonstration", "--demonstrations", args.skip_invalid, args)
+    return found, *_split(args, found, seed)
+
+
+def _split(args: ComparisonArguments, comparisons: Comparisons, seed: int) -> Split:
+    eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
+    return split_by_prompt(comparisons.order, eval_rows, seed, args.train_fraction)
 
 
 def encoder_of(
@@ -117,6 +144,7 @@ def prompts_of(
         skip,
         chat=chat_from(args),
         skip_invalid=args.skip_invalid,
+        columns=args,
     )
 
 
@@ -131,6 +159,7 @@ def training_prompts(
         prompt_tokens=args.prompt_tokens,
         chat=chat_from(args),
         skip_invalid=args.skip_invalid,
+        columns=args,
     )
     prompts, left_out = read(args.prompts or DEMO_PROMPTS, limit=args.limit)
     if args.eval_prompts is None:

@@ -99,6 +99,31 @@ def is_lock(path: Path) -> bool:
     return path.name == LOCK
 
 
+def is_being_written(folder: str | Path) -> bool | None:
+    """Whether a process of this machine holds the folder's lock; None if that cannot be told.
+
+    It looks at the lock's file only, and never tries to acquire the lock: a run that starts at
+    that moment would be refused.
+    """
+    marker = Path(folder) / LOCK
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        host, pid = record["host"], int(record["pid"])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if host != socket.gethostname() or pid <= 0:
+        return None
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _lock(marker: Path, shown: Path | str, field: str) -> None:
     if not is_first():
         return

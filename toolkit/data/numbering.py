@@ -1,7 +1,9 @@
-"""Which completion a label names: by number (from 0 or 1), by letter, or by column."""
+"""Which completion a label names: by number (from 0 or 1), by letter, by column, or by its text."""
 
 import numbers
 import re
+import string
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -132,16 +134,20 @@ def pick_of(
     columns: list[str],
     texts: Sequence[object],
     first: int | None,
+    letters: str = "",
+    read: Counter[str] | None = None,
 ) -> int:
     """Return the index of the completion that a label names.
 
     Args:
-        value: its number, letter, or column.
+        value: its number, letter, column, or text.
         name: of the field, for messages.
         known: the numbers of the completions, unless ``first`` is given.
         columns: the columns of the completions, if they have any.
         texts: the completions.
         first: the number of the first completion; None to use ``known``.
+        letters: the letter of each completion; by default A is the first.
+        read: counts how labels were read: as number, letter, column or text.
 
     Raises:
         ValueError: it names no completion, or may name two.
@@ -151,12 +157,38 @@ def pick_of(
     number = as_index(value)
     if first is not None:
         known = list(range(first, first + len(texts)))
+    letters = letters or string.ascii_uppercase[: len(texts)]
+
+    # All completions that the label may name, and how.
+    found: list[tuple[int, str]] = []
+    if number in known:
+        found.append((known.index(number), "number"))
+    if isinstance(value, str):
+        text = value.strip()
+        lower = text.lower()
+        found += [(k, "column") for k, c in enumerate(columns) if c.strip().lower() == lower]
+        if len(text) == 1 and text.upper() in letters:
+            found.append((letters.index(text.upper()), "letter"))
+        found += [
+            (k, "text")
+            for k, completion in enumerate(texts)
+            if isinstance(completion, str) and completion.strip() == text
+        ]
+    if len({k for k, _ in found}) > 1:
+        one, other = found[0], next(each for each in found if each[0] != found[0][0])
+        raise ValueError(
+            f"{name}: {value!r:.40} is the {one[1]} of one completion and the {other[1]} of another"
+        )
+    if found:
+        if read is not None:
+            read[found[0][1]] += 1
+        return found[0][0]
+
     if number is not None and not known:
         raise ValueError(
-            f"{name}: {value!r:.40}, but the columns have letters (pass --first 0 or --first 1)"
+            f"{name}: {value!r:.40}, but the columns have no numbers (pass --first 1 if the first "
+            "completion is number 1, or --first 0)"
         )
-    if number in known:
-        return known.index(number)
     if number is not None:
         cure = ""
         if first is None and number == known[-1] + 1 and known[0] == 0:
@@ -165,18 +197,5 @@ def pick_of(
             cure = f" (if they are numbered from {number}, pass --first {number})"
         raise ValueError(f"{name}: {value!r:.40}, but the completions are {known}{cure}")
 
-    if isinstance(value, str):
-        text = value.strip()
-        by_name = [k for k, column in enumerate(columns) if column.lower() == text.lower()]
-        by_text = [k for k, completion in enumerate(texts) if completion == text]
-        if by_name:
-            return by_name[0]
-        letter = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else len(texts)
-        if letter < len(texts):
-            if by_text not in ([], [letter]):
-                raise ValueError(
-                    f"{name}: {value!r} is the letter of one completion and the text of another"
-                )
-            return letter
-    wanted = "number, letter or name of a column" if columns else "number or letter of a completion"
-    raise ValueError(f"{name}: {value!r:.40}, but must be the {wanted}")
+    wanted = "number, letter, column or text" if columns else "number, letter or text"
+    raise ValueError(f"{name}: {value!r:.40}, but must be the {wanted} of a completion")

@@ -1,17 +1,19 @@
 """Prompts for PPO and sampling: token ids, and the other columns of their rows."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.data.chat import Chat, is_rendered, rendering
-from toolkit.data.comparisons import problems_of
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
+from toolkit.data.layouts.named import NamedColumns
+from toolkit.data.layouts.reader import as_message, prompt_in
+from toolkit.data.problems import problems_of
 from toolkit.data.records import Messages, Row
-from toolkit.data.tables import read_table
+from toolkit.data.tables import UTF_16, read_table
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import BadRows, InputError
 
@@ -34,6 +36,7 @@ NOT_HANDED_ON = (
     "turn",
     "sides",
 )
+DIALOGUES = ("messages", "conversations")  # of which the prompt was made
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
 
 
@@ -127,6 +130,7 @@ def read_prompts(
     what: str = "--prompts",
     chat: Chat | None = None,
     skip_invalid: bool = False,
+    columns: ColumnArguments | None = None,
 ) -> tuple[Prompts, int]:
     """Read prompts with their rows' other columns; also return how many were left out.
 
@@ -134,7 +138,8 @@ def read_prompts(
         source: what ``read_table`` reads (JSON Lines, Parquet, CSV, a folder, a dataset on disk or
             on the Hub), or a .txt file with one prompt a line. Rows have ``prompt`` (text or
             messages) or ``messages``, from which a last message of the assistant is removed; with
-            ``prompt_tokens`` they may have ``text`` instead.
+            ``prompt_tokens`` they may have ``text`` instead. The prompts of the layouts in
+            ``data.layouts`` are read, too.
         tokenizer: its own special tokens (a BOS, say) are added to text.
         max_prompt_length: longer prompts are left out and counted.
         prompt_tokens: cut each text to its first tokens, this many with the BOS (fewer if the last
@@ -144,6 +149,7 @@ def read_prompts(
         what: the argument that named the source, for messages.
         chat: for prompts of messages, as for ``Encoder``.
         skip_invalid: skip broken rows and print their number, instead of raising.
+        columns: which column is the prompt, and whether its text is a user's message.
 
     Raises:
         InputError: a row is broken (file:line), or no prompt is left.
@@ -153,12 +159,20 @@ def read_prompts(
     kept = Prompts()
     rows: list[Row] = []
     left_out = 0
-    for place, raw in itertools.islice(_rows(source, what, bad, skip_invalid), skip, None):
+    columns = ColumnArguments() if columns is None else columns
+    named = _named(columns)
+    for number, (place, raw) in enumerate(_rows(source, what, bad, skip_invalid)):
+        if number == 0:
+            named.check(raw, place)
+        if number < skip:
+            continue
         if len(kept) == limit:
             break
 
         try:
-            row = _with_prompt(raw, prompt_tokens is not None)
+            row = _with_prompt(named.renamed(raw), prompt_tokens is not None)
+            if columns.as_messages:
+                row = as_message(row)
             ids, problem = _encoded(encoder, row, prompt_tokens)
         except InputError:
             raise
@@ -277,12 +291,25 @@ def given_prompts(
     return prompts
 
 
-def read_prompt_rows(source: str | Path, what: str = "--prompts") -> list[Row]:
+def read_prompt_rows(
+    source: str | Path, what: str = "--prompts", columns: ColumnArguments | None = None
+) -> list[Row]:
     """Read the rows that ``read_prompts`` would read, unchanged, with ``prompt`` or ``text``."""
-    return [
-        row | {"prompt": prompt} if (prompt := _with_prompt(row, False)["prompt"]) else row
-        for _, row in _rows(source, what, BadRows(), False)
-    ]
+    named = _named(columns)
+    found = []
+    for number, (place, raw) in enumerate(_rows(source, what, BadRows(), False)):
+        if number == 0:
+            named.check(raw, place)
+        row = named.renamed(raw)
+        prompt = _with_prompt(row, False)["prompt"]
+        found.append(row | {"prompt": prompt} if prompt else row)
+    return found
+
+
+def _named(columns: ColumnArguments | None) -> NamedColumns:
+    """What --columns says of prompts; the columns of answers are of no interest here."""
+    mapping = {} if columns is None else columns.mapping
+    return NamedColumns({n: headers for n, headers in mapping.items() if n in ("prompt", "system")})
 
 
 def _kind(given: str | Messages) -> str:
@@ -300,11 +327,15 @@ def _rows(
     if raw.lstrip()[:1] == b"{":  # JSON Lines with another suffix
         yield from read_table(source, what, bad.add if skip_invalid else None)
         return
+    encoding = "utf-16" if raw.startswith(UTF_16) else "utf-8-sig"
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(f"{source}:{line}: not UTF-8 (save the file as UTF-8)") from None
+    if encoding == "utf-16" and "\t" in text.split("\n", 1)[0]:  # a table that Excel saved
+        yield from read_table(source, what, bad.add if skip_invalid else None)
+        return
     for number, line_text in enumerate(text.split("\n"), start=1):
         if line_text.strip():
             yield f"{source}:{number}", {"prompt": line_text.removesuffix("\r")}
@@ -335,7 +366,9 @@ def _with_prompt(row: Row, cut: bool) -> Row:
             raise ValueError("prompt and messages begin differently (drop one of the columns)")
     if prompt is None and cut:
         prompt = row.get("text")
-    rest = {name: value for name, value in row.items() if name not in ("messages", *SYSTEMS)}
+    if not isinstance(prompt, str | list) and (found := prompt_in(row)) is not None:
+        prompt = found
+    rest = {name: value for name, value in row.items() if name not in (*DIALOGUES, *SYSTEMS)}
     return rest | {"prompt": prompt}
 
 

@@ -1,6 +1,7 @@
 """Reading tables row by row from files, folders and datasets, and writing them to files.
 
-    comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .parquet
+    comparisons.jsonl   .jsonl.gz   .json (one array)   .csv   .tsv   .parquet
+    a table that Excel saved as "Unicode text": UTF-16 with tabs, .txt
     a folder: all such files in it, by name; or written by save_to_disk of datasets
     folder:split, of what save_to_disk wrote, or of files that load_dataset tells apart by name
     owner/name or owner/name:split, a dataset on the Hub
@@ -30,7 +31,10 @@ from toolkit.errors import InputError
 
 OnBad = Callable[[str], None] | None
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+SEPARATORS = ",;\t"
+DECLARED = re.compile(r"sep=(.)\r?\n?")  # a first line by which Excel is told the separator
 
 
 def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[Placed]:
@@ -67,7 +71,7 @@ def read_table(source: str | Path, what: str, on_bad: OnBad = None) -> Iterator[
     name = path.name.lower()
     if name.endswith(".parquet"):
         yield from _read_parquet(path)
-    elif name.endswith(".csv"):
+    elif name.endswith((".csv", ".tsv")) or (name.endswith(".txt") and is_utf_16(path)):
         yield from _read_csv(path, on_bad)
     elif name.endswith(".json"):
         yield from _read_json_array(path, on_bad)
@@ -113,41 +117,60 @@ def _report(problem: str, on_bad: OnBad) -> None:
     on_bad(problem)
 
 
+def is_utf_16(path: Path) -> bool:
+    """Whether a file begins with UTF-16's byte order mark, as what Excel calls Unicode text."""
+    with open(path, "rb") as stream:
+        return stream.read(2) in UTF_16
+
+
 def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Placed]:
     csv.field_size_limit(1 << 27)
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        start = 1
+    encoding = "utf-16" if is_utf_16(path) else "utf-8-sig"
+    with open(path, encoding=encoding, newline="") as stream:
+        start, before = 1, 0
         try:
             header = stream.readline()
+            separator = None
+            if declared := DECLARED.fullmatch(header):
+                separator, before, header = declared[1], 1, stream.readline()
+            separator = separator or _separator(header)
             lines = itertools.chain([header], stream)
-            reader = csv.reader(lines, strict=True, delimiter=_separator(header))
+            reader = csv.reader(lines, strict=True, delimiter=separator)
             names = next(reader, [])
             if len(set(names)) != len(names):
-                raise InputError(f"{path}:1: two columns have the same name (rename one)")
-            start = reader.line_num + 1
+                raise InputError(
+                    f"{path}:{before + 1}: two columns have the same name (rename one)"
+                )
+            start = before + reader.line_num + 1
             for fields in reader:
-                place, start = f"{path}:{start}", reader.line_num + 1
+                place, start = f"{path}:{start}", before + reader.line_num + 1
                 if len(fields) != 1 and not any(field.strip() for field in fields):
                     continue  # an empty line, or a row of empty cells, which spreadsheets leave
                 if len(fields) == len(names):
                     yield place, dict(zip(names, fields, strict=True))
                 else:
                     _report(
-                        f"{place}: {len(fields)} fields, but line 1 has {len(names)} columns "
-                        '(put text with commas or newlines in "quotes")',
+                        f"{place}: {len(fields)} fields, but line {before + 1} has {len(names)} "
+                        'columns (put text with commas or newlines in "quotes")',
                         on_bad,
                     )
         except csv.Error as error:
             raise InputError(f"{path}:{start}: not CSV, {error}") from None
-        except UnicodeDecodeError:
+        except UnicodeError:
+            found = "broken UTF-16" if encoding == "utf-16" else "not UTF-8"
             raise InputError(
-                f"{path}:{start}: not UTF-8 (save it as UTF-8, which Excel calls CSV UTF-8)"
+                f"{path}:{start}: {found} (save it as UTF-8, which Excel calls CSV UTF-8)"
             ) from None
 
 
 def _separator(header: str) -> str:
-    """What separates the columns: a comma, or what a header without commas has in its place."""
-    return next((c for c in ",;\t" if c in header), ",")
+    """What separates the columns: what the header has most of outside quotes; a comma in doubt.
+
+    >>> _separator('Prompt;"Answer; long";Which, if any;Best')
+    ';'
+    """
+    outside = re.sub(r'"[^"]*"?', "", header)
+    return max(SEPARATORS, key=outside.count)
 
 
 def _read_parquet(path: Path) -> Iterator[Placed]:

@@ -1,7 +1,8 @@
 """Write the report on runs: one self-contained HTML page, with JSON and PNGs beside it."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import datetime
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from toolkit.data.files import json_text, write_json
 from toolkit.data.records import Row, to_row
 from toolkit.data.text import apart, printable, prompt_text
+from toolkit.evaluation.best_of_n import best_of_n_lines
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.result import ContenderResult, Evaluation, Frontier, Pair
 from toolkit.evaluation.run_report import DataSheet, PPORun, RewardRun
@@ -32,6 +34,7 @@ from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.training.log_rows import LoggedUpdate
 from toolkit.training.methods import method_of
 
+MARKED = 40  # a curve of at most so many points has a marker at each
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -47,6 +50,7 @@ class Report:
         samples: the first rows of its samples.jsonl.
         sheet: description of the comparisons, or None.
         trainings: run.json by name for other trainings (SFT, DPO, ...).
+        evaluated: run.json of evaluate.py; empty if it is not known.
     """
 
     title: str
@@ -57,6 +61,7 @@ class Report:
     samples: Sequence[SampleRow] = ()
     sheet: DataSheet | None = None
     trainings: dict[str, Row] = field(default_factory=dict)
+    evaluated: Row = field(default_factory=dict)
 
 
 def write_run_report(folder: Path, report: Report) -> Path:
@@ -120,7 +125,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         pictures=pictures,
         fronts=fronts,
         samples=[_as_read(row) for row in report.samples],
-        trained=bool(result and trained_notes(result.contenders, result.prompts)),
+        seen=_seen(result),
         tables=tables,
         perplexity_title=(
             perplexity_title(result.perplexity) if result and result.perplexity else ""
@@ -130,6 +135,8 @@ def write_run_report(folder: Path, report: Report) -> Path:
         baseline_rows={name: _baseline_rows(reward) for name, reward in rewards.items()},
         identities={n: _identity(i) for n, i in identities.items()},
         whole={n: json_text(i, indent=2, ensure_ascii=False) for n, i in identities.items()},
+        about=_about(report, identities),
+        against={j: best_of_n_lines(result, j) for j, _, _ in fronts} if result else {},
     )
     write_json(
         folder / "report.json",
@@ -147,6 +154,35 @@ def write_run_report(folder: Path, report: Report) -> Path:
     return folder / "report.html"
 
 
+def _about(report: Report, identities: dict[str, Row]) -> list[tuple[str, str]]:
+    """Return what stands at the top of the page: models, data and dates."""
+    named = {name: run for name, run in identities.items() if run}
+    trained = [run.get("settings", {}) for run in named.values()]
+    evaluated = report.evaluated.get("settings", {})
+
+    def different(values: Iterable[object]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+    dates = [
+        f"{name} {str(run['written'])[:10]}" for name, run in named.items() if "written" in run
+    ]
+    if "written" in report.evaluated:
+        dates.append(f"evaluation {str(report.evaluated['written'])[:10]}")
+    result = report.evaluation
+    asked = "" if result is None else f"{result.prompts:,} prompts"
+    if evaluated.get("prompts"):
+        asked += f" of {evaluated['prompts']}"
+    rows = [
+        ("base model", different(s.get("model_name_or_path") for s in [*trained, evaluated])),
+        ("prompts for training", different(s.get("prompts") for s in trained)),
+        ("comparisons", different([*(s.get("comparisons") for s in trained)])),
+        ("evaluated on", asked),
+        ("dates", ", ".join(dates)),
+        ("this page made", datetime.date.today().isoformat()),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
 def _front(
     folder: Path, result: Evaluation, judge: str, runs: dict[str, PPORun]
 ) -> tuple[str, Markup, Grid | None]:
@@ -158,6 +194,19 @@ def _front(
         folder / f"frontier_{_plain(judge)}.png",
     )
     return judge, image, place_table(result, judge)
+
+
+def _seen(result: Evaluation | None) -> str:
+    """Say which of the evaluation's prompts contenders were trained on."""
+    if result is None:
+        return ""
+    if trained_notes(result.contenders, result.prompts):
+        return (
+            "The notes above say which contenders were, or may have been, trained on some of them."
+        )
+    if any(c.trained_prompts is None for c in result.contenders):
+        return "It is not known whether contenders were trained on them."
+    return "No contender was trained on any of them."
 
 
 def _label(name: str) -> str:
@@ -269,7 +318,14 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
     """Draw gain (standard deviations of the reference's scores) against KL, with contenders."""
     axis = figure.subplots()
     placed = [(c, c.kl, c.kl_error or 0.0) for c in result.contenders if c.kl is not None]
-    right = 1.15 * max([kl + error for _, kl, error in placed] + [1.0])
+    drawn = [kl + error for _, kl, error in placed]
+    reference = result.contenders[0].scores[judge]
+    # A run's log holds the training reward's scores, so only that judge's picture shows it.
+    paths = runs if judge == result.training_reward and reference.std > 0 else {}
+    for run in paths.values():
+        drawn += [update.kl for update in run.log if update.kl is not None]
+    right = 1.08 * max([*drawn, 1.0])
+    left = min([0.0, *drawn])
 
     curve = result.frontier.get(judge)
     if curve is not None:
@@ -281,21 +337,20 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
                 str(p.n), (p.kl, p.gain), fontsize=7, xytext=(2, -9), textcoords="offset points"
             )
 
-    # A run's log holds the training reward's scores, so only that judge's picture shows it.
-    reference = result.contenders[0].scores[judge]
-    if judge == result.training_reward and reference.std > 0:
-        for i, (name, run) in enumerate(runs.items()):
-            axis.plot(
-                _column(run.log, lambda update: update.kl),
-                [
-                    (score - reference.mean) / reference.std
-                    for score in _column(run.log, lambda update: update.scores)
-                ],
-                linewidth=0.7,
-                alpha=0.5,
-                color=f"C{i % 10}",
-                label=_label(f"{name}, while training"),
-            )
+    for i, (name, run) in enumerate(paths.items()):
+        axis.plot(
+            _column(run.log, lambda update: update.kl),
+            [
+                (score - reference.mean) / reference.std
+                for score in _column(run.log, lambda update: update.scores)
+            ],
+            linewidth=0.8,
+            marker=".",
+            markersize=3,
+            alpha=0.7,
+            color=f"C{i % 10}",
+            label=_label(f"{name}, while training"),
+        )
 
     _draw_checkpoints(axis, [c for c, _, _ in placed], judge)
     scaled = scaled_policies([c for c, _, _ in placed])
@@ -316,7 +371,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             label=_label(c.name),
         )
 
-    axis.set_xlim(-0.03 * right, right)
+    axis.set_xlim(left - 0.03 * right, right)
     axis.set_xlabel("KL from the reference in nats per completion")
     axis.set_ylabel("gain in standard deviations")
     axis.grid(alpha=0.3)
@@ -427,11 +482,17 @@ def draw_curves(figure: Figure, runs: dict[str, PPORun]) -> None:
                 [y for _, y in known],
                 "x--",
                 color=f"C{i % 10}",
-                label=_label(f"{name}, held-out prompts"),
+                label=_label(f"{name}, {_of_evaluation(run)} prompts"),
             )
         if run.kl_target is not None:
             axes[0, 1].axhline(run.kl_target, linestyle="--", color=f"C{i % 10}", alpha=0.6)
     axes[0, 0].legend(loc="best", fontsize=8)
+
+
+def _of_evaluation(run: PPORun) -> str:
+    """Say what the prompts are on which a run was evaluated: held out only if it saw none."""
+    data = run.identity.get("data") or {}
+    return "held-out" if data.get("held_out_trained_on") == 0 else "evaluation"
 
 
 def _draw_column(
@@ -445,6 +506,8 @@ def _draw_column(
         axis.plot(
             [update.episode for update in known],
             _column(known, value_of),
+            marker=_marker(len(known)),
+            markersize=4,
             color=f"C{i % 10}",
             label=_label(name),
         )
@@ -453,13 +516,22 @@ def _draw_column(
     axis.grid(alpha=0.3)
 
 
+def _marker(points: int) -> str | None:
+    """The marker of a curve: none where many points would run into each other."""
+    return "o" if points <= MARKED else None
+
+
 def _draw_rewards(figure: Figure, histories: dict[str, list[Row]]) -> None:
     axes = figure.subplots(1, 2)
     for axis, column in zip(axes, ("loss", "accuracy"), strict=True):
         for name, history in histories.items():
             known = [row for row in history if column in row]
             axis.plot(
-                [row["step"] for row in known], [row[column] for row in known], label=_label(name)
+                [row["step"] for row in known],
+                [row[column] for row in known],
+                marker=_marker(len(known)),
+                markersize=4,
+                label=_label(name),
             )
         axis.set_title(f"{column} on training batches", fontsize=10)
         axis.set_xlabel("optimizer steps")

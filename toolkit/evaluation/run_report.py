@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.files import read_jsonl, read_object
+from toolkit.arguments.layouts import LayoutArguments
+from toolkit.data.comparisons import recipe_reader
+from toolkit.data.files import read_object
 from toolkit.data.records import Row, from_row, to_row
+from toolkit.data.tables import read_table
 from toolkit.errors import InputError
 from toolkit.evaluation.result import Evaluation
 from toolkit.evaluation.reward_results import Analysis, RewardReport
@@ -195,11 +198,12 @@ def last_fifth(
     return sum(known) / len(known) if known else None
 
 
-def data_sheet(path: str | Path) -> DataSheet:
+def data_sheet(path: str | Path, layout: LayoutArguments | None = None) -> DataSheet:
     """Describe comparisons: their number, labelers, positions and agreement.
 
     Args:
-        path: JSONL of ``prompt, completions, best`` and optionally ``labeler``.
+        path: comparisons in any layout, optionally with ``labeler``.
+        layout: how they are read.
 
     Raises:
         InputError: the file is missing or empty, or a row is not a comparison (file:line).
@@ -211,7 +215,8 @@ def data_sheet(path: str | Path) -> DataSheet:
     prompts = set()
     lengths: list[int] = []
 
-    for number, row in read_jsonl(path, "--comparisons"):
+    reader = recipe_reader(layout or LayoutArguments())
+    for place, row in reader.rows(read_table(path, "--comparisons")):
         try:
             texts, best = row["completions"], row["best"]
             who = str(row.get("labeler", "not said"))
@@ -220,10 +225,11 @@ def data_sheet(path: str | Path) -> DataSheet:
             # Labels of one item may show its completions in different orders.
             said[repr((row["prompt"], sorted(texts)))][who] = sorted(texts).index(texts[best])
         except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path}:{number}: not a comparison ({error!r})") from None
+            raise InputError(f"{place}: not a comparison ({error!r})") from None
         labellers[who] += 1
         sizes[len(texts)] += 1
         lengths += [len(text.split()) for text in texts]
+    reader.bad.refuse()
     if not labellers:
         raise InputError(f"--comparisons: {path}: holds no rows")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from toolkit.data.text import apart, prompt_text
+from toolkit.evaluation.best_of_n import best_of_n_gain, best_of_n_lines
 from toolkit.evaluation.frontier import optimal_gain
 from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts, Perplexities
 from toolkit.evaluation.samples import SampleRow
@@ -45,6 +46,8 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
         print_table(f"Pairs, judged by {judge.name}", *pair_table(result, judge.name))
         if places := place_table(result, judge.name):
             print_table(f"Gain compared with the KL-optimal curve, judged by {judge.name}", *places)
+        for line in best_of_n_lines(result, judge.name):
+            say(line)
         if judge.name in result.ratings:
             rows = [
                 [r.name, f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}"]
@@ -166,7 +169,10 @@ def _rate(p: PairCounts) -> str:
 
 
 def place_table(result: Evaluation, judge: str) -> Grid | None:
-    """Return each contender's place below the KL-optimal curve; None without a curve or KL."""
+    """Return each contender's place below the KL-optimal curve; None without a curve or KL.
+
+    Beside its gain stand those of best-of-n and of the optimum at the same KL.
+    """
     curve = result.frontier.get(judge)
     if curve is None:
         return None
@@ -184,9 +190,13 @@ def place_table(result: Evaluation, judge: str) -> Grid | None:
         share = ""
         if best is not None and best > 0:
             share = f"{gain / best:.0%} ± {error / best:.0%}"
-        rows.append([c.name, f"{c.kl:.2f}", f"{gain:+.2f} ± {error:.2f}", shown, share])
+        chosen = best_of_n_gain(curve.best_of_n, c.kl)
+        by_choice = "" if chosen is None else f"{chosen:+.2f}"
+        rows.append([c.name, f"{c.kl:.2f}", f"{gain:+.2f} ± {error:.2f}", by_choice, shown, share])
 
-    headers = ["contender", "KL", "gain", "optimal gain", "share of optimum"]
+    headers = [
+        "contender", "KL", "gain", "best of n", "optimal gain", "share of optimum"
+    ]  # fmt: skip
     return (headers, rows) if rows else None
 
 

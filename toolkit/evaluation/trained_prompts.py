@@ -7,8 +7,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.arguments.comparisons import RewardDataArguments
+from toolkit.arguments.layouts import ColumnArguments
 from toolkit.data.chat import Messages, read_chat
-from toolkit.data.from_arguments import split_comparisons
+from toolkit.data.from_arguments import split_comparisons, split_demonstrations
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.records import Row
 from toolkit.errors import InputError
@@ -161,6 +162,9 @@ def _of_prompts(record: RunRecord, tokenizer: PreTrainedTokenizerBase) -> set[st
         settings.get("limit"),
         chat=read_chat(settings.get("chat_template"), settings.get("chat_template_kwargs")),
         skip_invalid=bool(settings.get("skip_invalid")),
+        columns=ColumnArguments(
+            columns=settings.get("columns") or [], as_messages=bool(settings.get("as_messages"))
+        ),
     )
     then = (record.data or {}).get("prompts")
     if then is not None and then != len(found):
@@ -177,9 +181,20 @@ def _of_comparisons(record: RunRecord) -> set[str]:
         skip_invalid=bool(settings.get("skip_invalid")),
         eval_rows=settings.get("eval_rows"),
         train_fraction=settings.get("train_fraction") or 1.0,
+        columns=settings.get("columns") or [],
+        first=settings.get("first"),
+        as_messages=bool(settings.get("as_messages")),
         eval_comparisons=settings.get("eval_comparisons"),
         folds=0,  # the adapter was trained on the same rows with or without a cross-validation
     )
+    if settings.get("demonstrations") is not None:  # of sft, in place of comparisons
+        shown, trained, _ = split_demonstrations(
+            settings["demonstrations"], given, record.seed or 0
+        )
+        if data.get("digest") not in (None, shown.digest):
+            raise _Unknown(f"{shown.source} has changed since")
+        return {_key(row["prompt"]) for _, row in shown.where(trained)}
+
     loss = LOSSES.get(settings.get("loss_type", ""))
     splits = split_comparisons(given, "best" if loss is None else loss.wants, record.seed or 0)
     for name, found in (("digest", splits.comparisons), ("held_out_digest", splits.held_out)):

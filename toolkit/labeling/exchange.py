@@ -4,9 +4,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 
-from toolkit.data.comparisons import problems_of
 from toolkit.data.files import parse_object
 from toolkit.data.numbering import with_whole_numbers
+from toolkit.data.problems import problems_of
 from toolkit.data.records import Row
 from toolkit.errors import InputError
 from toolkit.labeling.formats import (

@@ -23,9 +23,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.data.comparisons import problems_of
-from toolkit.data.layouts import COLUMN
+from toolkit.data.layouts.columns import COLUMN
 from toolkit.data.numbering import as_index
+from toolkit.data.problems import problems_of
 from toolkit.data.records import Row
 from toolkit.data.text import prompt_text
 from toolkit.errors import InputError

@@ -118,7 +118,9 @@ class ScriptedLabeler:
         before = self.picker.cost
         left = store.progress()  # an item may need two labels, but this labeler gives only one
         total = int(min(left["left"], left["items"], math.inf if limit is None else limit))
-        with tqdm(total=total, desc=self.name, unit="item", disable=not progress) as bar:
+        with tqdm(
+            total=total, desc=f"Labeling by {self.name}", unit="item", disable=not progress
+        ) as bar:
             while limit is None or counts.items < limit:
                 task = store.next_task(labeler)
                 if task is None:

@@ -1,11 +1,15 @@
-"""Reading a PPO run's log.jsonl and timings.jsonl (``run_log`` writes them)."""
+"""Reading a PPO run's log.jsonl, timings.jsonl and samples.jsonl (``run_log`` writes them).
 
+This module loads neither torch nor transformers, so that a viewer starts at once.
+"""
+
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.data.records import Row, from_row
-from toolkit.training.run_log import read_rows
 
+LOG, TIMINGS, SAMPLES = "log.jsonl", "timings.jsonl", "samples.jsonl"
 NAMES = {
     "update": "update",
     "episode": "episode",
@@ -52,17 +56,51 @@ class Timing:
     peak_mb: float
 
 
+@dataclass(frozen=True)
+class ShownSample:
+    """A completion that a run shows while it trains.
+
+    Attributes:
+        update: the update that sampled it.
+        score: before the KL penalty; None if it could not be scored.
+        prompt, completion: their texts, as the scorer saw them.
+    """
+
+    update: int
+    score: float | None
+    prompt: str
+    completion: str
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the rows of a log; a last line that was cut off is skipped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def logged_update(row: Row, place: str) -> LoggedUpdate:
+    """Make an update from a row of log.jsonl.
+
+    Raises:
+        InputError: it is not a log row; the message begins with ``place``.
+    """
+    fields = {field: row[name] for field, name in NAMES.items() if name in row}
+    return from_row(LoggedUpdate, fields | {"row": row}, place)
+
+
 def read_log(path: Path) -> list[LoggedUpdate]:
     """Read log.jsonl; an empty list if there is no such file.
 
     Raises:
         InputError: a row is not a log row (file:line).
     """
-    updates = []
-    for number, row in enumerate(read_rows(path), start=1):
-        fields = {field: row[name] for field, name in NAMES.items() if name in row}
-        updates.append(from_row(LoggedUpdate, fields | {"row": row}, f"{path}:{number}"))
-    return updates
+    rows = enumerate(read_rows(path), start=1)
+    return [logged_update(row, f"{path}:{number}") for number, row in rows]
 
 
 def read_timings(path: Path) -> list[Timing]:

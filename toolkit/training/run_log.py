@@ -1,13 +1,14 @@
-"""The log of a run: log.jsonl, timings.jsonl, progress, trackers, callbacks and phase times.
+"""The log of a run: its files, progress, trackers, callbacks and phase times.
 
 ``log.jsonl`` has no wall-clock times, so that a run that was killed and resumed ends with exactly
-the same file; times are in ``timings.jsonl``.
+the same file; times are in ``timings.jsonl``. ``samples.jsonl`` has the completions that are shown
+while it trains.
 """
 
-import json
 import resource
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from toolkit.data.files import json_text, write_text
-from toolkit.data.records import Row
+from toolkit.data.records import Row, to_row
+from toolkit.data.text import printable
+from toolkit.training.log_rows import LOG, SAMPLES, TIMINGS, ShownSample, read_rows
+from toolkit.training.trackers import send_samples
 
 
 class AtTheStart(TrainerCallback):
@@ -84,7 +88,7 @@ class RunLog:
         self.state.global_step = done
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name in ("log.jsonl", "timings.jsonl"):
+            for name in (LOG, TIMINGS, SAMPLES):
                 _keep_rows(self.folder / name, done)
         self.progress = tqdm(
             initial=done,
@@ -105,8 +109,8 @@ class RunLog:
         self.state.global_step = row["update"]
         self.state.epoch = row["update"] / self.updates
         if self.is_main:
-            _append(self.folder / "log.jsonl", row)
-            _append(self.folder / "timings.jsonl", timing)
+            _append(self.folder / LOG, row)
+            _append(self.folder / TIMINGS, timing)
 
         per_update = row["episode"] / row["update"]
         rate = per_update * (row["update"] - self.done) / (now - self.started)
@@ -122,14 +126,26 @@ class RunLog:
             eps_per_s=f"{rate:.0f}",
         )
 
+    def show(self, samples: Sequence[ShownSample]) -> None:
+        """Print an update's samples above the bar, and write them to the file and the trackers."""
+        if not self.is_main:
+            return
+        for sample in samples:
+            _append(self.folder / SAMPLES, to_row(sample))
+            text = printable(" ".join(f"{sample.prompt} >>>{sample.completion}".split()))
+            score = "no score" if sample.score is None else f"{sample.score:+.2f}"
+            self.say(f"  [{sample.update}] {score}  {text}")
+        send_samples(self.handler.callbacks, self.state.global_step, samples)
+
     def say(self, line: str) -> None:
         """Print a line above the progress bar, from the main process."""
         if not self.is_main:
             return
         if self.progress is None:
-            print(line)
+            print(line, flush=True)
         else:
             self.progress.write(line)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """End the log."""
@@ -141,19 +157,10 @@ def _shown(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a log; a last line that was cut off is skipped."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
 def _keep_rows(path: Path, done: int) -> None:
     kept = [row for row in read_rows(path) if row["update"] <= done]
+    if path.name == SAMPLES and not path.exists():  # a run that shows none leaves no file
+        return
     write_text(path, "".join(json_text(row) + "\n" for row in kept))
 
 

@@ -1,10 +1,20 @@
-"""Checking before a model is loaded that the trackers of ``--report_to`` work here."""
+"""The trackers of ``--report_to``: whether they work here, and the samples that are sent to them.
+
+transformers sends them the measures. It has no way to send texts, so that is done here.
+"""
 
 import difflib
 import importlib.util
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from toolkit.data.text import printable
 from toolkit.errors import InputError
+from toolkit.training.log_rows import ShownSample
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 # The tracker's name -> its name in transformers' checks, and its name for pip (None: no package).
 KNOWN: dict[str, tuple[str, str | None]] = {
@@ -80,3 +90,40 @@ def _is_bare_folder(name: str) -> bool:
     """Whether this is a folder without code, such as trackers leave in the working folder."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is None
+
+
+def send_samples(
+    callbacks: Iterable["TrainerCallback"], update: int, samples: Sequence[ShownSample]
+) -> None:
+    """Send samples to tensorboard, wandb and trackio; other trackers get none.
+
+    tensorboard shows them as text, the other two as a table "samples", one for each update.
+    """
+    from transformers.integrations.integration_utils import (
+        TensorBoardCallback,
+        TrackioCallback,
+        WandbCallback,
+    )
+
+    header = ["update", "score", "prompt", "completion"]
+    rows = [[s.update, s.score, printable(s.prompt), printable(s.completion)] for s in samples]
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            callback.tb_writer.add_text("samples", as_markdown(samples), update)
+        elif isinstance(callback, WandbCallback):
+            table = callback._wandb.Table(columns=header, data=rows)
+            callback._wandb.log({"samples": table, "train/global_step": update})
+        elif isinstance(callback, TrackioCallback):
+            table = callback._trackio.Table(columns=header, data=rows)
+            # It counts its calls as steps, from 0; this one belongs to the update's own.
+            callback._trackio.log({"samples": table}, step=update - 1)
+
+
+def as_markdown(samples: Sequence[ShownSample]) -> str:
+    """Write samples as Markdown in which their texts are code, so that none of it is obeyed."""
+    parts = []
+    for sample in samples:
+        score = "none" if sample.score is None else f"{sample.score:+.2f}"
+        text = printable(f"{sample.prompt} >>> {sample.completion}").splitlines()
+        parts.append("\n".join([f"score {score}", "", *(f"    {line}" for line in text)]))
+    return "\n\n".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.comparisons import problems_of
+from toolkit.data.problems import problems_of
 from toolkit.errors import InputError
 from toolkit.labeling.store import Asked, Details, Labeler, Refused, Store, answers
 from toolkit.labeling.store.answers import as_following

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.data.encoding import Encoder
-from toolkit.data.from_arguments import split_comparisons
+from toolkit.data.from_arguments import split_picks
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_tokenizer
 from toolkit.training.baselines.config import PreferenceConfig
@@ -63,7 +63,7 @@ def data_of(
     shape = (
         preference_shape(config) if isinstance(config, PreferenceConfig) else (sft_rows, SFT_SCHEMA)
     )
-    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
+    split = split_picks(ComparisonArguments(comparisons=comparisons, eval_rows=4), 0)
     return prepare_completions(split, Encoder(tokenizer, 64), kwargs.get("stop_id"), *shape, folder)
 
 

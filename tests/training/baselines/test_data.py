@@ -11,7 +11,7 @@ from tests.training.baselines.conftest import EOS, data_of, preference
 from toolkit.arguments.comparisons import ComparisonArguments
 from toolkit.data.chat import read_chat
 from toolkit.data.encoding import Encoder
-from toolkit.data.from_arguments import split_comparisons
+from toolkit.data.from_arguments import split_picks
 from toolkit.data.prompts import read_prompts
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError
@@ -149,7 +149,7 @@ def test_the_rows_held_out_are_the_reward_models(
 ) -> None:
     args = ComparisonArguments(comparisons=comparisons, eval_rows=4)
     reward = prepare(
-        *split_comparisons(args, "best", 3),
+        *split_picks(args, 3),
         Encoder(tokenizer, 64),
         BestOfKConfig(use_cpu=True),
         1,
@@ -157,7 +157,7 @@ def test_the_rows_held_out_are_the_reward_models(
         tmp_path,
     )
     data = prepare_completions(
-        split_comparisons(args, "best", 3),
+        split_picks(args, 3),
         Encoder(tokenizer, 64),
         None,
         sft_rows,
@@ -184,7 +184,7 @@ def test_plain_text_is_learned_whole_cut_and_counted(tokenizer: Any, tmp_path: P
 
 
 def test_no_row_that_fits_is_told(tokenizer: Any, comparisons: str, tmp_path: Path) -> None:
-    split = split_comparisons(ComparisonArguments(comparisons=comparisons, eval_rows=4), "best", 0)
+    split = split_picks(ComparisonArguments(comparisons=comparisons, eval_rows=4), 0)
     with pytest.raises(InputError, match="no train row fits 5 tokens"):
         prepare_completions(split, Encoder(tokenizer, 5), None, sft_rows, SFT_SCHEMA, tmp_path)
     assert not list(tmp_path.iterdir())  # the scratch folder is gone

@@ -34,6 +34,7 @@ def test_the_saved_adapter_is_what_was_trained_and_the_next_stage_starts_from_it
 
     metrics, history = train_and_save(
         make,
+        "Training by SFT",
         tmp_path,
         lambda: load_base(demo_model, "4bit"),
         demo_model,

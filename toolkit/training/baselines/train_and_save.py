@@ -64,6 +64,7 @@ def role_logprobs(roles: Roles, rows: list[list[int]]) -> list[Tensor]:
 
 def train_and_save(
     make: Callable[[], Trainer],
+    doing: str,
     out: Path,
     load: Callable[[], PreTrainedModel],
     name: str,
@@ -80,6 +81,7 @@ def train_and_save(
 
     Args:
         make: makes the trainer, which is released before the base is loaded a second time.
+        doing: the name of its progress bar.
         out: folder of the run.
         load: loads the base.
         name, precision: of the base.
@@ -95,7 +97,7 @@ def train_and_save(
         InputError: the reloaded adapter differs from the trained one.
     """
     trainer = make()
-    show_progress_in_words(trainer)
+    show_progress_in_words(trainer, doing)
     model: Any = trainer.model
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"trains {count:,} weights of LoRA")

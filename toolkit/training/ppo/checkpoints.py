@@ -60,7 +60,7 @@ def clear_run(folder: Path) -> None:
         shutil.rmtree(path)
     for name in ("best", "adapters"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("log.jsonl", "timings.jsonl", "completions.jsonl"):
+    for name in ("log.jsonl", "timings.jsonl", "samples.jsonl", "completions.jsonl"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -24,7 +24,6 @@ from toolkit.data.files import atomic_directory
 from toolkit.data.leftovers import clear_leftovers
 from toolkit.data.locks import letting_go, lock_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.text import printable
 from toolkit.data.tokens import decode_pair
 from toolkit.errors import InputError, Interrupted, RunStopped, check_range
 from toolkit.maths.kl import kl_estimate, penalized_rewards
@@ -41,6 +40,7 @@ from toolkit.scoring.lengths import LengthPriced
 from toolkit.terminal import counted
 from toolkit.training.determinism import only_deterministic
 from toolkit.training.distributed import Ranks
+from toolkit.training.log_rows import ShownSample, read_rows
 from toolkit.training.optimizers import optimizers_of
 from toolkit.training.ppo.algorithms import (
     Algorithm,
@@ -93,7 +93,7 @@ from toolkit.training.ppo.rollouts import (
 )
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
-from toolkit.training.run_log import Row, RunLog, read_rows
+from toolkit.training.run_log import Row, RunLog
 
 # Settings that may change when a run is resumed, but by which processes wait for each other.
 IN_STEP = (
@@ -953,12 +953,15 @@ class PPOTrainer:
         raise InputError(PUBLISH)
 
     def show(self, update: int, rollout: Rollout, count: int = 3) -> None:
-        """Print the first completions, as the scorer saw them, above the progress bar."""
+        """Show the first completions, as the scorer saw them: printed, in a file, to trackers."""
         sampled = Sampled(rollout.completion_ids, rollout.mask, rollout.logprobs)
         visible, _ = self.rule.visible(sampled)
+        samples = []
         for i in range(min(count, len(rollout.scores))):
             prompt_ids = rollout.prompt_ids[i][rollout.prompt_mask[i]].tolist()
             completion_ids = rollout.completion_ids[i][visible[i]].tolist()
             prompt, completion = decode_pair(self.processing_class, prompt_ids, completion_ids)
-            shown = printable(" ".join(f"{prompt} >>>{completion}".split()))
-            self.run_log.say(f"  [{update}] {rollout.scores[i].item():+.2f}  {shown}")
+            score = rollout.scores[i].item()
+            known = score if math.isfinite(score) else None
+            samples.append(ShownSample(update, known, prompt, completion))
+        self.run_log.show(samples)

@@ -174,7 +174,7 @@ class RewardTraining:
             )
             trainer = self.trainer(data, self._config_of(fold))
             if trainer.pop_callback(ProgressInWords) is not None:
-                trainer.add_callback(_NamedProgress(name))
+                trainer.add_callback(_BarAlone(name))
 
         preflight(trainer)  # as in a run of its own, which has drawn as many random numbers then
         if first_batch is not None:
@@ -218,23 +218,8 @@ class RewardTraining:
         return [[next(remaining) for _ in range(count)] for count in counts]
 
 
-class _NamedProgress(ProgressInWords):
-    """A progress bar with a name, and without the losses."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.name)
+class _BarAlone(ProgressInWords):
+    """The bar of one fold's model, without its losses."""
 
     def on_log(
         self,

@@ -85,7 +85,7 @@ class BestOfKTrainer(RewardTrainer):
         )
         assert self.model is not None
         check_round_trip(self.model, "default")
-        show_progress_in_words(self)
+        show_progress_in_words(self, "Training the reward model")
         # transformers' pooling recognizes padding by this id, whatever token it stands for.
         model.config.get_text_config().pad_token_id = collator.pad_token_id
         for parameter in self.model.parameters():  # undoes TRL's cast to bf16 on a quantized base

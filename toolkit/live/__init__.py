@@ -1,0 +1,1 @@
+"""A page that shows a PPO run while it trains, in a process of its own."""
