@@ -43,6 +43,8 @@ from toolkit.next_step import (
     beside,
     command,
     fresh,
+    project_at_work,
+    project_step,
     say_last,
     say_next,
     settings_beside,
@@ -211,20 +213,20 @@ def training_commands(store: str, samples: str | None, said: Sequence[Row]) -> l
     """The lines that train a reward model on a store's picks, as one would type them now.
 
     Each names files that are not there yet. The first line goes to the folder in which this process
-    was started, because the model's path may be relative to it.
+    was started, because the model's path may be relative to it. In a project the second line
+    goes on with the project, with the picks that there are.
 
     Args:
         store: the store's file.
         samples: the file that its items came from, if it is known.
         said: what was said beside each pick (``StoreReader.said_beside``).
     """
+    go = f"cd {shlex.quote(os.getcwd())}"
+    if (project := project_at_work()) is not None:
+        return [go, command(project_step(project, "--enough"))]
     picks = picks_of(str(Path(store).resolve()))
     output = str(picks.flags["output"])
-    return [
-        f"cd {shlex.quote(os.getcwd())}",
-        command(picks),
-        command(learning(output, samples, said)),
-    ]
+    return [go, command(picks), command(learning(output, samples, said))]
 
 
 def learning(comparisons: str, samples: str | None, picks: Sequence[Row] = ()) -> Step:

@@ -96,6 +96,11 @@ def in_project(path: str | Path) -> None:
         _projects[:] = [str(path)]
 
 
+def project_at_work() -> str | None:
+    """The project file whose stage the outermost call is; None if there is none."""
+    return _projects[0] if _projects else None
+
+
 @dataclass(frozen=True)
 class Step:
     """A recipe and the flags that it is to be told.

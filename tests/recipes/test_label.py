@@ -14,6 +14,7 @@ from toolkit.data.comparisons import read_rows
 from toolkit.data.files import read_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling.store import Asked, Details, Settings, Store
+from toolkit.next_step import called, in_project
 
 label = recipe("label")
 ROWS = [{"prompt": f"Text {i}.", "completions": [f" {w}{i}" for w in "abcd"]} for i in range(3)]
@@ -113,3 +114,15 @@ def test_the_lines_to_train_name_this_stores_real_paths(
     assert write.endswith("/comparisons-2.jsonl'")
     assert "--loss_type plackett_luce" in learn  # the loss that reads all of a ranking
     assert "--model_name_or_path MODEL" in learn and learn.endswith("/reward-2'")
+
+
+def test_in_a_project_the_lines_to_train_go_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/preftune", "label"])
+    monkeypatch.chdir(tmp_path)
+    with called(["--config", "project.yaml"]):
+        in_project("project.yaml")
+        lines = label.training_commands("labels.sqlite", None, [{}])
+    assert lines == [f"cd {tmp_path}", "preftune run project.yaml --enough"]
+    assert len(label.training_commands("labels.sqlite", None, [{}])) == 3
