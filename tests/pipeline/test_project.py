@@ -97,3 +97,15 @@ def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path
             assert waiting(found, enough=True) is None
     limited = project(tmp_path, PEOPLE.replace("label:", "label:\n  limit: 2"))
     assert waiting(limited, enough=False) is None
+
+
+def test_the_files_of_ones_own_are_known_and_those_of_the_project_are_not_among_them(
+    tmp_path: Path,
+) -> None:
+    text = "eval_prompts: e.txt\nsft:\n  demonstrations: d.jsonl\n"
+    made = {s.name: s for s in stages_of_project(project(tmp_path, PICKS + text))}
+    assert {name: stage.given for name, stage in made.items() if stage.given} == {
+        "convert": {"input": Path("picks.csv")},
+        "split": {"eval_prompts": Path("e.txt")},
+        "sft": {"demonstrations": Path("d.jsonl")},
+    }

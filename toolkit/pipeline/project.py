@@ -1,8 +1,9 @@
 """The stages of a project file in a row, and the word on what people must do between them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.cli import recipe
+from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.next_step import Step, command, project_step
 from toolkit.pipeline.comparison import in_order, inputs_of
@@ -19,6 +20,10 @@ TITLES = {
     "evaluate": "Compare on held-out prompts",
     "report": "Report",
 }
+
+# Flags that name files, which are the user's unless a stage makes them.
+FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_comparisons",
+         "demonstrations", "text", "lexicon")  # fmt: skip
 
 # Whose results a stage reads, so that it runs again if they are made anew.
 AFTER: dict[str, tuple[str, ...]] = {
@@ -93,7 +98,17 @@ def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
     for stage in stages:  # an adapter that a section names may be another stage's
         makes = {makers.get(path) for _, path in inputs_of(stage)}
         stage.after = (*(stage.after or ()), *(name for name in makes if name is not None))
+        stage.given = {name: path for name, path in files_of(stage) if path.resolve() not in makers}
     return in_order(stages)
+
+
+def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
+    """Yield the flags of a stage that name a file to read, with their paths."""
+    for part in bind(stage.main, stage.words):
+        for name in FILES:
+            value = vars(part).get(name)
+            if isinstance(value, str):
+                yield name, Path(value)
 
 
 def _stage(project: Project, name: str, enough: bool) -> Stage:
