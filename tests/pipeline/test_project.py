@@ -97,3 +97,38 @@ def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path
             assert waiting(found, enough=True) is None
     limited = project(tmp_path, PEOPLE.replace("label:", "label:\n  limit: 2"))
     assert waiting(limited, enough=False) is None
+
+
+def test_the_files_of_ones_own_are_known_and_those_of_the_project_are_not_among_them(
+    tmp_path: Path,
+) -> None:
+    text = "eval_prompts: e.txt\nsft:\n  demonstrations: d.jsonl\n"
+    made = {s.name: s for s in stages_of_project(project(tmp_path, PICKS + text))}
+    assert {name: stage.given for name, stage in made.items() if stage.given} == {
+        "convert": {"input": Path("picks.csv")},
+        "split": {"eval_prompts": Path("e.txt")},
+        "sft": {"demonstrations": Path("d.jsonl")},
+    }
+
+
+@pytest.mark.parametrize("picks", ["", "  judge_url: http://localhost:1/v1\n  judge_model: m\n"])
+def test_picks_of_samples_that_are_gone_are_not_learned_from(tmp_path: Path, picks: str) -> None:
+    found = project(tmp_path, PEOPLE.replace("label:\n", f"label:\n{picks}"))
+    label = next(stage for stage in stages_of_project(found) if stage.name == "label")
+    assert label.waits is not None
+    old, new = ([{"prompt": "p", "completions": [text, "b"]}] for text in ("old", "new"))
+    with Store(found.store, Settings()) as store:
+        store.add_items(old)
+        ann = store.script("ann")
+        task = store.next_task(ann)
+        assert task is not None
+        store.record(ann, task.form, "pick", 0)
+
+    write_jsonl(tmp_path / "out" / "samples.jsonl", old)
+    assert label.waits() is None
+    write_jsonl(tmp_path / "out" / "samples.jsonl", old + new)
+    said = label.waits()
+    assert said is None if picks else said is not None and "1 of 2 items have an answer" in said
+    write_jsonl(tmp_path / "out" / "samples.jsonl", new)
+    with pytest.raises(InputError, match=r"store: .* has 1 items \(1 with an answer\) that are no"):
+        label.waits()

@@ -189,3 +189,47 @@ def test_what_was_made_by_hand_with_other_settings_is_not_done(tmp_path: Path) -
     ran.clear()
     run_stages(row, tmp_path, False)
     assert ran == ["a", "b", "c"]
+
+
+def test_a_file_that_changed_since_a_stage_read_it_is_named(tmp_path: Path) -> None:
+    def row() -> list[Stage]:
+        made = stages(tmp_path)
+        made[0].given, made[0].after = {"prompts": tmp_path / "p.txt"}, ()
+        made[1].given, made[1].after = {"texts": tmp_path / "texts"}, ()
+        return made
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one").write_text("one")
+    (tmp_path / "p.txt").write_text("one\n")
+    run_stages(row(), tmp_path, False)
+    (tmp_path / "p.txt").write_text("two\n")
+    with pytest.raises(InputError, match=r"p.txt has changed since stage a read .* Do a\."):
+        run_stages(row(), tmp_path, False, cure="Do {stage}.")
+    assert run_stages(row(), tmp_path, False, from_stage="a")["a"] == 1
+
+    (tmp_path / "texts" / "one").rename(tmp_path / "texts" / "two")
+    with pytest.raises(InputError, match=r"texts has changed since stage b"):
+        run_stages(row(), tmp_path, False)
+    path = tmp_path / "stages.json"
+    record = json.loads(path.read_text())
+    for stage in record.values():  # as an older version noted them
+        del stage["files"]
+    path.write_text(json.dumps(record))
+    assert run_stages(row(), tmp_path, False) == {"a": None, "b": None, "c": None}
+
+
+def test_a_changed_file_stops_no_stage_that_starts_again_anyway(tmp_path: Path) -> None:
+    def row(resumes: bool) -> list[Stage]:
+        made = stages(tmp_path, resumes)
+        made[1].given = {"prompts": tmp_path / "p.txt"}
+        return made
+
+    (tmp_path / "p.txt").write_text("one\n")
+    (tmp_path / "fail").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(row(False), tmp_path, False)
+    (tmp_path / "fail").unlink()
+    (tmp_path / "p.txt").write_text("two\n")
+    with pytest.raises(InputError, match="has changed since stage b"):  # it would be half of each
+        run_stages(row(True), tmp_path, False)
+    assert run_stages(row(False), tmp_path, False) == {"a": None, "b": 1, "c": 1}

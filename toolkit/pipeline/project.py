@@ -1,8 +1,9 @@
 """The stages of a project file in a row, and the word on what people must do between them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.cli import recipe
+from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.next_step import Step, command, project_step
 from toolkit.pipeline.comparison import in_order, inputs_of
@@ -19,6 +20,10 @@ TITLES = {
     "evaluate": "Compare on held-out prompts",
     "report": "Report",
 }
+
+# Flags that name files, which are the user's unless a stage makes them.
+FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_comparisons",
+         "demonstrations", "text", "lexicon")  # fmt: skip
 
 # Whose results a stage reads, so that it runs again if they are made anew.
 AFTER: dict[str, tuple[str, ...]] = {
@@ -93,7 +98,17 @@ def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
     for stage in stages:  # an adapter that a section names may be another stage's
         makes = {makers.get(path) for _, path in inputs_of(stage)}
         stage.after = (*(stage.after or ()), *(name for name in makes if name is not None))
+        stage.given = {name: path for name, path in files_of(stage) if path.resolve() not in makers}
     return in_order(stages)
+
+
+def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
+    """Yield the flags of a stage that name a file to read, with their paths."""
+    for part in bind(stage.main, stage.words):
+        for name in FILES:
+            value = vars(part).get(name)
+            if isinstance(value, str):
+                yield name, Path(value)
 
 
 def _stage(project: Project, name: str, enough: bool) -> Stage:
@@ -111,6 +126,8 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     if name == "label" and project.people_label:
         stage.words += ["--serve", "false", "--invite", "", "--output", str(project.comparisons)]
         stage.waits = lambda: waiting(project, enough)
+    elif name == "label":
+        stage.waits = lambda: _check_store(project)
     return stage
 
 
@@ -135,29 +152,28 @@ def waiting(project: Project, enough: bool) -> str | None:
     Args:
         project: whose items people label.
         enough: whether the labels that there are suffice, if there is a pick among them.
+
+    Raises:
+        InputError: the store has items that are not in the samples (``items_to_label``).
     """
-    from toolkit.data.comparisons import read_rows
     from toolkit.labeling.store import StoreReader
 
     wanted = project.sections["label"].get("limit")
-    store = project.store
-    items = picks = answered = 0
-    if store.is_file():
-        with StoreReader(store) as opened:
-            items = int(opened.progress()["items"])
-            answered = items - opened.unanswered()
+    items, said = items_to_label(project)
+    answered = sum(said.get(item, False) for item in items)
+    picks = 0
+    if said:
+        with StoreReader(project.store) as opened:
             picks = sum(1 for _ in opened.picks())
-    samples = project.placed("label")["samples"] or project.sections["label"].get("samples")
-    items = items or len(read_rows(str(samples), "completions", "samples"))
 
-    done = picks > 0 and (enough or answered == items)
+    done = picks > 0 and (enough or answered == len(items))
     if done or (wanted is not None and picks >= wanted):
         return None
 
     page = Step("label", {"config": str(project.path)})
     lines = [
-        f"People label now: {answered} of {items} items have an answer, and {picks} a pick. This "
-        "command opens the page for them, until Ctrl-C:",
+        f"People label now: {answered} of {len(items)} items have an answer, and {picks} a pick. "
+        "This command opens the page for them, until Ctrl-C:",
         f"next: {command(page)}",
         f"then: {command(project_step(project.path))}",
     ]
@@ -165,3 +181,44 @@ def waiting(project: Project, enough: bool) -> str | None:
         more = command(project_step(project.path, "--enough"))
         lines.insert(2, f"or: {more}   # go on with {picks} picks")
     return "\n".join(lines)
+
+
+def _check_store(project: Project) -> None:
+    """Raise InputError if a script's store has items that are not in the samples."""
+    items_to_label(project)
+
+
+def items_to_label(project: Project) -> tuple[set[str], dict[str, bool]]:
+    """The items of a project's samples, and whether each item of its store has an answer.
+
+    Both name an item by its digest. A store that is not there yet, or not used, has no item.
+
+    Raises:
+        InputError: the store has items that are not in the samples, which were made anew, say. The
+            picks of all items of a store are learned from, so theirs would be, too.
+    """
+    from toolkit.arguments.layouts import LayoutArguments
+    from toolkit.data.comparisons import read_rows
+    from toolkit.labeling.store import StoreReader, item_digest
+
+    parts = bind(recipe("label").main, ["--config", str(project.path)])
+    told = {key: value for part in parts for key, value in vars(part).items()}
+    layout = LayoutArguments.of(parts[-1])
+    rows = read_rows(str(told["samples"]), "completions", "samples", layout=layout)
+    items = {item_digest(row) for row in rows}
+
+    store = told["store"]
+    if store is None or not Path(store).is_file():
+        return items, {}
+    with StoreReader(store) as opened:
+        said = opened.answered()
+    if gone := said.keys() - items:
+        answered = sum(said[item] for item in gone)
+        raise InputError(
+            f"store: {store} has {len(gone)} items ({answered} with an answer) that are not in "
+            f"{told['samples']}, and their picks would be learned from (name a new file by `store: "
+            f"FILE` in the section label of {project.path}; if you want to learn from all picks of "
+            f"this store, write them to a file by `preftune label --store {store} --output FILE`, "
+            "and name that as `comparisons: FILE` in place of the section label)"
+        )
+    return items, said

@@ -1,6 +1,7 @@
 """Run several recipes one after another, and skip those that are done."""
 
 import gc
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ class Stage:
         after: names of the stages whose results it reads, so that it runs again if one of them
             does; None for all earlier ones.
         waits: says what must happen before it can run (people must label, say), or None.
+        given: the files and folders of the user's own that it reads, by the names of its flags. A
+            change in one is told like another setting.
     """
 
     name: str
@@ -46,11 +49,16 @@ class Stage:
     continues: bool = False
     after: tuple[str, ...] | None = None
     waits: Callable[[], str | None] | None = None
+    given: dict[str, Path] = field(default_factory=dict)
 
     def settings(self) -> Row:
         """Return the stage's settings as JSON."""
         told: Row = json.loads(json.dumps(changed(*bind(self.main, self.words))))
         return told
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each given file that is there, and of a folder's files, by their flags."""
+        return {name: _digest(path) for name, path in self.given.items() if path.exists()}
 
 
 OTHER_SETTINGS = "--overwrite runs all stages again; another output_dir keeps them"
@@ -65,11 +73,12 @@ def run_stages(
 ) -> dict[str, object]:
     """Run the stages in order; return results by name, None for a stage that was done before.
 
-    FOLDER/stages.json records which stages were begun and done, with their settings. A stage is
-    skipped if it was done with the same settings, its output exists, and the stages that it comes
-    after were skipped too. What somebody made by hand with the same settings counts as done. A
-    stage that was only begun starts again (a PPO run is resumed). All words are checked before the
-    first stage starts. The row ends early, without an entry for the rest, at a stage that waits.
+    FOLDER/stages.json records which stages were begun and done, with their settings and the digests
+    of the files that they were given. A stage is skipped if it was done with the same settings and
+    files, its output exists, and the stages that it comes after were skipped too. What somebody
+    made by hand with the same settings counts as done. A stage that was only begun starts again (a
+    PPO run is resumed). All words are checked before the first stage starts. The row ends early,
+    without an entry for the rest, at a stage that waits.
 
     Args:
         stages: the stages in order.
@@ -79,8 +88,9 @@ def run_stages(
         cure: what to do about a stage with other settings; {stage} stands for its name.
 
     Raises:
-        InputError: a stage's words are wrong; a stage was made with other settings; another run is
-            at work in the folder; or the folder cannot be written.
+        InputError: a stage's words are wrong; a stage was made with other settings, or from files
+            that have changed; another run is at work in the folder; or the folder cannot be
+            written.
     """
     import torch
     from transformers import set_seed
@@ -91,6 +101,7 @@ def run_stages(
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}
     again = {stage.name for stage in stages} if overwrite else _following(stages, from_stage)
     _check_unchanged(path, record, told, again, cure)
+    _check_files(path, record, stages, again, cure)
 
     print(f"{len(stages)} stages follow, one after another: {', '.join(told)}.", flush=True)
     results: dict[str, object] = {}
@@ -102,7 +113,7 @@ def run_stages(
         fresh = bool(ran if stage.after is None else ran & {*stage.after}) or stage.name in again
         if state is None and not fresh and _made_by_hand(stage, told[stage.name]):
             state = "done" if there else "begun" if stage.resumes else None
-            record[stage.name] = {"state": state, "settings": told[stage.name]}
+            record[stage.name] = _noted(stage, state, told)
             write_json(path, record)
         spent = f"{time.monotonic() - started:.0f} s so far"
         if state == "done" and there and not fresh:
@@ -130,7 +141,7 @@ def run_stages(
 
         for name in _following(stages, stage.name) & record.keys():
             record[name]["state"] = STALE  # should this run end before they have run
-        record[stage.name] = {"state": "begun", "settings": told[stage.name]}
+        record[stage.name] = _noted(stage, "begun", told)
         write_json(path, record)
         set_seed(0)  # so that a stage does not depend on the stages before it
         with goes_on():
@@ -196,6 +207,43 @@ def _check_unchanged(
                 f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
                 f"{settings.get(k)!r}). {cure.format(stage=name)}"
             )
+
+
+def _check_files(
+    path: Path, record: Row, stages: Sequence[Stage], again: set[str], cure: str
+) -> None:
+    """Raise InputError if a stage, unless it runs again, has read a given file that is now another.
+
+    Stages that older versions noted, without digests, count as they are. So does a stage that was
+    begun and starts again: it reads the file as it is now.
+    """
+    for stage in stages:
+        before = record.get(stage.name, {})
+        goes_on = before.get("state") == "begun" and (stage.resumes or stage.continues)
+        if stage.name in again or not (before.get("state") == "done" or goes_on):
+            continue
+        then = before.get("files", {})
+        for name, digest in stage.digests().items() if then else ():
+            if then.get(name, digest) != digest:
+                raise InputError(
+                    f"{stage.given[name]} has changed since stage {stage.name} read it as {name} "
+                    f"({path} has its digest). {cure.format(stage=stage.name)}"
+                )
+
+
+def _noted(stage: Stage, state: str | None, told: dict[str, Row]) -> Row:
+    """What the record says of a stage."""
+    return {"state": state, "settings": told[stage.name], "files": stage.digests()}
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and the contents of a folder's files."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path)} {_digest(file)}\n" for file in found]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _output(stage: Stage) -> Path:

@@ -23,7 +23,7 @@ from toolkit.labeling.store.database import check_writable, explain
 from toolkit.labeling.store.labels import Labeler, Refused
 from toolkit.labeling.store.queue import Settings, Task
 from toolkit.labeling.store.reading import StoreReader
-from toolkit.labeling.store.store import Store, person_name
+from toolkit.labeling.store.store import Store, item_digest, person_name
 
 __all__ = [
     "Asked",
@@ -36,5 +36,6 @@ __all__ = [
     "Task",
     "check_writable",
     "explain",
+    "item_digest",
     "person_name",
 ]

@@ -45,6 +45,14 @@ class StoreReader(Database):
             ).fetchone()[0]
         )
 
+    def answered(self) -> dict[str, bool]:
+        """Whether each item of a comparison has an answer, by its digest; without gold items."""
+        query = (
+            "SELECT digest, id IN (SELECT item FROM labels) FROM items "
+            "WHERE gold IS NULL AND kind = 'comparison'"
+        )
+        return {digest: bool(said) for digest, said in self.db.execute(query)}
+
     def own_progress(self, labeler: Labeler) -> dict[str, float]:
         """Return a labeler's number of labels and median seconds of the last 25 (NaN if none)."""
         own = self.db.execute(

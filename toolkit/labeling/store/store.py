@@ -46,6 +46,15 @@ NOT_KEPT = (
 )
 
 
+def item_digest(row: Row, kind: str = "comparison", gold: bool = False) -> str:
+    """The digest by which a store knows the item of a row: its texts and its ``source``.
+
+    The same texts from another source make another item.
+    """
+    content = (json.dumps(row["prompt"], sort_keys=True), json.dumps(row["completions"]))
+    return hashed(json.dumps([*content, row.get("source"), kind, gold], sort_keys=True))
+
+
 def person_name(text: str) -> str:
     """Normalize a person's name: single spaces, composed letters.
 
@@ -112,9 +121,8 @@ class Store(StoreReader):
         except ValueError:
             raise InputError(f"a field of {list(extra)} holds NaN or infinity") from None
 
-        # The same texts from another source make another item.
         content = (json.dumps(row["prompt"], sort_keys=True), json.dumps(row["completions"]))
-        digest = hashed(json.dumps([*content, extra.get("source"), kind, gold], sort_keys=True))
+        digest = item_digest(row, kind, gold)
         found = db.execute("SELECT id FROM items WHERE digest = ?", (digest,)).fetchone()
         if found is not None:
             if gold:  # the answer may have been corrected
