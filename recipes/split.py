@@ -5,7 +5,8 @@
 Prompts that occur several times are kept once. A share of them, drawn by the seed, is held out:
 PPO never trains on these, so that preftune evaluate can compare on them. The prompts may also be
 those of comparisons. With --eval_prompts none are held out, and both files are only brought into
-the same form. You should see how many prompts each file has.
+the same form. With --comparisons, those on prompts that are not held out are written to --kept, for
+a policy that learns from comparisons. You should see how many prompts each file has.
 """
 
 from toolkit.cli import changed, run
@@ -16,7 +17,7 @@ from typing import Annotated
 from toolkit.arguments.common import OverwriteArguments, SeedArguments
 from toolkit.arguments.layouts import ColumnArguments
 from toolkit.arguments.prompt_form import PromptFormArguments
-from toolkit.data.files import write_jsonl
+from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Range, flag
@@ -38,16 +39,22 @@ class SplitArguments(PromptFormArguments, ColumnArguments, SeedArguments, Overwr
     )
     output: str = flag("outputs/prompts.jsonl", "JSONL file of prompts to train on.")
     held_out: str = flag("outputs/prompts.heldout.jsonl", "JSONL file of prompts to compare on.")
+    comparisons: str | None = flag(
+        None, "JSONL file of preftune convert, to be copied without rows on held-out prompts."
+    )
+    kept: str = flag("outputs/comparisons.policy.jsonl", "JSONL file for that copy.")
 
 
 def main(args: SplitArguments) -> None:
-    from toolkit.data.prompt_form import in_form, once_each, split_prompts
+    from toolkit.data.prompt_form import canonical, in_form, once_each, split_prompts
     from toolkit.data.prompts import read_prompt_rows
 
     if args.prompts is None:
         raise InputError("prompts: missing (name a file of prompts)", "prompts")
     claim_output(args.output, args.overwrite, "output")
     claim_output(args.held_out, args.overwrite, "output")
+    if args.comparisons is not None:
+        claim_output(args.kept, args.overwrite, "output")
 
     # Read each prompt once, in its form.
     def read(source: str, what: str) -> list[dict[str, object]]:
@@ -69,6 +76,21 @@ def main(args: SplitArguments) -> None:
                 "prompts",
             )
         rows, held_out = split_prompts(rows, args.eval_share, args.seed)
+
+    # Leave out the comparisons on prompts that are held out.
+    if args.comparisons is not None:
+        compared = [row for _, row in read_jsonl(args.comparisons)]
+        shown = [in_form(row, args.prompt_form, args.as_messages)["prompt"] for row in compared]
+        keys = {canonical(row.get("prompt")) for row in held_out}
+        kept = [row for row, one in zip(compared, shown, strict=True) if canonical(one) not in keys]
+        if not kept:
+            raise InputError(
+                f"comparisons: {args.comparisons}: all are on prompts that are held out, so none "
+                "is left to train a policy on (hold out others by --eval_prompts)",
+                "comparisons",
+            )
+        write_jsonl(args.kept, kept)
+        wrote(args.kept, f"{len(kept)} of {len(compared)} comparisons, on prompts to train on")
 
     write_jsonl(args.output, rows)
     write_jsonl(args.held_out, held_out)

@@ -215,6 +215,21 @@ class Project:
         return self.made("label", "comparisons.jsonl", "output") if self.has("label") else None
 
     @property
+    def splits(self) -> bool:
+        """Whether some prompts are held out, since a stage needs prompts or compares on them."""
+        return any(self.has(n) for n in ("split", "sample", "rloo", "grpo", "ppo", "evaluate"))
+
+    @property
+    def policy_comparisons(self) -> str | None:
+        """The comparisons that a policy learns from: without those on held-out prompts.
+
+        The project's own samples are of prompts to train on, and so are the picks among them.
+        """
+        if "comparisons" in self.shared and self.splits:
+            return self.made("split", "comparisons.policy.jsonl", "kept")
+        return self.comparisons
+
+    @property
     def people_label(self) -> bool:
         """Whether people pick on the page, and not a script."""
         label = self.sections.get("label", {})
@@ -334,7 +349,10 @@ class Project:
         }
 
     def _split(self, section: str) -> Values:
+        converted = self.comparisons if "comparisons" in self.shared else None
         return {
+            "comparisons": converted,
+            "kept": self.policy_comparisons if converted else None,
             "prompts": self.shared.get("prompts") or self.comparisons,
             "eval_prompts": self.shared.get("eval_prompts"),
             "output": self.made("split", "prompts.jsonl", "output"),
@@ -396,7 +414,7 @@ class Project:
 
     def _on_comparisons(self, section: str) -> Values:
         return {
-            "comparisons": self.comparisons,
+            "comparisons": self.policy_comparisons,
             "policy_adapter": self._start(section),
             "output_dir": self.made(section, section),
         }

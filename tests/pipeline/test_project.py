@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import bind, changed, recipe
-from toolkit.data.files import write_jsonl
+from toolkit.cli import bind, call, changed, recipe
+from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling.store import Settings, Store
 from toolkit.pipeline.project import AFTER, names_of, stages_of_project, waiting
@@ -132,3 +132,26 @@ def test_picks_of_samples_that_are_gone_are_not_learned_from(tmp_path: Path, pic
     write_jsonl(tmp_path / "out" / "samples.jsonl", new)
     with pytest.raises(InputError, match=r"store: .* has 1 items \(1 with an answer\) that are no"):
         label.waits()
+
+
+def test_no_policy_learns_from_comparisons_on_the_prompts_that_it_is_compared_on(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"p{i % 8}", "completions": ["a", "b"], "best": 0} for i in range(16)]
+    write_jsonl(tmp_path / "picks.jsonl", rows)
+    text = f"comparisons: {tmp_path}/picks.jsonl\n" + "prompt_form: '{prompt}!'\n"
+    found = project(tmp_path, text + "reward:\ndpo:\nsft:\nevaluate:\n")
+    made = {stage.name: stage for stage in stages_of_project(found)}
+    for name in ("convert", "split"):
+        call(made[name].main, made[name].words)
+
+    out = tmp_path / "out"
+    kept = [row for _, row in read_jsonl(out / "comparisons.policy.jsonl")]
+    held_out = {row["prompt"] for _, row in read_jsonl(out / "prompts.heldout.jsonl")}
+    assert len(held_out) == 2 and len(kept) == 12
+    assert not held_out & {row["prompt"].rstrip("!") + "!" for row in kept}
+    for name in ("dpo", "sft"):
+        assert made[name].settings()["comparisons"] == f"{out}/comparisons.policy.jsonl"
+        assert "split" in (made[name].after or ())
+    assert made["reward"].settings()["comparisons"] == f"{out}/comparisons.jsonl"
+    assert out / "comparisons.policy.jsonl" in made["split"].made

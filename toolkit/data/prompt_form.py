@@ -45,6 +45,11 @@ def _formed(text: str, form: str | None, message: bool = False) -> str:
     )
 
 
+def canonical(prompt: object) -> str:
+    """A text that is the same for the same prompt, in whatever order its messages' fields stand."""
+    return json.dumps(prompt, sort_keys=True)
+
+
 def once_each(rows: Iterable[Row]) -> list[Row]:
     """Return the rows with different prompts or texts, without fields about other completions."""
     found: dict[str, Row] = {}

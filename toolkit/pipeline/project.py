@@ -33,7 +33,7 @@ AFTER: dict[str, tuple[str, ...]] = {
     "label": ("sample",),
     "reward": ("convert", "label"),
     "reward_report": ("reward",),
-    **{name: ("convert", "label") for name in POLICIES},
+    **{name: ("convert", "split", "label") for name in POLICIES},
     **{name: ("split", "reward") for name in ("rloo", "grpo", "ppo")},
     "evaluate": ("split", "reward", *POLICIES),
     "report": ("reward", *POLICIES, "evaluate"),
@@ -47,7 +47,7 @@ def names_of(project: Project) -> list[str]:
         InputError: there is none, or one lacks what it would read.
     """
     needed = {"convert"} if "comparisons" in project.shared else set()
-    if any(project.has(name) for name in ("sample", "rloo", "grpo", "ppo", "evaluate")):
+    if project.splits:
         needed.add("split")
     names = [name for name in STAGES if project.has(name) or name in needed]
 
@@ -135,7 +135,8 @@ def made_by(project: Project, name: str) -> list[Path]:
     """What is there once a stage of a project is done."""
     placed = project.placed(name) | project.sections.get(name, {})
     if name == "split":
-        return [Path(placed["output"]), Path(placed["held_out"])]
+        kept = [Path(placed["kept"])] if placed["comparisons"] else []
+        return [Path(placed["output"]), Path(placed["held_out"]), *kept]
     if name == "label":
         return [Path(str(project.comparisons))]
     if name in ("convert", "sample"):
