@@ -50,6 +50,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     yield call
     to.close()
     assert imported.wait(timeout=60) == 0
+    by.close()
 
 
 def test_it_sees_what_was_planted_and_nothing_else(run: Run) -> None:
