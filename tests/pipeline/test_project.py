@@ -155,3 +155,9 @@ def test_no_policy_learns_from_comparisons_on_the_prompts_that_it_is_compared_on
         assert "split" in (made[name].after or ())
     assert made["reward"].settings()["comparisons"] == f"{out}/comparisons.jsonl"
     assert out / "comparisons.policy.jsonl" in made["split"].made
+
+
+@pytest.mark.parametrize("own", ["demonstrations: demo.jsonl", "text: texts.jsonl"])
+def test_a_stage_with_data_of_its_own_needs_no_comparisons(tmp_path: Path, own: str) -> None:
+    text = f"prompts: p\nsft:\n  {own}\nppo:\n  lexicon: demo:lexicon.txt\n"
+    assert names_of(project(tmp_path, text)) == ["split", "sft", "ppo"]

@@ -25,6 +25,9 @@ TITLES = {
 FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_comparisons",
          "demonstrations", "text", "lexicon")  # fmt: skip
 
+# What a section names to learn from in place of the project's comparisons.
+OWN_DATA = ("comparisons", "demonstrations", "text")
+
 # Whose results a stage reads, so that it runs again if they are made anew.
 AFTER: dict[str, tuple[str, ...]] = {
     "convert": (),
@@ -78,7 +81,8 @@ def names_of(project: Project) -> list[str]:
         )
     learning = ("reward", "sft", "preference", "dpo", "kto", "orpo", "cpo")
     for name in learning if project.comparisons is None else ():
-        if name in names and not {"comparisons", "dataset_name"} & project.sections[name].keys():
+        given = project.sections.get(name, {}).keys()
+        if name in names and not {"dataset_name", *OWN_DATA} & given:
             raise InputError(
                 f"{project.where('', name)}: {name} has nothing to learn from (add `comparisons: "
                 "FILE` outside the sections, or sections `sample:` and `label:`)"
@@ -117,8 +121,8 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     reader = METHODS.get(name, name)
     if name in METHODS:
         words += ["--method", name]
-    row = ROWS.get(name)
-    title = TITLES.get(name) or (row.title if row else ROWS["dpo"].title)
+    row = ROWS.get(project.method(name))
+    title = TITLES.get(name) or (row.title if row else name)
     stage = Stage(name, title, recipe(reader).main, words, made_by(project, name))
     stage.after = AFTER[name]
     stage.resumes = row is not None and row.resumes
