@@ -362,6 +362,7 @@ class Project:
         return {
             "comparisons": converted,
             "kept": self.policy_comparisons if converted else None,
+            "columns": None if converted else self.shared.get("columns"),
             "prompts": self.shared.get("prompts") or self.comparisons,
             "eval_prompts": self.shared.get("eval_prompts"),
             "output": self.made("split", "prompts.jsonl", "output"),
@@ -422,8 +423,9 @@ class Project:
         }
 
     def _on_comparisons(self, section: str) -> Values:
+        others = {"demonstrations", "text"} & self.sections.get(section, {}).keys()
         return {
-            "comparisons": self.policy_comparisons,
+            "comparisons": None if others else self.policy_comparisons,
             "policy_adapter": self._start(section),
             "output_dir": self.made(section, section),
         }
