@@ -117,7 +117,7 @@ def main(args: ConvertArguments) -> None:
     borders = Borders()
     made = borders.seen(made)
     if args.to == "pairs":
-        made = (pair for row in made for pair in to_pairs(row))
+        made = (pair for row in made for pair in to_pairs(row, noted))
     elif args.to == "demonstrations":
         made = map(to_demonstration, made)
 

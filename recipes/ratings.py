@@ -11,6 +11,7 @@ scores.
 
 from toolkit.cli import run
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -41,8 +42,13 @@ class RatingArguments(InvalidRowsArguments, LayoutArguments, SeedArguments, Over
             check_table_name(self.scores)
 
 
-def main(args: RatingArguments) -> None:
+def say(noted: Counter[str]) -> None:
+    """Print what of the rows could not be used."""
+    for what, times in noted.items():
+        print(f"{times} {what}")
 
+
+def main(args: RatingArguments) -> None:
     from toolkit.data.comparisons import open_comparisons
     from toolkit.evaluation.ratings import (
         Ratings,
@@ -53,8 +59,9 @@ def main(args: RatingArguments) -> None:
 
     claim_output(args.scores or args.output, args.overwrite, "output")
     source = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid, args)
+    noted: Counter[str] = Counter()
     if args.scores is not None:
-        scored = scores_from_rankings(row for _, row in source)
+        scored = scores_from_rankings((row for _, row in source), noted=noted)
         count = write_table(
             args.scores, scored, lambda: f"{args.comparisons}: every prompt has a tie"
         )
@@ -63,6 +70,7 @@ def main(args: RatingArguments) -> None:
             f"{count} prompts with scores, from {len(source)} labels; prompts with a tie for the "
             "best are left out",
         )
+        say(noted)
         say_next(
             step(
                 "reward",
@@ -74,7 +82,7 @@ def main(args: RatingArguments) -> None:
         )
         return
 
-    ratings = rate(contests_between_models(source), args.method, args.resamples, args.seed)
+    ratings = rate(contests_between_models(source, noted), args.method, args.resamples, args.seed)
     caption = "Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
     if args.method == "elo":
         caption += " Elo depends on the order of the rows."
@@ -96,6 +104,7 @@ def main(args: RatingArguments) -> None:
     )
     Ratings(args.method, ratings).write(args.output)
     wrote(args.output, "these ratings")
+    say(noted)
     say_next(
         step(
             "reward",

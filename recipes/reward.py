@@ -179,6 +179,7 @@ def main(
         identity = {
             "told": {name: told[name] for name in told.keys() - {"output_dir", "overwrite"}},
             "comparisons": splits.comparisons.digest,
+            "tokens": data.digest(),
             "base": base_fingerprint(name),
             **start_of(start),
             "versions": versions(),

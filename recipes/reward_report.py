@@ -79,7 +79,7 @@ class ReportArguments(LayoutArguments, OverwriteArguments, InvalidRowsArguments)
     target_accuracy: Share | None = flag(
         None,
         "Accuracy for which the curve is to say how many labels it takes. By default the next "
-        "three multiples of 5 %.",
+        "three multiples of 0.05.",
     )
 
     def __post_init__(self) -> None:
@@ -297,7 +297,7 @@ def of_adapter(args: ReportArguments, scratch: Path) -> "Analysis":
     from toolkit.evaluation.reward_analysis import analyze
     from toolkit.evaluation.reward_page import verdict
     from toolkit.evaluation.reward_results import RewardReport
-    from toolkit.evaluation.reward_scores import encode_as_read
+    from toolkit.evaluation.reward_scores import check_kind, encode_as_read
     from toolkit.evaluation.trained_prompts import prompts_of_reward
     from toolkit.models.adapters import check_adapter
     from toolkit.models.from_arguments import base_of, longest_text, tokenizer_of
@@ -335,6 +335,7 @@ def of_adapter(args: ReportArguments, scratch: Path) -> "Analysis":
     else:
         placed = [(p, row | {"source": row["subset"]}) for p, row in bench if row["right"] == 1]
         data = {"source": args.reward_bench, "digest": "not made"}
+    check_kind(placed, reading, adapter)
     seen, unknown = prompts_of_reward(adapter, [row for _, row in placed], tokenizer)
     notes = []
     if unknown is not None:

@@ -282,6 +282,17 @@ def test_the_commands_of_a_recipes_docstring_are_there(path: Path) -> None:
     assert wrong_commands(text, path.name) == []
 
 
+@pytest.mark.slow  # asks every recipe for its flags
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_has_a_help_text(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse formats each flag's help: a lone percent sign in one would be an error."""
+    from toolkit import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.call(cli.recipe(path.stem).main, ["--help"])
+    assert ended.value.code == 0 and "--config FILE" in capsys.readouterr().out
+
+
 @pytest.mark.slow  # runs the pages' commands
 @pytest.mark.parametrize("path", list(filter(to_run, PAGES)), ids=lambda path: path.name)
 def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, tools: Path) -> None:

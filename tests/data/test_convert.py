@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 import pytest
 
-from toolkit.data.convert import convert, load_decoder, to_pairs, with_space
+from toolkit.data.convert import MARGIN, convert, load_decoder, to_pairs, with_space
 from toolkit.data.problems import problems_of
 from toolkit.errors import InputError
 
@@ -71,6 +71,17 @@ def test_a_comparison_becomes_pairs_of_one_group_and_comes_back() -> None:
     assert len({p["group"] for p in pairs}) == 1
     assert to_pairs(row | {"prompt": "Ho."})[0]["group"] != pairs[0]["group"]
     assert [picked(made) for made in convert([("", p) for p in pairs])] == ["b", "b"]
+
+
+def test_a_margin_of_two_completions_is_the_pairs_and_of_three_it_is_counted() -> None:
+    row = {"prompt": "Hi.", "completions": ["a", "b"], "best": 1, "margin": 0.333333}
+    noted: Counter[str] = Counter()
+    assert [pair["margin"] for pair in to_pairs(row, noted)] == [0.333333] and not noted
+    assert [pair["margin"] for pair in to_pairs(row | {"scores": [0, 2]}, noted)] == [2]
+
+    three = to_pairs(row | {"completions": ["a", "b", "c"]}, noted)
+    assert len(three) == 2 and not any("margin" in pair for pair in three)
+    assert noted == {MARGIN: 1}
 
 
 def test_a_pick_against_the_scores_makes_pairs_without_a_margin() -> None:

@@ -1,6 +1,7 @@
 """Ratings against choix, closed forms and strengths that are known."""
 
 import math
+from collections import Counter
 
 import choix
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.evaluation.ratings import (
+    WORST,
     contests_between_models,
     rate,
     scores_from_rankings,
@@ -163,3 +165,22 @@ def test_a_tie_is_neither_a_best_nor_a_ranking() -> None:
         for row, r in zip(rows, [[0, 1, 2], [1, 0, 2]], strict=True)
     ]
     assert scores_from_rankings(tied) == []
+
+
+def test_the_worst_of_three_is_the_whole_order_and_that_of_four_is_counted() -> None:
+    row = {"prompt": "p", "completions": ["x", "y", "z"], "models": ["a", "b", "c"], "best": 2}
+    noted: Counter[str] = Counter()
+
+    def order(row: dict) -> tuple[int, ...]:
+        ((_, order, _),) = contests_between_models([("f:1", row)], noted)
+        return order
+
+    assert order(row | {"worst": 0}) == order(row | {"ranking": [2, 1, 0]}) == (2, 1, 0)
+    (made,) = scores_from_rankings([row | {"worst": 0}], noted=noted)
+    assert made["ranking"] == [2, 1, 0] and not noted
+
+    four = row | {"completions": ["x", "y", "z", "w"], "models": ["a", "b", "c", "d"], "worst": 0}
+    assert order(four) == (2,) and noted == {WORST: 1}
+    assert order(four | {"ranking": [2, 1, 3, 0]}) == (2, 1, 3, 0) and noted == {WORST: 1}
+    scores_from_rankings([four], noted=noted)
+    assert noted == {WORST: 2}

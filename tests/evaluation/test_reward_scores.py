@@ -1,7 +1,10 @@
 """Comparisons become the tokens that the reward model saw in training."""
 
+import pytest
+
 from toolkit.data.encoding import Encoder
-from toolkit.evaluation.reward_scores import encode_as_read
+from toolkit.errors import InputError
+from toolkit.evaluation.reward_scores import check_kind, encode_as_read
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.reading import Reading
 
@@ -25,3 +28,14 @@ def test_rows_that_fit_are_encoded_with_their_end_and_the_others_are_counted(
         if reading.whole:  # as TRL: the end is a part of one text
             wanted = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
         assert found.ids[1]["candidate_ids"] == wanted
+
+
+def test_texts_are_refused_where_messages_were_trained_on_and_the_reverse() -> None:
+    rendered = "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
+    text, messages = "Hi.", [{"role": "user", "content": "Hi."}]
+    for kind, fine, wrong in (("messages", [messages, rendered], text), ("text", [text], messages)):
+        reading = Reading(trained_on=kind)
+        check_kind([("c:1", {"prompt": prompt}) for prompt in fine], reading, "rm")
+        with pytest.raises(InputError, match=rf"^c:2: its prompt is \w+, but rm was .* {kind}"):
+            check_kind([("c:1", {"prompt": fine[0]}), ("c:2", {"prompt": wrong})], reading, "rm")
+    check_kind([("c:1", {"prompt": text}), ("c:2", {"prompt": messages})], Reading(), "rm")

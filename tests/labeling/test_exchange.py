@@ -51,6 +51,26 @@ def test_a_stores_own_export_changes_nothing_when_it_comes_back(form: str, tmp_p
         assert list(store.events()) == before
 
 
+def test_a_later_date_of_the_same_choice_takes_no_ranking_or_comment_away(tmp_path: Path) -> None:
+    """Label Studio dates what it imports anew, and its format holds the choice alone."""
+    said = {"ranking": [1, 2, 0], "margin": 1.0, "labeler_comment": "Short.", "labeler_edit": "b!"}
+    row = ROW | {"best": 1, "labeler": "ann", "updated_at": 1_704_110_400} | said
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add_picks([row])
+        tasks = json.loads(b"".join(EXPORTS["label_studio.json"](store)))
+        for annotation in tasks[0]["annotations"]:
+            annotation["created_at"] = annotation["updated_at"] = "2025-01-01T00:00:00Z"
+        picks = read_upload(json.dumps(tasks).encode(), "label_studio")
+        assert store.add_picks(picks) == (0, 1)
+        (held,) = store.picks()
+        assert {name: held[name] for name in said} == said
+
+        # Another choice replaces all of it.
+        assert store.add_picks([pick | {"best": 0} for pick in picks]) == (1, 0)
+        (held,) = store.picks()
+        assert held["best"] == 0 and not said.keys() & held.keys()
+
+
 def test_the_later_annotation_of_a_person_counts_whatever_their_order(tmp_path: Path) -> None:
     """Label Studio shows annotations in no order that says which came last."""
     annotations = [

@@ -92,6 +92,38 @@ def test_markdown_that_would_hide_text_is_shown_as_plain_text(text: str) -> None
     assert rendered(text).startswith('<p class="why">')
 
 
+def grid(columns: int, rows: int) -> str:
+    """A table whose rows give one cell only, the way that makes many cells of a short text."""
+    return "|h" * columns + "\n" + "|-" * columns + "\n" + "|x\n" * rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        grid(64, 1500),
+        "\n\n".join([grid(20, 60)] * 2),
+        "> " + grid(64, 1500).replace("\n", "\n> "),
+        "- " + grid(64, 1500).replace("\n", "\n  "),
+        grid(1, 2500),
+    ],
+)
+def test_a_table_of_many_cells_is_plain_text_at_once(text: str) -> None:
+    begun = time.process_time()
+    page = rendered(text)
+    assert time.process_time() - begun < 0.5
+    assert page.startswith('<p class="why">This text has a large table') and "<td>" not in page
+    assert text in str(page).replace("&gt;", ">")
+
+
+def test_a_table_that_a_person_can_read_is_still_one_and_lines_below_a_title_are_no_table() -> None:
+    assert rendered(grid(20, 60)).count("<td>") == 1200
+    assert rendered("Title\n-----\n" + "line\n" * 900).startswith("<h4>")
+
+
+def test_a_text_is_rendered_once() -> None:
+    assert rendered("*once*") is rendered("*once*")
+
+
 @pytest.mark.parametrize(
     "text",
     [

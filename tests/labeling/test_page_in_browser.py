@@ -477,6 +477,58 @@ def test_a_chat_is_ranked_commented_and_edited_and_no_text_is_hidden(
     assert sorted(of_bob["ranking"]) == [0, 1, 2, 3] and said["ann"]["action"] == "skip"
 
 
+def test_the_worst_stays_the_worst_when_the_best_is_taken_out(root: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Text {count}.", "completions": [f" {k}" for k in range(count)]}
+        for count in (3, 2)
+    ]
+    flags = ("--ask", "best_and_worst")
+    with serving(root, tmp_path, rows, *flags) as (path, links), playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        ann = Browser(chromium, links["ann"], viewport={"width": 1280, "height": 800})
+        said = {}
+        for _ in rows:
+            prompt, texts = ann.prompt, ann.texts()
+            steps = OF_THREE if prompt == "Text 3." else OF_TWO
+            for key, words in steps:
+                ann.page.keyboard.press(key)
+                places = ann.page.locator("article .place").all_inner_texts()
+                assert [place.strip() for place in places] == words, (prompt, key)
+            ann.read()
+            with ann.page.expect_navigation():
+                ann.page.keyboard.press("Enter")
+            said[prompt] = tuple(
+                f" {texts[words.index(place)].strip()}" for place in ("best", "worst")
+            )
+        assert ann.problems == []
+        chromium.close()
+    with Store(path) as store:
+        assert said == {
+            row["prompt"]: tuple(row["completions"][row[name]] for name in ("best", "worst"))
+            for row in store.picks()
+        }
+
+
+# Keys, and what stands at each answer after them.
+OF_THREE = [
+    ("1", ["best", "", ""]),
+    ("3", ["best", "", "worst"]),
+    ("1", ["", "", "worst"]),
+    ("Enter", ["", "", "worst"]),  # half an answer is not sent
+    ("3", ["", "", ""]),
+    ("1", ["best", "", ""]),
+    ("3", ["best", "", "worst"]),
+    ("1", ["", "", "worst"]),
+    ("2", ["", "best", "worst"]),
+]
+OF_TWO = [
+    ("1", ["best", "worst"]),  # the worst of two follows
+    ("1", ["", ""]),
+    ("2", ["worst", "best"]),
+    ("1", ["worst", "best"]),
+]
+
+
 def drag(page: Any, chip: str, before: str) -> None:
     """Drag one chip of the order before another, with the mouse."""
     boxes = {}

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.labeling.test_pages import HOSTILE
-from tests.live.conftest import lines, log_row
+from tests.live.conftest import lines, log_row, timing_row
 from tests.live.test_run_so_far import hold
 from toolkit.live.page import LivePage, duration
 
@@ -44,6 +44,20 @@ def test_it_follows_the_run(run_folder: Make) -> None:
     now = client.get(f"/{TOKEN}/now").text
     assert "after update 5 of 10" in now and "The last 2 updates were skipped" in now
     assert "<html" not in now
+
+
+def test_huge_numbers_are_not_measured_and_break_no_page(run_folder: Make) -> None:
+    folder = run_folder(4)
+    rows = [log_row(u, **{"objective/scores": x}) for u, x in ((5, 1e308), (6, -1e308))]
+    rows += [log_row(7, **{"objective/kl": 10**400}), log_row(8, **{"objective/scores": 1e300})]
+    rows += [log_row(9, **{"objective/scores": -1e300}), log_row(10) | {"update": 10**400}]
+    with open(folder / "log.jsonl", "a") as stream:
+        stream.write(lines(rows))
+    with open(folder / "timings.jsonl", "a") as stream:
+        stream.write(lines([timing_row(5, **{"seconds/sample": 10**400, "peak_mb": 1e308})]))
+    answer = visit(folder).get(f"/{TOKEN}/")
+    assert answer.status_code == 200 and "update 9 of 10" in answer.text
+    assert "1e+300" in answer.text and "1e+308" not in answer.text
 
 
 @pytest.mark.parametrize("state", ["empty", "broken"])

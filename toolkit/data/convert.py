@@ -106,20 +106,35 @@ def with_space(row: Row) -> Row:
     return row | {"completions": spaced}
 
 
-def to_pairs(row: Row) -> list[Row]:
+MARGIN = (
+    "rows lost their margin, which says how far the best leads the next one: only two completions "
+    "tell which pair that is"
+)
+
+
+def to_pairs(row: Row, noted: Counter[str] | None = None) -> list[Row]:
     """Convert a comparison to TRL's preference pairs: its best against each of the others.
 
     Rows with messages become conversational ones. ``group`` is a hash of the prompt; splitting by
     group keeps all pairs of a prompt together. ``margin`` is there if the row has scores that agree
-    with the pick.
+    with the pick, or if it has a margin itself and two completions.
+
+    Args:
+        row: a comparison.
+        noted: what of the rows could not be kept, with counts.
     """
     chat = not isinstance(row["prompt"], str)
     group = hashlib.blake2b(json.dumps(row["prompt"]).encode(), digest_size=8).hexdigest()
+    best, scores, lead = row["best"], row.get("scores"), row.get("margin")
+    scored = scores is not None and scores[best] == max(scores)
+    if noted is not None and lead is not None and not scored and len(row["completions"]) > 2:
+        noted[MARGIN] += 1
+
     pairs = []
     for k, completion in enumerate(row["completions"]):
-        if k == row["best"] or completion == row["completions"][row["best"]]:
+        if k == best or completion == row["completions"][best]:
             continue
-        texts = {"chosen": row["completions"][row["best"]], "rejected": completion}
+        texts = {"chosen": row["completions"][best], "rejected": completion}
         pair: Row = {"prompt": row["prompt"]}
         for name, text in texts.items():
             pair[name] = [{"role": "assistant", "content": text}] if chat else text
@@ -129,8 +144,10 @@ def to_pairs(row: Row) -> list[Row]:
             if row.get(name) is not None
         }
         pair["group"] = group
-        if row.get("scores") is not None and row["scores"][row["best"]] == max(row["scores"]):
-            pair["margin"] = round(row["scores"][row["best"]] - row["scores"][k], 6)
+        if scores is not None and scored:
+            pair["margin"] = round(scores[best] - scores[k], 6)
+        elif lead is not None and len(row["completions"]) == 2:
+            pair["margin"] = lead
         pairs.append(pair)
 
     return pairs

@@ -7,7 +7,7 @@ are fitted by choix. Ratings are on Elo's scale: mean 1500, and 400 points for o
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import PairRating
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 
+WORST = "rows name the worst of more than three completions, which is ignored"
 METHODS = ("plackett_luce", "bradley_terry", "elo")
 # Competitors; their places, best first; and a key that contests of the same prompt share.
 Contest = tuple[tuple[str, ...], tuple[int, ...], str]
@@ -52,11 +53,14 @@ class Ratings:
         write_json(path, to_row(self))
 
 
-def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
+def contests_between_models(
+    rows: Iterable[tuple[str, Row]], noted: Counter[str] | None = None
+) -> list[Contest]:
     """Make contests of comparisons whose ``models`` name the writer of each completion.
 
     Args:
         rows: rows with their places for messages.
+        noted: what of the rows could not be used, with counts; filled as rows are read.
 
     Raises:
         InputError: a row does not have one model per completion.
@@ -69,13 +73,27 @@ def contests_between_models(rows: Iterable[tuple[str, Row]]) -> list[Contest]:
                 f"{place}: models: missing, or not one for each completion "
                 '(name the writers, as in "models": ["gpt2", "gpt2-tuned", ...])'
             )
-        contests.append((tuple(map(str, models)), _order(row), repr(row["prompt"])))
+        contests.append((tuple(map(str, models)), _order(row, noted), repr(row["prompt"])))
     return contests
 
 
-def _order(row: Row) -> tuple[int, ...]:
-    """Return what is known of a row's order, the best first; its ``worst`` is not read."""
-    return tuple(row.get("ranking") or [row["best"]])
+def _order(row: Row, noted: Counter[str] | None) -> tuple[int, ...]:
+    """Return what is known of a row's order, the best first.
+
+    Of three completions, the best and the worst tell the whole order. Of more, the order between
+    them stays open, which a list of places cannot say, so the worst is ignored and counted.
+    """
+    if row.get("ranking"):
+        return tuple(row["ranking"])
+
+    best, worst, count = row["best"], row.get("worst"), len(row["completions"])
+    if worst is None or worst == best or count < 3:
+        return (best,)
+    if count == 3:
+        return (best, 3 - best - worst, worst)
+    if noted is not None:
+        noted[WORST] += 1
+    return (best,)
 
 
 def rate(
@@ -220,12 +238,19 @@ def strengths(
     return fitted - fitted.mean()
 
 
-def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
+def scores_from_rankings(
+    rows: Iterable[Row], alpha: float = 0.1, noted: Counter[str] | None = None
+) -> list[Row]:
     """Merge the labels of each prompt into one row with ``scores``.
 
     A completion's score is its Plackett-Luce strength over the prompt's labels, as a z-score.
     ``best`` and ``ranking`` follow the scores (no ranking if two are equal), and ``labels`` counts
     the labels. Prompts with a tie for the best are left out.
+
+    Args:
+        rows: the labels, as comparisons.
+        alpha: of ``strengths``.
+        noted: what of the rows could not be used, with counts; filled as rows are read.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -238,7 +263,7 @@ def scores_from_rankings(rows: Iterable[Row], alpha: float = 0.1) -> list[Row]:
         picks = [
             pick
             for row in group
-            for pick in _picks([place[text] for text in row["completions"]], _order(row))
+            for pick in _picks([place[text] for text in row["completions"]], _order(row, noted))
         ]
 
         fitted = z_scores([round(s, 9) for s in strengths(picks, len(completions), alpha)])

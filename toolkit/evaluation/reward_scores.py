@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.data.chat import is_rendered
 from toolkit.data.encoding import Encoder
 from toolkit.data.records import Placed, Row
+from toolkit.errors import InputError
 from toolkit.models.reading import Reading
 from toolkit.models.roles import Roles
 from toolkit.training.reward.trainer import score_candidates
@@ -30,6 +33,32 @@ class Encoded:
     def scores(self, roles: Roles, pad_id: int, batch_size: int) -> list[list[float]]:
         """Return the adapter's score of each candidate."""
         return score_candidates(roles, self.ids, pad_id, batch_size)
+
+
+def check_kind(placed: Sequence[Placed], reading: Reading, adapter: str | Path) -> None:
+    """Refuse comparisons of text for an adapter that learned from messages, and the reverse.
+
+    Their scores would mean nothing, and no prompt would be known as one that was trained on.
+
+    Raises:
+        InputError: a comparison is of the other kind.
+    """
+    if reading.trained_on == "both":
+        return
+    for place, row in placed:
+        given = row["prompt"]
+        kind = "text" if isinstance(given, str) and not is_rendered(given) else "messages"
+        if kind != reading.trained_on:
+            cure = (
+                "pass --as_messages true, which reads a prompt of text as a user's message"
+                if kind == "text"
+                else "give comparisons of text"
+            )
+            raise InputError(
+                f"{place}: its prompt is {kind}, but {adapter} was trained on "
+                f"{reading.trained_on}, so its scores would mean nothing ({cure})",
+                "comparisons",
+            )
 
 
 def encode_as_read(

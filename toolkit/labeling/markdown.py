@@ -7,14 +7,19 @@ All text goes through ``shown``, which writes out invisible characters.
 
 import html
 from collections.abc import Iterator
+from functools import lru_cache
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.token import Token
 from markupsafe import Markup
 
 from toolkit.labeling.escaping import shown
 
 LONGEST = 100_000  # characters; a longer text takes seconds, and is shown as plain text
+# Cells of all tables. A row of one cell is filled up to the width of the head, so that a short text
+# could have 100,000 of them, which take seconds.
+MOST_CELLS = 2_000
 
 # All tags that a text can bring onto the page, by markdown-it's names for what it found. A heading
 # of a text is below the page's own headings.
@@ -60,6 +65,35 @@ IMAGE = Markup('<span class="image">{} <span class="address">({})</span></span>'
 PLAIN = Markup('<p class="why">{}</p><p class="text">{}</p>')
 
 
+class _TooManyCells(Exception):
+    """The tables of a text would have more than ``MOST_CELLS`` cells."""
+
+
+def _small_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read a table as markdown-it does, unless it has too many cells together with earlier ones.
+
+    Raises:
+        _TooManyCells: before the table is read, if it is too large itself.
+    """
+    below = start + 1  # the line of dashes, which tells the number of columns
+    if silent or below >= end:
+        return table(state, start, end, silent)
+
+    dashes = state.src[state.bMarks[below] + state.tShift[below] : state.eMarks[below]]
+    columns = dashes.count("|") + 1
+    if set(dashes) <= set("|:- \t"):
+        last = next((line for line in range(below, end) if state.isEmpty(line)), end)
+        if columns * (last - start) > MOST_CELLS:
+            raise _TooManyCells
+
+    found = table(state, start, end, silent)
+    if found:
+        state.env["cells"] = state.env.get("cells", 0) + columns * (state.line - start)
+        if state.env["cells"] > MOST_CELLS:
+            raise _TooManyCells
+    return found
+
+
 class _Reader(MarkdownIt):
     """CommonMark with tables and strikethrough; an address is kept as it was written."""
 
@@ -69,6 +103,7 @@ class _Reader(MarkdownIt):
 
         # A definition ("[a]: address") would vanish from the page, and NUL would be replaced.
         self.disable(["reference", "normalize"])
+        self.block.ruler.at("table", _small_table, {"alt": ["paragraph", "reference"]})
 
     def validateLink(self, url: str) -> bool:
         return True  # an address is only ever shown
@@ -84,14 +119,26 @@ def rendered(text: str) -> Markup:
     """Return a text's Markdown as HTML.
 
     Letters and digits that the Markdown would hide (a table's row may have more cells than its
-    head) make it plain text with a note, and so does a text of more than 100,000 characters.
+    head) make it plain text with a note. So does a text of more than 100,000 characters, and one
+    whose tables have more than 2,000 cells.
     """
     if len(text) > LONGEST:
         return PLAIN.format("This is a long text, so its Markdown is not rendered.", shown(text))
+    return _rendered(text)
+
+
+@lru_cache(maxsize=64)  # a page is looked at again, by the same person or by others
+def _rendered(text: str) -> Markup:
+    try:
+        tokens = _reader.parse(text.replace("\r\n", "\n"))
+    except _TooManyCells:
+        return PLAIN.format(
+            "This text has a large table, so its Markdown is not rendered.", shown(text)
+        )
 
     written: list[Markup] = []
     seen: list[str] = []  # what can be read, without tags
-    for tag, words in _pieces(_reader.parse(text.replace("\r\n", "\n"))):
+    for tag, words in _pieces(tokens):
         written.append(tag)
         seen.append(words)
 

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 hide_secrets(__name__)
 HERE = Path(__file__).parent
 COOKIE = "labelling"  # the old spelling stays, because a new name would end every session
+MOST_FIELDS = 1_024  # of a form, which has one for each completion, and those have 3 digits at most
 REASONS = ("too hard to tell", "not understandable", "offensive or private", "broken", "other")
 NOTES = {
     "again": "You answered that item already, and your first answer stands. U takes it back.",
@@ -388,7 +389,7 @@ async def _fields(request: Request) -> dict[str, str]:
             strict_parsing=False,
             encoding="utf-8",
             errors="strict",
-            max_num_fields=24,
+            max_num_fields=MOST_FIELDS,
         )
     except (UnicodeDecodeError, ValueError, ClientDisconnect):
         raise HTTPException(400, "the request is not a valid form") from None

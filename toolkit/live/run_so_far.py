@@ -1,7 +1,6 @@
 """Read what a PPO run has written so far, again and again while it writes."""
 
 import json
-import math
 import os
 import statistics
 import threading
@@ -27,6 +26,7 @@ from toolkit.training.log_rows import (
     logged_update,
 )
 
+LARGEST = 1e300
 RECENT = 20  # updates over which speed and phases are averaged
 T = TypeVar("T")
 
@@ -81,11 +81,14 @@ class Growing(Generic[T]):
 
 
 def _finite(value: object) -> Row:
-    """Return a row in which what is not a finite number is None."""
+    """Return a row in which what is not a finite number, or is a huge one, is None.
+
+    Differences and sums of numbers up to ``LARGEST`` are finite, so that they can be drawn.
+    """
     if not isinstance(value, dict):
         raise InputError("not an object")
     return {
-        key: None if isinstance(x, float) and not math.isfinite(x) else x
+        key: None if isinstance(x, int | float) and not abs(x) <= LARGEST else x
         for key, x in value.items()
     }
 
@@ -212,7 +215,12 @@ def _planned(record: Row, last: LoggedUpdate) -> int | None:
     """Return the number of updates of the whole run, from its episodes and those of an update."""
     settings = record.get("settings")
     total = settings.get("total_episodes") if isinstance(settings, dict) else None
-    if not isinstance(total, int) or total < 1 or last.update < 1 or last.episode < last.update:
+    if (
+        not isinstance(total, int)
+        or not 1 <= total <= LARGEST
+        or last.update < 1
+        or last.episode < last.update
+    ):
         return None
     return num_updates(total, last.episode // last.update)
 

@@ -230,7 +230,7 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
         ]
         lines += ["", "label:", *_labelers(args)]
     lines += ["", "reward:", *(_line(f"  {key}", value) for key, value in reward.items())]
-    curve = _line("  label_fractions", "", "0.1,0.25,0.5 shows what more labels would give")
+    curve = _line("  # label_fractions", "0.1,0.25,0.5", "shows what more labels would give")
     lines += ["", "reward_report:", curve]
     lines += ["", "ppo:", *(_line(f"  {key}", value) for key, value in ppo.items())]
     best = f"best-of-{args.completions}=best_of_{args.completions}"

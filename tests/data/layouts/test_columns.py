@@ -114,7 +114,16 @@ def test_a_pick_names_a_column_by_number_letter_header_or_text(
     assert picked(one(table(headers, best), **named(*headers, first=first))) == text
 
 
-@pytest.mark.parametrize("headers", [("GPT-3", "GPT-4"), ("Left", "Right"), ("A 1", "B 2")])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("GPT-3", "GPT-4"),
+        ("Left", "Right"),
+        ("A 1", "B 2"),
+        ("Base", "Answer 1"),
+        ("Answer 1", "A"),
+    ],
+)
 def test_a_number_needs_first_if_the_headers_do_not_count(headers: tuple[str, str]) -> None:
     with pytest.raises(InputError, match="^f:1: best is the number 1, .*pass --first 1"):
         one(table(headers, "1"), **named(*headers))

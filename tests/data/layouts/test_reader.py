@@ -57,6 +57,23 @@ def test_recipes_take_our_own_completions_whatever_else_a_row_has(write: Write, 
     assert read_rows(write(row), "completions", "--samples") == [row]
 
 
+def test_a_best_that_its_rank_contradicts_is_refused_everywhere(write: Write) -> None:
+    row = {"prompt": "Hi.", "completions": ["a", "b", "c"], "best": 1}
+    said = "rows.jsonl:2: best: 1, but by rank the best is completion 0"
+    path = write(row | {"rank": [2, 1, 3]}, row | {"rank": [1, 2, 3]})
+    with pytest.raises(InputError, match=said):
+        list(convert(path))
+    with pytest.raises(InputError, match=said):
+        read_rows(path, "best", "--comparisons")
+
+    # Both agree, if labels count from 1; and the rank of an earlier file's answers says nothing.
+    path = write(row | {"rank": [1, 2, 3]})
+    assert [made["best"] for made in convert(path, first=1)] == [0]
+    path = write(row | {"rank": [1, 2, 3], "responses": ["d", "e", "f"]})
+    assert [made["completions"][made["best"]] for made in convert(path)] == ["b"]
+    assert read_rows(path, "best", "--comparisons")[0]["best"] == 1
+
+
 def test_columns_and_messages_are_read_alike_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("Frage;A;B;Wahl\nTee?;Ja.;Nein.;B\nKuchen?;Ja.;Nein.;Ja.\n")

@@ -134,3 +134,21 @@ def test_words_that_stick_to_the_prompt_are_warned_of(
         template="plain",
     )
     assert "warning: 40 rows" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_digest_shows_the_template_by_which_candidates_were_encoded(
+    demo_model: str, tmp_path: Path
+) -> None:
+    """Folds that were trained with another text of the same file would not be told from ours."""
+    messages = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    template = tmp_path / "t.jinja"
+    found = []
+    for name in ("user", "user", "person"):
+        template.write_text(
+            "{% for m in messages %}" + name + ": {{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %} answer:{% endif %}"
+        )
+        data = prepared(demo_model, tmp_path, messages, template=str(template))
+        found.append(data.digest())
+    assert found[0] == found[1] != found[2]

@@ -85,8 +85,8 @@ def numbers_of(columns: list[str]) -> list[int]:
     means the 4 of "GPT-4" by the label 4.
     """
     known = [int(match[1]) for name in columns if (match := COLUMN.fullmatch(name))]
-    if known:
-        return known
+    if known:  # "Base" beside "Answer 1" has no number, so none can be told by its number
+        return known if len(known) == len(columns) else []
 
     found = [match for name in columns if (match := NUMBER_BEHIND.fullmatch(name.strip()))]
     numbers = [int(match[2]) for match in found]

@@ -15,6 +15,7 @@ from toolkit.data.layouts.columns import columns_of, numbers_of
 from toolkit.data.layouts.fields import ALIGNED, KEPT, Reading
 from toolkit.data.layouts.named import NamedColumns
 from toolkit.data.layouts.registry import LAYOUTS, detect, is_ours, refusal, told, unknown
+from toolkit.data.layouts.sets import check_rank
 from toolkit.data.numbering import Numbering, as_index, file_of, is_missing, with_whole_numbers
 from toolkit.data.records import Placed, Row
 from toolkit.data.repeated_prompts import without_repeats
@@ -153,6 +154,8 @@ class LayoutReader:
             self.picked,
         )
         renamed: Iterator[Placed] = ((place, self.columns.renamed(row)) for place, row in rows)
+        if self.picked and self.wanted == "comparisons":
+            renamed = self._ranked_as_picked(renamed)
         if form is None or (self.native_as_is and form == "native"):
             for place, row in renamed:
                 row = with_whole_numbers(row)
@@ -196,6 +199,16 @@ class LayoutReader:
                     }
                     made.setdefault("source", Path(place).name)
                     yield place, made
+
+    def _ranked_as_picked(self, rows: Iterator[Placed]) -> Iterator[Placed]:
+        """Pass rows on, but for those whose ``rank`` and ``best`` disagree, which are bad."""
+        for place, row in rows:
+            try:
+                check_rank(row, self.first)
+            except ValueError as error:
+                self.bad.add(f"{place}: {error}")
+            else:
+                yield place, row
 
     def _made(self, row: Row, form: str, reading: Reading) -> list[Row]:
         """What a row is read as."""

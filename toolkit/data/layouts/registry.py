@@ -263,7 +263,9 @@ def is_ours(row: Row) -> bool:
 
 def told(row: Row) -> str | None:
     """Return the name of the layout that a row's fields belong to; None if they belong to none."""
-    if is_ours(row) and "best" in row and "rank" not in row:
+    # A rank orders the completions, unless the answers of an earlier file are there, too.
+    ranked = "rank" in row and not (row.get("responses") or row.get("replies"))
+    if is_ours(row) and "best" in row and not ranked:
         return "native"
     return next((name for name, layout in LAYOUTS.items() if layout.told_by(row)), None)
 

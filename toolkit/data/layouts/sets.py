@@ -9,6 +9,7 @@ from toolkit.data.layouts.fields import (
     score_of,
     texts_of,
 )
+from toolkit.data.numbering import pick_of
 from toolkit.data.records import Row
 
 SCORES = ("overall_score", "fine-grained_score", "score")
@@ -28,6 +29,31 @@ def from_ranked(row: Row, reading: Reading) -> Row:
     prompt, texts = texts_of(prompt_of(row), [replies[k] for k in named], "responses", reading)
     made = {"prompt": prompt, "completions": texts} | aligned(row, named, len(replies))
     return made | by_rank([rank for rank in ranks if rank is not None])
+
+
+def check_rank(row: Row, first: int | None) -> None:
+    """Raise ValueError if a row's ``rank`` and its ``best`` name two completions as the best.
+
+    Args:
+        row: any row; one whose rank or best cannot be read is passed, as other checks name it.
+        first: number of the first completion in ``best``; None for 0.
+    """
+    ranks, texts = row.get("rank"), row.get("completions")
+    of_others = row.get("responses") or row.get("replies")
+    if of_others or not isinstance(ranks, list) or not isinstance(texts, list):
+        return
+    try:
+        best = pick_of(row.get("best"), "best", list(range(len(texts))), [], texts, first)
+        places = [score_of(rank, "rank") for rank in ranks]
+    except ValueError:
+        return
+
+    named = [place for place in places if place is not None]
+    if named and len(places) == len(texts) and places[best] != min(named):
+        raise ValueError(
+            f"best: {row['best']!r:.40}, but by rank the best is completion "
+            f"{places.index(min(named)) + (first or 0)} (delete the one that is wrong)"
+        )
 
 
 def from_scored(row: Row, reading: Reading) -> Row:

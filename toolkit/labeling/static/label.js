@@ -132,7 +132,7 @@ function refusal(action) {
   }
   if (action !== "save") return "";
   if (form.dataset.order === "best" && chosen.length < 1) return "Choose the best one first.";
-  if (form.dataset.order === "best_and_worst" && chosen.length < 2) {
+  if (form.dataset.order === "best_and_worst" && (chosen.length < 2 || chosen[0] === null)) {
     return "Choose the best one and the worst one first.";
   }
   if (form.dataset.order === "ranking" && chosen.length < answers.length) {
@@ -144,7 +144,7 @@ function refusal(action) {
 }
 
 // What was chosen: positions on the page, the best first. The lists of places hold the same, and
-// are what is sent.
+// are what is sent. Of the best and the worst, null stands for a best one that was taken out.
 
 let chosen = [];
 let followed = null;
@@ -153,10 +153,20 @@ const most = { best: 1, best_and_worst: 2, ranking: answers.length }[form?.datas
 function choose(position) {
   // Who presses all numbers also presses that of the last one, which is there already.
   if (position === followed) followed = null;
-  else if (chosen.includes(position)) chosen = chosen.filter((other) => other !== position);
+  else if (chosen.includes(position)) chosen = without(position);
+  else if (chosen.includes(null)) chosen = [position, chosen[1]];
   else if (chosen.length < most) chosen = [...chosen, position];
   else chosen = [...chosen.slice(0, -1), position];
   show();
+}
+
+// The order without one of its positions. In a ranking the next ones move up. The worst one does not
+// become the best one, but it goes, too, if it only followed.
+function without(position) {
+  const worst = form.dataset.order === "best_and_worst" && chosen[0] === position ? chosen[1] : undefined;
+  if (worst !== undefined) return worst === followed ? [] : [null, worst];
+  const others = chosen.filter((other) => other !== position);
+  return others[0] === null && others.length === 1 ? [] : others;
 }
 
 function show() {
@@ -305,7 +315,7 @@ if (form) {
   // An edit begins with the answer that was chosen.
   const edited = form.elements.edited;
   edited?.addEventListener("focus", () => {
-    if (edited.value || !chosen.length) return;
+    if (edited.value || !answers[chosen[0]]) return;
     edited.value = rawText(answers[chosen[0]].text);
     edited.rows = 10;
   });
@@ -314,6 +324,9 @@ if (form) {
   const placeOf = (position) => Number(form.elements[`place ${position}`]?.value ?? 0);
   chosen = [...answers.keys()].filter((position) => placeOf(position) > 0)
     .sort((a, b) => placeOf(a) - placeOf(b));
+  if (form.dataset.order === "best_and_worst" && chosen.length === 1 && placeOf(chosen[0]) !== 1) {
+    chosen = [null, ...chosen];
+  }
   shown = chosen;
   if (chosen.length) show();
 

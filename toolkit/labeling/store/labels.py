@@ -144,7 +144,11 @@ def import_pick(db: sqlite3.Connection, place: Place, pick: Imported) -> bool:
         undated = old["form"].startswith(UNDATED)
         later = undated or (when is not None and when >= old["at"])
         before = json.loads(old["details"] or "{}")
-        if not later or (old["choice"] == choice and before == details):
+
+        # Other tools' files cannot say a ranking, a comment and the like, so their absence does not
+        # mean that somebody took them back.
+        unchanged = old["choice"] == choice and (not details or details == before)
+        if not later or unchanged:
             return False
         void_label(db, place, old["event"], old["action"], now)
 

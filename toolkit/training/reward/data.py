@@ -1,5 +1,7 @@
 """From checked comparisons to the reward trainer's data: token ids on disk, and prompts."""
 
+import hashlib
+import json
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -66,6 +68,14 @@ class RewardData:
             lengths = pyarrow.compute.list_value_length(each.data.column("candidate_ids"))
             found += [1 / count for count in lengths.to_pylist()]
         return found
+
+    def digest(self) -> str:
+        """Return a digest of all candidates' tokens, in which template and tokenizer show."""
+        found = hashlib.sha256()
+        for each in (self.held_out, self.train):
+            for batch in each.select_columns(["candidate_ids"]).iter(256):
+                found.update(json.dumps(batch["candidate_ids"]).encode())
+        return found.hexdigest()
 
     def probes(self, count: int = 8) -> list[list[int]]:
         """Return a few held-out candidates."""
