@@ -147,6 +147,23 @@ def test_a_method_of_preference_has_a_section_of_its_own(tmp_path: Path) -> None
     assert one.told("preference", known)[0]["method"] == "orpo"  # the only one needs no flag
 
 
+def test_a_policy_is_called_by_its_method_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = "comparisons: c\npreference:\n  method: kto\nevaluate:\n"
+    contenders = told("evaluate", written(tmp_path, text))["contenders"]
+    assert contenders == ["kto=outputs/preference/adapter"]
+    with pytest.raises(InputError, match=r"yaml:5: the sections preference and kto both train by"):
+        Project.read(written(tmp_path, f"{text}kto:\n"))
+    with pytest.raises(InputError, match=r"yaml:3: the section dpo has the method kto"):
+        Project.read(written(tmp_path, text.replace("preference", "dpo")))
+
+
+def test_of_two_methods_with_a_section_the_one_to_train_must_be_said(tmp_path: Path) -> None:
+    path = written(tmp_path, "comparisons: c\ndpo:\n  beta: 0.5\nkto:\n")
+    with pytest.raises(InputError, match=r"yaml:4: there are sections dpo and kto .*--method dpo"):
+        told("preference", path)
+    assert told("preference", path, "--method", "dpo")["beta"] == 0.5
+
+
 def test_a_reward_of_another_kind_takes_the_place_of_the_projects_own(tmp_path: Path) -> None:
     path = written(tmp_path, WHOLE.replace("  total_episodes: 128", "  lexicon: demo:lexicon.txt"))
     assert told("ppo", path)["reward_adapter"] is None

@@ -192,6 +192,7 @@ class Project:
                 found = lines_of(path, inner[str(key)])
                 lines |= {(name, setting): line for setting, line in found.items()}
 
+        project._check_methods()
         project._check_agreement()
         return project
 
@@ -260,6 +261,9 @@ class Project:
         Args:
             recipe: its name.
             words: of its command line.
+
+        Raises:
+            InputError: several sections are of its methods, and no word says which.
         """
         words = list(words)
         named = [w.removeprefix("--method=") for w in words if w.startswith("--method=")]
@@ -269,7 +273,12 @@ class Project:
                 return method
 
         others = [m for m, reader in METHODS.items() if reader == recipe and self.has(m)]
-        if not named and not self.has(recipe) and len(others) == 1:
+        if not named and not self.has(recipe) and len(others) > 1:
+            raise InputError(
+                f"{self.where('', others[1])}: there are sections {' and '.join(others)} (say "
+                f"which one {recipe} is to read, as in --method {others[0]})"
+            )
+        if not named and not self.has(recipe) and others:
             return others[0]
         return recipe
 
@@ -353,6 +362,7 @@ class Project:
         return {
             "comparisons": converted,
             "kept": self.policy_comparisons if converted else None,
+            "columns": None if converted else self.shared.get("columns"),
             "prompts": self.shared.get("prompts") or self.comparisons,
             "eval_prompts": self.shared.get("eval_prompts"),
             "output": self.made("split", "prompts.jsonl", "output"),
@@ -413,8 +423,9 @@ class Project:
         }
 
     def _on_comparisons(self, section: str) -> Values:
+        others = {"demonstrations", "text"} & self.sections.get(section, {}).keys()
         return {
-            "comparisons": self.policy_comparisons,
+            "comparisons": None if others else self.policy_comparisons,
             "policy_adapter": self._start(section),
             "output_dir": self.made(section, section),
         }
@@ -435,7 +446,7 @@ class Project:
     def _evaluate(self, section: str) -> Values:
         given, label = self.sections.get("evaluate", {}), self.sections.get("label", {})
         reward = self.adapter("reward") if self.has("reward") else None
-        trained = [f"{_shown(name)}={self.adapter(name)}" for name in self.policies()]
+        trained = [f"{self.method(name)}={self.adapter(name)}" for name in self.policies()]
         others = {"judges", "reward_adapter", "training_reward"} & given.keys()
         scripts = {
             name: label.get(name)
@@ -495,6 +506,30 @@ class Project:
         """The stages of this file that train a policy, in the order in which they run."""
         return [name for name in POLICIES if self.has(name)]
 
+    def method(self, stage: str) -> str:
+        """The method of a stage, by which its policy is called in an evaluation."""
+        given = self.sections.get(stage, {}).get("method")
+        default = {"preference": "dpo"}.get(stage, stage)
+        chosen = METHODS.get(stage, stage) in METHODS.values()  # whether its recipe has the flag
+        return str(given or default) if chosen else default
+
+    def _check_methods(self) -> None:
+        """Raise InputError if a section has another method than its name, or two have the same."""
+        found: dict[str, str] = {}
+        for name in self.policies():
+            method = self.method(name)
+            if name in METHODS and method != name:
+                raise InputError(
+                    f"{self.where(name, 'method')}: the section {name} has the method {method} "
+                    f"(call the section {method}, or leave out its method)"
+                )
+            if method in found:
+                raise InputError(
+                    f"{self.where('', name)}: the sections {found[method]} and {name} both train "
+                    f"by {method} (leave one of them out)"
+                )
+            found[method] = name
+
     # Agreement
 
     def agreed(self, name: str) -> Any:
@@ -547,11 +582,6 @@ def same(name: str, one: Any, other: Any) -> bool:
         one, other = (str(expand_value(value, name)) for value in (one, other))
         return one == other or (Path(one).is_dir() and Path(one).resolve() == Path(other).resolve())
     return bool(one == other)
-
-
-def _shown(stage: str) -> str:
-    """What a stage's policy is called in an evaluation."""
-    return {"preference": "dpo"}.get(stage, stage)
 
 
 def _joined(made: list[str], given: list[str]) -> list[str]:

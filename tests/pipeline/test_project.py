@@ -155,3 +155,36 @@ def test_no_policy_learns_from_comparisons_on_the_prompts_that_it_is_compared_on
         assert "split" in (made[name].after or ())
     assert made["reward"].settings()["comparisons"] == f"{out}/comparisons.jsonl"
     assert out / "comparisons.policy.jsonl" in made["split"].made
+
+
+@pytest.mark.parametrize("own", ["demonstrations: demo.jsonl", "text: texts.jsonl"])
+def test_a_stage_with_data_of_its_own_needs_no_comparisons(tmp_path: Path, own: str) -> None:
+    text = f"prompts: p\nsft:\n  {own}\nppo:\n  lexicon: demo:lexicon.txt\n"
+    assert names_of(project(tmp_path, text)) == ["split", "sft", "ppo"]
+
+
+def test_samples_are_of_the_adapter_that_an_earlier_stage_makes(tmp_path: Path) -> None:
+    start = f"{tmp_path}/out/sft/adapter"
+    sft = "sft:\n  demonstrations: demo.jsonl\n"
+    found = project(tmp_path, f"policy_adapter: {start}\n{sft}{PEOPLE}")
+    stages = {stage.name: stage for stage in stages_of_project(found)}
+    assert list(stages)[:4] == ["split", "sft", "sample", "label"]
+    assert stages["sft"].after == () and "sft" in (stages["sample"].after or ())
+    assert "sample" in (stages["label"].after or ())
+    with pytest.raises(InputError, match="no order can be kept"):  # sft would learn from its picks
+        stages_of_project(project(tmp_path, f"policy_adapter: {start}\nsft:\n{PEOPLE}"))
+
+
+def test_columns_are_those_of_the_prompts_if_there_are_no_comparisons(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(
+        "prompt,Question\n" + "".join(f"{i},question {i}\n" for i in range(8))
+    )
+    text = f"prompts: {tmp_path}/p.csv\ncolumns: {{prompt: Question}}\n"
+    split = stages_of_project(project(tmp_path, text + "sample:\n"))[0]
+    call(split.main, split.words)
+    rows = [row for _, row in read_jsonl(tmp_path / "out" / "prompts.jsonl")]
+    assert rows and all(row["prompt"].startswith("question ") for row in rows)
+
+    picks = project(tmp_path, f"{PICKS}columns: {{prompt: Question}}\n")
+    made = {stage.name: stage.settings() for stage in stages_of_project(picks)}
+    assert "columns" in made["convert"] and "columns" not in made["split"]

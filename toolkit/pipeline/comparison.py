@@ -16,7 +16,11 @@ from toolkit.training.methods import METHODS, Method, method_of
 PREPARATION = {"sample": "Sample completions", "label": "Pick the best of each"}
 
 # Flags that name what an earlier stage may have made.
-INPUTS = ("samples", "comparisons", "start_adapter", "policy_adapter", "reward_adapter")
+INPUTS = (
+    *("samples", "comparisons", "start_adapter", "policy_adapter", "reward_adapter"),
+    "adapter",  # whose completions are sampled
+)
+INSTEAD = ("demonstrations", "text")  # of comparisons, which are then not read
 
 Main = Callable[..., object]
 
@@ -83,11 +87,14 @@ def in_order(stages: list[Stage]) -> list[Stage]:
 
 def inputs_of(stage: Stage) -> Iterator[tuple[str, Path]]:
     """Yield the flags of a stage that name what another one may make, with full paths."""
-    for part in bind(stage.main, stage.words):
-        for name in INPUTS:
-            value = vars(part).get(name)
-            if isinstance(value, str):  # several reward adapters are joined by commas
-                yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
+    told = {
+        key: value for part in bind(stage.main, stage.words) for key, value in vars(part).items()
+    }
+    instead = any(told.get(name) is not None for name in INSTEAD)
+    for name in INPUTS:
+        value = told.get(name) if name != "comparisons" or not instead else None
+        if isinstance(value, str):  # several reward adapters are joined by commas
+            yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
 
 
 def check_inputs(stages: list[Stage]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.next_step import Step, command, project_step
-from toolkit.pipeline.comparison import in_order, inputs_of
+from toolkit.pipeline.comparison import INSTEAD, in_order, inputs_of
 from toolkit.pipeline.stages import Stage
 from toolkit.project import METHODS, POLICIES, STAGES, Project
 from toolkit.training.methods import METHODS as ROWS
@@ -24,6 +24,11 @@ TITLES = {
 # Flags that name files, which are the user's unless a stage makes them.
 FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_comparisons",
          "demonstrations", "text", "lexicon")  # fmt: skip
+
+# What a section names to learn from in place of the project's comparisons.
+OWN_DATA = ("comparisons", *INSTEAD)
+
+LEARNING = ("reward", "sft", "preference", "dpo", "kto", "orpo", "cpo")  # from comparisons
 
 # Whose results a stage reads, so that it runs again if they are made anew.
 AFTER: dict[str, tuple[str, ...]] = {
@@ -76,9 +81,9 @@ def names_of(project: Project) -> list[str]:
             f"{project.where('', 'comparisons')}: {given} is where the project's own copy goes "
             "(name another folder by `folder: FOLDER`)"
         )
-    learning = ("reward", "sft", "preference", "dpo", "kto", "orpo", "cpo")
-    for name in learning if project.comparisons is None else ():
-        if name in names and not {"comparisons", "dataset_name"} & project.sections[name].keys():
+    for name in LEARNING if project.comparisons is None else ():
+        given = project.sections.get(name, {}).keys()
+        if name in names and not {"dataset_name", *OWN_DATA} & given:
             raise InputError(
                 f"{project.where('', name)}: {name} has nothing to learn from (add `comparisons: "
                 "FILE` outside the sections, or sections `sample:` and `label:`)"
@@ -104,11 +109,13 @@ def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
 
 def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
     """Yield the flags of a stage that name a file to read, with their paths."""
-    for part in bind(stage.main, stage.words):
-        for name in FILES:
-            value = vars(part).get(name)
-            if isinstance(value, str):
-                yield name, Path(value)
+    told = {
+        key: value for part in bind(stage.main, stage.words) for key, value in vars(part).items()
+    }
+    for name in FILES:
+        unread = name == "comparisons" and any(told.get(other) is not None for other in INSTEAD)
+        if isinstance(told.get(name), str) and not unread:
+            yield name, Path(told[name])
 
 
 def _stage(project: Project, name: str, enough: bool) -> Stage:
@@ -117,10 +124,11 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     reader = METHODS.get(name, name)
     if name in METHODS:
         words += ["--method", name]
-    row = ROWS.get(name)
-    title = TITLES.get(name) or (row.title if row else ROWS["dpo"].title)
+    row = ROWS.get(project.method(name))
+    title = TITLES.get(name) or (row.title if row else name)
     stage = Stage(name, title, recipe(reader).main, words, made_by(project, name))
-    stage.after = AFTER[name]
+    own = {*OWN_DATA} & project.sections.get(name, {}).keys()
+    stage.after = () if own and name in LEARNING else AFTER[name]
     stage.resumes = row is not None and row.resumes
 
     if name == "label" and project.people_label:
