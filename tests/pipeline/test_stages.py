@@ -96,10 +96,25 @@ def test_what_comes_after_a_stage_that_was_done_anew_is_done_anew(tmp_path: Path
 
 def test_other_settings_are_refused_unless_all_is_done_anew(tmp_path: Path) -> None:
     run_stages(stages(tmp_path), tmp_path, False)
-    with pytest.raises(InputError, match=r"stage a was made with another number .None, now 2."):
+    with pytest.raises(
+        InputError, match=r"stage a was made with another number .its default, now 2."
+    ):
         run_stages(stages(tmp_path, number=2), tmp_path, False)
     assert run_stages(stages(tmp_path, number=2), tmp_path, True) == {"a": 2, "b": 2, "c": 2}
     assert json.loads((tmp_path / "stages.json").read_text())["c"]["state"] == "done"
+
+
+def test_a_stage_that_was_only_begun_starts_again_with_other_settings(tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(stages(tmp_path), tmp_path, False)
+    (tmp_path / "fail").unlink()
+    record = json.loads((tmp_path / "stages.json").read_text())
+    begun = next(name for name, row in record.items() if row["state"] == "begun")
+    row = stages(tmp_path)
+    other = next(stage for stage in row if stage.name == begun)
+    other.words += ["--number", "2"]
+    assert run_stages(row, tmp_path, False)[begun] == 2
 
 
 def test_a_mistake_in_the_last_stages_words_is_found_before_the_first_runs(tmp_path: Path) -> None:

@@ -181,7 +181,8 @@ def waiting(project: Project, enough: bool) -> str | None:
 
     page = Step("label", {"config": str(project.path)})
     lines = [
-        f"People label now: {answered} of {len(items)} items have an answer, and {picks} a pick. "
+        ("There is no pick yet, so --enough changes nothing. " if enough else "")
+        + f"People label now: {answered} of {len(items)} items have an answer, and {picks} a pick. "
         "This command opens the page for them, until Ctrl-C:",
         f"next: {command(page)}",
         f"then: {command(project_step(project.path))}",

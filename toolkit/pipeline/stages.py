@@ -100,7 +100,7 @@ def run_stages(
     path = folder / RECORD
     record = read_object(path, "stages") if path.is_file() and not overwrite else {}
     again = {stage.name for stage in stages} if overwrite else _following(stages, from_stage)
-    _check_unchanged(path, record, told, again, cure)
+    _check_unchanged(path, record, stages, told, again, cure)
     _check_files(path, record, stages, again, cure)
 
     print(f"{len(stages)} stages follow, one after another: {', '.join(told)}.", flush=True)
@@ -194,18 +194,30 @@ def _lasting(settings: Row) -> Row:
 
 
 def _check_unchanged(
-    path: Path, record: Row, told: dict[str, Row], again: set[str], cure: str
+    path: Path,
+    record: Row,
+    stages: Sequence[Stage],
+    told: dict[str, Row],
+    again: set[str],
+    cure: str,
 ) -> None:
-    """Raise InputError if a stage of the record, unless it runs again, had other settings."""
-    for name, settings in told.items():
-        before = record.get(name, {})
-        then = settings if before.get("state") == STALE else before.get("settings", settings)
+    """Raise InputError if a stage of the record, unless it runs again, had other settings.
+
+    A stage that was begun and starts again may have others: nothing of it is kept.
+    """
+    for stage in stages:
+        before, settings = record.get(stage.name, {}), told[stage.name]
+        starts_again = before.get("state") == "begun" and not (stage.resumes or stage.continues)
+        if starts_again or stage.name in again or before.get("state") == STALE:
+            continue
+        then = before.get("settings", settings)
         odd = [k for k in sorted({*then, *settings}) if then.get(k) != settings.get(k)]
-        if odd and name not in again:
+        if odd:
             k = odd[0]
+            was, now = (repr(each[k]) if k in each else "its default" for each in (then, settings))
             raise InputError(
-                f"{path}: stage {name} was made with another {k} ({then.get(k)!r}, now "
-                f"{settings.get(k)!r}). {cure.format(stage=name)}"
+                f"{path}: stage {stage.name} was made with another {k} ({was}, now {now}). "
+                f"{cure.format(stage=stage.name)}"
             )
 
 
