@@ -11,6 +11,7 @@ a policy that learns from comparisons. You should see how many prompts each file
 
 from toolkit.cli import changed, run
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -45,6 +46,9 @@ class SplitArguments(PromptFormArguments, ColumnArguments, SeedArguments, Overwr
     kept: str = flag("outputs/comparisons.policy.jsonl", "JSONL file for that copy.")
 
 
+FEW = 50  # prompts to compare on; fewer are told
+
+
 def main(args: SplitArguments) -> None:
     from toolkit.data.prompt_form import canonical, in_form, once_each, split_prompts
     from toolkit.data.prompts import read_prompt_rows
@@ -61,7 +65,8 @@ def main(args: SplitArguments) -> None:
         rows = read_prompt_rows(source, what, args)
         found = once_each(in_form(row, args.prompt_form, args.as_messages) for row in rows)
         if len(found) < len(rows):
-            print(f"{source}: {len(rows) - len(found)} of {len(rows)} prompts occur again")
+            again = len(rows) - len(found)
+            print(f"{source}: {again} of {len(rows)} prompts occur again, and are kept once")
         return found
 
     # Hold some out, or take those that were named.
@@ -97,6 +102,14 @@ def main(args: SplitArguments) -> None:
     note_settings(args.output, changed(args))
     wrote(args.output, f"{len(rows)} prompts to train on")
     wrote(args.held_out, f"{len(held_out)} prompts to compare on")
+    if len(held_out) < FEW:
+        points = min(
+            50, round(98 / math.sqrt(max(1, len(held_out))))
+        )  # 95 % of a fair coin's draws
+        print(
+            f"note: on {len(held_out)} prompts a win rate is known to about {points} percentage "
+            "points either way (bring more prompts, or raise --eval_share)"
+        )
     say_next(step("sample", prompts=args.output, model_name_or_path="MODEL"))
 
 

@@ -77,7 +77,9 @@ def test_prompts_are_split_in_their_form_or_both_files_are_taken_as_they_are(
     call(split, ["--prompts", "p.txt", "--prompt_form", "<{prompt}>", "--eval_share", "0.4"])
     assert sorted([*prompts(""), *prompts(".heldout")]) == ["<a>", "<b>", "<c>", "<d>", "<e>"]
     assert len(prompts(".heldout")) == 2
-    assert "p.txt: 1 of 6 prompts occur again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "p.txt: 1 of 6 prompts occur again, and are kept once" in said
+    assert "on 2 prompts a win rate is known to about 50 percentage points" in said
 
     Path("e.txt").write_text("x\n")
     words = ["--prompts", "p.txt", "--eval_prompts", "e.txt", "--as_messages", "--overwrite"]
