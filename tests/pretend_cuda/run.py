@@ -18,11 +18,10 @@ import os
 import shutil
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,6 +29,7 @@ os.environ.pop("ACCELERATE_USE_CPU", None)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 from tests.pretend_cuda import device  # noqa: E402, I001
+from tests.forks import Forked  # noqa: E402  imports torch, so it stands behind device
 
 import torch  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
@@ -292,26 +292,9 @@ def forks() -> None:
     """
     for line in sys.stdin:
         words, said = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            _become(words, said)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
-def _become(words: list[str], said: str) -> NoReturn:
-    code = 1
-    try:
-        descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        main(words)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        process = Forked(Path(__file__), words, Path(said), ROOT)
+        process.wait(timeout=300)
+        print(process.returncode, flush=True)
 
 
 def main(words: list[str]) -> None:
