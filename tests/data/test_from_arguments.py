@@ -8,6 +8,7 @@ import pytest
 from toolkit.arguments.comparisons import ComparisonArguments, RewardDataArguments
 from toolkit.arguments.prompts import PromptArguments
 from toolkit.data.from_arguments import (
+    RewardSplits,
     held_out_facts,
     split_comparisons,
     split_demonstrations,
@@ -15,6 +16,7 @@ from toolkit.data.from_arguments import (
     training_prompts,
 )
 from toolkit.data.prompts import Prompts
+from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 
 
@@ -77,3 +79,24 @@ def test_a_policy_holds_out_the_rows_that_a_reward_model_holds_out(tmp_path: Pat
     given = RewardDataArguments(comparisons=str(path), eval_rows=5, folds=0)
     alone = split_comparisons(given, "best", 3).folds[0]
     assert all((one == other).all() for one, other in zip(sides, alone, strict=True))
+
+
+def test_a_held_out_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """The same prompt as text and as a message would count as two, and be held out in vain."""
+    rows = [{"prompt": f"We went {i}.", "completions": [" a", " b"], "best": 0} for i in range(9)]
+    turns = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    for name, those in (("text", rows), ("messages", turns), ("both", [*rows[:5], *turns[5:]])):
+        (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(map(json.dumps, those)))
+
+    def split(train: str, held_out: str, as_messages: bool = False) -> RewardSplits:
+        paths = [str(tmp_path / f"{name}.jsonl") for name in (train, held_out)]
+        args = RewardDataArguments(
+            comparisons=paths[0], eval_comparisons=paths[1], as_messages=as_messages
+        )
+        return split_comparisons(args, "best", 0)
+
+    for train, held_out in (("messages", "text"), ("text", "messages"), ("text", "both")):
+        with pytest.raises(InputError, match=r"^eval_comparisons: .* has prompts of (text|mess)"):
+            split(train, held_out)
+    with pytest.raises(InputError, match="none is left to train on"):  # now they are the same
+        split("messages", "text", as_messages=True)

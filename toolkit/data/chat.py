@@ -206,6 +206,11 @@ def is_rendered(text: str) -> bool:
     return RENDERED.match(text) is not None
 
 
+def kind_of(prompt: object) -> str:
+    """Return "messages", also for text that a template has rendered, or "text"."""
+    return "text" if isinstance(prompt, str) and not is_rendered(prompt) else "messages"
+
+
 def rendering(chat: Chat, kinds: Collection[str], told: Sequence[Row]) -> Row:
     """Return what toolkit.json records about the texts that an adapter was trained on.
 

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 from toolkit.arguments.comparisons import LongRows
-from toolkit.data.chat import Chat, is_rendered, rendering
+from toolkit.data.chat import Chat, kind_of, rendering
 from toolkit.data.records import Placed, Row
 from toolkit.data.text import runs_on
 from toolkit.data.tokens import decode_pair, end_ids, special_prefix, text_ids
@@ -222,7 +222,7 @@ class Encoder:
     def _asked(self, number: int, place: str, row: Row) -> _Asked | None:
         """Turn a row's prompt into text and count what is unusual; None if it is refused."""
         chat = not isinstance(row["prompt"], str)
-        self.kinds.add("messages" if chat or is_rendered(row["prompt"]) else "text")
+        self.kinds.add(kind_of(row["prompt"]))
         try:
             text = self.prompt_text(row["prompt"], row)
         except InputError as error:

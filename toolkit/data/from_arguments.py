@@ -14,7 +14,7 @@ from toolkit.arguments.prompts import (
     PromptLengthArguments,
     PromptSourceArguments,
 )
-from toolkit.data.chat import Chat, read_chat
+from toolkit.data.chat import Chat, kind_of, read_chat
 from toolkit.data.comparisons import Comparisons, open_comparisons
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
@@ -73,6 +73,16 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
         other = open_comparisons(
             args.eval_comparisons, wants, "--eval_comparisons", args.skip_invalid, args
         )
+        known, kinds = (
+            {kind_of(row["prompt"]) for _, row in source} for source in (comparisons, other)
+        )
+        if kinds - known:  # nor would a prompt be found that is text here and a message there
+            raise InputError(
+                f"eval_comparisons: {args.eval_comparisons} has prompts of {min(kinds - known)}, "
+                f"which {args.comparisons} has not, so the model would not know them "
+                "(--as_messages true reads text as a user's message)",
+                "eval_comparisons",
+            )
         also = np.isin(order, other.order)
         if also.all():
             raise InputError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.arguments.layouts import ColumnArguments
-from toolkit.data.chat import Chat, is_rendered, rendering
+from toolkit.data.chat import Chat, kind_of, rendering
 from toolkit.data.dialogues import SYSTEMS, prompt_of, unpacked
 from toolkit.data.encoding import Encoder, last_whole
 from toolkit.data.files import require_file
@@ -96,7 +96,7 @@ class Prompts(list[list[int]]):
         """How the prompts were rendered, for toolkit.json; empty if that is not known."""
         if not self.given:
             return {}
-        kinds = {_kind(given) for given in self.given.values()}
+        kinds = {kind_of(given) for given in self.given.values()}
         return rendering(self.chat, kinds, [self.told(i) for i in self.messages])
 
     def told(self, i: int) -> Row:
@@ -203,7 +203,7 @@ def read_prompts(
             left_out += 1
 
     notes = encoder.notes()
-    plain = any(_kind(given) == "text" for given in kept.given.values())
+    plain = any(kind_of(given) == "text" for given in kept.given.values())
     if plain and getattr(tokenizer, "chat_template", None):
         notes.append(
             "the prompts are text, but the model has a chat template: the model continues them and "
@@ -310,10 +310,6 @@ def _named(columns: ColumnArguments | None) -> NamedColumns:
     """What --columns says of prompts; the columns of answers are of no interest here."""
     mapping = {} if columns is None else columns.mapping
     return NamedColumns({n: headers for n, headers in mapping.items() if n in ("prompt", "system")})
-
-
-def _kind(given: str | Messages) -> str:
-    return "messages" if not isinstance(given, str) or is_rendered(given) else "text"
 
 
 def _rows(

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.chat import is_rendered
+from toolkit.data.chat import kind_of
 from toolkit.data.encoding import Encoder
 from toolkit.data.records import Placed, Row
 from toolkit.errors import InputError
@@ -46,8 +46,7 @@ def check_kind(placed: Sequence[Placed], reading: Reading, adapter: str | Path) 
     if reading.trained_on == "both":
         return
     for place, row in placed:
-        given = row["prompt"]
-        kind = "text" if isinstance(given, str) and not is_rendered(given) else "messages"
+        kind = kind_of(row["prompt"])
         if kind != reading.trained_on:
             cure = (
                 "pass --as_messages true, which reads a prompt of text as a user's message"

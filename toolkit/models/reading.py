@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from toolkit.data.chat import Chat, chat_of, is_rendered, named
+from toolkit.data.chat import Chat, chat_of, kind_of, named
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import Messages
@@ -54,10 +54,7 @@ class Reading:
     def check(self, prompts: Prompts) -> None:
         """Raise InputError if the policy's messages are rendered differently from these."""
         if self.trained_on != "both":
-            kinds = {
-                "messages" if not isinstance(given, str) or is_rendered(given) else "text"
-                for given in prompts.given.values()
-            }
+            kinds = {kind_of(given) for given in prompts.given.values()}
             other = next((kind for kind in sorted(kinds) if kind != self.trained_on), None)
             if other is not None:
                 raise InputError(
