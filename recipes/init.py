@@ -4,9 +4,9 @@
     preftune init --model_name_or_path your-org/your-model --comparisons picks.csv
 
 This asks nothing. From prompts it makes a project in which people (or a word list) pick among the
-model's completions; from comparisons one that learns from these. The template gives the lengths and
-the end token, and the model's size, by its config, the learning rates. Read the file, change what
-you like, and run it. You should see the name of the file.
+model's completions; from comparisons one that learns from these. The lengths and the end token come
+with the template. The learning rates depend on the model's size, which its config tells. Read the
+file, change what you like, and run it. You should see the name of the file.
 """
 
 from toolkit.cli import run

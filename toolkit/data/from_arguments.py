@@ -79,7 +79,7 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
         if kinds - known:  # nor would a prompt be found that is text here and a message there
             raise InputError(
                 f"eval_comparisons: {args.eval_comparisons} has prompts of {min(kinds - known)}, "
-                f"which {args.comparisons} has not, so the model would not know them "
+                f"and {args.comparisons} has none, so the model would not know them "
                 "(--as_messages true reads text as a user's message)",
                 "eval_comparisons",
             )
