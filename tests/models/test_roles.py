@@ -255,11 +255,18 @@ def test_a_moving_reference_averages_the_factors_and_not_the_changes(demo_model:
     held_b, held_a = layer_of(roles, "reference")
     assert (held_b @ held_a)[0, :2].tolist() == [1.5, 3.0]  # of the changes: 1.5, 3.5
 
-    fill(b, [[0.0]]), fill(held_b, [[1.0]])
-    for left, steps in ((0.366032, 100), (0.006570, 400)):
-        for _ in range(steps):
-            roles.move_reference(0.01)
-        assert held_b[0, 0].item() == pytest.approx(left, abs=2e-6)
+    # What is left of the start: WARP's 0.01 after 100 and 500 steps, InstructGPT's 0.992 after 10,
+    # 100 and 500.
+    fill(b, [[0.0]])
+    for share, course in (
+        (0.01, ((0.366032, 100), (0.006570, 400))),
+        (0.008, ((0.922819, 10), (0.447886, 90), (0.018023, 400))),
+    ):
+        fill(held_b, [[1.0]])
+        for left, steps in course:
+            for _ in range(steps):
+                roles.move_reference(share)
+            assert held_b[0, 0].item() == pytest.approx(left, abs=2e-6)
 
 
 @pytest.mark.parametrize("started", [False, True])

@@ -64,6 +64,16 @@ def test_an_evaluation_is_the_mean_score_with_its_standard_error_and_the_kls_pri
     assert found["eval/rlhf_reward"] == pytest.approx(3 - 0.5 * kl)
 
 
+def test_before_a_coefficient_is_known_an_evaluation_has_all_but_the_kls_price() -> None:
+    known, unknown = (
+        metrics([0, 1], parts={"own": [0, 1]}),
+        metrics([0, 1], parts={"own": [0, 1]}, kl_coef=math.nan),
+    )
+    missing = {"eval/rlhf_reward", "eval/own/rlhf_reward"}
+    assert set(known) - set(unknown) == missing
+    assert unknown == {name: value for name, value in known.items() if name not in missing}
+
+
 def test_the_noise_is_the_same_each_time_and_another_seeds_is_not() -> None:
     assert metrics([0, 1]) == metrics([0, 1])
     assert metrics([0, 1])["eval/kl"] != metrics([0, 1], seed=1)["eval/kl"]

@@ -43,12 +43,13 @@ def evaluate(
         response_length: C.
         seed: seed of the noise.
         ranks: the processes, which share the prompts.
-        kl_coef: the coefficient of the KL in the reward.
+        kl_coef: the coefficient of the KL in the reward; NaN while it is not known, as before the
+            training of a run with ``kl_coef: auto``.
 
     Returns:
-        eval/scores, eval/scores_error (standard error), eval/kl, eval/rlhf_reward. Each of several
-        datasets also has its own metrics, eval/NAME/scores and so on, equal to those that it would
-        have as the only dataset.
+        eval/scores, eval/scores_error (standard error), eval/kl, and eval/rlhf_reward if the
+        coefficient is known. Each of several datasets also has its own metrics, eval/NAME/scores
+        and so on, equal to those that it would have as the only dataset.
     """
     if not parts:
         sums = _sums(collect, prompts, response_length, seed, ranks)
@@ -90,12 +91,14 @@ def _metrics(prefix: str, sums: Tensor, count: int, kl_coef: float) -> dict[str,
     mean = score / number if number else math.nan
     spread = max(square - number * mean**2, 0.0)
     error = (spread / (number - 1) / number) ** 0.5 if number > 1 else math.nan
-    return {
+    row = {
         f"{prefix}/scores": mean,
         f"{prefix}/scores_error": error,
         f"{prefix}/kl": kl_sum / count,
-        f"{prefix}/rlhf_reward": mean - kl_coef * kl_sum / count,
     }
+    if math.isnan(kl_coef):
+        return row
+    return row | {f"{prefix}/rlhf_reward": mean - kl_coef * kl_sum / count}
 
 
 @torch.no_grad()
