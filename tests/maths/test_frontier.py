@@ -11,6 +11,7 @@ from toolkit.maths.frontier import (
     best_of_n_score,
     coefficient_at,
     exponential_tilt,
+    mixture_logprobs,
     supported_kl,
     tilt_at_kl,
 )
@@ -119,6 +120,34 @@ def test_the_coefficient_of_normal_scores_is_their_spread_over_sqrt_2_kl() -> No
     near, far = coefficient_at(scores, 0.5), coefficient_at(scores, 5.0)
     assert near.kl_coef == pytest.approx(1.5, rel=0.03) and near.supported_kl == pytest.approx(0.5)
     assert 0.75 < far.kl_coef / (1.5 / 10**0.5) < 1.0 and 2 < far.supported_kl < 4
+
+
+def test_samples_of_a_policy_near_the_optimum_carry_the_estimate_to_its_kl() -> None:
+    """Scores N(0, 1.5^2) under the reference, N(4, 1.5^2) under the policy: both tilts are known.
+
+    The optimum at KL 5 has its mean at 1.5 sqrt(10) = 4.74, where the reference has no samples.
+    """
+    generator = torch.Generator().manual_seed(0)
+    own = 1.5 * torch.randn(16, 512, generator=generator)
+    scores = torch.cat([own, 4 + 1.5 * torch.randn(16, 512, generator=generator)], dim=1)
+    log_ratios = (scores.square() - (scores - 4).square()) / (2 * 1.5**2)
+
+    logprobs = mixture_logprobs(log_ratios)
+    assert torch.allclose(logprobs.exp().sum(dim=1), torch.ones(16, dtype=torch.float64))
+    mean = (logprobs.exp() * scores).sum(dim=1).mean().item()
+    assert mean == pytest.approx(0, abs=0.05)  # they stand for the reference
+
+    found = coefficient_at(scores, 5.0, logprobs=logprobs)
+    assert found.kl_coef == pytest.approx(1.5 / 10**0.5, rel=0.03)
+    assert found.supported_kl == pytest.approx(5.0, rel=0.01)
+
+
+def test_samples_of_a_policy_that_has_not_moved_are_as_good_as_the_references() -> None:
+    scores = torch.randn(8, 256, generator=torch.Generator().manual_seed(2))
+    logprobs = mixture_logprobs(torch.zeros(8, 256))
+    assert coefficient_at(scores, 1.0, logprobs=logprobs) == pytest.approx(
+        coefficient_at(scores, 1.0)
+    )
 
 
 def test_beyond_the_samples_bounded_scores_have_a_steeper_line() -> None:

@@ -193,6 +193,17 @@ def test_a_second_estimate_keeps_what_was_found_out_since_the_first(
     assert 0.2 < controller.value < 0.2 * 2.5  # the base has moved, too
 
 
+def test_an_estimate_from_the_policys_own_samples_is_taken_as_it_is() -> None:
+    controller = ProportionalIntegralKLController(math.nan, 5, 10)
+    controller.start_at(0.4)
+    for _ in range(5):
+        controller.update(10.0, 1)
+    controller.start_at(0.2, anew=True)
+    assert controller.value == 0.2
+    controller.update(5.0, 1)
+    assert controller.value == pytest.approx(0.2)  # at the target the base is the value
+
+
 def test_an_estimate_stays_between_floor_and_ceiling() -> None:
     controller = ProportionalIntegralKLController(math.nan, 5, 10, None, 0.1, 0.3)
     controller.start_at(2.0)

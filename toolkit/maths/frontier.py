@@ -27,13 +27,15 @@ def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = N
 
     Samples get self-normalized importance weights w_i = softmax(r_i / kl_coef), and
     KL = sum_i w_i log(N w_i), which cannot exceed ln N. If the reference can be enumerated, pass
-    its log-probabilities; the result is then exact.
+    its log-probabilities; the result is then exact. Samples of other distributions need their
+    weights (``mixture_logprobs``).
     Source: arXiv 1909.08593 section 3.1.1, figure 3.
 
     Args:
         scores: (P, N), N samples of the reference for each of P prompts.
         kl_coef: weight of the KL, in score per nat.
-        logprobs: (P, N), of an enumerated reference; by default log(1 / N) for each sample.
+        logprobs: (P, N), of an enumerated reference, or logs of weights that sum to 1 and make the
+            samples stand for it; by default log(1 / N) for each sample.
     """
     scores = scores.double()
     n = scores.shape[1]
@@ -46,6 +48,24 @@ def exponential_tilt(scores: Tensor, kl_coef: float, logprobs: Tensor | None = N
         kl=kl.mean().item(),
         effective_samples=(1 / (weights**2).sum(dim=1)).min().item(),
     )
+
+
+def mixture_logprobs(log_ratios: Tensor) -> Tensor:
+    """Logs of the weights by which samples of reference and policy stand for the reference's.
+
+    With as many samples of the one as of the other, a sample comes from their even mixture, and its
+    weight is rho / ((rho + pi) / 2) (the balance heuristic of multiple importance sampling). So
+    the tilt can be estimated far from the reference: near the policy there are samples enough.
+
+    Args:
+        log_ratios: (P, N), log pi - log rho of each sample, in nats; half of a row's samples are
+            the reference's and half are the policy's.
+
+    Returns:
+        (P, N) fp64; their exponentials sum to 1 in each row.
+    """
+    ratios = log_ratios.double()
+    return torch.log_softmax(-torch.logaddexp(torch.zeros_like(ratios), ratios), dim=1)
 
 
 def tilt_at_kl(scores: Tensor, kl: float, logprobs: Tensor | None = None) -> Tilt:
@@ -75,7 +95,9 @@ class Coefficient(NamedTuple):
     supported_kl: float
 
 
-def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficient:
+def coefficient_at(
+    scores: Tensor, kl: float, least: float = 10.0, logprobs: Tensor | None = None
+) -> Coefficient:
     """Estimate the coefficient at which the optimum of E[r] - kl_coef KL has this KL.
 
     It is that of the tilt with this KL, if half of the prompts or more have at least ``least``
@@ -89,6 +111,7 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
         scores: (P, N), N samples of the reference for each of P prompts.
         kl: nats.
         least: effective samples, 1 / sum w^2.
+        logprobs: (P, N), as for ``exponential_tilt``.
 
     Raises:
         ValueError: the scores of every prompt are all equal, so that no policy is better; or the
@@ -108,11 +131,12 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
         return high
 
     def supported(kl_coef: float) -> bool:
-        weights = torch.softmax(scores / kl_coef, dim=1)
+        tilted = scores / kl_coef if logprobs is None else logprobs + scores / kl_coef
+        weights = torch.softmax(tilted, dim=1)
         return (1 / (weights**2).sum(dim=1)).median().item() >= least
 
-    kl_coef = lowest(lambda c: exponential_tilt(scores, c).kl <= kl and supported(c))
-    reached = exponential_tilt(scores, kl_coef).kl
+    kl_coef = lowest(lambda c: exponential_tilt(scores, c, logprobs).kl <= kl and supported(c))
+    reached = exponential_tilt(scores, kl_coef, logprobs).kl
     if reached < 0.99 * kl and kl_coef < 1e-3 * spread:
         # However low the coefficient, many samples share the best score.
         raise ValueError(
@@ -122,7 +146,7 @@ def coefficient_at(scores: Tensor, kl: float, least: float = 10.0) -> Coefficien
     if reached > 0.99 * kl:
         return Coefficient(kl_coef, reached)
 
-    half_way = lowest(lambda c: exponential_tilt(scores, c).kl <= reached / 2)
+    half_way = lowest(lambda c: exponential_tilt(scores, c, logprobs).kl <= reached / 2)
     # How log kl_coef falls as log KL rises. Near the KL of always taking the best score the line is
     # so steep that it says nothing of what lies beyond.
     slope = min(math.log(half_way / kl_coef) / math.log(2), STEEPEST)

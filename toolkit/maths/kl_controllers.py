@@ -16,13 +16,16 @@ class FixedKLController:
         self.value = kl_coef
         self.estimate: float | None = None
 
-    def start_at(self, estimate: float) -> None:
+    def start_at(self, estimate: float, anew: bool = False) -> None:
         """Start at an estimate of the coefficient.
 
-        A second estimate, for another reward, moves the value in proportion to the first, so that
-        what the controller found out since then is kept.
+        Args:
+            estimate: the coefficient.
+            anew: take it as it is, because it rests on samples of the policy as it is now. By
+                default a second estimate, for another reward, moves the value in proportion to the
+                first, so that what the controller found out since then is kept.
         """
-        share = 1.0 if self.estimate is None else self.value / self.estimate
+        share = 1.0 if self.estimate is None or anew else self.value / self.estimate
         self.value = share * estimate
         self.estimate = estimate
 
@@ -95,8 +98,8 @@ class AdaptiveKLController(FixedKLController):
         error = min(max(kl / self._target - 1, -0.2), 0.2)
         return self._within(value * (1 + error * gain))
 
-    def start_at(self, estimate: float) -> None:
-        super().start_at(estimate)
+    def start_at(self, estimate: float, anew: bool = False) -> None:
+        super().start_at(estimate, anew)
         self.value = self._within(self.value)
 
     def _within(self, value: float) -> float:
@@ -158,11 +161,12 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         self.base = self._moved(self.base, kl, gain)
         self.value = self._within(self.base * min(max(share, 0.25), 4.0) ** 0.5)
 
-    def start_at(self, estimate: float) -> None:
+    def start_at(self, estimate: float, anew: bool = False) -> None:
         before = self.value
-        super().start_at(estimate)
+        super().start_at(estimate, anew)
         # The base moves in the same proportion; before the first estimate there is none.
-        self.base = self.value if math.isnan(before) else self.base * self.value / before
+        first = anew or math.isnan(before)
+        self.base = self.value if first else self.base * self.value / before
 
     def state_dict(self) -> dict[str, float]:
         return super().state_dict() | {

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from toolkit.data.prompts import Prompts
 from toolkit.models.generation import draw_uniforms
@@ -9,7 +10,7 @@ from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.models.sampling import sampling_rule
 from toolkit.scoring.functions import as_scorer
-from toolkit.training.ppo.rollouts import Rollout, collect
+from toolkit.training.ppo.rollouts import Rollout, collect, samples_for_estimate
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,35 @@ def test_a_completion_without_a_score_is_left_out_of_learning(
     assert torch.nonzero(~rollout.scored).flatten().tolist() == [3, 5]
     assert not rollout.learned[3].any() and rollout.learned[4].all() and rollout.mask.all()
     assert rollout.scores[[3, 5]].tolist() == [0.0, 0.0]
+
+
+def test_samples_of_reference_and_policy_know_how_probable_each_is_to_both(demo_model: str) -> None:
+    """E_rho[pi / rho] = E_pi[rho / pi] = 1: a ratio that is turned around or shifted breaks it."""
+    lora = LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    roles = Roles(load_base(demo_model, "fp32"), lora)
+    torch.manual_seed(0)
+    for name, parameter in roles.named_parameters():
+        if ".policy." in name and "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1.0)
+    tokenizer = load_tokenizer(demo_model)
+    prompts = Prompts(
+        tokenizer(["We went to the market.", "I met my aunt by the lake."])["input_ids"]
+    )
+    arguments = {
+        "each": 401,
+        "seed": 3,
+        "rule": sampling_rule(tokenizer, 12, 0.7),
+        "tokenizer": tokenizer,
+        "rewards": as_scorer(lambda prompts, completions: [float(len(c)) for c in completions]),
+    }
+
+    scores, log_ratios = samples_for_estimate(roles, prompts, with_policy=True, **arguments)
+    assert scores.shape == log_ratios.shape == (2, 401)
+    references, policies = log_ratios[:, :201], log_ratios[:, 201:]
+    assert references.mean() < -0.05 and policies.mean() > 0.05
+    assert references.exp().mean().item() == pytest.approx(1, abs=0.1)
+    assert (-policies).exp().mean().item() == pytest.approx(1, abs=0.1)
+
+    alone = samples_for_estimate(roles, prompts, **arguments | {"each": 201})
+    assert alone.log_ratios is None
+    assert torch.equal(alone.scores[0], scores[0, :201])

@@ -676,3 +676,20 @@ def test_an_estimate_stays_within_its_bounds_under_a_fixed_coefficient(new_train
     trainer = new_trainer(kl_controller="fixed", **options)
     trainer._estimate_coefficient()
     assert trainer.kl.value == 0.01
+
+
+def test_an_estimate_for_another_reward_rests_on_the_policys_samples_too(
+    new_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"kl_coef": "auto", "kl_coef_samples": 1024, "kl_target": 0.1}
+    trainer = new_trainer(**options)
+    for source in ("the reference", "reference and policy"):
+        trainer._estimate_coefficient()
+        assert f"estimated from 1,024 completions of {source}, " in capsys.readouterr().out
+    assert trainer.kl.value == trainer.kl.estimate
+
+    # Beside whitened advantages the coefficient is in units of a deviation, the reference's.
+    whitened = new_trainer("whitened", kl_in="loss", whiten_rewards=False, **options)
+    for _ in range(2):
+        whitened._estimate_coefficient()
+        assert "completions of the reference, " in capsys.readouterr().out

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from toolkit.data.prompts import Prompts
 from toolkit.errors import InputError
-from toolkit.maths.frontier import Coefficient, coefficient_at
+from toolkit.maths.frontier import Coefficient, coefficient_at, mixture_logprobs
 from toolkit.training.ppo.algorithms import KLUnit
 
 PROMPTS = 16  # enough for the mean; more completions of each reach farther than more prompts
@@ -25,18 +25,25 @@ def prompts_for(prompts: Prompts) -> Prompts:
     return prompts.pick([place * len(prompts) // count for place in range(count)])
 
 
-def estimate_of(scores: Tensor, kl_target: float, unit: KLUnit = "score") -> Estimate:
+def estimate_of(
+    scores: Tensor, kl_target: float, unit: KLUnit = "score", log_ratios: Tensor | None = None
+) -> Estimate:
     """Estimate the coefficient from scores of the reference's completions.
 
     Args:
         scores: (P, N); NaN where there is no score, and such a prompt is left out.
         kl_target: nats.
         unit: what the coefficient is measured in (``kl_unit_of``).
+        log_ratios: (P, N), if half of the completions are the policy's (``mixture_logprobs``); only
+            for a coefficient in the unit "score".
 
     Raises:
         InputError: too few completions have scores, or their scores do not differ.
     """
-    known = scores[~scores.isnan().any(dim=1)]
+    if log_ratios is not None and unit != "score":
+        raise ValueError(f"in the unit {unit!r} an estimate is of the reference's samples alone")
+    whole = ~scores.isnan().any(dim=1)
+    known = scores[whole]
     if 2 * len(known) < len(scores):
         raise InputError(
             f"kl_coef: auto needs scores of all completions, but {len(scores) - len(known)} of "
@@ -54,17 +61,19 @@ def estimate_of(scores: Tensor, kl_target: float, unit: KLUnit = "score") -> Est
         known = apart / (deviation + 1e-4)
 
     try:
-        found = coefficient_at(known, kl_target)
+        logprobs = None if log_ratios is None else mixture_logprobs(log_ratios[whole])
+        found = coefficient_at(known, kl_target, logprobs=logprobs)
     except ValueError as error:
         raise InputError(
             f"kl_coef: auto is not possible: {error} (give a number)", "kl_coef"
         ) from None
-    return Estimate(found.kl_coef, _line(found, known.numel(), kl_target))
+    source = "the reference" if log_ratios is None else "reference and policy"
+    return Estimate(found.kl_coef, _line(found, f"{known.numel():,}", source, kl_target))
 
 
-def _line(found: Coefficient, samples: int, kl_target: float) -> str:
+def _line(found: Coefficient, samples: str, source: str, kl_target: float) -> str:
     line = (
-        f"kl_coef: {found.kl_coef:.3g}, estimated from {samples:,} completions of the reference, "
+        f"kl_coef: {found.kl_coef:.3g}, estimated from {samples} completions of {source}, "
         f"which support it up to {found.supported_kl:.2g} nats"
     )
     if found.supported_kl < 0.99 * kl_target:

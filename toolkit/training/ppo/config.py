@@ -235,7 +235,8 @@ class PPOConfig(
     )
     kl_coef_samples: Annotated[int, Range(low=1024)] = flag(
         2048,
-        "Completions of the reference from which kl_coef: auto is estimated. They are shared "
+        "Completions from which kl_coef: auto is estimated: the reference's, and for a later "
+        "reward model half of them the policy's. They are shared "
         "between 16 prompts: the more of each, the higher is the KL up to which they say something "
         "(n of each reach about ln n - 3 nats).",
     )

@@ -243,8 +243,21 @@ def score(
     return Scored(torch.where(valid, scores, rule.penalty), valid, seen.noted)
 
 
+class ScoredSamples(NamedTuple):
+    """Scores of N completions of each of P prompts, on the CPU.
+
+    Attributes:
+        scores: (P, N) fp32; NaN where there is none.
+        log_ratios: (P, N) fp32, log policy - log reference of each completion, in nats; None if the
+            policy was not asked.
+    """
+
+    scores: Tensor
+    log_ratios: Tensor | None
+
+
 @torch.no_grad()
-def reference_scores(
+def samples_for_estimate(
     actors: Actors,
     prompts: Prompts,
     each: int,
@@ -254,38 +267,59 @@ def reference_scores(
     rewards: Scorer,
     batch_size: int = 256,
     in_step: bool = False,
-) -> Tensor:
+    with_policy: bool = False,
+) -> ScoredSamples:
     """Sample completions of the reference, and score them; further arguments as for ``collect``.
 
     Args:
         prompts: P prompts.
         each: N completions of each prompt.
         seed: of the sampling's noise.
-
-    Returns:
-        scores (P, N) fp32 on the CPU; NaN where there is none.
+        with_policy: let the policy make the second half of each prompt's completions.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = []
-    bar = tqdm(range(len(prompts)), desc="Sampling the reference", unit="prompt", leave=False)
-    for place in bar:
-        repeated = prompts.pick([place] * each)
-        uniforms = draw_uniforms(each, rule.response_length, generator)
-        parts = []
-        for start in range(0, each, batch_size):
-            batch = repeated.pick(range(start, min(each, start + batch_size)))
-            ids, attention = (t.to(actors.device) for t in pad(batch, rule.pad_id, "left"))
-            sampled = sample(
-                actors.step(REFERENCE),
-                ids,
-                attention,
-                uniforms[start : start + batch_size],
-                rule.temperature,
-                rule.pad_id,
-                rule.stop_ids,
-                all_steps=in_step,
-            )
-            scored = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
-            parts.append(scored.scores.cpu())
-        rows.append(torch.cat(parts))
-    return torch.stack(rows)
+    halves = {REFERENCE: (each + 1) // 2, POLICY: each // 2} if with_policy else {REFERENCE: each}
+    named = "reference and policy" if with_policy else "the reference"
+    scores, ratios = [], []
+
+    for place in tqdm(range(len(prompts)), f"Sampling {named}", unit="prompt", leave=False):
+        row = []
+        for role, count in halves.items():
+            repeated = prompts.pick([place] * count)
+            uniforms = draw_uniforms(count, rule.response_length, generator)
+            for start in range(0, count, batch_size):
+                batch = repeated.pick(range(start, min(count, start + batch_size)))
+                ids, attention = (t.to(actors.device) for t in pad(batch, rule.pad_id, "left"))
+                sampled = sample(
+                    actors.step(role),
+                    ids,
+                    attention,
+                    uniforms[start : start + batch_size],
+                    rule.temperature,
+                    rule.pad_id,
+                    rule.stop_ids,
+                    all_steps=in_step,
+                )
+                scored = score(actors, batch, sampled, rule, tokenizer, rewards, batch_size)
+                row.append(scored.scores.cpu())
+                if with_policy:
+                    ratios.append(_log_ratios(actors, role, ids, attention, sampled, rule).cpu())
+        scores.append(torch.cat(row))
+
+    found = torch.stack(scores)
+    return ScoredSamples(found, torch.cat(ratios).view_as(found) if with_policy else None)
+
+
+def _log_ratios(
+    actors: Actors, role: str, ids: Tensor, attention: Tensor, sampled: Sampled, rule: SamplingRule
+) -> Tensor:
+    """Return log policy - log reference (B,) of whole completions that ``role`` has sampled."""
+    other = actors.logprobs(
+        POLICY if role == REFERENCE else REFERENCE,
+        torch.cat([ids, sampled.completion_ids], dim=1),
+        torch.cat([attention, sampled.mask], dim=1),
+        sampled.completion_ids,
+        rule.temperature,
+    )
+    ahead = ((sampled.logprobs - other) * sampled.mask).sum(dim=1)
+    return -ahead if role == REFERENCE else ahead

@@ -89,7 +89,7 @@ from toolkit.training.ppo.rollouts import (
     Sampler,
     collect,
     no_clock,
-    reference_scores,
+    samples_for_estimate,
 )
 from toolkit.training.ppo.signals import Signals
 from toolkit.training.ppo.state import PPOState
@@ -372,12 +372,18 @@ class PPOTrainer:
             self.run_log.say(line)
 
     def _estimate_coefficient(self) -> None:
-        """Let the KL controller start at an estimate, if kl_coef is auto."""
+        """Let the KL controller start at an estimate, if kl_coef is auto.
+
+        Once the policy has learned, the estimate rests on its samples, too: those of the reference
+        alone say little of what another reward pays where the policy is.
+        """
         if self.args.kl_coef != "auto":
             return
+        unit = kl_unit_of(self.args)
+        with_policy = self.kl.estimate is not None and unit == "score"
         prompts = prompts_for(self.train_dataset)
         with rounded_once():
-            scores = reference_scores(
+            scores, log_ratios = samples_for_estimate(
                 self.model,
                 prompts,
                 self.args.kl_coef_samples // len(prompts),
@@ -387,13 +393,14 @@ class PPOTrainer:
                 self.rewards,
                 self.args.local_rollout_forward_batch_size,
                 in_step=self.ranks.sharded,
+                with_policy=with_policy,
             )
         # All processes have computed the same, apart from rounding: the main one's counts.
-        found = estimate_of(scores, self.args.kl_target, kl_unit_of(self.args))
+        found = estimate_of(scores, self.args.kl_target, unit, log_ratios)
         kl_coef, line = self.ranks.gather(found)[0]
         self.run_log.say(line)
         highest = self.args.kl_coef_max or math.inf
-        self.kl.start_at(min(max(kl_coef, self.args.kl_coef_min), highest))
+        self.kl.start_at(min(max(kl_coef, self.args.kl_coef_min), highest), anew=with_policy)
 
     def _found(self, wish: str | None, identity: Row) -> PPOState | None:
         """Load the checkpoint to go on from, in the main process; None to start anew."""
