@@ -62,7 +62,9 @@ class ILQLConfig(Flags):
     )
     cql_temperature: Positive = flag(1.0, "Temperature of CQL's softmax over Q.")
     awac_scale: NotNegative = flag(
-        1.0, "Weight of the likelihood, by which the policy's adapter learns."
+        1.0,
+        "Weight of the likelihood, by which the policy's adapter learns. With 0 the policy stays "
+        "what it was, which is right if it wrote the completions itself.",
     )
     awac_beta: NotNegative = flag(
         0.0,

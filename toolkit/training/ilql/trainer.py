@@ -170,7 +170,7 @@ class ILQLTrainer:
                 self._check(row, update)
                 if tested or update % config.logging_steps == 0 or update == 1:
                     self.history.append(row)
-                    bar.set_postfix(q=f"{row['loss/q']:.3f}", lm=f"{row['loss/lm']:.3f}")
+                    bar.set_postfix(q=f"{row['loss/q']:.3f}", v=f"{row['loss/v']:.4f}")
                 self._save_if_due(update, last)
         write_jsonl(config.folder / LOG, self.history)
         return self.history
@@ -228,9 +228,9 @@ class ILQLTrainer:
             losses, u = self.critic_losses(batch, count)
             critic = losses["q"] + losses["v"] + config.cql_scale * losses["cql"]
             critic.backward()
-        with roles.optimizing():
-            losses["lm"] = self.policy_loss(batch, u, count)
-            if config.awac_scale:
+        if config.awac_scale:
+            with roles.optimizing():
+                losses["lm"] = self.policy_loss(batch, u, count)
                 (config.awac_scale * losses["lm"]).backward()
         return {f"loss/{name}": loss.item() for name, loss in losses.items()}
 
