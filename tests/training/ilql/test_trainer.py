@@ -51,8 +51,8 @@ def roles_on(tiny: Path, kind: QKind = "own", rank: int = 64) -> Roles:
 
 def trainer_of(tiny: Path, walks: Walks, out: Path, kind: QKind = "own", **told: Any) -> ILQLTrainer:
     settings: dict[str, Any] = {
-        "output_dir": str(out), "max_steps": 6, "per_device_train_batch_size": 20,
-        "save_steps": 2, "logging_steps": 1, "eval_steps": 3, "alpha": 0.1, "awac_beta": 0.5,
+        "output_dir": str(out), "max_steps": 4, "per_device_train_batch_size": 20,
+        "save_steps": 2, "logging_steps": 1, "eval_steps": 2, "alpha": 0.1, "awac_beta": 0.5,
     }  # fmt: skip
     config = ILQLConfig(**settings | told)
     rows = walks.rows()
