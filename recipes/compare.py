@@ -4,7 +4,7 @@
 
 This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
 sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preftune preference),
-rloo*.yaml, grpo*.yaml (both by TRL), ppo*.yaml, warp*.yaml. A config that names another's adapter
+ilql*.yaml, rloo*.yaml, grpo*.yaml (both by TRL), ppo*.yaml, warp*.yaml. A config that names another's adapter
 (policy_adapter, start_adapter) runs after it. Then it runs evaluate.yaml on all trained policies
 and on the contenders named there, such as best-of-n, and writes a report. With --config or
 --configs and a project file, its sections are the stages. After a kill, the same

@@ -50,7 +50,7 @@ def test_the_tables_of_methods_and_adapters_are_those_of_the_methods() -> None:
     assert {n: rows[n].recipe for n in METHODS} == METHODS
     for name, adapter in ADAPTERS.items():
         assert rows.get(name, rows["dpo"]).adapter == adapter
-    assert set(POLICIES) == {*rows, "preference"} - {"reward", "warp"}
+    assert set(POLICIES) == {*rows, "preference"} - {"reward", "warp", "ilql"}
     assert set(STAGES) - set(METHODS) <= set(command_names())
 
 

@@ -18,7 +18,7 @@ GROUPS = {
     "Run a project": ("init", "run"),
     "Collect comparisons": ("split", "sample", "label", "convert", "ratings"),
     "Train a reward model": ("reward", "reward_report"),
-    "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo"),
+    "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo", "ilql"),
     "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n"),
     "Hand it on": ("merge", "publish"),
     "Tools": ("preview_kl", "trl_config", "demo_model"),

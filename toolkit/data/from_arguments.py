@@ -106,12 +106,19 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
     return RewardSplits(comparisons, cut)
 
 
-def split_picks(args: ComparisonArguments, seed: int) -> tuple[Comparisons, np.ndarray, np.ndarray]:
+def split_picks(
+    args: ComparisonArguments, seed: int, wants: str = "best"
+) -> tuple[Comparisons, np.ndarray, np.ndarray]:
     """Check the source; choose rows to train a policy on and to hold out, each bool (rows,).
 
     For the same seed they are those of ``split_comparisons`` without a cross-validation.
+
+    Args:
+        args: the source.
+        seed: of the split.
+        wants: what rows must have, "best" or "scores".
     """
-    found = open_comparisons(args.comparisons, "best", "--comparisons", args.skip_invalid, args)
+    found = open_comparisons(args.comparisons, wants, "--comparisons", args.skip_invalid, args)
     return found, *_split(args, found, seed)
 
 

@@ -7,6 +7,7 @@
     best16=best_of_16             the highest reward among 16 completions of the reference
     best4=best_of_4:ppo           the highest reward among 4 completions of the contender ppo
     half=outputs/ppo/adapters/policy*0.5, soup=mean(A,B), s=slerp(A,B)    (``merged``)
+    ilql=outputs/ilql/adapters:beta=4                                     (``steered``)
 
 All except whole models are adapters on one base in memory.
 """
@@ -39,6 +40,7 @@ from toolkit.evaluation.merged import (
     split_factors,
     written,
 )
+from toolkit.evaluation.steered import Steered, check_steered, is_steered, parse_steered
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad, real_tokens
 from toolkit.models.actors import REFERENCE
@@ -62,9 +64,9 @@ class Contender:
 
     Attributes:
         name: name in tables.
-        kind: "reference", "adapter", "checkpoint", "merged", "model" or "best_of_n".
+        kind: "reference", "adapter", "checkpoint", "merged", "ilql", "model" or "best_of_n".
         source: folder or Hub id; for best-of-n, the name of the contender that it picks from; for
-            a merged one, its expression, in which only folders are named.
+            a merged or a steered one, its expression, in which only folders are named.
         n: number of completions for best-of-n.
         made: for "merged", what it is made of; its source is the same as text.
     """
@@ -81,10 +83,17 @@ class Contender:
         return str(Path(self.source).resolve()) if self.kind == "adapter" else None
 
     @property
+    def steered(self) -> Steered:
+        """Policy, critic and strength of one of the kind "ilql"."""
+        return parse_steered(self.source)[0]
+
+    @property
     def trained(self) -> list[str]:
         """The folders of the adapters and checkpoints that it is, or is made of."""
         if self.made is not None:
             return self.made.folders()
+        if self.kind == "ilql":
+            return [self.steered.policy]
         return [self.source] if self.kind in ("adapter", "checkpoint") else []
 
 
@@ -96,6 +105,8 @@ class Outputs:
         texts: the texts that judges see.
         ids: the texts as the base's token ids; None for a model with other tokens.
         log_ratios: log pi - log rho of each completion, in nats; None for other tokens.
+        kls: of a steered contender, the KL of each of its next-token distributions, summed over a
+            completion: the mean is that of log_ratios, with a smaller error.
         tokens: number of sampled tokens, with the end token.
         kl_of_picking: KL that best-of-n adds: ln n - (n - 1) / n nats.
     """
@@ -105,6 +116,12 @@ class Outputs:
     log_ratios: list[float] | None
     tokens: list[int]
     kl_of_picking: float = 0.0
+    kls: list[float] | None = None
+
+    @property
+    def measured_kls(self) -> list[float] | None:
+        """Of each completion, what its contender's KL is the mean of, without that of picking."""
+        return self.log_ratios if self.kls is None else self.kls
 
 
 def parse_contenders(specs: Sequence[str]) -> list[Contender]:
@@ -230,6 +247,14 @@ def _parse(name: str, what: str) -> list[Contender]:
             for number, p in zip(numbers, folders, strict=True)
         ]
 
+    if is_steered(what):
+        found = parse_steered(what)
+        name = name or _name_of(found[0].policy)
+        names = [f"{name}:beta={digits_of(one.beta)}" for one in found] if found[1:] else [name]
+        return [
+            Contender(each, "ilql", str(one)) for each, one in zip(names, found, strict=True)
+        ]
+
     name = name or _name_of(what)
     if (path / "adapter_config.json").is_file():
         return [Contender(name, "adapter", what)]
@@ -256,6 +281,8 @@ def check_contenders(contenders: Sequence[Contender], base: str, precision: str)
         elif c.made is not None:
             with written(c.made, f"contenders: {c.name}") as folder:
                 check_adapter(folder, base, "CAUSAL_LM", f"contenders: {c.name}", precision)
+        elif c.kind == "ilql":
+            check_steered(c.steered, base, f"contenders: {c.name}", precision)
         elif c.kind == "model":
             check_base(c.source)
 
@@ -362,6 +389,9 @@ class Sampling:
                 elif contender.made is not None:
                     with written(contender.made, "merging") as folder:
                         self.roles.add_policy(role, folder)
+                elif contender.kind == "ilql":
+                    one = contender.steered
+                    self.roles.add_steered(role, one.folder, one.beta, one.clipped)
                 else:
                     self.roles.add_policy(role, contender.source)
             except InputError as error:
@@ -405,6 +435,7 @@ class Sampling:
         kept: list[list[int]] = []
         ratios: list[float] = []
         tokens: list[int] = []
+        kls: list[float] = []
         starts = range(0, len(indices), self.batch_size)
         for start in tqdm(starts, desc=f"Sampling {name}", leave=False):
             batch = [self.prompts[i] for i in indices[start : start + self.batch_size]]
@@ -417,13 +448,14 @@ class Sampling:
                         "weights are broken or the precision is too low (try --precision fp32)"
                     )
             ratios += found.log_ratios
+            kls += found.kls or []
             tokens += found.tokens
             kept += found.kept
             texts += [
                 decode_pair(self.tokenizer, p, c)[1] for p, c in zip(batch, found.kept, strict=True)
             ]
 
-        return Outputs(texts, kept, ratios, tokens)
+        return Outputs(texts, kept, ratios, tokens, kls=kls or None)
 
     def completions(
         self, outputs: Outputs, indices: Sequence[int] | None = None
@@ -510,6 +542,7 @@ class _Batch:
     kept: list[list[int]]
     log_ratios: list[float]
     tokens: list[int]
+    kls: list[float] | None
 
 
 @torch.no_grad()
@@ -533,10 +566,12 @@ def sample_batch(
         generator: source of the sampling noise.
         reference: models whose reference is used; by default ``roles``.
     """
-    mask, sampled = rule.sample(roles.step(role), prompts, generator, roles.device)
+    step = roles.step(role, rule.temperature)
+    mask, sampled = rule.sample(step, prompts, generator, roles.device)
     visible, _ = rule.visible(sampled)
     # 0 unless a log-prob is NaN, which makes the ratio NaN too.
     ratios = ((sampled.logprobs - sampled.logprobs) * sampled.mask).sum(dim=1)
+    kls = None
     if role != REFERENCE or reference is not None:
         ids, _ = pad(prompts, rule.pad_id, "left")
         passage = (
@@ -546,8 +581,11 @@ def sample_batch(
         asked = reference or roles
         there = asked.reference_logprobs(*passage, sampled.completion_ids, rule.temperature)
         ratios = ((sampled.logprobs - there) * sampled.mask).sum(dim=1)
+        if role in roles.steering:
+            exact = roles.exact_kl(role, *passage, sampled.completion_ids, rule.temperature)
+            kls = (exact * sampled.mask).sum(dim=1).tolist()
     kept = real_tokens(sampled.completion_ids, visible)
-    return _Batch(kept, ratios.tolist(), sampled.mask.sum(dim=1).tolist())
+    return _Batch(kept, ratios.tolist(), sampled.mask.sum(dim=1).tolist(), kls)
 
 
 def _stream(seed: int, name: str) -> int:

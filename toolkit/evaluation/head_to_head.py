@@ -161,8 +161,8 @@ def contender_results(
     for c in contenders:
         written = outputs[c.name]
         kl = kl_error = None
-        if written.log_ratios is not None:
-            mean, kl_error = mean_and_error(written.log_ratios)
+        if written.measured_kls is not None:
+            mean, kl_error = mean_and_error(written.measured_kls)
             kl = mean + written.kl_of_picking
 
         length = None

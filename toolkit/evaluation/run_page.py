@@ -403,12 +403,16 @@ def _draw_optimum(axis: Axes, curve: Frontier, right: float) -> None:
 def scaled_policies(
     contenders: Sequence[ContenderResult],
 ) -> dict[str, list[tuple[float, ContenderResult]]]:
-    """Return the contenders NAME*FACTOR with their factors in order, where a NAME has several."""
+    """Return the contenders NAME*FACTOR with their factors in order, where a NAME has several.
+
+    So also NAME:beta=STRENGTH, which a critic steers.
+    """
     rows: dict[str, list[tuple[float, ContenderResult]]] = {}
     for c in contenders:
-        name, star, factor = c.name.rpartition("*")
+        steered = c.kind == "ilql"
+        name, star, factor = c.name.rpartition(":beta=" if steered else "*")
         with contextlib.suppress(ValueError):
-            if star and c.kind in ("merged", "adapter", "checkpoint"):
+            if star and (steered or c.kind in ("merged", "adapter", "checkpoint")):
                 rows.setdefault(name, []).append((float(factor), c))
     return {name: sorted(row, key=lambda one: one[0]) for name, row in rows.items() if len(row) > 1}
 

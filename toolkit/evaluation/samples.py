@@ -38,6 +38,7 @@ class SampleRow:
         completions: texts by contender; so are log_ratios (nats, only for the base's tokens),
             tokens (number sampled) and ids.
         scores: scores by judge and contender.
+        kls: by steered contender, the exact KL along the completion, in nats (``Outputs``).
     """
 
     prompt: str | Messages
@@ -48,6 +49,7 @@ class SampleRow:
     log_ratios: dict[str, float]
     tokens: dict[str, int]
     ids: dict[str, list[int]]
+    kls: dict[str, float] | None = None
 
 
 def sample_rows(
@@ -78,6 +80,7 @@ def sample_rows(
                 },
                 tokens={name: o.tokens[i] for name, o in outputs.items()},
                 ids={name: o.ids[i] for name, o in outputs.items() if o.ids is not None},
+                kls={name: o.kls[i] for name, o in outputs.items() if o.kls is not None} or None,
             )
         )
     return rows
@@ -107,6 +110,7 @@ def read_sample_rows(path: Path, names: Sequence[str], count: int) -> list[Sampl
                 log_ratios=row["log_ratios"],
                 tokens=row["tokens"],
                 ids=row.get("ids") or {},
+                kls=row.get("kls"),
             )
         )
 
@@ -134,8 +138,10 @@ def _check(row: Row, names: Sequence[str], place: str) -> None:
             raise InputError(f"{place}: {field}: missing (evaluate again)")
 
     numbers: dict[str, object] = {}
-    for field in ("log_ratios", "tokens"):
-        numbers |= {f"{field} of {name}": value for name, value in row[field].items()}
+    if not isinstance(row.get("kls") or {}, dict):
+        raise InputError(f"{place}: kls: not an object (evaluate again)")
+    for field in ("log_ratios", "tokens", "kls"):
+        numbers |= {f"{field} of {name}": value for name, value in (row.get(field) or {}).items()}
     for judge, of in row["scores"].items():
         by_name = of if isinstance(of, dict) else {"": of}
         numbers |= {f"{judge}'s score of {name}": score for name, score in by_name.items()}
@@ -218,16 +224,19 @@ def read_samples(path: str | Path) -> Samples:
 
 def _outputs(contender: ContenderResult, rows: Sequence[SampleRow]) -> Outputs:
     name = contender.name
-    ratios, picking = None, 0.0
+    ratios, kls, picking = None, None, 0.0
     if contender.kl is not None:
         ratios = [float(row.log_ratios[name]) for row in rows]
-        picking = contender.kl - mean_and_error(ratios)[0]
+        if all(row.kls and name in row.kls for row in rows):
+            kls = [float(row.kls[name]) for row in rows if row.kls]
+        picking = contender.kl - mean_and_error(ratios if kls is None else kls)[0]
     return Outputs(
         [row.completions[name] for row in rows],
         _ids([row.ids.get(name) for row in rows]),
         ratios,
         [int(row.tokens[name]) for row in rows],
         picking,
+        kls,
     )
 
 

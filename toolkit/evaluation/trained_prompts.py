@@ -196,7 +196,10 @@ def _of_comparisons(record: RunRecord) -> set[str]:
         return {_key(row["prompt"]) for _, row in shown.where(trained)}
 
     loss = LOSSES.get(settings.get("loss_type", ""))
-    splits = split_comparisons(given, "best" if loss is None else loss.wants, record.seed or 0)
+    wants = "best" if loss is None else loss.wants
+    if settings.get("rewards") == "scores":  # of ilql
+        wants = "scores"
+    splits = split_comparisons(given, wants, record.seed or 0)
     for name, found in (("digest", splits.comparisons), ("held_out_digest", splits.held_out)):
         then = data.get(name)
         if found is not None and then is not None and then != found.digest:

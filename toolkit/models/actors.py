@@ -8,21 +8,25 @@ one fp32 output each for values and scores. Subclasses define trunk and heads of
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from toolkit.maths.distributions import Head, TokenDistribution, head_distribution
+from toolkit.maths.ilql import steered
 from toolkit.maths.precision import autocast_device
 from toolkit.maths.sequences import last_real_token, position_ids
 from toolkit.models.families import LogitRule, check_recomputing, logit_rule
 from toolkit.models.fast import Read, flash_attends, padding_on_the_right
 from toolkit.models.generation import Step
 from toolkit.models.peft_wrappers import filler, head_weights, of_adapter
+from toolkit.models.q_heads import QHeads
 from toolkit.models.quantized import unpacked
 from toolkit.models.reading import Reading
 from toolkit.models.static_decoding import Masks
@@ -30,6 +34,9 @@ from toolkit.models.static_decoding import Masks
 # Added to the logit of an id that must never be sampled. It is finite, so that 0 times it is 0.
 NEVER = -1e30
 POLICY, REFERENCE, VALUE, REWARD = "policy", "reference", "value", "reward"
+CRITIC = "critic"  # of ILQL: Q and V
+# The most fp32 logits that a KL of whole distributions is made from at once.
+MOST_LOGITS = 1 << 24
 
 
 class TokenOutputs(NamedTuple):
@@ -42,6 +49,23 @@ class TokenOutputs(NamedTuple):
     entropies: Tensor
     values: Tensor | None
     kl: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What steers a role's sampling (``toolkit.maths.ilql.steered``).
+
+    Attributes:
+        critic: the role whose states the heads read.
+        heads: Q and V.
+        beta: how strongly; 0 leaves the role as it is.
+        clipped: whether no token gains.
+    """
+
+    critic: str
+    heads: QHeads
+    beta: float
+    clipped: bool = False
 
 
 class Actors(nn.Module):
@@ -63,6 +87,7 @@ class Actors(nn.Module):
             distribution from the reference's, whose pass they then make, too.
         right_padded: whether whole passes get padding on the right alone; None if the device and
             the precision decide (``pads_right``).
+        steering: by the names of the roles that a critic steers (ILQL).
     """
 
     gain: float = 1.0
@@ -86,6 +111,7 @@ class Actors(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._logit_rules: dict[str, LogitRule] = {}
+        self.steering: dict[str, Steering] = {}
 
     @abstractmethod
     def trunk(self, role: str, read: Read, **inputs: object) -> Tensor:
@@ -328,6 +354,8 @@ class Actors(nn.Module):
         self, role: str, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
     ) -> Tensor:
         """Return log-probs (B, C) fp32 of any role with logits; arguments as for policy_outputs."""
+        if role in self.steering:
+            return self._steered_logprobs(role, ids, mask, completion_ids, temperature)
         with self.precision():
             states = self._before(role, ids, mask, completion_ids.shape[1])
             tokens = _real(completion_ids, mask)
@@ -352,10 +380,19 @@ class Actors(nn.Module):
                 hidden = last[rows, at - ids.shape[1]]
             return self.gain * self.read_scores(hidden) + self.bias
 
-    def step(self, role: str = POLICY) -> Step:
-        """Return one pass of sampling; with values if they share the policy's trunk."""
+    def step(self, role: str = POLICY, temperature: float | None = None) -> Step:
+        """Return one pass of sampling; with values if they share the policy's trunk.
+
+        Args:
+            role: who samples.
+            temperature: of the sampling; needed only for a role that a critic steers.
+        """
         head, rule = self.output_head(role), self.logit_rule(role)
         with_value = role == POLICY and self.shares_trunk
+        if role in self.steering:
+            if temperature is None:
+                raise ValueError(f"step: {role} is steered, so its temperature must be given")
+            return self._steered_step(role, temperature)
 
         def step(
             inputs: Tensor, mask: Masks, positions: Tensor, cache: Cache | None
@@ -377,16 +414,114 @@ class Actors(nn.Module):
 
         return Step(step, self.language_model(role), self.in_fp32, lambda: self.sampling(role))
 
+    def _steered_step(self, role: str, temperature: float) -> Step:
+        """Return one pass of sampling with a critic: two trunks, each with a cache of its own."""
+        head, rule, steering = self.output_head(role), self.logit_rule(role), self.steering[role]
+        model = self.language_model(role)
+        critics: WeakKeyDictionary[Cache, Cache] = WeakKeyDictionary()
+
+        def step(
+            inputs: Tensor, mask: Masks, positions: Tensor, cache: Cache | None
+        ) -> tuple[Tensor, None]:
+            passed = {"input_ids": inputs, "attention_mask": mask, "position_ids": positions}
+            own = None
+            if cache is not None:
+                own = critics.setdefault(cache, DynamicCache(config=model.config))
+            with self.precision():
+                hidden = self.trunk(role, 1, **passed, past_key_values=cache, use_cache=True)[:, -1]
+                logits = rule(head(hidden)).float()
+                if self.banned is not None:
+                    logits = logits + self.banned
+
+                # The critic reads the same state, which stands before the token to be drawn.
+                state = self.trunk(
+                    steering.critic, 1, **passed, past_key_values=own, use_cache=True
+                )[:, -1]
+            return self._steer(steering, logits, state, temperature), None
+
+        prepared = Actors.sampling  # what holds one adapter ready would not see the other
+        return Step(step, model, self.in_fp32, lambda: prepared(self, role), static=False)
+
+    def _steer(
+        self, steering: Steering, logits: Tensor, states: Tensor, temperature: float
+    ) -> Tensor:
+        """Return steered logits (..., V) from the critic's states (..., d), its adapter active."""
+        weight, _ = head_weights(self.output_head(steering.critic))
+        u = steering.heads.advantages(states, weight)
+        return steered(logits, u, steering.beta, temperature, steering.clipped)
+
+    def _steered_logprobs(
+        self, role: str, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
+    ) -> Tensor:
+        found = []
+        for part in self._parts(completion_ids):
+            logits = self.logits(role, ids[part], mask[part], completion_ids.shape[1], temperature)
+            tokens = _real(completion_ids[part], mask[part]).unsqueeze(-1)
+            logprobs = (logits / temperature).log_softmax(dim=-1)
+            found.append(logprobs.gather(-1, tokens).squeeze(-1))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def exact_kl(
+        self, role: str, ids: Tensor, mask: Tensor, completion_ids: Tensor, temperature: float
+    ) -> Tensor:
+        """Return the KL (B, C) fp32 of a role's next-token distributions from the reference's.
+
+        Summed over a completion that the role sampled, it has the mean of the log-ratio's sum, and
+        a smaller error: sampled log-ratios vary much where a role is far from the reference.
+
+        Args:
+            role: a role with logits.
+            ids, mask, completion_ids, temperature: as for policy_outputs.
+        """
+        found = []
+        for part in self._parts(completion_ids):
+            passed = (ids[part], mask[part], completion_ids.shape[1])
+            own, there = (
+                (self.logits(each, *passed, temperature).float() / temperature).log_softmax(dim=-1)
+                for each in (role, REFERENCE)
+            )
+            found.append((own.exp() * (own - there)).sum(dim=-1))
+        return torch.cat(found)
+
+    def _parts(self, completion_ids: Tensor) -> Iterator[slice]:
+        """Cut a batch (B, C) into rows whose whole logits may exist at once."""
+        vocabulary = head_weights(self.output_head(REFERENCE))[0].shape[0]
+        rows = max(1, MOST_LOGITS // (vocabulary * completion_ids.shape[1]))
+        for start in range(0, len(completion_ids), rows):
+            yield slice(start, start + rows)
+
     def sampling(self, role: str) -> AbstractContextManager[None]:
         """Return a context in which the passes of one batch of samples run faster."""
         return unpacked(self.language_model(role)) if self.unpacks else nullcontext()
 
-    def logits(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
-        """Return all logits (B, C, V) of policy or reference: for inspection, not for training."""
+    def logits(
+        self,
+        role: str,
+        ids: Tensor,
+        mask: Tensor,
+        completion_length: int,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Return all logits (B, C, V) of policy or reference: for inspection, not for training.
+
+        Those of a steered role are to be divided by this temperature.
+        """
         with self.precision():
             states = self._before(role, ids, mask, completion_length)
             logits = self.logit_rule(role)(self.output_head(role)(states))
-            return logits if self.banned is None else logits.float() + self.banned
+            logits = logits if self.banned is None else logits.float() + self.banned
+
+        steering = self.steering.get(role)
+        if steering is None:
+            return logits
+        states = self.states(steering.critic, ids, mask, completion_length)
+        return self._steer(steering, logits.float(), states, temperature)
+
+    def states(self, role: str, ids: Tensor, mask: Tensor, completion_length: int) -> Tensor:
+        """Return the states (B, C, d) that stand before each completion token; ids are (B, T)."""
+        with self.precision():
+            return self._before(role, ids, mask, completion_length)
 
     def _model_of(self, role: str) -> str:
         """Name the model that plays the role; roles of one model share a logit rule."""

@@ -50,12 +50,14 @@ class Step:
         model: the language model; its config determines what each layer keeps.
         exact: whether passes run in fp32.
         prepared: a context in which all passes of one batch are run.
+        static: whether passes over one token may be of one shape, if the model allows it.
     """
 
     run: Callable[[Tensor, Masks, Tensor, Cache | None], tuple[Tensor, Tensor | None]]
     model: PreTrainedModel
     exact: bool = True
     prepared: Callable[[], AbstractContextManager[None]] = nullcontext
+    static: bool = True
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -65,7 +67,7 @@ class Step:
     @property
     def is_static(self) -> bool:
         """Whether passes over one token can be of one shape (``static_decoding``)."""
-        return fits(self.run, self.model, lambda room: new_cache(self.config, room), self.exact)
+        return self.static and fits(self.run, self.model, lambda room: new_cache(self.config, room), self.exact)
 
 
 def new_cache(config: PreTrainedConfig, room: int) -> Cache:

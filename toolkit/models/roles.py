@@ -7,6 +7,7 @@
                 or one that follows the policy
     value       "value", or the policy's                   one fp32 output, starts at zero
     reward      "reward", frozen                           one fp32 output, then gain and bias
+    critic      "critic", of ILQL (``add_critic``)         Q and V (``q_heads``)
 
 The base is held once, in any precision. Each method first switches to its role's adapter; nothing
 is switched back, because every other method does the same.
@@ -29,7 +30,7 @@ from transformers import PreTrainedModel
 
 from toolkit.data.files import read_object, write_json
 from toolkit.errors import InputError
-from toolkit.models.actors import POLICY, REFERENCE, REWARD, VALUE, Actors
+from toolkit.models.actors import CRITIC, POLICY, REFERENCE, REWARD, VALUE, Actors, Steering
 from toolkit.models.adapters import (
     absolute_if_local,
     add_saved_adapter,
@@ -51,6 +52,7 @@ from toolkit.models.peft_wrappers import (
     switch,
     switchable,
 )
+from toolkit.models.q_heads import QHeads, QKind, kind_for
 from toolkit.models.reading import Reading
 from toolkit.models.self_checks import check_passes
 from toolkit.models.toolkit_json import read_facts, start_of, write_facts
@@ -102,6 +104,7 @@ class Roles(Actors):
             lora = lora_config(8, 16, "all-linear", "CAUSAL_LM")
         if lora is not None:
             lora = language_lora(base, lora)
+        self._lora = lora
 
         self.base_name = absolute_if_local(base.name_or_path or "")
         self.autocast_dtype = autocast_dtype
@@ -124,6 +127,8 @@ class Roles(Actors):
         self.start = start_of(None)
         self.value_head: Fp32Head | ValueHead | None = None
         self.reward_head: Fp32Head | None = None
+        self.critic: QHeads | None = None
+        self._steered: dict[str, tuple[str, str, QHeads]] = {}
 
         if policy_adapter is not None:
             self._add(policy_adapter, POLICY)
@@ -230,6 +235,9 @@ class Roles(Actors):
             named = dict(self.named_parameters())
             moved = [_of_role(name, REFERENCE) for name, _ in found if of_adapter(name, POLICY)]
             found = found + [(name, named[name]) for name in moved]
+        if self.critic is not None:
+            targets = self.critic.targets.named_parameters()
+            found = found + [(f"critic.targets.{name}", target) for name, target in targets]
         return found
 
     @property
@@ -259,6 +267,71 @@ class Roles(Actors):
         self._adapter_of[name] = name
         self._settle()
         check_passes(self, name)
+
+    def add_critic(self, kind: QKind | None = None) -> QHeads:
+        """Add a new critic, with an adapter of its own, to be trained beside the policy.
+
+        Its passes go through its own adapter, so no gradient of it reaches the policy's. That is
+        configured as the policy's new one (``lora``), without the output head.
+
+        Args:
+            kind: of the heads; by default what the vocabulary suggests (``kind_for``).
+
+        Returns:
+            its heads, which are ``self.critic``.
+        """
+        for name, _ in self._causal.named_modules():
+            if CRITIC in name.split("."):
+                raise InputError(
+                    f"{type(self._causal).__name__} is not supported: its module {name} has the "
+                    "name of a role, and peft distinguishes adapters by name"
+                )
+        assert self._lora is not None, "give Roles a configuration of LoRA"
+        self.model = put_adapter(self.model, self._without_head(self._lora), CRITIC)
+        self.base_weights.check("the critic's new adapter")
+        check_round_trip(self.model, CRITIC)
+        self._adapter_of[CRITIC] = CRITIC
+        vocabulary, size = self._head_shape()
+        self.critic = QHeads(size, vocabulary, kind or kind_for(vocabulary)).to(self.device)
+        self._settle()
+        return self.critic
+
+    def add_steered(
+        self, name: str, folder: str | Path, beta: float, clipped: bool = False
+    ) -> None:
+        """Add a frozen policy that its critic steers, as the role ``name``.
+
+        Args:
+            name: as for ``add_policy``.
+            folder: holds ``policy`` and ``critic``. One folder may be added several times.
+            beta, clipped: as for ``Steering``.
+
+        Raises:
+            InputError: an adapter or the heads do not fit the base.
+        """
+        key = _key_of(folder)
+        if key not in self._steered:
+            critic = f"{name}_critic"
+            vocabulary, size = self._head_shape()
+            heads = QHeads.load(Path(folder) / CRITIC, size, vocabulary).to(self.device)
+            self.add_policy(name, Path(folder) / POLICY)
+            self.add_policy(critic, Path(folder) / CRITIC)
+            self._steered[key] = name, critic, heads.requires_grad_(False)
+        policy, critic, heads = self._steered[key]
+        self._adapter_of[name] = policy
+        self.steering[name] = Steering(critic, heads, beta, clipped)
+
+    def steer(self, name: str, beta: float) -> None:
+        """Let the critic that is being trained steer the policy, as the role ``name``."""
+        assert self.critic is not None
+        self._adapter_of[name] = POLICY
+        self.steering[name] = Steering(CRITIC, self.critic, beta)
+
+    def _head_shape(self) -> tuple[int, int]:
+        """Return vocabulary and width of the base's output head."""
+        self.act_as(REFERENCE)
+        vocabulary, size = head_weights(self._causal.get_output_embeddings())[0].shape
+        return vocabulary, size
 
     def use_reward(self, folder: str | Path, reading: Reading | None = None) -> None:
         """Make this reward adapter the reward from now on; earlier ones stay on the base."""
@@ -294,7 +367,7 @@ class Roles(Actors):
         }
         for holder in (self.model, self.overrides):
             for name, parameter in holder.named_parameters():
-                trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE))
+                trained = any(of_adapter(name, adapter) for adapter in (POLICY, VALUE, CRITIC))
                 parameter.requires_grad_(trained and id(parameter) not in copies)
 
         # A norm has a fast pass only while it is frozen, so what is trained is settled first.
@@ -454,9 +527,9 @@ class Roles(Actors):
         return sorted(targets) if isinstance(targets, set | list) else targets
 
     def save(self, folder: str | Path, **facts: object) -> None:
-        """Write ``folder/policy`` (plain peft loads it) and, if there is one, ``folder/value``."""
+        """Write ``folder/policy`` (plain peft loads it), and ``value`` or ``critic`` if they exist."""
         folder = Path(folder)
-        names = [POLICY] + ([VALUE] if VALUE in self.adapters else [])
+        names = [POLICY, *(name for name in (VALUE, CRITIC) if name in self.adapters)]
         self._save_adapters(folder, names)
 
         if self.value_head is not None:
@@ -465,6 +538,12 @@ class Roles(Actors):
             save_file(state, folder / VALUE / "value_head.safetensors")
 
         write_facts(folder / POLICY, self.base_name, **self.start, **facts)
+
+    def save_critic(self, folder: str | Path, **facts: object) -> None:
+        """Add the critic's heads and facts to ``folder/critic``, where ``save`` put its adapter."""
+        assert self.critic is not None
+        self.critic.save(Path(folder) / CRITIC)
+        write_facts(Path(folder) / CRITIC, self.base_name, **facts)
 
     def save_policy(self, folder: str | Path) -> None:
         """Write ``folder/policy`` alone, as ``save`` does, but without the toolkit's facts."""

@@ -47,6 +47,7 @@ FACTS_HELD: dict[str, tuple[str, Callable[[object], bool]]] = {
     ),
     "chat_template_kwargs": ("an object", lambda v: v is None or isinstance(v, dict)),
     "head_seed": ("a whole number", lambda v: type(v) is int),
+    "beta": ("a finite number", _finite),
     "merged": ("an object", lambda v: isinstance(v, dict)),
 }
 

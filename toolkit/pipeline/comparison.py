@@ -163,7 +163,7 @@ def last_stages(
             picks = ["--comparisons", str(stage.made[0])]
     for stage, method in trained(stages):
         flag = "--rewards" if method.name == "reward" else "--trainings"
-        flag = "--runs" if method.resumes else flag
+        flag = "--runs" if method.recipe == "ppo" else flag
         shown[flag].append(f"{stage.name}={output_of(stage.main, stage.words)}")
 
     policies = [stage for stage, method in trained(stages) if method.name != "reward"]

@@ -32,6 +32,12 @@ SIBLINGS_SETTINGS = (
     *(*TRAINING, *ADAPTER, *SAMPLING),
 )
 
+ILQL_SETTINGS = (
+    *("rewards", "normalize_rewards", "tau", "gamma", "cql_scale", "cql_temperature", "awac_scale"),
+    *("awac_beta", "alpha", "sync_every", "q_head", "beta", "critic_learning_rate"),
+    *("max_steps", "num_train_epochs", "max_length", *TRAINING, *ADAPTER),
+)
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -64,7 +70,7 @@ class Method:
         has_reference: whether it is held to the model that it started from.
         resumes: whether --resume auto continues a killed run.
         continues: whether the same command continues a killed run.
-        adapter: the adapter that it leaves, within its output_dir.
+        adapter: the adapter that it leaves, within its output_dir; of ilql the folder of two.
     """
 
     name: str
@@ -168,6 +174,21 @@ ROWS = (
             "Machine Translation",
         ),
         words=("--method", "cpo"),
+    ),
+    Method(
+        name="ilql",
+        title="Train a critic that steers",
+        recipe="ilql",
+        learns_from="completions",
+        card="ILQL ({paper}): the policy learned completions by likelihood, offline, and a critic "
+        "of its own learned which tokens lead to high rewards, to steer it when it writes. This "
+        "adapter is the policy without the critic.",
+        paper=Paper(
+            "2206.11871", "Offline RL for Natural Language Generation with Implicit Language Q Learning"
+        ),
+        settings=ILQL_SETTINGS,
+        resumes=True,
+        adapter="adapters",
     ),
     Method(
         name="rloo",

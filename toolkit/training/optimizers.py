@@ -7,9 +7,10 @@ itself (``toolkit/maths/schedules.py``). ``optim``, ``optim_args``, ``weight_dec
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -186,3 +187,40 @@ def optimizers_of(
         optimizer = make_optimizer(args, model, rates)
 
     return optimizer, schedule or make_schedule(args, optimizer, updates)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Return a tensor for a file: on the CPU, contiguous, without a gradient."""
+    return tensor.detach().cpu().contiguous()
+
+
+def optimizer_state(optimizer: Optimizer, names: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the numbers ("name|key" -> value) and tensors of an optimizer's state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scalars: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in zip(names, parameters, strict=True):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                # Copy it, because bitsandbytes has one table for all parameters.
+                tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
+            else:
+                scalars[f"{name}|{key}"] = value
+    return scalars, tensors
+
+
+def restore_optimizer(
+    optimizer: Optimizer, names: list[str], scalars: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Give an optimizer back what ``optimizer_state`` returned; the names are in its order."""
+    places = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    by_name = dict(zip(names, places, strict=True))
+    optimizer.state.clear()
+    for key, value in (scalars | tensors).items():
+        name, _, slot = key.rpartition("|")
+        parameter, group = by_name[name]
+        # torch counts steps on the CPU, unless the kernel is fused or captured.
+        on_device = slot != "step" or group.get("fused") or group.get("capturable")
+        if isinstance(value, Tensor) and on_device:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][slot] = value

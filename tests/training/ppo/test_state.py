@@ -16,7 +16,8 @@ from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
 from toolkit.training.ppo.checkpoints import load_checkpoint
-from toolkit.training.ppo.state import TENSORS, PPOState, _optimizer_state, _restore_optimizer
+from toolkit.training.optimizers import optimizer_state, restore_optimizer
+from toolkit.training.ppo.state import TENSORS, PPOState
 
 Make = Callable[..., Any]
 
@@ -56,10 +57,10 @@ def test_an_optimizers_tensors_come_back_on_the_device_where_it_wants_them(fused
     weight = here.param_groups[0]["params"][0]
     weight.grad = torch.ones(3)
     here.step()
-    numbers, tensors = _optimizer_state(here, ["w"])
+    numbers, tensors = optimizer_state(here, ["w"])
     assert tensors["w|step"] == 1 and not numbers
 
-    _restore_optimizer(there, ["w"], numbers, tensors)
+    restore_optimizer(there, ["w"], numbers, tensors)
     (found,) = there.state.values()
     devices = {name: tensor.device.type for name, tensor in found.items()}
     expected = {"step": "meta" if fused else "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}

@@ -56,7 +56,7 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
     """Yield prompts and completions as token ids, as PPO would read and sample them.
 
     >>> next(complete(encoder, rows, stop_id=None))
-    {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1}
+    {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1, 'scores': None}
 
     Nothing is appended unless ``stop_id`` is given.
 
@@ -66,7 +66,8 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
         stop_id: token that ends completions; None for no token.
     """
     for row, _, prompt, completions in encoder.pieces(rows, stop_id):
-        yield {"prompt_ids": prompt, "completion_ids": completions, "best": row["best"]}
+        labels = {name: row.get(name) for name in ("best", "scores")}
+        yield {"prompt_ids": prompt, "completion_ids": completions, **labels}
 
 
 def sft_rows(rows: Iterable[Row]) -> Iterator[Row]:

@@ -14,9 +14,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from toolkit.data.files import atomic_directory, json_text
 from toolkit.errors import InputError
@@ -31,7 +33,25 @@ STATE = "state.json"
 FILES = (*TENSORS.values(), STATE)
 
 
-def save_checkpoint(folder: Path, state: PPOState, keep: int | None) -> Path:
+class State(Protocol):
+    """What a checkpoint holds: ``PPOState``, or that of a trainer with the same files.
+
+    Attributes:
+        update: how many updates were made.
+        weights, moments, torch_random: the tensors of the files in ``TENSORS``.
+    """
+
+    update: int
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    torch_random: dict[str, Tensor]
+
+    def to_json(self) -> Json:
+        """Return the keys of state.json."""
+        ...
+
+
+def save_checkpoint(folder: Path, state: State, keep: int | None) -> Path:
     """Write ``folder/checkpoint-<update>``; delete later ones, and all but ``keep`` up to it.
 
     Raises:
@@ -119,11 +139,21 @@ def load_checkpoint(folder: Path) -> PPOState:
     Raises:
         InputError: a file cannot be read, or was written by an incompatible version.
     """
+    state, tensors = read_checkpoint(folder)
+    return PPOState.from_json(state, folder, tensors)
+
+
+def read_checkpoint(folder: Path) -> tuple[Json, dict[str, dict[str, Tensor]]]:
+    """Read a checkpoint's files: the keys of state.json, and the tensors by field.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     try:
         tensors = {name: load_file(folder / file) for name, file in TENSORS.items()}
     except SafetensorError as error:  # the manifest should have shown this: a bug, or a race
         raise InputError(f"{folder} cannot be read: {error}") from None
-    return PPOState.from_json(_read_state(folder), folder, tensors)
+    return _read_state(folder), tensors
 
 
 def _read_state(folder: Path) -> Json:

@@ -25,6 +25,7 @@ from toolkit.random_state import (
 )
 from toolkit.scoring.guests import guests_state, set_guests_state
 from toolkit.training.distributed import Ranks
+from toolkit.training.optimizers import optimizer_state, restore_optimizer, to_host
 from toolkit.training.ppo.guards import Guards
 from toolkit.training.ppo.pretraining import PretrainingText
 from toolkit.training.ppo.reference import AtStart
@@ -114,7 +115,7 @@ class PPOState:
         }
 
         everyone = ranks.gather(mine)
-        scalars, moments = _optimizer_state(run.optimizer, _optimized(run))
+        scalars, moments = optimizer_state(run.optimizer, _optimized(run))
         return cls(
             update=update,
             episodes=episodes,
@@ -135,7 +136,7 @@ class PPOState:
             reward=run.reward_digest,
             text_rows=None if run.text is None else run.text.used,
             at_start=run.at_start.to_json(),
-            weights={name: _copied(p) for name, p in run.model.changing()},
+            weights={name: to_host(p) for name, p in run.model.changing()},
             moments=moments,
             torch_random=torch_random_state(),
         )
@@ -163,7 +164,7 @@ class PPOState:
         with torch.no_grad():
             for name, tensor in weights.items():
                 tensor.copy_(self.weights[name])
-        _restore_optimizer(run.optimizer, _optimized(run), self.optimizer, self.moments)
+        restore_optimizer(run.optimizer, _optimized(run), self.optimizer, self.moments)
 
         run.kl.load_state_dict(self.kl)
         run.guards.load_state_dict(self.guards)
@@ -237,45 +238,10 @@ TENSORS = {
 }
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
-
-
 def _optimized(run: Moving) -> list[str]:
     """List the names of the optimizer's parameters, in its order."""
     names = {id(p): name for name, p in run.model.named_parameters()}
     return [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]]
-
-
-def _optimizer_state(optimizer: Optimizer, names: list[str]) -> tuple[Json, dict[str, Tensor]]:
-    """Return the numbers ("name|key" -> value) and tensors of an optimizer's state."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    scalars: Json = {}
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in zip(names, parameters, strict=True):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                # Copy it, because bitsandbytes has one table for all parameters.
-                tensors[f"{name}|{key}"] = value.detach().cpu().clone().contiguous()
-            else:
-                scalars[f"{name}|{key}"] = value
-    return scalars, tensors
-
-
-def _restore_optimizer(
-    optimizer: Optimizer, names: list[str], scalars: Json, tensors: dict[str, Tensor]
-) -> None:
-    places = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-    by_name = dict(zip(names, places, strict=True))
-    optimizer.state.clear()
-    for key, value in (scalars | tensors).items():
-        name, _, slot = key.rpartition("|")
-        parameter, group = by_name[name]
-        # torch counts steps on the CPU, unless the kernel is fused or captured.
-        on_device = slot != "step" or group.get("fused") or group.get("capturable")
-        if isinstance(value, Tensor) and on_device:
-            value = value.to(parameter.device)
-        optimizer.state[parameter][slot] = value
 
 
 def _to_hex(state: Tensor) -> str:
