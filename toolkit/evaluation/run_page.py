@@ -100,6 +100,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             "contenders": contender_table(result),
             "worth": worth_of_length(result),
             "texts": text_table(result),
+            "summaries": any(c.copying is not None for c in result.contenders),
             "perplexity": perplexity_table(result),
             "gaps": gap_table(result) if result.gaps else None,
             "pairs": [

@@ -4,8 +4,16 @@ from collections.abc import Callable, Sequence
 
 from toolkit.data.text import apart, prompt_text
 from toolkit.evaluation.best_of_n import best_of_n_gain, best_of_n_lines
+from toolkit.evaluation.contenders import GIVEN
 from toolkit.evaluation.frontier import optimal_gain
-from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts, Perplexities
+from toolkit.evaluation.result import (
+    ContenderResult,
+    Copying,
+    Evaluation,
+    PairCounts,
+    Perplexities,
+    Rouge,
+)
 from toolkit.evaluation.samples import SampleRow
 from toolkit.terminal import Cell, print_table, say
 
@@ -83,7 +91,7 @@ def contender_table(result: Evaluation) -> Grid:
 
     rows = []
     for c in result.contenders:
-        row = [c.name, "not known" if c.kl is None else f"{c.kl:.2f} ± {c.kl_error:.2f}"]
+        row = [c.name, _kl(c)]
         if measured:
             row.append(f"{c.length:.1f}")
         for judge in judges:
@@ -102,6 +110,13 @@ def contender_table(result: Evaluation) -> Grid:
     return headers, rows
 
 
+def _kl(c: ContenderResult) -> str:
+    """A contender's KL; nothing for a text that no model wrote."""
+    if c.kl is None:
+        return "" if c.kind in GIVEN else "not known"
+    return f"{c.kl:.2f} ± {c.kl_error:.2f}"
+
+
 def worth_of_length(result: Evaluation) -> list[str]:
     """Return a sentence for each judge on what a token is worth under it."""
     return [
@@ -118,7 +133,50 @@ def text_table(result: Evaluation) -> Grid:
         [label, *(shown.format(measure(c)) for c in result.contenders)]
         for label, shown, measure in TEXT_MEASURES
     ]
+    if any(c.copying is not None for c in result.contenders):
+        rows += [[label, *(_copied(c, cell) for c in result.contenders)] for label, cell in COPIES]
+    if any(c.rouge is not None for c in result.contenders):
+        rows += [[label, *(_rouge(c, cell) for c in result.contenders)] for label, cell in ROUGES]
     return ["", *(c.name for c in result.contenders)], rows
+
+
+def _copied(c: ContenderResult, cell: Callable[[Copying], str]) -> str:
+    return "" if c.copying is None else cell(c.copying)
+
+
+def _rouge(c: ContenderResult, cell: Callable[[Rouge], str]) -> str:
+    return "" if c.rouge is None else cell(c.rouge)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _places(c: Copying) -> str:
+    return " / ".join(f"{count / c.copied:.0%}" for count in c.places) if c.copied else ""
+
+
+# Measures of summaries; ROUGE is times 100, as it is published.
+COPIES: tuple[tuple[str, Callable[[Copying], str]], ...] = (
+    ("begins like the text, texts without a preamble", lambda c: _share(c.opening_plain)),
+    ("begins like the text, texts with a preamble", lambda c: _share(c.opening_preamble)),
+    ("copied sentences", lambda c: str(c.copied)),
+    ("copied from sentence 1 / 2 / 3 / later", _places),
+    (
+        "mean place of copied sentences, 0 first and 1 last",
+        lambda c: "" if c.mean_place is None else f"{c.mean_place:.2f}",
+    ),
+)
+ROUGES: tuple[tuple[str, Callable[[Rouge], str]], ...] = (
+    ("ROUGE-1, lower case, not stemmed", lambda r: f"{100 * r.rouge_1:.2f}"),
+    ("ROUGE-2, lower case, not stemmed", lambda r: f"{100 * r.rouge_2:.2f}"),
+    ("ROUGE-L, lower case, not stemmed", lambda r: f"{100 * r.rouge_l:.2f}"),
+    ("ROUGE-Lsum, lower case, not stemmed", lambda r: f"{100 * r.rouge_lsum:.2f}"),
+    (
+        "R-AVG (the mean of ROUGE-1, -2 and -L)",
+        lambda r: f"{100 * r.average:.2f} ± {100 * r.average_error:.2f}",
+    ),
+)
 
 
 def perplexity_table(result: Evaluation) -> Grid | None:
