@@ -44,18 +44,21 @@ def main(
     from toolkit.data.plain_text import text_rows
     from toolkit.data.tokens import vocabulary_digest
     from toolkit.evaluation.contenders import (
+        GIVEN,
         Outputs,
         Sampling,
         check_contenders,
+        given_texts,
         other_settings,
         tokenizer_folder,
     )
     from toolkit.evaluation.frontier import frontiers
     from toolkit.evaluation.head_to_head import compare, contender_results, gaps, length_lines
-    from toolkit.evaluation.judges import ScoreJudge, judge_all, reranker
+    from toolkit.evaluation.judges import ScoreJudge, Scores, judge_all, reranker
     from toolkit.evaluation.perplexity import perplexities
-    from toolkit.evaluation.result import Evaluation, JudgeResult, Written
+    from toolkit.evaluation.result import ContenderResult, Evaluation, JudgeResult, Written
     from toolkit.evaluation.samples import read_samples, sample_rows, write_samples
+    from toolkit.evaluation.source_text import check_fits
     from toolkit.evaluation.tables import print_evaluation
     from toolkit.evaluation.trained_prompts import print_notes, trained_on
     from toolkit.models.from_arguments import (
@@ -82,7 +85,8 @@ def main(
         args.prompts = prompts_or_demo(model_args, args.prompts, HELD_OUT)
         contenders = args.load_contenders(name, model_args.precision)
         tokenizer = tokenizer_of(model_args, tokenizer_folder(contenders))
-        found, left_out = prompts_of(args, sampling_args, tokenizer, args.skip)
+        kept = args.kept_columns(contenders)
+        found, left_out = prompts_of(args, sampling_args, tokenizer, args.skip, kept)
         prompts = found.once()
         check_length(model_args, prompts, sampling_args.response_length)
         twice = len(found) - len(prompts)
@@ -93,6 +97,13 @@ def main(
             )
         for line in other_settings(contenders, vars(sampling_args), prompts):
             print(f"note: {line}")
+    summaries = args.summaries(contenders, prompts, tokenizer)
+    for contender in contenders if args.samples is None else []:
+        if contender.kind in GIVEN:
+            sources = [] if summaries is None else summaries.sources
+            given = given_texts(contender, prompts, sources, tokenizer)
+            check_fits(contender.name, name, model_args.model_revision, prompts, given.ids or [])
+            outputs[contender.name] = given
     for judge in judges:
         if isinstance(judge, ScoreJudge):
             judge.scorer.check(prompts, tokenizer)
@@ -118,12 +129,19 @@ def main(
         args.batch_size,
     )
     picked_by = args.reranker or args.training_reward
-    for contender in contenders if args.samples is None else []:
+    for contender in [c for c in contenders if c.name not in outputs]:
         outputs[contender.name] = sampling.write(contender, contenders, reranker(judges, picked_by))
+    outputs = {c.name: outputs[c.name] for c in contenders}
     tokens = {name: sampling.visible_tokens(written) for name, written in outputs.items()}
+
+    def results_of(scores: dict[str, Scores]) -> list[ContenderResult]:
+        return contender_results(
+            contenders, outputs, scores, sampling.texts, trained, tokens, summaries
+        )
+
     written = Written(
         prompts=len(prompts),
-        contenders=contender_results(contenders, outputs, {}, sampling.texts, trained, tokens),
+        contenders=results_of({}),
         vocabulary=vocabulary_digest(tokenizer),
         chat_template=prompts.chat.name,
         chat_template_kwargs=prompts.chat.kwargs,
@@ -141,7 +159,7 @@ def main(
     # Count with errors, and keep the results.
     names = [c.name for c in contenders]
     pairs, ratings = compare(names, scores, verdicts, args.seed)
-    results = contender_results(contenders, outputs, scores, sampling.texts, trained, tokens)
+    results = results_of(scores)
     told = args.training_reward
     evaluation = Evaluation(
         **vars(written) | {"contenders": results},
@@ -185,11 +203,13 @@ def main(
 
 def work(args: EvaluationArguments, contenders: "list[Contender]", prompts: int) -> str:
     """How much is to be done, a sentence a line."""
+    from toolkit.evaluation.contenders import GIVEN
+
     count, specs = len(contenders), args.specs()
     judges = counted(len(specs), "judge")
     lines = [f"{count} contenders on {prompts} prompts are compared by {judges}."]
     if args.samples is None:
-        drawn = sum(c.n for c in contenders) * prompts
+        drawn = sum(c.n for c in contenders if c.kind not in GIVEN) * prompts
         lines.append(f"{drawn} completions are sampled for this first.")
     if args.frontier_prompts:
         more = min(args.frontier_prompts, prompts) * args.frontier_samples

@@ -17,13 +17,14 @@ from toolkit.evaluation.contenders import (
     Contender,
     Sampling,
     check_contenders,
+    given_texts,
     other_settings,
     parse_contenders,
 )
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.models.actors import POLICY, REFERENCE
 from toolkit.models.adapters import lora_config
-from toolkit.models.loading import load_base
+from toolkit.models.loading import load_base, load_tokenizer
 from toolkit.models.roles import Roles
 from toolkit.scoring.functions import as_scorer
 
@@ -53,6 +54,40 @@ def test_specs_are_read_and_the_reference_comes_first(adapter: str, demo_model: 
     check_contenders(found, demo_model, "fp32")
 
 
+def test_leads_and_columns_are_contenders_without_a_model(demo_model: str) -> None:
+    found = parse_contenders(["lead-1", "short=lead-2", "human=column: my summary", "column:post"])
+    assert found[1:] == [
+        Contender("lead-1", "lead", "1"),
+        Contender("short", "lead", "2"),
+        Contender("human", "column", "my summary"),
+        Contender("post", "column", "post"),
+    ]
+    check_contenders(found, demo_model, "fp32")
+    assert all(c.trained == [] and c.adapter is None for c in found)
+
+
+def test_given_texts_continue_their_prompts_and_have_no_kl(demo_model: str) -> None:
+    tokenizer = load_tokenizer(demo_model)
+    given = ["We went home. It rained. TL;DR:", "It rained. We came by bus. TL;DR:"]
+    prompts = Prompts(tokenizer(given)["input_ids"], {"summary": ["It rained.", " We came. "]})
+    prompts.given = dict(enumerate(given))
+    sources = ["We went home. It rained.", "It rained. We came by bus."]
+
+    lead = given_texts(Contender("lead-1", "lead", "1"), prompts, sources, tokenizer)
+    assert lead.texts == [" We went home.", " It rained."]
+    assert lead.log_ratios is None and lead.tokens == [0, 0]
+    whole = [tokenizer(a + b)["input_ids"] for a, b in zip(given, lead.texts, strict=True)]
+    assert lead.ids is not None
+    assert [p + i for p, i in zip(prompts, lead.ids, strict=True)] == whole
+
+    human = given_texts(Contender("h", "column", "summary"), prompts, [], tokenizer)
+    assert human.texts == [" It rained.", " We came."]
+    with pytest.raises(InputError, match="no column 'title'"):
+        given_texts(Contender("h", "column", "title"), prompts, [], tokenizer)
+    with pytest.raises(InputError, match="lead-1: the text of the prompt at place 2 has no sent"):
+        given_texts(Contender("lead-1", "lead", "1"), prompts, ["It rained.", " "], tokenizer)
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [(["a="], "not NAME=WHAT"), (["best_of_1"], "at least 2"), (["./nowhere"], "no such folder"),
@@ -60,7 +95,10 @@ def test_specs_are_read_and_the_reference_comes_first(adapter: str, demo_model: 
      (["a=best_of_2", "a=best_of_3"], "two are called 'a'"), (["x/checkpoint-*"], "no such check"),
      (["a=best_of_4", "b=best_of_2:a"], "best-of-n of best-of-n"),
      (["a=mean(b,reference)", "b=a*2"], "a is made of itself"), (["a=nowhere*2"], "'nowhere' is"),
-     (["a=best_of_4", "b=a*0.5"], "a is no adapter")],
+     (["a=best_of_4", "b=a*0.5"], "a is no adapter"), (["lead-0"], "must be at least 1"),
+     (["lead-2", "b=best_of_4:lead-2"], "one text for each prompt"),
+     (["lead-2", "b=lead-2*0.5"], "lead-2 is no adapter"), (["column:"], "no such folder"),
+     (["lead-2", "lead-2=column:summary"], "two are called 'lead-2'")],
 )  # fmt: skip
 def test_a_mistake_in_a_spec_is_one_line(
     specs: list[str], message: str, root: Path, monkeypatch: pytest.MonkeyPatch

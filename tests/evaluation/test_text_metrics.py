@@ -5,8 +5,10 @@ import pytest
 from toolkit.evaluation.text_metrics import (
     copied_share,
     copies_opening,
+    copying,
     describe,
     distinct,
+    has_preamble,
     new_sentences,
     repetition,
 )
@@ -48,3 +50,40 @@ def test_a_policy_that_copies_and_one_that_repeats_itself_are_found_out() -> Non
     stuck = describe(prompts, ["so so so so so so", "good good good good"])
     assert stuck.repetition > 0.6 and stuck.distinct_1 == pytest.approx(2 / 10)
     assert stuck.words == 5.0 and stuck.new_sentences == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hi all", "hello, I", "HEY.", "ok so", "Okay", "So I did", "Quick question: I", "a b c: d"],
+)
+def test_a_preamble_is_a_greeting_or_a_colon_within_three_words(text: str) -> None:
+    assert has_preamble(text)
+
+
+@pytest.mark.parametrize("text", ["", "I said hi", "Some", "Hire me", "a b c d: e", "\u2026"])
+def test_other_openings_are_no_preamble(text: str) -> None:
+    assert not has_preamble(text)
+
+
+def test_copies_are_counted_where_they_stand_in_the_text() -> None:
+    plain = "We all went home at six. It rained. He left. It rained. She slept."
+    hello = "Hello my dear old friends. It rained."
+    found = copying(
+        [plain, plain, hello, hello],
+        [
+            " We all went home at six! she SLEPT",  # the first and the last of five
+            "It rained. Nobody knows.",  # the second: the first of two places
+            "Hello my dear old friends.",
+            "",
+        ],
+    )
+    assert found.with_preamble == 2
+    assert (found.opening_plain, found.opening_preamble) == (0.5, 0.5)
+    assert found.copied == 4 and found.places == [2, 1, 0, 1]
+    assert found.mean_place == pytest.approx((0 + 1 + 1 / 4 + 0) / 4)
+
+
+def test_without_copies_or_preambles_their_shares_are_not_known() -> None:
+    found = copying(["It rained."], ["It did not."])
+    assert found.opening_preamble is None and found.mean_place is None
+    assert found.opening_plain == 0.0 and found.places == [0, 0, 0, 0]

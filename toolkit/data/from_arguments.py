@@ -1,5 +1,6 @@
 """Reading and checking the comparisons and prompts that a recipe's flags name."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -150,8 +151,12 @@ def prompts_of(
     lengths: PromptLengthArguments,
     tokenizer: "PreTrainedTokenizerBase",
     skip: int = 0,
+    keep: Collection[str] = (),
 ) -> tuple[Prompts, int]:
-    """Read the prompts from row ``skip`` on; also return how many were left out by length."""
+    """Read the prompts from row ``skip`` on; also return how many were left out by length.
+
+    ``keep`` is as for ``read_prompts``.
+    """
     return read_prompts(
         args.prompts or DEMO_PROMPTS,
         tokenizer,
@@ -162,6 +167,7 @@ def prompts_of(
         chat=chat_from(args),
         skip_invalid=args.skip_invalid,
         columns=args,
+        keep=keep,
     )
 
 

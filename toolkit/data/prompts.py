@@ -1,6 +1,6 @@
 """Prompts for PPO and sampling: token ids, and the other columns of their rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ NOT_HANDED_ON = (
 )
 DIALOGUES = ("messages", "conversations")  # of which the prompt was made
 TAKEN = ("prompt", "prompts", "completion", "completions")  # names that reward functions have
+
+
+def kept_as(name: str) -> str:
+    """Return the name of a field's column, if reward functions have one of the field's name."""
+    return f"given_{name}" if name in TAKEN else name
 
 
 class Prompts(list[list[int]]):
@@ -131,6 +136,7 @@ def read_prompts(
     chat: Chat | None = None,
     skip_invalid: bool = False,
     columns: ColumnArguments | None = None,
+    keep: Collection[str] = (),
 ) -> tuple[Prompts, int]:
     """Read prompts with their rows' other columns; also return how many were left out.
 
@@ -150,6 +156,8 @@ def read_prompts(
         chat: for prompts of messages, as for ``Encoder``.
         skip_invalid: skip broken rows and print their number, instead of raising.
         columns: which column is the prompt, and whether its text is a user's message.
+        keep: fields to keep though reward functions have other things of their names, such as
+            ``completion``; their columns are called ``kept_as``.
 
     Raises:
         InputError: a row is broken (file:line), or no prompt is left.
@@ -198,7 +206,13 @@ def read_prompts(
             if given is not None:
                 kept.given[len(kept)] = given
             kept.append(ids)
-            rows.append({name: value for name, value in row.items() if name not in TAKEN})
+            rows.append(
+                {
+                    kept_as(name): value
+                    for name, value in row.items()
+                    if name not in TAKEN or name in keep
+                }
+            )
         else:
             left_out += 1
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.arguments.judges import JudgeRequestArguments
+from toolkit.arguments.prompt_form import PromptFormArguments
 from toolkit.arguments.prompts import (
     HELD_OUT,
     LaterPromptArguments,
@@ -15,13 +16,21 @@ from toolkit.flags import Count, CountOrZero, flag, other_default
 from toolkit.scoring.arguments import CombiningArguments, Spec, parse_specs, short_forms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from toolkit.data.prompts import Prompts
     from toolkit.evaluation.contenders import Contender
     from toolkit.evaluation.judges import Judge
+    from toolkit.evaluation.summaries import Summaries
     from toolkit.scoring.http_judge import HTTPJudge
 
 
 @dataclass
-class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, CombiningArguments):
+class EvaluationArguments(
+    LaterPromptArguments, JudgeRequestArguments, CombiningArguments, PromptFormArguments
+):
     """The contenders, the prompts and the judges."""
 
     adapter: str | None = flag(
@@ -32,7 +41,8 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
         "Models to compare, as NAME=WHAT. WHAT is the folder of an adapter or a checkpoint "
         "(checkpoint-* takes all), a model, best_of_N, or best_of_N:NAME. FOLDER*0.5 is half of an "
         "adapter's change, FOLDER*0.25,0.5,1 are three such, and mean(A,B) and slerp(A,B) are "
-        "merged adapters. The untuned model is always included.",
+        "merged adapters. lead-2 is the first two sentences of the text to sum up, and "
+        "column:COLUMN what people wrote. The untuned model is always included.",
     )
     judges: list[str] = flag(
         [],
@@ -64,6 +74,19 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
         None, "The samples.jsonl of an earlier evaluation, to judge again instead of sampling."
     )
     output_dir: str = flag("outputs/evaluation", "Folder for the results.")
+    reference_column: str | None = flag(
+        None, "Column with a person's completion of each prompt, against which to measure ROUGE."
+    )
+    source_column: str | None = flag(
+        None,
+        "Column with the text that each prompt asks to sum up. By default it is the prompt, "
+        "without what --prompt_form puts around it.",
+    )
+    prompt_form: str | None = flag(
+        None,
+        "What stands around the text in each prompt, with {prompt} in its place, as for split. "
+        "Backslash n stands for a new line.",
+    )
     frontier_prompts: CountOrZero = flag(
         0, "Number of prompts from which to estimate the KL-optimal curve; 0 leaves it out."
     )
@@ -87,6 +110,35 @@ class EvaluationArguments(LaterPromptArguments, JudgeRequestArguments, Combining
         super().__post_init__()
         if self.frontier_prompts:
             check_range("frontier_samples", self.frontier_samples, low=16)
+
+    def summaries(
+        self,
+        contenders: "Sequence[Contender]",
+        prompts: "Prompts",
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> "Summaries | None":
+        """Return what the prompts ask to sum up, if a flag or a contender says that they do.
+
+        Raises:
+            InputError: a row lacks a column, or a prompt is not in the form.
+        """
+        from toolkit.evaluation.source_text import column_texts, sources_of
+        from toolkit.evaluation.summaries import Summaries
+
+        told = self.reference_column or self.source_column or self.prompt_form
+        if not told and not any(c.kind == "lead" for c in contenders):
+            return None
+        sources = sources_of(prompts, tokenizer, self.source_column, self.prompt_form)
+        if self.reference_column is None:
+            return Summaries(sources)
+        texts = column_texts(prompts, self.reference_column, "reference_column")
+        return Summaries(sources, self.reference_column, texts)
+
+    def kept_columns(self, contenders: "Sequence[Contender]") -> list[str]:
+        """Return the columns of the prompts' rows that are needed."""
+        named = [self.reference_column, self.source_column]
+        named += [c.source for c in contenders if c.kind == "column"]
+        return [name for name in named if name is not None]
 
     def load_contenders(self, base: str, precision: str) -> "list[Contender]":
         """Return the contenders, the reference first, after checking their files."""

@@ -1,4 +1,4 @@
-"""The contenders: the reference, adapters, checkpoints, whole models, and best-of-n of these.
+"""The contenders: the reference, adapters, checkpoints, whole models, best-of-n, and given texts.
 
     reference                     the base with adapters off
     ppo=outputs/ppo/adapters/policy
@@ -8,8 +8,11 @@
     best4=best_of_4:ppo           the highest reward among 4 completions of the contender ppo
     half=outputs/ppo/adapters/policy*0.5, soup=mean(A,B), s=slerp(A,B)    (``merged``)
     ilql=outputs/ilql/adapters:beta=4                                     (``steered``)
+    lead-2                        the first two sentences of the text to sum up (``source_text``)
+    human=column:summary          the texts in a column of the prompts' rows
 
-All except whole models are adapters on one base in memory.
+All except whole models are adapters on one base in memory. The last two need no model, and have no
+KL.
 """
 
 import math
@@ -40,6 +43,7 @@ from toolkit.evaluation.merged import (
     split_factors,
     written,
 )
+from toolkit.evaluation.source_text import column_texts, continues, lead
 from toolkit.evaluation.steered import Steered, check_steered, is_steered, parse_steered
 from toolkit.maths.frontier import best_of_n_kl
 from toolkit.maths.sequences import pad, real_tokens
@@ -55,6 +59,9 @@ from toolkit.scoring.scorer import Scorer, TokenCompletions
 from toolkit.training.ppo.checkpoints import NAME, export_policy
 
 BEST_OF = re.compile(r"best_of_(\d+)(?::(.+))?")
+LEAD = re.compile(r"lead-(\d+)")
+COLUMN = re.compile(r"column:(.+)")
+GIVEN = ("lead", "column")  # kinds whose texts no model writes
 RuleOf = Callable[[PreTrainedTokenizerBase], SamplingRule]
 
 
@@ -64,9 +71,11 @@ class Contender:
 
     Attributes:
         name: name in tables.
-        kind: "reference", "adapter", "checkpoint", "merged", "ilql", "model" or "best_of_n".
+        kind: "reference", "adapter", "checkpoint", "merged", "ilql", "model", "best_of_n", "lead"
+            or "column".
         source: folder or Hub id; for best-of-n, the name of the contender that it picks from; for
-            a merged or a steered one, its expression, in which only folders are named.
+            a merged or a steered one, its expression, in which only folders are named; for "lead",
+            the number of sentences; for "column", its name.
         n: number of completions for best-of-n.
         made: for "merged", what it is made of; its source is the same as text.
     """
@@ -169,6 +178,11 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
             raise InputError(
                 f"contenders: {c.name}: best-of-n of best-of-n is not possible (use a greater n)"
             )
+        if c.kind == "best_of_n" and _by_name(found, c.source).kind in GIVEN:
+            raise InputError(
+                f"contenders: {c.name}: best-of-n of {c.source} is not possible, since it has one "
+                "text for each prompt"
+            )
 
     return sorted(found, key=lambda c: c.kind != "reference")
 
@@ -234,6 +248,13 @@ def _parse(name: str, what: str) -> list[Contender]:
         if int(match[1]) < 2:
             raise InputError(f"contenders: {what}: n must be at least 2")
         return [Contender(name or what, "best_of_n", match[2] or "", int(match[1]))]
+    if match := LEAD.fullmatch(what):
+        if int(match[1]) < 1:
+            raise InputError(f"contenders: {what}: the number of sentences must be at least 1")
+        return [Contender(name or what, "lead", match[1])]
+    if match := COLUMN.fullmatch(what):
+        column = match[1].strip()
+        return [Contender(name or column, "column", column)]
 
     path = Path(what)
     if path.name.startswith("checkpoint-"):
@@ -343,6 +364,39 @@ def _tokenizer_of(trained: Path) -> str | None:
         named = [settings.get("tokenizer_name_or_path"), settings.get("policy_adapter")]
         places = [str(run / "adapters" / "policy"), *filter(None, named)]
     return next((p for p in places if (Path(p) / "tokenizer_config.json").is_file()), None)
+
+
+def given_texts(
+    contender: Contender,
+    prompts: Prompts,
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Outputs:
+    """Return the texts of a contender that no model writes, as completions of the prompts.
+
+    Args:
+        contender: of a kind in ``GIVEN``.
+        prompts: the prompts with their columns.
+        sources: the text that each prompt asks to sum up.
+        tokenizer: of the prompts' ids.
+
+    Raises:
+        InputError: a row has no text in the column.
+    """
+    if contender.kind == "lead":
+        found = [lead(text, int(contender.source)) for text in sources]
+        for i, text in enumerate(found):
+            if not text:
+                raise InputError(
+                    f"contenders: {contender.name}: the text of the prompt at place {i + 1} has no "
+                    "sentence (leave out that row)"
+                )
+    else:
+        found = column_texts(prompts, contender.source, "contenders")
+    shown = [prompts.shown(i, tokenizer) for i in range(len(prompts))]
+    texts = [continues(prompt, text) for prompt, text in zip(shown, found, strict=True)]
+    ids = TokenCompletions(prompts, tokenizer, texts=texts).ids
+    return Outputs(texts, ids, None, [0] * len(texts))
 
 
 class Sampling:

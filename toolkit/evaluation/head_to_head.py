@@ -22,7 +22,8 @@ from toolkit.evaluation.result import (
     ScoreSummary,
     SeenPrompts,
 )
-from toolkit.evaluation.text_metrics import describe
+from toolkit.evaluation.summaries import Summaries
+from toolkit.evaluation.text_metrics import copying, describe
 from toolkit.maths.lengths import LengthLine, length_line
 from toolkit.maths.statistics import holm, mean_and_error, wilson_interval
 
@@ -141,6 +142,7 @@ def contender_results(
     prompts: Sequence[str],
     trained: dict[str, SeenPrompts],
     tokens: dict[str, list[int]] | None = None,
+    summaries: Summaries | None = None,
 ) -> list[ContenderResult]:
     """Summarize each contender: KL with its error, scores under each judge, text measures.
 
@@ -154,8 +156,10 @@ def contender_results(
         trained: the result of ``trained_prompts.trained_on``.
         tokens: contender -> the tokens of each completion that a scorer sees; None if they were
             not counted.
+        summaries: what the prompts ask to sum up, and people's texts; None for other tasks.
     """
     first = contenders[0].name
+    texts = prompts if summaries is None else summaries.sources
     lines = {} if tokens is None else length_lines(first, scores, tokens)
     results = []
     for c in contenders:
@@ -183,8 +187,10 @@ def contender_results(
                     for judge, of in scores.items()
                 },
                 length=length,
+                rouge=None if summaries is None else summaries.rouge_of(c, written.texts),
+                copying=None if summaries is None else copying(texts, written.texts),
                 **to_row(trained[c.name]),
-                **to_row(describe(prompts, written.texts)),
+                **to_row(describe(texts, written.texts)),
             )
         )
     return results

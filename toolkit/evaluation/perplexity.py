@@ -14,14 +14,15 @@ from tqdm.auto import tqdm
 
 from toolkit.data.plain_text import TextRows
 from toolkit.errors import InputError
-from toolkit.evaluation.contenders import Contender, Sampling
+from toolkit.evaluation.contenders import GIVEN, Contender, Sampling
 from toolkit.evaluation.result import Perplexities, TextPerplexity
 from toolkit.maths.sequences import length_sorted_batches, pad
 from toolkit.maths.statistics import ratio_and_error
 from toolkit.models.roles import Roles
 
 TOKENS_IN_A_PASS = 1 << 14
-OTHER_BASE = ("model", "best_of_n")  # kinds of contenders without weights of their own on the base
+# Kinds of contenders without weights of their own on the base.
+OTHER_BASE = ("model", "best_of_n", *GIVEN)
 
 
 def perplexities(

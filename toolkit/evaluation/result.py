@@ -24,6 +24,50 @@ class TextMeasures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rouge:
+    """ROUGE of a contender's texts against a person's: means over prompts of F, from 0 to 1.
+
+    Words are lower case, alphanumeric and not stemmed (``evaluation.rouge``).
+
+    Attributes:
+        rouge_1, rouge_2: of words and of pairs of words.
+        rouge_l: of the longest common subsequence.
+        rouge_lsum: of the same, sentence by sentence.
+        average: R-AVG, the mean of ROUGE-1, -2 and -L.
+        average_error: the standard error of ``average``.
+    """
+
+    rouge_1: float
+    rouge_2: float
+    rouge_l: float
+    rouge_lsum: float
+    average: float
+    average_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying:
+    """Where a contender's texts copy the texts that they sum up.
+
+    Attributes:
+        with_preamble: number of source texts that begin with a preamble (``hello``, ``ok``, ...).
+        opening_plain, opening_preamble: share of completions that begin as their text does, of the
+            texts without and with a preamble; None without such texts.
+        copied: number of copied sentences.
+        places: how many of these are the text's first, second and third sentence, and later ones.
+        mean_place: their mean place in the text, from 0 (its first sentence) to 1 (its last); None
+            without any.
+    """
+
+    with_preamble: int
+    opening_plain: float | None
+    opening_preamble: float | None
+    copied: int
+    places: list[int]
+    mean_place: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeenPrompts:
     """The number of prompts that a contender was trained on.
 
@@ -82,6 +126,8 @@ class ContenderResult(SeenPrompts, TextMeasures):
         scores: scores by judge; empty until somebody has judged.
         length: mean tokens per completion that a scorer sees, counted in the base's tokens; None in
             old files.
+        rouge: against a person's texts; None without any, and for these texts themselves.
+        copying: where it copies; None unless it is known what text a prompt asks to sum up.
     """
 
     name: str
@@ -94,6 +140,8 @@ class ContenderResult(SeenPrompts, TextMeasures):
     kl_error: float | None
     scores: dict[str, ScoreSummary]
     length: float | None = None
+    rouge: Rouge | None = None
+    copying: Copying | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from toolkit.evaluation.tables import (
     perplexity_table,
     perplexity_title,
     place_table,
+    summary_notes,
     text_table,
     worth_of_length,
 )
@@ -100,6 +101,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             "contenders": contender_table(result),
             "worth": worth_of_length(result),
             "texts": text_table(result),
+            "summaries": summary_notes(result),
             "perplexity": perplexity_table(result),
             "gaps": gap_table(result) if result.gaps else None,
             "pairs": [

@@ -4,8 +4,16 @@ from collections.abc import Callable, Sequence
 
 from toolkit.data.text import apart, prompt_text
 from toolkit.evaluation.best_of_n import best_of_n_gain, best_of_n_lines
+from toolkit.evaluation.contenders import GIVEN
 from toolkit.evaluation.frontier import optimal_gain
-from toolkit.evaluation.result import ContenderResult, Evaluation, PairCounts, Perplexities
+from toolkit.evaluation.result import (
+    ContenderResult,
+    Copying,
+    Evaluation,
+    PairCounts,
+    Perplexities,
+    Rouge,
+)
 from toolkit.evaluation.samples import SampleRow
 from toolkit.terminal import Cell, print_table, say
 
@@ -21,6 +29,21 @@ TEXT_MEASURES: tuple[tuple[str, str, Callable[[ContenderResult], float]], ...] =
     ("copied from the prompt", "{:.1%}", lambda c: c.copied_3grams),
     ("new sentences", "{:.1%}", lambda c: c.new_sentences),
     ("begins like the prompt", "{:.1%}", lambda c: c.copies_opening),
+)
+# Measures of summaries; ROUGE is times 100, as it is published.
+COPIES: tuple[tuple[str, Callable[[Copying], str]], ...] = (
+    ("copied opening, no preamble", lambda c: _share(c.opening_plain)),
+    ("copied opening, preamble", lambda c: _share(c.opening_preamble)),
+    ("copied sentences", lambda c: str(c.copied)),
+    ("first / second / third / later", lambda c: _places(c)),
+    ("mean place of these, 0 to 1", lambda c: _decimal(c.mean_place)),
+)
+ROUGES: tuple[tuple[str, Callable[[Rouge], str]], ...] = (
+    ("ROUGE-1, not stemmed", lambda r: f"{100 * r.rouge_1:.2f}"),
+    ("ROUGE-2, not stemmed", lambda r: f"{100 * r.rouge_2:.2f}"),
+    ("ROUGE-L, not stemmed", lambda r: f"{100 * r.rouge_l:.2f}"),
+    ("ROUGE-Lsum, not stemmed", lambda r: f"{100 * r.rouge_lsum:.2f}"),
+    ("R-AVG, not stemmed", lambda r: f"{100 * r.average:.2f} ± {100 * r.average_error:.2f}"),
 )
 
 
@@ -39,6 +62,8 @@ def print_evaluation(result: Evaluation, samples: Sequence[SampleRow]) -> None:
     for line in worth_of_length(result):
         say(line)
     print_table("Texts", *text_table(result))
+    for line in summary_notes(result):
+        say(line)
     if result.perplexity is not None and (found := perplexity_table(result)):
         print_table(perplexity_title(result.perplexity), *found)
 
@@ -83,7 +108,7 @@ def contender_table(result: Evaluation) -> Grid:
 
     rows = []
     for c in result.contenders:
-        row = [c.name, "not known" if c.kl is None else f"{c.kl:.2f} ± {c.kl_error:.2f}"]
+        row = [c.name, _kl(c)]
         if measured:
             row.append(f"{c.length:.1f}")
         for judge in judges:
@@ -102,6 +127,13 @@ def contender_table(result: Evaluation) -> Grid:
     return headers, rows
 
 
+def _kl(c: ContenderResult) -> str:
+    """A contender's KL; nothing for a text that no model wrote."""
+    if c.kl is None:
+        return "" if c.kind in GIVEN else "not known"
+    return f"{c.kl:.2f} ± {c.kl_error:.2f}"
+
+
 def worth_of_length(result: Evaluation) -> list[str]:
     """Return a sentence for each judge on what a token is worth under it."""
     return [
@@ -118,7 +150,52 @@ def text_table(result: Evaluation) -> Grid:
         [label, *(shown.format(measure(c)) for c in result.contenders)]
         for label, shown, measure in TEXT_MEASURES
     ]
+    if any(c.copying is not None for c in result.contenders):
+        rows += [[label, *(_copied(c, cell) for c in result.contenders)] for label, cell in COPIES]
+    if any(c.rouge is not None for c in result.contenders):
+        rows += [[label, *(_rouge(c, cell) for c in result.contenders)] for label, cell in ROUGES]
     return ["", *(c.name for c in result.contenders)], rows
+
+
+def summary_notes(result: Evaluation) -> list[str]:
+    """Return what the measures of summaries in ``text_table`` mean, a sentence each."""
+    lines = []
+    if any(c.copying is not None for c in result.contenders):
+        lines += [
+            "Copying is measured on the text that a prompt asks to sum up. A copied opening is its "
+            "first five words.",
+            "A preamble is hi, hello, hey, ok, okay or so as a text's first word, or a colon among "
+            "its first three words.",
+            "A copied sentence is counted at its first place in the text, and the mean place goes "
+            "from 0 (the text's first sentence) to 1 (its last).",
+        ]
+    if any(c.rouge is not None for c in result.contenders):
+        lines.append(
+            "ROUGE is the F of lower-case words (letters and digits) that are not stemmed, times "
+            "100, as a mean over prompts. R-AVG is the mean of ROUGE-1, -2 and -L, with its "
+            "standard error."
+        )
+    return lines
+
+
+def _copied(c: ContenderResult, cell: Callable[[Copying], str]) -> str:
+    return "" if c.copying is None else cell(c.copying)
+
+
+def _rouge(c: ContenderResult, cell: Callable[[Rouge], str]) -> str:
+    return "" if c.rouge is None else cell(c.rouge)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _places(c: Copying) -> str:
+    return " / ".join(f"{count / c.copied:.0%}" for count in c.places) if c.copied else ""
 
 
 def perplexity_table(result: Evaluation) -> Grid | None:

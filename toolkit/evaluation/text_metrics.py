@@ -4,11 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from toolkit.evaluation.result import TextMeasures
+from toolkit.evaluation.result import Copying, TextMeasures
 
 WORD = re.compile(r"\w+(?:'\w+)?")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 OPENING = 5  # number of words in a copied opening
+PREAMBLE = ("hi", "hello", "hey", "ok", "okay", "so")  # first words that say nothing yet
+PLACES = 3  # sentences of a text whose copies are counted one by one
 
 
 def words(text: str) -> list[str]:
@@ -57,6 +59,47 @@ def copies_opening(prompt: str, completion: str) -> bool:
     """Whether the first ``OPENING`` words of the completion and of the prompt are the same."""
     ours, theirs = words(completion)[:OPENING], words(prompt)[:OPENING]
     return len(ours) == OPENING and ours == theirs
+
+
+def has_preamble(text: str) -> bool:
+    """Whether a text begins with hi, hello, hey, ok, okay or so, or has a colon in three words.
+
+    Source: openai.com/index/fine-tuning-gpt-2, on arXiv 1909.08593: a policy that copies the start
+    of a text should not do so here. Every colon counts, that of "At 3:30 we" too.
+    """
+    first = words(text)[:1]
+    begun = " ".join(text.split()[:3])
+    return ":" in begun or (bool(first) and first[0] in PREAMBLE)
+
+
+def copying(sources: Sequence[str], completions: Sequence[str]) -> Copying:
+    """Find out where completions copy the texts that they sum up.
+
+    A sentence is copied if it has the words of one of the text, whatever their case and the marks
+    between them; it is taken to be the first such sentence of the text.
+    """
+    openings: dict[bool, list[bool]] = {True: [], False: []}
+    places = [0] * (PLACES + 1)
+    depths: list[float] = []
+
+    for source, completion in zip(sources, completions, strict=True):
+        openings[has_preamble(source)].append(copies_opening(source, completion))
+        known = sentences(source)
+        for sentence in sentences(completion):
+            if sentence in known:
+                place = known.index(sentence)
+                places[min(place, PLACES)] += 1
+                depths.append(place / max(1, len(known) - 1))
+
+    shares = {begun: sum(row) / len(row) if row else None for begun, row in openings.items()}
+    return Copying(
+        with_preamble=len(openings[True]),
+        opening_plain=shares[False],
+        opening_preamble=shares[True],
+        copied=len(depths),
+        places=places,
+        mean_place=sum(depths) / len(depths) if depths else None,
+    )
 
 
 def copied_share(prompt: str, completion: str, n: int = 3) -> float:

@@ -13,7 +13,7 @@ from toolkit.data.from_arguments import split_comparisons, split_demonstrations
 from toolkit.data.prompts import Prompts, read_prompts
 from toolkit.data.records import Row
 from toolkit.errors import InputError
-from toolkit.evaluation.contenders import Contender
+from toolkit.evaluation.contenders import GIVEN, Contender
 from toolkit.evaluation.result import ContenderResult, SeenPrompts
 from toolkit.record import RunRecord, record_beside
 from toolkit.training.reward.losses import LOSSES
@@ -42,7 +42,7 @@ def trained_on(
         count: int | None = 0
         note: str | None = None
         try:
-            if writer.kind not in ("reference", "best_of_n"):
+            if writer.kind not in ("reference", "best_of_n", *GIVEN):
                 sources = writer.trained or [writer.source]
                 seen = set().union(*(_of_adapter(Path(s), tokenizer, known) for s in sources))
                 count = sum(key in seen for key in asked)
