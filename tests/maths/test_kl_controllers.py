@@ -199,9 +199,13 @@ def test_an_estimate_from_the_policys_own_samples_is_taken_as_it_is() -> None:
     for _ in range(5):
         controller.update(10.0, 1)
     controller.start_at(0.2, anew=True)
-    assert controller.value == 0.2
+    for kl in (3.0, 3.5, 4.0, 4.5):  # it waits again while the policy learns the other reward
+        controller.update(kl, 1)
+        assert controller.value == 0.2
     controller.update(5.0, 1)
     assert controller.value == pytest.approx(0.2)  # at the target the base is the value
+    controller.update(6.0, 1)
+    assert controller.value > 0.21
 
 
 def test_an_estimate_stays_between_floor_and_ceiling() -> None:

@@ -117,7 +117,8 @@ class ProportionalIntegralKLController(AdaptiveKLController):
     where gain is episodes / horizon, or K. The square root is the answer that brings a policy with
     normally distributed scores back to its target at once, since its KL goes with the coefficient's
     -2nd power; it is kept within 1/2 and 2. Until the KL first reaches its target, or (smoothed)
-    has not risen for a whole horizon, the coefficient does not change.
+    has not risen for a whole horizon, the coefficient does not change; and so again after an
+    estimate from the policy's samples.
 
     Args: as for ``AdaptiveKLController``.
     """
@@ -167,6 +168,8 @@ class ProportionalIntegralKLController(AdaptiveKLController):
         # The base moves in the same proportion; before the first estimate there is none.
         first = anew or math.isnan(before)
         self.base = self.value if first else self.base * self.value / before
+        if anew:  # the policy is on its way to another optimum, so wait for it as at the start
+            self.highest, self.waited, self.begun = 0.0, 0.0, False
 
     def state_dict(self) -> dict[str, float]:
         return super().state_dict() | {
