@@ -4,10 +4,10 @@
 
 This recipe runs the configs of a folder in this order: sample*.yaml, label*.yaml, reward*.yaml,
 sft*.yaml, dpo*.yaml, kto*.yaml, orpo*.yaml, cpo*.yaml (these four by preftune preference),
-ilql*.yaml, rloo*.yaml, grpo*.yaml (both by TRL), ppo*.yaml, warp*.yaml. A config that names another's adapter
-(policy_adapter, start_adapter) runs after it. Then it runs evaluate.yaml on all trained policies
-and on the contenders named there, such as best-of-n, and writes a report. With --config or
---configs and a project file, its sections are the stages. After a kill, the same
+ilql*.yaml, rloo*.yaml, grpo*.yaml (both by TRL), ppo*.yaml, warp*.yaml. A config that names
+another's adapter (policy_adapter, start_adapter) runs after it. Then it runs evaluate.yaml on all
+trained policies and on the contenders named there, such as best-of-n, and writes a report. With
+--config or --configs and a project file, its sections are the stages. After a kill, the same
 command continues and skips finished stages. You should see a line and a progress bar for each
 stage, then tables, and OUTPUT_DIR/report/report.html with the frontier of score against KL.
 """

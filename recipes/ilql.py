@@ -86,15 +86,13 @@ def main(
     share = trainer.targets_share()
     if share < 0.5:
         say(
-            f"note: the target heads come only {share:.0%} of their way in this run, and it is they "
-            "that steer (raise --alpha or --max_steps)"
+            f"note: the target heads come only {share:.0%} of their way in this run, and it is "
+            "they that steer (raise --alpha or --max_steps)"
         )
 
     # Train, save, and load again.
     def record(**more: object) -> None:
-        write_run(
-            out, "ilql", model_args, lora, data_args, args, config, data=facts, **more
-        )
+        write_run(out, "ilql", model_args, lora, data_args, args, config, data=facts, **more)
 
     rows = trainer.train(record)
     if config.stop_at_update is not None and config.stop_at_update < trainer.updates:

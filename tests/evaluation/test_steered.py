@@ -167,15 +167,15 @@ def test_the_kl_is_exact_at_each_token_and_agrees_with_sampled_ratios(
         for each in (role, REFERENCE)
     )
     torch.testing.assert_close(found, (own * (own / there).log()).sum(-1).float())
-    monkeypatch.setattr("toolkit.models.actors.MOST_LOGITS", 1)
     twice = [torch.cat([t, t]) for t in (ids, mask, ids[:, -length:])]
-    torch.testing.assert_close(
-        roles.exact_kl(role, *twice, temperature), torch.cat([found, found])
-    )
+    with monkeypatch.context() as patched:
+        patched.setattr("toolkit.models.actors.MOST_LOGITS", 1)  # a row at a time
+        in_parts = roles.exact_kl(role, *twice, temperature)
+    torch.testing.assert_close(in_parts, torch.cat([found, found]))
 
     # Over many samples both have the same mean; the exact one varies less.
     generator = torch.Generator().manual_seed(0)
-    drawn = sampling.sample(role, [i % 3 for i in range(384)], generator, "q")
+    drawn = sampling.sample(role, [i % 3 for i in range(192)], generator, "q")
     assert drawn.kls is not None and drawn.log_ratios is not None
     difference = np.array(drawn.kls) - np.array(drawn.log_ratios)
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(difference))

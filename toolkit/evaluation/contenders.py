@@ -143,8 +143,8 @@ def parse_contenders(specs: Sequence[str]) -> list[Contender]:
     merged: list[tuple[str, str]] = []
     for spec in specs:
         name, equals, what = (part.strip() for part in spec.partition("="))
-        if not equals:
-            name, what = "", name
+        if not equals or name.endswith(":beta"):  # FOLDER:beta=4, without a name
+            name, equals, what = "", "", spec.strip()
         if not what or (equals and not name):
             raise InputError(
                 f"contenders: {spec!r} is not NAME=WHAT (such as ppo=outputs/ppo/adapters/policy)"
@@ -272,9 +272,7 @@ def _parse(name: str, what: str) -> list[Contender]:
         found = parse_steered(what)
         name = name or _name_of(found[0].policy)
         names = [f"{name}:beta={digits_of(one.beta)}" for one in found] if found[1:] else [name]
-        return [
-            Contender(each, "ilql", str(one)) for each, one in zip(names, found, strict=True)
-        ]
+        return [Contender(each, "ilql", str(one)) for each, one in zip(names, found, strict=True)]
 
     name = name or _name_of(what)
     if (path / "adapter_config.json").is_file():

@@ -67,7 +67,9 @@ class Step:
     @property
     def is_static(self) -> bool:
         """Whether passes over one token can be of one shape (``static_decoding``)."""
-        return self.static and fits(self.run, self.model, lambda room: new_cache(self.config, room), self.exact)
+        return self.static and fits(
+            self.run, self.model, lambda room: new_cache(self.config, room), self.exact
+        )
 
 
 def new_cache(config: PreTrainedConfig, room: int) -> Cache:

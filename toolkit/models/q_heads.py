@@ -118,9 +118,7 @@ class QHeads(nn.Module):
         self.value = _mlp(size, 1)
         self.targets = copy.deepcopy(self.online).requires_grad_(False)
 
-    def taken(
-        self, states: Tensor, ids: Tensor, weight: Tensor, temperature: float = 1.0
-    ) -> Taken:
+    def taken(self, states: Tensor, ids: Tensor, weight: Tensor, temperature: float = 1.0) -> Taken:
         """Read the states before these tokens.
 
         Args:

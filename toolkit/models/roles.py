@@ -527,7 +527,7 @@ class Roles(Actors):
         return sorted(targets) if isinstance(targets, set | list) else targets
 
     def save(self, folder: str | Path, **facts: object) -> None:
-        """Write ``folder/policy`` (plain peft loads it), and ``value`` or ``critic`` if they exist."""
+        """Write ``folder/policy``, which plain peft loads, and ``value`` or ``critic`` if any."""
         folder = Path(folder)
         names = [POLICY, *(name for name in (VALUE, CRITIC) if name in self.adapters)]
         self._save_adapters(folder, names)

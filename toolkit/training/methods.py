@@ -184,7 +184,8 @@ ROWS = (
         "of its own learned which tokens lead to high rewards, to steer it when it writes. This "
         "adapter is the policy without the critic.",
         paper=Paper(
-            "2206.11871", "Offline RL for Natural Language Generation with Implicit Language Q Learning"
+            "2206.11871",
+            "Offline RL for Natural Language Generation with Implicit Language Q Learning",
         ),
         settings=ILQL_SETTINGS,
         resumes=True,

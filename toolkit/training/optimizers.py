@@ -194,7 +194,9 @@ def to_host(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def optimizer_state(optimizer: Optimizer, names: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def optimizer_state(
+    optimizer: Optimizer, names: list[str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the numbers ("name|key" -> value) and tensors of an optimizer's state."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scalars: dict[str, Any] = {}

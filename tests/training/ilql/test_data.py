@@ -52,7 +52,9 @@ def test_rewards_are_standardized_by_the_training_rows(tmp_path: Path, demo_mode
     assert len(train) == 6 and len(held_out) == 2
     assert facts["reward_mean"] == 2.0 and facts["reward_std"] == pytest.approx((6 / 5) ** 0.5)
     for rows in (train, held_out):
-        assert [row["reward"] for row in rows[:2]] == pytest.approx([(5 / 6) ** 0.5, -((5 / 6) ** 0.5)])
+        assert [row["reward"] for row in rows[:2]] == pytest.approx(
+            [(5 / 6) ** 0.5, -((5 / 6) ** 0.5)]
+        )
 
     raw = ILQLConfig(rewards="scores", normalize_rewards=False)
     train, _, facts = prepared(tmp_path, demo_model, raw, [3.0, 1.0])  # type: ignore[misc]
@@ -81,7 +83,10 @@ def test_a_batch_pads_prompts_on_the_left_and_completions_on_the_right() -> None
     ]
     batch = collate(rows, 0, torch.device("cpu"))
     assert batch.ids.tolist() == [[0, 1, 5, 6, 7], [1, 2, 8, 0, 0]]
-    assert batch.mask.tolist() == [[False, True, True, True, True], [True, True, True, False, False]]
+    assert batch.mask.tolist() == [
+        [False, True, True, True, True],
+        [True, True, True, False, False],
+    ]
     assert batch.completion_ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch.completion_mask.tolist() == [[True] * 3, [True, False, False]]
     assert batch.rewards.tolist() == [0.5, -2.0]

@@ -49,7 +49,9 @@ def roles_on(tiny: Path, kind: QKind = "own", rank: int = 64) -> Roles:
     return roles
 
 
-def trainer_of(tiny: Path, walks: Walks, out: Path, kind: QKind = "own", **told: Any) -> ILQLTrainer:
+def trainer_of(
+    tiny: Path, walks: Walks, out: Path, kind: QKind = "own", **told: Any
+) -> ILQLTrainer:
     settings: dict[str, Any] = {
         "output_dir": str(out), "max_steps": 4, "per_device_train_batch_size": 20,
         "save_steps": 2, "logging_steps": 1, "eval_steps": 2, "alpha": 0.1, "awac_beta": 0.5,

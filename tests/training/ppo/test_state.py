@@ -15,8 +15,8 @@ from toolkit.errors import InputError
 from toolkit.models.adapters import lora_config
 from toolkit.models.loading import load_base
 from toolkit.models.roles import Roles
-from toolkit.training.ppo.checkpoints import load_checkpoint
 from toolkit.training.optimizers import optimizer_state, restore_optimizer
+from toolkit.training.ppo.checkpoints import load_checkpoint
 from toolkit.training.ppo.state import TENSORS, PPOState
 
 Make = Callable[..., Any]

@@ -56,7 +56,7 @@ def complete(encoder: Encoder, rows: Iterable[Placed], stop_id: int | None) -> I
     """Yield prompts and completions as token ids, as PPO would read and sample them.
 
     >>> next(complete(encoder, rows, stop_id=None))
-    {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889, 13], [727]], 'best': 1, 'scores': None}
+    {'prompt_ids': [1, 306, 5446], 'completion_ids': [[29889], [727]], 'best': 1, 'scores': None}
 
     Nothing is appended unless ``stop_id`` is given.
 

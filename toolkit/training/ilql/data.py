@@ -15,9 +15,7 @@ from toolkit.maths.sequences import pad
 from toolkit.training.baselines.data import IDS, BaselineData, Shape
 from toolkit.training.ilql.config import ILQLConfig
 
-SCHEMA = pyarrow.schema(
-    {"prompt_ids": IDS, "completion_ids": IDS, "reward": pyarrow.float64()}
-)
+SCHEMA = pyarrow.schema({"prompt_ids": IDS, "completion_ids": IDS, "reward": pyarrow.float64()})
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def rewarded(config: ILQLConfig) -> Shape:
     return shape
 
 
-def with_learned_rewards(
-    data: BaselineData, normalize: bool
-) -> tuple[list[Row], list[Row], Row]:
+def with_learned_rewards(data: BaselineData, normalize: bool) -> tuple[list[Row], list[Row], Row]:
     """Read both sides into memory, with the rewards that are learned, and add to the facts.
 
     Args:

@@ -300,7 +300,8 @@ class ILQLTrainer:
         path, _ = newest_good(self.config.folder)
         where = f"the last good checkpoint is {path}" if path else "there is no checkpoint"
         raise RunStopped(
-            f"{odd} is not finite at update {update} (lower --learning_rate or --awac_beta); {where}"
+            f"{odd} is not finite at update {update} (lower --learning_rate or --awac_beta); "
+            f"{where}"
         )
 
     def _resume(self) -> int:
