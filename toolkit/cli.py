@@ -318,6 +318,8 @@ def parse(
         _check_config(config_path, values, lines, parser, dataclass_types, renamed)
         parser.set_defaults_with_config(**values)
 
+    args = _with_lists_joined(args, parser)
+
     # A word that nobody knows is the mistake to name, before the fields look at their values.
     _, unknown = parser.parse_known_args(args)
     if unknown:
@@ -521,6 +523,38 @@ def first_flags(dataclass_types: tuple[type, ...]) -> list[str]:
     """The flag whose value may be a command line's first word; empty if there is none."""
     found = [cls.FIRST_WORD for cls in dataclass_types if issubclass(cls, Flags)]
     return [flag for flag in found if flag is not None]
+
+
+def _with_lists_joined(args: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the words in which a flag that takes several values stands once, with all of them.
+
+    argparse would keep the last ``--contenders`` alone, and drop those before it in silence.
+    """
+    lists = {
+        option: action.dest
+        for action in parser._actions
+        if action.nargs == "+"
+        for option in action.option_strings
+    }
+    places: dict[str, list[str]] = {}  # by flag: the part of the words in which its values stand
+    parts: list[list[str]] = [[]]
+    for arg in args:
+        name, given, value = arg.partition("=")
+        if not arg.startswith("--"):
+            parts[-1].append(arg)
+            continue
+        dest = lists.get(name)
+        values = [value] if given else []
+        if dest is None:
+            parts.append([arg])
+        elif dest in places and len(places[dest]) > 1:  # one without a value is argparse's to name
+            parts.append(places[dest])
+            places[dest] += values
+        else:
+            places[dest] = [name, *values]
+            parts.append(places[dest])
+    once: dict[int, list[str]] = {id(part): part for part in parts}
+    return [word for part in once.values() for word in part]
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
