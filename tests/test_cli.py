@@ -357,5 +357,8 @@ def test_both_spellings_of_such_a_flag_are_one_flag(tmp_path: Path) -> None:
     words = [f"--config={path}", "--many_numbers", "1", "-2", "--many-numbers", "3"]
     (found,) = parse(Several, argv=words)
     assert found.many_numbers == [1, -2, 3] and found.names == ["default"]
+    path.write_text("names: alone\n")
+    with pytest.raises(InputError, match=r"type list \(write names: \[alone\]\)"):
+        parse(Several, argv=words)
     with pytest.raises(InputError, match="--names: expected at least one argument"):
         parse(Several, argv=["--names", "--names", "a"])

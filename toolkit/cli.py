@@ -620,6 +620,8 @@ def _check_config(
             if isinstance(value, bool) and "str" in wanted:
                 word = "yes" if value else "no"
                 cure = f" (YAML reads the word {word} as {value}: write '{word}' with its quotes)"
+            elif wanted == "list" and isinstance(value, str | int | float):
+                cure = f" (write {key}: [{value}])"
             raise InputError(
                 f"{where}: {key} is {value!r}, but must be of type {wanted}{cure}"
             ) from None

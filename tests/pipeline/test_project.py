@@ -83,6 +83,9 @@ def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path
     told = waiting(found, enough=False)
     assert told is not None and "0 of 3 items have an answer, and 0 a pick" in told
     assert f"label --config {found.path}" in told and f"run {found.path}" in told
+    assert "for people elsewhere add --https --public_host NAME" in told
+    served = project(tmp_path, PEOPLE.replace("label:", "label:\n  public_host: [a.example.org]"))
+    assert "elsewhere" not in str(waiting(served, enough=False))
     assert waiting(found, enough=True) is not None  # no pick at all is not enough
 
     with Store(found.store, Settings()) as store:

@@ -209,10 +209,12 @@ def waiting(project: Project, enough: bool) -> str | None:
         return None
 
     page = Step("label", {"config": str(project.path)})
+    elsewhere = "public_host" not in project.sections["label"]
+    where = " (for people elsewhere add --https --public_host NAME, as docs/labeling.md says)"
     lines = [
         ("There is no pick yet, so --enough changes nothing. " if enough else "")
         + f"People label now: {answered} of {len(items)} items have an answer, and {picks} a pick. "
-        "This command opens the page for them, until Ctrl-C:",
+        f"This command opens the page for them, until Ctrl-C{where if elsewhere else ''}:",
         f"next: {command(page)}",
         f"then: {command(project_step(project.path))}",
     ]
