@@ -112,7 +112,7 @@ def write_reward_report(folder: Path, report: RewardReport) -> None:
         "histogram": picture(
             lambda f: _draw_histogram(f, analysis.histogram),
             "Histogram of scores",
-            (9, 3),
+            (9, 3.2),
             narrow=True,
         ),
     }
@@ -209,7 +209,7 @@ def _draw_accuracy(figure: Figure, a: Analysis) -> None:
     axis.set_xlim(0, 1)
     axis.set_xlabel("accuracy")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper right", fontsize=8)  # within the axes it would hide a bar
 
 
 def _draw_curve(
@@ -280,5 +280,5 @@ def _draw_histogram(figure: Figure, histograms: Histograms) -> None:
         edges = [h.low + i * h.width for i in range(len(h.counts))]
         axis.bar(edges, h.counts, width=h.width, align="edge")
         axis.axvline(h.mean, linestyle="--", color="C3")
-        axis.set_title(f"{name} (mean {h.mean:.2f}, std {h.std:.2f})", fontsize=9)
+        axis.set_title(f"{name}\nmean {h.mean:.2f}, std {h.std:.2f}", fontsize=9)
         axis.grid(alpha=0.3)
