@@ -85,7 +85,9 @@ class LabelArguments(ColumnArguments, SeedArguments, OverwriteArguments):
         "reason `refused` in the store).",
     )
     limit: Count | None = flag(
-        None, "Stop after this many comparisons. By default there is no limit."
+        None,
+        "Stop after this many comparisons of the script. With a store that is so many in each "
+        "call: the same command then labels as many more. By default there is no limit.",
     )
 
 

@@ -177,8 +177,6 @@ def main(
             f"PPO makes {counted(trainer.num_updates, 'update')} of {trainer.batch_size} episodes "
             "each. The first of them show how long the rest will take."
         )
-        if args.live:
-            trainer.run_log.say(open_beside(config.folder))
 
     # Train and save.
     trainer = PPOTrainer(
@@ -195,6 +193,8 @@ def main(
     if args.overwrite and config.resume is None and ranks.is_main:
         clear_run(config.folder)
     ranks.wait()
+    if args.live and ranks.is_main:  # at once: measuring the reference may take minutes
+        trainer.run_log.say(open_beside(config.folder))
     rows = trainer.train()
     saved = trainer.save_model(precision=model_args.precision)
     wrote(saved, "policy adapter")

@@ -42,7 +42,9 @@ class SampleArguments(SampledPromptArguments):
     tries: Count = flag(8, "Rounds of sampling completions that do not end.")
 
 
-def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments) -> None:
+def main(
+    model_args: ModelArguments, sampling: SamplingArguments, args: SampleArguments
+) -> dict[str, int]:
     import torch
     from tqdm.auto import tqdm
 
@@ -130,9 +132,11 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
         f"{len(rows)} rows of {args.completions} completions; left out: {left_out} prompts by "
         f"length, {lacking}",
     )
-    if rule.truncate_id is None and rule.stop_ids and ended < drawn:
+    may_end = rule.truncate_id is None and bool(rule.stop_ids)
+    if may_end and ended < drawn:
+        kind = "note" if ended else "warning"
         print(
-            f"note: {ended} of {drawn} completions end by themselves. The others break off after "
+            f"{kind}: {ended} of {drawn} completions end by themselves. The others break off after "
             f"{rule.response_length} tokens. With a longer --response_length more of them end; "
             "with --truncate_token . each ends behind a full stop. Pass the same to all commands."
         )
@@ -149,6 +153,7 @@ def main(model_args: ModelArguments, sampling: SamplingArguments, args: SampleAr
     )
     script = step("label", samples=args.output, lexicon=DEMO_LEXICON, output=picks)
     say_next(people, script if is_demo(model_args) else None)
+    return {"drawn": drawn if may_end else 0, "ended": ended}
 
 
 if __name__ == "__main__":

@@ -328,3 +328,37 @@ def test_a_gpu_s_allocator_is_set_unless_the_user_has_set_it(
     assert os.environ[name or "PYTORCH_ALLOC_CONF"] == expected
     assert len([known for known in cli.ALLOCATOR if known in os.environ]) == 1
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
+@dataclass
+class Several:
+    names: list[str] = field(default_factory=lambda: ["default"])
+    many_numbers: list[int] = field(default_factory=list)
+    one: int = 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--names", "a", "b", "--one", "1"],
+        ["--names", "a", "--names", "b", "--one", "1"],
+        ["--names=a", "--one", "1", "--names", "b"],
+        ["--one=1", "--names", "a", "--names=b"],
+    ],
+)
+def test_a_flag_of_several_values_that_stands_twice_has_all_of_them(words: list[str]) -> None:
+    (found,) = parse(Several, argv=words)
+    assert found == Several(["a", "b"], [], 1)
+
+
+def test_both_spellings_of_such_a_flag_are_one_flag(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("many_numbers: [7]\n")  # which the command line overrules
+    words = [f"--config={path}", "--many_numbers", "1", "-2", "--many-numbers", "3"]
+    (found,) = parse(Several, argv=words)
+    assert found.many_numbers == [1, -2, 3] and found.names == ["default"]
+    path.write_text("names: alone\n")
+    with pytest.raises(InputError, match=r"type list \(write names: \[alone\]\)"):
+        parse(Several, argv=words)
+    with pytest.raises(InputError, match="--names: expected at least one argument"):
+        parse(Several, argv=["--names", "--names", "a"])

@@ -318,6 +318,8 @@ def parse(
         _check_config(config_path, values, lines, parser, dataclass_types, renamed)
         parser.set_defaults_with_config(**values)
 
+    args = _with_lists_joined(args, parser)
+
     # A word that nobody knows is the mistake to name, before the fields look at their values.
     _, unknown = parser.parse_known_args(args)
     if unknown:
@@ -523,6 +525,38 @@ def first_flags(dataclass_types: tuple[type, ...]) -> list[str]:
     return [flag for flag in found if flag is not None]
 
 
+def _with_lists_joined(args: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the words in which a flag that takes several values stands once, with all of them.
+
+    argparse would keep the last ``--contenders`` alone, and drop those before it in silence.
+    """
+    lists = {
+        option: action.dest
+        for action in parser._actions
+        if action.nargs == "+"
+        for option in action.option_strings
+    }
+    places: dict[str, list[str]] = {}  # by flag: the part of the words in which its values stand
+    parts: list[list[str]] = [[]]
+    for arg in args:
+        name, given, value = arg.partition("=")
+        if not arg.startswith("--"):
+            parts[-1].append(arg)
+            continue
+        dest = lists.get(name)
+        values = [value] if given else []
+        if dest is None:
+            parts.append([arg])
+        elif dest in places and len(places[dest]) > 1:  # one without a value is argparse's to name
+            parts.append(places[dest])
+            places[dest] += values
+        else:
+            places[dest] = [name, *values]
+            parts.append(places[dest])
+    once: dict[int, list[str]] = {id(part): part for part in parts}
+    return [word for part in once.values() for word in part]
+
+
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
     rest: list[str] = []
     paths: list[str] = []
@@ -586,6 +620,8 @@ def _check_config(
             if isinstance(value, bool) and "str" in wanted:
                 word = "yes" if value else "no"
                 cure = f" (YAML reads the word {word} as {value}: write '{word}' with its quotes)"
+            elif wanted == "list" and isinstance(value, str | int | float):
+                cure = f" (write {key}: [{value}])"
             raise InputError(
                 f"{where}: {key} is {value!r}, but must be of type {wanted}{cure}"
             ) from None

@@ -193,3 +193,29 @@ def test_a_template_that_fails_in_any_way_is_named(
     encoder = Encoder(tokenizer, 64, chat=read_chat(str(tmp_path / "t.jinja")))
     with pytest.raises(InputError, match="chat_template (refuses|returns no text)"):
         encode(encoder, GOOD | {"prompt": CHAT})
+
+
+def notes_of(length: int, rule: str, *completions: str) -> list[str]:
+    """The notes on rows with the prompt "abcdef" and so long a completion each."""
+    encoder = Encoder(Letters(), length, rule)
+    rows = [{"prompt": "abcdef", "completions": ["X", text], "best": 0} for text in completions]
+    encode(encoder, *rows)
+    return [line for line in encoder.notes() if line.startswith("warning")]
+
+
+def test_rows_that_are_left_out_are_told_with_what_helps() -> None:
+    """With its BOS a prompt has 7 tokens, of which a cut must leave the BOS and one more."""
+    assert notes_of(10, "drop", "YYY", "Y") == []  # all fit
+
+    (line,) = notes_of(10, "drop", "YYYY", "Y")
+    assert "1 of 2 rows are left out, because they are longer than 10 tokens" in line
+    assert "the longest has 11" in line and "keep them with --long_rows truncate_prompt" in line
+    assert notes_of(10, "truncate_prompt", "YYYY", "Y") == []
+
+    # A completion that leaves no room for a prompt is not helped by cutting the prompt.
+    for rule in ("drop", "truncate_prompt"):
+        (line,) = notes_of(10, rule, "Y" * 9, "Y")
+        assert "raise --max_length" in line and "completions alone are too long" in line
+        assert "--long_rows" not in line
+    (line,) = notes_of(10, "drop", "Y" * 9, "YYYY")
+    assert "2 of 2 rows" in line and "keep 1 of them with --long_rows truncate_prompt" in line

@@ -61,3 +61,23 @@ def test_points_of_different_comparisons_are_not_one_curve() -> None:
     with pytest.raises(ValueError, match="different comparisons"):
         curve = [judged(0.5, 10), judged(0.6, 20, rows=398)]
         outlook([curve_point(1.0, rows) for rows in curve], curve, None)
+
+
+def test_the_estimate_is_checked_by_what_all_labels_gave() -> None:
+    """52 and 57 % after 100 and 200 labels foretell 62 % after 400."""
+
+    def checked(*shares: float) -> str:
+        curve = [judged(share, n - 1) for share, n in zip(shares, (100, 200, 400), strict=True)]
+        points = [curve_point(n, rows) for n, rows in zip((0.25, 0.5, 1.0), curve, strict=True)]
+        return outlook(points, curve, None).backtest
+
+    said = checked(0.52, 0.57, 0.62)
+    assert "from 25%, 50% of the labels alone, all 400 should have given 62.0% [" in said
+    assert "They gave 62.0%, +0.0 points from the estimate [" in said
+    assert "They gave 59.0%, -3.0 points from the estimate [" in checked(0.52, 0.57, 0.59)
+
+
+def test_two_points_foretell_nothing_that_could_be_checked() -> None:
+    curve = [judged(0.52, 99), judged(0.57, 199)]
+    points = [curve_point(n, rows) for n, rows in zip((0.5, 1.0), curve, strict=True)]
+    assert outlook(points, curve, None).backtest == ""

@@ -687,3 +687,13 @@ def test_items_of_megabytes_are_shown_whole(tmp_path: Path) -> None:
     assert page.count("\u00a0\u4f60") == 100_000 and page.count("\\u202e") == 9_000
     assert post(site.ann, "/label", site.form(site.ann)).status_code == 303
     site.store.close()
+
+
+def test_an_invite_page_says_what_its_link_opens_and_waits_for_enter(site: Site) -> None:
+    said = {
+        kind: site.client().get(f"/invite/{site.store.invite(f'new {kind}', kind)}").text
+        for kind in ("person", "admin")
+    }
+    assert all('<button class="large" autofocus>Begin</button>' in page for page in said.values())
+    assert "You will see a text or a conversation" in said["person"]
+    assert "opens the admin pages" in said["admin"] and "You will see" not in said["admin"]

@@ -80,3 +80,14 @@ def test_rows_of_one_prompt_and_models_that_differ_widen_the_interval() -> None:
     assert width(lucky, list(range(rows)), folds) > 1.5 * width(
         lucky, list(range(rows)), [1] * rows
     )
+
+
+def test_the_difference_of_two_lines_is_paired_draw_by_draw() -> None:
+    """A line minus itself is 0 in each draw, and minus itself 5 points lower is 5 points."""
+    rows = 200
+    labels, made = [100, 200, 400], credits_of([0.4, 0.5, 0.6], rows)
+    curve = learning_curve(labels, made, range(rows), [1] * rows)
+    assert curve.minus(curve, 300) == (0.0, 0.0, 0.0)
+    lower = [[value - 0.05 for value in point] for point in made]
+    other = learning_curve(labels, lower, range(rows), [1] * rows)
+    assert curve.minus(other, 800) == pytest.approx((0.05, 0.05, 0.05))

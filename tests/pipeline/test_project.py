@@ -83,6 +83,9 @@ def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path
     told = waiting(found, enough=False)
     assert told is not None and "0 of 3 items have an answer, and 0 a pick" in told
     assert f"label --config {found.path}" in told and f"run {found.path}" in told
+    assert "for people elsewhere add --https --public_host NAME" in told
+    served = project(tmp_path, PEOPLE.replace("label:", "label:\n  public_host: [a.example.org]"))
+    assert "elsewhere" not in str(waiting(served, enough=False))
     assert waiting(found, enough=True) is not None  # no pick at all is not enough
 
     with Store(found.store, Settings()) as store:
@@ -188,3 +191,41 @@ def test_columns_are_those_of_the_prompts_if_there_are_no_comparisons(tmp_path: 
     picks = project(tmp_path, f"{PICKS}columns: {{prompt: Question}}\n")
     made = {stage.name: stage.settings() for stage in stages_of_project(picks)}
     assert "columns" in made["convert"] and "columns" not in made["split"]
+
+
+CHAT = "response_length: 32\nstop_token: eos\n" + PEOPLE
+
+
+@pytest.mark.parametrize(
+    ("ppo", "sampled", "refused"),
+    [
+        ("  missing_eos_penalty: 1.0\n", {"drawn": 40, "ended": 0}, True),
+        ("  missing_eos_penalty: 1.0\n", {"drawn": 40, "ended": 1}, False),
+        ("  missing_eos_penalty: 1.0\n", {"drawn": 0, "ended": 0}, False),  # none has to end
+        ("", {"drawn": 40, "ended": 0}, False),  # sample itself has warned
+    ],
+)
+def test_people_are_not_asked_about_samples_that_never_end_if_an_end_is_priced(
+    tmp_path: Path, ppo: str, sampled: dict[str, int], refused: bool
+) -> None:
+    found = project(tmp_path, CHAT.replace("ppo:\n", f"ppo:\n{ppo}"))
+    sample = next(stage for stage in stages_of_project(found) if stage.name == "sample")
+    assert sample.check is not None
+    if not refused:
+        sample.check(sampled)
+        return
+    with pytest.raises(InputError, match=r"yaml:9: ppo takes 1 off .* none of 40 samples ends by"):
+        sample.check(sampled)
+
+
+def test_items_that_were_uploaded_are_refused_with_the_way_to_learn_from_them(
+    tmp_path: Path,
+) -> None:
+    found = project(tmp_path, PEOPLE)
+    row = {"prompt": "p", "completions": ["a", "b"]}
+    write_jsonl(tmp_path / "out" / "samples.jsonl", [row])
+    with Store(found.store, Settings()) as store:
+        store.add_items([row])
+        store.add_picks([{"prompt": "q", "completions": ["c", "d"], "best": 1}])
+    with pytest.raises(InputError, match="uploaded on the admin page.*`comparisons: FILE`"):
+        waiting(found, enough=True)

@@ -248,3 +248,23 @@ def test_a_changed_file_stops_no_stage_that_starts_again_anyway(tmp_path: Path) 
     with pytest.raises(InputError, match="has changed since stage b"):  # it would be half of each
         run_stages(row(True), tmp_path, False)
     assert run_stages(row(False), tmp_path, False) == {"a": None, "b": 1, "c": 1}
+
+
+def test_a_result_that_nothing_must_be_built_on_ends_the_row_and_is_made_again(
+    tmp_path: Path,
+) -> None:
+    def check(result: object) -> None:
+        if result == 1:
+            raise InputError("a: nobody should learn from this")
+
+    def row(number: int) -> list[Stage]:
+        made = stages(tmp_path, number=number)
+        made[0].check = check
+        return made
+
+    ran.clear()
+    with pytest.raises(InputError, match="nobody should learn"):
+        run_stages(row(1), tmp_path, False)
+    assert ran == ["a"]
+    assert run_stages(row(2), tmp_path, False) == {"a": 2, "b": 2, "c": 2}
+    assert ran == ["a", "a again", "b", "c"]

@@ -66,6 +66,8 @@ class Encoder:
 
     Attributes:
         rows, dropped, truncated: rows that were encoded, did not fit, or were shortened to fit.
+        hopeless, longest: those that did not fit and would not with a shorter prompt either, and
+            the tokens of the longest row that did not fit.
         joined, example: rows in which a text prompt runs into a completion without a space between
             words, and the text at the border of the first.
         ended, behind: completions with an end token, and those with text after it.
@@ -94,6 +96,7 @@ class Encoder:
         self.bad = BadRows()
 
         self.rows = self.dropped = self.truncated = self.joined = 0
+        self.hopeless = self.longest = 0
         self.ended = self.behind = self.rendered = self.spaced = 0
         self.example = ""
         self.last_ids: set[int] = set()
@@ -297,14 +300,18 @@ class Encoder:
 
     def _fit(self, prompt: list[int], completions: list[list[int]]) -> list[int] | None:
         """Cut the prompt's start so that the longest candidate fits; None if that cannot be."""
-        excess = len(prompt) + max(map(len, completions)) - (self.max_length or 1 << 60)
+        whole = len(prompt) + max(map(len, completions))
+        excess = whole - (self.max_length or 1 << 60)
         if excess <= 0:
             return prompt
         keep = int(prompt[:1] == [self.tokenizer.bos_token_id])
-        if self.long_rows == "drop" or keep + excess >= len(prompt):
-            return None
-        start = first_whole(self.tokenizer, prompt, keep + excess)
-        if start >= len(prompt):
+        start = len(prompt)
+        if keep + excess < len(prompt):
+            start = first_whole(self.tokenizer, prompt, keep + excess)
+        hopeless = start >= len(prompt)
+        if self.long_rows == "drop" or hopeless:
+            self.hopeless += hopeless
+            self.longest = max(self.longest, whole)
             return None
         self.truncated += 1
         return prompt[:keep] + prompt[start:]
@@ -340,7 +347,29 @@ class Encoder:
 
         if self.bad.count:
             lines.append(f"{self.bad.count} rows skipped; the first: {self.bad.shown[0]}")
+
+        if self.dropped:
+            lines.append(
+                f"warning: {self.dropped} of {self.rows + self.dropped} rows are left out, because "
+                f"they are longer than {self.max_length} tokens: {self.cure()}"
+            )
         return lines
+
+    def cure(self) -> str:
+        """What helps if rows did not fit, or if none is left."""
+        if not self.dropped:
+            return f"{self.bad.count} rows were skipped as invalid"
+        longer = (
+            f"the longest has {self.longest}; raise --max_length if the model's context and the "
+            "memory allow it"
+        )
+        cut = self.dropped - self.hopeless
+        if not cut:
+            return (
+                f"{longer}. A shorter prompt would not help: their completions alone are too long"
+            )
+        kept = f"{cut} of them" if self.hopeless else "them"
+        return f"{longer}, or keep {kept} with --long_rows truncate_prompt"
 
 
 def first_whole(tokenizer: "PreTrainedTokenizerBase", ids: list[int], start: int) -> int:

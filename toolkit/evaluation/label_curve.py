@@ -73,6 +73,43 @@ def outlook(
         models=len(set(folds)),
         twice=_prediction(curve, now),
         needed=needed[: reached + 1],  # of the accuracies that are too far, only the first
+        backtest=backtest(points, judged),
+    )
+
+
+def backtest(points: Sequence[CurvePoint], judged: Sequence[Sequence[HeldOut]]) -> str:
+    """Say how well the smaller shares alone foretold the accuracy that all labels then gave.
+
+    The difference is paired: each bootstrap draw takes the same folds and prompts for the line and
+    for the accuracy with all labels.
+
+    Args:
+        points: of the curve, the last with all labels.
+        judged: what each point was made from: the same comparisons in the same order.
+
+    Returns:
+        A sentence; empty with fewer than two smaller shares, or if all labels are too far from them
+        to be foretold.
+    """
+    rows, folds = _prompts(judged[0]), [each.fold for each in judged[0]]
+    labels, credits = [point.train for point in points], [credits_of(each) for each in judged]
+    smaller = len(points) - 1
+    if len({*labels[:smaller]}) < 2 or labels[-1] > FARTHEST * labels[-2]:
+        return ""
+
+    before = learning_curve(labels[:smaller], credits[:smaller], rows, folds)
+    foretold = before.at(labels[-1])
+
+    # A line through two points passes through the second, so there it is the accuracy of each draw.
+    ends = [0, len(points) - 1]
+    found = learning_curve([labels[i] for i in ends], [credits[i] for i in ends], rows, folds)
+    apart = found.minus(before, labels[-1])
+    shares = ", ".join(f"{point.fraction:.0%}" for point in points[:smaller])
+    return (
+        f"A check of such estimates: from {shares} of the labels alone, all {labels[-1]:,} should "
+        f"have given {foretold.value:.1%} [{foretold.low:.1%}, {foretold.high:.1%}]. They gave "
+        f"{found.at(labels[-1]).value:.1%}, {100 * apart.value:+.1f} points from the estimate "
+        f"[{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]."
     )
 
 

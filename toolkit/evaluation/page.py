@@ -27,29 +27,57 @@ def render(path: str | Path, template: str, title: str, **values: object) -> Non
     write_text(path, environment.get_template(template).render(title=title, **values))
 
 
+NARROW = 4.2  # inches, for a screen of up to 40 rem, on which such a figure can be read
+
+
 def picture(
-    draw: Callable[[Figure], None], alt: str, size: tuple[float, float], save: Path | None = None
+    draw: Callable[[Figure], None],
+    alt: str,
+    size: tuple[float, float],
+    save: Path | None = None,
+    narrow: bool = False,
 ) -> Markup:
     """Draw a figure of ``size`` inches as a <picture> with a light and a dark image.
 
-    If ``save`` is given, the light image is also written there as a PNG.
+    Args:
+        draw: draws it, whatever its size.
+        alt: what it shows.
+        size: width and height.
+        save: where the light image is also written, as a PNG.
+        narrow: draw it for narrow screens too, which otherwise scroll it sideways.
     """
+    dark = "(prefers-color-scheme: dark)"
     sources = []
-    for dark in (False, True):
-        with _dark() if dark else rc_context():
-            figure = Figure(figsize=size, layout="constrained")
-            draw(figure)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=110)
-        if save is not None and not dark:
-            write_bytes(save, buffer.getvalue())
-        encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-        sources.append(Markup("data:image/png;base64,{}").format(encoded))
-    bright, dim = sources
-    return Markup(
-        '<picture><source media="(prefers-color-scheme: dark)" srcset="{}">'
-        '<img alt="{}" src="{}"></picture>'
-    ).format(dim, alt, bright)
+    if narrow:
+        small = (NARROW, size[1])
+        sources.append((f"(max-width: 40rem) and {dark}", _drawn(draw, small, True)))
+        sources.append(("(max-width: 40rem)", _drawn(draw, small, False)))
+    sources.append((dark, _drawn(draw, size, True)))
+    bright = _drawn(draw, size, False)
+    if save is not None:
+        write_bytes(save, bright)
+
+    others = Markup("").join(
+        Markup('<source media="{}" srcset="{}">').format(media, _as_url(image))
+        for media, image in sources
+    )
+    return Markup('<picture{}>{}<img alt="{}" src="{}"></picture>').format(
+        Markup(' class="fits"') if narrow else "", others, alt, _as_url(bright)
+    )
+
+
+def _drawn(draw: Callable[[Figure], None], size: tuple[float, float], dark: bool) -> bytes:
+    """Draw a figure; return it as a PNG."""
+    with _dark() if dark else rc_context():
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _as_url(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def _dark() -> AbstractContextManager[None]:

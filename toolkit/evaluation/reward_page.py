@@ -85,6 +85,8 @@ def facts(report: RewardReport) -> list[Fact]:
 
     if report.outlook is not None:
         rows.append(("twice the labels", report.outlook.twice))
+        if report.outlook.backtest:
+            rows.append(("the estimate, checked", report.outlook.backtest))
         rows += [(f"labels for {n.accuracy:.0%}", n.sentence) for n in report.outlook.needed]
 
     answer, sentence = verdict(analysis, report.held_out)
@@ -99,12 +101,19 @@ def write_reward_report(folder: Path, report: RewardReport) -> None:
             lambda f: _draw_accuracy(f, analysis),
             "Accuracy of the reward model, chance and baselines",
             (9, 0.8 + 0.4 * len(_bars(analysis))),
+            narrow=True,
         ),
         "position": picture(
-            lambda f: _draw_position(f, analysis.position), "Picks by position", (9, 2.8)
+            lambda f: _draw_position(f, analysis.position),
+            "Picks by position",
+            (9, 2.8),
+            narrow=True,
         ),
         "histogram": picture(
-            lambda f: _draw_histogram(f, analysis.histogram), "Histogram of scores", (9, 3)
+            lambda f: _draw_histogram(f, analysis.histogram),
+            "Histogram of scores",
+            (9, 3.2),
+            narrow=True,
         ),
     }
     if curve:
@@ -112,11 +121,15 @@ def write_reward_report(folder: Path, report: RewardReport) -> None:
             lambda f: _draw_curve(f, curve, analysis.chance, report.outlook),
             "Accuracy against labels",
             (9, 3.4),
+            narrow=True,
         )
     measured = analysis.calibration
     if isinstance(measured, Calibration):
         pictures["calibration"] = picture(
-            lambda f: _draw_calibration(f, measured), "Calibration curve", (9, 3.6)
+            lambda f: _draw_calibration(f, measured),
+            "Calibration curve",
+            (9, 3.6),
+            narrow=True,
         )
 
     render(
@@ -196,7 +209,7 @@ def _draw_accuracy(figure: Figure, a: Analysis) -> None:
     axis.set_xlim(0, 1)
     axis.set_xlabel("accuracy")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper right", fontsize=8)  # within the axes it would hide a bar
 
 
 def _draw_curve(
@@ -267,5 +280,5 @@ def _draw_histogram(figure: Figure, histograms: Histograms) -> None:
         edges = [h.low + i * h.width for i in range(len(h.counts))]
         axis.bar(edges, h.counts, width=h.width, align="edge")
         axis.axvline(h.mean, linestyle="--", color="C3")
-        axis.set_title(f"{name} (mean {h.mean:.2f}, std {h.std:.2f})", fontsize=9)
+        axis.set_title(f"{name}\nmean {h.mean:.2f}, std {h.std:.2f}", fontsize=9)
         axis.grid(alpha=0.3)

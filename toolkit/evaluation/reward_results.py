@@ -256,6 +256,8 @@ class Outlook:
         models: number of models at each point of the curve.
         twice: a sentence on the accuracy with twice as many.
         needed: how many some accuracies take.
+        backtest: a sentence on how well the smaller shares alone foretold the accuracy with all
+            labels; empty with fewer than two of them.
     """
 
     most: int
@@ -266,6 +268,7 @@ class Outlook:
     models: int
     twice: str
     needed: list[LabelsNeeded]
+    backtest: str = ""
 
 
 @dataclass(frozen=True)

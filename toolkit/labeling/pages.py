@@ -278,7 +278,7 @@ class Pages:
         who = await run_in_threadpool(self.store.by_token, token)
         if who is None:
             raise HTTPException(404, "this invitation is unknown or was replaced by a newer one")
-        return self.page("invited.html", token=token, who=who.name)
+        return self.page("invited.html", token=token, who=who.name, kind=who.kind)
 
     async def join(self, request: Request) -> Response:
         """Exchange an invite token for a session."""

@@ -60,6 +60,16 @@ class LearningCurve(NamedTuple):
         line = self.at_most + self.doubling * math.log2(labels / self.most)
         return _estimate(line.clamp(0, 1))
 
+    def minus(self, other: "LearningCurve", labels: float) -> Estimate:
+        """Return how much higher this line is than another one, with so many labels.
+
+        Both must be of the same comparisons in the same folds, so that a draw is the same for both.
+        """
+        lines = [
+            each.at_most + each.doubling * math.log2(labels / each.most) for each in (self, other)
+        ]
+        return _estimate(lines[0] - lines[1])
+
     def labels_for(self, accuracy: float) -> Estimate:
         """Return how many labels the accuracy takes; infinite beyond ``FARTHEST`` times the most.
 

@@ -48,6 +48,12 @@ class SamplingRule:
         """The ids that end a completion."""
         return self.end_ids or self.stop_ids
 
+    @property
+    def should_end(self) -> bool:
+        """Whether completions are to end by one of ``ends``, and not behind a truncation token."""
+        priced = self.missing_eos_penalty is not None
+        return bool(self.ends) and (priced or (bool(self.stop_ids) and self.truncate_id is None))
+
     def sample(
         self, step: Step, prompts: list[list[int]], generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Sampled]:

@@ -8,7 +8,7 @@ from toolkit.errors import InputError
 from toolkit.next_step import Step, command, project_step
 from toolkit.pipeline.comparison import INSTEAD, in_order, inputs_of
 from toolkit.pipeline.stages import Stage
-from toolkit.project import METHODS, POLICIES, STAGES, Project
+from toolkit.project import METHODS, POLICIES, STAGES, TRAIN_ON_REWARD, Project
 from toolkit.training.methods import METHODS as ROWS
 
 TITLES = {
@@ -131,12 +131,41 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     stage.after = () if own and name in LEARNING else AFTER[name]
     stage.resumes = row is not None and row.resumes
 
+    if name == "sample":
+        stage.check = lambda result: _check_ends(project, result)
     if name == "label" and project.people_label:
         stage.words += ["--serve", "false", "--invite", "", "--output", str(project.comparisons)]
         stage.waits = lambda: waiting(project, enough)
     elif name == "label":
         stage.waits = lambda: _check_store(project)
     return stage
+
+
+def _check_ends(project: Project, sampled: object) -> None:
+    """Raise InputError if no sample ends by itself, although a missing end is to cost something.
+
+    Each completion would pay the same, so the policy could not learn to end, and people would pick
+    among texts that break off.
+
+    Args:
+        project: whose policy is trained next.
+        sampled: what recipes/sample.py returned: how many completions could end, and how many did.
+    """
+    assert isinstance(sampled, dict)
+    if not sampled["drawn"] or sampled["ended"]:
+        return
+    for name in TRAIN_ON_REWARD:
+        penalty = project.sections.get(name, {}).get("missing_eos_penalty")
+        if penalty is not None:
+            tokens = project.agreed("response_length")
+            raise InputError(
+                f"{project.where(name, 'missing_eos_penalty')}: {name} takes {penalty:g} off a "
+                f"completion that does not end, and none of {sampled['drawn']} samples ends by "
+                f"itself within {tokens} tokens, so all would pay it (give them more tokens by "
+                "`response_length: NUMBER`; or let them end behind a full stop by "
+                "`truncate_token: .` and `stop_token: none`, or not at all by `stop_token: none` "
+                f"alone, without the missing_eos_penalty; then preftune run {project.path})"
+            )
 
 
 def made_by(project: Project, name: str) -> list[Path]:
@@ -180,10 +209,12 @@ def waiting(project: Project, enough: bool) -> str | None:
         return None
 
     page = Step("label", {"config": str(project.path)})
+    elsewhere = "public_host" not in project.sections["label"]
+    where = " (for people elsewhere add --https --public_host NAME, as docs/labeling.md says)"
     lines = [
         ("There is no pick yet, so --enough changes nothing. " if enough else "")
         + f"People label now: {answered} of {len(items)} items have an answer, and {picks} a pick. "
-        "This command opens the page for them, until Ctrl-C:",
+        f"This command opens the page for them, until Ctrl-C{where if elsewhere else ''}:",
         f"next: {command(page)}",
         f"then: {command(project_step(project.path))}",
     ]
@@ -226,9 +257,11 @@ def items_to_label(project: Project) -> tuple[set[str], dict[str, bool]]:
         answered = sum(said[item] for item in gone)
         raise InputError(
             f"store: {store} has {len(gone)} items ({answered} with an answer) that are not in "
-            f"{told['samples']}, and their picks would be learned from (name a new file by `store: "
-            f"FILE` in the section label of {project.path}; if you want to learn from all picks of "
-            f"this store, write them to a file by `preftune label --store {store} --output FILE`, "
-            "and name that as `comparisons: FILE` in place of the section label)"
+            f"{told['samples']}: these samples were made anew, or items were uploaded on the admin "
+            f"page. Their picks would be learned from (if you do not want that, name a new file by "
+            f"`store: FILE` in the section label of {project.path}; if you do, write all picks to "
+            f"a file by `preftune label --store {store} --output FILE`, and name that as "
+            "`comparisons: FILE` in place of the section label, so that no policy learns from "
+            "those on prompts that it is compared on)"
         )
     return items, said

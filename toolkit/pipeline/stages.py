@@ -38,6 +38,8 @@ class Stage:
         waits: says what must happen before it can run (people must label, say), or None.
         given: the files and folders of the user's own that it reads, by the names of its flags. A
             change in one is told like another setting.
+        check: looks at the recipe's result, and raises InputError if nothing must be built on it.
+            The stage then counts as begun, and starts again.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Stage:
     after: tuple[str, ...] | None = None
     waits: Callable[[], str | None] | None = None
     given: dict[str, Path] = field(default_factory=dict)
+    check: Callable[[object], None] | None = None
 
     def settings(self) -> Row:
         """Return the stage's settings as JSON."""
@@ -146,6 +149,8 @@ def run_stages(
         set_seed(0)  # so that a stage does not depend on the stages before it
         with goes_on():
             results[stage.name] = call(stage.main, [*stage.words, *more])
+        if stage.check is not None:
+            stage.check(results[stage.name])
         record[stage.name]["state"] = "done"
         write_json(path, record)
         gc.collect()  # free the trainer's cycles before the next model is loaded

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 
 from toolkit.errors import RunStopped
 from toolkit.maths.kl import penalized_rewards
+from toolkit.training.distributed import Ranks
 from toolkit.training.ppo.checkpoints import checkpoints
-from toolkit.training.ppo.guards import Guards, check_signs
+from toolkit.training.ppo.guards import Guards, Watch, check_signs
 
 Make = Callable[..., Any]
 
@@ -174,3 +176,22 @@ def test_scores_that_were_all_equal_at_first_are_no_measure_of_a_collapse() -> N
     assert guards.collapsed(-0.001, 0.0) is None
     assert guards.collapsed(-0.1, 2.0) is None
     assert guards.first_std == 2.0
+
+
+def test_completions_that_never_end_are_told_once_with_the_cure() -> None:
+    """Nobody is told of it who lets completions end behind a full stop, or asked for no end."""
+    ranks = Ranks(1, 60)
+    rollout = SimpleNamespace(completion_ids=torch.tensor([[5, 6, 7], [8, 5, 5]]))
+    row = {"objective/scored": 1.0, "objective/scores_std": 1.0, "val/num_eos_tokens": 0}
+
+    def said(watch: Watch, should_end: bool, ended: int = 0) -> list[str]:
+        told = row | {"val/num_eos_tokens": ended}
+        return watch.warnings(1, told, rollout, (1,), ranks, should_end)  # type: ignore[arg-type]
+
+    assert said(Watch(in_fp32=True), should_end=False) == []
+    assert said(Watch(in_fp32=True), should_end=True, ended=1) == []
+    watch = Watch(in_fp32=True)
+    (line,) = said(watch, should_end=True)
+    assert line.startswith("warning: update 1: no completion ends by itself within 3 tokens")
+    assert "longer response_length" in line
+    assert said(watch, should_end=True) == []

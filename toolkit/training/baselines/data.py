@@ -190,8 +190,7 @@ def prepare_completions(
             if not len(sets[-1]):
                 raise InputError(
                     f"{source.source}: no {name} row fits {encoder.max_length} tokens of prompt "
-                    "and completion (raise --max_length if the model's context allows it, or pass "
-                    "--long_rows truncate_prompt)"
+                    f"and completion ({encoder.cure()})"
                 )
 
     data = BaselineData(

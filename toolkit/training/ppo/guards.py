@@ -127,9 +127,15 @@ class Watch:
         self._alarmed = False
 
     def warnings(
-        self, update: int, row: Row, rollout: Rollout, ends: tuple[int, ...], ranks: Ranks
+        self,
+        update: int,
+        row: Row,
+        rollout: Rollout,
+        ends: tuple[int, ...],
+        ranks: Ranks,
+        should_end: bool = False,
     ) -> list[str]:
-        """Return warnings, each once a run: completions are empty, or scores do not differ.
+        """Return warnings, each once a run: completions are empty or endless, scores are equal.
 
         Args:
             update: its number.
@@ -137,6 +143,7 @@ class Watch:
             rollout: this process's share of the batch.
             ends: tokens that end a completion.
             ranks: the processes.
+            should_end: whether completions are to end by one of these tokens.
         """
         lines: list[str] = []
         first = is_any(rollout.completion_ids[:, 0], ends).float()
@@ -147,11 +154,20 @@ class Watch:
                 f"warning: update {update}: {empty:.0%} of the completions are empty: the model "
                 "ends at once (do the prompts have the form that it was trained on?)"
             )
-        if row["objective/scored"] and not row["objective/scores_std"] and not self._warned:
+        said = {"empty", "equal"} & self._warned
+        if row["objective/scored"] and not row["objective/scores_std"] and not said:
             self._warned.add("equal")
             lines.append(
                 f"warning: update {update}: all scores are {row['objective/scores']:.3g}, so there "
                 "is nothing to learn from but the KL"
+            )
+        if should_end and not row["val/num_eos_tokens"] and "endless" not in self._warned:
+            self._warned.add("endless")
+            lines.append(
+                f"warning: update {update}: no completion ends by itself within "
+                f"{rollout.completion_ids.shape[1]} tokens, so all are cut off, and a "
+                "missing_eos_penalty is the same for all of them (cure: a longer response_length, "
+                "a truncate_token such as a full stop, or stop_token none)"
             )
         return lines
 

@@ -831,7 +831,9 @@ class PPOTrainer:
             self.generate_completions(sampling=True)
 
         # An update that fails these checks is not saved.
-        lines = self.watch.warnings(update, row, rollout, self.rule.ends, self.ranks)
+        lines = self.watch.warnings(
+            update, row, rollout, self.rule.ends, self.ranks, self.rule.should_end
+        )
         for line in [*lines, *self.watch.alarms(row)]:
             self.run_log.say(line)
         if self.watch.must_recompute(update, row["val/first_max_log_ratio"], rollout, self.ranks):

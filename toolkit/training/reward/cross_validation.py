@@ -35,6 +35,7 @@ from toolkit.models.adapters import lora_config_like
 from toolkit.models.from_arguments import base_of, lora_of
 from toolkit.scoring.accuracy import RewardMetrics, cross_validated
 from toolkit.scoring.reward_models import score_rows
+from toolkit.terminal import counted
 from toolkit.training.progress import ProgressInWords
 from toolkit.training.reward.config import BestOfKConfig
 from toolkit.training.reward.data import RewardData, prepare
@@ -298,9 +299,10 @@ def other_folds(
     def announce(seconds: float, in_each: int) -> None:
         each = seconds * in_each
         say(
-            f"Cross-validation: {len(left)} reward models are trained, one for each other fold, "
-            f"and then the adapter. As the first batch went, each takes about {duration(each)}, "
-            f"and all of them {duration(each * (len(left) + 1))}. (--folds 0 leaves the "
+            f"Cross-validation: {counted(len(left), 'reward model')} "
+            f"{'is' if len(left) == 1 else 'are'} trained, one for each other fold, and then the "
+            f"adapter. As the first batch went, each takes about {duration(each)}, and all of "
+            f"them {duration(each * (len(left) + 1))}. (--folds 0 leaves the "
             "cross-validation out.)"
         )
 

@@ -175,8 +175,7 @@ def _tokenize(
     if not len(train_set) or not len(eval_set):
         raise InputError(
             f"{source}: no {'held-out' if len(train_set) else 'training'} row "
-            f"fits {encoder.max_length} tokens of prompt and completion (raise --max_length if "
-            "the model's context allows it, or pass --long_rows truncate_prompt)"
+            f"fits {encoder.max_length} tokens of prompt and completion ({encoder.cure()})"
         )
     return train_set, eval_set, [row for _, row in held_out]
 
