@@ -30,19 +30,6 @@ Placed = tuple[tuple[int, ...], tuple[int, ...]]  # competitors by number, and t
 
 
 @dataclass
-class Rating:
-    """A competitor's rating with its 95 % bootstrap interval, and its contests and first places."""
-
-    name: str
-    rating: float
-    low: float
-    high: float
-    contests: int
-    wins: int
-    predicted: "Predicted | None" = None
-
-
-@dataclass
 class Predicted:
     """What a reward model's scores say of a competitor, on the same scale.
 
@@ -56,6 +43,19 @@ class Predicted:
     low: float
     high: float
     by_choices: float
+
+
+@dataclass
+class Rating:
+    """A competitor's rating with its 95 % bootstrap interval, and its contests and first places."""
+
+    name: str
+    rating: float
+    low: float
+    high: float
+    contests: int
+    wins: int
+    predicted: Predicted | None = None
 
 
 @dataclass

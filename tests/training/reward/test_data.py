@@ -10,6 +10,7 @@ import pytest
 from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.encoding import Encoder
+from toolkit.data.records import source_of
 from toolkit.data.splits import split_by_prompt
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
@@ -155,14 +156,15 @@ def test_a_digest_shows_the_template_by_which_candidates_were_encoded(
 
 
 def test_weights_have_the_mean_1_over_the_rows_that_are_trained_on(tmp_path: Path) -> None:
-    rows = [row | {"source": "harmless" if i % 4 else "helpful"} for i, row in enumerate(ROWS)]
+    # A file's lines are one source, as where a folder of files is read.
+    rows = [row | {"source": f"harmless:{i}" if i % 4 else "helpful"} for i, row in enumerate(ROWS)]
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = open_comparisons(path, "best", "--comparisons")
     train, _ = split_by_prompt(source.order, 10, seed=0)
     scaled = scaled_weights(source, train, {"helpful": 1.0, "harmless": 3.0})
     assert scaled["harmless"] == pytest.approx(3 * scaled["helpful"])
-    total = sum(scaled[row["source"]] for _, row in source.where(train))
+    total = sum(scaled[str(source_of(row))] for _, row in source.where(train))
     assert total / train.sum() == pytest.approx(1)
     assert scaled_weights(source, train, {}) == {}
 

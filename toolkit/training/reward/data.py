@@ -20,7 +20,7 @@ from toolkit.data.encoded_rows import encode_to_disk
 from toolkit.data.encoding import WEIGHT, Encoder, best_of
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.records import Placed, Row
+from toolkit.data.records import Placed, Row, source_of
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
 
@@ -185,8 +185,8 @@ def scaled_weights(
         return {}
     counts: Counter[str] = Counter()
     for place, row in comparisons.where(train):
-        source = row.get("source")
-        if not isinstance(source, str) or source not in given:
+        source = source_of(row)
+        if source is None or source not in given:
             found = "has no source" if source is None else f"source: {source!r:.60} has no weight"
             raise InputError(
                 f"{place}: {found} (with --source_weights every source needs one: add NAME=1)",
@@ -206,7 +206,7 @@ def scaled_weights(
 def _weighted(rows: Iterator[Placed], weights: Mapping[str, float]) -> Iterator[Placed]:
     """Yield rows with what their source counts."""
     for place, row in rows:
-        yield place, (row | {WEIGHT: weights[row["source"]]} if weights else row)
+        yield place, (row | {WEIGHT: weights[str(source_of(row))]} if weights else row)
 
 
 def _tokenize(
