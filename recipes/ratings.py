@@ -3,7 +3,10 @@
     preftune ratings --comparisons outputs/comparisons.jsonl
 
 Comparisons whose `models` name the writer of each completion become Plackett-Luce, Bradley-Terry or
-Elo ratings of the models, with 95 % bootstrap intervals. With --scores FILE, all labels of a prompt
+Elo ratings of the models, with 95 % bootstrap intervals. With --reward_model, what its scores
+predict stands beside each rating (174 points for a nat), over comparisons on prompts that it was
+not trained on: where it is higher, the reward model overrates what it was used to train. With
+--scores FILE, all labels of a prompt
 become a z-score for each completion, on which preftune reward can train (--loss_type
 scalar_rating). You should see a table with the best model first, or the number of prompts with
 scores.
@@ -13,15 +16,21 @@ from toolkit.cli import run
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
 from toolkit.arguments.layouts import LayoutArguments
+from toolkit.arguments.model import Precision
 from toolkit.data.outputs import claim_output
 from toolkit.data.tables import check_table_name, write_table
-from toolkit.flags import Range, flag
+from toolkit.errors import InputError
+from toolkit.flags import Count, Range, flag
 from toolkit.next_step import alike, beside, say_next, step, wrote
 from toolkit.terminal import print_table
+
+if TYPE_CHECKING:
+    from toolkit.data.records import Placed
+    from toolkit.evaluation.ratings import Rating
 
 
 @dataclass
@@ -35,11 +44,76 @@ class RatingArguments(InvalidRowsArguments, LayoutArguments, SeedArguments, Over
     resamples: Annotated[int, Range(low=20)] = flag(200, "Bootstrap samples for the intervals.")
     output: str = flag("outputs/ratings.json", "JSON file for the table.")
     scores: str | None = flag(None, "File for rows with `scores`, .jsonl or .parquet.")
+    reward_model: str | None = flag(
+        None,
+        "Folder of a reward adapter, or a classifier with one output: its scores predict each "
+        "rating.",
+    )
+    precision: Precision = flag("4bit", "How the reward model's base is held.")
+    batch_size: Count = flag(64, "Texts that the reward model scores in one pass.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scores is not None:
             check_table_name(self.scores)
+            if self.reward_model is not None:
+                raise InputError(
+                    "reward_model: has no use beside --scores, which rates completions (leave one "
+                    "of them out)",
+                    "reward_model",
+                )
+
+
+PREDICTED = ("predicted by scores", "95 %", "by its choices")
+
+
+def predictions(rating: "Rating") -> list[str]:
+    """The cells of what a reward model predicts; none without one."""
+    p = rating.predicted
+    if p is None:
+        return []
+    return [f"{p.points:.0f}", f"{p.low:.0f} to {p.high:.0f}", f"{p.by_choices:.0f}"]
+
+
+def scored_rows(
+    args: RatingArguments, rows: "list[Placed]"
+) -> "tuple[list[Placed], list[list[float]]]":
+    """Score the completions of rows on prompts that the reward model was not trained on.
+
+    Returns:
+        these rows, and their scores in nats: gain and bias are taken back.
+    """
+    from pathlib import Path
+
+    from toolkit.evaluation.trained_prompts import prompts_of_reward
+    from toolkit.scoring.reward_models import RewardModel
+    from toolkit.scoring.scorer import Completions
+
+    assert args.reward_model is not None
+    scorer = RewardModel(args.reward_model, args.precision, args.batch_size)
+    seen, unknown = prompts_of_reward(
+        Path(args.reward_model), [row for _, row in rows], scorer.tokenizer
+    )
+    if unknown is not None:
+        print(f"note: it is not known which prompts the reward model was trained on: {unknown}")
+    kept = [placed for placed, known in zip(rows, seen, strict=True) if not known]
+    if not kept:
+        raise InputError(
+            f"reward_model: {args.reward_model} was trained on the prompts of all {len(rows)} "
+            "comparisons, so its scores of them predict nothing (compare on other prompts)",
+            "reward_model",
+        )
+    if len(kept) < len(rows):
+        print(
+            f"{len(rows) - len(kept)} of {len(rows)} comparisons are left out, because the reward "
+            "model was trained on their prompts"
+        )
+
+    prompts = [row["prompt"] for _, row in kept for _ in row["completions"]]
+    texts = [text for _, row in kept for text in row["completions"]]
+    found = (scorer(Completions(prompts, texts)) - scorer.bias) / scorer.gain
+    remaining = iter(found.tolist())
+    return kept, [[next(remaining) for _ in row["completions"]] for _, row in kept]
 
 
 def say(noted: Counter[str]) -> None:
@@ -55,6 +129,7 @@ def main(args: RatingArguments) -> None:
         contests_between_models,
         rate,
         scores_from_rankings,
+        with_predictions,
     )
 
     claim_output(args.scores or args.output, args.overwrite, "output")
@@ -82,13 +157,21 @@ def main(args: RatingArguments) -> None:
         )
         return
 
-    ratings = rate(contests_between_models(source, noted), args.method, args.resamples, args.seed)
+    rows, left_out, raw = list(source), 0, None
+    if args.reward_model is not None:
+        contests_between_models(rows)  # a row without models must fail before a model is loaded
+        kept, raw = scored_rows(args, rows)
+        rows, left_out = kept, len(rows) - len(kept)
+    contests = contests_between_models(rows, noted)
+    ratings = rate(contests, args.method, args.resamples, args.seed)
+    if raw is not None:
+        ratings = with_predictions(ratings, contests, raw, args.method, args.resamples, args.seed)
     caption = "Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
     if args.method == "elo":
         caption += " Elo depends on the order of the rows."
     print_table(
-        f"{args.method} ratings from {len(source)} comparisons",
-        ["model", "rating", "95 %", "contests", "won"],
+        f"{args.method} ratings from {len(rows)} comparisons",
+        ["model", "rating", "95 %", "contests", "won", *(PREDICTED if raw is not None else ())],
         [
             [
                 r.name,
@@ -96,13 +179,14 @@ def main(args: RatingArguments) -> None:
                 f"{r.low:.0f} to {r.high:.0f}",
                 str(r.contests),
                 f"{r.wins / r.contests:.0%}",
+                *predictions(r),
             ]
             for r in ratings
         ],
         caption,
-        right=(1, 2, 3, 4),
+        right=tuple(range(1, 8)),
     )
-    Ratings(args.method, ratings).write(args.output)
+    Ratings(args.method, ratings, args.reward_model, left_out).write(args.output)
     wrote(args.output, "these ratings")
     say(noted)
     say_next(

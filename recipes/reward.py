@@ -79,7 +79,6 @@ def main(
     args: RewardModelArguments,
     config: BestOfKConfig,
 ) -> "RewardMetrics":
-    import numpy as np
     from accelerate.utils.memory import clear_device_cache
 
     from toolkit.data.from_arguments import encoder_of, split_comparisons
@@ -144,6 +143,8 @@ def main(
     folds = splits.validated
     if folds:
         data.facts["folds"] = folds
+    if data_args.half is not None:
+        data.facts["half"] = data_args.half
     say_figures("data", data.facts)
     if splits.shared:
         say(
@@ -153,7 +154,7 @@ def main(
     if not folds or data_args.train_fraction == 1:
         chances = data.chances(folds > 0)
         prompts = {repr(row["prompt"]) for row in data.rows}
-        different = len(np.unique(splits.comparisons.order)) if folds else len(prompts)
+        different = splits.prompts if folds else len(prompts)
         say(power_of(chances, different).sentence(folds))
 
     training = cross_validation.RewardTraining(

@@ -100,3 +100,71 @@ def test_a_held_out_file_of_another_kind_is_refused(tmp_path: Path) -> None:
             split(train, held_out)
     with pytest.raises(InputError, match="none is left to train on"):  # now they are the same
         split("messages", "text", as_messages=True)
+
+
+def test_halves_are_cut_by_prompt_whatever_the_seed_and_the_other_rows(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Number {i // 2}.", "completions": ["a", f"{i}"], "best": 0} for i in range(200)
+    ]
+
+    def prompts_of(half: str | None, count: int, seed: int) -> tuple[set[str], set[str], int]:
+        path = tmp_path / "c.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        args = RewardDataArguments(comparisons=str(path), half=half, folds=0)  # type: ignore[arg-type]
+        splits = split_comparisons(args, "best", seed)
+        train, held_out = splits.folds[0]
+        assert not (train & held_out).any()
+        trained, apart = (
+            {row["prompt"] for _, row in splits.comparisons.where(part)}
+            for part in (train, held_out)
+        )
+        assert splits.prompts == len(trained | apart)
+        return trained, apart, int((train | held_out).sum())
+
+    a, b = (set().union(*prompts_of(half, 200, 0)[:2]) for half in ("a", "b"))
+    assert not a & b and len(a | b) == 100 and 30 < len(a) < 70
+    for half, of in (("a", a), ("b", b)):
+        assert set().union(*prompts_of(half, 200, 7)[:2]) == of  # another seed
+        assert set().union(*prompts_of(half, 60, 0)[:2]) <= of  # fewer rows
+        trained, apart, used = prompts_of(half, 200, 0)
+        assert used == 2 * len(of) and len(apart) == -(-(used // 5) // 2)  # a fifth of the half
+        assert not trained & apart
+
+
+def test_a_half_is_cross_validated_alone_and_held_out_files_stay_whole(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Number {i}.", "completions": ["a", "b"], "best": 0} for i in range(100)]
+    for name, those in (("c", rows), ("e", rows[:10])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, those)))
+    path, other = str(tmp_path / "c.jsonl"), str(tmp_path / "e.jsonl")
+    whole = {}
+    for half in ("a", "b"):
+        args = RewardDataArguments(comparisons=path, half=half)  # type: ignore[arg-type]
+        splits = split_comparisons(args, "best", 0)
+        assert splits.validated == 5
+        held_out = sum(apart.astype(int) for _, apart in splits.folds)
+        assert set(held_out.tolist()) == {0, 1} and held_out.sum() == splits.prompts
+        whole[half] = held_out
+        named = RewardDataArguments(comparisons=path, eval_comparisons=other, half=half)  # type: ignore[arg-type]
+        beside = split_comparisons(named, "best", 0)
+        ((train, everything),) = beside.folds
+        assert everything.sum() == 10 and beside.shared + train.sum() == held_out.sum()
+    assert (whole["a"] + whole["b"] == 1).all()
+
+
+def test_an_empty_half_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"prompt": "One.", "completions": ["a", "b"], "best": 0}))
+
+    def refused(half: str) -> str | None:
+        try:
+            split_comparisons(
+                RewardDataArguments(comparisons=str(path), half=half),  # type: ignore[arg-type]
+                "best",
+                0,
+            )
+        except InputError as error:
+            return str(error)
+        return None
+
+    said = [refused(half) for half in ("a", "b")]
+    assert sum("has no prompt in half" in str(each) for each in said) == 1

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from toolkit.data.records import from_row, to_row
+from toolkit.data.records import from_row, source_of, to_row
 from toolkit.errors import InputError
 
 
@@ -71,3 +71,9 @@ def test_a_value_of_another_type_is_named_with_its_place(
 ) -> None:
     with pytest.raises(InputError, match=said):
         from_row(Outer, ROW | change, "file")
+
+
+def test_the_lines_of_a_file_are_one_source() -> None:
+    assert source_of({"source": "a.jsonl:12"}) == source_of({"source": "a.jsonl"}) == "a.jsonl"
+    assert source_of({"source": {"b": 1, "a": 2}}) == '{"a": 2, "b": 1}'
+    assert source_of({}) is source_of({"source": ""}) is None

@@ -14,6 +14,7 @@ from toolkit.evaluation.ratings import (
     rate,
     scores_from_rankings,
     strengths,
+    with_predictions,
 )
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings
 
@@ -98,6 +99,49 @@ def test_one_who_never_lost_stays_finite() -> None:
 def test_a_model_is_not_compared_with_itself() -> None:
     met = [(("a", "a", "b"), (0,), "p")] * 5 + [(("a", "b", "b"), (1,), "q")] * 5
     assert {r.name: r.wins for r in rate(met, "plackett_luce", 20)} == {"a": 5, "b": 5}
+
+
+@pytest.mark.parametrize("method", ["plackett_luce", "bradley_terry"])
+def test_one_who_wrote_two_of_four_texts_is_not_rated_higher_for_it(method: str) -> None:
+    texts = ("new", "new", "old", "older")  # as the online loop mixes them
+    met = [(texts, (i % 4,), str(i)) for i in range(80)]  # picked at random
+    found = [r.rating for r in rate(met, method, 20)]
+    assert found == pytest.approx([1500] * 3, abs=3)
+
+
+def test_two_texts_each_have_the_log_odds_of_their_sides() -> None:
+    met = [(("a", "a", "b", "b"), (0 if i % 4 else 2,), str(i)) for i in range(100)]
+    first, second = rate(met, "plackett_luce", 20)
+    assert first.rating - second.rating == pytest.approx(ELO_SCALE * math.log(3), abs=2)
+
+
+def test_predictions_are_174_points_a_nat_within_comparisons_and_blind_to_hard_prompts() -> None:
+    rng = np.random.default_rng(0)
+    level = {"start": 0.0, "one": 0.4, "two": 1.0}
+    met, scores = [], []
+    for i in range(60):
+        names = ("start", "one", "one") if i % 2 else ("start", "two", "one")
+        hard = 5.0 * (i % 2)  # of the comparisons without the best writer
+        met.append((names, (int(rng.integers(3)),), str(i // 2)))
+        scores.append([level[name] + hard + 0.01 * rng.normal() for name in names])
+    found = with_predictions(rate(met, "plackett_luce", 20), met, scores, "plackett_luce", 50)
+    predicted = {r.name: r.predicted for r in found}
+    assert None not in predicted.values()
+    middle = sum(level.values()) / 3
+    for name, p in predicted.items():
+        assert p is not None and p.points == pytest.approx(
+            1500 + ELO_SCALE * (level[name] - middle), abs=2
+        )
+        assert p.low <= p.points <= p.high and p.high - p.low < 5
+    assert sum(p.points for p in predicted.values() if p) == pytest.approx(4500)
+
+
+def test_a_reward_models_choices_are_rated_like_peoples() -> None:
+    rng = np.random.default_rng(1)
+    met = [(("a", "b"), (int(rng.integers(2)),), str(i)) for i in range(40)]
+    scores = [[float(order[0] == k) for k in range(2)] for _, order, _ in met]  # as people chose
+    for r in with_predictions(rate(met, "bradley_terry", 20), met, scores, "bradley_terry", 20):
+        assert r.predicted is not None and r.predicted.by_choices == pytest.approx(r.rating)
 
 
 def test_rows_must_say_who_wrote_what() -> None:

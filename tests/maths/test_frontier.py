@@ -1,4 +1,4 @@
-"""O14: the KL-optimal policy."""
+"""O14: the KL-optimal policy. M11: a line over the square root of the KL."""
 
 import itertools
 import math
@@ -12,6 +12,7 @@ from toolkit.maths.frontier import (
     coefficient_at,
     exponential_tilt,
     mixture_logprobs,
+    sqrt_fit,
     supported_kl,
     tilt_at_kl,
 )
@@ -185,3 +186,27 @@ def test_near_its_limit_the_line_is_not_followed_to_nothing() -> None:
 def test_scores_that_do_not_differ_have_no_coefficient() -> None:
     with pytest.raises(ValueError, match="same score"):
         coefficient_at(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), 5.0)
+
+
+def test_a_line_over_the_root_of_the_kl_has_the_figures_of_m11() -> None:
+    fit = sqrt_fit((0, 1, 4, 9, 16), (0.1, 0.9, 2.05, 2.9, 3.7))
+    assert (fit.intercept, fit.slope) == pytest.approx((0.09, 0.92), abs=1e-9)
+    assert (fit.r2, fit.kl_r2) == pytest.approx((0.995999, 0.900990), abs=1e-6)
+    assert (fit.intercept_error, fit.slope_error) == pytest.approx((0.082462, 0.033665), abs=1e-6)
+    assert fit.slope_from_first == pytest.approx(0.916667, abs=1e-6)
+
+
+def test_the_points_of_three_ppo_runs_lie_on_a_line_over_the_root() -> None:
+    fit = sqrt_fit((2.37, 4.09, 4.87, 7.45), (1.63, 2.41, 2.68, 3.28))
+    assert fit.slope == pytest.approx(1.385, abs=5e-4)
+    assert (fit.r2, fit.kl_r2) == pytest.approx((0.990, 0.963), abs=5e-4)
+
+
+def test_two_points_have_a_line_but_no_errors_and_one_kl_has_none() -> None:
+    fit = sqrt_fit((1, 4), (0, 2))
+    assert (fit.intercept, fit.slope, fit.r2) == pytest.approx((-2, 2, 1))
+    assert math.isnan(fit.slope_error) and math.isnan(fit.intercept_error)
+    assert math.isnan(sqrt_fit((1, 4, 9), (2, 2, 2)).r2)
+    for kl in ((1, 1), (-0.1, 1), (1,), ()):
+        with pytest.raises(ValueError, match="two different KLs"):
+            sqrt_fit(kl, [0.0] * len(kl))

@@ -10,6 +10,7 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Range, flag
 
 LongRows = Literal["drop", "truncate_prompt"]
+Half = Literal["a", "b"]
 
 
 @dataclass
@@ -49,6 +50,13 @@ class RewardDataArguments(ComparisonArguments):
         "held out once; 0 for none. By default 5 if there are fewer than 1,000 comparisons, and no "
         "--start_adapter or --eval_comparisons. The adapter is the first of these models, and the "
         "same as without a cross-validation.",
+    )
+
+    half: Half | None = flag(
+        None,
+        "Use only this half of the comparisons, a or b. A prompt is in the same half whatever the "
+        "seed and the other prompts, and no prompt is in both, so two reward models can watch each "
+        "other (preftune robustness).",
     )
 
     def __post_init__(self) -> None:

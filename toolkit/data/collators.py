@@ -22,8 +22,8 @@ class ComparisonCollator:
 
     With B comparisons and N candidates in all: ids and mask are (N, T), candidates and best (B,).
     If every row has them, there are also ranking (B, R), padded with -1; target_scores (N,), which
-    are (scores - score_mean) / score_std; and margin (B,). If any row has it, there is worst (B,),
-    -1 where a row has none.
+    are (scores - score_mean) / score_std; margin (B,); and weight (B,). If any row has it, there is
+    worst (B,), -1 where a row has none.
     """
 
     pad_token_id: int
@@ -59,6 +59,8 @@ class ComparisonCollator:
 
         if all(row.get("margin") is not None for row in rows):
             batch["margin"] = torch.tensor([float(row["margin"]) for row in rows])
+        if all(row.get("weight") is not None for row in rows):
+            batch["weight"] = torch.tensor([float(row["weight"]) for row in rows])
         return batch
 
 

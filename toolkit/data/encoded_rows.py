@@ -18,6 +18,7 @@ SCHEMA = pyarrow.schema(
         "worst": pyarrow.int32(),
         "scores": pyarrow.list_(pyarrow.float64()),
         "margin": pyarrow.float64(),
+        "weight": pyarrow.float64(),
         "row": pyarrow.int64(),
     }
 )

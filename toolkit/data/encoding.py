@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HALF = "\ufffd"  # what a tokenizer decodes a part of a character to
+# What a row counts in the loss. No field of a user has this name, since it has a space.
+WEIGHT = "preftune weight"
 
 
 class Encoded(NamedTuple):
@@ -423,6 +425,7 @@ def _labels(row: Row) -> Row:
         "worst": row.get("worst"),
         "scores": scores or None,
         "margin": row.get("margin"),
+        "weight": row.get(WEIGHT),
     }
 
 

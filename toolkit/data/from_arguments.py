@@ -19,7 +19,13 @@ from toolkit.data.chat import Chat, kind_of, read_chat
 from toolkit.data.comparisons import Comparisons, open_comparisons
 from toolkit.data.encoding import Encoder
 from toolkit.data.prompts import Prompts, read_prompts
-from toolkit.data.splits import Split, folds_by_prompt, share_of_rest, split_by_prompt
+from toolkit.data.splits import (
+    Split,
+    folds_by_prompt,
+    in_half,
+    share_of_rest,
+    split_by_prompt,
+)
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,12 +53,14 @@ class RewardSplits:
             ``comparisons``.
         shared: number of comparisons that are not trained on because their prompts are in
             ``held_out``.
+        prompts: number of different prompts in ``comparisons``, or in the half that is used.
     """
 
     comparisons: Comparisons
     folds: list[Split]
     held_out: Comparisons | None = None
     shared: int = 0
+    prompts: int = 0
 
     @property
     def validated(self) -> int:
@@ -69,7 +77,24 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
     comparisons = open_comparisons(
         args.comparisons, wants, "--comparisons", args.skip_invalid, args
     )
-    order = comparisons.order
+    # Of the other half nothing is used: neither to train on nor to hold out.
+    used = np.ones(len(comparisons), dtype=bool)
+    if args.half is not None:
+        used = in_half(comparisons.order, args.half)
+        if not used.any():
+            raise InputError(
+                f"half: {args.comparisons} has no prompt in half {args.half} (bring more prompts)",
+                "half",
+            )
+    order = comparisons.order[used]
+    prompts = len(np.unique(order))
+
+    def whole(part: np.ndarray) -> np.ndarray:
+        """The choice among the used rows, bool (used,), as one among all rows, bool (rows,)."""
+        found = np.zeros(len(used), dtype=bool)
+        found[used] = part
+        return found
+
     if args.eval_comparisons is not None:
         other = open_comparisons(
             args.eval_comparisons, wants, "--eval_comparisons", args.skip_invalid, args
@@ -93,18 +118,21 @@ def split_comparisons(args: RewardDataArguments, wants: str, seed: int) -> Rewar
             )
         train = share_of_rest(also, seed, args.train_fraction)
         everything = np.ones(len(other), dtype=bool)
-        return RewardSplits(comparisons, [(train, everything)], other, int(also.sum()))
+        return RewardSplits(
+            comparisons, [(whole(train), everything)], other, int(also.sum()), prompts
+        )
 
-    eval_rows = args.eval_rows or max(1, min(200, len(comparisons) // 5))
+    eval_rows = args.eval_rows or max(1, min(200, len(order) // 5))
     alone = split_by_prompt(order, eval_rows, seed, args.train_fraction)
     folds = args.folds
     if folds is None:
         beside = len(np.unique(order[~alone[1]]))  # prompts for the other folds
-        folds = FOLDS if len(comparisons) < FEW and beside >= 2 * FOLDS else 0
-    if not folds:
-        return RewardSplits(comparisons, [alone])
-    cut = folds_by_prompt(order, eval_rows, seed, folds, args.train_fraction)
-    return RewardSplits(comparisons, cut)
+        folds = FOLDS if len(order) < FEW and beside >= 2 * FOLDS else 0
+    cut = [alone]
+    if folds:
+        cut = folds_by_prompt(order, eval_rows, seed, folds, args.train_fraction)
+    found = [(whole(train), whole(held_out)) for train, held_out in cut]
+    return RewardSplits(comparisons, found, prompts=prompts)
 
 
 def split_picks(

@@ -5,6 +5,8 @@ left out while it is None. When a row is read, keys that the dataclass does not 
 """
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -103,3 +105,14 @@ def _first(hints: tuple[Any, ...], value: object, place: str) -> object:
             except InputError as error:
                 problem = problem or error
     raise problem or InputError(f"{place} is {value!r:.40}")
+
+
+def source_of(row: Row) -> str | None:
+    """Return a row's source: a text without the number of a line, or an object as JSON.
+
+    None if it has none.
+    """
+    source = row.get("source")
+    if source is None or isinstance(source, str):
+        return re.sub(r":\d+$", "", source) if source else None
+    return json.dumps(source, sort_keys=True, ensure_ascii=False)

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from toolkit.arguments.comparisons import Half
 from toolkit.errors import InputError
 
+HALVES = 0x48414C56  # a seed of their own, so that no --seed draws the halves again
 Split = tuple[np.ndarray, np.ndarray]  # bool (rows,) each: train, held out
 
 
@@ -98,6 +100,20 @@ def share_of_rest(held_out: np.ndarray, seed: int, fraction: float) -> np.ndarra
     chosen = np.zeros(len(held_out), dtype=bool)
     chosen[rest[lot[: max(1, round(fraction * len(rest)))]]] = True
     return chosen
+
+
+def in_half(order: np.ndarray, half: Half) -> np.ndarray:
+    """Choose the rows of one half of the prompts: bool (rows,).
+
+    The first bit of a hash of the prompt decides, so that a prompt stays in its half when rows are
+    added, and all rows of a prompt are in one half. The halves are about equal, not exactly.
+
+    Args:
+        order: uint64 (rows,) (``Comparisons.order``).
+        half: "a" or "b"; together they are all rows.
+    """
+    first = _places(order, HALVES) >> np.uint64(63) == 0
+    return first if half == "a" else ~first
 
 
 def _places(order: np.ndarray, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import choix
@@ -30,6 +30,22 @@ Placed = tuple[tuple[int, ...], tuple[int, ...]]  # competitors by number, and t
 
 
 @dataclass
+class Predicted:
+    """What a reward model's scores say of a competitor, on the same scale.
+
+    Attributes:
+        points: 1500 + 174 times its mean score in nats above the others', within comparisons.
+        low, high: its 95 % bootstrap interval.
+        by_choices: its rating if the reward model's choices are taken for people's.
+    """
+
+    points: float
+    low: float
+    high: float
+    by_choices: float
+
+
+@dataclass
 class Rating:
     """A competitor's rating with its 95 % bootstrap interval, and its contests and first places."""
 
@@ -39,14 +55,24 @@ class Rating:
     high: float
     contests: int
     wins: int
+    predicted: Predicted | None = None
 
 
 @dataclass
 class Ratings:
-    """The result of ratings.py, stored in ratings.json."""
+    """The result of ratings.py, stored in ratings.json.
+
+    Attributes:
+        method: how the ratings were made.
+        ratings: the best first.
+        reward_model: whose predictions stand beside them; None for none.
+        left_out: comparisons that were left out because it was trained on their prompts.
+    """
 
     method: str
     ratings: list[Rating]
+    reward_model: str | None = None
+    left_out: int = 0
 
     def write(self, path: str | Path) -> None:
         """Write the ratings atomically."""
@@ -139,6 +165,75 @@ def rate(
     return sorted(ratings, key=lambda r: -r.rating)
 
 
+def with_predictions(
+    ratings: Sequence[Rating],
+    contests: Sequence[Contest],
+    scores: Sequence[Sequence[float]],
+    method: str,
+    resamples: int = 200,
+    seed: int = 0,
+) -> list[Rating]:
+    """Put beside each rating what a reward model predicts of it.
+
+    A difference of one nat between its scores means odds of e, which are 174 points. Scores are
+    compared within comparisons only: each score is a level of its comparison plus one of its
+    writer, fitted by least squares, so that a writer of easy prompts gains nothing.
+    Source: arXiv 2204.05862, section 4.5 (Elo scores that a preference model predicts).
+
+    Args:
+        ratings: of ``rate``, for these contests.
+        contests: the contests.
+        scores: the score of each contest's texts in nats, without gain and bias.
+        method, resamples, seed: as for ``rate``.
+    """
+    names = [r.name for r in ratings]
+    place = {name: i for i, name in enumerate(names)}
+    prompts: dict[str, list[int]] = defaultdict(list)
+    for i, (_, _, prompt) in enumerate(contests):
+        prompts[prompt].append(i)
+
+    # The sums of the normal equations, one part a prompt, so that a draw only adds up parts.
+    squares = np.zeros((len(prompts), len(names), len(names)))
+    products = np.zeros((len(prompts), len(names)))
+    for group, members in enumerate(prompts.values()):
+        for i in members:
+            writers = np.eye(len(names))[[place[name] for name in contests[i][0]]]
+            writers -= writers.mean(axis=0)
+            squares[group] += writers.T @ writers
+            products[group] += writers.T @ np.asarray(scores[i], dtype=float)
+
+    def points(weights: np.ndarray) -> np.ndarray:
+        levels = np.linalg.pinv(np.tensordot(weights, squares, 1)) @ (weights @ products)
+        return 1500 + ELO_SCALE * (levels - levels.mean())
+
+    rng = np.random.default_rng(seed)
+    even = np.full(len(prompts), 1 / len(prompts))
+    draws = [points(rng.multinomial(len(prompts), even)) for _ in range(resamples)]
+    low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0)
+    middle = points(np.ones(len(prompts)))
+
+    # Who would be chosen, were the scores the choices.
+    ordered = sorted(place)
+    number = {name: i for i, name in enumerate(ordered)}
+    chosen = [
+        (tuple(number[name] for name in competitors), (int(np.argmax(own)),))
+        for (competitors, _, _), own in zip(contests, scores, strict=True)
+    ]
+    by_choices = _fit(chosen, len(ordered), method)
+    return [
+        replace(
+            r,
+            predicted=Predicted(
+                points=float(middle[i]),
+                low=float(low[i]),
+                high=float(high[i]),
+                by_choices=float(by_choices[number[r.name]]),
+            ),
+        )
+        for i, r in enumerate(ratings)
+    ]
+
+
 def rate_pairs(
     names: Sequence[str],
     verdicts: dict[tuple[str, str], list[int | None]],
@@ -206,20 +301,25 @@ def _fit(contests: Sequence[Placed], players: int, method: str) -> np.ndarray:
     picks = [pick for competitors, order in contests for pick in _picks(competitors, order)]
     if method == "plackett_luce":
         return 1500 + ELO_SCALE * strengths(picks, players)
-    pairs = [(winner, loser) for winner, losers in picks for loser in losers]
+    # A model is not compared with itself.
+    pairs = [(winner, loser) for winner, losers in picks for loser in losers if loser != winner]
     if method == "bradley_terry":
         return 1500 + ELO_SCALE * strengths([(w, (loser,)) for w, loser in pairs], players)
     return np.array(elo_ratings(pairs, players))
 
 
 def _picks(competitors: Sequence[int], order: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """List (winner, those left) for each known place."""
+    """List (winner, those left) for each known place at which there is somebody else.
+
+    Those left have the winner's own other texts among them: who wrote two of three is picked more
+    often for that alone, and a likelihood without them would call it strength.
+    """
     picks = []
     left = set(range(len(competitors)))
     for best in order:
         left.discard(best)
-        losers = tuple(competitors[k] for k in sorted(left) if competitors[k] != competitors[best])
-        if losers:
+        losers = tuple(competitors[k] for k in sorted(left))
+        if any(loser != competitors[best] for loser in losers):
             picks.append((competitors[best], losers))
     return picks
 

@@ -1,12 +1,10 @@
 """The accuracy of a reward model on groups of comparisons."""
 
-import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from toolkit.data.records import Row
+from toolkit.data.records import Row, source_of
 from toolkit.evaluation.reward_results import Group
 from toolkit.scoring.accuracy import Share, share
 
@@ -72,20 +70,12 @@ def by_quarter(
 
 def by_source(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
     """Compute the accuracy for each source; empty if the rows do not have at least two."""
-    return _by_name(rows, right, _source)
+    return _by_name(rows, right, source_of)
 
 
 def by_labeler(rows: Sequence[Row], right: Sequence[float]) -> list[Group]:
     """Compute the accuracy on each labeler's picks; empty if there are not at least two."""
     return _by_name(rows, right, lambda row: row.get("labeler") or None)
-
-
-def _source(row: Row) -> str | None:
-    """Return a row's source: a text without the number of a line, or an object as JSON."""
-    source = row.get("source")
-    if source is None or isinstance(source, str):
-        return re.sub(r":\d+$", "", source) if source else None
-    return json.dumps(source, sort_keys=True, ensure_ascii=False)
 
 
 def _by_name(

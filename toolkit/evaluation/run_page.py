@@ -16,6 +16,7 @@ from toolkit.data.text import apart, printable, prompt_text
 from toolkit.evaluation.best_of_n import best_of_n_lines
 from toolkit.evaluation.page import picture, render
 from toolkit.evaluation.result import ContenderResult, Evaluation, Frontier, Pair
+from toolkit.evaluation.root_of_kl import root_lines
 from toolkit.evaluation.run_report import DataSheet, PPORun, RewardRun
 from toolkit.evaluation.samples import SampleRow
 from toolkit.evaluation.tables import (
@@ -110,6 +111,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             ],
         }
 
+    logs = {name: run.log for name, run in runs.items()}
     identities = (
         {name: run.identity for name, run in runs.items()}
         | {name: reward.identity for name, reward in rewards.items()}
@@ -139,6 +141,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         whole={n: json_text(i, indent=2, ensure_ascii=False) for n, i in identities.items()},
         about=_about(report, identities),
         against={j: best_of_n_lines(result, j) for j, _, _ in fronts} if result else {},
+        roots={j: root_lines(result, j, logs) for j, _, _ in fronts} if result else {},
     )
     write_json(
         folder / "report.json",

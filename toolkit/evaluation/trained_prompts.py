@@ -185,6 +185,7 @@ def _of_comparisons(record: RunRecord) -> set[str]:
         first=settings.get("first"),
         as_messages=bool(settings.get("as_messages")),
         eval_comparisons=settings.get("eval_comparisons"),
+        half=settings.get("half"),
         folds=0,  # the adapter was trained on the same rows with or without a cross-validation
     )
     if settings.get("demonstrations") is not None:  # of sft, in place of comparisons

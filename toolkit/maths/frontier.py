@@ -1,7 +1,7 @@
 """The score of the best possible policy at a given KL: the curve that runs are compared with."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -205,3 +205,69 @@ def best_of_n_score(scores: Tensor, n: int, by: Tensor | None = None) -> float:
 def best_of_n_kl(n: int) -> float:
     """ln n - (n - 1) / n: KL in nats of picking the best of n samples (no ties)."""
     return math.log(n) - (n - 1) / n
+
+
+class SqrtFit(NamedTuple):
+    """A straight line of scores over the square root of the KL.
+
+    Attributes:
+        intercept: score at a KL of 0.
+        slope: score per square root of a nat.
+        r2: share of the scores' variance that the line explains; nan if they are all equal.
+        intercept_error, slope_error: standard errors, from n - 2 degrees of freedom; nan for n = 2.
+        slope_from_first: slope of the line that is made to go through the first point.
+        kl_r2: share that a straight line over the KL itself explains, to compare with.
+    """
+
+    intercept: float
+    slope: float
+    r2: float
+    intercept_error: float
+    slope_error: float
+    slope_from_first: float
+    kl_r2: float
+
+
+def sqrt_fit(kl: Sequence[float], score: Sequence[float]) -> SqrtFit:
+    """Fit score = a + b sqrt(KL) by least squares.
+
+    While a policy is not yet far from its reference, a reward model's score grows about like the
+    square root of the KL. Two runs can then be compared by their slopes, wherever each of them
+    stopped. Source: arXiv 2204.05862, section 4.3.
+
+    The errors take the points for independent. The updates of one run are not, so for them the
+    errors are too small.
+
+    Args:
+        kl: nats, none below 0.
+        score: as many scores.
+
+    Raises:
+        ValueError: there are fewer than two different KLs, or one is below 0.
+    """
+    x = torch.tensor(kl, dtype=torch.float64)
+    y = torch.tensor(score, dtype=torch.float64)
+    if len(x) != len(y) or len(x.unique()) < 2 or bool((x < 0).any()):
+        raise ValueError("a line needs two different KLs, and none below 0")
+    intercept, slope, r2, intercept_error, slope_error = _line(x.sqrt(), y)
+
+    ahead, up = x.sqrt() - x[0].sqrt(), y - y[0]
+    from_first = (ahead * up).sum() / (ahead**2).sum()
+    return SqrtFit(
+        intercept, slope, r2, intercept_error, slope_error, from_first.item(), _line(x, y)[2]
+    )
+
+
+def _line(x: Tensor, y: Tensor) -> tuple[float, float, float, float, float]:
+    """Return intercept, slope, R^2 and the two standard errors of a least-squares line."""
+    n, dx, dy = len(x), x - x.mean(), y - y.mean()
+    spread, total = (dx**2).sum(), (dy**2).sum()
+    slope = (dx * dy).sum() / spread
+    left = (dy - slope * dx).square().sum()
+
+    # Of two points nothing is left over to tell the noise by.
+    noise = left / (n - 2) if n > 2 else left.new_tensor(math.nan)
+    errors = (noise * (1 / n + x.mean() ** 2 / spread)).sqrt(), (noise / spread).sqrt()
+    r2 = 1 - left / total if total > 0 else left.new_tensor(math.nan)
+    intercept = y.mean() - slope * x.mean()
+    return intercept.item(), slope.item(), r2.item(), errors[0].item(), errors[1].item()

@@ -11,12 +11,22 @@ from toolkit.maths.masking import masked_mean
 RatioOf = Literal["token", "completion", "completion_mean"]
 
 
+def average(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Average the comparisons' losses (B,), each times its weight (B,): mean of w_i l_i.
+
+    The weights are not divided by their sum in the batch, so that a batch with more of the heavy
+    comparisons has a larger loss, and the expectation is exactly that of the weighted data.
+    """
+    return (losses if weights is None else losses * weights).mean()
+
+
 def best_of_k_loss(
     scores: Tensor,
     best: Tensor,
     mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     margin: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """K-way softmax: -log( exp(r_best) / sum_k exp(r_k) ), averaged over the comparisons.
 
@@ -30,6 +40,7 @@ def best_of_k_loss(
         mask: bool (B, K), False where a comparison has fewer than K candidates.
         label_smoothing: probability that the pick is wrong and one of the other K - 1 was meant.
         margin: (B,), by how much the best must lead; r_best - margin replaces r_best.
+        weights: (B,), of the comparisons (``average``); None for equal weights.
 
     Returns:
         scalar, ln K for equal scores (without a margin).
@@ -44,7 +55,7 @@ def best_of_k_loss(
     if label_smoothing:
         others = -(logprobs.masked_fill(~mask, 0.0).sum(dim=1) + loss) / (mask.sum(dim=1) - 1)
         loss = (1 - label_smoothing) * loss + label_smoothing * others
-    return loss.mean()
+    return average(loss, weights)
 
 
 def best_vs_rest_loss(
@@ -53,6 +64,7 @@ def best_vs_rest_loss(
     mask: Tensor | None = None,
     label_smoothing: float = 0.0,
     margin: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Loss of K - 1 pairs: -log sigmoid(r_best - margin - r_k), averaged over k not best.
 
@@ -67,11 +79,15 @@ def best_vs_rest_loss(
     loss = -(1 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
     others = mask.clone()
     others[rows, best] = False
-    return (loss.masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1)).mean()
+    return average(loss.masked_fill(~others, 0.0).sum(dim=1) / others.sum(dim=1), weights)
 
 
 def plackett_luce_loss(
-    scores: Tensor, ranking: Tensor, mask: Tensor | None = None, worst: Tensor | None = None
+    scores: Tensor,
+    ranking: Tensor,
+    mask: Tensor | None = None,
+    worst: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Negative log-likelihood of a ranking, as successive picks of the best of the remaining.
 
@@ -88,6 +104,7 @@ def plackett_luce_loss(
         mask: bool (B, K), False where a comparison has fewer than K candidates.
         worst: int (B,), index of the candidate that comes last; -1 where none is named. None if no
             row names one.
+        weights: (B,), of the comparisons (``average``); None for equal weights.
 
     Returns:
         scalar; with R = 1 and no worst it equals best_of_k_loss.
@@ -106,7 +123,7 @@ def plackett_luce_loss(
         left[rows, pick] &= ~named
     if worst is not None:
         total = total - last_logprob(scores, worst, left)
-    return total.mean()
+    return average(total, weights)
 
 
 def last_logprob(scores: Tensor, worst: Tensor, left: Tensor) -> Tensor:
@@ -148,15 +165,21 @@ def last_logprob(scores: Tensor, worst: Tensor, left: Tensor) -> Tensor:
     return torch.stack(subsets, dim=1)[rows, 2**count - 1]
 
 
-def scalar_rating_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def scalar_rating_loss(
+    scores: Tensor, targets: Tensor, mask: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Mean squared error of scores against ratings, over all candidates: (B, K) thrice -> scalar.
 
+    With ``weights`` (B,) each candidate's error counts by its comparison's weight.
     Source: openai/lm-human-preferences lm_human_preferences/label_types.py:58-82.
     """
-    return masked_mean((scores - targets) ** 2, mask)
+    squares = (scores - targets) ** 2
+    return masked_mean(squares if weights is None else squares * weights.unsqueeze(1), mask)
 
 
-def scalar_compare_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def scalar_compare_loss(
+    scores: Tensor, targets: Tensor, mask: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Mean squared error of score differences against rating differences.
 
     mean over i < j of ((r_j - r_i) - (t_j - t_i))^2, averaged over the comparisons: adding a
@@ -166,23 +189,24 @@ def scalar_compare_loss(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor
     Args:
         scores, targets: (B, K).
         mask: bool (B, K), False where a comparison has fewer than K candidates.
+        weights: (B,), of the comparisons (``average``); None for equal weights.
     """
     error = scores - targets
     difference = error.unsqueeze(1) - error.unsqueeze(2)
     both = mask.unsqueeze(1) & mask.unsqueeze(2)
     both = both & torch.ones_like(both).triu(diagonal=1)
     squares = (difference**2).masked_fill(~both, 0.0).sum(dim=(1, 2))
-    return (squares / both.sum(dim=(1, 2))).mean()
+    return average(squares / both.sum(dim=(1, 2)), weights)
 
 
-def centering_penalty(scores: Tensor, mask: Tensor) -> Tensor:
+def centering_penalty(scores: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """(2 * mean of a comparison's scores)^2, averaged: pulls each comparison's mean score to 0.
 
     For K = 2 it is (r_chosen + r_rejected)^2, TRL's term behind center_rewards_coefficient
-    (arXiv 2312.09244). scores (B, K), mask bool (B, K) -> scalar.
+    (arXiv 2312.09244). scores (B, K), mask bool (B, K), weights (B,) or None -> scalar.
     """
     mean = scores.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1)
-    return (2 * mean).square().mean()
+    return average((2 * mean).square(), weights)
 
 
 def policy_loss(

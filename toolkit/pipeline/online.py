@@ -39,6 +39,7 @@ from toolkit.pipeline.arguments import OnlineArguments
 from toolkit.pipeline.picks import items_for, label_until, usable_picks
 from toolkit.pipeline.samples import POLICY, REFERENCE, draw_prompts, mixed, with_sides
 from toolkit.pipeline.schedule import Plan
+from toolkit.pipeline.snapshots import elo_above, elo_sentence
 from toolkit.terminal import say, wrapped
 
 MOST_BATCHES = 20  # batches of samples in one round; more means that something is wrong
@@ -390,6 +391,10 @@ class Loop:
             if found["win_rate"]["trials"] and not self.args.restart_policy:
                 before = found["win_rate"]
 
+            if self.args.snapshots > 1:
+                picks = (pick for _, pick in read_jsonl(folder / "comparisons.jsonl"))
+                row["elo"] = elo_above(picks, START)
+
             # The results of the later phases, if they are done.
             if number < len(self.plan.stops):
                 row["labels_wanted"] = self.plan.wanted[number]
@@ -455,6 +460,8 @@ def summary(row: Row) -> str:
         w = row["win_rate"]
         interval = f"[{w['low']:.0%}, {w['high']:.0%}]"
         parts.append(f"policy preferred in {w['rate']:.0%} of {w['trials']} {interval}")
+    if row.get("elo"):
+        parts.append(elo_sentence(row["elo"]))
     if "reward_accuracy" in row:
         verdict = row.get("reward_verdict")
         doubt = "" if verdict in ("yes", None) else f" (better than chance: {verdict})"

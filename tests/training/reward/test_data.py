@@ -10,11 +10,12 @@ import pytest
 from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.encoding import Encoder
+from toolkit.data.records import source_of
 from toolkit.data.splits import split_by_prompt
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.reward.data import RewardData, prepare
+from toolkit.training.reward.data import RewardData, prepare, scaled_weights
 
 ROWS = [
     {
@@ -152,3 +153,42 @@ def test_a_digest_shows_the_template_by_which_candidates_were_encoded(
         data = prepared(demo_model, tmp_path, messages, template=str(template))
         found.append(data.digest())
     assert found[0] == found[1] != found[2]
+
+
+def test_weights_have_the_mean_1_over_the_rows_that_are_trained_on(tmp_path: Path) -> None:
+    # A file's lines are one source, as where a folder of files is read.
+    rows = [row | {"source": f"harmless:{i}" if i % 4 else "helpful"} for i, row in enumerate(ROWS)]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_comparisons(path, "best", "--comparisons")
+    train, _ = split_by_prompt(source.order, 10, seed=0)
+    scaled = scaled_weights(source, train, {"helpful": 1.0, "harmless": 3.0})
+    assert scaled["harmless"] == pytest.approx(3 * scaled["helpful"])
+    total = sum(scaled[str(source_of(row))] for _, row in source.where(train))
+    assert total / train.sum() == pytest.approx(1)
+    assert scaled_weights(source, train, {}) == {}
+
+    for given, message in (
+        ({"helpful": 1.0}, r"c.jsonl:\d+: source: 'harmless' has no weight"),
+        ({"helpful": 1.0, "harmless": 2.0, "honest": 1.0}, "no row .* the source 'honest'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            scaled_weights(source, train, given)
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.raises(InputError, match=r"c.jsonl:\d+: has no source"):
+        scaled_weights(open_comparisons(path, "best", "-"), train, {"helpful": 1.0})
+
+
+@pytest.mark.slow
+def test_a_rows_weight_reaches_the_batch_and_only_if_weights_are_given(
+    demo_model: str, tmp_path: Path
+) -> None:
+    rows = [row | {"source": "harmless" if i % 4 else "helpful"} for i, row in enumerate(ROWS)]
+    data = prepared(demo_model, tmp_path, rows, source_weights=["helpful=1", "harmless=3"])
+    scaled = data.facts["source_weights"]
+    batch = data.collator()([data.train[i] for i in range(len(data.train))])
+    assert sorted(set(batch["weight"].tolist())) == pytest.approx(sorted(scaled.values()))
+    assert batch["weight"].mean().item() == pytest.approx(1)
+    without = prepared(demo_model, tmp_path, rows)
+    assert "weight" not in without.collator()([without.train[0]])
+    assert "source_weights" not in without.facts

@@ -76,3 +76,33 @@ def test_scores_that_are_the_ratings_cost_nothing() -> None:
     for name in ("scalar_rating", "scalar_compare"):
         assert LOSSES[name](table, MASK, batch()).item() == 0  # type: ignore[index]
     assert LOSSES["scalar_rating"](table + 2, MASK, batch()).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("loss_type", sorted(LOSSES))
+def test_a_weight_of_two_is_having_a_comparison_twice(loss_type: Loss) -> None:
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, generator=rng, dtype=torch.float64)
+    targets = torch.randn(3, 4, generator=rng, dtype=torch.float64)
+
+    def loss(rows: list[int], weight: list[float] | None) -> tuple[float, torch.Tensor]:
+        own = scores.clone().requires_grad_()
+        batch = {
+            "best": torch.tensor([0, 3, 2])[rows],
+            "ranking": torch.tensor([[0, 1], [3, -1], [2, 0]])[rows],
+            "worst": torch.tensor([-1, 1, 3])[rows],
+            "target_scores": targets[rows].flatten(),
+            "candidates": torch.full((len(rows),), 4),
+        }
+        if weight is not None:
+            batch["weight"] = torch.tensor(weight, dtype=torch.float64)
+        mask = torch.ones(len(rows), 4, dtype=torch.bool)
+        found = LOSSES[loss_type](own[rows], mask, batch)
+        (gradient,) = torch.autograd.grad(found, own)
+        return found.item(), gradient
+
+    # Weights of mean 1: 3/4, 6/4 and 3/4 for the ratios 1, 2, 1.
+    weighted, gradient = loss([0, 1, 2], [0.75, 1.5, 0.75])
+    twice, expected = loss([0, 1, 1, 2], None)
+    assert weighted == pytest.approx(twice, rel=1e-9)
+    torch.testing.assert_close(gradient, expected)
+    assert loss([0, 1, 2], [1.0, 1.0, 1.0])[0] == loss([0, 1, 2], None)[0]

@@ -1,10 +1,20 @@
 """What can be set when a reward model is trained."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from toolkit.errors import InputError
-from toolkit.flags import Count, NotNegative, Positive, Range, check_flags, flag, other_default
+from toolkit.flags import (
+    Count,
+    Named,
+    NotNegative,
+    Positive,
+    Range,
+    check_flags,
+    flag,
+    other_default,
+)
 from toolkit.training.reward.losses import LOSSES, Loss
 from toolkit.training.trackers import check_trackers
 from toolkit.training.trl_configs import RewardConfig
@@ -25,7 +35,13 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
 
     HELP_GROUP: ClassVar[str] = "training"
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "method": ("loss_type", "label_smoothing", "use_margin", "center_rewards_coefficient"),
+        "method": (
+            "loss_type",
+            "label_smoothing",
+            "use_margin",
+            "center_rewards_coefficient",
+            "source_weights",
+        ),
         "prompts and data": ("max_length",),
         "training": ("gradient_accumulation_steps", "seed"),
         "output, saving and resuming": ("report_to",),
@@ -46,6 +62,11 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
     )
     use_margin: bool = flag(
         False, "Make the best lead by the row's `margin` (best_of_k, best_vs_rest)."
+    )
+    source_weights: Named = flag(
+        [],
+        "How much comparisons of each `source` count, as NAME=WEIGHT (harmless=2): a weight of 2 "
+        "is like having each of them twice. All sources must be named. Only the ratios matter.",
     )
     output_dir: str | None = flag("outputs/reward", "Folder for the adapter.")
     bf16: bool = other_default(False, TRLDefaults, "bf16")
@@ -69,8 +90,33 @@ class BestOfKConfig(TRLDefaults, RewardConfig):  # type: ignore[misc]  # as TRL 
         for name, default in NOT_USED.items():
             if getattr(self, name) != default:
                 raise InputError(f"{name} is not used for comparisons (leave it out)", name)
+        self.weights()
         check_trackers(self.report_to)
         super().__post_init__()
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each source, as given; empty for none.
+
+        Raises:
+            InputError: a word is not NAME=WEIGHT with a weight above 0, or a name occurs twice.
+        """
+        found: dict[str, float] = {}
+        for word in self.source_weights:
+            name, equals, number = word.rpartition("=")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = math.nan
+            if not (name and equals and 0 < weight < math.inf):
+                raise InputError(
+                    f"source_weights: {word!r} is not NAME=WEIGHT with a weight above 0 (such as "
+                    "harmless=2; leave rows out that should not count)",
+                    "source_weights",
+                )
+            if name in found:
+                raise InputError(f"source_weights: {name} occurs twice", "source_weights")
+            found[name] = weight
+        return found
 
     @property
     def wants(self) -> str:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,10 @@ from datasets import Dataset
 from toolkit.data.collators import ComparisonCollator
 from toolkit.data.comparisons import Comparisons
 from toolkit.data.encoded_rows import encode_to_disk
-from toolkit.data.encoding import Encoder, best_of
+from toolkit.data.encoding import WEIGHT, Encoder, best_of
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
-from toolkit.data.records import Placed, Row
+from toolkit.data.records import Placed, Row, source_of
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
 
@@ -109,13 +110,15 @@ def prepare(
         other: where the rows of ``held_out`` are, if not in ``comparisons``.
 
     Raises:
-        InputError: no row fits, no prompt fits, or a row lacks the margin that the loss needs.
+        InputError: no row fits, no prompt fits, or a row lacks the margin or the source that the
+            loss needs.
     """
+    weights = scaled_weights(comparisons, train, config.weights())
     folder = part_folder(scratch / "tokens")
     try:
         apart = other or comparisons
         train_set, eval_set, rows = _tokenize(
-            comparisons.where(train),
+            _weighted(comparisons.where(train), weights),
             [(place, _with_best(row)) for place, row in apart.where(held_out)],
             int(train.sum()),
             encoder,
@@ -156,9 +159,54 @@ def prepare(
         "rows_refused": encoder.bad.count,
         "completions_with_an_end_token": encoder.ended,
     }
+    if weights:
+        data.facts["source_weights"] = weights
     if other is not None:
         data.facts |= {"held_out_source": other.source, "held_out_digest": other.digest}
     return data
+
+
+def scaled_weights(
+    comparisons: Comparisons, train: np.ndarray, given: Mapping[str, float]
+) -> dict[str, float]:
+    """Scale the weights of sources so that their mean over the training rows is 1.
+
+    So a learning rate means the same with and without them.
+
+    Args:
+        comparisons: checked comparisons.
+        train: bool (rows,), those that are trained on.
+        given: weights by source; empty for none.
+
+    Raises:
+        InputError: a row has a source without a weight, or a weight's source has no row.
+    """
+    if not given:
+        return {}
+    counts: Counter[str] = Counter()
+    for place, row in comparisons.where(train):
+        source = source_of(row)
+        if source is None or source not in given:
+            found = "has no source" if source is None else f"source: {source!r:.60} has no weight"
+            raise InputError(
+                f"{place}: {found} (with --source_weights every source needs one: add NAME=1)",
+                "source_weights",
+            )
+        counts[source] += 1
+    if missing := sorted(given.keys() - counts.keys()):
+        raise InputError(
+            f"source_weights: no row to train on has the source {missing[0]!r} (the sources are "
+            f"{', '.join(sorted(counts))})",
+            "source_weights",
+        )
+    mean = sum(given[name] * count for name, count in counts.items()) / counts.total()
+    return {name: weight / mean for name, weight in given.items()}
+
+
+def _weighted(rows: Iterator[Placed], weights: Mapping[str, float]) -> Iterator[Placed]:
+    """Yield rows with what their source counts."""
+    for place, row in rows:
+        yield place, (row | {WEIGHT: weights[str(source_of(row))]} if weights else row)
 
 
 def _tokenize(

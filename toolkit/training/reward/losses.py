@@ -31,6 +31,7 @@ class Marked(NamedTuple):
         batch: from ``ComparisonCollator``; ``target_scores`` (N,).
         label_smoothing: the probability that a pick is wrong.
         margin: (B,), by which the best must lead; None for no margin.
+        weights: (B,), how much each comparison counts; None for equal weights.
     """
 
     scores: Tensor
@@ -38,26 +39,29 @@ class Marked(NamedTuple):
     batch: Batch
     label_smoothing: float
     margin: Tensor | None
+    weights: Tensor | None
 
 
 def _best_of_k(m: Marked) -> Tensor:
-    return best_of_k_loss(m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin)
+    return best_of_k_loss(m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin, m.weights)
 
 
 def _best_vs_rest(m: Marked) -> Tensor:
-    return best_vs_rest_loss(m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin)
+    return best_vs_rest_loss(
+        m.scores, m.batch["best"], m.mask, m.label_smoothing, m.margin, m.weights
+    )
 
 
 def _plackett_luce(m: Marked) -> Tensor:
-    return plackett_luce_loss(m.scores, m.batch["ranking"], m.mask, m.batch.get("worst"))
+    return plackett_luce_loss(m.scores, m.batch["ranking"], m.mask, m.batch.get("worst"), m.weights)
 
 
 def _scalar_rating(m: Marked) -> Tensor:
-    return scalar_rating_loss(m.scores, _targets(m), m.mask)
+    return scalar_rating_loss(m.scores, _targets(m), m.mask, m.weights)
 
 
 def _scalar_compare(m: Marked) -> Tensor:
-    return scalar_compare_loss(m.scores, _targets(m), m.mask)
+    return scalar_compare_loss(m.scores, _targets(m), m.mask, m.weights)
 
 
 def _targets(m: Marked) -> Tensor:
@@ -89,8 +93,12 @@ class RewardLoss:
         label_smoothing: float = 0.0,
         margin: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of scores (B, K) where ``mask`` (B, K) has a candidate."""
-        return self.of(Marked(scores, mask, batch, label_smoothing, margin))
+        """Compute the loss of scores (B, K) where ``mask`` (B, K) has a candidate.
+
+        Comparisons count by ``batch["weight"]`` (B,), if it is there.
+        """
+        weights = batch.get("weight")
+        return self.of(Marked(scores, mask, batch, label_smoothing, margin, weights))
 
 
 LOSSES: dict[Loss, RewardLoss] = {

@@ -113,6 +113,7 @@ class BestOfKTrainer(RewardTrainer):
             "worst",
             "scores",
             "margin",
+            "weight",
         ]
 
     def compute_loss(
@@ -190,7 +191,8 @@ def comparison_loss(
     margin = batch["margin"] if config.use_margin else None
     loss = LOSSES[config.loss_type](scores, mask, batch, config.label_smoothing, margin)
     if config.center_rewards_coefficient:
-        loss = loss + config.center_rewards_coefficient * centering_penalty(scores, mask)
+        penalty = centering_penalty(scores, mask, batch.get("weight"))
+        loss = loss + config.center_rewards_coefficient * penalty
     return loss
 
 

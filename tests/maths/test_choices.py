@@ -1,0 +1,80 @@
+"""M10: strengths by maximum likelihood, with errors."""
+
+import choix
+import numpy as np
+import pytest
+import torch
+
+from toolkit.maths.choices import fit_choices
+from toolkit.maths.ratings import ELO_SCALE, elo_expectation
+
+
+def of_wins(wins: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The choices of a table in which the row beats the column."""
+    shown, chosen, times = [], [], []
+    for i, row in enumerate(wins):
+        for j, count in enumerate(row):
+            if i != j:
+                shown.append([int(k in (i, j)) for k in range(len(wins))])
+                chosen.append(i)
+                times.append(count)
+    return torch.tensor(shown), torch.tensor(chosen), torch.tensor(times)
+
+
+def test_wins_of_three_give_the_strengths_and_errors_of_m10() -> None:
+    fitted = fit_choices(*of_wins([[0, 30, 10], [50, 0, 25], [70, 55, 0]]))
+    assert fitted.values.tolist() == pytest.approx([-0.771634, -0.098271, 0.869905], abs=1e-6)
+    assert fitted.log_likelihood == pytest.approx(-133.705990, abs=1e-6)
+    points, errors = fitted.above(0)
+    assert points == pytest.approx([0, 116.975128, 285.164514], abs=1e-6)
+    assert errors == pytest.approx([0, 35.196091, 39.532590], abs=1e-6)
+
+
+def test_sixty_of_a_hundred_are_seventy_points_and_174_points_are_a_nat() -> None:
+    points, errors = fit_choices(*of_wins([[0, 60], [40, 0]])).above(1)
+    assert points[0] == pytest.approx(70.436504, abs=1e-6)
+    assert errors[0] == pytest.approx(35.459996, abs=1e-6)
+    assert elo_expectation(174, 0) == pytest.approx(0.731378, abs=1e-6)
+    assert pytest.approx(174, abs=0.3) == ELO_SCALE
+
+
+def test_strengths_are_choixs_without_its_pull() -> None:
+    wins = np.array([[0, 7, 3, 9], [4, 0, 6, 1], [8, 5, 0, 2], [3, 9, 6, 0]])
+    fitted = fit_choices(*of_wins(wins.tolist())).values.numpy()
+    expected = choix.ilsr_pairwise_dense(wins.astype(float), alpha=0.0)
+    assert fitted == pytest.approx(expected - expected.mean(), abs=1e-6)
+
+
+def test_one_who_wrote_two_of_three_texts_is_not_rated_higher_for_it() -> None:
+    shown = torch.tensor([[2, 1], [2, 1]])  # by chance the first is chosen two times of three
+    fitted = fit_choices(shown, torch.tensor([0, 1]), torch.tensor([200, 100]))
+    assert fitted.values.tolist() == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_choices_between_texts_of_one_player_say_nothing() -> None:
+    shown, chosen = torch.tensor([[1, 1], [1, 1], [4, 0]]), torch.tensor([0, 1, 0])
+    with_own = fit_choices(shown, chosen, torch.tensor([60, 40, 900]))
+    without = fit_choices(shown[:2], chosen[:2], torch.tensor([60, 40]))
+    assert with_own.above(1) == without.above(1)
+    assert with_own.log_likelihood == without.log_likelihood
+
+
+def test_errors_are_the_spread_of_repeated_experiments() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        first = int(rng.binomial(200, 0.7))
+        found.append(fit_choices(*of_wins([[0, first], [200 - first, 0]])).above(1))
+    points, errors = np.array(found)[:, :, 0].T
+    assert np.std(points) == pytest.approx(np.mean(errors), rel=0.3)
+
+
+@pytest.mark.parametrize("wins", [[[0, 5], [0, 0]], [[0, 5, 0], [5, 0, 0], [0, 0, 0]]])
+def test_no_strength_fits_who_never_lost_or_never_played(wins: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="never chosen over the others"):
+        fit_choices(*of_wins(wins))
+
+
+def test_who_was_not_shown_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match="was not shown"):
+        fit_choices(torch.tensor([[1, 1, 0]]), torch.tensor([2]))
