@@ -875,7 +875,7 @@ def test_sampling_says_how_many_completions_end_by_themselves(
     monkeypatch.chdir(root)
     words = ["--limit", "8", "--stop_token", "eos"]
     call(sample.main, [*words, "--response_length", "2", "--output", str(tmp_path / "a.jsonl")])
-    assert "note: 0 of 32 completions end by themselves" in capsys.readouterr().out
+    assert "warning: 0 of 32 completions end by themselves" in capsys.readouterr().out
     cut = ["--truncate_token", ".", "--truncate_after", "4", "--output", str(tmp_path / "b.jsonl")]
     call(sample.main, [*words, *cut])
     assert "by themselves" not in capsys.readouterr().out
