@@ -15,7 +15,7 @@ most unlike first.
 from toolkit.cli import changed, run
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from toolkit.arguments.chat import ChatArguments
 from toolkit.arguments.common import InvalidRowsArguments, OverwriteArguments, SeedArguments
@@ -28,6 +28,9 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Range, flag
 from toolkit.next_step import note_settings, wrote
 from toolkit.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 HELD_OUT_SHARE = 0.2
 RIDGE = 1e-6  # of the mean variance; it keeps the covariance from being singular by rounding
@@ -69,7 +72,7 @@ class OODArguments(
         "mean", "Average over a prompt's tokens, or read its last token."
     )
     few: Count = flag(10, "Outliers that the classifier learns from; the others test it.")
-    quantile: Annotated[float, Range(low=0.5, above=0, high=0.999)] = flag(
+    quantile: Annotated[float, Range(low=0.5, high=0.999)] = flag(
         0.95, "A prompt is unlike if it is further than this share of --like that was held out."
     )
     batch_size: Count = flag(64, "Prompts in one pass.")
@@ -161,7 +164,7 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
     # Read and fit.
     model = base_of(model_args).eval()
 
-    def states(prompts: Prompts, what: str) -> "torch.Tensor":
+    def states(prompts: Prompts, what: str) -> "Tensor":
         return prompt_activations(model, prompts, layers, args.read, args.batch_size, what)
 
     inside = states(like, "--like")
@@ -201,7 +204,7 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
                 else ""
             )
         )
-        say(few_shot(args, inside[place], outside[place], fitted, held_out, generator))
+        say(few_shot(args.few, inside[place], outside[place], fitted, held_out, generator))
 
     # Score what was asked about.
     unlike = 0
@@ -234,23 +237,37 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
     return unlike
 
 
-def few_shot(args, inside, outside, fitted, held_out, generator) -> str:  # type: ignore[no-untyped-def]
-    """Try a classifier on a few of the outliers, and say how it does on the others."""
+def few_shot(
+    few: int,
+    inside: "Tensor",
+    outside: "Tensor",
+    fitted: list[int],
+    held_out: list[int],
+    generator: "Generator",
+) -> str:
+    """Try a classifier on a few of the outliers, and say how it does on the others.
+
+    Args:
+        few: outliers to learn from.
+        inside, outside: activations of --like and of --outliers, one row a prompt.
+        fitted, held_out: which of --like are learned from, and which test it.
+        generator: draws the few.
+    """
     import torch
 
     from toolkit.maths.ood import auroc, fit_classifier
 
-    if len(outside) < 2 * args.few:
+    if len(outside) < 2 * few:
         return (
             f"No classifier was tried: {len(outside)} outliers are too few to learn from "
-            f"{args.few} and to test on as many."
+            f"{few} and to test on as many."
         )
     order = torch.randperm(len(outside), generator=generator)
-    taught, others = order[: args.few], order[args.few :]
+    taught, others = order[:few], order[few:]
     fit = fit_classifier(inside[fitted], outside[taught])
     value = auroc(fit.scores(outside[others]), fit.scores(inside[held_out]))
     return (
-        f"A linear classifier that knows {args.few} of the outliers has an AUROC of {value:.3f} on "
+        f"A linear classifier that knows {few} of the outliers has an AUROC of {value:.3f} on "
         f"the other {len(others)} at that layer."
     )
 

@@ -62,13 +62,13 @@ def main(args: RobustnessArguments) -> "Robustness | None":
     check_configs(told, paths)
     judges = bound["evaluate"][-1].judges
     check_judges(judges)
-    require_file(args.comparisons or bound["reward"][3].comparisons, "--comparisons")
+    comparisons = args.comparisons or bound["reward"][3].comparisons
 
     out = Path(args.output_dir)
     with scratch_folder() as scratch:
         kept = {name: value for name, value in told["evaluate"].items() if name not in REPLACED}
         config = str(write_config(scratch, kept))
-        stages = robustness_stages(args, mains, config, judges, page)
+        stages = robustness_stages(args, mains, config, judges, comparisons, page)
         results = run_stages(stages, out, args.overwrite)
     say_open(out / "robustness.html")
     found: Robustness | None = results.get("page")  # type: ignore[assignment]

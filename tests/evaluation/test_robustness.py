@@ -21,7 +21,7 @@ TEXTS = [f"text {i}" for i in range(20)]
 
 def test_gains_and_gaps_are_in_standard_deviations_of_the_reference(evaluation: Make) -> None:
     """Scores are 0 to 4 in turn, whose standard deviation is the root of 2."""
-    found = measure(*evaluation(TEXTS, 3.0, "checkpoint"), "rm", TRUTH, draws=200)
+    found = measure(*evaluation(TEXTS, 3.0, "checkpoint"), "rm", TRUTH, draws=50)
     root = math.sqrt(2)
     assert [c.name for c in found.checkpoints] == ["ppo@1", "ppo@2"]
     assert [c.train for c in found.checkpoints] == pytest.approx([3 / root, 6 / root])
@@ -37,11 +37,11 @@ def test_gains_and_gaps_are_in_standard_deviations_of_the_reference(evaluation: 
 def test_equal_gains_are_free_of_overoptimization_and_a_judge_says_whether_it_agrees(
     evaluation: Make,
 ) -> None:
-    found = measure(*evaluation(TEXTS, 3.0, "checkpoint"), "rm", "rm", draws=200)
+    found = measure(*evaluation(TEXTS, 3.0, "checkpoint"), "rm", "rm", draws=50)
     assert found.overoptimized is None and found.sides == {TRUTH: "yes"}
     assert found.facts()[0][2] == "yes"
     assert found.checkpoints[-1].judge_gaps[TRUTH].value == pytest.approx(4 / math.sqrt(2))
-    less = measure(*evaluation(TEXTS, 0.5, "checkpoint"), "rm", "rm", draws=200)
+    less = measure(*evaluation(TEXTS, 0.5, "checkpoint"), "rm", "rm", draws=50)
     assert less.sides == {TRUTH: "no"}  # the judge sees more than the train model
 
 

@@ -23,8 +23,8 @@ def words_of(stage: Any) -> dict[str, str]:
 
 
 def test_the_policy_is_trained_on_one_half_and_watched_by_the_other() -> None:
-    args = RobustnessArguments(output_dir="o", comparisons="c.jsonl", seed=3, shared_samples=3)
-    stages = robustness_stages(args, MAINS, "e.yaml", ["v=lexicon:w.txt"], lambda: None)
+    args = RobustnessArguments(output_dir="o", seed=3, shared_samples=3)
+    stages = robustness_stages(args, MAINS, "e.yaml", ["v=lexicon:w.txt"], "c.jsonl", lambda: None)
     told = {stage.name: words_of(stage) for stage in stages}
     assert list(told) == ["reward-a", "reward-b", "ppo", "evaluate", "page"]
     assert [told[f"reward-{half}"]["half"] for half in "ab"] == ["a", "b"]

@@ -64,12 +64,13 @@ def test_one_command_ends_in_a_verdict_and_the_same_command_repeats_only_what_is
     assert json.loads((out / "robustness.json").read_text()) == found
     with pytest.raises(InputError, match=r"stage reward-a was made with another seed"):
         call(main, [*words, "--seed", "5"])
+    comparisons.write_text(comparisons.read_text().replace("wonderful", "lovely"))
+    with pytest.raises(InputError, match=r"c.jsonl has changed since stage reward-a read it"):
+        call(main, words)
 
 
 def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
     out = tmp_path / "o"
     with pytest.raises(InputError, match="nowhere.yaml"):
         call(main, ["--ppo_config", "nowhere.yaml", "--output_dir", str(out)])
-    with pytest.raises(InputError, match=r"nowhere.jsonl"):
-        call(main, ["--comparisons", "nowhere.jsonl", "--output_dir", str(out)])
     assert not out.exists()

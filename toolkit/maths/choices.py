@@ -96,7 +96,12 @@ def _covariance(p: Tensor, times: Tensor) -> Tensor:
     """The pseudo-inverse of sum_r t_r (diag(p_r) - p_r p_r'), (M, M)."""
     weighted = times.unsqueeze(1) * p
     information = weighted.sum(dim=0).diag() - weighted.T @ p
-    return torch.linalg.pinv(information, hermitian=True)
+
+    # The common level has no information. It gets some and loses it again: to tell by a tolerance
+    # that its eigenvalue is 0 would fail where rounding makes it a little more.
+    level = torch.full_like(information, 1 / len(information))
+    size = information.trace() / len(information)
+    return torch.linalg.inv(information + size * level) - level / size
 
 
 def _check_maximum(shown: Tensor, chosen: Tensor) -> None:
