@@ -20,7 +20,7 @@ GROUPS = {
     "Train a reward model": ("reward", "reward_report"),
     "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo"),
     "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n"),
-    "Hand it on": ("merge", "publish"),
+    "Hand it on": ("merge", "experts", "publish"),
     "Tools": ("preview_kl", "trl_config", "demo_model"),
 }
 
