@@ -19,7 +19,15 @@ GROUPS = {
     "Collect comparisons": ("split", "sample", "label", "convert", "ratings"),
     "Train a reward model": ("reward", "reward_report"),
     "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo"),
-    "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n"),
+    "See what came of it": (
+        "evaluate",
+        "report",
+        "compare",
+        "sweep",
+        "best_of_n",
+        "label_sweep",
+        "head_to_head",
+    ),
     "Hand it on": ("merge", "experts", "publish"),
     "Tools": ("preview_kl", "trl_config", "demo_model"),
 }
