@@ -18,7 +18,13 @@ from toolkit.pipeline.templates import InitArguments
 
 
 def main(args: InitArguments) -> None:
-    from toolkit.pipeline.templates import has_chat_template, parameters_of, project_text
+    from toolkit.pipeline.templates import (
+        guidelines_file,
+        has_chat_template,
+        parameters_of,
+        project_text,
+        template_of,
+    )
 
     claim_output(args.output, args.overwrite, "output")
     parameters = parameters_of(args.model_name_or_path)
@@ -28,7 +34,12 @@ def main(args: InitArguments) -> None:
             "rates are those for a model of 1 to 6 billion parameters"
         )
     chat = args.template == "auto" and has_chat_template(args.model_name_or_path)
-    write_text(args.output, project_text(args, parameters, chat))
+    text, template = project_text(args, parameters, chat), template_of(args, chat)
+    if (told := guidelines_file(args, template)) is not None:
+        claim_output(told, args.overwrite, "output")
+        write_text(told, template.guidelines)
+        wrote(told, "what people are told to look for; make it your own")
+    write_text(args.output, text)
     wrote(args.output, "a project file; read it, and change what you like")
     say_next(project_step(args.output))
 

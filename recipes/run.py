@@ -3,7 +3,7 @@
     preftune run project.yaml
 
 The file, which preftune init writes, says once what all stages share, and has a section for each
-stage. Those that it has are run in this order: convert, split, sample, label, reward,
+stage. Those that it has are run in this order: convert, split, sample, label, ratings, reward,
 reward_report, sft, preference, rloo, ppo, evaluate, report. Where people must label, this stops and
 prints the command that opens their page; the next run goes on from there. After a kill, the same
 command goes on: PPO from its last checkpoint. A stage whose settings were changed is named, and

@@ -19,8 +19,17 @@ GROUPS = {
     "Collect comparisons": ("split", "sample", "label", "convert", "ratings"),
     "Train a reward model": ("reward", "reward_report"),
     "Tune the policy": ("ppo", "watch", "online", "warp", "sft", "preference", "rloo", "ilql"),
-    "See what came of it": ("evaluate", "report", "compare", "sweep", "best_of_n", "robustness"),
-    "Hand it on": ("merge", "publish"),
+    "See what came of it": (
+        "evaluate",
+        "report",
+        "compare",
+        "sweep",
+        "best_of_n",
+        "label_sweep",
+        "head_to_head",
+        "robustness",
+    ),
+    "Hand it on": ("merge", "experts", "publish"),
     "Tools": ("ood", "preview_kl", "trl_config", "demo_model"),
 }
 

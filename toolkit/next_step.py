@@ -301,6 +301,11 @@ def again(recipe: str, *without: str, **flags: object) -> Step:
     return _Again(recipe, flags, tuple(_left(words, {*without, *flags})))
 
 
+def worded(recipe: str, word: str, **flags: object) -> Step:
+    """A recipe whose command line begins with a word that is no flag, and these flags."""
+    return _Again(recipe, flags, (word,))
+
+
 def project_step(path: str | Path, *more: str) -> Step:
     """The step that goes on with a project, with these further words."""
     return _Again("run", {}, (str(path), *more))

@@ -52,7 +52,7 @@ REWARDS = ("reward_adapter", "reward_model", "lexicon", "reward_function")
 POLICIES = ("sft", "preference", "dpo", "kto", "orpo", "cpo", "rloo", "grpo", "ppo")
 # The stages that `preftune run` runs, in this order.
 STAGES = (
-    *("convert", "split", "sample", "label", "reward", "reward_report"),
+    *("convert", "split", "sample", "label", "ratings", "reward", "reward_report"),
     *(*POLICIES, "evaluate", "report"),
 )
 
@@ -386,7 +386,9 @@ class Project:
 
     def _sample(self, section: str) -> Values:
         output = self.made("sample", "samples.jsonl", "output")
-        return {"prompts": self._prompts, "adapter": self._start(section), "output": output}
+        several = "models" in self.sections.get(section, {})  # which say themselves who writes
+        start = None if several else self._start(section)
+        return {"prompts": self._prompts, "adapter": start, "output": output}
 
     def _label(self, section: str) -> Values:
         samples = self.made("sample", "samples.jsonl", "output") if self.has("sample") else None

@@ -160,6 +160,25 @@ def test_people_judge_by_the_store_blind_and_what_is_left_is_none(
     assert len(capsys.readouterr().out.splitlines()) == 1  # nothing left: nothing said
 
 
+def test_the_majority_of_the_people_who_are_asked_counts(tmp_path: Path) -> None:
+    judge = PeopleJudge("people", str(tmp_path / "m.sqlite"), votes=3)
+    questions = [("p", "good", "bad"), ("q", "bad", "good")]
+    judge.verdicts(questions)
+
+    def good(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(c == "good") for c in completions]
+
+    def bad(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(c == "bad") for c in completions]
+
+    with Store(tmp_path / "m.sqlite") as store:
+        assert store.progress()["wanted"] == 6
+        for name, taste in {"ann": good, "bob": bad, "eve": bad, "late": good}.items():
+            ScriptedLabeler(name, ScorePicker(taste)).work(store, progress=False)
+        assert len(list(store.said("match"))) == 6  # the fourth found nothing left to do
+    assert judge.verdicts(questions) == [-1, 1]
+
+
 def test_a_judge_without_any_answer_gives_no_table() -> None:
     judge: Any = First()
     questions = [("p", "a?", "?"), ("p", "same", "same"), ("q", "?", "b")]

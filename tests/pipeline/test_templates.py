@@ -50,6 +50,69 @@ def test_every_template_is_a_project_whose_stages_take_their_settings(
     assert max(map(len, found.path.read_text().splitlines())) <= 100
 
 
+@pytest.mark.parametrize(("style", "target"), [("sentiment", 10), ("descriptiveness", 6)])
+def test_a_style_has_the_papers_settings_and_words_for_its_labelers(
+    style: str, target: int, demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["mine.yaml", "--template", style, "--model_name_or_path", demo_model]
+    call(recipe("init").main, words)
+    stages = {s.name: s for s in stages_of_project(Project.read("mine.yaml"))}
+    told = {k: v for name in ("sample", "label", "reward", "ppo") for part in
+            bind(stages[name].main, stages[name].words) for k, v in vars(part).items()}  # fmt: skip
+    # openai/lm-human-preferences launch.py:8-33, and the paper's KL targets.
+    expected = {"response_length": 24, "max_prompt_length": 64, "temperature": 0.7,
+                "truncate_token": ".", "truncate_after": 16, "penalty_reward_value": -1,
+                "stop_token": "none", "kl_target": target}  # fmt: skip
+    assert {name: told[name] for name in expected} == expected
+    sampled = bind(stages["sample"].main, stages["sample"].words)
+    assert sampled[-1].completions == 4
+
+    advice = Path(told["guidelines"]).read_text()
+    assert ("positive" in advice) == (style == "sentiment")
+    assert ("vividly" in advice) == (style == "descriptiveness")
+    with pytest.raises(InputError, match="exists"):
+        call(recipe("init").main, words)
+
+
+def test_nobody_is_told_anything_where_nobody_labels() -> None:
+    for told in ({"lexicon": embedded("lexicon.txt")}, {"comparisons": "org/data"}):
+        args = InitArguments(template="sentiment", model_name_or_path="o/m", prompts="o/d", **told)
+        assert "guidelines" not in project_text(args, None, chat=False)
+
+
+def test_several_models_write_are_ranked_and_rated(tmp_path: Path) -> None:
+    args = InitArguments(
+        template="text",
+        model_name_or_path="org/model",
+        prompts="org/data",
+        models=["sft=a/adapter", "plain=base"],
+        ask="ranking",
+    )
+    stages = {s.name: s for s in stages_of_project(project(tmp_path, project_text(args, 1, False)))}
+    assert list(stages)[:5] == ["split", "sample", "label", "ratings", "reward"]
+    told = {name: {k: v for part in bind(stages[name].main, stages[name].words) for k, v in
+                   vars(part).items()} for name in ("label", "ratings", "reward")}  # fmt: skip
+    assert bind(stages["sample"].main, stages["sample"].words)[-1].models == args.models
+    assert told["reward"]["loss_type"] == "plackett_luce"
+    assert told["ratings"]["comparisons"] == told["reward"]["comparisons"]
+    assert stages["ratings"].made == [Path("outputs/ratings.json")]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"models": ["a=x", "b=y", "c=z"]}, "completions: 4 cannot be shared out equally"),
+        ({"models": ["a=x"], "comparisons": "org/picks"}, "models: they write where"),
+        ({"ask": "ranking", "lexicon": "org"}, "ask: only people"),
+        ({"ask": "ranking", "completions": 9}, "people rank 8 at most"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(told: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        InitArguments(model_name_or_path="org/model", **told)
+
+
 def test_what_is_given_takes_the_templates_place(tmp_path: Path) -> None:
     args = InitArguments(
         template="text",

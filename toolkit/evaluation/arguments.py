@@ -104,6 +104,9 @@ class EvaluationArguments(
         "pairs.",
     )
     pick_limit: Count = flag(100, "Prompts that HTTP judges and people see.")
+    people_votes: Count = flag(
+        1, "People who are asked about each pair of texts; the majority counts."
+    )
     show: CountOrZero = flag(8, "Number of samples in the printed table.")
 
     def __post_init__(self) -> None:
@@ -165,7 +168,7 @@ class EvaluationArguments(
         specs = self.specs()
         self.check_combining(*(spec.value for spec in specs if spec.kind == "reward_adapter"))
         judges = load_judges(
-            specs, base, precision, self.reward_end_token, self._http_judge, combining=self
+            specs, base, precision, self.reward_end_token, self._http_judge, self, self.people_votes
         )
         if not judges:
             raise InputError(

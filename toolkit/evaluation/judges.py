@@ -93,17 +93,23 @@ class PeopleJudge:
 
     The questions go into a store as items, and the labels given so far count. Run
     ``evaluate.py --samples`` again later for the rest.
+
+    Attributes:
+        path: of the store.
+        votes: people who are asked about each pair; the majority counts.
     """
 
     name: str
     path: str
     kind: str = "people"
+    votes: int = 1
 
     def verdicts(self, questions: list[Question]) -> list[Verdict]:
         """Return the majority of each pair's labels; ties and "both bad" count for neither."""
         different = [question for question in questions if question[1] != question[2]]
         said: dict[str, list[int]] = defaultdict(list)
-        with Store(self.path, Settings(overlap=0.0, repeats=0.0, gold=0.0)) as store:
+        settings = Settings(overlap=0.0, repeats=0.0, gold=0.0, votes=self.votes)
+        with Store(self.path, settings) as store:
             store.add_items(
                 ({"prompt": p, "completions": sorted((a, b))} for p, a, b in different),
                 kind="match",
@@ -147,6 +153,7 @@ def load_judges(
     end_token: str = "auto",
     ask: Callable[[str, str], HTTPJudge] = HTTPJudge,
     combining: CombiningArguments | None = None,
+    votes: int = 1,
 ) -> list[Judge]:
     """Make the judges without loading anything large.
 
@@ -157,6 +164,7 @@ def load_judges(
         end_token: end token of texts that reward models read.
         ask: makes an HTTP judge from its address and its model's name.
         combining: how a judge of several reward adapters combines their scores.
+        votes: people who are asked about each pair.
 
     Raises:
         InputError: a name is used twice, or a judge does not load.
@@ -169,7 +177,7 @@ def load_judges(
         what = f"judges: {spec.name}"
         if spec.kind == "people":
             check_writable(spec.value, what)
-            judges.append(PeopleJudge(spec.name, spec.value))
+            judges.append(PeopleJudge(spec.name, spec.value, votes=votes))
         elif spec.kind == "http":
             model, _, url = spec.value.partition("@")
             if not url:

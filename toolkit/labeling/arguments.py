@@ -116,8 +116,8 @@ class StoreArguments(Flags):
 
     @property
     def asked(self) -> Asked | None:
-        """What to ask of people; None if no flag says so."""
-        return None if self.ask is None else Asked.of(self.ask)
+        """What to ask of people; None if no flag says so, or an empty one."""
+        return Asked.of(self.ask) if self.ask else None
 
     @property
     def path(self) -> str | None:

@@ -296,7 +296,7 @@ def merge_adapters(
         )
     parents = [LoraFile.read(folder, what) for folder in folders]
     shares = _shares(weights, len(parents), how, what)
-    _check_related(parents, what)
+    check_related(parents, what)
     origin = _origin(parents, start, how, shares, scale, what)
     if parents[0].score is not None:
         _check_rewards(parents, how, shares, scale, what)
@@ -348,8 +348,8 @@ def _shares(weights: Sequence[float] | None, count: int, how: How, what: str) ->
     return list(weights)
 
 
-def _check_related(parents: Sequence[LoraFile], what: str) -> None:
-    """Raise InputError unless the parents share task, base and reading."""
+def check_related(parents: Sequence[LoraFile], what: str) -> None:
+    """Raise InputError unless these adapters share task, base, start and reading."""
     first = parents[0]
     for other in parents[1:]:
         both = f"{what}: {first.folder} and {other.folder}"

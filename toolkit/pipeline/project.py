@@ -16,6 +16,7 @@ TITLES = {
     "split": "Split the prompts",
     "sample": "Sample completions",
     "label": "Pick the best of each",
+    "ratings": "Rate the models",
     "reward_report": "Look at the reward model",
     "evaluate": "Compare on held-out prompts",
     "report": "Report",
@@ -28,7 +29,16 @@ FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_com
 # What a section names to learn from in place of the project's comparisons.
 OWN_DATA = ("comparisons", *INSTEAD)
 
-LEARNING = ("reward", "sft", "preference", "dpo", "kto", "orpo", "cpo")  # from comparisons
+LEARNING = (
+    "ratings",
+    "reward",
+    "sft",
+    "preference",
+    "dpo",
+    "kto",
+    "orpo",
+    "cpo",
+)  # from comparisons
 
 # Whose results a stage reads, so that it runs again if they are made anew.
 AFTER: dict[str, tuple[str, ...]] = {
@@ -36,6 +46,7 @@ AFTER: dict[str, tuple[str, ...]] = {
     "split": ("convert",),
     "sample": ("split",),
     "label": ("sample",),
+    "ratings": ("convert", "label"),
     "reward": ("convert", "label"),
     "reward_report": ("reward",),
     **{name: ("convert", "split", "label") for name in POLICIES},
@@ -134,7 +145,16 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     if name == "sample":
         stage.check = lambda result: _check_ends(project, result)
     if name == "label" and project.people_label:
-        stage.words += ["--serve", "false", "--invite", "", "--output", str(project.comparisons)]
+        stage.words += [
+            "--serve",
+            "false",
+            "--invite",
+            "",
+            "--ask",
+            "",
+            "--output",
+            str(project.comparisons),
+        ]
         stage.waits = lambda: waiting(project, enough)
     elif name == "label":
         stage.waits = lambda: _check_store(project)
@@ -178,6 +198,8 @@ def made_by(project: Project, name: str) -> list[Path]:
         return [Path(str(project.comparisons))]
     if name in ("convert", "sample"):
         return [Path(placed["output"])]
+    if name == "ratings":
+        return [Path(placed.get("scores") or placed["output"])]
     if name in ("reward", *POLICIES):
         return [Path(project.adapter(name))]
     page = {"evaluate": "evaluation.json", "report": "report.html"}

@@ -12,9 +12,10 @@ from toolkit.arguments.prompts import DEMO_PROMPTS, HELD_OUT
 from toolkit.data.records import Row
 from toolkit.embedded import is_embedded_model, short_name
 from toolkit.errors import InputError
-from toolkit.flags import Count, Range, flag, other_default
+from toolkit.flags import Count, Named, Range, flag, other_default
 
-TemplateName = Literal["auto", "text", "chat", "summaries"]
+TemplateName = Literal["auto", "text", "chat", "summaries", "sentiment", "descriptiveness"]
+RANKED = 8  # completions that the labeling page lets people put in order
 SMALL = 50_000_000  # parameters; below this, a model takes much higher learning rates
 LARGE = 6_000_000_000
 
@@ -27,11 +28,34 @@ class Template:
         about: what the model is to do, for the file's first line.
         settings: what all stages share, with a remark for each ("" for none).
         ppo: further settings of PPO.
+        guidelines: what people are told to look for; "" to leave that to you.
     """
 
     about: str
     settings: dict[str, tuple[object, str]]
     ppo: dict[str, object] = field(default_factory=dict)
+    guidelines: str = ""
+
+
+# The styles of arXiv 1909.08593: continuations of 24 tokens, of which people see, and the reward
+# model scores, what stands before the first full stop from the token 16 on.
+STYLE: dict[str, tuple[object, str]] = {
+    "response_length": (24, "tokens of a continuation, as in the paper"),
+    "max_prompt_length": (64, "tokens; the paper's prompts have 32 to 64"),
+    "temperature": (0.7, ""),
+    "stop_token": ("none", "no token ends a continuation early ..."),
+    "truncate_token": (".", "... but what stands behind a full stop does not count,"),
+    "truncate_after": (16, "and one without a full stop from here on scores -1"),
+}
+# The paper says what is picked; these words are this project's.
+GUIDELINES = """\
+Each item is the beginning of a text and several ways in which it may go on.
+Pick the continuation that {best}.
+
+Compare only that. A continuation does not have to be true, polite or well written.
+If two are equally good by this measure, say that the best are equally good. If you cannot tell
+because a text makes no sense, skip the item.
+"""
 
 
 TEMPLATES: dict[str, Template] = {
@@ -68,6 +92,18 @@ TEMPLATES: dict[str, Template] = {
         },
         {"missing_eos_penalty": 1.0},
     ),
+    "sentiment": Template(
+        "a model that continues texts in a positive and happy way",
+        STYLE,
+        {"kl_target": 10},
+        GUIDELINES.format(best="has the most positive, happiest feeling"),
+    ),
+    "descriptiveness": Template(
+        "a model that continues texts with vivid descriptions",
+        STYLE,
+        {"kl_target": 6},
+        GUIDELINES.format(best="describes most vividly what one would see, hear, smell or touch"),
+    ),
 }
 
 
@@ -79,7 +115,8 @@ class InitArguments(OverwriteArguments):
 
     template: TemplateName = flag(
         "auto",
-        "What the model does: text (it continues prompts), chat (it answers) or summaries. auto is "
+        "What the model does: text (it continues prompts), chat (it answers) or summaries; "
+        "sentiment and descriptiveness are text with the settings of arXiv 1909.08593. auto is "
         "chat for a model with a chat template, else text.",
     )
     model_name_or_path: str = other_default(DEMO_MODEL, ModelArguments, "model_name_or_path")
@@ -101,6 +138,14 @@ class InitArguments(OverwriteArguments):
     completions: Annotated[int, Range(low=2, high=26)] = flag(
         4, "Completions of each prompt among which people pick."
     )
+    models: Named = flag(
+        [],
+        "Policies that write the completions together, as NAME=FOLDER of an adapter on the base, "
+        "or NAME=base for the untuned model. They are rated by what people choose.",
+    )
+    ask: Literal["best", "ranking"] = flag(
+        "best", "What people are asked for: the best completion, or all from best to worst."
+    )
     response_length: Count | None = flag(None, "Tokens of a completion. By default the template's.")
     max_prompt_length: Count | None = flag(
         None, "Longest prompt in tokens. By default the template's."
@@ -119,6 +164,20 @@ class InitArguments(OverwriteArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.models and self.comparisons is not None:
+            raise InputError("models: they write where there are no --comparisons yet", "models")
+        if self.models and self.completions % len(self.models):
+            raise InputError(
+                f"completions: {self.completions} cannot be shared out equally among "
+                f"{len(self.models)} models (say --completions {2 * len(self.models)})",
+                "completions",
+            )
+        if self.ask == "ranking" and (self.lexicon or self.comparisons):
+            raise InputError("ask: only people on the labeling page rank completions", "ask")
+        if self.ask == "ranking" and self.completions > RANKED:
+            raise InputError(
+                f"completions: {self.completions}, but people rank {RANKED} at most", "completions"
+            )
         if self.columns and self.comparisons is None:
             raise InputError("columns: of which file? (add --comparisons FILE)", "columns")
         for name in ("prompts", "eval_prompts", "comparisons", "lexicon"):
@@ -198,8 +257,7 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
         parameters: of the model (``parameters_of``).
         chat: whether its tokenizer has a chat template.
     """
-    name = args.template if args.template != "auto" else "chat" if chat else "text"
-    template = TEMPLATES[name]
+    template = template_of(args, chat)
     lines = [
         f"# {template.about[0].upper()}{template.about[1:]}, and people's choices to tune it by.",
         f"#   preftune run {args.output}",
@@ -219,16 +277,26 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
     ]
 
     reward, ppo = rates(parameters)
-    ppo |= template.ppo if _ends(args, template) else {}
+    ends = _ends(args, template)
+    ppo |= {k: v for k, v in template.ppo.items() if ends or k != "missing_eos_penalty"}
     if args.total_episodes is not None:
         ppo["total_episodes"] = args.total_episodes
     if args.comparisons is None:
         lines += [
             "",
             "sample:",
-            _line("  completions", args.completions, "people pick one of these"),
+            _line("  completions", args.completions, "people see these side by side"),
         ]
+        if args.models:
+            lines.append(_line("  models", args.models, "they write in equal shares"))
         lines += ["", "label:", *_labelers(args)]
+        if (told := guidelines_file(args, template)) is not None:
+            lines.append(_line("  guidelines", str(told), "what people are told to look for"))
+        if args.ask == "ranking":
+            lines.append(_line("  ask", "ranking", "from best to worst"))
+            reward = {"loss_type": "plackett_luce", **reward}
+        if args.models:
+            lines += ["", "ratings:  # who writes best, by what people chose"]
     lines += ["", "reward:", *(_line(f"  {key}", value) for key, value in reward.items())]
     curve = _line("  # label_fractions", "0.1,0.25,0.5", "shows what more labels would give")
     lines += ["", "reward_report:", curve]
@@ -238,6 +306,19 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
     model = short_name(args.model_name_or_path)
     lines += ["", "report:", _line("  title", f"{Path(model).name}, tuned by people's choices"), ""]
     return "\n".join(lines)
+
+
+def template_of(args: InitArguments, chat: bool) -> Template:
+    """Return the template that was named, or the one that fits the model's tokenizer."""
+    name = args.template if args.template != "auto" else "chat" if chat else "text"
+    return TEMPLATES[name]
+
+
+def guidelines_file(args: InitArguments, template: Template) -> Path | None:
+    """Where the template's guidelines for people go; None if it has none or nobody labels."""
+    if not template.guidelines or args.comparisons is not None or args.lexicon is not None:
+        return None
+    return Path(args.output).with_suffix(".guidelines.txt")
 
 
 def _sources(args: InitArguments) -> list[str]:

@@ -39,6 +39,7 @@ class Settings:
         lease: seconds for which an item is reserved for a labeler.
         spacing: least number of labels between an item and its repeat.
         seed: seed for the order of items and the choice of those that overlap.
+        votes: people who label each item; more than one leaves ``overlap`` without effect.
     """
 
     overlap: float = 0.15
@@ -47,6 +48,7 @@ class Settings:
     lease: float = 1800.0
     spacing: int = 10
     seed: int = 0
+    votes: int = 1
 
 
 class Said(NamedTuple):

@@ -134,7 +134,7 @@ class Store(StoreReader):
         luck = draw(self.settings.seed, digest)
         place = luck.getrandbits(62)
         twice = luck.random() < self.settings.overlap
-        answer, wanted = (row["best"], 0) if gold else (None, 1 + twice)
+        answer, wanted = (row["best"], 0) if gold else (None, max(self.settings.votes, 1 + twice))
         cursor = db.execute(
             "INSERT INTO items (digest, kind, prompt, completions, extra, gold, place, wanted) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -1,0 +1,65 @@
+"""head_to_head.py: texts of two models, votes of three people, and the table."""
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import call, recipe
+from toolkit.errors import InputError
+from toolkit.labeling.labelers import ScriptedLabeler
+from toolkit.labeling.store import Store
+from toolkit.scoring.functions import Lexicon
+from toolkit.scoring.picker import ScorePicker
+
+main = recipe("head_to_head").main
+
+
+def test_people_vote_and_the_same_command_counts_the_majority(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "evaluate.yaml"
+    config.write_text(
+        "prompts: demo:prompts.heldout.jsonl\nlexicon: demo:lexicon.txt\nlimit: 8\n"
+        "precision: fp32\ntruncate_token: '.'\ntruncate_after: 12\n"
+    )
+    out = tmp_path / "out"
+    words = ["--contenders", "best=best_of_8", "--evaluate_config", str(config), "--items", "6"]
+    words += ["--output_dir", str(out), "--count_only", "--votes", "3"]
+    result = call(main, words)
+    (pair,) = [pair for pair in result.pairs if pair.judge == "people"]
+    assert pair.judged <= 1  # equal texts are a tie without asking
+
+    # Two people like what the word list likes, one likes the opposite: the majority counts.
+    taste = Lexicon(str(root / "data" / "lexicon.txt"))
+
+    def against(prompts: list[str], completions: list[str]) -> list[float]:
+        return [-score for score in liked(prompts, completions)]
+
+    def liked(prompts: list[str], completions: list[str]) -> list[float]:
+        return taste.of_texts(completions)
+
+    with Store(out / "matches.sqlite") as store:
+        for name, scores in {"ann": liked, "bob": liked, "eve": against}.items():
+            ScriptedLabeler(name, ScorePicker(scores)).work(store, progress=False)
+        assert store.progress()["left"] == 0
+
+    capsys.readouterr()
+    result = call(main, words)
+    said = capsys.readouterr().out
+    (pair,) = [pair for pair in result.pairs if pair.judge == "people"]
+    (by_list,) = [pair for pair in result.pairs if pair.judge == "lexicon"]
+    assert pair.wins + pair.ties + pair.losses == 6 and pair.not_judged == 0
+    assert pair.wins >= 4 and by_list.wins >= pair.wins  # best-of-8 by the list itself
+    assert "already done" in said and "best : reference" in said
+
+
+def test_votes_are_not_thrown_away_and_a_contender_is_needed(tmp_path: Path) -> None:
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("prompts: demo:prompts.heldout.jsonl\n")
+    words = ["--evaluate_config", str(config), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="contenders: missing"):
+        call(main, words)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    Store(tmp_path / "out" / "matches.sqlite").close()
+    with pytest.raises(InputError, match="holds votes"):
+        call(main, [*words, "--overwrite", "--contenders", "best=best_of_2"])

@@ -1,0 +1,67 @@
+"""label_sweep.py: which stages, in which order, told what. (docs/paper.md says how it was run.)"""
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import bind, call, recipe
+from toolkit.errors import InputError
+from toolkit.pipeline.stages import Stage
+
+sweep = recipe("label_sweep")
+
+
+@pytest.fixture(autouse=True)
+def at_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def stages(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Stage]:
+    kept: list[Stage] = []
+    monkeypatch.setattr(sweep, "run_stages", lambda made, out, again: kept.extend(made))
+    monkeypatch.setattr(sweep, "draw", lambda out, rewards, policies: [])
+    call(sweep.main, ["--output_dir", "out", *words])
+    return kept
+
+
+def test_each_share_has_a_reward_model_and_a_policy_and_the_labeler_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = stages(monkeypatch, "--label_fractions", "1", "0.1", "--seed", "7")
+    assert [stage.name for stage in kept] == [
+        *("reward-0.1", "reward-1", "labels-0.1", "labels-1", "direct", "evaluate", "report"),
+    ]
+    told = [{k: v for part in bind(s.main, s.words) for k, v in vars(part).items()} for s in kept]
+    assert [t["train_fraction"] for t in told[:2]] == [0.1, 1.0]
+    assert [t["reward_adapter"] for t in told[2:4]] == [
+        "out/reward-0.1/adapter",
+        "out/reward-1/adapter",
+    ]
+    assert told[2]["lexicon"] is None and told[2]["seed"] == 7
+    assert told[4]["lexicon"] == "data/lexicon.txt" and told[4]["reward_weights"] == [0, 1]
+    assert told[5]["contenders"][-3:] == [
+        f"{name}=out/{name}/adapters/policy" for name in ("labels-0.1", "labels-1", "direct")
+    ]
+
+
+def test_without_a_script_there_is_no_direct_policy_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("prompts: demo:prompts.heldout.jsonl\njudges: [p=people:x.sqlite]\n")
+    kept = stages(monkeypatch, "--label_fractions", "1", "--evaluate_config", str(config))
+    assert [s.name for s in kept] == ["reward-1", "labels-1", "evaluate", "report"]
+    assert "there is no direct policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--label_fractions", "0.1", "0.1"], "each only once"),
+        (["--label_fractions", "2"], "label_fractions"),
+        (["--ppo_config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call(sweep.main, words)
