@@ -182,9 +182,9 @@ def _check_ends(project: Project, sampled: object) -> None:
                 f"{project.where(name, 'missing_eos_penalty')}: {name} takes {penalty:g} off a "
                 f"completion that does not end, and none of {sampled['drawn']} samples ends by "
                 f"itself within {tokens} tokens, so all would pay it (give them more tokens by "
-                "`response_length: NUMBER`; or let them end behind a full stop by "
-                "`truncate_token: .` and `stop_token: none`, or not at all by `stop_token: none` "
-                f"alone, without the missing_eos_penalty; then preftune run {project.path})"
+                "`response_length: NUMBER`; or leave out the missing_eos_penalty, and say "
+                "`stop_token: none`, with `truncate_token: .` if they are to end behind a full "
+                f"stop; then preftune run {project.path})"
             )
 
 

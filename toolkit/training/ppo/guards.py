@@ -166,8 +166,8 @@ class Watch:
             lines.append(
                 f"warning: update {update}: no completion ends by itself within "
                 f"{rollout.completion_ids.shape[1]} tokens, so all are cut off, and a "
-                "missing_eos_penalty is the same for all of them (cure: a longer response_length, "
-                "a truncate_token such as a full stop, or stop_token none)"
+                "missing_eos_penalty is the same for all of them (cure: a longer response_length; "
+                "or stop_token none, perhaps with a truncate_token such as a full stop)"
             )
         return lines
 
