@@ -345,6 +345,7 @@ class Project:
             "online": self._online,
             "sweep": self._whole,
             "warp": self._whole,
+            "ilql": self._on_comparisons,
             "run": lambda _: {"project": str(self.path)},
             "compare": lambda _: {"configs": str(self.path)},
         }
