@@ -9,7 +9,7 @@ the prompts that it was trained on. find embeds all of them and the first 32 pro
 by the base itself; each prompt votes for the expert that has the nearest one (arXiv 2302.03202).
 merge makes one adapter of those with the most votes, exactly, as a mean weighted by their votes. No
 labels are needed. You should see the votes of each expert, and by how much the first one leads.
-Few votes more than the others' say little: if no expert knows the task, the votes are spread out.
+The votes do not tell whether any expert is of use: compare it with the base before you rely on it.
 """
 
 from toolkit.cli import run

@@ -145,16 +145,9 @@ def _stage(project: Project, name: str, enough: bool) -> Stage:
     if name == "sample":
         stage.check = lambda result: _check_ends(project, result)
     if name == "label" and project.people_label:
-        stage.words += [
-            "--serve",
-            "false",
-            "--invite",
-            "",
-            "--ask",
-            "",
-            "--output",
-            str(project.comparisons),
-        ]
+        # Only the page asks people: here their picks are written.
+        stage.words += ["--serve", "false", "--invite", "", "--ask", ""]
+        stage.words += ["--output", str(project.comparisons)]
         stage.waits = lambda: waiting(project, enough)
     elif name == "label":
         stage.waits = lambda: _check_store(project)
