@@ -31,7 +31,7 @@ def test_gains_and_gaps_are_in_standard_deviations_of_the_reference(evaluation: 
     assert found.overoptimized == "ppo@1" and found.prompts == 20 and found.shared_samples == 1
     assert found.lines == {} and found.sides == {}  # two checkpoints are too few for a line
     (fact,) = found.facts()
-    assert fact[2] == "no" and "not from ppo@1 on, at 0.5 nats" in fact[1]
+    assert fact[2] == "no" and "surely above 0 from ppo@1 on, at 0.5 nats" in fact[1]
 
 
 def test_equal_gains_are_free_of_overoptimization_and_a_judge_says_whether_it_agrees(
@@ -93,7 +93,7 @@ def test_the_page_is_escaped_and_its_figures_can_be_read_again(
     page = write_page(tmp_path, found, [("folder", hostile)]).read_text(encoding="utf-8")
     assert "<script" not in page and "<b>truth" not in page
     assert "&lt;script&gt;" in page and "&lt;b&gt;truth" in page
-    assert page.count("data:image/png;base64,") == 2  # light and dark
+    assert page.count("data:image/png;base64,") == 4  # light and dark, wide and narrow
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
     assert (tmp_path / "robustness.png").is_file()
     kept = json.loads((tmp_path / "robustness.json").read_text())

@@ -74,12 +74,12 @@ def test_words_in_disorder_are_found_and_the_best_layer_and_score_are_used(
 def test_a_mistake_is_said_before_a_model_is_loaded(
     words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "ood.jsonl"
 
     def loaded(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("toolkit.models.from_arguments.base_of", loaded)
     with pytest.raises(InputError, match=said):
-        call(main, words.split())
-    assert not (tmp_path / "outputs" / "ood.jsonl").exists()
+        call(main, [*words.split(), "--output", str(output)])
+    assert not output.exists()

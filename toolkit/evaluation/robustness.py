@@ -106,7 +106,9 @@ class Robustness:
         if first is None:
             found = f"no gap is surely above 0; {at_last}"
         else:
-            found = f"not from {first.name} on, at {first.kl:.1f} nats; {at_last}"
+            found = (
+                f"the gap is surely above 0 from {first.name} on, at {first.kl:.1f} nats; {at_last}"
+            )
         facts: list[Fact] = [("free of over-optimization", found, "yes" if first is None else "no")]
 
         for name, answer in self.sides.items():
@@ -253,6 +255,7 @@ def write_page(folder: Path, found: Robustness, about: Sequence[tuple[str, str]]
         "Gains and their gap over the square root of the KL",
         (9, 6.4),
         folder / "robustness.png",
+        narrow=True,
     )
     page = folder / "robustness.html"
     render(
