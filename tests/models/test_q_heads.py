@@ -56,22 +56,23 @@ def test_gradients_of_the_tied_log_probs_are_those_of_whole_logits(kind: QKind) 
 
 
 def test_a_tied_head_reads_the_bases_output_head_and_is_small() -> None:
-    """Q(h, .) = W (h + MLP(h)) + b; at first the MLP is zero, so Q starts as the head's output."""
-    heads, states = QHeads(SIZE, VOCABULARY, "tied"), torch.randn(2, 3, SIZE)
-    weight = torch.randn(VOCABULARY, SIZE)
-    u = heads.advantages(states, weight)
-    torch.testing.assert_close(u, states @ weight.T)
+    """Q(h, .) = W MLP(h) + b, with the base's W."""
+    heads, states, _, weight = heads_of("tied")
+    lows = [head.mlp(states) @ weight.T + head.bias for head in heads.targets]  # type: ignore[operator]
+    expected = torch.minimum(*lows) - heads.value(states)
+    torch.testing.assert_close(heads.advantages(states, weight), expected)
     wide = sum(p.numel() for p in QHeads(16, 20_000, "own").parameters())
     narrow = sum(p.numel() for p in QHeads(16, 20_000, "tied").parameters())
     assert wide > 30 * narrow
     assert kind_for(10_000) == "own" and kind_for(10_001) == "tied"
 
 
-def test_own_heads_and_v_start_at_zero_and_the_two_heads_differ_once_they_learn() -> None:
-    heads, states = QHeads(SIZE, VOCABULARY, "own"), torch.randn(2, 3, SIZE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_start_at_zero_and_the_two_of_q_differ_once_they_learn(kind: QKind) -> None:
+    heads, states = QHeads(SIZE, VOCABULARY, kind), torch.randn(2, 3, SIZE)
     assert not heads.advantages(states, torch.randn(VOCABULARY, SIZE)).any()
     first, second = heads.online
-    assert not torch.equal(next(first.parameters()), next(second.parameters()))
+    assert not torch.equal(*(head.state_dict()["mlp.0.weight"] for head in (first, second)))
 
 
 def test_targets_start_as_copies_and_move_a_share_of_the_way() -> None:

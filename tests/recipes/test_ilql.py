@@ -65,7 +65,7 @@ def test_a_policy_and_its_critic_are_trained_and_compared_at_several_strengths(
     call(ilql.main, [*words, "--resume", "auto"])
     assert (out / "adapters" / "policy" / "adapter_model.safetensors").read_bytes() == policy
 
-    judged = ["--lexicon", "data/lexicon.txt", "--limit", "12", "--response_length", "6"]
+    judged = ["--lexicon", "data/lexicon.txt", "--limit", "6", "--response_length", "6"]
     first = tmp_path / "evaluation"
     call(
         evaluate.main,

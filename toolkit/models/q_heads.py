@@ -2,10 +2,10 @@
 
     kind     Q(h, .)                            weights
     own      MLP(h): d to 2d, ReLU, to V        2d V in each of four copies
-    tied     W (h + MLP(h)) + b: d to 2d to d   2 x 2d^2 and V in each; W is the base's output head
+    tied     W MLP(h) + b: d to 2d to d         2 x 2d^2 and V in each; W is the base's output head
 
 V is d to 2d, ReLU, to 1. All compute in fp32, whatever the trunk's type. The last layers start at
-zero: own Q and V are 0 at first. Source of the shapes: trlX (trlx/models/modeling_ilql.py); the
+zero: Q and V are 0 at first. Source of the shapes: trlX (trlx/models/modeling_ilql.py); the
 tied form is this project's, since V-wide heads on a large vocabulary would outweigh the model.
 """
 
@@ -70,7 +70,7 @@ class QHead(nn.Module):
         """
         if self.bias is None:
             return self.mlp(states)
-        return nn.functional.linear(states + self.mlp(states), weight.float(), self.bias)
+        return nn.functional.linear(self.mlp(states), weight.float(), self.bias)
 
     def taken(
         self, states: Tensor, ids: Tensor, weight: Tensor, temperature: float | None
@@ -91,11 +91,11 @@ class QHead(nn.Module):
             return chosen, chosen / temperature - (q / temperature).logsumexp(dim=-1)
 
         # No tensor with a number for each token of the vocabulary is whole here.
-        shifted = states + self.mlp(states)
-        chosen = (shifted * weight[ids].float()).sum(dim=-1) + self.bias[ids]
+        made = self.mlp(states)
+        chosen = (made * weight[ids].float()).sum(dim=-1) + self.bias[ids]
         if temperature is None:
             return chosen, torch.zeros_like(chosen)
-        head = Head(shifted, weight.float(), self.bias)
+        head = Head(made, weight.float(), self.bias)
         return chosen, head_distribution(head, ids, temperature).logprobs
 
 
