@@ -389,7 +389,8 @@ def test_the_stages_run_one_after_the_other_with_the_shipped_settings(
     labels = ["--samples", str(out / "samples.jsonl"), "--output", str(out / "comparisons.jsonl")]
     lexicon = ["--lexicon", str(root / "data" / "lexicon.txt"), "--noise", "0.5"]
     call(recipe("label").main, [*labels, *lexicon])
-    run("reward", *on_cpu, "--eval_rows", "12", "--normalize_samples", "16", "--max_length", "256")
+    reward = ["--eval_rows", "12", "--folds", "0", "--normalize_samples", "16"]
+    run("reward", *on_cpu, *reward, "--max_length", "256")
     run("ppo", *on_cpu, "--total_episodes", "64", "--allow_untrusted_reward")
     run("evaluate")
 
