@@ -44,6 +44,18 @@ def told(name: str, path: Path, *words: str) -> dict[str, Any]:
     return {key: value for part in bound for key, value in vars(part).items()}
 
 
+def test_commands_that_run_others_read_their_settings_from_the_project(tmp_path: Path) -> None:
+    path = tmp_path / "project.yaml"
+    path.write_text("prompts: p\nfolder: out\nsample:\nlabel:\nreward:\nppo:\nevaluate:\n")
+    found = Project.read(path)
+    configs = ("reward_config", "ppo_config", "evaluate_config")
+    told, _ = found.told("label_sweep", {*configs, "output_dir"})
+    assert [told[name] for name in configs] == [str(path)] * 3
+    assert told["output_dir"] == str(Path("out") / "label_sweep")
+    told, _ = found.told("head_to_head", {"evaluate_config", "output_dir"})
+    assert told == {"evaluate_config": str(path), "output_dir": str(Path("out") / "head_to_head")}
+
+
 def test_the_tables_of_methods_and_adapters_are_those_of_the_methods() -> None:
     rows = methods.METHODS
     assert set(METHODS) == {n for n, row in rows.items() if row.recipe != n}

@@ -344,6 +344,8 @@ class Project:
             "ratings": self._ratings,
             "online": self._online,
             "sweep": self._whole,
+            "label_sweep": self._label_sweep,
+            "head_to_head": self._whole,
             "warp": self._whole,
             "ilql": self._on_comparisons,
             "run": lambda _: {"project": str(self.path)},
@@ -504,6 +506,10 @@ class Project:
             "policy_adapter": self._start(section),
             "output_dir": self.made(section, section),
         }
+
+    def _label_sweep(self, section: str) -> Values:
+        config = str(self.path) if self.has("reward") else None
+        return self._whole(section) | {"reward_config": config}
 
     def policies(self) -> list[str]:
         """The stages of this file that train a policy, in the order in which they run."""
