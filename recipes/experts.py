@@ -158,7 +158,9 @@ def add(model_args: ModelArguments, args: ExpertArguments) -> None:
     if len(library) < args.library:
         print(f"note: {args.prompts} has {len(library)} different prompts, not {args.library}")
 
-    there = read_registry(args.registry) if Path(args.registry).exists() else []
+    # An adapter that was trained anew must not keep its own row from being written anew.
+    replaced = name if args.overwrite else None
+    there = read_registry(args.registry, replaced) if Path(args.registry).exists() else []
     experts = with_expert(there, Expert.of(name, adapter, library), args.overwrite)
     write_registry(args.registry, experts)
     wrote(args.registry, f"{counted(len(experts), 'expert')}; {name} has {len(library)} prompts")

@@ -150,6 +150,12 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
             "out (bring more, or read them with a smaller model)",
             "like",
         )
+    if known is not None and len(fitted) < args.few <= len(known) // 2:
+        raise InputError(
+            f"few: a classifier from {args.few:,} outliers takes as many prompts of --like, but "
+            f"there are {len(fitted)} without those held out (give a smaller --few)",
+            "few",
+        )
     if args.layer is not None and not -depth - 1 <= args.layer <= depth:
         raise InputError(
             f"layer: {args.layer}, but the model has layers 0 (embeddings) to {depth}, or -1 for "

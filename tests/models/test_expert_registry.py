@@ -77,6 +77,10 @@ def test_an_adapter_that_changed_or_went_is_noticed(tmp_path: Path) -> None:
     Path(hotel.adapter, "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="is not the folder of an adapter"):
         read_registry(tmp_path / "experts.jsonl")
+    # Only the one that is being replaced may be so.
+    assert read_registry(tmp_path / "experts.jsonl", replaced="hotel") == [hotel]
+    with pytest.raises(InputError, match="is not the folder of an adapter"):
+        read_registry(tmp_path / "experts.jsonl", replaced="cafe")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Experts by the command line: added, found and merged, on the embedded model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.models.test_adapter_arithmetic import LAYER, deltas, write
 from toolkit.cli import call, recipe
 from toolkit.errors import InputError
+from toolkit.models.toolkit_json import adapter_digest
 
 main = recipe("experts").main
 NEAR = {"rtol": 1e-6, "atol": 1e-6}  # weights are saved in fp32
@@ -78,6 +80,23 @@ def test_an_expert_on_another_base_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="name: there is an expert hotel"):
         call(main, ["add", "--name", "hotel", "--adapter", str(tmp_path / "market"), *told])
     assert Path(registry).read_text() == before
+
+
+def test_an_expert_that_was_trained_anew_is_added_again_as_its_message_says(
+    registry: str, tmp_path: Path, demo_model: str
+) -> None:
+    torch.manual_seed(9)
+    weights = {LAYER: (torch.randn(128, 2), torch.randn(2, 128))}
+    shutil.rmtree(tmp_path / "hotel")
+    write(tmp_path / "hotel", weights, base_model_name_or_path=demo_model)
+    told = ["--prompts", str(tmp_path / "hotel.jsonl"), "--registry", registry]
+    words = ["add", "--name", "hotel", "--adapter", str(tmp_path / "hotel"), *told]
+    with pytest.raises(InputError, match="has changed since hotel was added .* with --overwrite"):
+        call(main, words)
+    call(main, [*words, "--overwrite"])
+    found = [json.loads(line) for line in Path(registry).read_text().splitlines()]
+    assert [row["name"] for row in found] == list(TASKS)
+    assert found[0]["digest"] == adapter_digest(tmp_path / "hotel")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ def test_words_in_disorder_are_found_and_the_best_layer_and_score_are_used(
          "layer: 99, but the model has layers 0"),
         ("--like demo:prompts.jsonl --outliers demo:prompts.jsonl --outliers_limit 5",
          "outliers: 5 of the 5 prompts of .* are also in"),
+        ("--like demo:prompts.jsonl --like_limit 170 --outliers demo:prompts.heldout.jsonl "
+         "--few 140", "few: a classifier from 140 outliers .* there are 136 without"),
         ("--like nowhere.jsonl --prompts demo:prompts.jsonl", "nowhere.jsonl"),
         ("--like demo:prompts.jsonl --prompts demo:prompts.jsonl --quantile 1.5", "quantile"),
     ],

@@ -45,8 +45,13 @@ class Expert:
         return cls(name, adapter, adapter_digest(adapter), library)
 
 
-def read_registry(path: str | Path) -> list[Expert]:
+def read_registry(path: str | Path, replaced: str | None = None) -> list[Expert]:
     """Read a registry, and check that its adapters are there and unchanged.
+
+    Args:
+        path: the JSON Lines file.
+        replaced: name of an expert that is about to be replaced, whose old adapter may be gone, or
+            another one by now.
 
     Raises:
         InputError: there is no such file, a row is broken (file:line), two experts have the same
@@ -69,6 +74,9 @@ def read_registry(path: str | Path) -> list[Expert]:
             raise InputError(f"{place}: name: a second {row['name']!r} (delete one of the rows)")
 
         adapter = Path(row["adapter"])
+        if row["name"] == replaced:
+            experts.append(Expert(**{field: row[field] for field in FIELDS}))
+            continue
         if not (adapter / "adapter_model.safetensors").is_file():
             raise InputError(
                 f"{place}: adapter: {adapter} is not the folder of an adapter (paths start in the "
@@ -82,7 +90,8 @@ def read_registry(path: str | Path) -> list[Expert]:
         experts.append(Expert(**{field: row[field] for field in FIELDS}))
     if not experts:
         raise InputError(f"--registry: {path} holds no expert (preftune experts add adds one)")
-    check_experts(experts)
+    if kept := [expert for expert in experts if expert.name != replaced]:
+        check_experts(kept)
     return experts
 
 
