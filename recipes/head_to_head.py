@@ -22,6 +22,7 @@ from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Named, Range, flag
 from toolkit.next_step import Step, say_next
+from toolkit.pipeline.project import files_of, weights_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.terminal import counted, print_table
 
@@ -77,6 +78,8 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     told = [*config, *asked, "--contenders", *contenders, "--output_dir", str(out / "samples")]
     made = [out / "samples" / "samples.jsonl", store]
     writing = Stage("samples", "All models write", evaluate.main, told, made)
+    # Votes on texts of another adapter or other prompts must not count for those of now.
+    writing.given = dict([*files_of(writing), *weights_of("contenders", contenders)])
     run_stages([writing], out, args.overwrite)
 
     # People vote.

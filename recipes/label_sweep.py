@@ -25,6 +25,7 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag
 from toolkit.next_step import say_open, wrote
 from toolkit.pipeline.comparison import judge_and_report
+from toolkit.pipeline.project import files_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.project import Project
 from toolkit.terminal import print_table
@@ -108,7 +109,10 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
     project = Project.if_any(Path(args.evaluate_config))
     own = [] if project is None else [project.adapter(name) for name in project.policies()]
     last = judge_and_report(told, policies, out, "What more labels are worth", shown, own)
-    run_stages([*rewards, *policies, *last], out, args.overwrite)
+    stages = [*rewards, *policies, *last]
+    for stage in stages:
+        stage.given = dict(files_of(stage))
+    run_stages(stages, out, args.overwrite)
     return draw(out, rewards, policies)
 
 

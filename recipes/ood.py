@@ -79,7 +79,7 @@ class OODArguments(
     output: str = flag("outputs/ood.jsonl", "JSONL file for the prompts with their scores.")
 
 
-def main(model_args: ModelArguments, args: OODArguments) -> int:
+def main(model_args: ModelArguments, args: OODArguments) -> None:
     import torch
 
     from toolkit.data.from_arguments import chat_from
@@ -213,7 +213,6 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
         say(few_shot(args.few, inside[place], outside[place], fitted, held_out, generator))
 
     # Score what was asked about.
-    unlike = 0
     if asked is not None:
         of = getattr(fits[place], score)
         ordered = of(inside[place][held_out]).sort().values
@@ -240,7 +239,6 @@ def main(model_args: ModelArguments, args: OODArguments) -> int:
             f"its own held-out prompts ({score}, layer {layers[place]}). By chance it would be "
             f"about {expected:.0f}."
         )
-    return unlike
 
 
 def few_shot(

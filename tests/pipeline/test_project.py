@@ -76,6 +76,27 @@ def test_a_stage_that_starts_from_another_ones_adapter_runs_after_it(tmp_path: P
     assert stages["reward"].settings()["start_adapter"] == start
 
 
+def test_models_that_sample_together_are_waited_for_and_their_weights_are_known(
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_model.safetensors").write_bytes(b"as it was")
+    text = f"prompts: p.txt\nsft:\n  demonstrations: d.jsonl\nsample:\n  models: [a={other}, "
+    text += f"b={tmp_path}/out/sft/adapter, plain=base]\n  completions: 6\n"
+    stages = {stage.name: stage for stage in stages_of_project(project(tmp_path, text))}
+    assert list(stages) == ["split", "sft", "sample"]
+    assert "sft" in (stages["sample"].after or ())
+    assert stages["sample"].given == {"models a": other / "adapter_model.safetensors"}
+
+    # What the project makes itself is told by its stage, even if it is there already.
+    made = tmp_path / "out" / "sft" / "adapter"
+    made.mkdir(parents=True)
+    (made / "adapter_model.safetensors").write_bytes(b"made")
+    again = {stage.name: stage for stage in stages_of_project(project(tmp_path, text))}
+    assert again["sample"].given == stages["sample"].given
+
+
 def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path) -> None:
     found = project(tmp_path, PEOPLE)
     rows = [{"prompt": f"p{i}", "completions": ["a", "b"]} for i in range(3)]

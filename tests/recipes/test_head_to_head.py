@@ -8,6 +8,7 @@ from toolkit.cli import call, recipe
 from toolkit.errors import InputError
 from toolkit.labeling.labelers import ScriptedLabeler
 from toolkit.labeling.store import Store
+from toolkit.pipeline.stages import Stage
 from toolkit.scoring.functions import Lexicon
 from toolkit.scoring.picker import ScorePicker
 
@@ -63,3 +64,24 @@ def test_votes_are_not_thrown_away_and_a_contender_is_needed(tmp_path: Path) -> 
     Store(tmp_path / "out" / "matches.sqlite").close()
     with pytest.raises(InputError, match="holds votes"):
         call(main, [*words, "--overwrite", "--contenders", "best=best_of_2"])
+
+
+def test_votes_do_not_count_for_an_adapter_that_was_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = tmp_path / "evaluate.yaml", tmp_path / "asked.jsonl"
+    config.write_text(f"prompts: {asked}\n")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"as it was")
+    kept: list[Stage] = []
+
+    def stop(stages: list[Stage], *_: object) -> None:
+        kept.extend(stages)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe("head_to_head"), "run_stages", stop)
+    words = ["--evaluate_config", str(config), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(KeyboardInterrupt):
+        call(main, [*words, "--contenders", f"ppo={weights.parent}", "best=best_of_2"])
+    assert kept[0].given == {"prompts": asked, "contenders ppo": weights}

@@ -39,6 +39,10 @@ def test_each_share_has_a_reward_model_and_a_policy_and_the_labeler_one_of_its_o
     ]
     assert told[2]["lexicon"] is None and told[2]["seed"] == 7
     assert told[4]["lexicon"] == "data/lexicon.txt" and told[4]["reward_weights"] == [0, 1]
+    assert [stage.given.get("comparisons") for stage in kept[:2]] == [
+        Path(told[0]["comparisons"])
+    ] * 2  # other labels in that file are noticed
+    assert told[2]["prompts"] is None or kept[2].given["prompts"] == Path(told[2]["prompts"])
     assert told[5]["contenders"][-3:] == [
         f"{name}=out/{name}/adapters/policy" for name in ("labels-0.1", "labels-1", "direct")
     ]

@@ -36,7 +36,7 @@ def test_words_in_disorder_are_found_and_the_best_layer_and_score_are_used(
     output = tmp_path / "ood.jsonl"
     words = ["--like", like, "--prompts", asked, "--precision", "fp32", "--output", str(output)]
 
-    call(main, [*words, "--outliers", known])
+    assert call(main, [*words, "--outliers", known]) is None  # a number would be the exit code
     said = capsys.readouterr().out
     assert "The best is" in said and "A linear classifier that knows 10" in said
     rows = [json.loads(line) for line in output.read_text().splitlines()]

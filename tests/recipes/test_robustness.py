@@ -24,6 +24,8 @@ def test_one_command_ends_in_a_verdict_and_the_same_command_repeats_only_what_is
     ]
     comparisons = tmp_path / "c.jsonl"
     comparisons.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": f"Guest {i} was"}) + "\n" for i in range(12)))
     small = {"lora_r": 2, "lora_alpha": 4, "precision": "fp32", "disable_tqdm": True}
     sampled = {"response_length": 6}
     configs = {
@@ -33,8 +35,9 @@ def test_one_command_ends_in_a_verdict_and_the_same_command_repeats_only_what_is
                                   "limit": 16, "save_steps": 1, "value": "trunk",
                                   "reward_adapter": "elsewhere", "kl_horizon": 80,
                                   "allow_untrusted_reward": True},
-        "evaluate": sampled | {"precision": "fp32", "limit": 12, "lexicon": "demo:lexicon.txt",
-                               "reward_adapter": "elsewhere", "training_reward": "reward"},
+        "evaluate": sampled | {"prompts": str(asked), "precision": "fp32", "limit": 12,
+                               "lexicon": "demo:lexicon.txt", "reward_adapter": "elsewhere",
+                               "training_reward": "reward"},
     }  # fmt: skip
     words = ["--comparisons", str(comparisons), "--output_dir", str(tmp_path / "o")]
     for name, told in configs.items():
@@ -64,6 +67,11 @@ def test_one_command_ends_in_a_verdict_and_the_same_command_repeats_only_what_is
     assert json.loads((out / "robustness.json").read_text()) == found
     with pytest.raises(InputError, match=r"stage reward-a was made with another seed"):
         call(main, [*words, "--seed", "5"])
+    before = asked.read_text()
+    asked.write_text(before.replace("Guest", "Visitor"))
+    with pytest.raises(InputError, match=r"asked.jsonl has changed since stage evaluate read it"):
+        call(main, words)
+    asked.write_text(before)
     comparisons.write_text(comparisons.read_text().replace("wonderful", "lovely"))
     with pytest.raises(InputError, match=r"c.jsonl has changed since stage reward-a read it"):
         call(main, words)

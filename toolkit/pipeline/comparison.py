@@ -95,6 +95,8 @@ def inputs_of(stage: Stage) -> Iterator[tuple[str, Path]]:
         value = told.get(name) if name != "comparisons" or not instead else None
         if isinstance(value, str):  # several reward adapters are joined by commas
             yield from ((name, Path(part.strip()).resolve()) for part in value.split(","))
+    for text in told.get("models") or ():  # NAME=FOLDER, who sample together
+        yield "models", Path(text.partition("=")[2]).resolve()
 
 
 def check_inputs(stages: list[Stage]) -> None:

@@ -1,6 +1,6 @@
 """The stages of a project file in a row, and the word on what people must do between them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from toolkit.cli import bind, recipe
@@ -114,7 +114,11 @@ def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
     for stage in stages:  # an adapter that a section names may be another stage's
         makes = {makers.get(path) for _, path in inputs_of(stage)}
         stage.after = (*(stage.after or ()), *(name for name in makes if name is not None))
-        stage.given = {name: path for name, path in files_of(stage) if path.resolve() not in makers}
+        stage.given = {
+            name: path
+            for name, path in files_of(stage)
+            if not {path.resolve(), path.parent.resolve()} & makers.keys()
+        }
     return in_order(stages)
 
 
@@ -127,6 +131,19 @@ def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
         unread = name == "comparisons" and any(told.get(other) is not None for other in INSTEAD)
         if isinstance(told.get(name), str) and not unread:
             yield name, Path(told[name])
+    yield from weights_of("models", told.get("models") or ())
+
+
+def weights_of(flag: str, specs: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the weights of each NAME=FOLDER that names an adapter, as FLAG NAME with their path.
+
+    A folder keeps its name when its adapter is trained anew, so only the file tells.
+    """
+    for spec in specs:
+        name, _, folder = spec.rpartition("=")
+        weights = Path(folder) / "adapter_model.safetensors"
+        if weights.is_file():
+            yield f"{flag} {name}".strip(), weights
 
 
 def _stage(project: Project, name: str, enough: bool) -> Stage:
