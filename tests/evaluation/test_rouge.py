@@ -1,6 +1,7 @@
 """ROUGE: Lin's own examples, counted by hand, and subsequences found by trying them all."""
 
 import random
+import unicodedata
 from itertools import combinations
 
 import pytest
@@ -51,6 +52,13 @@ def test_words_are_lower_case_letters_and_digits_without_stemming() -> None:
     found = words("The U.S. don't pay_3 Ünder-10%!")
     assert " ".join(found) == "the u s don t pay 3 ünder 10"
     assert rouge_n(words("killed"), words("kill"), 1).f == 0.0
+
+
+def test_accents_and_vowel_signs_belong_to_their_letters() -> None:
+    cafe = "Un CAFÉ fermé"
+    assert words(unicodedata.normalize("NFD", cafe)) == words(cafe) == ["un", "café", "fermé"]
+    assert words("हिन्दी में।") == ["हिन्दी", "में"]  # two words, and not four letters
+    assert words("❤️ so\N{COMBINING ACUTE ACCENT}1 \u0301") == ["só1"]  # a sign by itself is no word
 
 
 def test_empty_texts_share_nothing() -> None:

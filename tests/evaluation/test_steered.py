@@ -89,6 +89,9 @@ def test_what_lacks_a_critic_or_fits_no_base_is_refused_before_anything_is_loade
     with pytest.raises(InputError, match="holds no critic that could steer"):
         parse_contenders([f"q={home}/policy:beta=4"])
 
+    with pytest.raises(InputError, match="no strength before :clipped"):
+        parse_contenders([f"q={home}:clipped"])
+
     shutil.copytree(home, tmp_path / "run")
     (tmp_path / "run" / CRITIC / "q_heads.safetensors").unlink()
     with pytest.raises(InputError, match="q_heads.safetensors: no such file"):

@@ -274,6 +274,12 @@ def _parse(name: str, what: str) -> list[Contender]:
         names = [f"{name}:beta={digits_of(one.beta)}" for one in found] if found[1:] else [name]
         return [Contender(each, "ilql", str(one)) for each, one in zip(names, found, strict=True)]
 
+    if what.endswith(":clipped"):
+        raise InputError(
+            f"contenders: {what}: names no strength before :clipped (write "
+            f"{what.removesuffix(':clipped')}:beta=16:clipped)"
+        )
+
     name = name or _name_of(what)
     if (path / "adapter_config.json").is_file():
         return [Contender(name, "adapter", what)]

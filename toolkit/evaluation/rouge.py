@@ -7,10 +7,12 @@
 Source: C.-Y. Lin, ROUGE, 2004 (aclanthology.org/W04-1013), sections 2 and 3. Words are lower-case
 runs of letters and digits; nothing is stemmed, and no word is left out. On ASCII text the figures
 are those of google-research's ``rouge_score`` 0.1.2 without its stemmer. That one drops letters
-outside ASCII ("café" is "caf" to it), which are kept here.
+outside ASCII ("café" is "caf" to it), which are kept here. A script without blanks between words
+(Chinese, Thai) gives one word for each run of letters, so that nearly nothing is shared there.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from typing import NamedTuple
 from toolkit.evaluation.result import Rouge
 from toolkit.maths.statistics import mean_and_error
 
-WORD = re.compile(r"[^\W_]+")
+MARKS = ("Mn", "Mc")  # categories of accents and vowel signs, which belong to the letter before
 
 
 class Overlap(NamedTuple):
@@ -31,8 +33,16 @@ class Overlap(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-case runs of letters and digits of a text."""
-    return WORD.findall(text.lower())
+    """Return the lower-case runs of letters and digits of a text.
+
+    A letter with its accent is one letter, however it was typed (Unicode's NFC), and a sign of its
+    own, such as a vowel's in Hindi, does not end a word.
+    """
+    kept, inside = [], False
+    for sign in unicodedata.normalize("NFC", text.lower()):
+        inside = sign.isalnum() or (inside and unicodedata.category(sign) in MARKS)
+        kept.append(sign if inside else " ")
+    return "".join(kept).split()
 
 
 def overlap(hits: int, candidate: int, reference: int) -> Overlap:
